@@ -1,0 +1,35 @@
+# `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
+.PHONY: setup check test test-all fix docs bench demo clean
+
+BIN := .venv/bin
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt scripts/setup
+	scripts/setup
+
+check: setup  ## linters, types, layers, dependencies, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+test: setup  ## the whole suite at small sizes, minutes on 2 cores
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-all: setup  ## also the large sizes
+	$(BIN)/pytest -m "large or not large" --timeout 3600
+
+fix: setup  ## what tools can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: setup  ## the story, start to end, with the embedded model
+	$(BIN)/conjure demo
+
+bench: setup  ## figures, side by side with peers
+	benchmarks/run
+
+clean:
+	rm -rf .venv build dist

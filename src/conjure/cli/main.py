@@ -1,0 +1,99 @@
+"""The `conjure` command: finds the verb, runs it, turns errors into one sentence and an exit status.
+
+Main entry: `main`. Invariant: ``conjure --help`` imports no command's module, so it is instant; the table
+below is the one place that names a command.
+"""
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from conjure.errors import ConjureError
+
+# verb -> (section of --help, one line of help); the code is `command` in conjure/cli/commands/<verb>.py
+COMMANDS: dict[str, tuple[str, str]] = {
+    "generate": ("Language models", "Write text with a model."),
+    "finetune": ("Language models", "Tune a model on your own text."),
+    "score": ("Language models", "Measure how likely a model finds a text."),
+    "models": ("Language models", "List, inspect and convert models."),
+    "data": ("Language models", "Look at text as a model will see it."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Every verb, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The verb's command, imported now; None for an unknown one."""
+        if cmd_name not in COMMANDS:
+            return None
+        return import_module(f"conjure.cli.commands.{cmd_name}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, but an unknown verb is answered with the nearest known ones."""
+        name = args[0]
+        if name not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=2)
+            hint = f"did you mean {' or '.join(f'`conjure {verb}`' for verb in near)}?" if near else None
+            ctx.fail(f"there is no command {name!r}; {hint or 'see `conjure --help`'}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The verbs by section, from the table alone."""
+        for section in dict.fromkeys(section for section, _ in COMMANDS.values()):
+            rows = [(verb, text) for verb, (home, text) in COMMANDS.items() if home == section]
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="conjure")
+def cli() -> None:
+    """Cast runs, tune language models."""
+
+
+def main() -> None:
+    """Entry point of the installed command; never shows a traceback for what a user can mend."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
+    own_failure = 125 if arguments[:1] in (["run"], ["rerun"]) else None
+    try:
+        status = cli.main(args=arguments, prog_name="conjure", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return own_failure or error.exit_code
+    except ConjureError as error:
+        _show(error)
+        return own_failure or error.exit_status
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted; the rest must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _show(error: ConjureError) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    if error.fix:
+        click.echo(f"{click.style('  try:', bold=True)} {error.fix}", err=True)

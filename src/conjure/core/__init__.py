@@ -1,0 +1,1 @@
+"""Small pieces both halves stand on: settings, the home folder, safe files, secrets."""

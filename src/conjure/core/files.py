@@ -1,0 +1,121 @@
+"""Writing files so that a crash leaves the old content or the new, and digests of what is there.
+
+Main entries: `write_atomically`, `replace_folder`, `sha256_file`. Invariant: a reader never sees half a file.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_AT_FDCWD = -100  # "relative to the current folder", from fcntl.h
+_RENAME_EXCHANGE = 2  # from linux/fs.h
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a folder's entries (a rename, a new file) survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Write a whole file: afterwards `path` holds `data`, or what it held before.
+
+    Args:
+        path: Where to; its folder must exist.
+        data: Bytes, or text to be written as UTF-8.
+        mode: Permission bits of the new file.
+
+    Raises:
+        OSError: The disk is full or the folder is not writable; `path` is untouched.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Build a folder beside `folder` and put it in its place when the block ends well.
+
+    Yields an empty temporary folder to fill. If the block raises, it is removed and `folder` is as before.
+    A SIGKILL at any moment leaves the old folder or the new one, whole: the two are swapped in one system
+    call where the system has it (Linux), else by two renames, which `restore_folder` mends if cut off.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    restore_folder(folder)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _sync_file(path)
+        if not folder.exists():
+            temporary.rename(folder)
+        elif not _exchange(temporary, folder):
+            folder.rename(_retired(folder))
+            temporary.rename(folder)
+            shutil.rmtree(_retired(folder), ignore_errors=True)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # unfinished, or by now the old content
+        restore_folder(folder)
+
+
+def restore_folder(folder: Path) -> None:
+    """Undo a `replace_folder` that a crash cut off between its two renames."""
+    retired = _retired(folder)
+    if retired.exists() and not folder.exists():
+        retired.rename(folder)
+
+
+def _retired(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.old"
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two paths in one step; False where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def folder_size_bytes(folder: Path) -> int:
+    """Bytes in all regular files below `folder`; links are not followed."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -1,0 +1,93 @@
+"""Where conjure keeps everything; every path it uses is derived here and nowhere else.
+
+Main entry: `Home.from_environment`. Invariant: nothing is created until `create` is called; looking is free.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.errors import StoreError
+
+HOME_VARIABLE = "CONJURE_HOME"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder that holds the database, snapshots, environments, runs and uploads.
+
+    Attributes:
+        root: The folder itself; private to its owner (mode 0700).
+    """
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """The home named by ``CONJURE_HOME``, else the platform's data folder."""
+        named = os.environ.get(HOME_VARIABLE)
+        if named:
+            return cls(Path(named).expanduser().absolute())
+        import platformdirs  # a few milliseconds that `CONJURE_HOME` and `--help` need not pay
+
+        return cls(Path(platformdirs.user_data_dir("conjure", appauthor=False)))
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file that is the truth about state."""
+        return self.root / "conjure.db"
+
+    @property
+    def code_repository(self) -> Path:
+        """Bare git repository with every snapshot's objects."""
+        return self.root / "code.git"
+
+    @property
+    def mirrors(self) -> Path:
+        """Mirrors of remote git repositories, one folder per digest of their address."""
+        return self.root / "git"
+
+    @property
+    def environments(self) -> Path:
+        """Built Python environments, one folder per digest."""
+        return self.root / "environments"
+
+    @property
+    def runs(self) -> Path:
+        """One folder per run, named by its number."""
+        return self.root / "runs"
+
+    @property
+    def uploads(self) -> Path:
+        """One folder per upload, named by the user."""
+        return self.root / "uploads"
+
+    @property
+    def datasets(self) -> Path:
+        """Local data files that runs used, by digest; and tokenised texts."""
+        return self.root / "datasets"
+
+    @property
+    def config_file(self) -> Path:
+        """The user's settings, TOML."""
+        return self.root / "config.toml"
+
+    def run_folder(self, number: int) -> Path:
+        """The folder of one run."""
+        return self.runs / str(number)
+
+    def create(self) -> "Home":
+        """Make the folder, private to its owner, if it is not there.
+
+        Raises:
+            StoreError: It cannot be made or written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.root.chmod(0o700)
+        except OSError as error:
+            raise StoreError(
+                f"conjure's home folder {self.root} cannot be used: {error.strerror}",
+                fix=f"set {HOME_VARIABLE} to a folder you can write to",
+            ) from error
+        return self

@@ -1,0 +1,130 @@
+"""Every error conjure raises on purpose, in one tree.
+
+    ConjureError
+    ├── UsageError             what was asked for cannot be (exit status 2)
+    ├── NotFoundError          a run, resource, model or file that is not there
+    ├── ConflictError          it is there already, or something still needs it
+    ├── DataError              text that cannot be read or holds nothing usable
+    ├── CheckpointError        a model folder that is incomplete, damaged or of a refused kind
+    ├── ModelError             a model that cannot be built or asked this
+    │   ├── ShapeError         tensors whose shapes do not fit together
+    │   └── ContextLengthError more tokens than the model has positions for
+    ├── TrainingError          training cannot start or go on
+    ├── StoreError             conjure's own database or home folder is unusable
+    ├── RunFailedError         a run ended in another way than `complete`
+    └── ExecutorError          a run could not be carried
+        ├── SnapshotError      the code could not be recorded
+        ├── BuildError         the environment could not be built
+        └── MountError         a resource could not be put in place
+
+A message says what failed, the value seen and what is allowed; `fix` says what to type next. Two tables map
+these outward and nothing else does: the exit status here, read by ``cli/main.py``, and (later) HTTP errors.
+"""
+
+
+class ConjureError(Exception):
+    """Base of every error that is somebody's to act on, as opposed to a bug.
+
+    Attributes:
+        code: Stable name for programs (``--json`` output); never changes once released.
+        exit_status: What a command line ends with.
+        fix: The next thing to type or do, or None where the message says it all.
+    """
+
+    code = "error"
+    exit_status = 1
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+class UsageError(ConjureError):
+    """What was asked for cannot be: a bad value, a contradiction, an unknown option."""
+
+    code = "usage"
+    exit_status = 2
+
+
+class NotFoundError(ConjureError):
+    """A run, resource, model or file that is not there."""
+
+    code = "not_found"
+
+
+class ConflictError(ConjureError):
+    """Something is there already, or something else still needs it."""
+
+    code = "conflict"
+
+
+class DataError(ConjureError):
+    """Text that cannot be read, or that holds nothing usable."""
+
+    code = "data"
+
+
+class CheckpointError(ConjureError):
+    """A model folder that is incomplete, damaged, or of a kind that is refused."""
+
+    code = "checkpoint"
+
+
+class ModelError(ConjureError):
+    """A model that cannot be built, or that cannot do what was asked of it."""
+
+    code = "model"
+
+
+class ShapeError(ModelError):
+    """Tensors whose shapes do not fit together."""
+
+    code = "shape"
+
+
+class ContextLengthError(ModelError):
+    """More tokens than the model has positions for."""
+
+    code = "context_length"
+
+
+class TrainingError(ConjureError):
+    """Training cannot start, or cannot go on."""
+
+    code = "training"
+
+
+class StoreError(ConjureError):
+    """conjure's own database or home folder cannot be used."""
+
+    code = "store"
+
+
+class RunFailedError(ConjureError):
+    """A run ended in another way than `complete`."""
+
+    code = "run_failed"
+
+
+class ExecutorError(ConjureError):
+    """A run could not be carried."""
+
+    code = "executor"
+
+
+class SnapshotError(ExecutorError):
+    """The code a run should start from could not be recorded."""
+
+    code = "snapshot"
+
+
+class BuildError(ExecutorError):
+    """The environment a run asked for could not be built."""
+
+    code = "build"
+
+
+class MountError(ExecutorError):
+    """A resource could not be put in a run's working folder."""
+
+    code = "mount"

@@ -1,0 +1,94 @@
+"""The language-model loss without its logits: head and cross-entropy in one pass over chunks of rows.
+
+Main entry: `linear_cross_entropy`. A (2,048, 50,257) float32 logits tensor is 412 MB, and a plain
+cross-entropy touches three of them; here a chunk of rows is multiplied, scored and turned into its own
+gradient while it is in the cache, so the peak is one chunk. Invariant: value and gradients equal
+``cross_entropy(hidden @ weight.T, targets, reduction="sum") / divisor``
+(float64; tests/unit/lm/test_loss.py).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # a target of this value is no target (the field's convention)
+_CHUNK_ROWS = 512  # 512 x 50,257 float32 = 103 MB; larger gains nothing, smaller starves the matrix product
+
+
+def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability the model gave to each token that actually came next.
+
+    Args:
+        hidden: Final hidden states, (N, C).
+        weight: The head's weight, (V, C), same dtype.
+        targets: Token ids, int64, (N,); `IGNORE` marks positions without one.
+
+    Returns:
+        Natural-log probabilities (nats, each <= 0), float32, (N,); 0.0 where there is no target.
+    """
+    result = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
+    with torch.no_grad():
+        for start in range(0, len(targets), _CHUNK_ROWS):
+            rows = slice(start, start + _CHUNK_ROWS)
+            logits = (hidden[rows] @ weight.T).float()  # (rows, V)
+            chosen = logits.gather(1, targets[rows, None].clamp(min=0)).squeeze(1)
+            result[rows] = (chosen - logits.logsumexp(1)).masked_fill(targets[rows] == IGNORE, 0.0)
+    return result
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float) -> Tensor:
+    """Summed cross-entropy of ``hidden @ weight.T`` against `targets`, divided by `divisor`.
+
+    Args:
+        hidden: Final hidden states, (N, C).
+        weight: The head's weight, (V, C), same dtype.
+        targets: Token ids, int64, (N,); `IGNORE` marks positions without one.
+        divisor: Usually the number of targets in the whole optimizer step, so that micro-batches add up
+            to exactly one large batch.
+
+    Returns:
+        A scalar in nats, float32 or wider, differentiable in `hidden` and `weight`.
+    """
+    return _LinearCrossEntropy.apply(hidden, weight, targets, divisor)  # pyright: ignore[reportReturnType]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Makes the gradients on the way forward, while each chunk's logits are at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, divisor: float) -> Tensor:
+        kept = targets != IGNORE
+        hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        for start in range(0, len(targets), _CHUNK_ROWS):
+            rows = slice(start, start + _CHUNK_ROWS)
+            logits = hidden[rows] @ weight.T  # (rows, V)
+            chosen = targets[rows].clamp(min=0)[:, None]  # (rows, 1)
+            scores = logits.to(total.dtype)
+            normaliser = scores.logsumexp(1, keepdim=True)  # (rows, 1)
+            losses = normaliser - scores.gather(1, chosen)
+            total += losses[kept[rows]].sum()
+            if hidden_grad is None and weight_grad is None:
+                continue
+            # d loss / d logits = (softmax - one-hot) / divisor, written over the logits themselves.
+            scale = kept[rows, None].to(total.dtype) / divisor
+            slope = scores.sub_(normaliser).exp_().mul_(scale)
+            slope.scatter_add_(1, chosen, -scale)
+            slope = slope.to(logits.dtype)
+            if hidden_grad is not None:
+                torch.mm(slope, weight, out=hidden_grad[rows])
+            if weight_grad is not None:
+                weight_grad.addmm_(slope.T, hidden[rows])
+        ctx.save_for_backward(hidden_grad, weight_grad)
+        return total / divisor
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden_grad, weight_grad = ctx.saved_tensors
+        factor = upstream[0].item()
+        if factor != 1.0:  # the training loop's own call never pays for this
+            hidden_grad = hidden_grad * factor if hidden_grad is not None else None
+            weight_grad = weight_grad * factor if weight_grad is not None else None
+        return hidden_grad, weight_grad, None, None

@@ -1,0 +1,1 @@
+"""The run half: any command as a numbered, isolated, reproducible run."""
