@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from conjure.errors import ContextLengthError
+from conjure.lm.attention import causal_attention
 from conjure.lm.config import GPT2Config
+from conjure.lm.dropout import Dropout
 
 
 class KVCache:
@@ -56,12 +58,12 @@ class KVCache:
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a token sees itself and what came before."""
 
-    def __init__(self, config: GPT2Config) -> None:
+    def __init__(self, config: GPT2Config, dropout: Dropout) -> None:
         super().__init__()
         self.n_head, self.head_size = config.n_head, config.head_size
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.dropout = config.attn_pdrop
+        self.dropout, self.dropout_p = dropout, config.attn_pdrop
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         B, T, C = x.shape
@@ -69,16 +71,24 @@ class CausalSelfAttention(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             key, value = cache.extend(layer, key, value)  # (B, H, S, D)
-        mixed = functional.scaled_dot_product_attention(
+        mixed = self._mix(query, key, value, mask)  # (B, H, T, D)
+        return self.c_proj(mixed.transpose(1, 2).reshape(B, T, C))
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        T, S = query.shape[2], key.shape[2]
+        dropout_p = self.dropout_p if self.dropout.active(self.dropout_p) else 0.0
+        if mask is None and T == S and query.device.type == "cpu" and torch.is_grad_enabled():
+            dropped = self.dropout.mask((*query.shape[:3], S), dropout_p, query) if dropout_p else None
+            return causal_attention(query, key, value, mask=dropped, dropout=dropout_p)
+        return functional.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=dropout_p,
             # A single query may look at every key, so only longer plain passes need the triangle.
             is_causal=mask is None and T > 1,
-        )  # (B, H, T, D)
-        return self.c_proj(mixed.transpose(1, 2).reshape(B, T, C))
+        )
 
 
 class FeedForward(nn.Module):
@@ -96,17 +106,17 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One transformer layer: attention and feed-forward, each normed before and added after."""
 
-    def __init__(self, config: GPT2Config) -> None:
+    def __init__(self, config: GPT2Config, dropout: Dropout) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.attn = CausalSelfAttention(config)
+        self.attn = CausalSelfAttention(config, dropout)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = FeedForward(config)
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout, self.dropout_p = dropout, config.resid_pdrop
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + self.dropout(self.attn(self.ln_1(x), mask, cache, layer))
-        return x + self.dropout(self.mlp(self.ln_2(x)))
+        x = self.dropout.add(x, self.attn(self.ln_1(x), mask, cache, layer), self.dropout_p)
+        return self.dropout.add(x, self.mlp(self.ln_2(x)), self.dropout_p)
 
 
 class GPT2(nn.Module):
@@ -121,8 +131,8 @@ class GPT2(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
-        self.dropout = nn.Dropout(config.embd_pdrop)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.dropout = Dropout()  # one source of masks for the whole model
+        self.h = nn.ModuleList(Block(config, self.dropout) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 
     def initialise(self, seed: int, std: float | None = None) -> "GPT2":
@@ -177,7 +187,7 @@ class GPT2(nn.Module):
         if pad is not None:
             positions = (positions - pad[:, None]).clamp(min=0)  # (B, T)
         mask = _attention_mask(past, total, pad, segments, ids.device)
-        x = self.dropout(self.wte(ids) + self.wpe(positions))  # (B, T, C)
+        x = self.dropout(self.wte(ids) + self.wpe(positions), self.config.embd_pdrop)  # (B, T, C)
         for layer, block in enumerate(self.h):
             x = block(x, mask, cache, layer)
         if cache is not None:
