@@ -1,0 +1,384 @@
+"""GPT-2's byte-level BPE: text to token ids and back, exactly.
+
+Main entries: `Tokenizer.from_folder`, `Tokenizer.train`, `IncrementalDecoder`. The `tokenizers` library does
+the merging; here is what makes it exact: nothing is stripped, prefixed, normalised or cleaned up, and special
+tokens written in a text are ordinary text unless asked for. Invariant: ``decode(encode(text)) == text``.
+
+Source: Radford et al. 2019, section 2.2. Parity: tests/parity/test_tokenizer.py.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+
+from conjure.core.files import sha256_bytes
+from conjure.errors import CheckpointError, DataError, UsageError
+
+END_OF_TEXT = "<|endoftext|>"
+
+# Names under which GPT-2's vocabulary and merges are published, ours (and Hugging Face's) first.
+_VOCABULARY_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+_BYTES = 256
+_PIECE_CHARACTERS = 1 << 16  # a longer text is encoded in pieces, on all cores and in little memory
+
+# Places where GPT-2's pre-tokenizer always starts a new word, whatever surrounds them: before a space or a
+# line end that follows a non-space, and between punctuation and a letter (an apostrophe may start a
+# contraction, so it does not count). U+180E was a space in older Unicode versions: left alone.
+_SAFE_CUT = re.compile(
+    r"(?<=[^\s\x85\u180e])(?=[ \n])|(?<=[,.;:!?。，、！？；：])(?=[A-Za-z\u3040-\u30ff\u4e00-\u9fff])"
+)
+
+
+class Tokenizer:
+    """A byte-level BPE vocabulary with one end-of-text token.
+
+    Made by `from_folder` or `train`; safe to share between threads, and immutable.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str) -> None:
+        end_of_text_id = backend.token_to_id(end_of_text)
+        assert end_of_text_id is not None, f"{end_of_text} is not in the vocabulary"
+        self._backend = backend
+        self.end_of_text = end_of_text
+        self.end_of_text_id = end_of_text_id
+        self._special = {
+            token.content: id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special
+        }
+
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> "Tokenizer":
+        """The tokenizer of a checkpoint folder.
+
+        Reads ``tokenizer.json``, or ``vocab.json`` with ``merges.txt`` (also under their first names,
+        ``encoder.json`` and ``vocab.bpe``). A ``tokenizer.json`` that would add a prefix space, normalise
+        or pad has those switched off.
+
+        Raises:
+            CheckpointError: The files are missing, damaged, or describe another kind of tokenizer.
+        """
+        folder = Path(folder)
+        backend = _read_tokenizer_json(folder) or _read_vocabulary_and_merges(folder)
+        if backend is None:
+            raise CheckpointError(
+                f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed",
+                fix="copy those files from the model this one was made from",
+            )
+        end_of_text = _end_of_text(folder, backend)
+        backend.add_special_tokens([AddedToken(end_of_text, special=True, normalized=False)])
+        return cls(_made_exact(backend), end_of_text)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Learn a vocabulary: 256 bytes, the most useful merges, and the end-of-text token last, as GPT-2's.
+
+        Args:
+            texts: What to learn from; merges never cross from one text into the next.
+            vocab_size: Number of token ids wanted; fewer come out when the texts hold too few merges.
+
+        Raises:
+            UsageError: `vocab_size` leaves no room for the 256 bytes and the end-of-text token.
+        """
+        if vocab_size <= _BYTES:
+            raise UsageError(
+                f"vocab_size is {vocab_size}; a byte-level vocabulary needs at least {_BYTES + 1}"
+            )
+        learner = tokenizers.Tokenizer(models.BPE())
+        learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 1,
+            initial_alphabet=sorted(_BYTE_TO_CHARACTER.values()),
+            show_progress=False,
+        )
+        learner.train_from_iterator(chain.from_iterable(map(split_safely, texts)), trainer)
+        learned = json.loads(learner.to_str())["model"]
+        vocabulary = {**learned["vocab"], END_OF_TEXT: len(learned["vocab"])}
+        backend = tokenizers.Tokenizer(models.BPE(vocabulary, [tuple(pair) for pair in learned["merges"]]))
+        backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+        return cls(_made_exact(backend), END_OF_TEXT)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Number of token ids: one more than the largest."""
+        return len(self._token_bytes)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of everything that decides which ids a text gets."""
+        return sha256_bytes(f"{self._backend.to_str()}\n{self.end_of_text}".encode())
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """The ids of `text`, every character of it.
+
+        Args:
+            text: Any text; nothing is stripped, and no space is put in front.
+            allow_special: Take special tokens written out in the text, such as ``<|endoftext|>``, for
+                those tokens. Otherwise they are ordinary characters, so a text cannot forge a boundary.
+
+        Raises:
+            DataError: The text holds half of a surrogate pair, which no encoding of text can carry.
+        """
+        if not allow_special:
+            return self.encode_batch([text])[0]
+        ids: list[int] = []
+        for piece in re.split(f"({'|'.join(map(re.escape, self._special))})", text):
+            ids += [self._special[piece]] if piece in self._special else self.encode(piece)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, as `encode` gives them, on all cores.
+
+        Raises:
+            DataError: A text holds half of a surrogate pair.
+        """
+        pieces = [list(split_safely(text)) for text in texts]
+        flat = list(chain.from_iterable(pieces))
+        try:
+            encodings = iter(self._backend.encode_batch_fast(flat, add_special_tokens=False))
+        except TypeError as error:
+            raise _not_text(texts) from error
+        if self._missing_bytes:
+            self._refuse_missing_bytes(flat)
+        return [[id_ for _ in parts for id_ in next(encodings).ids] for parts in pieces]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD, nothing else is altered."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes `ids` stand for; an id that no token has (a padded vocabulary's) stands for none."""
+        table = self._token_bytes
+        return b"".join([table[id_] if 0 <= id_ < len(table) else b"" for id_ in ids])
+
+    def save(self, folder: Path | str, *, context_length: int | None = None) -> None:
+        """Write the files that transformers, vLLM and llama.cpp's converter read.
+
+        Args:
+            folder: An existing folder; receives tokenizer.json, vocab.json, merges.txt and
+                tokenizer_config.json.
+            context_length: Longest sequence of the model, in tokens, for tools that ask the tokenizer.
+        """
+        folder = Path(folder)
+        self._backend.save(str(folder / "tokenizer.json"))
+        model = json.loads(self._backend.to_str())["model"]
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+        merges = "".join(f"{' '.join(pair)}\n" for pair in model["merges"])
+        (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+        settings: dict[str, Any] = {
+            "add_prefix_space": False,
+            "bos_token": self.end_of_text,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": self.end_of_text,
+            "tokenizer_class": "GPT2Tokenizer",
+            "unk_token": self.end_of_text,
+        }
+        if context_length is not None:
+            settings["model_max_length"] = context_length
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        """Bytes of each token, by id; ids that no token has are empty."""
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
+        table = [b""] * (max(vocabulary.values()) + 1)
+        for token, id_ in vocabulary.items():
+            table[id_] = token.encode() if token in added else _bytes_of(token)
+        return table
+
+    @cached_property
+    def _missing_bytes(self) -> frozenset[int]:
+        """Bytes without a token: none in GPT-2's vocabulary, some in carelessly trained ones."""
+        known = self._backend.get_vocab()
+        return frozenset(byte for byte, character in _BYTE_TO_CHARACTER.items() if character not in known)
+
+    def _refuse_missing_bytes(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            missing = self._missing_bytes.intersection(text.encode())
+            if missing:
+                raise DataError(
+                    f"this model's vocabulary has no token for byte 0x{min(missing):02x}, "
+                    f"which {_excerpt(text)} contains",
+                    fix="use a model whose vocabulary covers all 256 bytes, as GPT-2's does",
+                )
+
+
+class IncrementalDecoder:
+    """Turns a stream of ids into text as they come, never half a character.
+
+    Joined, the pieces are what `Tokenizer.decode` gives for all the ids at once.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token_id: int) -> str:
+        """The characters this id completes, perhaps none."""
+        return self._decoder.decode(self._tokenizer.decode_bytes([token_id]))
+
+    def flush(self) -> str:
+        """What is left of a character that never became whole, as U+FFFD."""
+        return self._decoder.decode(b"", final=True)
+
+
+def split_safely(text: str, size: int = _PIECE_CHARACTERS) -> Iterator[str]:
+    """Cut a long text where its ids are sure to stay the same: at word boundaries of the pre-tokenizer.
+
+    Args:
+        text: Any text.
+        size: Characters in a piece, at least; a piece is longer where no safe place comes sooner.
+
+    Yields:
+        Pieces that join up to `text`; their ids join up to the text's ids.
+    """
+    start = 0
+    while len(text) - start > size:
+        cut = _SAFE_CUT.search(text, start + size)
+        if cut is None:
+            break
+        yield text[start : cut.start()]
+        start = cut.start()
+    yield text[start:] if start else text
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """The printable character that stands for each byte in GPT-2's vocabulary files."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(_BYTES) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(_BYTES + index) for index, byte in enumerate(others)
+    }
+
+
+_BYTE_TO_CHARACTER = _byte_alphabet()
+_CHARACTER_TO_BYTE = {character: byte for byte, character in _BYTE_TO_CHARACTER.items()}
+
+
+def _bytes_of(token: str) -> bytes:
+    try:
+        return bytes([_CHARACTER_TO_BYTE[character] for character in token])
+    except KeyError:  # a token somebody put in by hand, such as <|конец|>
+        return token.encode()
+
+
+def _made_exact(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Switch off whatever would change a text on its way in or out."""
+    backend.no_padding()
+    backend.no_truncation()
+    backend.normalizer = None  # pyright: ignore[reportAttributeAccessIssue]
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.encode_special_tokens = True  # that is: as the ordinary text they are written in
+    return backend
+
+
+def _read_tokenizer_json(folder: Path) -> tokenizers.Tokenizer | None:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    settings = _read_json(path)
+    kind = _unsuitable_kind(settings)
+    if kind is not None:
+        raise CheckpointError(
+            f"{path} describes {kind}; conjure reads GPT-2's kind, byte-level BPE",
+            fix="choose a checkpoint that uses GPT-2's kind of tokenizer",
+        )
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(settings))
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _unsuitable_kind(settings: Mapping[str, Any]) -> str | None:
+    """What a tokenizer.json describes, if it is not a byte-level BPE with GPT-2's word pattern."""
+    model = settings.get("model") or {}
+    if model.get("type", "BPE") != "BPE" or "merges" not in model:
+        return f"a {model.get('type', 'nameless')} tokenizer"
+    if (
+        model.get("byte_fallback")
+        or model.get("continuing_subword_prefix")
+        or model.get("end_of_word_suffix")
+    ):
+        return "a BPE tokenizer that is not byte-level"
+    words = settings.get("pre_tokenizer") or {}
+    if words.get("type") != "ByteLevel" or not words.get("use_regex", True):
+        return f"a BPE tokenizer that splits words by {words.get('type', 'nothing')}, in a way of its own"
+    return None
+
+
+def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
+    for vocabulary_name, merges_name in _VOCABULARY_NAMES:
+        vocabulary_path, merges_path = folder / vocabulary_name, folder / merges_name
+        if not vocabulary_path.is_file() or not merges_path.is_file():
+            continue
+        vocabulary = _read_json(vocabulary_path)
+        try:
+            lines = merges_path.read_text(encoding="utf-8").split("\n")
+            merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+            return tokenizers.Tokenizer(models.BPE(vocabulary, merges))  # pyright: ignore[reportArgumentType]
+        except Exception as error:
+            raise CheckpointError(
+                f"{vocabulary_path} and {merges_path} do not fit together or are damaged: {error}"
+            ) from error
+    return None
+
+
+def _end_of_text(folder: Path, backend: tokenizers.Tokenizer) -> str:
+    """The token that ends a document: as the folder's settings name it, else GPT-2's own.
+
+    Raises:
+        CheckpointError: None of them is in the vocabulary.
+    """
+    candidates = []
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = _read_json(folder / name).get("eos_token") if (folder / name).is_file() else None
+        candidates.append(token.get("content") if isinstance(token, dict) else token)
+    if (folder / "config.json").is_file():
+        number = _read_json(folder / "config.json").get("eos_token_id")
+        candidates.append(backend.id_to_token(number) if isinstance(number, int) and number >= 0 else None)
+    for token in (*candidates, END_OF_TEXT):
+        if isinstance(token, str) and backend.token_to_id(token) is not None:
+            return token
+    raise CheckpointError(
+        f"the vocabulary in {folder} has no end-of-text token: neither {END_OF_TEXT} nor one that "
+        "tokenizer_config.json names as eos_token",
+        fix="name one of its tokens as eos_token in tokenizer_config.json",
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON, or is cut short: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} should hold a JSON object and holds a {type(value).__name__}")
+    return value
+
+
+def _not_text(texts: Sequence[str]) -> Exception:
+    """The error for a batch the library refused: names the first character that is no character."""
+    for text in texts:
+        if not isinstance(text, str):
+            return TypeError(f"text must be str, not {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as fault:
+            return DataError(
+                f"the text holds half of a surrogate pair, U+{ord(text[fault.start]):04X}, "
+                f"at character {fault.start}; such a text cannot be encoded"
+            )
+    raise AssertionError("the tokenizer refused a batch of good texts")
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:39] + "…")
