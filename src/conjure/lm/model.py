@@ -1,4 +1,4 @@
-"""GPT-2, whole, in one file: embeddings, pre-norm blocks, tied head, key/value cache.
+"""GPT-2, whole, in one file: embeddings, pre-norm blocks, head, key/value cache.
 
 Main entry: `GPT2`. Parameter names are the checkpoint's (``wte wpe h ln_f c_attn c_proj c_fc``), so that a
 reader of the paper or of a checkpoint finds their way. Invariant: cached, padded and batched forward passes
@@ -8,6 +8,9 @@ Tensor letters: B batch, T time (new tokens), S time (all tokens attended to), C
 D head size, V vocabulary. Source: Radford et al. 2019; parity: tests/parity/test_model.py.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,6 +19,14 @@ from conjure.errors import ContextLengthError
 from conjure.lm.attention import causal_attention
 from conjure.lm.config import GPT2Config
 from conjure.lm.dropout import Dropout
+
+# `GPT2Config.activation` -> the function itself.
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "gelu": functional.gelu,
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
 
 
 class KVCache:
@@ -55,20 +66,35 @@ class KVCache:
         self.length += tokens
 
 
+class Linear(nn.Linear):
+    """A linear layer that draws no weights when it is made: they come from `GPT2.initialise` or a file."""
+
+    def reset_parameters(self) -> None: ...
+
+
+class Embedding(nn.Embedding):
+    """An embedding that draws no weights when it is made, likewise."""
+
+    def reset_parameters(self) -> None: ...
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a token sees itself and what came before."""
 
-    def __init__(self, config: GPT2Config, dropout: Dropout) -> None:
+    def __init__(self, config: GPT2Config, dropout: Dropout, layer: int) -> None:
         super().__init__()
         self.n_head, self.head_size = config.n_head, config.head_size
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.query_scale = _query_scale(config, layer)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
         self.dropout, self.dropout_p = dropout, config.attn_pdrop
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         B, T, C = x.shape
         heads = self.c_attn(x).view(B, T, 3, self.n_head, self.head_size)  # (B, T, 3, H, D)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        if self.query_scale != 1.0:
+            query = query * self.query_scale
         if cache is not None:
             key, value = cache.extend(layer, key, value)  # (B, H, S, D)
         mixed = self._mix(query, key, value, mask)  # (B, H, T, D)
@@ -91,25 +117,32 @@ class CausalSelfAttention(nn.Module):
         )
 
 
+def _query_scale(config: GPT2Config, layer: int) -> float:
+    """What queries are multiplied by before the usual 1/sqrt(D); 1 for GPT-2 itself."""
+    scale = 1.0 if config.scale_attn_weights else config.head_size**0.5
+    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
+
+
 class FeedForward(nn.Module):
-    """Two linear layers around GPT-2's tanh-approximated GELU."""
+    """Two linear layers around GPT-2's tanh-approximated GELU, or what the configuration names."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, config.inner)
-        self.c_proj = nn.Linear(config.inner, config.n_embd)
+        self.c_fc = Linear(config.n_embd, config.inner)
+        self.c_proj = Linear(config.inner, config.n_embd)
+        self.activation = _ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(functional.gelu(self.c_fc(x), approximate="tanh"))
+        return self.c_proj(self.activation(self.c_fc(x)))
 
 
 class Block(nn.Module):
     """One transformer layer: attention and feed-forward, each normed before and added after."""
 
-    def __init__(self, config: GPT2Config, dropout: Dropout) -> None:
+    def __init__(self, config: GPT2Config, dropout: Dropout, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.attn = CausalSelfAttention(config, dropout)
+        self.attn = CausalSelfAttention(config, dropout, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = FeedForward(config)
         self.dropout, self.dropout_p = dropout, config.resid_pdrop
@@ -123,17 +156,25 @@ class GPT2(nn.Module):
     """A GPT-2 language model.
 
     Calling it gives hidden states; `head` turns those one cares about into logits, so that nobody pays
-    for a (B, T, V) tensor where the last position is all that is wanted.
+    for a (B, T, V) tensor where the last position is all that is wanted. A new one has no weights yet:
+    call `initialise`, or load a checkpoint.
     """
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.context_length, config.n_embd)
+        self.wte = Embedding(config.vocab_size, config.n_embd)
+        self.wpe = Embedding(config.context_length, config.n_embd)
         self.dropout = Dropout()  # one source of masks for the whole model
-        self.h = nn.ModuleList(Block(config, self.dropout) for _ in range(config.n_layer))
+        self.h = nn.ModuleList(Block(config, self.dropout, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        tied = config.tie_word_embeddings
+        self.lm_head = None if tied else Linear(config.n_embd, config.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's weight, (V, C): the token embedding's, unless the head has its own."""
+        return self.wte.weight if self.lm_head is None else self.lm_head.weight
 
     def initialise(self, seed: int, std: float | None = None) -> "GPT2":
         """Draw fresh weights as GPT-2 did; the same seed gives the same weights.
@@ -195,8 +236,8 @@ class GPT2(nn.Module):
         return self.ln_f(x)
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits (…, V) of hidden states (…, C), through the tied embedding."""
-        return functional.linear(hidden, self.wte.weight)
+        """Logits (…, V) of hidden states (…, C)."""
+        return functional.linear(hidden, self.head_weight)
 
 
 def _attention_mask(
