@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -104,18 +105,10 @@ class TensorFile:
             self._forget(start, start + len(rows) * row_bytes)
         return copy
 
-    def equal(self, one: str, other: str) -> bool:
-        """Whether two tensors hold the same bytes."""
-        first, second = self.tensors[one], self.tensors[other]
-        if (first.dtype, first.shape) != (second.dtype, second.shape):
-            return False
-        size = first.stop - first.start
-        for offset in range(0, size, _PIECE_BYTES):
-            end = min(offset + _PIECE_BYTES, size)
-            piece = self._bytes[first.start + offset : first.start + end]
-            if piece != self._bytes[second.start + offset : second.start + end]:
-                return False
-        return True
+    def bytes_of(self, tensor: StoredTensor) -> Iterator[bytes]:
+        """A tensor's bytes in pieces."""
+        for start in range(tensor.start, tensor.stop, _PIECE_BYTES):
+            yield self._bytes[start : min(start + _PIECE_BYTES, tensor.stop)]
 
     def _view(self, dtype: torch.dtype, start: int, count: int) -> Tensor:
         return torch.frombuffer(self._bytes, dtype=dtype, count=count, offset=start)
@@ -128,6 +121,14 @@ class TensorFile:
         length = stop // mmap.PAGESIZE * mmap.PAGESIZE - first
         if length > 0:
             self._bytes.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+def same_bytes(file: TensorFile, tensor: StoredTensor, other_file: TensorFile, other: StoredTensor) -> bool:
+    """Whether two stored tensors are equal in dtype, shape and every byte."""
+    if (tensor.dtype, tensor.shape) != (other.dtype, other.shape):
+        return False
+    pieces = zip(file.bytes_of(tensor), other_file.bytes_of(other), strict=True)
+    return all(one == another for one, another in pieces)
 
 
 def _read_header(path: Path, file: BinaryIO) -> dict[str, StoredTensor]:
