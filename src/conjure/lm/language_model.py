@@ -1,0 +1,133 @@
+"""The library's face: one object that computes logits, generates, scores and saves.
+
+Main entries: `load`, `LanguageModel`. Everything is done by the modules around it; here values that come from
+a user's own code are checked. Invariant: methods leave the weights as they are.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conjure.errors import CheckpointError, ContextLengthError, ModelError, ShapeError
+from conjure.lm.checkpoint import has_tokenizer, load_model, save_checkpoint
+from conjure.lm.config import GPT2Config
+from conjure.lm.hardware import fast_dtype
+from conjure.lm.hub import Lookup, resolve_model
+from conjure.lm.model import GPT2
+from conjure.lm.tokenizer import Tokenizer
+
+
+def load(name: str | Path, *, precision: str = "float32", lookups: Iterable[Lookup] = ()) -> "LanguageModel":
+    """Load a model, ready to use.
+
+    Args:
+        name: ``sprite`` (comes with conjure), a local checkpoint folder, or a model on Hugging Face with
+            GPT-2's architecture (``gpt2``, ``gpt2-medium``, …), ``name@revision`` for one revision.
+        precision: Number format of the weights in memory: ``float32`` (exact), ``bfloat16``, or ``auto``.
+        lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
+
+    Raises:
+        NotFoundError: There is no such model here, and it cannot be fetched.
+        CheckpointError: Its files are incomplete, damaged or of a refused kind.
+        UsageError: The name or the precision cannot be one.
+    """
+    dtype = fast_dtype(torch.device("cpu"), precision)
+    source = resolve_model(name, lookups=lookups)
+    model = load_model(source.folder, dtype)
+    tokenizer = Tokenizer.from_folder(source.folder) if has_tokenizer(source.folder) else None
+    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {source.folder} has {tokenizer.vocab_size:,} tokens and the model only"
+            f" {model.config.vocab_size:,}: they do not belong together"
+        )
+    return LanguageModel(model, tokenizer, origin=str(source))
+
+
+class LanguageModel:
+    """A GPT-2 model with its tokenizer.
+
+    Attributes:
+        model: The network itself, for code that goes deeper.
+        origin: Where it came from, in words.
+    """
+
+    def __init__(self, model: GPT2, tokenizer: Tokenizer | None, *, origin: str = "memory") -> None:
+        self.model = model.eval()
+        self.origin = origin
+        self._tokenizer = tokenizer
+
+    def __repr__(self) -> str:
+        return f"<LanguageModel {self.origin}, {self.config.parameter_count:,} parameters>"
+
+    @property
+    def config(self) -> GPT2Config:
+        """The model's shape."""
+        return self.model.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token ids and back.
+
+        Raises:
+            CheckpointError: The checkpoint came without one; `logits` and `save` still work.
+        """
+        if self._tokenizer is None:
+            raise CheckpointError(
+                f"the model {self.origin} has no tokenizer files, so it knows token ids but no text",
+                fix="put the tokenizer.json it was trained with into its folder",
+            )
+        return self._tokenizer
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Unnormalised scores of every next token.
+
+        Args:
+            ids: Token ids, int64, (B, T), T from 1 to the model's context length.
+
+        Returns:
+            float32, (B, T, V): the scores at position t are for the token at t + 1.
+
+        Raises:
+            ShapeError: Not int64, or not (B, T).
+            ContextLengthError: T is beyond the context length.
+            ModelError: An id that the vocabulary does not have.
+        """
+        ids = self._checked(ids)
+        with torch.no_grad():
+            return self.model.head(self.model(ids)).float()
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint folder that conjure, transformers, vLLM and llama.cpp's converter read.
+
+        Args:
+            folder: Where to; a checkpoint that is there is replaced, whole and at once.
+
+        Raises:
+            ConflictError: The folder holds something that is not part of a checkpoint.
+            CheckpointError: It cannot be written; what was there is untouched.
+        """
+        save_checkpoint(folder, self.model, self._tokenizer)
+
+    def _checked(self, ids: Any) -> Tensor:
+        try:
+            ids = torch.as_tensor(ids)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ShapeError(f"ids are {type(ids).__name__}, not an int64 tensor of shape (B, T)") from error
+        if ids.dtype != torch.int64 or ids.dim() != 2:
+            kind = str(ids.dtype).removeprefix("torch.")
+            raise ShapeError(f"ids are {kind} of shape {tuple(ids.shape)}; int64 of shape (B, T) is needed")
+        if ids.numel() == 0:
+            raise ShapeError(f"ids of shape {tuple(ids.shape)} hold no token")
+        limit = self.config.context_length
+        if ids.shape[1] > limit:
+            raise ContextLengthError(
+                f"{ids.shape[1]} tokens do not fit the model's context of {limit}", fix=f"ids[:, -{limit}:]"
+            )
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= self.config.vocab_size:
+            wrong = lowest if lowest < 0 else highest
+            raise ModelError(f"token id {wrong} is not from 0 to {self.config.vocab_size - 1}")
+        return ids.to(self.model.wte.weight.device)
