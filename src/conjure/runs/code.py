@@ -1,0 +1,331 @@
+"""The code a run starts from: taken as a git tree into conjure's own object store, and written out again.
+
+A snapshot is one git tree, kept alive by the reference ``refs/runs/<number>`` in ``code.git``. The files of
+the work tree are hashed straight into that store through an index of our own, so the user's repository is
+only read, and may be deleted afterwards. The index is kept per source folder: an unchanged file costs one
+`stat`. ``code.git/info/attributes`` switches off every filter and line-ending conversion, so content is taken
+and given back byte for byte.
+
+Main entries: `snapshot`, `checkout`. Invariant: a tree that has a reference is complete in ``code.git``.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.core.files import sha256_bytes
+from conjure.core.home import Home
+from conjure.errors import SnapshotError, UsageError
+from conjure.runs.git import Git, GitError, own_git, users_git
+from conjure.runs.objects import SubmoduleFinder, copy_tree, list_tree
+from conjure.runs.quantities import format_size
+from conjure.runs.worktree import (
+    IGNORE_FILE,
+    CodeFiles,
+    Repository,
+    find_repository,
+    largest_parts,
+    list_code_files,
+)
+
+SIZE_LIMIT_BYTES = 1_000_000_000
+
+_CONFIG = """
+[core]
+	autocrlf = false
+	safecrlf = false
+	hooksPath = /dev/null
+	protectNTFS = false
+	protectHFS = false
+	logAllRefUpdates = false
+[gc]
+	auto = 0
+[maintenance]
+	auto = false
+"""
+_MISSING_TREE = ("not a tree", "failed to unpack", "unable to read tree")
+_ATTRIBUTES = "* !text !crlf !eol !filter !ident !working-tree-encoding\n"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSnapshot:
+    """Code as it was when a run was cast.
+
+    Attributes:
+        tree: Object name of the git tree in ``code.git``.
+        commit: The commit it is, or is based on; None outside a repository or before the first commit.
+        branch: The branch checked out, or None.
+        dirty: Whether the tree holds changes or files that the commit does not.
+        subfolder: Where the command starts, relative to the code's root; "" for the root itself.
+        root_name: Name of the folder the code came from.
+        warnings: What could not be taken faithfully, one sentence each.
+        size_bytes: Bytes of all files.
+    """
+
+    tree: str
+    commit: str | None
+    branch: str | None
+    dirty: bool
+    subfolder: str
+    root_name: str
+    warnings: tuple[str, ...]
+    size_bytes: int
+
+
+def snapshot(
+    home: Home, folder: Path, *, number: int, committed: bool = False, commit: str | None = None
+) -> CodeSnapshot:
+    """Record the code around `folder` and keep it for run `number`.
+
+    Args:
+        home: Where conjure keeps things.
+        folder: Where the command is to start: inside a git repository or not.
+        number: The run's number.
+        committed: HEAD only, without uncommitted changes and untracked files.
+        commit: A commit to take instead, exactly: anything git can resolve.
+
+    Raises:
+        SnapshotError: It is too large, a home folder, or cannot be read.
+        UsageError: A commit is asked for that is not there.
+    """
+    folder = folder.resolve()
+    repository = find_repository(folder, home)
+    with _store_in_use(home):
+        if committed or commit is not None:
+            taken = _take_commit(home, folder, repository, commit)
+        else:
+            taken = _take_work_tree(home, folder, repository)
+        keep(home, number, taken.tree)
+    return taken
+
+
+def keep(home: Home, number: int, tree: str) -> None:
+    """Keep a tree that is already in the store for run `number` too.
+
+    Raises:
+        SnapshotError: The tree is not there.
+    """
+    _own(home)("update-ref", _reference(number), tree)
+
+
+def forget(home: Home, number: int) -> None:
+    """Let go of run `number`'s code; `conjure prune` frees what no other run shares."""
+    if home.code_repository.exists():
+        _own(home)("update-ref", "-d", _reference(number))
+
+
+def checkout(home: Home, tree: str, destination: Path) -> None:
+    """Write a snapshot's files into an empty folder, made if missing.
+
+    Raises:
+        SnapshotError: The tree is no longer kept, or the folder cannot be written.
+    """
+    destination.mkdir(parents=True, exist_ok=True)
+    with _temporary_index(home) as index:
+        git = own_git(home.code_repository, work_tree=destination, index=index)
+        try:
+            git("read-tree", "--reset", "-u", "--no-recurse-submodules", tree)
+        except GitError as error:
+            if any(
+                words in error.words for words in ("not a tree", "failed to unpack", "unable to read tree")
+            ):
+                raise SnapshotError(f"the code of this run is no longer kept (tree {tree})") from error
+            raise SnapshotError(f"the code could not be written to {destination}: {error}") from error
+
+
+def _take_work_tree(home: Home, folder: Path, repository: Repository | None) -> CodeSnapshot:
+    root = folder if repository is None else repository.root
+    _refuse_home_folder(root, folder)
+    files = list_code_files(root, in_repository=repository is not None, home=home)
+    _refuse_large(files.sizes)
+    return CodeSnapshot(
+        tree=_hash_files(home, root, files),
+        commit=None if repository is None else repository.commit,
+        branch=None if repository is None else repository.branch,
+        dirty=repository is not None and (repository.changed or files.untracked),
+        subfolder=_subfolder(folder, root),
+        root_name=root.name,
+        warnings=tuple(files.warnings),
+        size_bytes=files.size_bytes,
+    )
+
+
+def _take_commit(home: Home, folder: Path, repository: Repository | None, commit: str | None) -> CodeSnapshot:
+    if repository is None:
+        flag = "--committed" if commit is None else "--commit"
+        raise UsageError(f"{flag} needs a git repository, and {folder} is not in one")
+    resolved = _resolve_commit(repository, commit)
+    files = list_tree(users_git(repository.root), resolved, _checked_out_submodule(repository.root))
+    _refuse_large(files.sizes, "take large files out of the commit")
+    return CodeSnapshot(
+        tree=copy_tree(home.code_repository, files),
+        commit=resolved,
+        branch=repository.branch if resolved == repository.commit else None,
+        dirty=False,
+        subfolder=_subfolder(folder, repository.root),
+        root_name=repository.root.name,
+        warnings=tuple(files.warnings),
+        size_bytes=files.size_bytes,
+    )
+
+
+def _resolve_commit(repository: Repository, commit: str | None) -> str:
+    if commit is None:
+        if repository.commit is None:
+            raise UsageError(
+                f"--committed needs a commit, and {repository.root} has none yet", fix="git commit"
+            )
+        return repository.commit
+    try:
+        if commit.startswith("-"):
+            raise GitError("rev-parse", "options are no commits")
+        git = users_git(repository.root)
+        return git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
+    except GitError as error:
+        raise UsageError(
+            f"there is no commit {commit!r} in {repository.root}", fix="git log --oneline --all"
+        ) from error
+
+
+def _checked_out_submodule(root: Path) -> SubmoduleFinder:
+    def find(name: bytes, commit: str) -> Git | None:
+        folder = root / os.fsdecode(name)
+        if not (folder / ".git").exists():
+            return None
+        git = users_git(folder)
+        try:
+            git("cat-file", "-e", f"{commit}^{{commit}}")
+        except GitError:
+            return None
+        return git
+
+    return find
+
+
+def _subfolder(folder: Path, root: Path) -> str:
+    below = folder.relative_to(root)
+    return "" if below == Path() else below.as_posix()
+
+
+def _refuse_home_folder(root: Path, folder: Path) -> None:
+    try:
+        users_home = Path.home().resolve()
+    except RuntimeError:
+        return  # a user without a home folder
+    if root != users_home and root not in users_home.parents:
+        return
+    what = "your home folder" if root == users_home else f"{root}, which holds your home folder"
+    if root == folder:
+        raise SnapshotError(
+            f"this is {what}, and a run copies its folder", fix="cd to the project's own folder"
+        )
+    raise SnapshotError(
+        f"the git repository around {folder} is {what}, and a run copies all of it",
+        fix="--committed takes only what is committed there; `git init` here makes this a project of its own",
+    )
+
+
+def _refuse_large(sizes: Mapping[bytes, int], remedy: str | None = None) -> None:
+    total = sum(sizes.values())
+    if total <= SIZE_LIMIT_BYTES:
+        return
+    advice = (
+        f"add what a run does not need to {IGNORE_FILE}, or leave all untracked files out with --committed"
+    )
+    raise SnapshotError(
+        f"the code to copy is {format_size(total)}, more than {format_size(SIZE_LIMIT_BYTES)};"
+        f" largest: {largest_parts(sizes)}",
+        fix=f"{remedy or advice}; data can be given with `conjure upload` and --mount",
+    )
+
+
+def _hash_files(home: Home, root: Path, files: CodeFiles) -> str:
+    """Put the files into the store and return their tree."""
+    kept = _index_folder(home) / sha256_bytes(os.fsencode(root))
+    try:
+        if kept.exists():
+            with suppress(GitError):  # it may name objects that were pruned; a fresh index hashes all again
+                return _hash_files_with(home, root, files, kept)
+            kept.unlink(missing_ok=True)
+        return _hash_files_with(home, root, files, kept)
+    except GitError as error:
+        raise SnapshotError(
+            f"the code in {root} could not be recorded: {error}",
+            fix=f"a file that cannot be read can be left out by a line in {IGNORE_FILE}",
+        ) from error
+
+
+def _hash_files_with(home: Home, root: Path, files: CodeFiles, kept: Path) -> str:
+    with _temporary_index(home) as index:
+        git = own_git(home.code_repository, work_tree=root, index=index)
+        with suppress(FileNotFoundError):
+            # With its times: git compares them with the files' to know which it must read again.
+            shutil.copy2(kept, index)
+            stale = set(filter(None, git("ls-files", "-z").split(b"\0"))) - files.sizes.keys()
+            if stale:
+                git("update-index", "-z", "--force-remove", "--stdin", stdin=b"\0".join(stale))
+        git("update-index", "-z", "--add", "--remove", "--replace", "--stdin", stdin=b"\0".join(files.sizes))
+        tree = git("write-tree").decode().strip()
+        if index.exists():  # there is none for an empty folder
+            index.replace(kept)
+        return tree
+
+
+@contextmanager
+def _temporary_index(home: Home) -> Iterator[Path]:
+    folder = _index_folder(home)
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
+        yield Path(temporary) / "index"
+
+
+def _index_folder(home: Home) -> Path:
+    return home.code_repository / "conjure-indexes"
+
+
+def _own(home: Home) -> Git:
+    return own_git(home.code_repository)
+
+
+def _reference(number: int) -> str:
+    return f"refs/runs/{number}"
+
+
+@contextmanager
+def _store_in_use(home: Home) -> Iterator[None]:
+    """Make the store if need be, and hold off `prune` until what is written has its reference."""
+    if not home.code_repository.exists():
+        _create_store(home)
+    with (home.code_repository / "conjure.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+def _create_store(home: Home) -> None:
+    home.create()
+    with tempfile.TemporaryDirectory(dir=home.root, prefix=".code-", ignore_cleanup_errors=True) as temporary:
+        repository = Path(temporary) / "code.git"
+        own_git(repository)("init", "--quiet", "--bare", "--template=")
+        with (repository / "config").open("a") as config:
+            config.write(_CONFIG)
+        (repository / "info").mkdir(exist_ok=True)
+        (repository / "info" / "attributes").write_text(_ATTRIBUTES)
+        with suppress(OSError):  # another process was faster; its store is as good
+            repository.rename(home.code_repository)
+
+
+def prune(home: Home) -> None:
+    """Free the objects that no run's reference reaches."""
+    if not home.code_repository.exists():
+        return
+    with (home.code_repository / "conjure.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(_index_folder(home), ignore_errors=True)  # kept indexes name objects that may go
+        git = _own(home)
+        git("repack", "-a", "-d", "-q")
+        git("prune", "--expire=now")

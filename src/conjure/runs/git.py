@@ -1,0 +1,142 @@
+"""Calling git, for the user's repositories and for conjure's own.
+
+Main entries: `users_git`, `own_git`. Invariant: no command started here writes to a user's repository, asks a
+question on the terminal, or runs a hook.
+"""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.core.secrets import redact_text
+from conjure.errors import SnapshotError
+
+# What ties a git process to one repository (`git rev-parse --local-env-vars`): set when conjure is called
+# from a hook, and wrong for every other repository.
+_LOCAL_VARIABLES = frozenset(
+    f"GIT_{name}"
+    for name in (
+        "ALTERNATE_OBJECT_DIRECTORIES",
+        "COMMON_DIR",
+        "CONFIG",
+        "CONFIG_PARAMETERS",
+        "DIR",
+        "GRAFT_FILE",
+        "IMPLICIT_WORK_TREE",
+        "INDEX_FILE",
+        "INTERNAL_SUPER_PREFIX",
+        "NAMESPACE",
+        "NO_REPLACE_OBJECTS",
+        "OBJECT_DIRECTORY",
+        "PREFIX",
+        "REPLACE_REF_BASE",
+        "SHALLOW_FILE",
+        "WORK_TREE",
+    )
+)
+_NEVER_ASK = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "GCM_INTERACTIVE": "never"}
+_PLAIN_WORDS = {"LC_ALL": "C", "LANGUAGE": "C"}
+
+
+class GitError(SnapshotError):
+    """A git command failed.
+
+    Attributes:
+        words: What git said on stderr, without credentials.
+    """
+
+    def __init__(self, command: str, words: str) -> None:
+        self.words = words
+        super().__init__(f"`git {command}` failed: {_last_line(words)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    """git as one repository wants it called.
+
+    Attributes:
+        settings: Options before the subcommand.
+        variables: The whole environment of the process.
+    """
+
+    settings: tuple[str, ...]
+    variables: Mapping[str, str]
+
+    def __call__(self, *arguments: str | bytes, stdin: bytes = b"") -> bytes:
+        """Run a subcommand to its end and return its stdout.
+
+        Raises:
+            GitError: It ended with another status than 0.
+            SnapshotError: git is not installed.
+        """
+        return finish(self.start(*arguments), _name(arguments), stdin)
+
+    def start(self, *arguments: str | bytes) -> subprocess.Popen[bytes]:
+        """Start a subcommand; `finish` waits for it.
+
+        Raises:
+            SnapshotError: git is not installed.
+        """
+        pipe = subprocess.PIPE
+        try:
+            return subprocess.Popen(
+                ["git", *self.settings, *arguments], env=self.variables, stdin=pipe, stdout=pipe, stderr=pipe
+            )
+        except FileNotFoundError as error:
+            raise SnapshotError(
+                "git is not installed, and conjure records code with it",
+                fix="install git (2.32 or newer) and try again",
+            ) from error
+
+
+def finish(process: subprocess.Popen[bytes], name: str, stdin: bytes = b"") -> bytes:
+    """Feed a started git command, wait for it and return its stdout.
+
+    Raises:
+        GitError: It ended with another status than 0.
+    """
+    with process:
+        output, words = process.communicate(stdin)
+    if process.returncode != 0:
+        raise GitError(name, redact_text(words.decode(errors="replace").strip()))
+    return output
+
+
+def users_git(folder: Path, *, settings: Sequence[str] = ()) -> Git:
+    """Git for looking at a repository of the user's, or at a remote one.
+
+    The user's own settings count here (what is ignored, safe.directory, proxies, credentials), but nothing is
+    written: not even the index is refreshed, and no monitor program is started.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in _LOCAL_VARIABLES}
+    variables |= _NEVER_ASK | _PLAIN_WORDS | {"GIT_OPTIONAL_LOCKS": "0"}
+    return Git(("-C", str(folder), "-c", "core.fsmonitor=false", *settings), variables)
+
+
+def own_git(repository: Path, *, work_tree: Path | None = None, index: Path | None = None) -> Git:
+    """Git for a repository in conjure's home; no settings from outside reach it."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    variables |= _NEVER_ASK | _PLAIN_WORDS
+    variables |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_DIR": str(repository)}
+    if index is not None:
+        variables["GIT_INDEX_FILE"] = str(index)
+    if work_tree is None:
+        return Git((), variables)
+    variables["GIT_WORK_TREE"] = str(work_tree)
+    return Git(("-C", str(work_tree)), variables)  # so that paths are relative to it wherever we were called
+
+
+def _name(arguments: Sequence[str | bytes]) -> str:
+    first = arguments[0]
+    return first if isinstance(first, str) else first.decode(errors="replace")
+
+
+def _last_line(words: str) -> str:
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    # The reason is on the first fatal or error line; what follows it is advice about git itself.
+    for line in lines:
+        if line.startswith(("fatal:", "error:")):
+            return line.split(":", 1)[1].strip()
+    return lines[-1] if lines else "it said nothing"
