@@ -1,0 +1,83 @@
+"""SQLite as the store needs it: patient with other processes, and with errors people can act on.
+
+Main entries: `connect`, `with_patience`, `foreign_errors`. Invariant: no exception of SQLite's leaves
+`foreign_errors`.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from conjure.core.home import HOME_VARIABLE, Home
+from conjure.errors import StoreError
+
+_BUSY_S = 60.0
+_BUSY_TRIES = 5
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """The database file, in autocommit mode, with foreign keys held and a write-ahead log."""
+    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        with_patience(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+    return connection
+
+
+def with_patience(act: Callable[[], Any]) -> Any:
+    """Do it again while others hold the file; SQLite itself waits only where no deadlock is possible."""
+    for attempt in range(_BUSY_TRIES):
+        try:
+            return act()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            if attempt == _BUSY_TRIES - 1:
+                raise StoreError(
+                    "another program has kept conjure's database busy"
+                    f" for {_BUSY_S * _BUSY_TRIES / 60:.0f} minutes"
+                ) from error
+            time.sleep(0.05 * (attempt + 1))
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def foreign_errors(home: Home) -> Iterator[None]:
+    """The one place where SQLite's and the file system's errors become ours.
+
+    Raises:
+        StoreError: In place of what was raised inside; only FileExistsError passes through.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translated(home, error) from error
+    except OSError as error:
+        if isinstance(error, FileExistsError):
+            raise
+        raise StoreError(
+            f"conjure's home folder {home.root} cannot be written: {error.strerror}",
+            fix=f"make room or rights there, or set {HOME_VARIABLE} to another folder",
+        ) from error
+
+
+def _translated(home: Home, error: sqlite3.Error) -> StoreError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StoreError(
+            f"the disk that holds {home.root} is full", fix="make room, for one with `conjure prune`"
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreError(
+            f"conjure's database is damaged ({error})",
+            fix=f"move {home.database} away; the next command rebuilds it from the run folders",
+        )
+    return StoreError(
+        f"conjure's database {home.database} cannot be used: {error}",
+        fix=f"set {HOME_VARIABLE} to a folder you can write to",
+    )

@@ -1,0 +1,113 @@
+"""Stop conditions: ``loss > 9 && step > 100`` ends a run once its metrics say so.
+
+Main entries: `parse_stop_condition`, `StopWatch`. Grammar: clauses ``NAME OP VALUE[:FROM_STEP]`` joined by
+``&&``; OP is one of ``< > <= >=``; the name ``step`` means the newest step of the metrics beside it;
+``:FROM_STEP`` ignores that metric's earlier points. Several conditions: any of them ends the run.
+Invariant: a condition can only become true when a metric it names has a new point.
+"""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from conjure.errors import UsageError
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_CLAUSE = re.compile(
+    r"\s*(?P<name>[^\s<>=&:!]+)\s*(?P<operator><=|>=|<|>)\s*(?P<value>[^\s:<>=&]+)\s*(?::\s*(?P<start>\d+)\s*)?"
+)
+STEP = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One comparison: the newest value of a metric (or its step) against a number."""
+
+    name: str
+    operator: str
+    value: float
+    from_step: int = 0
+
+    def holds(self, number: float) -> bool:
+        """Whether `number` is on the side of the value that the clause asks for."""
+        return _OPERATORS[self.operator](number, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class StopCondition:
+    """Clauses that must hold together; `text` is what the user wrote."""
+
+    text: str
+    clauses: tuple[Clause, ...]
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """Names of the metrics it waits for."""
+        return frozenset(clause.name for clause in self.clauses if clause.name != STEP)
+
+
+def parse_stop_condition(text: str) -> StopCondition:
+    """The condition a user wrote.
+
+    Raises:
+        UsageError: It does not follow the grammar; the message shows one that does.
+    """
+    clauses = tuple(_parse_clause(text, part) for part in text.split("&&"))
+    if all(clause.name == STEP for clause in clauses):
+        raise _refusal(text, "it names no metric, so there is nothing whose step could be looked at")
+    return StopCondition(text, clauses)
+
+
+def _parse_clause(text: str, part: str) -> Clause:
+    match = _CLAUSE.fullmatch(part)
+    if match is None:
+        raise _refusal(text, f"{part.strip()!r} is not NAME OP VALUE (OP is one of < > <= >=)")
+    try:
+        value = float(match["value"])
+    except ValueError as error:
+        raise _refusal(text, f"{match['value']!r} is not a number") from error
+    if not math.isfinite(value):
+        raise _refusal(text, "metrics are finite, so it could never or always hold")
+    return Clause(match["name"], match["operator"], value, int(match["start"] or 0))
+
+
+def _refusal(text: str, why: str) -> UsageError:
+    return UsageError(
+        f"stop condition {text!r}: {why}",
+        fix="--stop-condition 'loss > 9 && step > 100'  (or 'loss > 9:100')",
+    )
+
+
+class StopWatch:
+    """Watches metric points go by and says when one of several conditions comes true."""
+
+    def __init__(self, conditions: Iterable[StopCondition]) -> None:
+        self._conditions = tuple(conditions)
+        self._newest: dict[str, tuple[int, float]] = {}
+
+    def see(self, name: str, step: int, value: float) -> StopCondition | None:
+        """Take in one point; the first condition that holds with it, or None."""
+        self._newest[name] = (step, value)
+        for condition in self._conditions:
+            if name in condition.metrics and self._holds(condition):
+                return condition
+        return None
+
+    def _holds(self, condition: StopCondition) -> bool:
+        if not condition.metrics <= self._newest.keys():
+            return False
+        newest_step = max(self._newest[name][0] for name in condition.metrics)
+        return all(self._clause_holds(clause, newest_step) for clause in condition.clauses)
+
+    def _clause_holds(self, clause: Clause, newest_step: int) -> bool:
+        if clause.name == STEP:
+            return clause.holds(newest_step)
+        step, value = self._newest[clause.name]
+        return step >= clause.from_step and clause.holds(value)

@@ -1,0 +1,590 @@
+"""The database behind one small interface; the only module that knows SQL.
+
+Main entry: `Store.open`. Invariant: state changes only inside transactions that check the move is legal, and
+whoever uses the store never sees "database is locked".
+
+Beside each run's row lies ``runs/<number>/run.json``, rewritten here whenever the record changes for good, so
+that `Store.reindex` can rebuild every row from the folders alone.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from conjure.core.files import write_atomically
+from conjure.core.home import Home
+from conjure.errors import ConflictError, NotFoundError
+from conjure.runs.database import connect, foreign_errors, with_patience
+from conjure.runs.metrics import Summary, read_points, summarise
+from conjure.runs.migrations import migrate
+from conjure.runs.record import (
+    CodeFacts,
+    EnvironmentFacts,
+    MountFacts,
+    OutputFacts,
+    Owner,
+    RunRecord,
+    Usage,
+    printable,
+    to_iso,
+)
+from conjure.runs.spec import RunSpec
+from conjure.runs.status import (
+    PHASES,
+    STATUS_OF_REASON,
+    Ending,
+    EndReason,
+    Facts,
+    RunStatus,
+    check_move,
+)
+
+RECORD_FILE = "run.json"
+
+_JSON_COLUMNS = ("spec", "owner", "outputs", "usage", "code", "environment", "mounts", "gpu_ids")
+
+STOP, KILL = "stop", "kill"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list, newest first unless sorted by a metric.
+
+    Attributes:
+        limit: At most so many, or None for all.
+        statuses: Only these; empty for any.
+        labels: Only runs with at least one of these; empty for any.
+        kind: Only this kind, or None.
+        archived: Also runs that were put away.
+        sort_metric: Order by this metric's newest value, lowest first; runs without it are left out.
+        highest_first: Turn the order of `sort_metric` around.
+    """
+
+    limit: int | None = None
+    statuses: tuple[RunStatus, ...] = ()
+    labels: tuple[str, ...] = ()
+    kind: str | None = None
+    archived: bool = False
+    sort_metric: str | None = None
+    highest_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A name for a resource."""
+
+    name: str
+    resource: str
+    created_at: str
+
+
+class Store:
+    """Runs, labels, links and the metric index of one home.
+
+    Open one per thread; it is a context manager.
+    """
+
+    def __init__(self, home: Home, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
+        self.home = home
+        self._connection = connection
+        self._clock = clock
+
+    @classmethod
+    def open(cls, home: Home, *, clock: Callable[[], float] = time.time) -> "Store":
+        """The store of a home, made or brought up to date if need be.
+
+        A database that is missing beside existing run folders is rebuilt from them.
+
+        Raises:
+            StoreError: The home cannot be used, the file is damaged, or a newer conjure wrote it.
+        """
+        home.create()
+        with foreign_errors(home):
+            store = cls(home, connect(home.database), clock)
+            if with_patience(lambda: migrate(store._connection)) and home.runs.is_dir():
+                store.reindex()
+            return store
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_connection()
+
+    def close_connection(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    # ---- a run's life --------------------------------------------------------------------------------------
+
+    def create_run(
+        self,
+        spec: RunSpec,
+        owner: Owner,
+        reserve: Callable[[int], None],
+        *,
+        parent: int | None = None,
+        rerun_of: int | None = None,
+    ) -> RunRecord:
+        """Give a run its number.
+
+        Args:
+            spec: What is asked; only its stored form, without secrets, is written down.
+            owner: Who carries it for now.
+            reserve: Called with the number inside the transaction; it takes possession of the run's folder,
+                and raises FileExistsError where that number was given before (by a database since lost).
+            parent: The run this one is cast from within.
+            rerun_of: The run this one repeats.
+        """
+        with self._transaction():
+            number = self._reserve_number(reserve)
+            record = RunRecord(
+                number,
+                spec.stored(),
+                Facts({RunStatus.REQUESTED: round(self._clock(), 6)}),
+                owner=owner,
+                parent=parent,
+                rerun_of=rerun_of,
+            )
+            self._insert(record)
+        self._write_record(record)
+        return record
+
+    def move(self, number: int, status: RunStatus) -> None:
+        """Enter the next phase.
+
+        Raises:
+            IllegalMoveError: The run cannot go there from where it is.
+        """
+        with self._transaction():
+            self._move(number, status)
+
+    def admit(self, number: int, decide: Callable[[list[RunRecord]], tuple[int, ...] | None]) -> bool:
+        """Let a queued run go on to building if `decide` finds room for it among the active runs.
+
+        Args:
+            number: The queued run.
+            decide: Given all active runs, the GPUs this one gets (an empty tuple for none), or None to wait.
+
+        Returns:
+            Whether it was let in.
+        """
+        with self._transaction():
+            gpu_ids = decide(self.active())
+            if gpu_ids is None:
+                return False
+            self._move(number, RunStatus.BUILDING)
+            self._set(number, gpu_ids=json.dumps(gpu_ids))
+            return True
+
+    def close(
+        self, number: int, ending: Ending, *, command_s: float | None = None, total_s: float | None = None
+    ) -> RunRecord:
+        """Close the record for good.
+
+        Raises:
+            IllegalMoveError: The run cannot end so from where it is; it was closed already, for one.
+        """
+        with self._transaction():
+            check_move(self._status(number), ending.reason.status)
+            self._set(
+                number,
+                end_reason=ending.reason,
+                exit_code=ending.exit_code,
+                signal=ending.signal,
+                message=ending.message,
+                ended_at=self._now(),
+                command_s=command_s,
+                total_s=total_s,
+            )
+        return self._rewrite(number)
+
+    def request_end(self, number: int, what: str) -> bool:
+        """Ask the owner of an active run to `STOP` or `KILL` it; a kill outranks a stop.
+
+        Returns:
+            False if the run has ended already.
+        """
+        with self._transaction():
+            record = self.get(number)
+            if record.status.is_final:
+                return False
+            if record.end_request != KILL:
+                self._set(number, end_request=what)
+            return True
+
+    def set_facts(
+        self,
+        number: int,
+        *,
+        owner: Owner | None = None,
+        code: CodeFacts | None = None,
+        environment: EnvironmentFacts | None = None,
+        mounts: tuple[MountFacts, ...] | None = None,
+        outputs: OutputFacts | None = None,
+        usage: Usage | None = None,
+        identity: str | None = None,
+    ) -> None:
+        """Write down what became known of a run; None leaves what is there."""
+        given = {"owner": owner, "code": code, "environment": environment, "outputs": outputs, "usage": usage}
+        columns: dict[str, Any] = {
+            name: json.dumps(asdict(fact)) for name, fact in given.items() if fact is not None
+        }
+        if identity is not None:
+            columns["identity"] = identity
+        with self._transaction():
+            if mounts is not None:
+                columns["mounts"] = json.dumps([asdict(mount) for mount in mounts])
+                self._set_sources(number, mounts)
+            self._set(number, **columns)
+            ended = self._status(number).is_final
+        if ended:
+            self._rewrite(number)
+
+    # ---- looking -------------------------------------------------------------------------------------------
+
+    def get(self, number: int) -> RunRecord:
+        """One run.
+
+        Raises:
+            NotFoundError: There is none of that number; the message names the newest.
+        """
+        rows = self._rows("WHERE number = ?", (number,))
+        if rows:
+            return rows[0]
+        newest = self.newest_number()
+        if newest is None:
+            raise NotFoundError(
+                f"there is no run {number}; none was cast yet", fix='conjure run "echo hello"'
+            )
+        raise NotFoundError(f"there is no run {number}; the newest is {newest}", fix="conjure ps")
+
+    def select(self, wanted: RunFilter | None = None) -> list[RunRecord]:
+        """The runs that a filter lets through."""
+        wanted = wanted if wanted is not None else RunFilter()
+        clauses, values = _conditions(wanted)
+        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+        order = "ORDER BY number DESC"
+        if wanted.sort_metric is not None:
+            where = f"JOIN metrics ON metrics.run = number AND metrics.name = ? {where}"
+            values = [wanted.sort_metric, *values]
+            order = f"ORDER BY last_value {'DESC' if wanted.highest_first else 'ASC'}, number DESC"
+        limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d}"
+        return self._rows(f"{where} {order} {limit}", values)
+
+    def active(self) -> list[RunRecord]:
+        """Runs that have not ended, oldest first."""
+        return self._rows("WHERE end_reason IS NULL ORDER BY number")
+
+    def newest_number(self) -> int | None:
+        """The highest number given, or None before the first run."""
+        return self._value("SELECT max(number) FROM runs")
+
+    def users_of(self, number: int) -> list[int]:
+        """Runs that mount something of this run, oldest first."""
+        rows = self._query(
+            "SELECT DISTINCT run FROM run_sources WHERE source_run = ? ORDER BY run", (number,)
+        )
+        return [row["run"] for row in rows]
+
+    def sources_in_use(self) -> dict[str, list[int]]:
+        """Every resource that some run mounts, with the numbers of those runs."""
+        found: dict[str, list[int]] = {}
+        for row in self._query("SELECT source, run FROM run_sources ORDER BY run"):
+            found.setdefault(row["source"], []).append(row["run"])
+        return found
+
+    def completed_equal(self, identity: str) -> RunRecord | None:
+        """The newest completed run with this identity whose outputs are still there, or None."""
+        rows = self._rows(
+            "WHERE identity = ? AND end_reason = ? AND archived_at IS NULL ORDER BY number DESC",
+            (identity, EndReason.COMPLETED),
+        )
+        return next((row for row in rows if row.outputs is None or not row.outputs.removed), None)
+
+    # ---- labels, archive, links ----------------------------------------------------------------------------
+
+    def add_label(self, number: int, label: str) -> None:
+        """Give a run a label; it may have it already."""
+        self.get(number)
+        with self._transaction():
+            self._connection.execute("INSERT OR IGNORE INTO run_labels VALUES (?, ?)", (number, label))
+        self._rewrite(number)
+
+    def remove_label(self, number: int, label: str) -> None:
+        """Take a label off a run.
+
+        Raises:
+            NotFoundError: The run does not have it.
+        """
+        labels = self.get(number).labels
+        if label not in labels:
+            known = f"its labels are {', '.join(labels)}" if labels else "it has none"
+            raise NotFoundError(f"run {number} has no label {label!r}; {known}")
+        with self._transaction():
+            self._connection.execute("DELETE FROM run_labels WHERE run = ? AND label = ?", (number, label))
+        self._rewrite(number)
+
+    def set_archived(self, number: int, *, archived: bool) -> None:
+        """Put a run away, or take it out again."""
+        self.get(number)
+        with self._transaction():
+            self._set(number, archived_at=self._now() if archived else None)
+        self._rewrite(number)
+
+    def set_link(self, name: str, resource: str) -> None:
+        """Give a resource a name.
+
+        Raises:
+            ConflictError: The name is taken.
+        """
+        taken = self.link(name)
+        if taken is not None:
+            raise ConflictError(
+                f"link {name!r} exists already and means {taken.resource}", fix=f"conjure unlink {name}"
+            )
+        with self._transaction():
+            self._connection.execute("INSERT INTO links VALUES (?, ?, ?)", (name, resource, self._now()))
+
+    def remove_link(self, name: str) -> None:
+        """Take a name away.
+
+        Raises:
+            NotFoundError: There is no such link.
+        """
+        if self.link(name) is None:
+            raise NotFoundError(f"there is no link {name!r}", fix="conjure link")
+        with self._transaction():
+            self._connection.execute("DELETE FROM links WHERE name = ?", (name,))
+
+    def link(self, name: str) -> Link | None:
+        """The link of that name, or None."""
+        rows = self._query("SELECT * FROM links WHERE name = ?", (name,))
+        return Link(**rows[0]) if rows else None
+
+    def links(self) -> list[Link]:
+        """All links, by name."""
+        return [Link(**row) for row in self._query("SELECT * FROM links ORDER BY name")]
+
+    def lookup_link(self, name: str) -> str | None:
+        """The resource a name stands for, or None: what `resources.resolve` asks."""
+        link = self.link(name)
+        return None if link is None else link.resource
+
+    # ---- the metric index ----------------------------------------------------------------------------------
+
+    def set_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
+        """Write down how a run's metrics stand."""
+        rows = [{"run": number, **summary.to_json()} for summary in summaries]
+        with self._transaction():
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO metrics VALUES"
+                " (:run, :name, :points, :last_step, :last_value, :lowest, :highest)",
+                rows,
+            )
+
+    def summaries(self, number: int) -> dict[str, Summary]:
+        """How a run's metrics stand, by name."""
+        rows = self._query(
+            "SELECT name, points, last_step, last_value, lowest, highest"
+            " FROM metrics WHERE run = ? ORDER BY name",
+            (number,),
+        )
+        return {row["name"]: Summary(**row) for row in rows}
+
+    def values_of(self, metric: str, numbers: Iterable[int]) -> dict[int, float]:
+        """The newest value of one metric in each of some runs that have it."""
+        wanted = list(numbers)
+        marks = ", ".join("?" * len(wanted))
+        rows = self._query(
+            f"SELECT run, last_value FROM metrics WHERE name = ? AND run IN ({marks})", (metric, *wanted)
+        )
+        return {row["run"]: row["last_value"] for row in rows}
+
+    # ---- rebuilding ----------------------------------------------------------------------------------------
+
+    def put_record(self, record: RunRecord) -> None:
+        """Make the database say what a record says, whatever it said before."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM runs WHERE number = ?", (record.number,))
+            self._insert(record)
+        self.set_summaries(
+            record.number, summarise(read_points(self.home.run_folder(record.number))).values()
+        )
+
+    def reindex(self) -> tuple[list[int], list[int]]:
+        """Rebuild the rows of all runs from their folders.
+
+        Returns:
+            Numbers that were rebuilt, and numbers whose folder holds no readable record. Neither will be
+            given again.
+        """
+        rebuilt, unreadable = [], []
+        for number in folder_numbers(self.home.runs):
+            record = read_record(self.home.run_folder(number))
+            if record is None or record.number != number:
+                unreadable.append(number)
+            else:
+                self.put_record(record)
+                rebuilt.append(number)
+        with self._transaction():
+            self._skip_numbers(max([0, *rebuilt, *unreadable]))
+        return rebuilt, unreadable
+
+    # ---- inside --------------------------------------------------------------------------------------------
+
+    def _now(self) -> str:
+        """This moment, as the database writes it."""
+        return str(to_iso(self._clock()))
+
+    def _reserve_number(self, reserve: Callable[[int], None]) -> int:
+        while True:
+            given = self._value("SELECT seq FROM sqlite_sequence WHERE name = 'runs'") or 0
+            try:
+                reserve(given + 1)
+            except FileExistsError:
+                self._skip_numbers(max([given + 1, *folder_numbers(self.home.runs)]))
+            else:
+                return given + 1
+
+    def _skip_numbers(self, up_to: int) -> None:
+        given = self._value("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")
+        if given is None:
+            self._connection.execute("INSERT INTO sqlite_sequence VALUES ('runs', ?)", (up_to,))
+        elif given < up_to:
+            self._connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'runs'", (up_to,))
+
+    def _status(self, number: int) -> RunStatus:
+        return self.get(number).status
+
+    def _move(self, number: int, status: RunStatus) -> None:
+        check_move(self._status(number), status)
+        self._set(number, **{f"{status}_at": self._now()})
+
+    def _set(self, number: int, **columns: Any) -> None:
+        if columns:
+            assignments = ", ".join(f"{name} = :{name}" for name in columns)
+            self._connection.execute(
+                f"UPDATE runs SET {assignments} WHERE number = :number",
+                _bindable(columns | {"number": number}),
+            )
+
+    def _insert(self, record: RunRecord) -> None:
+        columns = _columns(record)
+        marks = ", ".join(f":{name}" for name in columns)
+        self._connection.execute(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", columns)
+        labels = [(record.number, label) for label in dict.fromkeys(record.labels)]
+        self._connection.executemany("INSERT INTO run_labels VALUES (?, ?)", labels)
+        self._set_sources(record.number, record.mounts)
+
+    def _set_sources(self, number: int, mounts: Iterable[MountFacts]) -> None:
+        rows = {mount.source: (number, printable(mount.source), mount.source_run) for mount in mounts}
+        self._connection.executemany("INSERT OR REPLACE INTO run_sources VALUES (?, ?, ?)", rows.values())
+
+    def _rows(self, rest: str, values: Iterable[Any] = ()) -> list[RunRecord]:
+        labels = (
+            "(SELECT group_concat(label, char(10)) FROM run_labels WHERE run_labels.run = number) AS labels"
+        )
+        return [_record(row) for row in self._query(f"SELECT runs.*, {labels} FROM runs {rest}", values)]
+
+    def _query(self, statement: str, values: Iterable[Any] = ()) -> list[sqlite3.Row]:
+        with foreign_errors(self.home):
+            return with_patience(lambda: self._connection.execute(statement, tuple(values)).fetchall())
+
+    def _value(self, statement: str) -> Any:
+        rows = self._query(statement)
+        return rows[0][0] if rows else None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with foreign_errors(self.home):
+            with_patience(lambda: self._connection.execute("BEGIN IMMEDIATE"))
+            try:
+                yield
+                with_patience(lambda: self._connection.execute("COMMIT"))
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _rewrite(self, number: int) -> RunRecord:
+        record = self.get(number)
+        self._write_record(record)
+        return record
+
+    def _write_record(self, record: RunRecord) -> None:
+        text = json.dumps(record.to_json(), indent=1) + "\n"
+        with foreign_errors(self.home):
+            write_atomically(self.home.run_folder(record.number) / RECORD_FILE, text, mode=0o600)
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record in a run's folder, or None if there is none that can be read."""
+    try:
+        return RunRecord.from_json(json.loads((folder / RECORD_FILE).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def folder_numbers(runs: Path) -> list[int]:
+    """The numbers that have a folder, in order."""
+    if not runs.is_dir():
+        return []
+    return sorted(
+        int(entry.name) for entry in runs.iterdir() if entry.name.isascii() and entry.name.isdecimal()
+    )
+
+
+def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
+    clauses: list[str] = []
+    values: list[Any] = []
+    if not wanted.archived:
+        clauses.append("archived_at IS NULL")
+    if wanted.kind is not None:
+        clauses.append("kind = ?")
+        values.append(wanted.kind)
+    if wanted.statuses:
+        clauses.append(f"({' OR '.join(_status_condition(status) for status in wanted.statuses)})")
+    if wanted.labels:
+        marks = ", ".join("?" * len(wanted.labels))
+        clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks}))")
+        values += wanted.labels
+    return clauses, values
+
+
+def _status_condition(status: RunStatus) -> str:
+    """SQL for "has this status", from the same tables the status itself follows from."""
+    if status.is_final:
+        reasons = ", ".join(f"'{reason}'" for reason, final in STATUS_OF_REASON.items() if final is status)
+        return f"end_reason IN ({reasons})"
+    later = PHASES[PHASES.index(status) + 1 :]
+    parts = ["end_reason IS NULL", f"{status}_at IS NOT NULL", *(f"{phase}_at IS NULL" for phase in later)]
+    return f"({' AND '.join(parts)})"
+
+
+def _columns(record: RunRecord) -> dict[str, Any]:
+    """A record as a row: the keys of its JSON form, where what is not plain stays JSON text."""
+    stored = record.to_json() | {"kind": record.spec.kind}
+    for derived in ("status", "labels", "params"):
+        del stored[derived]
+    return {
+        name: json.dumps(value) if isinstance(value, (dict, list)) else value
+        for name, value in stored.items()
+    }
+
+
+def _record(row: sqlite3.Row) -> RunRecord:
+    """A row as a record, through the record's own reader."""
+    stored: dict[str, Any] = dict(row)
+    for name in _JSON_COLUMNS:
+        stored[name] = None if stored[name] is None else json.loads(stored[name])
+    stored["spec"]["labels"] = stored["labels"].split("\n") if stored["labels"] else []
+    return RunRecord.from_json(stored)
