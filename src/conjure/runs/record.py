@@ -258,5 +258,5 @@ def _from_iso(text: str | None) -> float | None:
 
 
 def printable(text: str) -> str:
-    """`text` with bytes that are not UTF-8 (as Python carries them in names) shown as ``\\xNN``."""
+    r"""`text` with bytes that are not UTF-8 (as Python carries them in names) shown as ``\xNN``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

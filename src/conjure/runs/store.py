@@ -575,10 +575,17 @@ def _columns(record: RunRecord) -> dict[str, Any]:
     stored = record.to_json() | {"kind": record.spec.kind}
     for derived in ("status", "labels", "params"):
         del stored[derived]
-    return {
-        name: json.dumps(value) if isinstance(value, (dict, list)) else value
-        for name, value in stored.items()
-    }
+    return _bindable(
+        {
+            name: json.dumps(value) if isinstance(value, dict | list) else value
+            for name, value in stored.items()
+        }
+    )
+
+
+def _bindable(columns: dict[str, Any]) -> dict[str, Any]:
+    """Values that SQLite takes: names that are not UTF-8 show their odd bytes."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in columns.items()}
 
 
 def _record(row: sqlite3.Row) -> RunRecord:
