@@ -41,10 +41,8 @@ def log_metric(name: str, value: Any, step: int | None = None) -> None:
     if number is None or place is None or not _is_name(name):
         return
     _next_steps[name] = place + 1
-    line = (
-        f'{{"name": {json.dumps(name)}, "step": {place}, "value": {number!r}, "time": {time.time():.6f}}}\n'
-    )
-    _append(path, line.encode())
+    now = f"{time.time():.6f}"
+    _append(path, f'{{"name": {json.dumps(name)}, "step": {place}, "value": {number!r}, "time": {now}}}\n')
 
 
 def _finite(name: str, value: Any) -> float | None:
