@@ -34,11 +34,11 @@ def log_metric(name: str, value: Any, step: int | None = None) -> None:
         step: Where on the metric's axis; the step after this metric's last one if not given, first 0.
     """
     path = os.environ.get(METRICS_VARIABLE)
-    if not path:
+    if not path or not _is_name(name):
         return
     number = _finite(name, value)
     place = _step(name, step)
-    if number is None or place is None or not _is_name(name):
+    if number is None or place is None:
         return
     _next_steps[name] = place + 1
     now = f"{time.time():.6f}"
