@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import replace_folder
+from conjure.core.files import replace_folder, restore_folder
 from conjure.errors import CheckpointError, ConflictError, ModelError, NotFoundError
 from conjure.lm.config import GPT2Config
 from conjure.lm.model import GPT2
@@ -109,6 +109,7 @@ def read_config(folder: Path | str) -> GPT2Config:
         CheckpointError: ``config.json`` is missing, damaged, or not a GPT-2 that can be built.
     """
     folder = Path(folder)
+    restore_folder(folder)
     if not folder.is_dir():
         kind = "is a file, not a folder" if folder.exists() else "does not exist"
         raise NotFoundError(f"model folder {folder} {kind}")
@@ -218,7 +219,7 @@ def _check_fit(folder: Path, model: GPT2, sources: Mapping[str, _Source]) -> Non
         if name in needed and source.tensor.shape != needed[name]
     ]
     faults += [
-        f"tensor {source.tensor.name} holds {source.tensor.dtype} numbers, which are not weights"
+        f"tensor {source.tensor.name} holds {_words(source.tensor.dtype)} numbers, which are not weights"
         for name, source in sources.items()
         if name in needed and not source.tensor.dtype.is_floating_point
     ]
@@ -230,6 +231,10 @@ def _check_fit(folder: Path, model: GPT2, sources: Mapping[str, _Source]) -> Non
         more = len(faults) - _NAMES_SHOWN
         listed = "; ".join(faults[:_NAMES_SHOWN]) + (f"; and {more} more such faults" if more > 0 else "")
         raise CheckpointError(f"the weights in {folder} do not fit its {CONFIG_FILE}: {listed}")
+
+
+def _words(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _stored_shape(name: str, weight: Tensor) -> tuple[int, ...]:
@@ -265,7 +270,7 @@ def save_checkpoint(
     stored = dtype if dtype is not None else model.wte.weight.dtype
     with _saving(folder), replace_folder(folder) as fresh:
         write_weights(fresh / WEIGHTS_FILE, model, stored)
-        settings = {**model.config.to_dict(), "dtype": str(stored).removeprefix("torch.")}
+        settings = {**model.config.to_dict(), "dtype": _words(stored)}
         _write_json(fresh / CONFIG_FILE, settings)
         _write_json(fresh / "generation_config.json", _generation_settings(model.config))
         if tokenizer is not None:
