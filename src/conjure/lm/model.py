@@ -39,11 +39,16 @@ class KVCache:
     """
 
     def __init__(
-        self, config: GPT2Config, batch_size: int, length: int, dtype: torch.dtype = torch.float32
+        self,
+        config: GPT2Config,
+        batch_size: int,
+        length: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
     ) -> None:
         shape = (batch_size, config.n_head, length, config.head_size)
-        self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layer)]
-        self.values = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layer)]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
         self.length = 0
 
     @property
@@ -64,6 +69,13 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Count `tokens` more tokens as filled."""
         self.length += tokens
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, int64 indices, (B',), in this order; repeats copy a row."""
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                tensors[layer] = old.new_zeros((len(rows), *old.shape[1:]))
+                tensors[layer][:, :, : self.length] = old[rows, :, : self.length]
 
 
 class Linear(nn.Linear):

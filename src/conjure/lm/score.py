@@ -11,38 +11,22 @@ first window is predicted from at least ``context - stride + 1`` tokens, and the
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, SupportsInt
+from typing import SupportsInt
 
 import torch
 from torch import Tensor
 
 from conjure.errors import UsageError
+from conjure.lm.engine import evaluating
 from conjure.lm.loss import IGNORE, token_logprobs
 from conjure.lm.model import GPT2
+from conjure.lm.tokenizer import Tokenizer
 
-_BATCH_TOKENS = (
-    4096  # tokens per forward pass: enough for full matrix products, some 200 MB at 124M parameters
-)
-_GROUP_TOKENS = (
-    64 * _BATCH_TOKENS
-)  # short documents gathered before sorting, so that batches hold equal lengths
+_BATCH_TOKENS = 4096  # per forward pass: full matrix products, for some 200 MB at 124M parameters
+_GROUP_CHARACTERS = 1 << 20  # short texts gathered before sorting, so that batches hold equal lengths
 
 Ids = Sequence[SupportsInt]  # a list, a (memory-mapped) numpy array, …: anything that has a length and slices
-
-
-class Encoder(Protocol):
-    """What scoring needs of a tokenizer."""
-
-    @property
-    def end_of_text_id(self) -> int:
-        """Id of the token that separates documents."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`, exactly."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +135,7 @@ class Score:
 
 
 def score(
-    model: GPT2, tokenizer: Encoder, text: str, *, context: int | None = None, stride: int | None = None
+    model: GPT2, tokenizer: Tokenizer, text: str, *, context: int | None = None, stride: int | None = None
 ) -> Score:
     """Score one text as a document.
 
@@ -173,16 +157,16 @@ def score(
 
 
 def score_documents(
-    model: GPT2, tokenizer: Encoder, texts: Iterable[str], windows: Windows
+    model: GPT2, tokenizer: Tokenizer, texts: Iterable[str], windows: Windows
 ) -> Iterator[Score]:
     """Score each text as a document of its own, in order; short ones share forward passes.
 
-    Memory is bounded by a few hundred thousand tokens of short texts, or by the longest text.
+    Memory is bounded by a million characters of short texts, or by the longest text.
     """
-    for group in _groups(texts, tokenizer):
-        ids = [encoded for _, encoded in group]
+    for group in _groups(texts):
+        ids = tokenizer.encode_batch(group)
         scored = _score_group(model, ids, windows, tokenizer.end_of_text_id)
-        for (text, encoded), logprobs in zip(group, scored, strict=True):
+        for text, encoded, logprobs in zip(group, ids, scored, strict=True):
             total = logprobs.double().sum().item()
             tally = Tally(total, len(encoded), len(text.split()), len(text.encode()))
             yield Score(encoded, logprobs.tolist(), tally, windows)
@@ -233,15 +217,15 @@ def _windows(document: int, tokens: int, windows: Windows) -> Iterator[_Window]:
         done, begin = end, begin + windows.stride
 
 
-def _groups(texts: Iterable[str], tokenizer: Encoder) -> Iterator[list[tuple[str, list[int]]]]:
-    group: list[tuple[str, list[int]]] = []
-    tokens = 0
+def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    characters = 0
     for text in texts:
-        group.append((text, tokenizer.encode(text)))
-        tokens += len(group[-1][1])
-        if tokens >= _GROUP_TOKENS:
+        group.append(text)
+        characters += len(text)
+        if characters >= _GROUP_CHARACTERS:
             yield group
-            group, tokens = [], 0
+            group, characters = [], 0
     if group:
         yield group
 
@@ -252,25 +236,13 @@ def _score_group(model: GPT2, documents: Sequence[Ids], windows: Windows, start_
     plan = [window for index, ids in enumerate(documents) for window in _windows(index, len(ids), windows)]
     plan.sort(key=lambda window: -window.length)
     start = 0
-    with _evaluating(model):
+    with evaluating(model):
         while start < len(plan):
             rows = plan[start : start + max(1, _BATCH_TOKENS // plan[start].length)]
             for window, logprobs in zip(rows, _score_rows(model, documents, rows, start_id), strict=True):
                 results[window.document][window.first : window.end] = logprobs
             start += len(rows)
     return results
-
-
-@contextmanager
-def _evaluating(model: GPT2) -> Iterator[None]:
-    """Dropout and gradients off, and dropout back as it was afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)
 
 
 def _score_rows(
@@ -286,10 +258,11 @@ def _score_rows(
         ids[row, : window.length + 1] = _slice(documents[window.document], window, start_id)
         new = slice(window.first - window.begin, window.length)
         targets[row, new] = ids[row, 1:][new]
+    ids, targets = ids.to(model.wte.weight.device), targets.to(model.wte.weight.device)
     hidden = model(ids[:, :-1])  # (B, T, C)
     scored = targets != IGNORE
-    logprobs = token_logprobs(hidden[scored], model.wte.weight, targets[scored])
-    return logprobs.split([window.end - window.first for window in rows])
+    logprobs = token_logprobs(hidden[scored], model.head_weight, targets[scored])
+    return logprobs.cpu().split([window.end - window.first for window in rows])
 
 
 def _slice(ids: Ids, window: _Window, start_id: int) -> Tensor:

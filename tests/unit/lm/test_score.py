@@ -6,27 +6,17 @@ import pytest
 import torch
 
 from conjure.errors import UsageError
-from conjure.lm.config import GPT2Config
 from conjure.lm.model import GPT2
 from conjure.lm.score import Score, Tally, Windows, score, score_documents, score_ids
+from support.models import tiny_model, tiny_tokenizer
 
 CONTEXT = 16
 START = 7
 
 
-class ByteTokenizer:
-    """Bytes as ids: enough of a tokenizer to score any text."""
-
-    end_of_text_id = 256
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-
 @pytest.fixture(scope="module")
 def model() -> GPT2:
-    shape = GPT2Config(vocab_size=257, context_length=CONTEXT, n_embd=32, n_layer=2, n_head=4)
-    return GPT2(shape).initialise(0, std=0.3).eval()
+    return tiny_model(context_length=CONTEXT)
 
 
 def random_ids(count: int, seed: int = 0) -> list[int]:
@@ -73,29 +63,29 @@ def test_an_array_scores_as_a_list(model):
 
 
 def test_total_is_the_sum_over_the_text_after_a_start_token(model):
-    result = score(model, ByteTokenizer(), "Well, well.")
+    result = score(model, tiny_tokenizer(), "Well, well.")
 
-    assert result.token_ids == list(b"Well, well.")
-    assert len(result.token_logprobs) == 11
-    expected = brute_force(model, result.token_ids, 256, CONTEXT, 8)
+    assert result.token_ids == tiny_tokenizer().encode("Well, well.")
+    assert len(result.token_logprobs) == len(result.token_ids)
+    expected = brute_force(model, result.token_ids, tiny_tokenizer().end_of_text_id, CONTEXT, 8)
     assert result.total == pytest.approx(expected.sum().item(), abs=1e-4)
-    assert result.tally == Tally(result.total, tokens=11, words=2, bytes=11)
+    assert result.tally == Tally(result.total, tokens=len(result.token_ids), words=2, bytes=11)
     assert result.windows == Windows(context=16, stride=8)
 
 
 def test_documents_in_one_batch_score_as_alone(model):
     texts = ["a", "Twelve bytes", "", "ж" * 30, "x" * 100, "a"]
 
-    together = list(score_documents(model, ByteTokenizer(), texts, Windows.of(model)))
+    together = list(score_documents(model, tiny_tokenizer(), texts, Windows.of(model)))
 
-    alone = [score(model, ByteTokenizer(), text) for text in texts]
+    alone = [score(model, tiny_tokenizer(), text) for text in texts]
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
     for one, other in zip(together, alone, strict=True):
         assert one.token_logprobs == pytest.approx(other.token_logprobs, abs=1e-5)
 
 
 def test_many_documents_are_scored_in_order_and_in_bounded_groups(model, monkeypatch):
-    monkeypatch.setattr("conjure.lm.score._GROUP_TOKENS", 50)
+    monkeypatch.setattr("conjure.lm.score._GROUP_CHARACTERS", 50)
     monkeypatch.setattr("conjure.lm.score._BATCH_TOKENS", 32)
     consumed = 0
 
@@ -105,11 +95,12 @@ def test_many_documents_are_scored_in_order_and_in_bounded_groups(model, monkeyp
             consumed += 1
             yield str(number) * 5
 
-    scores = score_documents(model, ByteTokenizer(), texts(), Windows.of(model))
+    scores = score_documents(model, tiny_tokenizer(), texts(), Windows.of(model))
 
-    assert bytes(next(scores).token_ids) == b"00000"
+    decode = tiny_tokenizer().decode
+    assert decode(next(scores).token_ids) == "00000"
     assert consumed <= 10, "the whole corpus was read before the first result"
-    assert [bytes(one.token_ids) for one in scores] == [(str(n) * 5).encode() for n in range(1, 100)]
+    assert [decode(one.token_ids) for one in scores] == [str(number) * 5 for number in range(1, 100)]
 
 
 def test_perplexities_are_of_the_sums_not_means_of_means():
@@ -125,7 +116,7 @@ def test_perplexities_are_of_the_sums_not_means_of_means():
 
 
 def test_no_text_has_probability_one_and_no_perplexity(model):
-    result = score(model, ByteTokenizer(), "")
+    result = score(model, tiny_tokenizer(), "")
 
     assert (result.token_ids, result.token_logprobs, result.total) == ([], [], 0.0)
     assert math.isnan(result.perplexity)
@@ -138,8 +129,8 @@ def test_an_impossible_token_gives_an_infinite_perplexity_instead_of_an_overflow
 def test_dropout_is_off_while_scoring_and_back_afterwards(model):
     model.train()
     try:
-        first = score(model, ByteTokenizer(), "Dropout would change this.")
-        second = score(model, ByteTokenizer(), "Dropout would change this.")
+        first = score(model, tiny_tokenizer(), "Dropout would change this.")
+        second = score(model, tiny_tokenizer(), "Dropout would change this.")
         assert model.training
     finally:
         model.eval()
@@ -158,12 +149,12 @@ def test_dropout_is_off_while_scoring_and_back_afterwards(model):
 )
 def test_windows_out_of_range_are_refused_all_at_once(model, context, stride, words):
     with pytest.raises(UsageError) as caught:
-        score(model, ByteTokenizer(), "x", context=context, stride=stride)
+        score(model, tiny_tokenizer(), "x", context=context, stride=stride)
     assert words in str(caught.value)
 
 
 def test_score_is_plain_data(model):
-    result = score(model, ByteTokenizer(), "ab")
+    result = score(model, tiny_tokenizer(), "ab")
 
     assert isinstance(result, Score)
     assert all(type(value) is float and value <= 0 for value in result.token_logprobs)
