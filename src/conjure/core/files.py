@@ -4,6 +4,8 @@ Main entries: `write_atomically`, `replace_folder`, `sha256_file`. Invariant: a 
 """
 
 import ctypes
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -69,34 +71,73 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
     Yields an empty temporary folder to fill. If the block raises, it is removed and `folder` is as before.
     A SIGKILL at any moment leaves the old folder or the new one, whole: the two are swapped in one system
-    call where the system has it (Linux), else by two renames, which `restore_folder` mends if cut off.
+    call where the system has it (Linux), else by two renames. What a crash leaves behind beside the folder is
+    cleared away by the next call, or by `restore_folder`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     restore_folder(folder)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                _sync_file(path)
-        if not folder.exists():
-            temporary.rename(folder)
-        elif not _exchange(temporary, folder):
-            folder.rename(_retired(folder))
-            temporary.rename(folder)
-            shutil.rmtree(_retired(folder), ignore_errors=True)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # unfinished, or by now the old content
-        restore_folder(folder)
+    with _locked_folder_beside(folder) as temporary:
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    _sync_file(path)
+            if not folder.exists():
+                temporary.rename(folder)
+            elif not _exchange(temporary, folder):
+                folder.rename(_retired(folder))
+                temporary.rename(folder)
+            sync_folder(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # unfinished, or by now the old content
+    restore_folder(folder)
 
 
 def restore_folder(folder: Path) -> None:
-    """Undo a `replace_folder` that a crash cut off between its two renames."""
+    """Clear up what calls of `replace_folder` that a crash cut off left beside `folder`; let live ones be."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.new-*"):
+        if not _remove_unlocked(left) and not folder.exists():
+            return  # somebody is between two renames
     retired = _retired(folder)
-    if retired.exists() and not folder.exists():
+    if folder.exists():
+        shutil.rmtree(retired, ignore_errors=True)
+    elif retired.exists():
         retired.rename(folder)
+
+
+@contextmanager
+def _locked_folder_beside(folder: Path) -> Iterator[Path]:
+    """A new temporary folder, locked while its maker lives, so that nobody takes it for a leftover."""
+    while True:
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
+        try:
+            descriptor = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # cleared away before it was locked
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if temporary.exists():
+                yield temporary
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _remove_unlocked(folder: Path) -> bool:
+    """Remove a leftover; False where its maker is alive."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return True  # gone already, or not ours to touch
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _retired(folder: Path) -> Path:

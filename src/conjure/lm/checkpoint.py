@@ -109,7 +109,8 @@ def read_config(folder: Path | str) -> GPT2Config:
         CheckpointError: ``config.json`` is missing, damaged, or not a GPT-2 that can be built.
     """
     folder = Path(folder)
-    restore_folder(folder)
+    if not folder.is_dir():
+        restore_folder(folder)  # a save may have been cut off between two renames
     if not folder.is_dir():
         kind = "is a file, not a folder" if folder.exists() else "does not exist"
         raise NotFoundError(f"model folder {folder} {kind}")
