@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 METRICS_VARIABLE = "CONJURE_METRICS_FILE"
@@ -97,7 +98,7 @@ def _warn(kind: str, message: str) -> None:
     if kind in _warned:
         return
     _warned.add(kind)
-    if sys.stderr is not None:
+    with suppress(OSError, ValueError, AttributeError):  # stderr may be closed, full or None
         sys.stderr.write(f"conjure: log_metric: {message}\n")
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_PIECE_BYTES = 1 << 18
+from conjure.runs.tailing import LineTail
+
+_LARGEST_STEP = 1 << 62  # as far as the database counts
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -44,27 +46,14 @@ class MetricTail:
     """Follows a metrics file: each `read` gives the points that were added since the last."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
+        self._lines = LineTail(path)
 
     def read(self) -> Iterator[Point]:
-        """Points of the whole lines that are new; a line still being written waits for its end."""
-        try:
-            file = self._path.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            file.seek(self._offset)
-            while piece := file.read(_PIECE_BYTES):
-                whole, newline, _ = piece.rpartition(b"\n")
-                if not newline:
-                    if len(piece) < _PIECE_BYTES:
-                        return
-                    self._offset += len(piece)  # a quarter of a megabyte without a newline is no metric
-                    continue
-                self._offset += len(whole) + 1
-                yield from _parse(whole)
-                file.seek(self._offset)
+        """The new points."""
+        for line in self._lines.read():
+            point = _parse(line)
+            if point is not None:
+                yield point
 
 
 def read_points(folder: Path, names: Iterable[str] = ()) -> list[Point]:
@@ -89,14 +78,11 @@ def summarise(points: Iterable[Point], earlier: Iterable[Summary] = ()) -> dict[
     return rows
 
 
-def _parse(lines: bytes) -> Iterator[Point]:
-    for line in lines.split(b"\n"):
-        try:
-            stored = json.loads(line)
-            point = Point(
-                str(stored["name"]), int(stored["step"]), float(stored["value"]), float(stored["time"])
-            )
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            continue
-        if math.isfinite(point.value) and point.name and abs(point.step) < 1 << 63:
-            yield point
+def _parse(line: bytes) -> Point | None:
+    try:
+        stored = json.loads(line)
+        point = Point(str(stored["name"]), int(stored["step"]), float(stored["value"]), float(stored["time"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    whole = point.name and math.isfinite(point.value) and abs(point.step) <= _LARGEST_STEP
+    return point if whole else None
