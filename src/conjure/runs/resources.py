@@ -1,0 +1,273 @@
+"""Names for what conjure keeps, and where it lies: ``runs/12/…``, ``uploads/NAME/…``, a link's name.
+
+Main entries: `parse`, `resolve`. Invariant: what `resolve` returns exists and lies inside the run or upload
+that was named, links in the path included; ``..``, absolute paths and links that lead out are refused.
+"""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.errors import NotFoundError, UsageError
+
+RUNS, UPLOADS = "runs", "uploads"
+MANIFEST = "manifest.json"
+_FORMS = "write runs/12, uploads/NAME or a link's name"
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # of ASCII digits: int() would take others too
+_UPLOAD = re.compile(r"(?P<name>[^@]+)(?:@(?P<version>[1-9][0-9]{0,8}))?")
+_NAME = re.compile(r"\w[\w.+ -]{0,98}[\w+-]|\w")
+
+# The resource a link stands for, by its name; None if there is no such link.
+LinkLookup = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource path taken apart.
+
+    Attributes:
+        kind: ``runs`` or ``uploads``.
+        name: The run's number or the upload's name.
+        version: Which version of an upload, None for the newest.
+        parts: The path inside, without ``.`` and ``..``.
+    """
+
+    kind: str
+    name: str
+    version: int | None = None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def number(self) -> int | None:
+        """The run's number, or None for an upload."""
+        return int(self.name) if self.kind == RUNS else None
+
+    @property
+    def owner(self) -> str:
+        """The run or upload as a whole: ``runs/12``, ``uploads/NAME@2``."""
+        version = "" if self.version is None else f"@{self.version}"
+        return f"{self.kind}/{self.name}{version}"
+
+    def __str__(self) -> str:
+        return "/".join((self.owner, *self.parts))
+
+
+def parse(text: str, lookup_link: LinkLookup) -> Resource:
+    """Take a resource path apart, following a link's name to what it stands for.
+
+    Raises:
+        UsageError: It cannot be a resource.
+        NotFoundError: It begins with a name that is no link.
+    """
+    first, *rest = _split(text)
+    if first not in (RUNS, UPLOADS):
+        target = lookup_link(first)
+        if target is None:
+            raise _unknown_name(text, first)
+        first, *inner = _split(target)
+        rest = inner + rest
+    if not rest:
+        raise UsageError(
+            f"{text!r} names all {first}; name one, as in {_EXAMPLES[first]}", fix=f"conjure ls {first}"
+        )
+    return _run(rest, text) if first == RUNS else _upload(rest, text)
+
+
+_EXAMPLES = {RUNS: "runs/12", UPLOADS: "uploads/jokes"}
+
+
+def _split(text: str) -> list[str]:
+    if not text or "\0" in text:
+        raise UsageError(f"{text!r} is not a resource: {_FORMS}")
+    if text.startswith(("/", "./", "../", "~")):
+        raise UsageError(f"{text!r} is a path on this machine, not a resource: {_FORMS}")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    for part in parts:
+        # The look-alikes too: some filesystems fold them into the real thing.
+        if unicodedata.normalize("NFKC", part) in (".", ".."):
+            raise UsageError(f"{text!r} steps out of its resource with {part!r}, which is not allowed")
+    if not parts:
+        raise UsageError(f"{text!r} is not a resource: {_FORMS}")
+    return parts
+
+
+def _unknown_name(text: str, first: str) -> NotFoundError:
+    local = f"; the local file is ./{text}" if Path(text).exists() else ""
+    return NotFoundError(
+        f"there is no resource {text!r}: {first!r} is neither runs, uploads nor a link{local}",
+        fix="conjure ls",
+    )
+
+
+def _run(parts: list[str], text: str) -> Resource:
+    number, *inner = parts
+    if not _NUMBER.fullmatch(number):
+        raise UsageError(f"{text!r} names no run: a run's number is written in plain digits, as in runs/12")
+    return Resource(RUNS, number, None, tuple(inner))
+
+
+def _upload(parts: list[str], text: str) -> Resource:
+    name, *inner = parts
+    match = _UPLOAD.fullmatch(name)
+    if match is None:
+        raise UsageError(
+            f"{text!r} names no upload: write uploads/NAME, or uploads/NAME@2 for its second version"
+        )
+    version = int(match["version"]) if match["version"] else None
+    return Resource(UPLOADS, check_name("upload", match["name"]), version, tuple(inner))
+
+
+def check_name(what: str, name: str) -> str:
+    """A name somebody chose for an upload or a link, in its normal form.
+
+    Raises:
+        UsageError: It could be mistaken for something else.
+    """
+    normal = unicodedata.normalize("NFC", name)
+    if not _NAME.fullmatch(normal):
+        raise UsageError(
+            f"{name!r} cannot name {'an' if what[0] in 'aeiou' else 'a'} {what}: use letters, digits, spaces"
+            " and _ . + - (100 at most, beginning with a letter or digit)"
+        )
+    return normal
+
+
+def resolve(home: Home, resource: str, lookup_link: LinkLookup) -> Path:
+    """Where a resource lies.
+
+    Args:
+        home: Where conjure keeps things.
+        resource: ``runs/N[/path]``, ``uploads/NAME[/path]``, or a link's name with or without a path.
+        lookup_link: Gives what a link stands for.
+
+    Raises:
+        UsageError: It cannot be a resource, or leads out of its run or upload.
+        NotFoundError: There is no such thing.
+    """
+    parsed = parse(resource, lookup_link)
+    roots = list(find_roots(home, parsed))
+    if not roots:
+        raise _no_files(home, parsed)
+    for root in roots:
+        path = root.joinpath(*parsed.parts)
+        if path.is_symlink() or path.exists():
+            return _inside(path, root, parsed)
+    raise _no_such_file(roots[0], parsed)
+
+
+def pin(home: Home, resource: str, lookup_link: LinkLookup) -> str:
+    """The same resource in a form that goes on meaning it: links followed, uploads with their version.
+
+    Raises:
+        UsageError: It cannot be a resource.
+        NotFoundError: There is no such upload or link.
+    """
+    parsed = parse(resource, lookup_link)
+    if parsed.kind == UPLOADS and parsed.version is None:
+        newest = latest_version(home, parsed.name)
+        if newest is None:
+            raise _no_files(home, parsed)
+        parsed = Resource(UPLOADS, parsed.name, newest, parsed.parts)
+    return str(parsed)
+
+
+def find_roots(home: Home, resource: Resource) -> Iterator[Path]:
+    """The folders (or the file) that hold a run's or upload's files; none if it has none.
+
+    A run has two for the short time while its outputs are being saved.
+    """
+    if resource.kind == UPLOADS:
+        version = resource.version if resource.version is not None else latest_version(home, resource.name)
+        content = None if version is None else upload_content(home, resource.name, version)
+        if content is not None:
+            yield content
+        return
+    folder = home.run_folder(int(resource.name))
+    saved = (folder / MANIFEST).exists()
+    for place in ("outputs",) if saved else ("outputs", "work"):
+        if (folder / place).is_dir():
+            yield folder / place
+
+
+def latest_version(home: Home, name: str) -> int | None:
+    """The newest version of an upload, or None if there is none of that name."""
+    return max(versions(home, name), default=None)
+
+
+def versions(home: Home, name: str) -> list[int]:
+    """The versions of an upload that are there, oldest first."""
+    folder = home.uploads / name
+    return sorted(int(name) for name in _names(folder) if _NUMBER.fullmatch(name))
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def upload_content(home: Home, name: str, version: int) -> Path | None:
+    """What was uploaded: a folder, or a file if one was uploaded under its own name."""
+    version_folder = home.uploads / name / str(version)
+    folder, single = version_folder / "folder", version_folder / "file"
+    if single.is_dir():
+        return single / name if (single / name).exists() else single
+    return folder if folder.is_dir() else None
+
+
+def root_of(home: Home, path: Path) -> Path | None:
+    """The run's or upload's folder that a path in conjure's home lies in, or None."""
+    for kind, depth in ((home.runs, 2), (home.uploads, 3)):
+        if path.is_relative_to(kind):
+            return kind.joinpath(*path.relative_to(kind).parts[:depth])
+    return None
+
+
+def _inside(path: Path, root: Path, resource: Resource) -> Path:
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop, before Python 3.13
+        raise NotFoundError(f"{resource} is a link to nothing") from error
+    if not real.is_relative_to(root.resolve()):
+        raise UsageError(f"{resource} is a link that leads outside {resource.owner}, which is not allowed")
+    return path
+
+
+def _no_files(home: Home, resource: Resource) -> NotFoundError:
+    if resource.kind == UPLOADS:
+        have = versions(home, resource.name)
+        if have:
+            return NotFoundError(
+                f"{resource.owner} does not exist; {resource.name} has version {', '.join(map(str, have))}"
+            )
+        return NotFoundError(
+            f"{resource.owner} does not exist{_near(resource.name, _names(home.uploads))}",
+            fix="conjure ls uploads",
+        )
+    if home.run_folder(int(resource.name)).is_dir():
+        return NotFoundError(
+            f"{resource.owner} has no files: not yet, or they were removed",
+            fix=f"conjure info {resource.name}",
+        )
+    numbers = [int(name) for name in _names(home.runs) if _NUMBER.fullmatch(name)]
+    latest = f"the latest run is {max(numbers)}" if numbers else "there are no runs yet"
+    return NotFoundError(f"{resource.owner} does not exist; {latest}", fix="conjure ps")
+
+
+def _no_such_file(root: Path, resource: Resource) -> NotFoundError:
+    folder, missing = root, resource.parts[0]
+    for part in resource.parts:
+        missing = part
+        if not (folder / part).is_dir() or (folder / part).is_symlink():
+            break
+        folder /= part
+    return NotFoundError(
+        f"{resource} does not exist{_near(missing, _names(folder))}", fix=f"conjure ls {resource.owner}"
+    )
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,172 @@
+"""Folder trees: walking, copying and removing them without ever following a link.
+
+Main entries: `walk`, `copy_tree`, `remove_tree`. Invariant: nothing outside the given folders is read or
+written, whatever links lie in them.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_FICLONE = 0x40049409  # from linux/fs.h: let two files share their blocks until one is written to
+_CHUNK_BYTES = 1 << 30
+_NO_RANGE_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+
+@dataclass(slots=True)
+class Copied:
+    """What a copy did.
+
+    Attributes:
+        files: How many files and links were made.
+        size_bytes: Bytes of the files.
+        skipped: What was left out and why, one phrase each.
+    """
+
+    files: int = 0
+    size_bytes: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+def walk(
+    root: Path, *, enter: Callable[[str, os.DirEntry[str]], bool] | None = None
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Every entry below `root` with its name relative to it: a folder, then what is in it, in order of name.
+
+    Args:
+        root: The folder to start from.
+        enter: Asked for each folder whether to look into it; a refused one is not given out either.
+    """
+    yield from _walk(str(root), "", enter)
+
+
+def _walk(
+    folder: str, prefix: str, enter: Callable[[str, os.DirEntry[str]], bool] | None
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        name = prefix + entry.name
+        if not entry.is_dir(follow_symlinks=False):
+            yield name, entry
+        elif enter is None or enter(name, entry):
+            yield name, entry
+            yield from _walk(entry.path, f"{name}/", enter)
+
+
+def clone_file(source: Path, destination: Path, *, mode: int) -> int:
+    """Copy one regular file to a new name, sharing its blocks where the filesystem can; its size in bytes.
+
+    The modification time goes along, the mode is `mode`.
+
+    Raises:
+        OSError: `source` is a link, `destination` exists, the disk is full …; `destination` is then removed.
+    """
+    reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            facts = os.fstat(reader)
+            _copy_content(reader, writer)
+            os.fchmod(writer, mode)
+            os.utime(writer, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+            return os.fstat(writer).st_size
+        except BaseException:
+            destination.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+
+
+def _copy_content(reader: int, writer: int) -> None:
+    with suppress(OSError):
+        fcntl.ioctl(writer, _FICLONE, reader)
+        return
+    try:
+        while os.copy_file_range(reader, writer, _CHUNK_BYTES):
+            pass
+    except (OSError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_RANGE_COPY:
+            raise
+        with os.fdopen(os.dup(reader), "rb") as source, os.fdopen(os.dup(writer), "wb") as destination:
+            source.seek(destination.tell())
+            shutil.copyfileobj(source, destination, 1 << 20)
+
+
+def copy_entry(source: Path, destination: Path, *, boundary: Path) -> Copied:
+    """Make a private, writable copy of a file or folder; existing folders at the destination are added to.
+
+    Links that lead to somewhere inside `source` stay links. One that leads to a file elsewhere inside
+    `boundary` becomes a copy of it. Any other is left out and reported, and so are sockets and the like.
+
+    Raises:
+        OSError: A file exists already at the destination, the disk is full …
+    """
+    copied = Copied()
+    if not source.is_dir():
+        _copy_file(source, destination, copied)
+        return copied
+    destination.mkdir(parents=True, exist_ok=True)
+    real = source.resolve()
+    for name, entry in walk(source):
+        target = destination / name
+        if entry.is_symlink():
+            _copy_link(Path(entry.path), target, name, (real, boundary.resolve()), copied)
+        elif entry.is_dir(follow_symlinks=False):
+            target.mkdir(exist_ok=True)
+        elif entry.is_file(follow_symlinks=False):
+            _copy_file(Path(entry.path), target, copied)
+        else:
+            copied.skipped.append(f"{name} is neither file, folder nor link")
+    return copied
+
+
+def _copy_file(source: Path, destination: Path, copied: Copied) -> None:
+    mode = stat.S_IMODE(source.stat().st_mode) | stat.S_IRUSR | stat.S_IWUSR
+    copied.size_bytes += clone_file(source, destination, mode=mode & ~(stat.S_ISUID | stat.S_ISGID))
+    copied.files += 1
+
+
+def _copy_link(link: Path, destination: Path, name: str, roots: tuple[Path, Path], copied: Copied) -> None:
+    source, boundary = roots
+    try:
+        real = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+        copied.skipped.append(f"{name} is a link to nothing")
+        return
+    if real.is_relative_to(source):
+        place = source / name
+        destination.symlink_to(os.path.relpath(real, place.parent))
+        copied.files += 1
+    elif real.is_relative_to(boundary) and real.is_file():
+        _copy_file(real, destination, copied)
+    else:
+        copied.skipped.append(f"{name} is a link that leads outside")
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and everything in it, read-only folders too; nothing there is fine.
+
+    Raises:
+        OSError: Something in it cannot be removed.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        return
+
+    def open_up(_name: str, entry: os.DirEntry[str]) -> bool:
+        os.chmod(entry.path, stat.S_IRWXU)  # noqa: PTH101 - an entry's own path, not followed: it is a folder
+        return True
+
+    folder.chmod(stat.S_IRWXU)
+    for _ in walk(folder, enter=open_up):
+        pass
+    shutil.rmtree(folder)
