@@ -4,7 +4,7 @@ Main entries: `load`, `LanguageModel`. Everything is done by the modules around 
 a user's own code are checked. Invariant: methods leave the weights as they are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from torch import Tensor
 from conjure.errors import CheckpointError, ContextLengthError, ModelError, ShapeError
 from conjure.lm.checkpoint import has_tokenizer, load_model, save_checkpoint
 from conjure.lm.config import GPT2Config
+from conjure.lm.generate import GenerationRequest, Overflow, Sample, generate
 from conjure.lm.hardware import fast_dtype
 from conjure.lm.hub import Lookup, resolve_model
 from conjure.lm.model import GPT2
+from conjure.lm.sample import draw_seed
+from conjure.lm.score import Score, score
 from conjure.lm.tokenizer import Tokenizer
 
 
@@ -98,6 +101,66 @@ class LanguageModel:
         ids = self._checked(ids)
         with torch.no_grad():
             return self.model.head(self.model(ids)).float()
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] = "",
+        *,
+        max_new_tokens: int = 70,
+        num_samples: int = 1,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        on_overflow: Overflow = "slide",
+        **sampling: float,
+    ) -> list[Sample]:
+        """Write text that goes on from a prompt, or from several at once.
+
+        Args:
+            prompt: Encoded exactly; an empty one means the start of a document.
+            max_new_tokens: Tokens to write per sample.
+            num_samples: Samples per prompt.
+            seed: Equal seeds give equal samples, alone or in a batch; None draws one (see `Sample.seed`).
+            stop: A sample ends before the first occurrence of any of these texts.
+            on_overflow: When prompt and text outgrow the context: ``slide`` the window, or ``error``.
+            **sampling: ``temperature top_k top_p min_p repetition_penalty no_repeat_ngram``, as in
+                `conjure.lm.sample.SamplingSettings`.
+
+        Returns:
+            By prompt, then by index; each with ``text``, ``token_ids`` (without the prompt), ``logprobs`` and
+            ``finish_reason``.
+
+        Raises:
+            UsageError: A value is out of bounds; all faults are named at once.
+            ContextLengthError: A prompt does not fit and `on_overflow` is ``error``.
+            CheckpointError: The model has no tokenizer.
+        """
+        request = GenerationRequest(
+            prompts=[prompt] if isinstance(prompt, str) else prompt,
+            max_new_tokens=max_new_tokens,
+            num_samples=num_samples,
+            seed=seed if seed is not None else draw_seed(),
+            stop=[stop] if isinstance(stop, str) else stop,
+            on_overflow=on_overflow,
+            **sampling,  # pyright: ignore[reportArgumentType]
+        )
+        return generate(self.model, self.tokenizer, request)
+
+    def score(self, text: str, *, context: int | None = None, stride: int | None = None) -> Score:
+        """How likely the model finds a text, as a document of its own.
+
+        Args:
+            text: Encoded exactly as it is.
+            context: Tokens seen at once; None means all the model can.
+            stride: Tokens between one window's start and the next one's; None means half of `context`.
+
+        Returns:
+            ``token_ids``, ``token_logprobs`` (nats), ``total`` (their sum) and ``perplexity``.
+
+        Raises:
+            UsageError: `context` or `stride` is out of range.
+            CheckpointError: The model has no tokenizer.
+        """
+        return score(self.model, self.tokenizer, text, context=context, stride=stride)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that conjure, transformers, vLLM and llama.cpp's converter read.
