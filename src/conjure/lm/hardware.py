@@ -1,0 +1,98 @@
+"""What this machine is good at: its device, its fast number format, its memory.
+
+Main entries: `pick_device`, `fast_dtype`, `available_bytes`. Invariant: everything here only looks, except
+`keep_freed_memory`, which tunes this process's allocator.
+"""
+
+import ctypes
+import functools
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from conjure.errors import UsageError
+
+PRECISION_VARIABLE = "CONJURE_PRECISION"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# glibc's names for mallopt (malloc.h): give nothing below this size to mmap, and trim nothing above it.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_HEAP_BLOCK = 1 << 30
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """Feature names the processor reports; empty where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return frozenset(next(lines, "").partition(":")[2].split())
+
+
+def fast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """The number format for training on `device`.
+
+    Args:
+        device: Where the model is.
+        precision: ``float32`` or ``bfloat16`` take that; ``auto`` takes what ``CONJURE_PRECISION`` says, else
+            bfloat16 where the hardware multiplies it fast (AMX, AVX512-BF16, Arm BF16, GPUs since Ampere).
+
+    Raises:
+        UsageError: Another word than these.
+    """
+    chosen = os.environ.get(PRECISION_VARIABLE, "auto") if precision == "auto" else precision
+    if chosen == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    if chosen not in _DTYPES:
+        raise UsageError(f"precision is {chosen!r}; allowed are auto, {', '.join(_DTYPES)}")
+    return _DTYPES[chosen]
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(cpu_flags() & {"amx_bf16", "avx512_bf16", "bf16"})
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks, so that each step's temporaries are not page-faulted in anew.
+
+    Without it a training step of a 124M-parameter model spends a third of its time in the kernel, clearing
+    pages for tensors that the step before had just given back. Does nothing on other C libraries.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK)
+        libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_HEAP_BLOCK)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory this process may still take on `device`, control-group limits included."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    free = psutil.virtual_memory().available
+    group = _control_group_free_bytes()
+    return free if group is None else min(free, group)
+
+
+def _control_group_free_bytes() -> int | None:
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return int(Path(limit).read_text()) - int(Path(used).read_text())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return None
