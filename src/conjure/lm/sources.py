@@ -63,8 +63,10 @@ def find_sources(names: Sequence[str], *, column: str | None = None) -> list[Sou
     """
     if not names:
         raise UsageError("no data was named", fix="name a file, a folder, or - for standard input")
-    found = {source.path.resolve(): source for source in reversed(_collect(_files_of, names))}
-    files = list(reversed(found.values()))
+    found: dict[Path, Source] = {}
+    for source in _collect(_files_of, names):
+        found.setdefault(source.path.resolve(), source)
+    files = list(found.values())
     if column is not None and not any(file.is_table for file in files):
         raise UsageError(
             f"column {column!r} needs a table ({_endings(TABLE_KINDS)}); {files[0].name} is text"
