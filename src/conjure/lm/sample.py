@@ -134,12 +134,30 @@ def choose(
     Returns:
         Token ids, int64, (R,).
     """
+    logits = without_repetition(logits, history, settings)
+    if settings.temperature == 0:
+        return logits.argmax(1)  # the first of equal ones
+    ids, scores = candidates(logits, settings)
+    winners = (scores + gumbel_noise(streams, steps, ids)).argmax(1, keepdim=True)
+    return ids.gather(1, winners).squeeze(1)
+
+
+def without_repetition(logits: Tensor, history: Tensor, settings: SamplingSettings) -> Tensor:
+    """Logits (R, V) after the settings that look at what a row says already."""
     if settings.repetition_penalty != 1.0:
         logits = penalise_repetition(logits, history, settings.repetition_penalty)
     if settings.no_repeat_ngram:
         logits = ban_repeated_ngrams(logits, history, settings.no_repeat_ngram)
-    if settings.temperature == 0:
-        return logits.argmax(1)  # the first of equal ones
+    return logits
+
+
+def candidates(logits: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
+    """The tokens that may be chosen, for a temperature above 0.
+
+    Returns:
+        Ids, int64, ascending, and scores, float64, both (R, K): log-probabilities but for a constant in each
+        row; -inf may not be chosen.
+    """
     ids = largest(logits, settings.top_k if settings.top_k > 0 else logits.shape[1])  # (R, K)
     scores = logits.gather(1, ids).double()
     # Relative to the best first, so that no temperature, however small, overflows.
@@ -148,8 +166,7 @@ def choose(
         scores = keep_nucleus(scores, settings.top_p)
     if settings.min_p > 0.0:
         scores = scores.masked_fill(scores < math.log(settings.min_p), -math.inf)
-    winners = (scores + gumbel_noise(streams, steps, ids)).argmax(1, keepdim=True)
-    return ids.gather(1, winners).squeeze(1)
+    return ids, scores
 
 
 def penalise_repetition(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
