@@ -46,8 +46,14 @@ class TreeFiles:
         return sum(self.sizes.values())
 
 
-def list_tree(source: Git, commit: str, find_submodule: SubmoduleFinder) -> TreeFiles:
+def list_tree(source: Git, commit: str, find_submodule: SubmoduleFinder, prefix: bytes = b"") -> TreeFiles:
     """The files of a commit, and of the submodules it names.
+
+    Args:
+        source: The repository that has the commit.
+        commit: Anything it can resolve.
+        find_submodule: Gives the repository of a submodule.
+        prefix: Where the commit's files belong in the whole; for a submodule its name and a slash.
 
     Raises:
         GitError: The repository is damaged.
@@ -59,31 +65,31 @@ def list_tree(source: Git, commit: str, find_submodule: SubmoduleFinder) -> Tree
         facts, name = line.split(b"\t", 1)
         _, kind, identity, size = facts.split()
         if kind == b"commit":
-            _add_submodule(files, name, identity.decode(), find_submodule)
+            _add_submodule(files, name, identity.decode(), find_submodule, prefix)
             continue
         files.objects.add(identity)
         if kind == b"blob":
             blobs[name] = identity
             files.sizes[name] = int(size)
-    _warn_of_lfs_pointers(files, blobs)
+    _warn_of_lfs_pointers(files, blobs, prefix)
     return files
 
 
-def _add_submodule(files: TreeFiles, name: bytes, commit: str, find_submodule: SubmoduleFinder) -> None:
-    source = find_submodule(name, commit)
+def _add_submodule(
+    files: TreeFiles, name: bytes, commit: str, find_submodule: SubmoduleFinder, prefix: bytes
+) -> None:
+    source = find_submodule(prefix + name, commit)
     if source is None:
-        files.warnings.append(
-            f"submodule {os.fsdecode(name)} is not to be had at {commit[:12]} and stays empty"
-        )
+        where = f"{os.fsdecode(prefix + name)} at {commit[:12]}"
+        files.warnings.append(f"submodule {where} is not to be had and stays empty")
         return
-    # Inside a submodule, names are relative to it.
-    inner = list_tree(source, commit, lambda below, wanted: find_submodule(name + b"/" + below, wanted))
+    inner = list_tree(source, commit, find_submodule, prefix + name + b"/")
     files.submodules[name] = inner
     files.sizes |= {name + b"/" + below: size for below, size in inner.sizes.items()}
     files.warnings += inner.warnings
 
 
-def _warn_of_lfs_pointers(files: TreeFiles, blobs: Mapping[bytes, bytes]) -> None:
+def _warn_of_lfs_pointers(files: TreeFiles, blobs: Mapping[bytes, bytes], prefix: bytes) -> None:
     attributes = [
         identity for name, identity in blobs.items() if posixpath.basename(name) == b".gitattributes"
     ]
@@ -91,7 +97,9 @@ def _warn_of_lfs_pointers(files: TreeFiles, blobs: Mapping[bytes, bytes]) -> Non
         return
     small = [name for name in blobs if may_be_lfs_pointer(files.sizes[name])]
     contents = _read_blobs(files.source, [blobs[name] for name in small])
-    pointers = [name for name, content in zip(small, contents, strict=True) if is_lfs_pointer(content)]
+    pointers = [
+        prefix + name for name, content in zip(small, contents, strict=True) if is_lfs_pointer(content)
+    ]
     if pointers:
         files.warnings.append(lfs_warning(pointers))
 
@@ -135,7 +143,8 @@ def _copy_objects(store: Git, source: Git, objects: Iterable[bytes]) -> None:
 
 def _graft(store: Path, tree: str, inner: Mapping[bytes, str]) -> str:
     with tempfile.TemporaryDirectory(dir=store, prefix=".graft-") as temporary:
-        git = own_git(store, index=Path(temporary) / "index")
+        folder = Path(temporary)  # update-index wants a work tree, though it looks at nothing in it
+        git = own_git(store, work_tree=folder, index=folder / "index")
         git("read-tree", tree)
         git("update-index", "-z", "--force-remove", "--stdin", stdin=b"\0".join(inner))
         for name, subtree in inner.items():

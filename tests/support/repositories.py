@@ -1,0 +1,59 @@
+"""Git repositories for tests, made without the machine's own git settings."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+_VARIABLES = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_AUTHOR_NAME": "t",
+    "GIT_AUTHOR_EMAIL": "t@localhost",
+    "GIT_COMMITTER_NAME": "t",
+    "GIT_COMMITTER_EMAIL": "t@localhost",
+}
+
+
+def run_git(folder: Path, *arguments: str) -> str:
+    """Run git in `folder` and return what it printed."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), "-c", "protocol.file.allow=always", *arguments]
+    return subprocess.run(
+        command, env=variables | _VARIABLES, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write files below `folder`, making folders as needed."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_files(folder: Path) -> dict[str, str]:
+    """Every file below `folder` with its content; links as ``-> target``."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        elif path.is_file():
+            found[name] = path.read_bytes().decode(errors="backslashreplace")
+    return found
+
+
+def make_repository(folder: Path, files: Mapping[str, str | bytes]) -> str:
+    """Make a repository with one commit of `files`; the commit's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run_git(folder, "init", "-q", "-b", "main", "--template=")
+    write_files(folder, files)
+    return commit_all(folder)
+
+
+def commit_all(folder: Path, message: str = "files") -> str:
+    """Commit everything in `folder`; the commit's name."""
+    run_git(folder, "add", "-A")
+    run_git(folder, "commit", "-q", "--allow-empty", "-m", message)
+    return run_git(folder, "rev-parse", "HEAD")
