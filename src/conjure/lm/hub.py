@@ -7,23 +7,24 @@ one revision is meant. Invariant: a model that is already on this machine is fou
 
 import difflib
 import errno
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
-from conjure.lm.checkpoint import (
+from conjure.lm.config import GPT2Config
+from conjure.lm.model_folder import (
     CONFIG_FILE,
     INDEX_FILE,
     PICKLE_FILES,
     WEIGHTS_FILE,
     has_tokenizer,
+    read_index,
     read_json_object,
 )
-from conjure.lm.config import GPT2Config
 
 Lookup = Callable[[str], Path | None]
 """Tells the folder a name means, or None for a name that is not its own; may raise `NotFoundError`."""
@@ -82,12 +83,13 @@ class ModelSource:
         return f"{self.name} ({self.kind})"
 
 
-def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = ()) -> ModelSource:
-    """Find the checkpoint folder a name means; a hub model that is not cached is downloaded.
+def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = (), fetch: bool = True) -> ModelSource:
+    """Find the checkpoint folder a name means.
 
     Args:
         name: What the user wrote.
         lookups: Asked first, in turn.
+        fetch: Download a hub model that is not cached; False only looks at this machine.
 
     Raises:
         UsageError: The name cannot be one.
@@ -103,13 +105,34 @@ def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = ()) -> ModelS
             return ModelSource(text, found, "resource")
     if text == EMBEDDED_MODEL:
         return ModelSource(text, _embedded_folder(text), "embedded")
-    return _local(text) or _from_hub(text)
+    return _local(text) or _from_hub(text, fetch=fetch)
 
 
-def embedded_models() -> list[str]:
-    """Names of the models this installation carries."""
-    folder = _embedded_root()
-    return sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+def models_here() -> list[ModelSource]:
+    """Every model found on this machine by name alone: the embedded ones, then Hugging Face's cache."""
+    embedded = [
+        ModelSource(path.parent.name, path.parent, "embedded")
+        for path in sorted(_embedded_root().glob(f"*/{CONFIG_FILE}"))
+    ]
+    return embedded + sorted(_cached_models(), key=lambda source: source.name)
+
+
+def _cached_models() -> Iterator[ModelSource]:
+    """GPT-2 models in Hugging Face's cache, each by its newest revision, whether or not it can be loaded."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return
+    for repository in repositories:
+        revisions = sorted(repository.revisions, key=lambda revision: revision.last_modified)
+        if repository.repo_type != "model" or not revisions:
+            continue
+        folder = Path(revisions[-1].snapshot_path)
+        with suppress(CheckpointError):
+            if read_json_object(folder / CONFIG_FILE).get("model_type") == "gpt2":
+                yield ModelSource(repository.repo_id, folder, "hub", revisions[-1].commit_hash)
 
 
 def _embedded_root() -> Path:
@@ -145,14 +168,19 @@ def _holds_model(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, *PICKLE_FILES))
 
 
-def _from_hub(name: str) -> ModelSource:
+def _from_hub(name: str, *, fetch: bool) -> ModelSource:
     repository, revision = _parse_hub_name(name)
     candidates = [repository, *([_MOVED[repository]] if repository in _MOVED else [])]
     cached = next(filter(None, (_cached(each, revision) for each in candidates)), None)
     # A branch or tag that was named on purpose may have moved on, so it is looked up.
     settled = not revision or _COMMIT.fullmatch(revision)
-    if cached is not None and settled and has_tokenizer(cached):
+    if cached is not None and (not fetch or (settled and has_tokenizer(cached))):
         return ModelSource(name, cached, "hub", cached.name)
+    if not fetch:
+        raise NotFoundError(
+            f"model {name!r} is not on this machine",
+            fix=_suggestion(name) or f"conjure generate --model {name} fetches it; see `conjure models`",
+        )
     try:
         folder = _download(repository, revision)
     except _Unreachable as error:
@@ -196,10 +224,9 @@ def _has_all_weights(folder: Path) -> bool:
     if (folder / WEIGHTS_FILE).exists():
         return True
     try:
-        places = set(json.loads((folder / INDEX_FILE).read_bytes())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return all((folder / place).exists() for place in read_index(folder / INDEX_FILE).values())
+    except CheckpointError:
         return False
-    return all((folder / str(place)).exists() for place in places)
 
 
 class _Unreachable(Exception):  # noqa: N818  # a state of the network, told onward as an error

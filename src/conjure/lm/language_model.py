@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from conjure.errors import CheckpointError, ContextLengthError, ModelError, ShapeError
-from conjure.lm.checkpoint import has_tokenizer, load_model, save_checkpoint
+from conjure.lm.checkpoint import load_model, save_checkpoint
 from conjure.lm.config import GPT2Config
 from conjure.lm.generate import GenerationRequest, Overflow, Sample, generate
 from conjure.lm.hardware import fast_dtype
 from conjure.lm.hub import Lookup, resolve_model
 from conjure.lm.model import GPT2
+from conjure.lm.model_folder import has_tokenizer
 from conjure.lm.sample import draw_seed
 from conjure.lm.score import Score, score
 from conjure.lm.tokenizer import Tokenizer

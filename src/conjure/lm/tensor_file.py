@@ -17,101 +17,88 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from conjure.errors import CheckpointError
+
+if TYPE_CHECKING:  # looking at a file does not pay for torch, reading it does
+    import torch
+    from torch import Tensor
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _PIECE_BYTES = 1 << 25  # 32 MiB: how much of the file is in memory beside the copy
 
+# The format's name of a dtype -> torch's, and bytes per number.
 _DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where one tensor lies in its file.
+    """One tensor in an open file.
 
     Attributes:
         name: As the file spells it.
-        dtype: Of the stored numbers.
+        dtype: torch's name of the stored number format, such as ``bfloat16``.
         shape: Of the stored tensor.
         start: First byte, counted from the start of the file.
         stop: The byte after its last.
+        content: The file's bytes.
     """
 
     name: str
-    dtype: torch.dtype
+    dtype: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    content: mmap.mmap
 
+    @property
+    def is_floating_point(self) -> bool:
+        """Whether its numbers can be weights."""
+        return "float" in self.dtype
 
-class TensorFile:
-    """An open safetensors file.
-
-    Attributes:
-        path: Its path.
-        tensors: What it holds, by name.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                self.tensors = _read_header(path, file)
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bytes.close()
-
-    def read(self, name: str, dtype: torch.dtype, *, transpose: bool = False) -> Tensor:
-        """A copy of one tensor, contiguous.
+    def read(self, dtype: "torch.dtype", *, transpose: bool = False) -> "Tensor":
+        """A copy, contiguous; not for a scalar or an empty tensor.
 
         Args:
-            name: One of `tensors`, not a scalar and not empty.
             dtype: Of the copy.
             transpose: Swap the two dimensions of a matrix.
         """
-        stored = self.tensors[name]
-        copy = torch.empty(stored.shape[::-1] if transpose else stored.shape, dtype=dtype)
+        import torch
+
+        stored = getattr(torch, self.dtype)
+        copy = torch.empty(self.shape[::-1] if transpose else self.shape, dtype=dtype)
         target = copy.t() if transpose else copy
-        row_bytes = (stored.stop - stored.start) // len(target)
+        row_bytes = (self.stop - self.start) // len(target)
         step = max(1, _PIECE_BYTES // row_bytes)
         for row in range(0, len(target), step):
             rows = target[row : row + step]
-            start = stored.start + row * row_bytes
-            rows.copy_(self._view(stored.dtype, start, rows.numel()).view(rows.shape))
+            start = self.start + row * row_bytes
+            piece = torch.frombuffer(self.content, dtype=stored, count=rows.numel(), offset=start)
+            rows.copy_(piece.view(rows.shape))
             self._forget(start, start + len(rows) * row_bytes)
         return copy
 
-    def bytes_of(self, tensor: StoredTensor) -> Iterator[bytes]:
-        """A tensor's bytes in pieces."""
-        for start in range(tensor.start, tensor.stop, _PIECE_BYTES):
-            yield self._bytes[start : min(start + _PIECE_BYTES, tensor.stop)]
+    def same_as(self, other: "StoredTensor") -> bool:
+        """Whether two tensors are equal in dtype, shape and every byte."""
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        return all(one == another for one, another in zip(self._pieces(), other._pieces(), strict=True))
 
-    def _view(self, dtype: torch.dtype, start: int, count: int) -> Tensor:
-        return torch.frombuffer(self._bytes, dtype=dtype, count=count, offset=start)
+    def _pieces(self) -> Iterator[bytes]:
+        for start in range(self.start, self.stop, _PIECE_BYTES):
+            yield self.content[start : min(start + _PIECE_BYTES, self.stop)]
 
     def _forget(self, start: int, stop: int) -> None:
         """Give back the whole pages of a range; reading them again would fetch them again."""
@@ -120,19 +107,81 @@ class TensorFile:
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         length = stop // mmap.PAGESIZE * mmap.PAGESIZE - first
         if length > 0:
-            self._bytes.madvise(mmap.MADV_DONTNEED, first, length)
+            self.content.madvise(mmap.MADV_DONTNEED, first, length)
 
 
-def same_bytes(file: TensorFile, tensor: StoredTensor, other_file: TensorFile, other: StoredTensor) -> bool:
-    """Whether two stored tensors are equal in dtype, shape and every byte."""
-    if (tensor.dtype, tensor.shape) != (other.dtype, other.shape):
-        return False
-    pieces = zip(file.bytes_of(tensor), other_file.bytes_of(other), strict=True)
-    return all(one == another for one, another in pieces)
+class TensorFile:
+    """An open safetensors file.
+
+    Attributes:
+        path: Its path.
+        tensors: What it holds, by name; usable until the file is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                header, base, size = _read_header(path, file)
+                self._content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        try:
+            self.tensors = {name: self._stored_tensor(name, entry, base) for name, entry in header.items()}
+            self._check_layout(base, size)
+        except CheckpointError:
+            self._content.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._content.close()
+
+    def _stored_tensor(self, name: str, entry: Any, base: int) -> StoredTensor:
+        wrong = CheckpointError(f"{self.path} is damaged: its header describes tensor {name} wrongly")
+        try:
+            shape, (start, stop), code = tuple(entry["shape"]), entry["data_offsets"], str(entry["dtype"])
+        except (KeyError, TypeError, ValueError):
+            raise wrong from None
+        if not all(_is_size(value) for value in (*shape, start, stop)):
+            raise wrong
+        if code not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            raise CheckpointError(f"tensor {name} in {self.path} is of type {code!r}; conjure reads {known}")
+        dtype, itemsize = _DTYPES[code]
+        if math.prod(shape) * itemsize != stop - start:
+            raise CheckpointError(
+                f"{self.path} is damaged: tensor {name} of shape {shape} cannot be {stop - start:,} bytes"
+            )
+        return StoredTensor(name, dtype, shape, base + start, base + stop, self._content)
+
+    def _check_layout(self, base: int, size: int) -> None:
+        """The tensors fill the file from the header to its end, without gaps or overlaps."""
+        position = base
+        for tensor in sorted(self.tensors.values(), key=lambda tensor: (tensor.start, tensor.stop)):
+            if tensor.start != position:
+                raise CheckpointError(
+                    f"{self.path} is damaged: tensor {tensor.name} is not where it should be"
+                )
+            if tensor.stop > size:
+                raise CheckpointError(
+                    f"{self.path} is cut short: tensor {tensor.name} needs the file to be {tensor.stop:,}"
+                    f" bytes long, and it is {size:,}",
+                    fix="copy or download the model again",
+                )
+            position = tensor.stop
+        if position != size:
+            raise CheckpointError(
+                f"{self.path} is damaged: {size - position:,} bytes at its end belong to no tensor"
+            )
 
 
-def _read_header(path: Path, file: BinaryIO) -> dict[str, StoredTensor]:
-    """The header's tensors, every claim checked against the file's size."""
+def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int, int]:
+    """The header's entries, where the bytes they speak of begin, and the file's size."""
     size = os.fstat(file.fileno()).st_size
     if size < 8:
         raise CheckpointError(f"{path} is damaged: {size} bytes is too short for a safetensors file")
@@ -148,46 +197,7 @@ def _read_header(path: Path, file: BinaryIO) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is damaged: its header is not a JSON object")
     header.pop("__metadata__", None)
-    base = 8 + length
-    tensors = {name: _stored_tensor(path, name, entry, base) for name, entry in header.items()}
-    _check_layout(path, tensors, base, size)
-    return tensors
-
-
-def _stored_tensor(path: Path, name: str, entry: Any, base: int) -> StoredTensor:
-    try:
-        shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-        dtype = str(entry["dtype"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: its header describes tensor {name} wrongly") from error
-    if not all(_is_size(value) for value in (*shape, start, stop)):
-        raise CheckpointError(f"{path} is damaged: its header describes tensor {name} wrongly")
-    if dtype not in _DTYPES:
-        raise CheckpointError(
-            f"tensor {name} in {path} is of type {dtype!r}; conjure reads {', '.join(_DTYPES)}"
-        )
-    if math.prod(shape) * _DTYPES[dtype].itemsize != stop - start:
-        raise CheckpointError(
-            f"{path} is damaged: tensor {name} of shape {shape} cannot be {stop - start:,} bytes"
-        )
-    return StoredTensor(name, _DTYPES[dtype], shape, base + start, base + stop)
-
-
-def _check_layout(path: Path, tensors: dict[str, StoredTensor], base: int, size: int) -> None:
-    """The tensors fill the file from the header to its end, without gaps or overlaps."""
-    position = base
-    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.stop)):
-        if tensor.start != position:
-            raise CheckpointError(f"{path} is damaged: tensor {tensor.name} is not where it should be")
-        if tensor.stop > size:
-            raise CheckpointError(
-                f"{path} is cut short: tensor {tensor.name} needs the file to be {tensor.stop:,} bytes"
-                f" long, and it is {size:,}",
-                fix="copy or download the model again",
-            )
-        position = tensor.stop
-    if position != size:
-        raise CheckpointError(f"{path} is damaged: {size - position:,} bytes at its end belong to no tensor")
+    return header, 8 + length, size
 
 
 def _is_size(value: object) -> bool:

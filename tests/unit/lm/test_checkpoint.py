@@ -11,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError, ConflictError, ConjureError, NotFoundError
-from conjure.lm.checkpoint import load_checkpoint, load_model, read_config, save_checkpoint
+from conjure.lm.checkpoint import load_checkpoint, load_model, save_checkpoint
 from conjure.lm.model import GPT2
+from conjure.lm.model_folder import read_config
 from support.models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError
 from conjure.lm import tensor_file
-from conjure.lm.tensor_file import TensorFile, same_bytes
+from conjure.lm.tensor_file import TensorFile
 
 TENSORS = {"b": torch.arange(12, dtype=torch.float32).view(3, 4), "a": torch.ones(5), "c": torch.zeros(2, 2)}
 
@@ -38,11 +38,11 @@ class TestReading:
         with TensorFile(path) as file:
             assert set(file.tensors) == set(TENSORS)
             for name, tensor in TENSORS.items():
-                assert torch.equal(file.read(name, torch.float32), tensor)
+                assert torch.equal(file.tensors[name].read(torch.float32), tensor)
 
     def test_transposed_and_converted_copies_are_contiguous(self, path: Path) -> None:
         with TensorFile(path) as file:
-            copy = file.read("b", torch.bfloat16, transpose=True)
+            copy = file.tensors["b"].read(torch.bfloat16, transpose=True)
         assert copy.is_contiguous()
         assert torch.equal(copy, TENSORS["b"].t().to(torch.bfloat16))
 
@@ -52,18 +52,18 @@ class TestReading:
         save_file({"w": tensor, "v": tensor.clone()}, tmp_path / "big.safetensors")
         monkeypatch.setattr(tensor_file, "_PIECE_BYTES", 5000)
         with TensorFile(tmp_path / "big.safetensors") as file:
-            copy = file.read("w", torch.float32, transpose=transpose)
-            assert same_bytes(file, file.tensors["w"], file, file.tensors["v"])
+            copy = file.tensors["w"].read(torch.float32, transpose=transpose)
+            assert file.tensors["w"].same_as(file.tensors["v"])
         assert torch.equal(copy, tensor.t() if transpose else tensor)
 
     def test_a_copy_outlives_changes_to_the_file(self, path: Path) -> None:
         with TensorFile(path) as file:
-            copy = file.read("b", torch.float32)
+            copy = file.tensors["b"].read(torch.float32)
         with path.open("r+b") as stream:
             stream.truncate(0)
         assert torch.equal(copy, TENSORS["b"])
 
-    def test_same_bytes_tells_values_shapes_and_types_apart(self, tmp_path: Path) -> None:
+    def test_sameness_tells_values_shapes_and_types_apart(self, tmp_path: Path) -> None:
         save_file(
             {
                 "one": torch.ones(4, 2),
@@ -76,7 +76,7 @@ class TestReading:
         )
         with TensorFile(tmp_path / "x.safetensors") as file:
             tensors = file.tensors
-            equal = {n for n in tensors if same_bytes(file, tensors["one"], file, tensors[n])}
+            equal = {name for name in tensors if tensors["one"].same_as(tensors[name])}
         assert equal == {"one", "same"}
 
 

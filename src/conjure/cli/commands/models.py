@@ -1,0 +1,135 @@
+"""`conjure models`: what models there are, one model's facts, and weights from one format to the other.
+
+Main entry: `command`. Invariant: nothing here downloads or loads a model.
+"""
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from conjure.lm.catalogue import ModelDescription
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("models", invoke_without_command=True)
+@as_json_option
+@click.pass_context
+def command(ctx: click.Context, *, as_json: bool) -> None:
+    """List the models on this machine; see one's facts; convert weights.
+
+    Any GPT-2 model on Hugging Face can be named as well (gpt2, gpt2-medium, distilgpt2, …): it is fetched
+    when it is first used.
+    """
+    if ctx.invoked_subcommand is None:
+        _list(as_json=as_json)
+
+
+@command.command("list")
+@as_json_option
+def list_models(*, as_json: bool) -> None:
+    """List the models on this machine (what `conjure models` alone does)."""
+    _list(as_json=as_json)
+
+
+@command.command()
+@click.argument("name")
+@as_json_option
+def info(name: str, *, as_json: bool) -> None:
+    """Show what is known of the model NAME, a name or a folder."""
+    from conjure.lm.catalogue import describe
+    from conjure.lm.hub import resolve_model
+
+    model = describe(resolve_model(name, fetch=False))
+    if as_json:
+        click.echo(json.dumps(model.to_dict(), indent=2))
+        return
+    facts = dict(_facts(model))
+    width = max(map(len, facts))
+    for label, value in facts.items():
+        click.echo(f"{label:<{width}}  {value}")
+
+
+@command.command()
+@click.argument("folder")
+@click.option("-o", "--output", metavar="DIR", help="A new folder for the result; else FOLDER itself.")
+@click.option(
+    "--to",
+    type=click.Choice(["safetensors", "pytorch"]),
+    default="safetensors",
+    show_default=True,
+    help="pytorch writes pytorch_model.bin, for tools that know nothing else.",
+)
+def convert(folder: str, output: str | None, to: str) -> None:
+    """Write the weights in FOLDER in the other format.
+
+    conjure never reads pytorch_model.bin, because a pickle can run code when it is read. This command reads
+    one with an unpickler that makes tensors and nothing else, checks the model, and writes model.safetensors.
+    """
+    from conjure.lm.convert import convert as convert_weights
+
+    click.echo(convert_weights(folder, output, to=to))
+
+
+def _list(*, as_json: bool) -> None:
+    from conjure.lm.catalogue import describe
+    from conjure.lm.hub import models_here
+
+    models = [describe(source) for source in models_here()]
+    if as_json:
+        click.echo(json.dumps([model.to_dict() for model in models], indent=2))
+        return
+    rows = [("NAME", "PARAMETERS", "SIZE", "FORMAT", "FROM"), *map(_row, models)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo("Models on Hugging Face are fetched when first used, as in --model gpt2.", err=True)
+
+
+def _row(model: "ModelDescription") -> tuple[str, str, str, str, str]:
+    return (
+        model.source.name,
+        _parameters(model),
+        _megabytes(model.size_bytes),
+        model.dtype or "-",
+        _origin(model) + (" (cannot be loaded: see `conjure models info`)" if model.problem else ""),
+    )
+
+
+def _facts(model: "ModelDescription") -> list[tuple[str, str]]:
+    facts = [
+        ("name", model.source.name),
+        ("from", _origin(model)),
+        ("folder", str(model.source.folder)),
+        ("size", _megabytes(model.size_bytes)),
+    ]
+    if model.config is not None:
+        config = model.config
+        facts += [
+            ("parameters", f"{config.parameter_count:,}"),
+            ("context length", f"{config.context_length:,} tokens"),
+            ("vocabulary", f"{config.vocab_size:,} tokens"),
+            ("shape", f"{config.n_layer} layers, {config.n_embd} channels, {config.n_head} heads"),
+        ]
+    facts += [
+        ("number format", model.dtype or "unknown"),
+        ("tokenizer", "yes" if model.has_tokenizer else "no"),
+    ]
+    facts += [(f"training {key}", json.dumps(value)) for key, value in (model.training or {}).items()]
+    return [*facts, ("problem", model.problem)] if model.problem else facts
+
+
+def _origin(model: "ModelDescription") -> str:
+    words = {"embedded": "comes with conjure", "folder": "a folder", "resource": "a resource"}
+    revision = (model.source.revision or "")[:8]
+    return words.get(model.source.kind, f"Hugging Face, revision {revision}")
+
+
+def _parameters(model: "ModelDescription") -> str:
+    return f"{model.config.parameter_count / 1e6:,.1f}M" if model.config is not None else "-"
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB"
