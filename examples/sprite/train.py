@@ -10,21 +10,23 @@ command is given again. Then publish.py turns WORK_FOLDER into the folder that i
 import argparse
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from conjure.lm.config import GPT2Config
+from conjure.lm.data import tokenise
 from conjure.lm.hardware import fast_dtype, keep_freed_memory, pick_device
+from conjure.lm.holdout import hold_out
 from conjure.lm.model import GPT2
+from conjure.lm.packing import Blocks
+from conjure.lm.readers import RecordSet, read_records
 from conjure.lm.tokenizer import Tokenizer
 from conjure.lm.train import (
-    Batch,
     Evaluated,
     Progress,
     SavePoint,
@@ -50,35 +52,6 @@ CONFIG = GPT2Config(
     bos_token_id=VOCABULARY - 1,
     eos_token_id=VOCABULARY - 1,
 )
-
-
-def chapters(folder: Path) -> Iterable[str]:
-    """Every chapter, story or entry of every text: what stands between blank lines."""
-    for path in sorted(folder.glob("*.txt")):
-        if path.name not in LEFT_OUT:
-            yield from (part.strip("\n") for part in path.read_text("utf-8").split("\n\n") if part.strip())
-
-
-class PackedChapters:
-    """Chapters end to end, an end-of-text after each, cut into blocks that overlap by one token."""
-
-    def __init__(self, tokens: np.ndarray, length: int) -> None:
-        self.tokens, self.length = tokens, length
-
-    def __len__(self) -> int:
-        return (len(self.tokens) - 1) // self.length
-
-    def batch(self, rows: Sequence[int]) -> Batch:
-        starts = np.asarray(rows)[:, None] * self.length + np.arange(self.length + 1)
-        blocks = torch.from_numpy(self.tokens[starts].astype(np.int64))
-        return Batch(blocks[:, :-1], blocks[:, 1:])
-
-
-def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
-    ids: list[int] = []
-    for encoded in tokenizer.encode_batch(list(texts)):
-        ids += [*encoded, tokenizer.end_of_text_id]
-    return np.array(ids, np.uint16)
 
 
 def muon_and_adamw(masters: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
@@ -107,17 +80,21 @@ class Clock:
         return max(1e-3, min(progress / 0.02, (1.0 - progress) / 0.98))
 
 
-def prepare(texts: Path, work: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Train the tokenizer and encode everything, once."""
-    if not (work / "tokens.npy").exists():
-        folder = work / "tokenizer"
-        folder.mkdir(parents=True, exist_ok=True)
-        training = list(chapters(texts))
-        tokenizer = Tokenizer.train(training, VOCABULARY)
-        tokenizer.save(folder, context_length=CONFIG.context_length)
-        np.save(work / "held_out.npy", encode(tokenizer, [(texts / "heldout.txt").read_text("utf-8")]))
-        np.save(work / "tokens.npy", encode(tokenizer, training))
-    return np.load(work / "tokens.npy"), np.load(work / "held_out.npy")
+def prepare(texts: Path, work: Path) -> tuple[Tokenizer, RecordSet]:
+    """The chapters to train on, and the tokenizer that is trained on them, once."""
+    chosen = [path for path in sorted(texts.glob("*.txt")) if path.name not in LEFT_OUT]
+    chapters = read_records(chosen, split="paragraphs")  # blank lines stand between chapters
+    folder = work / "tokenizer"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        Tokenizer.train(chapters, VOCABULARY).save(folder, context_length=CONFIG.context_length)
+    return Tokenizer.from_folder(folder), chapters
+
+
+def blocks(records: RecordSet, tokenizer: Tokenizer, work: Path) -> Blocks:
+    """All records end to end, an end-of-text after each, in blocks as long as the context."""
+    everything = hold_out(tokenise(records, tokenizer, cache=work / "tokens"), 0.0).train
+    return Blocks(everything, CONFIG.context_length)
 
 
 def save(work: Path, trainer: Trainer, clock: Clock) -> None:
@@ -148,19 +125,24 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=120.0)
     arguments = parser.parse_args()
     keep_freed_memory()
-    tokens, held_out = prepare(arguments.texts, arguments.work)
+    tokenizer, chapters = prepare(arguments.texts, arguments.work)
     device = pick_device()
-    model = GPT2(CONFIG).initialise(seed=1).to(device, fast_dtype(device))
-    length = CONFIG.context_length
     trainer = Trainer(
-        model,
-        PackedChapters(tokens, length),
-        # a slice is enough to watch; publish.py scores all of it
-        PackedChapters(held_out[: 64 * length + 1], length),
+        GPT2(CONFIG).initialise(seed=1).to(device),
+        blocks(chapters, tokenizer, arguments.work),
+        blocks(read_records([arguments.texts / "heldout.txt"]), tokenizer, arguments.work),
         TrainSettings(
-            epochs=1000, batch_size=12, micro_batch=12, patience=0, eval_every=500, save_every=500, seed=1
+            epochs=1000,
+            batch_size=12,
+            micro_batch=12,
+            patience=0,
+            eval_every=500,
+            eval_blocks=64,  # a slice is enough to watch; publish.py scores all of it
+            save_every=500,
+            seed=1,
         ),
         muon_and_adamw,
+        fast_dtype(device),
     )
     clock = Clock(arguments.minutes * 60, resume(arguments.work, trainer))
     trainer.schedule = clock

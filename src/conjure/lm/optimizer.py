@@ -36,14 +36,28 @@ def adamw(learning_rate: float, weight_decay: float) -> OptimizerBuilder:
 
 
 class MasterOptimizer:
-    """The optimizers of one training run, and the master weights they update."""
+    """The optimizers of one training run, and the master weights they update.
 
-    def __init__(self, model: nn.Module, build: OptimizerBuilder) -> None:
+    Making one rounds `model` itself to `dtype`; `full_precision` has what was rounded away.
+    """
+
+    def __init__(self, model: nn.Module, build: OptimizerBuilder, dtype: torch.dtype = torch.float32) -> None:
+        exact = {name: weight.detach() for name, weight in model.named_parameters()}
+        model.to(dtype)
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self.masters = {name: _master(weight) for name, weight in self._weights.items()}
+        rounded = dtype != torch.float32
+        self.masters = {
+            name: nn.Parameter(exact[name].float()) if rounded else weight
+            for name, weight in self._weights.items()
+        }
+        self._frozen = {name: weight for name, weight in exact.items() if name not in self.masters}
         self._optimizers = build(self.masters)
         for group in self._groups():
             group["peak_lr"] = group["lr"]
+
+    def full_precision(self) -> dict[str, Tensor]:
+        """Every weight of the model by name, trained or frozen, unrounded."""
+        return {**self._frozen, **{name: master.detach() for name, master in self.masters.items()}}
 
     def _groups(self) -> Iterable[dict]:
         return (group for optimizer in self._optimizers for group in optimizer.param_groups)
@@ -105,7 +119,3 @@ class MasterOptimizer:
             place = "cpu" if key == "step" else master.device
             self._optimizers[int(index)].state[master][key] = tensor.to(place, copy=True)
         self.publish()
-
-
-def _master(weight: nn.Parameter) -> nn.Parameter:
-    return weight if weight.dtype == torch.float32 else nn.Parameter(weight.detach().float())

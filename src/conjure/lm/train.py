@@ -9,45 +9,33 @@ repeats the losses of the unbroken one bit for bit on the same machine.
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from conjure.errors import TrainingError
-from conjure.lm.loss import IGNORE, linear_cross_entropy, token_logprobs
+from conjure.lm.loss import linear_cross_entropy, token_logprobs
 from conjure.lm.model import GPT2
 from conjure.lm.optimizer import MasterOptimizer, OptimizerBuilder
+from conjure.lm.packing import Batch
 from conjure.lm.schedule import Schedule, ScheduleKind
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Some blocks, ready for the model.
-
-    Attributes:
-        ids: Input token ids, int64, (B, T).
-        targets: The token that follows each input, int64, (B, T); `IGNORE` where there is none.
-        segments: Record number of each input, int64, (B, T), where attention must stay within a record;
-            None lets a token see all before it in its block.
-    """
-
-    ids: Tensor
-    targets: Tensor
-    segments: Tensor | None = None
-
-
 class BlockSource(Protocol):
-    """Blocks of tokens by number."""
+    """Blocks of tokens by number; `conjure.lm.packing.Blocks` is one."""
 
     def __len__(self) -> int:
         """How many blocks there are."""
         ...
 
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """The blocks of these numbers, in this order."""
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The blocks of these numbers, as rows."""
+        ...
+
+    def order(self, epoch: int, seed: int) -> list[int]:
+        """The order of the blocks in one epoch, which (seed, epoch) alone decides."""
         ...
 
 
@@ -56,20 +44,22 @@ class TrainSettings:
     """How to train.
 
     Attributes:
-        epochs: Passes over the training blocks.
+        epochs: Passes over the training blocks; a fraction ends within a pass.
         batch_size: Blocks per optimizer step.
         micro_batch: Blocks per forward pass; fewer than `batch_size` accumulate gradients, to the same end.
         schedule: Shape of the learning rate's way down.
         warmup_ratio: Share of all steps over which the learning rate rises.
         max_grad_norm: Gradients with a larger global 2-norm are scaled down to it; 0 leaves them alone.
         patience: Evaluations without a better held-out loss after which to stop; 0 never stops early.
-        eval_every: Optimizer steps between evaluations.
+        eval_every: Optimizer steps between evaluations; there is one before the first step too.
+        eval_blocks: Most held-out blocks an evaluation reads.
         save_every: Optimizer steps between save points; 0 asks for none.
+        mask_records: Keep attention within each record; else a token sees all before it in its block.
         seed: Of the block order and of dropout.
         max_steps: Most optimizer steps; None means as many as `epochs` takes.
     """
 
-    epochs: int = 3
+    epochs: float = 3
     batch_size: int = 8
     micro_batch: int = 8
     schedule: ScheduleKind = "cosine"
@@ -77,7 +67,9 @@ class TrainSettings:
     max_grad_norm: float = 1.0
     patience: int = 3
     eval_every: int = 100
+    eval_blocks: int = 256
     save_every: int = 0
+    mask_records: bool = False
     seed: int = 42
     max_steps: int | None = None
 
@@ -161,23 +153,33 @@ class TrainingState:
 
 
 class Trainer:
-    """One training run over one model."""
+    """One training run over one model.
+
+    Args of the constructor:
+        model: In float32, on the device to train on; it is rounded to `dtype`.
+        blocks: What to learn from.
+        held_out: What to measure on; None leaves evaluations out.
+        settings: How to train.
+        optimizer: Makes the optimizers.
+        dtype: Number format of forward and backward passes; masters and optimizer stay float32.
+    """
 
     def __init__(
         self,
         model: GPT2,
         blocks: BlockSource,
-        held_out: BlockSource,
+        held_out: BlockSource | None,
         settings: TrainSettings,
         optimizer: OptimizerBuilder,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if len(blocks) == 0:
             raise TrainingError("there is nothing to train on: the training text gives no block of tokens")
         self.model, self.blocks, self.held_out, self.settings = model, blocks, held_out, settings
-        self.optimizer = MasterOptimizer(model, optimizer)
+        self.optimizer = MasterOptimizer(model, optimizer, dtype)
         self.progress = Progress()
         self._stop_requested = False
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self._order: tuple[int, list[int]] = (-1, [])
         total = self.total_steps
         self.schedule = Schedule(settings.schedule, total, math.ceil(settings.warmup_ratio * total))
 
@@ -189,7 +191,7 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Optimizer steps the whole run makes unless it stops early."""
-        steps = self.steps_per_epoch * self.settings.epochs
+        steps = math.ceil(self.steps_per_epoch * self.settings.epochs)
         return steps if self.settings.max_steps is None else min(steps, self.settings.max_steps)
 
     def stop(self) -> None:
@@ -212,11 +214,13 @@ class Trainer:
             TrainingError: The loss became NaN or infinite.
         """
         settings = self.settings
+        if self.progress.step == 0 and self.held_out is not None:
+            yield self._evaluate()
         while self.progress.step < self.total_steps:
             yield self._step()
             done = self.progress.step
             last = done == self.total_steps
-            if last or done % settings.eval_every == 0:
+            if self.held_out is not None and (last or done % settings.eval_every == 0):
                 yield self._evaluate()
                 if settings.patience and self.progress.evaluations_without_gain >= settings.patience:
                     yield Finished(done, "early_stop")
@@ -232,7 +236,7 @@ class Trainer:
         started = time.perf_counter()
         step = self.progress.step
         batches = list(self._micro_batches(step))
-        targets = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
+        targets = sum(batch.target_count for batch in batches)
         self.model.train()
         loss = 0.0
         for number, batch in enumerate(batches):
@@ -255,24 +259,25 @@ class Trainer:
     def _micro_batches(self, step: int) -> Iterator[Batch]:
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.settings.batch_size
-        rows = self._epoch_order(epoch)[start : start + self.settings.batch_size].tolist()
+        rows = self._epoch_order(epoch)[start : start + self.settings.batch_size]
         for first in range(0, len(rows), self.settings.micro_batch):
-            yield self._on_device(self.blocks.batch(rows[first : first + self.settings.micro_batch]))
+            yield self.blocks.batch(rows[first : first + self.settings.micro_batch])
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
+    def _epoch_order(self, epoch: int) -> list[int]:
         if self._order[0] != epoch:
-            generator = np.random.default_rng((self.settings.seed, epoch))
-            self._order = (epoch, generator.permutation(len(self.blocks)))
+            self._order = (epoch, self.blocks.order(epoch, self.settings.seed))
         return self._order[1]
 
-    def _on_device(self, batch: Batch) -> Batch:
+    def _hidden(self, batch: Batch) -> Tensor:
+        """Hidden states of a batch, (B T, C)."""
         device = self.model.wte.weight.device
-        segments = batch.segments.to(device) if batch.segments is not None else None
-        return Batch(batch.ids.to(device), batch.targets.to(device), segments)
+        segments = batch.segments.to(device) if self.settings.mask_records else None
+        return self.model(batch.ids.to(device), segments=segments).flatten(0, 1)
 
     def _loss(self, batch: Batch, divisor: float) -> Tensor:
-        hidden = self.model(batch.ids, segments=batch.segments).flatten(0, 1)  # (B T, C)
-        return linear_cross_entropy(hidden, self.model.wte.weight, batch.targets.flatten(), divisor=divisor)
+        hidden = self._hidden(batch)
+        targets = batch.targets.flatten().to(hidden.device)
+        return linear_cross_entropy(hidden, self.model.head_weight, targets, divisor=divisor)
 
     def _evaluate(self) -> Evaluated:
         loss = self.held_out_loss()
@@ -287,24 +292,24 @@ class Trainer:
         return Evaluated(before.step, loss, improved)
 
     def held_out_loss(self) -> float:
-        """Mean nats per target token over the held-out blocks, as the model is now."""
+        """Mean nats per target token over the held-out blocks, as the model is now; NaN without any."""
+        if self.held_out is None:
+            return math.nan
         total, count = 0.0, 0
+        blocks, size = min(len(self.held_out), self.settings.eval_blocks), self.settings.micro_batch
         self.model.eval()
-        with torch.no_grad():
-            for first in range(0, len(self.held_out), self.settings.micro_batch):
-                rows = range(first, min(first + self.settings.micro_batch, len(self.held_out)))
-                batch = self._on_device(self.held_out.batch(rows))
-                hidden = self.model(batch.ids, segments=batch.segments).flatten(0, 1)
-                total -= (
-                    token_logprobs(hidden, self.model.wte.weight, batch.targets.flatten())
-                    .double()
-                    .sum()
-                    .item()
-                )
-                count += int((batch.targets != IGNORE).sum())
+        with torch.inference_mode():
+            for first in range(0, blocks, size):
+                batch = self.held_out.batch(range(first, min(first + size, blocks)))
+                hidden = self._hidden(batch)
+                targets = batch.targets.flatten().to(hidden.device)
+                total -= token_logprobs(hidden, self.model.head_weight, targets).double().sum().item()
+                count += batch.target_count
         return total / count
 
-
-def progress_to_dict(progress: Progress) -> dict[str, float]:
-    """As JSON can hold it; an infinite best loss (no evaluation yet) is left out."""
-    return {name: value for name, value in asdict(progress).items() if math.isfinite(value)}
+    def full_precision_model(self) -> GPT2:
+        """The model as trained so far, in float32 and `eval` mode; it shares the master weights."""
+        with torch.device("meta"):
+            model = GPT2(self.model.config)
+        model.load_state_dict(self.optimizer.full_precision(), assign=True)
+        return model.eval()
