@@ -41,11 +41,13 @@ class Histogram:
 
     Attributes:
         width: Tokens a bin is wide.
-        counts: Records with 1…width tokens, width+1…2·width, and so on; the last bin is open-ended.
+        counts: Records with 1…width tokens, width+1…2·width, and so on.
+        open_ended: Whether the last bin also counts every longer record.
     """
 
     width: int
     counts: tuple[int, ...]
+    open_ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ def summarise_lengths(lengths: npt.ArrayLike) -> Lengths:
         mean=float(values.mean()),
         p90=float(np.percentile(values, 90)),
         longest=int(values.max()),
-        histogram=Histogram(width, tuple(counts.tolist())),
+        histogram=Histogram(width, tuple(counts.tolist()), bool(values.max() > width * len(counts))),
     )
 
 

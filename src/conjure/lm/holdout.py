@@ -99,7 +99,7 @@ def hold_out(text: TokenisedText, fraction: float = 0.1) -> Split:
     if total < 3:
         return Split(_span(text, 0, total), None, "none", f"{total} tokens are too few to hold any out")
     cut = total - max(1, round(_TAIL * total))
-    few = f"{fraction:.0%} of {len(chosen):,} records is {count}, and at least {MINIMUM_RECORDS} are needed"
+    few = f"by records it would be {count} of {len(chosen):,}, and {MINIMUM_RECORDS} are needed"
     reason = few if count < MINIMUM_RECORDS else "every record would be held out"
     return Split(
         _span(text, 0, cut),

@@ -171,8 +171,13 @@ def _with_column(source: Source, column: str | None) -> Source:
     """The source with the column to read: the one given, or the only one that holds text."""
     with readable(source.name):
         samples = open_table(source.path, source.kind).samples()
+    if not samples and column is None:
+        raise DataError(
+            f"{source.name} has no columns: not one of its first rows can be read",
+            fix='a .jsonl holds one object a line, such as {"text": "…"}' if source.kind == "jsonl" else None,
+        )
     if column is not None:
-        if column in samples:
+        if column in samples or not samples:  # a later row may have it; if none has, reading says so
             return replace(source, column=column)
         near = difflib.get_close_matches(column, samples, n=1, cutoff=0.0)
         raise UsageError(
@@ -206,7 +211,9 @@ def _is_wordy(value: str) -> bool:
 
 
 def _has_letters(value: str) -> bool:
-    return any(character.isalpha() for character in value) and "://" not in value
+    """Letters of any script, or bytes that are not UTF-8, which in old files are letters too."""
+    letters = any(character.isalpha() or "\udc80" <= character <= "\udcff" for character in value)
+    return letters and "://" not in value
 
 
 def _kind(path: Path) -> str:

@@ -49,7 +49,8 @@ def test_few_records_hold_out_the_last_tenth_of_the_tokens(text_of):
     total = len(text.ids)
     cut = total - round(total / 10)
     assert split.method == "tail"
-    assert split.reason.startswith("the last 10% of the tokens are held out: 10% of 20 records is ")
+    assert split.reason.startswith("the last 10% of the tokens are held out: by records it would be ")
+    assert split.reason.endswith(" of 20, and 8 are needed")
     assert split.train.read(0, len(split.train)).tolist() == text.ids[:cut].tolist()
     # One token of context, so that every token is a target of one side or the other.
     assert split.heldout.read(0, len(split.heldout)).tolist() == text.ids[cut - 1 :].tolist()

@@ -125,6 +125,14 @@ def test_a_table_without_text_says_so(here):
         find_sources(["a.csv"])
 
 
+def test_json_lines_without_an_object_say_what_is_needed(here):
+    (here / "a.jsonl").write_text('["a"]\n{"Joke": \n')
+    with pytest.raises(DataError, match="has no columns: not one of its first rows can be read") as caught:
+        find_sources(["a.jsonl"])
+    assert caught.value.fix == 'a .jsonl holds one object a line, such as {"text": "…"}'
+    assert found("a.jsonl", column="Joke") == [("a.jsonl", "jsonl", "Joke")]
+
+
 def test_a_folder_without_readable_files_is_refused(here):
     (here / "empty").mkdir()
     with pytest.raises(DataError, match=r"the folder empty holds no file that ends in \.txt"):

@@ -1,0 +1,163 @@
+"""`conjure data preview`: text as a model will see it, before a minute is spent on training.
+
+Main entry: `command`. Invariant: no weights are loaded; the token ids made here are the ones that
+`conjure finetune` will find.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from conjure.lm.data import DataFacts, Histogram, TokenisedText
+    from conjure.lm.holdout import Split
+    from conjure.lm.readers import RecordSet
+    from conjure.lm.tokenizer import Tokenizer
+
+_SHOWN_TOKENS = 80  # of a record; a novel would fill the screen
+_BAR_WIDTH = 40
+
+# What would move the cursor, ring the bell or hide a line end is shown as its picture.
+_VISIBLE = {
+    **{code: chr(0x2400 + code) for code in range(0x20)},
+    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+    0x7F: "␡",
+    0x0A: "⏎",
+}
+
+
+@click.group("data")
+def command() -> None:
+    """Look at text as a model will see it."""
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--column", metavar="NAME", help="Column to read from tables; else the only one with text.")
+@click.option(
+    "--split", type=click.Choice(["lines", "paragraphs"]), help="Cut .txt into records; else each is one."
+)
+@click.option("--model", default="sprite", show_default=True, help="Whose vocabulary to use.")
+@click.option(
+    "-n", "count", type=click.IntRange(min=0), default=5, show_default=True, help="Records to show."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def preview(
+    files: tuple[str, ...], *, column: str | None, split: str | None, model: str, count: int, as_json: bool
+) -> None:
+    """Count the records and tokens in FILES, and show the first records as a model will see them.
+
+    FILES are .txt .csv .tsv .jsonl .parquet, folders of them, or - for text on standard input. A record is
+    one joke, one document: a whole .txt (or each line or paragraph, with --split), or a row of a table.
+    """
+    from conjure.cli.progress import bytes_progress
+    from conjure.lm.data import describe, tokenise
+    from conjure.lm.holdout import hold_out
+    from conjure.lm.hub import resolve_model
+    from conjure.lm.readers import read_records
+    from conjure.lm.tokenizer import Tokenizer
+
+    records = read_records(files, column=column, split=split)
+    tokenizer = Tokenizer.from_folder(resolve_model(model).folder)
+    for note in _guesses(records):
+        click.echo(note, err=True)
+    with bytes_progress("Turning text into tokens") as progress:
+        text = tokenise(records, tokenizer, progress=progress)
+    facts, parts = describe(records, text), hold_out(text)
+    shown = min(count, facts.records)
+    if as_json:
+        first = [_record_as_json(text.record(index).tolist(), tokenizer) for index in range(shown)]
+        vocabulary = {"model": model, "vocab_size": tokenizer.vocab_size}
+        result = {**vocabulary, **facts.to_dict(), "holdout": _holdout_as_json(parts), "first_records": first}
+        click.echo(json.dumps(result, indent=2))
+        return
+    for label, value in _facts(facts, parts, f"{model}, {tokenizer.vocab_size:,} tokens").items():
+        click.echo(f"{label:<11} {value}")
+    click.echo("\nTokens a record:")
+    click.echo("\n".join(_bars(facts.lengths.histogram)))
+    if shown:
+        what = "record, as the model sees it" if shown == 1 else f"{shown} records, as the model sees them"
+        click.echo(f"\nThe first {what}:")
+    for index in range(shown):
+        click.echo(_record_as_text(text, index, tokenizer))
+
+
+def _guesses(records: "RecordSet") -> Iterator[str]:
+    """What was chosen without being told, a line for each column."""
+    columns: dict[str, list[str]] = {}
+    for source in records.sources:
+        if source.guessed and source.column is not None:
+            columns.setdefault(source.column, []).append(source.name)
+    for column, names in columns.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"Column {column!r} of {names[0]}{more} is read, the only one with text (else: --column NAME)."
+
+
+def _facts(facts: "DataFacts", parts: "Split", vocabulary: str) -> dict[str, str]:
+    lengths = facts.lengths
+    rows = {
+        "records": f"{facts.records:,}",
+        "tokens": f"{facts.tokens:,} (vocabulary of {vocabulary})",
+        "bytes": f"{facts.size_bytes:,} ({facts.size_bytes / facts.tokens:.2f} a token)",
+        "lengths": f"{lengths.shortest:,} to {lengths.longest:,} tokens a record; mean {lengths.mean:,.1f}, "
+        f"median {lengths.median:,.0f}, nine in ten at most {lengths.p90:,.0f}",
+        "held out": _held_out(parts),
+    }
+    if facts.bad_row_count:
+        rows["left out"] = "; ".join(facts.bad_rows)
+    return rows
+
+
+def _held_out(parts: "Split") -> str:
+    if parts.heldout is None or parts.reason is not None:
+        return str(parts.reason)
+    return f"{parts.heldout.records:,} records with {len(parts.heldout):,} tokens, to measure on"
+
+
+def _bars(histogram: "Histogram") -> Iterator[str]:
+    """The histogram as rows of text, longest bar `_BAR_WIDTH` wide."""
+    width, counts = histogram.width, histogram.counts
+    most = max(counts)
+    first = next(index for index, count in enumerate(counts) if count)
+    labels = [
+        str(index + 1) if width == 1 else f"{index * width + 1:,}–{(index + 1) * width:,}"
+        for index in range(len(counts))
+    ]
+    if histogram.open_ended:
+        labels[-1] = f"{(len(counts) - 1) * width + 1:,} or more"
+    margin = max(map(len, labels[first:]))
+    for label, count in list(zip(labels, counts, strict=True))[first:]:
+        bar = "█" * round(_BAR_WIDTH * count / most) or ("▏" if count else "")
+        yield f"  {label:>{margin}}  {count:>{len(f'{most:,}')},}  {bar}".rstrip()
+
+
+def _record_as_text(text: "TokenisedText", index: int, tokenizer: "Tokenizer") -> str:
+    from conjure.lm.tokenizer import IncrementalDecoder
+
+    ids = text.record(index)
+    separator = tokenizer.end_of_text if text.end_of_text else ""
+    shown = ids[: min(_SHOWN_TOKENS, len(ids) - bool(separator))]
+    hidden = len(ids) - bool(separator) - len(shown)
+    more = click.style(f" … {hidden:,} more tokens … ", dim=True) if hidden else ""
+    decoder = IncrementalDecoder(tokenizer)  # the cut may be in the middle of a character
+    content = "".join(map(decoder.feed, shown.tolist())).translate(_VISIBLE)
+    number = click.style(f"{index + 1:>3} {len(ids):>6,} tokens ", dim=True)
+    return f"{number} {content}{more}{click.style(separator, fg='cyan')}"
+
+
+def _record_as_json(ids: list[int], tokenizer: "Tokenizer") -> dict[str, Any]:
+    return {"tokens": len(ids), "token_ids": ids, "text": tokenizer.decode(ids)}
+
+
+def _holdout_as_json(parts: "Split") -> dict[str, Any]:
+    held_out = parts.heldout
+    return {
+        "method": parts.method,
+        "reason": parts.reason,
+        "train_records": parts.train.records,
+        "train_tokens": len(parts.train),
+        "heldout_records": held_out.records if held_out is not None else 0,
+        "heldout_tokens": len(held_out) if held_out is not None else 0,
+    }
