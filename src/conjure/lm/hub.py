@@ -7,6 +7,7 @@ one revision is meant. Invariant: a model that is already on this machine is fou
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -150,14 +151,16 @@ def _embedded_folder(name: str) -> Path:
 
 def _local(name: str) -> ModelSource | None:
     """A folder of this machine; None for what can only be a hub name."""
-    path = Path(name).expanduser()
-    if path.is_file():
+    # os.path's answers where pathlib's raise: for names too long, and home folders of nobody.
+    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    if os.path.isfile(path):  # noqa: PTH113
         raise UsageError(
             f"model {name} is a file, and a model is the folder around it",
             fix=f"--model {path.parent if path.parent != Path() else './'}",
         )
-    explicit = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
-    if path.is_dir() and (explicit or _holds_model(path)):
+    hub_part = name.partition("@")[0]
+    explicit = name.startswith((".", "/", "~")) or name.endswith("/") or hub_part.count("/") > 1
+    if os.path.isdir(path) and (explicit or _holds_model(path)):  # noqa: PTH112
         return ModelSource(name, path, "folder")
     if explicit:
         raise NotFoundError(f"model folder {name} does not exist")
@@ -242,9 +245,9 @@ def _download(repository: str, revision: str | None) -> Path:
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=_CONNECT_TIMEOUT_S)
         _check_files(repository, {file.rfilename for file in info.siblings or []})
-        config = hf_hub_download(repository, CONFIG_FILE, revision=info.sha)
+        config = hf_hub_download(repository, CONFIG_FILE, revision=revision)
         GPT2Config.from_dict(read_json_object(Path(config)))  # before gigabytes of another architecture
-        return Path(snapshot_download(repository, revision=info.sha, allow_patterns=_WANTED))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED))
     except errors.GatedRepoError as error:
         raise NotFoundError(
             f"model {repository!r} is gated: its owner lets only people who accepted the terms fetch it",
