@@ -1,0 +1,90 @@
+"""Running uv, which makes environments and installs packages.
+
+Main entry: `run_uv`. Invariant: a failure is told in uv's own words, as one sentence, without credentials.
+"""
+
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from conjure.core.secrets import redact_text
+from conjure.errors import BuildError
+
+# Marks uv puts before its words, of this version and of earlier ones.
+_DECORATION = ("error:", "cause:", "Caused by:", "×", "╰─▶", "├─▶", "│", "help:", "hint:")
+_ADVICE = ("help:", "hint:")
+
+
+@cache
+def uv_program() -> str:
+    """Where the uv program is.
+
+    Raises:
+        BuildError: It is not installed.
+    """
+    import uv  # only a run that builds an environment needs it
+
+    try:
+        return uv.find_uv_bin()
+    except FileNotFoundError as error:
+        raise BuildError(
+            "uv is not installed, and environments are built with it", fix="pip install uv"
+        ) from error
+
+
+def run_uv(
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    variables: Mapping[str, str],
+    report: Callable[[str], None],
+) -> None:
+    """Run uv to its end.
+
+    Args:
+        arguments: The subcommand and its options.
+        folder: Where to run it; no settings files are read.
+        variables: The whole environment of the process.
+        report: Gets each line of progress.
+
+    Raises:
+        BuildError: uv failed.
+    """
+    lines = []
+    with subprocess.Popen(
+        [uv_program(), "--no-config", "--no-progress", "--color", "never", *arguments],
+        cwd=folder,
+        env=dict(variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append(redact_text(line.rstrip()))
+            if not lines[-1].startswith("Using Python"):  # its path is a temporary one
+                report(lines[-1])
+    if process.returncode != 0:
+        raise BuildError(f"the environment could not be built: {explain(lines)}")
+
+
+def explain(lines: Sequence[str]) -> str:
+    """Uv's error as one sentence: its words without marks, line breaks and advice about uv."""
+    start = next((place for place, line in enumerate(lines) if _is_start(line)), max(len(lines) - 3, 0))
+    words = []
+    for line in lines[start:]:
+        text = line.strip()
+        if text.startswith(_ADVICE):
+            break
+        for mark in _DECORATION:
+            text = text.removeprefix(mark).strip()
+        if text.strip("^~ "):
+            words.append(text if not words or line.strip() == text else f": {text}")
+    return " ".join(words).replace(" : ", ": ") or "uv said nothing"
+
+
+def _is_start(line: str) -> bool:
+    return line.strip().startswith(("error:", "×"))

@@ -1,0 +1,51 @@
+"""Run by another Python than ours, as ``python -c``: prints what that Python is and what it can import.
+
+Main entry: the output, one JSON object. Invariant: it runs on every Python from 3.6 on, and changes nothing.
+"""
+
+import json
+import site
+import sys
+import sysconfig
+
+sys.path[:1] = []  # the folder we happen to be run in is no part of the environment
+
+
+def _packages() -> list:
+    try:
+        from importlib.metadata import distributions
+    except ImportError:  # before 3.8
+        return []
+    found = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"]
+        if name and name not in found:  # the first on sys.path is the one that is imported
+            found[name] = {
+                "name": name,
+                "version": distribution.version,
+                "requires": distribution.requires or [],
+                "extras": distribution.metadata.get_all("Provides-Extra") or [],
+            }
+    return list(found.values())
+
+
+def _site_folders() -> list:
+    folders = list(site.getsitepackages()) if hasattr(site, "getsitepackages") else []
+    if site.ENABLE_USER_SITE:
+        folders.insert(0, site.getusersitepackages())
+    return folders
+
+
+json.dump(
+    {
+        "executable": sys.executable,
+        "prefix": sys.prefix,
+        "base_prefix": sys.base_prefix,
+        "version": ".".join(map(str, sys.version_info[:3])),
+        "scripts": sysconfig.get_path("scripts"),
+        "site_folders": _site_folders(),
+        "search_path": [folder for folder in sys.path if folder],
+        "packages": _packages(),
+    },
+    sys.stdout,
+)

@@ -1,0 +1,108 @@
+"""pip's own settings, told to uv: people have mirrors, wheel folders and certificates configured for pip.
+
+Main entry: `uv_variables`. Invariant: what the user set for uv itself wins; what pip's settings hold that is
+secret goes to uv in variables and nowhere else.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+_LINE = re.compile(r"(?P<section>:env:|[\w-]+)\.(?P<option>[\w-]+)=(?P<value>.*)")
+_SECTIONS = ("global", "install", ":env:")  # each overrides those before it, as in pip
+_TRUE = {"1", "y", "yes", "t", "true", "on"}
+
+# What is always so: no interpreter is downloaded, and the best version wins wherever it lies, as with pip.
+_FIXED = {"UV_PYTHON_DOWNLOADS": "never", "UV_INDEX_STRATEGY": "unsafe-best-match"}
+
+
+def uv_variables(python: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables that make uv behave as pip is configured to.
+
+    Args:
+        python: The interpreter whose pip is asked, so that an environment's own pip.conf counts.
+        variables: The caller's environment.
+    """
+    options = _read_options(python, variables)
+    found = dict(_translate(options))
+    return _FIXED | found | {name: value for name, value in variables.items() if name.startswith("UV_")}
+
+
+def _read_options(python: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """Pip's options by name; only those from variables where no pip is installed to ask."""
+    for command in _pips(python, variables):
+        done = subprocess.run(
+            [*command, "config", "list"],
+            env={**variables, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode == 0:
+            return parse_config_list(done.stdout)
+    prefix = "PIP_"
+    return {
+        name.removeprefix(prefix).lower().replace("_", "-"): value
+        for name, value in variables.items()
+        if name.startswith(prefix) and value
+    }
+
+
+def _pips(python: Path, variables: Mapping[str, str]) -> Iterator[list[str]]:
+    yield [str(python), "-m", "pip"]
+    on_path = shutil.which("pip", path=variables.get("PATH", os.defpath))
+    if on_path:
+        yield [on_path]
+    yield [sys.executable, "-m", "pip"]
+
+
+def parse_config_list(text: str) -> dict[str, str]:
+    """Pip's options from what ``pip config list`` prints, the value that counts for each."""
+    found: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
+    for line in text.splitlines():
+        match = _LINE.fullmatch(line.strip())
+        if match and match["section"] in found:
+            found[match["section"]][match["option"]] = _unquote(match["value"])
+    return {option: value for section in _SECTIONS for option, value in found[section].items()}
+
+
+def _unquote(value: str) -> str:
+    try:
+        return str(ast.literal_eval(value))
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _translate(options: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    lists = (
+        ("find-links", "UV_FIND_LINKS", ","),
+        ("extra-index-url", "UV_INDEX", " "),
+        ("trusted-host", "UV_INSECURE_HOST", " "),
+        ("constraint", "UV_CONSTRAINT", " "),
+    )
+    for option, variable, separator in lists:
+        if values := options.get(option, "").split():
+            yield variable, separator.join(values)
+    plain = (
+        ("index-url", "UV_DEFAULT_INDEX"),
+        ("cert", "SSL_CERT_FILE"),
+        ("client-cert", "SSL_CLIENT_CERT"),
+        ("proxy", "ALL_PROXY"),
+        ("default-timeout", "UV_HTTP_TIMEOUT"),
+        ("timeout", "UV_HTTP_TIMEOUT"),
+        ("retries", "UV_HTTP_RETRIES"),
+    )
+    for option, variable in plain:
+        if value := options.get(option, "").strip():
+            yield variable, value.split(".")[0] if "timeout" in option else value
+    if options.get("no-index", "").lower() in _TRUE:
+        yield "UV_NO_INDEX", "1"
+    if options.get("pre", "").lower() in _TRUE:
+        yield "UV_PRERELEASE", "allow"
