@@ -324,12 +324,23 @@ def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
         try:
             lines = merges_path.read_text(encoding="utf-8").split("\n")
             merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-            return tokenizers.Tokenizer(models.BPE(vocabulary, merges))  # pyright: ignore[reportArgumentType]
+            backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))  # pyright: ignore[reportArgumentType]
         except Exception as error:
             raise CheckpointError(
                 f"{vocabulary_path} and {merges_path} do not fit together or are damaged: {error}"
             ) from error
+        _add_tokens(folder / "added_tokens.json", backend)
+        return backend
     return None
+
+
+def _add_tokens(path: Path, backend: tokenizers.Tokenizer) -> None:
+    """Tokens that a fine-tune put after the vocabulary, as transformers once kept them."""
+    added = _read_json(path) if path.is_file() else {}
+    for token, id_ in sorted(added.items(), key=lambda item: str(item[1]).zfill(9)):
+        backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        if backend.token_to_id(token) != id_:
+            raise CheckpointError(f"{path} gives {token!r} id {id_!r}; {backend.token_to_id(token)} is next")
 
 
 def _end_of_text(folder: Path, backend: tokenizers.Tokenizer) -> str:

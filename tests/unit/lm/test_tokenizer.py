@@ -198,6 +198,17 @@ class TestFromFolder:
         (folder / "config.json").write_text(json.dumps({"eos_token_id": TINY_VOCAB_SIZE - 1}))
         assert Tokenizer.from_folder(folder).end_of_text == "</s>"
 
+    def test_tokens_added_by_a_fine_tune_are_found(self, folder):
+        (folder / "tokenizer.json").unlink()
+        (folder / "added_tokens.json").write_text('{"<|b|>": 301, "<|a|>": 300}')
+        tokenizer = Tokenizer.from_folder(folder)
+        assert tokenizer.encode("<|a|><|b|>", allow_special=True) == [300, 301]
+        assert tokenizer.decode([301]) == "<|b|>"
+        assert 300 not in tokenizer.encode("<|a|>")
+        (folder / "added_tokens.json").write_text('{"<|b|>": 305}')
+        with pytest.raises(CheckpointError, match=r"gives '<\|b\|>' id 305; 300 is next"):
+            Tokenizer.from_folder(folder)
+
     def test_a_vocabulary_without_end_of_text_is_refused(self, folder):
         (folder / "tokenizer.json").unlink()
         vocabulary = json.loads((folder / "vocab.json").read_text())
