@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from conjure.cli.render import note, visible, write_json
+
 if TYPE_CHECKING:
     from conjure.lm.catalogue import ModelDescription
 
@@ -44,12 +46,12 @@ def info(name: str, *, as_json: bool) -> None:
 
     model = describe(resolve_model(name, fetch=False))
     if as_json:
-        click.echo(json.dumps(model.to_dict(), indent=2))
+        write_json(model.to_dict())
         return
     facts = dict(_facts(model))
     width = max(map(len, facts))
     for label, value in facts.items():
-        click.echo(f"{label:<{width}}  {value}")
+        click.echo(f"{label:<{width}}  {visible(value)}")
 
 
 @command.command()
@@ -70,7 +72,10 @@ def convert(folder: str, output: str | None, to: str) -> None:
     """
     from conjure.lm.convert import convert as convert_weights
 
-    click.echo(convert_weights(folder, output, to=to))
+    written = convert_weights(folder, output, to=to)
+    click.echo(written)
+    if to == "safetensors":
+        note(f"Try it: conjure generate --model {written.parent}")
 
 
 def _list(*, as_json: bool) -> None:
@@ -79,13 +84,13 @@ def _list(*, as_json: bool) -> None:
 
     models = [describe(source) for source in models_here()]
     if as_json:
-        click.echo(json.dumps([model.to_dict() for model in models], indent=2))
+        write_json([model.to_dict() for model in models])
         return
     rows = [("NAME", "PARAMETERS", "SIZE", "FORMAT", "FROM"), *map(_row, models)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    click.echo("Models on Hugging Face are fetched when first used, as in --model gpt2.", err=True)
+    note("Models on Hugging Face are fetched when first used, as in --model gpt2.")
 
 
 def _row(model: "ModelDescription") -> tuple[str, str, str, str, str]:
