@@ -1,6 +1,9 @@
 """`conjure models`, the installed command: listing, facts, conversion, refusals."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +50,8 @@ class TestList:
         assert done.returncode == 0
         header, *rows = done.stdout.splitlines()
         assert header.split() == ["NAME", "PARAMETERS", "SIZE", "FORMAT", "FROM"]
-        assert "some/gpt2   0.0M        0.1 MB  float32  Hugging Face, revision 01234567" in "\n".join(rows)
+        cells = [re.split("  +", row) for row in rows]
+        assert ["some/gpt2", "0.0M", "0.1 MB", "float32", "Hugging Face, revision 01234567"] in cells
         assert "bert" not in done.stdout
         assert "fetched when first used" in done.stderr
 
@@ -63,9 +67,6 @@ class TestList:
         assert conjure("models").returncode == 0
 
     def test_torch_is_not_imported(self) -> None:
-        import subprocess
-        import sys
-
         program = "import sys; from conjure.lm.catalogue import describe; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
@@ -92,21 +93,19 @@ class TestInfo:
 
     def test_an_unknown_name_is_not_fetched(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert _run(["models", "info", "gtp2"]) == 1
-        assert (
-            "error: model 'gtp2' is not on this machine\n  try: did you mean gpt2?" in capsys.readouterr().err
-        )
+        shown = capsys.readouterr().err
+        assert shown == "error: model 'gtp2' is not on this machine\n  try: did you mean gpt2?\n"
 
 
 class TestConvert:
-    def test_then_the_model_generates(self, pickled: Path) -> None:
-        refused = conjure("generate", "a", "--model", str(pickled), "--length", "3")
-        assert refused.returncode == 1
-        assert "Traceback" not in refused.stderr
-        assert f"try: conjure models convert {pickled}" in refused.stderr
+    def test_then_the_model_generates(self, pickled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        generate = ["generate", "a", "--model", str(pickled), "--length", "3"]
+        assert _run(generate) == 1
+        assert f"try: conjure models convert {pickled}" in capsys.readouterr().err
         done = conjure("models", "convert", str(pickled))
         assert (done.returncode, done.stdout) == (0, f"{pickled / 'model.safetensors'}\n")
         assert f"conjure generate --model {pickled}" in done.stderr
-        assert conjure("generate", "a", "--model", str(pickled), "--length", "3").returncode == 0
+        assert _run(generate) == 0
 
     def test_to_pytorch(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert _run(["models", "convert", str(folder), "-o", str(tmp_path / "new"), "--to", "pytorch"]) == 0
@@ -120,26 +119,30 @@ class TestConvert:
         assert "FOLDER" in capsys.readouterr().err
 
 
+def no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def no_safetensors(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\x80\x04.")
+
+
+def a_million_million_parameters(folder: Path) -> None:
+    (folder / "config.json").write_text('{"n_embd": 288675, "n_layer": 1, "n_head": 1}')
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "config.json").write_text("{"), "config.json is damaged: it is not JSON"),
-        (
-            lambda folder: (folder / "model.safetensors").unlink(),
-            "holds no weights: model.safetensors is needed",
-        ),
-        (
-            lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04."),
-            "is too short for a safetensors",
-        ),
-        (
-            lambda folder: (folder / "config.json").write_text(
-                '{"n_embd": 288675, "n_layer": 1, "n_head": 1}'
-            ),
-            "more than the 20,000,000,000 allowed",
-        ),
+        (no_json, "config.json is damaged: it is not JSON"),
+        (no_weights, "holds no weights: model.safetensors is needed"),
+        (no_safetensors, "is too short for a safetensors file"),
+        (a_million_million_parameters, "more than the 20,000,000,000 allowed"),
     ],
-    ids=["corrupt config", "no weights", "no safetensors", "10^12 parameters"],
 )
 def test_a_damaged_model_is_one_sentence(folder: Path, damage, message: str, capsys) -> None:
     damage(folder)
