@@ -21,6 +21,7 @@ from pathlib import Path
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
+from conjure.runs import mirrors
 from conjure.runs.git import Git, GitError, own_git, users_git
 from conjure.runs.objects import SubmoduleFinder, copy_tree, list_tree
 from conjure.runs.quantities import format_size
@@ -102,6 +103,37 @@ def snapshot(
             taken = _take_work_tree(home, folder, repository)
         keep(home, number, taken.tree)
     return taken
+
+
+def snapshot_remote(home: Home, number: int, url: str, ref: str | None = None) -> CodeSnapshot:
+    """Record the code of another repository and keep it for run `number`.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run's number.
+        url: The repository's address, or a path.
+        ref: Branch, tag or commit; the default branch if None.
+
+    Raises:
+        SnapshotError: It cannot be reached, or is too large.
+        UsageError: It has no such branch, tag or commit.
+    """
+    fetched = mirrors.fetch(home, mirrors.Address.parse(url), ref)
+    files = list_tree(fetched.mirror, fetched.commit, mirrors.submodule_finder(home, fetched))
+    _refuse_large(files.sizes, "choose another --git-ref")
+    with _store_in_use(home):
+        tree = copy_tree(home.code_repository, files)
+        keep(home, number, tree)
+    return CodeSnapshot(
+        tree=tree,
+        commit=fetched.commit,
+        branch=fetched.branch,
+        dirty=False,
+        subfolder="",
+        root_name=fetched.address.name,
+        warnings=tuple(files.warnings),
+        size_bytes=files.size_bytes,
+    )
 
 
 def keep(home: Home, number: int, tree: str) -> None:

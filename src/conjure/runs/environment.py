@@ -1,7 +1,7 @@
 """The Python environment a run gets: the caller's own, a layer on top of it, or a clean one.
 
 A built environment lies in ``environments/<digest>``, where the digest is of everything that was asked for,
-so that equal wishes share one. A layer is a virtual environment that goes on searching where its base searches.
+so that equal wishes share one. A layer is a virtual environment that goes on searching where its base does.
 To uv the base's packages are shown as installed in the layer (by their metadata alone), so it takes what
 satisfies as it is and fetches only the rest; the metadata is removed before the environment is used.
 
@@ -189,7 +189,7 @@ def _reuse(place: Path, wish: _Wish) -> Environment | None:
 def _fingerprint(place: Path) -> str:
     """Digest of every file's name, size, times and inode: no write goes unseen, and nothing need be read.
 
-    Caches that Python and tools write beside modules when they first run are removed: nothing vouches for them.
+    Caches that Python and tools write beside modules when they run are removed: nobody vouches for them.
     """
     lines = []
     for name, entry in walk(place):

@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from conjure.core.secrets import redact_text
@@ -98,7 +99,11 @@ def finish(process: subprocess.Popen[bytes], name: str, stdin: bytes = b"") -> b
         GitError: It ended with another status than 0.
     """
     with process:
-        output, words = process.communicate(stdin)
+        try:
+            output, words = process.communicate(stdin)
+        except BaseException:  # a run that is stopped meanwhile
+            process.kill()
+            raise
     if process.returncode != 0:
         raise GitError(name, redact_text(words.decode(errors="replace").strip()))
     return output
@@ -126,6 +131,33 @@ def own_git(repository: Path, *, work_tree: Path | None = None, index: Path | No
         return Git((), variables)
     variables["GIT_WORK_TREE"] = str(work_tree)
     return Git(("-C", str(work_tree)), variables)  # so that paths are relative to it wherever we were called
+
+
+def network_git(repository: Path, *, settings: Sequence[str] = ()) -> Git:
+    """Git for fetching into a repository in conjure's home.
+
+    The user's settings count (proxies, credentials, addresses written otherwise); nothing can ask a question.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in _LOCAL_VARIABLES}
+    ssh = variables.get("GIT_SSH_COMMAND") or _configured_ssh(variables)
+    variables |= _NEVER_ASK | _PLAIN_WORDS | {"GIT_DIR": str(repository)}
+    variables |= {
+        "GIT_SSH_COMMAND": f"{ssh} -oBatchMode=yes",
+        "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+    }
+    quiet = ("core.hooksPath=/dev/null", "gc.auto=0", "maintenance.auto=false")
+    stalled = ("http.lowSpeedLimit=100", "http.lowSpeedTime=60")
+    options = (("-c", setting) for setting in (*quiet, *stalled, *settings))
+    return Git(tuple(chain.from_iterable(options)), variables)
+
+
+def _configured_ssh(variables: Mapping[str, str]) -> str:
+    ask = ["git", "config", "--get", "core.sshCommand"]
+    try:
+        done = subprocess.run(ask, env=variables, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "ssh"
+    return done.stdout.strip() or "ssh"
 
 
 def _name(arguments: Sequence[str | bytes]) -> str:

@@ -63,10 +63,14 @@ def run_uv(
         errors="replace",
     ) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            lines.append(redact_text(line.rstrip()))
-            if not lines[-1].startswith("Using Python"):  # its path is a temporary one
-                report(lines[-1])
+        try:
+            for line in process.stderr:
+                lines.append(redact_text(line.rstrip()))
+                if not lines[-1].startswith("Using Python"):  # its path is a temporary one
+                    report(lines[-1])
+        except BaseException:  # a run that is stopped while it is being built
+            process.kill()
+            raise
     if process.returncode != 0:
         raise BuildError(f"the environment could not be built: {explain(lines)}")
 

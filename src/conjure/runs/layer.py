@@ -35,7 +35,7 @@ def show_base_packages(base: Interpreter, folder: Path) -> list[Path]:
 
 
 def search_base(base: Interpreter, folder: Path) -> None:
-    """Let Python, started in the layer whose packages lie in `folder`, go on searching where `base` searches."""
+    """Let a Python that finds its packages in `folder` go on searching where `base` searches."""
     # Each of the base's folders as a site folder, so that what is installed there by reference counts too.
     lines = [f"import site; site.addsitedir({str(place)!r})\n" for place in base.site_folders]
     (folder / _BASE_PATHS).write_text("".join(lines))

@@ -1,0 +1,226 @@
+"""Code from other repositories, over real addresses: paths, file:// and HTTP with a login."""
+
+import base64
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.errors import SnapshotError, UsageError
+from conjure.runs import code
+from conjure.runs.mirrors import Address
+from support.repositories import commit_all, make_repository, read_files, run_git, write_files
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    """A bare repository with branches main and side, tag v1 on main's first commit."""
+    source = tmp_path / "source"
+    make_repository(source, {"main.py": "one\n"})
+    run_git(source, "tag", "-a", "-m", "first", "v1")
+    write_files(source, {"main.py": "two\n"})
+    commit_all(source)
+    run_git(source, "checkout", "-q", "-b", "side")
+    write_files(source, {"side.py": "side\n"})
+    commit_all(source)
+    run_git(source, "checkout", "-q", "main")
+    run_git(tmp_path, "clone", "-q", "--bare", str(source), str(tmp_path / "project.git"))
+    return tmp_path / "project.git"
+
+
+def files_of(home: Home, taken: code.CodeSnapshot) -> dict[str, str]:
+    destination = home.root / "out"
+    code.checkout(home, taken.tree, destination)
+    return read_files(destination)
+
+
+@pytest.mark.parametrize(
+    ("reference", "branch", "content"),
+    [
+        (None, "main", {"main.py": "two\n"}),
+        ("HEAD", "main", {"main.py": "two\n"}),
+        ("main", "main", {"main.py": "two\n"}),
+        ("side", "side", {"main.py": "two\n", "side.py": "side\n"}),
+        ("refs/heads/side", "side", {"main.py": "two\n", "side.py": "side\n"}),
+        ("v1", None, {"main.py": "one\n"}),
+    ],
+)
+def test_reference(
+    home: Home, remote: Path, reference: str | None, branch: str | None, content: dict
+) -> None:
+    taken = code.snapshot_remote(home, 1, f"file://{remote}", reference)
+    assert files_of(home, taken) == content
+    assert (taken.branch, taken.dirty, taken.subfolder, taken.root_name) == (branch, False, "", "project")
+    assert taken.commit == run_git(remote, "rev-parse", f"{reference or 'main'}^{{commit}}")
+
+
+@pytest.mark.parametrize("length", [8, 40])
+def test_commit_by_its_name(home: Home, remote: Path, length: int) -> None:
+    commit = run_git(remote, "rev-parse", "main~1")
+    taken = code.snapshot_remote(home, 1, str(remote), commit[:length])
+    assert (taken.commit, taken.branch) == (commit, None)
+    assert files_of(home, taken) == {"main.py": "one\n"}
+
+
+def test_reference_outside_branches_and_tags(home: Home, remote: Path) -> None:
+    run_git(remote, "update-ref", "refs/pull/1/head", "side")
+    taken = code.snapshot_remote(home, 1, str(remote), "refs/pull/1/head")
+    assert "side.py" in files_of(home, taken)
+
+
+def test_mirror_follows_the_remote_and_snapshots_outlive_both(
+    home: Home, remote: Path, tmp_path: Path
+) -> None:
+    first = code.snapshot_remote(home, 1, str(remote), "main")
+    write_files(tmp_path / "source", {"main.py": "three\n"})
+    commit_all(tmp_path / "source")
+    run_git(tmp_path / "source", "branch", "-f", "gone", "main")
+    # A branch where a folder of branches was, and history rewritten.
+    run_git(
+        tmp_path / "source", "push", "-q", "--force", str(remote), "main:main", "gone:side/deeper", ":side"
+    )
+    second = code.snapshot_remote(home, 2, str(remote), "side/deeper")
+    remote.rename(remote.with_name("moved"))
+    assert files_of(home, second) == {"main.py": "three\n"}
+    code.checkout(home, first.tree, home.root / "first")
+    assert read_files(home.root / "first") == {"main.py": "two\n"}
+
+
+def test_nothing_is_fetched_twice(home: Home, remote: Path) -> None:
+    code.snapshot_remote(home, 1, str(remote), "main")
+    (mirror,) = home.mirrors.glob("*.git")
+    before = {path: path.stat().st_mtime_ns for path in mirror.rglob("*")}
+    code.snapshot_remote(home, 2, str(remote), "main")
+    assert {path: path.stat().st_mtime_ns for path in mirror.rglob("*")} == before
+
+
+class TestRefusals:
+    def test_unknown_reference_names_the_branches(self, home: Home, remote: Path) -> None:
+        with pytest.raises(
+            UsageError, match=r"has no branch, tag or commit 'nope'; its branches are main, side"
+        ):
+            code.snapshot_remote(home, 1, str(remote), "nope")
+        with pytest.raises(UsageError, match="has no branch, tag or commit 'deadbeef'"):
+            code.snapshot_remote(home, 1, str(remote), "deadbeef")
+
+    def test_empty_repository(self, home: Home, tmp_path: Path) -> None:
+        run_git(tmp_path, "init", "-q", "--bare", "empty.git")
+        with pytest.raises(UsageError, match="has no default branch"):
+            code.snapshot_remote(home, 1, str(tmp_path / "empty.git"))
+
+    def test_no_repository(self, home: Home, tmp_path: Path) -> None:
+        with pytest.raises(SnapshotError, match=r"cannot be fetched: there is no repository there"):
+            code.snapshot_remote(home, 1, f"file://{tmp_path}/nope.git")
+
+    @pytest.mark.parametrize("address", ["ext::sh -c touch% pwned", "nope", "-x", "ftp://host/x", "", "a b"])
+    def test_no_address(self, address: str) -> None:
+        with pytest.raises(UsageError, match="is no repository's address"):
+            Address.parse(address)
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "user", "password", "name"),
+    [
+        ("https://github.com/a/b.git", "https://github.com/a/b.git", None, "", "b"),
+        ("https://me:p%40ss@host:8443/a/b", "https://host:8443/a/b", "me", "p@ss", "b"),
+        ("https://token@host/a/b/", "https://host/a/b/", "token", "", "b"),
+        ("ssh://git@host/a/b.git", "ssh://git@host/a/b.git", None, "", "b"),
+        ("ssh://git:secret@host/a", "ssh://git@host/a", None, "", "a"),
+        ("git@host:a/b.git", "git@host:a/b.git", None, "", "b"),
+        ("git@host:b.git", "git@host:b.git", None, "", "b"),
+        ("file:///x/y.git", "file:///x/y.git", None, "", "y"),
+    ],
+)
+def test_address(text: str, url: str, user: str | None, password: str, name: str) -> None:
+    address = Address.parse(text)
+    assert (address.url, address.user, address.password, address.name) == (url, user, password, name)
+
+
+@pytest.mark.parametrize(
+    ("url", "relative", "joined"),
+    [
+        ("https://host/a/b.git", "../c.git", "https://host/a/c.git"),
+        ("https://host/a/b.git", "./c.git", "https://host/a/b.git/c.git"),
+        ("git@host:a/b.git", "../c.git", "git@host:a/c.git"),
+        ("/x/y.git", "../z.git", "/x/z.git"),
+        ("file:///x/y.git", "../z.git", "file:///x/z.git"),
+    ],
+)
+def test_submodule_address(url: str, relative: str, joined: str) -> None:
+    assert Address(url).join(relative).url == joined
+
+
+class TestSubmodules:
+    @pytest.fixture
+    def parent(self, tmp_path: Path) -> Path:
+        make_repository(tmp_path / "leaf", {"leaf.txt": "leaf"})
+        make_repository(tmp_path / "lib", {"lib.py": "lib"})
+        run_git(tmp_path / "lib", "submodule", "--quiet", "add", "../leaf", "deep/leaf")
+        commit_all(tmp_path / "lib")
+        make_repository(tmp_path / "parent", {"main.py": "m"})
+        run_git(tmp_path / "parent", "submodule", "--quiet", "add", str(tmp_path / "lib"), "vendor/lib")
+        commit_all(tmp_path / "parent")
+        return tmp_path / "parent"
+
+    def test_followed_to_any_depth(self, home: Home, parent: Path) -> None:
+        taken = code.snapshot_remote(home, 1, str(parent))
+        files = files_of(home, taken)
+        assert (files["vendor/lib/lib.py"], files["vendor/lib/deep/leaf/leaf.txt"]) == ("lib", "leaf")
+        assert taken.warnings == ()
+
+    def test_missing_one_is_reported(self, home: Home, parent: Path, tmp_path: Path) -> None:
+        (tmp_path / "leaf").rename(tmp_path / "moved")
+        taken = code.snapshot_remote(home, 1, str(parent))
+        assert files_of(home, taken)["vendor/lib/lib.py"] == "lib"
+        (warning,) = taken.warnings
+        assert warning.startswith("submodule vendor/lib/deep/leaf at ")
+        assert warning.endswith("is not to be had and stays empty")
+
+
+class _Guarded(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder to whoever knows the password."""
+
+    expected = f"Basic {base64.b64encode(b'me:s3cr3t/word').decode()}"
+
+    def do_GET(self) -> None:
+        if self.headers.get("Authorization") == self.expected:
+            super().do_GET()
+        else:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class TestLogin:
+    @pytest.fixture
+    def server(self, remote: Path):
+        run_git(remote, "update-server-info")
+        handler = functools.partial(_Guarded, directory=str(remote.parent))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"127.0.0.1:{server.server_port}/{remote.name}"
+            server.shutdown()
+
+    def test_login_in_the_address_is_used_and_kept_nowhere(self, home: Home, server: str) -> None:
+        taken = code.snapshot_remote(home, 1, f"http://me:s3cr3t%2Fword@{server}", "side")
+        assert "side.py" in files_of(home, taken)
+        everything = b"".join(path.read_bytes() for path in home.root.rglob("*") if path.is_file())
+        assert b"s3cr3t" not in everything
+        assert "s3cr3t" not in repr(taken)
+
+    @pytest.mark.parametrize("login", ["", "me:wrong@"])
+    def test_refused_login_asks_nothing_and_shows_nothing(self, home: Home, server: str, login: str) -> None:
+        with pytest.raises(SnapshotError, match="it asks for a login") as caught:
+            code.snapshot_remote(home, 1, f"http://{login}{server}", "side")
+        assert "wrong" not in str(caught.value)
