@@ -1,6 +1,8 @@
 """`conjure data preview`, the installed command: what it prints where, and one sentence for bad input."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +45,19 @@ def test_the_installed_command_keeps_results_and_notes_apart(here):
     assert "The first 2 records, as the model sees them:" in done.stdout
     assert f"{JOKES[1]}<|endoftext|>" in done.stdout
     assert JOKES[2] not in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_a_terminal_sees_a_bar_and_a_pipe_does_not(here):
+    write_records(here / "jokes.csv", JOKES)
+    ours, theirs = pty.openpty()
+    command = [CONJURE, "data", "preview", "jokes.csv", "--model", "model"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True, check=True, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "Turning text into tokens" in shown
+    assert "Turning" not in done.stdout
     assert "\x1b" not in done.stdout
 
 

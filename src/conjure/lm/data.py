@@ -155,7 +155,7 @@ def tokenise(
         DataError: There is not one usable record, or a file cannot be read.
         StoreError: The ids cannot be kept: the disk is full, or the folder not writable.
     """
-    cache = cache if cache is not None else Home.from_environment().datasets / "tokens"
+    cache = cache if cache is not None else Home.from_environment().create().datasets / "tokens"
     key = sha256_bytes(f"{_FORMAT} {records.digest} {tokenizer.digest} {end_of_text}".encode())[:32]
     folder = cache / key
     found = _open(folder)

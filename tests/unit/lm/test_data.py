@@ -123,6 +123,7 @@ class TestCache:
         monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "home"))
         tokenise(jokes, tiny_tokenizer())
         assert len(list((tmp_path / "home/datasets/tokens").glob("*/ids"))) == 1
+        assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
 
     def test_a_folder_that_cannot_be_written_is_one_sentence(self, jokes, tmp_path):
         (tmp_path / "file").write_text("in the way")

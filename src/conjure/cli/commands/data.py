@@ -41,13 +41,19 @@ def command() -> None:
 )
 @click.option("--model", default="sprite", show_default=True, help="Whose vocabulary to use.")
 @click.option(
-    "-n", "count", type=click.IntRange(min=0), default=5, show_default=True, help="Records to show."
+    "-n",
+    "count",
+    type=click.IntRange(min=0),
+    default=5,
+    metavar="N",
+    show_default=True,
+    help="Records to show.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def preview(
     files: tuple[str, ...], *, column: str | None, split: str | None, model: str, count: int, as_json: bool
 ) -> None:
-    """Count the records and tokens in FILES, and show the first records as a model will see them.
+    """Count records and tokens; show the first as a model sees them.
 
     FILES are .txt .csv .tsv .jsonl .parquet, folders of them, or - for text on standard input. A record is
     one joke, one document: a whole .txt (or each line or paragraph, with --split), or a row of a table.
