@@ -138,7 +138,7 @@ def main() -> None:
             patience=0,
             eval_every=500,
             eval_blocks=64,  # a slice is enough to watch; publish.py scores all of it
-            save_every=500,
+            save_every=200,
             seed=1,
         ),
         muon_and_adamw,

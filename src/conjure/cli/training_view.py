@@ -1,0 +1,154 @@
+"""How a training run looks in a terminal, and in a file: plan, progress, samples, what changed.
+
+Main entries: `plan_lines`, `TrainingView`, `result_lines`. Invariant: a terminal has one line that is
+rewritten; anything else gets whole lines, a few a minute.
+"""
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from conjure.cli.render import StatusLine, duration, note, visible
+
+if TYPE_CHECKING:
+    from conjure.lm.finetune import FinetuneResult, Sampled, Saved
+    from conjure.lm.finetune_request import FinetuneRequest
+    from conjure.lm.plan import Plan
+    from conjure.lm.train import Evaluated, Event, StepDone
+
+_PLAIN_EVERY_S = 15.0
+_RECENT_STEPS = 20
+_BAR_WIDTH = 24
+
+
+def plan_lines(plan: "Plan") -> list[str]:
+    """The plan, a fact a line."""
+    data = plan.data
+    held_out = f"{plan.held_out_tokens:,} held-out tokens"
+    lines = [
+        f"Model    {plan.model}: {_count(plan.parameters)} parameters"
+        + ("" if plan.trainable == plan.parameters else f", {_count(plan.trainable)} of them trained"),
+        f"Text     {data.records:,} records, {data.tokens:,} tokens"
+        f" ({data.lengths.median:.0f} in the middle one, {data.lengths.longest:,} in the longest)",
+        *(f"         {sentence}" for sentence in data.bad_rows),
+        f"Split    {plan.train_tokens:,} training tokens, {held_out}"
+        + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
+        f"Steps    {plan.steps:,}: {plan.epochs:g} epochs of {plan.blocks:,} blocks of {plan.block_size:,}"
+        f" tokens, {plan.batch_size} a step"
+        + (f" ({plan.micro_batch} at a time, to fit)" if plan.micro_batch < plan.batch_size else ""),
+        f"Rate     {plan.learning_rate:g} at its peak",
+        f"Machine  {plan.device}, {plan.dtype}; needs about {plan.memory_bytes / 1e9:.1f} of"
+        f" {plan.available_bytes / 1e9:.0f} GB; about {duration(plan.expected_s)}",
+    ]
+    return lines
+
+
+class TrainingView:
+    """Shows events as they come."""
+
+    def __init__(self, plan: "Plan") -> None:
+        self._plan = plan
+        self._status = StatusLine()
+        self._recent: deque[StepDone] = deque(maxlen=_RECENT_STEPS)
+        self._held_out: float | None = None
+        self._started = self._plain_at = time.monotonic()
+        self._first_step: int | None = None
+
+    def __enter__(self) -> "TrainingView":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.clear()
+
+    def show(self, event: "Event | Sampled | Saved") -> None:
+        """Show one event."""
+        handlers = {"StepDone": self._step, "Evaluated": self._evaluated, "Sampled": self._sampled}
+        handler = handlers.get(type(event).__name__)
+        if handler is not None:
+            handler(event)
+
+    def _step(self, event: "StepDone") -> None:
+        if self._first_step is None:
+            self._first_step = event.step - 1
+        self._recent.append(event)
+        line = self._line(event)
+        self._status.show(f"{_bar(event.step / self._plan.steps)} {line}")
+        if not self._status.enabled and time.monotonic() - self._plain_at >= _PLAIN_EVERY_S:
+            self._plain_at = time.monotonic()
+            note(line)
+
+    def _line(self, event: "StepDone") -> str:
+        loss = sum(step.loss for step in self._recent) / len(self._recent)
+        rate = sum(step.targets for step in self._recent) / sum(step.seconds for step in self._recent)
+        done = event.step - (self._first_step or 0)
+        left = (time.monotonic() - self._started) / done * (self._plan.steps - event.step)
+        held_out = f" · held-out {self._held_out:.3f}" if self._held_out is not None else ""
+        return (
+            f"step {event.step:,} of {self._plan.steps:,} · loss {loss:.3f}{held_out}"
+            f" · {rate:,.0f} tokens/s · {duration(left)} left"
+        )
+
+    def _evaluated(self, event: "Evaluated") -> None:
+        self._held_out = event.loss
+        self._status.clear()
+        note(
+            f"step {event.step:,}: held-out loss {event.loss:.4f}"
+            + (" (best so far)" if event.improved else "")
+        )
+
+    def _sampled(self, event: "Sampled") -> None:
+        for sample in event.samples:
+            text = " ".join(sample.text.split())
+            click.echo(click.style("  ▸ ", fg="cyan") + visible(text), err=True)
+
+
+def result_lines(result: "FinetuneResult", request: "FinetuneRequest") -> list[str]:
+    """What changed, and what to type next."""
+    if result.reason == "interrupted":
+        return [
+            f"Stopped after step {result.steps:,} of {result.plan.steps:,}; the best model so far is in"
+            f" {result.checkpoint}",
+            "To go on: the same command with --resume",
+        ]
+    endings = {"completed": "Done", "early_stop": "Stopped early: the held-out loss no longer fell"}
+    lines = [
+        f"{endings[result.reason]} after {result.steps:,} steps, kept those of step {result.best_step:,}"
+    ]
+    if result.before is not None and result.after is not None and result.windows is not None:
+        before, after = result.before, result.after
+        lines += [
+            "",
+            f"{'On held-out text':<24}{'before':>10}{'after':>10}",
+            f"{'loss (nats per token)':<24}{before.loss:>10.3f}{after.loss:>10.3f}",
+            f"{'perplexity':<24}{before.perplexity:>10.1f}{after.perplexity:>10.1f}",
+            f"{'bits per byte':<24}{before.bits_per_byte:>10.3f}{after.bits_per_byte:>10.3f}",
+            f"({after.tokens:,} tokens of records it never saw, each after an end-of-text token, context"
+            f" {result.windows.context}, stride {result.windows.stride})",
+        ]
+    lines += ["", f"Saved to {result.checkpoint}", f"Next: conjure generate --model {request.output}"]
+    return lines
+
+
+def result_json(result: "FinetuneResult") -> dict[str, Any]:
+    """The result for programs."""
+    return {
+        "checkpoint": str(result.checkpoint),
+        "reason": result.reason,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "loss_before": result.loss_before,
+        "loss_after": result.loss_after,
+        "tokens_per_s": result.history.targets / result.history.seconds if result.history.seconds else None,
+        "plan": result.plan.to_dict(),
+    }
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:,.1f} M" if parameters >= 1e5 else f"{parameters:,}"
+
+
+def _bar(share: float) -> str:
+    filled = round(share * _BAR_WIDTH)
+    return "█" * filled + "░" * (_BAR_WIDTH - filled)

@@ -1,0 +1,34 @@
+"""What every test has: a home folder of its own, no network, one thread per process."""
+
+import os
+import socket
+
+import pytest
+
+# Before torch is imported anywhere: several test processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(autouse=True)
+def conjure_home(tmp_path, monkeypatch):
+    """An empty home for each test, so that none meets another's runs, or the developer's own."""
+    home = tmp_path / "conjure-home"
+    monkeypatch.setenv("CONJURE_HOME", str(home))
+    return home
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Only loopback can be reached."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in _LOOPBACK:
+            raise OSError(f"tests reach no network, and this one tried {address[0]}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
