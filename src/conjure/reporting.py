@@ -1,8 +1,11 @@
 """What code inside a run calls to report how it is doing.
 
 Main entry: `log_metric`. Invariant: it never raises and never waits for anybody; outside a run it does
-nothing. One call is one appended line, so threads and processes may report side by side.
+nothing. One call is one appended line, so threads and processes may report side by side. It also runs on
+older Pythons than the rest of conjure, for a run may have one.
 """
+
+from __future__ import annotations
 
 import json
 import math
@@ -14,6 +17,7 @@ from typing import Any
 
 METRICS_VARIABLE = "CONJURE_METRICS_FILE"
 RUN_VARIABLE = "CONJURE_RUN"
+OWN_VARIABLES = (METRICS_VARIABLE, RUN_VARIABLE)
 NAME_LIMIT = 200
 _LARGEST_STEP = 1 << 62
 

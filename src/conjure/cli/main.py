@@ -14,6 +14,13 @@ from conjure.errors import ConjureError
 
 # verb -> (section of --help, one line of help); the code is `command` in conjure/cli/commands/<verb>.py
 COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("Runs", "Run a command as a numbered, isolated, recorded run."),
+    "rerun": ("Runs", "Cast a run's exact record again."),
+    "logs": ("Runs", "Show what a run printed."),
+    "wait": ("Runs", "Wait until runs have ended."),
+    "stop": ("Runs", "Stop runs; their outputs are saved."),
+    "kill": ("Runs", "End runs at once; nothing is saved."),
+    "recover": ("Runs", "Save the outputs of a killed or interrupted run."),
     "generate": ("Language models", "Write text with a model."),
     "finetune": ("Language models", "Tune a model on your own text."),
     "score": ("Language models", "Measure how likely a model finds a text."),

@@ -160,21 +160,36 @@ class LogTail:
                 yield entry
 
 
-def lines(entries: Iterable[LogEntry]) -> Iterator[LogLine]:
-    """Entries as lines: pieces put together, and of a progress bar its last state."""
-    started: dict[str, LogLine] = {}
-    for entry in entries:
-        begun = started.pop(entry.stream, None)
-        time_of_first = entry.time if begun is None else begun.time
-        *whole, rest = ((begun.text if begun is not None else "") + entry.text).split("\n")
+class LineAssembler:
+    """Puts pieces together into lines; of a progress bar only its last state is kept."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, LogLine] = {}
+
+    def feed(self, entry: LogEntry) -> Iterator[LogLine]:
+        """The lines that are whole with this entry."""
+        begun = self._begun.pop(entry.stream, LogLine(entry.time, entry.stream, ""))
+        *whole, rest = (begun.text + entry.text).split("\n")
         if len(rest) > _LONGEST_PIECE_BYTES:  # a line without end is given in pieces, not gathered up
             whole, rest = [*whole, rest], ""
         for place, text in enumerate(whole):
-            yield LogLine(time_of_first if place == 0 else entry.time, entry.stream, last_state(text))
+            yield LogLine(entry.time if place else begun.time, entry.stream, last_state(text))
         if rest:
-            started[entry.stream] = LogLine(entry.time if whole else time_of_first, entry.stream, rest)
-    for line in started.values():
-        yield LogLine(line.time, line.stream, last_state(line.text))
+            self._begun[entry.stream] = LogLine(entry.time if whole else begun.time, entry.stream, rest)
+
+    def rest(self) -> Iterator[LogLine]:
+        """Lines whose end never came."""
+        for line in self._begun.values():
+            yield LogLine(line.time, line.stream, last_state(line.text))
+        self._begun.clear()
+
+
+def lines(entries: Iterable[LogEntry]) -> Iterator[LogLine]:
+    """Entries as lines."""
+    assembler = LineAssembler()
+    for entry in entries:
+        yield from assembler.feed(entry)
+    yield from assembler.rest()
 
 
 def last_state(line: str) -> str:

@@ -128,16 +128,24 @@ def end_all(find: Callable[[], Iterable[Process]], *, patience_s: float = 10.0) 
     return True
 
 
-def reap_children(main_child: int | None = None) -> int | None:
-    """Take in every child that has ended; the wait status of `main_child` if it was among them."""
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """A child that has ended: its exit code (negative: the signal) and the most memory it or its own held."""
+
+    code: int
+    peak_memory_bytes: int
+
+
+def reap_children(main_child: int | None = None) -> Reaped | None:
+    """Take in every child that has ended; tells of `main_child` if it was among them."""
     found = None
     with suppress(ChildProcessError):
         while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 break
             if pid == main_child:
-                found = status
+                found = Reaped(os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024)
     return found
 
 
@@ -161,12 +169,12 @@ def _variables(pid: int) -> set[bytes]:
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends, so that none can slip away."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
 
 
 def die_with_parent(parent: int) -> None:
     """Called in a new child: have the kernel kill it when its parent (`parent`) dies, however that dies."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
 
@@ -179,7 +187,7 @@ def set_name(name: str) -> None:
 def _prctl(option: int, value: object) -> None:
     prctl = getattr(_libc(), "prctl", None)
     if prctl is not None:
-        prctl(option, value, 0, 0, 0)
+        prctl(option, value, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
 
 
 @cache

@@ -210,7 +210,7 @@ class RunRecord:
         return cls(
             number=int(stored["number"]),
             spec=RunSpec.from_json(stored["spec"]),
-            facts=_facts(stored),
+            facts=facts_from_json(stored),
             code=_read(CodeFacts, stored.get("code")),
             environment=_read(EnvironmentFacts, stored.get("environment")),
             mounts=tuple(_read(MountFacts, mount) for mount in stored.get("mounts") or ()),
@@ -223,7 +223,8 @@ class RunRecord:
         )
 
 
-def _facts(stored: Mapping[str, Any]) -> Facts:
+def facts_from_json(stored: Mapping[str, Any]) -> Facts:
+    """The facts among a record's JSON values."""
     times = {phase: _from_iso(stored.get(f"{phase}_at")) for phase in PHASES}
     ending = None
     if stored.get("end_reason"):

@@ -8,7 +8,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Mount:
 
     def to_json(self) -> dict[str, Any]:
         """The mount as plain JSON values."""
-        return {"resource": self.resource, "target": self.target, "read_only": self.read_only}
+        return asdict(self)
 
 
 def _target(mount: str, path: str) -> str:
@@ -120,15 +120,12 @@ class CodeChoice:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """The choice as plain JSON values, user and password of an address starred out."""
-        return {
-            "commit": self.commit,
-            "committed": self.committed,
-            "git_url": None if self.git_url is None else redact_text(self.git_url),
-            "git_ref": self.git_ref,
-            "run": self.run,
-            "none": self.none,
-        }
+        """The choice as plain JSON values."""
+        return asdict(self)
+
+    def stored(self) -> "CodeChoice":
+        """The choice without user and password of an address."""
+        return replace(self, git_url=None if self.git_url is None else redact_text(self.git_url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +159,13 @@ class EnvironmentChoice:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """The choice as plain JSON values, user and password of addresses starred out."""
-        return {
-            "base": self.base,
-            "python": self.python,
-            "pip": [redact_text(name) for name in self.pip],
-            "requirements": None if self.requirements is None else redact_text(self.requirements),
-        }
+        """The choice as plain JSON values."""
+        return {**asdict(self), "pip": list(self.pip)}
+
+    def stored(self) -> "EnvironmentChoice":
+        """The choice without user and password of any address."""
+        requirements = None if self.requirements is None else redact_text(self.requirements)
+        return replace(self, pip=tuple(redact_text(name) for name in self.pip), requirements=requirements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +198,7 @@ class Resources:
 
     def to_json(self) -> dict[str, Any]:
         """The needs as plain JSON values."""
-        return {"cpus": self.cpus, "gpus": self.gpus, "memory_bytes": self.memory_bytes}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,12 +309,8 @@ class RunSpec:
         return replace(
             self,
             command=redact_command(self.command),
-            code=replace(self.code, git_url=self.code.to_json()["git_url"]),
-            environment=replace(
-                self.environment,
-                pip=tuple(redact_text(name) for name in self.environment.pip),
-                requirements=self.environment.to_json()["requirements"],
-            ),
+            code=self.code.stored(),
+            environment=self.environment.stored(),
             variables=redact_environment(self.variables),
             params=redact_environment(self.params),
         )
@@ -328,9 +321,9 @@ class RunSpec:
         texts = (*self.command, *self.environment.pip, self.environment.requirements or "")
         return found + ["the command or its packages"] * any(STARS in text for text in texts)
 
-    def to_json(self) -> dict[str, Any]:
-        """The spec as it is stored: plain JSON values, secrets starred out."""
-        safe = self.stored()
+    def to_json(self, *, secrets: bool = False) -> dict[str, Any]:
+        """The spec as plain JSON values; to be stored only without `secrets`."""
+        safe = self if secrets else self.stored()
         return {
             "command": list(safe.command),
             "folder": str(safe.folder),

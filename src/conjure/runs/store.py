@@ -31,6 +31,7 @@ from conjure.runs.record import (
     Owner,
     RunRecord,
     Usage,
+    facts_from_json,
     printable,
     to_iso,
 )
@@ -221,6 +222,11 @@ class Store:
                 self._set(number, end_request=what)
             return True
 
+    def end_request(self, number: int) -> str | None:
+        """`STOP` or `KILL` if somebody asked for it, else None."""
+        rows = self._query("SELECT end_request FROM runs WHERE number = ?", (number,))
+        return rows[0]["end_request"] if rows else None
+
     def set_facts(
         self,
         number: int,
@@ -266,6 +272,14 @@ class Store:
                 f"there is no run {number}; none was cast yet", fix='conjure run "echo hello"'
             )
         raise NotFoundError(f"there is no run {number}; the newest is {newest}", fix="conjure ps")
+
+    def facts(self, number: int) -> Facts:
+        """How far a run has come: less to read than all of it, for who looks often."""
+        times = ", ".join(f"{phase}_at" for phase in PHASES)
+        columns = f"{times}, ended_at, end_reason, exit_code, signal, message"
+        return facts_from_json(
+            dict(self._query(f"SELECT {columns} FROM runs WHERE number = ?", (number,))[0])
+        )
 
     def select(self, wanted: RunFilter | None = None) -> list[RunRecord]:
         """The runs that a filter lets through."""

@@ -1,0 +1,15 @@
+"""`conjure kill`: end runs at once."""
+
+import click
+
+from conjure.cli.ending import show_ending
+from conjure.cli.numbers import RUN_NUMBER
+from conjure.runs.store import KILL
+
+
+@click.command
+@click.argument("numbers", type=RUN_NUMBER, nargs=-1, required=True, metavar="NUMBER...")
+@click.option("--json", "as_json", is_flag=True, help="The records as a JSON array.")
+def command(numbers: tuple[int, ...], *, as_json: bool) -> None:
+    """End runs at once (SIGKILL). Nothing is saved; `conjure recover` can still do that later."""
+    show_ending(numbers, KILL, as_json=as_json)

@@ -1,0 +1,134 @@
+"""`conjure logs`: what a run printed."""
+
+import json
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+import click
+
+from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.render import note, visible
+from conjure.cli.transcript import follow_run
+from conjure.core.home import Home
+from conjure.errors import UsageError
+from conjure.runs.custody import open_store
+from conjure.runs.following import Ended, Printed, Waiting, follow
+from conjure.runs.logs import LOG_FILE, STDOUT, LineAssembler, LogEntry, LogLine, LogTail, lines
+from conjure.runs.status import EXIT_DETACHED, exit_status
+
+
+@click.command
+@click.argument("number", type=RUN_NUMBER)
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on until the run has ended.")
+@click.option("-n", "--last", type=click.IntRange(min=0), metavar="K", help="Only the last K lines.")
+@click.option("--timestamps", is_flag=True, help="The time before each line.")
+@click.option("--stderr", is_flag=True, help="Only what was written to stderr.")
+@click.option("--grep", metavar="PATTERN", help="Only lines in which this regular expression is found.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line: time, stream, text.")
+def command(
+    number: int,
+    *,
+    following: bool,
+    last: int | None,
+    timestamps: bool,
+    stderr: bool,
+    grep: str | None,
+    as_json: bool,
+) -> int:
+    """Show what run NUMBER printed. With -f the exit status is the run's own."""
+    home = Home.from_environment()
+    wanted = _Lines(pattern=_pattern(grep), last=last, timestamps=timestamps, stderr=stderr, as_json=as_json)
+    if following:
+        return _follow(home, number, wanted) if wanted.asks else follow_run(home, number)
+    with open_store(home) as store:
+        has_ended = store.get(number).status.is_final
+    entries = LogTail(home.run_folder(number) / LOG_FILE).read()
+    if wanted.asks:
+        wanted.show(lines(entries))
+    elif not _write_exactly(entries):
+        note(f"run {number} has printed nothing{'' if has_ended else ' yet'}")
+    return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lines:
+    """Which lines are shown, and how."""
+
+    pattern: re.Pattern[str] | None
+    last: int | None
+    timestamps: bool
+    stderr: bool
+    as_json: bool
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked beside everything, as it is."""
+        return bool(self.pattern or self.timestamps or self.stderr or self.as_json or self.last is not None)
+
+    def show(self, found: Iterable[LogLine]) -> None:
+        """Show those of the lines that are wanted."""
+        shown = filter(self.wants, found)
+        for line in shown if self.last is None else deque(shown, self.last):
+            self.write(line)
+
+    def wants(self, line: LogLine) -> bool:
+        """Whether a line is among those asked for."""
+        if self.stderr and line.stream == STDOUT:
+            return False
+        return self.pattern is None or self.pattern.search(line.text) is not None
+
+    def write(self, line: LogLine) -> None:
+        """Write a line: in JSON to stdout, else to the stream it came from."""
+        if self.as_json:
+            click.echo(json.dumps(asdict(line), ensure_ascii=False))
+            return
+        moment = datetime.fromtimestamp(line.time).astimezone()
+        time = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} " if self.timestamps else ""
+        click.echo(f"{time}{visible(line.text)}", err=line.stream != STDOUT)
+
+
+def _follow(home: Home, number: int, wanted: _Lines) -> int:
+    """Show lines as they come until the run has ended, beginning with what is there."""
+    assembler = LineAssembler()
+    before = deque[LogLine](maxlen=wanted.last) if wanted.last is not None else None
+    try:
+        for event in follow(home, number):
+            if isinstance(event, Printed):
+                found = filter(wanted.wants, assembler.feed(event.entry))
+                for line in found if before is None else ():
+                    wanted.write(line)
+                if before is not None:
+                    before.extend(found)
+            elif isinstance(event, Waiting | Ended) and before is not None:
+                wanted.show(before)
+                before = None
+            if isinstance(event, Ended):
+                wanted.show(assembler.rest())
+                return 0 if event.record.ending is None else exit_status(event.record.ending)
+    except KeyboardInterrupt:
+        note(f"run {number} goes on; view it again: conjure logs -f {number}")
+    return EXIT_DETACHED
+
+
+def _write_exactly(entries: Iterable[LogEntry]) -> bool:
+    """Write what was printed byte for byte, each to its own stream; False if there was nothing."""
+    shown = False
+    for entry in entries:
+        shown = True
+        out = sys.stdout if entry.stream == STDOUT else sys.stderr
+        out.buffer.write(entry.content)
+        out.flush()
+    return shown
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--grep {text!r} is not a regular expression: {error}") from error

@@ -1,0 +1,22 @@
+"""`conjure recover`: the outputs of a run that could not save them."""
+
+import click
+
+from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.render import write_json
+from conjure.core.home import Home
+from conjure.runs.quantities import format_size
+from conjure.runs.recovery import recover
+
+
+@click.command
+@click.argument("number", type=RUN_NUMBER)
+@click.option("--json", "as_json", is_flag=True, help="The record as a JSON object.")
+def command(number: int, *, as_json: bool) -> None:
+    """Save the outputs of a run that was killed or interrupted."""
+    record = recover(Home.from_environment(), number)
+    if as_json:
+        write_json(record.to_json())
+    elif record.outputs is not None:
+        files, size = record.outputs.files, format_size(record.outputs.size_bytes)
+        click.echo(f"Recovered {files} file{'s' * (files != 1)}, {size} → runs/{number}")

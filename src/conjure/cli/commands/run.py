@@ -1,0 +1,130 @@
+"""`conjure run`: put it in front of any command."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from conjure.cli.casting import follow_cast
+from conjure.core.home import Home
+from conjure.errors import UsageError
+from conjure.runs.command_line import unknown_placeholders
+from conjure.runs.engine import cast
+from conjure.runs.quantities import parse_duration, parse_size
+from conjure.runs.requirements import read_requirements
+from conjure.runs.spec import (
+    CodeChoice,
+    EnvironmentChoice,
+    Mount,
+    Resources,
+    RunSpec,
+    parse_assignment,
+)
+
+_NOT_YET = {
+    "conda_file": "--conda-file: conda environments cannot be built yet; --pip and --pip-req can",
+    "apt": "--apt: system packages cannot be installed yet; install them on this machine instead",
+    "docker_image": "--docker-image: runs in containers are not possible yet; the run uses this machine",
+}
+
+
+@click.command(
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS] [--]",
+    epilog="One COMMAND word is a line for the shell; several are a program and its arguments, passed"
+    " exactly. The exit status is the command's own.",
+)
+@click.option("-m", "--mount", multiple=True, metavar="RES[:PATH][:ro]", help="Put a resource there.")
+@click.option("--pip", multiple=True, metavar="PKG", help="Add a Python package to the environment.")
+@click.option("--pip-req", multiple=True, metavar="FILE", help="Add what a requirements file names.")
+@click.option("--python", metavar="X.Y", help="Python version of a clean environment.")
+@click.option("--base", default="current", metavar="current|none", help="Build on the current environment.")
+@click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set or pass through a variable.")
+@click.option("--git-url", "--github-url", metavar="URL", help="Run another repository's code.")
+@click.option("--git-ref", "--github-ref", metavar="REF", help="Branch, tag or commit of --git-url.")
+@click.option("-c", "--commit", "--commit-ref", metavar="REF", help="Run that commit of this repository.")
+@click.option("--committed", is_flag=True, help="Leave uncommitted and untracked files out.")
+@click.option("-b", "--background", is_flag=True, help="Do not follow the run.")
+@click.option("-d", "--description", default="", metavar="TEXT", help="What the run is for.")
+@click.option("--label", multiple=True, metavar="NAME", help="A name to find the run by.")
+@click.option("--param", multiple=True, metavar="NAME=VALUE", help="Replaces :NAME: in the command.")
+@click.option("--timeout", metavar="90m", help="Stop the run after so long.")
+@click.option("--stop-condition", multiple=True, metavar="'loss > 9'", help="Stop when a metric says so.")
+@click.option("--cpus", type=float, metavar="N", help="Wait until so many cores are free.")
+@click.option("--gpus", type=int, metavar="N", help="Wait until so many GPUs are free.")
+@click.option("--memory", metavar="8GB", help="Wait until so much memory is free.")
+@click.option("--output", multiple=True, metavar="GLOB", help="Keep only such new files.")
+@click.option("--no-output", multiple=True, metavar="GLOB", help="Do not keep such new files.")
+@click.option("--idempotent", is_flag=True, help="Reuse an equal run that completed.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object at the end, no transcript.")
+@click.option("--conda-file", hidden=True)
+@click.option("--apt", multiple=True, hidden=True)
+@click.option("--docker-image", "--from", hidden=True)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND...")
+def command(**options: Any) -> int:
+    """Run COMMAND as a numbered, isolated, recorded run."""
+    spec = _spec(options)
+    for name in unknown_placeholders(spec.command, spec.params):
+        click.echo(f"note: :{name}: in the command stays as it is; there is no --param {name}=…", err=True)
+    home = Home.from_environment()
+    return follow_cast(
+        home,
+        lambda announce: cast(home, spec, announce=announce),
+        background=options["background"],
+        as_json=options["as_json"],
+    )
+
+
+def _spec(options: dict[str, Any]) -> RunSpec:
+    for name, refusal in _NOT_YET.items():
+        if options[name]:
+            raise UsageError(refusal)
+    requirements, notes = read_requirements(map(Path, options["pip_req"]))
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    return RunSpec(
+        command=options["command"],
+        folder=Path.cwd(),
+        code=CodeChoice(
+            commit=options["commit"],
+            committed=options["committed"],
+            git_url=options["git_url"],
+            git_ref=options["git_ref"],
+        ),
+        environment=EnvironmentChoice(
+            options["base"], options["python"], options["pip"], requirements or None
+        ),
+        variables=dict(map(_variable, options["env"])),
+        mounts=tuple(map(Mount.parse, options["mount"])),
+        resources=Resources(
+            options["cpus"], options["gpus"], parse_size(options["memory"]) if options["memory"] else None
+        ),
+        timeout_s=parse_duration(options["timeout"]) if options["timeout"] is not None else None,
+        stop_conditions=options["stop_condition"],
+        output=options["output"],
+        no_output=options["no_output"],
+        description=options["description"],
+        labels=options["label"],
+        params=_params(options["param"]),
+        idempotent=options["idempotent"],
+    )
+
+
+def _params(texts: Iterable[str]) -> dict[str, str]:
+    params: dict[str, str] = {}
+    for name, value in (parse_assignment("--param", text) for text in texts):
+        if name in params:
+            raise UsageError(f"--param {name} is given twice: {params[name]!r} and {value!r}")
+        params[name] = value
+    return params
+
+
+def _variable(text: str) -> tuple[str, str]:
+    """``KEY=VALUE``, or ``KEY`` with the value it has here."""
+    if "=" in text:
+        return parse_assignment("--env", text)
+    if text not in os.environ:
+        raise UsageError(f"--env {text}: there is no variable {text} here", fix=f"-e {text}=VALUE")
+    return text, os.environ[text]

@@ -1,0 +1,36 @@
+"""`conjure wait`: until runs have ended."""
+
+import click
+
+from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.render import StatusLine, write_json
+from conjure.cli.transcript import ended
+from conjure.core.home import Home
+from conjure.runs.following import Ended, follow
+from conjure.runs.record import RunRecord
+from conjure.runs.status import exit_status
+
+
+@click.command
+@click.argument("numbers", type=RUN_NUMBER, nargs=-1, required=True, metavar="NUMBER...")
+@click.option("--json", "as_json", is_flag=True, help="The records as a JSON array.")
+def command(numbers: tuple[int, ...], *, as_json: bool) -> int:
+    """Wait until runs have ended. The exit status is the run's own (of several, the first that is not 0)."""
+    records = []
+    for number in dict.fromkeys(numbers):
+        records.append(_wait(number))
+        if not as_json:
+            click.echo(ended(records[-1]))
+    if as_json:
+        write_json([record.to_json() for record in records])
+    statuses = [exit_status(record.ending) for record in records if record.ending is not None]
+    return next((status for status in statuses if status), 0)
+
+
+def _wait(number: int) -> RunRecord:
+    with StatusLine() as line:
+        for event in follow(Home.from_environment(), number):
+            if isinstance(event, Ended):
+                return event.record
+            line.show(f"waiting for run {number}")
+    raise AssertionError("a followed run ends")

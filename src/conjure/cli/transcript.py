@@ -1,0 +1,263 @@
+"""What a person sees of a run: its statuses, its output as it comes, and how it ended.
+
+Main entries: `follow_run`, `Transcript`. On a terminal a status turns a spinner until it is over; elsewhere
+the same lines come without colours and spinners. Invariant: a transcript's own lines never share a line with
+the command's output.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+from conjure.core.home import Home
+from conjure.runs.custody import open_store
+from conjure.runs.following import Ended, Entered, Event, Found, Printed, follow
+from conjure.runs.logs import NOTE, STDERR, LogEntry, last_state
+from conjure.runs.quantities import format_duration, format_size
+from conjure.runs.record import RunRecord
+from conjure.runs.status import EXIT_DETACHED, EndReason, RunStatus, exit_status
+from conjure.runs.store import STOP
+
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_ASCII_SPINNER = "|/-\\"
+_SPIN_EVERY_S = 0.1
+_CLEAR_LINE = "\r\x1b[2K"
+_WIDEST_DETAIL = 60
+
+_END_MARKS = {
+    RunStatus.COMPLETE: "🎉",
+    RunStatus.KILLED: "💀",
+    RunStatus.STOPPED: "✋",
+    RunStatus.INTERRUPTED: "✋",
+}
+_END_COLOURS = {RunStatus.COMPLETE: "green", RunStatus.STOPPED: "yellow", RunStatus.INTERRUPTED: "yellow"}
+_TITLES = {
+    RunStatus.QUEUED: "Queued",
+    RunStatus.BUILDING: "Building",
+    RunStatus.MOUNTING: "Mounting",
+    RunStatus.SAVING: "Saving",
+}
+
+
+def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int:
+    """Show a run until it has ended, and give the exit status to end with.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run.
+        interrupt_stops: The first ^C asks the run to stop and save, only the second detaches.
+    """
+    transcript = Transcript()
+    if interrupt_stops:
+        signal.signal(signal.SIGINT, lambda *_: _stop_once(home, number, transcript))
+    try:
+        for event in follow(home, number):
+            transcript.show(event)
+            if isinstance(event, Ended):
+                assert event.record.ending is not None
+                return exit_status(event.record.ending)
+    except KeyboardInterrupt:
+        transcript.detached(number)
+        return EXIT_DETACHED
+    raise AssertionError("a followed run ends")
+
+
+def _stop_once(home: Home, number: int, transcript: "Transcript") -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with open_store(home) as store:
+        store.request_end(number, STOP)
+    transcript.say("✨", "Stopping; ^C again leaves it to that in the background")
+
+
+class Transcript:
+    """Writes a run's events to stdout, and what the command wrote to stderr to stderr."""
+
+    def __init__(self, *, to_stderr: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._to_stderr = to_stderr
+        self._on_terminal = sys.stdout.isatty() and not to_stderr
+        self._unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        self._open: RunStatus | None = None
+        self._detail = ""
+        self._spun_at = 0.0
+        self._turns = 0
+        self._phases: frozenset[RunStatus] = frozenset(_TITLES)
+        self._in_line = False
+        self._bars: dict[str, str] = {}
+
+    def cast(self, number: int) -> None:
+        """A run was given its number."""
+        self.say("💫", f"Casting run #{number}…")
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Found):
+            self._phases = _shown_phases(event.record)
+        elif isinstance(event, Entered):
+            self._enter(event.phase)
+        elif isinstance(event, Printed):
+            self._print(event.entry)
+        elif isinstance(event, Ended):
+            self._end(event.record)
+        else:
+            self._spin()
+
+    def detached(self, number: int) -> None:
+        """The user has stopped looking; the run goes on."""
+        self._leave_line()
+        if self._on_terminal:
+            click.echo()
+        self.say("✨", f"Run {number} goes on in the background.")
+        self.say("✨", f"View it again:             conjure logs -f {number}")
+        self.say("✨", f"Stop it, outputs saved:    conjure stop {number}")
+        self.say("✨", f"End it at once, unsaved:   conjure kill {number}")
+
+    def say(self, mark: str, text: str, *, colour: str | None = None) -> None:
+        """One line of the transcript's own."""
+        self._leave_line()
+        line = f"{mark} {text}" if self._unicode else text.replace("…", "...").replace("→", "->")
+        styled = click.style(line, fg=colour) if colour and self._on_terminal else line
+        click.echo(styled, err=self._to_stderr)
+
+    # ---- statuses ------------------------------------------------------------------------------------------
+
+    def _enter(self, phase: RunStatus) -> None:
+        self._close_phase()
+        if phase is RunStatus.RUNNING:
+            self.say("✨", "Run is running")
+        elif phase in self._phases:
+            self._open, self._detail = phase, ""
+            self._spin()
+
+    def _close_phase(self, outcome: str = "done") -> None:
+        phase, self._open = self._open, None
+        if phase is None:
+            return
+        self._clear_spinner()
+        self.say("✨", f"{_TITLES[phase]}… {outcome}")
+        self._turns = 0
+
+    def _spin(self) -> None:
+        if self._open is None or not self._on_terminal or self._clock() - self._spun_at < _SPIN_EVERY_S:
+            return
+        self._leave_line()
+        frames = _SPINNER if self._unicode else _ASCII_SPINNER
+        frame = click.style(frames[self._turns % len(frames)], fg="cyan")
+        dots = "…" if self._unicode else "..."
+        click.echo(
+            f"{_CLEAR_LINE}{frame} {_TITLES[self._open]}{dots} {click.style(self._detail, dim=True)}",
+            nl=False,
+        )
+        self._spun_at = self._clock()
+        self._turns += 1
+
+    def _clear_spinner(self) -> None:
+        if self._on_terminal and self._turns:
+            click.echo(_CLEAR_LINE, nl=False)
+
+    # ---- output --------------------------------------------------------------------------------------------
+
+    def _print(self, entry: LogEntry) -> None:
+        if entry.stream == NOTE:
+            self._note(entry.text.rstrip("\n"))
+            return
+        out = sys.stderr if entry.stream == STDERR else sys.stdout
+        content = entry.content if self._on_terminal else self._settled(entry)
+        if content:
+            sys.stdout.flush()
+            out.buffer.write(content)
+            out.flush()
+            self._in_line = not content.endswith(b"\n")
+
+    def _note(self, text: str) -> None:
+        if self._on_terminal and self._open is not None:
+            self._detail = text.splitlines()[-1][:_WIDEST_DETAIL] if text else ""
+            self._spin()
+        else:
+            self.say("✨", text)
+
+    def _settled(self, entry: LogEntry) -> bytes:
+        """For a file: a line that is rewritten by carriage returns comes once, in its last state."""
+        text = self._bars.pop(entry.stream, "") + entry.text
+        if "\r" not in text:
+            return entry.content
+        *whole, rest = text.split("\n")
+        if "\r" in rest:
+            self._bars[entry.stream] = rest
+            rest = ""
+        return "\n".join([*map(last_state, whole), rest]).encode()
+
+    def _leave_line(self) -> None:
+        for stream, rest in self._bars.items():
+            out = sys.stderr if stream == STDERR else sys.stdout
+            out.write(last_state(rest))
+            self._in_line = True
+        self._bars.clear()
+        if self._in_line:
+            self._in_line = False
+            click.echo()
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def _end(self, record: RunRecord) -> None:
+        ending = record.ending
+        assert ending is not None
+        status = record.status
+        unsaved = ending.reason is EndReason.SAVE_FAILED
+        failed_here = self._open is not None and (status.name.endswith("_FAILED") or unsaved)
+        self._close_phase("failed" if failed_here else _saved(record))
+        if record.total_s is not None:
+            self.say(_END_MARKS.get(status, "💥"), f"Total run time: {format_duration(record.total_s)}")
+        self.say(_END_MARKS.get(status, "💥"), ended(record), colour=_END_COLOURS.get(status, "red"))
+        for hint in _hints(record):
+            self.say("  ", hint)
+
+
+def ended(record: RunRecord) -> str:
+    """How a run ended, in a few words: ``Run 3 failed (exit 1)``."""
+    how = _how(record)
+    return f"Run {record.number} {str(record.status).replace('_', ' ')}{f' ({how})' if how else ''}"
+
+
+def _shown_phases(record: RunRecord) -> frozenset[RunStatus]:
+    """Phases worth a line: a run that needs no room does not queue, one without mounts mounts nothing."""
+    needless = set()
+    if not record.spec.resources.asks:
+        needless.add(RunStatus.QUEUED)
+    if not record.spec.mounts:
+        needless.add(RunStatus.MOUNTING)
+    return frozenset(_TITLES) - needless
+
+
+def _saved(record: RunRecord) -> str:
+    outputs = record.outputs
+    if outputs is None:
+        return "done"
+    if not outputs.files:
+        return "done (no new files)"
+    size = format_size(outputs.size_bytes)
+    return f"done ({outputs.files} file{'s' * (outputs.files != 1)}, {size} → runs/{record.number})"
+
+
+def _how(record: RunRecord) -> str:
+    ending = record.ending
+    assert ending is not None
+    if ending.reason is EndReason.NONZERO_EXIT:
+        return f"exit {ending.exit_code}"
+    if ending.reason is EndReason.SIGNALLED and ending.signal is not None:
+        return f"signal {ending.signal}, {signal.strsignal(ending.signal)}"
+    if ending.reason in (EndReason.TIMEOUT, EndReason.STOP_CONDITION):
+        return f"{str(ending.reason).replace('_', ' ')}: {ending.message}"
+    return ending.message or ""
+
+
+def _hints(record: RunRecord) -> list[str]:
+    number, status = record.number, record.status
+    if status is RunStatus.FAILED:
+        return [f"What it printed: conjure logs {number}   Everything else: conjure info {number}"]
+    if status in (RunStatus.KILLED, RunStatus.INTERRUPTED) and RunStatus.RUNNING in record.facts.entered:
+        return [f"Its working folder is kept; save what it made: conjure recover {number}"]
+    return []

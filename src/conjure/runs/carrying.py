@@ -1,0 +1,275 @@
+"""The steps of carrying a run, taken in its supervisor.
+
+Main entries: `Carried` and, in order, `wait_for_room`, `build`, `mount`, `execute`, `save`, `close`;
+`engine.carry` puts them together. Invariant: a step that cannot be done raises `RunOverError` with the
+ending that the record is then closed with.
+"""
+
+import os
+import posixpath
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.errors import ConjureError, StoreError
+from conjure.runs import code, environment, mounts, outputs
+from conjure.runs.command_line import fill_in, to_arguments
+from conjure.runs.custody import close_abandoned
+from conjure.runs.environment import Environment
+from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
+from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.inputs import identity_of, locate
+from conjure.runs.logs import LOG_FILE, LogWriter
+from conjure.runs.manifest import Manifest
+from conjure.runs.metrics import METRICS_FILE, MetricTail, Summary
+from conjure.runs.process import Process, end_all, family
+from conjure.runs.queueing import Capacity, find_room
+from conjure.runs.record import EnvironmentFacts, OutputFacts, RunRecord, Usage
+from conjure.runs.spec import RunSpec
+from conjure.runs.status import Ending, EndReason, RunStatus
+from conjure.runs.stop_conditions import StopWatch, parse_stop_condition
+from conjure.runs.store import KILL, STOP, Store
+from conjure.runs.trees import remove_tree
+from conjure.runs.variables import Place, command_variables
+from conjure.runs.watching import Watch, Watched
+
+WORK, OUTPUTS, MANIFEST, BEFORE = "work", "outputs", "manifest.json", "before.json"
+_QUEUE_EVERY_S = 0.2
+_LOOK_EVERY_S = 0.2
+_INSIST_S = 300.0
+
+
+class RunOverError(Exception):
+    """The run is over before its time: closed with this ending, without saving."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.message)
+        self.ending = ending
+
+
+@dataclass(slots=True)
+class Carried:
+    """A run in its supervisor's hands.
+
+    Attributes:
+        home: Where conjure keeps things.
+        store: The supervisor's own.
+        number: The run.
+        spec: What was asked, secrets included.
+        requested: When, by `time.monotonic`.
+        spared: Descendants that are not this run's to end.
+        executor: Where the command is carried out.
+    """
+
+    home: Home
+    store: Store
+    number: int
+    spec: RunSpec
+    requested: float
+    spared: Callable[[Process], bool]
+    executor: Executor = field(init=False)
+    log: LogWriter = field(init=False)
+    told_to_end: bool = False
+
+    def __post_init__(self) -> None:
+        """Open the log."""
+        self.executor = LocalExecutor(self.spared)
+        self.log = LogWriter(self.folder / LOG_FILE)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.home.run_folder(self.number)
+
+    @property
+    def work(self) -> Path:
+        """Its working folder: the code's root."""
+        return self.folder / WORK
+
+    def requested_end(self) -> EndReason | None:
+        """Why somebody wants the run to end, or None."""
+        wanted = self.store.end_request(self.number)
+        if wanted == KILL:
+            return EndReason.KILL_REQUESTED
+        return EndReason.STOP_REQUESTED if wanted == STOP or self.told_to_end else None
+
+    def index(self, summaries: Iterable[Summary]) -> None:
+        """Keep the database's view of the metrics up to date."""
+        with suppress(StoreError):  # a full disk: the points themselves are in the run's folder
+            self.store.set_summaries(self.number, summaries)
+
+
+def heed_termination(run: Carried) -> None:
+    """Take a SIGTERM to the supervisor, as at a shutdown, for a wish to stop."""
+    signal.signal(signal.SIGTERM, lambda *_: setattr(run, "told_to_end", True))
+
+
+def wait_for_room(run: Carried) -> None:
+    """Queue until what the run needs is free; a run that needs nothing in particular goes straight on."""
+    run.store.move(run.number, RunStatus.QUEUED)
+    if not run.spec.resources.asks:
+        run.store.move(run.number, RunStatus.BUILDING)
+        return
+    capacity = Capacity.of_this_machine()
+
+    def decide(active: list[RunRecord]) -> tuple[int, ...] | None:
+        return find_room(run.number, active, capacity)
+
+    while decide(run.store.active()) is None or not run.store.admit(run.number, decide):
+        _end_if_wanted(run)
+        time.sleep(_QUEUE_EVERY_S)
+        close_abandoned(run.store, run.store.active())
+
+
+def build(run: Carried) -> tuple[Place, Environment]:
+    """Write out the code and have the environment ready."""
+    record = run.store.get(run.number)
+    assert record.code is not None
+    place = Place(run.work, run.work / record.code.subfolder)
+    with _ending_with(EndReason.CODE_FAILED), _interruptible(run):
+        if record.code.tree:
+            code.checkout(run.home, record.code.tree, run.work)
+        place.folder.mkdir(parents=True, exist_ok=True)
+    for warning in record.code.warnings:
+        run.log.note(warning)
+    with _ending_with(EndReason.BUILD_FAILED), _interruptible(run):
+        variables = {**os.environ, **run.spec.variables}
+        built = environment.build(
+            run.home, run.spec.environment, run.log.note, variables=variables, folder=place.folder
+        )
+    facts = EnvironmentFacts(built.digest, str(built.python), built.packages)
+    identity = identity_of(run.spec, record.code, built.digest, record.mounts)
+    run.store.set_facts(run.number, environment=facts, identity=identity)
+    return place, built
+
+
+def mount(run: Carried) -> outputs.Before:
+    """Put the mounts in place, and note what is there before the command starts."""
+    run.store.move(run.number, RunStatus.MOUNTING)
+    record = run.store.get(run.number)
+    with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
+        for each in record.mounts:
+            source, target = locate(run.home, each.source), _from_root(record, each.target)
+            placed = mounts.place(run.home, source, run.work, target, each.read_only)
+            for skipped in placed.skipped:
+                run.log.note(f"mount {each.resource}: {skipped}")
+        before = outputs.scan(run.work)
+        before.save(run.folder / BEFORE)
+    return before
+
+
+def execute(run: Carried, place: Place, environment: Environment) -> Watched:
+    """Start the command and watch it to its end."""
+    record = run.store.get(run.number)
+    arguments = to_arguments(fill_in(run.spec.command, run.spec.params))
+    job = Job(
+        arguments, place.folder, command_variables(run.home, record, place, environment, run.spec.variables)
+    )
+    run.store.move(run.number, RunStatus.RUNNING)
+    try:
+        execution = run.executor.start(job)
+    except NotStartedError as error:
+        run.log.note(str(error))
+        return Watched(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
+    conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
+    metrics = MetricTail(run.folder / METRICS_FILE)
+    return Watch(execution, run.log, metrics, run, conditions, run.spec.timeout_s).until_end()
+
+
+def how_it_ended(watched: Watched) -> Ending:
+    """The ending that follows from how the command ended."""
+    exit_code, signal_number = watched.exit.code, watched.exit.signal
+    reason = watched.reason
+    if reason is None:
+        reason = EndReason.SIGNALLED if signal_number else EndReason.NONZERO_EXIT
+        if exit_code == 0:
+            reason = EndReason.COMPLETED
+    return Ending(reason, exit_code, signal_number, watched.message)
+
+
+def save(run: Carried, before: outputs.Before, watched: Watched) -> None:
+    """Move what the command made to the run's outputs; after that the working folder is not needed."""
+    _insist(lambda: run.store.move(run.number, RunStatus.SAVING))
+    failed = Ending(EndReason.SAVE_FAILED, watched.exit.code, watched.exit.signal)
+    with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
+        saved = collect_outputs(run.folder, before, run.spec)
+    for skipped in saved.skipped:
+        run.log.note(f"not saved: {skipped}")
+    facts = OutputFacts(len(saved.entries), saved.size_bytes)
+    _insist(lambda: run.store.set_facts(run.number, outputs=facts))
+    remove_tree(run.work)
+
+
+def close(run: Carried, ending: Ending, watched: Watched | None) -> None:
+    """Leave nothing running, and close the record."""
+    end_all(lambda: family(os.getpid(), spared=run.spared))
+    run.log.close()
+    command_s = None if watched is None else round(watched.command_s, 3)
+    total_s = round(time.monotonic() - run.requested, 3)
+    if watched is not None:
+        _insist(lambda: run.store.set_facts(run.number, usage=watched.usage))
+    _insist(lambda: run.store.close(run.number, ending, command_s=command_s, total_s=total_s))
+
+
+def collect_outputs(folder: Path, before: outputs.Before, spec: RunSpec) -> Manifest:
+    """Move a run's new and changed files to its outputs and list them; may be cut off and called again."""
+    manifest = outputs.collect(folder / WORK, before, folder / OUTPUTS, spec.output, spec.no_output)
+    manifest.save(folder / MANIFEST)
+    return manifest
+
+
+def _from_root(record: RunRecord, target: str) -> str:
+    """A mount's target, which is relative to where the command starts, relative to the code's root."""
+    subfolder = record.code.subfolder if record.code is not None else ""
+    return posixpath.normpath(posixpath.join(subfolder, target))
+
+
+@contextmanager
+def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[None]:
+    """Whatever goes wrong inside ends the run for this reason."""
+    try:
+        yield
+    except (ConjureError, OSError) as error:
+        message = str(error) if isinstance(error, ConjureError) else f"{error.strerror}: {error.filename}"
+        raise RunOverError(replace(ending or Ending(reason), message=message)) from error
+
+
+@contextmanager
+def _interruptible(run: Carried, *, only: EndReason | None = None) -> Iterator[None]:
+    """Let a stop or kill cut the work inside short, by looking for one several times a second."""
+
+    def look(*_: object) -> None:
+        wanted = run.requested_end()
+        if wanted is not None and only in (None, wanted):
+            raise RunOverError(Ending(wanted))
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_EVERY_S, _LOOK_EVERY_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _end_if_wanted(run: Carried) -> None:
+    wanted = run.requested_end()
+    if wanted is not None:
+        raise RunOverError(Ending(wanted))
+
+
+def _insist(act: Callable[[], object]) -> None:
+    """Do it, waiting for room on a full disk for a while: what comes now is the run's result."""
+    until = time.monotonic() + _INSIST_S
+    while True:
+        try:
+            act()
+        except StoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
+        else:
+            return

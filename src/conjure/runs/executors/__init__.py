@@ -1,0 +1,1 @@
+"""Where a run's command is carried out: this machine, later others."""

@@ -1,0 +1,107 @@
+"""The process that carries a run: in its own session, so that it outlives the terminal it was cast from.
+
+Main entry: `main` (``python -m conjure.runs.supervisor NUMBER LOCK``), started by `launching`. Two processes
+stand behind a run: the supervisor, which carries it and holds its lock; and above it a guard, which only
+waits, and ends every process of the run should the supervisor be killed.
+
+Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from conjure.core.home import Home
+from conjure.errors import ConjureError
+from conjure.runs.carrying import Carried
+from conjure.runs.custody import RunLock, ignore_interrupts, is_other_supervisor, open_store, process_name
+from conjure.runs.engine import carry
+from conjure.runs.launching import SUPERVISOR_LOG
+from conjure.runs.process import Process, adopt_orphans, end_all, family, set_name, this_process
+from conjure.runs.spec import RunSpec
+from conjure.runs.status import Ending, EndReason
+from conjure.runs.store import Store
+
+
+def main() -> NoReturn:
+    """Read what is to be carried from stdin, leave the caller behind, and carry it."""
+    number, lock = int(sys.argv[1]), RunLock(int(sys.argv[2]))
+    message = json.loads(sys.stdin.buffer.read())
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    ignore_interrupts()
+    if os.fork():
+        os._exit(0)  # the caller waits for this: it means that the run is in our hands
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    set_name(process_name(number))
+    adopt_orphans()
+    home = Home.from_environment()
+    supervisor = os.fork()
+    if supervisor:
+        lock.release()
+        _guard(home, number, supervisor)
+    os.setsid()
+    adopt_orphans()
+    _supervise(home, number, message)
+
+
+def _supervise(home: Home, number: int, message: dict) -> NoReturn:
+    status = 1
+    try:
+        with Store.open(home) as store:
+            store.set_facts(number, owner=this_process())
+            spec = RunSpec.from_json(message["spec"])
+            carry(Carried(home, store, number, spec, message["requested"], _spared(home, number)))
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - the edge of the process: tell, close, go
+        traceback.print_exc()
+        _close_after_our_own_fault(home, number, error)
+    finally:
+        end_all(lambda: family(os.getpid(), spared=_spared(home, number)))
+        _remove_if_empty(home, number)
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
+    """Wait for the supervisor; should it be killed, end what it leaves and close its record."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    while True:
+        pid, status = os.wait()
+        if pid == supervisor:
+            break
+    end_all(lambda: family(os.getpid(), spared=_spared(home, number)))
+    if status != 0:
+        try:
+            open_store(home).close_connection()
+        except ConjureError:
+            traceback.print_exc()  # the next command that can write will close it
+    os._exit(0)
+
+
+def _spared(home: Home, number: int) -> Callable[[Process], bool]:
+    return lambda process: is_other_supervisor(home, number, process)
+
+
+def _close_after_our_own_fault(home: Home, number: int, error: BaseException) -> None:
+    where = home.run_folder(number) / SUPERVISOR_LOG
+    message = f"conjure itself failed ({type(error).__name__}: {error}); see {where}"
+    try:
+        with Store.open(home) as store:
+            if not store.get(number).status.is_final:
+                store.close(number, Ending(EndReason.SUPERVISOR_DIED, message=message))
+    except ConjureError:
+        traceback.print_exc()
+
+
+def _remove_if_empty(home: Home, number: int) -> None:
+    path = home.run_folder(number) / SUPERVISOR_LOG
+    if path.exists() and path.stat().st_size == 0:
+        path.unlink()
+
+
+if __name__ == "__main__":
+    main()
