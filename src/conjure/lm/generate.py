@@ -67,13 +67,13 @@ class GenerationRequest(SamplingSettings):
         for name in ("prompts", "stop"):
             texts = getattr(self, name)
             if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-                yield f"{name} is {texts!r}; it must be a list of texts"
+                yield f"{name} must be a list of texts, not {texts!r}"
         if not self.prompts:
             yield "prompts is empty; at least one is needed, and an empty text means the start of a document"
         if any(text == "" for text in self.stop):
             yield "stop holds an empty text, which would stop every sample before its first character"
         if self.on_overflow not in ("slide", "error"):
-            yield f"on_overflow is {self.on_overflow!r}; it must be 'slide' or 'error'"
+            yield f"on_overflow must be 'slide' or 'error', not {self.on_overflow!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +220,8 @@ def _refuse_overflow(prompts: list[list[int]], request: GenerationRequest, conte
     if outgrows(tokens, request, context_length):
         first = f"write at most {room:,} tokens" if room > 0 else "shorten the prompt"
         raise ContextLengthError(
-            f"the prompt has {tokens:,} tokens and {request.max_new_tokens:,} are to be written: "
-            f"{tokens + request.max_new_tokens:,} in all, but the model's context is {context_length:,}",
+            f"a prompt of {tokens:,} and {request.max_new_tokens:,} new tokens make "
+            f"{tokens + request.max_new_tokens:,}, more than the model's context of {context_length:,}",
             fix=f"{first}, or let the window slide (on_overflow slide)",
         )
 

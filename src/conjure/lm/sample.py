@@ -104,7 +104,7 @@ class SamplingSettings:
         for name, bound in self.BOUNDS.items():
             value = getattr(self, name)
             if not bound.allows(value):
-                yield f"{name} is {value!r}; it must be {bound}"
+                yield f"{name} must be {bound}, not {value!r}"
 
 
 def draw_seed() -> int:

@@ -10,7 +10,7 @@ first window is predicted from at least ``context - stride + 1`` tokens, and the
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import SupportsInt
 
@@ -24,7 +24,7 @@ from conjure.lm.model import GPT2
 from conjure.lm.tokenizer import Tokenizer
 
 _BATCH_TOKENS = 4096  # per forward pass: full matrix products, for some 200 MB at 124M parameters
-_GROUP_CHARACTERS = 1 << 20  # short texts gathered before sorting, so that batches hold equal lengths
+_GROUP_CHARACTERS = 1 << 17  # short texts gathered before sorting, so that batches hold equal lengths
 
 Ids = Sequence[SupportsInt]  # a list, a (memory-mapped) numpy array, …: anything that has a length and slices
 
@@ -96,12 +96,12 @@ class Windows:
         """
         limit = model.config.context_length
         context = context if context is not None else limit
+        stride = stride if stride is not None else max(1, context // 2)
         faults = []
         if not 1 <= context <= limit:
-            faults.append(f"context is {context}, the model allows 1 to {limit}")
-        stride = stride if stride is not None else max(1, context // 2)
-        if not 1 <= stride <= max(1, context):
-            faults.append(f"stride is {stride}, 1 to the context ({context}) is allowed")
+            faults.append(f"context must be from 1 to the model's {limit} tokens, not {context}")
+        if stride < 1 or stride > context > 0:
+            faults.append(f"stride must be from 1 to the context, not {stride}")
         if faults:
             raise UsageError("; ".join(faults))
         return cls(context, stride)
@@ -157,15 +157,27 @@ def score(
 
 
 def score_documents(
-    model: GPT2, tokenizer: Tokenizer, texts: Iterable[str], windows: Windows
+    model: GPT2,
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    windows: Windows,
+    *,
+    report: Callable[[int], object] | None = None,
 ) -> Iterator[Score]:
     """Score each text as a document of its own, in order; short ones share forward passes.
 
-    Memory is bounded by a million characters of short texts, or by the longest text.
+    Memory is bounded by some hundred thousand characters of short texts, or by the longest text.
+
+    Args:
+        model: In float32 for exact results.
+        tokenizer: The model's own.
+        texts: Read as they are needed.
+        windows: How much of a text is seen at once.
+        report: Told after each forward pass how many more tokens have been scored.
     """
     for group in _groups(texts):
         ids = tokenizer.encode_batch(group)
-        scored = _score_group(model, ids, windows, tokenizer.end_of_text_id)
+        scored = _score_group(model, ids, windows, tokenizer.end_of_text_id, report)
         for text, encoded, logprobs in zip(group, ids, scored, strict=True):
             total = logprobs.double().sum().item()
             tally = Tally(total, len(encoded), len(text.split()), len(text.encode()))
@@ -173,7 +185,13 @@ def score_documents(
 
 
 def score_ids(
-    model: GPT2, ids: Ids, *, start_id: int, context: int | None = None, stride: int | None = None
+    model: GPT2,
+    ids: Ids,
+    *,
+    start_id: int,
+    context: int | None = None,
+    stride: int | None = None,
+    report: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Log-probability of each id of one document, however long.
 
@@ -183,6 +201,7 @@ def score_ids(
         start_id: The token the document is read after, usually end-of-text; not scored.
         context: Tokens seen at once; None means all the model can.
         stride: Tokens between windows; None means half of `context`.
+        report: Told after each forward pass how many more tokens have been scored.
 
     Returns:
         Natural-log probabilities (nats, each <= 0), float32, (N,). Beyond these four bytes per token, memory
@@ -191,7 +210,7 @@ def score_ids(
     Raises:
         UsageError: `context` or `stride` is out of range.
     """
-    return _score_group(model, [ids], Windows.of(model, context, stride), start_id)[0]
+    return _score_group(model, [ids], Windows.of(model, context, stride), start_id, report)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,18 +249,27 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _score_group(model: GPT2, documents: Sequence[Ids], windows: Windows, start_id: int) -> list[Tensor]:
+def _score_group(
+    model: GPT2,
+    documents: Sequence[Ids],
+    windows: Windows,
+    start_id: int,
+    report: Callable[[int], object] | None,
+) -> list[Tensor]:
     """Log-probabilities of each document, (N_i,); windows of like length are read together."""
     results = [torch.empty(len(ids), dtype=torch.float32) for ids in documents]
     plan = [window for index, ids in enumerate(documents) for window in _windows(index, len(ids), windows)]
     plan.sort(key=lambda window: -window.length)
     start = 0
-    with evaluating(model):
-        while start < len(plan):
-            rows = plan[start : start + max(1, _BATCH_TOKENS // plan[start].length)]
-            for window, logprobs in zip(rows, _score_rows(model, documents, rows, start_id), strict=True):
-                results[window.document][window.first : window.end] = logprobs
-            start += len(rows)
+    while start < len(plan):
+        rows = plan[start : start + max(1, _BATCH_TOKENS // plan[start].length)]
+        with evaluating(model):
+            scored = _score_rows(model, documents, rows, start_id)
+        for window, logprobs in zip(rows, scored, strict=True):
+            results[window.document][window.first : window.end] = logprobs
+        if report is not None:
+            report(sum(window.end - window.first for window in rows))
+        start += len(rows)
     return results
 
 

@@ -92,13 +92,13 @@ class TestRequest:
                 prompts=[],
             )
         for words in (
-            "temperature is -1; it must be a number from 0 up",
-            "top_p is 7; it must be a number above 0, at most 1",
-            "num_samples is 0; it must be a whole number from 1 up",
-            "max_new_tokens is 0; it must be a whole number from 1 up",
-            "seed is -1; it must be a whole number from 0 to 18446744073709551615",
+            "temperature must be a number from 0 up, not -1",
+            "top_p must be a number above 0, at most 1, not 7",
+            "num_samples must be a whole number from 1 up, not 0",
+            "max_new_tokens must be a whole number from 1 up, not 0",
+            "seed must be a whole number from 0 to 18446744073709551615, not -1",
             "stop holds an empty text",
-            "on_overflow is 'crash'; it must be 'slide' or 'error'",
+            "on_overflow must be 'slide' or 'error', not 'crash'",
             "prompts is empty",
         ):
             assert words in str(caught.value)
@@ -107,7 +107,7 @@ class TestRequest:
     def test_lists_of_texts_are_lists_of_texts(self, name, value):
         with pytest.raises(UsageError) as caught:
             GenerationRequest(**{name: value})
-        assert f"{name} is {value!r}; it must be a list of texts" in str(caught.value)
+        assert f"{name} must be a list of texts, not {value!r}" in str(caught.value)
 
     def test_a_seed_is_drawn_when_none_is_given(self):
         assert len({GenerationRequest().seed for _ in range(10)}) > 5
@@ -380,7 +380,7 @@ class TestOverflow:
             generate(tiny_model(), TOKENIZER, request)
 
         assert str(caught.value) == (
-            "the prompt has 20 tokens and 13 are to be written: 33 in all, but the model's context is 32"
+            "a prompt of 20 and 13 new tokens make 33, more than the model's context of 32"
         )
         assert caught.value.fix == "write at most 12 tokens, or let the window slide (on_overflow slide)"
 

@@ -103,6 +103,15 @@ def test_many_documents_are_scored_in_order_and_in_bounded_groups(model, monkeyp
     assert [decode(one.token_ids) for one in scores] == [str(number) * 5 for number in range(1, 100)]
 
 
+def test_every_token_is_reported_once_as_work_goes_on(model):
+    reported: list[int] = []
+    texts = ["x" * 90, "ab", "", "He ate the clock."]
+
+    scores = list(score_documents(model, tiny_tokenizer(), texts, Windows.of(model), report=reported.append))
+
+    assert sum(reported) == sum(len(one.token_ids) for one in scores)
+
+
 def test_perplexities_are_of_the_sums_not_means_of_means():
     short, long = Tally(-10.0, tokens=2, words=1, bytes=4), Tally(-20.0, tokens=18, words=9, bytes=76)
 
@@ -140,11 +149,11 @@ def test_dropout_is_off_while_scoring_and_back_afterwards(model):
 @pytest.mark.parametrize(
     ("context", "stride", "words"),
     [
-        (0, None, "context is 0, the model allows 1 to 16"),
-        (17, None, "context is 17, the model allows 1 to 16"),
-        (8, 9, "stride is 9, 1 to the context (8) is allowed"),
-        (8, 0, "stride is 0, 1 to the context (8) is allowed"),
-        (99, 0, "context is 99, the model allows 1 to 16; stride is 0"),
+        (0, None, "context must be from 1 to the model's 16 tokens, not 0"),
+        (17, None, "context must be from 1 to the model's 16 tokens, not 17"),
+        (8, 9, "stride must be from 1 to the context, not 9"),
+        (8, 0, "stride must be from 1 to the context, not 0"),
+        (99, 0, "not 99; stride must be from 1 to the context, not 0"),
     ],
 )
 def test_windows_out_of_range_are_refused_all_at_once(model, context, stride, words):

@@ -1,0 +1,86 @@
+"""Pieces of output that commands share: notes, JSON, a status line, text that is safe to show.
+
+Main entries: `note`, `write_json`, `StatusLine`. Invariant: results go to stdout and everything else to
+stderr; colours, and lines that rewrite themselves, appear on a terminal only.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+_REFRESH_S = 0.1
+_CLEAR_LINE = "\r\x1b[2K"
+
+# What a terminal might obey is shown as its picture instead (U+2400 …); line ends and tabs stay.
+_PICTURES = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}
+
+
+def on_terminal() -> bool:
+    """Whether stdout is a terminal."""
+    return sys.stdout.isatty()
+
+
+def note(text: str) -> None:
+    """Say something beside the result, on stderr."""
+    click.echo(click.style(text, dim=True), err=True)
+
+
+def visible(text: str) -> str:
+    """`text` as it may be shown on a terminal: control characters cannot act; elsewhere nothing changes."""
+    return text.translate(_PICTURES) if on_terminal() else text
+
+
+def write_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write a result for programs: an object on one line, an array with one element per line."""
+    if isinstance(value, Mapping):
+        click.echo(_json(value))
+    else:
+        click.echo("[" + ",".join(f"\n{_json(element)}" for element in value) + "\n]")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def duration(seconds: float) -> str:
+    """A time span as people say it: ``0.8 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{minutes} min {rest:02} s" if hours < 1 else f"{hours} h {minutes:02} min"
+
+
+class StatusLine:
+    """One line on stderr that is rewritten in place; nothing at all where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown_at = 0.0
+        self.enabled = sys.stderr.isatty()
+
+    def __enter__(self) -> "StatusLine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def show(self, text: str) -> None:
+        """Show this now, unless the last one is not even a tenth of a second old."""
+        if self.enabled and time.monotonic() - self._shown_at >= _REFRESH_S:
+            click.echo(f"{_CLEAR_LINE}{text}", nl=False, err=True)
+            self._shown_at = time.monotonic()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self.enabled and self._shown_at:
+            click.echo(_CLEAR_LINE, nl=False, err=True)
