@@ -117,7 +117,7 @@ class TestDelegation:
         assert model.generate(max_new_tokens=8, seed=first.seed)[0].token_ids == first.token_ids
 
     def test_generate_refuses_all_faults_at_once(self, model: LanguageModel) -> None:
-        with pytest.raises(UsageError, match=r"temperature is -1.*max_new_tokens is 0"):
+        with pytest.raises(UsageError, match=r"temperature .*-1.*max_new_tokens .*0"):
             model.generate("a", max_new_tokens=0, temperature=-1)
 
     def test_score_is_lm_score(self, model: LanguageModel) -> None:
