@@ -20,7 +20,6 @@ def models(tmp_path_factory) -> list[str]:
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "home"))
     return tmp_path
 
 

@@ -206,13 +206,12 @@ def largest(logits: Tensor, count: int) -> Tensor:
     R, V = logits.shape
     if count >= V:
         return torch.arange(V, device=logits.device).expand(R, V)
-    values, ids = logits.topk(count, dim=1)
-    last = values[:, -1:]  # (R, 1)
-    tied = logits == last
-    if (tied.sum(1) == (values == last).sum(1)).all():
-        return ids.sort(1).values
-    # More are equal to the last than there is room for, and topk takes any of them.
-    above = logits > last
+    values, ids = logits.topk(count + 1, dim=1)
+    last = values[:, count - 1 : count]  # (R, 1)
+    if (last > values[:, count:]).all():
+        return ids[:, :count].sort(1).values
+    # There are more like the last than there is room for, and topk takes any of them.
+    above, tied = logits > last, logits == last
     room = count - above.sum(1, keepdim=True)
     kept = above | (tied & (tied.cumsum(1) <= room))
     return kept.nonzero()[:, 1].view(R, count)
