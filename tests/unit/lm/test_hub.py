@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from conjure.errors import NotFoundError, UsageError
-from conjure.lm.hub import ModelSource, resolve_model
+from conjure.lm.catalogue import describe
+from conjure.lm.hub import ModelSource, models_here, resolve_model
 from support.models import tiny_checkpoint
 
 
@@ -77,3 +78,18 @@ class TestLookups:
 
         with pytest.raises(NotFoundError, match="the latest is 2"):
             resolve_model("runs/9", lookups=[runs])
+
+
+class TestEmbedded:
+    def test_comes_with_the_package_whatever_folder_is_near(self, here: Path) -> None:
+        tiny_checkpoint(here / "sprite")
+        source = resolve_model("sprite")
+        assert source.kind == "embedded"
+        assert source.folder.parent.parent.name == "conjure"
+        assert resolve_model("./sprite").folder == Path("sprite")
+
+    def test_is_a_small_gpt2_with_its_tokenizer(self) -> None:
+        model = describe(resolve_model("sprite"))
+        assert (model.problem, model.has_tokenizer, model.dtype) == (None, True, "bfloat16")
+        assert model.size_bytes <= 22e6
+        assert "sprite" in [source.name for source in models_here()]
