@@ -1,0 +1,87 @@
+"""Copies, near copies and texts of one's own, against training records of every shape."""
+
+import pytest
+
+from conjure.lm.report.novelty import Overlap, compare_with_training, summarise
+from support.models import tiny_tokenizer
+
+RECORDS = [
+    "The moon is so bright tonight that the burglars have postponed.",
+    "My bread has a lovely crust, all the way through.",
+    "No.",
+    "  A hammock holds two people for as long as they agree.\n",
+]
+
+
+def compare(*texts: str, training=RECORDS) -> list[Overlap]:
+    return compare_with_training(texts, iter(training), tiny_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("text", "originality"),
+    [
+        (RECORDS[0], "copy"),
+        ("A hammock holds two people for as long as they agree.", "copy"),  # outer spaces aside
+        ("bread has a lovely crust, all the", "copy"),  # part of a record
+        ("has a lovely", "own"),  # so few words prove nothing …
+        ("No.", "copy"),  # … unless they are a whole record
+        ("the moon is so bright tonight, that the burglars have postponed", "near copy"),  # punctuation, case
+        ("The moon is so bright tonight that the burglars have left.", "near copy"),  # the last word is new
+        ("The moon is so bright that the burglars have left.", "own"),
+        ("", "own"),
+        (" \n", "own"),
+    ],
+)
+def test_originality(text, originality):
+    assert compare(text)[0].originality == originality
+
+
+def test_a_long_verbatim_run_inside_a_longer_text_makes_a_near_copy():
+    planted = "words of a secret that " * 5  # 25 words of each text
+    own = " ".join(f"new{index}" for index in range(25))
+    overlap = compare(f"{own} {planted}", training=[f"Before it all, {planted}and after."])[0]
+    assert overlap.originality == "near copy"
+    assert overlap.run.words == 25
+
+
+def test_a_run_says_where_it_is_and_what_is_around_it():
+    run = compare("He said: bread has a lovely crest")[0].run
+    assert (run.start, run.characters, run.words) == (8, 22, 4)  # " bread has a lovely cr"
+    assert (run.record, run.before, run.after) == (1, "My", "ust, all the way through.")
+    assert run.tokens == len(tiny_tokenizer().encode(" bread has a lovely cr"))
+
+
+def test_no_run_reaches_from_one_record_into_the_next():
+    assert compare("one two", training=["one", " two"])[0].run.characters == 4
+
+
+def test_ngrams_that_no_record_holds():
+    overlap = compare("My bread has no crust")[0]
+    assert overlap.words == 5
+    assert overlap.ngrams == ((5, 0), (4, 2), (3, 2), (2, 2), (1, 1), (0, 0))
+
+
+def test_a_record_of_any_size_is_read_in_pieces():
+    filler = "".join(f"filler {index}, " for index in range(60_000))  # 0.9 MB
+    secret = "the key lies under the third stone from the gate"
+    novel = f"{filler}{secret} and so on, {filler}"
+    copy, phrase = compare(secret, "filler 59999, the key", training=["first", novel])
+    assert (copy.originality, copy.run.characters, copy.run.record) == ("copy", len(secret), 1)
+    assert phrase.run.characters == len("filler 59999, the key")
+
+
+def test_no_training_records():
+    overlap = compare("some text", training=[])[0]
+    assert (overlap.originality, overlap.run.characters) == ("own", 0)
+    assert overlap.ngrams[0] == (2, 2)
+
+
+def test_summary_of_several_texts():
+    novelty = summarise(compare(RECORDS[0], "Never seen before, any of it", "My bread has no crust"))
+    assert novelty is not None
+    assert (novelty.texts, novelty.copies, novelty.near_copies, novelty.copied) == (3, 1, 0, 1)
+    assert novelty.longest_run_characters == len(RECORDS[0])
+    assert novelty.longest_run_words == 11
+    assert novelty.median_run_words == 3
+    assert novelty.new_ngrams[5] == pytest.approx(1 / 7)  # six of the moon's seven 6-grams … and one of ours
+    assert summarise([]) is None
