@@ -18,8 +18,16 @@ _LOOK_EVERY_S = 0.05
 _DEAF_AFTER_S = 10.0
 
 
+def _wait_quietly(_waiting: Sequence[int]) -> None:
+    pass
+
+
 def end_runs(
-    home: Home, numbers: Sequence[int], what: str, *, tick: Callable[[Sequence[int]], None]
+    home: Home,
+    numbers: Sequence[int],
+    what: str,
+    *,
+    tick: Callable[[Sequence[int]], None] = _wait_quietly,
 ) -> list[tuple[RunRecord, bool]]:
     """Ask runs to stop or be killed, and wait until they have ended.
 

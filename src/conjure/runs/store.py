@@ -3,8 +3,8 @@
 Main entry: `Store.open`. Invariant: state changes only inside transactions that check the move is legal, and
 whoever uses the store never sees "database is locked".
 
-Beside each run's row lies ``runs/<number>/run.json``, rewritten here whenever the record changes for good, so
-that `Store.reindex` can rebuild every row from the folders alone.
+Beside each run's row lies ``runs/<number>/run.json``, rewritten here whenever the record changes for good, in
+the same transaction and before its end, so that `Store.reindex` can rebuild every row from the folders alone.
 """
 
 import json
@@ -156,7 +156,7 @@ class Store:
                 rerun_of=rerun_of,
             )
             self._insert(record)
-        self._write_record(record)
+            self._write_record(record)
         return record
 
     def move(self, number: int, status: RunStatus) -> None:
@@ -206,7 +206,7 @@ class Store:
                 command_s=command_s,
                 total_s=total_s,
             )
-        return self._rewrite(number)
+            return self._rewrite(number)
 
     def request_end(self, number: int, what: str) -> bool:
         """Ask the owner of an active run to `STOP` or `KILL` it; a kill outranks a stop.
@@ -251,9 +251,8 @@ class Store:
                 columns["mounts"] = json.dumps([asdict(mount) for mount in mounts])
                 self._set_sources(number, mounts)
             self._set(number, **columns)
-            ended = self._status(number).is_final
-        if ended:
-            self._rewrite(number)
+            if self._status(number).is_final:
+                self._rewrite(number)
 
     # ---- looking -------------------------------------------------------------------------------------------
 
@@ -331,7 +330,7 @@ class Store:
         self.get(number)
         with self._transaction():
             self._connection.execute("INSERT OR IGNORE INTO run_labels VALUES (?, ?)", (number, label))
-        self._rewrite(number)
+            self._rewrite(number)
 
     def remove_label(self, number: int, label: str) -> None:
         """Take a label off a run.
@@ -345,14 +344,14 @@ class Store:
             raise NotFoundError(f"run {number} has no label {label!r}; {known}")
         with self._transaction():
             self._connection.execute("DELETE FROM run_labels WHERE run = ? AND label = ?", (number, label))
-        self._rewrite(number)
+            self._rewrite(number)
 
     def set_archived(self, number: int, *, archived: bool) -> None:
         """Put a run away, or take it out again."""
         self.get(number)
         with self._transaction():
             self._set(number, archived_at=self._now() if archived else None)
-        self._rewrite(number)
+            self._rewrite(number)
 
     def set_link(self, name: str, resource: str) -> None:
         """Give a resource a name.
@@ -530,6 +529,7 @@ class Store:
                 raise
 
     def _rewrite(self, number: int) -> RunRecord:
+        """Bring the record's file up to date before the database says so: the file never lags behind."""
         record = self.get(number)
         self._write_record(record)
         return record
