@@ -16,7 +16,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +27,7 @@ from conjure.errors import BuildError
 from conjure.runs.installer import run_uv
 from conjure.runs.interpreter import Interpreter, find_current, find_version
 from conjure.runs.layer import search_base, show_base_packages, take_over_scripts
-from conjure.runs.pip_configuration import uv_variables
+from conjure.runs.pip_configuration import UvSettings, uv_settings
 from conjure.runs.spec import EnvironmentChoice
 from conjure.runs.trees import remove_tree, walk
 
@@ -209,7 +209,8 @@ def _build(home: Home, wish: _Wish, variables: Mapping[str, str], report: Callab
     # uv must not take the caller's environment for the one to fill, nor Python start differently in it.
     unwanted = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
     clean = {name: value for name, value in variables.items() if name not in unwanted}
-    settings = {**clean, **uv_variables(wish.interpreter.executable, clean)}
+    settings = uv_settings(wish.interpreter.executable, clean)
+    settings = replace(settings, variables={**clean, **settings.variables})
     python = _choose_python(home, wish, clean)
     try:
         with tempfile.TemporaryDirectory(
@@ -218,7 +219,7 @@ def _build(home: Home, wish: _Wish, variables: Mapping[str, str], report: Callab
             folder = Path(temporary)
             built = folder / "environment"
             make = ["venv", "--no-project", "--relocatable", "--python", str(python), built.name]
-            run_uv(make, folder=folder, variables=settings, report=_no_report)
+            run_uv(make, folder=folder, variables=settings.variables, report=_no_report)
             _fill(built, wish, settings, report)
             if wish.is_layer:
                 take_over_scripts(wish.interpreter, built / "bin", place / "bin")
@@ -235,18 +236,23 @@ def _choose_python(home: Home, wish: _Wish, variables: Mapping[str, str]) -> Pat
     return find_version(home, version, variables, Path.cwd())
 
 
-def _fill(built: Path, wish: _Wish, variables: Mapping[str, str], report: Callable[[str], None]) -> None:
+def _fill(built: Path, wish: _Wish, settings: UvSettings, report: Callable[[str], None]) -> None:
     folder = _site_folder(built)
     stand_ins = show_base_packages(wish.interpreter, folder) if wish.is_layer else []
     if wish.adds:
         install = ["pip", "install", "--python", str(built / "bin" / "python")]
         # Hard links to uv's cache would carry a run's edits into every other environment.
-        install += ["--link-mode", "copy", "--compile-bytecode"]
+        install += ["--link-mode", "copy", "--compile-bytecode", *settings.install_options]
         requirements = wish.choice.requirements
         if requirements:
             (built.parent / "requirements.txt").write_text(requirements)
             install += ["--requirement", "requirements.txt"]
-        run_uv([*install, "--", *wish.choice.pip], folder=built.parent, variables=variables, report=report)
+        run_uv(
+            [*install, "--", *wish.choice.pip],
+            folder=built.parent,
+            variables=settings.variables,
+            report=report,
+        )
     for stand_in in stand_ins:
         remove_tree(stand_in)
     if wish.is_layer:

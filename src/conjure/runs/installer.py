@@ -13,6 +13,7 @@ from conjure.errors import BuildError
 
 # Marks uv puts before its words, of this version and of earlier ones.
 _DECORATION = ("error:", "cause:", "Caused by:", "×", "╰─▶", "├─▶", "│", "help:", "hint:")
+_BUILD_OUTPUT = ("[stderr]", "[stdout]")
 _ADVICE = ("help:", "hint:")
 
 
@@ -78,16 +79,28 @@ def run_uv(
 def explain(lines: Sequence[str]) -> str:
     """Uv's error as one sentence: its words without marks, line breaks and advice about uv."""
     start = next((place for place, line in enumerate(lines) if _is_start(line)), max(len(lines) - 3, 0))
-    words = []
-    for line in lines[start:]:
+    lines = _without_traceback(lines[start:])
+    sentence = ""
+    for line in lines:
         text = line.strip()
         if text.startswith(_ADVICE):
             break
         for mark in _DECORATION:
             text = text.removeprefix(mark).strip()
+        is_cause = text != line.strip()
         if text.strip("^~ "):
-            words.append(text if not words or line.strip() == text else f": {text}")
-    return " ".join(words).replace(" : ", ": ") or "uv said nothing"
+            sentence = f"{sentence.rstrip(':')}: {text}" if is_cause else f"{sentence} {text}"
+    return sentence.strip(": ") or "uv said nothing"
+
+
+def _without_traceback(lines: Sequence[str]) -> list[str]:
+    """Of what a package's own build said, only the last line: the exception."""
+    said = next((place for place, line in enumerate(lines) if line.strip() in _BUILD_OUTPUT), None)
+    if said is None:
+        return list(lines)
+    end = next((place for place, line in enumerate(lines) if line.strip().startswith(_ADVICE)), len(lines))
+    last = [line for line in lines[said + 1 : end] if line.strip()][-1:]
+    return [*lines[:said], *(f"cause: {line.strip()}" for line in last)]
 
 
 def _is_start(line: str) -> bool:

@@ -1,6 +1,6 @@
 """pip's own settings, told to uv: people have mirrors, wheel folders and certificates configured for pip.
 
-Main entry: `uv_variables`. Invariant: what the user set for uv itself wins; what pip's settings hold that is
+Main entry: `uv_settings`. Invariant: what the user set for uv itself wins; what pip's settings hold that is
 secret goes to uv in variables and nowhere else.
 """
 
@@ -11,26 +11,42 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 _LINE = re.compile(r"(?P<section>:env:|[\w-]+)\.(?P<option>[\w-]+)=(?P<value>.*)")
 _SECTIONS = ("global", "install", ":env:")  # each overrides those before it, as in pip
 _TRUE = {"1", "y", "yes", "t", "true", "on"}
 
-# What is always so: no interpreter is downloaded, and the best version wins wherever it lies, as with pip.
-_FIXED = {"UV_PYTHON_DOWNLOADS": "never", "UV_INDEX_STRATEGY": "unsafe-best-match"}
+# What is always so: no interpreter is downloaded; and as with pip, the best version wins wherever it lies,
+# and the system's certificates are trusted.
+_FIXED = {"UV_PYTHON_DOWNLOADS": "never", "UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
 
 
-def uv_variables(python: Path, variables: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables that make uv behave as pip is configured to.
+@dataclass(frozen=True, slots=True)
+class UvSettings:
+    """What makes uv behave as pip is configured to.
+
+    Attributes:
+        variables: Environment variables, over the caller's.
+        install_options: Options of ``uv pip install`` that have no variable.
+    """
+
+    variables: Mapping[str, str]
+    install_options: tuple[str, ...] = ()
+
+
+def uv_settings(python: Path, variables: Mapping[str, str]) -> UvSettings:
+    """Uv's settings that say what pip's say.
 
     Args:
         python: The interpreter whose pip is asked, so that an environment's own pip.conf counts.
         variables: The caller's environment.
     """
     options = _read_options(python, variables)
-    found = dict(_translate(options))
-    return _FIXED | found | {name: value for name, value in variables.items() if name.startswith("UV_")}
+    own = {name: value for name, value in variables.items() if name.startswith("UV_")}
+    is_closed = options.get("no-index", "").lower() in _TRUE
+    return UvSettings({**_FIXED, **dict(_translate(options)), **own}, ("--no-index",) * is_closed)
 
 
 def _read_options(python: Path, variables: Mapping[str, str]) -> dict[str, str]:
@@ -102,7 +118,5 @@ def _translate(options: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for option, variable in plain:
         if value := options.get(option, "").strip():
             yield variable, value.split(".")[0] if "timeout" in option else value
-    if options.get("no-index", "").lower() in _TRUE:
-        yield "UV_NO_INDEX", "1"
     if options.get("pre", "").lower() in _TRUE:
         yield "UV_PRERELEASE", "allow"
