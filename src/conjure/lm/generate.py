@@ -258,8 +258,10 @@ def _write(rows: list[_Row], engine: Engine, request: GenerationRequest) -> Iter
     history = history.to(logits.device)
     for step in range(request.max_new_tokens):
         streams = torch.tensor([row.stream for row in rows], device=logits.device)
+        normalisers = _log_normalisers(logits)  # (R, 1)
         chosen = choose(logits, history, streams, torch.full_like(streams, step), request)  # (R,)
-        for row, token_id, logprob in zip(rows, chosen.tolist(), _logprobs(logits, chosen), strict=True):
+        logprobs = (logits.gather(1, chosen[:, None]) - normalisers).squeeze(1)
+        for row, token_id, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
             if row.finish_reason is None:
                 yield row.take(token_id, logprob)
                 if row.finish_reason is not None:
@@ -300,17 +302,17 @@ def _read(engine: Engine, history: Tensor, max_new_tokens: int) -> Tensor:
     return engine.prefill(history.clamp(min=0), pad, capacity)
 
 
-def _logprobs(logits: Tensor, chosen: Tensor) -> list[float]:
-    """Log-probability of each row's token under the model itself, nats.
+def _log_normalisers(logits: Tensor) -> Tensor:
+    """What turns each row's logits into log-probabilities when it is taken off, (R, 1).
 
     Raises:
         ModelError: The logits are not numbers.
     """
-    logprobs = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(1)
-    if not logprobs.isfinite().all():
+    normalisers = logits.logsumexp(1, keepdim=True)
+    if not normalisers.isfinite().all():
         raise ModelError(
             "the model's logits are not numbers (NaN or infinity): its weights are damaged, "
             "or too large for this number format",
             fix="another copy of the model, or --precision float32",
         )
-    return logprobs.tolist()
+    return normalisers
