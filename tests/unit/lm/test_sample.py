@@ -135,6 +135,9 @@ class TestLargest:
 
         assert largest(logits, 3).tolist() == [[0, 2, 4], [0, 1, 2]]
 
+    def test_ids_ascend_whatever_the_order_of_the_logits(self):
+        assert largest(torch.tensor([[1.0, 3.0, 0.0, 5.0, 4.0]]), 3).tolist() == [[1, 3, 4]]
+
     def test_all_equal(self):
         assert largest(torch.zeros(2, 1000), 7).tolist() == [list(range(7))] * 2
 
