@@ -5,6 +5,7 @@ the same lines come without colours and spinners. Invariant: a transcript's own 
 the command's output.
 """
 
+import re
 import signal
 import sys
 import time
@@ -26,6 +27,7 @@ _ASCII_SPINNER = "|/-\\"
 _SPIN_EVERY_S = 0.1
 _CLEAR_LINE = "\r\x1b[2K"
 _WIDEST_DETAIL = 60
+_REWRITTEN = re.compile(r"\r(?!\n)")
 
 _END_MARKS = {
     RunStatus.COMPLETE: "🎉",
@@ -182,10 +184,10 @@ class Transcript:
     def _settled(self, entry: LogEntry) -> bytes:
         """For a file: a line that is rewritten by carriage returns comes once, in its last state."""
         text = self._bars.pop(entry.stream, "") + entry.text
-        if "\r" not in text:
+        if entry.escaped is not None or not _REWRITTEN.search(text):
             return entry.content
         *whole, rest = text.split("\n")
-        if "\r" in rest:
+        if _REWRITTEN.search(rest):
             self._bars[entry.stream] = rest
             rest = ""
         return "\n".join([*map(last_state, whole), rest]).encode()

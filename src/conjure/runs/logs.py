@@ -10,9 +10,9 @@ Invariant: the entries of a stream, put together, are what the command wrote to 
 bar (a line rewritten by carriage returns more than twice) keeps its newest states only.
 """
 
+import codecs
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +27,6 @@ _LONGEST_PIECE_BYTES = 1 << 16
 _PARTIAL_AFTER_S = 0.1  # a line without end is shown after this long, so that prompts and dots are seen
 _BAR_EVERY_S = 0.5
 _BAR_STATES = 3
-_ESCAPE = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class LogEntry:
         """The bytes that were written, exactly."""
         if self.escaped is None:
             return self.text.encode()
-        return _ESCAPE.sub(_unescape, self.escaped.encode())
+        return codecs.escape_decode(self.escaped.encode())[0]  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ class LogWriter:
         os.close(self._file)
 
     def _emit(self, stream: str, pending: _Pending, end: int) -> None:
-        self._append(stream, _thin_bars(bytes(pending.content[:end])))
+        self._append(stream, bytes(pending.content[:end]))
         del pending.content[:end]
         pending.since = self._timer()
 
@@ -200,10 +199,10 @@ def last_state(line: str) -> str:
 def _encode(now: float, stream: str, content: bytes) -> bytes:
     entry: dict[str, float | str] = {"time": now, "stream": stream}
     try:
-        entry["text"] = content.decode()
+        entry["text"] = _thin_bars(content.decode())
     except UnicodeDecodeError:
         entry["text"] = content.decode(errors="replace")
-        entry["escaped"] = content.replace(b"\\", rb"\\").decode(errors="backslashreplace")
+        entry["escaped"] = repr(content)[2:-1]
     return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
 
 
@@ -213,10 +212,6 @@ def _decode(line: bytes) -> LogEntry | None:
         return LogEntry(float(stored["time"]), stored["stream"], stored["text"], stored.get("escaped"))
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    return b"\\" if match[1] == b"\\" else bytes.fromhex(match[1][1:].decode())
 
 
 def _whole_characters(content: bytes | bytearray) -> int:
@@ -231,16 +226,16 @@ def _whole_characters(content: bytes | bytearray) -> int:
     return len(content)
 
 
-def _thin_bars(content: bytes) -> bytes:
-    if content.count(b"\r") < _BAR_STATES:
-        return content
-    return b"\n".join(_thin_bar(line) for line in content.split(b"\n"))
+def _thin_bars(text: str) -> str:
+    if text.count("\r") < _BAR_STATES:
+        return text
+    return "\n".join(map(_thin_bar, text.split("\n")))
 
 
-def _thin_bar(line: bytes) -> bytes:
+def _thin_bar(line: str) -> str:
     """Of a line that was rewritten again and again, its last state."""
-    if line.count(b"\r") < _BAR_STATES:
+    if line.count("\r") < _BAR_STATES:
         return line
-    body = line.rstrip(b"\r")
-    before, _, newest = body.rpartition(b"\r")
-    return (b"\r" if before or body.startswith(b"\r") else b"") + newest + b"\r" * (len(body) < len(line))
+    body = line.rstrip("\r")
+    _, returned, newest = body.rpartition("\r")
+    return f"{returned}{newest}{line[len(body) :][:1]}"

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from conjure.core.home import Home
 from conjure.errors import ConjureError
+from conjure.reporting import RUN_VARIABLE
 from conjure.runs.carrying import Carried
 from conjure.runs.custody import RunLock, ignore_interrupts, is_other_supervisor, open_store, process_name
 from conjure.runs.engine import carry
@@ -45,6 +46,7 @@ def main() -> NoReturn:
         _guard(home, number, supervisor)
     os.setsid()
     adopt_orphans()
+    os.environ[RUN_VARIABLE] = str(number)  # what we start can be found by it, should guard and we both die
     _supervise(home, number, message)
 
 
