@@ -10,9 +10,9 @@ the same transaction and before its end, so that `Store.reindex` can rebuild eve
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,6 +50,16 @@ RECORD_FILE = "run.json"
 
 _JSON_COLUMNS = ("spec", "owner", "outputs", "usage", "code", "environment", "mounts", "gpu_ids")
 
+_FACTS = ", ".join(
+    [*(f"{phase}_at" for phase in PHASES), "ended_at", "end_reason", "exit_code", "signal", "message"]
+)
+_LABELS = "(SELECT group_concat(label, char(10)) FROM run_labels WHERE run_labels.run = number) AS labels"
+# Without what is large of a run, so that thousands can be listed at once.
+_LISTED = (
+    f"number, kind, command, description, {_LABELS}, json_extract(spec, '$.params') AS params, {_FACTS},"
+    " command_s, total_s, archived_at"
+)
+
 STOP, KILL = "stop", "kill"
 
 
@@ -74,6 +84,31 @@ class RunFilter:
     archived: bool = False
     sort_metric: str | None = None
     highest_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """As much of a run as a list of many shows; its facts tell its status."""
+
+    number: int
+    kind: str
+    command: str
+    description: str
+    labels: tuple[str, ...]
+    params: Mapping[str, str]
+    facts: Facts
+    command_s: float | None
+    total_s: float | None
+    archived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kinship:
+    """Which run a run repeats, and which one it was cast from within."""
+
+    number: int
+    rerun_of: int | None
+    parent: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,24 +309,22 @@ class Store:
 
     def facts(self, number: int) -> Facts:
         """How far a run has come: less to read than all of it, for who looks often."""
-        times = ", ".join(f"{phase}_at" for phase in PHASES)
-        columns = f"{times}, ended_at, end_reason, exit_code, signal, message"
-        return facts_from_json(
-            dict(self._query(f"SELECT {columns} FROM runs WHERE number = ?", (number,))[0])
-        )
+        rows = self._query(f"SELECT {_FACTS} FROM runs WHERE number = ?", (number,))
+        return facts_from_json(dict(rows[0]))
 
     def select(self, wanted: RunFilter | None = None) -> list[RunRecord]:
         """The runs that a filter lets through."""
-        wanted = wanted if wanted is not None else RunFilter()
-        clauses, values = _conditions(wanted)
-        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-        order = "ORDER BY number DESC"
-        if wanted.sort_metric is not None:
-            where = f"JOIN metrics ON metrics.run = number AND metrics.name = ? {where}"
-            values = [wanted.sort_metric, *values]
-            order = f"ORDER BY last_value {'DESC' if wanted.highest_first else 'ASC'}, number DESC"
-        limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d}"
-        return self._rows(f"{where} {order} {limit}", values)
+        return self._rows(*_selection(wanted if wanted is not None else RunFilter()))
+
+    def listing(self, wanted: RunFilter) -> list[ListedRun]:
+        """The runs that a filter lets through, with what a list shows of them."""
+        rest, values = _selection(wanted)
+        return [_listed(row) for row in self._query(f"SELECT {_LISTED} FROM runs {rest}", values)]
+
+    def count(self, wanted: RunFilter) -> int:
+        """How many runs a filter lets through, its limit aside."""
+        rest, values = _selection(replace(wanted, limit=None))
+        return self._query(f"SELECT count(*) FROM runs {rest}", values)[0][0]
 
     def active(self) -> list[RunRecord]:
         """Runs that have not ended, oldest first."""
@@ -307,6 +340,14 @@ class Store:
             "SELECT DISTINCT run FROM run_sources WHERE source_run = ? ORDER BY run", (number,)
         )
         return [row["run"] for row in rows]
+
+    def kinships(self) -> list[Kinship]:
+        """The runs that repeat another, or were cast from within one; oldest first."""
+        rows = self._query(
+            "SELECT number, rerun_of, parent FROM runs"
+            " WHERE rerun_of IS NOT NULL OR parent IS NOT NULL ORDER BY number"
+        )
+        return [Kinship(**row) for row in rows]
 
     def sources_in_use(self) -> dict[str, list[int]]:
         """Every resource that some run mounts, with the numbers of those runs."""
@@ -396,13 +437,8 @@ class Store:
 
     def set_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
         """Write down how a run's metrics stand."""
-        rows = [{"run": number, **summary.to_json()} for summary in summaries]
         with self._transaction():
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO metrics VALUES"
-                " (:run, :name, :points, :last_step, :last_value, :lowest, :highest)",
-                rows,
-            )
+            self._set_summaries(number, summaries)
 
     def summaries(self, number: int) -> dict[str, Summary]:
         """How a run's metrics stand, by name."""
@@ -413,28 +449,32 @@ class Store:
         )
         return {row["name"]: Summary(**row) for row in rows}
 
-    def values_of(self, metric: str, numbers: Iterable[int]) -> dict[int, float]:
-        """The newest value of one metric in each of some runs that have it."""
-        wanted = list(numbers)
-        marks = ", ".join("?" * len(wanted))
-        rows = self._query(
-            f"SELECT run, last_value FROM metrics WHERE name = ? AND run IN ({marks})", (metric, *wanted)
-        )
-        return {row["run"]: row["last_value"] for row in rows}
+    def latest_values(self, numbers: Iterable[int]) -> dict[int, dict[str, float]]:
+        """The newest value of every metric of some runs: run -> name -> value."""
+        wanted = json.dumps(list(numbers))
+        found: dict[int, dict[str, float]] = {}
+        for row in self._query(
+            "SELECT run, name, last_value FROM metrics WHERE run IN (SELECT value FROM json_each(?))"
+            " ORDER BY run, name",
+            (wanted,),
+        ):
+            found.setdefault(row["run"], {})[row["name"]] = row["last_value"]
+        return found
+
+    def metric_names(self) -> list[str]:
+        """The names of all metrics that any run has, in order."""
+        return [row["name"] for row in self._query("SELECT DISTINCT name FROM metrics ORDER BY name")]
 
     # ---- rebuilding ----------------------------------------------------------------------------------------
 
     def put_record(self, record: RunRecord) -> None:
         """Make the database say what a record says, whatever it said before."""
+        summaries = self._summarised(record.number)
         with self._transaction():
-            self._connection.execute("DELETE FROM runs WHERE number = ?", (record.number,))
-            self._insert(record)
-        self.set_summaries(
-            record.number, summarise(read_points(self.home.run_folder(record.number))).values()
-        )
+            self._put(record, summaries)
 
     def reindex(self) -> tuple[list[int], list[int]]:
-        """Rebuild the rows of all runs from their folders.
+        """Rebuild the rows of all runs from their folders, but of those that still go on.
 
         Returns:
             Numbers that were rebuilt, and numbers whose folder holds no readable record. Neither will be
@@ -445,12 +485,24 @@ class Store:
             record = read_record(self.home.run_folder(number))
             if record is None or record.number != number:
                 unreadable.append(number)
-            else:
-                self.put_record(record)
-                rebuilt.append(number)
+                continue
+            summaries = self._summarised(number)
+            with self._transaction():
+                # The file of a run that goes on tells how it began; the row knows how far it is.
+                if number not in {run.number for run in self.active()}:
+                    self._put(record, summaries)
+                    rebuilt.append(number)
         with self._transaction():
             self._skip_numbers(max([0, *rebuilt, *unreadable]))
         return rebuilt, unreadable
+
+    def faults(self) -> list[str]:
+        """What is wrong inside the database file, in SQLite's words; nothing if all is well."""
+        found = [row[0] for row in self._query("PRAGMA integrity_check")]
+        strays = self._query("PRAGMA foreign_key_check")
+        return [fault for fault in found if fault != "ok"] + [
+            f"table {row[0]}, row {row[1]}: belongs to a run that is not there" for row in strays
+        ]
 
     # ---- inside --------------------------------------------------------------------------------------------
 
@@ -502,11 +554,23 @@ class Store:
         rows = {mount.source: (number, printable(mount.source), mount.source_run) for mount in mounts}
         self._connection.executemany("INSERT OR REPLACE INTO run_sources VALUES (?, ?, ?)", rows.values())
 
-    def _rows(self, rest: str, values: Iterable[Any] = ()) -> list[RunRecord]:
-        labels = (
-            "(SELECT group_concat(label, char(10)) FROM run_labels WHERE run_labels.run = number) AS labels"
+    def _summarised(self, number: int) -> list[Summary]:
+        return list(summarise(read_points(self.home.run_folder(number))).values())
+
+    def _put(self, record: RunRecord, summaries: Iterable[Summary]) -> None:
+        self._connection.execute("DELETE FROM runs WHERE number = ?", (record.number,))
+        self._insert(record)
+        self._set_summaries(record.number, summaries)
+
+    def _set_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO metrics VALUES"
+            " (:run, :name, :points, :last_step, :last_value, :lowest, :highest)",
+            [{"run": number, **summary.to_json()} for summary in summaries],
         )
-        return [_record(row) for row in self._query(f"SELECT runs.*, {labels} FROM runs {rest}", values)]
+
+    def _rows(self, rest: str, values: Iterable[Any] = ()) -> list[RunRecord]:
+        return [_record(row) for row in self._query(f"SELECT runs.*, {_LABELS} FROM runs {rest}", values)]
 
     def _query(self, statement: str, values: Iterable[Any] = ()) -> list[sqlite3.Row]:
         with foreign_errors(self.home):
@@ -555,6 +619,19 @@ def folder_numbers(runs: Path) -> list[int]:
     return sorted(
         int(entry.name) for entry in runs.iterdir() if entry.name.isascii() and entry.name.isdecimal()
     )
+
+
+def _selection(wanted: RunFilter) -> tuple[str, list[Any]]:
+    """What follows "FROM runs" to select what a filter lets through, and the values it binds."""
+    clauses, values = _conditions(wanted)
+    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+    order = "ORDER BY number DESC"
+    if wanted.sort_metric is not None:
+        where = f"JOIN metrics ON metrics.run = number AND metrics.name = ? {where}"
+        values = [wanted.sort_metric, *values]
+        order = f"ORDER BY last_value {'DESC' if wanted.highest_first else 'ASC'}, number DESC"
+    limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d}"
+    return f"{where} {order} {limit}", values
 
 
 def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
@@ -609,3 +686,13 @@ def _record(row: sqlite3.Row) -> RunRecord:
         stored[name] = None if stored[name] is None else json.loads(stored[name])
     stored["spec"]["labels"] = stored["labels"].split("\n") if stored["labels"] else []
     return RunRecord.from_json(stored)
+
+
+def _listed(row: sqlite3.Row) -> ListedRun:
+    return ListedRun(
+        labels=tuple(row["labels"].split("\n")) if row["labels"] else (),
+        params=json.loads(row["params"]) if row["params"] else {},
+        facts=facts_from_json(dict(row)),
+        archived=row["archived_at"] is not None,
+        **{name: row[name] for name in ("number", "kind", "command", "description", "command_s", "total_s")},
+    )
