@@ -16,6 +16,7 @@ from conjure.cli.token_view import show_tokens
 from conjure.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from conjure.lm.engine import Engine
     from conjure.lm.generate import GenerationRequest, Sample, Token
     from conjure.lm.language_model import LanguageModel
 
@@ -115,13 +116,14 @@ def command(
             "--stream shows one sample as it is written", fix="-n 1, without --json or --logprobs"
         )
 
+    from conjure.lm.engine import TorchEngine
     from conjure.lm.language_model import load
 
     language_model = load(model, precision=precision)
     _note_overflow(language_model, request)
     streamed = plain and single and (stream if stream is not None else on_terminal())
     writing = _Writing(language_model, request, streamed=streamed)
-    writing.run()
+    writing.run(TorchEngine(language_model.model))
     if as_json:
         write_json([draft.as_json(logprobs=logprobs) for draft in writing.drafts()])
     elif not streamed:
@@ -225,8 +227,7 @@ class _Writing:
         self._drafts: dict[tuple[int, int], _Draft] = {}
         self._tokens, self._seconds, self._finished = 0, 0.0, 0
 
-    def run(self) -> None:
-        from conjure.lm.engine import TorchEngine
+    def run(self, engine: "Engine") -> None:
         from conjure.lm.generate import Sample, stream
 
         start = time.monotonic()
@@ -234,7 +235,7 @@ class _Writing:
             _show_prompt(self.request.prompts[0])
         with StatusLine() as status:
             try:
-                for event in stream(TorchEngine(self.model.model), self.model.tokenizer, self.request):
+                for event in stream(engine, self.model.tokenizer, self.request):
                     self._end(event) if isinstance(event, Sample) else self._take(event)
                     self._seconds = time.monotonic() - start
                     if not self._streamed:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from conjure.cli.render import StatusLine, note, write_json
+from conjure.cli.render import StatusLine, duration, note, write_json
 from conjure.cli.token_view import show_tokens
 from conjure.errors import DataError, NotFoundError, UsageError
 
@@ -179,16 +179,19 @@ def _with_progress(result: _Result, texts: Iterable[str]) -> "Iterator[Score]":
     """The scores of all texts, with how far it is on stderr."""
     from conjure.lm.score import score_documents
 
-    started, tokens = time.monotonic(), 0
+    model = result.model
     with StatusLine() as status:
+        # Counting takes a small part of the time that scoring does.
+        total = sum(len(model.tokenizer.encode(text)) for text in texts) if status.enabled else 0
+        started, tokens = time.monotonic(), 0
 
         def report(scored: int) -> None:
             nonlocal tokens
             tokens += scored
             rate = tokens / max(time.monotonic() - started, 1e-9)
-            status.show(f"{result.records:,} records · {tokens:,} tokens · {rate:,.0f} tokens/s")
+            left = duration(max(0, total - tokens) / rate)
+            status.show(f"{tokens:,} of {total:,} tokens · {rate:,.0f} tokens/s · {left} left")
 
-        model = result.model
         yield from score_documents(model.model, model.tokenizer, texts, result.windows, report=report)
 
 
