@@ -4,6 +4,7 @@ Main entry: `main`. Invariant: ``conjure --help`` imports no command's module, s
 below is the one place that names a command.
 """
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -16,11 +17,20 @@ from conjure.errors import ConjureError
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("Runs", "Run a command as a numbered, isolated, recorded run."),
     "rerun": ("Runs", "Cast a run's exact record again."),
+    "ps": ("Runs", "List the runs."),
     "logs": ("Runs", "Show what a run printed."),
     "wait": ("Runs", "Wait until runs have ended."),
     "stop": ("Runs", "Stop runs; their outputs are saved."),
     "kill": ("Runs", "End runs at once; nothing is saved."),
     "recover": ("Runs", "Save the outputs of a killed or interrupted run."),
+    "ls": ("Files", "List runs, uploads and the files in them."),
+    "cp": ("Files", "Copy files out of a run or upload."),
+    "upload": ("Files", "Keep a file or folder under a name that runs can mount."),
+    "link": ("Files", "Give a resource a name, or list the names."),
+    "unlink": ("Files", "Take a link's name away."),
+    "rm": ("Files", "Free the disk of a run's or upload's files."),
+    "verify": ("Files", "Check kept files against their digests."),
+    "prune": ("Files", "Free what no run needs."),
     "generate": ("Language models", "Write text with a model."),
     "finetune": ("Language models", "Tune a model on your own text."),
     "score": ("Language models", "Measure how likely a model finds a text."),
@@ -73,6 +83,9 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the installed command; never shows a traceback for what a user can mend."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name that is not UTF-8, or a terminal that cannot show a letter, must not end a listing.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_run(sys.argv[1:]))
 
 

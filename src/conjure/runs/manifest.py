@@ -16,6 +16,7 @@ from typing import Any
 
 from conjure.core.files import sha256_file, write_atomically
 from conjure.errors import StoreError
+from conjure.runs.record import printable
 from conjure.runs.trees import walk
 
 _FORMAT = 1
@@ -41,12 +42,12 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain JSON values that any program can read."""
-        values: dict[str, Any] = {"path": _readable(self.path)}
+        values: dict[str, Any] = {"path": printable(self.path)}
         if values["path"] != self.path:
             values["path_base64"] = base64.b64encode(os.fsencode(self.path)).decode()
         if self.target is not None:
             target = base64.b64encode(os.fsencode(self.target)).decode()
-            return {**values, "target": _readable(self.target), "target_base64": target}
+            return {**values, "target": printable(self.target), "target_base64": target}
         return {**values, "size_bytes": self.size_bytes, "digest": self.digest, "mode": f"{self.mode:04o}"}
 
     @classmethod
@@ -58,10 +59,6 @@ class Entry:
         if "target" in stored:
             return cls(path, 0, "", 0o777, os.fsdecode(base64.b64decode(stored["target_base64"])))
         return cls(path, stored["size_bytes"], stored["digest"], int(stored["mode"], 8))
-
-
-def _readable(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,7 @@ class Manifest:
             "format": _FORMAT,
             "digest_algorithm": "sha256",
             "files": [entry.to_json() for entry in self.entries],
-            "skipped": [_readable(phrase) for phrase in self.skipped],
+            "skipped": [printable(phrase) for phrase in self.skipped],
         }
         write_atomically(path, json.dumps(content, indent=1) + "\n")
 
@@ -116,12 +113,12 @@ class Manifest:
         found = {entry.path: entry for entry in take_manifest(folder).entries} if folder.is_dir() else {}
         known = {entry.path: entry for entry in self.entries}
         faults = [_fault(entry, found.get(path)) for path, entry in known.items()]
-        faults += [f"{_readable(path)} was added" for path in found.keys() - known.keys()]
+        faults += [f"{printable(path)} was added" for path in found.keys() - known.keys()]
         return sorted(filter(None, faults))
 
 
 def _fault(kept: Entry, found: Entry | None) -> str | None:
-    name = _readable(kept.path)
+    name = printable(kept.path)
     if found is None:
         return f"{name} is missing"
     if (kept.target, kept.digest) != (found.target, found.digest):

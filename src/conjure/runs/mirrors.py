@@ -20,6 +20,7 @@ from conjure.core.home import Home
 from conjure.errors import ConjureError, SnapshotError, UsageError
 from conjure.runs.git import Git, GitError, network_git, own_git
 from conjure.runs.objects import SubmoduleFinder
+from conjure.runs.trees import remove_tree
 
 _URL = re.compile(
     r"(?P<scheme>https?|ssh|git|file)://(?:(?P<user>[^/@:]*)(?::(?P<password>[^/@]*))?@)?(?P<rest>.*)"
@@ -266,6 +267,21 @@ def _locked_mirror(home: Home, address: Address) -> Iterator[Path]:
                 own_git(Path(temporary) / "new.git")("init", "--quiet", "--bare", "--template=")
                 (Path(temporary) / "new.git").rename(repository)
         yield repository
+
+
+def prune(home: Home) -> list[Path]:
+    """Remove all mirrors but those in use at this moment; they can be fetched again.
+
+    Returns:
+        The mirrors that were removed.
+    """
+    removed = []
+    for repository in sorted(home.mirrors.glob("*.git")):
+        with repository.with_suffix(".lock").open("a") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(repository)
+            removed.append(repository)
+    return removed
 
 
 def submodule_finder(home: Home, top: RemoteCommit) -> SubmoduleFinder:

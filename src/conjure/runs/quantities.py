@@ -81,3 +81,8 @@ def format_size(size_bytes: int) -> str:
             break
         amount, unit = amount / 1000, larger
     return f"{amount:.1f} {unit}" if unit != "B" and amount < 9.95 else f"{amount:.0f} {unit}"
+
+
+def format_count(count: int, thing: str) -> str:
+    """``1 file``, ``3 files``: for things whose plural is made with an s."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

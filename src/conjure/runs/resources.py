@@ -136,6 +136,18 @@ def check_name(what: str, name: str) -> str:
     return normal
 
 
+def check_link_name(name: str) -> str:
+    """A name somebody chose for a link, in its normal form.
+
+    Raises:
+        UsageError: It could be mistaken for something else.
+    """
+    normal = check_name("link", name)
+    if unicodedata.normalize("NFKC", normal).casefold() in (RUNS, UPLOADS, "datasets"):
+        raise UsageError(f"{name!r} cannot name a link: it is the beginning of every path to {normal}")
+    return normal
+
+
 def resolve(home: Home, resource: str, lookup_link: LinkLookup) -> Path:
     """Where a resource lies.
 

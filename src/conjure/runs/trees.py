@@ -101,55 +101,101 @@ def _copy_content(reader: int, writer: int) -> None:
             shutil.copyfileobj(source, destination, 1 << 20)
 
 
-def copy_entry(source: Path, destination: Path, *, boundary: Path) -> Copied:
+def copy_entry(
+    source: Path,
+    destination: Path,
+    *,
+    boundary: Path,
+    overwrite: bool = False,
+    watch: Callable[[Copied], None] | None = None,
+) -> Copied:
     """Make a private, writable copy of a file or folder; existing folders at the destination are added to.
 
     Links that lead to somewhere inside `source` stay links. One that leads to a file elsewhere inside
-    `boundary` becomes a copy of it. Any other is left out and reported, and so are sockets and the like.
+    `boundary` becomes a copy of it. Any other is left out and reported, and so are sockets and the like, and
+    what vanishes meanwhile.
+
+    Args:
+        source: The file or folder.
+        destination: Its copy's name.
+        boundary: How far links may lead.
+        overwrite: Replace files that exist already, each in one step.
+        watch: Told after each file what has been copied so far.
 
     Raises:
         OSError: A file exists already at the destination, the disk is full …
     """
-    copied = Copied()
-    if not source.is_dir():
-        _copy_file(source, destination, copied)
-        return copied
-    destination.mkdir(parents=True, exist_ok=True)
-    real = source.resolve()
-    for name, entry in walk(source):
-        target = destination / name
-        if entry.is_symlink():
-            _copy_link(Path(entry.path), target, name, (real, boundary.resolve()), copied)
-        elif entry.is_dir(follow_symlinks=False):
-            target.mkdir(exist_ok=True)
-        elif entry.is_file(follow_symlinks=False):
-            _copy_file(Path(entry.path), target, copied)
+    return _Copy(source, boundary.resolve(), overwrite, watch).run(destination)
+
+
+@dataclass(slots=True)
+class _Copy:
+    source: Path
+    boundary: Path
+    overwrite: bool
+    watch: Callable[[Copied], None] | None
+    copied: Copied = field(default_factory=Copied)
+
+    def run(self, destination: Path) -> Copied:
+        if not self.source.is_dir():
+            self._file(self.source, destination, self.source.name)
+            return self.copied
+        destination.mkdir(parents=True, exist_ok=True)
+        for name, entry in walk(self.source):
+            place, target = Path(entry.path), destination / name
+            if entry.is_symlink():
+                self._link(place, target, name)
+            elif entry.is_dir(follow_symlinks=False):
+                target.mkdir(exist_ok=True)
+            elif entry.is_file(follow_symlinks=False):
+                self._file(place, target, name)
+            else:
+                self.copied.skipped.append(f"{name} is neither file, folder nor link")
+        return self.copied
+
+    def _file(self, file: Path, destination: Path, name: str) -> None:
+        try:
+            mode = stat.S_IMODE(file.stat().st_mode) | stat.S_IRUSR | stat.S_IWUSR
+        except FileNotFoundError:
+            self.copied.skipped.append(f"{name} vanished")
+            return
+        place = destination
+        if self.overwrite:
+            place = destination.with_name(f".{destination.name[:200]}.part")
+            place.unlink(missing_ok=True)
+        self.copied.size_bytes += clone_file(file, place, mode=mode & ~(stat.S_ISUID | stat.S_ISGID))
+        if self.overwrite:
+            place.replace(destination)
+        self._done()
+
+    def _link(self, link: Path, destination: Path, name: str) -> None:
+        try:
+            real, source = link.resolve(strict=True), self.source.resolve()
+        except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+            self.copied.skipped.append(f"{name} is a link to nothing")
+            return
+        if real.is_relative_to(source):
+            if self.overwrite:
+                destination.unlink(missing_ok=True)
+            destination.symlink_to(os.path.relpath(real, (source / name).parent))
+            self._done()
+        elif real.is_relative_to(self.boundary) and real.is_file():
+            self._file(real, destination, name)
         else:
-            copied.skipped.append(f"{name} is neither file, folder nor link")
-    return copied
+            self.copied.skipped.append(f"{name} is a link that leads outside")
+
+    def _done(self) -> None:
+        self.copied.files += 1
+        if self.watch is not None:
+            self.watch(self.copied)
 
 
-def _copy_file(source: Path, destination: Path, copied: Copied) -> None:
-    mode = stat.S_IMODE(source.stat().st_mode) | stat.S_IRUSR | stat.S_IWUSR
-    copied.size_bytes += clone_file(source, destination, mode=mode & ~(stat.S_ISUID | stat.S_ISGID))
-    copied.files += 1
-
-
-def _copy_link(link: Path, destination: Path, name: str, roots: tuple[Path, Path], copied: Copied) -> None:
-    source, boundary = roots
-    try:
-        real = link.resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
-        copied.skipped.append(f"{name} is a link to nothing")
-        return
-    if real.is_relative_to(source):
-        place = source / name
-        destination.symlink_to(os.path.relpath(real, place.parent))
-        copied.files += 1
-    elif real.is_relative_to(boundary) and real.is_file():
-        _copy_file(real, destination, copied)
-    else:
-        copied.skipped.append(f"{name} is a link that leads outside")
+def tree_size_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; nothing there has none."""
+    if folder.is_symlink() or not folder.is_dir():
+        return folder.lstat().st_size if folder.is_symlink() or folder.exists() else 0
+    entries = (entry for _, entry in walk(folder))
+    return sum(entry.stat(follow_symlinks=False).st_size for entry in entries if not entry.is_dir())
 
 
 def remove_tree(folder: Path) -> None:

@@ -1,0 +1,44 @@
+"""`conjure cp`: copy files out of a run or upload."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from conjure.cli.render import StatusLine, note
+from conjure.core.home import Home
+from conjure.runs.custody import open_store
+from conjure.runs.quantities import format_count, format_size
+from conjure.runs.record import printable
+from conjure.runs.retrieval import plan_retrieval, retrieve
+from conjure.runs.trees import Copied
+
+
+@click.command
+@click.argument("source", metavar="SRC")
+@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
+@click.option("-f", "--force", is_flag=True, help="Overwrite what is there without asking.")
+def command(source: str, folder: Path, *, force: bool) -> int:
+    """Copy SRC (runs/N[/path], uploads/NAME[/path] or a link's name) into the folder DIR.
+
+    A file is copied into DIR; of a folder, its content is. DIR is made if missing; without it, the current
+    folder is meant. The copies are yours: they can be written to.
+    """
+    home = Home.from_environment()
+    with open_store(home) as store:
+        plan = plan_retrieval(home, source, folder, store.lookup_link)
+    if plan.in_the_way and not force and sys.stdin.isatty():
+        if not click.confirm(f"Overwrite {plan.describe_conflict()}?", err=True):
+            note("nothing was copied")
+            return 1
+        force = True
+    with StatusLine() as status:
+
+        def show(copied: Copied) -> None:
+            status.show(f"Copying… {format_count(copied.files, 'file')}, {format_size(copied.size_bytes)}")
+
+        copied = retrieve(plan, overwrite=force, watch=show)
+    for skipped in copied.skipped:
+        note(f"left out: {printable(skipped)}")
+    note(f"copied {format_count(copied.files, 'file')} ({format_size(copied.size_bytes)}) to {folder}")
+    return 0

@@ -1,0 +1,40 @@
+"""`conjure link`: a name for a resource."""
+
+import click
+
+from conjure.cli.render import note, write_json
+from conjure.core.home import Home
+from conjure.errors import NotFoundError
+from conjure.runs.custody import open_store
+from conjure.runs.resources import check_link_name, parse, resolve
+
+
+@click.command
+@click.argument("name", required=False)
+@click.argument("resource", required=False)
+@click.option("--json", "as_json", is_flag=True, help="JSON: an array of all links, or one object.")
+def command(name: str | None, resource: str | None, *, as_json: bool) -> None:
+    """Let NAME stand for RESOURCE wherever a resource is wanted.
+
+    With NAME alone, show what it stands for; with nothing, list all links.
+    """
+    home = Home.from_environment()
+    with open_store(home) as store:
+        if name is not None and resource is not None:
+            resolve(home, resource, store.lookup_link)
+            store.set_link(check_link_name(name), str(parse(resource, store.lookup_link)))
+        links = store.links() if name is None else [store.link(name)]
+    if name is not None and links == [None]:
+        raise NotFoundError(f"there is no link {name!r}", fix="conjure link")
+    shown = [
+        {"name": link.name, "resource": link.resource, "created_at": link.created_at}
+        for link in links
+        if link
+    ]
+    if as_json:
+        write_json(shown if name is None else shown[0])
+        return
+    for link in shown:
+        click.echo(f"{link['name']} -> {link['resource']}")
+    if not shown:
+        note("there are no links; make one: conjure link NAME runs/N")

@@ -1,0 +1,49 @@
+"""`conjure ls`: what runs and uploads there are, and the files in them."""
+
+from datetime import datetime
+
+import click
+
+from conjure.cli.render import note, visible, write_json
+from conjure.core.home import Home
+from conjure.runs.custody import open_store
+from conjure.runs.listing import Listed, list_resource
+from conjure.runs.quantities import format_size
+from conjure.runs.record import printable
+
+
+@click.command
+@click.argument("resource", required=False, metavar="[PATH]")
+@click.option(
+    "-l", "--long", "with_details", is_flag=True, help="Size and time of each, and where links lead."
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
+def command(resource: str | None, *, with_details: bool, as_json: bool) -> None:
+    """List what is in PATH: runs/N, uploads/NAME, a folder in one of them, or a link's name.
+
+    Without PATH, list what there is to look into. A running run's files can be listed too.
+    """
+    home = Home.from_environment()
+    with open_store(home) as store:
+        found = list_resource(home, store, resource)
+    if as_json:
+        prefix = "" if resource is None else f"{resource.rstrip('/')}/"
+        write_json([{"path": f"{prefix}{printable(each.name)}", **each.to_json()} for each in found])
+        return
+    for each in found:
+        click.echo(_details(each) if with_details else _name(each))
+    if not found:
+        note(f"nothing in {resource}")
+
+
+def _name(listed: Listed) -> str:
+    return visible(printable(listed.name)) + ("/" if listed.kind == "folder" else "")
+
+
+def _details(listed: Listed) -> str:
+    size = "-" if listed.size_bytes is None else format_size(listed.size_bytes)
+    time = "-"
+    if listed.modified_at is not None:
+        time = f"{datetime.fromtimestamp(listed.modified_at).astimezone():%Y-%m-%d %H:%M}"
+    target = "" if listed.target is None else f" -> {visible(printable(listed.target))}"
+    return f"{size:>8}  {time:<16}  {_name(listed)}{target}"

@@ -1,0 +1,52 @@
+"""`conjure prune`: free what no run needs."""
+
+import sys
+from dataclasses import asdict
+
+import click
+
+from conjure.cli.render import note, write_json
+from conjure.core.home import Home
+from conjure.runs.custody import open_store
+from conjure.runs.pruning import Pruned, prune, recoverable
+from conjure.runs.quantities import format_count, format_size
+
+
+@click.command
+@click.option(
+    "-a", "--all", "everything", is_flag=True, help="Also what ended runs used and can be had again."
+)
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: what was freed.")
+def command(*, everything: bool, force: bool, as_json: bool) -> int:
+    """Free environments, code and kept files that no run needs, and what crashes left behind.
+
+    The working folders of killed and interrupted runs go too: after that `conjure recover` cannot save their
+    outputs. Outputs, records, logs, metrics and uploads stay.
+    """
+    home = Home.from_environment()
+    with open_store(home) as store:
+        lost = recoverable(home, store)
+        if lost and not force and sys.stdin.isatty():
+            runs = ", ".join(map(str, lost))
+            question = f"Outputs of run {runs} that were never saved will be lost. Go on?"
+            if not click.confirm(question, err=True):
+                note("nothing was freed")
+                return 1
+        freed = prune(home, store, everything=everything)
+    if as_json:
+        write_json(asdict(freed))
+    else:
+        click.echo(_describe(freed))
+    return 0
+
+
+def _describe(freed: Pruned) -> str:
+    counts = {
+        "environment": freed.environments,
+        "working folder": len(freed.working_folders),
+        "kept file": freed.kept_files,
+        "mirror": freed.mirrors,
+    }
+    parts = [format_count(count, what) for what, count in counts.items() if count]
+    return f"freed {format_size(freed.size_bytes)}{': ' if parts else ''}{', '.join(parts)}"

@@ -1,0 +1,16 @@
+"""`conjure unlink`: take a link's name away."""
+
+import click
+
+from conjure.cli.render import note
+from conjure.core.home import Home
+from conjure.runs.custody import open_store
+
+
+@click.command
+@click.argument("name")
+def command(name: str) -> None:
+    """Remove the link NAME; what it stood for stays."""
+    with open_store(Home.from_environment()) as store:
+        store.remove_link(name)
+    note(f"link {name} is removed")

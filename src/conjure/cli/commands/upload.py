@@ -1,0 +1,36 @@
+"""`conjure upload`: keep a file or folder under a name that runs can mount."""
+
+from pathlib import Path
+
+import click
+
+from conjure.cli.render import StatusLine, note
+from conjure.core.home import Home
+from conjure.runs.quantities import format_count, format_size
+from conjure.runs.record import printable
+from conjure.runs.trees import Copied
+from conjure.runs.uploads import upload
+
+
+@click.command
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("-n", "--name", metavar="NAME", help="What to call it; PATH's own name if left out.")
+def command(path: Path, *, name: str | None) -> None:
+    """Keep a copy of PATH as uploads/NAME, and print that resource path.
+
+    A file uploaded under its own name is uploads/NAME itself; under another name it lies in uploads/NAME.
+    Uploading other content under the same name makes the next version: uploads/NAME means the newest,
+    uploads/NAME@1 the first. Runs go on with the version they were given.
+    """
+    with StatusLine() as status:
+
+        def show(copied: Copied) -> None:
+            status.show(f"Uploading… {format_count(copied.files, 'file')}, {format_size(copied.size_bytes)}")
+
+        done = upload(Home.from_environment(), path, name, watch=show)
+    for skipped in done.skipped:
+        note(f"left out: {printable(skipped)}")
+    kept = done.upload
+    what = f"{format_count(kept.files, 'file')}, {format_size(kept.size_bytes)}"
+    note(f"{what}: {f'version {kept.version}' if done.is_new else f'the same as version {kept.version}'}")
+    click.echo(kept.resource)

@@ -1,0 +1,100 @@
+"""Freeing what can be had again, and what no run needs any more.
+
+Main entry: `prune`. Invariant: outputs, records, logs, metrics and uploads are never touched, and neither is
+anything a run at work uses.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.runs import code, environment, mirrors
+from conjure.runs.inputs import KEPT_FILES
+from conjure.runs.resources import versions
+from conjure.runs.store import RunFilter, Store, folder_numbers
+from conjure.runs.trees import remove_tree, tree_size_bytes
+
+_YOUNG_S = 3600
+_LEFT_BEHIND = (".code-*", "runs/*/.removed-*", "uploads/*/.new-*", "git/tmp*")
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was freed.
+
+    Attributes:
+        environments: Built environments.
+        working_folders: Numbers of the runs whose working folders are gone.
+        kept_files: Local files that no run was given.
+        mirrors: Copies of remote repositories.
+        size_bytes: All of it, with the code that no run started from.
+    """
+
+    environments: int
+    working_folders: tuple[int, ...]
+    kept_files: int
+    mirrors: int
+    size_bytes: int
+
+
+def recoverable(home: Home, store: Store) -> list[int]:
+    """Ended runs whose working folders are still there, for `conjure recover`."""
+    at_work = {record.number for record in store.active()}
+    numbers = (number for number in folder_numbers(home.runs) if number not in at_work)
+    return [number for number in numbers if (home.run_folder(number) / "work").is_dir()]
+
+
+def prune(home: Home, store: Store, *, everything: bool = False, now: float | None = None) -> Pruned:
+    """Free environments, working folders, files and code that no run needs.
+
+    Args:
+        home: Where conjure keeps things.
+        store: The store of that home.
+        everything: Also what ended runs used but can be had again: environments and mirrors.
+        now: The time, seconds since the epoch; what is younger than an hour may belong to a run being cast.
+    """
+    long_ago = (time.time() if now is None else now) - _YOUNG_S
+    before = tree_size_bytes(home.root)
+    folders = recoverable(home, store)
+    for number in folders:
+        remove_tree(home.run_folder(number) / "work")
+    files = [path for path in _unused_files(home, store) if _changed_at(path) < long_ago]
+    for path in (*files, *(path for path in _left_behind(home) if _changed_at(path) < long_ago)):
+        remove_tree(path)
+    removed_mirrors = mirrors.prune(home) if everything else []
+    environments = environment.prune(home, _needed_environments(store, everything=everything))
+    code.prune(home)
+    freed = max(before - tree_size_bytes(home.root), 0)
+    return Pruned(len(environments), tuple(folders), len(files), len(removed_mirrors), freed)
+
+
+def _needed_environments(store: Store, *, everything: bool) -> set[str]:
+    records = store.active() if everything else store.select(RunFilter(archived=True))
+    return {
+        record.environment.digest
+        for record in records
+        if record.environment is not None and not (record.outputs is not None and record.outputs.removed)
+    }
+
+
+def _changed_at(path: Path) -> float:
+    return path.lstat().st_ctime
+
+
+def _unused_files(home: Home, store: Store) -> Iterator[Path]:
+    kept = home.root / KEPT_FILES
+    used = {
+        Path(source).parts[-2] for source in store.sources_in_use() if source.startswith(f"{KEPT_FILES}/")
+    }
+    return (path for path in sorted(kept.glob("*")) if path.name not in used)
+
+
+def _left_behind(home: Home) -> Iterator[Path]:
+    """What processes left that were killed in the middle of something, and uploads without a version."""
+    for pattern in _LEFT_BEHIND:
+        yield from home.root.glob(pattern)
+    for folder in home.uploads.glob("*"):
+        if not versions(home, folder.name):
+            yield folder

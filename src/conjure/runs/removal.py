@@ -1,0 +1,120 @@
+"""Removing what runs and uploads hold on disk, as long as nobody needs it.
+
+Main entry: `remove`. Invariant: a removed run keeps its record, its log and its metrics, and its number is
+never given again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.errors import ConflictError, UsageError
+from conjure.runs import code
+from conjure.runs.record import OutputFacts
+from conjure.runs.resources import Resource, parse
+from conjure.runs.store import Store
+from conjure.runs.trees import remove_tree, tree_size_bytes
+from conjure.runs.uploads import remove_upload
+
+_FILES = ("outputs", "work", "before.json")
+
+
+def remove(home: Home, store: Store, text: str, *, force: bool = False) -> int:
+    """Remove the files of a run or upload.
+
+    Args:
+        home: Where conjure keeps things.
+        store: The store of that home.
+        text: ``runs/N``, ``uploads/NAME`` or ``uploads/NAME@VERSION``.
+        force: Also when ended runs or links need it; never what a run at work needs.
+
+    Returns:
+        Bytes that were freed.
+
+    Raises:
+        UsageError, NotFoundError: It is no such thing.
+        ConflictError: The run has not ended, or others need it.
+    """
+    resource = parse(text, lambda _: None)
+    if resource.parts:
+        raise UsageError(
+            f"{text} is a part of {resource.owner}; only the whole can be removed",
+            fix=f"conjure rm {resource.owner}",
+        )
+    if resource.number is not None:
+        return _remove_run(home, store, resource, force=force)
+    place = home.uploads / resource.name
+    place = place if resource.version is None else place / str(resource.version)
+    size = tree_size_bytes(place)
+    if place.exists():
+        _refuse_needed(store, resource, _runs_using(store, resource), force=force)
+    remove_upload(home, resource.name, resource.version)
+    return size
+
+
+def _remove_run(home: Home, store: Store, resource: Resource, *, force: bool) -> int:
+    number = int(resource.name)
+    record = store.get(number)
+    if not record.status.is_final:
+        raise ConflictError(
+            f"run {number} is {record.status}; its files are in use", fix=f"conjure stop {number}"
+        )
+    _refuse_needed(store, resource, store.users_of(number), force=force)
+    # The record first: a crash after it leaves files that the next `rm` removes, not a record that lies.
+    store.set_facts(number, outputs=replace(record.outputs or OutputFacts(), removed=True))
+    places = [home.run_folder(number) / name for name in _FILES]
+    size = sum(map(tree_size_bytes, places))
+    for place in places:
+        _remove_at_once(place)
+    code.forget(home, number)
+    return size
+
+
+def _remove_at_once(place: Path) -> None:
+    """Take it out of sight in one step, then remove it."""
+    if place.exists():
+        aside = place.with_name(f".removed-{place.name}")
+        remove_tree(aside)
+        place.rename(aside)
+        remove_tree(aside)
+
+
+def _runs_using(store: Store, resource: Resource) -> list[int]:
+    """Runs that mounted this upload, in any of the versions meant."""
+    found = set()
+    for source, numbers in store.sources_in_use().items():
+        owner = source.split("/")[:2]
+        if owner == ["uploads", resource.name] or owner[-1].startswith(f"{resource.name}@"):
+            version = owner[-1].partition("@")[2]
+            if resource.version is None or version in ("", str(resource.version)):
+                found.update(numbers)
+    return sorted(found)
+
+
+def _refuse_needed(store: Store, resource: Resource, users: Iterable[int], *, force: bool) -> None:
+    records = [store.get(number) for number in users]
+    at_work = [record.number for record in records if not record.status.is_final]
+    if at_work:
+        raise ConflictError(
+            f"{resource.owner} is in use by run {_listed(at_work)}", fix=f"conjure wait {at_work[0]}"
+        )
+    ended = [record.number for record in records if record.outputs is None or not record.outputs.removed]
+    links = [link.name for link in store.links() if _leads_to(link.resource, resource)]
+    if force or not (ended or links):
+        return
+    needs = [f"run {_listed(ended)} was made with it"] * bool(ended)
+    needs += [f"link {_listed(links)} leads to it"] * bool(links)
+    raise ConflictError(
+        f"{resource.owner} is still needed: {' and '.join(needs)}", fix="-f removes it all the same"
+    )
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))
+
+
+def _leads_to(text: str, resource: Resource) -> bool:
+    target = parse(text, lambda _: None)
+    same = (target.kind, target.name) == (resource.kind, resource.name)
+    return same and (resource.version is None or target.version == resource.version)
