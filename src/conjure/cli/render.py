@@ -7,7 +7,7 @@ stderr; colours, and lines that rewrite themselves, appear on a terminal only.
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -38,12 +38,15 @@ def visible(text: str) -> str:
     return text.translate(_PICTURES) if on_terminal() else text
 
 
-def write_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+def write_json(value: Mapping[str, Any] | Iterable[Any]) -> None:
     """Write a result for programs: an object on one line, an array with one element per line."""
     if isinstance(value, Mapping):
         click.echo(_json(value))
     else:
-        click.echo("[" + ",".join(f"\n{_json(element)}" for element in value) + "\n]")
+        sys.stdout.write("[")
+        for place, element in enumerate(value):
+            sys.stdout.write(f"{',' * (place > 0)}\n{_json(element)}")
+        sys.stdout.write("\n]\n")
 
 
 def _json(value: Any) -> str:

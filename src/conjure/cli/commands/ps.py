@@ -1,0 +1,156 @@
+"""`conjure ps`: the runs there are."""
+
+from typing import Any
+
+import click
+
+from conjure.cli.render import note, write_json
+from conjure.cli.run_view import elapsed, key_metric, metric_value, status_cell
+from conjure.cli.tables import Column, Row, show_table
+from conjure.cli.times import short_age
+from conjure.core.home import Home
+from conjure.runs.custody import open_store
+from conjure.runs.record import to_iso
+from conjure.runs.status import PHASES, RunStatus
+from conjure.runs.store import ListedRun, RunFilter, Store
+
+_SHOWN = 20
+_STATUSES = [str(status) for status in RunStatus]
+
+
+@click.command
+@click.option(
+    "-n",
+    "--last",
+    type=click.IntRange(min=1),
+    default=_SHOWN,
+    show_default=True,
+    metavar="K",
+    help="Only the newest K runs.",
+)
+@click.option("-a", "--all", "everything", is_flag=True, help="All runs, archived ones too.")
+@click.option(
+    "--status",
+    multiple=True,
+    type=click.Choice(_STATUSES),
+    metavar="STATUS",
+    help=f"Only runs with this status (or another given): {', '.join(_STATUSES)}.",
+)
+@click.option("--label", multiple=True, metavar="NAME", help="Only runs with this label (or another given).")
+@click.option(
+    "--sort",
+    metavar="[-]METRIC",
+    help="By a metric's newest value, lowest first; highest first with a - before its name.",
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
+def command(
+    last: int,
+    *,
+    everything: bool,
+    status: tuple[str, ...],
+    label: tuple[str, ...],
+    sort: str | None,
+    as_json: bool,
+) -> None:
+    """List the runs, newest first."""
+    highest_first, metric = _sort_order(sort)
+    wanted = RunFilter(
+        limit=None if everything else last + 1,  # one more tells whether there are more
+        statuses=tuple(map(RunStatus, status)),
+        labels=label,
+        archived=everything,
+        sort_metric=metric,
+        highest_first=highest_first,
+    )
+    with open_store(Home.from_environment()) as store:
+        runs = store.listing(wanted)
+        more = not everything and len(runs) > last
+        listed = _Listed(runs[:last] if more else runs, metric, store)
+        names = store.metric_names() if metric is not None and not runs else []
+    if as_json:
+        write_json([_to_json(run, listed.values.get(run.number, {})) for run in listed.runs])
+    elif runs:
+        show_table(*listed.table())
+    if more:
+        note(f"the newest {last}; all: conjure ps -a" if metric is None else f"the first {last}; all: -a")
+    if not runs:
+        note(_nothing(wanted, names))
+
+
+def _sort_order(sort: str | None) -> tuple[bool, str | None]:
+    if sort is None:
+        return False, None
+    return sort.startswith("-"), sort.removeprefix("-")
+
+
+class _Listed:
+    """Runs with what is shown of them."""
+
+    def __init__(self, runs: list[ListedRun], metric: str | None, store: Store) -> None:
+        self.runs = runs
+        self.values = store.latest_values(run.number for run in runs)
+        self._metric = metric
+        self._has_labels = any(run.labels for run in runs)
+
+    def table(self) -> tuple[list[Column], list[Row]]:
+        """Headings and rows; a column that would be empty is left out."""
+        columns = [
+            Column("RUN", right=True),
+            Column("STATUS"),
+            Column("AGE", right=True),
+            Column("DURATION", right=True),
+            *([Column("METRIC")] if self.values else []),
+            *([Column("LABELS")] if self._has_labels else []),
+            Column("COMMAND", shrinks=True),
+        ]
+        return columns, [self._row(run) for run in self.runs]
+
+    def _row(self, run: ListedRun) -> Row:
+        requested = run.facts.entered.get(RunStatus.REQUESTED)
+        return [
+            str(run.number),
+            status_cell(run.facts),
+            "-" if requested is None else short_age(requested),
+            elapsed(run.facts, run.total_s),
+            *([self._shown_metric(run)] if self.values else []),
+            *([", ".join(run.labels)] if self._has_labels else []),
+            run.command,
+        ]
+
+    def _shown_metric(self, run: ListedRun) -> str:
+        values = self.values.get(run.number, {})
+        name = self._metric if self._metric is not None else key_metric(values)
+        return "" if name is None else f"{name} {metric_value(values[name])}"
+
+
+def _to_json(run: ListedRun, metrics: dict[str, float]) -> dict[str, Any]:
+    """The keys that `conjure info --json` has too, and every metric's newest value."""
+    ending = run.facts.ending
+    return {
+        "number": run.number,
+        "status": str(run.facts.status),
+        "end_reason": None if ending is None else str(ending.reason),
+        "exit_code": None if ending is None else ending.exit_code,
+        "signal": None if ending is None else ending.signal,
+        "message": None if ending is None else ending.message,
+        "kind": run.kind,
+        "command": run.command,
+        "description": run.description,
+        "labels": list(run.labels),
+        "params": dict(run.params),
+        **{f"{phase}_at": to_iso(run.facts.entered.get(phase)) for phase in PHASES},
+        "ended_at": to_iso(run.facts.ended_at),
+        "command_s": run.command_s,
+        "total_s": run.total_s,
+        "archived": run.archived,
+        "metrics": metrics,
+    }
+
+
+def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:
+    if wanted.sort_metric is not None:
+        known = f"there are {', '.join(metric_names)}" if metric_names else "no run has reported any"
+        return f"no such run has a metric {wanted.sort_metric!r}; {known}"
+    if wanted.statuses or wanted.labels:
+        return "no such runs"
+    return 'no runs yet; cast one: conjure run "echo hello"'

@@ -1,0 +1,63 @@
+"""How a run is shown wherever one is: its status, how long it took, its metrics.
+
+Main entries: `status_cell`, `elapsed`, `key_metric`. Invariant: these take what a listing has of a run, so no
+file of the run is read.
+"""
+
+import time
+from collections.abc import Mapping
+
+from conjure.cli.tables import Cell
+from conjure.runs.quantities import format_duration
+from conjure.runs.status import EndReason, Facts, RunStatus
+
+_COLOURS = {
+    RunStatus.COMPLETE: "green",
+    RunStatus.RUNNING: "cyan",
+    RunStatus.SAVING: "cyan",
+    RunStatus.STOPPED: "yellow",
+    RunStatus.INTERRUPTED: "yellow",
+    RunStatus.FAILED: "red",
+    RunStatus.KILLED: "red",
+    RunStatus.BUILD_FAILED: "red",
+    RunStatus.MOUNT_FAILED: "red",
+}
+_HELD_OUT = ("held", "eval", "val", "test")
+
+
+def status_cell(facts: Facts) -> Cell:
+    """The status, with the exit code or signal of a command that failed: ``failed (exit 1)``."""
+    status, ending = facts.status, facts.ending
+    how = ""
+    if ending is not None and status is RunStatus.FAILED:
+        how = f" (signal {ending.signal})" if ending.signal else f" (exit {ending.exit_code})"
+        how = " (not saved)" if ending.reason is EndReason.SAVE_FAILED else how
+    return Cell(f"{status}{how}", _COLOURS.get(status))
+
+
+def elapsed(facts: Facts, total_s: float | None, now: float | None = None) -> str:
+    """From request to end, or until now while it goes on; a dash where nobody saw the end."""
+    if total_s is not None:
+        return format_duration(total_s)
+    requested = facts.entered.get(RunStatus.REQUESTED)
+    if facts.ending is not None or requested is None:
+        return "-"
+    return format_duration((now if now is not None else time.time()) - requested)
+
+
+def key_metric(values: Mapping[str, float]) -> str | None:
+    """The name of the one metric to show of a run: a held-out loss before a loss before any other."""
+    return min(values, key=lambda name: (_rank(name), name), default=None)
+
+
+def _rank(name: str) -> int:
+    lower = name.lower()
+    is_loss = "loss" in lower
+    if is_loss and any(word in lower for word in _HELD_OUT):
+        return 0
+    return 1 if is_loss else 2
+
+
+def metric_value(value: float) -> str:
+    """A metric's value in six digits at most."""
+    return f"{value:.6g}"
