@@ -1,6 +1,7 @@
 """Moments as people say them: in their own time zone, and how long ago.
 
-Main entries: `local_time`, `ago`, `moment`. Invariant: a clock that was set back gives "just now", never a negative age.
+Main entries: `local_time`, `ago`, `moment`. Invariant: a clock that was set back gives "just now", never a
+negative age.
 """
 
 import time
