@@ -51,10 +51,14 @@ class Bound:
     def allows(self, value: Any) -> bool:
         """Whether `value` is a number of the right kind within the bound; NaN and infinity never are."""
         kind = Integral if self.whole else Real
-        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kind):
             return False
-        number = float(value)
-        return (number > self.least if self.above else number >= self.least) and number <= self.most
+        try:
+            number = int(value) if self.whole else float(value)  # an int compares exactly, however large
+        except OverflowError:  # no float is that large
+            return False
+        enough = number > self.least if self.above else number >= self.least
+        return enough and number <= self.most and number < math.inf
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"

@@ -9,6 +9,7 @@ from conjure.errors import ContextLengthError, ModelError, UsageError
 from conjure.lm.engine import TorchEngine
 from conjure.lm.generate import GenerationRequest, Sample, Token, generate, stream
 from support.models import tiny_model, tiny_tokenizer
+from support.scripted_engine import ScriptedEngine
 
 TOKENIZER = tiny_tokenizer()
 END = TOKENIZER.end_of_text_id
@@ -28,44 +29,10 @@ SETTINGS = {
 }
 
 
-class ScriptedEngine:
-    """An engine whose model has one thing in mind: each row goes on with the script, wherever it is."""
-
-    context_length = 1000
-    bytes_per_token = 1
-
-    def __init__(self, *scripts: list[int]) -> None:
-        self._scripts = [[*script, END] for script in scripts]
-        self.length = 0
-        self.rows_per_step: list[int] = []
-
-    def prefill(self, ids: torch.Tensor, _pad: torch.Tensor, capacity: int) -> torch.Tensor:
-        self.length, self._capacity, self._written = ids.shape[1], capacity, 0
-        self._rows = list(range(len(ids)))
-        return self._logits()
-
-    def step(self, _ids: torch.Tensor) -> torch.Tensor:
-        self.length += 1
-        self._written += 1
-        assert self.length <= self._capacity, "more was read than there was room made for"
-        return self._logits()
-
-    def select(self, rows: torch.Tensor) -> None:
-        self._rows = [self._rows[row] for row in rows]
-
-    def _logits(self) -> torch.Tensor:
-        self.rows_per_step.append(len(self._rows))
-        logits = torch.zeros(len(self._rows), TOKENIZER.vocab_size)
-        for position, row in enumerate(self._rows):
-            script = self._scripts[row % len(self._scripts)]
-            logits[position, script[min(self._written, len(script) - 1)]] = 100.0
-        return logits
-
-
 def write(text: str, **settings) -> Sample:
     """One sample of an engine that says `text` and ends."""
     request = GenerationRequest(**{"max_new_tokens": 500, **settings})
-    *_, sample = stream(ScriptedEngine(TOKENIZER.encode(text)), TOKENIZER, request)
+    *_, sample = stream(ScriptedEngine(TOKENIZER, TOKENIZER.encode(text)), TOKENIZER, request)
     assert isinstance(sample, Sample)
     return sample
 
@@ -160,7 +127,7 @@ class TestEnding:
         assert sample.text.endswith("�")
 
     def test_rows_leave_the_batch_as_they_end_and_cost_falls(self):
-        engine = ScriptedEngine(*(TOKENIZER.encode("ab" * length) for length in range(1, 9)))
+        engine = ScriptedEngine(TOKENIZER, *(TOKENIZER.encode("ab" * length) for length in range(1, 9)))
         prompts = [f"p{number}" for number in range(8)]
 
         events = list(stream(engine, TOKENIZER, GenerationRequest(prompts=prompts, max_new_tokens=100)))
@@ -177,7 +144,7 @@ class TestStream:
         text = "naïve 猫は寝ている 😀 часы"
         request = GenerationRequest(max_new_tokens=200)
 
-        *tokens, sample = stream(ScriptedEngine(TOKENIZER.encode(text)), TOKENIZER, request)
+        *tokens, sample = stream(ScriptedEngine(TOKENIZER, TOKENIZER.encode(text)), TOKENIZER, request)
 
         assert all(isinstance(token, Token) for token in tokens)
         assert "".join(token.text for token in tokens) == text == sample.text
@@ -188,12 +155,14 @@ class TestStream:
     def test_nothing_of_a_stop_string_is_ever_let_through(self):
         request = GenerationRequest(max_new_tokens=200, stop=["\n\n"])
         shown = ""
-        for event in stream(ScriptedEngine(TOKENIZER.encode("one\ntwo\n\nthree")), TOKENIZER, request):
+        for event in stream(
+            ScriptedEngine(TOKENIZER, TOKENIZER.encode("one\ntwo\n\nthree")), TOKENIZER, request
+        ):
             shown += event.text if isinstance(event, Token) else ""
         assert shown == "one\ntwo"
 
     def test_the_first_token_comes_before_the_second_is_computed(self):
-        engine = ScriptedEngine(TOKENIZER.encode("one two three"))
+        engine = ScriptedEngine(TOKENIZER, TOKENIZER.encode("one two three"))
         events = stream(engine, TOKENIZER, GenerationRequest(max_new_tokens=200))
         next(events)
         assert len(engine.rows_per_step) == 1

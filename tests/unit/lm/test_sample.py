@@ -7,6 +7,8 @@ import torch
 
 from conjure.errors import UsageError
 from conjure.lm.sample import (
+    LARGEST_SEED,
+    Bound,
     SamplingSettings,
     ban_repeated_ngrams,
     choose,
@@ -46,6 +48,7 @@ class TestSettings:
             ("temperature", -1, "temperature must be a number from 0 up, not -1"),
             ("temperature", math.nan, "temperature must be a number from 0 up, not nan"),
             ("temperature", math.inf, "temperature must be a number from 0 up, not inf"),
+            ("temperature", -math.inf, "temperature must be a number from 0 up, not -inf"),
             ("temperature", "hot", "temperature must be a number from 0 up, not 'hot'"),
             ("temperature", True, "temperature must be a number from 0 up, not True"),
             ("top_k", -1, "top_k must be a whole number from 0 up, not -1"),
@@ -69,6 +72,12 @@ class TestSettings:
     )
     def test_the_edges_are_allowed(self, name, value):
         assert getattr(SamplingSettings(**{name: value}), name) == value
+
+    def test_numbers_beyond_a_floats_reach_are_compared_exactly(self):
+        assert not Bound(0, LARGEST_SEED, whole=True).allows(LARGEST_SEED + 1)
+        assert Bound(0, LARGEST_SEED, whole=True).allows(LARGEST_SEED - 1)
+        assert Bound(1, whole=True).allows(10**400)
+        assert not Bound(0).allows(10**400)
 
     def test_all_faults_come_at_once(self):
         with pytest.raises(UsageError) as caught:
