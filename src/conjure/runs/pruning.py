@@ -56,18 +56,21 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
         now: The time, seconds since the epoch; what is younger than an hour may belong to a run being cast.
     """
     long_ago = (time.time() if now is None else now) - _YOUNG_S
-    before = tree_size_bytes(home.root)
     folders = recoverable(home, store)
-    for number in folders:
-        remove_tree(home.run_folder(number) / "work")
     files = [path for path in _unused_files(home, store) if _changed_at(path) < long_ago]
-    for path in (*files, *(path for path in _left_behind(home) if _changed_at(path) < long_ago)):
+    left_behind = [path for path in _left_behind(home) if _changed_at(path) < long_ago]
+    size = 0
+    for path in (*(home.run_folder(number) / "work" for number in folders), *files, *left_behind):
+        size += tree_size_bytes(path)
         remove_tree(path)
-    removed_mirrors = mirrors.prune(home) if everything else []
+    shared = (home.environments, home.mirrors, home.code_repository)
+    before = list(map(tree_size_bytes, shared))
     environments = environment.prune(home, _needed_environments(store, everything=everything))
+    removed_mirrors = mirrors.prune(home) if everything else []
     code.prune(home)
-    freed = max(before - tree_size_bytes(home.root), 0)
-    return Pruned(len(environments), tuple(folders), len(files), len(removed_mirrors), freed)
+    # A store that is packed anew may also grow a little.
+    size += sum(max(was - tree_size_bytes(place), 0) for was, place in zip(before, shared, strict=True))
+    return Pruned(len(environments), tuple(folders), len(files), len(removed_mirrors), size)
 
 
 def _needed_environments(store: Store, *, everything: bool) -> set[str]:
