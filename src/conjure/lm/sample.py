@@ -50,11 +50,13 @@ class Bound:
 
     def allows(self, value: Any) -> bool:
         """Whether `value` is a number of the right kind within the bound; NaN and infinity never are."""
-        kind = Integral if self.whole else Real
-        if isinstance(value, bool) or not isinstance(value, kind):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return False
+        if self.whole and not isinstance(value, Integral):
             return False
         try:
-            number = int(value) if self.whole else float(value)  # an int compares exactly, however large
+            # An int compares exactly, however large.
+            number = int(value) if isinstance(value, Integral) and self.whole else float(value)
         except OverflowError:  # no float is that large
             return False
         enough = number > self.least if self.above else number >= self.least
