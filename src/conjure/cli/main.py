@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rerun": ("Runs", "Cast a run's exact record again."),
     "ps": ("Runs", "List the runs."),
     "logs": ("Runs", "Show what a run printed."),
+    "diff": ("Runs", "Show what differs between two runs."),
+    "lineage": ("Runs", "Show what a run came from."),
     "wait": ("Runs", "Wait until runs have ended."),
     "stop": ("Runs", "Stop runs; their outputs are saved."),
     "kill": ("Runs", "End runs at once; nothing is saved."),
