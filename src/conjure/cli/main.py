@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 
 import click
+from click.utils import PacifyFlushWrapper
 
 from conjure.errors import ConjureError
 
@@ -19,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rerun": ("Runs", "Cast a run's exact record again."),
     "ps": ("Runs", "List the runs."),
     "logs": ("Runs", "Show what a run printed."),
+    "metrics": ("Runs", "Show what a run reported, as numbers or curves."),
     "diff": ("Runs", "Show what differs between two runs."),
     "lineage": ("Runs", "Show what a run came from."),
     "wait": ("Runs", "Wait until runs have ended."),
@@ -109,6 +111,11 @@ def _run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Stopped.", err=True)
         return 130
+    except SystemExit:
+        # click ends so when the reader (`| head`) has gone in the middle of writing.
+        if isinstance(sys.stdout, PacifyFlushWrapper):
+            return 0
+        raise
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted; the rest must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -105,6 +105,7 @@ def _close_one(store: Store, number: int) -> None:
     restarted = record.owner is not None and record.owner.boot_id != boot_id()
     if not restarted:
         end_strays(store.home, number)
+    store.refresh_summaries(number)  # its supervisor may not have seen the last points
     reason = EndReason.MACHINE_RESTARTED if restarted else EndReason.SUPERVISOR_DIED
     what = "the machine was restarted" if restarted else "its supervisor died"
     store.close(number, Ending(reason, message=f"{what} while the run was {record.status}"))

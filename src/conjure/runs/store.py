@@ -440,6 +440,10 @@ class Store:
         with self._transaction():
             self._set_summaries(number, summaries)
 
+    def refresh_summaries(self, number: int) -> None:
+        """Make the index of a run's metrics say what their file says."""
+        self.set_summaries(number, self._summarised(number))
+
     def summaries(self, number: int) -> dict[str, Summary]:
         """How a run's metrics stand, by name."""
         rows = self._query(
