@@ -24,7 +24,17 @@ def inputs(tmp_path):
 
 def finetune(inputs, output, *arguments, data=None):
     return subprocess.run(
-        [CONJURE, "finetune", data or inputs[0], "--model", inputs[1], "--output", output, *arguments],
+        [
+            CONJURE,
+            "finetune",
+            data or inputs[0],
+            "--no-run",
+            "--model",
+            inputs[1],
+            "--output",
+            output,
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -38,7 +48,8 @@ def test_the_plan_the_progress_the_change_and_the_next_command(inputs, tmp_path)
         assert word in done.stderr
     assert "step 0: held-out loss" in done.stderr
     assert "On held-out text" in done.stdout
-    assert f"Next: conjure generate --model {tmp_path / 'tuned'}" in done.stdout
+    assert f"Next:   conjure generate --model {tmp_path / 'tuned'}" in done.stdout
+    assert (tmp_path / "tuned" / "report.html").read_text("utf-8").startswith("<!doctype html>")
     assert "\r" not in done.stderr
 
 
@@ -69,7 +80,17 @@ def wait_for(process, event):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_saves_and_says_how_to_go_on(inputs, tmp_path, number):
     output = tmp_path / "tuned"
-    command = [CONJURE, "finetune", inputs[0], "--model", inputs[1], "--output", output, *ARGUMENTS]
+    command = [
+        CONJURE,
+        "finetune",
+        "--no-run",
+        inputs[0],
+        "--model",
+        inputs[1],
+        "--output",
+        output,
+        *ARGUMENTS,
+    ]
     # Long enough that it would still be at it, were it not for the signal.
     process = subprocess.Popen(
         [*command, "--epochs", "5000", "--patience", "0", "--eval-every", "100000"],

@@ -4,17 +4,19 @@ Main entries: `plan_lines`, `TrainingView`, `result_lines`. Invariant: a termina
 rewritten; anything else gets whole lines, a few a minute.
 """
 
+import os
 import time
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from conjure.cli.render import StatusLine, duration, note, visible
+from conjure.reporting import RUN_VARIABLE
 
 if TYPE_CHECKING:
     from conjure.lm.finetune import FinetuneResult, Sampled, Saved
-    from conjure.lm.finetune_request import FinetuneRequest
     from conjure.lm.plan import Plan
     from conjure.lm.train import Evaluated, Event, StepDone
 
@@ -35,7 +37,7 @@ def plan_lines(plan: "Plan") -> list[str]:
         *(f"         {sentence}" for sentence in data.bad_rows),
         f"Split    {plan.train_tokens:,} training tokens, {held_out}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
-        f"Steps    {plan.steps:,}: {plan.epochs:g} epochs of {plan.blocks:,} blocks of {plan.block_size:,}"
+        f"Steps    {plan.steps:,}: {plan.epochs:g} × {plan.blocks:,} blocks of {plan.block_size:,}"
         f" tokens, {plan.batch_size} a step"
         + (f" ({plan.micro_batch} at a time, to fit)" if plan.micro_batch < plan.batch_size else ""),
         f"Rate     {plan.learning_rate:g} at its peak",
@@ -104,19 +106,17 @@ class TrainingView:
             click.echo(click.style("  ▸ ", fg="cyan") + visible(text), err=True)
 
 
-def result_lines(result: "FinetuneResult", request: "FinetuneRequest") -> list[str]:
+def result_lines(result: "FinetuneResult", report: Path | None) -> list[str]:
     """What changed, and what to type next."""
     if result.reason == "interrupted":
-        return [
-            f"Stopped after step {result.steps:,} of {result.plan.steps:,}; the best model so far is in"
-            f" {result.checkpoint}",
-            "To go on: the same command with --resume",
-        ]
+        number = os.environ.get(RUN_VARIABLE)
+        again = f"conjure finetune --resume runs/{number}" if number else "the same command with --resume"
+        return [f"Stopped after step {result.steps:,} of {result.plan.steps:,}", f"To go on: {again}"]
     endings = {"completed": "Done", "early_stop": "Stopped early: the held-out loss no longer fell"}
     lines = [
         f"{endings[result.reason]} after {result.steps:,} steps, kept those of step {result.best_step:,}"
     ]
-    if result.before is not None and result.after is not None and result.windows is not None:
+    if result.before is not None and result.after is not None:
         before, after = result.before, result.after
         lines += [
             "",
@@ -127,14 +127,27 @@ def result_lines(result: "FinetuneResult", request: "FinetuneRequest") -> list[s
             f"({after.tokens:,} tokens of records it never saw, each after an end-of-text token, context"
             f" {result.windows.context}, stride {result.windows.stride})",
         ]
-    lines += ["", f"Saved to {result.checkpoint}", f"Next: conjure generate --model {request.output}"]
-    return lines
+    return [*lines, "", *_whereabouts(result, report)]
 
 
-def result_json(result: "FinetuneResult") -> dict[str, Any]:
+def _whereabouts(result: "FinetuneResult", report: Path | None) -> list[str]:
+    number = os.environ.get(RUN_VARIABLE)
+    if number is not None:
+        model, page = f"runs/{number}", f"conjure report {number}"
+    else:
+        model, page = _short(result.checkpoint), _short(report) if report is not None else ""
+    return [f"Report: {page}", f"Next:   conjure generate --model {model}"]
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def result_json(result: "FinetuneResult", report: Path | None) -> dict[str, Any]:
     """The result for programs."""
     return {
         "checkpoint": str(result.checkpoint),
+        "report": str(report) if report is not None else None,
         "reason": result.reason,
         "steps": result.steps,
         "best_step": result.best_step,

@@ -19,11 +19,11 @@ import torch
 
 from conjure.errors import UsageError
 from conjure.lm.checkpoint import save_checkpoint
-from conjure.lm.data import TokenisedText, describe, tokenise
+from conjure.lm.data import describe, tokenise
 from conjure.lm.finetune_request import FinetuneRequest
 from conjure.lm.generate import GenerationRequest, Sample, generate
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device
-from conjure.lm.holdout import TokenStream, hold_out
+from conjure.lm.holdout import hold_out
 from conjure.lm.hub import Lookup
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.model import GPT2
@@ -40,8 +40,11 @@ from conjure.lm.plan import (
     memory_bytes,
 )
 from conjure.lm.readers import RecordSet, read_records
-from conjure.lm.score import Tally, Windows, score_documents
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.report.analysis import Evidence, analyse
+from conjure.lm.report.build import write_report
+from conjure.lm.report.facts import CurvePoint
+from conjure.lm.report.observe import Observation, held_out_texts, observe, record_texts
+from conjure.lm.score import Tally, Windows
 from conjure.lm.train import Evaluated, Event, Finished, SavePoint, StepDone, Trainer, TrainSettings
 from conjure.lm.training_state import (
     load_training_facts,
@@ -50,9 +53,9 @@ from conjure.lm.training_state import (
     state_folder,
 )
 
-_MEASURED_TOKENS = 1 << 15  # of held-out text, before and after: their standard error is about 1 %
 _EVALUATED_TOKENS = 1 << 16  # of held-out text, each time during training
 _SAMPLES, _SAMPLE_TOKENS = 3, 60  # at each evaluation
+_REPORT_SAMPLES, _REPORT_TOKENS = 50, 100  # of each model, for the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class FinetuneResult:
     Attributes:
         checkpoint: The folder with the tuned model.
         loss_before: Mean nats per held-out token under the base model; None if nothing is held out.
-        loss_after: The same under the tuned model.
+        loss_after: The same under the tuned model; None if it was interrupted.
         before: Sums and counts behind `loss_before`.
         after: Sums and counts behind `loss_after`.
         windows: The protocol of both: each held-out record is read after an end-of-text token, its own tokens
@@ -94,7 +97,7 @@ class FinetuneResult:
     loss_after: float | None
     before: Tally | None
     after: Tally | None
-    windows: Windows | None
+    windows: Windows
     steps: int
     best_step: int
     reason: str
@@ -127,6 +130,12 @@ class History:
         """What `to_dict` gave."""
         curves = {name: [(step, loss) for step, loss in saved[name]] for name in ("train", "held_out")}
         return cls(**curves, targets=saved["targets"], seconds=saved["seconds"])
+
+    def points(self) -> list[CurvePoint]:
+        """The curves point by point, for a report."""
+        train, held_out = dict(self.train), dict(self.held_out)
+        steps = sorted({*train, *held_out})
+        return [CurvePoint(step, train.get(step), held_out.get(step)) for step in steps]
 
     def note(self, event: Event) -> None:
         """Keep what `event` tells."""
@@ -166,7 +175,9 @@ def finetune(
     for event in tuning.run():
         if on_event is not None:
             on_event(event)
-    return tuning.result()
+    result = tuning.result()
+    tuning.write_report(result.checkpoint)
+    return result
 
 
 class Finetuning:
@@ -195,35 +206,31 @@ class Finetuning:
         self.records: RecordSet = read_records(request.data, column=request.column, split=request.split)
         self.base: LanguageModel = load(request.model, lookups=lookups)
         self.tokenizer = self.base.tokenizer
-        text = tokenise(self.records, self.tokenizer, progress=progress)
-        self._split = hold_out(text, request.holdout)
+        self._text = tokenise(self.records, self.tokenizer, progress=progress)
+        self._split = hold_out(self._text, request.holdout)
         self._device = pick_device()
         self._dtype = fast_dtype(self._device, request.precision)
         self._model = _trainable_model(self.base.model, request)
-        self.plan = self._make_plan(text)
+        self.plan = self._make_plan()
         self.history = History()
-        self.before: Tally | None = None
+        self._before: Observation | None = None
+        self._after: Observation | None = None
         self._trainer: Trainer | None = None
         self._stop_requested = False
         self._reason = "interrupted"
 
     @cached_property
-    def held_out_texts(self) -> list[str]:
-        """Held-out records, from the first on, until there are enough of them to measure with."""
-        stream = self._split.heldout
-        return _texts(stream, self.tokenizer, _MEASURED_TOKENS) if stream is not None else []
+    def _held_out_texts(self) -> list[str]:
+        return held_out_texts(self._split.heldout, self.tokenizer)
 
-    @property
-    def windows(self) -> Windows:
-        """The protocol of `measure`."""
-        return Windows.of(self._model)
+    @cached_property
+    def _report_request(self) -> GenerationRequest:
+        return GenerationRequest(
+            num_samples=_REPORT_SAMPLES, max_new_tokens=_REPORT_TOKENS, seed=self.request.seed
+        )
 
-    def measure(self, model: GPT2) -> Tally | None:
-        """Score the held-out texts, each as a document of its own; None if nothing is held out."""
-        if not self.held_out_texts:
-            return None
-        scores = score_documents(model, self.tokenizer, self.held_out_texts, self.windows)
-        return sum((score.tally for score in scores), Tally())
+    def _observe(self, name: str, model: GPT2) -> Observation:
+        return observe(name, model, self.tokenizer, self._held_out_texts, self._report_request)
 
     def sample(self, model: GPT2, count: int = _SAMPLES) -> list[Sample]:
         """Samples from the start of a document; the same seeds every time."""
@@ -244,7 +251,7 @@ class Finetuning:
             CheckpointError: A checkpoint or the training state could not be written or read.
         """
         facts = self._resumable_facts() if self.request.resume else None
-        self.before = self.measure(self.base.model) if facts is None else _tally(facts["before"])
+        self._before = self._observe(self.base.origin, self.base.model)
         trainer = self._trainer = self._make_trainer()
         if facts is not None:
             self.history = History.from_dict(facts["history"])
@@ -257,17 +264,20 @@ class Finetuning:
             yield from self._respond(trainer, event)
 
     def result(self) -> FinetuneResult:
-        """What came of it; measures the tuned model."""
+        """What came of it; unless it was interrupted, that takes measuring the tuned model."""
         assert self._trainer is not None, "nothing was run yet"
-        after = self.measure(load(self.output).model)
+        assert self._before is not None
+        if self._after is None and self._reason != "interrupted":
+            self._after = self._observe(str(self.request.output), load(self.output).model)
+        before, after = _tally(self._before), _tally(self._after)
         progress = self._trainer.progress
         return FinetuneResult(
             checkpoint=self.output,
-            loss_before=self.before.loss if self.before is not None else None,
+            loss_before=before.loss if before is not None else None,
             loss_after=after.loss if after is not None else None,
-            before=self.before,
+            before=before,
             after=after,
-            windows=self.windows if after is not None else None,
+            windows=self._before.windows,
             steps=progress.step,
             best_step=progress.best_step if self._trainer.held_out is not None else progress.step,
             reason=self._reason,
@@ -275,9 +285,34 @@ class Finetuning:
             plan=self.plan,
         )
 
-    def _make_plan(self, text: TokenisedText) -> Plan:
+    def write_report(self, folder: Path) -> Path:
+        """Write ``report.json`` and ``report.html`` into a folder; returns the page.
+
+        The training text is read once more, to see what the samples have in common with it.
+        """
+        result = self.result()
+        assert self._before is not None
+        assert self._after is not None, "an interrupted fine-tune has no report"
+        evidence = Evidence(
+            title=f"{self.base.origin} tuned on {', '.join(str(f['name']) for f in self.plan.data.files)}",
+            base=self._before,
+            tuned=self._after,
+            request=self._report_request,
+            tokenizer=self.tokenizer,
+            training=record_texts(self._split.train, self.tokenizer),
+            held_out=self._held_out_texts,
+            record_lengths=self._text.lengths,
+            points=self.history.points(),
+            kept_step=result.best_step,
+            end_reason=result.reason,
+            settings={**self.request.settings(), "learning_rate": self.plan.learning_rate},
+            data=self.plan.data.to_dict(),
+        )
+        return write_report(folder, analyse(evidence))
+
+    def _make_plan(self) -> Plan:
         request, config = self.request, self._model.config
-        facts = describe(self.records, text)
+        facts = describe(self.records, self._text)
         block_size = (
             request.block_size
             if request.block_size is not None
@@ -389,7 +424,6 @@ class Finetuning:
         facts = {
             "agreement": self._agreement(),
             "history": self.history.to_dict(),
-            "before": asdict(self.before) if self.before is not None else None,
         }
         save_training_state(state_folder(self.output), trainer.state(), facts)
 
@@ -443,18 +477,8 @@ def _automatic_saves(steps_per_epoch: int) -> int:
     return min(500, steps_per_epoch)
 
 
-def _texts(stream: TokenStream, tokenizer: Tokenizer, most_tokens: int) -> list[str]:
-    """The records of a stream as text, until `most_tokens` are reached; the last one may be cut."""
-    texts = []
-    start = 0
-    for end in stream.ends.tolist():
-        ids = stream.read(start, min(end - int(stream.end_of_text), start + most_tokens))
-        texts.append(tokenizer.decode(ids.tolist()))
-        if end >= most_tokens:
-            break
-        start = end
-    return [text for text in texts if text]
-
-
-def _tally(saved: dict[str, Any] | None) -> Tally | None:
-    return Tally(**saved) if saved is not None else None
+def _tally(observation: Observation | None) -> Tally | None:
+    """Sums and counts over all held-out texts; None where there are none."""
+    if observation is None or not observation.scores:
+        return None
+    return sum(observation.scores, Tally())

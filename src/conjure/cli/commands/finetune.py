@@ -6,6 +6,7 @@ Main entry: `command`. Invariant: the first ^C or SIGTERM saves and stops, the s
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,16 @@ import click
 
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.cli.training_view import TrainingView, plan_lines, result_json, result_lines
+from conjure.cli.typed_options import typed_options
+from conjure.core.home import Home
+from conjure.errors import UsageError
+from conjure.recipes.recording import inside_a_run
 
 if TYPE_CHECKING:
     from conjure.lm.finetune import Finetuning
+    from conjure.runs.spec import RunSpec
+
+_HERE = "here"  # --resume without a run: the state beside --output
 
 
 class Automatic(click.ParamType):
@@ -36,9 +44,9 @@ class Automatic(click.ParamType):
 
 
 @click.command()
-@click.argument("data", nargs=-1, required=True)
+@click.argument("data", nargs=-1)
 @click.option("--model", default="sprite", show_default=True, help="Model to start from.")
-@click.option("--output", default="output", show_default=True, help="Checkpoint folder to write.")
+@click.option("--output", help="Checkpoint folder to write; needs --no-run.")
 @click.option("--column", help="Column of a table that holds the text.")
 @click.option("--split", type=click.Choice(["lines", "paragraphs"]), help="Cut text files into records.")
 @click.option("--holdout", type=float, default=0.1, show_default=True, help="Share of records to measure on.")
@@ -100,33 +108,124 @@ class Automatic(click.ParamType):
     show_default=True,
     help="Steps between samples; 0: none.",
 )
-@click.option("--resume", is_flag=True, help="Go on where an interrupted training stopped.")
+@click.option(
+    "--resume",
+    metavar="[runs/N]",
+    is_flag=False,
+    flag_value=_HERE,
+    help="Go on where run N was interrupted; with --no-run, where the training of --output was.",
+)
+@click.option("--no-run", is_flag=True, help="Train here and now, without recording a run.")
+@click.option("-b", "--background", is_flag=True, help="Do not follow the run.")
+@click.option("-d", "--description", default="", metavar="TEXT", help="What the run is for.")
+@click.option("--label", multiple=True, metavar="NAME", help="A name to find the run by.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(*, as_json: bool, **settings: Any) -> int:
+@click.pass_context
+def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any) -> int:
     """Tune a model on text: files, folders, or - for standard input.
 
     A record (one joke, one document) is a row of a table (.csv .tsv .jsonl .parquet), a text file, or with
     --split each of its lines or paragraphs. A tenth of the records is held out, and the weights with the
-    lowest loss on them are kept in the output folder, a plain Hugging Face checkpoint.
+    lowest loss on them are kept, as a plain Hugging Face checkpoint.
+
+    It is recorded as a run: the checkpoint is runs/N/output, beside it report.html says what was learned. The
+    first ^C saves and stops, a second aborts; in a closed terminal it goes on.
     """
+    recording = {name: settings.pop(name) for name in ("background", "description", "label", "no_run")}
+    as_json = settings.pop("as_json")
+    if recording["no_run"] or inside_a_run():
+        return _train(data, settings, as_json=as_json)
+    return _cast(context, data, settings, recording, as_json=as_json)
+
+
+def _cast(
+    context: click.Context,
+    data: tuple[str, ...],
+    settings: dict[str, Any],
+    recording: dict[str, Any],
+    *,
+    as_json: bool,
+) -> int:
+    from conjure.cli.casting import follow_cast
+    from conjure.runs.engine import cast
+
+    spec = _spec(context, data, settings, recording)
+    return follow_cast(
+        Home.from_environment(),
+        lambda announce: cast(Home.from_environment(), spec, announce=announce),
+        background=recording["background"],
+        as_json=as_json,
+        interrupt_stops=True,
+    )
+
+
+def _spec(
+    context: click.Context, data: tuple[str, ...], settings: dict[str, Any], recording: dict[str, Any]
+) -> "RunSpec":
+    from conjure.lm.finetune_request import FinetuneRequest
+    from conjure.recipes.finetune import finetune_spec, resumed_spec
+
+    home, resume = Home.from_environment(), settings["resume"]
+    if settings["output"] is not None:
+        raise UsageError(
+            "--output needs --no-run: a recorded fine-tune keeps its checkpoint as runs/N/output",
+            fix="leave --output out, or add --no-run",
+        )
+    if resume is not None:
+        if data or resume == _HERE:
+            raise UsageError(
+                "--resume takes the interrupted run and nothing else", fix="conjure finetune --resume runs/3"
+            )
+        return resumed_spec(home, resume)
+    # Every fault is told here and now, before a run gets a number.
+    FinetuneRequest(**_request(data, settings))
+    options = typed_options(context, leave_out={"model", "background", "description", "label", "as_json"})
+    return finetune_spec(
+        home,
+        data,
+        settings["model"],
+        options,
+        description=recording["description"],
+        labels=recording["label"],
+    )
+
+
+def _request(data: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `FinetuneRequest`."""
+    if not data:
+        raise UsageError("no data was named", fix="name a file, a folder, or - for standard input")
+    output = settings["output"] if settings["output"] is not None else "output"
+    return {**settings, "data": data, "output": output, "resume": settings["resume"] is not None}
+
+
+def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:
     from conjure.lm.finetune import Finetuning
     from conjure.lm.finetune_request import FinetuneRequest
+    from conjure.recipes.metrics import report_metrics
+    from conjure.recipes.resources import data_path, model_lookup
 
-    request = FinetuneRequest(**settings)
+    names = tuple(data_path(name) for name in data)
+    request = FinetuneRequest(**_request(names, settings))
     with StatusLine() as status:
         tuning = Finetuning(
-            request, progress=lambda done, total: status.show(f"Reading text… {done / max(1, total):.0%}")
+            request,
+            lookups=[model_lookup],
+            progress=lambda done, total: status.show(f"Reading text… {done / max(1, total):.0%}"),
         )
     for line in plan_lines(tuning.plan):
         note(line)
     with _stopping(tuning) as signals, TrainingView(tuning.plan) as view:
         for event in tuning.run():
+            report_metrics(event)
             view.show(event)
     result = tuning.result()
+    report = None
+    if result.reason != "interrupted":
+        report = tuning.write_report(Path.cwd() if inside_a_run() else result.checkpoint)
     if as_json:
-        write_json(result_json(result))
+        write_json(result_json(result, report))
     else:
-        for line in result_lines(result, request):
+        for line in result_lines(result, report):
             click.echo(line)
     return 128 + signals[0] if signals and result.reason == "interrupted" else 0
 

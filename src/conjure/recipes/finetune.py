@@ -1,0 +1,79 @@
+"""A fine-tune as a run.
+
+Main entries: `finetune_spec`, `resumed_spec`. Invariant: `resumed_spec` repeats the earlier
+run's command word for word; only then can training go on from its state.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from conjure.core.home import Home
+from conjure.errors import UsageError
+from conjure.recipes.recording import Inputs, recorded
+from conjure.recipes.resources import CHECKPOINT_OUTPUT, resolve_resource
+from conjure.runs.custody import open_store
+from conjure.runs.resources import parse
+from conjure.runs.spec import Mount, RunSpec
+
+_STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training_state names it beside the checkpoint
+_RESUME = "--resume"
+
+
+def finetune_spec(
+    home: Home,
+    data: Sequence[str],
+    model: str,
+    options: Sequence[str],
+    *,
+    description: str = "",
+    labels: Sequence[str] = (),
+) -> RunSpec:
+    """The run that tunes `model` on `data`.
+
+    Args:
+        home: Where conjure keeps things.
+        data: Files, folders and resources.
+        model: Name, folder or resource.
+        options: Further words of ``conjure finetune``, as they were typed.
+        description: What the run is for.
+        labels: Names to find it by.
+
+    Raises:
+        ConjureError: A resource is not there, or cannot be used so.
+    """
+    inputs = Inputs(home)
+    words = [*(inputs.data(name) for name in data), "--model", inputs.model(model), *options]
+    return recorded("finetune", words, inputs.mounts, description=description, labels=labels)
+
+
+def resumed_spec(home: Home, resource: str) -> RunSpec:
+    """The run that goes on from the training state that another run left.
+
+    Raises:
+        UsageError: That run was no fine-tune, or has nothing to go on from.
+        NotFoundError: There is no such run.
+    """
+    with open_store(home) as store:
+        number = parse(resource, store.lookup_link).number
+        if number is None:
+            raise UsageError(f"{resource} is no run", fix="conjure finetune --resume runs/3")
+        record = store.get(number)
+    if record.spec.kind != "finetune":
+        raise UsageError(f"run {number} was no fine-tune but `{record.spec.command_text}`")
+    state = resolve_resource(home, f"runs/{number}")
+    if not (state / _STATE).is_dir():
+        raise UsageError(
+            f"run {number} left no training state: it was not interrupted, or before its first save",
+            fix=f"conjure rerun {number}",
+        )
+    kept = [
+        Mount(mount.source, mount.target, mount.read_only)
+        for mount in record.mounts
+        if mount.target not in (CHECKPOINT_OUTPUT, _STATE)
+    ]
+    parts = [Mount(f"runs/{number}/{part}", part) for part in (CHECKPOINT_OUTPUT, _STATE)]
+    command = tuple(word for word in record.spec.command if word != _RESUME)
+    return replace(
+        recorded("finetune", [*command[2:], _RESUME], [*kept, *parts], labels=record.spec.labels),
+        description=f"goes on from run {number}",
+    )

@@ -1,0 +1,98 @@
+"""Language-model commands as runs: conjure itself is the command, its inputs are mounts.
+
+Main entry: `recorded`. Invariant: a recorded command reads nothing by a resource's name; every resource and
+every local file it was given is mounted, so that lineage shows the chain and a rerun finds the same bytes.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.errors import UsageError
+from conjure.recipes.resources import checkpoint_resource, is_resource
+from conjure.reporting import RUN_VARIABLE
+from conjure.runs.spec import CodeChoice, Mount, RunSpec
+
+MODEL_MOUNT = "model"
+
+
+def inside_a_run() -> bool:
+    """Whether this process is a run's command already: what it does then belongs to that run."""
+    return RUN_VARIABLE in os.environ
+
+
+@dataclass
+class Inputs:
+    """Collects what a command is given, and says under which name the run will find it.
+
+    Attributes:
+        home: Where conjure keeps things.
+        mounts: What must be mounted.
+    """
+
+    home: Home
+    mounts: list[Mount] = field(default_factory=list)
+
+    def data(self, name: str) -> str:
+        """A data file, by the name it has in the run; folders stay where they are.
+
+        Raises:
+            UsageError: It is standard input, which a run cannot be given.
+        """
+        if name == "-":
+            raise UsageError(
+                "text on standard input cannot be recorded", fix="save it to a file, or add --no-run"
+            )
+        if is_resource(self.home, name):
+            return self._mount(name, Path(name).name)
+        path = Path(name).expanduser().absolute()
+        return self._mount(str(path), path.name) if path.is_file() else str(path)
+
+    def model(self, name: str) -> str:
+        """A model, by the name it has in the run; names of the hub and local folders stay as they are."""
+        if is_resource(self.home, name):
+            return self._mount(checkpoint_resource(self.home, name), MODEL_MOUNT)
+        path = Path(name).expanduser()
+        return str(path.absolute()) if path.is_dir() else name
+
+    def _mount(self, source: str, target: str) -> str:
+        taken = {mount.target for mount in self.mounts}
+        number, free = 2, target
+        while free in taken:
+            free, number = f"{number}-{target}", number + 1
+        self.mounts.append(Mount(source, free, read_only=True))
+        return free
+
+
+def recorded(
+    kind: str,
+    arguments: Sequence[str],
+    mounts: Sequence[Mount],
+    *,
+    description: str = "",
+    labels: Sequence[str] = (),
+) -> RunSpec:
+    """The run of a conjure command, in an empty folder, with the Python that this process runs on.
+
+    Args:
+        kind: The verb: ``finetune``, ``generate``, ``score``.
+        arguments: What follows it, by the names things have in the run.
+        mounts: What the run needs.
+        description: What it is for; by default the version of conjure, which is the run's code.
+        labels: Names to find it by.
+    """
+    executables = str(Path(sys.executable).parent)
+    return RunSpec(
+        command=("conjure", kind, *arguments),
+        folder=Path.cwd(),
+        kind=kind,
+        code=CodeChoice(none=True),
+        mounts=tuple(mounts),
+        variables={"PATH": os.pathsep.join([executables, os.environ.get("PATH", os.defpath)])},
+        description=description if description else f"conjure {version('conjure')}",
+        labels=tuple(labels),
+    )

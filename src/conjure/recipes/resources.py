@@ -1,0 +1,73 @@
+"""Resources where the language-model half takes a path or a model's name.
+
+Main entries: `model_lookup`, `data_path`. Invariant: a name is a resource only if it is written as one
+(``runs/…``, ``uploads/…``) or is a link's name; everything else is left to whoever asked.
+"""
+
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.errors import NotFoundError
+from conjure.runs.custody import open_store
+from conjure.runs.resources import RUNS, UPLOADS, resolve
+
+CHECKPOINT_OUTPUT = "output"  # where a fine-tune's run keeps its checkpoint
+_CONFIG_FILE = "config.json"
+
+
+def is_resource(home: Home, name: str) -> bool:
+    """Whether `name` is written as a resource, or begins with a link's name."""
+    first = name.split("/", 1)[0]
+    if first in (RUNS, UPLOADS):
+        return True
+    if not first or first in (".", "..", "~", "-") or not home.database.exists():
+        return False
+    with open_store(home) as store:
+        return store.lookup_link(first) is not None
+
+
+def resolve_resource(home: Home, name: str) -> Path:
+    """Where a resource lies.
+
+    Raises:
+        NotFoundError: There is no such thing.
+        UsageError: It cannot be a resource, or leads out of its run or upload.
+    """
+    with open_store(home) as store:
+        return resolve(home, name, store.lookup_link)
+
+
+def checkpoint_resource(home: Home, name: str) -> str:
+    """The resource of the checkpoint that a model's name means: of a run, its ``output`` folder.
+
+    Raises:
+        NotFoundError: There is no such thing, or no checkpoint in it.
+    """
+    folder = resolve_resource(home, name)
+    if (folder / _CONFIG_FILE).is_file():
+        return name
+    if (folder / CHECKPOINT_OUTPUT / _CONFIG_FILE).is_file():
+        return f"{name.rstrip('/')}/{CHECKPOINT_OUTPUT}"
+    raise NotFoundError(f"{name} holds no model (no {_CONFIG_FILE})", fix=f"conjure ls {name}")
+
+
+def model_lookup(name: str) -> Path | None:
+    """The checkpoint folder of a model that is a resource; None for any other name.
+
+    Raises:
+        NotFoundError: It is a resource, and not there, or holds no model.
+    """
+    home = Home.from_environment()
+    if not is_resource(home, name):
+        return None
+    return resolve_resource(home, checkpoint_resource(home, name))
+
+
+def data_path(name: str) -> str:
+    """The path of data that may be a resource; anything else as it is.
+
+    Raises:
+        NotFoundError: It is a resource, and not there.
+    """
+    home = Home.from_environment()
+    return str(resolve_resource(home, name)) if is_resource(home, name) else name
