@@ -109,6 +109,11 @@ class Tokenizer:
         """Number of token ids: one more than the largest."""
         return len(self._token_bytes)
 
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Tokens that are no ordinary text, by how they are written: their ids. End of text is one."""
+        return self._special
+
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides which ids a text gets."""

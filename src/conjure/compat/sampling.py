@@ -1,0 +1,159 @@
+"""Choosing tokens as ``run_generation.py`` did, over a model that remembers what it has read.
+
+Main entry: `sample`. The order is temperature, repetition penalty, top-k, top-p, one multinomial draw for
+all rows. Invariant: with equal logits and an equal generator the tokens are those of the 2019 loop, which
+read the whole text again for every token (tests/parity/test_compat_generation.py).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from conjure.errors import ModelError, UsageError
+from conjure.lm.engine import Engine
+from conjure.lm.sample import penalise_repetition
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldSampling:
+    """The options of ``run_generation.py`` that decide what is written.
+
+    Attributes:
+        length: New tokens; below 0 as many as `within` gives.
+        num_samples: Rows, drawn together.
+        temperature: 0 takes the likeliest token; a negative one samples as 1 does, as in 2019.
+        top_k: Tokens less likely than the k-th go, its equals stay; 0 or less is off.
+        top_p: Tokens after the one that crosses this probability go; 0 or less is off.
+        repetition_penalty: Above 1 makes tokens already in the row less likely.
+    """
+
+    length: int
+    num_samples: int
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+
+    def __post_init__(self) -> None:
+        """Refuse, at once, what could only crash later."""
+        faults = list(self._faults())
+        if faults:
+            raise UsageError("; ".join(faults))
+
+    def within(self, context_length: int) -> "OldSampling":
+        """With a `length` of at most the context; one below 0 means a whole context."""
+        clipped = self.length if 0 <= self.length <= context_length else context_length
+        return replace(self, length=clipped)
+
+    def _faults(self) -> Iterator[str]:
+        if self.num_samples < 1:
+            yield f"--num_samples is {self.num_samples}; at least 1 is needed"
+        if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
+            yield f"--repetition_penalty is {self.repetition_penalty}; a number above 0 is needed"
+        for name in ("temperature", "top_p"):
+            if not math.isfinite(getattr(self, name)):
+                yield f"--{name} is {getattr(self, name)}; a number is needed"
+
+
+@torch.inference_mode()
+def sample(
+    engine: Engine,
+    prompt: list[int],
+    settings: OldSampling,
+    generator: torch.Generator,
+    on_token: Callable[[], None] = lambda: None,
+) -> list[list[int]]:
+    """Write `num_samples` rows that go on from one prompt.
+
+    Args:
+        engine: What runs the model.
+        prompt: Token ids, at least one.
+        settings: How to choose.
+        generator: Where the randomness comes from; on the model's device.
+        on_token: Called whenever every row has one more token.
+
+    Returns:
+        The new token ids of each row.
+
+    Raises:
+        ModelError: The model's logits are not numbers.
+    """
+    history = torch.tensor([prompt] * settings.num_samples)  # (R, T)
+    written = []
+    logits = _read(engine, history, settings.length) if settings.length > 0 else None
+    for step in range(settings.length):
+        assert logits is not None, "there is something to write"
+        chosen = choose(logits, history.to(logits.device), settings, generator)  # (R,)
+        written.append(chosen)
+        history = torch.cat([history, chosen[:, None].cpu()], 1)
+        on_token()
+        left = settings.length - step - 1
+        if left and engine.length < engine.context_length:
+            logits = engine.step(chosen)
+        elif left:
+            logits = _read(engine, history, left)
+    return torch.stack(written, 1).tolist() if written else [[] for _ in range(settings.num_samples)]
+
+
+def _read(engine: Engine, history: Tensor, new_tokens: int) -> Tensor:
+    """Read all rows afresh, only their last half context where they do not fit; logits (R, V)."""
+    context = engine.context_length
+    if history.shape[1] > context:
+        history = history[:, -max(1, context // 2) :]
+    rows, row_of = history.unique(dim=0, return_inverse=True)  # at first all rows are the prompt
+    capacity = min(context, rows.shape[1] + new_tokens - 1)
+    logits = engine.prefill(rows, torch.zeros(len(rows), dtype=torch.long), capacity)
+    engine.select(row_of)
+    return logits[row_of.to(logits.device)]
+
+
+def choose(logits: Tensor, history: Tensor, settings: OldSampling, generator: torch.Generator) -> Tensor:
+    """The next token of each row, int64, (R,).
+
+    Args:
+        logits: Of the next token, float32, (R, V).
+        history: The rows so far, prompt included, int64, (R, T).
+        settings: How to choose.
+        generator: Gives one multinomial draw for all rows; not used at temperature 0.
+
+    Raises:
+        ModelError: The logits are not numbers.
+    """
+    if settings.temperature > 0:
+        logits = logits / settings.temperature
+    if not logits.isfinite().all():
+        raise ModelError(
+            "the logits are not numbers (NaN or infinity): the model's weights are damaged, or --temperature"
+            f" {settings.temperature} is too small"
+        )
+    if settings.repetition_penalty != 1.0:
+        logits = penalise_repetition(logits, history, settings.repetition_penalty)
+    logits = keep_top_p(keep_top_k(logits, settings.top_k), settings.top_p)
+    if settings.temperature == 0:
+        return logits.argmax(1)
+    return torch.multinomial(logits.softmax(1), num_samples=1, generator=generator).squeeze(1)
+
+
+def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
+    """Logits (R, V) with -inf below the k-th largest of each row; all equal to it stay."""
+    if top_k <= 0:
+        return logits
+    least = logits.topk(min(top_k, logits.shape[1]), dim=1).values[:, -1:]  # (R, 1)
+    return logits.masked_fill(logits < least, -math.inf)
+
+
+def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """Logits (R, V) with -inf after the token at which the sum of probabilities passes `top_p`.
+
+    In float32 like the script's, so that the same token is the last one in.
+    """
+    if top_p <= 0.0:
+        return logits
+    ordered, order = logits.sort(dim=1, descending=True)
+    beyond = ordered.softmax(1).cumsum(1) > top_p
+    outside = torch.zeros_like(beyond)
+    outside[:, 1:] = beyond[:, :-1]
+    return logits.masked_fill(torch.zeros_like(outside).scatter(1, order, outside), -math.inf)

@@ -1,0 +1,121 @@
+"""What the two scripts share: how they are called, what they say, and how they end.
+
+Main entry: `run`. Invariant: a mistake is one sentence on stderr, never a traceback; only what the 2019
+script printed goes to stdout.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from conjure.errors import ConjureError, UsageError
+
+_LANGUAGE_MODEL_HALF = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub")
+_LARGEST_SEED = 2**32 - 1  # numpy's, which they seeded too
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are conjure's errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(message, fix=f"python -m {self.prog} --help")
+
+
+def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Run a script to its end and give its exit status.
+
+    Args:
+        script: Takes the arguments, gives the exit status.
+        arguments: Without the program's name; None takes this process's.
+    """
+    try:
+        status = script(arguments if arguments is not None else sys.argv[1:])
+        sys.stdout.flush()
+    except ConjureError as error:
+        return _report(error)
+    except ModuleNotFoundError as error:
+        if error.name not in _LANGUAGE_MODEL_HALF:
+            raise
+        return _report(UsageError(f"{error.name} is not installed", fix="pip install 'conjure[lm]'"))
+    except KeyboardInterrupt:
+        say("Stopped.")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted; the rest must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _report(error: ConjureError) -> int:
+    say(f"error: {error}")
+    if error.fix:
+        # Advice from the library speaks of `conjure generate` and its kind.
+        say(f"  try: {error.fix.replace('--model ', '--model_name_or_path ')}")
+    return error.exit_status
+
+
+def say(text: str) -> None:
+    """Say something beside the result, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_model_type(model_type: str) -> None:
+    """Refuse the architectures conjure does not run.
+
+    Raises:
+        UsageError: It is not ``gpt2``, in whatever case.
+    """
+    if model_type.lower() != "gpt2":
+        raise UsageError(
+            f"--model_type is {model_type!r}; conjure runs GPT-2 models",
+            fix="--model_type=gpt2, with a GPT-2 model as --model_name_or_path",
+        )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed the 2019 scripts could not use either.
+
+    Raises:
+        UsageError: It is not from 0 to 4294967295.
+    """
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise UsageError(f"--seed is {seed}; a whole number from 0 to {_LARGEST_SEED} is needed")
+
+
+@contextmanager
+def stopping_in_order(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Call `stop` on the first ^C or SIGTERM, and let the second end the process as ever.
+
+    Yields:
+        The signals that came, so far none or one.
+    """
+    came: list[int] = []
+
+    def first(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        restore()
+        say("\nStopping after this step and saving; once more ends it at once.")
+        stop()
+
+    def restore() -> None:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    for name in before:
+        signal.signal(name, first)
+    try:
+        yield came
+    finally:
+        restore()
