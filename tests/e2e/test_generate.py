@@ -168,7 +168,7 @@ class TestTerminal:
 
 def test_a_reader_that_has_seen_enough_is_no_error(model):
     done = subprocess.run(
-        f"'{CONJURE}' generate --model '{model}' -n 9 --json | head -c 1; echo ${{PIPESTATUS[0]}}",
+        f"'{CONJURE}' generate --model '{model}' -n 99 --json | head -c 1; echo ${{PIPESTATUS[0]}}",
         shell=True,
         executable="/bin/bash",
         capture_output=True,

@@ -10,7 +10,6 @@ import sys
 from importlib import import_module
 
 import click
-from click.utils import PacifyFlushWrapper
 
 from conjure.errors import ConjureError
 
@@ -96,6 +95,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
     own_failure = 125 if arguments[:1] in (["run"], ["rerun"]) else None
+    stdout = sys.stdout
     try:
         status = cli.main(args=arguments, prog_name="conjure", standalone_mode=False)
         sys.stdout.flush()
@@ -112,10 +112,9 @@ def _run(arguments: list[str]) -> int:
         click.echo("Stopped.", err=True)
         return 130
     except SystemExit:
-        # click ends so when the reader (`| head`) has gone in the middle of writing.
-        if isinstance(sys.stdout, PacifyFlushWrapper):
-            return 0
-        raise
+        if sys.stdout is stdout:
+            raise
+        return 0  # click swaps stdout and exits when the reader (`| head`) has gone while we wrote
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted; the rest must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
