@@ -17,6 +17,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
 from conjure.runs import code, environment, mounts, outputs
+from conjure.runs.ballast import Ballast
 from conjure.runs.command_line import fill_in, to_arguments
 from conjure.runs.custody import close_abandoned
 from conjure.runs.environment import Environment
@@ -40,7 +41,7 @@ from conjure.runs.watching import Watch, Watched
 WORK, OUTPUTS, MANIFEST, BEFORE = "work", "outputs", "manifest.json", "before.json"
 _QUEUE_EVERY_S = 0.2
 _LOOK_EVERY_S = 0.2
-_INSIST_S = 300.0
+_INSIST_S = 30.0
 
 
 class RunOverError(Exception):
@@ -170,11 +171,19 @@ def execute(run: Carried, place: Place, environment: Environment) -> Watched:
         arguments, place.folder, command_variables(run.home, record, place, environment, run.spec.variables)
     )
     run.store.move(run.number, RunStatus.RUNNING)
+    ballast = Ballast(run.folder)
+    ballast.take()
     try:
-        execution = run.executor.start(job)
+        return _watch(run, job)
     except NotStartedError as error:
         run.log.note(str(error))
         return Watched(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
+    finally:
+        ballast.let_go()
+
+
+def _watch(run: Carried, job: Job) -> Watched:
+    execution = run.executor.start(job)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(run.folder / METRICS_FILE)
     return Watch(execution, run.log, metrics, run, conditions, run.spec.timeout_s).until_end()

@@ -78,8 +78,17 @@ def open_store(home: Home) -> Store:
     return store
 
 
-def close_abandoned(store: Store, records: Iterable[RunRecord]) -> None:
-    """Close as interrupted those of the runs that nobody carries any more."""
+def close_abandoned(store: Store, records: Iterable[RunRecord], *, must: bool = False) -> None:
+    """Close as interrupted those of the runs that nobody carries any more.
+
+    Args:
+        store: Where they are recorded.
+        records: The runs.
+        must: Raise where one cannot be closed now; else it stays as it is until it can.
+
+    Raises:
+        StoreError: With `must`, the disk is full or read-only.
+    """
     for record in records:
         if record.owner is not None and record.owner.host_id != host_id():
             continue
@@ -89,7 +98,8 @@ def close_abandoned(store: Store, records: Iterable[RunRecord]) -> None:
         try:
             _close_one(store, record.number)
         except StoreError:
-            continue  # a full or read-only disk: it stays as it is until it can be written
+            if must:
+                raise
         finally:
             lock.release()
 

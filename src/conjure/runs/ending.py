@@ -52,7 +52,7 @@ def end_runs(
         while waiting := [number for number in waiting if store.facts(number).ending is None]:
             tick(waiting)
             time.sleep(_LOOK_EVERY_S)
-            close_abandoned(store, map(store.get, waiting))
+            close_abandoned(store, map(store.get, waiting), must=True)
             if what == KILL and time.monotonic() - asked > _DEAF_AFTER_S:
                 _kill_supervisors(store, waiting)
         return [(store.get(number), was) for number, was in going_on.items()]
