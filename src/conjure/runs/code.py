@@ -35,6 +35,8 @@ from conjure.runs.worktree import (
 )
 
 SIZE_LIMIT_BYTES = 1_000_000_000
+_MANY_FILES = 300
+_NAME_LENGTH = 40  # of SHA-1 in hex, by which code.git names its objects
 
 _CONFIG = """
 [core]
@@ -175,6 +177,8 @@ def _take_work_tree(home: Home, folder: Path, repository: Repository | None) -> 
     _refuse_home_folder(root, folder)
     files = list_code_files(root, in_repository=repository is not None, home=home)
     _refuse_large(files.sizes)
+    if repository is not None and len(files.sizes) >= _MANY_FILES:
+        _take_over_objects(home, repository)
     return CodeSnapshot(
         tree=_hash_files(home, root, files),
         commit=None if repository is None else repository.commit,
@@ -192,6 +196,11 @@ def _take_commit(home: Home, folder: Path, repository: Repository | None, commit
         flag = "--committed" if commit is None else "--commit"
         raise UsageError(f"{flag} needs a git repository, and {folder} is not in one")
     resolved = _resolve_commit(repository, commit)
+    if len(resolved) != _NAME_LENGTH:
+        raise SnapshotError(
+            f"{repository.root} names its objects by SHA-256; a commit of such a repository cannot be copied",
+            fix="without --commit and --committed the files are taken as they are",
+        )
     files = list_tree(users_git(repository.root), resolved, _checked_out_submodule(repository.root))
     _refuse_large(files.sizes, "take large files out of the commit")
     return CodeSnapshot(
@@ -276,9 +285,20 @@ def _refuse_large(sizes: Mapping[bytes, int], remedy: str | None = None) -> None
     )
 
 
+def _take_over_objects(home: Home, repository: Repository) -> None:
+    """Copy the commit's objects as one pack before a repository's first snapshot.
+
+    Its files are then only read, not compressed and stored again one by one.
+    """
+    if repository.commit is not None and not _kept_index(home, repository.root).exists():
+        with suppress(GitError):  # it only saves time
+            head = list_tree(users_git(repository.root), repository.commit, lambda _name, _commit: None)
+            copy_tree(home.code_repository, head)
+
+
 def _hash_files(home: Home, root: Path, files: CodeFiles) -> str:
     """Put the files into the store and return their tree."""
-    kept = _index_folder(home) / sha256_bytes(os.fsencode(root))
+    kept = _kept_index(home, root)
     try:
         if kept.exists():
             with suppress(GitError):  # it may name objects that were pruned; a fresh index hashes all again
@@ -318,6 +338,10 @@ def _temporary_index(home: Home) -> Iterator[Path]:
 
 def _index_folder(home: Home) -> Path:
     return home.code_repository / "conjure-indexes"
+
+
+def _kept_index(home: Home, root: Path) -> Path:
+    return _index_folder(home) / sha256_bytes(os.fsencode(root))
 
 
 def _own(home: Home) -> Git:

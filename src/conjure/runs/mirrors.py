@@ -52,10 +52,12 @@ _REASONS = (
         "there is no repository there, or it is private",
         "check the address with `git ls-remote ADDRESS`",
     ),
+    (("Could not resolve host",), "its host is not known here", "check the address and the network"),
+    (("Host key verification failed",), "its host key is not known here", "connect to it once with ssh"),
     (
-        ("Could not resolve host", "Could not resolve hostname"),
-        "its host is not known here",
-        "check the network",
+        ("dubious ownership",),
+        "it belongs to another user, and git refuses to read it",
+        "git config --global --add safe.directory PATH",
     ),
 )
 

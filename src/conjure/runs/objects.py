@@ -134,7 +134,7 @@ def _copy_objects(store: Git, source: Git, objects: Iterable[bytes]) -> None:
     missing = [answer.split()[0] for answer in answers if answer.endswith(b" missing")]
     if not missing:
         return
-    pack = source("pack-objects", "--stdout", "-q", stdin=b"\n".join(missing) + b"\n")
+    pack = source("pack-objects", "--stdout", "-q", "--window=0", stdin=b"\n".join(missing) + b"\n")
     if len(missing) < _UNPACK_LIMIT:
         store("unpack-objects", "-q", stdin=pack)
     else:

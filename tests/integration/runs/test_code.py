@@ -224,6 +224,14 @@ class TestCommits:
         commit_all(project)
         assert len(take(home, project, committed=True)[1]) == 153
 
+    def test_repository_with_other_object_names(self, home: Home, tmp_path: Path) -> None:
+        run_git(tmp_path, "init", "-q", "--object-format=sha256", "new")
+        write_files(tmp_path / "new", {"a": "a"})
+        commit_all(tmp_path / "new")
+        assert take(home, tmp_path / "new")[1] == {"a": "a"}
+        with pytest.raises(SnapshotError, match="names its objects by SHA-256"):
+            code.snapshot(home, tmp_path / "new", number=9, committed=True)
+
     def test_outside_a_repository(self, home: Home, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="--committed needs a git repository"):
             code.snapshot(home, tmp_path, number=1, committed=True)
@@ -315,6 +323,16 @@ class TestFaithfulness:
         (project / "train.py").unlink()
         os.mkfifo(project / "train.py")
         assert set(take(home, project)[1]) == {"pkg/__init__.py", "examples/go.py"}
+
+    def test_many_files_are_taken_over_as_a_pack(self, home: Home, project: Path) -> None:
+        names = {f"many/{n}.txt": f"{n}\n" for n in range(400)}
+        write_files(project, names)
+        commit_all(project)
+        write_files(project, {"many/7.txt": "changed\n"})
+        _, files = take(home, project)
+        assert {name: files[name] for name in names} == names | {"many/7.txt": "changed\n"}
+        assert len(list(home.code_repository.glob("objects/pack/*.pack"))) == 1
+        assert len(list(home.code_repository.glob("objects/??/*"))) < 10
 
     def test_edit_in_the_same_instant_with_the_same_size(self, home: Home, project: Path) -> None:
         for text in ("aaa", "bbb", "ccc"):  # far faster than the seconds git compares
