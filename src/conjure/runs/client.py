@@ -20,6 +20,7 @@ from conjure.runs.metrics import Point, Summary, read_points
 from conjure.runs.quantities import parse_duration, parse_size
 from conjure.runs.record import RunRecord
 from conjure.runs.requirements import read_requirements
+from conjure.runs.retrieval import plan_retrieval, retrieve
 from conjure.runs.spec import CodeChoice, EnvironmentChoice, Mount, Resources, RunSpec
 from conjure.runs.status import EndReason, RunStatus
 from conjure.runs.store import KILL, STOP, RunFilter
@@ -95,6 +96,27 @@ class Run:
             return read_points(self._folder, [name])
         with open_store(self.home) as store:
             return store.summaries(self.number)
+
+    def cp(self, path: str = "", folder: str | Path = ".", *, overwrite: bool = False) -> Path:
+        """Copy what the run made, as ``conjure cp`` does: a file into `folder`, a folder's content into it.
+
+        Args:
+            path: A file or folder among the run's outputs (its working folder while it runs); all if empty.
+            folder: Where to; made if missing.
+            overwrite: Let files that are there already be overwritten.
+
+        Returns:
+            The copy: the file, or `folder`.
+
+        Raises:
+            NotFoundError: There is no such output.
+            ConflictError: Files are in the way, and `overwrite` is not set.
+        """
+        resource = f"runs/{self.number}/{path}"
+        with open_store(self.home) as store:
+            plan = plan_retrieval(self.home, resource, Path(folder), store.lookup_link)
+        retrieve(plan, overwrite=overwrite)
+        return plan.destination
 
     def stop(self) -> "Run":
         """End the run and save its outputs; returns when it has ended."""

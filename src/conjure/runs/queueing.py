@@ -15,7 +15,7 @@ from conjure.runs.record import RunRecord
 from conjure.runs.spec import Resources
 from conjure.runs.status import RunStatus
 
-_NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 VISIBLE_GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -36,11 +36,16 @@ class Capacity:
 
 
 def _visible_gpus() -> tuple[int, ...]:
-    present = len(list(_NVIDIA_GPUS.iterdir())) if _NVIDIA_GPUS.is_dir() else 0
+    present = len(list(NVIDIA_GPUS.iterdir())) if NVIDIA_GPUS.is_dir() else 0
     named = os.environ.get(VISIBLE_GPUS_VARIABLE)
-    if named is None:
-        return tuple(range(present))
-    return tuple(int(name) for name in named.split(",") if name.strip().isdecimal() and int(name) < present)
+    return (
+        tuple(range(present)) if named is None else tuple(gpu for gpu in gpus_named(named) if gpu < present)
+    )
+
+
+def gpus_named(text: str) -> tuple[int, ...]:
+    """The GPUs that a list like ``0,2`` names; those named in another way (by UUID) are left out."""
+    return tuple(int(name) for name in text.split(",") if name.strip().isdecimal())
 
 
 def refuse_impossible(needs: Resources, capacity: Capacity | None = None) -> None:

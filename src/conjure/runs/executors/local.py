@@ -22,6 +22,7 @@ from conjure.runs.process import (
     reap_children,
     send_signal,
 )
+from conjure.runs.queueing import VISIBLE_GPUS_VARIABLE, gpus_named
 from conjure.runs.record import Usage
 from conjure.runs.usage import UsageMeter
 
@@ -64,13 +65,16 @@ class LocalExecutor:
             raise NotStartedError(f"{job.arguments[0]}: no such program", 127) from error
         except OSError as error:
             raise NotStartedError(f"{job.arguments[0]}: {error.strerror}", 126) from error
-        return LocalExecution(process, self._spared)
+        own_gpus = gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, ""))
+        return LocalExecution(process, self._spared, UsageMeter(own_gpus))
 
 
 class LocalExecution:
     """A command running on this machine (see `base.Execution`)."""
 
-    def __init__(self, process: subprocess.Popen[bytes], spared: Callable[[Process], bool]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], spared: Callable[[Process], bool], meter: UsageMeter
+    ) -> None:
         self._process = process
         self._spared = spared
         self._selector = selectors.DefaultSelector()
@@ -82,7 +86,7 @@ class LocalExecution:
         self._main_exit: Exit | None = None
         self._asked_leftovers_at: float | None = None
         self._alone = False
-        self._meter = UsageMeter()
+        self._meter = meter
         self.exit: Exit | None = None
 
     def read(self, timeout_s: float) -> list[tuple[str, bytes]]:
