@@ -89,7 +89,7 @@ class Novelty:
         longest_run_characters: The longest verbatim run of any.
         longest_run_words: Words in the run with most of them.
         longest_run_tokens: Tokens in the run with most of them.
-        median_run_words: Of the texts' longest runs, the middle one, in words.
+        run_words: Words in each text's longest run.
         new_ngrams: For n = 1 … `LONGEST_NGRAM`: share of all word n-grams in the texts that no training
             record holds; None where the texts have none.
 
@@ -103,8 +103,13 @@ class Novelty:
     longest_run_characters: int
     longest_run_words: int
     longest_run_tokens: int
-    median_run_words: float
+    run_words: tuple[int, ...]
     new_ngrams: tuple[float | None, ...]
+
+    @property
+    def median_run_words(self) -> float:
+        """Of the texts' longest runs, the middle one, in words."""
+        return float(median(self.run_words))
 
     @property
     def copied(self) -> int:
@@ -143,7 +148,7 @@ def summarise(overlaps: Sequence[Overlap]) -> Novelty | None:
         longest_run_characters=max(run.characters for run in runs),
         longest_run_words=max(run.words for run in runs),
         longest_run_tokens=max(run.tokens for run in runs),
-        median_run_words=float(median(run.words for run in runs)),
+        run_words=tuple(run.words for run in runs),
         new_ngrams=tuple(float(new / count) if count else None for count, new in sums),
     )
 

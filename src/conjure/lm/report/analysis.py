@@ -1,0 +1,283 @@
+"""From what was observed to a report.
+
+Main entries: `Evidence`, `analyse`. Invariant: base and tuned model are measured alike (same prompts, same
+seed, same held-out texts, same number of words), or a difference between them would mean nothing.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conjure.lm.generate import GenerationRequest, Sample
+from conjure.lm.report.diversity import distinct, repeated_texts, self_bleu
+from conjure.lm.report.facts import (
+    SCHEMA,
+    Course,
+    CurvePoint,
+    Diversity,
+    Gallery,
+    HeldOutComparison,
+    HeldOutScore,
+    LengthFigures,
+    LengthScale,
+    Normal,
+    Report,
+    SampleFacts,
+    Side,
+    TrainingText,
+    plain,
+)
+from conjure.lm.report.lengths import Counts, distance, length_counts, usual_distance
+from conjure.lm.report.novelty import Overlap, compare_with_training, summarise
+from conjure.lm.report.observe import Observation, excerpts
+from conjure.lm.report.verdict import judge
+from conjure.lm.report.words import split_words
+from conjure.lm.score import Tally
+from conjure.lm.tokenizer import Tokenizer
+
+_UNSEEN_PER_SAMPLE = 4  # excerpts of unseen text for each sample: what is normal is known better than what is
+_MOST_CURVE_POINTS = 300
+_LENGTH_BINS = 16
+_GALLERY = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a report is made from.
+
+    Attributes:
+        title: Such as "sprite tuned on jokes.csv".
+        base: The model before training, observed.
+        tuned: The model after, observed with the same request and held-out texts.
+        request: What both were asked to write.
+        tokenizer: The models' own.
+        training: Every record the model was trained on; read once, streaming.
+        held_out: The texts that were scored; none where nothing is held out.
+        record_lengths: Tokens in each of the data's records, end-of-text tokens not counted.
+        points: Losses over the steps.
+        kept_step: The step whose weights the tuned model has.
+        end_reason: ``completed``, ``early_stop`` or ``interrupted``.
+        settings: Settings of the training, for the reader.
+        data: Facts about the data, for the reader.
+    """
+
+    title: str
+    base: Observation
+    tuned: Observation
+    request: GenerationRequest
+    tokenizer: Tokenizer
+    training: Iterable[str]
+    held_out: Sequence[str]
+    record_lengths: npt.NDArray[np.integer[Any]]
+    points: Sequence[CurvePoint]
+    kept_step: int
+    end_reason: str
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
+
+
+def analyse(evidence: Evidence) -> Report:
+    """Work out a report; the training records are read once, in little memory."""
+    observations = (evidence.base, evidence.tuned)
+    unseen = excerpts(
+        evidence.held_out,
+        evidence.tokenizer,
+        tokens=evidence.request.max_new_tokens,
+        count=_UNSEEN_PER_SAMPLE * len(evidence.tuned.samples),
+    )
+    groups = [[sample.text for sample in observation.samples] for observation in observations] + [unseen]
+    training = _Counted(evidence.training)
+    overlaps = _compare(groups, training, evidence.tokenizer)
+    diversities = _diversities(groups)
+    counts = length_counts(evidence.record_lengths, evidence.request.max_new_tokens)
+    scale = _scale(counts, len(evidence.tuned.samples))
+    base, tuned = (
+        _side(observation, overlap, diversity, counts, scale)
+        for observation, overlap, diversity in zip(observations, overlaps, diversities, strict=False)
+    )
+    held_out = _comparison(evidence.base, evidence.tuned)
+    unseen_novelty = summarise(overlaps[2])
+    normal = Normal(unseen_novelty, diversities[2]) if unseen_novelty is not None else None
+    return Report(
+        schema=SCHEMA,
+        title=evidence.title,
+        verdict=judge(base, tuned, held_out, scale, normal),
+        base=base,
+        tuned=tuned,
+        held_out=held_out,
+        lengths=scale,
+        normal=normal,
+        training_text=TrainingText(training.records, training.characters),
+        course=_course(evidence),
+        sampling=plain(asdict(evidence.request)),
+        settings=plain(evidence.settings),
+        data=plain(evidence.data),
+    )
+
+
+class _Counted:
+    """Records that are counted as they are read."""
+
+    def __init__(self, records: Iterable[str]) -> None:
+        self._source = records
+        self.records = self.characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for record in self._source:
+            self.records += 1
+            self.characters += len(record)
+            yield record
+
+
+def _compare(groups: list[list[str]], training: Iterable[str], tokenizer: Tokenizer) -> list[list[Overlap]]:
+    """Compare all texts with the training records at once, for they are read only once."""
+    overlaps = iter(compare_with_training([text for group in groups for text in group], training, tokenizer))
+    return [[next(overlaps) for _ in group] for group in groups]
+
+
+def _diversities(groups: list[list[str]]) -> list[Diversity]:
+    """How varied each group is, on as many words as the smallest group has."""
+    split = [[split_words(text) for text in group] for group in groups]
+    totals = [sum(map(len, texts)) for texts in split]
+    words = min((total for total in totals if total), default=0)
+    return [
+        Diversity(
+            words=words,
+            distinct=tuple(distinct(texts, n, words=words) for n in (1, 2, 3)),
+            self_bleu=self_bleu(texts),
+            repeated=repeated_texts(texts),
+        )
+        for texts in split
+    ]
+
+
+def _side(
+    observation: Observation, overlaps: list[Overlap], diversity: Diversity, data: Counts, scale: LengthScale
+) -> Side:
+    novelty = summarise(overlaps)
+    assert novelty is not None, "a report needs samples"
+    samples = tuple(
+        SampleFacts(
+            index=sample.index,
+            text=sample.text,
+            tokens=_length(sample),
+            loss=-sum(sample.logprobs) / len(sample.logprobs),
+            finish_reason=sample.finish_reason,
+            originality=overlap.originality,
+            run=overlap.run,
+        )
+        for sample, overlap in zip(observation.samples, overlaps, strict=True)
+    )
+    counts = length_counts([sample.tokens for sample in samples], scale.limit)
+    return Side(
+        name=observation.name,
+        held_out=_held_out_score(observation.scores),
+        lengths=_length_figures(counts, data, scale.width),
+        novelty=novelty,
+        diversity=diversity,
+        gallery=choose_gallery([sample.loss for sample in samples]),
+        samples=samples,
+    )
+
+
+def _length(sample: Sample) -> int:
+    return len(sample.token_ids) - (sample.finish_reason == "end_of_text")
+
+
+def choose_gallery(losses: Sequence[float]) -> Gallery:
+    """The likeliest, the middling and the least likely of some samples, up to three of each."""
+    order = sorted(range(len(losses)), key=lambda place: (losses[place], place))
+    size = max(1, min(_GALLERY, len(order) // 3))
+    best, rest = order[:size], order[size:]
+    worst = rest[-size:] if rest else []
+    between = rest[: -size or None]
+    middle = max(0, (len(between) - size) // 2)
+    return Gallery(tuple(best), tuple(between[middle : middle + size]), tuple(worst))
+
+
+def _scale(data: Counts, samples: int) -> LengthScale:
+    limit = len(data) - 1
+    width = max(1, -(-(limit + 1) // _LENGTH_BINS))
+    return LengthScale(
+        limit=limit,
+        width=width,
+        data=_length_figures(data, data, width),
+        usual_distance=usual_distance(data, samples),
+    )
+
+
+def _length_figures(counts: Counts, data: Counts, width: int) -> LengthFigures:
+    lengths = np.arange(len(counts))
+    total = int(counts.sum())
+    shares = np.add.reduceat(counts, np.arange(0, len(counts), width)) / total
+    return LengthFigures(
+        shares=tuple(shares.tolist()),
+        mean=float((lengths * counts).sum() / total),
+        median=float(np.median(np.repeat(lengths, counts))),
+        at_limit=float(counts[-1] / total),
+        distance=distance(counts, data),
+    )
+
+
+def _held_out_score(scores: Sequence[Tally]) -> HeldOutScore | None:
+    tally = sum(scores, Tally())
+    if not tally.tokens:
+        return None
+    return HeldOutScore(
+        tally.loss, plain(tally.perplexity), plain(tally.word_perplexity), tally.bits_per_byte
+    )
+
+
+def _comparison(base: Observation, tuned: Observation) -> HeldOutComparison | None:
+    """The two models on each held-out text; they share a tokenizer, so tokens pair off."""
+    total = sum(tuned.scores, Tally())
+    if not total.tokens:
+        return None
+    tokens = np.array([tally.tokens for tally in tuned.scores])
+    gains = np.array([b.total - a.total for a, b in zip(base.scores, tuned.scores, strict=True)])  # nats
+    change = -float(gains.sum()) / total.tokens
+    return HeldOutComparison(
+        records=len(tuned.scores),
+        tokens=total.tokens,
+        words=total.words,
+        bytes=total.bytes,
+        context=tuned.windows.context,
+        stride=tuned.windows.stride,
+        likelier=int((gains > 0).sum()),
+        change=change,
+        standard_error=_ratio_error(-gains, tokens, change),
+    )
+
+
+def _ratio_error(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], ratio: float) -> float | None:
+    """Standard error of ``sums.sum() / counts.sum()``, over texts; linearised, as texts differ in length."""
+    n = len(sums)
+    if n < 2:
+        return None
+    deviations = sums - ratio * counts
+    return float(np.sqrt(n / (n - 1) * (deviations**2).sum()) / counts.sum())
+
+
+def _course(evidence: Evidence) -> Course:
+    points = thin_out(evidence.points, _MOST_CURVE_POINTS)
+    steps = points[-1].step if points else evidence.kept_step
+    return Course(points, steps, evidence.kept_step, evidence.end_reason)
+
+
+def thin_out(points: Sequence[CurvePoint], most: int) -> tuple[CurvePoint, ...]:
+    """At most so many points: neighbours become one, with mean training and latest held-out loss."""
+    size = -(-len(points) // most)
+    return tuple(_merged(points[start : start + size]) for start in range(0, len(points), max(1, size)))
+
+
+def _merged(points: Sequence[CurvePoint]) -> CurvePoint:
+    train = [point.train_loss for point in points if point.train_loss is not None]
+    held_out = [point.held_out_loss for point in points if point.held_out_loss is not None]
+    return CurvePoint(
+        step=points[-1].step,
+        train_loss=sum(train) / len(train) if train else None,
+        held_out_loss=held_out[-1] if held_out else None,
+    )

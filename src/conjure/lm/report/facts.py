@@ -1,0 +1,333 @@
+"""Everything a report says, as plain values; what `report.json` holds.
+
+Main entries: `Report`, `report_from_json`, `report_to_json`. Invariant: the page is made from this alone, so
+a `report.json` that was kept gives the page again, and reading what was written gives an equal report.
+"""
+
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from conjure.errors import DataError
+from conjure.lm.report.novelty import Novelty, Originality, Run
+
+SCHEMA = 1  # a change that an older conjure would misread makes it one more
+
+Tone = Literal["good", "mixed", "bad", "unknown"]
+Plain = dict[str, Any]  # values that JSON knows
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutScore:
+    """How likely a model finds held-out text; the protocol is `conjure.lm.score`'s.
+
+    Attributes:
+        loss: Mean nats per token.
+        perplexity: ``exp(loss)``; comparable between models of one tokenizer only. None where it is too large
+            for a number.
+        word_perplexity: ``exp`` of mean nats per word; None where it is too large, or there is no word.
+        bits_per_byte: Mean bits per UTF-8 byte; comparable between tokenizers.
+    """
+
+    loss: float
+    perplexity: float | None
+    word_perplexity: float | None
+    bits_per_byte: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutComparison:
+    """Base and tuned model on the same held-out texts.
+
+    Attributes:
+        records: Texts scored, each after an end-of-text token.
+        tokens: Tokens scored.
+        words: Whitespace-separated words scored.
+        bytes: UTF-8 bytes scored.
+        context: Tokens a model sees at once.
+        stride: Tokens from one window to the next.
+        likelier: Texts the tuned model finds likelier than the base does.
+        change: Tuned minus base loss, nats per token; below 0 is better.
+        standard_error: Of `change`, over the texts; None of fewer than two.
+    """
+
+    records: int
+    tokens: int
+    words: int
+    bytes: int
+    context: int
+    stride: int
+    likelier: int
+    change: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LengthFigures:
+    """Lengths of some texts in tokens, the longest a sample can have being the limit.
+
+    Attributes:
+        shares: Share of the texts in each bin of the report's `LengthScale`.
+        mean: Mean length, longer texts counted as the limit.
+        median: The middle one.
+        at_limit: Share of texts that are as long as the limit, or longer.
+        distance: Wasserstein-1 distance to the data's records, tokens.
+    """
+
+    shares: tuple[float, ...]
+    mean: float
+    median: float
+    at_limit: float
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class LengthScale:
+    """What lengths are measured against.
+
+    Attributes:
+        limit: Most tokens a sample may have.
+        width: Tokens a bin is wide; the first starts at 0.
+        data: The data's records.
+        usual_distance: 95 in 100 handfuls of real records, as many as there are samples, are closer to all
+            the records than this.
+    """
+
+    limit: int
+    width: int
+    data: LengthFigures
+    usual_distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """How varied some texts are.
+
+    Attributes:
+        words: Words that distinct-n was measured on; the same for all sides.
+        distinct: distinct-1, -2, -3: share of different n-grams among all.
+        self_bleu: Mean BLEU-4 of each text against the others.
+        repeated: Texts that repeat an earlier one word for word.
+    """
+
+    words: int
+    distinct: tuple[float | None, ...]
+    self_bleu: float | None
+    repeated: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFacts:
+    """One sample.
+
+    Attributes:
+        index: Which one; with the seed it gives the sample again.
+        text: What the model wrote.
+        tokens: Its length.
+        loss: Mean nats per token under the model that wrote it, the end-of-text token included.
+        finish_reason: Why it ended.
+        originality: Whether it is a copy.
+        run: Its longest verbatim run.
+    """
+
+    index: int
+    text: str
+    tokens: int
+    loss: float
+    finish_reason: str
+    originality: Originality
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Samples by their own likelihood per token, as places in the list of samples, likeliest first."""
+
+    best: tuple[int, ...]
+    typical: tuple[int, ...]
+    worst: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two models.
+
+    Attributes:
+        name: What it is called.
+        held_out: Its held-out score; None where nothing is held out.
+        lengths: How long its samples are.
+        novelty: What they have in common with the training records.
+        diversity: How varied they are.
+        gallery: Which of them to look at.
+        samples: All of them.
+    """
+
+    name: str
+    held_out: HeldOutScore | None
+    lengths: LengthFigures
+    novelty: Novelty
+    diversity: Diversity
+    gallery: Gallery
+    samples: tuple[SampleFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """The same figures for held-out records cut to a sample's length: what is normal for such text."""
+
+    novelty: Novelty
+    diversity: Diversity
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingText:
+    """The training records that the texts were compared with."""
+
+    records: int
+    characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """A moment in training; losses in nats per token, None where not measured."""
+
+    step: int
+    train_loss: float | None
+    held_out_loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How training went.
+
+    Attributes:
+        points: Losses, thinned out where there are very many.
+        steps: Optimizer steps made.
+        kept_step: The step whose weights the tuned model has.
+        end_reason: ``completed``, ``early_stop`` or ``interrupted``.
+    """
+
+    points: tuple[CurvePoint, ...]
+    steps: int
+    kept_step: int
+    end_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer to one question.
+
+    Attributes:
+        question: Such as "Is it just copying?".
+        tone: Whether the answer is good news.
+        answer: In a few words.
+        detail: The figures behind it, as one or two sentences.
+    """
+
+    question: str
+    tone: Tone
+    answer: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the figures come to: a sentence, and the answers it is made of."""
+
+    headline: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a fine-tuned model learned.
+
+    Attributes:
+        schema: `SCHEMA` of the conjure that wrote it.
+        title: Such as "sprite tuned on jokes.csv".
+        verdict: In plain words.
+        base: The model before.
+        tuned: The model after.
+        held_out: The two on held-out text; None where nothing is held out.
+        lengths: What lengths are measured against.
+        normal: What is normal for text of this kind; None where nothing is held out.
+        training_text: What samples were compared with.
+        course: How training went.
+        sampling: Settings of the samples, the seed among them.
+        settings: Settings of the training.
+        data: Facts about the data.
+    """
+
+    schema: int
+    title: str
+    verdict: Verdict
+    base: Side
+    tuned: Side
+    held_out: HeldOutComparison | None
+    lengths: LengthScale
+    normal: Normal | None
+    training_text: TrainingText
+    course: Course
+    sampling: Plain
+    settings: Plain
+    data: Plain
+
+
+def report_to_json(report: Report) -> str:
+    """The content of `report.json`: plain JSON; numbers it cannot hold (NaN, infinity) are null."""
+    return json.dumps(plain(asdict(report)), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def report_from_json(text: str) -> Report:
+    """Read the content of a `report.json`.
+
+    Raises:
+        DataError: It is damaged, or a newer conjure wrote it.
+    """
+    try:
+        values = json.loads(text)
+        schema = values["schema"]
+        if schema > SCHEMA:
+            raise DataError(
+                f"the report has schema {schema}; this conjure reads up to {SCHEMA}",
+                fix="use the conjure that wrote it, or a newer one",
+            )
+        return _decode(Report, values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the report is damaged: {error!r}") from error
+
+
+def plain(value: Any) -> Any:
+    """The same in values that JSON knows; NaN and infinity, which it does not, become None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """A value of JSON as the type a field is annotated with."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{field.name: _decode(hints[field.name], value[field.name]) for field in fields(kind)})  # pyright: ignore[reportCallIssue]
+    if origin in (Union, types.UnionType):
+        return None if value is None else _decode(arguments[0], value)
+    if origin is tuple:
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_decode(item_kind, item) for item_kind, item in zip(kinds, value, strict=True))
+    if kind is float and isinstance(value, int):
+        return float(value)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{value!r} is none of {', '.join(arguments)}")
+        return value
+    if not isinstance(value, origin or kind):
+        raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value

@@ -1,0 +1,88 @@
+"""The samples on the report page: a gallery, all of them, and those closest to the training text.
+
+Main entries: `gallery`, `closest`. Invariant: which samples are shown follows from figures alone.
+"""
+
+from conjure.lm.report.facts import Report, SampleFacts, Side
+from conjure.lm.report.layout import section
+from conjure.lm.report.markup import Markup, element
+
+_CLOSEST = 3
+_ENDINGS = {"end_of_text": "ended by itself", "stop": "ended at a stop text", "length": "cut off"}
+
+
+def gallery(report: Report) -> Markup:
+    """The likeliest, the middling and the least likely samples of both models, and all of the tuned one's."""
+    seed, tuned = report.sampling.get("seed"), report.tuned
+    return section(
+        "What does it sound like?",
+        f"The likeliest, the middling and the least likely of {len(tuned.samples):,} samples, by each "
+        f"model's own loss per token. Nothing was picked by hand: seed {seed} gives the same ones again.",
+        element("div", _one_side(report.base, "base"), _one_side(tuned, "tuned"), class_="gallery"),
+        element(
+            "details",
+            element("summary", f"All {len(tuned.samples):,} samples of {tuned.name}"),
+            [_card(sample, "tuned") for sample in tuned.samples],
+        ),
+    )
+
+
+def closest(side: Side) -> Markup:
+    """The samples with most in common with a training record, each above that record."""
+    rank = {"copy": 0, "near copy": 1, "own": 2}
+    order = sorted(side.samples, key=lambda sample: (rank[sample.originality], -sample.run.characters))
+    shown = [sample for sample in order if sample.run.characters][:_CLOSEST]
+    cards = [_card(sample, "tuned", with_record=True) for sample in shown]
+    return element("div", element("h3", "Closest to the training text"), cards)
+
+
+def _one_side(side: Side, kind: str) -> Markup:
+    parts: list[Markup] = []
+    for name in ("best", "typical", "worst"):
+        places: tuple[int, ...] = getattr(side.gallery, name)
+        if places:
+            parts.append(element("h4", name.capitalize()))
+        parts += [_card(side.samples[place], kind) for place in places]
+    return element("div", element("h3", side.name), parts)
+
+
+def _card(sample: SampleFacts, kind: str, *, with_record: bool = False) -> Markup:
+    """A sample with its figures; what it copied is marked, and the record shown that it is from."""
+    figures = (
+        f"sample {sample.index}",
+        f"loss {sample.loss:.2f}",
+        f"{sample.tokens:,} tokens",
+        _ENDINGS[sample.finish_reason],
+    )
+    copied = sample.originality != "own"
+    tag = [element("span", sample.originality, class_="tag"), " · "] if copied else None
+    return element(
+        "article",
+        _quoted(sample, mark=copied or with_record),
+        element("footer", tag, " · ".join(figures)),
+        _record(sample) if with_record else None,
+        class_=f"sample side-{kind}",
+    )
+
+
+def _quoted(sample: SampleFacts, *, mark: bool) -> Markup:
+    if not sample.text.strip():
+        return element("p", "(empty)", class_="empty")
+    before, verbatim, after = _parted(sample)
+    middle = element("mark", verbatim) if mark and verbatim else verbatim
+    return element("blockquote", before, middle, after, dir="auto")
+
+
+def _record(sample: SampleFacts) -> Markup:
+    run, (_, verbatim, _) = sample.run, _parted(sample)
+    return element(
+        "footer",
+        f"Training record {run.record + 1:,} has {run.characters:,} characters of it:",
+        element("p", run.before, element("mark", verbatim), run.after, class_="source", dir="auto"),
+    )
+
+
+def _parted(sample: SampleFacts) -> tuple[str, str, str]:
+    """A sample's text before, in and after its longest verbatim run."""
+    start, end = sample.run.start, sample.run.start + sample.run.characters
+    return sample.text[:start], sample.text[start:end], sample.text[end:]

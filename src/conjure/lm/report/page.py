@@ -1,0 +1,270 @@
+"""A report as one web page: no script, nothing fetched, readable on a phone, in the dark and on paper.
+
+Main entry: `render_html`. Invariant: it says only what is in the `Report`, and every text in it is escaped.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from conjure.lm.report.charts import length_histograms, loss_curve, new_ngrams_chart, runs_chart
+from conjure.lm.report.facts import Finding, HeldOutScore, Plain, Report
+from conjure.lm.report.gallery import closest, gallery
+from conjure.lm.report.layout import Row, figure, number, pair, percent, rows_of, section, signed, table, term
+from conjure.lm.report.markup import Child, Markup, element
+from conjure.lm.report.novelty import COPY_WORDS, LONGEST_NGRAM, NEAR_COPY_RUN_WORDS, NEAR_COPY_SHARE
+
+_SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
+_ENDINGS = {"early_stop": ", where it stopped early", "interrupted": ", where it was interrupted"}
+_LONGEST_LIST = 8  # values of a setting that is a list
+_NO_FETCHING = "default-src 'none'; style-src 'unsafe-inline'"  # for the browser to hold the page to it
+
+
+def render_html(report: Report) -> str:
+    """The whole page."""
+    style = resources.files("conjure.lm.report").joinpath("report.css").read_text("utf-8")
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", http_equiv="Content-Security-Policy", content=_NO_FETCHING),
+        element("title", f"{report.title}: report"),
+        element("style", Markup(style)),
+    )
+    main = element(
+        "main",
+        _opening(report),
+        _held_out(report),
+        _lengths(report),
+        _copying(report),
+        _variety(report),
+        gallery(report),
+        _circumstances(report),
+    )
+    return f"<!doctype html>\n{element('html', head, element('body', main), lang='en')}\n"
+
+
+def _opening(report: Report) -> Markup:
+    return element(
+        "header",
+        element("h1", report.title),
+        element("p", report.verdict.headline, class_="headline"),
+        element("ul", [_finding(finding) for finding in report.verdict.findings], class_="findings"),
+    )
+
+
+def _finding(finding: Finding) -> Markup:
+    sign = element("span", _SIGNS[finding.tone], class_="sign", aria_hidden="true")
+    return element(
+        "li",
+        element("h2", finding.question),
+        element("p", sign, finding.answer, class_="answer"),
+        element("p", finding.detail),
+        class_=finding.tone,
+    )
+
+
+def _held_out(report: Report) -> Markup:
+    course = report.course
+    ended = f"Training took {course.steps:,} steps{_ENDINGS.get(course.end_reason, '')}."
+    curve = figure(
+        loss_curve(course),
+        f"{ended} The weights of step {course.kept_step:,} were kept. These losses are over packed blocks of "
+        "tokens, so they differ a little from those in the table.",
+        ("train", "training loss"),
+        ("unseen", "held-out loss"),
+    )
+    return section(
+        "Better on unseen text?",
+        "Both models read the same held-out texts. Perplexity is the number of equally likely tokens a model "
+        "hesitates between; lower is better.",
+        pair(_held_out_table(report), curve),
+    )
+
+
+def _held_out_table(report: Report) -> Markup:
+    base, tuned, on = report.base.held_out, report.tuned.held_out, report.held_out
+    if base is None or tuned is None or on is None:
+        return element("p", "Nothing was held out of the training data, so this was not measured.")
+
+    def row(name: Child, digits: int, of: Callable[[HeldOutScore], float | None]) -> Row:
+        before, after = of(base), of(tuned)
+        change = signed(after - before, digits) if before is not None and after is not None else "–"
+        return name, (number(before, digits), number(after, digits), change)
+
+    error = f" ± {on.standard_error:.2f}" if on.standard_error is not None else ""
+    loss = (f"{base.loss:.3f}", f"{tuned.loss:.3f}", f"{signed(on.change, 2)}{error}")
+    return table(
+        ("", report.base.name, report.tuned.name, "change"),
+        (
+            (term("loss", "Mean nats per token: how surprised the model is"), loss),
+            row(term("perplexity", "e to the loss; depends on the tokenizer"), 1, lambda s: s.perplexity),
+            row(term("bits per byte", "Comparable across tokenizers"), 3, lambda s: s.bits_per_byte),
+            row(term("perplexity per word", "Comparable across tokenizers"), 0, lambda s: s.word_perplexity),
+        ),
+        f"{on.records:,} held-out texts, each after an end-of-text token: {on.tokens:,} tokens, {on.words:,} "
+        f"words, {on.bytes:,} bytes; context {on.context:,} tokens, stride {on.stride:,}. "
+        f"{on.likelier:,} of the texts became likelier. ± is one standard error over the texts.",
+    )
+
+
+def _lengths(report: Report) -> Markup:
+    scale, samples = report.lengths, len(report.tuned.samples)
+    columns = (report.base.lengths, report.tuned.lengths, scale.data)
+    figures = table(
+        ("", report.base.name, report.tuned.name, "the data"),
+        rows_of(
+            columns,
+            ("median length, tokens", lambda lengths: f"{lengths.median:g}"),
+            ("mean length, tokens", lambda lengths: f"{lengths.mean:.1f}"),
+            (f"{scale.limit} tokens or more", lambda lengths: percent(lengths.at_limit)),
+            (
+                term("distance to the data, tokens", "Wasserstein-1"),
+                lambda lengths: f"{lengths.distance:.1f}",
+            ),
+        ),
+        f"{samples:,} samples of at most {scale.limit:,} tokens; longer records count as {scale.limit:,}. "
+        f"Of {samples:,} real records drawn by chance, the distance is below {scale.usual_distance:.1f} in "
+        "95 of 100 draws.",
+    )
+    histograms = figure(
+        length_histograms(report),
+        f"Share of the samples (bars) and of the data's records (line) in bins of {scale.width} tokens.",
+        ("unseen", "the data's records"),
+    )
+    return section(
+        "Learned the shape?",
+        "The distance (Wasserstein-1) is the number of tokens by which the samples would have to grow or "
+        "shrink, on average, to be as long as the data's records are.",
+        pair(figures, histograms),
+    )
+
+
+def _copying(report: Report) -> Markup:
+    text = report.training_text
+    yardstick = (
+        "Unseen text is the yardstick: held-out records, cut to the length of a sample, share phrases with "
+        "the training text too."
+        if report.normal is not None
+        else "Nothing was held out, so there is no unseen text to show what is normal."
+    )
+    ngrams = figure(
+        new_ngrams_chart(report),
+        "Share of the word n-grams that no training record holds; case and punctuation aside.",
+        *zip(("base", "tuned", "unseen"), _names(report), strict=False),
+    )
+    runs = figure(
+        runs_chart(report),
+        "The longest stretch of each text that stands in a training record, character for character. Copies "
+        "and near copies are larger, and red. Point at a dot for its figures.",
+    )
+    return section(
+        "Just copying?",
+        f"Every sample was compared with all {text.records:,} training records ({text.characters:,} "
+        f"characters). {yardstick}",
+        pair(_copying_table(report), ngrams),
+        pair(closest(report.tuned), runs),
+    )
+
+
+def _copying_table(report: Report) -> Markup:
+    columns = [report.base.novelty, report.tuned.novelty]
+    columns += [report.normal.novelty] if report.normal is not None else []
+    copy = f"the whole text stands in one training record, and has {COPY_WORDS} words or is all of it"
+    near = (
+        f"{NEAR_COPY_SHARE:.0%} of the words lie in stretches of {COPY_WORDS} words that training records "
+        f"hold, or {NEAR_COPY_RUN_WORDS} words in a row stand there verbatim"
+    )
+    return table(
+        ("", *_names(report)),
+        rows_of(
+            columns,
+            (term("copies", copy), lambda novelty: f"{novelty.copies:,} of {novelty.texts:,}"),
+            (term("near copies", near), lambda novelty: f"{novelty.near_copies:,} of {novelty.texts:,}"),
+            ("longest verbatim run, words", lambda novelty: f"{novelty.longest_run_words:,}"),
+            ("longest, tokens", lambda novelty: f"{novelty.longest_run_tokens:,}"),
+            ("longest, characters", lambda novelty: f"{novelty.longest_run_characters:,}"),
+            ("median text's longest run, words", lambda novelty: f"{novelty.median_run_words:g}"),
+            *(
+                (f"new {n}-grams", lambda novelty, n=n: percent(novelty.new_ngrams[n - 1]))
+                for n in range(1, LONGEST_NGRAM + 1)
+            ),
+        ),
+        f"Copy: {copy}. Near copy: {near}.",
+    )
+
+
+def _variety(report: Report) -> Markup:
+    columns = [report.base.diversity, report.tuned.diversity]
+    columns += [report.normal.diversity] if report.normal is not None else []
+    figures = table(
+        ("", *_names(report)),
+        rows_of(
+            columns,
+            *(
+                (
+                    term(f"distinct-{n}", f"Share of different {kind}"),
+                    lambda d, n=n: percent(d.distinct[n - 1]),
+                )
+                for n, kind in enumerate(("words", "word pairs", "word triples"), start=1)
+            ),
+            (
+                term("self-BLEU", "Mean BLEU-4 of each text against the others"),
+                lambda d: number(d.self_bleu, 3),
+            ),
+            ("texts that repeat an earlier one", lambda d: f"{d.repeated:,}"),
+        ),
+        f"distinct-n on the first {report.tuned.diversity.words:,} words of each side, since longer text "
+        "repeats more.",
+    )
+    explanation = element(
+        "p",
+        "distinct-n is the share of different words, pairs and triples among all: higher is more varied. "
+        "self-BLEU says how alike the texts are to one another, 1 being the same: lower is more varied.",
+    )
+    return section("Varied?", None, pair(figures, explanation))
+
+
+def _names(report: Report) -> Sequence[str]:
+    """What the columns are called: the models, and unseen text where there is any."""
+    names = (report.base.name, report.tuned.name)
+    return names if report.normal is None else (*names, "unseen text")
+
+
+def _circumstances(report: Report) -> Markup:
+    parts = {"Training": report.settings, "Data": report.data, "Samples": report.sampling}
+    blocks = [element("div", element("h3", name), _facts(values)) for name, values in parts.items()]
+    return section("How it was made", None, pair(*blocks))
+
+
+def _facts(values: Plain) -> Markup:
+    rows = [
+        element("tr", element("th", name, scope="row"), element("td", value)) for name, value in _flat(values)
+    ]
+    return element("table", element("tbody", rows), class_="facts")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Names and values in words; long lists of numbers, which nobody reads, are left out."""
+    for key, value in values.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}: ")
+        elif not isinstance(value, list | tuple):
+            yield name, _plain(value)
+        elif value and len(value) <= _LONGEST_LIST:
+            yield name, "; ".join(map(_plain, value))
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(str(part) for part in value.values() if part is not None)
+    if isinstance(value, int):
+        return str(value) if value > 10**9 else f"{value:,}"  # a seed is no quantity
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if value.strip() else "(empty)"
