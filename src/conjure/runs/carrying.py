@@ -103,6 +103,11 @@ class Carried:
         with suppress(StoreError):  # a full disk: the points themselves are in the run's folder
             self.store.set_summaries(self.number, summaries)
 
+    def note_usage(self, usage: Usage) -> None:
+        """Write down what the run has used so far."""
+        with suppress(StoreError):
+            self.store.set_facts(self.number, usage=usage)
+
 
 def heed_termination(run: Carried) -> None:
     """Take a SIGTERM to the supervisor, as at a shutdown, for a wish to stop."""

@@ -1,7 +1,7 @@
 """What a family of processes uses of the machine.
 
-Main entries: `UsageMeter`, `measure`. Invariant: totals never go down when a process ends, because what each
-one had used when it was last seen is kept.
+Main entries: `UsageMeter`, `measure`. Invariant: totals never go down when a process ends, and nothing is
+counted twice, though a process takes over what its ended children read and wrote.
 """
 
 import os
@@ -64,10 +64,10 @@ class UsageMeter:
         now = {(process.pid, process.started): measure(process.pid) for process in processes}
         self._seen.update(now)
         self.note_peak(sum(measurement.memory_bytes for measurement in now.values()))
-        alive = _Disk(
-            sum(one.read_bytes for one in now.values()), sum(one.written_bytes for one in now.values())
-        )
-        self._disk = self._disk.at_least(self._ended_disk() + alive)
+        disk = self._ended_disk()
+        for one in now.values():
+            disk += _Disk(one.read_bytes, one.written_bytes)
+        self._disk = self._disk.at_least(disk)
         self._look_at_gpus(pid for pid, _ in now)
         self._looks += 1
 
@@ -126,7 +126,7 @@ def _children_cpu_s() -> float:
 
 
 def _children_disk() -> _Disk:
-    """What ended children, and theirs, have read and written: the kernel adds it to their parent's account."""
+    """What ended children, and theirs, read and wrote: the kernel adds it to their parent's account."""
     me = _PROC / "self"
     own = [_disk(thread / "io") for thread in (me / "task").glob("*")]
     whole = _disk(me / "io")

@@ -21,6 +21,7 @@ GRACE_S = 30.0
 _TICK_S = 0.1
 _INDEX_EVERY_S = 1.0
 _MEASURE_EVERY_S = 2.0
+_NOTE_USAGE_EVERY_S = 5.0
 
 
 class Desk(Protocol):
@@ -32,6 +33,10 @@ class Desk(Protocol):
 
     def index(self, summaries: Iterable[Summary]) -> None:
         """Take note of how the metrics stand."""
+        ...
+
+    def note_usage(self, usage: Usage) -> None:
+        """Take note of what the command has used so far."""
         ...
 
 
@@ -84,10 +89,12 @@ class Watch:
     _unindexed: bool = False
     _next_index: float = 0.0
     _next_measure: float = 0.0
+    _next_note: float = 0.0
 
     def until_end(self) -> Watched:
         """Watch until nothing of the command is left."""
         started = self.timer()
+        self._next_note = started + _MEASURE_EVERY_S  # a short command is only measured at its end
         while self.execution.exit is None:
             for stream, data in self.execution.read(_TICK_S):
                 self.log.write(stream, data)
@@ -136,7 +143,10 @@ class Watch:
         now = self.timer()
         if now >= self._next_measure:
             self._next_measure = now + _MEASURE_EVERY_S
-            self.execution.usage()
+            usage = self.execution.usage()
+            if now >= self._next_note:
+                self._next_note = now + _NOTE_USAGE_EVERY_S
+                self.desk.note_usage(usage)
         if self._unindexed and now >= self._next_index:
             self._next_index = now + _INDEX_EVERY_S
             self._unindexed = False

@@ -4,7 +4,6 @@ import csv
 import difflib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -38,7 +37,7 @@ def command(number: int, names: tuple[str, ...], *, plot: bool, as_csv: bool, as
     folder = home.run_folder(number)
     wanted = _chosen(number, names, summaries)
     if as_json:
-        write_json(asdict(point) for point in _points(folder, names))
+        write_json({field: getattr(point, field) for field in _FIELDS} for point in _points(folder, names))
     elif as_csv:
         _write_csv(_points(folder, names))
     elif not wanted:
