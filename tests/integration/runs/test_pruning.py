@@ -1,0 +1,136 @@
+"""What prune frees, and what it never touches."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.runs import code, environment
+from conjure.runs.environment import build
+from conjure.runs.pruning import prune, recoverable
+from conjure.runs.record import EnvironmentFacts, MountFacts, OutputFacts, RunRecord
+from conjure.runs.spec import EnvironmentChoice, RunSpec
+from conjure.runs.status import PHASES, Ending, EndReason, Facts
+from conjure.runs.store import Store
+from support.homes import add_outputs, add_work
+from support.repositories import make_repository, read_files, write_files
+
+_LATER = 2 * 3600
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").create()
+
+
+@pytest.fixture
+def store(home: Home):
+    with Store.open(home) as store:
+        yield store
+
+
+def add_run(store: Store, number: int, *, ended: bool = True, **facts: object) -> None:
+    """Put a run into the store."""
+    folder = store.home.run_folder(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    entered = {phase: 1000.0 + place for place, phase in enumerate(PHASES) if ended or place == 0}
+    ending = Ending(EndReason.COMPLETED, 0) if ended else None
+    spec = RunSpec(("true",), folder)
+    store.put_record(RunRecord(number, spec, Facts(entered, 2000.0 if ended else None, ending), **facts))
+
+
+def test_working_folders_of_ended_runs_only(home: Home, store: Store) -> None:
+    add_run(store, 1)
+    add_run(store, 2, ended=False)
+    add_run(store, 3)
+    add_work(home, 1, {"half.bin": "12345"})
+    add_work(home, 2, {"alive": "a"})
+    add_outputs(home, 3, {"kept": "k"})
+    assert recoverable(home, store) == [1]
+    freed = prune(home, store)
+    assert (freed.working_folders, freed.size_bytes) == ((1,), 5)
+    assert read_files(home.run_folder(2) / "work") == {"alive": "a"}
+    assert read_files(home.run_folder(3) / "outputs") == {"kept": "k"}
+
+
+def test_kept_files_that_no_run_was_given(home: Home, store: Store) -> None:
+    source = "datasets/files/aaa/data.csv"
+    write_files(home.root, {source: "a", "datasets/files/bbb/x.csv": "b", "datasets/tokens/t": "t"})
+    add_run(store, 1, mounts=(MountFacts("./data.csv", "data.csv", False, source),))
+    assert prune(home, store).kept_files == 0  # so young that a run may just be getting it
+    assert prune(home, store, now=time.time() + _LATER).kept_files == 1
+    assert read_files(home.datasets) == {"files/aaa/data.csv": "a", "tokens/t": "t"}
+
+
+def test_what_crashes_left_behind(home: Home, store: Store) -> None:
+    write_files(
+        home.root,
+        {
+            ".code-x/code.git/config": "",
+            "uploads/images/.new-x/version/a": "",
+            "uploads/images/1/folder/a": "",
+            "uploads/begun/.new-y/a": "",
+        },
+    )
+    prune(home, store)
+    assert len(read_files(home.uploads)) == 3
+    prune(home, store, now=time.time() + _LATER)
+    assert read_files(home.uploads) == {"images/1/folder/a": ""}
+    assert not (home.root / ".code-x").exists()
+
+
+class TestEnvironments:
+    @pytest.fixture
+    def built(self, home: Home) -> environment.Environment:
+        built = build(home, EnvironmentChoice(base="none"), folder=home.root)
+        environment._in_use.pop(built.digest).close()  # as when the process that used it has ended
+        return built
+
+    def test_recorded_ones_stay_unless_everything_goes(self, home: Home, store: Store, built) -> None:
+        facts = EnvironmentFacts(built.digest, str(built.python))
+        add_run(store, 1, environment=facts, archived_at=3000.0)
+        assert prune(home, store).environments == 0
+        assert prune(home, store, everything=True).environments == 1
+        assert not built.prefix.exists()
+
+    def test_removed_runs_need_none(self, home: Home, store: Store, built) -> None:
+        facts = EnvironmentFacts(built.digest, str(built.python))
+        add_run(store, 1, environment=facts, outputs=OutputFacts(removed=True))
+        assert prune(home, store).environments == 1
+
+    def test_runs_at_work_keep_theirs(self, home: Home, store: Store, built) -> None:
+        facts = EnvironmentFacts(built.digest, str(built.python))
+        add_run(store, 1, environment=facts, ended=False)
+        assert prune(home, store, everything=True).environments == 0
+
+    def test_one_in_use_by_another_process_stays(self, home: Home, store: Store, built) -> None:
+        script = (
+            "import sys; from pathlib import Path\n"
+            "from conjure.core.home import Home; from conjure.runs.environment import build\n"
+            "from conjure.runs.spec import EnvironmentChoice\n"
+            "build(Home(Path(sys.argv[1])), EnvironmentChoice(base='none'), folder=Path('/'))\n"
+            "print('ready', flush=True); sys.stdin.read()\n"
+        )
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-c", script, str(home.root)]
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as user:
+            assert user.stdout.readline() == "ready\n"
+            assert prune(home, store, everything=True).environments == 0
+            user.stdin.close()
+            user.wait()
+        assert prune(home, store, everything=True).environments == 1
+        assert not built.prefix.exists()
+
+
+def test_mirrors_only_when_everything_goes(home: Home, store: Store, tmp_path: Path) -> None:
+    make_repository(tmp_path / "remote", {"a": "a"})
+    taken = code.snapshot_remote(home, 1, str(tmp_path / "remote"))
+    add_run(store, 1)
+    assert prune(home, store).mirrors == 0
+    assert prune(home, store, everything=True).mirrors == 1
+    code.checkout(home, taken.tree, tmp_path / "out")
+    assert read_files(tmp_path / "out") == {"a": "a"}
+    code.snapshot_remote(home, 2, str(tmp_path / "remote"))
