@@ -8,8 +8,8 @@ A run of another machine is never judged from here.
 import fcntl
 import os
 import signal
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from conjure.core.home import HOME_VARIABLE, Home
@@ -56,6 +56,17 @@ class RunLock:
             os.close(descriptor)
             return None
         return cls(descriptor)
+
+    @classmethod
+    @contextmanager
+    def possession(cls, folder: Path) -> Iterator[bool]:
+        """Possession of a run while the block lasts; False if somebody else has it."""
+        lock = cls.take_if_free(folder)
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.release()
 
     def release(self) -> None:
         """Let go; another process that was given the same lock still has it."""

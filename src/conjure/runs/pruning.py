@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.runs import code, environment, mirrors
+from conjure.runs.custody import RunLock
 from conjure.runs.inputs import KEPT_FILES
 from conjure.runs.resources import versions
 from conjure.runs.store import RunFilter, Store, folder_numbers
@@ -55,14 +56,17 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
         everything: Also what ended runs used but can be had again: environments and mirrors.
         now: The time, seconds since the epoch; what is younger than an hour may belong to a run being cast.
     """
+    size = 0
     long_ago = (time.time() if now is None else now) - _YOUNG_S
-    folders = recoverable(home, store)
+    folders = []
+    for number in recoverable(home, store):
+        with RunLock.possession(home.run_folder(number)) as ours:
+            if ours:  # nobody is recovering it at this moment
+                folders.append(number)
+                size += _remove(home.run_folder(number) / "work")
     files = [path for path in _unused_files(home, store) if _changed_at(path) < long_ago]
     left_behind = [path for path in _left_behind(home) if _changed_at(path) < long_ago]
-    size = 0
-    for path in (*(home.run_folder(number) / "work" for number in folders), *files, *left_behind):
-        size += tree_size_bytes(path)
-        remove_tree(path)
+    size += sum(map(_remove, (*files, *left_behind)))
     shared = (home.environments, home.mirrors, home.code_repository)
     before = list(map(tree_size_bytes, shared))
     environments = environment.prune(home, _needed_environments(store, everything=everything))
@@ -71,6 +75,13 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
     # A store that is packed anew may also grow a little.
     size += sum(max(was - tree_size_bytes(place), 0) for was, place in zip(before, shared, strict=True))
     return Pruned(len(environments), tuple(folders), len(files), len(removed_mirrors), size)
+
+
+def _remove(path: Path) -> int:
+    """Remove it; the bytes it held."""
+    size = tree_size_bytes(path)
+    remove_tree(path)
+    return size
 
 
 def _needed_environments(store: Store, *, everything: bool) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.errors import ConflictError, UsageError
 from conjure.runs import code
+from conjure.runs.custody import RunLock
 from conjure.runs.record import OutputFacts
 from conjure.runs.resources import Resource, parse
 from conjure.runs.store import Store
@@ -61,14 +62,17 @@ def _remove_run(home: Home, store: Store, resource: Resource, *, force: bool) ->
             f"run {number} is {record.status}; its files are in use", fix=f"conjure stop {number}"
         )
     _refuse_needed(store, resource, store.users_of(number), force=force)
-    # The record first: a crash after it leaves files that the next `rm` removes, not a record that lies.
-    store.set_facts(number, outputs=replace(record.outputs or OutputFacts(), removed=True))
-    places = [home.run_folder(number) / name for name in _FILES]
-    size = sum(map(tree_size_bytes, places))
-    for place in places:
-        _remove_at_once(place)
-    code.forget(home, number)
-    return size
+    with RunLock.possession(home.run_folder(number)) as ours:
+        if not ours:
+            raise ConflictError(f"run {number} is just being recovered", fix=f"conjure info {number}")
+        # The record first: a crash after it leaves files that the next `rm` removes, not a record that lies.
+        store.set_facts(number, outputs=replace(record.outputs or OutputFacts(), removed=True))
+        places = [home.run_folder(number) / name for name in _FILES]
+        size = sum(map(tree_size_bytes, places))
+        for place in places:
+            _remove_at_once(place)
+        code.forget(home, number)
+        return size
 
 
 def _remove_at_once(place: Path) -> None:
