@@ -1,0 +1,13 @@
+"""`conjure archive`: put runs away."""
+
+import click
+
+from conjure.cli.archiving import set_archived
+from conjure.cli.numbers import RUN_NUMBER
+
+
+@click.command
+@click.argument("numbers", type=RUN_NUMBER, nargs=-1, required=True, metavar="NUMBER...")
+def command(numbers: tuple[int, ...]) -> None:
+    """Put runs away: only `conjure ps -a` shows them then. Nothing of them is removed."""
+    set_archived(numbers, archived=True)

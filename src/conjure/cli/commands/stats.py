@@ -1,0 +1,152 @@
+"""`conjure stats`: what a run uses of the machine."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.render import note, on_terminal, write_json
+from conjure.cli.run_view import status_cell
+from conjure.cli.tables import Cell, show_facts
+from conjure.core.home import Home
+from conjure.runs.custody import close_abandoned, open_store
+from conjure.runs.gpus import GpuReading
+from conjure.runs.quantities import format_duration, format_size
+from conjure.runs.record import RunRecord, Usage
+from conjure.runs.statistics import Sample, Sampler
+from conjure.runs.store import Store
+
+_ONE_LOOK_S = 0.5
+_EVERY_S = 1.0
+_CLEAR_SCREEN = "\x1b[H\x1b[J"
+
+
+@click.command
+@click.argument("number", type=RUN_NUMBER)
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on until the run has ended.")
+@click.option("--json", "as_json", is_flag=True, help="JSON; with -f one object per line and second.")
+def command(number: int, *, following: bool, as_json: bool) -> None:
+    """Show processor, memory, disk and GPU use of run NUMBER: now while it runs, in all, and the peaks."""
+    home = Home.from_environment()
+    with open_store(home) as store:
+        looks = _looks(home, store, number, following=following)
+        try:
+            for record, sample in looks:
+                if as_json:
+                    write_json(_to_json(record, sample))
+                else:
+                    _show(record, sample, following=following)
+        except KeyboardInterrupt:
+            if not following:
+                raise
+
+
+def _looks(
+    home: Home, store: Store, number: int, *, following: bool
+) -> Iterator[tuple[RunRecord, Sample | None]]:
+    """The run with a sample of it, once, or every second until it has ended; the last look has no sample."""
+    record = store.get(number)
+    sampler = Sampler(home, record)
+    while not record.status.is_final:
+        time.sleep(_EVERY_S if following else _ONE_LOOK_S)
+        sample = sampler.sample()
+        close_abandoned(store, [record])
+        record = store.get(number)
+        if not record.status.is_final:
+            yield record, sample
+            if not following:
+                return
+    yield record, None
+
+
+def _to_json(record: RunRecord, sample: Sample | None) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "status": str(record.status),
+        "now": None if sample is None else sample.to_json(),
+        "usage": asdict(_usage(record, sample)),
+    }
+
+
+def _usage(record: RunRecord, sample: Sample | None) -> Usage:
+    """Totals and peaks of the record, which may be seconds old, with what is seen now."""
+    known = record.usage if record.usage is not None else Usage()
+    if sample is None:
+        return known
+    gpu = [size for size in (known.peak_gpu_memory_bytes, sample.gpu_memory_bytes) if size is not None]
+    return Usage(
+        cpu_s=known.cpu_s,
+        peak_memory_bytes=max(known.peak_memory_bytes, sample.memory_bytes),
+        read_bytes=known.read_bytes,
+        written_bytes=known.written_bytes,
+        peak_gpu_memory_bytes=max(gpu, default=None),
+    )
+
+
+def _show(record: RunRecord, sample: Sample | None, *, following: bool) -> None:
+    if following and not on_terminal() and sample is not None:
+        click.echo(_line(sample))
+        return
+    if following and on_terminal():
+        click.echo(_CLEAR_SCREEN, nl=False)
+    facts: list[tuple[str, str | Cell]] = [("run", str(record.number)), ("status", status_cell(record.facts))]
+    if sample is not None:
+        facts += _now(sample)
+    if sample is not None or record.usage is not None:
+        facts += _in_all(_usage(record, sample))
+    show_facts(facts)
+    if sample is None and record.usage is None:
+        note(f"it is not known what run {record.number} used")
+
+
+def _now(sample: Sample) -> list[tuple[str, str | Cell]]:
+    return [
+        ("processes", str(sample.processes)),
+        ("cpu", f"{sample.cpu_percent:.0f} %"),
+        ("memory", format_size(sample.memory_bytes)),
+        ("disk", _disk(sample)),
+        *((f"gpu {gpu.index}", _gpu(gpu)) for gpu in sample.gpus),
+    ]
+
+
+def _in_all(usage: Usage) -> list[tuple[str, str | Cell]]:
+    gpu = usage.peak_gpu_memory_bytes
+    return [
+        ("peak memory", format_size(usage.peak_memory_bytes)),
+        *([] if gpu is None else [("peak gpu memory", format_size(gpu))]),
+        ("cpu time", format_duration(usage.cpu_s)),
+        ("read in all", format_size(usage.read_bytes)),
+        ("written in all", format_size(usage.written_bytes)),
+    ]
+
+
+def _line(sample: Sample) -> str:
+    """A sample where lines cannot be rewritten."""
+    gpu = sample.gpu_memory_bytes
+    held = "" if gpu is None else f" · gpu memory {format_size(gpu)}"
+    return (
+        f"cpu {sample.cpu_percent:.0f} % · memory {format_size(sample.memory_bytes)}{held}"
+        f" · disk {_disk(sample)} · processes {sample.processes}"
+    )
+
+
+def _disk(sample: Sample) -> str:
+    read, written = round(sample.read_bytes_per_s), round(sample.written_bytes_per_s)
+    return f"{format_size(read)}/s read, {format_size(written)}/s written"
+
+
+def _gpu(gpu: GpuReading) -> str:
+    """What is known of a GPU, by whomever it is used."""
+    facts = [gpu.name]
+    if gpu.busy_percent is not None:
+        facts.append(f"{gpu.busy_percent} % busy")
+    if gpu.used_bytes is not None and gpu.total_bytes is not None:
+        facts.append(f"{format_size(gpu.used_bytes)} of {format_size(gpu.total_bytes)}")
+    if gpu.temperature_c is not None:
+        facts.append(f"{gpu.temperature_c} °C")
+    if gpu.power_w is not None:
+        facts.append(f"{gpu.power_w:.0f} W")
+    return ", ".join(facts)

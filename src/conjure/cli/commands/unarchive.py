@@ -1,0 +1,13 @@
+"""`conjure unarchive`: take runs out again that were put away."""
+
+import click
+
+from conjure.cli.archiving import set_archived
+from conjure.cli.numbers import RUN_NUMBER
+
+
+@click.command
+@click.argument("numbers", type=RUN_NUMBER, nargs=-1, required=True, metavar="NUMBER...")
+def command(numbers: tuple[int, ...]) -> None:
+    """Take archived runs out again: `conjure ps` shows them as before."""
+    set_archived(numbers, archived=False)
