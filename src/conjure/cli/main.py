@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("Runs", "Run a command as a numbered, isolated, recorded run."),
     "rerun": ("Runs", "Cast a run's exact record again."),
     "ps": ("Runs", "List the runs."),
+    "info": ("Runs", "Show everything about a run."),
     "logs": ("Runs", "Show what a run printed."),
     "metrics": ("Runs", "Show what a run reported, as numbers or curves."),
     "stats": ("Runs", "Show what a run uses of the machine."),
