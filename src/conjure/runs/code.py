@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
@@ -306,9 +307,10 @@ def _hash_files(home: Home, root: Path, files: CodeFiles) -> str:
             kept.unlink(missing_ok=True)
         return _hash_files_with(home, root, files, kept)
     except GitError as error:
+        is_about_access = "Permission denied" in error.words
         raise SnapshotError(
-            f"the code in {root} could not be recorded: {error}",
-            fix=f"a file that cannot be read can be left out by a line in {IGNORE_FILE}",
+            f"the code in {root} could not be recorded: {error.reason}",
+            fix=f"make it readable, or leave it out by a line in {IGNORE_FILE}" if is_about_access else None,
         ) from error
 
 
@@ -359,7 +361,19 @@ def _store_in_use(home: Home) -> Iterator[None]:
         _create_store(home)
     with (home.code_repository / "conjure.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
+        try:
+            yield
+        except SnapshotError:
+            _remove_partial_objects(home, lock)
+            raise
+
+
+def _remove_partial_objects(home: Home, lock: IO[str]) -> None:
+    """Remove what git leaves lying when the disk is full, unless another snapshot may be writing it."""
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in home.code_repository.glob("objects/*/tmp_*"):
+            path.unlink(missing_ok=True)
 
 
 def _create_store(home: Home) -> None:

@@ -46,11 +46,13 @@ class GitError(SnapshotError):
 
     Attributes:
         words: What git said on stderr, without credentials.
+        reason: The line of it that matters.
     """
 
     def __init__(self, command: str, words: str) -> None:
         self.words = words
-        super().__init__(f"`git {command}` failed: {_last_line(words)}")
+        self.reason = _reason(words)
+        super().__init__(f"`git {command}` failed: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def _name(arguments: Sequence[str | bytes]) -> str:
     return first if isinstance(first, str) else first.decode(errors="replace")
 
 
-def _last_line(words: str) -> str:
+def _reason(words: str) -> str:
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     # The reason is on the first fatal or error line; what follows it is advice about git itself.
     for line in lines:

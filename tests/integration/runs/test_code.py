@@ -478,6 +478,23 @@ class TestStore:
         run_git(home.code_repository, "prune", "--expire=now")  # as an outsider would: the kept index stays
         assert take(home, project)[1]["train.py"] == "one\n"
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+    def test_full_disk_leaves_nothing_behind(self, project: Path, tmp_path: Path) -> None:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]).returncode != 0:
+            pytest.skip("mounting is not allowed here")
+        try:
+            home = Home(disk / "home")
+            code.snapshot(home, project, number=1)
+            write_files(project, {"big.bin": os.urandom(2_000_000)})
+            with pytest.raises(SnapshotError, match=r"could not be recorded: .*No space left on device"):
+                code.snapshot(home, project, number=2)
+            (project / "big.bin").unlink()
+            assert code.snapshot(home, project, number=3).tree  # there is room again
+        finally:
+            subprocess.run(["umount", disk], check=True)
+
     def test_many_at_once(self, home: Home, project: Path) -> None:
         script = (
             "import sys; from pathlib import Path\n"
