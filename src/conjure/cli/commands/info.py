@@ -3,13 +3,14 @@
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
+from signal import strsignal
 from typing import Any
 
 import click
 
 from conjure.cli.numbers import RUN_NUMBER
 from conjure.cli.render import on_terminal, visible, write_json
-from conjure.cli.run_view import elapsed, metric_value, status_cell
+from conjure.cli.run_view import elapsed, metric_value, source_text, status_cell
 from conjure.cli.tables import Cell, heading, show_facts
 from conjure.cli.times import moment
 from conjure.core.home import Home
@@ -18,7 +19,7 @@ from conjure.runs.lineage import Edge, Products, Tie, run_number
 from conjure.runs.metrics import Summary
 from conjure.runs.quantities import format_duration, format_size
 from conjure.runs.record import RunRecord
-from conjure.runs.status import RunStatus, exit_status
+from conjure.runs.status import RunStatus
 from conjure.runs.store import Link
 
 Fact = tuple[str, str | Cell]
@@ -89,7 +90,10 @@ def _ending(record: RunRecord) -> Iterator[Fact]:
     if ending is None:
         return
     yield "end reason", str(ending.reason) + (f": {ending.message}" if ending.message else "")
-    yield "exit status", str(exit_status(ending))
+    if ending.exit_code is not None:
+        yield "exit code", str(ending.exit_code)
+    if ending.signal is not None:
+        yield "signal", f"{ending.signal} ({strsignal(ending.signal)})"
 
 
 def _times(record: RunRecord) -> Iterator[Fact]:
@@ -136,9 +140,9 @@ def _environment(record: RunRecord) -> Iterator[Fact]:
 def _asked(record: RunRecord) -> Iterator[Fact]:
     spec, needs = record.spec, record.spec.resources
     amounts = [
-        *([] if needs.cpus is None else [f"{needs.cpus:g} cpus"]),
-        *([] if needs.gpus is None else [f"{needs.gpus} gpus"]),
-        *([] if needs.memory_bytes is None else [f"{format_size(needs.memory_bytes)} of memory"]),
+        *([] if needs.cpus is None else [f"cpus {needs.cpus:g}"]),
+        *([] if needs.gpus is None else [f"gpus {needs.gpus}"]),
+        *([] if needs.memory_bytes is None else [f"memory {format_size(needs.memory_bytes)}"]),
     ]
     if amounts:
         given = f" (given {', '.join(map(str, record.gpu_ids))})" if record.gpu_ids else ""
@@ -187,7 +191,7 @@ def _sections(
     yield (
         "mounts",
         [
-            (mount.target, f"{mount.source}{' (read-only)' if mount.read_only else ''}")
+            (mount.target, f"{source_text(mount.source)}{', read-only' if mount.read_only else ''}")
             for mount in record.mounts
         ],
     )
@@ -206,9 +210,8 @@ def _relatives(record: RunRecord) -> list[Fact]:
 
 def _metric(summary: Summary) -> str:
     last, lowest, highest = map(metric_value, (summary.last_value, summary.lowest, summary.highest))
-    return (
-        f"{last} at step {summary.last_step:,}; lowest {lowest}, highest {highest}; {summary.points:,} points"
-    )
+    points = f"{summary.points:,} point{'s' * (summary.points != 1)}"
+    return f"{last} at step {summary.last_step:,}; lowest {lowest}, highest {highest}; {points}"
 
 
 def _use(edge: Edge) -> str:
@@ -224,7 +227,5 @@ def _paragraph(words: Iterable[str]) -> str:
     width = shutil.get_terminal_size().columns
     # Names stay with their versions: only the blanks between pairs may break.
     text = ", ".join(word.replace(" ", "\xa0") for word in words)
-    filled = textwrap.fill(
-        visible(text), width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
-    )
-    return filled.replace("\xa0", " ")
+    filled = textwrap.fill(visible(text), width - 2, break_on_hyphens=False)
+    return textwrap.indent(filled.replace("\xa0", " "), "  ")

@@ -7,7 +7,7 @@ import click
 
 from conjure.cli.numbers import RUN_NUMBER
 from conjure.cli.render import note, on_terminal, visible, write_json
-from conjure.cli.run_view import status_cell
+from conjure.cli.run_view import source_text, status_cell
 from conjure.cli.tables import one_line
 from conjure.core.home import Home
 from conjure.runs.custody import open_store
@@ -73,12 +73,8 @@ def _tie(edge: Edge, *, down: bool) -> str:
 
 
 def _thing(trace: Trace, name: str) -> str:
-    kind = kind_of(name)
-    if kind is Kind.FILE:
-        _, _, digest, file = name.split("/", 3)
-        return visible(f"{file} (a local file, sha256 {digest[:12]})")
-    if kind is Kind.UPLOAD:
-        return visible(name)
+    if kind_of(name) is not Kind.RUN:
+        return visible(source_text(name))
     run = trace.runs[name]
     if run is None:
         return f"run {run_number(name)} (no record)"
