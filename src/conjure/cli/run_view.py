@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 
 from conjure.cli.tables import Cell
-from conjure.runs.inputs import KEPT_FILES
 from conjure.runs.quantities import format_duration
 from conjure.runs.status import EndReason, Facts, RunStatus
 
@@ -57,14 +56,6 @@ def _rank(name: str) -> int:
     if is_loss and any(word in lower for word in _HELD_OUT):
         return 0
     return 1 if is_loss else 2
-
-
-def source_text(source: str) -> str:
-    """The source of a mount; a local file by its name, and the digest by which it is kept."""
-    if not source.startswith(f"{KEPT_FILES}/"):
-        return source
-    digest, _, name = source.removeprefix(f"{KEPT_FILES}/").partition("/")
-    return f"{name} (a local file, sha256 {digest[:12]})"
 
 
 def metric_value(value: float) -> str:

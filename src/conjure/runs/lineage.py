@@ -100,6 +100,14 @@ def kind_of(name: str) -> Kind:
     return {RUNS: Kind.RUN, UPLOADS: Kind.UPLOAD}.get(first, Kind.FILE)
 
 
+def source_text(source: str) -> str:
+    """The source of a mount; a local file by its name, and the digest by which it is kept."""
+    if not source.startswith(f"{KEPT_FILES}/"):
+        return source
+    digest, _, name = source.removeprefix(f"{KEPT_FILES}/").partition("/")
+    return f"{name} (a local file, sha256 {digest[:12]})"
+
+
 def sources_of(record: RunRecord) -> list[Edge]:
     """What a run came from directly: what it mounts, what it repeats, what it was cast from within."""
     name = run_name(record.number)

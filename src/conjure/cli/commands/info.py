@@ -10,12 +10,12 @@ import click
 
 from conjure.cli.numbers import RUN_NUMBER
 from conjure.cli.render import on_terminal, visible, write_json
-from conjure.cli.run_view import elapsed, metric_value, source_text, status_cell
+from conjure.cli.run_view import elapsed, metric_value, status_cell
 from conjure.cli.tables import Cell, heading, show_facts
 from conjure.cli.times import moment
 from conjure.core.home import Home
 from conjure.runs.custody import open_store
-from conjure.runs.lineage import Edge, Products, Tie, run_number
+from conjure.runs.lineage import Edge, Products, Tie, run_number, source_text
 from conjure.runs.metrics import Summary
 from conjure.runs.quantities import format_duration, format_size
 from conjure.runs.record import RunRecord

@@ -7,11 +7,21 @@ import click
 
 from conjure.cli.numbers import RUN_NUMBER
 from conjure.cli.render import note, on_terminal, visible, write_json
-from conjure.cli.run_view import source_text, status_cell
+from conjure.cli.run_view import status_cell
 from conjure.cli.tables import one_line
 from conjure.core.home import Home
 from conjure.runs.custody import open_store
-from conjure.runs.lineage import Edge, Kind, Tie, Trace, kind_of, run_number, trace_products, trace_sources
+from conjure.runs.lineage import (
+    Edge,
+    Kind,
+    Tie,
+    Trace,
+    kind_of,
+    run_number,
+    source_text,
+    trace_products,
+    trace_sources,
+)
 
 
 @click.command
