@@ -74,6 +74,7 @@ class LogWriter:
         path: The file; made if missing.
         clock: Seconds since the epoch, for the entries.
         timer: Seconds by a clock that does not jump, for what waits.
+        write: Writes bytes to an open file, and gives how many it could.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class LogWriter:
         *,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
+        write: Callable[[int, bytes], int] = os.write,
     ) -> None:
+        self._write = write
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._clock = clock
         self._timer = timer
@@ -137,7 +140,7 @@ class LogWriter:
         entry = _encode(round(self._clock(), 3), stream, content)
         size = os.fstat(self._file).st_size
         try:
-            if os.write(self._file, entry) == len(entry):
+            if self._write(self._file, entry) == len(entry):
                 return
         except OSError:
             pass

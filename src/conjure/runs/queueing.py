@@ -89,18 +89,22 @@ def find_room(number: int, active: Iterable[RunRecord], capacity: Capacity) -> t
         and _host(record) == host
         and (_has_started(record) or record.number < number)
     ]
-    cpus = sum(record.spec.resources.cpus or 0 for record in before)
-    memory_bytes = sum(record.spec.resources.memory_bytes or 0 for record in before)
-    waiting_gpus = sum(record.spec.resources.gpus or 0 for record in before if not _has_started(record))
     taken_gpus = {gpu for record in before for gpu in record.gpu_ids}
     free_gpus = [gpu for gpu in capacity.gpu_ids if gpu not in taken_gpus]
     wanted = needs.gpus or 0
+    waiting = [record.spec.resources for record in before if not _has_started(record)]
+    asked = [record.spec.resources for record in before]
     fits = (
-        cpus + (needs.cpus or 0) <= capacity.cpus
-        and memory_bytes + (needs.memory_bytes or 0) <= capacity.memory_bytes
-        and waiting_gpus + wanted <= len(free_gpus)
+        _fits(needs.cpus, [other.cpus for other in asked], capacity.cpus)
+        and _fits(needs.memory_bytes, [other.memory_bytes for other in asked], capacity.memory_bytes)
+        and _fits(needs.gpus, [other.gpus for other in waiting], len(free_gpus))
     )
     return tuple(free_gpus[:wanted]) if fits else None
+
+
+def _fits(need: float | None, others: Iterable[float | None], available: float) -> bool:
+    """Whether there is enough for this need and the others; a run that does not ask needs none of it."""
+    return need is None or need + sum(other or 0 for other in others) <= available
 
 
 def _has_started(record: RunRecord) -> bool:

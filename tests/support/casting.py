@@ -1,0 +1,95 @@
+"""Runs for tests: records without processes, and real ones with ways to wait for them."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.runs.client import Client, Run
+from conjure.runs.process import Process, look_at
+from conjure.runs.record import Owner, RunRecord
+from conjure.runs.spec import RunSpec
+from conjure.runs.status import PHASES, Ending, RunStatus
+from conjure.runs.store import Store
+
+OWNER = Owner("host", "boot", 1, "1")
+_PATIENCE_S = 60.0
+
+
+def add_run(store: Store, command: str = "true", **spec: object) -> RunRecord:
+    """A run that was only asked for: a row and a folder, no process."""
+    return store.create_run(
+        RunSpec(command=(command,), folder=Path("/code"), **spec),
+        OWNER,
+        lambda number: store.home.run_folder(number).mkdir(parents=True),
+    )
+
+
+def advance(store: Store, number: int, to: RunStatus) -> None:
+    """Move a run through its phases up to one."""
+    for phase in PHASES[1 : PHASES.index(to) + 1]:
+        store.move(number, phase)
+
+
+def finish(store: Store, number: int, ending: Ending) -> RunRecord:
+    """Take a run that was only asked for to this ending."""
+    advance(store, number, RunStatus.SAVING)
+    return store.close(number, ending)
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Wait for something that is to happen soon; fail with `what` if it does not."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"it never happened: {what}")
+        time.sleep(0.01)
+
+
+def wait_for_status(run: Run, *statuses: RunStatus) -> RunRecord:
+    """Wait until a run has one of the statuses; without closing abandoned runs, as a command would."""
+    with Store.open(run.home) as store:
+        wait_until(lambda: store.get(run.number).status in statuses, f"run {run.number} {statuses}")
+        return store.get(run.number)
+
+
+def supervisor_of(run: Run) -> Process:
+    """The supervisor's process, once it has taken over from the caller."""
+    with Store.open(run.home) as store:
+        wait_until(lambda: _owner(store, run.number) != os.getpid(), "a supervisor")
+        process = look_at(_owner(store, run.number))
+    assert process is not None
+    return process
+
+
+def _owner(store: Store, number: int) -> int:
+    owner = store.get(number).owner
+    assert owner is not None
+    return owner.pid
+
+
+def is_running(marker: str) -> bool:
+    """Whether a process has this among its arguments."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
+            try:
+                if marker in (folder / "cmdline").read_bytes().decode(errors="replace").split("\0"):
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+@contextmanager
+def ending_runs(home: Home) -> Iterator[Client]:
+    """A client whose runs are killed when the test is over, whatever came of it."""
+    client = Client(home.root)
+    try:
+        yield client
+    finally:
+        with Store.open(home) as store:
+            going_on = [record.number for record in store.active()]
+        for number in going_on:
+            Run(home, number).kill()
