@@ -9,20 +9,16 @@ and given back byte for byte.
 Main entries: `snapshot`, `checkout`. Invariant: a tree that has a reference is complete in ``code.git``.
 """
 
-import fcntl
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
 from conjure.runs import mirrors
+from conjure.runs.code_store import hash_files, kept_index, store_in_use, temporary_index
 from conjure.runs.git import Git, GitError, own_git, users_git
 from conjure.runs.objects import SubmoduleFinder, copy_tree, list_tree
 from conjure.runs.quantities import format_size
@@ -39,21 +35,7 @@ SIZE_LIMIT_BYTES = 1_000_000_000
 _MANY_FILES = 300
 _NAME_LENGTH = 40  # of SHA-1 in hex, by which code.git names its objects
 
-_CONFIG = """
-[core]
-	autocrlf = false
-	safecrlf = false
-	hooksPath = /dev/null
-	protectNTFS = false
-	protectHFS = false
-	logAllRefUpdates = false
-[gc]
-	auto = 0
-[maintenance]
-	auto = false
-"""
 _MISSING_TREE = ("not a tree", "failed to unpack", "unable to read tree")
-_ATTRIBUTES = "* !text !crlf !eol !filter !ident !working-tree-encoding\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +81,7 @@ def snapshot(
     """
     folder = folder.resolve()
     repository = find_repository(folder, home)
-    with _store_in_use(home):
+    with store_in_use(home):
         if committed or commit is not None:
             taken = _take_commit(home, folder, repository, commit)
         else:
@@ -124,7 +106,7 @@ def snapshot_remote(home: Home, number: int, url: str, ref: str | None = None) -
     fetched = mirrors.fetch(home, mirrors.Address.parse(url), ref)
     files = list_tree(fetched.mirror, fetched.commit, mirrors.submodule_finder(home, fetched))
     _refuse_large(files.sizes, "choose another --git-ref")
-    with _store_in_use(home):
+    with store_in_use(home):
         tree = copy_tree(home.code_repository, files)
         keep(home, number, tree)
     return CodeSnapshot(
@@ -161,16 +143,14 @@ def checkout(home: Home, tree: str, destination: Path) -> None:
         SnapshotError: The tree is no longer kept, or the folder cannot be written.
     """
     destination.mkdir(parents=True, exist_ok=True)
-    with _temporary_index(home) as index:
+    with store_in_use(home), temporary_index(home) as index:
         git = own_git(home.code_repository, work_tree=destination, index=index)
         try:
             git("read-tree", "--reset", "-u", "--no-recurse-submodules", tree)
         except GitError as error:
-            if any(
-                words in error.words for words in ("not a tree", "failed to unpack", "unable to read tree")
-            ):
+            if any(words in error.words for words in _MISSING_TREE):
                 raise SnapshotError(f"the code of this run is no longer kept (tree {tree})") from error
-            raise SnapshotError(f"the code could not be written to {destination}: {error}") from error
+            raise SnapshotError(f"the code could not be written to {destination}: {error.reason}") from error
 
 
 def _take_work_tree(home: Home, folder: Path, repository: Repository | None) -> CodeSnapshot:
@@ -181,7 +161,7 @@ def _take_work_tree(home: Home, folder: Path, repository: Repository | None) -> 
     if repository is not None and len(files.sizes) >= _MANY_FILES:
         _take_over_objects(home, repository)
     return CodeSnapshot(
-        tree=_hash_files(home, root, files),
+        tree=_hash(home, root, files),
         commit=None if repository is None else repository.commit,
         branch=None if repository is None else repository.branch,
         dirty=repository is not None and (repository.changed or files.untracked),
@@ -291,21 +271,15 @@ def _take_over_objects(home: Home, repository: Repository) -> None:
 
     Its files are then only read, not compressed and stored again one by one.
     """
-    if repository.commit is not None and not _kept_index(home, repository.root).exists():
+    if repository.commit is not None and not kept_index(home, repository.root).exists():
         with suppress(GitError):  # it only saves time
             head = list_tree(users_git(repository.root), repository.commit, lambda _name, _commit: None)
             copy_tree(home.code_repository, head)
 
 
-def _hash_files(home: Home, root: Path, files: CodeFiles) -> str:
-    """Put the files into the store and return their tree."""
-    kept = _kept_index(home, root)
+def _hash(home: Home, root: Path, files: CodeFiles) -> str:
     try:
-        if kept.exists():
-            with suppress(GitError):  # it may name objects that were pruned; a fresh index hashes all again
-                return _hash_files_with(home, root, files, kept)
-            kept.unlink(missing_ok=True)
-        return _hash_files_with(home, root, files, kept)
+        return hash_files(home, root, files.sizes)
     except GitError as error:
         is_about_access = "Permission denied" in error.words
         raise SnapshotError(
@@ -314,88 +288,9 @@ def _hash_files(home: Home, root: Path, files: CodeFiles) -> str:
         ) from error
 
 
-def _hash_files_with(home: Home, root: Path, files: CodeFiles, kept: Path) -> str:
-    with _temporary_index(home) as index:
-        git = own_git(home.code_repository, work_tree=root, index=index)
-        with suppress(FileNotFoundError):
-            # With its times: git compares them with the files' to know which it must read again.
-            shutil.copy2(kept, index)
-            stale = set(filter(None, git("ls-files", "-z").split(b"\0"))) - files.sizes.keys()
-            if stale:
-                git("update-index", "-z", "--force-remove", "--stdin", stdin=b"\0".join(stale))
-        git("update-index", "-z", "--add", "--remove", "--replace", "--stdin", stdin=b"\0".join(files.sizes))
-        tree = git("write-tree").decode().strip()
-        if index.exists():  # there is none for an empty folder
-            index.replace(kept)
-        return tree
-
-
-@contextmanager
-def _temporary_index(home: Home) -> Iterator[Path]:
-    folder = _index_folder(home)
-    folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
-        yield Path(temporary) / "index"
-
-
-def _index_folder(home: Home) -> Path:
-    return home.code_repository / "conjure-indexes"
-
-
-def _kept_index(home: Home, root: Path) -> Path:
-    return _index_folder(home) / sha256_bytes(os.fsencode(root))
-
-
 def _own(home: Home) -> Git:
     return own_git(home.code_repository)
 
 
 def _reference(number: int) -> str:
     return f"refs/runs/{number}"
-
-
-@contextmanager
-def _store_in_use(home: Home) -> Iterator[None]:
-    """Make the store if need be, and hold off `prune` until what is written has its reference."""
-    if not home.code_repository.exists():
-        _create_store(home)
-    with (home.code_repository / "conjure.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        try:
-            yield
-        except SnapshotError:
-            _remove_partial_objects(home, lock)
-            raise
-
-
-def _remove_partial_objects(home: Home, lock: IO[str]) -> None:
-    """Remove what git leaves lying when the disk is full, unless another snapshot may be writing it."""
-    with suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for path in home.code_repository.glob("objects/*/tmp_*"):
-            path.unlink(missing_ok=True)
-
-
-def _create_store(home: Home) -> None:
-    home.create()
-    with tempfile.TemporaryDirectory(dir=home.root, prefix=".code-", ignore_cleanup_errors=True) as temporary:
-        repository = Path(temporary) / "code.git"
-        own_git(repository)("init", "--quiet", "--bare", "--template=")
-        with (repository / "config").open("a") as config:
-            config.write(_CONFIG)
-        (repository / "info").mkdir(exist_ok=True)
-        (repository / "info" / "attributes").write_text(_ATTRIBUTES)
-        with suppress(OSError):  # another process was faster; its store is as good
-            repository.rename(home.code_repository)
-
-
-def prune(home: Home) -> None:
-    """Free the objects that no run's reference reaches."""
-    if not home.code_repository.exists():
-        return
-    with (home.code_repository / "conjure.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(_index_folder(home), ignore_errors=True)  # kept indexes name objects that may go
-        git = _own(home)
-        git("repack", "-a", "-d", "-q")
-        git("prune", "--expire=now")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.runs import code, environment, mirrors
+from conjure.runs import code_store, environment, mirrors
 from conjure.runs.custody import RunLock
 from conjure.runs.inputs import KEPT_FILES
 from conjure.runs.resources import versions
@@ -71,7 +71,7 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
     before = list(map(tree_size_bytes, shared))
     environments = environment.prune(home, _needed_environments(store, everything=everything))
     removed_mirrors = mirrors.prune(home) if everything else []
-    code.prune(home)
+    code_store.prune(home)
     # A store that is packed anew may also grow a little.
     size += sum(max(was - tree_size_bytes(place), 0) for was, place in zip(before, shared, strict=True))
     return Pruned(len(environments), tuple(folders), len(files), len(removed_mirrors), size)

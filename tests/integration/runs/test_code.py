@@ -3,13 +3,14 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
-from conjure.runs import code
+from conjure.runs import code, code_store
 from support.repositories import commit_all, make_repository, read_files, run_git, write_files
 
 
@@ -467,7 +468,7 @@ class TestStore:
         write_files(project, {"train.py": "two\n"})
         new = code.snapshot(home, project, number=2)
         code.forget(home, 1)
-        code.prune(home)
+        code_store.prune(home)
         code.checkout(home, new.tree, home.root / "new")
         with pytest.raises(SnapshotError, match="no longer kept"):
             code.checkout(home, old.tree, home.root / "old")
@@ -501,7 +502,7 @@ class TestStore:
             "from conjure.core.home import Home; from conjure.runs import code\n"
             "print(code.snapshot(Home(Path(sys.argv[1])), Path(sys.argv[2]), number=int(sys.argv[3])).tree)"
         )
-        command = [os.sys.executable, "-c", script, str(home.root), str(project)]
+        command = [sys.executable, "-c", script, str(home.root), str(project)]
         workers = [
             subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(1, 9)
         ]
