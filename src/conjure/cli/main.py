@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("Files", "Free the disk of a run's or upload's files."),
     "verify": ("Files", "Check kept files against their digests."),
     "prune": ("Files", "Free what no run needs."),
+    "doctor": ("Files", "Check conjure's home, database and tools."),
     "generate": ("Language models", "Write text with a model."),
     "finetune": ("Language models", "Tune a model on your own text."),
     "report": ("Language models", "Show what a tuned model learned."),

@@ -7,10 +7,14 @@ stderr; colours, and lines that rewrite themselves, appear on a terminal only.
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+
+from conjure.core.files import write_atomically
+from conjure.errors import DataError
 
 _REFRESH_S = 0.1
 _CLEAR_LINE = "\r\x1b[2K"
@@ -47,6 +51,18 @@ def write_json(value: Mapping[str, Any] | Iterable[Any]) -> None:
         for place, element in enumerate(value):
             sys.stdout.write(f"{',' * (place > 0)}\n{_json(element)}")
         sys.stdout.write("\n]\n")
+
+
+def save_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write a result for programs into a file, whole or not at all.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    try:
+        write_atomically(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _json(value: Any) -> str:

@@ -64,9 +64,10 @@ def preview(
     from conjure.lm.hub import resolve_model
     from conjure.lm.readers import read_records
     from conjure.lm.tokenizer import Tokenizer
+    from conjure.recipes.resources import data_path, model_lookup
 
-    records = read_records(files, column=column, split=split)
-    tokenizer = Tokenizer.from_folder(resolve_model(model).folder)
+    records = read_records([data_path(name) for name in files], column=column, split=split)
+    tokenizer = Tokenizer.from_folder(resolve_model(model, lookups=[model_lookup]).folder)
     for note in _guesses(records):
         click.echo(note, err=True)
     with bytes_progress("Turning text into tokens") as progress:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.cli.training_view import TrainingView, plan_lines, result_json, result_lines
 from conjure.cli.typed_options import typed_options
@@ -116,9 +117,7 @@ class Automatic(click.ParamType):
     help="Go on where run N was interrupted; with --no-run, where the training of --output was.",
 )
 @click.option("--no-run", is_flag=True, help="Train here and now, without recording a run.")
-@click.option("-b", "--background", is_flag=True, help="Do not follow the run.")
-@click.option("-d", "--description", default="", metavar="TEXT", help="What the run is for.")
-@click.option("--label", multiple=True, metavar="NAME", help="A name to find the run by.")
+@recording_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context
 def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any) -> int:
@@ -131,32 +130,12 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     It is recorded as a run: the checkpoint is runs/N/output, beside it report.html says what was learned. The
     first ^C saves and stops, a second aborts; in a closed terminal it goes on.
     """
-    recording = {name: settings.pop(name) for name in ("background", "description", "label", "no_run")}
-    as_json = settings.pop("as_json")
-    if recording["no_run"] or inside_a_run():
+    recording = {name: settings.pop(name) for name in RECORDING}
+    as_json, no_run = settings.pop("as_json"), settings.pop("no_run")
+    if no_run or inside_a_run():
         return _train(data, settings, as_json=as_json)
-    return _cast(context, data, settings, recording, as_json=as_json)
-
-
-def _cast(
-    context: click.Context,
-    data: tuple[str, ...],
-    settings: dict[str, Any],
-    recording: dict[str, Any],
-    *,
-    as_json: bool,
-) -> int:
-    from conjure.cli.casting import follow_cast
-    from conjure.runs.engine import cast
-
     spec = _spec(context, data, settings, recording)
-    return follow_cast(
-        Home.from_environment(),
-        lambda announce: cast(Home.from_environment(), spec, announce=announce),
-        background=recording["background"],
-        as_json=as_json,
-        interrupt_stops=True,
-    )
+    return record(spec, background=recording["background"], as_json=as_json)
 
 
 def _spec(
@@ -179,7 +158,7 @@ def _spec(
         return resumed_spec(home, resume)
     # Every fault is told here and now, before a run gets a number.
     FinetuneRequest(**_request(data, settings))
-    options = typed_options(context, leave_out={"model", "background", "description", "label", "as_json"})
+    options = typed_options(context, leave_out={"model", "as_json", *RECORDING})
     return finetune_spec(
         home,
         data,

@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from conjure.cli.render import StatusLine, duration, note, on_terminal, visible, write_json
+from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.render import StatusLine, duration, note, on_terminal, save_json, visible, write_json
 from conjure.cli.token_view import show_tokens
+from conjure.cli.typed_options import typed_options
+from conjure.core.home import Home
 from conjure.errors import DataError, UsageError
+from conjure.recipes.recording import Inputs, inside_a_run, recorded
+from conjure.recipes.resources import model_lookup
 
 if TYPE_CHECKING:
     from conjure.lm.engine import Engine
     from conjure.lm.generate import GenerationRequest, Sample, Token
     from conjure.lm.language_model import LanguageModel
+    from conjure.runs.spec import RunSpec
 
+SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
 INTERRUPTED = 130  # exit status after ^C, as shells have it
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
@@ -27,7 +34,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--model", default="sprite", show_default=True, help="A name, a folder or a hub model.")
+@click.option("--model", default="sprite", show_default=True, help="A name, a folder, a run or a hub model.")
 @click.option(
     "--length",
     "--max-new-tokens",
@@ -89,8 +96,14 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 )
 @click.option("--logprobs", is_flag=True, help="Show how likely each token was.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of samples.")
+@click.option("--output", type=click.Path(path_type=Path), help="Also write that array to this file.")
 @click.option("--stream/--no-stream", default=None, help="Print as it is written; default: on a terminal.")
+@click.option("--save", is_flag=True, help="Record it as a run, the samples as its output.")
+@recording_options
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     prompt: str | None,
     *,
     prompt_file: Path | None,
@@ -99,6 +112,8 @@ def command(
     logprobs: bool,
     as_json: bool,
     stream: bool | None,
+    save: bool,
+    output: Path | None,
     **settings: Any,
 ) -> int:
     """Write text that goes on from PROMPT, which is taken exactly as it is.
@@ -107,8 +122,12 @@ def command(
     stdout, without the prompt (a terminal shows it dimmed), several samples with a line of twenty = between
     them; everything else goes to stderr.
     """
+    recording = {name: settings.pop(name) for name in RECORDING}
     prompts = _prompts(prompt, prompt_file)
     request = _request(prompts, settings)
+    if save and not inside_a_run():
+        spec = _spec(context, prompts, prompt_file, request.seed, recording)
+        return record(spec, background=recording["background"], as_json=as_json)
     plain = not as_json and not logprobs
     single = len(prompts) * request.num_samples == 1
     if stream and not (plain and single):
@@ -119,17 +138,44 @@ def command(
     from conjure.lm.engine import TorchEngine
     from conjure.lm.language_model import load
 
-    language_model = load(model, precision=precision)
+    language_model = load(model, precision=precision, lookups=[model_lookup])
     _note_overflow(language_model, request)
     streamed = plain and single and (stream if stream is not None else on_terminal())
     writing = _Writing(language_model, request, streamed=streamed)
     writing.run(TorchEngine(language_model.model))
+    if output is not None:
+        save_json(output, [draft.as_json(logprobs=True) for draft in writing.drafts()])
     if as_json:
         write_json([draft.as_json(logprobs=logprobs) for draft in writing.drafts()])
     elif not streamed:
         _print(writing, logprobs=logprobs)
     note(writing.summary())
     return INTERRUPTED if writing.interrupted else 0
+
+
+def _spec(
+    context: click.Context,
+    prompts: list[str],
+    prompt_file: Path | None,
+    seed: int,
+    recording: dict[str, Any],
+) -> "RunSpec":
+    """The run of this command: its inputs mounted, the seed fixed, the samples in a file."""
+    inputs = Inputs(Home.from_environment())
+    given = {"model", "prompt_file", "seed", "save", "output", "as_json", "stream", *RECORDING}
+    words = ["--model", inputs.model(context.params["model"]), f"--seed={seed}", "--output", SAMPLES_FILE]
+    words += typed_options(context, leave_out=given)
+    if prompt_file is not None:
+        words += ["--prompt-file", inputs.data(str(prompt_file))]
+    elif prompts != [""]:
+        words += ["--", *prompts]
+    return recorded(
+        "generate",
+        words,
+        inputs.mounts,
+        description=recording["description"],
+        labels=recording["label"],
+    )
 
 
 def _prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:

@@ -12,19 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from conjure.cli.render import StatusLine, duration, note, write_json
+from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.render import StatusLine, duration, note, save_json, write_json
 from conjure.cli.token_view import show_tokens
+from conjure.cli.typed_options import typed_options
+from conjure.core.home import Home
 from conjure.errors import DataError, NotFoundError, UsageError
+from conjure.recipes.recording import Inputs, inside_a_run, recorded
+from conjure.recipes.resources import data_path, is_resource, model_lookup
+
+FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
 
 if TYPE_CHECKING:
     from conjure.lm.language_model import LanguageModel
     from conjure.lm.readers import RecordSet
     from conjure.lm.score import Score, Tally, Windows
+    from conjure.runs.spec import RunSpec
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="TEXT|FILES…")
-@click.option("--model", default="sprite", show_default=True, help="A name, a folder or a hub model.")
+@click.option("--model", default="sprite", show_default=True, help="A name, a folder, a run or a hub model.")
 @click.option("--compare", nargs=2, metavar="MODEL MODEL", help="Score with two models, side by side.")
 @click.option("--text", "as_text", is_flag=True, help="Take TEXT for text even where a file has that name.")
 @click.option("--column", metavar="NAME", help="Column to read from tables; else the only one with text.")
@@ -35,7 +43,13 @@ if TYPE_CHECKING:
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
 @click.option("--per-token", is_flag=True, help="Show every token with its log-probability.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--output", type=click.Path(path_type=Path), help="Also write that JSON to this file.")
+@click.option("--save", is_flag=True, help="Record it as a run, the figures as its output.")
+@recording_options
+@click.pass_context
 def command(
+    click_context: click.Context,
+    /,
     inputs: tuple[str, ...],
     *,
     model: str,
@@ -47,7 +61,10 @@ def command(
     stride: int | None,
     per_token: bool,
     as_json: bool,
-) -> None:
+    output: Path | None,
+    save: bool,
+    **recording: Any,
+) -> int:
     """Measure how likely a model finds TEXT, or the records in FILES.
 
     FILES are .txt .csv .tsv .jsonl .parquet, folders of them, or - for text on standard input; one argument
@@ -56,18 +73,24 @@ def command(
     """
     if compare is not None and per_token:
         raise UsageError("--per-token shows one model at a time", fix="leave out --compare, or --per-token")
+    files = _are_files(inputs, as_text=as_text)
+    if save and not inside_a_run():
+        models = compare if compare is not None else (model,)
+        spec = _spec(click_context, inputs, models, recording, files=files)
+        return record(spec, background=recording["background"], as_json=as_json)
+
     from conjure.lm.language_model import load
     from conjure.lm.score import Windows
 
-    files = _are_files(inputs, as_text=as_text)
-    texts: Iterable[str] = _records(inputs, column, split) if files else inputs
+    names = [data_path(name) for name in inputs] if files else inputs
+    texts: Iterable[str] = _records(names, column, split) if files else inputs
     results = []
     for name in compare if compare is not None else [model]:
-        language_model = load(name)
+        language_model = load(name, lookups=[model_lookup])
         result = _Result(language_model, Windows.of(language_model.model, context, stride))
         keep = per_token or not files
         for score in _with_progress(result, texts):
-            result.add(score, keep=as_json and keep)
+            result.add(score, keep=(as_json or output is not None) and keep)
             if per_token and not as_json:
                 show_tokens(language_model.tokenizer, score.token_ids, score.token_logprobs)
         if not result.tally.tokens:
@@ -75,11 +98,36 @@ def command(
         results.append(result)
     if files:
         _note_bad_rows(texts)
+    objects = [result.as_json() for result in results]
+    figures = objects if compare is not None else objects[0]
+    if output is not None:
+        save_json(output, figures)
     if as_json:
-        objects = [result.as_json() for result in results]
-        write_json(objects if compare is not None else objects[0])
+        write_json(figures)
     else:
         _print_table(results)
+    return 0
+
+
+def _spec(
+    context: click.Context,
+    given: Sequence[str],
+    models: Sequence[str],
+    recording: dict[str, Any],
+    *,
+    files: bool,
+) -> "RunSpec":
+    """The run of this command: its inputs mounted, the figures in a file."""
+    inputs = Inputs(Home.from_environment())
+    named = [inputs.model(name) for name in models]
+    words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
+    words += ["--output", FIGURES_FILE]
+    left_out = {"model", "compare", "save", "output", "as_json", "as_text", *RECORDING}
+    words += typed_options(context, leave_out=left_out)
+    words += ["--", *map(inputs.data, given)] if files else ["--text", "--", *given]
+    return recorded(
+        "score", words, inputs.mounts, description=recording["description"], labels=recording["label"]
+    )
 
 
 def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:
@@ -102,7 +150,7 @@ def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:
 
 def _exists(name: str) -> bool:
     try:
-        return bool(name) and Path(name).exists()
+        return bool(name) and (Path(name).exists() or is_resource(Home.from_environment(), name))
     except OSError:  # too long for a file's name
         return False
 

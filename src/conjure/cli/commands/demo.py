@@ -1,0 +1,82 @@
+"""`conjure demo`: the story, start to end, with what comes with conjure.
+
+Main entry: `command`. Invariant: every step is a run like any other, and its command is one a user can type.
+"""
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from conjure.cli.render import duration
+from conjure.cli.transcript import Transcript, follow_run
+from conjure.core.home import Home
+from conjure.recipes.demo import Step, story
+from conjure.recipes.report import REPORT_FILE, report_folder
+from conjure.runs.engine import cast
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+@click.command()
+def command() -> int:
+    """Tell the story in four runs: sample, prepare a text, fine-tune on it, sample again.
+
+    It needs no network: the model and the jokes come with conjure. Takes a minute or two.
+    """
+    home = Home.from_environment()
+    started = time.monotonic()
+    steps: Generator[Step, int, None] = story(home)
+    numbers: list[int] = []
+    step = next(steps)
+    while True:
+        number, status = _run(home, step, len(numbers) + 1)
+        if status:
+            return status
+        numbers.append(number)
+        try:
+            step = steps.send(number)
+        except StopIteration:
+            break
+    tuned = numbers[2]
+    _what_changed(home, tuned)
+    click.echo(f"\nFour runs in {duration(time.monotonic() - started)}. What to look at next:")
+    for typed, meaning in (
+        (f"conjure report {tuned} --open", "what it learned, as a page"),
+        (f"conjure metrics {tuned} --plot", "its losses"),
+        (f"conjure lineage {numbers[-1]}", "what came from what"),
+        (f'conjure generate "My wife" --model runs/{tuned}', "more of it"),
+        ("conjure finetune YOUR_TEXT.csv", "a model of your own text"),
+    ):
+        click.echo(f"  {typed:<42}  # {meaning}")
+    return 0
+
+
+def _run(home: Home, step: Step, place: int) -> tuple[int, int]:
+    """Cast one step's run and follow it; its number and exit status."""
+    click.echo(click.style(f"\n{place}. {step.title}", bold=True))
+    click.echo(click.style(f"$ {step.command}", fg="cyan"))
+    made = cast(home, step.spec, announce=Transcript().cast)
+    return made.record.number, follow_run(home, made.record.number, interrupt_stops=True)
+
+
+def _what_changed(home: Home, number: int) -> None:
+    report = json.loads((report_folder(home, str(number)) / REPORT_FILE).read_text("utf-8"))
+    base, tuned = report["base"], report["tuned"]
+    rows = [
+        ("loss on unseen jokes (nats per token)", base["held_out"]["loss"], tuned["held_out"]["loss"], None),
+        ("perplexity", base["held_out"]["perplexity"], tuned["held_out"]["perplexity"], None),
+        (
+            "mean length (tokens)",
+            base["lengths"]["mean"],
+            tuned["lengths"]["mean"],
+            report["lengths"]["data"]["mean"],
+        ),
+    ]
+    click.echo(click.style("\nWhat changed", bold=True))
+    click.echo(f"{'':<40}{'before':>9}{'after':>9}{'the data':>10}")
+    for name, before, after, real in rows:
+        click.echo(f"{name:<40}{before:>9.2f}{after:>9.2f}{'' if real is None else f'{real:>10.2f}'}")
+    click.echo(report["verdict"]["headline"])

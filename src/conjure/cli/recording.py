@@ -1,0 +1,40 @@
+"""What commands of the language-model half share when they are to be recorded as runs.
+
+Main entries: `record`, `recording_options`. Invariant: a command that is a run's command already is not
+recorded again; it belongs to that run.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from conjure.cli.casting import follow_cast
+from conjure.core.home import Home
+from conjure.runs.engine import cast
+from conjure.runs.spec import RunSpec
+
+RECORDING = ("background", "description", "label")
+
+
+def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say how a run is recorded."""
+    for option in (
+        click.option("--label", multiple=True, metavar="NAME", help="A name to find the run by."),
+        click.option("-d", "--description", default="", metavar="TEXT", help="What the run is for."),
+        click.option("-b", "--background", is_flag=True, help="Do not follow the run."),
+    ):
+        command = option(command)
+    return command
+
+
+def record(spec: RunSpec, *, background: bool, as_json: bool) -> int:
+    """Cast a run and show it; its command saves and stops at the first ^C. Returns the exit status."""
+    home = Home.from_environment()
+    return follow_cast(
+        home,
+        lambda announce: cast(home, spec, announce=announce),
+        background=background,
+        as_json=as_json,
+        interrupt_stops=True,
+    )

@@ -1,0 +1,77 @@
+"""The story, as runs: sample, prepare a text, tune, sample again.
+
+Main entry: `story`. Invariant: it needs nothing but this installation: the model and the jokes come with it.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.recipes.finetune import finetune_spec
+from conjure.recipes.recording import Inputs, recorded
+from conjure.runs.spec import CodeChoice, Mount, RunSpec
+
+EPOCHS = 10
+SEED = 7
+SAMPLES = 5
+LENGTH = 40
+
+_CSV_TO_TEXT = (
+    "import csv; rows = csv.DictReader(open('jokes.csv', encoding='utf-8')); "
+    "jokes = [row['Joke'] for row in rows]; "
+    "open('data.txt', 'w', encoding='utf-8').write('\\n'.join(jokes) + '\\n'); "
+    "print(len(jokes), 'jokes, one a line')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the story.
+
+    Attributes:
+        title: What happens, in a few words.
+        command: What one would type for it.
+        spec: The run it becomes.
+    """
+
+    title: str
+    command: str
+    spec: RunSpec
+
+
+def story(home: Home) -> Generator[Step, int, None]:
+    """The steps in order; each wants the number of its run sent back, for the next ones to build on.
+
+    Yields:
+        Steps; ``send`` the run's number.
+    """
+    first = yield _sample(home, "sprite", f"Sample from the pretrained model {SAMPLES} times")
+    jokes = Path(str(files("conjure.recipes") / "data" / "jokes.csv")).resolve()
+    data = yield Step(
+        "Turn a table of jokes into a text with one a line",
+        "conjure run -m ./jokes.csv \"python -c '… csv to data.txt …'\"",
+        RunSpec(
+            command=("python", "-c", _CSV_TO_TEXT),
+            folder=Path.cwd(),
+            code=CodeChoice(none=True),
+            mounts=(Mount(str(jokes), "jokes.csv", read_only=True),),
+            description="jokes.csv as text",
+        ),
+    )
+    options = ["--split=lines", f"--epochs={EPOCHS}"]
+    tuned = yield Step(
+        f"Fine-tune on it for {EPOCHS} epochs",
+        f"conjure finetune runs/{data}/data.txt --split lines --epochs {EPOCHS}",
+        finetune_spec(home, [f"runs/{data}/data.txt"], "sprite", options),
+    )
+    yield _sample(home, f"runs/{tuned}", f"Sample again, with the seeds of run {first}")
+
+
+def _sample(home: Home, model: str, title: str) -> Step:
+    inputs = Inputs(home)
+    settings = ["-n", str(SAMPLES), "--length", str(LENGTH), "--seed", str(SEED)]
+    words = ["--model", inputs.model(model), *settings, "--output", "samples.json"]
+    command = f"conjure generate --model {model} {' '.join(settings)} --save"
+    return Step(title, command, recorded("generate", words, inputs.mounts))

@@ -1,0 +1,144 @@
+"""The story through numbered runs: sample, tune, mount, sample again; stop and go on; the report."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from support.terminal import CONJURE, TIMEOUT_S, conjure
+from support.tuning import tuning_inputs
+
+SETTINGS = ["--split", "lines", "--block-size", "16", "--batch-size", "4", "--learning-rate", "3e-3"]
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    return tuning_inputs(tmp_path)
+
+
+def succeed(*arguments):
+    done = conjure(*map(str, arguments))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def outputs(number):
+    return Path(os.environ["CONJURE_HOME"]) / "runs" / str(number) / "outputs"
+
+
+def test_each_step_is_a_run_and_each_result_mounts_into_the_next(inputs):
+    text, base = inputs
+    succeed("generate", "--model", base, "--length", "8", "-n", "2", "--seed", "3", "--save")
+    succeed("run", "-m", text, "cat jokes.txt > data.txt")
+    shown = succeed("finetune", "runs/2/data.txt", "--model", base, *SETTINGS, "--epochs", "2")
+    assert "Casting run #3" in shown
+    assert "Report: conjure report 3" in shown
+    succeed("generate", "--model", "runs/3", "--length", "8", "-n", "2", "--seed", "3", "--save")
+
+    before, after = (json.loads((outputs(number) / "samples.json").read_text()) for number in (1, 4))
+    assert [sample["seed"] for sample in before + after] == [3, 3, 3, 3]
+    assert [sample["text"] for sample in before] != [sample["text"] for sample in after]
+    assert sorted(path.name for path in outputs(3).iterdir()) == ["output", "report.html", "report.json"]
+
+    record = json.loads(succeed("info", "3", "--json"))
+    assert record["spec"]["kind"] == "finetune"
+    assert {mount["source"] for mount in record["mounts"]} == {"runs/2/data.txt"}
+    lineage = succeed("lineage", "4")
+    assert [int(number) for number in re.findall(r"#(\d+)", lineage)][:3] == [4, 3, 2]
+    points = json.loads(succeed("metrics", "3", "held_out_loss", "--json"))
+    assert len(json.dumps(points)) > 50
+    report = json.loads(succeed("report", "3", "--json"))
+    assert report["tuned"]["held_out"]["loss"] < report["base"]["held_out"]["loss"]
+
+
+def test_what_generate_saves_is_what_it_prints(inputs):
+    words = ["generate", "My", "--model", inputs[1], "--length", "9", "--seed", "5", "--precision", "float32"]
+    plain = succeed(*words)
+    recorded = succeed(*words, "--save")
+    assert plain.strip() in recorded
+    (sample,) = json.loads((outputs(1) / "samples.json").read_text())
+    assert sample["text"].strip() == plain.strip()
+
+
+def test_score_saves_its_figures(inputs):
+    text, base = inputs
+    plain = json.loads(succeed("score", text, "--split", "lines", "--model", base, "--json"))
+    succeed("score", text, "--split", "lines", "--model", base, "--save")
+    saved = json.loads((outputs(1) / "score.json").read_text())
+    assert saved["total"] == pytest.approx(plain["total"])
+
+
+def test_the_first_interrupt_saves_and_resume_is_a_new_run_that_goes_on(inputs):
+    text, base = inputs
+    endless = ["--epochs", "4000", "--patience", "0", "--eval-every", "100000", "--save-every", "20"]
+    process = subprocess.Popen(
+        [CONJURE, "finetune", text, "--model", base, *SETTINGS, *endless],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if "held-out loss" in line:
+            break
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "To go on: conjure finetune --resume runs/1" in out
+    assert (outputs(1) / "output.training").is_dir()
+    stopped = json.loads(succeed("info", "1", "--json"))
+    assert stopped["status"] == "stopped"
+
+    resumed = subprocess.Popen(
+        [CONJURE, "finetune", "--resume", "runs/1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    first_step = next(line for line in resumed.stderr if line.startswith("step "))
+    resumed.send_signal(signal.SIGINT)
+    resumed.communicate(timeout=TIMEOUT_S)
+    assert int(re.match(r"step ([\d,]+)", first_step)[1].replace(",", "")) > 1
+    assert (outputs(2) / "output" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["finetune", "runs/9/data.txt"], "runs/9 does not exist"),
+        (["finetune", "--resume", "runs/9"], "run 9"),
+        (["finetune", "-"], "standard input cannot be recorded"),
+        (["finetune", "TEXT", "--output", "there"], "--output needs --no-run"),
+        (["finetune", "TEXT", "--epochs", "0"], "epochs is 0"),
+        (["generate", "--model", "runs/9"], "runs/9 does not exist"),
+        (["report", "9"], "runs/9 does not exist"),
+    ],
+)
+def test_a_mistake_is_told_before_a_run_gets_a_number(inputs, arguments, sentence):
+    done = conjure(*(str(inputs[0]) if word == "TEXT" else word for word in arguments))
+    assert done.returncode in (1, 2)
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(succeed("ps", "--json")) == []
+
+
+def test_inside_a_run_a_fine_tune_belongs_to_that_run(inputs):
+    text, base = inputs
+    command = f"conjure finetune {text} --model {base} --max-steps 3 {' '.join(SETTINGS)}"
+    succeed("run", "-m", text, command)
+    assert (outputs(1) / "output" / "config.json").is_file()
+    assert (outputs(1) / "report.html").is_file()
+    assert len(json.loads(succeed("ps", "--json"))) == 1
+
+
+def test_the_demo_tells_the_story():
+    shown = succeed("demo")
+    for number in (1, 2, 3, 4):
+        assert f"Run {number} complete" in shown
+    losses = re.search(r"loss on unseen jokes .*?([\d.]+) +([\d.]+)\n", shown)
+    assert float(losses[2]) < float(losses[1])
+    lengths = re.search(r"mean length .*?([\d.]+) +([\d.]+) +([\d.]+)\n", shown)
+    before, after, data = (float(lengths[place]) for place in (1, 2, 3))
+    assert abs(after - data) < abs(before - data) / 2
