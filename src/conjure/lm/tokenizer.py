@@ -110,6 +110,20 @@ class Tokenizer:
         return len(self._token_bytes)
 
     @property
+    def tokens(self) -> list[str]:
+        """Every token by id, as ``vocab.json`` spells it; empty where an id has none."""
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        spelled = [""] * self.vocab_size
+        for token, id_ in vocabulary.items():
+            spelled[id_] = token
+        return spelled
+
+    @property
+    def merges(self) -> list[str]:
+        """The merges in order, as ``merges.txt`` spells them."""
+        return [" ".join(pair) for pair in json.loads(self._backend.to_str())["model"]["merges"]]
+
+    @property
     def special_tokens(self) -> Mapping[str, int]:
         """Tokens that are no ordinary text, by how they are written: their ids. End of text is one."""
         return self._special
@@ -174,8 +188,8 @@ class Tokenizer:
         self._backend.save(str(folder / "tokenizer.json"))
         model = json.loads(self._backend.to_str())["model"]
         (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
-        merges = "".join(f"{' '.join(pair)}\n" for pair in model["merges"])
-        (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+        lines = ["#version: 0.2", *self.merges, ""]
+        (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
         settings: dict[str, Any] = {
             "add_prefix_space": False,
             "bos_token": self.end_of_text,

@@ -1,0 +1,61 @@
+"""`conjure export`: a model for llama.cpp, or as a plain checkpoint folder.
+
+Main entry: `command`. Invariant: stdout holds the path of what was written, or with --json all about it.
+"""
+
+import click
+
+from conjure.cli.render import StatusLine, note, write_json
+
+
+@click.command()
+@click.argument("model")
+@click.argument("folder")
+@click.option(
+    "--format",
+    type=click.Choice(["gguf", "safetensors"]),
+    default="gguf",
+    show_default=True,
+    help="gguf: for llama.cpp and its kind; safetensors: for transformers, vLLM and conjure.",
+)
+@click.option(
+    "--type",
+    type=click.Choice(["float16", "q8_0", "float32", "bfloat16"]),
+    help="Number format: float16 or q8_0 for gguf; float32, bfloat16 or float16 for safetensors.  [default:"
+    " float16 for gguf; as stored for safetensors]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(*, model: str, folder: str, format: str, type: str | None, as_json: bool) -> None:
+    """Write MODEL, a name or a folder, to FOLDER for other tools.
+
+    A GGUF file goes into FOLDER under the model's name; a safetensors checkpoint is FOLDER itself.
+    """
+    from conjure.lm.export import export
+
+    with StatusLine() as status:
+        written = export(
+            model,
+            folder,
+            format=format,
+            type=type,
+            progress=lambda done, total: status.show(f"Converting… {done} of {total} tensors"),
+        )
+    if as_json:
+        write_json(
+            {
+                "path": str(written.path),
+                "format": written.format,
+                "type": written.type,
+                "size_bytes": written.size_bytes,
+            }
+        )
+        return
+    click.echo(written.path)
+    note(f"{written.type}, {written.size_bytes / 1e6:,.1f} MB")
+    note(f"Try it: {_next_step(written.format, str(written.path))}")
+
+
+def _next_step(format: str, path: str) -> str:
+    if format == "gguf":
+        return f"llama-cli --model {path} --prompt 'Once' --n-predict 70 --no-conversation"
+    return f"conjure generate --model {path}"
