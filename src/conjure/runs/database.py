@@ -1,7 +1,7 @@
 """SQLite as the store needs it: patient with other processes, and with errors people can act on.
 
-Main entries: `connect`, `with_patience`, `foreign_errors`. Invariant: no exception of SQLite's leaves
-`foreign_errors`.
+Main entries: `connect`, `is_damaged`, `with_patience`, `foreign_errors`. Invariant: no exception of SQLite's
+leaves `foreign_errors`.
 """
 
 import sqlite3
@@ -27,6 +27,20 @@ def connect(path: Path) -> sqlite3.Connection:
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         with_patience(lambda: connection.execute("PRAGMA journal_mode = WAL"))
     return connection
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a database file is there that SQLite cannot read through."""
+    if not path.exists():
+        return False
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
+        try:
+            return connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok"
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def with_patience(act: Callable[[], Any]) -> Any:
@@ -75,7 +89,7 @@ def _translated(home: Home, error: sqlite3.Error) -> StoreError:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreError(
             f"conjure's database is damaged ({error})",
-            fix=f"move {home.database} away; the next command rebuilds it from the run folders",
+            fix="conjure doctor --reindex (it rebuilds the database from the run folders)",
         )
     return StoreError(
         f"conjure's database {home.database} cannot be used: {error}",

@@ -330,6 +330,10 @@ class Store:
         """Runs that have not ended, oldest first."""
         return self._rows("WHERE end_reason IS NULL ORDER BY number")
 
+    def numbers(self) -> set[int]:
+        """The numbers of all runs there are rows of."""
+        return {row["number"] for row in self._query("SELECT number FROM runs")}
+
     def newest_number(self) -> int | None:
         """The highest number given, or None before the first run."""
         return self._value("SELECT max(number) FROM runs")

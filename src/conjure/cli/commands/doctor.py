@@ -1,0 +1,69 @@
+"""`conjure doctor`: whether everything conjure needs is in order."""
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import click
+
+from conjure.cli.render import note, on_terminal, visible, write_json
+from conjure.core.home import Home
+from conjure.runs.health import Finding, Rebuilt, State, examine, rebuild
+
+_COLOURS = {State.OK: "green", State.WARNING: "yellow", State.FAULT: "red"}
+_MARKS = {State.OK: "✓", State.WARNING: "!", State.FAULT: "✗"}
+_NAME_WIDTH = 15
+
+
+@click.command
+@click.option("--reindex", is_flag=True, help="First rebuild the database from the run folders.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of findings: name, state, text, fix.")
+def command(*, reindex: bool, as_json: bool) -> int:
+    """Check conjure's home, database and tools. The exit status is 1 if anything is at fault."""
+    home = Home.from_environment()
+    if reindex:
+        note(_what_was_rebuilt(rebuild(home)))
+    found = []
+    for finding in _findings(home):
+        found.append(finding)
+        if not as_json:
+            _show(finding)
+    if as_json:
+        write_json([finding.to_json() for finding in found])
+    return int(any(finding.state is State.FAULT for finding in found))
+
+
+def _findings(home: Home) -> Iterator[Finding]:
+    yield Finding("conjure", State.OK, f"{version('conjure')}, python {platform.python_version()}")
+    yield from examine(home)
+    yield _language_models()
+
+
+def _language_models() -> Finding:
+    """Whether models can run here, and on what; nothing heavy is imported to answer that."""
+    if find_spec("torch") is None:
+        text = "not installed; the run half does not need them"
+        return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
+    from conjure.lm.native import describe
+
+    return Finding("language models", State.OK, f"int8 engine: {describe()}")
+
+
+def _what_was_rebuilt(rebuilt: Rebuilt) -> str:
+    count = len(rebuilt.numbers)
+    text = f"rebuilt the records of {count:,} run{'s' * (count != 1)}"
+    if rebuilt.unreadable:
+        text += f"; without a readable record: {', '.join(map(str, rebuilt.unreadable))}"
+    if rebuilt.set_aside is not None:
+        text += f"; the damaged file is now {rebuilt.set_aside}, and links have to be given again"
+    return text
+
+
+def _show(finding: Finding) -> None:
+    mark = _MARKS[finding.state] if on_terminal() else finding.state.ljust(7)
+    shown = click.style(mark, fg=_COLOURS[finding.state])
+    click.echo(f"{shown} {finding.name:<{_NAME_WIDTH}}  {visible(finding.text)}")
+    if finding.fix is not None:
+        indent = " " * (len(mark) + _NAME_WIDTH + 3)
+        click.echo(f"{indent}{click.style('try:', bold=True)} {finding.fix}")
