@@ -52,7 +52,7 @@ def run_uv(
     Raises:
         BuildError: uv failed.
     """
-    lines = []
+    lines, has_failed = [], False
     with subprocess.Popen(
         [uv_program(), "--no-config", "--no-progress", "--color", "never", *arguments],
         cwd=folder,
@@ -67,8 +67,10 @@ def run_uv(
         try:
             for line in process.stderr:
                 lines.append(redact_text(line.rstrip()))
-                if not lines[-1].startswith("Using Python"):  # its path is a temporary one
-                    report(lines[-1])
+                has_failed = has_failed or _is_start(lines[-1])
+                # Errors are raised; and the path of what is being built is a temporary one.
+                if not has_failed and not lines[-1].startswith("Using Python"):
+                    report(lines[-1].strip())
         except BaseException:  # a run that is stopped while it is being built
             process.kill()
             raise

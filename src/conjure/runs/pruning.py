@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.runs import code_store, environment, mirrors
+from conjure.runs.carrying import BEFORE, WORK
 from conjure.runs.custody import RunLock
 from conjure.runs.inputs import KEPT_FILES
 from conjure.runs.resources import versions
@@ -41,10 +42,17 @@ class Pruned:
 
 
 def recoverable(home: Home, store: Store) -> list[int]:
-    """Ended runs whose working folders are still there, for `conjure recover`."""
+    """Ended runs whose outputs were never saved, and still could be by `conjure recover`."""
+    return [
+        number for number in _with_working_folder(home, store) if (home.run_folder(number) / BEFORE).exists()
+    ]
+
+
+def _with_working_folder(home: Home, store: Store) -> list[int]:
+    """Ended runs whose working folders are still there."""
     at_work = {record.number for record in store.active()}
     numbers = (number for number in folder_numbers(home.runs) if number not in at_work)
-    return [number for number in numbers if (home.run_folder(number) / "work").is_dir()]
+    return [number for number in numbers if (home.run_folder(number) / WORK).is_dir()]
 
 
 def prune(home: Home, store: Store, *, everything: bool = False, now: float | None = None) -> Pruned:
@@ -59,11 +67,11 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
     size = 0
     long_ago = (time.time() if now is None else now) - _YOUNG_S
     folders = []
-    for number in recoverable(home, store):
+    for number in _with_working_folder(home, store):
         with RunLock.possession(home.run_folder(number)) as ours:
             if ours:  # nobody is recovering it at this moment
                 folders.append(number)
-                size += _remove(home.run_folder(number) / "work")
+                size += _remove(home.run_folder(number) / WORK)
     files = [path for path in _unused_files(home, store) if _changed_at(path) < long_ago]
     left_behind = [path for path in _left_behind(home) if _changed_at(path) < long_ago]
     size += sum(map(_remove, (*files, *left_behind)))

@@ -49,6 +49,8 @@ def test_working_folders_of_ended_runs_only(home: Home, store: Store) -> None:
     add_work(home, 1, {"half.bin": "12345"})
     add_work(home, 2, {"alive": "a"})
     add_outputs(home, 3, {"kept": "k"})
+    assert recoverable(home, store) == []  # it was never scanned: its command never started
+    (home.run_folder(1) / "before.json").touch()
     assert recoverable(home, store) == [1]
     freed = prune(home, store)
     assert (freed.working_folders, freed.size_bytes) == ((1,), 5)
