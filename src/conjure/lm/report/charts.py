@@ -49,7 +49,7 @@ def loss_curve(course: Course) -> Markup:
     losses = [loss for _, loss in (*train, *held_out)] or [0.0, 1.0]
     low, high = min(losses), max(losses)
     pad = 0.06 * (high - low) or 0.5
-    frame = _Frame(20, 194, 0, max(course.steps, 1), low - pad, high + pad)
+    frame = _Frame(32, 182, 0, max(course.steps, 1), low - pad, high + pad)
     return _chart(
         f"Line chart of the loss over {course.steps:,} training steps",
         frame.bottom + 40,
@@ -203,7 +203,7 @@ def _kept(frame: _Frame, course: Course) -> list[Markup]:
             "text",
             label,
             x=x - 5 if on_left else x + 5,
-            y=frame.top + 10,
+            y=frame.top - 6,
             text_anchor="end" if on_left else "start",
             class_="label",
         ),

@@ -31,7 +31,8 @@ def closest(side: Side) -> Markup:
     """The samples with most in common with a training record, each above that record."""
     rank = {"copy": 0, "near copy": 1, "own": 2}
     order = sorted(side.samples, key=lambda sample: (rank[sample.originality], -sample.run.characters))
-    shown = [sample for sample in order if sample.run.characters][:_CLOSEST]
+    different = {sample.text: sample for sample in reversed(order) if sample.run.characters}
+    shown = list(reversed(different.values()))[:_CLOSEST]
     cards = [_card(sample, "tuned", with_record=True) for sample in shown]
     return element("div", element("h3", "Closest to the training text"), cards)
 
@@ -75,6 +76,8 @@ def _quoted(sample: SampleFacts, *, mark: bool) -> Markup:
 
 def _record(sample: SampleFacts) -> Markup:
     run, (_, verbatim, _) = sample.run, _parted(sample)
+    if not run.before and not run.after and verbatim == sample.text.strip():
+        return element("footer", f"It is training record {run.record + 1:,}, word for word.")
     return element(
         "footer",
         f"Training record {run.record + 1:,} has {run.characters:,} characters of it:",

@@ -16,7 +16,6 @@ from conjure.lm.report.novelty import COPY_WORDS, LONGEST_NGRAM, NEAR_COPY_RUN_W
 
 _SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
 _ENDINGS = {"early_stop": ", where it stopped early", "interrupted": ", where it was interrupted"}
-_LONGEST_LIST = 8  # values of a setting that is a list
 _NO_FETCHING = "default-src 'none'; style-src 'unsafe-inline'"  # for the browser to hold the page to it
 
 
@@ -67,12 +66,13 @@ def _finding(finding: Finding) -> Markup:
 def _held_out(report: Report) -> Markup:
     course = report.course
     ended = f"Training took {course.steps:,} steps{_ENDINGS.get(course.end_reason, '')}."
+    measured = [("unseen", "held-out loss")] if report.held_out is not None else []
     curve = figure(
         loss_curve(course),
         f"{ended} The weights of step {course.kept_step:,} were kept. These losses are over packed blocks of "
         "tokens, so they differ a little from those in the table.",
         ("train", "training loss"),
-        ("unseen", "held-out loss"),
+        *measured,
     )
     return section(
         "Better on unseen text?",
@@ -245,14 +245,15 @@ def _facts(values: Plain) -> Markup:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Names and values in words; long lists of numbers, which nobody reads, are left out."""
+    """Names and values in words; histograms, which nobody reads as text, are left out."""
     for key, value in values.items():
         name = f"{prefix}{key.replace('_', ' ')}"
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}: ")
-        elif not isinstance(value, list | tuple):
+            if not any(isinstance(part, list) for part in value.values()):
+                yield from _flat(value, f"{name}: ")
+        elif not isinstance(value, list):
             yield name, _plain(value)
-        elif value and len(value) <= _LONGEST_LIST:
+        elif value:
             yield name, "; ".join(map(_plain, value))
 
 

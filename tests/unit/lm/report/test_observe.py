@@ -1,0 +1,82 @@
+"""What is read from the data for a report, and what a model does with it."""
+
+import pytest
+
+from conjure.lm.data import tokenise
+from conjure.lm.generate import GenerationRequest, generate
+from conjure.lm.holdout import hold_out
+from conjure.lm.readers import read_records
+from conjure.lm.report.observe import excerpts, held_out_texts, observe, record_texts
+from conjure.lm.score import score
+from support.models import tiny_model, tiny_tokenizer
+from support.records import many_records, write_records
+
+
+@pytest.fixture
+def split_of(tmp_path):
+    def make(texts, **options):
+        path = write_records(tmp_path / "texts.jsonl", texts)
+        return hold_out(tokenise(read_records([path]), tiny_tokenizer(), cache=tmp_path / "cache", **options))
+
+    return make
+
+
+@pytest.mark.parametrize("end_of_text", [True, False])
+def test_record_texts_are_the_records(split_of, end_of_text):
+    texts = [*many_records(100), "猫は寝ている。", "the last <|endoftext|> one"]
+    split = split_of(texts, end_of_text=end_of_text)
+    train, held_out = (
+        list(record_texts(stream, tiny_tokenizer())) for stream in (split.train, split.heldout)
+    )
+    assert sorted(train + held_out) == sorted(texts)
+    assert held_out_texts(split.heldout, tiny_tokenizer()) == held_out
+
+
+def test_a_record_longer_than_a_reading_is_whole(split_of):
+    novel = "猫 and a cat. " * 8_000  # a reading ends within a character, and so may the training part
+    split = split_of([novel])
+    assert split.method == "tail"
+    (train,) = record_texts(split.train, tiny_tokenizer())
+    assert len(split.train) > 1 << 16
+    assert novel.startswith(train.removesuffix("\ufffd"))
+    assert len(train) > 0.85 * len(novel)
+
+
+def test_held_out_texts_are_few_where_there_are_many(split_of):
+    split = split_of(many_records(400))
+    all_texts = list(record_texts(split.heldout, tiny_tokenizer()))
+    some = held_out_texts(split.heldout, tiny_tokenizer(), tokens=len(split.heldout) // 4)
+    assert 0.15 < len(some) / len(all_texts) < 0.35
+    assert set(some) < set(all_texts)
+    assert some[0] == all_texts[0]  # … and from all over the stream:
+    assert all_texts.index(some[-1]) > 0.7 * len(all_texts)
+    assert held_out_texts(None, tiny_tokenizer()) == []
+
+
+def test_a_long_held_out_record_is_cut(split_of):
+    split = split_of(["one two three " * 500])
+    (text,) = held_out_texts(split.heldout, tiny_tokenizer(), tokens=50)
+    assert len(tiny_tokenizer().encode(text)) <= 50
+
+
+def test_excerpts_are_as_long_as_samples_beginnings_first():
+    texts = ["a b c d e f", "g h"]
+    tokens = len(tiny_tokenizer().encode(" b c"))
+    pieces = excerpts(texts, tiny_tokenizer(), tokens=tokens, count=3)
+    assert len(pieces) == 3
+    assert (texts[0].startswith(pieces[0]), texts[1].startswith(pieces[1])) == (True, True)
+    assert pieces[0] + pieces[2] == texts[0][: len(pieces[0] + pieces[2])]
+    assert excerpts([], tiny_tokenizer(), tokens=5, count=3) == []
+    assert excerpts(["  "], tiny_tokenizer(), tokens=5, count=3) == []
+
+
+def test_observing_generates_and_scores():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    request = GenerationRequest(num_samples=3, max_new_tokens=5, seed=1)
+    seen = observe("tiny", model, tokenizer, ["a cat", "the dog ticks"], request)
+    assert seen.name == "tiny"
+    assert seen.samples == generate(model, tokenizer, request)
+    assert [tally.total for tally in seen.scores] == pytest.approx(
+        [score(model, tokenizer, text).total for text in ("a cat", "the dog ticks")]
+    )
+    assert seen.windows.context == 32
