@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from conjure.core.home import Home
+from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import BuildError, StoreError
 from conjure.runs.custody import close_abandoned
 from conjure.runs.database import is_damaged
@@ -106,7 +106,9 @@ def _set_aside(home: Home) -> Path:
 
 def _home(home: Home) -> Finding:
     root = home.root
-    if not root.is_dir():
+    if root.exists() and not root.is_dir():
+        return Finding("home", State.FAULT, f"{root} is not a folder", f"set {HOME_VARIABLE} to a folder")
+    if not root.exists():
         return Finding("home", State.OK, f"{root} (not there yet; the first run makes it)")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         return Finding("home", State.FAULT, f"{root} cannot be written", f"chmod u+rwx {root}")
@@ -132,9 +134,9 @@ def _database(home: Home) -> Iterator[Finding]:
 
 
 def _integrity(store: Store) -> Finding:
-    faults = store.faults()
-    if faults:
-        return Finding("database", State.FAULT, "; ".join(faults), _REINDEX)
+    strays = store.stray_rows()
+    if strays:
+        return Finding("database", State.FAULT, "; ".join(strays), _REINDEX)
     return Finding("database", State.OK, f"schema {NEWEST}, no faults")
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -21,7 +20,8 @@ from conjure.runs.store import Store
 
 _ONE_LOOK_S = 0.5
 _EVERY_S = 1.0
-_CLEAR_SCREEN = "\x1b[H\x1b[J"
+
+Fact = tuple[str, str | Cell]
 
 
 @click.command
@@ -32,13 +32,10 @@ def command(number: int, *, following: bool, as_json: bool) -> None:
     """Show processor, memory, disk and GPU use of run NUMBER: now while it runs, in all, and the peaks."""
     home = Home.from_environment()
     with open_store(home) as store:
-        looks = _looks(home, store, number, following=following)
+        show = _write if as_json else _View(in_place=following and on_terminal(), lines=following).show
         try:
-            for record, sample in looks:
-                if as_json:
-                    write_json(_to_json(record, sample))
-                else:
-                    _show(record, sample, following=following)
+            for record, sample in _looks(home, store, number, following=following):
+                show(record, sample)
         except KeyboardInterrupt:
             if not following:
                 raise
@@ -62,13 +59,16 @@ def _looks(
     yield record, None
 
 
-def _to_json(record: RunRecord, sample: Sample | None) -> dict[str, Any]:
-    return {
-        "number": record.number,
-        "status": str(record.status),
-        "now": None if sample is None else sample.to_json(),
-        "usage": asdict(_usage(record, sample)),
-    }
+def _write(record: RunRecord, sample: Sample | None) -> None:
+    """One look as JSON."""
+    write_json(
+        {
+            "number": record.number,
+            "status": str(record.status),
+            "now": None if sample is None else sample.to_json(),
+            "usage": asdict(_usage(record, sample)),
+        }
+    )
 
 
 def _usage(record: RunRecord, sample: Sample | None) -> Usage:
@@ -86,23 +86,44 @@ def _usage(record: RunRecord, sample: Sample | None) -> Usage:
     )
 
 
-def _show(record: RunRecord, sample: Sample | None, *, following: bool) -> None:
-    if following and not on_terminal() and sample is not None:
-        click.echo(_line(sample))
-        return
-    if following and on_terminal():
-        click.echo(_CLEAR_SCREEN, nl=False)
-    facts: list[tuple[str, str | Cell]] = [("run", str(record.number)), ("status", status_cell(record.facts))]
-    if sample is not None:
-        facts += _now(sample)
-    if sample is not None or record.usage is not None:
-        facts += _in_all(_usage(record, sample))
-    show_facts(facts)
-    if sample is None and record.usage is None:
-        note(f"it is not known what run {record.number} used")
+class _View:
+    """Shows looks to a person.
+
+    Args:
+        in_place: Each look in the place of the one before.
+        lines: Otherwise, one line per look while the run goes on.
+    """
+
+    def __init__(self, *, in_place: bool, lines: bool) -> None:
+        self._in_place = in_place
+        self._lines = lines
+        self._height = 0
+
+    def show(self, record: RunRecord, sample: Sample | None) -> None:
+        """Show one look."""
+        if self._lines and not self._in_place and sample is not None:
+            click.echo(_line(sample))
+            return
+        facts = _facts(record, sample)
+        if self._in_place and self._height:
+            click.echo(f"\x1b[{self._height}F\x1b[J", nl=False)
+        show_facts(facts)
+        self._height = len(facts)
+        if sample is None and not record.status.is_final:
+            note(f"run {record.number} cannot be looked at from here; is it on another machine?")
 
 
-def _now(sample: Sample) -> list[tuple[str, str | Cell]]:
+def _facts(record: RunRecord, sample: Sample | None) -> list[Fact]:
+    known = sample is not None or record.usage is not None
+    return [
+        ("run", str(record.number)),
+        ("status", status_cell(record.facts)),
+        *([] if sample is None else _now(sample)),
+        *(_in_all(_usage(record, sample)) if known else [("usage", "not known")]),
+    ]
+
+
+def _now(sample: Sample) -> list[Fact]:
     return [
         ("processes", str(sample.processes)),
         ("cpu", f"{sample.cpu_percent:.0f} %"),
@@ -112,7 +133,7 @@ def _now(sample: Sample) -> list[tuple[str, str | Cell]]:
     ]
 
 
-def _in_all(usage: Usage) -> list[tuple[str, str | Cell]]:
+def _in_all(usage: Usage) -> list[Fact]:
     gpu = usage.peak_gpu_memory_bytes
     return [
         ("peak memory", format_size(usage.peak_memory_bytes)),
