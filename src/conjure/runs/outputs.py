@@ -115,8 +115,12 @@ def collect(
     for name in found.links:
         _save_link(workdir, destination, name, found)
     for name in found.files:
-        with suppress(FileNotFoundError):  # a process that outlived the command has removed it
+        try:
             _save_file(workdir / name, destination / name)
+        except FileNotFoundError:
+            continue  # a process that outlived the command has removed it
+        except PermissionError as error:  # it belongs to somebody else, as containers like to have it
+            found.skipped.append(f"{name} cannot be saved: {error.strerror}")
     return take_manifest(destination, skipped=found.skipped)
 
 
@@ -150,7 +154,10 @@ def _find_changed(workdir: Path, before: Before, choice: _Choice) -> _Changed:
             _open_up(entry)
         return bool(choice.include) or not choice.default.matches(name)
 
-    for name, entry in walk(workdir, enter=enter):
+    def pass_over(name: str, error: OSError) -> None:
+        found.skipped.append(f"{name[:200]} cannot be read: {error.strerror}")
+
+    for name, entry in walk(workdir, enter=enter, on_error=pass_over):
         if entry.is_dir(follow_symlinks=False) or not choice.wants(name):
             continue
         with suppress(FileNotFoundError):
@@ -209,14 +216,15 @@ def _save_file(file: Path, saved: Path) -> None:
         _copy_file(file, saved)
         file.unlink()
         return
-    file.chmod(_kept_mode(facts.st_mode))  # before it moves: what is in the outputs is always read-only
     try:
+        file.chmod(_kept_mode(facts.st_mode))  # before it moves: what is in the outputs is always read-only
         file.rename(saved)
     except OSError as error:
-        if error.errno != errno.EXDEV:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES):
             raise
-        _copy_file(file, saved)
-        file.unlink()
+        _copy_file(file, saved)  # from another filesystem, or somebody else's
+        with suppress(PermissionError):
+            file.unlink()
 
 
 def _copy_file(file: Path, saved: Path) -> None:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,30 +35,48 @@ class Copied:
     skipped: list[str] = field(default_factory=list)
 
 
+Enter = Callable[[str, os.DirEntry[str]], bool]
+OnError = Callable[[str, OSError], None]
+
+
 def walk(
-    root: Path, *, enter: Callable[[str, os.DirEntry[str]], bool] | None = None
+    root: Path, *, enter: Enter | None = None, on_error: OnError | None = None
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Every entry below `root` with its name relative to it: a folder, then what is in it, in order of name.
 
     Args:
         root: The folder to start from.
         enter: Asked for each folder whether to look into it; a refused one is not given out either.
+        on_error: Told of a folder that cannot be read, which is then passed over; without it that is raised.
+
+    Raises:
+        OSError: A folder cannot be read.
     """
-    yield from _walk(str(root), "", enter)
+    # A stack rather than recursion: a command may nest folders deeper than Python nests calls.
+    waiting = [iter(_entries(str(root), "", on_error))]
+    while waiting:
+        named = next(waiting[-1], None)
+        if named is None:
+            waiting.pop()
+            continue
+        name, entry = named
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if is_folder and enter is not None and not enter(name, entry):
+            continue
+        yield name, entry
+        if is_folder:
+            waiting.append(iter(_entries(entry.path, f"{name}/", on_error)))
 
 
-def _walk(
-    folder: str, prefix: str, enter: Callable[[str, os.DirEntry[str]], bool] | None
-) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        name = prefix + entry.name
-        if not entry.is_dir(follow_symlinks=False):
-            yield name, entry
-        elif enter is None or enter(name, entry):
-            yield name, entry
-            yield from _walk(entry.path, f"{name}/", enter)
+def _entries(folder: str, prefix: str, on_error: OnError | None) -> list[tuple[str, os.DirEntry[str]]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(((prefix + entry.name, entry) for entry in entries), key=lambda named: named[0])
+    except OSError as error:
+        if on_error is None:
+            raise
+        on_error(prefix.rstrip("/"), error)
+        return []
 
 
 def clone_file(source: Path, destination: Path, *, mode: int) -> int:
@@ -213,6 +232,12 @@ def remove_tree(folder: Path) -> None:
         return True
 
     folder.chmod(stat.S_IRWXU)
-    for _ in walk(folder, enter=open_up):
-        pass
-    shutil.rmtree(folder)
+    try:
+        for _ in walk(folder, enter=open_up):
+            pass
+        shutil.rmtree(folder)
+    except (RecursionError, OSError):
+        # Nested too deep for a path's length or Python's recursion; rm descends step by step.
+        subprocess.run(["rm", "-rf", "--", str(folder)], capture_output=True, check=False)
+        if folder.exists():
+            raise

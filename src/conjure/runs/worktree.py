@@ -6,6 +6,7 @@ to the code's root, and only regular files and symbolic links are listed.
 
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ IGNORE_FILE = ".conjureignore"
 
 _GITLINK = b"160000"
 _LIST_ALL = ("--cached", "--others", "--exclude-standard")
+_FOREIGN = re.compile("dubious ownership in repository at '(.*)'")
 _LFS_HEADER = b"version https://git-lfs.github.com/spec/v1\n"
 _LFS_POINTER_SIZES = range(100, 1024)  # the specification's limit; real ones have about 130 bytes
 
@@ -87,19 +89,21 @@ def find_repository(folder: Path, home: Home) -> Repository | None:
         below = Path(os.fsdecode(finish(prefix, "rev-parse").removesuffix(b"\n")))
     except GitError as error:
         status.communicate()
-        if "dubious ownership" in error.words:
-            raise _foreign_repository(folder) from error
-        return None  # not in a repository, or in one without a work tree
+        foreign = _FOREIGN.search(error.words)
+        if foreign is not None:
+            raise SnapshotError(
+                f"the git repository {foreign[1]} belongs to another user, and git refuses to read it",
+                fix=f"git config --global --add safe.directory {foreign[1]}",
+            ) from error
+        return None
     resolved = folder.resolve()
     root = resolved.parents[len(below.parts) - 1] if below.parts else resolved
-    return _repository(root, finish(status, "status"))
-
-
-def _foreign_repository(folder: Path) -> SnapshotError:
-    return SnapshotError(
-        f"the git repository around {folder} belongs to another user, and git refuses to read it",
-        fix=f"git config --global --add safe.directory {folder}",
-    )
+    try:
+        return _repository(root, finish(status, "status"))
+    except GitError as error:
+        if "must be run in a work tree" in error.words:  # a bare repository, or the inside of a .git
+            return None
+        raise
 
 
 def _repository(root: Path, status: bytes) -> Repository:

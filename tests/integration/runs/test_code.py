@@ -149,6 +149,10 @@ class TestRepository:
             code.checkout(home, taken.tree, home.root / f"out{number}")
             assert read_files(home.root / f"out{number}")["train.py"] == "one\n"
 
+    def test_repository_without_a_work_tree(self, home: Home, project: Path) -> None:
+        taken, files = take(home, project / ".git")
+        assert (taken.commit, "HEAD" in files) == (None, True)
+
     def test_called_from_a_hook(self, home: Home, project: Path, tmp_path: Path, monkeypatch) -> None:
         make_repository(tmp_path / "other", {"other.txt": "o"})
         monkeypatch.setenv("GIT_DIR", str(tmp_path / "other/.git"))
@@ -445,7 +449,7 @@ class TestRefusals:
         for path in (project, *project.rglob("*")):
             os.chown(path, 12345, 12345, follow_symlinks=False)
         with pytest.raises(SnapshotError, match="belongs to another user") as caught:
-            code.snapshot(home, project, number=1)
+            code.snapshot(home, project / "examples", number=1)
         assert caught.value.fix == f"git config --global --add safe.directory {project}"
         (tmp_path / "gitconfig").write_text(f"[safe]\n\tdirectory = {project}\n")
         assert take(home, project)[1]["train.py"] == "one\n"

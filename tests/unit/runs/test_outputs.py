@@ -126,6 +126,32 @@ class TestHowTheyAreKept:
         assert save(work, before)[0] == {"out/model": "m"}
         assert not (work / "out/model").exists()
 
+    def test_files_of_somebody_else(self, work: Path, monkeypatch) -> None:
+        before = scan(work)
+        write_files(work, {"theirs": "t", "mine": "m"})
+        chmod = Path.chmod
+
+        def refused(self: Path, mode: int) -> None:
+            if self.name == "theirs" and self.parent == work:
+                raise PermissionError(1, "Operation not permitted")
+            chmod(self, mode)
+
+        monkeypatch.setattr(Path, "chmod", refused)
+        assert save(work, before) == ({"theirs": "t", "mine": "m"}, [])
+
+    def test_files_of_somebody_else_that_we_may_not_read(self, work: Path, monkeypatch) -> None:
+        before = scan(work)
+        write_files(work, {"theirs": "t", "mine": "m"})
+        saved = outputs._save_file
+
+        def refused(file: Path, target: Path) -> None:
+            if file.name == "theirs":
+                raise PermissionError(13, "Permission denied")
+            saved(file, target)
+
+        monkeypatch.setattr(outputs, "_save_file", refused)
+        assert save(work, before) == ({"mine": "m"}, ["theirs cannot be saved: Permission denied"])
+
     def test_names_that_are_not_utf8(self, work: Path) -> None:
         before = scan(work)
         odd = os.fsdecode(b"caf\xe9\n\xff")

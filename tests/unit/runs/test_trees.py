@@ -16,6 +16,45 @@ def test_walk_gives_folders_before_their_content_and_follows_no_link(tmp_path: P
     assert [name for name, _ in walk(tmp_path, enter=lambda name, _: name != "b")] == ["a", "link"]
 
 
+def test_walk_passes_over_what_cannot_be_read(tmp_path: Path, monkeypatch) -> None:
+    write_files(tmp_path, {"a/inner": "", "b": ""})
+    scandir, told = os.scandir, []
+
+    def refused(folder: str):
+        if folder.endswith("/a"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = walk(tmp_path, on_error=lambda name, error: told.append((name, error.errno)))
+    assert ([name for name, _ in found], told) == (["a", "b"], [("a", 13)])
+    with pytest.raises(PermissionError):
+        list(walk(tmp_path))
+
+
+@pytest.fixture
+def abyss(tmp_path: Path):
+    """A folder nested deeper than a path may be long, and how deep."""
+    start = os.open(tmp_path, os.O_RDONLY)
+    here = start
+    for _ in range(2500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    return tmp_path / "d"
+
+
+def test_folders_nested_deeper_than_calls(abyss: Path) -> None:
+    errors = []
+    names = [name for name, _ in walk(abyss, on_error=lambda _, error: errors.append(error.strerror))]
+    assert len(names) > 1500
+    assert errors == ["File name too long"]
+    remove_tree(abyss)
+    assert not abyss.exists()
+
+
 class TestCloneFile:
     def test_content_time_and_mode(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(b"x" * 100_000)
