@@ -297,7 +297,7 @@ def test_a_file_that_is_no_database_is_one_sentence(home):
     home.database.write_bytes(b"x" * 5000)
     with pytest.raises(StoreError, match="conjure's database is damaged") as caught:
         Store.open(home)
-    assert "the next command rebuilds it" in caught.value.fix
+    assert "conjure doctor --reindex" in caught.value.fix
 
 
 def test_a_clock_that_jumps_back_harms_no_status(home):
