@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conjure.lm.report.matching import SEPARATOR, LongestMatches
-from conjure.lm.report.words import SeenNgrams
+from conjure.lm.report.words import SeenNgrams, words_in_order
 
 # Few symbols, so that stretches repeat, overlap themselves and tie.
 texts = st.lists(st.text("abc", max_size=24), max_size=5)
@@ -61,6 +61,16 @@ def test_seen_ngrams_are_those_of_brute_force(texts, stream, longest):
             assert seen.counts(index, n) == (len(own), sum(gram not in known for gram in own))
             covered = {place + k for place, gram in enumerate(own) if gram in known for k in range(n)}
             assert seen.covered_words(index, n) == len(covered)
+
+
+@given(words, words)
+def test_words_in_order_are_those_of_the_table(one, other):
+    row = [0] * (len(other) + 1)
+    for word in one:
+        above, row = row, [0]
+        for place, there in enumerate(other):
+            row.append(above[place] + 1 if word == there else max(above[place + 1], row[place]))
+    assert words_in_order(one, other) == row[-1]
 
 
 def ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:

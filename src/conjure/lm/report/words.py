@@ -1,8 +1,8 @@
 """What counts as a word, and which sequences of words a stream of texts has in common with some short ones.
 
-Main entries: `split_words`, `SeenNgrams`. Words are compared without case and punctuation, so that a new line
-break or another kind of quotation mark does not make a copied sentence look new. Invariant: what was seen
-does not depend on how the stream is cut.
+Main entries: `split_words`, `SeenNgrams`, `words_in_order`. Words are compared without case and punctuation,
+so that a new line break or another kind of quotation mark does not make a copied sentence look new.
+Invariant: what was seen does not depend on how the stream is cut.
 """
 
 import re
@@ -33,6 +33,23 @@ def split_words(text: str) -> list[str]:
 def count_whole_words(text: str, start: int, end: int) -> int:
     """How many words of a text lie between two places in it; a word cut by either does not count."""
     return sum(start <= word.start() and word.end() <= end for word in _WORD.finditer(text))
+
+
+def words_in_order(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many words two texts have in common in the same order: the length of the longest such sequence.
+
+    Source:
+        Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a row of the table is one whole number.
+    """
+    places: dict[str, int] = {}
+    for place, word in enumerate(other):
+        places[word] = places.get(word, 0) | 1 << place
+    every = (1 << len(other)) - 1
+    row = every
+    for word in one:
+        taken = row & places.get(word, 0)
+        row = (row + taken | row - taken) & every
+    return len(other) - row.bit_count()
 
 
 class SeenNgrams:

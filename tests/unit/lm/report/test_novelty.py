@@ -27,7 +27,9 @@ def compare(*texts: str, training=RECORDS) -> list[Overlap]:
         ("No.", "copy"),  # … unless they are a whole record
         ("the moon is so bright tonight, that the burglars have postponed", "near copy"),  # punctuation, case
         ("The moon is so bright tonight that the burglars have left.", "near copy"),  # the last word is new
-        ("The moon is so bright that the burglars have left.", "own"),
+        ("The moon is so bright that all burglars have postponed.", "near copy"),  # a word here and there
+        ("The moon is so bright that my uncle has postponed it.", "own"),
+        ("No, no.", "own"),
         ("", "own"),
         (" \n", "own"),
     ],
@@ -42,6 +44,18 @@ def test_a_long_verbatim_run_inside_a_longer_text_makes_a_near_copy():
     overlap = compare(f"{own} {planted}", training=[f"Before it all, {planted}and after."])[0]
     assert overlap.originality == "near copy"
     assert overlap.run.words == 25
+
+
+def test_a_text_stitched_together_from_two_records_is_a_near_copy():
+    stitched = "The moon is so bright tonight, and a hammock holds two people for as long"
+    assert compare(stitched)[0].originality == "near copy"
+
+
+def test_a_long_text_with_other_punctuation_is_a_near_copy():
+    novel = " ".join(f"word{index}" for index in range(2000))
+    passage = "; ".join(f"Word{index}" for index in range(900, 1100))
+    overlap = compare(passage, training=[novel])[0]
+    assert (overlap.originality, overlap.words, overlap.kept_words) == ("near copy", 200, 200)
 
 
 def test_a_run_says_where_it_is_and_what_is_around_it():
