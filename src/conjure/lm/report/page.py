@@ -172,8 +172,8 @@ def _copying_table(report: Report) -> Markup:
     columns += [report.normal.novelty] if report.normal is not None else []
     copy = f"the whole text stands in one training record, and has {COPY_WORDS} words or is all of it"
     near = (
-        f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words ({COPY_WORDS} at least) stand in the "
-        f"same order in one record, or in stretches of {COPY_WORDS} that records hold; or "
+        f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words ({COPY_WORDS} at least) stand in "
+        f"the same order in one record, or in stretches of {COPY_WORDS} that records hold; or "
         f"{NEAR_COPY_RUN_WORDS} words in a row stand there verbatim"
     )
     return table(
