@@ -15,7 +15,7 @@ _SECRET_NAME = re.compile(
     r"|credential|credentials|auth|cookie|session|private|dsn|netrc)(?:$|[_\-.\d])",
     re.IGNORECASE,
 )
-_URL_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/@\s]+@", re.IGNORECASE)
+_URL_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{0,30}://)[^/@\s]+@", re.IGNORECASE)
 
 _TOKEN_SHAPES = re.compile(
     r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}|\b(?P<bearer>Bearer\s+)[^\s'\"]+"

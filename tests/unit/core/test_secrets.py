@@ -62,3 +62,10 @@ def test_everyday_lines_stay_as_they_are(line):
 def test_secrets_among_arguments():
     given = ("x", "--token", "abc", "--no-key", "--api-key=zzz", "--lr", "3")
     assert redact_command(given) == ("x", "--token", "***", "--no-key", "--api-key=***", "--lr", "3")
+
+
+def test_a_long_word_is_looked_through_once():
+    """Looking again from each letter would take longer than a test may."""
+    word = "aGVsbG8" * 20_000
+    assert redact_command((word,)) == (word,)
+    assert redact_text(f"{word}://me:pw@host") == f"{word}://***@host"
