@@ -13,6 +13,7 @@ from conjure.runs.series import Series, thin
 
 _SMALLEST = (30, 8)
 _TALLEST = 24
+_REST = 2  # lines that plotext leaves free below
 
 
 def show_curve(title: str, series: Series, *, share: int = 1) -> None:
@@ -26,7 +27,7 @@ def show_curve(title: str, series: Series, *, share: int = 1) -> None:
     from plotext import figure  # half a tenth of a second that only plots need
 
     columns, lines = shutil.get_terminal_size()
-    width, height = max(columns, _SMALLEST[0]), max(min((lines - 1) // share, _TALLEST), _SMALLEST[1])
+    width, height = max(columns, _SMALLEST[0]), max(min((lines - _REST) // share, _TALLEST), _SMALLEST[1])
     shown = thin(series, 2 * width)  # a braille character is two points wide
     figure.clear()
     figure.theme("simple" if on_terminal() else "colorless")
@@ -34,7 +35,7 @@ def show_curve(title: str, series: Series, *, share: int = 1) -> None:
     figure.draw(figure.signal(shown.steps.tolist(), shown.values.tolist(), marker="braille").lines())
     figure.title(visible(title))
     figure.ruler("x").ticks(_ticks(shown))
-    click.echo(figure.build().string(not on_terminal()))
+    click.echo(figure.build().string(not on_terminal()), nl=False)
 
 
 def _ticks(series: Series) -> list[int]:
