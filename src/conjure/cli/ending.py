@@ -11,6 +11,7 @@ from conjure.cli.render import StatusLine, write_json
 from conjure.cli.transcript import ended
 from conjure.core.home import Home
 from conjure.runs.ending import end_runs
+from conjure.runs.record import RunRecord
 from conjure.runs.store import STOP
 
 
@@ -27,5 +28,12 @@ def show_ending(numbers: Sequence[int], what: str, *, as_json: bool) -> None:
         write_json([record.to_json() for record, _ in results])
         return
     for record, was_going_on in results:
-        already = f"Run {record.number} had ended already: {record.status}"
-        click.echo(ended(record) if was_going_on else already)
+        click.echo(_outcome(record, was_going_on))
+
+
+def _outcome(record: RunRecord, was_going_on: bool) -> str:
+    if not was_going_on:
+        return f"Run {record.number} had ended already: {record.status}"
+    if not record.status.is_final:
+        return f"Run {record.number} is on another machine, which has been asked"
+    return ended(record)

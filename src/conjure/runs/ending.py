@@ -15,7 +15,7 @@ from conjure.runs.record import RunRecord
 from conjure.runs.store import KILL, Store
 
 _LOOK_EVERY_S = 0.05
-_DEAF_AFTER_S = 10.0
+DEAF_AFTER_S = 10.0
 
 
 def _wait_quietly(_waiting: Sequence[int]) -> None:
@@ -29,7 +29,7 @@ def end_runs(
     *,
     tick: Callable[[Sequence[int]], None] = _wait_quietly,
 ) -> list[tuple[RunRecord, bool]]:
-    """Ask runs to stop or be killed, and wait until they have ended.
+    """Ask runs to stop or be killed, and wait until those of this machine have ended.
 
     Args:
         home: Where conjure keeps things.
@@ -47,15 +47,19 @@ def end_runs(
         for number in numbers:
             store.get(number)
         going_on = {number: store.request_end(number, what) for number in dict.fromkeys(numbers)}
-        waiting = [number for number, was in going_on.items() if was]
+        waiting = [number for number, was in going_on.items() if was and _is_here(store.get(number))]
         asked = time.monotonic()
         while waiting := [number for number in waiting if store.facts(number).ending is None]:
             tick(waiting)
             time.sleep(_LOOK_EVERY_S)
             close_abandoned(store, map(store.get, waiting), must=True)
-            if what == KILL and time.monotonic() - asked > _DEAF_AFTER_S:
+            if what == KILL and time.monotonic() - asked > DEAF_AFTER_S:
                 _kill_supervisors(store, waiting)
         return [(store.get(number), was) for number, was in going_on.items()]
+
+
+def _is_here(record: RunRecord) -> bool:
+    return record.owner is None or record.owner.host_id == host_id()
 
 
 def _kill_supervisors(store: Store, numbers: Sequence[int]) -> None:

@@ -1,0 +1,283 @@
+"""SIGKILL at any moment: whatever dies, the next command tells the truth and no process is left."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from conjure.runs import ending
+from conjure.runs.client import Client, Run
+from conjure.runs.custody import open_store
+from conjure.runs.engine import recast
+from conjure.runs.process import family, look_at
+from conjure.runs.queueing import Capacity
+from conjure.runs.record import Owner
+from conjure.runs.recovery import recover
+from conjure.runs.status import EndReason, RunStatus
+from conjure.runs.store import Store, read_record
+from support.casting import is_running, supervisor_of, wait_for_status, wait_until
+from support.repositories import read_files
+from support.terminal import CONJURE
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+
+
+def kill_supervisor(run):
+    kill(supervisor_of(run).pid)
+
+
+def kill_supervisor_and_guard(run):
+    supervisor = supervisor_of(run)
+    os.kill(supervisor.parent, signal.SIGSTOP)  # so that it can do nothing before it dies itself
+    kill(supervisor.pid)
+    kill(supervisor.parent)
+
+
+def kill_everything(run):
+    supervisor = supervisor_of(run)
+    processes = family(supervisor.pid)
+    os.kill(supervisor.parent, signal.SIGSTOP)
+    kill(supervisor.pid)
+    for process in processes:
+        kill(process.pid)
+    kill(supervisor.parent)
+
+
+def assert_interrupted(run, where):
+    """The run is closed as interrupted, in the database and in its folder, and named so in words."""
+    wait_until(lambda: run.status is RunStatus.INTERRUPTED, "the end of the run")
+    record = run.record
+    assert record.ending.reason is EndReason.SUPERVISOR_DIED
+    assert record.ending.message == f"its supervisor died while the run was {where}"
+    assert read_record(run.home.run_folder(run.number)) == record
+
+
+@contextmanager
+def silent_server():
+    """A server that takes calls and never answers: what is asked of it hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        calls = []
+        threading.Thread(target=lambda: _take_calls(server, calls), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        for call in calls:
+            call.close()
+
+
+def _take_calls(server, calls):
+    while True:
+        try:
+            calls.append(server.accept()[0])
+        except OSError:
+            return
+
+
+COMMAND = "trap '' TERM; (setsid sleep 88111 &) ; echo made > made.txt; echo ready; sleep 88111 & wait"
+
+
+@pytest.mark.parametrize("crash", [kill_supervisor, kill_supervisor_and_guard, kill_everything])
+def test_while_running(client, home, crash):
+    run = client.run(COMMAND)
+    wait_until(lambda: list(run.logs()), "the command's start")
+    crash(run)
+    assert_interrupted(run, "running")
+    wait_until(lambda: not is_running("88111"), "the end of its processes")
+    assert recover(home, run.number).outputs.files == 1
+    assert read_files(home.run_folder(run.number) / "outputs") == {"made.txt": "made\n"}
+
+
+def test_the_guard_ends_and_closes_without_any_further_command(client, home):
+    run = client.run(COMMAND)
+    wait_until(lambda: list(run.logs()), "the command's start")
+    kill_supervisor(run)
+    # Looking at the file alone: no command of conjure's that could close the run is called.
+    wait_until(lambda: read_record(home.run_folder(run.number)).status is RunStatus.INTERRUPTED, "the guard")
+    assert not is_running("88111")
+
+
+def test_a_run_goes_on_when_its_guard_is_killed(client):
+    run = client.run("echo ready; while [ ! -e ../go ]; do sleep 0.02; done; echo done > done.txt")
+    wait_until(lambda: list(run.logs()), "the command's start")
+    kill(supervisor_of(run).parent)
+    (run.home.run_folder(run.number) / "go").touch()
+    assert run.wait(check=True).record.outputs.files == 1
+
+
+def test_the_command_killed(client):
+    run = client.run("touch made; echo ready; exec sleep 88222")
+    wait_until(lambda: list(run.logs()), "the command's start")
+    (command,) = family(supervisor_of(run).pid)
+    kill(command.pid)
+    run.wait()
+    assert (run.status, run.record.ending.signal, run.record.outputs.files) == ("failed", 9, 1)
+
+
+@pytest.mark.parametrize("crash", [kill_supervisor, kill_supervisor_and_guard])
+def test_while_queued(client, crash):
+    every = Capacity.of_this_machine().cpus
+    first = client.run("sleep 88333", cpus=every)
+    wait_for_status(first, RunStatus.RUNNING)
+    run = client.run("true", cpus=1)
+    wait_for_status(run, RunStatus.QUEUED)
+    crash(run)
+    assert_interrupted(run, "queued")
+    # What it would have needed is free for others.
+    last = client.run("true", cpus=1)
+    first.kill()
+    assert last.wait().status == "complete"
+
+
+@pytest.mark.parametrize("crash", [kill_supervisor, kill_supervisor_and_guard])
+def test_while_building(client, home, monkeypatch, crash):
+    with silent_server() as address:
+        monkeypatch.setenv("PIP_INDEX_URL", address)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        run = client.run("true", pip=["some-package"])
+        supervisor = supervisor_of(run)
+        wait_until(lambda: any(p.name == "uv" for p in family(supervisor.pid)), "the builder")
+        (builder,) = [process for process in family(supervisor.pid) if process.name == "uv"]
+        crash(run)
+        assert_interrupted(run, "building")
+        wait_until(lambda: look_at(builder.pid) != builder, "the end of the builder")
+        monkeypatch.delenv("PIP_INDEX_URL")
+    assert client.run("true").wait().status == "complete"
+
+
+def many_files(client):
+    """A run whose outputs take a while to be mounted, and to be saved."""
+    line = "mkdir d; python3 -c \"for i in range(1500): open(f'd/{i}', 'w').write(str(i))\""
+    run = client.run(line)
+    wait_for_status(run, RunStatus.SAVING)
+    return run
+
+
+def test_while_saving_and_while_mounting(client, home):
+    run = many_files(client)
+    kill_supervisor_and_guard(run)
+    if run.wait().status is RunStatus.INTERRUPTED and run.record.outputs is None:  # else it was quicker
+        assert_interrupted(run, "saving")
+        recover(home, run.number)
+    assert run.record.outputs.files == 1500
+    assert len(read_files(home.run_folder(run.number) / "outputs")) == 1500
+    mounting = client.run("true", mounts={f"runs/{run.number}/d": "d"})
+    wait_for_status(mounting, RunStatus.MOUNTING)
+    kill_supervisor_and_guard(mounting)
+    assert_interrupted(mounting, "mounting")
+    assert len(read_files(home.run_folder(run.number) / "outputs")) == 1500
+
+
+def test_while_being_cast(client, home, folder):
+    with silent_server() as address:
+        caster = subprocess.Popen(
+            [CONJURE, "run", "--git-url", f"{address}/repo.git", "true"], stdout=subprocess.PIPE, text=True
+        )
+        wait_until(lambda: Client(home.root).runs(), "the number")
+        caster.kill()
+        caster.communicate()
+        assert_interrupted(Run(home, 1), "requested")
+    assert client.run("true").wait().number == 2
+
+
+def test_killed_at_any_moment(client, home):
+    """Not a status in particular, but many moments: what is recorded fits what is there."""
+    for step in range(12):
+        run = client.run("for i in $(seq 60); do echo $i > o$i; done", labels=["x"])
+        supervisor = supervisor_of(run)
+        deadline = threading.Event()
+        deadline.wait(0.02 * step)
+        seen = look_at(supervisor.pid)
+        if seen == supervisor:
+            kill(supervisor.pid)
+        run.wait()
+        record = run.record
+        assert record.status in (RunStatus.COMPLETE, RunStatus.INTERRUPTED)
+        assert read_record(home.run_folder(run.number)) == record
+        if record.status is RunStatus.INTERRUPTED and RunStatus.RUNNING in record.facts.entered:
+            kept = {path.name for path in home.run_folder(run.number).rglob("o[0-9]*")}
+            if (home.run_folder(run.number) / "work").is_dir() and not record.outputs:
+                recover(home, run.number)
+            assert {path.name for path in (home.run_folder(run.number) / "outputs").iterdir()} == kept
+        if record.status is RunStatus.COMPLETE:
+            assert record.outputs.files == 60
+
+
+def test_a_restarted_machine_and_a_database_from_before_its_end(client, home):
+    run = client.run("echo made > made.txt").wait(check=True)
+    ended = run.record
+    # As after a power cut: the folder has the end, the database has lost it.
+    with Store.open(home) as store:
+        store._connection.execute("UPDATE runs SET end_reason = NULL, saving_at = NULL WHERE number = 1")
+        assert store.get(1).status is RunStatus.RUNNING
+    assert run.record == ended
+    # And a run of another boot, without an end anywhere.
+    with Store.open(home) as store:
+        other = store.create_run(
+            ended.spec,
+            Owner(ended.owner.host_id, "another-boot", 1, "1"),
+            lambda number: home.run_folder(number).mkdir(),
+        )
+    record = Run(home, other.number).record
+    assert record.ending.reason is EndReason.MACHINE_RESTARTED
+    assert record.ending.message == "the machine was restarted while the run was requested"
+
+
+def test_a_run_of_another_machine_is_never_closed_from_here(client, home):
+    with Store.open(home) as store:
+        spec = client.run("true").wait().record.spec
+        other = store.create_run(
+            spec, Owner("elsewhere", "boot", 1, "1"), lambda number: home.run_folder(number).mkdir()
+        )
+    assert Run(home, other.number).status is RunStatus.REQUESTED
+
+
+def test_a_lost_database_gives_no_number_twice_and_ends_no_run_that_goes_on(client, home):
+    done = client.run("true").wait(check=True)
+    going_on = client.run("echo ready; while [ ! -e ../go ]; do sleep 0.02; done; touch made")
+    wait_until(lambda: list(going_on.logs()), "the command's start")
+    before = done.record
+    with open_store(home) as store:
+        store.reindex()
+        assert store.get(going_on.number).status is RunStatus.RUNNING
+    (home.run_folder(going_on.number) / "go").touch()
+    going_on.wait(check=True)
+    for path in home.root.glob("conjure.db*"):
+        path.unlink()
+    assert done.record == before
+    assert going_on.record.outputs.files == 1
+    assert client.run("true").wait().number == 3
+
+
+def test_a_supervisor_that_hangs_can_be_killed(client, home, monkeypatch):
+    monkeypatch.setattr(ending, "DEAF_AFTER_S", 0.5)
+    run = client.run("echo ready; sleep 88444")
+    wait_until(lambda: list(run.logs()), "the command's start")
+    os.kill(supervisor_of(run).pid, signal.SIGSTOP)
+    run.kill()
+    assert run.status in ("killed", "interrupted")
+    wait_until(lambda: not is_running("88444"), "the end of its processes")
+
+
+def test_a_record_that_cannot_be_read_hides_no_other(client, home):
+    client.run("true").wait(check=True)
+    client.run("true").wait(check=True)
+    (home.run_folder(1) / "run.json").write_text("{half")
+    for path in home.root.glob("conjure.db*"):
+        path.unlink()
+    assert [run.number for run in client.runs()] == [2]
+    assert client.run("true").wait().number == 3
+
+
+def test_an_exact_rerun_of_what_was_interrupted(client, home):
+    run = client.run(["bash", "-c", "test -e ../../2 || sleep 88555; echo second > out.txt"])
+    wait_for_status(run, RunStatus.RUNNING)
+    kill_supervisor(run)
+    assert_interrupted(run, "running")
+    again = Run(home, recast(home, run.number).record.number).wait(check=True)
+    assert json.loads((home.run_folder(again.number) / "run.json").read_text())["rerun_of"] == run.number
