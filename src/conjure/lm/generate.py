@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from conjure.errors import ContextLengthError, ModelError
+from conjure.lm.bounds import Bound
 from conjure.lm.engine import Engine, TorchEngine
 from conjure.lm.model import GPT2
-from conjure.lm.sample import LARGEST_SEED, Bound, SamplingSettings, choose, draw_seed, noise_stream
+from conjure.lm.sample import LARGEST_SEED, SamplingSettings, choose, draw_seed, noise_stream
 from conjure.lm.stopping import StopMatcher
 from conjure.lm.tokenizer import IncrementalDecoder, Tokenizer
 

@@ -15,13 +15,13 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from conjure.errors import UsageError
+from conjure.lm.bounds import Bound
 
 LARGEST_SEED = 2**64 - 1
 _DRAWN_SEEDS = 2**32  # a seed we draw is short enough to type again
@@ -30,43 +30,6 @@ _DRAWN_SEEDS = 2**32  # a seed we draw is short enough to type again
 _GOLDEN, _MIX_1, _MIX_2 = (
     constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """What a number given from outside may be.
-
-    Attributes:
-        least: The smallest value.
-        most: The largest value.
-        whole: Only whole numbers.
-        above: `least` itself is not allowed.
-    """
-
-    least: float
-    most: float = math.inf
-    whole: bool = False
-    above: bool = False
-
-    def allows(self, value: Any) -> bool:
-        """Whether `value` is a number of the right kind within the bound; NaN and infinity never are."""
-        if isinstance(value, bool) or not isinstance(value, Real):
-            return False
-        if self.whole and not isinstance(value, Integral):
-            return False
-        try:
-            # An int compares exactly, however large.
-            number = int(value) if isinstance(value, Integral) and self.whole else float(value)
-        except OverflowError:  # no float is that large
-            return False
-        enough = number > self.least if self.above else number >= self.least
-        return enough and number <= self.most and number < math.inf
-
-    def __str__(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        if self.above:
-            return f"{kind} above {self.least}" + (f", at most {self.most}" if self.most < math.inf else "")
-        return f"{kind} from {self.least}" + (f" to {self.most}" if self.most < math.inf else " up")
 
 
 @dataclass(frozen=True, kw_only=True)
