@@ -245,14 +245,10 @@ def _measure(root: Path, names: Iterable[bytes], files: CodeFiles) -> None:
     base = os.fsencode(root)
     real_folders = {b"": True}
     for name in names:
-        try:
-            facts = os.lstat(posixpath.join(base, name))
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # tracked, but deleted here
-        kind = stat.S_IFMT(facts.st_mode)
-        if kind in (stat.S_IFREG, stat.S_IFLNK) and _is_real_folder(
-            base, posixpath.dirname(name), real_folders
-        ):
+        if not _is_real_folder(base, posixpath.dirname(name), real_folders):
+            continue
+        facts = _facts(posixpath.join(base, name))
+        if facts is not None and stat.S_IFMT(facts.st_mode) in (stat.S_IFREG, stat.S_IFLNK):
             files.sizes[name] = facts.st_size
 
 
@@ -260,12 +256,21 @@ def _is_real_folder(base: bytes, folder: bytes, known: dict[bytes, bool]) -> boo
     """Whether no component of `folder` is a link: a file seen through one is not a file of this tree."""
     if folder not in known:
         above = _is_real_folder(base, posixpath.dirname(folder), known)
-        known[folder] = above and not _is_link(posixpath.join(base, folder))
+        facts = _facts(posixpath.join(base, folder)) if above else None
+        known[folder] = facts is not None and stat.S_ISDIR(facts.st_mode)
     return known[folder]
 
 
-def _is_link(path: bytes) -> bool:
-    return stat.S_ISLNK(os.lstat(path).st_mode)
+def _facts(path: bytes) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None  # tracked, but deleted here
+    except PermissionError as error:
+        raise SnapshotError(
+            f"{os.fsdecode(path)} cannot be read: {error.strerror}",
+            fix=f"make it readable, or leave it out by a line in {IGNORE_FILE}",
+        ) from error
 
 
 def _warn_of_lfs_pointers(root: Path, files: CodeFiles) -> None:
