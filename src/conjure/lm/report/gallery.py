@@ -21,7 +21,7 @@ def gallery(report: Report) -> Markup:
         element("div", _one_side(report.base, "base"), _one_side(tuned, "tuned"), class_="gallery"),
         element(
             "details",
-            element("summary", f"All {len(tuned.samples):,} samples of {tuned.name}"),
+            element("summary", f"All {len(tuned.samples):,} samples of the tuned model"),
             [_card(sample, "tuned") for sample in tuned.samples],
         ),
     )
@@ -44,7 +44,7 @@ def _one_side(side: Side, kind: str) -> Markup:
         if places:
             parts.append(element("h4", name.capitalize()))
         parts += [_card(side.samples[place], kind) for place in places]
-    return element("div", element("h3", side.name), parts)
+    return element("div", element("h3", kind.capitalize()), parts)
 
 
 def _card(sample: SampleFacts, kind: str, *, with_record: bool = False) -> Markup:

@@ -49,6 +49,7 @@ def _opening(report: Report) -> Markup:
         element("h1", report.title),
         element("p", report.verdict.headline, class_="headline"),
         element("ul", [_finding(finding) for finding in report.verdict.findings], class_="findings"),
+        element("p", f"base: {report.base.name} · tuned: {report.tuned.name}", class_="quiet models"),
     )
 
 
@@ -95,7 +96,7 @@ def _held_out_table(report: Report) -> Markup:
     error = f" ± {on.standard_error:.2f}" if on.standard_error is not None else ""
     loss = (f"{base.loss:.3f}", f"{tuned.loss:.3f}", f"{signed(on.change, 2)}{error}")
     return table(
-        ("", report.base.name, report.tuned.name, "change"),
+        ("", "base", "tuned", "change"),
         (
             (term("loss", "Mean nats per token: how surprised the model is"), loss),
             row(term("perplexity", "e to the loss; depends on the tokenizer"), 1, lambda s: s.perplexity),
@@ -112,7 +113,7 @@ def _lengths(report: Report) -> Markup:
     scale, samples = report.lengths, len(report.tuned.samples)
     columns = (report.base.lengths, report.tuned.lengths, scale.data)
     figures = table(
-        ("", report.base.name, report.tuned.name, "the data"),
+        ("", "base", "tuned", "the data"),
         rows_of(
             columns,
             ("median length, tokens", lambda lengths: f"{lengths.median:g}"),
@@ -228,8 +229,7 @@ def _variety(report: Report) -> Markup:
 
 def _names(report: Report) -> Sequence[str]:
     """What the columns are called: the models, and unseen text where there is any."""
-    names = (report.base.name, report.tuned.name)
-    return names if report.normal is None else (*names, "unseen text")
+    return ("base", "tuned") if report.normal is None else ("base", "tuned", "unseen text")
 
 
 def _circumstances(report: Report) -> Markup:
