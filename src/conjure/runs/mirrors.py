@@ -85,10 +85,10 @@ class Address:
         """
         match = _URL.fullmatch(text)
         if match is None:
-            if "::" not in text and _SCP.fullmatch(text) and not Path(text).exists():
+            if "::" not in text and _SCP.fullmatch(text) and not _exists(text):
                 return cls(text)
             local = Path(text).expanduser().absolute()
-            if not text or "::" in text or "://" in text or not local.exists():
+            if not text or "::" in text or "://" in text or not _exists(local):
                 raise UsageError(
                     f"{text!r} is no repository's address: write https://…, ssh://…, file://… or a path"
                 )
@@ -126,6 +126,10 @@ class Address:
         settings = ("-c", "credential.helper=", "-c", f"credential.helper={_HELPER}")
         login = {"CONJURE_GIT_USER": self.user, "CONJURE_GIT_PASSWORD": self.password}
         return Git(git.settings + settings, {**git.variables, **login})
+
+
+def _exists(path: str | Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - false, too, for a name no filesystem can hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ def place(home: Home, source: Path, workdir: Path, target: str, read_only: bool)
     Raises:
         MountError: Something is there already, the place is outside the folder, the disk is full …
     """
-    destination = _destination(workdir, target)
-    _refuse_collisions(source, destination, target, read_only)
     try:
+        destination = _destination(workdir, target)
+        _refuse_collisions(source, destination, target, read_only)
         destination.parent.mkdir(parents=True, exist_ok=True)
         if read_only:
             return _link(source, destination)

@@ -5,6 +5,7 @@ that was named, links in the path included; ``..``, absolute paths and links tha
 """
 
 import difflib
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -96,7 +97,7 @@ def _split(text: str) -> list[str]:
 
 
 def _unknown_name(text: str, first: str) -> NotFoundError:
-    local = f"; the local file is ./{text}" if Path(text).exists() else ""
+    local = f"; the local file is ./{text}" if os.path.exists(text) else ""  # noqa: PTH110
     return NotFoundError(
         f"there is no resource {text!r}: {first!r} is neither runs, uploads nor a link{local}",
         fix="conjure ls",
@@ -166,7 +167,7 @@ def resolve(home: Home, resource: str, lookup_link: LinkLookup) -> Path:
         raise _no_files(home, parsed)
     for root in roots:
         path = root.joinpath(*parsed.parts)
-        if path.is_symlink() or path.exists():
+        if os.path.lexists(path):  # false, too, for a name no filesystem can hold
             return _inside(path, root, parsed)
     raise _no_such_file(roots[0], parsed)
 
@@ -272,7 +273,7 @@ def _no_such_file(root: Path, resource: Resource) -> NotFoundError:
     folder, missing = root, resource.parts[0]
     for part in resource.parts:
         missing = part
-        if not (folder / part).is_dir() or (folder / part).is_symlink():
+        if not os.path.isdir(folder / part) or (folder / part).is_symlink():  # noqa: PTH112 - likewise
             break
         folder /= part
     return NotFoundError(

@@ -120,7 +120,9 @@ class TestRefusals:
         with pytest.raises(SnapshotError, match=r"cannot be fetched: there is no repository there"):
             code.snapshot_remote(home, 1, f"file://{tmp_path}/nope.git")
 
-    @pytest.mark.parametrize("address", ["ext::sh -c touch% pwned", "nope", "-x", "ftp://host/x", "", "a b"])
+    @pytest.mark.parametrize(
+        "address", ["ext::sh -c touch% pwned", "nope", "-x", "ftp://host/x", "", "a b", "x" * 300]
+    )
     def test_no_address(self, address: str) -> None:
         with pytest.raises(UsageError, match="is no repository's address"):
             Address.parse(address)

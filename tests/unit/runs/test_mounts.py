@@ -102,6 +102,10 @@ class TestPlaces:
             place(home, outputs / "model", work, "link", False)
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
+    def test_name_that_is_too_long(self, home: Home, outputs: Path, work: Path) -> None:
+        with pytest.raises(MountError, match="File name too long"):
+            place(home, outputs / "data.txt", work, "x" * 300, False)
+
     def test_below_a_file_of_the_code(self, home: Home, outputs: Path, work: Path) -> None:
         with pytest.raises(MountError, match=r"could not be put at train\.py/x: "):
             place(home, outputs / "data.txt", work, "train.py/x", False)

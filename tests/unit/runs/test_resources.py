@@ -107,6 +107,9 @@ def test_refused(home: Home, text: str, message: str) -> None:
         ("runs/2/models/bst.bin", "does not exist; did you mean best.bin?", "conjure ls runs/2"),
         ("uploads/joke", "uploads/joke does not exist; did you mean jokes?", "conjure ls uploads"),
         ("uploads/jokes@7", "uploads/jokes@7 does not exist; jokes has version 1, 2", None),
+        (f"runs/2/{'x' * 300}", f"runs/2/{'x' * 300} does not exist", "conjure ls runs/2"),
+        ("runs/2/\ud800", "does not exist", "conjure ls runs/2"),
+        ("x" * 300, "is neither runs, uploads nor a link", "conjure ls"),
         ("nope/x", "'nope' is neither runs, uploads nor a link", "conjure ls"),
     ],
 )

@@ -107,8 +107,9 @@ def test_removal(home: Home, images: Path) -> None:
 
 class TestRefusals:
     def test_missing(self, home: Home, tmp_path: Path) -> None:
-        with pytest.raises(NotFoundError, match="there is no file or folder"):
-            upload(home, tmp_path / "nope")
+        for name in ("nope", "x" * 300):
+            with pytest.raises(NotFoundError, match="there is no file or folder"):
+                upload(home, tmp_path / name)
 
     def test_special_file(self, home: Home, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
