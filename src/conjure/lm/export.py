@@ -22,7 +22,7 @@ from conjure.errors import CheckpointError, ConflictError, ModelError, UsageErro
 from conjure.lm.checkpoint import load_checkpoint, load_model, save_checkpoint
 from conjure.lm.config import GPT2Config
 from conjure.lm.hub import Lookup, ModelSource, resolve_model
-from conjure.lm.model import GPT2, query_scale
+from conjure.lm.model import GPT2
 from conjure.lm.model_folder import has_tokenizer, read_json_object, stored_dtype
 from conjure.lm.tokenizer import Tokenizer
 
@@ -162,7 +162,7 @@ def _check_expressible(config: GPT2Config, chosen: str) -> None:
         raise ModelError(
             f"llama.cpp's GPT-2 has activation_function gelu_new, and this model {config.activation_function}"
         )
-    if any(query_scale(config, layer) != 1.0 for layer in range(config.n_layer)):
+    if not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx:
         raise ModelError("llama.cpp's GPT-2 scales attention by the head size, and this model otherwise")
     if chosen == "q8_0" and (config.n_embd % _Q8_BLOCK or config.inner % _Q8_BLOCK):
         raise UsageError(
