@@ -4,12 +4,14 @@ Main entry: `Home.from_environment`. Invariant: nothing is created until `create
 """
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.errors import StoreError
 
 HOME_VARIABLE = "CONJURE_HOME"
+_PRIVATE = 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,9 @@ class Home:
             StoreError: It cannot be made or written to.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.root.chmod(0o700)
+            self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+            if stat.S_IMODE(self.root.stat().st_mode) != _PRIVATE:
+                self.root.chmod(_PRIVATE)
         except OSError as error:
             raise StoreError(
                 f"conjure's home folder {self.root} cannot be used: {error.strerror}",

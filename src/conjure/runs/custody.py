@@ -8,6 +8,7 @@ A run of another machine is never judged from here.
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from conjure.runs.store import Store, read_record
 
 LOCK_FILE = "lock"
 _PROCESS_NAME = "conjure#"
+_LOOK_EVERY_S = 0.02
 
 
 class RunLock:
@@ -67,6 +69,14 @@ class RunLock:
         finally:
             if lock is not None:
                 lock.release()
+
+    @classmethod
+    def take_when_free(cls, folder: Path, *, patience_s: float = 10.0) -> "RunLock | None":
+        """Take possession of a run whose carrier is about to let go; None if it does not in time."""
+        deadline = time.monotonic() + patience_s
+        while (lock := cls.take_if_free(folder)) is None and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY_S)
+        return lock
 
     def release(self) -> None:
         """Let go; another process that was given the same lock still has it."""

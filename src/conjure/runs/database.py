@@ -16,17 +16,43 @@ from conjure.errors import StoreError
 
 _BUSY_S = 60.0
 _BUSY_TRIES = 5
+_NO_ROOM = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL)
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The database file, in autocommit mode, with foreign keys held and a write-ahead log."""
+    """The database file, in autocommit mode, with foreign keys held and a write-ahead log.
+
+    On a full or read-only disk SQLite cannot make the files that it works with; the database can then still
+    be read, as long as nobody else has it open.
+    """
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+    try:
+        _set_up(connection)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if error.sqlite_errorcode & 0xFF not in _NO_ROOM or not _is_at_rest(path):
+            raise
+        connection = sqlite3.connect(_uri(path, "immutable=1"), uri=True, isolation_level=None)
     connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = NORMAL")
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         with_patience(lambda: connection.execute("PRAGMA journal_mode = WAL"))
-    return connection
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens what it works with
+
+
+def _is_at_rest(path: Path) -> bool:
+    """Whether all that was written is in the file itself."""
+    log = path.with_name(f"{path.name}-wal")
+    return path.exists() and path.stat().st_size > 0 and not (log.exists() and log.stat().st_size > 0)
+
+
+def _uri(path: Path, parameters: str) -> str:
+    return f"{path.absolute().as_uri()}?{parameters}"
 
 
 def is_damaged(path: Path) -> bool:
@@ -34,7 +60,7 @@ def is_damaged(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
+        connection = sqlite3.connect(_uri(path, "mode=ro"), uri=True, timeout=_BUSY_S)
         try:
             return connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok"
         finally:

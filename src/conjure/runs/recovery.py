@@ -24,7 +24,7 @@ def recover(home: Home, number: int) -> RunRecord:
     folder = home.run_folder(number)
     with open_store(home) as store:
         record = store.get(number)
-        lock = RunLock.take_if_free(folder) if record.status.is_final else None
+        lock = RunLock.take_when_free(folder) if record.status.is_final else None
         if lock is None:
             raise ConflictError(f"run {number} is {record.status}; it saves its outputs itself when it ends")
         try:
