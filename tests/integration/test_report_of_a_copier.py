@@ -51,9 +51,9 @@ def report_after(epochs: int) -> Report:
     request = GenerationRequest(num_samples=20, max_new_tokens=LENGTH, seed=3)
     before = observe("fresh", model, tokenizer, HELD_OUT, request)
     settings = TrainSettings(
-        epochs=epochs, batch_size=2, micro_batch=2, schedule="constant", patience=0, eval_every=10**6
+        epochs=epochs, batch_size=6, micro_batch=6, schedule="constant", patience=0, eval_every=10**6
     )
-    trainer = Trainer(model, RecordBlocks(TRAINING), RecordBlocks(HELD_OUT), settings, adamw(3e-3, 0.0))
+    trainer = Trainer(model, RecordBlocks(TRAINING), RecordBlocks(HELD_OUT), settings, adamw(4e-3, 0.0))
     for _ in trainer.run():
         pass
     evidence = Evidence(
