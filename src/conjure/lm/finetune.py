@@ -26,6 +26,7 @@ from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, 
 from conjure.lm.holdout import hold_out
 from conjure.lm.hub import Lookup
 from conjure.lm.language_model import LanguageModel, load
+from conjure.lm.lora import add_lora
 from conjure.lm.model import GPT2
 from conjure.lm.model_card import model_card
 from conjure.lm.optimizer import adamw
@@ -469,6 +470,8 @@ def _trainable_model(base: GPT2, request: FinetuneRequest) -> GPT2:
     if request.freeze > 0:
         for part in (model.wte, model.wpe, *model.h[: request.freeze]):
             part.requires_grad_(requires_grad=False)
+    if request.lora is not None:
+        add_lora(model, request.lora, seed=request.seed, first_block=request.freeze)
     return model
 
 

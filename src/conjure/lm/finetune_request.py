@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conjure.errors import UsageError
-from conjure.lm.sample import Bound
+from conjure.lm.bounds import Bound
 from conjure.lm.schedule import SCHEDULE_KINDS, ScheduleKind
 
 _BOUNDS = {
@@ -26,6 +26,7 @@ _BOUNDS = {
     "patience": Bound(0, whole=True),
     "seed": Bound(0, 2**63 - 1, whole=True),
     "freeze": Bound(0, whole=True),
+    "lora": Bound(1, whole=True),
     "max_steps": Bound(1, whole=True),
     "eval_every": Bound(1, whole=True),
     "save_every": Bound(0, whole=True),
@@ -61,6 +62,8 @@ class FinetuneRequest:
         seed: Of everything random.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         freeze: Leave the embeddings and this many first blocks as they are; 0 trains everything.
+        lora: Rank of the corrections to learn in place of the weights themselves (`conjure.lm.lora`), merged
+            when saved; None trains the weights.
         max_steps: Most optimizer steps.
         eval_every: Optimizer steps between evaluations.
         save_every: Optimizer steps between saves of the training state; 0 saves when interrupted only.
@@ -90,6 +93,7 @@ class FinetuneRequest:
     seed: int = 42
     precision: str = "auto"
     freeze: int = 0
+    lora: int | None = None
     max_steps: int | None = None
     eval_every: int | None = None
     save_every: int | None = None

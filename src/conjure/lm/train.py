@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from conjure.errors import TrainingError
+from conjure.lm.lora import merge_lora
 from conjure.lm.loss import linear_cross_entropy, token_logprobs
 from conjure.lm.model import GPT2
 from conjure.lm.optimizer import MasterOptimizer, OptimizerBuilder
@@ -308,8 +309,11 @@ class Trainer:
         return total / count
 
     def full_precision_model(self) -> GPT2:
-        """The model as trained so far, in float32 and `eval` mode; it shares the master weights."""
+        """The model as trained so far, in float32 and `eval` mode; it shares the master weights.
+
+        What `conjure.lm.lora` added is merged into the matrices it belongs to.
+        """
         with torch.device("meta"):
             model = GPT2(self.model.config)
-        model.load_state_dict(self.optimizer.full_precision(), assign=True)
+        model.load_state_dict(merge_lora(self.optimizer.full_precision()), assign=True)
         return model.eval()
