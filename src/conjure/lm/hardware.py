@@ -38,6 +38,17 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next(lines, "").partition(":")[2].split())
 
 
+@functools.cache
+def cpu_vendor() -> str:
+    """Who made the processor, as it says itself (``GenuineIntel``, ``AuthenticAMD``); empty if not told."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    lines = (line for line in text.splitlines() if line.startswith("vendor_id"))
+    return next(lines, "").partition(":")[2].strip()
+
+
 def fast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     """The number format for training on `device`.
 
@@ -96,3 +107,17 @@ def _control_group_free_bytes() -> int | None:
         except (OSError, ValueError):  # not there, or "max"
             continue
     return None
+
+
+@functools.cache
+def usable_cores() -> int:
+    """Cores this process may keep busy: torch's threads (``OMP_NUM_THREADS``), affinity and group limits."""
+    cores = torch.get_num_threads()
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # not there, or "max"
+        pass
+    return max(1, cores)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conjure.lm.products import product
+
 IGNORE = -100  # a target of this value is no target (the field's convention)
 _CHUNK_ELEMENTS = 1 << 25  # logits at a time: 134 MB of float32; larger gains nothing, smaller starves matmul
 
@@ -37,7 +39,7 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         size = chunk_rows(len(weight))
         for start in range(0, len(targets), size):
             rows = slice(start, start + size)
-            logits = (hidden[rows] @ weight.T).float()  # (rows, V)
+            logits = product(hidden[rows], weight).float()  # (rows, V)
             chosen = logits.gather(1, targets[rows, None].clamp(min=0)).squeeze(1)
             result[rows] = (chosen - logits.logsumexp(1)).masked_fill(targets[rows] == IGNORE, 0.0)
     return result
@@ -59,6 +61,14 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, div
     return _LinearCrossEntropy.apply(hidden, weight, targets, divisor)  # pyright: ignore[reportReturnType]
 
 
+def _add_outer(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total += left.T @ right``; in bfloat16 without a temporary of that size."""
+    if total.dtype == torch.float32:
+        total += product(left.t(), right.t())
+    else:
+        total.addmm_(left.t(), right)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Makes the gradients on the way forward, while each chunk's logits are at hand."""
 
@@ -71,7 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         size = chunk_rows(len(weight))
         for start in range(0, len(targets), size):
             rows = slice(start, start + size)
-            logits = hidden[rows] @ weight.T  # (rows, V)
+            logits = product(hidden[rows], weight)  # (rows, V)
             chosen = targets[rows].clamp(min=0)[:, None]  # (rows, 1)
             scores = logits.to(total.dtype)
             normaliser = scores.logsumexp(1, keepdim=True)  # (rows, 1)
@@ -85,9 +95,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             slope.scatter_add_(1, chosen, -scale)
             slope = slope.to(logits.dtype)
             if hidden_grad is not None:
-                torch.mm(slope, weight, out=hidden_grad[rows])
+                hidden_grad[rows] = product(slope, weight.t())
             if weight_grad is not None:
-                weight_grad.addmm_(slope.T, hidden[rows])
+                _add_outer(weight_grad, slope, hidden[rows])
         ctx.save_for_backward(hidden_grad, weight_grad)
         return total / divisor
 

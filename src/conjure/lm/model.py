@@ -19,6 +19,7 @@ from conjure.errors import ContextLengthError
 from conjure.lm.attention import causal_attention
 from conjure.lm.config import GPT2Config
 from conjure.lm.dropout import Dropout
+from conjure.lm.products import product
 
 # `GPT2Config.activation` -> the function itself.
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -83,6 +84,9 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None: ...
 
+    def forward(self, input: Tensor) -> Tensor:
+        return product(input, self.weight, self.bias)
+
 
 class Embedding(nn.Embedding):
     """An embedding that draws no weights when it is made, likewise."""
@@ -96,7 +100,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPT2Config, dropout: Dropout, layer: int) -> None:
         super().__init__()
         self.n_head, self.head_size = config.n_head, config.head_size
-        self.query_scale = _query_scale(config, layer)
+        self.query_scale = query_scale(config, layer)
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
         self.dropout, self.dropout_p = dropout, config.attn_pdrop
@@ -115,7 +119,8 @@ class CausalSelfAttention(nn.Module):
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         T, S = query.shape[2], key.shape[2]
         dropout_p = self.dropout_p if self.dropout.active(self.dropout_p) else 0.0
-        if mask is None and T == S and query.device.type == "cpu" and torch.is_grad_enabled():
+        strips = torch.is_grad_enabled() or query.dtype == torch.bfloat16
+        if mask is None and T == S > 1 and query.device.type == "cpu" and strips:
             dropped = self.dropout.mask((*query.shape[:3], S), dropout_p, query) if dropout_p else None
             return causal_attention(query, key, value, mask=dropped, dropout=dropout_p)
         return functional.scaled_dot_product_attention(
@@ -129,8 +134,8 @@ class CausalSelfAttention(nn.Module):
         )
 
 
-def _query_scale(config: GPT2Config, layer: int) -> float:
-    """What queries are multiplied by before the usual 1/sqrt(D); 1 for GPT-2 itself."""
+def query_scale(config: GPT2Config, layer: int) -> float:
+    """What queries of a layer, counted from 0, are multiplied by before the usual 1/sqrt(D); 1 for GPT-2."""
     scale = 1.0 if config.scale_attn_weights else config.head_size**0.5
     return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
 
@@ -249,7 +254,7 @@ class GPT2(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of hidden states (…, C)."""
-        return functional.linear(hidden, self.head_weight)
+        return product(hidden, self.head_weight)
 
 
 def _attention_mask(
