@@ -80,7 +80,7 @@ class Git:
         """Start a subcommand; `finish` waits for it.
 
         Raises:
-            SnapshotError: git is not installed.
+            SnapshotError: git is not installed, or cannot be started like this.
         """
         pipe = subprocess.PIPE
         try:
@@ -92,6 +92,8 @@ class Git:
                 "git is not installed, and conjure records code with it",
                 fix="install git (2.32 or newer) and try again",
             ) from error
+        except OSError as error:  # such as a .conjureignore of a million lines
+            raise SnapshotError(f"git could not be started: {error.strerror}") from error
 
 
 def finish(process: subprocess.Popen[bytes], name: str, stdin: bytes = b"") -> bytes:

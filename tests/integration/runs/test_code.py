@@ -454,6 +454,11 @@ class TestRefusals:
         (tmp_path / "gitconfig").write_text(f"[safe]\n\tdirectory = {project}\n")
         assert take(home, project)[1]["train.py"] == "one\n"
 
+    def test_endless_ignore_file(self, home: Home, project: Path) -> None:
+        (project / ".conjureignore").write_text("x\n" * 500_000)
+        with pytest.raises(SnapshotError, match="git could not be started: Argument list too long"):
+            code.snapshot(home, project, number=1)
+
     def test_git_is_missing(self, home: Home, project: Path, monkeypatch) -> None:
         monkeypatch.setenv("PATH", "/nonexistent")
         with pytest.raises(SnapshotError, match="git is not installed"):

@@ -15,7 +15,7 @@ from conjure.runs.manifest import Manifest
 from support.repositories import read_files, write_files
 
 _PROGRAM = Path(__file__).parents[2] / "support" / "collecting.py"
-_FILES = 600
+_FILES = 350
 
 
 def start(root: Path) -> subprocess.Popen[bytes]:
