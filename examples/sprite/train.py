@@ -39,6 +39,7 @@ from conjure.lm.train import (
 # Word lists and prompts read less well than prose.
 LEFT_OUT = {"heldout.txt", "common-voice-english-sentences.txt", "wordnet-3-0-definitions-and-examples.txt"}
 VOCABULARY = 8192
+BATCH_SIZE = 12  # blocks per step
 CONFIG = GPT2Config(
     vocab_size=VOCABULARY,
     context_length=512,
@@ -133,8 +134,8 @@ def main() -> None:
         blocks(read_records([arguments.texts / "heldout.txt"]), tokenizer, arguments.work),
         TrainSettings(
             epochs=1000,
-            batch_size=12,
-            micro_batch=12,
+            batch_size=BATCH_SIZE,
+            micro_batch=BATCH_SIZE,
             patience=0,
             eval_every=500,
             eval_blocks=64,  # a slice is enough to watch; publish.py scores all of it
