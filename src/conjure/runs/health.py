@@ -23,6 +23,7 @@ from conjure.runs.gpus import GpuMeter
 from conjure.runs.installer import uv_program
 from conjure.runs.migrations import NEWEST
 from conjure.runs.quantities import format_size
+from conjure.runs.status import RunStatus
 from conjure.runs.store import RunFilter, Store, folder_numbers
 
 _OLDEST_GIT = (2, 32)
@@ -142,11 +143,11 @@ def _integrity(store: Store) -> Finding:
 
 def _runs(store: Store) -> Finding:
     """How many runs there are; those that nobody carries any more are closed on the way."""
-    before = {record.number for record in store.active()}
-    close_abandoned(store, store.active())
-    active = {record.number for record in store.active()}
-    text = f"{_count(store.count(RunFilter(archived=True)), 'run')}, {len(active)} going on"
-    closed = sorted(before - active)
+    before = store.active()
+    close_abandoned(store, before)
+    after = [store.get(record.number) for record in before]
+    closed = [record.number for record in after if record.status is RunStatus.INTERRUPTED]
+    text = f"{_count(store.count(RunFilter(archived=True)), 'run')}, {len(store.active())} going on"
     if closed:
         return Finding("runs", State.WARNING, f"{text}; closed as interrupted: {_numbers(closed)}")
     return Finding("runs", State.OK, text)

@@ -6,7 +6,9 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError
+from conjure.runs.custody import RunLock, close_abandoned
 from conjure.runs.metrics import Summary
+from conjure.runs.process import this_process
 from conjure.runs.record import MountFacts
 from conjure.runs.spec import RunSpec
 from conjure.runs.status import Ending, EndReason, RunStatus
@@ -147,6 +149,19 @@ def test_summaries_are_made_to_say_what_the_file_says(home, store):
     report(home, 1, 3.0, 1.0, 2.0)
     store.refresh_summaries(1)
     assert store.summaries(1) == {"loss": Summary("loss", 3, 2, 2.0, 1.0, 3.0)}
+
+
+def test_closing_an_abandoned_run_takes_in_what_nobody_indexed(home, store):
+    locks = []
+    spec = RunSpec(command=("true",), folder=home.root)
+    store.create_run(
+        spec, this_process(), lambda number: locks.append(RunLock.create(home.run_folder(number)))
+    )
+    report(home, 1, 3.0, 2.0)
+    locks[0].release()
+    close_abandoned(store, store.active())
+    assert store.get(1).status is RunStatus.INTERRUPTED
+    assert store.summaries(1)["loss"].last_value == 2.0
 
 
 def test_rows_of_runs_that_are_not_there_are_found(home, store):

@@ -72,7 +72,7 @@ def command(
     elif runs:
         show_table(*listed.table())
     if more:
-        note(f"the newest {last}; all: conjure ps -a" if metric is None else f"the first {last}; all: -a")
+        note(f"the {'newest' if metric is None else 'first'} {last}; all: conjure ps -a")
     if not runs:
         note(_nothing(wanted, names))
 

@@ -1,0 +1,216 @@
+"""How fast the run half is: prints a Markdown table of medians beside the goals, and the machine's facts.
+
+Main entry: ``python benchmarks/runs.py [--repeats N]``. Invariant: everything happens in temporary folders
+and a home of its own; nothing is fetched, for the one package that is installed is made here.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from machine import facts
+
+from conjure.core.home import HOME_VARIABLE, Home
+from conjure.runs.record import CodeFacts, EnvironmentFacts, RunRecord
+from conjure.runs.spec import RunSpec
+from conjure.runs.status import PHASES, Ending, EndReason, Facts
+from conjure.runs.store import Store
+
+CONJURE = Path(sys.executable).with_name("conjure")
+RECORDED_RUNS = 10_000
+POINTS = 10_000
+OUTPUT_BYTES = 1_000_000_000
+_LOG_POINTS = f"""
+import time
+from conjure import log_metric
+log_metric("warm-up", 0.0)
+started = time.perf_counter()
+for step in range({POINTS}):
+    log_metric("loss", 0.5, step)
+print(time.perf_counter() - started)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured thing: its goal in words, and every time it took."""
+
+    what: str
+    goal: str
+    seconds: tuple[float, ...]
+
+    def __str__(self) -> str:
+        low, middle, high = min(self.seconds), statistics.median(self.seconds), max(self.seconds)
+        return (
+            f"| {self.what} | {middle:.3f} s | {low:.3f} – {high:.3f} s | {len(self.seconds)} | {self.goal} |"
+        )
+
+
+def main() -> None:
+    """Measure everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7, help="how often each is measured (default: 7)")
+    repeats = parser.parse_args().repeats
+    with tempfile.TemporaryDirectory(prefix="conjure-benchmark-") as folder:
+        rows = list(_measure(Path(folder), repeats))
+    machine = facts(Path("no-peers"))
+    print("| what | median | range | times | goal |\n|---|---|---|---|---|")
+    print("\n".join(map(str, rows)))
+    print(f"\n{_machine(machine)}")
+
+
+def _measure(folder: Path, repeats: int) -> Iterator[Row]:
+    repository = _small_repository(folder / "repository")
+    home = Home(folder / "home")
+    settings = os.environ | {HOME_VARIABLE: str(home.root)} | _own_package(folder / "packages")
+
+    def conjure(*arguments: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([CONJURE, *arguments], cwd=repository, env=settings, check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    yield Row("`conjure --help`", "≤ 0.2 s", _times(repeats, lambda: conjure("--help")))
+    plain, layered = _run_times(conjure, repeats)
+    yield Row("`conjure run true`, small repository, end to end", "≤ 0.8 s", plain)
+    added = tuple(with_layer - without for with_layer, without in zip(layered, plain, strict=True))
+    yield Row("what a cached environment adds", "≤ 0.1 s", added)
+    yield Row(f"{POINTS:,} points by `log_metric`", "≤ 1 s", _times(repeats, lambda: _log_points(folder)))
+    yield from _saving(home, conjure, folder, max(repeats // 2, 1))
+    _record_runs(home, RECORDED_RUNS)
+    yield Row(
+        f"`conjure ps` with {RECORDED_RUNS:,} runs recorded",
+        "≤ 0.3 s",
+        _times(repeats, lambda: conjure("ps")),
+    )
+    yield Row(
+        f"`conjure ps --all`, all {RECORDED_RUNS:,}", "", _times(repeats, lambda: conjure("ps", "--all"))
+    )
+
+
+def _times(repeats: int, measure: Callable[[], float]) -> tuple[float, ...]:
+    """Several measurements, after one that warms the disk's cache."""
+    measure()
+    return tuple(measure() for _ in range(repeats))
+
+
+def _run_times(conjure: Callable[..., float], repeats: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Runs without and with a layer of one package, in turn, so that both meet the same machine."""
+    layer = ("--pip", "tiny-package")
+    pairs = [(conjure("run", "true"), conjure("run", *layer, "true")) for _ in range(repeats + 1)]
+    plain, layered = zip(*pairs[1:], strict=True)  # the first builds the environment
+    return plain, layered
+
+
+def _log_points(folder: Path) -> float:
+    settings = os.environ | {"CONJURE_METRICS_FILE": str(folder / "metrics.jsonl")}
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    told = subprocess.run([sys.executable, "-c", _LOG_POINTS], env=settings, check=True, capture_output=True)
+    return float(told.stdout)
+
+
+def _saving(home: Home, conjure: Callable[..., float], folder: Path, repeats: int) -> Iterator[Row]:
+    """How long a run with a large output spends in ``saving``, beside hashing and copying the same file."""
+    saving, hashing, copying = [], [], []
+    for _ in range(repeats):
+        conjure("run", f"head -c {OUTPUT_BYTES} /dev/urandom > output.bin")
+        with Store.open(home) as store:
+            record = store.select()[0]
+        entered, ended = record.facts.entered, record.facts.ended_at
+        saving.append((ended or 0) - entered[PHASES[-1]])
+        output = home.run_folder(record.number) / "outputs" / "output.bin"
+        hashing.append(_seconds(lambda file=output: _sha256(file)))
+        copying.append(_seconds(lambda file=output: _copy(file, folder / "copy.bin")))
+        output.unlink()
+    size = f"{OUTPUT_BYTES / 1e9:g} GB"
+    yield Row(f"saving {size} of outputs", "a rename and a hash", tuple(saving))
+    yield Row(f"for comparison: SHA-256 of {size}", "", tuple(hashing))
+    yield Row(f"for comparison: copying {size} to the disk", "", tuple(copying))
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _copy(file: Path, copy: Path) -> None:
+    with file.open("rb") as source, copy.open("wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+    copy.unlink()
+
+
+def _small_repository(folder: Path) -> Path:
+    """A git repository with twenty files, one of them not committed."""
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"module_{number}.py").write_text(f"NUMBER = {number}\n" * 50)
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "files"]):
+        author = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost"]
+        subprocess.run(["git", *author, *arguments], cwd=folder, check=True, capture_output=True)
+    (folder / "uncommitted.py").write_text("NUMBER = 20\n")
+    return folder
+
+
+def _own_package(folder: Path) -> dict[str, str]:
+    """A package of one module, and the settings with which pip and uv find it and nothing else."""
+    folder.mkdir()
+    info = "tiny_package-1.0.dist-info"
+    files = {
+        "tiny_package.py": "",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(folder / "tiny_package-1.0-py3-none-any.whl", "w") as wheel:
+        for name, content in files.items():
+            wheel.writestr(name, content)
+        wheel.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD")))
+    return {"PIP_FIND_LINKS": str(folder), "PIP_NO_INDEX": "1"}
+
+
+def _record_runs(home: Home, count: int) -> None:
+    """Records of runs as large as real ones, with a metric each."""
+    packages = {f"package-{number}": f"{number}.0" for number in range(100)}
+    environment = EnvironmentFacts("0" * 32, "/usr/bin/python3", packages)
+    now = time.time()
+    with Store.open(home) as store:
+        first = (store.newest_number() or 0) + 1
+        for number in range(first, first + count):
+            entered = {phase: now - 3600 + place for place, phase in enumerate(PHASES)}
+            store.put_record(
+                RunRecord(
+                    number,
+                    RunSpec((f"python train.py --lr {number}",), home.root, labels=("sweep",)),
+                    Facts(entered, now, Ending(EndReason.COMPLETED, 0)),
+                    CodeFacts("0" * 40, commit="0" * 40, branch="main"),
+                    environment,
+                    command_s=1.0,
+                    total_s=2.0,
+                )
+            )
+
+
+def _machine(machine: dict) -> str:
+    shown = ("date", "processor", "cores", "system", "python", "conjure", "load_average")
+    memory = f"{machine['memory_bytes'] / 1e9:.0f} GB of memory"
+    return " · ".join([*(f"{name.replace('_', ' ')} {machine[name]}" for name in shown), memory])
+
+
+if __name__ == "__main__":
+    main()
