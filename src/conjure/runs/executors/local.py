@@ -1,7 +1,7 @@
 """Carrying out a command on this machine, as a family of processes that leaves nobody behind.
 
-Main entry: `LocalExecutor`. Invariant: the command ends with its supervisor however that dies (the kernel sees
-to the command, the guard in `supervisor` to whatever it started); and when the command itself has ended,
+Main entry: `LocalExecutor`. Invariant: the command ends with its supervisor however that dies (the kernel
+sees to the command, the guard in `supervisor` to whatever it started); and when the command itself has ended,
 what it left running is ended too before the execution counts as over.
 """
 
