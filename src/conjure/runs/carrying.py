@@ -215,7 +215,8 @@ def save(run: Carried, before: outputs.Before, watched: Watched) -> None:
         run.log.note(f"not saved: {skipped}")
     facts = OutputFacts(len(saved.entries), saved.size_bytes)
     _insist(lambda: run.store.set_facts(run.number, outputs=facts))
-    remove_tree(run.work)
+    with suppress(OSError):  # a container's files may be another user's; what was to be saved is saved
+        remove_tree(run.work)
 
 
 def close(run: Carried, ending: Ending, watched: Watched | None) -> None:

@@ -1,7 +1,7 @@
 """The environment variables a run's command sees.
 
-Main entry: `command_variables`. Invariant: the code's root comes first on PYTHONPATH, so that a repository's
-own package is what its scripts import.
+Main entry: `command_variables`. Invariant: the code's root, and ``src`` in it, come first on PYTHONPATH, so
+that a repository's own package is what its scripts import.
 """
 
 import os
@@ -40,7 +40,8 @@ def command_variables(
     """
     variables = environment.activate({**os.environ, **given})
     variables.pop("OLDPWD", None)
-    paths = [str(place.root), variables.get("PYTHONPATH", "")]
+    sources = place.root / "src"  # where repositories of that layout keep their packages
+    paths = [str(place.root), str(sources) if sources.is_dir() else "", variables.get("PYTHONPATH", "")]
     if "conjure" not in environment.packages:
         paths.append(str(_reporting_folder(home)))
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
