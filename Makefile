@@ -14,6 +14,7 @@ check: setup  ## linters, types, layers, dependencies, generated docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+	$(BIN)/python scripts/docs.py --check
 
 test: setup  ## the whole suite at small sizes, minutes on 2 cores
 	$(BIN)/pytest -n 2 --dist loadgroup
@@ -24,6 +25,9 @@ test-all: setup  ## also the large sizes
 fix: setup  ## what tools can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup  ## the parts of docs/ that follow from the code
+	$(BIN)/python scripts/docs.py
 
 demo: setup  ## the story, start to end, with the embedded model
 	$(BIN)/conjure demo

@@ -1,0 +1,122 @@
+"""Writes the parts of docs/ that follow from the code: the command line, and the moves of a run.
+
+Main entry: `main` (``make docs``); with ``--check`` nothing is written, and the exit status is 1 if something
+is out of date. Invariant: what is written depends on the code alone, not on the terminal or the machine.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from conjure.cli.main import COMMANDS, cli
+from conjure.runs.status import MOVES, PHASES, RunStatus
+
+DOCS = Path(__file__).parents[1] / "docs"
+HEADER = "<!-- Made by `make docs` (scripts/docs.py) from the code: do not edit. -->"
+END = "<!-- end of what `make docs` makes -->"
+
+
+def main(arguments: list[str]) -> int:
+    """Write what is out of date, or with ``--check`` only name it."""
+    stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
+    if "--check" in arguments:
+        for path in stale:
+            sys.stderr.write(f"docs/{path.relative_to(DOCS)} is out of date; type: make docs\n")
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(generated()[path])
+    return 0
+
+
+def generated() -> dict[Path, str]:
+    """Every file of docs/ that is made here, or has a part that is, with its content."""
+    states = DOCS / "run-states.md"
+    return {DOCS / "cli.md": command_line(), states: _with_part(states.read_text(), move_diagram())}
+
+
+def command_line() -> str:
+    """The command line, a section for each command."""
+    return "\n".join([HEADER, "", *_command_line()]).rstrip() + "\n"
+
+
+def move_diagram() -> str:
+    """Which status a run can go to from which: the table `conjure.runs.status.MOVES`, drawn."""
+    finals = [status for status in RunStatus if status.is_final]
+    margin = max(map(len, finals))
+    lines = ["```", f"{'':<{margin}}  {' → '.join(PHASES)}"]
+    for final in finals:
+        marks = ("●" if final in MOVES[phase] else "·" for phase in PHASES)
+        cells = (mark.center(len(phase)) for phase, mark in zip(PHASES, marks, strict=True))
+        lines.append(f"{final:<{margin}}  {'   '.join(cells)}".rstrip())
+    return "\n".join([*lines, "```"])
+
+
+def walk_commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command by its full name, such as ``models convert``, in the order of the table."""
+    with click.Context(cli) as context:
+        for name in COMMANDS:
+            command = cli.get_command(context, name)
+            assert command is not None
+            yield from _walk(name, command)
+
+
+def _walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        for verb, inner in sorted(command.commands.items()):
+            yield from _walk(f"{name} {verb}", inner)
+
+
+def _with_part(text: str, part: str) -> str:
+    """`text` with what stands between the two markers replaced."""
+    before, rest = text.split(HEADER, 1)
+    return f"{before}{HEADER}\n{part}\n{END}{rest.split(END, 1)[1]}"
+
+
+def _command_line() -> Iterator[str]:
+    yield "# The command line"
+    yield ""
+    yield "Every command and option. `conjure COMMAND --help` says the same in a terminal."
+    for section in dict.fromkeys(section for section, _ in COMMANDS.values()):
+        yield ""
+        yield f"**{section}**: " + " · ".join(
+            f"[{name}](#conjure-{name})" for name, (home, _) in COMMANDS.items() if home == section
+        )
+    yield ""
+    for name, command in walk_commands():
+        yield from _section(name, command)
+
+
+def _section(name: str, command: click.Command) -> Iterator[str]:
+    context = click.Context(command, info_name=f"conjure {name}")
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield from (f"## conjure {name}", "", "```", f"conjure {name} {usage}".rstrip(), "```", "")
+    yield from _paragraphs(command.help)
+    rows = list(_options(command, context))
+    if rows:
+        yield from ("| option | meaning |", "|---|---|", *rows, "")
+    yield from _paragraphs(command.epilog)
+
+
+def _paragraphs(text: str | None) -> Iterator[str]:
+    for paragraph in (text or "").replace("\b", "").strip().split("\n\n"):
+        if paragraph:
+            yield from (" ".join(paragraph.split()), "")
+
+
+def _options(command: click.Command, context: click.Context) -> Iterator[str]:
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        if isinstance(parameter, click.Option) and record is not None:
+            yield _row(*record)
+
+
+def _row(names: str, meaning: str) -> str:
+    cells = (f"`{names}`", " ".join(meaning.split()))
+    return "| {} | {} |".format(*(cell.replace("|", r"\|") for cell in cells))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
