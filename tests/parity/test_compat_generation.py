@@ -110,14 +110,24 @@ def test_equals_of_the_kth_stay():
 
 
 def test_beyond_the_context_it_slides_where_the_script_crashed(models):
-    model, reference = models
-    greedy = {"num_samples": 1, "temperature": 0, "penalty": 1.0, "top_k": 0, "top_p": 0.9, "seed": 1}
-    (row,) = write(model, **{**DEFAULTS, "length": 64, "temperature": 0.0})
-    room = 64 - len(PROMPT) + 1  # the last token is never read
-    (before,) = theirs.write(reference, PROMPT, length=room, **greedy)
-    window = (PROMPT + row[:room])[-32:]
-    (after,) = theirs.write(reference, window, length=64 - room, **greedy)
-    assert row == before + after
+    """Each time the window is full, the row is read again from its last half context."""
+    read = []
+
+    class Watched(TorchEngine):
+        def prefill(self, ids, pad, capacity):
+            read.append(ids.tolist())
+            return super().prefill(ids, pad, capacity)
+
+    settings = OldSampling(**{**_sampling(), "length": 100, "num_samples": 2})
+    rows = sample(Watched(models[0]), PROMPT, settings, torch.Generator().manual_seed(3))
+
+    full = [PROMPT + row for row in rows]
+    first, second = 64, 64 + 32
+    assert read[0] == [PROMPT]
+    assert sorted(read[1]) == sorted(row[first + 1 - 32 : first + 1] for row in full)
+    assert sorted(read[2]) == sorted(row[second + 2 - 32 : second + 2] for row in full)
+    assert len(read) == 3
+    assert [len(row) for row in rows] == [100, 100]
 
 
 def test_a_length_of_nothing_writes_nothing(models):
