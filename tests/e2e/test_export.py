@@ -20,7 +20,7 @@ def test_the_path_alone_goes_to_stdout(model, tmp_path):
     path = tmp_path / "out" / "model-float16.gguf"
     assert done.returncode == 0
     assert done.stdout == f"{path}\n"
-    assert f"llama-cli --model {path}" in done.stderr
+    assert f"llama-completion --model {path}" in done.stderr
     assert len(gguf.GGUFReader(path).tensors) == 28
 
 

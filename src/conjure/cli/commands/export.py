@@ -57,5 +57,5 @@ def command(*, model: str, folder: str, format: str, type: str | None, as_json: 
 
 def _next_step(format: str, path: str) -> str:
     if format == "gguf":
-        return f"llama-cli --model {path} --prompt 'Once' --n-predict 70 --no-conversation"
+        return f"llama-completion --model {path} --prompt 'Once' --n-predict 70"
     return f"conjure generate --model {path}"
