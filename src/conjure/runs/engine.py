@@ -25,7 +25,7 @@ from conjure.runs.casting import (
 )
 from conjure.runs.custody import open_store
 from conjure.runs.inputs import resolve_mounts
-from conjure.runs.launching import start_supervisor
+from conjure.runs.launching import Launch
 from conjure.runs.queueing import refuse_impossible
 from conjure.runs.spec import RunSpec
 from conjure.runs.status import EndReason
@@ -66,9 +66,10 @@ def cast(
         number, lock = give_number(home, store, spec, rerun_of)
         try:
             announce(number)
-            code = take_code(home, store, number, spec)
-            store.set_facts(number, code=code, mounts=mounts)
-            start_supervisor(home, number, spec, lock, requested=requested)
+            with Launch(home, number, lock) as supervisor:
+                code = take_code(home, store, number, spec)
+                store.set_facts(number, code=code, mounts=mounts)
+                supervisor.hand_over(spec, requested=requested)
         except BaseException as error:
             close_failed_cast(store, number, error)
             raise

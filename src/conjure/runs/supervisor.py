@@ -31,7 +31,10 @@ from conjure.runs.store import Store
 def main() -> NoReturn:
     """Read what is to be carried from stdin, leave the caller behind, and carry it."""
     number, lock = int(sys.argv[1]), RunLock(int(sys.argv[2]))
-    message = json.loads(sys.stdin.buffer.read())
+    written = sys.stdin.buffer.read()
+    if not written:
+        os._exit(0)  # the caller gave up, or died, before there was anything to carry
+    message = json.loads(written)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     ignore_interrupts()
     if os.fork():
