@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -95,6 +96,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the installed command; never shows a traceback for what a user can mend."""
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that is not UTF-8, or a terminal that cannot show a letter, must not end a listing.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -125,9 +127,24 @@ def _run(arguments: list[str]) -> int:
             raise
         return 0  # click swaps stdout and exits when the reader (`| head`) has gone while we wrote
     except BrokenPipeError:
-        # The reader (`| head`) has what it wanted; the rest must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()  # the reader (`| head`) has what it wanted
         return 0
+    except OSError as error:
+        _write_no_more()
+        _show(ConjureError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
+        return 1
+
+
+def _open_closed_streams() -> None:
+    """Where a stream was closed by the caller (``>&-``), Python has None; nothing is to be heard there."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))
+
+
+def _write_no_more() -> None:
+    """Drop what stdout still holds: it could not be written, and must not raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show(error: ConjureError) -> None:

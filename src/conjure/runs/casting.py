@@ -83,6 +83,24 @@ def _with_secrets(record: RunRecord) -> RunSpec:
     return replace(spec, variables={**spec.variables, **known})
 
 
+def refuse_own_folder(home: Home, spec: RunSpec) -> None:
+    """Keep runs from copying conjure's own home; a run's working folder in it is as good as any other.
+
+    Raises:
+        UsageError: The spec's folder is conjure's own.
+    """
+    takes_folder = not (spec.code.none or spec.code.run is not None or spec.code.git_url is not None)
+    folder, root = spec.folder.resolve(), home.root.resolve()
+    if not takes_folder or not folder.is_relative_to(root):
+        return
+    kind, _, place, *_ = *folder.relative_to(root).parts, "", "", ""
+    if (kind, place) != ("runs", "work"):
+        raise UsageError(
+            f"{folder} is where conjure keeps its own things, and a run copies its folder",
+            fix="cd to the project's own folder",
+        )
+
+
 def give_number(home: Home, store: Store, spec: RunSpec, rerun_of: int | None) -> tuple[int, RunLock]:
     """A number for a new run, and possession of its folder."""
     taken: list[RunLock] = []

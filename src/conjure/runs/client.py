@@ -21,7 +21,7 @@ from conjure.runs.quantities import parse_duration, parse_size
 from conjure.runs.record import RunRecord
 from conjure.runs.requirements import read_requirements
 from conjure.runs.retrieval import plan_retrieval, retrieve
-from conjure.runs.spec import CodeChoice, EnvironmentChoice, Mount, Resources, RunSpec
+from conjure.runs.spec import CodeChoice, EnvironmentChoice, Mount, Resources, RunSpec, current_folder
 from conjure.runs.status import EndReason, RunStatus
 from conjure.runs.store import KILL, STOP, RunFilter
 
@@ -243,7 +243,7 @@ def _spec(command: tuple[str, ...], options: RunOptions) -> RunSpec:
     timeout, memory = options.get("timeout"), options.get("memory")
     return RunSpec(
         command=command,
-        folder=Path(options.get("folder", Path.cwd())).absolute(),
+        folder=current_folder() / options.get("folder", ""),
         code=CodeChoice(
             commit=options.get("commit"),
             committed=options.get("committed", False),

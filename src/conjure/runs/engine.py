@@ -20,6 +20,7 @@ from conjure.runs.casting import (
     close_failed_cast,
     find_equal,
     give_number,
+    refuse_own_folder,
     spec_of_record,
     take_code,
 )
@@ -58,6 +59,7 @@ def cast(
     """
     requested = time.monotonic()
     with open_store(home) as store:
+        refuse_own_folder(home, spec)
         refuse_impossible(spec.resources)
         mounts = resolve_mounts(home, store, spec.mounts)
         equal = find_equal(home, store, spec, mounts) if spec.idempotent else None

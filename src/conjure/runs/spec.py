@@ -384,3 +384,15 @@ def parse_assignment(option: str, text: str) -> tuple[str, str]:
     if not equals:
         raise UsageError(f"{option} {text!r} has no value: write {option} {text}=VALUE")
     return name, value
+
+
+def current_folder() -> Path:
+    """The folder that this process is in.
+
+    Raises:
+        UsageError: It has been removed.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder no longer exists", fix="cd to another one") from error

@@ -20,6 +20,7 @@ from conjure.runs.spec import (
     Mount,
     Resources,
     RunSpec,
+    current_folder,
     parse_assignment,
 )
 
@@ -86,7 +87,7 @@ def _spec(options: dict[str, Any]) -> RunSpec:
         click.echo(f"note: {note}", err=True)
     return RunSpec(
         command=options["command"],
-        folder=Path.cwd(),
+        folder=current_folder(),
         code=CodeChoice(
             commit=options["commit"],
             committed=options["committed"],
