@@ -139,7 +139,8 @@ def _open_closed_streams() -> None:
     """Where a stream was closed by the caller (``>&-``), Python has None; nothing is to be heard there."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))
+            stream = Path(os.devnull).open("r" if name == "stdin" else "w")  # noqa: SIM115 - as long as we live
+            setattr(sys, name, stream)
 
 
 def _write_no_more() -> None:
