@@ -121,11 +121,15 @@ class LogWriter:
         """Add a line of the supervisor's own."""
         self._append(NOTE, f"{text}\n".encode(errors="backslashreplace"))
 
-    def close(self) -> None:
-        """Write what is still waiting and let go of the file."""
+    def flush(self) -> None:
+        """Write all that is still waiting: nothing more is to come."""
         for stream, pending in self._pending.items():
             if pending.content:
                 self._emit(stream, pending, len(pending.content))
+
+    def close(self) -> None:
+        """Write what is still waiting and let go of the file."""
+        self.flush()
         os.close(self._file)
 
     def _emit(self, stream: str, pending: _Pending, end: int) -> None:

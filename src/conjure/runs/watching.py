@@ -104,6 +104,7 @@ class Watch:
                 self._look_for_reasons(self.timer() - started)
                 self._look_at_the_clock()
         command_s = self.timer() - started
+        self.log.flush()
         self._look_at_metrics()
         self.desk.index(self._summaries.values())
         return Watched(self.execution.exit, self._reason, self._message, command_s, self.execution.usage())

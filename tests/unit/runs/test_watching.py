@@ -85,6 +85,11 @@ def test_a_command_that_ends_by_itself(tmp_path):
     assert watched.usage == Usage(cpu_s=3.0)
 
 
+def test_a_line_without_end_is_in_the_log_when_the_command_has_ended(tmp_path):
+    watch(Machine({1: b"no end", 2: Exit(code=0)}), tmp_path)
+    assert [entry.text for entry in LogTail(tmp_path / "log.jsonl").read()] == ["no end"]
+
+
 def test_a_timeout_stops_it(tmp_path):
     machine = Machine()
     watched = watch(machine, tmp_path, timeout_s=90.0)
