@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -165,6 +166,38 @@ def test_interrupting_detaches_and_the_run_goes_on(conjure_home):
     ]
     (conjure_home / "runs" / "1" / "go").touch()
     assert conjure("wait", "1").stdout == "Run 1 complete\n"
+
+
+FOLLOW_AND_STOP = """
+import sys
+from conjure.cli.transcript import follow_run
+from conjure.core.home import Home
+sys.exit(follow_run(Home.from_environment(), 1, interrupt_stops=True))
+"""
+
+
+def test_where_the_first_interrupt_stops_the_run_saves():
+    conjure("run", "-b", "trap 'echo saved > s.txt; exit 3' TERM; echo ready; while :; do sleep 0.05; done")
+    process = subprocess.Popen(
+        [sys.executable, "-c", FOLLOW_AND_STOP], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "ready\n":
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate()
+    assert process.returncode == 3
+    assert "✨ Stopping; a second ^C leaves it to that in the background\n" in rest
+    assert "✋ Run 1 stopped\n" in rest
+    assert "1 file" in rest
+
+
+def test_what_was_printed_last_comes_before_the_saving_on_a_terminal():
+    terminal = Terminal("run", "printf 'no end'")
+    terminal.close()
+    assert "no end\r\n" in terminal.shown
+    assert terminal.shown.index("no end") < terminal.shown.index("Saving")
 
 
 def test_a_closed_terminal_ends_no_run(conjure_home):

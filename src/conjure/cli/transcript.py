@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -53,10 +53,12 @@ def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int
         interrupt_stops: The first ^C asks the run to stop and save, only the second detaches.
     """
     transcript = Transcript()
-    if interrupt_stops:
-        signal.signal(signal.SIGINT, lambda *_: _stop_once(home, number, transcript))
+    wishes = _StopWishes() if interrupt_stops else ()
     try:
         for event in follow(home, number):
+            for _ in wishes:
+                _ask_to_stop(home, number)
+                transcript.say("✨", "Stopping; a second ^C leaves it to that in the background")
             transcript.show(event)
             if isinstance(event, Ended):
                 assert event.record.ending is not None
@@ -67,11 +69,26 @@ def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int
     raise AssertionError("a followed run ends")
 
 
-def _stop_once(home: Home, number: int, transcript: "Transcript") -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+class _StopWishes:
+    """Takes the first ^C for a wish to stop, given once by iterating; further ones interrupt as ever."""
+
+    def __init__(self) -> None:
+        self._wishes = 0
+        signal.signal(signal.SIGINT, self._take)
+
+    def _take(self, *_: object) -> None:
+        self._wishes += 1
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __iter__(self) -> Iterator[None]:
+        while self._wishes:
+            self._wishes -= 1
+            yield
+
+
+def _ask_to_stop(home: Home, number: int) -> None:
     with open_store(home) as store:
         store.request_end(number, STOP)
-    transcript.say("✨", "Stopping; ^C again leaves it to that in the background")
 
 
 class Transcript:
