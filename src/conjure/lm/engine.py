@@ -44,12 +44,12 @@ class Engine(Protocol):
             capacity: Columns to make room for, T and later steps together.
 
         Returns:
-            Logits of the token after each row's last, float32, (R, V).
+            Logits of the token after each row's last, float32, (R, V); the next call may overwrite them.
         """
         ...
 
     def step(self, ids: Tensor) -> Tensor:
-        """Read one more token per row, int64, (R,); logits of the next, float32, (R, V)."""
+        """Read one more token per row, int64, (R,); logits of the next as from `prefill`."""
         ...
 
     def select(self, rows: Tensor) -> None:

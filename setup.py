@@ -1,0 +1,19 @@
+"""The one thing pyproject.toml cannot say yet: build the native decode engine, where a C compiler can.
+
+Everything else about the package is in pyproject.toml. The library is loaded by ctypes, so it needs no Python
+headers; where it cannot be built, installing goes on without it, and `conjure doctor` says so.
+"""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "conjure.lm.native._forward",
+            ["src/conjure/lm/native/forward.c"],
+            extra_compile_args=["-std=gnu11", "-O3", "-fopenmp", "-fno-math-errno", "-Wall", "-Wextra"],
+            extra_link_args=["-fopenmp"],
+            optional=True,
+        )
+    ]
+)

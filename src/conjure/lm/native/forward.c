@@ -1,0 +1,667 @@
+/* GPT-2's forward pass: int8 weights times int16 activations, float32 in between, bfloat16 keys and values.
+ *
+ * Main entry: `conjure_forward`, which reads some new tokens of each row and gives the logits of what follows.
+ * One body of code is compiled once per instruction set (see the end), so one build serves every machine; only
+ * `multiply_*`, where nearly all time goes, is written by hand for each. Invariant: a row's logits do not
+ * depend, in any bit, on the rows beside it, on how its tokens are portioned, or on the number of threads.
+ *
+ * Every size and pointer is checked in Python (library.py, engine.py); here they are trusted.
+ */
+#include <math.h>
+#include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define ABI_VERSION 1 /* library.py has the same: a library left over from other sources is not used */
+
+enum {
+    PANEL = 32,     /* outputs computed together; weights are stored by panel */
+    GROUP = 64,     /* inputs for which an output's weights share a scale */
+    PAIRS = GROUP / 2,
+    LANES = 16,     /* floats in the widest register */
+    CHUNK = 32,     /* bfloat16 numbers in it: keys scored together, dimensions of a value added together */
+    QUERIES = 4,    /* queries of a row that go over its keys together */
+    MAX_ROWS = 8,   /* rows multiplied together, at most */
+    SEGMENT = 96,   /* rows whose activations stay in the second-level cache while weights pass by */
+    SPINS = 4000,   /* looks for the others before yielding the core, some 50 microseconds */
+};
+
+typedef uint16_t bfloat16;
+
+/* The weights of one panel for one group of inputs, in the order in which they are multiplied. */
+typedef struct {
+    bfloat16 scales[PANEL];
+    int8_t values[PAIRS][PANEL][2];
+} Block;
+
+/* y = x W' + bias. Both sizes are rounded up, to whole panels and groups, and filled with zeros. */
+typedef struct {
+    const Block *weights; /* [out / PANEL][in / GROUP] */
+    const float *bias;    /* [out] */
+    int64_t in, out;
+} Matrix;
+
+typedef struct {
+    const float *gain, *bias;
+} Norm;
+
+typedef struct {
+    Norm ln_1, ln_2;
+    Matrix qkv, proj, fc, fc_proj; /* queries come out of `qkv` already divided by sqrt(D) */
+} Layer;
+
+typedef struct {
+    int64_t channels, inner, heads, layers, vocab;
+    float epsilon;
+    const bfloat16 *wte; /* (vocab, channels) */
+    const float *wpe;    /* (context, channels) */
+    const Layer *layer;
+    Norm ln_f;
+    Matrix head;             /* less the mean of its rows … */
+    const float *head_mean;  /* … which is this, (channels) */
+} Model;
+
+/* What is remembered: per layer, for each slot and head, keys [capacity / CHUNK][D][CHUNK] and values
+ * [capacity][D rounded up to CHUNK], both in the order of `place_of`; `capacity` is a multiple of CHUNK. */
+typedef struct {
+    bfloat16 *const *keys, *const *values;
+    int64_t capacity;
+} Cache;
+
+/* `rows` x `tokens` new token ids, which go to columns start, start + 1, … of each row's slot. Columns before
+ * pad[row] are padding: they are neither computed nor attended to, and positions count from there. */
+typedef struct {
+    const int64_t *ids, *slots, *pad;
+    int64_t rows, tokens, start;
+    float *logits; /* (rows, vocab), after each row's last token; NULL where nobody wants them */
+    int32_t threads, instructions;
+} Call;
+
+enum { PORTABLE, AVX2, AVX512VNNI };
+
+#define INLINE static inline __attribute__((always_inline))
+#define SIMD _Pragma("omp simd")
+
+/* ---- threads ----
+ *
+ * They are OpenMP's, the very ones that torch uses where the same libgomp is loaded: two pools would spin against
+ * each other for the same cores, which costs several times what the work does. Only where they meet within a pass
+ * is our own: OpenMP's barrier spins for milliseconds, which on a busy machine keeps back the thread waited for.
+ */
+
+typedef struct {
+    atomic_int arrived, round;
+} Meeting;
+
+/* Returns when all `threads` have called it as often. */
+static void meet(Meeting *meeting, int threads) {
+    int round = atomic_load(&meeting->round);
+    if (atomic_fetch_add(&meeting->arrived, 1) + 1 == threads) {
+        atomic_store(&meeting->arrived, 0);
+        atomic_store(&meeting->round, round + 1);
+        return;
+    }
+    for (int spin = 0; atomic_load_explicit(&meeting->round, memory_order_acquire) == round; spin++) {
+        if (spin >= SPINS) {
+            sched_yield();
+            continue;
+        }
+#if defined(__x86_64__)
+        _mm_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#endif
+    }
+}
+#define MEET meet(job->meeting, threads);
+
+/* ---- numbers ---- */
+
+typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
+
+INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+INLINE uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+INLINE float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+INLINE float widen(bfloat16 x) { return float_of((uint32_t)x << 16); }
+
+/* Rounds to nearest, ties to even. */
+INLINE bfloat16 narrow(float x) {
+    uint32_t bits = bits_of(x);
+    return (bfloat16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Keys and values are remembered CHUNK numbers at a time, number i beside number i + LANES: then two plain
+ * operations, and no shuffling, make two registers of floats of them. */
+INLINE int64_t place_of(int64_t i) { return i / CHUNK * CHUNK + i % LANES * 2 + i / LANES % 2; }
+
+INLINE void widen_chunk(Floats *first, Floats *second, const bfloat16 *from) {
+    Words words;
+    memcpy(&words, from, sizeof words);
+    *first = (Floats)(words << 16);
+    *second = (Floats)(words & 0xffff0000u);
+}
+
+/* Adding 1.5 * 2^23 leaves a small number's nearest integer, ties to even, in the lowest bits. */
+#define ROUNDER 12582912.0f
+
+/* e^x to 1e-7 of itself; NaN stays NaN. e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r by its Taylor series. */
+INLINE float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float shifted = x * 1.44269504f + ROUNDER;
+    float n = shifted - ROUNDER;
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln(2) in two parts, the first one exact */
+    float series = 1.0f / 5040;
+    series = series * r + 1.0f / 720;
+    series = series * r + 1.0f / 120;
+    series = series * r + 1.0f / 24;
+    series = series * r + 1.0f / 6;
+    series = series * r + 0.5f;
+    series = series * r + 1.0f;
+    series = series * r + 1.0f;
+    return series * float_of((bits_of(shifted) << 23) + 0x3f800000);
+}
+
+/* x / 2 (1 + tanh z) with z = sqrt(2 / pi) (x + 0.044715 x^3), and (1 + tanh z) / 2 = 1 / (1 + e^-2z). */
+INLINE float gelu(float x) { return x / (1.0f + exponential(-1.59576912f * (x + 0.044715f * x * x * x))); }
+
+/* ---- activations as int16 ---- */
+
+typedef struct {
+    int16_t *values; /* (rows, stride); zeros up to whole groups */
+    float *scales;   /* (rows) */
+    int64_t stride;
+} Activations;
+
+/* A row that is not all finite gets a scale of NaN, and so do the outputs made of it. */
+INLINE void quantise(const float *x, int64_t size, const Activations *to, int64_t row) {
+    int16_t *values = to->values + row * to->stride;
+    float largest = 0, wrong = 0;
+    _Pragma("omp simd reduction(max : largest) reduction(+ : wrong)")
+    for (int64_t i = 0; i < size; i++) {
+        float magnitude = fabsf(x[i]);
+        largest = magnitude > largest ? magnitude : largest;
+        wrong += x[i] * 0.0f;
+    }
+    float inverse = largest > 1e-30f ? 32767.0f / largest : 0.0f;
+    SIMD for (int64_t i = 0; i < size; i++)
+        values[i] = (int16_t)(bits_of(x[i] * inverse + ROUNDER) - bits_of(ROUNDER));
+    for (int64_t i = size; i < round_up(size, GROUP); i++) values[i] = 0;
+    to->scales[row] = largest / 32767.0f + wrong;
+}
+
+INLINE void layer_norm(const float *x, int64_t size, const Norm *norm, float epsilon, float *y) {
+    float sum = 0, squares = 0;
+    _Pragma("omp simd reduction(+ : sum)")
+    for (int64_t i = 0; i < size; i++) sum += x[i];
+    float mean = sum / (float)size;
+    _Pragma("omp simd reduction(+ : squares)")
+    for (int64_t i = 0; i < size; i++) squares += (x[i] - mean) * (x[i] - mean);
+    float scale = 1.0f / sqrtf(squares / (float)size + epsilon);
+    SIMD for (int64_t i = 0; i < size; i++) y[i] = (x[i] - mean) * scale * norm->gain[i] + norm->bias[i];
+}
+
+/* ---- matrix products: panels of 32 outputs x a few rows, exact integers within a group ---- */
+
+/* sums[r] = the panel's products with row + r of the activations, still to be multiplied by the row's scale. */
+typedef void Multiply(const Block *block, int64_t groups, const Activations *x, int64_t row, int rows,
+                      float sums[][PANEL]);
+
+INLINE void multiply_portable(const Block *block, int64_t groups, const Activations *x, int64_t row, int rows,
+                              float sums[][PANEL]) {
+    memset(sums, 0, (size_t)rows * sizeof sums[0]);
+    for (int64_t group = 0; group < groups; group++, block++)
+        for (int r = 0; r < rows; r++) {
+            const int16_t *values = x->values + (row + r) * x->stride + group * GROUP;
+            int32_t part[PANEL] = {0};
+            for (int pair = 0; pair < PAIRS; pair++)
+                SIMD for (int n = 0; n < PANEL; n++)
+                    part[n] += block->values[pair][n][0] * values[2 * pair] +
+                               block->values[pair][n][1] * values[2 * pair + 1];
+            SIMD for (int n = 0; n < PANEL; n++) sums[r][n] += (float)part[n] * widen(block->scales[n]);
+        }
+}
+
+#if defined(__x86_64__)
+#define AVX2_TARGET __attribute__((target("avx2,fma")))
+#define AVX512_TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+
+INLINE int32_t pair_of(const Activations *x, int64_t row, int64_t group, int pair) {
+    int32_t two;
+    memcpy(&two, x->values + row * x->stride + group * GROUP + 2 * pair, 4);
+    return two;
+}
+
+AVX2_TARGET INLINE void multiply_avx2(const Block *block, int64_t groups, const Activations *x, int64_t row, int rows,
+                                      float sums[][PANEL]) {
+    memset(sums, 0, (size_t)rows * sizeof sums[0]);
+    for (int64_t group = 0; group < groups; group++, block++) {
+        __m256i part[MAX_ROWS][4];
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < 4; v++) part[r][v] = _mm256_setzero_si256();
+        for (int pair = 0; pair < PAIRS; pair++) {
+            const __m128i *bytes = (const __m128i *)block->values[pair];
+            for (int v = 0; v < 4; v++) {
+                __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes + v));
+                for (int r = 0; r < rows; r++) {
+                    __m256i two = _mm256_set1_epi32(pair_of(x, row + r, group, pair));
+                    part[r][v] = _mm256_add_epi32(part[r][v], _mm256_madd_epi16(w, two));
+                }
+            }
+        }
+        for (int v = 0; v < 4; v++) {
+            __m128i halves = _mm_loadu_si128((const __m128i *)block->scales + v);
+            __m256 scales = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+            for (int r = 0; r < rows; r++) {
+                float *sum = sums[r] + 8 * v;
+                _mm256_storeu_ps(sum, _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[r][v]), scales, _mm256_loadu_ps(sum)));
+            }
+        }
+    }
+}
+
+/* As assembly, because GCC copies every sum to another register and back around the instruction's intrinsic. */
+AVX512_TARGET INLINE void add_products(__m512i *sum, __m512i w, __m512i x) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(*sum) : "v"(w), "v"(x));
+}
+
+AVX512_TARGET INLINE void multiply_avx512vnni(const Block *block, int64_t groups, const Activations *x, int64_t row,
+                                              int rows, float sums[][PANEL]) {
+    memset(sums, 0, (size_t)rows * sizeof sums[0]);
+    for (int64_t group = 0; group < groups; group++, block++) {
+        __m512i part[MAX_ROWS][2];
+        for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = _mm512_setzero_si512();
+        for (int pair = 0; pair < PAIRS; pair++) {
+            const __m256i *bytes = (const __m256i *)block->values[pair];
+            __m512i low = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes));
+            __m512i high = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes + 1));
+            for (int r = 0; r < rows; r++) {
+                __m512i two = _mm512_set1_epi32(pair_of(x, row + r, group, pair));
+                add_products(&part[r][0], low, two);
+                add_products(&part[r][1], high, two);
+            }
+        }
+        for (int v = 0; v < 2; v++) {
+            __m256i halves = _mm256_loadu_si256((const __m256i *)block->scales + v);
+            __m512 scales = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+            for (int r = 0; r < rows; r++) {
+                float *sum = sums[r] + 16 * v;
+                _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[r][v]), scales, _mm512_loadu_ps(sum)));
+            }
+        }
+    }
+}
+#endif
+
+typedef struct {
+    int64_t from, to;
+} Share;
+
+INLINE Share share_of(int64_t items, int thread, int threads) {
+    return (Share){items * thread / threads, items * (thread + 1) / threads};
+}
+
+typedef enum { SET, ADD, GELU } Finish;
+
+/* Finishes `count` outputs of one row: y = sums * scale + bias, then what `how` says. */
+INLINE void finish(const float *sums, float scale, const float *bias, int64_t count, Finish how, float *y) {
+    if (how == SET) SIMD for (int64_t n = 0; n < count; n++) y[n] = sums[n] * scale + bias[n];
+    if (how == ADD) SIMD for (int64_t n = 0; n < count; n++) y[n] += sums[n] * scale + bias[n];
+    if (how == GELU) SIMD for (int64_t n = 0; n < count; n++) y[n] = gelu(sums[n] * scale + bias[n]);
+}
+
+/* With a constant number of rows, at most `most`, the sums stay in registers. */
+INLINE void multiply_rows(Multiply *multiply, int most, const Block *block, int64_t groups, const Activations *x,
+                          int64_t row, int rows, float sums[][PANEL]) {
+#define CASE(n) if (n <= most && rows == n) multiply(block, groups, x, row, n, sums)
+    CASE(1); CASE(2); CASE(3); CASE(4); CASE(5); CASE(6); CASE(7); CASE(8);
+#undef CASE
+}
+
+/* y = x W' + bias, finished as `how` says, for the first `rows` activations and some panels of outputs. */
+INLINE void multiply_panels(Multiply *multiply, int most, const Matrix *m, const Activations *x, int64_t rows,
+                            Share panels, Finish how, float *y, int64_t stride) {
+    int64_t groups = (m->in + GROUP - 1) / GROUP;
+    for (int64_t segment = 0; segment < rows; segment += SEGMENT) {
+        int64_t end = at_most(rows, segment + SEGMENT);
+        for (int64_t panel = panels.from; panel < panels.to; panel++) {
+            int64_t n = panel * PANEL, count = at_most(PANEL, m->out - n);
+            for (int64_t row = segment; row < end; row += most) {
+                float sums[MAX_ROWS][PANEL];
+                int together = (int)at_most(most, end - row);
+                multiply_rows(multiply, most, m->weights + panel * groups, groups, x, row, together, sums);
+                for (int r = 0; r < together; r++)
+                    finish(sums[r], x->scales[row + r], m->bias + n, count, how, y + (row + r) * stride + n);
+            }
+        }
+    }
+}
+
+typedef void Product(const Matrix *m, const Activations *x, int64_t rows, Share panels, Finish how, float *y,
+                     int64_t stride);
+
+/* ---- one forward pass ---- */
+
+typedef struct {
+    const Model *model;
+    const Cache *cache;
+    const Call *call;
+    Meeting *meeting;
+    int64_t *first_column; /* per row: of its new tokens, without padding */
+    int64_t *first_place;  /* per row: where those lie in the arrays below; one more entry: how many in all */
+    float *residual;       /* (places, channels) */
+    float *wide;           /* (places, wide_stride): queries, keys and values, and later the inner layer */
+    float *mixed;          /* (places, channels) */
+    Activations activations;
+    float *head_shift; /* (rows) */
+    float *scratch;    /* (threads, scratch_stride): a row of channels, or scores */
+    int64_t places, wide_stride, channel_stride, scratch_stride, head_size;
+} Job;
+
+INLINE void embed(const Job *job, int64_t row, Share places) {
+    const Model *model = job->model;
+    const Call *call = job->call;
+    for (int64_t place = at_least(places.from, job->first_place[row]);
+         place < at_most(places.to, job->first_place[row + 1]); place++) {
+        int64_t column = job->first_column[row] + place - job->first_place[row];
+        int64_t id = call->ids[row * call->tokens + column - call->start];
+        const bfloat16 *token = model->wte + id * model->channels;
+        const float *position = model->wpe + (column - call->pad[row]) * model->channels;
+        float *x = job->residual + place * job->channel_stride;
+        SIMD for (int64_t c = 0; c < model->channels; c++) x[c] = widen(token[c]) + position[c];
+    }
+}
+
+/* Puts one head's new keys and values of one row into the cache. */
+INLINE void remember(const Job *job, int64_t row, int64_t head, bfloat16 *keys, bfloat16 *values) {
+    int64_t D = job->head_size, padded = round_up(D, CHUNK), C = job->model->channels;
+    for (int64_t place = job->first_place[row]; place < job->first_place[row + 1]; place++) {
+        int64_t column = job->first_column[row] + place - job->first_place[row];
+        const float *key = job->wide + place * job->wide_stride + C + head * D, *value = key + C;
+        bfloat16 *key_lane = keys + column / CHUNK * CHUNK * D + place_of(column % CHUNK);
+        bfloat16 *value_row = values + column * padded;
+        for (int64_t d = 0; d < D; d++) key_lane[d * CHUNK] = narrow(key[d]);
+        for (int64_t d = 0; d < padded; d++) value_row[place_of(d)] = d < D ? narrow(value[d]) : 0;
+    }
+}
+
+/* scores[q][s] = query q . key s for the blocks of keys that hold columns from … to - 1. */
+INLINE void score_keys(const float *query, int64_t stride, int queries, const bfloat16 *keys, int64_t D, int64_t from,
+                       int64_t to, float *scores, int64_t capacity) {
+    for (int64_t block = from / CHUNK * CHUNK; block < to; block += CHUNK) {
+        Floats sum[QUERIES][2];
+        memset(sum, 0, sizeof sum);
+        for (int64_t d = 0; d < D; d++) {
+            Floats first, second;
+            widen_chunk(&first, &second, keys + block * D + d * CHUNK);
+            for (int q = 0; q < queries; q++) {
+                sum[q][0] += query[q * stride + d] * first;
+                sum[q][1] += query[q * stride + d] * second;
+            }
+        }
+        for (int q = 0; q < queries; q++) memcpy(scores + q * capacity + block, sum[q], sizeof sum[q]);
+    }
+}
+
+/* Turns scores of columns from … to - 1 into e^(score - largest), the rest up to `end` into 0; returns the sum. */
+INLINE float weigh(float *scores, int64_t from, int64_t to, int64_t end) {
+    float largest = scores[from], sum = 0;
+    _Pragma("omp simd reduction(max : largest)")
+    for (int64_t s = from; s < to; s++) largest = scores[s] > largest ? scores[s] : largest;
+    _Pragma("omp simd reduction(+ : sum)")
+    for (int64_t s = from; s < to; s++) {
+        scores[s] = exponential(scores[s] - largest);
+        sum += scores[s];
+    }
+    for (int64_t s = to; s < end; s++) scores[s] = 0;
+    return sum;
+}
+
+/* out[q] = sum over columns s of weights[q][s] values[s], for one or two chunks of the head's numbers. */
+INLINE void mix_values(const float *weights, int64_t capacity, int queries, const bfloat16 *values, int64_t padded,
+                       int chunks, int64_t from, int64_t to, float out[][2 * CHUNK]) {
+    Floats sum[QUERIES][4];
+    memset(sum, 0, sizeof sum);
+    for (int64_t s = from; s < to; s++)
+        for (int chunk = 0; chunk < chunks; chunk++) {
+            Floats first, second;
+            widen_chunk(&first, &second, values + s * padded + chunk * CHUNK);
+            for (int q = 0; q < queries; q++) {
+                sum[q][2 * chunk] += weights[q * capacity + s] * first;
+                sum[q][2 * chunk + 1] += weights[q * capacity + s] * second;
+            }
+        }
+    memcpy(out, sum, sizeof sum);
+}
+
+/* Attention of `queries` successive new tokens of one row, over what one head remembers. */
+INLINE void attend_together(const Job *job, int64_t row, int64_t head, int64_t place, int queries,
+                            const bfloat16 *keys, const bfloat16 *values, float *scores) {
+    int64_t D = job->head_size, padded = round_up(D, CHUNK), capacity = job->cache->capacity;
+    int64_t from = job->call->pad[row], column = job->first_column[row] + place - job->first_place[row];
+    int64_t to = column + queries;
+    float sums[QUERIES], out[QUERIES][2 * CHUNK];
+    score_keys(job->wide + place * job->wide_stride + head * D, job->wide_stride, queries, keys, D, from, to, scores,
+               capacity);
+    for (int q = 0; q < queries; q++) sums[q] = weigh(scores + q * capacity, from, column + q + 1, to);
+    for (int64_t start = 0, width; start < padded; start += width) {
+        width = padded - start >= 2 * CHUNK ? 2 * CHUNK : CHUNK;
+        if (width == CHUNK)
+            mix_values(scores, capacity, queries, values + start, padded, 1, from, to, out);
+        else
+            mix_values(scores, capacity, queries, values + start, padded, 2, from, to, out);
+        for (int q = 0; q < queries; q++)
+            for (int64_t d = 0; d < width && start + d < D; d++)
+                job->mixed[(place + q) * job->channel_stride + head * D + start + d] = out[q][d] / sums[q];
+    }
+}
+
+INLINE void attend(const Job *job, int64_t layer, Share items, float *scores) {
+    int64_t heads = job->model->heads, D = job->head_size, capacity = job->cache->capacity;
+    for (int64_t item = items.from; item < items.to; item++) {
+        int64_t row = item / heads, head = item % heads, slot = job->call->slots[row] * heads + head;
+        bfloat16 *keys = job->cache->keys[layer] + slot * capacity * D;
+        bfloat16 *values = job->cache->values[layer] + slot * capacity * round_up(D, CHUNK);
+        remember(job, row, head, keys, values);
+        int64_t place = job->first_place[row], end = job->first_place[row + 1];
+        for (; place + QUERIES <= end; place += QUERIES)
+            attend_together(job, row, head, place, QUERIES, keys, values, scores);
+        for (; place < end; place++) attend_together(job, row, head, place, 1, keys, values, scores);
+    }
+}
+
+INLINE void norm_places(const Job *job, const Norm *norm, Share places, float *row) {
+    for (int64_t place = places.from; place < places.to; place++) {
+        layer_norm(job->residual + place * job->channel_stride, job->model->channels, norm, job->model->epsilon, row);
+        quantise(row, job->model->channels, &job->activations, place);
+    }
+}
+
+INLINE void quantise_places(const Job *job, const float *x, int64_t stride, int64_t size, Share places) {
+    for (int64_t place = places.from; place < places.to; place++)
+        quantise(x + place * stride, size, &job->activations, place);
+}
+
+/* Activation row r becomes the last token of row r, which is never padding. */
+INLINE void norm_last(const Job *job, Share rows, float *normed) {
+    const Model *model = job->model;
+    for (int64_t row = rows.from; row < rows.to; row++) {
+        int64_t place = job->first_place[row + 1] - 1;
+        layer_norm(job->residual + place * job->channel_stride, model->channels, &model->ln_f, model->epsilon, normed);
+        quantise(normed, model->channels, &job->activations, row);
+        float shift = 0;
+        _Pragma("omp simd reduction(+ : shift)")
+        for (int64_t c = 0; c < model->channels; c++) shift += normed[c] * model->head_mean[c];
+        job->head_shift[row] = shift;
+    }
+}
+
+INLINE void write_logits(const Job *job, Product *product, Share panels) {
+    const Model *model = job->model;
+    const Call *call = job->call;
+    product(&model->head, &job->activations, call->rows, panels, SET, call->logits, model->vocab);
+    int64_t from = panels.from * PANEL, to = at_most(panels.to * PANEL, model->vocab);
+    for (int64_t row = 0; row < call->rows; row++) {
+        float *logits = call->logits + row * model->vocab, shift = job->head_shift[row];
+        SIMD for (int64_t n = from; n < to; n++) logits[n] += shift;
+    }
+}
+
+/* What one thread does; the threads meet wherever one needs what another made. */
+INLINE void forward(const Job *job, int thread, int threads, Product *product) {
+    const Model *model = job->model;
+    const int64_t C = model->channels, rows = job->call->rows, places = job->places;
+    const Share mine = share_of(places, thread, threads);
+    const Share heads = share_of(rows * model->heads, thread, threads);
+    float *scratch = job->scratch + thread * job->scratch_stride;
+#define PANELS(matrix) share_of(((matrix).out + PANEL - 1) / PANEL, thread, threads)
+#define MULTIPLY(matrix, how, y, stride) \
+    product(&(matrix), &job->activations, places, PANELS(matrix), how, y, stride)
+    for (int64_t row = 0; row < rows; row++) embed(job, row, mine);
+    for (int64_t number = 0; number < model->layers; number++) {
+        const Layer *layer = &model->layer[number];
+        norm_places(job, &layer->ln_1, mine, scratch);
+        MEET
+        MULTIPLY(layer->qkv, SET, job->wide, job->wide_stride);
+        MEET
+        attend(job, number, heads, scratch);
+        MEET
+        quantise_places(job, job->mixed, job->channel_stride, C, mine);
+        MEET
+        MULTIPLY(layer->proj, ADD, job->residual, job->channel_stride);
+        MEET
+        norm_places(job, &layer->ln_2, mine, scratch);
+        MEET
+        MULTIPLY(layer->fc, GELU, job->wide, job->wide_stride);
+        MEET
+        quantise_places(job, job->wide, job->wide_stride, model->inner, mine);
+        MEET
+        MULTIPLY(layer->fc_proj, ADD, job->residual, job->channel_stride);
+        MEET
+    }
+    if (!job->call->logits) return;
+    norm_last(job, share_of(rows, thread, threads), scratch);
+    MEET
+    write_logits(job, product, PANELS(model->head));
+#undef MULTIPLY
+#undef PANELS
+}
+
+/* ---- one copy of all that per instruction set ---- */
+
+#define COMPILE_FOR(name, rows, target)                                                                        \
+    target static __attribute__((noinline)) void product_##name(const Matrix *m, const Activations *x, int64_t count, Share panels,      \
+                                      Finish how, float *y, int64_t stride) {                                  \
+        multiply_panels(multiply_##name, rows, m, x, count, panels, how, y, stride);                                   \
+    }                                                                                                          \
+    target static void forward_##name(void *job, int thread, int threads) {                                    \
+        forward(job, thread, threads, product_##name);                                                         \
+    }
+
+COMPILE_FOR(portable, 1, )
+#if defined(__x86_64__)
+COMPILE_FOR(avx2, 2, AVX2_TARGET)
+COMPILE_FOR(avx512vnni, MAX_ROWS, AVX512_TARGET)
+#endif
+
+int32_t conjure_abi(void) { return ABI_VERSION; }
+
+/* The best instructions this processor has. */
+int32_t conjure_instructions(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return PORTABLE;
+    bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return wide && __builtin_cpu_supports("avx512vnni") ? AVX512VNNI : AVX2;
+#else
+    return PORTABLE;
+#endif
+}
+
+static void (*forward_for(int32_t instructions))(void *, int, int) {
+#if defined(__x86_64__)
+    if (instructions == AVX512VNNI) return forward_avx512vnni;
+    if (instructions == AVX2) return forward_avx2;
+#endif
+    (void)instructions;
+    return forward_portable;
+}
+
+/* Hands out pieces of one block of memory; with no block it only counts. */
+static void *take(char **block, int64_t *used, int64_t bytes) {
+    char *piece = *block ? *block + *used : NULL;
+    *used += round_up(bytes, 64);
+    return piece;
+}
+
+static int64_t lay_out(Job *job, char *block) {
+    const Model *model = job->model;
+    const Call *call = job->call;
+    int64_t used = 0, C = model->channels, n = at_least(job->places, call->rows);
+    int64_t widest = at_least(C, model->inner);
+    job->head_size = C / model->heads;
+    job->channel_stride = round_up(C, PANEL);
+    job->wide_stride = round_up(at_least(3 * C, model->inner), PANEL);
+    job->scratch_stride = round_up(at_least(C, QUERIES * job->cache->capacity), LANES);
+    job->activations.stride = round_up(widest, GROUP);
+    job->residual = take(&block, &used, n * job->channel_stride * 4);
+    job->wide = take(&block, &used, n * job->wide_stride * 4);
+    job->mixed = take(&block, &used, n * job->channel_stride * 4);
+    job->activations.values = take(&block, &used, n * job->activations.stride * 2);
+    job->activations.scales = take(&block, &used, n * 4);
+    job->head_shift = take(&block, &used, call->rows * 4);
+    job->scratch = take(&block, &used, call->threads * job->scratch_stride * 4);
+    return used;
+}
+
+/* Reads the call's tokens, and writes the logits that follow. Returns 0, or -1 where memory ran out. */
+int32_t conjure_forward(const Model *model, const Cache *cache, const Call *call) {
+    Meeting meeting = {0, 0};
+    Job job = {.model = model, .cache = cache, .call = call, .meeting = &meeting};
+    int64_t *places = malloc((size_t)(2 * call->rows + 1) * sizeof *places);
+    if (!places) return -1;
+    job.first_place = places;
+    job.first_column = places + call->rows + 1;
+    places[0] = 0;
+    for (int64_t row = 0; row < call->rows; row++) {
+        int64_t end = call->start + call->tokens, column = at_least(call->start, at_most(call->pad[row], end));
+        job.first_column[row] = column;
+        job.first_place[row + 1] = job.first_place[row] + end - column;
+    }
+    job.places = job.first_place[call->rows];
+    char *block = aligned_alloc(64, (size_t)lay_out(&job, NULL));
+    if (!block) {
+        free(places);
+        return -1;
+    }
+    lay_out(&job, block);
+    void (*work)(void *, int, int) = forward_for(call->instructions);
+#pragma omp parallel num_threads(call->threads)
+    work(&job, omp_get_thread_num(), omp_get_num_threads());
+    free(block);
+    free(places);
+    return 0;
+}

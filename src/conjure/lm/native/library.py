@@ -1,0 +1,158 @@
+"""The compiled half of the native engine: finds it, says whether it can be used, and names its C types.
+
+Main entries: `status`, `describe`. Invariant: a library is only used if it was built from these sources
+(`ABI_VERSION`), with instructions that this processor has.
+
+``CONJURE_NATIVE`` forces a choice: ``off``, or one of `INSTRUCTIONS`; empty or ``auto`` takes the best.
+"""
+
+import ctypes
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.errors import UsageError
+
+VARIABLE = "CONJURE_NATIVE"
+INSTRUCTIONS = ("portable", "avx2", "avx512vnni")  # each includes those before it; forward.c numbers them so
+ABI_VERSION = 1  # as in forward.c
+
+_pointer, _size = ctypes.c_void_p, ctypes.c_int64
+
+
+class Matrix(ctypes.Structure):
+    """A linear layer; see forward.c, as for all of these."""
+
+    _fields_ = (
+        ("weights", _pointer),
+        ("bias", _pointer),
+        ("inputs", _size),
+        ("outputs", _size),
+    )
+
+
+class Norm(ctypes.Structure):
+    """A layer norm."""
+
+    _fields_ = (("gain", _pointer), ("bias", _pointer))
+
+
+class Layer(ctypes.Structure):
+    """A transformer layer."""
+
+    _fields_ = (
+        ("ln_1", Norm),
+        ("ln_2", Norm),
+        ("qkv", Matrix),
+        ("proj", Matrix),
+        ("fc", Matrix),
+        ("fc_proj", Matrix),
+    )
+
+
+class Model(ctypes.Structure):
+    """A whole model."""
+
+    _fields_ = (
+        *((name, _size) for name in ("channels", "inner", "heads", "layers", "vocab")),
+        ("epsilon", ctypes.c_float),
+        ("wte", _pointer),
+        ("wpe", _pointer),
+        ("layer", ctypes.POINTER(Layer)),
+        ("ln_f", Norm),
+        ("head", Matrix),
+        ("head_mean", _pointer),
+    )
+
+
+class Cache(ctypes.Structure):
+    """Keys and values, one pointer per layer."""
+
+    _fields_ = (
+        ("keys", ctypes.POINTER(_pointer)),
+        ("values", ctypes.POINTER(_pointer)),
+        ("capacity", _size),
+    )
+
+
+class Call(ctypes.Structure):
+    """One forward pass."""
+
+    _fields_ = (
+        ("ids", _pointer),
+        ("slots", _pointer),
+        ("pad", _pointer),
+        ("rows", _size),
+        ("tokens", _size),
+        ("start", _size),
+        ("logits", _pointer),
+        ("threads", ctypes.c_int32),
+        ("instructions", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Whether the native engine can be used here.
+
+    Attributes:
+        library: The loaded library, or None.
+        instructions: The ones it will use, from `INSTRUCTIONS`.
+        reason: Why so, in words.
+    """
+
+    library: ctypes.CDLL | None
+    instructions: str
+    reason: str
+
+
+def status() -> Status:
+    """Whether the native engine can be used here, and with which instructions.
+
+    Raises:
+        UsageError: ``CONJURE_NATIVE`` is none of the allowed words, or asks for instructions that the
+            processor does not have.
+    """
+    wanted = os.environ.get(VARIABLE, "") or "auto"
+    if wanted not in ("auto", "off", *INSTRUCTIONS):
+        raise UsageError(f"{VARIABLE} is {wanted!r}; allowed are auto, off, {', '.join(INSTRUCTIONS)}")
+    if wanted == "off":
+        return Status(None, "", f"{VARIABLE} is off")
+    library = _load()
+    if isinstance(library, str):
+        return Status(None, "", library)
+    best = library.conjure_instructions()
+    if wanted == "auto":
+        return Status(library, INSTRUCTIONS[best], "the best this processor has")
+    if INSTRUCTIONS.index(wanted) > best:
+        raise UsageError(
+            f"{VARIABLE} is {wanted!r}, which this processor does not have; "
+            f"allowed here are auto, off, {', '.join(INSTRUCTIONS[: best + 1])}"
+        )
+    return Status(library, wanted, f"{VARIABLE} asks for them")
+
+
+def describe() -> str:
+    """One line for people: which engine runs int8 models here, and why."""
+    found = status()
+    if found.library is None:
+        return f"torch, because {found.reason}"
+    return f"native, {found.instructions} instructions ({found.reason})"
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    built = sorted(Path(__file__).parent.glob("_forward*.so"))
+    if not built:
+        return "the native engine was not built: installing conjure found no C compiler it could use"
+    try:
+        library = ctypes.CDLL(str(built[0]))
+        abi = library.conjure_abi()
+    except (OSError, AttributeError) as error:
+        return f"the native engine does not load: {error}"
+    if abi != ABI_VERSION:
+        return "the native engine was built from other sources; install conjure again"
+    library.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (Model, Cache, Call)]
+    return library
