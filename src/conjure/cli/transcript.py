@@ -27,6 +27,7 @@ _ASCII_SPINNER = "|/-\\"
 _SPIN_EVERY_S = 0.1
 _CLEAR_LINE = "\r\x1b[2K"
 _WIDEST_DETAIL = 60
+_FEW_WORDS = 80
 _REWRITTEN = re.compile(r"\r(?!\n)")
 
 _END_MARKS = {
@@ -231,14 +232,22 @@ class Transcript:
         if record.total_s is not None:
             self.say(_END_MARKS.get(status, "💥"), f"Total run time: {format_duration(record.total_s)}")
         self.say(_END_MARKS.get(status, "💥"), ended(record), colour=_END_COLOURS.get(status, "red"))
-        for hint in _hints(record):
-            self.say("  ", hint)
+        for line in (*details(record), *_hints(record)):
+            self.say("  ", line)
 
 
 def ended(record: RunRecord) -> str:
     """How a run ended, in a few words: ``Run 3 failed (exit 1)``."""
     how = _how(record)
     return f"Run {record.number} {str(record.status).replace('_', ' ')}{f' ({how})' if how else ''}"
+
+
+def details(record: RunRecord) -> list[str]:
+    """Why a run ended, line by line, where that takes more than a few words."""
+    ending = record.ending
+    if ending is None or ending.message is None or ending.message in _how(record):
+        return []
+    return [] if ending.exit_code else ending.message.splitlines()
 
 
 def _shown_phases(record: RunRecord) -> frozenset[RunStatus]:
@@ -270,7 +279,8 @@ def _how(record: RunRecord) -> str:
         return f"signal {ending.signal}, {signal.strsignal(ending.signal)}"
     if ending.reason in (EndReason.TIMEOUT, EndReason.STOP_CONDITION):
         return f"{str(ending.reason).replace('_', ' ')}: {ending.message}"
-    return ending.message or ""
+    message = ending.message or ""
+    return message if len(message) <= _FEW_WORDS else ""
 
 
 def _hints(record: RunRecord) -> list[str]:

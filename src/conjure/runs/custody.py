@@ -47,9 +47,14 @@ class RunLock:
 
     @classmethod
     def take_if_free(cls, folder: Path) -> "RunLock | None":
-        """Take possession of a run that nobody carries; None if somebody does."""
+        """Take possession of a run that nobody carries; None if somebody does.
+
+        A run whose folder somebody removed is carried by nobody; it gets an empty one again.
+        """
         try:
-            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # For reading is enough to lock it, and can be had on a read-only disk.
+            descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             return None
         try:
@@ -158,7 +163,10 @@ def is_other_supervisor(home: Home, own_number: int, process: Process) -> bool:
     number = process.name.removeprefix(_PROCESS_NAME)
     if number == process.name or not number.isdecimal() or int(number) == own_number:
         return False
-    lock = RunLock.take_if_free(home.run_folder(int(number)))
+    folder = home.run_folder(int(number))
+    if not (folder / LOCK_FILE).exists():
+        return False  # it only calls itself so
+    lock = RunLock.take_if_free(folder)
     if lock is None:
         return True
     lock.release()

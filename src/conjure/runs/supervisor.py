@@ -36,6 +36,7 @@ def main() -> NoReturn:
         os._exit(0)  # the caller gave up, or died, before there was anything to carry
     message = json.loads(written)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us lose our children
     ignore_interrupts()
     if os.fork():
         os._exit(0)  # the caller waits for this: it means that the run is in our hands

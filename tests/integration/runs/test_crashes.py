@@ -65,7 +65,7 @@ def silent_server():
     with socket.create_server(("127.0.0.1", 0)) as server:
         calls = []
         threading.Thread(target=lambda: _take_calls(server, calls), daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", calls
         server.shutdown(socket.SHUT_RDWR)
         for call in calls:
             call.close()
@@ -136,12 +136,12 @@ def test_while_queued(client, crash):
 
 @pytest.mark.parametrize("crash", [kill_supervisor, kill_supervisor_and_guard])
 def test_while_building(client, home, monkeypatch, crash):
-    with silent_server() as address:
+    with silent_server() as (address, calls):
         monkeypatch.setenv("PIP_INDEX_URL", address)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         run = client.run("true", pip=["some-package"])
         supervisor = supervisor_of(run)
-        wait_until(lambda: any(p.name == "uv" for p in family(supervisor.pid)), "the builder")
+        wait_until(lambda: calls, "the builder's call")
         (builder,) = [process for process in family(supervisor.pid) if process.name == "uv"]
         crash(run)
         assert_interrupted(run, "building")
@@ -174,7 +174,7 @@ def test_while_saving_and_while_mounting(client, home):
 
 
 def test_while_being_cast(client, home, folder):
-    with silent_server() as address:
+    with silent_server() as (address, _):
         caster = subprocess.Popen(
             [CONJURE, "run", "--git-url", f"{address}/repo.git", "true"], stdout=subprocess.PIPE, text=True
         )

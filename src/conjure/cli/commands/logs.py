@@ -12,12 +12,13 @@ import click
 
 from conjure.cli.numbers import RUN_NUMBER
 from conjure.cli.render import note, visible
-from conjure.cli.transcript import follow_run
+from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.runs.custody import open_store
 from conjure.runs.following import Ended, Printed, Waiting, follow
 from conjure.runs.logs import LOG_FILE, STDOUT, LineAssembler, LogEntry, LogLine, LogTail, lines
+from conjure.runs.record import RunRecord
 from conjure.runs.status import EXIT_DETACHED, exit_status
 
 
@@ -45,12 +46,12 @@ def command(
     if following:
         return _follow(home, number, wanted) if wanted.asks else follow_run(home, number)
     with open_store(home) as store:
-        has_ended = store.get(number).status.is_final
+        record = store.get(number)
     entries = LogTail(home.run_folder(number) / LOG_FILE).read()
     if wanted.asks:
         wanted.show(lines(entries))
     elif not _write_exactly(entries):
-        note(f"run {number} has printed nothing{'' if has_ended else ' yet'}")
+        note(_silence(record))
     return 0
 
 
@@ -123,6 +124,13 @@ def _write_exactly(entries: Iterable[LogEntry]) -> bool:
         out.buffer.write(entry.content)
         out.flush()
     return shown
+
+
+def _silence(record: RunRecord) -> str:
+    """What to say of a run that printed nothing: why, where that is known."""
+    if record.ending is None:
+        return f"run {record.number} has printed nothing yet"
+    return "\n".join([f"{ended(record)}; it printed nothing", *details(record)])
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:

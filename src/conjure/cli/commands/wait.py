@@ -4,7 +4,7 @@ import click
 
 from conjure.cli.numbers import RUN_NUMBER
 from conjure.cli.render import StatusLine, write_json
-from conjure.cli.transcript import ended
+from conjure.cli.transcript import details, ended
 from conjure.core.home import Home
 from conjure.runs.following import Ended, follow
 from conjure.runs.record import RunRecord
@@ -20,7 +20,7 @@ def command(numbers: tuple[int, ...], *, as_json: bool) -> int:
     for number in dict.fromkeys(numbers):
         records.append(_wait(number))
         if not as_json:
-            click.echo(ended(records[-1]))
+            click.echo("\n   ".join([ended(records[-1]), *details(records[-1])]))
     if as_json:
         write_json([record.to_json() for record in records])
     statuses = [exit_status(record.ending) for record in records if record.ending is not None]
