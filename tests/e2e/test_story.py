@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from support.terminal import CONJURE, TIMEOUT_S, conjure, environment
@@ -104,12 +105,44 @@ def test_the_first_interrupt_saves_and_resume_is_a_new_run_that_goes_on(inputs):
     assert (outputs(2) / "output" / "tokenizer.json").is_file()
 
 
+def test_a_second_interrupt_aborts_and_what_was_written_can_be_recovered(inputs):
+    text, base = inputs
+    process = subprocess.Popen(
+        [CONJURE, "finetune", text, "--model", base, *SETTINGS, "--epochs", "4000", "--eval-every", "5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    for _ in range(2):  # the first evaluation's checkpoint is there when the second one is made
+        next(line for line in process.stderr if "held-out loss" in line)
+    # Stopped in its tracks it cannot obey the first signal, so the second has something to do.
+    trainer = next(p for p in psutil.process_iter(["environ", "cmdline"]) if _is_trainer(p))
+    trainer.suspend()
+    process.send_signal(signal.SIGINT)
+    next(line for line in process.stdout if "^C again aborts" in line)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert json.loads(succeed("info", "1", "--json"))["status"] == "killed"
+    succeed("recover", "1")
+    assert (outputs(1) / "output" / "config.json").is_file()
+
+
+def _is_trainer(process):
+    """Whether it is the command of a run in this test's home."""
+    environ, words = process.info["environ"] or {}, process.info["cmdline"] or []
+    own = environ.get("CONJURE_HOME") == os.environ["CONJURE_HOME"] and "CONJURE_RUN" in environ
+    return own and "finetune" in words
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["finetune", "runs/9/data.txt"], "runs/9 does not exist"),
         (["finetune", "--resume", "runs/9"], "run 9"),
         (["finetune", "-"], "standard input cannot be recorded"),
+        (["finetune", "nowhere.csv"], "nowhere.csv does not exist"),
         (["finetune", "TEXT", "--output", "there"], "--output needs --no-run"),
         (["finetune", "TEXT", "--epochs", "0"], "epochs is 0"),
         (["generate", "--model", "runs/9"], "runs/9 does not exist"),

@@ -31,7 +31,7 @@ def follow_cast(
         make: Casts the run; it is handed what to tell the number to.
         background: Do not follow it.
         as_json: Show one JSON object at the end (at once, in the background) and no transcript.
-        interrupt_stops: The first ^C asks the run to stop and save, only the second detaches.
+        interrupt_stops: The first ^C asks the run to stop and save, the second kills it, a third detaches.
 
     Returns:
         The exit status to end with.

@@ -20,7 +20,7 @@ from conjure.runs.logs import NOTE, STDERR, LogEntry, last_state
 from conjure.runs.quantities import format_duration, format_size
 from conjure.runs.record import RunRecord
 from conjure.runs.status import EXIT_DETACHED, EndReason, RunStatus, exit_status
-from conjure.runs.store import STOP
+from conjure.runs.store import KILL, STOP
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ASCII_SPINNER = "|/-\\"
@@ -51,15 +51,15 @@ def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int
     Args:
         home: Where conjure keeps things.
         number: The run.
-        interrupt_stops: The first ^C asks the run to stop and save, only the second detaches.
+        interrupt_stops: The first ^C asks the run to stop and save, the second kills it, a third detaches.
     """
     transcript = Transcript()
-    wishes = _StopWishes() if interrupt_stops else ()
+    wishes = _EndWishes() if interrupt_stops else ()
     try:
         for event in follow(home, number):
-            for _ in wishes:
-                _ask_to_stop(home, number)
-                transcript.say("✨", "Stopping; a second ^C leaves it to that in the background")
+            for request in wishes:
+                _ask_to_end(home, number, request)
+                transcript.say("✨", _WISH_TAKEN[request].format(number=number))
             transcript.show(event)
             if isinstance(event, Ended):
                 assert event.record.ending is not None
@@ -70,26 +70,36 @@ def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int
     raise AssertionError("a followed run ends")
 
 
-class _StopWishes:
-    """Takes the first ^C for a wish to stop, given once by iterating; further ones interrupt as ever."""
+class _EndWishes:
+    """Takes the first ^C for a wish to stop and the second for one to kill; a third interrupts as ever.
+
+    Each wish is given once, by iterating: a signal may come in the middle of anything.
+    """
 
     def __init__(self) -> None:
-        self._wishes = 0
+        self._to_come = [STOP, KILL]
+        self._wishes: list[str] = []
         signal.signal(signal.SIGINT, self._take)
 
     def _take(self, *_: object) -> None:
-        self._wishes += 1
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._wishes.append(self._to_come.pop(0))
+        if not self._to_come:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def __iter__(self) -> Iterator[None]:
+    def __iter__(self) -> Iterator[str]:
         while self._wishes:
-            self._wishes -= 1
-            yield
+            yield self._wishes.pop(0)
 
 
-def _ask_to_stop(home: Home, number: int) -> None:
+_WISH_TAKEN = {
+    STOP: "Stopping and saving; ^C again aborts it",
+    KILL: "Aborting; what it wrote stays for `conjure recover {number}`",
+}
+
+
+def _ask_to_end(home: Home, number: int, request: str) -> None:
     with open_store(home) as store:
-        store.request_end(number, STOP)
+        store.request_end(number, request)
 
 
 class Transcript:

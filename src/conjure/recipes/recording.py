@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.errors import UsageError
+from conjure.errors import NotFoundError, UsageError
 from conjure.recipes.resources import checkpoint_resource, is_resource
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.spec import CodeChoice, Mount, RunSpec
@@ -42,6 +42,7 @@ class Inputs:
 
         Raises:
             UsageError: It is standard input, which a run cannot be given.
+            NotFoundError: There is no such file or folder.
         """
         if name == "-":
             raise UsageError(
@@ -50,6 +51,8 @@ class Inputs:
         if is_resource(self.home, name):
             return self._mount(name, Path(name).name)
         path = Path(name).expanduser().absolute()
+        if not path.exists():
+            raise NotFoundError(f"{name} does not exist")
         return self._mount(str(path), path.name) if path.is_file() else str(path)
 
     def model(self, name: str) -> str:
