@@ -7,9 +7,10 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.runs.client import Client
+from conjure.runs.process import with_variables
 from conjure.runs.status import RunStatus
 from conjure.runs.store import Store
-from support.casting import add_run, is_running
+from support.casting import add_run, wait_until
 from support.terminal import CONJURE, environment
 
 
@@ -45,7 +46,8 @@ def test_background_runs_from_several_shells(client, folder, shells, each):
     assert {run.status for run in runs} == {RunStatus.COMPLETE}
     made = {(run.home.run_folder(run.number) / "outputs" / "out.txt").read_text() for run in runs}
     assert made == {f"{place}-{turn}\n" for place in range(shells) for turn in range(each)}
-    assert not is_running("conjure.runs.supervisor")
+    mark = f"CONJURE_HOME={client.home.root}".encode()
+    wait_until(lambda: not with_variables([mark]), "the end of every process")
 
 
 def test_a_new_home_is_opened_by_many_at_once(tmp_path):
