@@ -5,6 +5,7 @@ import torch
 
 import conjure
 from conjure.errors import UsageError
+from conjure.lm import finetune as module
 from conjure.lm.finetune import Finetuning, Sampled, Saved, finetune
 from conjure.lm.finetune_request import FinetuneRequest
 from conjure.lm.train import Evaluated, Finished, StepDone
@@ -13,7 +14,8 @@ from support.tuning import OPTIONS, tuning_inputs
 
 
 @pytest.fixture
-def inputs(tmp_path):
+def inputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_REPORT_SAMPLES", 3)  # the reports have tests of their own
     return tuning_inputs(tmp_path)
 
 
@@ -140,8 +142,6 @@ def test_samples_come_with_evaluations_and_from_equal_seeds(inputs, tmp_path):
 def test_memory_that_does_not_suffice_halves_the_micro_batch_to_the_same_losses(
     inputs, tmp_path, monkeypatch
 ):
-    from conjure.lm import finetune as module
-
     _, whole = tune(inputs, tmp_path / "whole", epochs=1, dropout=0)
     plan = Finetuning(
         FinetuneRequest(data=[inputs[0]], model=inputs[1], output=tmp_path / "x", split="lines", **OPTIONS)
