@@ -1,0 +1,179 @@
+"""Who competes in what, and at which settings.
+
+Main entry: `contenders`. Invariant: every contender of a group gets the same weights, the same tokens and
+the same number of threads. A peer takes part at its defaults, which most people run, and at the best settings
+found for it, which is what conjure is compared with.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+OURS = HERE.parent / ".venv" / "bin"
+PEERS = HERE / ".venv" / "bin"
+LLAMA_SKIPPED = HERE / ".venv" / "llama-cpp-python.skipped"
+GROUPS = ("train", "decode", "score", "cold_start")
+GAINS = (
+    "memory kept between steps",
+    "attention of matrix products",
+    "chunked cross-entropy",
+    "16-bit dropout masks",
+)
+# Large freed blocks stay with the process, as conjure asks glibc for itself.
+_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One program at one setting.
+
+    Attributes:
+        name: For tables.
+        group: One of `GROUPS`.
+        script: In workers/; empty where `command` is run as it is.
+        python: Of the environment it runs in.
+        task: What the worker is told.
+        command: The whole command line, of cold starts.
+        variables: Environment variables.
+        role: ``ours`` is the headline, ``variant`` another setting of conjure, ``peer``, ``gain`` conjure
+            with one part taken out, ``first_step`` or ``limit``.
+        slow: Left out of a quick run.
+    """
+
+    name: str
+    group: str
+    script: str = ""
+    python: Path = OURS / "python"
+    task: dict[str, Any] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    variables: dict[str, str] = field(default_factory=dict)
+    role: str = "peer"
+    slow: bool = False
+
+    @property
+    def missing(self) -> str | None:
+        """Why it cannot take part; None where it can."""
+        if not self.python.exists():
+            return "the peers' environment is not there: benchmarks/setup makes it"
+        if self.name.startswith("llama.cpp") and LLAMA_SKIPPED.exists():
+            return LLAMA_SKIPPED.read_text(encoding="utf-8").strip()
+        return None
+
+
+def contenders(folder: Path, common: dict[str, Any]) -> list[Contender]:
+    """Everybody, in the order of the tables.
+
+    Args:
+        folder: Where workers/prepare.py put the model.
+        common: Parts of every task: paths, sizes and the number of threads.
+    """
+    everybody = [*_training(), *_decoding(folder), *_scoring(), *_starting(folder)]
+    return [_with_task(contender, common) for contender in everybody]
+
+
+def gguf_file(folder: Path, kind: str) -> Path:
+    """Where workers/prepare.py put the GGUF file of this number format."""
+    return folder / "gguf" / f"checkpoint-{kind}.gguf"
+
+
+def _with_task(contender: Contender, common: dict[str, Any]) -> Contender:
+    return Contender(**{**vars(contender), "task": {**common, **contender.task}})
+
+
+def _training() -> Iterator[Contender]:
+    def ours(name: str, role: str, **task: Any) -> Contender:
+        settings = {"precision": "auto", "dropout": 0.1, "attention_dropout": 0.0, **task}
+        return Contender(name, "train", "conjure_train.py", task=settings, role=role)
+
+    def trainer(name: str, *, dropout: bool, slow: bool = False, **arguments: Any) -> Contender:
+        task = {"dropout": dropout, "arguments": arguments}
+        kept = {} if dropout else _KEPT_MEMORY
+        return Contender(
+            name, "train", "transformers_train.py", PEERS / "python", task, variables=kept, slow=slow
+        )
+
+    yield ours("conjure", "ours")
+    yield ours("conjure, float32", "variant", precision="float32")
+    yield ours("conjure, attention dropout", "variant", attention_dropout=0.1)
+    yield trainer("Trainer, defaults", dropout=True)
+    yield trainer("Trainer, bf16", dropout=True, bf16=True)
+    tuned = {"bf16": True, "optim": "adamw_torch_fused"}
+    yield trainer("Trainer, bf16, no dropout, memory kept", dropout=False, **tuned)
+    yield trainer(
+        "Trainer, bf16, no dropout, memory kept, compiled",
+        dropout=False,
+        slow=True,
+        torch_compile=True,
+        **tuned,
+    )
+    yield Contender("conjure finetune", "train", "first_step.py", role="first_step")
+    for gain in GAINS:
+        yield Contender(
+            gain,
+            "train",
+            "conjure_train.py",
+            task={"precision": "auto", "dropout": 0.1, "attention_dropout": 0.0, "without": gain},
+            role="gain",
+            slow=True,
+        )
+
+
+def _decoding(folder: Path) -> Iterator[Contender]:
+    def ours(name: str, role: str, precision: str, **variables: str) -> Contender:
+        task = {"precision": precision}
+        return Contender(
+            name,
+            "decode",
+            "conjure_decode.py",
+            task=task,
+            variables=variables,
+            role=role,
+            slow=role != "ours",
+        )
+
+    def peer(name: str, script: str, **task: Any) -> Contender:
+        return Contender(name, "decode", script, PEERS / "python", task)
+
+    yield ours("conjure", "ours", "auto")
+    yield ours("conjure, bfloat16", "variant", "bfloat16")
+    yield ours("conjure, float32", "variant", "float32")
+    yield ours("conjure, int8, AVX2", "variant", "int8", CONJURE_NATIVE="avx2")
+    yield ours("conjure, int8, portable C", "variant", "int8", CONJURE_NATIVE="portable")
+    yield peer("transformers, float32", "transformers_decode.py", dtype="float32")
+    yield peer("transformers, bfloat16", "transformers_decode.py", dtype="bfloat16")
+    for kind in ("float32", "int8", "int8_bfloat16"):
+        yield peer(f"CTranslate2, {kind}", "ctranslate2_decode.py", compute_type=kind)
+    for name, kind in (("f16", "float16"), ("q8_0", "q8_0")):
+        yield peer(f"llama.cpp, {name}", "llama_cpp_decode.py", gguf=str(gguf_file(folder, kind)))
+
+
+def _scoring() -> Iterator[Contender]:
+    yield Contender("conjure", "score", "conjure_score.py", role="ours")
+    for name, way, dtype in (
+        ("transformers, a record at a time", "one", "float32"),
+        ("transformers, sorted batches", "batch", "float32"),
+        ("transformers, sorted batches, bfloat16", "batch", "bfloat16"),
+    ):
+        task = {"way": way, "dtype": dtype}
+        yield Contender(name, "score", "transformers_score.py", PEERS / "python", task)
+    task = {"compute_type": "float32"}
+    yield Contender("CTranslate2, float32", "score", "ctranslate2_score.py", PEERS / "python", task)
+
+
+def _starting(folder: Path) -> Iterator[Contender]:
+    prompt = "I bought a"
+    checkpoint, gguf = str(folder / "checkpoint"), str(gguf_file(folder, "float16"))
+
+    def peer(name: str, function: str, path: str) -> Contender:
+        command = (str(PEERS / "python"), str(HERE / "workers" / "first_token.py"), function, path, prompt)
+        return Contender(name, "cold_start", python=PEERS / "python", command=command)
+
+    command = (str(OURS / "conjure"), "generate", "--model", checkpoint, "--length", "1", "--stream", prompt)
+    yield Contender("conjure generate", "cold_start", command=command, role="ours")
+    yield peer("transformers", "transformers", checkpoint)
+    yield peer("CTranslate2", "ctranslate2", str(folder / "ctranslate2"))
+    yield peer("llama.cpp, f16", "llama_cpp", gguf)
+    command = (str(OURS / "python"), str(HERE / "workers" / "first_token.py"), "reading", checkpoint, "-")
+    yield Contender("Python and reading the file", "cold_start", command=command, role="limit")

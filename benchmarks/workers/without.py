@@ -1,0 +1,40 @@
+"""conjure's training with one of its gains taken out: what each is worth is measured, not remembered.
+
+Main entry: `take_out`. Each replacement is what plain torch would do in that place.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import conjure.lm.model
+import conjure.lm.train
+from conjure.lm.dropout import Dropout
+
+
+def take_out(name: str | None) -> None:
+    """Replace one part of the training step; None, and what is no part of the code, leaves all as it is."""
+    if name == "attention of matrix products":
+        conjure.lm.model.causal_attention = _flash_attention
+    elif name == "chunked cross-entropy":
+        conjure.lm.train.linear_cross_entropy = _plain_cross_entropy
+    elif name == "16-bit dropout masks":
+        Dropout.mask = _torch_mask
+    elif name not in (None, "memory kept between steps"):
+        raise SystemExit(f"nothing to take out is called {name!r}")
+
+
+def _flash_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    assert mask is None
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
+
+
+def _plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float) -> Tensor:
+    logits = functional.linear(hidden, weight).float()
+    return functional.cross_entropy(logits, targets, reduction="sum") / divisor
+
+
+def _torch_mask(_: Dropout, shape: torch.Size | tuple[int, ...], p: float, like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1.0 - p)
