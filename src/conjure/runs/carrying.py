@@ -175,6 +175,7 @@ def execute(run: Carried, place: Place, environment: Environment) -> Watched:
     job = Job(
         arguments, place.folder, command_variables(run.home, record, place, environment, run.spec.variables)
     )
+    _end_if_wanted(run)
     run.store.move(run.number, RunStatus.RUNNING)
     ballast = Ballast(run.folder)
     ballast.take()
@@ -264,6 +265,7 @@ def _interruptible(run: Carried, *, only: EndReason | None = None) -> Iterator[N
         if wanted is not None and only in (None, wanted):
             raise RunOverError(Ending(wanted))
 
+    look()
     signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, _LOOK_EVERY_S, _LOOK_EVERY_S)
     try:
