@@ -86,7 +86,7 @@ class Home:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-            if stat.S_IMODE(self.root.stat().st_mode) != _PRIVATE:
+            if stat.S_IMODE(self.root.stat().st_mode) != _PRIVATE and self._is_ours():
                 self.root.chmod(_PRIVATE)
         except OSError as error:
             raise StoreError(
@@ -94,3 +94,7 @@ class Home:
                 fix=f"set {HOME_VARIABLE} to a folder you can write to",
             ) from error
         return self
+
+    def _is_ours(self) -> bool:
+        """Whether the folder is new or a home already, not one (such as /tmp) that others rely on."""
+        return self.database.exists() or not any(self.root.iterdir())

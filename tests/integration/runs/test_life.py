@@ -226,7 +226,7 @@ def test_a_timeout_stops_and_saves(client):
 def test_a_stop_condition_stops_and_saves(client, write):
     write(
         "t.py",
-        "import conjure, time\nfor i in range(10**9):\n conjure.log_metric('loss', i, i)\n time.sleep(0.01)\n",
+        "import conjure, time\nfor i in range(10**9):\n conjure.log_metric('loss', i)\n time.sleep(0.01)\n",
     )
     run = client.run(
         "touch made; python t.py", stop_conditions=["loss > 1000", "loss > 3 && step >= 5"]
