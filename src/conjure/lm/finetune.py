@@ -351,7 +351,7 @@ class Finetuning:
             steps=min(steps, request.max_steps) if request.max_steps is not None else steps,
             learning_rate=request.learning_rate
             if request.learning_rate is not None
-            else automatic_learning_rate(config.parameter_count),
+            else automatic_learning_rate(config.parameter_count, lora=request.lora is not None),
             memory_bytes=memory_bytes(config, trainable, micro_batch, blocks.block_size, self._dtype),
             available_bytes=available,
             expected_s=expected_seconds(config.parameter_count, tokens, self._dtype, self._device),

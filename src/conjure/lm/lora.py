@@ -1,11 +1,11 @@
 """Low-rank adaptation: learn a small correction to each matrix instead of the matrix.
 
-Main entries: `add_lora`, `merge_lora`. Every linear layer of the blocks computes ``W x + 2 B A x``, where W
+Main entries: `add_lora`, `merge_lora`. Every linear layer of the blocks computes ``W x + s B A x``, where W
 stays as it is and A (rank, in) and B (out, rank) are learned. Invariants: nothing but A and B is trained; B
 starts at zero, so that an untrained model is its base; a merged model gives the logits of the one it was
 trained as.
 
-Source: Hu et al. 2021 (arXiv:2106.09685).
+Source: Hu et al. 2021 (arXiv:2106.09685); the scale s: Kalajdzievski 2023 (arXiv:2312.03732).
 """
 
 import math
@@ -18,8 +18,7 @@ from torch.nn import functional
 from conjure.errors import UsageError
 from conjure.lm.model import GPT2
 
-# The paper's alpha / rank. Kept the same for every rank, so that a learning rate that suits one suits others.
-_SCALE = 2.0
+_ALPHA = 6.0  # at rank 9 the scale is 2, the usual one
 _DOWN, _UP = "lora_a", "lora_b"
 
 
@@ -44,7 +43,17 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output (…, out) for `x` (…, in)."""
         correction = functional.linear(functional.linear(x, self.lora_a), self.lora_b)
-        return torch.add(functional.linear(x, self.weight, self.bias), correction, alpha=_SCALE)
+        return torch.add(functional.linear(x, self.weight, self.bias), correction, alpha=scale(self.lora_a))
+
+
+def scale(lora_a: Tensor) -> float:
+    """What a correction is multiplied by, given its A: alpha / sqrt(rank).
+
+    A sum of `rank` products grows with the root of their number, so with this a learning rate that suits one
+    rank suits others. With alpha / rank, the first paper's, high ranks learn too slowly; with a constant,
+    too fast (docs/decisions/0007-lora-of-our-own.md).
+    """
+    return _ALPHA / math.sqrt(lora_a.shape[0])
 
 
 def add_lora(model: GPT2, rank: int, *, seed: int, first_block: int = 0) -> GPT2:
@@ -85,5 +94,5 @@ def merge_lora(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         layer, _, kind = name.rpartition(".")
         if kind == _DOWN:
             matrix = f"{layer}.weight"
-            merged[matrix] = torch.addmm(merged[matrix], weights[f"{layer}.{_UP}"], down, alpha=_SCALE)
+            merged[matrix] = torch.addmm(merged[matrix], weights[f"{layer}.{_UP}"], down, alpha=scale(down))
     return merged

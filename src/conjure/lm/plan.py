@@ -17,6 +17,7 @@ from conjure.lm.data import DataFacts
 # Found with examples/jokes and sprite over a grid (docs/finetuning.md), and scaled like GPT-3's table (Brown
 # et al. 2020, table 2.1): four times the parameters, about two thirds of the rate.
 _RATE_AT_10M, _RATE_EXPONENT = 1e-3, -0.3
+_LORA_RATE_AT_10M = 5e-3  # found likewise (docs/decisions/0007-lora-of-our-own.md)
 
 _SMALLEST_BLOCK = 128
 _RECORDS_PER_BLOCK = 4  # of the longer records: enough that few are cut by a block's edge
@@ -78,9 +79,10 @@ class Plan:
         return asdict(self)
 
 
-def automatic_learning_rate(parameter_count: int) -> float:
-    """The peak learning rate for fine-tuning a model of this size on a small text."""
-    rate = _RATE_AT_10M * (parameter_count / 1e7) ** _RATE_EXPONENT
+def automatic_learning_rate(parameter_count: int, *, lora: bool = False) -> float:
+    """The peak learning rate for fine-tuning a model of this size, or corrections to it, on a small text."""
+    at_10m = _LORA_RATE_AT_10M if lora else _RATE_AT_10M
+    rate = at_10m * (parameter_count / 1e7) ** _RATE_EXPONENT
     return float(f"{rate:.1e}")
 
 

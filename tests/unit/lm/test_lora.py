@@ -64,12 +64,13 @@ class TestModel:
         assert not torch.allclose(ours, logits(tiny_model()), atol=1e-2), "nothing was disturbed"
         assert (ours - plain).abs().max() <= 1e-5 * plain.abs().max()
 
-    def test_the_correction_is_twice_b_a(self):
-        model, base = disturbed(), tiny_model()
+    @pytest.mark.parametrize(("rank", "scale"), [(1, 6.0), (4, 3.0), (9, 2.0), (16, 1.5)])
+    def test_the_correction_is_b_a_scaled_by_six_over_the_root_of_the_rank(self, rank, scale):
+        model, base = disturbed(rank), tiny_model()
         weights = merge_lora(model.state_dict())
         for name in MATRICES:
             down, up = model.get_parameter(f"{name}.lora_a"), model.get_parameter(f"{name}.lora_b")
-            expected = base.get_parameter(f"{name}.weight") + 2 * up @ down
+            expected = base.get_parameter(f"{name}.weight") + scale * up @ down
             torch.testing.assert_close(weights[f"{name}.weight"], expected)
         assert set(weights) == set(base.state_dict())
 
@@ -163,6 +164,13 @@ class TestTraining:
 
 
 class TestFinetune:
+    def test_the_learning_rate_is_one_for_corrections(self):
+        from conjure.lm.plan import automatic_learning_rate
+
+        for parameters in (10_000_000, 124_000_000):
+            ratio = automatic_learning_rate(parameters, lora=True) / automatic_learning_rate(parameters)
+            assert ratio > 3
+
     def test_a_plain_checkpoint_comes_out_and_the_embeddings_stay(self, tmp_path):
         from conjure.lm.finetune import finetune
 
