@@ -149,7 +149,8 @@ def _machine(results: Mapping[str, Any]) -> Iterator[str]:
     gibibytes = machine["memory_bytes"] / 2**30
     yield f"- {gibibytes:.0f} GiB of memory; {machine['system']}; Python {machine['python']}"
     yield f"- conjure {machine['conjure']}; peers: {versions}"
-    yield f"- Memory read at {ceilings['memory_bandwidth'] / 1e9:.1f} GB/s by {_counted(settings['threads'], 'thread')}"
+    threads = _counted(settings["threads"], "thread")
+    yield f"- Memory read at {ceilings['memory_bandwidth'] / 1e9:.1f} GB/s by {threads}"
     rates = ", ".join(
         f"{name} {ceilings[f'matrix_{name}'] / 1e12:.2f}" for name in ("float32", "bfloat16", "int8")
     )

@@ -1,0 +1,168 @@
+"""What the benchmark makes of its readings: the figures themselves are for the machine to say."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a module of benchmarks/ by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "workers"))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+CEILINGS = {
+    "memory_bandwidth": 35e9,
+    "matrix_float32": 2e11,
+    "matrix_bfloat16": 2e12,
+    "matrix_int8": 3e12,
+}
+SHAPE = {"n_layer": 12, "n_embd": 768, "vocab_size": 50257}
+WORK = {"block": 1024, "measures": {"decode_1": {"rows": 1, "prompt": 32, "new": 128}}}
+SETTINGS = {
+    "command": "make bench",
+    "rounds": 3,
+    "threads": 2,
+    "data": "jokes.csv",
+    "parameters": 124_439_808,
+    "vocabulary": 50257,
+    "scored_records": 10,
+    "scored_tokens": 250,
+}
+
+
+@pytest.fixture
+def summary(benchmark):
+    """A summary of readings given as {(group, name, role): [figures of a round, …]}."""
+    contenders, results = benchmark("contenders"), benchmark("results")
+
+    def summarise(taken):
+        entered = [contenders.Contender(name, group, role=role) for group, name, role in taken]
+        readings = results.Readings(entered)
+        for (group, name, _), rounds in taken.items():
+            readings.taken[group, name] = [results.Reading(figures, 1 << 30) for figures in rounds]
+        readings.ceilings = [CEILINGS, {name: 0.9 * value for name, value in CEILINGS.items()}]
+        facts = benchmark("machine").facts(Path("nowhere"))
+        return results.summarise(readings, shape=SHAPE, work=WORK, machine=facts, settings=SETTINGS)
+
+    return summarise
+
+
+def decoding(*values):
+    return [{"decode_1": value} for value in values]
+
+
+def test_the_median_of_the_rounds_is_compared_with_the_best_peer(summary):
+    found = summary(
+        {
+            ("decode", "conjure", "ours"): decoding(180.0, 20.0, 200.0),
+            ("decode", "conjure, float32", "variant"): decoding(40.0),
+            ("decode", "slow", "peer"): decoding(30.0, 31.0, 90.0),
+            ("decode", "fast", "peer"): decoding(60.0, 61.0, 59.0),
+        }
+    )["decode_1"]
+    assert (found["ours"], found["peers"]) == (180.0, {"slow": 31.0, "fast": 60.0})
+    assert (found["best_peer"], found["ratio_to_best_peer"]) == ("fast", 3.0)
+    assert found["variants"] == {"conjure, float32": 40.0}
+    assert found["details"]["conjure"] == {"rounds": [180.0, 20.0, 200.0], "peak_bytes": 1 << 30}
+
+
+def test_one_stream_is_limited_by_reading_every_weight_once_a_token(summary):
+    found = summary({("decode", "conjure", "ours"): decoding(200.0)})["decode_1"]
+    weights = 12 * 12 * 768**2 + 50257 * 768  # 123.5 MB of int8
+    memory = 2 * 2 * 12 * 768 * 96  # keys and values in bfloat16 of 96 tokens, on average
+    assert found["limit"] == pytest.approx(35e9 / (weights + memory), rel=1e-3)
+    assert found["share_of_limit"] == pytest.approx(200.0 / found["limit"], rel=1e-3)
+    assert found["ratio_to_best_peer"] is None  # nobody to compare with
+
+
+def test_where_less_is_better_a_ratio_above_1_still_means_ahead(summary):
+    found = summary(
+        {
+            ("cold_start", "conjure generate", "ours"): [{"cold_start": 2.0}],
+            ("cold_start", "peer", "peer"): [{"cold_start": 6.0}],
+            ("cold_start", "reading", "limit"): [{"cold_start": 0.5}],
+        }
+    )["cold_start"]
+    assert (found["ratio_to_best_peer"], found["share_of_limit"], found["unit"]) == (3.0, 0.25, "s")
+
+
+def test_a_contender_that_scores_something_else_is_left_out(summary):
+    found = summary(
+        {
+            ("score", "conjure", "ours"): [{"score": 900.0, "nats": 4.0}],
+            ("score", "same", "peer"): [{"score": 300.0, "nats": 4.001}],
+            ("score", "other", "peer"): [{"score": 3000.0, "nats": 3.5}],
+        }
+    )["score"]
+    assert found["peers"] == {"same": 300.0}
+    assert found["left_out"] == {"other": "its score is 3.5000 nats per token, not 4.0000"}
+
+
+def test_training_says_what_each_gain_is_worth(summary):
+    found = summary(
+        {
+            ("train", "conjure", "ours"): [{"train": 800.0, "loss": 9.0, "warm_up_s": 5.0}],
+            ("train", "chunks", "gain"): [{"train": 500.0, "loss": 9.0, "warm_up_s": 6.0}],
+            ("train", "conjure finetune", "first_step"): [{"first_step": 12.0}],
+        }
+    )["train"]
+    assert (found["without"], found["first_step_s"], found["peers"]) == ({"chunks": 500.0}, 12.0, {})
+
+
+def test_the_report_has_every_figure_beside_its_limit(benchmark, summary, tmp_path, capsys):
+    results = summary(
+        {
+            ("decode", "conjure", "ours"): decoding(180.0),
+            ("decode", "CTranslate2", "peer"): decoding(60.0),
+            ("cold_start", "conjure generate", "ours"): [{"cold_start": 2.0}],
+        }
+    )
+    benchmark("report").write_report(results, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    limit = round(results["decode_1"]["limit"])
+    row = f"| Decoding, 1 stream, tokens/s | **180** | 60 (CTranslate2) | **3.00×** | {limit} | "
+    assert row in (tmp_path / "results.md").read_text()
+    assert row in capsys.readouterr().out
+    assert (tmp_path / "results.svg").read_text().startswith("<?xml")
+
+
+class TestProcesses:
+    def test_output_and_the_time_of_its_first_byte(self, benchmark):
+        script = "print('a', flush=True); print('b')"
+        outcome = benchmark("processes").run([sys.executable, "-c", script], {})
+        assert outcome.output == "a\nb\n"
+        assert 0 < outcome.first_output_s <= outcome.seconds
+        assert outcome.peak_bytes > 1 << 20
+
+    def test_the_last_line_of_stderr_is_the_reason_of_a_failure(self, benchmark):
+        processes = benchmark("processes")
+        with pytest.raises(processes.WorkerError, match=r"^ValueError: no such thing$"):
+            processes.run([sys.executable, "-c", "raise ValueError('no such thing')"], {})
+
+    def test_a_worker_that_hangs_is_killed(self, benchmark):
+        processes = benchmark("processes")
+        with pytest.raises(processes.WorkerError, match=r"^took over 0 s$"):
+            processes.run([sys.executable, "-c", "import time; time.sleep(60)"], {}, limit_s=0.3)
+
+
+class TestStepTimes:
+    def test_warm_up_does_not_count(self, benchmark):
+        times = benchmark("exchange").StepTimes(warm_up=2, most=2, seconds=100)
+        assert [times.tick() for _ in range(4)] == [False, False, False, True]
+        assert len(times.steps) == 2
+
+    def test_time_ends_it_after_one_step_at_least(self, benchmark):
+        times = benchmark("exchange").StepTimes(warm_up=1, most=9, seconds=0)
+        assert [times.tick() for _ in range(2)] == [False, True]
