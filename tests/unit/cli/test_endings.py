@@ -1,0 +1,42 @@
+"""How an end is put into words."""
+
+from pathlib import Path
+
+import pytest
+
+from conjure.cli.transcript import details, ended
+from conjure.runs.record import RunRecord
+from conjure.runs.spec import RunSpec
+from conjure.runs.status import Ending, EndReason, Facts
+
+
+def record(*ending, **given):
+    return RunRecord(
+        3, RunSpec(command=("true",), folder=Path("/")), Facts({}, 0.0, Ending(*ending, **given))
+    )
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [
+        ((EndReason.COMPLETED, 0), "Run 3 complete"),
+        ((EndReason.NONZERO_EXIT, 1), "Run 3 failed (exit 1)"),
+        ((EndReason.NONZERO_EXIT, 127, None, "x: no such program"), "Run 3 failed (exit 127)"),
+        ((EndReason.SIGNALLED, None, 11), "Run 3 failed (signal 11, Segmentation fault)"),
+        ((EndReason.STOP_REQUESTED, None, 15), "Run 3 stopped"),
+        ((EndReason.TIMEOUT, None, 15, "it ran for 2.0s"), "Run 3 stopped (timeout: it ran for 2.0s)"),
+        ((EndReason.KILL_REQUESTED, None, 9), "Run 3 killed"),
+        ((EndReason.MOUNT_FAILED, None, None, "no room"), "Run 3 mount failed (no room)"),
+        ((EndReason.SUPERVISOR_DIED, None, None, "it died"), "Run 3 interrupted (it died)"),
+    ],
+)  # fmt: skip
+def test_in_a_few_words(ending, words):
+    assert ended(record(*ending)) == words
+    assert details(record(*ending)) == []
+
+
+def test_and_at_length_where_that_is_not_enough():
+    message = "the environment could not be built: " + "because " * 20 + "\nof this"
+    failed = record(EndReason.BUILD_FAILED, message=message)
+    assert ended(failed) == "Run 3 build failed"
+    assert details(failed) == message.splitlines()
