@@ -50,6 +50,10 @@ def finetune(folder, capsys):
     return run
 
 
+def _planned_steps(err: str) -> int:
+    return int(re.findall(r"Training: (\d+) steps", err)[0])
+
+
 def weights(path) -> torch.Tensor:
     return load_model(path).wte.weight
 
@@ -105,7 +109,7 @@ class TestOutput:
         status, err = finetune("--do_train", "--save_steps=4", "--per_gpu_train_batch_size=2")
 
         output = folder / "output"
-        steps = int(re.search(r"Training: (\d+) steps", err)[1])
+        steps = _planned_steps(err)
         numbers = list(range(4, steps + 1, 4))
         assert status == 0
         assert len(numbers) >= 2
@@ -158,7 +162,7 @@ class TestOutput:
         assert {path.name for path in output.iterdir()} == MODEL_FILES | {"notes.txt", "training_args.bin"}
         assert torch.allclose(weights(output), weights("model"), atol=0.01)
 
-    def test_the_same_seed_gives_the_same_model_and_another_does_not(self, finetune, folder):
+    def test_the_same_seed_gives_the_same_model_and_another_does_not(self, finetune):
         for name, seed in (("one", 1), ("again", 1), ("other", 2)):
             finetune("--do_train", f"--output_dir={name}", f"--seed={seed}", "--learning_rate=1e-3")
         assert torch.equal(weights("one"), weights("again"))
@@ -204,7 +208,7 @@ class TestEvaluation:
             name: [p["step"] for p in points if p["name"] == name]
             for name in ("loss", "lr", "eval_perplexity")
         }
-        steps = int(re.search(r"Training: (\d+) steps", err)[1])
+        steps = _planned_steps(err)
         assert logged["loss"] == logged["lr"] == logged["eval_perplexity"] == list(range(2, steps + 1, 2))
         assert err.count("perplexity") == len(logged["loss"])
 
@@ -273,7 +277,7 @@ class TestMistakes:
         assert "Traceback" not in err
         assert not (folder / "output").exists()
 
-    def test_without_a_model_type_it_is_bert_as_in_2019(self, folder, capsys):
+    def test_without_a_model_type_it_is_bert_as_in_2019(self, capsys):
         assert main(["--train_data_file=train.txt", "--output_dir=output", "--do_train"]) == 2
         assert "--model_type is 'bert'" in capsys.readouterr().err
 
