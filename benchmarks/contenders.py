@@ -39,7 +39,7 @@ class Contender:
         variables: Environment variables.
         role: ``ours`` is the headline, ``variant`` another setting of conjure, ``peer``, ``gain`` conjure
             with one part taken out, ``first_step`` or ``limit``.
-        slow: Left out of a quick run.
+        once: In the first round only, and not in a quick run: there to be seen beside others.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Contender:
     command: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
     role: str = "peer"
-    slow: bool = False
+    once: bool = False
 
     @property
     def missing(self) -> str | None:
@@ -87,11 +87,11 @@ def _training() -> Iterator[Contender]:
         settings = {"precision": "auto", "dropout": 0.1, "attention_dropout": 0.0, **task}
         return Contender(name, "train", "conjure_train.py", task=settings, role=role)
 
-    def trainer(name: str, *, dropout: bool, slow: bool = False, **arguments: Any) -> Contender:
+    def trainer(name: str, *, dropout: bool, once: bool = False, **arguments: Any) -> Contender:
         task = {"dropout": dropout, "arguments": arguments}
         kept = {} if dropout else _KEPT_MEMORY
         return Contender(
-            name, "train", "transformers_train.py", PEERS / "python", task, variables=kept, slow=slow
+            name, "train", "transformers_train.py", PEERS / "python", task, variables=kept, once=once
         )
 
     yield ours("conjure", "ours")
@@ -104,11 +104,11 @@ def _training() -> Iterator[Contender]:
     yield trainer(
         "Trainer, bf16, no dropout, memory kept, compiled",
         dropout=False,
-        slow=True,
+        once=True,
         torch_compile=True,
         **tuned,
     )
-    yield Contender("conjure finetune", "train", "first_step.py", role="first_step")
+    yield Contender("conjure finetune", "train", "first_step.py", role="first_step", once=True)
     for gain in GAINS:
         yield Contender(
             gain,
@@ -116,7 +116,7 @@ def _training() -> Iterator[Contender]:
             "conjure_train.py",
             task={"precision": "auto", "dropout": 0.1, "attention_dropout": 0.0, "without": gain},
             role="gain",
-            slow=True,
+            once=True,
         )
 
 
@@ -130,11 +130,11 @@ def _decoding(folder: Path) -> Iterator[Contender]:
             task=task,
             variables=variables,
             role=role,
-            slow=role != "ours",
+            once=role != "ours",
         )
 
-    def peer(name: str, script: str, **task: Any) -> Contender:
-        return Contender(name, "decode", script, PEERS / "python", task)
+    def peer(name: str, script: str, *, once: bool = False, **task: Any) -> Contender:
+        return Contender(name, "decode", script, PEERS / "python", task, once=once)
 
     yield ours("conjure", "ours", "auto")
     yield ours("conjure, bfloat16", "variant", "bfloat16")
@@ -142,8 +142,9 @@ def _decoding(folder: Path) -> Iterator[Contender]:
     yield ours("conjure, int8, AVX2", "variant", "int8", CONJURE_NATIVE="avx2")
     yield ours("conjure, int8, portable C", "variant", "int8", CONJURE_NATIVE="portable")
     yield peer("transformers, float32", "transformers_decode.py", dtype="float32")
-    yield peer("transformers, bfloat16", "transformers_decode.py", dtype="bfloat16")
-    for kind in ("float32", "int8", "int8_bfloat16"):
+    yield peer("transformers, bfloat16", "transformers_decode.py", dtype="bfloat16", once=True)
+    yield peer("CTranslate2, float32", "ctranslate2_decode.py", compute_type="float32", once=True)
+    for kind in ("int8", "int8_bfloat16"):
         yield peer(f"CTranslate2, {kind}", "ctranslate2_decode.py", compute_type=kind)
     for name, kind in (("f16", "float16"), ("q8_0", "q8_0")):
         yield peer(f"llama.cpp, {name}", "llama_cpp_decode.py", gguf=str(gguf_file(folder, kind)))

@@ -53,7 +53,8 @@ def classic(material: Material, seed: int) -> Trained:
     started = time.perf_counter()
     for _ in training.run():
         pass
-    return Trained(material.measure(model.eval()), time.perf_counter() - started, training.step)
+    seconds = time.perf_counter() - started
+    return Trained(material.measure(model.eval()), seconds, training.step)
 
 
 def ours(material: Material, seed: int, precision: str = "auto") -> Trained:

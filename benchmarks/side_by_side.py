@@ -41,17 +41,17 @@ class Sizes:
         steps: Training steps to time at most, after `warm_up`.
         seconds: Training stops once so much time was timed.
         warm_up: Training steps before that.
-        records: Records to score; None is all.
+        records: Records to score at most.
         matrix: Edge of the square matrices whose product is the ceiling.
     """
 
     block: int = 1024
     long_prompt: int = LONG_PROMPT
-    new: dict[int, int] = field(default_factory=lambda: {1: 128, 16: 64, 64: 32})
-    steps: int = 5
-    seconds: float = 15.0
-    warm_up: int = 2
-    records: int | None = None
+    new: dict[int, int] = field(default_factory=lambda: {1: 128, 16: 32, 64: 16})
+    steps: int = 4
+    seconds: float = 8.0
+    warm_up: int = 1
+    records: int = 300
     matrix: int = 2048
 
     def decoding(self) -> dict[str, dict[str, int]]:
@@ -63,7 +63,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(new={1: 48, 16: 24, 64: 12}, steps=2, seconds=5.0, warm_up=1, records=150)
+QUICK = Sizes(new={1: 64, 16: 16, 64: 8}, steps=2, seconds=5.0, records=100)
 TINY = Sizes(block=64, long_prompt=SHORT_PROMPT, new={1: 6, 16: 4, 64: 3}, steps=2, records=20, matrix=256)
 
 
@@ -93,7 +93,7 @@ def main() -> None:
     taking_part = [
         contender
         for contender in contenders(folder, common)
-        if contender.group in wanted and not (options.quick and contender.slow)
+        if contender.group in wanted and not (options.quick and contender.once)
     ]
     before = machine.facts(PEERS / "python")
     readings = Rounds(options, common, taking_part).run()
@@ -205,12 +205,17 @@ class Rounds:
         """Everything, round by round."""
         for number in range(self._options.repeats):
             self._measure_ceilings()
-            for group in GROUPS:
+            for group in self._groups(number):
                 members = [contender for contender in self._taking_part if contender.group == group]
                 first = number % max(1, len(members))
                 for contender in members[first:] + members[:first]:
                     self._measure(contender, number)
         return self._readings
+
+    def _groups(self, number: int) -> tuple[str, ...]:
+        """What a round measures: training, with steps of many seconds, is left out of the last of several."""
+        last = number > 0 and number == self._options.repeats - 1
+        return tuple(group for group in GROUPS if not (last and group == "train"))
 
     def _measure_ceilings(self) -> None:
         found = worker(OURS / "python", "ceilings.py", self._common, self._options.threads)
@@ -218,7 +223,7 @@ class Rounds:
 
     def _measure(self, contender: Contender, number: int) -> None:
         key = (contender.group, contender.name)
-        if key in self._readings.left_out or (number > 0 and contender.role == "first_step"):
+        if key in self._readings.left_out or (number > 0 and contender.once):
             return
         if contender.missing is not None:
             self._readings.left_out[key] = contender.missing
@@ -230,7 +235,8 @@ class Rounds:
             self._readings.left_out[key] = str(failure)
             note(f"round {number + 1} · {contender.group} · {contender.name}: left out: {failure}")
             return
-        self._took[key] = time.perf_counter() - started
+        if not contender.once:
+            self._took[key] = time.perf_counter() - started
         self._readings.taken[key].append(reading)
         shown = ", ".join(f"{name} {value:,.3g}" for name, value in reading.figures.items())
         note(f"round {number + 1} · {contender.group} · {contender.name}: {shown}{self._time_left(number)}")
