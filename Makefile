@@ -20,6 +20,7 @@ test: setup  ## the whole suite at small sizes, minutes on 2 cores
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-all: setup  ## also the large sizes
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
 	$(BIN)/pytest -m "large or not large" --timeout 3600
 
 fix: setup  ## what tools can mend

@@ -51,7 +51,10 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_files(project, {"train.py": _TRAIN + "print('done')\n", "new.txt": "n\n"})
     cast("run", "-m", "runs/1/data.txt:in.txt", "--param", "lr=4", "python train.py :lr:")
     cast("run", "exit 3", status=3)
-    cast("run", "-b", "sleep 60")
+    cast("run", "-b", "touch started; sleep 60")
+    folder = root / "home" / "runs" / "5"
+    while not list(folder.glob("work/**/started")):  # killed sooner, no signal would end it
+        time.sleep(0.02)
     cast("kill", "5")
     cast("rerun", "2")
     cast("run", "conjure run -b true; conjure wait 8 > /dev/null")

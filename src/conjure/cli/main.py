@@ -52,6 +52,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+# Packages of the `lm` and `export` extras: the run half is installed without them.
+_LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
 
@@ -108,7 +112,7 @@ def _run(arguments: list[str]) -> int:
     own_failure = 125 if arguments[:1] in (["run"], ["rerun"]) else None
     stdout = sys.stdout
     try:
-        status = cli.main(args=arguments, prog_name="conjure", standalone_mode=False)
+        status = _call(arguments)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as stop:
@@ -133,6 +137,18 @@ def _run(arguments: list[str]) -> int:
         _write_no_more()
         _show(ConjureError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
         return 1
+
+
+def _call(arguments: list[str]) -> object:
+    try:
+        return cli.main(args=arguments, prog_name="conjure", standalone_mode=False)
+    except ModuleNotFoundError as error:
+        if error.name not in _LM_PACKAGES:
+            raise
+        raise ConjureError(
+            f"this needs the language-model half, which is not installed ({error.name} is missing)",
+            fix="pip install 'conjure[lm]'",
+        ) from error
 
 
 def _open_closed_streams() -> None:
