@@ -8,7 +8,7 @@ A checkpoint spells matrices (in, out), as OpenAI's Conv1D did, and `GPT2` (out,
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -31,6 +31,7 @@ from conjure.lm.model_folder import (
     HEAD,
     PREFIX,
     WEIGHTS_FILE,
+    has_tokenizer,
     open_tensors,
     read_config,
 )
@@ -58,6 +59,23 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> t
 
 def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> GPT2:
     """The model of a checkpoint folder, in `eval` mode; arguments and errors as for `load_checkpoint`."""
+    with open_model(folder) as (model, read):
+        state = {name: read(name, dtype) for name, _ in model.named_parameters()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+@contextmanager
+def open_model(folder: Path | str) -> Iterator[tuple[GPT2, Callable[[str, torch.dtype], Tensor]]]:
+    """A checkpoint folder's model, to be read one weight at a time while the block lasts.
+
+    Yields:
+        The model, without weights (on torch's ``meta`` device), and what reads a weight by its `GPT2` name,
+        in the layout `GPT2` has and the dtype that is given.
+
+    Raises:
+        NotFoundError, CheckpointError: As for `load_checkpoint`.
+    """
     folder = Path(folder)
     config = read_config(folder)
     with open_tensors(folder) as tensors:
@@ -65,11 +83,32 @@ def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> GPT2:
         with torch.device("meta"):
             model = GPT2(config)
         _check_fit(folder, model, tensors)
-        state = {
-            name: tensor.read(dtype, transpose=name.endswith(_TRANSPOSED)) for name, tensor in tensors.items()
-        }
-    model.load_state_dict(state, assign=True)
-    return model.eval()
+        yield model, lambda name, dtype: tensors[name].read(dtype, transpose=name.endswith(_TRANSPOSED))
+
+
+def load_tokenizer(folder: Path, config: GPT2Config) -> Tokenizer | None:
+    """The tokenizer beside a model's weights; None where there is none.
+
+    Raises:
+        CheckpointError: It is damaged, or knows tokens that the model does not.
+    """
+    if not has_tokenizer(folder):
+        return None
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} tokens and the model only"
+            f" {config.vocab_size:,}: they do not belong together"
+        )
+    return tokenizer
+
+
+def missing_tokenizer(origin: str) -> CheckpointError:
+    """What to say where text is wanted of a model that came without a tokenizer."""
+    return CheckpointError(
+        f"the model {origin} has no tokenizer files, so it knows token ids but no text",
+        fix="put the tokenizer.json it was trained with into its folder",
+    )
 
 
 def _settle_head(config: GPT2Config, tensors: dict[str, StoredTensor]) -> GPT2Config:

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conjure.errors import CheckpointError, ContextLengthError, ModelError, ShapeError
-from conjure.lm.checkpoint import load_model, save_checkpoint
+from conjure.errors import ContextLengthError, ModelError, ShapeError
+from conjure.lm.checkpoint import load_model, load_tokenizer, missing_tokenizer, save_checkpoint
 from conjure.lm.config import GPT2Config
 from conjure.lm.generate import GenerationRequest, Overflow, Sample, generate
 from conjure.lm.hardware import fast_dtype
 from conjure.lm.hub import Lookup, resolve_model
 from conjure.lm.model import GPT2
-from conjure.lm.model_folder import has_tokenizer
 from conjure.lm.sample import draw_seed
 from conjure.lm.score import Score, score
 from conjure.lm.tokenizer import Tokenizer
@@ -41,13 +40,7 @@ def load(name: str | Path, *, precision: str = "float32", lookups: Iterable[Look
     dtype = fast_dtype(torch.device("cpu"), precision)
     source = resolve_model(name, lookups=lookups)
     model = load_model(source.folder, dtype)
-    tokenizer = Tokenizer.from_folder(source.folder) if has_tokenizer(source.folder) else None
-    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer in {source.folder} has {tokenizer.vocab_size:,} tokens and the model only"
-            f" {model.config.vocab_size:,}: they do not belong together"
-        )
-    return LanguageModel(model, tokenizer, origin=str(source))
+    return LanguageModel(model, load_tokenizer(source.folder, model.config), origin=str(source))
 
 
 class LanguageModel:
@@ -79,10 +72,7 @@ class LanguageModel:
             CheckpointError: The checkpoint came without one; `logits` and `save` still work.
         """
         if self._tokenizer is None:
-            raise CheckpointError(
-                f"the model {self.origin} has no tokenizer files, so it knows token ids but no text",
-                fix="put the tokenizer.json it was trained with into its folder",
-            )
+            raise missing_tokenizer(self.origin)
         return self._tokenizer
 
     def logits(self, ids: Tensor) -> Tensor:

@@ -21,9 +21,8 @@ from conjure.recipes.recording import Inputs, inside_a_run, recorded
 from conjure.recipes.resources import model_lookup
 
 if TYPE_CHECKING:
-    from conjure.lm.engine import Engine
     from conjure.lm.generate import GenerationRequest, Sample, Token
-    from conjure.lm.language_model import LanguageModel
+    from conjure.lm.writer import Writer
     from conjure.runs.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
@@ -89,7 +88,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 )
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
+    type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
     default="auto",
     show_default=True,
     help="Number format; auto is the fastest here, float32 is exact.",
@@ -135,14 +134,14 @@ def command(
             "--stream shows one sample as it is written", fix="-n 1, without --json or --logprobs"
         )
 
-    from conjure.lm.engine import TorchEngine
-    from conjure.lm.language_model import load
+    from conjure.lm.writer import load_writer
 
-    language_model = load(model, precision=precision, lookups=[model_lookup])
-    _note_overflow(language_model, request)
+    rows = len(prompts) * request.num_samples
+    writer = load_writer(model, precision=precision, rows=rows, lookups=[model_lookup])
+    _note_overflow(writer, request)
     streamed = plain and single and (stream if stream is not None else on_terminal())
-    writing = _Writing(language_model, request, streamed=streamed)
-    writing.run(TorchEngine(language_model.model))
+    writing = _Writing(writer, request, streamed=streamed)
+    writing.run()
     if output is not None:
         save_json(output, [draft.as_json(logprobs=True) for draft in writing.drafts()])
     if as_json:
@@ -218,13 +217,13 @@ def _unescaped(text: str) -> str:
     return "".join(pieces)
 
 
-def _note_overflow(model: "LanguageModel", request: "GenerationRequest") -> None:
+def _note_overflow(writer: "Writer", request: "GenerationRequest") -> None:
     from conjure.lm.generate import outgrows
 
     if request.on_overflow != "slide":
         return
-    context = model.config.context_length
-    longest = max(1, *map(len, model.tokenizer.encode_batch(list(request.prompts))))
+    context = writer.engine.context_length
+    longest = max(1, *map(len, writer.tokenizer.encode_batch(list(request.prompts))))
     if outgrows(longest, request, context):
         note(
             f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens outgrow the context of "
@@ -267,13 +266,13 @@ class _Draft:
 class _Writing:
     """Takes a request through, shows how far it is, and keeps what was written if it is interrupted."""
 
-    def __init__(self, model: "LanguageModel", request: "GenerationRequest", *, streamed: bool) -> None:
-        self.model, self.request, self.interrupted = model, request, False
+    def __init__(self, writer: "Writer", request: "GenerationRequest", *, streamed: bool) -> None:
+        self.writer, self.request, self.interrupted = writer, request, False
         self._streamed = streamed
         self._drafts: dict[tuple[int, int], _Draft] = {}
         self._tokens, self._seconds, self._finished = 0, 0.0, 0
 
-    def run(self, engine: "Engine") -> None:
+    def run(self) -> None:
         from conjure.lm.generate import Sample, stream
 
         start = time.monotonic()
@@ -281,7 +280,7 @@ class _Writing:
             _show_prompt(self.request.prompts[0])
         with StatusLine() as status:
             try:
-                for event in stream(engine, self.model.tokenizer, self.request):
+                for event in stream(self.writer.engine, self.writer.tokenizer, self.request):
                     self._end(event) if isinstance(event, Sample) else self._take(event)
                     self._seconds = time.monotonic() - start
                     if not self._streamed:
@@ -296,7 +295,7 @@ class _Writing:
         return (self._drafts[key] for key in sorted(self._drafts))
 
     def summary(self) -> str:
-        facts = [self.model.origin, str(self.model.model.wte.weight.dtype).removeprefix("torch.")]
+        facts = [self.writer.origin, self.writer.precision]
         facts += [f"seed {self.request.seed}", f"{self._tokens:,} tokens in {duration(self._seconds)}"]
         if self._seconds > 0:
             facts.append(f"{self._tokens / self._seconds:,.0f} tokens/s")
@@ -336,7 +335,7 @@ def _print(writing: _Writing, *, logprobs: bool) -> None:
         elif number > 1:
             click.echo(SEPARATOR)
         if logprobs:
-            show_tokens(writing.model.tokenizer, draft.token_ids, draft.logprobs)
+            show_tokens(writing.writer.tokenizer, draft.token_ids, draft.logprobs)
         else:
             click.echo(visible(draft.text))
 

@@ -185,6 +185,8 @@ def _address(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
 def _model(weights: QuantisedGPT2) -> c.Model:
     config = weights.config
     C, V = config.n_embd, config.vocab_size
+    if len(weights.layers) != config.n_layer:
+        raise ShapeError(f"the model has {len(weights.layers)} layers; {config.n_layer} are needed")
     return c.Model(
         channels=C,
         inner=config.inner,

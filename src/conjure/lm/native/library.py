@@ -119,7 +119,7 @@ def status() -> Status:
         raise UsageError(f"{VARIABLE} is {wanted!r}; allowed are auto, off, {', '.join(INSTRUCTIONS)}")
     if wanted == "off":
         return Status(None, "", f"{VARIABLE} is off")
-    library = _load()
+    library = open_library(Path(__file__).parent)
     if isinstance(library, str):
         return Status(None, "", library)
     best = library.conjure_instructions()
@@ -142,9 +142,9 @@ def describe() -> str:
 
 
 @functools.cache
-def _load() -> ctypes.CDLL | str:
-    """The library, or why there is none."""
-    built = sorted(Path(__file__).parent.glob("_forward*.so"))
+def open_library(folder: Path) -> ctypes.CDLL | str:
+    """The library built into `folder`, or why there is none that can be used."""
+    built = sorted(folder.glob("_forward*.so"))
     if not built:
         return "the native engine was not built: installing conjure found no C compiler it could use"
     try:

@@ -1,0 +1,76 @@
+"""Finding the native library: what is said, and when it is not used."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conjure.errors import UsageError
+from conjure.lm.native import describe, status
+from conjure.lm.native.library import ABI_VERSION, INSTRUCTIONS, VARIABLE, open_library
+from support.native import native_status
+
+SOURCE = Path(__file__).parents[4] / "src/conjure/lm/native/forward.c"
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+def test_each_instruction_set_can_be_forced(instructions, monkeypatch):
+    found = native_status(instructions, monkeypatch)
+    assert (found.instructions, found.reason) == (instructions, f"{VARIABLE} asks for them")
+    assert describe() == f"native, {instructions} instructions ({VARIABLE} asks for them)"
+
+
+@pytest.mark.parametrize("word", ["", "auto"])
+def test_left_alone_it_takes_the_best(word, monkeypatch):
+    native_status("portable", monkeypatch)  # skips where nothing was built
+    monkeypatch.setenv(VARIABLE, word)
+    best = status().instructions
+    better = INSTRUCTIONS[INSTRUCTIONS.index(best) + 1 :]
+    assert describe() == f"native, {best} instructions (the best this processor has)"
+    for instructions in better:
+        monkeypatch.setenv(VARIABLE, instructions)
+        with pytest.raises(UsageError, match="which this processor does not have; allowed here are"):
+            status()
+
+
+def test_off_is_off(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "off")
+    assert status().library is None
+    assert describe() == f"torch, because {VARIABLE} is off"
+
+
+def test_another_word_is_refused(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "avx3")
+    with pytest.raises(UsageError) as caught:
+        status()
+    assert str(caught.value) == f"{VARIABLE} is 'avx3'; allowed are auto, off, portable, avx2, avx512vnni"
+
+
+class TestUnusableLibraries:
+    def test_none_was_built(self, tmp_path):
+        assert open_library(tmp_path) == (
+            "the native engine was not built: installing conjure found no C compiler it could use"
+        )
+
+    def test_a_file_that_is_no_library(self, tmp_path):
+        (tmp_path / "_forward.so").write_bytes(b"not a library")
+        assert str(open_library(tmp_path)).startswith("the native engine does not load: ")
+
+    @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+    @pytest.mark.parametrize(
+        ("source", "reason"),
+        [
+            ("int conjure_abi(void) { return -1; }", "was built from other sources; install conjure again"),
+            ("int other(void) { return 0; }", "does not load"),
+        ],
+    )
+    def test_a_library_of_other_sources(self, tmp_path, source, reason):
+        (tmp_path / "other.c").write_text(source)
+        build = ["cc", "-shared", "-fPIC", "-o", tmp_path / "_forward.so", tmp_path / "other.c"]
+        subprocess.run(build, check=True, timeout=60)
+        assert reason in str(open_library(tmp_path))
+
+
+def test_both_halves_state_the_same_abi():
+    assert f"#define ABI_VERSION {ABI_VERSION} " in SOURCE.read_text()
