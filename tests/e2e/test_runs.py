@@ -188,9 +188,25 @@ def test_where_the_first_interrupt_stops_the_run_saves():
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate()
     assert process.returncode == 3
-    assert "✨ Stopping; a second ^C leaves it to that in the background\n" in rest
+    assert "✨ Stopping and saving; ^C again aborts it\n" in rest
     assert "✋ Run 1 stopped\n" in rest
     assert "1 file" in rest
+
+
+def test_where_the_second_interrupt_aborts_it():
+    conjure("run", "-b", "trap 'echo heard' TERM; touch made; echo ready; while :; do sleep 0.05; done")
+    process = subprocess.Popen(
+        [sys.executable, "-c", FOLLOW_AND_STOP], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line in ("ready\n", "heard\n"):
+            process.send_signal(signal.SIGINT)
+        if line == "heard\n":
+            break
+    rest, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "💀 Run 1 killed\n" in rest
 
 
 def test_what_was_printed_last_comes_before_the_saving_on_a_terminal():

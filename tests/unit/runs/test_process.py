@@ -33,8 +33,7 @@ def test_a_name_with_brackets_confuses_nobody(tmp_path):
 
 def test_a_family_is_found_and_others_spared():
     with subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & wait"]) as shell:
-        wait_until(lambda: len(family(shell.pid)) == 2, "the children")
-        assert {process.name for process in family(shell.pid)} == {"sleep"}
+        wait_until(lambda: [p.name for p in family(shell.pid)] == ["sleep", "sleep"], "the children")
         assert shell.pid in {process.pid for process in family(os.getpid())}
         assert not {p.pid for p in family(os.getpid(), spared=lambda p: p.pid == shell.pid)} & {
             shell.pid,
