@@ -1,6 +1,7 @@
 """What every test has: a home folder of its own, no network, one thread per process."""
 
 import os
+import signal
 import socket
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A job in the background is started with ^C ignored, and would hand that on to every command under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
