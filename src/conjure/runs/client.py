@@ -21,9 +21,10 @@ from conjure.runs.quantities import parse_duration, parse_size
 from conjure.runs.record import RunRecord
 from conjure.runs.requirements import read_requirements
 from conjure.runs.retrieval import plan_retrieval, retrieve
+from conjure.runs.rows import RunFilter
 from conjure.runs.spec import CodeChoice, EnvironmentChoice, Mount, Resources, RunSpec, current_folder
 from conjure.runs.status import EndReason, RunStatus
-from conjure.runs.store import KILL, STOP, RunFilter
+from conjure.runs.store import KILL, STOP
 
 
 @dataclass(frozen=True, slots=True)

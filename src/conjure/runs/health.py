@@ -23,8 +23,9 @@ from conjure.runs.gpus import GpuMeter
 from conjure.runs.installer import uv_program
 from conjure.runs.migrations import NEWEST
 from conjure.runs.quantities import format_size
+from conjure.runs.rows import RunFilter
 from conjure.runs.status import RunStatus
-from conjure.runs.store import RunFilter, Store, folder_numbers
+from conjure.runs.store import Store, folder_numbers
 
 _OLDEST_GIT = (2, 32)
 _LITTLE_ROOM_BYTES = 1_000_000_000

@@ -13,7 +13,8 @@ from typing import Any
 from conjure.core.home import Home
 from conjure.runs.record import RunRecord, printable, to_iso
 from conjure.runs.resources import RUNS, UPLOADS, find_roots, parse, resolve
-from conjure.runs.store import RunFilter, Store
+from conjure.runs.rows import RunFilter
+from conjure.runs.store import Store
 from conjure.runs.uploads import Upload, list_uploads
 
 

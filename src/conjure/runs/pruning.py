@@ -15,7 +15,8 @@ from conjure.runs.carrying import BEFORE, WORK
 from conjure.runs.custody import RunLock
 from conjure.runs.inputs import KEPT_FILES
 from conjure.runs.resources import versions
-from conjure.runs.store import RunFilter, Store, folder_numbers
+from conjure.runs.rows import RunFilter
+from conjure.runs.store import Store, folder_numbers
 from conjure.runs.trees import remove_tree, tree_size_bytes
 
 _YOUNG_S = 3600

@@ -1,4 +1,4 @@
-"""The database behind one small interface; the only module that knows SQL.
+"""The database behind one small interface; with `rows`, the only module that knows SQL.
 
 Main entry: `Store.open`. Invariant: state changes only inside transactions that check the move is legal, and
 whoever uses the store never sees "database is locked".
@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from conjure.core.files import write_atomically
 from conjure.core.home import Home
-from conjure.errors import ConflictError, NotFoundError
+from conjure.errors import ConflictError, ConjureError, NotFoundError
 from conjure.runs.database import connect, foreign_errors, with_patience
 from conjure.runs.metrics import Summary, read_points, summarise
 from conjure.runs.migrations import migrate
@@ -36,10 +36,20 @@ from conjure.runs.record import (
     printable,
     to_iso,
 )
+from conjure.runs.rows import (
+    FACTS,
+    LABELS,
+    LISTED,
+    ListedRun,
+    RunFilter,
+    bindable,
+    selection,
+    to_columns,
+    to_listed,
+    to_record,
+)
 from conjure.runs.spec import RunSpec
 from conjure.runs.status import (
-    PHASES,
-    STATUS_OF_REASON,
     Ending,
     EndReason,
     Facts,
@@ -49,58 +59,7 @@ from conjure.runs.status import (
 
 RECORD_FILE = "run.json"
 
-_JSON_COLUMNS = ("spec", "owner", "outputs", "usage", "code", "environment", "mounts", "gpu_ids")
-
-_FACTS = ", ".join(
-    [*(f"{phase}_at" for phase in PHASES), "ended_at", "end_reason", "exit_code", "signal", "message"]
-)
-_LABELS = "(SELECT group_concat(label, char(10)) FROM run_labels WHERE run_labels.run = number) AS labels"
-# Without what is large of a run, so that thousands can be listed at once.
-_LISTED = (
-    f"number, kind, command, description, {_LABELS}, json_extract(spec, '$.params') AS params, {_FACTS},"
-    " command_s, total_s, archived_at"
-)
-
 STOP, KILL = "stop", "kill"
-
-
-@dataclass(frozen=True, slots=True)
-class RunFilter:
-    """Which runs to list, newest first unless sorted by a metric.
-
-    Attributes:
-        limit: At most so many, or None for all.
-        statuses: Only these; empty for any.
-        labels: Only runs with at least one of these; empty for any.
-        kind: Only this kind, or None.
-        archived: Also runs that were put away.
-        sort_metric: Order by this metric's newest value, lowest first; runs without it are left out.
-        highest_first: Turn the order of `sort_metric` around.
-    """
-
-    limit: int | None = None
-    statuses: tuple[RunStatus, ...] = ()
-    labels: tuple[str, ...] = ()
-    kind: str | None = None
-    archived: bool = False
-    sort_metric: str | None = None
-    highest_first: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ListedRun:
-    """As much of a run as a list of many shows; its facts tell its status."""
-
-    number: int
-    kind: str
-    command: str
-    description: str
-    labels: tuple[str, ...]
-    params: Mapping[str, str]
-    facts: Facts
-    command_s: float | None
-    total_s: float | None
-    archived: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,21 +269,21 @@ class Store:
 
     def facts(self, number: int) -> Facts:
         """How far a run has come: less to read than all of it, for who looks often."""
-        rows = self._query(f"SELECT {_FACTS} FROM runs WHERE number = ?", (number,))
+        rows = self._query(f"SELECT {FACTS} FROM runs WHERE number = ?", (number,))
         return facts_from_json(dict(rows[0]))
 
     def select(self, wanted: RunFilter | None = None) -> list[RunRecord]:
         """The runs that a filter lets through."""
-        return self._rows(*_selection(wanted if wanted is not None else RunFilter()))
+        return self._rows(*selection(wanted if wanted is not None else RunFilter()))
 
     def listing(self, wanted: RunFilter) -> list[ListedRun]:
         """The runs that a filter lets through, with what a list shows of them."""
-        rest, values = _selection(wanted)
-        return [_listed(row) for row in self._query(f"SELECT {_LISTED} FROM runs {rest}", values)]
+        rest, values = selection(wanted)
+        return [to_listed(row) for row in self._query(f"SELECT {LISTED} FROM runs {rest}", values)]
 
     def count(self, wanted: RunFilter) -> int:
         """How many runs a filter lets through, its limit aside."""
-        rest, values = _selection(replace(wanted, limit=None))
+        rest, values = selection(replace(wanted, limit=None))
         return self._query(f"SELECT count(*) FROM runs {rest}", values)[0][0]
 
     def active(self) -> list[RunRecord]:
@@ -545,11 +504,11 @@ class Store:
             assignments = ", ".join(f"{name} = :{name}" for name in columns)
             self._connection.execute(
                 f"UPDATE runs SET {assignments} WHERE number = :number",
-                _bindable(columns | {"number": number}),
+                bindable(columns | {"number": number}),
             )
 
     def _insert(self, record: RunRecord) -> None:
-        columns = _columns(record)
+        columns = to_columns(record)
         marks = ", ".join(f":{name}" for name in columns)
         self._connection.execute(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", columns)
         labels = [(record.number, label) for label in dict.fromkeys(record.labels)]
@@ -576,7 +535,7 @@ class Store:
         )
 
     def _rows(self, rest: str, values: Iterable[Any] = ()) -> list[RunRecord]:
-        return [_record(row) for row in self._query(f"SELECT runs.*, {_LABELS} FROM runs {rest}", values)]
+        return [to_record(row) for row in self._query(f"SELECT runs.*, {LABELS} FROM runs {rest}", values)]
 
     def _query(self, statement: str, values: Iterable[Any] = ()) -> list[sqlite3.Row]:
         with foreign_errors(self.home):
@@ -614,7 +573,7 @@ def read_record(folder: Path) -> RunRecord | None:
     """The record in a run's folder, or None if there is none that can be read."""
     try:
         return RunRecord.from_json(json.loads((folder / RECORD_FILE).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ConjureError):
         return None
 
 
@@ -624,81 +583,4 @@ def folder_numbers(runs: Path) -> list[int]:
         return []
     return sorted(
         int(entry.name) for entry in runs.iterdir() if entry.name.isascii() and entry.name.isdecimal()
-    )
-
-
-def _selection(wanted: RunFilter) -> tuple[str, list[Any]]:
-    """What follows "FROM runs" to select what a filter lets through, and the values it binds."""
-    clauses, values = _conditions(wanted)
-    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-    order = "ORDER BY number DESC"
-    if wanted.sort_metric is not None:
-        where = f"JOIN metrics ON metrics.run = number AND metrics.name = ? {where}"
-        values = [wanted.sort_metric, *values]
-        order = f"ORDER BY last_value {'DESC' if wanted.highest_first else 'ASC'}, number DESC"
-    limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d}"
-    return f"{where} {order} {limit}", values
-
-
-def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
-    clauses: list[str] = []
-    values: list[Any] = []
-    if not wanted.archived:
-        clauses.append("archived_at IS NULL")
-    if wanted.kind is not None:
-        clauses.append("kind = ?")
-        values.append(wanted.kind)
-    if wanted.statuses:
-        clauses.append(f"({' OR '.join(_status_condition(status) for status in wanted.statuses)})")
-    if wanted.labels:
-        marks = ", ".join("?" * len(wanted.labels))
-        clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks}))")
-        values += wanted.labels
-    return clauses, values
-
-
-def _status_condition(status: RunStatus) -> str:
-    """SQL for "has this status", from the same tables the status itself follows from."""
-    if status.is_final:
-        reasons = ", ".join(f"'{reason}'" for reason, final in STATUS_OF_REASON.items() if final is status)
-        return f"end_reason IN ({reasons})"
-    later = PHASES[PHASES.index(status) + 1 :]
-    parts = ["end_reason IS NULL", f"{status}_at IS NOT NULL", *(f"{phase}_at IS NULL" for phase in later)]
-    return f"({' AND '.join(parts)})"
-
-
-def _columns(record: RunRecord) -> dict[str, Any]:
-    """A record as a row: the keys of its JSON form, where what is not plain stays JSON text."""
-    stored = record.to_json() | {"kind": record.spec.kind}
-    for derived in ("status", "labels", "params"):
-        del stored[derived]
-    return _bindable(
-        {
-            name: json.dumps(value) if isinstance(value, dict | list) else value
-            for name, value in stored.items()
-        }
-    )
-
-
-def _bindable(columns: dict[str, Any]) -> dict[str, Any]:
-    """Values that SQLite takes: names that are not UTF-8 show their odd bytes."""
-    return {name: printable(value) if isinstance(value, str) else value for name, value in columns.items()}
-
-
-def _record(row: sqlite3.Row) -> RunRecord:
-    """A row as a record, through the record's own reader."""
-    stored: dict[str, Any] = dict(row)
-    for name in _JSON_COLUMNS:
-        stored[name] = None if stored[name] is None else json.loads(stored[name])
-    stored["spec"]["labels"] = stored["labels"].split("\n") if stored["labels"] else []
-    return RunRecord.from_json(stored)
-
-
-def _listed(row: sqlite3.Row) -> ListedRun:
-    return ListedRun(
-        labels=tuple(row["labels"].split("\n")) if row["labels"] else (),
-        params=json.loads(row["params"]) if row["params"] else {},
-        facts=facts_from_json(dict(row)),
-        archived=row["archived_at"] is not None,
-        **{name: row[name] for name in ("number", "kind", "command", "description", "command_s", "total_s")},
     )

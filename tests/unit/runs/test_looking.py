@@ -10,9 +10,10 @@ from conjure.runs.custody import RunLock, close_abandoned
 from conjure.runs.metrics import Summary
 from conjure.runs.process import this_process
 from conjure.runs.record import MountFacts
+from conjure.runs.rows import RunFilter
 from conjure.runs.spec import RunSpec
 from conjure.runs.status import Ending, EndReason, RunStatus
-from conjure.runs.store import Kinship, RunFilter, Store
+from conjure.runs.store import Kinship, Store
 from support.casting import OWNER, add_run, advance, finish
 
 DONE = Ending(EndReason.COMPLETED, 0)

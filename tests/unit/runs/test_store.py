@@ -7,8 +7,9 @@ from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.metrics import Summary
 from conjure.runs.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord, Usage
+from conjure.runs.rows import RunFilter
 from conjure.runs.status import Ending, EndReason, IllegalMoveError, RunStatus
-from conjure.runs.store import KILL, STOP, RunFilter, Store, read_record
+from conjure.runs.store import KILL, STOP, Store, read_record
 from support.casting import OWNER, add_run, advance, finish
 
 DONE = Ending(EndReason.COMPLETED, 0)
@@ -271,12 +272,13 @@ def test_a_folder_that_appears_later_is_stepped_over(home, store):
 
 def test_reindexing_tells_what_it_could_not_read(home, store):
     finish(store, add_run(store).number, DONE)
-    for number, content in [(2, "{"), (3, '{"number": 3}'), (4, None)]:
+    refused = json.dumps(store.get(1).to_json() | {"number": 5, "spec": {"command": [], "folder": "/"}})
+    for number, content in [(2, "{"), (3, '{"number": 3}'), (4, None), (5, refused)]:
         home.run_folder(number).mkdir()
         if content is not None:
             (home.run_folder(number) / "run.json").write_text(content)
-    assert store.reindex() == ([1], [2, 3, 4])
-    assert add_run(store).number == 5
+    assert store.reindex() == ([1], [2, 3, 4, 5])
+    assert add_run(store).number == 6
 
 
 def test_a_failed_reservation_leaves_no_trace(store):

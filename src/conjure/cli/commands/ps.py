@@ -11,8 +11,9 @@ from conjure.cli.times import short_age
 from conjure.core.home import Home
 from conjure.runs.custody import open_store
 from conjure.runs.record import to_iso
+from conjure.runs.rows import ListedRun, RunFilter
 from conjure.runs.status import PHASES, RunStatus
-from conjure.runs.store import ListedRun, RunFilter, Store
+from conjure.runs.store import Store
 
 _SHOWN = 20
 _STATUSES = [str(status) for status in RunStatus]
