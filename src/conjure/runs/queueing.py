@@ -5,6 +5,7 @@ that it would delay; so nobody waits forever.
 """
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from conjure.runs.record import RunRecord
 from conjure.runs.spec import Resources
 from conjure.runs.status import RunStatus
 
-NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+_GPU_DEVICE = re.compile(r"nvidia\d+")
 VISIBLE_GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -36,11 +37,15 @@ class Capacity:
 
 
 def _visible_gpus() -> tuple[int, ...]:
-    present = len(list(NVIDIA_GPUS.iterdir())) if NVIDIA_GPUS.is_dir() else 0
     named = os.environ.get(VISIBLE_GPUS_VARIABLE)
     return (
         tuple(range(present)) if named is None else tuple(gpu for gpu in gpus_named(named) if gpu < present)
     )
+
+
+def gpu_count(devices: Path = Path("/dev")) -> int:
+    """How many NVIDIA GPUs this machine (or container) can reach; no program is asked, so it is quick."""
+    return sum(_GPU_DEVICE.fullmatch(entry.name) is not None for entry in devices.iterdir())
 
 
 def gpus_named(text: str) -> tuple[int, ...]:

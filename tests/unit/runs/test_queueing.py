@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from conjure.errors import UsageError
-from conjure.runs.queueing import Capacity, find_room, gpus_named, refuse_impossible
+from conjure.runs.queueing import Capacity, find_room, gpu_count, gpus_named, refuse_impossible
 from conjure.runs.record import Owner, RunRecord
 from conjure.runs.spec import Resources, RunSpec
 from conjure.runs.status import Facts, RunStatus
@@ -83,6 +83,12 @@ def test_this_machine_has_something():
     found = Capacity.of_this_machine()
     assert found.cpus >= 1
     assert found.memory_bytes > 1 << 20
+
+
+def test_gpus_are_counted_by_their_devices(tmp_path):
+    for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert gpu_count(tmp_path) == 3
 
 
 def test_a_list_of_gpus():
