@@ -38,9 +38,8 @@ class Capacity:
 
 def _visible_gpus() -> tuple[int, ...]:
     named = os.environ.get(VISIBLE_GPUS_VARIABLE)
-    return (
-        tuple(range(present)) if named is None else tuple(gpu for gpu in gpus_named(named) if gpu < present)
-    )
+    every = tuple(range(gpu_count()))
+    return every if named is None else tuple(gpu for gpu in gpus_named(named) if gpu in every)
 
 
 def gpu_count(devices: Path = Path("/dev")) -> int:
