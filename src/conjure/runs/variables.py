@@ -41,7 +41,8 @@ def command_variables(
     variables = environment.activate({**os.environ, **given})
     variables.pop("OLDPWD", None)
     sources = place.root / "src"  # where repositories of that layout keep their packages
-    paths = [str(place.root), str(sources) if sources.is_dir() else "", variables.get("PYTHONPATH", "")]
+    callers = variables.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(place.root), *(path for path in callers if not Path(path).is_relative_to(home.runs))]
     if "conjure" not in environment.packages:
         paths.append(str(_reporting_folder(home)))
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -33,6 +33,11 @@ def test_the_codes_root_comes_first_on_the_path_of_modules(home, monkeypatch):
     assert variables(home, {"PYTHONPATH": "/given"})["PYTHONPATH"] == "/work:/given"
 
 
+def test_the_code_of_a_run_that_casts_another_is_not_found_by_that(home, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{home.run_folder(3)}/work:/mine")
+    assert variables(home)["PYTHONPATH"] == "/work:/mine"
+
+
 def test_an_environment_without_conjure_finds_it_last(home, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/mine")
     folder = variables(home, packages=())["PYTHONPATH"].split(":")[2]
