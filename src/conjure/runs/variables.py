@@ -42,7 +42,8 @@ def command_variables(
     variables.pop("OLDPWD", None)
     sources = place.root / "src"  # where repositories of that layout keep their packages
     callers = variables.get("PYTHONPATH", "").split(os.pathsep)
-    paths = [str(place.root), *(path for path in callers if not Path(path).is_relative_to(home.runs))]
+    own = [str(place.root), *([str(sources)] if sources.is_dir() else [])]
+    paths = [*own, *(path for path in callers if not Path(path).is_relative_to(home.runs))]
     if "conjure" not in environment.packages:
         paths.append(str(_reporting_folder(home)))
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
