@@ -225,7 +225,8 @@ def close(run: Carried, ending: Ending, watched: Watched | None) -> None:
     end_all(lambda: family(os.getpid(), spared=run.spared))
     run.log.close()
     if watched is None:
-        remove_tree(run.work)  # the command never started, so there is nothing of its own in there
+        with suppress(OSError):
+            remove_tree(run.work)  # the command never started, so there is nothing of its own in there
     command_s = None if watched is None else round(watched.command_s, 3)
     total_s = round(time.monotonic() - run.requested, 3)
     if watched is not None:
