@@ -493,6 +493,6 @@ def test_every_option_is_explained(verb: str, capsys) -> None:
     assert verb in COMMANDS
     assert _run([verb, "--help"]) == 0
     options = [line.strip() for line in capsys.readouterr().out.partition("Options:")[2].splitlines()]
-    assert options[-1].startswith("-h, --help")
+    assert "--help" in options[-1]
     for line in options:
         assert not line.startswith("-") or "  " in line, line
