@@ -11,8 +11,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# A job in the background is started with ^C ignored, and would hand that on to every command under test.
+# A job in the background is started with ^C ignored, one under nohup with the terminal's end ignored, and
+# either would be handed on to every command under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 

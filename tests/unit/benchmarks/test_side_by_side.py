@@ -122,6 +122,7 @@ def test_training_says_what_each_gain_is_worth(summary):
 
 
 def test_the_report_has_every_figure_beside_its_limit(benchmark, summary, tmp_path, capsys):
+    pytest.importorskip("matplotlib")  # lives in the benchmarks' own environment
     results = summary(
         {
             ("decode", "conjure", "ours"): decoding(180.0),
