@@ -32,6 +32,9 @@ def start(tmp_path):
             execution.read(0.1)
 
 
+# They look for processes by their words, so no two of them may run at the same time.
+pytestmark = pytest.mark.xdist_group("leftovers")
+
 DAEMON = "import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  time.sleep(86333)"
 
 
