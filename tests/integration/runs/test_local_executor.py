@@ -102,7 +102,7 @@ def test_what_a_command_leaves_running_is_ended_with_it(start, line):
     execution = start(line)
     assert read_to_end(execution)[STDOUT] == b"x\n"
     assert execution.exit == Exit(code=0)
-    assert not is_running("86333")
+    wait_until(lambda: not is_running("86333"), "the end of what was left")
 
 
 def test_the_usage_of_a_command_is_measured(start, tmp_path):
