@@ -130,6 +130,12 @@ typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
 
 INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+/* Asks for memory that will be read soon. Processors foresee one steady stream, but not its jumps; without this
+ * a step of 16 rows takes half as long again. Beyond the end of an array it does nothing. */
+INLINE void fetch_ahead(const void *now, int64_t bytes) {
+    __builtin_prefetch((const void *)((uintptr_t)now + (uintptr_t)bytes), 0, 2);
+}
+
 INLINE int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 INLINE uint32_t bits_of(float x) {
@@ -263,6 +269,7 @@ AVX2_TARGET INLINE void multiply_avx2(const Block *block, int64_t groups, const 
             for (int v = 0; v < 4; v++) part[r][v] = _mm256_setzero_si256();
         for (int pair = 0; pair < PAIRS; pair++) {
             const __m128i *bytes = (const __m128i *)block->values[pair];
+            fetch_ahead(bytes, groups * (int64_t)sizeof(Block)); /* the next panel */
             for (int v = 0; v < 4; v++) {
                 __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes + v));
                 for (int r = 0; r < rows; r++) {
@@ -295,6 +302,7 @@ AVX512_TARGET INLINE void multiply_avx512vnni(const Block *block, int64_t groups
         for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = _mm512_setzero_si512();
         for (int pair = 0; pair < PAIRS; pair++) {
             const __m256i *bytes = (const __m256i *)block->values[pair];
+            fetch_ahead(bytes, groups * (int64_t)sizeof(Block)); /* the next panel */
             __m512i low = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes));
             __m512i high = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes + 1));
             for (int r = 0; r < rows; r++) {
@@ -415,7 +423,9 @@ INLINE void score_keys(const float *query, int64_t stride, int queries, const bf
         memset(sum, 0, sizeof sum);
         for (int64_t d = 0; d < D; d++) {
             Floats first, second;
-            widen_chunk(&first, &second, keys + block * D + d * CHUNK);
+            const bfloat16 *chunk = keys + block * D + d * CHUNK;
+            if (queries == 1) fetch_ahead(chunk, capacity * D * 2); /* the next head */
+            widen_chunk(&first, &second, chunk);
             for (int q = 0; q < queries; q++) {
                 sum[q][0] += query[q * stride + d] * first;
                 sum[q][1] += query[q * stride + d] * second;
@@ -445,12 +455,14 @@ INLINE void mix_values(const float *weights, int64_t capacity, int queries, cons
     Floats sum[QUERIES][4];
     memset(sum, 0, sizeof sum);
     for (int64_t s = from; s < to; s++)
-        for (int chunk = 0; chunk < chunks; chunk++) {
+        for (int part = 0; part < chunks; part++) {
             Floats first, second;
-            widen_chunk(&first, &second, values + s * padded + chunk * CHUNK);
+            const bfloat16 *chunk = values + s * padded + part * CHUNK;
+            if (queries == 1) fetch_ahead(chunk, capacity * padded * 2); /* the next head */
+            widen_chunk(&first, &second, chunk);
             for (int q = 0; q < queries; q++) {
-                sum[q][2 * chunk] += weights[q * capacity + s] * first;
-                sum[q][2 * chunk + 1] += weights[q * capacity + s] * second;
+                sum[q][2 * part] += weights[q * capacity + s] * first;
+                sum[q][2 * part + 1] += weights[q * capacity + s] * second;
             }
         }
     memcpy(out, sum, sizeof sum);
