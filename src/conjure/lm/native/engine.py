@@ -8,15 +8,18 @@ import ctypes
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from conjure.errors import ContextLengthError, ModelError, ShapeError
 from conjure.lm.config import GPT2Config
+from conjure.lm.engine import TorchEngine
 from conjure.lm.hardware import usable_cores
 from conjure.lm.native import library as c
 from conjure.lm.quantize import BLOCK_BYTES, GROUP, PANEL, QuantisedGPT2, QuantisedLayer, QuantisedMatrix
 
 _CHUNK = 32  # as in forward.c
 _MOST_THREADS = 64  # beyond these, meeting takes longer than it saves; forward.c has room for 256
+_WORTH_A_READER = 64  # tokens of prompts from which handing over keys and values pays
 _PREFILL_TOKENS = 512  # read at a time over all rows: bounds activations to some 20 MB at 124M parameters
 
 
@@ -32,13 +35,22 @@ class NativeEngine:
         weights: The rounded model.
         status: The library to use; it must be there.
         threads: How many threads compute; None means the usable cores.
+        reader: The same model in bfloat16, to read prompts with where that is faster; its keys and values are
+            taken over. None reads them in C like everything else.
 
     Raises:
         ModelError: The library does not compute this kind of model.
         ShapeError: The weights do not fit their configuration.
     """
 
-    def __init__(self, weights: QuantisedGPT2, status: c.Status, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        weights: QuantisedGPT2,
+        status: c.Status,
+        *,
+        threads: int | None = None,
+        reader: TorchEngine | None = None,
+    ) -> None:
         assert status.library is not None, "ask status() first"
         if not supports(weights.config):
             raise ModelError(f"the native engine does not compute {weights.config.activation}")
@@ -46,7 +58,7 @@ class NativeEngine:
         self._forward = status.library.conjure_forward
         self._instructions = c.INSTRUCTIONS.index(status.instructions)
         self._threads = min(threads if threads is not None else usable_cores(), _MOST_THREADS)
-        self._weights = weights
+        self._weights, self._reader = weights, reader
         self._model = _model(weights)
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
@@ -83,6 +95,8 @@ class NativeEngine:
         self._length = 0
         self._slots, self._pad = torch.arange(rows), pad.to(torch.int64).contiguous()
         self._allocate(rows)
+        if self._reader is not None and ids.numel() >= _WORTH_A_READER:
+            return self._read_with(self._reader, ids)
         *parts, last = ids.split(max(1, _PREFILL_TOKENS // rows), dim=1)
         for part in parts:
             self._read(part, None)
@@ -107,6 +121,16 @@ class NativeEngine:
         lines = (*heads, columns, _value_width(config))
         self._keys = [torch.empty(blocks, dtype=torch.bfloat16) for _ in range(config.n_layer)]
         self._values = [torch.empty(lines, dtype=torch.bfloat16) for _ in range(config.n_layer)]
+
+    def _read_with(self, reader: TorchEngine, ids: Tensor) -> Tensor:
+        logits = reader.prefill(ids, self._pad, ids.shape[1])
+        cache = reader.hand_over()
+        for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
+            blocks = _by_chunk(keys.transpose(2, 3)).unflatten(3, (-1, _CHUNK)).transpose(2, 3)
+            self._keys[layer][:, :, : blocks.shape[2]] = blocks  # (R, H, blocks, D, _CHUNK)
+            self._values[layer][:, :, : values.shape[2]] = _by_chunk(values)
+        self._length = ids.shape[1]
+        return logits
 
     def _copy_rows(self) -> None:
         """Give each row a slot of its own; only columns that were read are copied."""
@@ -157,6 +181,12 @@ class NativeEngine:
             for tensors in (self._keys, self._values)
         )
         return c.Cache(keys, values, self._values[0].shape[2])
+
+
+def _by_chunk(numbers: Tensor) -> Tensor:
+    """The last dimension filled up to whole chunks, and each chunk in the order of forward.c's `place_of`."""
+    filled = functional.pad(numbers, (0, -numbers.shape[-1] % _CHUNK))
+    return filled.unflatten(-1, (-1, 2, _CHUNK // 2)).transpose(-1, -2).flatten(-3)
 
 
 def _value_width(config: GPT2Config) -> int:

@@ -20,6 +20,10 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Wpass-failed" /* a loop it cannot vectorise is only slower */
+#endif
+
 #define ABI_VERSION 1 /* library.py has the same: a library left over from other sources is not used */
 
 enum {
