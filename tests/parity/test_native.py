@@ -72,6 +72,16 @@ def test_a_model_of_ordinary_size_equals_torch(status) -> None:
     assert difference(native, logits_of(TorchEngine(Int8GPT2(model)), ids, pad, 260)) <= 2e-3
 
 
+@pytest.mark.parametrize("changes", [{}, SHAPES["large heads"], SHAPES["odd sizes"]], ids=str)
+def test_it_goes_on_from_what_another_engine_has_read(changes: dict, status) -> None:
+    model = tiny_model(**changes)
+    ids, pad = random_ids(model.config, 3, 32), torch.tensor([0, 4, 19])
+    # The same numbers on both sides, so that only the handing over can differ.
+    reader = TorchEngine(Int8GPT2(model))
+    handed_over = logits_of(NativeEngine(QuantisedGPT2.of(model), status, reader=reader), ids, pad, 30)
+    assert difference(handed_over, logits_of(reader, ids, pad, 30)) <= 2e-3
+
+
 @pytest.mark.parametrize(
     "settings", [{"temperature": 0.0}, {"seed": 5, "top_p": 0.9}], ids=["greedy", "sampled"]
 )

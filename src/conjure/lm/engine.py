@@ -97,6 +97,12 @@ class TorchEngine:
             self._read(part)
         return self._read(last)
 
+    def hand_over(self) -> KVCache:
+        """What it remembers, for another engine to go on with; this one forgets it."""
+        assert self._cache is not None, "nothing was read yet"
+        cache, self._cache = self._cache, None
+        return cache
+
     def step(self, ids: Tensor) -> Tensor:
         """Read one more token per row; see `Engine.step`."""
         return self._read(ids[:, None])

@@ -5,12 +5,12 @@ for, by name or as ``auto``.
 
 ``auto`` takes, on a GPU, what `fast_dtype` finds. On a CPU it takes int8 where the native engine is built:
 that reads half of bfloat16's bytes per token, and with AVX512-VNNI or AVX2 multiplies faster than torch, for
-one row as for many. Two machines want something else for many rows, and get what `fast_dtype` finds: those
-with AMX, which multiplies bfloat16 faster still, and those that run the engine's portable instructions.
+one row as for many. Where it runs its portable instructions, that is so for few rows only; many get what
+`fast_dtype` finds. Where there is AMX, which multiplies bfloat16 faster still, prompts are read in bfloat16.
 """
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from conjure.lm.quantize import Int8GPT2, QuantisedGPT2
 from conjure.lm.tokenizer import Tokenizer
 
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")
-_ROWS_FOR_AMX = 32  # reckoned, not measured: where 16-bit products of AVX512-VNNI fall behind AMX's
 _ROWS_FOR_TORCH = 8  # measured: where portable instructions fall behind torch's float32 products
 
 
@@ -75,33 +74,41 @@ def load_writer(
         raise missing_tokenizer(str(source))
     device = pick_device()
     automatic = precision == "auto" and PRECISION_VARIABLE not in os.environ
-    if precision == "int8" or (automatic and int8_is_fastest(config, device, rows, status(), cpu_flags())):
-        engine, words = _int8_engine(source.folder)
+    if precision == "int8" or (automatic and int8_is_fastest(config, device, rows, status())):
+        engine, words = int8_engine(source.folder, read_in_bfloat16=automatic and "amx_bf16" in cpu_flags())
     else:
         dtype = fast_dtype(device, precision)
         engine, words = TorchEngine(load_model(source.folder, dtype).to(device)), _words(dtype, device)
     return Writer(engine, tokenizer, str(source), words)
 
 
-def int8_is_fastest(
-    config: GPT2Config, device: torch.device, rows: int, native: Status, flags: Collection[str]
-) -> bool:
-    """Whether to write so many samples in int8, given the native engine and the processor's features."""
+def int8_is_fastest(config: GPT2Config, device: torch.device, rows: int, native: Status) -> bool:
+    """Whether to write so many samples in int8, given what the native engine can do here."""
     if device.type != "cpu" or native.library is None or not supports(config):
         return False
-    if "amx_bf16" in flags:
-        return rows < _ROWS_FOR_AMX
     return native.instructions != "portable" or rows < _ROWS_FOR_TORCH
 
 
-def _int8_engine(folder: Path) -> tuple[Engine, str]:
-    """The native engine, weights rounded as they are read; where it cannot, torch with the same numbers."""
+def int8_engine(folder: Path, *, read_in_bfloat16: bool) -> tuple[Engine, str]:
+    """The native engine, weights rounded as they are read; where it cannot, torch with the same numbers.
+
+    Args:
+        folder: The checkpoint's.
+        read_in_bfloat16: Whether the native engine is to have prompts read by torch.
+
+    Returns:
+        The engine, and what to call it.
+    """
     native = status()
+    if native.library is None or not supports(read_config(folder)):
+        return TorchEngine(Int8GPT2(load_model(folder))), "int8, torch"
     with open_model(folder) as (model, read):
-        if native.library is not None and supports(model.config):
-            weights = QuantisedGPT2.read(model.config, lambda name: read(name, torch.float32))
-            return NativeEngine(weights, native), f"int8, native {native.instructions}"
-    return TorchEngine(Int8GPT2(load_model(folder))), "int8, torch"
+        weights = QuantisedGPT2.read(model.config, lambda name: read(name, torch.float32))
+    words = f"int8, native {native.instructions}"
+    if not read_in_bfloat16:
+        return NativeEngine(weights, native), words
+    reader = TorchEngine(load_model(folder, torch.bfloat16))
+    return NativeEngine(weights, native, reader=reader), f"{words}, prompts in bfloat16"
 
 
 def _words(dtype: torch.dtype, device: torch.device) -> str:
