@@ -62,6 +62,7 @@ class NativeEngine:
         self._model = _model(weights)
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
+        self._cache = c.Cache()
         self._logits = torch.empty((0, self._config.vocab_size))
         self._length = self._capacity = 0
         self._slots = self._pad = torch.empty(0, dtype=torch.int64)
@@ -112,6 +113,7 @@ class NativeEngine:
         self._slots, self._pad = self._slots[rows], self._pad[rows]
         if len(self._slots.unique()) < len(self._slots):
             self._copy_rows()
+            self._cache = _cache(self._keys, self._values)
 
     def _allocate(self, rows: int) -> None:
         """Room for every row's keys and values; they are read only where they were written."""
@@ -121,6 +123,7 @@ class NativeEngine:
         lines = (*heads, columns, _value_width(config))
         self._keys = [torch.empty(blocks, dtype=torch.bfloat16) for _ in range(config.n_layer)]
         self._values = [torch.empty(lines, dtype=torch.bfloat16) for _ in range(config.n_layer)]
+        self._cache = _cache(self._keys, self._values)
 
     def _read_with(self, reader: TorchEngine, ids: Tensor) -> Tensor:
         logits = reader.prefill(ids, self._pad, ids.shape[1])
@@ -171,16 +174,9 @@ class NativeEngine:
             threads=self._threads,
             instructions=self._instructions,
         )
-        if self._forward(self._model, self._cache(), call) != 0:
+        if self._forward(self._model, self._cache, call) != 0:
             raise MemoryError("no memory for activations")
         self._length += tokens
-
-    def _cache(self) -> c.Cache:
-        keys, values = (
-            (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-            for tensors in (self._keys, self._values)
-        )
-        return c.Cache(keys, values, self._values[0].shape[2])
 
 
 def _by_chunk(numbers: Tensor) -> Tensor:
@@ -230,6 +226,15 @@ def _model(weights: QuantisedGPT2) -> c.Model:
         ln_f=_norm(weights.ln_f, C),
         head=_matrix(weights.head, C, V),
         head_mean=_address(weights.head_mean, torch.float32, C),
+    )
+
+
+def _cache(keys: list[Tensor], values: list[Tensor]) -> c.Cache:
+    pointers = ctypes.c_void_p * len(keys)
+    return c.Cache(
+        pointers(*(tensor.data_ptr() for tensor in keys)),
+        pointers(*(tensor.data_ptr() for tensor in values)),
+        values[0].shape[2],
     )
 
 
