@@ -27,15 +27,15 @@
 #define ABI_VERSION 1 /* library.py has the same: a library left over from other sources is not used */
 
 enum {
-    PANEL = 32,     /* outputs computed together; weights are stored by panel */
-    GROUP = 64,     /* inputs for which an output's weights share a scale */
-    PAIRS = GROUP / 2,
-    LANES = 16,     /* floats in the widest register */
-    CHUNK = 32,     /* bfloat16 numbers in it: keys scored together, dimensions of a value added together */
-    QUERIES = 4,    /* queries of a row that go over its keys together */
-    MAX_ROWS = 8,   /* rows multiplied together, at most */
-    SEGMENT = 96,   /* rows whose activations stay in the second-level cache while weights pass by */
-    SPINS = 4000,   /* looks for the others before yielding the core, some 50 microseconds */
+    PANEL = 32,        /* outputs computed together; weights are stored by panel */
+    GROUP = 64,        /* inputs for which an output's weights share a scale */
+    PAIRS = GROUP / 2, /* inputs are multiplied two at a time */
+    LANES = 16,        /* floats in the widest register */
+    CHUNK = 32,        /* bfloat16 numbers in it: keys scored together, dimensions of a value added together */
+    QUERIES = 4,       /* queries of a row that go over its keys together */
+    MAX_ROWS = 8,      /* rows multiplied together, at most */
+    SEGMENT = 96,      /* rows whose activations stay in the second-level cache while weights pass by */
+    SPINS = 4000,      /* looks for the other threads before yielding the core, some 50 microseconds */
 };
 
 typedef uint16_t bfloat16;
@@ -134,13 +134,13 @@ typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
 
 INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
 /* Asks for memory that will be read soon. Processors foresee one steady stream, but not its jumps; without this
  * a step of 16 rows takes half as long again. Beyond the end of an array it does nothing. */
 INLINE void fetch_ahead(const void *now, int64_t bytes) {
     __builtin_prefetch((const void *)((uintptr_t)now + (uintptr_t)bytes), 0, 2);
 }
-
-INLINE int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 INLINE uint32_t bits_of(float x) {
     uint32_t bits;
@@ -337,11 +337,12 @@ INLINE Share share_of(int64_t items, int thread, int threads) {
 
 typedef enum { SET, ADD, GELU } Finish;
 
-/* Finishes `count` outputs of one row: y = sums * scale + bias, then what `how` says. */
-INLINE void finish(const float *sums, float scale, const float *bias, int64_t count, Finish how, float *y) {
-    if (how == SET) SIMD for (int64_t n = 0; n < count; n++) y[n] = sums[n] * scale + bias[n];
-    if (how == ADD) SIMD for (int64_t n = 0; n < count; n++) y[n] += sums[n] * scale + bias[n];
-    if (how == GELU) SIMD for (int64_t n = 0; n < count; n++) y[n] = gelu(sums[n] * scale + bias[n]);
+/* Finishes `count` outputs of one row: sums * scale + bias + shift, and with that what `how` says. */
+INLINE void finish(const float *sums, float scale, const float *bias, float shift, int64_t count, Finish how,
+                   float *y) {
+    if (how == SET) SIMD for (int64_t n = 0; n < count; n++) y[n] = sums[n] * scale + bias[n] + shift;
+    if (how == ADD) SIMD for (int64_t n = 0; n < count; n++) y[n] += sums[n] * scale + bias[n] + shift;
+    if (how == GELU) SIMD for (int64_t n = 0; n < count; n++) y[n] = gelu(sums[n] * scale + bias[n] + shift);
 }
 
 /* With a constant number of rows, at most `most`, the sums stay in registers. */
@@ -352,9 +353,9 @@ INLINE void multiply_rows(Multiply *multiply, int most, const Block *block, int6
 #undef CASE
 }
 
-/* y = x W' + bias, finished as `how` says, for the first `rows` activations and some panels of outputs. */
+/* Products of the first `rows` activations with some panels of a matrix, each row with its shift, if any. */
 INLINE void multiply_panels(Multiply *multiply, int most, const Matrix *m, const Activations *x, int64_t rows,
-                            Share panels, Finish how, float *y, int64_t stride) {
+                            const float *shifts, Share panels, Finish how, float *y, int64_t stride) {
     int64_t groups = (m->in + GROUP - 1) / GROUP;
     for (int64_t segment = 0; segment < rows; segment += SEGMENT) {
         int64_t end = at_most(rows, segment + SEGMENT);
@@ -365,14 +366,15 @@ INLINE void multiply_panels(Multiply *multiply, int most, const Matrix *m, const
                 int together = (int)at_most(most, end - row);
                 multiply_rows(multiply, most, m->weights + panel * groups, groups, x, row, together, sums);
                 for (int r = 0; r < together; r++)
-                    finish(sums[r], x->scales[row + r], m->bias + n, count, how, y + (row + r) * stride + n);
+                    finish(sums[r], x->scales[row + r], m->bias + n, shifts ? shifts[row + r] : 0, count, how,
+                           y + (row + r) * stride + n);
             }
         }
     }
 }
 
-typedef void Product(const Matrix *m, const Activations *x, int64_t rows, Share panels, Finish how, float *y,
-                     int64_t stride);
+typedef void Product(const Matrix *m, const Activations *x, int64_t rows, const float *shifts, Share panels,
+                     Finish how, float *y, int64_t stride);
 
 /* ---- one forward pass ---- */
 
@@ -534,17 +536,6 @@ INLINE void norm_last(const Job *job, Share rows, float *normed) {
     }
 }
 
-INLINE void write_logits(const Job *job, Product *product, Share panels) {
-    const Model *model = job->model;
-    const Call *call = job->call;
-    product(&model->head, &job->activations, call->rows, panels, SET, call->logits, model->vocab);
-    int64_t from = panels.from * PANEL, to = at_most(panels.to * PANEL, model->vocab);
-    for (int64_t row = 0; row < call->rows; row++) {
-        float *logits = call->logits + row * model->vocab, shift = job->head_shift[row];
-        SIMD for (int64_t n = from; n < to; n++) logits[n] += shift;
-    }
-}
-
 /* What one thread does; the threads meet wherever one needs what another made. */
 INLINE void forward(const Job *job, int thread, int threads, Product *product) {
     const Model *model = job->model;
@@ -554,7 +545,7 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product) {
     float *scratch = job->scratch + thread * job->scratch_stride;
 #define PANELS(matrix) share_of(((matrix).out + PANEL - 1) / PANEL, thread, threads)
 #define MULTIPLY(matrix, how, y, stride) \
-    product(&(matrix), &job->activations, places, PANELS(matrix), how, y, stride)
+    product(&(matrix), &job->activations, places, NULL, PANELS(matrix), how, y, stride)
     for (int64_t row = 0; row < rows; row++) embed(job, row, mine);
     for (int64_t number = 0; number < model->layers; number++) {
         const Layer *layer = &model->layer[number];
@@ -580,20 +571,22 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product) {
     if (!job->call->logits) return;
     norm_last(job, share_of(rows, thread, threads), scratch);
     MEET
-    write_logits(job, product, PANELS(model->head));
+    product(&model->head, &job->activations, rows, job->head_shift, PANELS(model->head), SET, job->call->logits,
+            model->vocab);
 #undef MULTIPLY
 #undef PANELS
 }
 
 /* ---- one copy of all that per instruction set ---- */
 
-#define COMPILE_FOR(name, rows, target)                                                                        \
-    target static __attribute__((noinline)) void product_##name(const Matrix *m, const Activations *x, int64_t count, Share panels,      \
-                                      Finish how, float *y, int64_t stride) {                                  \
-        multiply_panels(multiply_##name, rows, m, x, count, panels, how, y, stride);                                   \
-    }                                                                                                          \
-    target static void forward_##name(void *job, int thread, int threads) {                                    \
-        forward(job, thread, threads, product_##name);                                                         \
+#define COMPILE_FOR(name, rows, target)                                                                         \
+    target __attribute__((noinline)) static void product_##name(                                                \
+        const Matrix *m, const Activations *x, int64_t count, const float *shifts, Share panels, Finish how,    \
+        float *y, int64_t stride) {                                                                             \
+        multiply_panels(multiply_##name, rows, m, x, count, shifts, panels, how, y, stride);                    \
+    }                                                                                                           \
+    target static void forward_##name(void *job, int thread, int threads) {                                     \
+        forward(job, thread, threads, product_##name);                                                          \
     }
 
 COMPILE_FOR(portable, 1, )
