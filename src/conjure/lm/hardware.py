@@ -110,14 +110,17 @@ def _control_group_free_bytes() -> int | None:
 
 
 @functools.cache
-def usable_cores() -> int:
-    """Cores this process may keep busy: torch's threads (``OMP_NUM_THREADS``), affinity and group limits."""
+def usable_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores this process may keep busy: torch's threads (``OMP_NUM_THREADS``), affinity and group limits.
+
+    Args:
+        limits: The control group's file of microseconds to be used in each period, and the period.
+    """
     cores = torch.get_num_threads()
     if hasattr(os, "sched_getaffinity"):
         cores = min(cores, len(os.sched_getaffinity(0)))
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, -(-int(quota) // int(period)))
+        quota, period = map(int, limits.read_text().split())
     except (OSError, ValueError):  # not there, or "max"
-        pass
-    return max(1, cores)
+        return cores
+    return max(1, min(cores, quota // period))

@@ -1,0 +1,36 @@
+"""What this machine is good at: how many of its cores may be used."""
+
+import pytest
+import torch
+
+from conjure.lm.hardware import usable_cores
+
+
+@pytest.fixture
+def eight_threads(monkeypatch):
+    """torch and the system allow eight, whatever this machine has."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("limits", "cores"),
+    [
+        ("200000 100000", 2),
+        ("150000 100000", 1),
+        ("50000 100000", 1),
+        ("1600000 100000", 8),
+        ("max 100000", 8),
+    ],
+)
+@pytest.mark.usefixtures("eight_threads")
+def test_a_group_s_limit_is_kept(tmp_path, limits, cores):
+    (tmp_path / "cpu.max").write_text(f"{limits}\n")
+    assert usable_cores(tmp_path / "cpu.max") == cores
+
+
+@pytest.mark.usefixtures("eight_threads")
+def test_without_a_limit_it_is_what_torch_and_the_system_allow(tmp_path, monkeypatch):
+    assert usable_cores(tmp_path / "missing") == 8
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
+    assert usable_cores(tmp_path / "missing too") == 3
