@@ -12,7 +12,7 @@ check: setup  ## linters, types, layers, dependencies, generated docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry .
 	$(BIN)/python scripts/docs.py --check
 

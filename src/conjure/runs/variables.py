@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import conjure
+from conjure import reporting
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.reporting import METRICS_VARIABLE, RUN_VARIABLE
 from conjure.runs.environment import Environment
@@ -60,7 +60,7 @@ def command_variables(
 def _reporting_folder(home: Home) -> Path:
     """A folder from which ``from conjure import log_metric`` works, for environments without conjure."""
     folder = home.root / "import"
-    package = Path(conjure.__file__).parent
+    package = Path(reporting.__file__).parent
     link = folder / "conjure"
     folder.mkdir(exist_ok=True)
     if not link.is_symlink() or link.readlink() != package:
