@@ -3,7 +3,7 @@
 from random import Random
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conjure.lm.data import TokenisedText
@@ -29,6 +29,7 @@ def tokens(stream):
 
 
 @given(RECORDS.filter(lambda records: sum(length for length, _ in records) > 1), FRACTIONS)
+@example([(1, 0)] * MINIMUM_RECORDS + [(1, 2**63)], 0.05)  # one token would be left to train on
 def test_every_token_is_on_one_side(records, fraction):
     text = text_of(*zip(*records, strict=True))
     split = hold_out(text, fraction)

@@ -76,8 +76,8 @@ def hold_out(text: TokenisedText, fraction: float = 0.1) -> Split:
     Args:
         text: The text.
         fraction: Share of the records to hold out, 0 (none) up to but not including 1. Where that gives
-            fewer than `MINIMUM_RECORDS`, or leaves none to train on, the last tenth of the tokens is held
-            out instead.
+            fewer than `MINIMUM_RECORDS`, or leaves fewer than 2 tokens to train on, the last tenth of the
+            tokens is held out instead.
 
     Raises:
         UsageError: `fraction` is outside 0…1.
@@ -94,13 +94,14 @@ def hold_out(text: TokenisedText, fraction: float = 0.1) -> Split:
         return Split(_span(text, 0, total), None, "none", "nothing is held out, as asked")
     chosen = text.hashes < np.uint64(int(fraction * 2**64))
     count = int(chosen.sum())
-    if count >= MINIMUM_RECORDS and count < len(chosen):
-        return Split(_records(text, ~chosen), _records(text, chosen), "records")
+    rest = _records(text, ~chosen)
+    if count >= MINIMUM_RECORDS and len(rest) >= 2:
+        return Split(rest, _records(text, chosen), "records")
     if total < 3:
         return Split(_span(text, 0, total), None, "none", f"{total} tokens are too few to hold any out")
     cut = total - max(1, round(_TAIL * total))
     few = f"by records it would be {count} of {len(chosen):,}, and {MINIMUM_RECORDS} are needed"
-    reason = few if count < MINIMUM_RECORDS else "every record would be held out"
+    reason = few if count < MINIMUM_RECORDS else "too little would be left to train on"
     return Split(
         _span(text, 0, cut),
         _span(text, cut - 1, total),

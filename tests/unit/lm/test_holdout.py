@@ -66,7 +66,7 @@ def test_a_share_that_leaves_none_to_train_on_holds_out_the_tail(text_of):
     split = hold_out(text_of(many_records(30)), 0.999_999)
     assert (split.method, split.reason) == (
         "tail",
-        "the last 10% of the tokens are held out: every record would be held out",
+        "the last 10% of the tokens are held out: too little would be left to train on",
     )
 
 
