@@ -54,7 +54,10 @@ from conjure.lm.training_state import (
     state_folder,
 )
 
-_EVALUATED_TOKENS = 1 << 16  # of held-out text, each time during training
+# Held-out tokens that an evaluation reads: many, but fewer where a model is large, so that neither the first
+# step nor the rest of the training waits long for it.
+_FEWEST_EVALUATED, _MOST_EVALUATED = 1 << 14, 1 << 16
+_EVALUATED_WORK = 1 << 40  # tokens times parameters
 _SAMPLES, _SAMPLE_TOKENS = 3, 60  # at each evaluation
 _REPORT_SAMPLES, _REPORT_TOKENS = 50, 100  # of each model, for the report
 
@@ -80,8 +83,9 @@ class FinetuneResult:
 
     Attributes:
         checkpoint: The folder with the tuned model.
-        loss_before: Mean nats per held-out token under the base model; None if nothing is held out.
-        loss_after: The same under the tuned model; None if it was interrupted.
+        loss_before: Mean nats per held-out token under the base model; None if nothing is held out, or
+            if it was interrupted.
+        loss_after: The same under the tuned model.
         before: Sums and counts behind `loss_before`.
         after: Sums and counts behind `loss_after`.
         windows: The protocol of both: each held-out record is read after an end-of-text token, its own tokens
@@ -252,7 +256,6 @@ class Finetuning:
             CheckpointError: A checkpoint or the training state could not be written or read.
         """
         facts = self._resumable_facts() if self.request.resume else None
-        self._before = self._observe(self.base.origin, self.base.model)
         trainer = self._trainer = self._make_trainer()
         if facts is not None:
             self.history = History.from_dict(facts["history"])
@@ -265,10 +268,13 @@ class Finetuning:
             yield from self._respond(trainer, event)
 
     def result(self) -> FinetuneResult:
-        """What came of it; unless it was interrupted, that takes measuring the tuned model."""
+        """What came of it; unless it was interrupted, that takes measuring both models.
+
+        The base is measured now rather than first, so that training starts at once.
+        """
         assert self._trainer is not None, "nothing was run yet"
-        assert self._before is not None
         if self._after is None and self._reason != "interrupted":
+            self._before = self._observe(self.base.origin, self.base.model)
             self._after = self._observe(str(self.request.output), load(self.output).model)
         before, after = _tally(self._before), _tally(self._after)
         progress = self._trainer.progress
@@ -278,7 +284,7 @@ class Finetuning:
             loss_after=after.loss if after is not None else None,
             before=before,
             after=after,
-            windows=self._before.windows,
+            windows=Windows.of(self.base.model),
             steps=progress.step,
             best_step=progress.best_step if self._trainer.held_out is not None else progress.step,
             reason=self._reason,
@@ -371,7 +377,7 @@ class Finetuning:
             eval_every=request.eval_every
             if request.eval_every is not None
             else automatic_interval(per_epoch),
-            eval_blocks=max(1, _EVALUATED_TOKENS // plan.block_size),
+            eval_blocks=max(1, _evaluated_tokens(plan.parameters) // plan.block_size),
             save_every=request.save_every if request.save_every is not None else _automatic_saves(per_epoch),
             mask_records=request.mask_records,
             seed=request.seed,
@@ -473,6 +479,10 @@ def _trainable_model(base: GPT2, request: FinetuneRequest) -> GPT2:
     if request.lora is not None:
         add_lora(model, request.lora, seed=request.seed, first_block=request.freeze)
     return model
+
+
+def _evaluated_tokens(parameters: int) -> int:
+    return min(_MOST_EVALUATED, max(_FEWEST_EVALUATED, _EVALUATED_WORK // parameters))
 
 
 def _automatic_saves(steps_per_epoch: int) -> int:

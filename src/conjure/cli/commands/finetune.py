@@ -201,6 +201,8 @@ def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) ->
         for event in tuning.run():
             report_metrics(event)
             view.show(event)
+    if not signals:
+        note("Measuring both models, and writing the report…")
     result = tuning.result()
     report = None
     if result.reason != "interrupted":
