@@ -22,6 +22,7 @@ from conjure.lm.readers import read_records
 from conjure.lm.tokenizer import END_OF_TEXT, Tokenizer
 
 _TINY = GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=8192)
+_BLOCKS = 64
 _PUBLISHED_NAMES = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}
 
 
@@ -62,6 +63,13 @@ def exact_prompts(words: Tokenizer, ids: list[int], length: int, count: int) -> 
     raise SystemExit(f"the text has too few stretches of {length} tokens")
 
 
+def blocks(stream: list[int], size: int) -> np.ndarray:
+    """Enough blocks, each with the token after it, that no epoch, and no smaller last batch, ends within a
+    measurement; a short text comes again and again."""
+    repeated = np.resize(np.array(stream, np.uint16), _BLOCKS * size + 1)
+    return np.lib.stride_tricks.sliding_window_view(repeated, size + 1)[::size]
+
+
 def main() -> None:
     assigned = task()
     folder = Path(assigned["folder"])
@@ -85,11 +93,7 @@ def main() -> None:
     (folder / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
     scored = [{"text": text, "ids": ids} for text, ids in zip(records, encoded, strict=True)]
     (folder / "all-records.json").write_text(json.dumps(scored), encoding="utf-8")
-    block = assigned["block"]
-    starts = range(0, len(stream) - block, block)
-    np.save(
-        folder / "blocks.npy", np.array([stream[start : start + block + 1] for start in starts], np.uint16)
-    )
+    np.save(folder / "blocks.npy", blocks(stream, assigned["block"]))
     answer(
         end_of_text=words.end_of_text_id,
         parameters=config.parameter_count,
