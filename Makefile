@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml setup.py constraints.txt scripts/setup src/conjure/lm/native/forward.c
+.venv/.ready: pyproject.toml setup.py constraints.txt scripts/setup $(wildcard src/conjure/lm/native/*.[ch])
 	scripts/setup
 
 check: setup  ## linters, types, layers, dependencies, generated docs

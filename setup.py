@@ -1,4 +1,4 @@
-"""The one thing pyproject.toml cannot say yet: build the native decode engine, where a C compiler can.
+"""The one thing pyproject.toml cannot say yet: build the native engine, where a C compiler can.
 
 Everything else about the package is in pyproject.toml. The library is loaded by ctypes, so it needs no Python
 headers; where it cannot be built, installing goes on without it, and `conjure doctor` says so.
@@ -11,6 +11,7 @@ setup(
         Extension(
             "conjure.lm.native._forward",
             ["src/conjure/lm/native/forward.c"],
+            depends=["src/conjure/lm/native/numbers.h"],
             extra_compile_args=["-std=gnu11", "-O3", "-fopenmp", "-fno-math-errno", "-Wall", "-Wextra"],
             extra_link_args=["-fopenmp"],
             optional=True,

@@ -7,21 +7,16 @@
  *
  * Every size and pointer is checked in Python (library.py, engine.py); here they are trusted.
  */
-#include <math.h>
+#include "numbers.h"
+
 #include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#endif
-
-#if defined(__clang__)
-#pragma clang diagnostic ignored "-Wpass-failed" /* a loop it cannot vectorise is only slower */
 #endif
 
 #define ABI_VERSION 1 /* library.py has the same: a library left over from other sources is not used */
@@ -37,8 +32,6 @@ enum {
     SEGMENT = 96,      /* rows whose activations stay in the second-level cache while weights pass by */
     SPINS = 4000,      /* looks for the other threads before yielding the core, some 50 microseconds */
 };
-
-typedef uint16_t bfloat16;
 
 /* The weights of one panel for one group of inputs, in the order in which they are multiplied. */
 typedef struct {
@@ -89,11 +82,6 @@ typedef struct {
     int32_t threads, instructions;
 } Call;
 
-enum { PORTABLE, AVX2, AVX512VNNI };
-
-#define INLINE static inline __attribute__((always_inline))
-#define SIMD _Pragma("omp simd")
-
 /* ---- threads ----
  *
  * They are OpenMP's, the very ones that torch uses where the same libgomp is loaded: two pools would spin against
@@ -132,34 +120,10 @@ static void meet(Meeting *meeting, int threads) {
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
 
-INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
 /* Asks for memory that will be read soon. Processors foresee one steady stream, but not its jumps; without this
  * a step of 16 rows takes half as long again. Beyond the end of an array it does nothing. */
 INLINE void fetch_ahead(const void *now, int64_t bytes) {
     __builtin_prefetch((const void *)((uintptr_t)now + (uintptr_t)bytes), 0, 2);
-}
-
-INLINE uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits;
-}
-
-INLINE float float_of(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
-
-INLINE float widen(bfloat16 x) { return float_of((uint32_t)x << 16); }
-
-/* Rounds to nearest, ties to even. */
-INLINE bfloat16 narrow(float x) {
-    uint32_t bits = bits_of(x);
-    return (bfloat16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 /* Keys and values are remembered CHUNK numbers at a time, number i beside number i + LANES: then two plain
@@ -172,30 +136,6 @@ INLINE void widen_chunk(Floats *first, Floats *second, const bfloat16 *from) {
     *first = (Floats)(words << 16);
     *second = (Floats)(words & 0xffff0000u);
 }
-
-/* Adding 1.5 * 2^23 leaves a small number's nearest integer, ties to even, in the lowest bits. */
-#define ROUNDER 12582912.0f
-
-/* e^x to 1e-7 of itself; NaN stays NaN. e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r by its Taylor series. */
-INLINE float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    float shifted = x * 1.44269504f + ROUNDER;
-    float n = shifted - ROUNDER;
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln(2) in two parts, the first one exact */
-    float series = 1.0f / 5040;
-    series = series * r + 1.0f / 720;
-    series = series * r + 1.0f / 120;
-    series = series * r + 1.0f / 24;
-    series = series * r + 1.0f / 6;
-    series = series * r + 0.5f;
-    series = series * r + 1.0f;
-    series = series * r + 1.0f;
-    return series * float_of((bits_of(shifted) << 23) + 0x3f800000);
-}
-
-/* x / 2 (1 + tanh z) with z = sqrt(2 / pi) (x + 0.044715 x^3), and (1 + tanh z) / 2 = 1 / (1 + e^-2z). */
-INLINE float gelu(float x) { return x / (1.0f + exponential(-1.59576912f * (x + 0.044715f * x * x * x))); }
 
 /* ---- activations as int16 ---- */
 
@@ -255,9 +195,6 @@ INLINE void multiply_portable(const Block *block, int64_t groups, const Activati
 }
 
 #if defined(__x86_64__)
-#define AVX2_TARGET __attribute__((target("avx2,fma")))
-#define AVX512_TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-
 INLINE int32_t pair_of(const Activations *x, int64_t row, int64_t group, int pair) {
     int32_t two;
     memcpy(&two, x->values + row * x->stride + group * GROUP + 2 * pair, 4);
@@ -326,14 +263,6 @@ AVX512_TARGET INLINE void multiply_avx512vnni(const Block *block, int64_t groups
     }
 }
 #endif
-
-typedef struct {
-    int64_t from, to;
-} Share;
-
-INLINE Share share_of(int64_t items, int thread, int threads) {
-    return (Share){items * thread / threads, items * (thread + 1) / threads};
-}
 
 typedef enum { SET, ADD, GELU } Finish;
 
