@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conjure.lm.native import passes
+
 softmax_backward = torch.ops.aten._softmax_backward_data
 
 _STRIP = (
-    128  # queries at a time: long enough for a full matrix product, short enough to skip most of the future
+    256  # queries at a time: long enough for a full matrix product, short enough to skip most of the future
 )
 
 
@@ -46,14 +48,12 @@ class _CausalAttention(torch.autograd.Function):
         B, H, T, D = query.shape
         query, key, value = (tensor.reshape(B * H, T, D) for tensor in (query * D**-0.5, key, value))
         mask = mask.reshape(B * H, T, T) if mask is not None else None
-        future = torch.full((_STRIP, _STRIP), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
         out = torch.empty_like(query)
         strips = []
         for start in range(0, T, _STRIP):
             end = min(start + _STRIP, T)
             scores = torch.bmm(query[:, start:end], key[:, :end].transpose(1, 2))  # (BH, strip, end)
-            scores[:, :, start:] += future[: end - start, : end - start]
-            weights = torch.softmax(scores, -1)
+            weights = _causal_softmax(scores, start)
             strips.append(weights)
             seen = _masked(weights, mask, start, scale)
             out[:, start:end] = torch.bmm(seen, value[:, :end])
@@ -79,14 +79,28 @@ class _CausalAttention(torch.autograd.Function):
             weights_grad = torch.bmm(strip_slope, value[:, :end].transpose(1, 2))
             weights_grad = _masked(weights_grad, mask, start, ctx.scale)
             seen = _masked(weights, mask, start, ctx.scale)
-            value_grad[:, :end] += torch.bmm(seen.transpose(1, 2), strip_slope)
+            value_grad[:, :end].baddbmm_(seen.transpose(1, 2), strip_slope)
             # The derivative of softmax; one fused pass where autograd's own formula would take four.
             scores_grad = softmax_backward(weights_grad, weights, -1, weights.dtype)
             query_grad[:, start:end] = torch.bmm(scores_grad, key[:, :end])
-            key_grad[:, :end] += torch.bmm(scores_grad.transpose(1, 2), query[:, start:end])
+            key_grad[:, :end].baddbmm_(scores_grad.transpose(1, 2), query[:, start:end])
         query_grad *= D**-0.5
         grads = (grad.view(B, H, T, D) for grad in (query_grad, key_grad, value_grad))
         return *grads, None, None  # pyright: ignore[reportReturnType]
+
+
+def _causal_softmax(scores: Tensor, start: int) -> Tensor:
+    """Softmax over the keys up to each query's own place.
+
+    Args:
+        scores: (BH, strip, end); may be overwritten.
+        start: The place of the first query.
+    """
+    if passes.usable(scores):
+        return passes.causal_softmax(scores, start)
+    rows, end = scores.shape[1:]
+    future = torch.full((rows, end), -torch.inf, dtype=scores.dtype, device=scores.device).triu(start + 1)
+    return torch.softmax(scores.add_(future), -1)
 
 
 def _masked(strip: Tensor, mask: Tensor | None, start: int, scale: float) -> Tensor:

@@ -1,8 +1,9 @@
 """Dropout whose masks come from a counter, not from global random state.
 
-Main entry: `Dropout`. torch draws CPU masks one number at a time; numpy's SFC64 fills a buffer with 16-bit
-numbers several times as fast, and a mask needs no more. Invariant: the same key and the same sequence of
-calls give the same masks, so that a resumed training run repeats an unbroken one bit for bit.
+Main entry: `Dropout`. torch draws CPU masks one number at a time; a compiled pass hashes a counter to 16 bits
+for each element, which is all that a mask needs, and without one numpy's SFC64 fills a buffer with as many.
+Invariant: the same key and the same sequence of calls give the same masks on the same installation, so that
+a resumed training run repeats an unbroken one bit for bit.
 """
 
 import math
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from conjure.lm.native import passes
 
 _LEVELS = 1 << 16  # p is rounded to a multiple of 1 / _LEVELS
 
@@ -44,10 +47,14 @@ class Dropout(nn.Module):
             return (torch.rand(shape, device=like.device, generator=self._device_generator) >= p).to(
                 like.dtype
             )
+        if passes.usable(like):
+            mask = torch.empty(shape, dtype=like.dtype)
+            return passes.dropout_mask(mask, p, key=int(self._bits.random_raw()))
         count = math.prod(shape)
         numbers = self._bits.random_raw(count // 4 + 1).view(np.int16)[:count]
         threshold = round(p * _LEVELS) - _LEVELS // 2
-        return torch.from_numpy(numbers >= threshold).view(shape).to(like.dtype)
+        # By way of int8, from which torch converts many numbers at a time.
+        return torch.from_numpy((numbers >= threshold).view(np.int8)).view(shape).to(like.dtype)
 
     def forward(self, x: Tensor, p: float) -> Tensor:
         """`x` with each element dropped with probability p, the rest scaled up to keep the mean."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conjure.lm.native import passes
 from conjure.lm.products import product
 
 IGNORE = -100  # a target of this value is no target (the field's convention)
@@ -44,6 +45,11 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     result = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
     with torch.no_grad():
         for start, logits in _chunks_of_logits(hidden, weight):
+            if passes.usable(logits):
+                result[start : start + len(logits)] = -passes.cross_entropy(
+                    logits, targets[start : start + len(logits)]
+                )
+                continue
             for rows in _cached_rows(logits):
                 place = slice(start + rows.start, start + rows.stop)
                 scores = logits[rows].float()  # (rows, V)
@@ -97,6 +103,9 @@ def _turn_into_slope(logits: Tensor, targets: Tensor, divisor: float) -> Tensor:
 
     The derivative is (softmax - one-hot) / divisor, and zero where there is no target.
     """
+    if passes.usable(logits):
+        factors = torch.full((len(logits),), 1.0 / divisor)
+        return passes.cross_entropy(logits, targets, factors).double().sum().float()
     exact = torch.promote_types(logits.dtype, torch.float32)
     total = torch.zeros((), dtype=exact, device=logits.device)
     for rows in _cached_rows(logits):

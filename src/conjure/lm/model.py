@@ -8,26 +8,16 @@ Tensor letters: B batch, T time (new tokens), S time (all tokens attended to), C
 D head size, V vocabulary. Source: Radford et al. 2019; parity: tests/parity/test_model.py.
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from conjure.errors import ContextLengthError
+from conjure.lm.activation import ACTIVATIONS
 from conjure.lm.attention import causal_attention
 from conjure.lm.config import GPT2Config
 from conjure.lm.dropout import Dropout
 from conjure.lm.products import product
-
-# `GPT2Config.activation` -> the function itself.
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "gelu": functional.gelu,
-    "relu": functional.relu,
-    "silu": functional.silu,
-}
 
 
 class KVCache:
@@ -147,7 +137,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.c_fc = Linear(config.n_embd, config.inner)
         self.c_proj = Linear(config.inner, config.n_embd)
-        self.activation = _ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(self.activation(self.c_fc(x)))

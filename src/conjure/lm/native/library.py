@@ -16,7 +16,7 @@ from conjure.errors import UsageError
 
 VARIABLE = "CONJURE_NATIVE"
 INSTRUCTIONS = ("portable", "avx2", "avx512vnni")  # each includes those before it; forward.c numbers them so
-ABI_VERSION = 1  # as in forward.c
+ABI_VERSION = 2  # as in forward.c
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64
 
@@ -92,6 +92,38 @@ class Call(ctypes.Structure):
     )
 
 
+class Pass(ctypes.Structure):
+    """One pass over memory; see training.c."""
+
+    _fields_ = (
+        ("x", _pointer),
+        ("slope", _pointer),
+        ("y", _pointer),
+        ("rows", _size),
+        ("columns", _size),
+        ("stride", _size),
+        ("targets", _pointer),
+        ("factors", _pointer),
+        ("losses", _pointer),
+        ("key", ctypes.c_uint64),
+        ("start", _size),
+        ("strip", _size),
+        ("threshold", ctypes.c_int32),
+        ("bfloat", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("instructions", ctypes.c_int32),
+    )
+
+
+PASSES = (
+    "conjure_gelu",
+    "conjure_gelu_backward",
+    "conjure_dropout_mask",
+    "conjure_causal_softmax",
+    "conjure_cross_entropy",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """Whether the native engine can be used here.
@@ -155,4 +187,6 @@ def open_library(folder: Path) -> ctypes.CDLL | str:
     if abi != ABI_VERSION:
         return "the native engine was built from other sources; install conjure again"
     library.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (Model, Cache, Call)]
+    for name in PASSES:
+        getattr(library, name).argtypes = [ctypes.POINTER(Pass)]
     return library
