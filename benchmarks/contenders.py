@@ -19,7 +19,7 @@ GAINS = (
     "memory kept between steps",
     "attention of matrix products",
     "chunked cross-entropy",
-    "16-bit dropout masks",
+    "compiled passes",
 )
 # Large freed blocks stay with the process, as conjure asks glibc for itself.
 _KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}

@@ -3,13 +3,14 @@
 Main entry: `take_out`. Each replacement is what plain torch would do in that place.
 """
 
-import torch
+import os
+
 from torch import Tensor
 from torch.nn import functional
 
 import conjure.lm.model
 import conjure.lm.train
-from conjure.lm.dropout import Dropout
+from conjure.lm.native.library import VARIABLE
 
 
 def take_out(name: str | None) -> None:
@@ -18,8 +19,8 @@ def take_out(name: str | None) -> None:
         conjure.lm.model.causal_attention = _flash_attention
     elif name == "chunked cross-entropy":
         conjure.lm.train.linear_cross_entropy = _plain_cross_entropy
-    elif name == "16-bit dropout masks":
-        Dropout.mask = _torch_mask
+    elif name == "compiled passes":
+        os.environ[VARIABLE] = "off"
     elif name not in (None, "memory kept between steps"):
         raise SystemExit(f"nothing to take out is called {name!r}")
 
@@ -34,7 +35,3 @@ def _flash_attention(
 def _plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float) -> Tensor:
     logits = functional.linear(hidden, weight).float()
     return functional.cross_entropy(logits, targets, reduction="sum") / divisor
-
-
-def _torch_mask(_: Dropout, shape: torch.Size | tuple[int, ...], p: float, like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1.0 - p)

@@ -74,6 +74,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return bool(cpu_flags() & {"amx_bf16", "avx512_bf16", "bf16"})
 
 
+@functools.cache
 def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks, so that each step's temporaries are not page-faulted in anew.
 

@@ -20,15 +20,17 @@ from conjure.lm.products import product
 IGNORE = -100  # a target of this value is no target (the field's convention)
 # Logits at a time: 268 MB of bfloat16, 2,670 rows of GPT-2's. Fewer starve the matrix products.
 _CHUNK_ELEMENTS = 1 << 27
+# As many where no gradient is wanted: the head is not read again to make one, so fewer do as well.
+_SCORED_ELEMENTS = 1 << 24
 # Of them looked at together on a CPU: 4 MB of float32, which stay in its cache.
 _CACHED_ELEMENTS = 1 << 20
 # A row of 16-bit logits begins at a multiple of so many: products of odd rows take a quarter longer.
 _LINE = 64
 
 
-def chunk_rows(vocab_size: int) -> int:
+def chunk_rows(vocab_size: int, *, for_gradients: bool = True) -> int:
     """Rows whose logits are made at a time."""
-    return max(1, _CHUNK_ELEMENTS // vocab_size)
+    return max(1, (_CHUNK_ELEMENTS if for_gradients else _SCORED_ELEMENTS) // vocab_size)
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """
     result = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
     with torch.no_grad():
-        for start, logits in _chunks_of_logits(hidden, weight):
+        for start, logits in _chunks_of_logits(hidden, weight, chunk_rows(len(weight), for_gradients=False)):
             if passes.usable(logits):
                 result[start : start + len(logits)] = -passes.cross_entropy(
                     logits, targets[start : start + len(logits)]
@@ -75,12 +77,11 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, div
     return _LinearCrossEntropy.apply(hidden, weight, targets, divisor)  # pyright: ignore[reportReturnType]
 
 
-def _chunks_of_logits(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The logits of some rows after the other, each with the number of its first row.
+def _chunks_of_logits(hidden: Tensor, weight: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
+    """The logits of `size` rows after the other, each with the number of its first row.
 
     Those of 16 bits may be views of rows that are a little longer, and zero from there on.
     """
-    size = chunk_rows(len(weight))
     for start in range(0, len(hidden), size):
         rows = hidden[start : start + size]
         if hidden.element_size() > 2:
@@ -139,7 +140,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_grad = None
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        for start, logits in _chunks_of_logits(hidden, weight):
+        for start, logits in _chunks_of_logits(hidden, weight, chunk_rows(len(weight))):
             rows = slice(start, start + len(logits))
             total += _turn_into_slope(logits, targets[rows], divisor)
             if hidden_grad is not None:

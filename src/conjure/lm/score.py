@@ -19,6 +19,7 @@ from torch import Tensor
 
 from conjure.errors import UsageError
 from conjure.lm.engine import evaluating
+from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.loss import IGNORE, token_logprobs
 from conjure.lm.model import GPT2
 from conjure.lm.tokenizer import Tokenizer
@@ -257,6 +258,7 @@ def _score_group(
     report: Callable[[int], object] | None,
 ) -> list[Tensor]:
     """Log-probabilities of each document, (N_i,); windows of like length are read together."""
+    keep_freed_memory()
     results = [torch.empty(len(ids), dtype=torch.float32) for ids in documents]
     plan = [window for index, ids in enumerate(documents) for window in _windows(index, len(ids), windows)]
     plan.sort(key=lambda window: -window.length)

@@ -9,7 +9,7 @@ from conjure.lm.loss import IGNORE, linear_cross_entropy, token_logprobs
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Chunks of a few rows, so that small inputs take several and an uneven last one."""
-    monkeypatch.setattr(loss_module, "chunk_rows", lambda vocab_size: 5)
+    monkeypatch.setattr(loss_module, "chunk_rows", lambda vocab_size, for_gradients=True: 5)
 
 
 def inputs(rows=13, channels=6, vocab_size=17):
