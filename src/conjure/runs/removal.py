@@ -4,7 +4,7 @@ Main entry: `remove`. Invariant: a removed run keeps its record, its log and its
 never given again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,21 +101,26 @@ def _refuse_needed(store: Store, resource: Resource, users: Iterable[int], *, fo
     at_work = [record.number for record in records if not record.status.is_final]
     if at_work:
         raise ConflictError(
-            f"{resource.owner} is in use by run {_listed(at_work)}", fix=f"conjure wait {at_work[0]}"
+            f"{resource.owner} is in use by {_listed('run', at_work)}", fix=f"conjure wait {at_work[0]}"
         )
     ended = [record.number for record in records if record.outputs is None or not record.outputs.removed]
     links = [link.name for link in store.links() if _leads_to(link.resource, resource)]
     if force or not (ended or links):
         return
-    needs = [f"run {_listed(ended)} was made with it"] * bool(ended)
-    needs += [f"link {_listed(links)} leads to it"] * bool(links)
+    needs = []
+    if ended:
+        needs.append(f"{_listed('run', ended)} {'were' if ended[1:] else 'was'} made with it")
+    if links:
+        needs.append(f"{_listed('link', links)} {'lead' if links[1:] else 'leads'} to it")
     raise ConflictError(
-        f"{resource.owner} is still needed: {' and '.join(needs)}", fix="-f removes it all the same"
+        f"{resource.owner} is still needed: {' and '.join(needs)}", fix=f"conjure rm -f {resource.owner}"
     )
 
 
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(map(str, names))
+def _listed(kind: str, names: Sequence[object]) -> str:
+    """``run 3``, ``runs 3 and 4``, ``runs 3, 4 and 5``."""
+    *rest, last = map(str, names)
+    return f"{kind}s {', '.join(rest)} and {last}" if rest else f"{kind} {last}"
 
 
 def _leads_to(text: str, resource: Resource) -> bool:
