@@ -35,6 +35,9 @@ class ScriptedEngine:
     def select(self, rows: torch.Tensor) -> None:
         self._rows = [self._rows[row] for row in rows]
 
+    def summarise(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return logits.logsumexp(1, keepdim=True), logits.argmax(1)
+
     def _logits(self) -> torch.Tensor:
         self.rows_per_step.append(len(self._rows))
         logits = torch.zeros(len(self._rows), self._vocab_size)

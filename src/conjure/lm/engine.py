@@ -56,6 +56,15 @@ class Engine(Protocol):
         """Go on with these rows, int64 indices, (R',): repeats copy a row, left out ones are forgotten."""
         ...
 
+    def summarise(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Say of logits, float32, (R, V), what every choice of a token needs.
+
+        Returns:
+            The logarithm of each row's sum of e^logit, float32, (R, 1), which is finite where all logits are
+            numbers; and the id of its largest logit, the first of equal ones, int64, (R,).
+        """
+        ...
+
 
 class TorchEngine:
     """A GPT-2 in torch with a key/value cache, in whatever number format its weights have.
@@ -113,6 +122,10 @@ class TorchEngine:
         rows = rows.to(self._device)
         self._cache.select(rows)
         self._pad = self._pad[rows] if self._pad is not None else None
+
+    def summarise(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What choosing needs; see `Engine.summarise`."""
+        return logits.logsumexp(1, keepdim=True), logits.argmax(1)
 
     def _read(self, ids: Tensor) -> Tensor:
         with evaluating(self._model):

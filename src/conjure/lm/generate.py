@@ -11,6 +11,7 @@ constant, and leaves the model at least that much to go on. A prompt longer than
 first read from its last ``context_length // 2`` tokens, by the same rule.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -257,10 +258,14 @@ def _write(rows: list[_Row], engine: Engine, request: GenerationRequest) -> Iter
     history = torch.tensor([[-1] * (width - len(row.prompt_ids)) + row.prompt_ids for row in rows])  # (R, T)
     logits = _read_prompts(engine, history, request.max_new_tokens)  # (R, V)
     history = history.to(logits.device)
+    streams = torch.tensor([row.stream for row in rows], device=logits.device)
     for step in range(request.max_new_tokens):
-        streams = torch.tensor([row.stream for row in rows], device=logits.device)
-        normalisers = _log_normalisers(logits)  # (R, 1)
-        chosen = choose(logits, history, streams, torch.full_like(streams, step), request)  # (R,)
+        normalisers, likeliest = engine.summarise(logits)  # (R, 1), (R,)
+        _refuse_what_is_no_number(normalisers)
+        if request.takes_likeliest:
+            chosen = likeliest
+        else:
+            chosen = choose(logits, history, streams, torch.full_like(streams, step), request)  # (R,)
         logprobs = (logits.gather(1, chosen[:, None]) - normalisers).squeeze(1)
         for row, token_id, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
             if row.finish_reason is None:
@@ -274,7 +279,7 @@ def _write(rows: list[_Row], engine: Engine, request: GenerationRequest) -> Iter
         if len(writing) < _CROWDED * len(rows):
             kept = torch.tensor(writing, device=logits.device)
             engine.select(kept)
-            rows, history = [rows[number] for number in writing], history[kept]
+            rows, streams, history = [rows[number] for number in writing], streams[kept], history[kept]
         if engine.length < engine.context_length:
             logits = engine.step(history[:, -1])
         else:
@@ -303,17 +308,10 @@ def _read(engine: Engine, history: Tensor, max_new_tokens: int) -> Tensor:
     return engine.prefill(history.clamp(min=0), pad, capacity)
 
 
-def _log_normalisers(logits: Tensor) -> Tensor:
-    """What turns each row's logits into log-probabilities when it is taken off, (R, 1).
-
-    Raises:
-        ModelError: The logits are not numbers.
-    """
-    normalisers = logits.logsumexp(1, keepdim=True)
-    if not normalisers.isfinite().all():
+def _refuse_what_is_no_number(normalisers: Tensor) -> None:
+    if not all(math.isfinite(normaliser) for normaliser in normalisers.flatten().tolist()):
         raise ModelError(
             "the model's logits are not numbers (NaN or infinity): its weights are damaged, "
             "or too large for this number format",
             fix="another copy of the model, or --precision float32",
         )
-    return normalisers

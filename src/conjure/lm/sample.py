@@ -68,6 +68,11 @@ class SamplingSettings:
         if faults:
             raise UsageError("; ".join(faults))
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the choice is always the largest logit, whatever the row says already."""
+        return self.temperature == 0 and self.repetition_penalty == 1.0 and not self.no_repeat_ngram
+
     def faults(self) -> Iterator[str]:
         """A sentence for each value out of bounds."""
         for name, bound in self.BOUNDS.items():

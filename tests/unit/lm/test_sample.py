@@ -134,6 +134,13 @@ class TestGreedy:
         chosen = shares(draw([-300.0, -100.0, 50.0, 0.0], 4000, temperature=1e300), 4)
         assert (chosen - 0.25).abs().max() < 0.04
 
+    @pytest.mark.parametrize(
+        "change", [{"temperature": 0.1}, {"repetition_penalty": 1.2}, {"no_repeat_ngram": 2}]
+    )
+    def test_only_untouched_logits_need_no_choosing(self, change):
+        assert SamplingSettings(temperature=0.0, top_p=0.5).takes_likeliest
+        assert not SamplingSettings(**{"temperature": 0.0, **change}).takes_likeliest
+
     def test_top_k_of_one_is_greedy(self):
         assert draw([0.0, 1.0, 0.9], 100, top_k=1).tolist() == [1] * 100
 

@@ -18,6 +18,7 @@ from conjure.lm.native import library as c
 from conjure.lm.quantize import BLOCK_BYTES, GROUP, PANEL, QuantisedGPT2, QuantisedLayer, QuantisedMatrix
 
 _CHUNK = 32  # as in forward.c
+_DONE, _NO_TOKEN = 0, 2  # likewise
 _MOST_THREADS = 64  # beyond these, meeting takes longer than it saves; forward.c has room for 256
 _WORTH_A_READER = 64  # tokens of prompts from which handing over keys and values pays
 _PREFILL_TOKENS = 512  # read at a time over all rows: bounds activations to some 20 MB at 124M parameters
@@ -55,7 +56,7 @@ class NativeEngine:
         if not supports(weights.config):
             raise ModelError(f"the native engine does not compute {weights.config.activation}")
         self._config = weights.config
-        self._forward = status.library.conjure_forward
+        self._forward, self._summarise = status.library.conjure_forward, status.library.conjure_summarise
         self._instructions = c.INSTRUCTIONS.index(status.instructions)
         self._threads = min(threads if threads is not None else usable_cores(), _MOST_THREADS)
         self._weights, self._reader = weights, reader
@@ -115,6 +116,24 @@ class NativeEngine:
             self._copy_rows()
             self._cache = _cache(self._keys, self._values)
 
+    def summarise(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What choosing needs; see `Engine.summarise`. Over many rows torch takes several times as long."""
+        rows, vocab = logits.shape
+        logits = logits.to(torch.float32).contiguous()
+        normalisers, likeliest = torch.empty((rows, 1)), torch.empty(rows, dtype=torch.int64)
+        summary = c.Summary(
+            logits=logits.data_ptr(),
+            rows=rows,
+            vocab=vocab,
+            normalisers=normalisers.data_ptr(),
+            likeliest=likeliest.data_ptr(),
+            threads=self._threads,
+            instructions=self._instructions,
+        )
+        if self._summarise(summary) != _DONE:
+            raise MemoryError("no memory to summarise logits")
+        return normalisers, likeliest
+
     def _allocate(self, rows: int) -> None:
         """Room for every row's keys and values; they are read only where they were written."""
         config, columns = self._config, -(-self._capacity // _CHUNK) * _CHUNK
@@ -160,9 +179,6 @@ class NativeEngine:
                 f"{self._capacity - self._length} more tokens"
             )
         ids = ids.to(torch.int64).contiguous()
-        lowest, highest = torch.aminmax(ids)
-        if lowest < 0 or highest >= self._config.vocab_size:
-            raise ModelError(f"token ids must be from 0 to {self._config.vocab_size - 1}")
         call = c.Call(
             ids=ids.data_ptr(),
             slots=self._slots.data_ptr(),
@@ -174,7 +190,10 @@ class NativeEngine:
             threads=self._threads,
             instructions=self._instructions,
         )
-        if self._forward(self._model, self._cache, call) != 0:
+        outcome = self._forward(self._model, self._cache, call)
+        if outcome == _NO_TOKEN:
+            raise ModelError(f"token ids must be from 0 to {self._config.vocab_size - 1}")
+        if outcome != _DONE:
             raise MemoryError("no memory for activations")
         self._length += tokens
 

@@ -1,11 +1,13 @@
 /* GPT-2's forward pass: int8 weights times int16 activations, float32 in between, bfloat16 keys and values.
  *
- * Main entry: `conjure_forward`, which reads some new tokens of each row and gives the logits of what follows.
+ * Main entries: `conjure_forward`, which reads some new tokens of each row and gives the logits of what follows,
+ * and `conjure_summarise`, which says of logits what choosing a token needs.
  * One body of code is compiled once per instruction set (see the end), so one build serves every machine; only
  * `multiply_*`, where nearly all time goes, is written by hand for each. Invariant: a row's logits do not
  * depend, in any bit, on the rows beside it, on how its tokens are portioned, or on the number of threads.
  *
- * Every size and pointer is checked in Python (library.py, engine.py); here they are trusted.
+ * Every size and pointer is checked in Python (library.py, engine.py); here they are trusted. Only token ids are
+ * looked at here, which takes less time than torch needs to begin.
  */
 #include "numbers.h"
 
@@ -30,8 +32,11 @@ enum {
     QUERIES = 4,       /* queries of a row that go over its keys together */
     MAX_ROWS = 8,      /* rows multiplied together, at most */
     SEGMENT = 96,      /* rows whose activations stay in the second-level cache while weights pass by */
+    STRETCH = 1024,    /* logits summed up together */
     SPINS = 4000,      /* looks for the other threads before yielding the core, some 50 microseconds */
 };
+
+enum { DONE, NO_MEMORY, NO_TOKEN }; /* what calls return; engine.py has them in the same order */
 
 /* The weights of one panel for one group of inputs, in the order in which they are multiplied. */
 typedef struct {
@@ -81,6 +86,15 @@ typedef struct {
     float *logits; /* (rows, vocab), after each row's last token; NULL where nobody wants them */
     int32_t threads, instructions;
 } Call;
+
+/* Of logits: what turns them into log-probabilities when it is taken off, and the first of the largest. */
+typedef struct {
+    const float *logits; /* (rows, vocab) */
+    int64_t rows, vocab;
+    float *normalisers; /* (rows) */
+    int64_t *likeliest; /* (rows) */
+    int32_t threads, instructions;
+} Summary;
 
 /* ---- threads ----
  *
@@ -506,6 +520,52 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product) {
 #undef PANELS
 }
 
+/* ---- what choosing a token needs of logits ---- */
+
+typedef struct {
+    float largest, sum; /* of e^(logit - largest) */
+} Stretch;
+
+typedef struct {
+    const Summary *summary;
+    Stretch *stretches; /* (rows, stretches of a row) */
+    int64_t per_row;
+} Summing;
+
+INLINE void summarise(const Summing *summing, int thread, int threads) {
+    const Summary *summary = summing->summary;
+    Share share = share_of(summary->rows * summing->per_row, thread, threads);
+    for (int64_t item = share.from; item < share.to; item++) {
+        int64_t start = item % summing->per_row * STRETCH, count = at_most(STRETCH, summary->vocab - start);
+        const float *x = summary->logits + item / summing->per_row * summary->vocab + start;
+        float largest = -INFINITY, sum = 0;
+        _Pragma("omp simd reduction(max : largest)")
+        for (int64_t i = 0; i < count; i++) largest = x[i] > largest ? x[i] : largest;
+        float base = largest > -INFINITY ? largest : 0; /* with -infinity even forbidden logits would be no number */
+        _Pragma("omp simd reduction(+ : sum)")
+        for (int64_t i = 0; i < count; i++) sum += exponential(x[i] - base);
+        summing->stretches[item] = (Stretch){largest, sum};
+    }
+}
+
+/* Puts a row's stretches together, in their order whichever threads they come from. Anything that is no number
+ * leaves a normaliser that is none. */
+static void conclude(const Summing *summing, int64_t row) {
+    const Summary *summary = summing->summary;
+    const Stretch *stretches = summing->stretches + row * summing->per_row;
+    int64_t best = 0;
+    for (int64_t i = 1; i < summing->per_row; i++)
+        if (stretches[i].largest > stretches[best].largest) best = i;
+    float largest = stretches[best].largest;
+    double sum = 0;
+    for (int64_t i = 0; i < summing->per_row; i++) sum += stretches[i].sum * exp(stretches[i].largest - largest);
+    summary->normalisers[row] = (float)(largest + log(sum));
+    const float *x = summary->logits + row * summary->vocab;
+    int64_t token = best * STRETCH;
+    while (token < summary->vocab - 1 && x[token] != largest) token++;
+    summary->likeliest[row] = token;
+}
+
 /* ---- one copy of all that per instruction set ---- */
 
 #define COMPILE_FOR(name, rows, target)                                                                         \
@@ -514,8 +574,11 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product) {
         float *y, int64_t stride) {                                                                             \
         multiply_panels(multiply_##name, rows, m, x, count, shifts, panels, how, y, stride);                    \
     }                                                                                                           \
-    target static void forward_##name(void *job, int thread, int threads) {                                     \
+    target static void forward_##name(const void *job, int thread, int threads) {                               \
         forward(job, thread, threads, product_##name);                                                          \
+    }                                                                                                           \
+    target static void summarise_##name(const void *summing, int thread, int threads) {                         \
+        summarise(summing, thread, threads);                                                                    \
     }
 
 COMPILE_FOR(portable, 1, )
@@ -523,6 +586,23 @@ COMPILE_FOR(portable, 1, )
 COMPILE_FOR(avx2, 2, AVX2_TARGET)
 COMPILE_FOR(avx512vnni, MAX_ROWS, AVX512_TARGET)
 #endif
+
+typedef void Work(const void *what, int thread, int threads);
+
+static const struct {
+    Work *forward, *summarise;
+} compiled[] = {
+    [PORTABLE] = {forward_portable, summarise_portable},
+#if defined(__x86_64__)
+    [AVX2] = {forward_avx2, summarise_avx2},
+    [AVX512VNNI] = {forward_avx512vnni, summarise_avx512vnni},
+#endif
+};
+
+static void in_threads(Work *work, const void *what, int32_t threads) {
+#pragma omp parallel num_threads(threads)
+    work(what, omp_get_thread_num(), omp_get_num_threads());
+}
 
 int32_t conjure_abi(void) { return ABI_VERSION; }
 
@@ -537,15 +617,6 @@ int32_t conjure_instructions(void) {
 #else
     return PORTABLE;
 #endif
-}
-
-static void (*forward_for(int32_t instructions))(void *, int, int) {
-#if defined(__x86_64__)
-    if (instructions == AVX512VNNI) return forward_avx512vnni;
-    if (instructions == AVX2) return forward_avx2;
-#endif
-    (void)instructions;
-    return forward_portable;
 }
 
 /* Hands out pieces of one block of memory; with no block it only counts. */
@@ -575,12 +646,14 @@ static int64_t lay_out(Job *job, char *block) {
     return used;
 }
 
-/* Reads the call's tokens, and writes the logits that follow. Returns 0, or -1 where memory ran out. */
+/* Reads the call's tokens, and writes the logits that follow. */
 int32_t conjure_forward(const Model *model, const Cache *cache, const Call *call) {
+    for (int64_t i = 0; i < call->rows * call->tokens; i++)
+        if (call->ids[i] < 0 || call->ids[i] >= model->vocab) return NO_TOKEN;
     Meeting meeting = {0, 0};
     Job job = {.model = model, .cache = cache, .call = call, .meeting = &meeting};
     int64_t *places = malloc((size_t)(2 * call->rows + 1) * sizeof *places);
-    if (!places) return -1;
+    if (!places) return NO_MEMORY;
     job.first_place = places;
     job.first_column = places + call->rows + 1;
     places[0] = 0;
@@ -593,13 +666,21 @@ int32_t conjure_forward(const Model *model, const Cache *cache, const Call *call
     char *block = aligned_alloc(64, (size_t)lay_out(&job, NULL));
     if (!block) {
         free(places);
-        return -1;
+        return NO_MEMORY;
     }
     lay_out(&job, block);
-    void (*work)(void *, int, int) = forward_for(call->instructions);
-#pragma omp parallel num_threads(call->threads)
-    work(&job, omp_get_thread_num(), omp_get_num_threads());
+    in_threads(compiled[call->instructions].forward, &job, call->threads);
     free(block);
     free(places);
-    return 0;
+    return DONE;
+}
+
+int32_t conjure_summarise(const Summary *summary) {
+    Summing summing = {.summary = summary, .per_row = (summary->vocab + STRETCH - 1) / STRETCH};
+    summing.stretches = malloc((size_t)(summary->rows * summing.per_row) * sizeof *summing.stretches);
+    if (!summing.stretches) return NO_MEMORY;
+    in_threads(compiled[summary->instructions].summarise, &summing, summary->threads);
+    for (int64_t row = 0; row < summary->rows; row++) conclude(&summing, row);
+    free(summing.stretches);
+    return DONE;
 }

@@ -115,6 +115,20 @@ class Pass(ctypes.Structure):
     )
 
 
+class Summary(ctypes.Structure):
+    """What choosing a token needs of logits."""
+
+    _fields_ = (
+        ("logits", _pointer),
+        ("rows", _size),
+        ("vocab", _size),
+        ("normalisers", _pointer),
+        ("likeliest", _pointer),
+        ("threads", ctypes.c_int32),
+        ("instructions", ctypes.c_int32),
+    )
+
+
 PASSES = (
     "conjure_gelu",
     "conjure_gelu_backward",
@@ -189,4 +203,5 @@ def open_library(folder: Path) -> ctypes.CDLL | str:
     library.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (Model, Cache, Call)]
     for name in PASSES:
         getattr(library, name).argtypes = [ctypes.POINTER(Pass)]
+    library.conjure_summarise.argtypes = [ctypes.POINTER(Summary)]
     return library

@@ -94,6 +94,45 @@ class TestSelect:
             assert engine.prefill(alone, NO_PADDING, 20).equal(forked[row : row + 1])
 
 
+class TestSummarise:
+    def random_logits(self, rows: int, vocab: int) -> torch.Tensor:
+        return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(vocab)) * 4 - 100
+
+    @pytest.mark.parametrize("vocab", [1, 17, 1023, 1024, 1025, 5003])
+    def test_equals_torch(self, status, vocab):
+        logits = self.random_logits(3, vocab)
+        normalisers, likeliest = NativeEngine(WEIGHTS, status).summarise(logits)
+        torch.testing.assert_close(normalisers, logits.double().logsumexp(1, keepdim=True).float())
+        assert likeliest.equal(logits.argmax(1))
+
+    def test_of_equal_logits_it_takes_the_first(self, status):
+        logits = self.random_logits(1, 5000)
+        for token in (4999, 3000, 2048, 2047, 5, 0):
+            logits[0, token] = 50.0
+            assert NativeEngine(WEIGHTS, status).summarise(logits)[1].tolist() == [token]
+
+    def test_bits_depend_neither_on_threads_nor_on_other_rows(self, status):
+        logits = self.random_logits(5, 5003)
+        one, *more = (
+            NativeEngine(WEIGHTS, status, threads=threads).summarise(logits)[0] for threads in (1, 2, 5)
+        )
+        assert all(normalisers.equal(one) for normalisers in more)
+        assert NativeEngine(WEIGHTS, status).summarise(logits[3:4])[0].equal(one[3:4])
+
+    def test_logits_far_apart_and_forbidden_ones(self, status):
+        logits = torch.full((1, 3000), -torch.inf)
+        logits[0, 7], logits[0, 2500] = -1e5, 1e5
+        normalisers, likeliest = NativeEngine(WEIGHTS, status).summarise(logits)
+        assert (normalisers.item(), likeliest.item()) == (1e5, 2500)
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_what_is_no_number_leaves_no_number_in_its_row_only(self, status, bad):
+        logits = self.random_logits(2, 3000)
+        logits[1, 2000] = bad
+        normalisers, _ = NativeEngine(WEIGHTS, status).summarise(logits)
+        assert normalisers.isfinite().tolist() == [[True], [False]]
+
+
 class TestRefusals:
     """Nothing that does not fit reaches C."""
 
