@@ -453,16 +453,16 @@ INLINE void attend(const Job *job, int64_t layer, Share items, float *scores) {
     }
 }
 
-INLINE void norm_places(const Job *job, const Norm *norm, Share places, float *row) {
+INLINE void norm_places(const Job *job, const Norm *norm, Share places, float *row, const Activations *to) {
     for (int64_t place = places.from; place < places.to; place++) {
         layer_norm(job->residual + place * job->channel_stride, job->model->channels, norm, job->model->epsilon, row);
-        quantise(row, job->model->channels, &job->activations, place);
+        quantise(row, job->model->channels, to, place);
     }
 }
 
-INLINE void quantise_places(const Job *job, const float *x, int64_t stride, int64_t size, Share places) {
+INLINE void quantise_places(const float *x, int64_t stride, int64_t size, Share places, const Activations *to) {
     for (int64_t place = places.from; place < places.to; place++)
-        quantise(x + place * stride, size, &job->activations, place);
+        quantise(x + place * stride, size, to, place);
 }
 
 /* Activation row r becomes the last token of row r, which is never padding. */
@@ -479,35 +479,44 @@ INLINE void norm_last(const Job *job, Share rows, float *normed) {
     }
 }
 
-/* What one thread does; the threads meet wherever one needs what another made. */
+/* What one thread does; the threads meet wherever one needs what another made. Where only one place is computed,
+ * every thread makes its activations for itself, which takes less time than meeting once more. */
 INLINE void forward(const Job *job, int thread, int threads, Product *product) {
     const Model *model = job->model;
     const int64_t C = model->channels, rows = job->call->rows, places = job->places;
-    const Share mine = share_of(places, thread, threads);
+    const bool alone = places == 1;
+    const Share mine = share_of(places, thread, threads), prepared = alone ? (Share){0, 1} : mine;
     const Share heads = share_of(rows * model->heads, thread, threads);
+    const Activations activations = {
+        job->activations.values + (alone ? thread * job->activations.stride : 0),
+        job->activations.scales + (alone ? thread : 0),
+        job->activations.stride,
+    };
     float *scratch = job->scratch + thread * job->scratch_stride;
+#define MEET_IF_SHARED if (!alone) MEET
 #define PANELS(matrix) share_of(((matrix).out + PANEL - 1) / PANEL, thread, threads)
 #define MULTIPLY(matrix, how, y, stride) \
-    product(&(matrix), &job->activations, places, NULL, PANELS(matrix), how, y, stride)
+    product(&(matrix), &activations, places, NULL, PANELS(matrix), how, y, stride)
     for (int64_t row = 0; row < rows; row++) embed(job, row, mine);
+    if (alone) MEET
     for (int64_t number = 0; number < model->layers; number++) {
         const Layer *layer = &model->layer[number];
-        norm_places(job, &layer->ln_1, mine, scratch);
-        MEET
+        norm_places(job, &layer->ln_1, prepared, scratch, &activations);
+        MEET_IF_SHARED
         MULTIPLY(layer->qkv, SET, job->wide, job->wide_stride);
         MEET
         attend(job, number, heads, scratch);
         MEET
-        quantise_places(job, job->mixed, job->channel_stride, C, mine);
-        MEET
+        quantise_places(job->mixed, job->channel_stride, C, prepared, &activations);
+        MEET_IF_SHARED
         MULTIPLY(layer->proj, ADD, job->residual, job->channel_stride);
         MEET
-        norm_places(job, &layer->ln_2, mine, scratch);
-        MEET
+        norm_places(job, &layer->ln_2, prepared, scratch, &activations);
+        MEET_IF_SHARED
         MULTIPLY(layer->fc, GELU, job->wide, job->wide_stride);
         MEET
-        quantise_places(job, job->wide, job->wide_stride, model->inner, mine);
-        MEET
+        quantise_places(job->wide, job->wide_stride, model->inner, prepared, &activations);
+        MEET_IF_SHARED
         MULTIPLY(layer->fc_proj, ADD, job->residual, job->channel_stride);
         MEET
     }
@@ -518,6 +527,7 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product) {
             model->vocab);
 #undef MULTIPLY
 #undef PANELS
+#undef MEET_IF_SHARED
 }
 
 /* ---- what choosing a token needs of logits ---- */
@@ -639,8 +649,9 @@ static int64_t lay_out(Job *job, char *block) {
     job->residual = take(&block, &used, n * job->channel_stride * 4);
     job->wide = take(&block, &used, n * job->wide_stride * 4);
     job->mixed = take(&block, &used, n * job->channel_stride * 4);
-    job->activations.values = take(&block, &used, n * job->activations.stride * 2);
-    job->activations.scales = take(&block, &used, n * 4);
+    int64_t prepared = at_least(n, call->threads); /* each thread's own, where there is one place */
+    job->activations.values = take(&block, &used, prepared * job->activations.stride * 2);
+    job->activations.scales = take(&block, &used, prepared * 4);
     job->head_shift = take(&block, &used, call->rows * 4);
     job->scratch = take(&block, &used, call->threads * job->scratch_stride * 4);
     return used;
