@@ -28,6 +28,8 @@ class StopMatcher:
         """Take a piece in; return the characters that are now sure to stand before any stop string."""
         if self.stopped:
             return ""
+        if not self._stop:
+            return text
         self._held += text
         found, open_ = self._first_occurrence(), self._first_open()
         self.stopped = found is not None and found <= open_

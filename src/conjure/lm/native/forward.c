@@ -359,8 +359,14 @@ INLINE void remember(const Job *job, int64_t row, int64_t head, bfloat16 *keys, 
         const float *key = job->wide + place * job->wide_stride + C + head * D, *value = key + C;
         bfloat16 *key_lane = keys + column / CHUNK * CHUNK * D + place_of(column % CHUNK);
         bfloat16 *value_row = values + column * padded;
-        for (int64_t d = 0; d < D; d++) key_lane[d * CHUNK] = narrow(key[d]);
-        for (int64_t d = 0; d < padded; d++) value_row[place_of(d)] = d < D ? narrow(value[d]) : 0;
+        for (int64_t start = 0; start < padded; start += CHUNK) {
+            bfloat16 narrow_key[CHUNK], narrow_value[CHUNK] = {0}; /* first side by side, for whole registers */
+            int64_t count = at_most(CHUNK, D - start);
+            SIMD for (int64_t d = 0; d < count; d++) narrow_key[d] = narrow(key[start + d]);
+            SIMD for (int64_t d = 0; d < count; d++) narrow_value[d] = narrow(value[start + d]);
+            for (int64_t d = 0; d < count; d++) key_lane[(start + d) * CHUNK] = narrow_key[d];
+            for (int64_t d = 0; d < CHUNK; d++) value_row[start + place_of(d)] = narrow_value[d];
+        }
     }
 }
 
@@ -433,9 +439,11 @@ INLINE void attend_together(const Job *job, int64_t row, int64_t head, int64_t p
             mix_values(scores, capacity, queries, values + start, padded, 1, from, to, out);
         else
             mix_values(scores, capacity, queries, values + start, padded, 2, from, to, out);
-        for (int q = 0; q < queries; q++)
-            for (int64_t d = 0; d < width && start + d < D; d++)
-                job->mixed[(place + q) * job->channel_stride + head * D + start + d] = out[q][d] / sums[q];
+        int64_t count = at_most(width, D - start);
+        for (int q = 0; q < queries; q++) {
+            float *mixed = job->mixed + (place + q) * job->channel_stride + head * D + start;
+            SIMD for (int64_t d = 0; d < count; d++) mixed[d] = out[q][d] / sums[q];
+        }
     }
 }
 
