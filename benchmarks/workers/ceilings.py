@@ -20,7 +20,7 @@ _TRIES = 5
 def bandwidth(threads: int) -> float:
     """Bytes per second of a single pass over memory that no cache holds."""
     size = min(_READ_BYTES, psutil.virtual_memory().available // 3) // threads * threads
-    memory = mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # others get no huge pages
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -21,7 +21,7 @@
 #include <immintrin.h>
 #endif
 
-#define ABI_VERSION 2 /* library.py has the same: a library left over from other sources is not used */
+#define ABI_VERSION 3 /* library.py has the same: a library left over from other sources is not used */
 
 enum {
     PANEL = 32,        /* outputs computed together; weights are stored by panel */
