@@ -19,7 +19,7 @@ CONFIG = tiny_config(n_embd=64, n_layer=3, n_head=4, context_length=LENGTH)
 
 
 class SameBlocks:
-    """Twelve blocks with a pattern to learn (the next token is one to three further on), always in this order."""
+    """Twelve blocks, always in this order, with a pattern to learn: tokens go up by one, two or three."""
 
     ids = (random_ids(CONFIG, 12, LENGTH + 1, seed=1) % 3 + 1).cumsum(1) % 50
 
