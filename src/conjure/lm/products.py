@@ -1,8 +1,8 @@
 """Matrix products in float32, by whichever of torch's two libraries is the faster one here.
 
-Main entry: `product`. torch multiplies float32 with MKL, which on AMD processors reaches half the rate of
-oneDNN, the library it uses for everything else. Invariant: value and gradients are those of
-``left @ right.T + bias`` up to the order of its sums.
+Main entry: `product`. torch multiplies float32 with MKL, which on AMD processors is half as fast as oneDNN,
+the library it uses for everything else, whether a product waits for arithmetic or, with one row, for memory.
+Invariant: value and gradients are those of ``left @ right.T + bias`` up to the order of its sums.
 """
 
 import functools
@@ -13,8 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from conjure.lm.hardware import cpu_vendor
-
-_FEWEST_ROWS = 32  # with fewer both wait for memory
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -28,13 +26,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (…, M).
     """
-    rows = left.numel() // max(1, left.shape[-1])
-    if (
-        left.dtype != torch.float32
-        or left.device.type != "cpu"
-        or rows < _FEWEST_ROWS
-        or not _prefers_onednn()
-    ):
+    if left.dtype != torch.float32 or left.device.type != "cpu" or not _prefers_onednn():
         return functional.linear(left, right, bias)
     return _OneDnnProduct.apply(left, right, bias)  # pyright: ignore[reportReturnType]
 
