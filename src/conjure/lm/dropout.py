@@ -3,7 +3,8 @@
 Main entry: `Dropout`. torch draws CPU masks one number at a time; a compiled pass hashes a counter to 16 bits
 for each element, which is all that a mask needs, and without one numpy's SFC64 fills a buffer with as many.
 Invariant: the same key and the same sequence of calls give the same masks on the same installation, so that
-a resumed training run repeats an unbroken one bit for bit.
+a resumed training run repeats an unbroken one bit for bit. On a GPU torch's own generator draws,
+and the key sets it.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from conjure.lm.native import passes
 
@@ -32,21 +34,15 @@ class Dropout(nn.Module):
         """Start the sequence that belongs to `key`: whole numbers >= 0, as (seed, step, micro-batch)."""
         seeds = np.random.SeedSequence(key)
         self._bits = np.random.SFC64(seeds)
-        self._device_seed = int(seeds.generate_state(1, np.uint64)[0] >> 1)
-        self._device_generator: torch.Generator | None = None
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(int(seeds.generate_state(1, np.uint64)[0] >> 1))
 
     def active(self, p: float) -> bool:
         """Whether a call with this probability would drop anything now."""
         return self.training and p > 0.0
 
     def mask(self, shape: torch.Size | tuple[int, ...], p: float, like: Tensor) -> Tensor:
-        """Zeros (with probability p) and ones, with the dtype and device of `like`."""
-        if like.device.type != "cpu":
-            if self._device_generator is None:
-                self._device_generator = torch.Generator(like.device).manual_seed(self._device_seed)
-            return (torch.rand(shape, device=like.device, generator=self._device_generator) >= p).to(
-                like.dtype
-            )
+        """Zeros (with probability p) and ones on the CPU, with the dtype of `like`."""
         if passes.usable(like):
             mask = torch.empty(shape, dtype=like.dtype)
             return passes.dropout_mask(mask, p, key=int(self._bits.random_raw()))
@@ -64,6 +60,8 @@ class Dropout(nn.Module):
         """``residual + dropout(branch)`` in one pass over memory."""
         if not self.active(p):
             return residual + branch
+        if branch.device.type != "cpu":  # torch's own, which its compiler fuses with what is around it
+            return residual + functional.dropout(branch, p)
         mask = self.mask(branch.shape, p, branch)
         return _MaskedAdd.apply(residual, branch, mask, 1.0 / (1.0 - p))  # pyright: ignore[reportReturnType]
 

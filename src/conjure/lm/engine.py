@@ -129,11 +129,14 @@ class TorchEngine:
 
     def _read(self, ids: Tensor) -> Tensor:
         with evaluating(self._model):
-            hidden = self._model(ids.to(self._device), cache=self._cache, pad=self._pad)[:, -1]  # (R, C)
-            if self._centred is None:
-                return self._model.head(hidden)
-            weight, mean = self._centred
-            return functional.linear(hidden, weight).float() + (hidden.float() @ mean)[:, None]
+            return self._head(self._model(ids.to(self._device), cache=self._cache, pad=self._pad)[:, -1])
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Logits, float32, (R, V), of hidden states, (R, C)."""
+        if self._centred is None:
+            return self._model.head(hidden)
+        weight, mean = self._centred
+        return functional.linear(hidden, weight).float() + (hidden.float() @ mean)[:, None]
 
 
 @contextmanager

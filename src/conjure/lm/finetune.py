@@ -22,7 +22,13 @@ from conjure.lm.checkpoint import save_checkpoint
 from conjure.lm.data import describe, tokenise
 from conjure.lm.finetune_request import FinetuneRequest
 from conjure.lm.generate import GenerationRequest, Sample, generate
-from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device
+from conjure.lm.hardware import (
+    available_bytes,
+    fast_dtype,
+    keep_freed_memory,
+    pick_device,
+    worth_compiling,
+)
 from conjure.lm.holdout import hold_out
 from conjure.lm.hub import Lookup
 from conjure.lm.language_model import LanguageModel, load
@@ -235,7 +241,9 @@ class Finetuning:
         )
 
     def _observe(self, name: str, model: GPT2) -> Observation:
-        return observe(name, model, self.tokenizer, self._held_out_texts, self._report_request)
+        return observe(
+            name, model.to(self._device), self.tokenizer, self._held_out_texts, self._report_request
+        )
 
     def sample(self, model: GPT2, count: int = _SAMPLES) -> list[Sample]:
         """Samples from the start of a document; the same seeds every time."""
@@ -391,6 +399,7 @@ class Finetuning:
             settings,
             adamw(plan.learning_rate, request.weight_decay),
             self._dtype,
+            compiled=worth_compiling(self._device, plan.operations),
         )
 
     def _respond(self, trainer: Trainer, event: Event) -> Iterator[Saved | Sampled]:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from conjure.errors import ContextLengthError, ModelError
 from conjure.lm.bounds import Bound
-from conjure.lm.engine import Engine, TorchEngine
+from conjure.lm.engine import Engine
+from conjure.lm.graph_engine import torch_engine
 from conjure.lm.model import GPT2
 from conjure.lm.sample import LARGEST_SEED, SamplingSettings, choose, draw_seed, noise_stream
 from conjure.lm.stopping import StopMatcher
@@ -133,7 +134,7 @@ def generate(model: GPT2, tokenizer: Tokenizer, request: GenerationRequest) -> l
         ContextLengthError: A prompt does not fit and `on_overflow` is ``error``.
         ModelError: The model's logits are not numbers.
     """
-    events = stream(TorchEngine(model), tokenizer, request)
+    events = stream(torch_engine(model), tokenizer, request)
     samples = [event for event in events if isinstance(event, Sample)]
     return sorted(samples, key=lambda sample: (sample.prompt_index, sample.index))
 

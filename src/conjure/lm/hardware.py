@@ -8,6 +8,7 @@ import ctypes
 import functools
 import os
 import platform
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from conjure.errors import UsageError
 
 PRECISION_VARIABLE = "CONJURE_PRECISION"
+_WORTH_COMPILING = 2e16
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # glibc's names for mallopt (malloc.h): give nothing below this size to mmap, and trim nothing above it.
@@ -66,6 +68,16 @@ def fast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     if chosen not in _DTYPES:
         raise UsageError(f"precision is {chosen!r}; allowed are auto, {', '.join(_DTYPES)}")
     return _DTYPES[chosen]
+
+
+def worth_compiling(device: torch.device, operations: float) -> bool:
+    """Whether torch's compiler, which fuses kernels on a GPU, gains more time than it takes.
+
+    Args:
+        device: Where the work is done.
+        operations: Floating-point operations of all of it: from 2e16, some minute of one H100 (not measured).
+    """
+    return device.type == "cuda" and find_spec("triton") is not None and operations >= _WORTH_COMPILING
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

@@ -235,11 +235,23 @@ class GPT2(nn.Module):
         if pad is not None:
             positions = (positions - pad[:, None]).clamp(min=0)  # (B, T)
         mask = _attention_mask(past, total, pad, segments, ids.device)
+        hidden = self.read(ids, positions, mask, cache)
+        if cache is not None:
+            cache.advance(ids.shape[1])
+        return hidden
+
+    def read(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        """Hidden states of tokens whose places the caller has worked out, (B, T, C).
+
+        Args:
+            ids: Token ids, int64, (B, T).
+            positions: Of each token, int64, (T,) or (B, T).
+            mask: Which keys each query may see, bool, (B or 1, 1, T, S); None means those up to its own.
+            cache: Extended, but not moved on: that is `KVCache.advance`.
+        """
         x = self.dropout(self.wte(ids) + self.wpe(positions), self.config.embd_pdrop)  # (B, T, C)
         for layer, block in enumerate(self.h):
             x = block(x, mask, cache, layer)
-        if cache is not None:
-            cache.advance(ids.shape[1])
         return self.ln_f(x)
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -74,6 +74,11 @@ class MasterOptimizer:
                 master.grad.add_(weight.grad)
             weight.grad = None
 
+    def forget_gradients(self) -> None:
+        """Drop what was collected of a step that could not be finished."""
+        for name, weight in self._weights.items():
+            weight.grad = self.masters[name].grad = None
+
     def clip(self, max_norm: float) -> float:
         """Scale the gradients down to a global 2-norm of `max_norm` if it is larger; return what it was."""
         limit = max_norm if max_norm > 0 else float("inf")

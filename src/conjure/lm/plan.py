@@ -13,6 +13,7 @@ import torch
 from conjure.errors import TrainingError
 from conjure.lm.config import GPT2Config
 from conjure.lm.data import DataFacts
+from conjure.lm.loss import chunk_rows
 
 # Found with examples/jokes and sprite over a grid (docs/finetuning.md), and scaled like GPT-3's table (Brown
 # et al. 2020, table 2.1): four times the parameters, about two thirds of the rate.
@@ -22,8 +23,9 @@ _LORA_RATE_AT_10M = 5e-3  # found likewise (docs/decisions/0007-lora-of-our-own.
 _SMALLEST_BLOCK = 128
 _RECORDS_PER_BLOCK = 4  # of the longer records: enough that few are cut by a block's edge
 _PASSES_FLOPS = 6  # per parameter and token: 2 forward, 4 backward
-_MATRIX_SHARE = 0.5  # of a training step's time is matrix products at full rate, on the machines measured
+_MATRIX_SHARE = 0.7  # of a training step's time is matrix products at full rate, on the machines measured
 _MEMORY_MARGIN = 0.9
+_LIBRARIES_BYTES = 100_000_000  # that torch's libraries take to work in, whatever the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class Plan:
     available_bytes: int
     expected_s: float
 
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of all steps, those of attention left out."""
+        return _PASSES_FLOPS * self.parameters * float(self.steps * self.batch_size * self.block_size)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return asdict(self)
@@ -118,8 +125,12 @@ def memory_bytes(
     states = trainable * (8 + 4 + (size if copies else 0))  # AdamW's two moments, gradients in both formats
     tokens = micro_batch * block_size
     per_layer = (14 * config.n_embd + 2 * config.inner) * size + config.n_head * block_size * size // 2
-    logits = min(tokens, 1024) * config.vocab_size * (size + 4)
-    return weights + states + tokens * (config.n_layer * per_layer + 6 * config.n_embd * size) + logits
+    rows = min(tokens, chunk_rows(config.vocab_size))
+    logits = (
+        (rows * (1 if copies else 2) + config.n_embd) * config.vocab_size * size
+    )  # float32 turns them over
+    hidden = tokens * (config.n_layer * per_layer + 6 * config.n_embd * size)
+    return _LIBRARIES_BYTES + weights + states + hidden + logits
 
 
 def fitting_micro_batch(

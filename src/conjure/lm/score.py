@@ -24,7 +24,8 @@ from conjure.lm.loss import IGNORE, token_logprobs
 from conjure.lm.model import GPT2
 from conjure.lm.tokenizer import Tokenizer
 
-_BATCH_TOKENS = 4096  # per forward pass: full matrix products, for some 200 MB at 124M parameters
+# Per forward pass. On a CPU enough for full matrix products: more would only be more new memory to clear.
+_BATCH_TOKENS, _BATCH_TOKENS_ON_GPU = 1024, 16_384
 _GROUP_CHARACTERS = 1 << 17  # short texts gathered before sorting, so that batches hold equal lengths
 
 Ids = Sequence[SupportsInt]  # a list, a (memory-mapped) numpy array, …: anything that has a length and slices
@@ -262,9 +263,10 @@ def _score_group(
     results = [torch.empty(len(ids), dtype=torch.float32) for ids in documents]
     plan = [window for index, ids in enumerate(documents) for window in _windows(index, len(ids), windows)]
     plan.sort(key=lambda window: -window.length)
+    together = _BATCH_TOKENS if model.wte.weight.device.type == "cpu" else _BATCH_TOKENS_ON_GPU
     start = 0
     while start < len(plan):
-        rows = plan[start : start + max(1, _BATCH_TOKENS // plan[start].length)]
+        rows = plan[start : start + max(1, together // plan[start].length)]
         with evaluating(model):
             scored = _score_rows(model, documents, rows, start_id)
         for window, logprobs in zip(rows, scored, strict=True):

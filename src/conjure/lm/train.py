@@ -163,6 +163,7 @@ class Trainer:
         settings: How to train.
         optimizer: Makes the optimizers.
         dtype: Number format of forward and backward passes; masters and optimizer stay float32.
+        compiled: Whether to have torch compile the layers, which takes a while at the first step.
     """
 
     def __init__(
@@ -173,11 +174,16 @@ class Trainer:
         settings: TrainSettings,
         optimizer: OptimizerBuilder,
         dtype: torch.dtype = torch.float32,
+        *,
+        compiled: bool = False,
     ) -> None:
         if len(blocks) == 0:
             raise TrainingError("there is nothing to train on: the training text gives no block of tokens")
         self.model, self.blocks, self.held_out, self.settings = model, blocks, held_out, settings
         self.optimizer = MasterOptimizer(model, optimizer, dtype)
+        if compiled:
+            for block in model.h:
+                block.compile()
         self.progress = Progress()
         self._stop_requested = False
         self._order: tuple[int, list[int]] = (-1, [])
@@ -236,16 +242,7 @@ class Trainer:
     def _step(self) -> StepDone:
         started = time.perf_counter()
         step = self.progress.step
-        batches = list(self._micro_batches(step))
-        targets = sum(batch.target_count for batch in batches)
-        self.model.train()
-        loss = 0.0
-        for number, batch in enumerate(batches):
-            self.model.dropout.reseed(self.settings.seed, step, number)
-            part = self._loss(batch, divisor=float(targets))
-            part.backward()
-            self.optimizer.collect_gradients()
-            loss += part.item()
+        loss, targets = self._gradients(step)
         grad_norm = self.optimizer.clip(self.settings.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingError(
@@ -256,6 +253,39 @@ class Trainer:
         self.optimizer.step(factor)
         self.progress = replace(self.progress, step=step + 1)
         return StepDone(step + 1, loss, factor, grad_norm, targets, time.perf_counter() - started)
+
+    def _gradients(self, step: int) -> tuple[float, int]:
+        """Collect the gradients of a step; its mean loss, and how many targets it has.
+
+        Where a GPU's memory does not suffice after all, the micro-batch is halved for good.
+        """
+        while True:
+            try:
+                return self._accumulate(step)
+            except torch.OutOfMemoryError as error:
+                size = self.settings.micro_batch
+                if size == 1:
+                    raise TrainingError(
+                        f"one block of tokens does not fit in memory: {str(error).splitlines()[0]}",
+                        fix="a shorter --block-size, --freeze, --lora, or a smaller model",
+                    ) from error
+            self.settings = replace(self.settings, micro_batch=(size + 1) // 2)
+            self.optimizer.forget_gradients()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _accumulate(self, step: int) -> tuple[float, int]:
+        batches = list(self._micro_batches(step))
+        targets = sum(batch.target_count for batch in batches)
+        self.model.train()
+        loss = 0.0
+        for number, batch in enumerate(batches):
+            self.model.dropout.reseed(self.settings.seed, step, number)
+            part = self._loss(batch, divisor=float(targets))
+            part.backward()
+            self.optimizer.collect_gradients()
+            loss += part.item()
+        return loss, targets
 
     def _micro_batches(self, step: int) -> Iterator[Batch]:
         epoch, place = divmod(step, self.steps_per_epoch)

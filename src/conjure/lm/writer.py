@@ -20,6 +20,7 @@ from conjure.errors import UsageError
 from conjure.lm.checkpoint import load_model, load_tokenizer, missing_tokenizer, open_model
 from conjure.lm.config import GPT2Config
 from conjure.lm.engine import Engine, TorchEngine
+from conjure.lm.graph_engine import torch_engine
 from conjure.lm.hardware import PRECISION_VARIABLE, cpu_flags, fast_dtype, pick_device
 from conjure.lm.hub import Lookup, resolve_model
 from conjure.lm.model_folder import read_config
@@ -78,7 +79,7 @@ def load_writer(
         engine, words = int8_engine(source.folder, read_in_bfloat16=automatic and "amx_bf16" in cpu_flags())
     else:
         dtype = fast_dtype(device, precision)
-        engine, words = TorchEngine(load_model(source.folder, dtype).to(device)), _words(dtype, device)
+        engine, words = torch_engine(load_model(source.folder, dtype).to(device)), _words(dtype, device)
     return Writer(engine, tokenizer, str(source), words)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from conjure.lm import hardware
 from conjure.lm.hardware import usable_cores
 
 
@@ -34,3 +35,14 @@ def test_without_a_limit_it_is_what_torch_and_the_system_allow(tmp_path, monkeyp
     assert usable_cores(tmp_path / "missing") == 8
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
     assert usable_cores(tmp_path / "missing too") == 3
+
+
+@pytest.mark.parametrize(("device", "operations", "worth"), [("cpu", 1e20, False), ("cuda", 1e10, False)])
+def test_a_cpu_and_short_work_are_not_worth_compiling_for(device, operations, worth):
+    assert hardware.worth_compiling(torch.device(device), operations) is worth
+
+
+def test_a_gpu_compiles_long_work_where_there_is_triton(monkeypatch):
+    for found in (None, object()):
+        monkeypatch.setattr(hardware, "find_spec", lambda name, found=found: found)
+        assert hardware.worth_compiling(torch.device("cuda"), 1e18) is (found is not None)

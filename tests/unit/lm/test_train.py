@@ -5,6 +5,7 @@ import torch
 
 from conjure.errors import TrainingError
 from conjure.lm.train import Evaluated, Finished, SavePoint, StepDone
+from support.models import tiny_model
 from support.training import losses, tiny_trainer
 
 
@@ -111,3 +112,56 @@ def test_masters_keep_what_bfloat16_rounds_away():
 def test_masked_records_learn_from_their_own_record_only():
     trainer = tiny_trainer(mask_records=True, epochs=1)
     assert all(torch.isfinite(torch.tensor(loss)) for _, _, loss in losses(trainer))
+
+
+class Crowded:
+    """Has memory for so many blocks at a time, like a GPU that others use too."""
+
+    def __init__(self, trainer, room):
+        self._loss, self._room, self.sizes = trainer._loss, room, []
+
+    def __call__(self, batch, divisor):
+        self.sizes.append(len(batch.ids))
+        if len(batch.ids) > self._room:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nMore about it.")
+        return self._loss(batch, divisor)
+
+
+def test_memory_that_runs_out_on_the_way_halves_the_micro_batch_to_the_same_losses(monkeypatch):
+    trainer = tiny_trainer(batch_size=8, micro_batch=8)
+    crowded = Crowded(trainer, room=2)
+    monkeypatch.setattr(trainer, "_loss", crowded)
+    for one, other in zip(losses(trainer), losses(tiny_trainer(batch_size=8, micro_batch=8)), strict=True):
+        assert one[2] == pytest.approx(other[2], rel=2e-6)
+    assert crowded.sizes[:3] == [8, 4, 2]
+    assert trainer.settings.micro_batch == 2
+    assert set(crowded.sizes[2:]) <= {1, 2}
+
+
+def test_a_single_block_that_does_not_fit_ends_training_in_one_sentence(monkeypatch):
+    trainer = tiny_trainer(batch_size=2, micro_batch=2)
+    monkeypatch.setattr(trainer, "_loss", Crowded(trainer, room=0))
+    with pytest.raises(TrainingError) as caught:
+        losses(trainer)
+    assert str(caught.value) == "one block of tokens does not fit in memory: CUDA out of memory."
+    assert "--block-size" in caught.value.fix
+
+
+@pytest.mark.large  # the compiler takes most of a minute
+@pytest.mark.filterwarnings("ignore")  # those of the compiler itself
+def test_layers_can_be_compiled_to_the_same_gradients():
+    """In float64, where the paths that only a CPU has are not taken, as they are not on a GPU."""
+
+    def gradients(*, compiled):
+        model = tiny_model(0, 0.3).double().train()
+        if compiled:
+            for block in model.h:
+                block.compile()
+        model(torch.arange(24).view(2, 12)).square().mean().backward()
+        return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+    for (name, one), (other_name, other) in zip(
+        gradients(compiled=True).items(), gradients(compiled=False).items(), strict=True
+    ):
+        assert name == other_name
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
