@@ -98,9 +98,9 @@ def _causal_softmax(scores: Tensor, start: int) -> Tensor:
     """
     if passes.usable(scores):
         return passes.causal_softmax(scores, start)
-    rows, end = scores.shape[1:]
-    future = torch.full((rows, end), -torch.inf, dtype=scores.dtype, device=scores.device).triu(start + 1)
-    return torch.softmax(scores.add_(future), -1)
+    rows = scores.shape[1]
+    scores[:, :, start:] += scores.new_full((rows, rows), -torch.inf).triu(1)  # only there is a future
+    return torch.softmax(scores, -1)
 
 
 def _masked(strip: Tensor, mask: Tensor | None, start: int, scale: float) -> Tensor:

@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from conjure.lm.native import passes
 
-_LEVELS = 1 << 16  # p is rounded to a multiple of 1 / _LEVELS
-
 
 class Dropout(nn.Module):
     """Drops elements while training; one object serves every layer of a model.
@@ -48,7 +46,7 @@ class Dropout(nn.Module):
             return passes.dropout_mask(mask, p, key=int(self._bits.random_raw()))
         count = math.prod(shape)
         numbers = self._bits.random_raw(count // 4 + 1).view(np.int16)[:count]
-        threshold = round(p * _LEVELS) - _LEVELS // 2
+        threshold = round(p * passes.LEVELS) - passes.LEVELS // 2
         # By way of int8, from which torch converts many numbers at a time.
         return torch.from_numpy((numbers >= threshold).view(np.int8)).view(shape).to(like.dtype)
 

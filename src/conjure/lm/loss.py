@@ -44,20 +44,10 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     Returns:
         Natural-log probabilities (nats, each <= 0), float32, (N,); 0.0 where there is no target.
     """
-    result = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
+    result = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
     with torch.no_grad():
-        for start, logits in _chunks_of_logits(hidden, weight, chunk_rows(len(weight), for_gradients=False)):
-            if passes.usable(logits):
-                result[start : start + len(logits)] = -passes.cross_entropy(
-                    logits, targets[start : start + len(logits)]
-                )
-                continue
-            for rows in _cached_rows(logits):
-                place = slice(start + rows.start, start + rows.stop)
-                scores = logits[rows].float()  # (rows, V)
-                chosen = scores.gather(1, targets[place, None].clamp(min=0)).squeeze(1)
-                ignored = targets[place] == IGNORE
-                result[place] = (chosen - scores.logsumexp(1)).masked_fill(ignored, 0.0)
+        for rows, logits in _chunks_of_logits(hidden, weight, chunk_rows(len(weight), for_gradients=False)):
+            result[rows] = _logprobs(logits, targets[rows])
     return result
 
 
@@ -77,19 +67,19 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, div
     return _LinearCrossEntropy.apply(hidden, weight, targets, divisor)  # pyright: ignore[reportReturnType]
 
 
-def _chunks_of_logits(hidden: Tensor, weight: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
-    """The logits of `size` rows after the other, each with the number of its first row.
+def _chunks_of_logits(hidden: Tensor, weight: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+    """The logits of `size` rows after the other, each with the place of its rows.
 
     Those of 16 bits may be views of rows that are a little longer, and zero from there on.
     """
     for start in range(0, len(hidden), size):
-        rows = hidden[start : start + size]
+        rows = slice(start, min(start + size, len(hidden)))
         if hidden.element_size() > 2:
-            yield start, product(rows, weight)
+            yield rows, product(hidden[rows], weight)
             continue
-        padded = rows.new_empty(len(rows), -(-len(weight) // _LINE) * _LINE)
+        padded = hidden.new_empty(rows.stop - start, -(-len(weight) // _LINE) * _LINE)
         padded[:, len(weight) :] = 0
-        yield start, torch.mm(rows, weight.t(), out=padded[:, : len(weight)])
+        yield rows, torch.mm(hidden[rows], weight.t(), out=padded[:, : len(weight)])
 
 
 def _cached_rows(logits: Tensor) -> Iterator[slice]:
@@ -97,6 +87,18 @@ def _cached_rows(logits: Tensor) -> Iterator[slice]:
     size = max(1, _CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     for start in range(0, len(logits), size):
         yield slice(start, min(start + size, len(logits)))
+
+
+def _logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """What `token_logprobs` says of logits, (N, V)."""
+    if passes.usable(logits):
+        return -passes.cross_entropy(logits, targets)
+    result = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
+    for rows in _cached_rows(logits):
+        scores = logits[rows].float()  # (rows, V)
+        chosen = scores.gather(1, targets[rows, None].clamp(min=0)).squeeze(1)
+        result[rows] = (chosen - scores.logsumexp(1)).masked_fill(targets[rows] == IGNORE, 0.0)
+    return result
 
 
 def _turn_into_slope(logits: Tensor, targets: Tensor, divisor: float) -> Tensor:
@@ -140,8 +142,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_grad = None
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        for start, logits in _chunks_of_logits(hidden, weight, chunk_rows(len(weight))):
-            rows = slice(start, start + len(logits))
+        for rows, logits in _chunks_of_logits(hidden, weight, chunk_rows(len(weight))):
             total += _turn_into_slope(logits, targets[rows], divisor)
             if hidden_grad is not None:
                 hidden_grad[rows] = product(logits, weight.t())

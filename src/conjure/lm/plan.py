@@ -125,10 +125,8 @@ def memory_bytes(
     states = trainable * (8 + 4 + (size if copies else 0))  # AdamW's two moments, gradients in both formats
     tokens = micro_batch * block_size
     per_layer = (14 * config.n_embd + 2 * config.inner) * size + config.n_head * block_size * size // 2
-    rows = min(tokens, chunk_rows(config.vocab_size))
-    logits = (
-        (rows * (1 if copies else 2) + config.n_embd) * config.vocab_size * size
-    )  # float32 turns them over
+    rows = min(tokens, chunk_rows(config.vocab_size)) * (1 if copies else 2)  # products in float32 copy them
+    logits = (rows + config.n_embd) * config.vocab_size * size
     hidden = tokens * (config.n_layer * per_layer + 6 * config.n_embd * size)
     return _LIBRARIES_BYTES + weights + states + hidden + logits
 

@@ -14,7 +14,9 @@ from conjure.lm.hardware import usable_cores
 from conjure.lm.native.library import INSTRUCTIONS, Pass, status
 
 _FORMATS = (torch.float32, torch.bfloat16)
-_LEVELS = 1 << 16  # of a random number that decides about an element
+LEVELS = (
+    1 << 16
+)  # of the random number that decides about an element; p is rounded to a multiple of 1 / LEVELS
 _MOST_COUNTED = 1 << 32  # elements of a mask; each pair has a number of 32 bits
 
 
@@ -44,7 +46,7 @@ def dropout_mask(y: Tensor, p: float, key: int) -> Tensor:
     """Fill a tensor with zeros, each with probability `p`, and ones; `key`, of 64 bits, decides which."""
     assert y.is_contiguous()
     assert y.numel() <= _MOST_COUNTED
-    _run("conjure_dropout_mask", y, columns=y.numel(), key=key, threshold=round(p * _LEVELS))
+    _run("conjure_dropout_mask", y, columns=y.numel(), key=key, threshold=round(p * LEVELS))
     return y
 
 
