@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from conjure.core.home import Home
 from conjure.runs import code
-from support.repositories import make_repository, run_git
+from support.repositories import check_out, make_repository, run_git
 
 _NAMES = st.sampled_from(["a", "b", "d/a", "d/b", "d/e/a", "a b", os.fsdecode(b"\xff"), "-x", "d"])
 _CONTENT = st.binary(max_size=3)  # short, so that sizes repeat and only times can tell
@@ -70,6 +70,6 @@ def test_snapshots_are_faithful(
         if in_repository and number == 2:
             run_git(folder, "add", "-A")
         taken = code.snapshot(home, folder, number=number)
-        code.checkout(home, taken.tree, root / f"out{number}")
+        check_out(home, taken.tree, root / f"out{number}")
         assert content(root / f"out{number}") == content(folder)
     shutil.rmtree(root)

@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 from conjure.runs import outputs
+from conjure.runs.folders import Folder
 
 
 def main() -> None:
     """Collect, one file after the other."""
     workdir, before, destination = map(Path, sys.argv[1:])
-    outputs.collect(workdir, outputs.Before.load(before), destination).save(
-        destination.parent / "manifest.json"
-    )
+    destination.mkdir(exist_ok=True)
+    with Folder.open(workdir) as work, Folder.open(destination) as kept:
+        outputs.collect(work, outputs.Before.load(before), kept).save(destination.parent / "manifest.json")
 
 
 if __name__ == "__main__":

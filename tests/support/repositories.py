@@ -5,6 +5,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from conjure.core.home import Home
+from conjure.runs import code
+from conjure.runs.folders import Folder
+
 _VARIABLES = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -57,3 +61,10 @@ def commit_all(folder: Path, message: str = "files") -> str:
     run_git(folder, "add", "-A")
     run_git(folder, "commit", "-q", "--allow-empty", "-m", message)
     return run_git(folder, "rev-parse", "HEAD")
+
+
+def check_out(home: Home, tree: str, destination: Path) -> None:
+    """Write a snapshot's files into a folder, made if missing."""
+    destination.mkdir(parents=True, exist_ok=True)
+    with Folder.open(destination) as folder:
+        code.checkout(home, tree, folder)

@@ -29,6 +29,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_open_file(descriptor: int) -> str:
+    """Hex SHA-256 of what is left to read of an open file, which stays open."""
+    with open(descriptor, "rb", closefd=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sync_folder(folder: Path) -> None:
     """Make a folder's entries (a rename, a new file) survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -23,6 +23,7 @@ from conjure.runs.custody import close_abandoned
 from conjure.runs.environment import Environment
 from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
 from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.folders import Descent
 from conjure.runs.inputs import identity_of, locate
 from conjure.runs.logs import LOG_FILE, LogWriter
 from conjure.runs.manifest import Manifest
@@ -30,15 +31,15 @@ from conjure.runs.metrics import METRICS_FILE, MetricTail, Summary
 from conjure.runs.process import Process, end_all, family
 from conjure.runs.queueing import Capacity, find_room
 from conjure.runs.record import EnvironmentFacts, OutputFacts, RunRecord, Usage
+from conjure.runs.run_folders import WORK, RunFolders
 from conjure.runs.spec import RunSpec
 from conjure.runs.status import Ending, EndReason, RunStatus
 from conjure.runs.stop_conditions import StopWatch, parse_stop_condition
 from conjure.runs.store import KILL, STOP, Store
-from conjure.runs.trees import remove_tree
 from conjure.runs.variables import Place, command_variables
 from conjure.runs.watching import Watch, Watched
 
-WORK, OUTPUTS, MANIFEST, BEFORE = "work", "outputs", "manifest.json", "before.json"
+MANIFEST, BEFORE = "manifest.json", "before.json"
 _QUEUE_EVERY_S = 0.2
 _LOOK_EVERY_S = 0.2
 _INSIST_S = 30.0
@@ -64,6 +65,7 @@ class Carried:
         requested: When, by `time.monotonic`.
         spared: Descendants that are not this run's to end.
         executor: Where the command is carried out.
+        folders: The run's folder and those in it, held open.
     """
 
     home: Home
@@ -73,11 +75,13 @@ class Carried:
     requested: float
     spared: Callable[[Process], bool]
     executor: Executor = field(init=False)
+    folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     told_to_end: bool = False
 
     def __post_init__(self) -> None:
-        """Open the log."""
+        """Open the run's folder and the log."""
+        self.folders = RunFolders(self.folder)
         self.executor = LocalExecutor(self.spared)
         self.log = LogWriter(self.folder / LOG_FILE)
 
@@ -137,9 +141,12 @@ def build(run: Carried) -> tuple[Place, Environment]:
     assert record.code is not None
     place = Place(run.work, run.work / record.code.subfolder)
     with _ending_with(EndReason.CODE_FAILED), _interruptible(run):
+        work = run.folders.make_work()
         if record.code.tree:
-            code.checkout(run.home, record.code.tree, run.work)
-        place.folder.mkdir(parents=True, exist_ok=True)
+            code.checkout(run.home, record.code.tree, work)
+        with Descent(work) as descent:
+            descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)
+        run.folders.check()
     for warning in record.code.warnings:
         run.log.note(warning)
     with _ending_with(EndReason.BUILD_FAILED), _interruptible(run):
@@ -160,11 +167,11 @@ def mount(run: Carried) -> outputs.Before:
     with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
         for each in record.mounts:
             source, target = locate(run.home, each.source), _from_root(record, each.target)
-            placed = mounts.place(run.home, source, run.work, target, each.read_only)
+            placed = mounts.place(run.home, source, run.folders.open_work(), target, each.read_only)
             for skipped in placed.skipped:
                 run.log.note(f"mount {each.resource}: {skipped}")
-        before = outputs.scan(run.work)
-        before.save(run.folder / BEFORE)
+        before = outputs.scan(run.folders.open_work())
+        before.save(run.folders.run.here / BEFORE)
     return before
 
 
@@ -177,7 +184,7 @@ def execute(run: Carried, place: Place, environment: Environment) -> Watched:
     )
     _end_if_wanted(run)
     run.store.move(run.number, RunStatus.RUNNING)
-    ballast = Ballast(run.folder)
+    ballast = Ballast(run.folders.run.here)
     ballast.take()
     try:
         return _watch(run, job)
@@ -211,13 +218,13 @@ def save(run: Carried, before: outputs.Before, watched: Watched) -> None:
     _insist(lambda: run.store.move(run.number, RunStatus.SAVING))
     failed = Ending(EndReason.SAVE_FAILED, watched.exit.code, watched.exit.signal)
     with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
-        saved = collect_outputs(run.folder, before, run.spec)
+        saved = collect_outputs(run.folders, before, run.spec)
     for skipped in saved.skipped:
         run.log.note(f"not saved: {skipped}")
     facts = OutputFacts(len(saved.entries), saved.size_bytes)
     _insist(lambda: run.store.set_facts(run.number, outputs=facts))
     with suppress(OSError):  # a container's files may be another user's; what was to be saved is saved
-        remove_tree(run.work)
+        run.folders.remove_work()
 
 
 def close(run: Carried, ending: Ending, watched: Watched | None) -> None:
@@ -226,7 +233,7 @@ def close(run: Carried, ending: Ending, watched: Watched | None) -> None:
     run.log.close()
     if watched is None:
         with suppress(OSError):
-            remove_tree(run.work)  # the command never started, so there is nothing of its own in there
+            run.folders.remove_work()  # the command never started, so there is nothing of its own in there
     command_s = None if watched is None else round(watched.command_s, 3)
     total_s = round(time.monotonic() - run.requested, 3)
     if watched is not None:
@@ -234,10 +241,18 @@ def close(run: Carried, ending: Ending, watched: Watched | None) -> None:
     _insist(lambda: run.store.close(run.number, ending, command_s=command_s, total_s=total_s))
 
 
-def collect_outputs(folder: Path, before: outputs.Before, spec: RunSpec) -> Manifest:
-    """Move a run's new and changed files to its outputs and list them; may be cut off and called again."""
-    manifest = outputs.collect(folder / WORK, before, folder / OUTPUTS, spec.output, spec.no_output)
-    manifest.save(folder / MANIFEST)
+def collect_outputs(folders: RunFolders, before: outputs.Before, spec: RunSpec) -> Manifest:
+    """Move a run's new and changed files to its outputs and list them; may be cut off and called again.
+
+    Raises:
+        ConflictError: Another folder, or a link, is in the place of one of the run's.
+        OSError: The disk is full or a folder not writable.
+    """
+    work = folders.open_work()
+    folders.check()
+    manifest = outputs.collect(work, before, folders.open_outputs(), spec.output, spec.no_output)
+    folders.check()
+    manifest.save(folders.run.here / MANIFEST)
     return manifest
 
 

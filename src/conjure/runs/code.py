@@ -19,6 +19,7 @@ from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
 from conjure.runs import mirrors
 from conjure.runs.code_store import hash_files, kept_index, store_in_use, temporary_index
+from conjure.runs.folders import Folder
 from conjure.runs.git import Git, GitError, own_git, users_git
 from conjure.runs.objects import SubmoduleFinder, copy_tree, list_tree
 from conjure.runs.quantities import format_size
@@ -136,21 +137,27 @@ def forget(home: Home, number: int) -> None:
         _own(home)("update-ref", "-d", _reference(number))
 
 
-def checkout(home: Home, tree: str, destination: Path) -> None:
-    """Write a snapshot's files into an empty folder, made if missing.
+def checkout(home: Home, tree: str, destination: Folder) -> None:
+    """Write a snapshot's files into an empty folder.
 
     Raises:
         SnapshotError: The tree is no longer kept, or the folder cannot be written.
     """
-    destination.mkdir(parents=True, exist_ok=True)
     with store_in_use(home), temporary_index(home) as index:
-        git = own_git(home.code_repository, work_tree=destination, index=index)
+        git = own_git(home.code_repository, work_tree=_as_seen_by_others(destination), index=index)
         try:
             git("read-tree", "--reset", "-u", "--no-recurse-submodules", tree)
         except GitError as error:
             if any(words in error.words for words in _MISSING_TREE):
                 raise SnapshotError(f"the code of this run is no longer kept (tree {tree})") from error
-            raise SnapshotError(f"the code could not be written to {destination}: {error.reason}") from error
+            raise SnapshotError(
+                f"the code could not be written to {destination.path}: {error.reason}"
+            ) from error
+
+
+def _as_seen_by_others(folder: Folder) -> Path:
+    """A path that leads programs which we start to the folder we hold."""
+    return Path(f"/proc/{os.getpid()}/fd/{folder.descriptor}")
 
 
 def _take_work_tree(home: Home, folder: Path, repository: Repository | None) -> CodeSnapshot:

@@ -16,6 +16,7 @@ from pathlib import Path
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
+from conjure.runs.folders import Folder
 from conjure.runs.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.record import RunRecord
 from conjure.runs.status import Ending, EndReason
@@ -54,7 +55,9 @@ class RunLock:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # For reading is enough to lock it, and can be had on a read-only disk.
-            descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with Folder.open(folder) as opened:
+                flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                descriptor = os.open(LOCK_FILE, flags, 0o600, dir_fd=opened.descriptor)
         except OSError:
             return None
         try:

@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -24,12 +24,13 @@ from typing import IO, Any
 from conjure.core.files import sha256_bytes, write_atomically
 from conjure.core.home import Home
 from conjure.errors import BuildError
+from conjure.runs.folders import walk
 from conjure.runs.installer import run_uv
 from conjure.runs.interpreter import Interpreter, find_current, find_version
 from conjure.runs.layer import search_base, show_base_packages, take_over_scripts
 from conjure.runs.pip_configuration import UvSettings, uv_settings
 from conjure.runs.spec import EnvironmentChoice
-from conjure.runs.trees import remove_tree, walk
+from conjure.runs.trees import remove_tree
 
 _FORMAT = 1
 _DIGEST = re.compile("[0-9a-f]{32}")
@@ -193,12 +194,13 @@ def _fingerprint(place: Path) -> str:
     """
     lines = []
     for name, entry in walk(place):
-        if entry.is_dir(follow_symlinks=False) or name in (_RECORD, _LOCKED_VERSIONS):
+        if entry.is_folder or name in (_RECORD, _LOCKED_VERSIONS):
             continue
         if "/__pycache__/" in name and not _BYTECODE.fullmatch(entry.name):
-            Path(entry.path).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(entry.name, dir_fd=entry.folder)
             continue
-        facts = entry.stat(follow_symlinks=False)
+        facts = entry.stat()
         # The time of the last change of anything (ctime) cannot be set back, unlike that of the content.
         lines.append(f"{name}\0{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}")
     return sha256_bytes("\n".join(lines).encode(errors="surrogateescape"))

@@ -68,7 +68,8 @@ def list_resource(home: Home, store: Store, text: str | None) -> list[Listed]:
 
 def _has_files(home: Home, run: RunRecord) -> bool:
     folder = home.run_folder(run.number)
-    return any((folder / name).is_dir() for name in ("outputs", "work"))
+    places = [folder / name for name in ("outputs", "work")]
+    return any(place.is_dir() and not place.is_symlink() for place in places)
 
 
 def _listed_run(run: RunRecord) -> Listed:

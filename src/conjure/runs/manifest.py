@@ -8,18 +8,21 @@ import base64
 import json
 import os
 import stat
+from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conjure.core.files import sha256_file, write_atomically
+from conjure.core.files import sha256_open_file, write_atomically
 from conjure.errors import StoreError
+from conjure.runs.folders import Entry as FoundEntry
+from conjure.runs.folders import Folder, open_file, walk
 from conjure.runs.record import printable
-from conjure.runs.trees import walk
 
 _FORMAT = 1
+_OPEN_FILES = 64  # read or about to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class Manifest:
 
     def find_faults(self, folder: Path) -> list[str]:
         """How `folder` differs from the manifest: one phrase per file, none when all is well."""
+        if folder.is_symlink():
+            return [f"{folder.name} is a link now, to {printable(os.fspath(folder.readlink()))}"]
         found = {entry.path: entry for entry in take_manifest(folder).entries} if folder.is_dir() else {}
         known = {entry.path: entry for entry in self.entries}
         faults = [_fault(entry, found.get(path)) for path, entry in known.items()]
@@ -127,26 +132,48 @@ def _fault(kept: Entry, found: Entry | None) -> str | None:
     return f"{name} has mode {found.mode:04o}, not {kept.mode:04o}" if kept.mode != found.mode else None
 
 
-def take_manifest(folder: Path, *, skipped: Iterable[str] = ()) -> Manifest:
+def take_manifest(folder: Path | Folder, *, skipped: Iterable[str] = ()) -> Manifest:
     """Read every file below `folder`, several at a time, and note its digest.
 
     Raises:
-        OSError: A file cannot be read.
+        OSError: A file cannot be read, or `folder` is a link.
     """
-    entries = [(name, entry) for name, entry in walk(folder) if not entry.is_dir(follow_symlinks=False)]
+    if isinstance(folder, Path):
+        with Folder.open(folder) as opened:
+            return take_manifest(opened, skipped=skipped)
+    count = min(os.cpu_count() or 1, 8)
+    entries: list[Entry] = []
+    reading: deque[Future[Entry]] = deque()
     # Hashing lets go of the interpreter's lock; beyond a few threads the disk is the limit.
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
-        digests = threads.map(_digest, (entry for _, entry in entries))
-        return Manifest(tuple(map(_entry, entries, digests)), tuple(skipped))
+    with ThreadPoolExecutor(count) as threads:
+        for name, found in walk(folder):
+            if found.is_folder:
+                continue
+            reading.append(_start(threads, name, found))
+            if len(reading) > _OPEN_FILES:
+                entries.append(reading.popleft().result())
+        entries.extend(future.result() for future in reading)
+    return Manifest(tuple(entries), tuple(skipped))
 
 
-def _digest(entry: os.DirEntry[str]) -> str:
-    return sha256_file(Path(entry.path)) if entry.is_file(follow_symlinks=False) else ""
+def _start(threads: ThreadPoolExecutor, name: str, found: FoundEntry) -> "Future[Entry]":
+    """Have an entry read: a file is opened at once, while the folder it is in is known."""
+    if found.is_file:
+        return threads.submit(_read, name, open_file(found.folder, found.name))
+    known: Future[Entry] = Future()
+    known.set_result(Entry(name, 0, "", 0o777, found.target()) if found.is_link else _unread(name, found))
+    return known
 
 
-def _entry(named: tuple[str, os.DirEntry[str]], digest: str) -> Entry:
-    name, entry = named
-    if entry.is_symlink():
-        return Entry(name, 0, "", 0o777, str(Path(entry.path).readlink()))
-    facts = entry.stat(follow_symlinks=False)
-    return Entry(name, facts.st_size, digest, stat.S_IMODE(facts.st_mode))
+def _read(name: str, descriptor: int) -> Entry:
+    try:
+        facts = os.fstat(descriptor)
+        return Entry(name, facts.st_size, sha256_open_file(descriptor), stat.S_IMODE(facts.st_mode))
+    finally:
+        os.close(descriptor)
+
+
+def _unread(name: str, found: FoundEntry) -> Entry:
+    """A pipe or the like that somebody put there."""
+    facts = found.stat()
+    return Entry(name, facts.st_size, "", stat.S_IMODE(facts.st_mode))

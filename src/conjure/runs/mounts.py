@@ -10,11 +10,12 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import MountError
+from conjure.runs.folders import Descent, Folder, change_mode, walk
 from conjure.runs.resources import root_of
-from conjure.runs.trees import Copied, copy_entry, walk
+from conjure.runs.trees import Copied, copy_entry
 
 
-def place(home: Home, source: Path, workdir: Path, target: str, read_only: bool) -> Copied:
+def place(home: Home, source: Path, workdir: Folder, target: str, read_only: bool) -> Copied:
     """Put `source` at `target` in `workdir`.
 
     A copy may be written to by the run; it shares its blocks with the original where the filesystem can. Read
@@ -31,37 +32,50 @@ def place(home: Home, source: Path, workdir: Path, target: str, read_only: bool)
         MountError: Something is there already, the place is outside the folder, the disk is full …
     """
     try:
-        destination = _destination(workdir, target)
-        _refuse_collisions(source, destination, target, read_only)
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        if read_only:
-            return _link(source, destination)
-        return copy_entry(source, destination, boundary=root_of(home, source) or source)
+        parts = _parts(target)
+        with Descent(workdir) as descent:
+            _refuse_links(descent, parts, target)
+            _refuse_collisions(source, descent, parts, target, read_only)
+            if read_only:
+                return _link(source, descent, parts)
+        return copy_entry(source, workdir, "/".join(parts), boundary=root_of(home, source) or source)
     except OSError as error:
         raise MountError(f"{source} could not be put at {target}: {error.strerror or error}") from error
 
 
-def _destination(workdir: Path, target: str) -> Path:
+def _parts(target: str) -> list[str]:
     parts = Path(target).parts
     if not parts or Path(target).is_absolute() or ".." in parts or "\0" in target:
         raise MountError(f"{target!r} is not a place inside the working folder", fix="-m runs/2:data")
-    place = workdir
-    for part in parts[:-1]:
-        place /= part
-        if place.is_symlink():
+    return list(parts)
+
+
+def _refuse_links(descent: Descent, parts: list[str], target: str) -> None:
+    for depth in range(1, len(parts)):
+        if _kind(descent, parts[:depth]) == stat.S_IFLNK:
             raise MountError(
-                f"cannot mount at {target}: {place.relative_to(workdir)} is a link in the code",
+                f"cannot mount at {target}: {'/'.join(parts[:depth])} is a link in the code",
                 fix="choose another path, as in -m RESOURCE:data",
             )
-    return workdir / Path(*parts)
 
 
-def _refuse_collisions(source: Path, destination: Path, target: str, read_only: bool) -> None:
-    taken = None
-    if destination.is_symlink() or destination.exists():
+def _kind(descent: Descent, parts: list[str]) -> int | None:
+    """What stands at a path: its file type as in `stat`, or None for nothing."""
+    try:
+        folder = descent.go_to(parts[:-1])
+        return stat.S_IFMT(os.stat(parts[-1], dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _refuse_collisions(
+    source: Path, descent: Descent, parts: list[str], target: str, read_only: bool
+) -> None:
+    taken, kind = None, _kind(descent, parts)
+    if kind is not None:
         taken = target
-        if not read_only and source.is_dir() and destination.is_dir() and not destination.is_symlink():
-            taken = _first_collision(source, destination, target)
+        if not read_only and source.is_dir() and kind == stat.S_IFDIR:
+            taken = _first_collision(source, descent, parts, target)
     if taken is not None:
         raise MountError(
             f"cannot mount at {target}: the code has {taken} already",
@@ -69,36 +83,38 @@ def _refuse_collisions(source: Path, destination: Path, target: str, read_only: 
         )
 
 
-def _first_collision(source: Path, destination: Path, target: str) -> str | None:
+def _first_collision(source: Path, descent: Descent, parts: list[str], target: str) -> str | None:
     """The first file of `source` that would land on something; folders may be shared."""
     for name, entry in walk(source):
-        there = destination / name
-        both_folders = entry.is_dir(follow_symlinks=False) and there.is_dir() and not there.is_symlink()
-        if (there.is_symlink() or there.exists()) and not both_folders:
+        kind = _kind(descent, [*parts, *name.split("/")])
+        if kind is not None and not (entry.is_folder and kind == stat.S_IFDIR):
             return f"{target}/{name}"
     return None
 
 
-def _link(source: Path, destination: Path) -> Copied:
+def _link(source: Path, descent: Descent, parts: list[str]) -> Copied:
     linked = Copied()
+    folder = descent.go_to(parts[:-1], make=True)
     if not source.is_dir():
-        destination.symlink_to(source.absolute())
+        os.symlink(source.absolute(), parts[-1], dir_fd=folder)
         linked.files += 1
         return linked
-    folders = [destination]
-    destination.mkdir()
+    os.mkdir(parts[-1], dir_fd=folder)
+    folders = [parts]
     for name, entry in walk(source):
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(destination / name)
-            folders[-1].mkdir()
-        elif entry.is_symlink() and not _leads_inside(Path(entry.path), source):
+        there = [*parts, *name.split("/")]
+        original = os.path.abspath(source / name)  # noqa: PTH100 - resolves no links
+        if entry.is_folder:
+            folders.append(there)
+            os.mkdir(there[-1], dir_fd=descent.go_to(there[:-1]))
+        elif entry.is_link and not _leads_inside(Path(original), source):
             linked.skipped.append(f"{name} is a link that leads outside")
         else:
-            (destination / name).symlink_to(os.path.abspath(entry.path))  # noqa: PTH100 - resolves no links
+            os.symlink(original, there[-1], dir_fd=descent.go_to(there[:-1]))
             linked.files += 1
     # A folder of links rather than a link to the folder: what a run creates in it cannot reach the original.
-    for folder in folders:
-        folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    for made in reversed(folders):
+        change_mode(descent.go_to(made[:-1]), made[-1], stat.S_IRUSR | stat.S_IXUSR)
     return linked
 
 

@@ -19,11 +19,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conjure.core.files import write_atomically
+from conjure.errors import ConflictError
+from conjure.runs.folders import (
+    Descent,
+    Entry,
+    Folder,
+    change_open_mode,
+    let_owner_in,
+    open_file,
+    open_name,
+    walk,
+)
 from conjure.runs.globs import GlobSet
 from conjure.runs.manifest import Manifest, take_manifest
-from conjure.runs.trees import clone_file, walk
+from conjure.runs.trees import clone_open_file, partial_name
 from conjure.runs.worktree import DEFAULT_EXCLUSIONS
 
+_PATH_BYTES = 4095  # the longest path that the system takes
 _TICK_LIMIT_S = 0.05  # the coarsest clock a local filesystem keeps its times by
 
 
@@ -56,7 +68,7 @@ class Before:
         return cls({name: mark if isinstance(mark, str) else tuple(mark) for name, mark in stored.items()})
 
 
-def scan(workdir: Path) -> Before:
+def scan(workdir: Folder) -> Before:
     """Note every file below `workdir`.
 
     Raises:
@@ -64,36 +76,36 @@ def scan(workdir: Path) -> Before:
     """
     files, newest = {}, 0
     for name, entry in walk(workdir):
-        if not entry.is_dir(follow_symlinks=False):
+        if not entry.is_folder:
             files[name] = _mark(entry)
-            newest = max(newest, entry.stat(follow_symlinks=False).st_mtime_ns)
+            newest = max(newest, entry.stat().st_mtime_ns)
     _await_next_tick(workdir, newest)
     return Before(files)
 
 
-def _mark(entry: os.DirEntry[str]) -> tuple[int, ...] | str:
-    if entry.is_symlink():
-        return str(Path(entry.path).readlink())
-    facts = entry.stat(follow_symlinks=False)
+def _mark(entry: Entry) -> tuple[int, ...] | str:
+    if entry.is_link:
+        return entry.target()
+    facts = entry.stat()
     return (facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
-def _await_next_tick(folder: Path, newest_ns: int) -> None:
+def _await_next_tick(folder: Folder, newest_ns: int) -> None:
     """Wait until a write gets a later time than any file has, so that no change can hide (milliseconds)."""
     end = time.monotonic() + _TICK_LIMIT_S
     while _filesystem_time_ns(folder) <= newest_ns and time.monotonic() < end:
         time.sleep(0.001)
 
 
-def _filesystem_time_ns(folder: Path) -> int:
-    os.utime(folder)
-    return folder.stat().st_mtime_ns
+def _filesystem_time_ns(folder: Folder) -> int:
+    os.utime(folder.descriptor)
+    return os.fstat(folder.descriptor).st_mtime_ns
 
 
 def collect(
-    workdir: Path,
+    workdir: Folder,
     before: Before,
-    destination: Path,
+    destination: Folder,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Manifest:
@@ -102,26 +114,72 @@ def collect(
     Args:
         workdir: Where the command ran.
         before: What `scan` noted.
-        destination: The run's outputs, on the same filesystem for speed; made if missing.
+        destination: The run's outputs, on the same filesystem for speed.
         include: Globs of files to keep; none means all but the default exclusions.
         exclude: Globs of files not to keep; they have the last word.
 
     Raises:
         OSError: The disk is full or a folder not writable; calling again goes on from there.
+        ConflictError: A folder in `destination` has been replaced.
     """
-    destination.mkdir(parents=True, exist_ok=True)
-    found = _find_changed(workdir, before, _Choice(GlobSet(include), GlobSet(exclude)))
-    # Links first: once the files have moved, where a link leads can no longer be seen.
-    for name in found.links:
-        _save_link(workdir, destination, name, found)
-    for name in found.files:
-        try:
-            _save_file(workdir / name, destination / name)
-        except FileNotFoundError:
-            continue  # a process that outlived the command has removed it
-        except PermissionError as error:  # it belongs to somebody else, as containers like to have it
-            found.skipped.append(f"{name} cannot be saved: {error.strerror}")
+    workdir.let_owner_in()
+    found = _find_changed(workdir, before, _Choice(GlobSet(include), GlobSet(exclude)), destination)
+    with Descent(workdir) as source, Descent(destination) as target:
+        move = _Move(source, target)
+        # Links first: once the files have moved, where a link leads can no longer be seen.
+        for name in found.links:
+            _save_link(move, workdir.path, name, found)
+        for name in found.files:
+            try:
+                _save_file(move, name)
+            except FileNotFoundError:
+                continue  # a process that outlived the command has removed it
+            except PermissionError as error:  # it belongs to somebody else, as containers like to have it
+                found.skipped.append(f"{name} cannot be saved: {error.strerror}")
+            except _ReplacedError:
+                found.skipped.append(f"{name} was replaced while it was being saved")
     return take_manifest(destination, skipped=found.skipped)
+
+
+class _ReplacedError(Exception):
+    """A name stands for something else than it did a moment ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Two ways down, from which files are taken and to which they go."""
+
+    source: Descent
+    target: Descent
+
+    def from_folder(self, name: str) -> int:
+        """The descriptor of the folder that `name` is in.
+
+        Raises:
+            _ReplacedError: A part of the path has become a link or a file.
+        """
+        try:
+            return self.source.go_to(_parent(name))
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ESTALE):
+                raise _ReplacedError from error
+            raise
+
+    def to_folder(self, name: str) -> int:
+        """The descriptor of the folder that `name` is to be in, which is made if missing.
+
+        Raises:
+            ConflictError: A part of the path has become a link or a file.
+        """
+        try:
+            return self.target.go_to(_parent(name), make=True)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise ConflictError(
+                    f"a folder of the outputs that {name} belongs in was replaced by a link or a file;"
+                    " nothing was written through it"
+                ) from error
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,38 +204,34 @@ class _Changed:
     skipped: list[str] = field(default_factory=list)
 
 
-def _find_changed(workdir: Path, before: Before, choice: _Choice) -> _Changed:
+def _find_changed(workdir: Folder, before: Before, choice: _Choice, destination: Folder) -> _Changed:
     found = _Changed()
+    longest = _PATH_BYTES - len(os.fsencode(destination.path)) - 1
 
-    def enter(name: str, entry: os.DirEntry[str]) -> bool:
-        with suppress(PermissionError):
-            _open_up(entry)
+    def enter(name: str, entry: Entry) -> bool:
+        with suppress(PermissionError, FileNotFoundError):
+            let_owner_in(entry.folder, entry.name)
         return bool(choice.include) or not choice.default.matches(name)
 
     def pass_over(name: str, error: OSError) -> None:
         found.skipped.append(f"{name[:200]} cannot be read: {error.strerror}")
 
     for name, entry in walk(workdir, enter=enter, on_error=pass_over):
-        if entry.is_dir(follow_symlinks=False) or not choice.wants(name):
+        if entry.is_folder or not choice.wants(name):
             continue
         with suppress(FileNotFoundError):
             if before.files.get(name) == _mark(entry):
                 continue
-        if entry.is_symlink():
+        if len(os.fsencode(name)) > longest:
+            found.skipped.append(f"{name[:200]}… has too long a path")
+        elif entry.is_link:
             found.links.append(name)
-        elif entry.is_file(follow_symlinks=False):
+        elif entry.is_file:
             found.files[name] = None
             found.folders.update(_parents(name))
         else:
             found.skipped.append(f"{name} is neither file, folder nor link")
     return found
-
-
-def _open_up(entry: os.DirEntry[str]) -> None:
-    """Let us look into and take from a folder that the command closed."""
-    mode = entry.stat(follow_symlinks=False).st_mode
-    if mode & stat.S_IRWXU != stat.S_IRWXU:
-        Path(entry.path).chmod(stat.S_IMODE(mode) | stat.S_IRWXU)
 
 
 def _parents(name: str) -> list[str]:
@@ -187,9 +241,13 @@ def _parents(name: str) -> list[str]:
     return parents
 
 
-def _save_link(workdir: Path, destination: Path, name: str, found: _Changed) -> None:
-    saved = destination / name
-    if saved.is_symlink() or saved.exists():
+def _parent(name: str) -> list[str]:
+    """The parts of the path of the folder it is in."""
+    return name.split("/")[:-1]
+
+
+def _save_link(move: _Move, workdir: Path, name: str, found: _Changed) -> None:
+    if _is_saved(move, name):
         return  # a call that was cut off made it
     try:
         real = (workdir / name).resolve(strict=True)
@@ -201,38 +259,80 @@ def _save_link(workdir: Path, destination: Path, name: str, found: _Changed) -> 
         found.skipped.append(f"{name} is a link that leads outside the working folder")
         return
     if target in found.folders or target in found.files:
-        saved.parent.mkdir(parents=True, exist_ok=True)
-        saved.symlink_to(posixpath.relpath(target, posixpath.dirname(name) or "."))
+        leads_to = posixpath.relpath(target, posixpath.dirname(name) or ".")
+        os.symlink(leads_to, posixpath.basename(name), dir_fd=move.to_folder(name))
     elif real.is_file():
-        _copy_file(real, saved)
+        _save_target(move, target, name, found)
     else:
         found.skipped.append(f"{name} is a link to a folder that holds no outputs")
 
 
-def _save_file(file: Path, saved: Path) -> None:
-    facts = file.lstat()
-    saved.parent.mkdir(parents=True, exist_ok=True)
-    if facts.st_nlink > 1:  # another name elsewhere would share every later change, and our mode
-        _copy_file(file, saved)
-        file.unlink()
-        return
+def _is_saved(move: _Move, name: str) -> bool:
     try:
-        file.chmod(_kept_mode(facts.st_mode))  # before it moves: what is in the outputs is always read-only
-        file.rename(saved)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES):
-            raise
-        _copy_file(file, saved)  # from another filesystem, or somebody else's
-        with suppress(PermissionError):
-            file.unlink()
+        os.stat(posixpath.basename(name), dir_fd=move.target.go_to(_parent(name)), follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
-def _copy_file(file: Path, saved: Path) -> None:
-    partial = saved.with_name(f".{saved.name[:200]}.part")
-    partial.unlink(missing_ok=True)
-    saved.parent.mkdir(parents=True, exist_ok=True)
-    clone_file(file, partial, mode=_kept_mode(file.stat().st_mode))
-    partial.rename(saved)
+def _save_target(move: _Move, target: str, name: str, found: _Changed) -> None:
+    """Save the content of the file a link leads to, which was found by its path, from the folder we hold."""
+    try:
+        _copy_file(move.from_folder(target), posixpath.basename(target), move.to_folder(name), name)
+    except (_ReplacedError, FileNotFoundError):
+        found.skipped.append(f"{name} is a link to something that was replaced while it was being saved")
+
+
+def _save_file(move: _Move, name: str) -> None:
+    own_name = posixpath.basename(name)
+    source = move.from_folder(name)
+    file = open_name(source, own_name)
+    try:
+        facts = os.fstat(file)
+        if not stat.S_ISREG(facts.st_mode):
+            raise _ReplacedError
+        target = move.to_folder(name)
+        if facts.st_nlink > 1:  # another name elsewhere would share every later change, and our mode
+            _copy_file(source, own_name, target, name)
+            os.unlink(own_name, dir_fd=source)
+            return
+        try:
+            # Before it moves: what is in the outputs is always read-only.
+            change_open_mode(file, _kept_mode(facts.st_mode))
+            os.rename(own_name, own_name, src_dir_fd=source, dst_dir_fd=target)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES):
+                raise
+            _copy_file(source, own_name, target, name)  # from another filesystem, or somebody else's
+            with suppress(PermissionError):
+                os.unlink(own_name, dir_fd=source)
+        else:
+            _refuse_another(facts, own_name, source, target)
+    finally:
+        os.close(file)
+
+
+def _refuse_another(expected: os.stat_result, name: str, source: int, target: int) -> None:
+    """Put back what was moved if it was not the file that had been looked at."""
+    moved = os.stat(name, dir_fd=target, follow_symlinks=False)
+    if not os.path.samestat(moved, expected):
+        with suppress(OSError):
+            os.rename(name, name, src_dir_fd=target, dst_dir_fd=source)
+        raise _ReplacedError
+
+
+def _copy_file(source: int, source_name: str, target: int, name: str) -> None:
+    """Copy a file to its place in the outputs, which it takes in one step."""
+    own_name = posixpath.basename(name)
+    partial = partial_name(own_name)
+    with suppress(FileNotFoundError):
+        os.unlink(partial, dir_fd=target)
+    reader = open_file(source, source_name)
+    try:
+        clone_open_file(reader, target, partial, mode=_kept_mode(os.fstat(reader).st_mode))
+    finally:
+        os.close(reader)
+    os.rename(partial, own_name, src_dir_fd=target, dst_dir_fd=target)
 
 
 def _kept_mode(mode: int) -> int:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.runs import code_store, environment, mirrors
-from conjure.runs.carrying import BEFORE, WORK
+from conjure.runs.carrying import BEFORE
 from conjure.runs.custody import RunLock
 from conjure.runs.inputs import KEPT_FILES
 from conjure.runs.resources import versions
 from conjure.runs.rows import RunFilter
+from conjure.runs.run_folders import WORK, RunFolders
 from conjure.runs.store import Store, folder_numbers
 from conjure.runs.trees import remove_tree, tree_size_bytes
 
@@ -53,7 +54,11 @@ def _with_working_folder(home: Home, store: Store) -> list[int]:
     """Ended runs whose working folders are still there."""
     at_work = {record.number for record in store.active()}
     numbers = (number for number in folder_numbers(home.runs) if number not in at_work)
-    return [number for number in numbers if (home.run_folder(number) / WORK).is_dir()]
+    return [number for number in numbers if _is_folder(home.run_folder(number) / WORK)]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def prune(home: Home, store: Store, *, everything: bool = False, now: float | None = None) -> Pruned:
@@ -71,8 +76,10 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
     for number in _with_working_folder(home, store):
         with RunLock.possession(home.run_folder(number)) as ours:
             if ours:  # nobody is recovering it at this moment
-                folders.append(number)
-                size += _remove(home.run_folder(number) / WORK)
+                freed = _remove_working_folder(home.run_folder(number))
+                if freed is not None:
+                    folders.append(number)
+                    size += freed
     files = [path for path in _unused_files(home, store) if _changed_at(path) < long_ago]
     left_behind = [path for path in _left_behind(home) if _changed_at(path) < long_ago]
     size += sum(map(_remove, (*files, *left_behind)))
@@ -84,6 +91,13 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
     # A store that is packed anew may also grow a little.
     size += sum(max(was - tree_size_bytes(place), 0) for was, place in zip(before, shared, strict=True))
     return Pruned(len(environments), tuple(folders), len(files), len(removed_mirrors), size)
+
+
+def _remove_working_folder(run_folder: Path) -> int | None:
+    """Remove a run's own working folder; the bytes it held, None where another stands in its place."""
+    with RunFolders(run_folder) as folders:
+        size = tree_size_bytes(folders.run.here / WORK)
+        return size if folders.remove_work() else None
 
 
 def _remove(path: Path) -> int:

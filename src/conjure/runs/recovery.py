@@ -6,11 +6,11 @@ the outputs, never nowhere.
 
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError, StoreError
-from conjure.runs.carrying import BEFORE, WORK, collect_outputs
+from conjure.runs.carrying import BEFORE, collect_outputs
 from conjure.runs.custody import RunLock, open_store
 from conjure.runs.outputs import Before
 from conjure.runs.record import OutputFacts, RunRecord
-from conjure.runs.trees import remove_tree
+from conjure.runs.run_folders import WORK, RunFolders
 
 
 def recover(home: Home, number: int) -> RunRecord:
@@ -18,7 +18,7 @@ def recover(home: Home, number: int) -> RunRecord:
 
     Raises:
         NotFoundError: There is no such run, or nothing was kept of it.
-        ConflictError: The run is still going on.
+        ConflictError: The run is still going on, or its working folder is no longer there but another.
         StoreError: The disk is full; nothing is lost, and it can be tried again.
     """
     folder = home.run_folder(number)
@@ -28,12 +28,14 @@ def recover(home: Home, number: int) -> RunRecord:
         if lock is None:
             raise ConflictError(f"run {number} is {record.status}; it saves its outputs itself when it ends")
         try:
-            if not (folder / WORK).is_dir() or not (folder / BEFORE).is_file():
-                raise _nothing_kept(record)
-            manifest = collect_outputs(folder, Before.load(folder / BEFORE), record.spec)
-            facts = OutputFacts(len(manifest.entries), manifest.size_bytes, recovered=True)
-            store.set_facts(number, outputs=facts)
-            remove_tree(folder / WORK)
+            with RunFolders(folder) as folders:
+                if folders.run.id_of(WORK) is None or folders.run.id_of(BEFORE) is None:
+                    raise _nothing_kept(record)
+                before = Before.load(folders.run.here / BEFORE)
+                manifest = collect_outputs(folders, before, record.spec)
+                facts = OutputFacts(len(manifest.entries), manifest.size_bytes, recovered=True)
+                store.set_facts(number, outputs=facts)
+                folders.remove_work()
         except OSError as error:
             raise StoreError(
                 f"run {number} could not be recovered: {error.strerror}; what it made is still there",

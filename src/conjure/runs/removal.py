@@ -4,18 +4,20 @@ Main entry: `remove`. Invariant: a removed run keeps its record, its log and its
 never given again.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import ConflictError, UsageError
 from conjure.runs import code
 from conjure.runs.custody import RunLock
+from conjure.runs.folders import Folder, remove_entry
 from conjure.runs.record import OutputFacts
 from conjure.runs.resources import Resource, parse
+from conjure.runs.run_folders import RunFolders
 from conjure.runs.store import Store
-from conjure.runs.trees import remove_tree, tree_size_bytes
+from conjure.runs.trees import tree_size_bytes
 from conjure.runs.uploads import remove_upload
 
 _FILES = ("outputs", "work", "before.json")
@@ -67,21 +69,21 @@ def _remove_run(home: Home, store: Store, resource: Resource, *, force: bool) ->
             raise ConflictError(f"run {number} is just being recovered", fix=f"conjure info {number}")
         # The record first: a crash after it leaves files that the next `rm` removes, not a record that lies.
         store.set_facts(number, outputs=replace(record.outputs or OutputFacts(), removed=True))
-        places = [home.run_folder(number) / name for name in _FILES]
-        size = sum(map(tree_size_bytes, places))
-        for place in places:
-            _remove_at_once(place)
+        with RunFolders(home.run_folder(number)) as folders:
+            size = sum(tree_size_bytes(folders.run.here / name) for name in _FILES)
+            for name in _FILES:
+                _remove_at_once(folders.run, name)
         code.forget(home, number)
         return size
 
 
-def _remove_at_once(place: Path) -> None:
-    """Take it out of sight in one step, then remove it."""
-    if place.exists():
-        aside = place.with_name(f".removed-{place.name}")
-        remove_tree(aside)
-        place.rename(aside)
-        remove_tree(aside)
+def _remove_at_once(folder: Folder, name: str) -> None:
+    """Take it out of sight in one step, then remove it; of a link, the link."""
+    if folder.id_of(name) is not None:
+        aside = f".removed-{name}"
+        remove_entry(folder, aside)
+        os.rename(name, aside, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
+        remove_entry(folder, aside)
 
 
 def _runs_using(store: Store, resource: Resource) -> list[int]:

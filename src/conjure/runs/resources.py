@@ -202,7 +202,7 @@ def find_roots(home: Home, resource: Resource) -> Iterator[Path]:
     folder = home.run_folder(int(resource.name))
     saved = (folder / MANIFEST).exists()
     for place in ("outputs",) if saved else ("outputs", "work"):
-        if (folder / place).is_dir():
+        if (folder / place).is_dir() and not (folder / place).is_symlink():
             yield folder / place
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import ConflictError, StoreError, UsageError
+from conjure.runs.folders import Folder, walk
 from conjure.runs.quantities import format_count
 from conjure.runs.record import printable
 from conjure.runs.resources import LinkLookup, resolve, root_of
-from conjure.runs.trees import Copied, copy_entry, walk
+from conjure.runs.trees import Copied, copy_entry
 
 _SHOWN = 3
 
@@ -71,7 +72,9 @@ def _in_the_way(source: Path, folder: Path) -> list[str]:
     for name, entry in walk(source):
         there = folder / name
         exists = there.is_symlink() or there.exists()
-        if entry.is_dir(follow_symlinks=False):
+        if entry.is_folder:
+            if there.is_symlink():
+                raise ConflictError(f"{there} is a link, and the resource has a folder of that name")
             if exists and not there.is_dir():
                 raise ConflictError(f"{there} is a file, and the resource has a folder of that name")
         elif there.is_dir() and not there.is_symlink():
@@ -95,9 +98,12 @@ def retrieve(plan: Retrieval, *, overwrite: bool, watch: Callable[[Copied], None
             fix="-f overwrites",
         )
     try:
-        plan.destination.parent.mkdir(parents=True, exist_ok=True)
-        return copy_entry(
-            plan.source, plan.destination, boundary=plan.boundary, overwrite=overwrite, watch=watch
-        )
+        is_folder = plan.source.is_dir()
+        into, name = (plan.destination, "") if is_folder else (plan.destination.parent, plan.destination.name)
+        into.mkdir(parents=True, exist_ok=True)
+        with Folder.open(into, follow=True) as opened:  # the user's own; links below it are not followed
+            return copy_entry(
+                plan.source, opened, name, boundary=plan.boundary, overwrite=overwrite, watch=watch
+            )
     except OSError as error:
         raise StoreError(f"{plan.source.name} could not be copied: {error.strerror or error}") from error

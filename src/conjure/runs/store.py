@@ -22,6 +22,7 @@ from conjure.core.files import write_atomically
 from conjure.core.home import Home
 from conjure.errors import ConflictError, ConjureError, NotFoundError
 from conjure.runs.database import connect, foreign_errors, with_patience
+from conjure.runs.folders import Folder
 from conjure.runs.metrics import Summary, read_points, summarise
 from conjure.runs.migrations import migrate
 from conjure.runs.record import (
@@ -566,7 +567,12 @@ class Store:
     def _write_record(self, record: RunRecord) -> None:
         text = json.dumps(record.to_json(), indent=1) + "\n"
         with foreign_errors(self.home):
-            write_atomically(self.home.run_folder(record.number) / RECORD_FILE, text, mode=0o600)
+            try:
+                folder = Folder.open(self.home.run_folder(record.number))
+            except NotADirectoryError:
+                return  # a link took its place: nothing is written through it, and the database has it all
+            with folder:
+                write_atomically(folder.here / RECORD_FILE, text, mode=0o600)
 
 
 def read_record(folder: Path) -> RunRecord | None:

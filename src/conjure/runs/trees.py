@@ -1,22 +1,26 @@
-"""Folder trees: walking, copying and removing them without ever following a link.
+"""Folder trees: copying, measuring and removing them without ever following a link.
 
-Main entries: `walk`, `copy_tree`, `remove_tree`. Invariant: nothing outside the given folders is read or
-written, whatever links lie in them.
+Main entries: `copy_entry`, `remove_tree`. Invariant: nothing outside the given folders is written, removed or
+has its mode changed, whatever links lie in them or take a folder's place meanwhile.
 """
 
 import errno
 import fcntl
 import os
+import posixpath
 import shutil
 import stat
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conjure.core.files import sha256_bytes
+from conjure.runs.folders import Descent, Entry, Folder, open_file, remove_entry, walk
+
 _FICLONE = 0x40049409  # from linux/fs.h: let two files share their blocks until one is written to
 _CHUNK_BYTES = 1 << 30
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _NO_RANGE_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 
 
@@ -35,50 +39,6 @@ class Copied:
     skipped: list[str] = field(default_factory=list)
 
 
-Enter = Callable[[str, os.DirEntry[str]], bool]
-OnError = Callable[[str, OSError], None]
-
-
-def walk(
-    root: Path, *, enter: Enter | None = None, on_error: OnError | None = None
-) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every entry below `root` with its name relative to it: a folder, then what is in it, in order of name.
-
-    Args:
-        root: The folder to start from.
-        enter: Asked for each folder whether to look into it; a refused one is not given out either.
-        on_error: Told of a folder that cannot be read, which is then passed over; without it that is raised.
-
-    Raises:
-        OSError: A folder cannot be read.
-    """
-    # A stack rather than recursion: a command may nest folders deeper than Python nests calls.
-    waiting = [iter(_entries(str(root), "", on_error))]
-    while waiting:
-        named = next(waiting[-1], None)
-        if named is None:
-            waiting.pop()
-            continue
-        name, entry = named
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if is_folder and enter is not None and not enter(name, entry):
-            continue
-        yield name, entry
-        if is_folder:
-            waiting.append(iter(_entries(entry.path, f"{name}/", on_error)))
-
-
-def _entries(folder: str, prefix: str, on_error: OnError | None) -> list[tuple[str, os.DirEntry[str]]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(((prefix + entry.name, entry) for entry in entries), key=lambda named: named[0])
-    except OSError as error:
-        if on_error is None:
-            raise
-        on_error(prefix.rstrip("/"), error)
-        return []
-
-
 def clone_file(source: Path, destination: Path, *, mode: int) -> int:
     """Copy one regular file to a new name, sharing its blocks where the filesystem can; its size in bytes.
 
@@ -87,22 +47,38 @@ def clone_file(source: Path, destination: Path, *, mode: int) -> int:
     Raises:
         OSError: `source` is a link, `destination` exists, the disk is full …; `destination` is then removed.
     """
-    reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with (
+        Folder.open(source.parent, follow=True) as origin,
+        Folder.open(destination.parent, follow=True) as folder,
+    ):
+        reader = open_file(origin.descriptor, source.name)
         try:
-            facts = os.fstat(reader)
-            _copy_content(reader, writer)
-            os.fchmod(writer, mode)
-            os.utime(writer, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-            return os.fstat(writer).st_size
-        except BaseException:
-            destination.unlink(missing_ok=True)
-            raise
+            return clone_open_file(reader, folder.descriptor, destination.name, mode=mode)
         finally:
-            os.close(writer)
+            os.close(reader)
+
+
+def clone_open_file(reader: int, folder: int, name: str, *, mode: int) -> int:
+    """Copy an open file to a new name in an open folder, as `clone_file` does.
+
+    Raises:
+        OSError: It is no regular file, the name exists, the disk is full …; the name is then free again.
+    """
+    facts = os.fstat(reader)
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    writer = os.open(name, _CREATE, 0o600, dir_fd=folder)
+    try:
+        _copy_content(reader, writer)
+        os.fchmod(writer, mode)
+        os.utime(writer, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        return os.fstat(writer).st_size
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+        raise
     finally:
-        os.close(reader)
+        os.close(writer)
 
 
 def _copy_content(reader: int, writer: int) -> None:
@@ -122,7 +98,8 @@ def _copy_content(reader: int, writer: int) -> None:
 
 def copy_entry(
     source: Path,
-    destination: Path,
+    into: Folder,
+    name: str,
     *,
     boundary: Path,
     overwrite: bool = False,
@@ -136,70 +113,98 @@ def copy_entry(
 
     Args:
         source: The file or folder.
-        destination: Its copy's name.
+        into: The folder that the copy is made in.
+        name: The copy's path in it, in POSIX form; "" copies a folder's content straight into it.
         boundary: How far links may lead.
         overwrite: Replace files that exist already, each in one step.
         watch: Told after each file what has been copied so far.
 
     Raises:
-        OSError: A file exists already at the destination, the disk is full …
+        OSError: A file exists already at the destination, a part of its path is a link, the disk is full …
     """
-    return _Copy(source, boundary.resolve(), overwrite, watch).run(destination)
+    with Descent(into) as destination:
+        return _Copy(source, destination, boundary.resolve(), overwrite, watch).run(name)
 
 
 @dataclass(slots=True)
 class _Copy:
     source: Path
+    destination: Descent
     boundary: Path
     overwrite: bool
     watch: Callable[[Copied], None] | None
     copied: Copied = field(default_factory=Copied)
 
-    def run(self, destination: Path) -> Copied:
+    def run(self, name: str) -> Copied:
+        top = name.split("/") if name else []
         if not self.source.is_dir():
-            self._file(self.source, destination, self.source.name)
+            self._path(self.source, top, self.source.name)
             return self.copied
-        destination.mkdir(parents=True, exist_ok=True)
-        for name, entry in walk(self.source):
-            place, target = Path(entry.path), destination / name
-            if entry.is_symlink():
-                self._link(place, target, name)
-            elif entry.is_dir(follow_symlinks=False):
-                target.mkdir(exist_ok=True)
-            elif entry.is_file(follow_symlinks=False):
-                self._file(place, target, name)
-            else:
-                self.copied.skipped.append(f"{name} is neither file, folder nor link")
+        self.destination.go_to(top, make=True)
+        with Folder.open(self.source, follow=True) as opened:
+            for below, entry in walk(opened):
+                parts = [*top, *below.split("/")]
+                if entry.is_link:
+                    self._link(opened.path / below, parts, below)
+                elif entry.is_folder:
+                    self.destination.go_to(parts, make=True)
+                elif entry.is_file:
+                    self._entry(entry, parts, below)
+                else:
+                    self.copied.skipped.append(f"{below} is neither file, folder nor link")
         return self.copied
 
-    def _file(self, file: Path, destination: Path, name: str) -> None:
+    def _entry(self, entry: Entry, parts: list[str], name: str) -> None:
         try:
-            mode = stat.S_IMODE(file.stat().st_mode) | stat.S_IRUSR | stat.S_IWUSR
+            reader = open_file(entry.folder, entry.name)
         except FileNotFoundError:
             self.copied.skipped.append(f"{name} vanished")
             return
-        place = destination
-        if self.overwrite:
-            place = destination.with_name(f".{destination.name[:200]}.part")
-            place.unlink(missing_ok=True)
-        self.copied.size_bytes += clone_file(file, place, mode=mode & ~(stat.S_ISUID | stat.S_ISGID))
-        if self.overwrite:
-            place.replace(destination)
+        self._file(reader, parts)
+
+    def _path(self, path: Path, parts: list[str], name: str) -> None:
+        try:
+            with Folder.open(path.parent, follow=True) as parent:
+                reader = open_file(parent.descriptor, path.name)
+        except FileNotFoundError:
+            self.copied.skipped.append(f"{name} vanished")
+            return
+        self._file(reader, parts)
+
+    def _file(self, reader: int, parts: list[str]) -> None:
+        """Copy an open file, and close it."""
+        try:
+            mode = stat.S_IMODE(os.fstat(reader).st_mode) | stat.S_IRUSR | stat.S_IWUSR
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
+            folder = self.destination.go_to(parts[:-1], make=True)
+            if self.overwrite:
+                partial = partial_name(parts[-1])
+                with suppress(FileNotFoundError):
+                    os.unlink(partial, dir_fd=folder)
+                self.copied.size_bytes += clone_open_file(reader, folder, partial, mode=mode)
+                os.replace(partial, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+            else:
+                self.copied.size_bytes += clone_open_file(reader, folder, parts[-1], mode=mode)
+        finally:
+            os.close(reader)
         self._done()
 
-    def _link(self, link: Path, destination: Path, name: str) -> None:
+    def _link(self, link: Path, parts: list[str], name: str) -> None:
         try:
             real, source = link.resolve(strict=True), self.source.resolve()
         except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
             self.copied.skipped.append(f"{name} is a link to nothing")
             return
         if real.is_relative_to(source):
+            folder = self.destination.go_to(parts[:-1], make=True)
             if self.overwrite:
-                destination.unlink(missing_ok=True)
-            destination.symlink_to(os.path.relpath(real, (source / name).parent))
+                with suppress(FileNotFoundError):
+                    os.unlink(parts[-1], dir_fd=folder)
+            target = posixpath.relpath(real, posixpath.dirname(source / name))
+            os.symlink(target, parts[-1], dir_fd=folder)
             self._done()
         elif real.is_relative_to(self.boundary) and real.is_file():
-            self._file(real, destination, name)
+            self._path(real, parts, name)
         else:
             self.copied.skipped.append(f"{name} is a link that leads outside")
 
@@ -209,12 +214,27 @@ class _Copy:
             self.watch(self.copied)
 
 
+def partial_name(name: str) -> str:
+    """What a file is called while it is being copied: short enough for any filesystem, always the same."""
+    return f".{sha256_bytes(os.fsencode(name))[:32]}.part"
+
+
 def tree_size_bytes(folder: Path) -> int:
     """Bytes of all files below a folder; nothing there has none."""
-    if folder.is_symlink() or not folder.is_dir():
-        return folder.lstat().st_size if folder.is_symlink() or folder.exists() else 0
-    entries = (entry for _, entry in walk(folder))
-    return sum(entry.stat(follow_symlinks=False).st_size for entry in entries if not entry.is_dir())
+    try:
+        with Folder.open(folder) as opened:
+            return sum(_size(entry) for _, entry in walk(opened) if not entry.is_folder)
+    except NotADirectoryError:
+        return folder.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _size(entry: Entry) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:  # removed meanwhile
+        return 0
 
 
 def remove_tree(folder: Path) -> None:
@@ -223,21 +243,5 @@ def remove_tree(folder: Path) -> None:
     Raises:
         OSError: Something in it cannot be removed.
     """
-    if folder.is_symlink() or not folder.is_dir():
-        folder.unlink(missing_ok=True)
-        return
-
-    def open_up(_name: str, entry: os.DirEntry[str]) -> bool:
-        os.chmod(entry.path, stat.S_IRWXU)  # noqa: PTH101 - an entry's own path, not followed: it is a folder
-        return True
-
-    folder.chmod(stat.S_IRWXU)
-    try:
-        for _ in walk(folder, enter=open_up):
-            pass
-        shutil.rmtree(folder)
-    except (RecursionError, OSError):
-        # Nested too deep for a path's length or Python's recursion; rm descends step by step.
-        subprocess.run(["rm", "-rf", "--", str(folder)], capture_output=True, check=False)
-        if folder.exists():
-            raise
+    with suppress(FileNotFoundError), Folder.open(folder.parent, follow=True) as parent:
+        remove_entry(parent, folder.name)

@@ -18,9 +18,10 @@ from pathlib import Path
 from conjure.core.files import write_atomically
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, StoreError, UsageError
+from conjure.runs.folders import Folder, change_mode, walk
 from conjure.runs.manifest import Manifest, take_manifest
 from conjure.runs.resources import MANIFEST, check_name, latest_version, versions
-from conjure.runs.trees import Copied, copy_entry, remove_tree, walk
+from conjure.runs.trees import Copied, copy_entry, remove_tree
 
 _SUMMARY = "upload.json"
 
@@ -107,12 +108,13 @@ def _checked_source(home: Home, source: Path) -> Path:
 def _keep(home: Home, source: Path, name: str, built: Path, watch: Callable[[Copied], None]) -> Uploaded:
     content = built / ("folder" if source.is_dir() else "file")
     content.mkdir(parents=True)
-    target = content if source.is_dir() else content / source.name
-    copied = copy_entry(source, target, boundary=Path(source.anchor), watch=watch)
-    for _, entry in walk(content):
-        if entry.is_file(follow_symlinks=False):
-            Path(entry.path).chmod(0o444 | (entry.stat().st_mode & 0o111))
-    manifest = take_manifest(content, skipped=copied.skipped)
+    with Folder.open(content) as opened:
+        name_in = "" if source.is_dir() else source.name
+        copied = copy_entry(source, opened, name_in, boundary=Path(source.anchor), watch=watch)
+        for _, entry in walk(opened):
+            if entry.is_file:
+                change_mode(entry.folder, entry.name, 0o444 | (entry.stat().st_mode & 0o111))
+        manifest = take_manifest(opened, skipped=copied.skipped)
     newest = latest_version(home, name)
     if newest is not None and _is_same(home, name, newest, manifest, content.name):
         return Uploaded(read_upload(home, name, newest), False, manifest.skipped)

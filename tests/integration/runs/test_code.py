@@ -11,7 +11,7 @@ import pytest
 from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
 from conjure.runs import code, code_store
-from support.repositories import commit_all, make_repository, read_files, run_git, write_files
+from support.repositories import check_out, commit_all, make_repository, read_files, run_git, write_files
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def take(home: Home, folder: Path, **choice: object) -> tuple[code.CodeSnapshot,
     number = len(list(home.root.glob("out*"))) + 1
     taken = code.snapshot(home, folder, number=number, **choice)
     destination = home.root / f"out{number}"
-    code.checkout(home, taken.tree, destination)
+    check_out(home, taken.tree, destination)
     return taken, read_files(destination)
 
 
@@ -146,7 +146,7 @@ class TestRepository:
         old = code.snapshot(home, project, number=2, committed=True)
         shutil.rmtree(project)
         for number, taken in ((1, whole), (2, old)):
-            code.checkout(home, taken.tree, home.root / f"out{number}")
+            check_out(home, taken.tree, home.root / f"out{number}")
             assert read_files(home.root / f"out{number}")["train.py"] == "one\n"
 
     def test_repository_without_a_work_tree(self, home: Home, project: Path) -> None:
@@ -478,9 +478,9 @@ class TestStore:
         new = code.snapshot(home, project, number=2)
         code.forget(home, 1)
         code_store.prune(home)
-        code.checkout(home, new.tree, home.root / "new")
+        check_out(home, new.tree, home.root / "new")
         with pytest.raises(SnapshotError, match="no longer kept"):
-            code.checkout(home, old.tree, home.root / "old")
+            check_out(home, old.tree, home.root / "old")
 
     def test_snapshot_after_its_objects_were_lost(self, home: Home, project: Path) -> None:
         code.snapshot(home, project, number=1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conjure.runs import outputs
+from conjure.runs.folders import Folder
 from conjure.runs.manifest import Manifest
 from support.repositories import read_files, write_files
 
@@ -31,7 +32,8 @@ def saved_so_far(root: Path) -> int:
 def test_killed_again_and_again(tmp_path: Path, seed: int) -> None:
     work = tmp_path / "work"
     write_files(work, {"code.py": "c"})
-    outputs.scan(work).save(tmp_path / "before.json")
+    with Folder.open(work) as opened:
+        outputs.scan(opened).save(tmp_path / "before.json")
     made = {f"d{n % 7}/f{n}": f"{n}" for n in range(_FILES)}
     write_files(work, made)
     for n in range(0, _FILES, 50):  # kept elsewhere too: these are copied
@@ -54,22 +56,28 @@ def test_killed_again_and_again(tmp_path: Path, seed: int) -> None:
     assert (len(manifest.entries), manifest.find_faults(tmp_path / "outputs")) == (_FILES + 1, [])
 
 
+def collect_all(root: Path) -> Manifest:
+    """Save everything in the working folder, all of it new."""
+    (root / "outputs").mkdir()
+    with Folder.open(root / "work") as work, Folder.open(root / "outputs") as kept:
+        return outputs.collect(work, outputs.Before({}), kept)
+
+
 @pytest.mark.large
 def test_twenty_thousand_files(tmp_path: Path) -> None:
-    before = outputs.scan(tmp_path)
+    (tmp_path / "work").mkdir()
     made = {f"work/d{n % 100}/f{n}": "" for n in range(20_000)}
     write_files(tmp_path, made)
-    manifest = outputs.collect(tmp_path / "work", before, tmp_path / "outputs")
+    manifest = collect_all(tmp_path)
     assert len(manifest.entries) == 20_000
 
 
 @pytest.mark.large
 def test_two_gigabytes_are_moved_not_copied(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
-    before = outputs.scan(tmp_path / "work")
     with (tmp_path / "work/model.bin").open("wb") as file:
         for _ in range(2000):
             file.write(os.urandom(1_000_000))
     inode = (tmp_path / "work/model.bin").stat().st_ino
-    manifest = outputs.collect(tmp_path / "work", before, tmp_path / "outputs")
+    manifest = collect_all(tmp_path)
     assert (manifest.size_bytes, (tmp_path / "outputs/model.bin").stat().st_ino) == (2_000_000_000, inode)

@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
 from conjure.runs import code
 from conjure.runs.mirrors import Address
-from support.repositories import commit_all, make_repository, read_files, run_git, write_files
+from support.repositories import check_out, commit_all, make_repository, read_files, run_git, write_files
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def remote(tmp_path: Path) -> Path:
 
 def files_of(home: Home, taken: code.CodeSnapshot) -> dict[str, str]:
     destination = home.root / "out"
-    code.checkout(home, taken.tree, destination)
+    check_out(home, taken.tree, destination)
     return read_files(destination)
 
 
@@ -90,7 +90,7 @@ def test_mirror_follows_the_remote_and_snapshots_outlive_both(
     second = code.snapshot_remote(home, 2, str(remote), "side/deeper")
     remote.rename(remote.with_name("moved"))
     assert files_of(home, second) == {"main.py": "three\n"}
-    code.checkout(home, first.tree, home.root / "first")
+    check_out(home, first.tree, home.root / "first")
     assert read_files(home.root / "first") == {"main.py": "two\n"}
 
 

@@ -16,7 +16,7 @@ from conjure.runs.spec import EnvironmentChoice, RunSpec
 from conjure.runs.status import PHASES, Ending, EndReason, Facts
 from conjure.runs.store import Store
 from support.homes import add_outputs, add_work
-from support.repositories import make_repository, read_files, write_files
+from support.repositories import check_out, make_repository, read_files, write_files
 
 _LATER = 2 * 3600
 
@@ -133,6 +133,6 @@ def test_mirrors_only_when_everything_goes(home: Home, store: Store, tmp_path: P
     add_run(store, 1)
     assert prune(home, store).mirrors == 0
     assert prune(home, store, everything=True).mirrors == 1
-    code.checkout(home, taken.tree, tmp_path / "out")
+    check_out(home, taken.tree, tmp_path / "out")
     assert read_files(tmp_path / "out") == {"a": "a"}
     code.snapshot_remote(home, 2, str(tmp_path / "remote"))

@@ -7,9 +7,17 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import MountError
-from conjure.runs.mounts import place
+from conjure.runs import mounts
+from conjure.runs.folders import Folder
+from conjure.runs.trees import Copied
 from support.homes import add_outputs
 from support.repositories import read_files, write_files
+
+
+def place(home: Home, source: Path, work: Path, target: str, read_only: bool) -> Copied:
+    """Put it into the working folder, as it is opened now."""
+    with Folder.open(work) as opened:
+        return mounts.place(home, source, opened, target, read_only)
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from conjure.runs import outputs
-from conjure.runs.outputs import Before, collect, scan
+from conjure.runs.folders import Folder
+from conjure.runs.manifest import Manifest
+from conjure.runs.outputs import Before
 from support.repositories import read_files, write_files
 
 
@@ -17,6 +19,19 @@ def work(tmp_path: Path) -> Path:
     write_files(folder, {"train.py": "code", "data/in.txt": "in", "pkg/x.py": "x"})
     (folder / "shared").symlink_to("data")
     return folder
+
+
+def scan(work: Path) -> Before:
+    """What lies in the working folder."""
+    with Folder.open(work) as opened:
+        return outputs.scan(opened)
+
+
+def collect(work: Path, before: Before, destination: Path, **choice: list[str]) -> Manifest:
+    """Collect into the outputs folder, made if missing."""
+    destination.mkdir(exist_ok=True)
+    with Folder.open(work) as opened, Folder.open(destination) as kept:
+        return outputs.collect(opened, before, kept, **choice)
 
 
 def save(work: Path, before: Before, **choice: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -115,28 +130,28 @@ class TestHowTheyAreKept:
     def test_another_filesystem(self, work: Path, monkeypatch) -> None:
         before = scan(work)
         write_files(work, {"out/model": "m"})
-        rename = Path.rename
+        rename = os.rename
 
-        def across(self: Path, target: Path) -> Path:
-            if self.is_relative_to(work):
+        def across(source: str, target: str, **folders: int) -> None:
+            if source == target:
                 raise OSError(18, "Invalid cross-device link")
-            return rename(self, target)
+            rename(source, target, **folders)
 
-        monkeypatch.setattr(Path, "rename", across)
+        monkeypatch.setattr(os, "rename", across)
         assert save(work, before)[0] == {"out/model": "m"}
         assert not (work / "out/model").exists()
 
     def test_files_of_somebody_else(self, work: Path, monkeypatch) -> None:
         before = scan(work)
         write_files(work, {"theirs": "t", "mine": "m"})
-        chmod = Path.chmod
+        chmod, theirs = os.chmod, (work / "theirs").stat()
 
-        def refused(self: Path, mode: int) -> None:
-            if self.name == "theirs" and self.parent == work:
+        def refused(path: str, mode: int) -> None:
+            if os.path.samestat(Path(path).stat(), theirs):
                 raise PermissionError(1, "Operation not permitted")
-            chmod(self, mode)
+            chmod(path, mode)
 
-        monkeypatch.setattr(Path, "chmod", refused)
+        monkeypatch.setattr(os, "chmod", refused)
         assert save(work, before) == ({"theirs": "t", "mine": "m"}, [])
 
     def test_files_of_somebody_else_that_we_may_not_read(self, work: Path, monkeypatch) -> None:
@@ -144,10 +159,10 @@ class TestHowTheyAreKept:
         write_files(work, {"theirs": "t", "mine": "m"})
         saved = outputs._save_file
 
-        def refused(file: Path, target: Path) -> None:
-            if file.name == "theirs":
+        def refused(move: object, name: str) -> None:
+            if name == "theirs":
                 raise PermissionError(13, "Permission denied")
-            saved(file, target)
+            saved(move, name)
 
         monkeypatch.setattr(outputs, "_save_file", refused)
         assert save(work, before) == ({"mine": "m"}, ["theirs cannot be saved: Permission denied"])
@@ -225,11 +240,11 @@ class TestCutOff:
         class Killed(BaseException):
             pass
 
-        def save_some(file: Path, target: Path) -> None:
+        def save_some(move: object, name: str) -> None:
             if left[0] == 0:
                 raise Killed
             left[0] -= 1
-            saved(file, target)
+            saved(move, name)
 
         monkeypatch.setattr(outputs, "_save_file", save_some)
         if moves < 5:
@@ -254,9 +269,9 @@ def test_removed_while_saving(work: Path, monkeypatch) -> None:
     write_files(work, {"a": "a", "b/c": "c"})
     saved = outputs._save_file
 
-    def save_and_remove(file: Path, target: Path) -> None:
+    def save_and_remove(move: object, name: str) -> None:
         shutil.rmtree(work / "b", ignore_errors=True)
-        saved(file, target)
+        saved(move, name)
 
     monkeypatch.setattr(outputs, "_save_file", save_and_remove)
     assert save(work, before)[0] == {"a": "a"}
