@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 
-from conjure.lm.data import tokenise
 from conjure.lm.hardware import keep_freed_memory
-from conjure.lm.holdout import hold_out
 from conjure.lm.language_model import load
-from conjure.lm.model import GPT2
-from conjure.lm.optimizer import adamw
-from conjure.lm.packing import Blocks
-from conjure.lm.readers import read_records
-from conjure.lm.train import StepDone, Trainer, TrainSettings
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.text.held_out import hold_out
+from conjure.lm.text.readers import read_records
+from conjure.lm.text.token_cache import tokenise
+from conjure.lm.training.events import StepDone
+from conjure.lm.training.master_weights import adamw
+from conjure.lm.training.packing import Blocks
+from conjure.lm.training.trainer import Trainer, TrainSettings
 
 DATA = Path(__file__).parents[1] / "examples" / "jokes" / "jokes.csv"
 STEPS, BATCH, BLOCK, RATE = 40, 2, 256, 1e-4

@@ -20,11 +20,11 @@ import torch
 from protocol import HeldOut, Material
 
 from conjure.compat.training import OldTraining, Training, read_blocks
-from conjure.lm.finetune import Finetuning
-from conjure.lm.finetune_request import FinetuneRequest
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.language_model import load
-from conjure.lm.model import GPT2
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.training.finetune import Finetuning
+from conjure.lm.training.request import FinetuneRequest
 
 DATA = Path(__file__).parents[1] / "examples" / "jokes" / "jokes.csv"
 

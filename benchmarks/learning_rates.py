@@ -18,9 +18,9 @@ from typing import Any
 
 from protocol import Material
 
-from conjure.lm.finetune import Finetuning
-from conjure.lm.finetune_request import FinetuneRequest
-from conjure.lm.train import Evaluated, Finished
+from conjure.lm.training.events import Evaluated, Finished
+from conjure.lm.training.finetune import Finetuning
+from conjure.lm.training.request import FinetuneRequest
 
 DATA = Path(__file__).parents[1] / "examples" / "jokes" / "jokes.csv"
 

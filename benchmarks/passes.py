@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from conjure.lm.attention import causal_attention
-from conjure.lm.dropout import Dropout
 from conjure.lm.hardware import keep_freed_memory
-from conjure.lm.loss import _turn_into_slope
-from conjure.lm.native import passes
+from conjure.lm.native import kernels
 from conjure.lm.native.library import VARIABLE
+from conjure.lm.nn.attention import causal_attention
+from conjure.lm.nn.dropout import Dropout
+from conjure.lm.nn.loss import _turn_into_grad
 
 _TIMES = 25
 _ATTENTION = ((16, 5, 512, 64), (2, 12, 1024, 64))  # of sprite, and of GPT-2
@@ -39,24 +39,24 @@ def numbers(*shape: int) -> Tensor:
 
 def elementwise() -> Iterator[tuple[str, float, float]]:
     """What it is, torch's time, ours."""
-    x, slope = numbers(2048, 3072), numbers(2048, 3072)
+    x, grad = numbers(2048, 3072), numbers(2048, 3072)
     backward = torch.ops.aten.gelu_backward
     yield (
         "GELU of 2,048 × 3,072",
         milliseconds(lambda: functional.gelu(x, approximate="tanh")),
-        milliseconds(lambda: passes.gelu(x)),
+        milliseconds(lambda: kernels.gelu(x)),
     )
     yield (
         "its derivative",
-        milliseconds(lambda: backward(slope, x, approximate="tanh")),
-        milliseconds(lambda: passes.gelu_backward(x, slope)),
+        milliseconds(lambda: backward(grad, x, approximate="tanh")),
+        milliseconds(lambda: kernels.gelu_backward(x, grad)),
     )
     dropout, like = Dropout(), numbers(2, 1024, 768)
     yield "a dropout mask of 2 × 1,024 × 768", *both(lambda: dropout.mask(like.shape, 0.1, like))
     logits, targets = numbers(2048, 50_304)[:, :50_257], torch.randint(50_257, (2048,))
     yield (
         "loss and slope of 2,048 × 50,257 logits",
-        *both(lambda: _turn_into_slope(logits, targets, 2048.0)),
+        *both(lambda: _turn_into_grad(logits, targets, 2048.0)),
     )
 
 
@@ -76,15 +76,15 @@ def attention() -> Iterator[tuple[str, float, float]]:
         def flash(inputs: list[Tensor] = inputs) -> Tensor:
             return functional.scaled_dot_product_attention(*inputs, is_causal=True)
 
-        def strips(inputs: list[Tensor] = inputs) -> Tensor:
+        def query_blocks(inputs: list[Tensor] = inputs) -> Tensor:
             return causal_attention(*inputs)
 
         def whole(mix: Callable[[], Tensor], inputs: list[Tensor] = inputs, up: Tensor = upstream) -> float:
             return milliseconds(lambda: torch.autograd.grad(mix(), inputs, up))
 
         name = f"attention of {B} × {H} × {T} × {D}"
-        yield name, milliseconds(flash), milliseconds(strips)
-        yield f"{name}, with its backward pass", whole(flash), whole(strips)
+        yield name, milliseconds(flash), milliseconds(query_blocks)
+        yield f"{name}, with its backward pass", whole(flash), whole(query_blocks)
 
 
 def main() -> None:

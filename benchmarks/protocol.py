@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from conjure.lm.data import tokenise
-from conjure.lm.holdout import Split, hold_out
+from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.language_model import LanguageModel, load
-from conjure.lm.model import GPT2
-from conjure.lm.readers import read_records
+from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.report.observe import record_texts
-from conjure.lm.score import Tally, Windows, score_documents
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.text.held_out import Split, hold_out
+from conjure.lm.text.readers import read_records
+from conjure.lm.text.token_cache import tokenise
+from conjure.lm.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

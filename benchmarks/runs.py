@@ -21,10 +21,10 @@ from pathlib import Path
 from machine import facts
 
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.runs.record import CodeFacts, EnvironmentFacts, RunRecord
-from conjure.runs.spec import RunSpec
-from conjure.runs.status import PHASES, Ending, EndReason, Facts
-from conjure.runs.store import Store
+from conjure.runs.database.sqlite import Store
+from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, RunRecord
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts
 
 CONJURE = Path(sys.executable).with_name("conjure")
 RECORDED_RUNS = 10_000

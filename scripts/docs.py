@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from conjure.cli.main import COMMANDS, cli
-from conjure.runs.status import MOVES, PHASES, RunStatus
+from conjure.runs.schema.status import MOVES, PHASES, RunStatus
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEADER = "<!-- Made by `make docs` (scripts/docs.py) from the code: do not edit. -->"
@@ -42,7 +42,7 @@ def command_line() -> str:
 
 
 def move_diagram() -> str:
-    """Which status a run can go to from which: the table `conjure.runs.status.MOVES`, drawn."""
+    """Which status a run can go to from which: the table `conjure.runs.schema.status.MOVES`, drawn."""
     finals = [status for status in RunStatus if status.is_final]
     margin = max(map(len, finals))
     lines = ["```", f"{'':<{margin}}  {' → '.join(PHASES)}"]

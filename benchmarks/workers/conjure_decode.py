@@ -5,8 +5,8 @@ import time
 
 from exchange import answer, decode_and_prefill, task
 
-from conjure.lm.generate import GenerationRequest, Token, stream
-from conjure.lm.writer import load_writer
+from conjure.lm.generation.generate import GenerationRequest, Token, stream
+from conjure.lm.generation.text_generator import load_writer
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from exchange import answer, task
 
-from conjure.lm.checkpoint import load_checkpoint
+from conjure.lm.checkpoints.pretrained import load_checkpoint
+from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.hardware import pick_device
-from conjure.lm.score import Tally, Windows, score_documents
 
 
 def main() -> None:

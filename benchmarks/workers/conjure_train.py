@@ -8,12 +8,13 @@ import torch
 from exchange import StepTimes, answer, task
 from without import take_out
 
-from conjure.lm.checkpoint import load_model
+from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.hardware import fast_dtype, keep_freed_memory, pick_device
-from conjure.lm.model import GPT2
-from conjure.lm.optimizer import adamw
-from conjure.lm.packing import Batch
-from conjure.lm.train import StepDone, Trainer, TrainSettings
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.training.events import StepDone
+from conjure.lm.training.master_weights import adamw
+from conjure.lm.training.packing import Batch
+from conjure.lm.training.trainer import Trainer, TrainSettings
 
 _PEAK_RATE = 5e-5
 

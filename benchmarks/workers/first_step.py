@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 from exchange import answer, task
 
-from conjure.lm.finetune import Finetuning
-from conjure.lm.finetune_request import FinetuneRequest
-from conjure.lm.train import StepDone
+from conjure.lm.training.events import StepDone
+from conjure.lm.training.finetune import Finetuning
+from conjure.lm.training.request import FinetuneRequest
 
 
 def main() -> None:

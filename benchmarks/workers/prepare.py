@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from exchange import answer, task
 
-from conjure.lm.checkpoint import save_checkpoint
-from conjure.lm.config import GPT2Config
-from conjure.lm.export import export
-from conjure.lm.model import GPT2
-from conjure.lm.readers import read_records
-from conjure.lm.tokenizer import END_OF_TEXT, Tokenizer
+from conjure.lm.checkpoints.export import export
+from conjure.lm.checkpoints.pretrained import save_checkpoint
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.text.readers import read_records
+from conjure.lm.text.tokenizer import END_OF_TEXT, Tokenizer
 
 _TINY = GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=8192)
 _BLOCKS = 64

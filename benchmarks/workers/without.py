@@ -8,17 +8,17 @@ import os
 from torch import Tensor
 from torch.nn import functional
 
-import conjure.lm.model
-import conjure.lm.train
+import conjure.lm.models.gpt2
+import conjure.lm.training.trainer
 from conjure.lm.native.library import VARIABLE
 
 
 def take_out(name: str | None) -> None:
     """Replace one part of the training step; None, and what is no part of the code, leaves all as it is."""
     if name == "attention of matrix products":
-        conjure.lm.model.causal_attention = _flash_attention
+        conjure.lm.models.gpt2.causal_attention = _flash_attention
     elif name == "chunked cross-entropy":
-        conjure.lm.train.linear_cross_entropy = _plain_cross_entropy
+        conjure.lm.training.trainer.linear_cross_entropy = _plain_cross_entropy
     elif name == "compiled passes":
         os.environ[VARIABLE] = "off"
     elif name not in (None, "memory kept between steps"):

@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 from train import BATCH_SIZE, CONFIG, LEFT_OUT
 
-from conjure.lm.checkpoint import save_checkpoint
-from conjure.lm.generate import GenerationRequest, generate
+from conjure.lm.checkpoints.pretrained import save_checkpoint
+from conjure.lm.generation.generate import GenerationRequest, generate
+from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.language_model import load
-from conjure.lm.model import GPT2
-from conjure.lm.score import Tally, Windows, score_documents
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.text.tokenizer import Tokenizer
 
 CONTEXT, STRIDE = 512, 256
 PROMPTS = ["", "The old man looked at the", '"I have been thinking," said']

@@ -18,23 +18,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from conjure.lm.config import GPT2Config
-from conjure.lm.data import tokenise
 from conjure.lm.hardware import fast_dtype, keep_freed_memory, pick_device
-from conjure.lm.holdout import hold_out
-from conjure.lm.model import GPT2
-from conjure.lm.packing import Blocks
-from conjure.lm.readers import RecordSet, read_records
-from conjure.lm.tokenizer import Tokenizer
-from conjure.lm.train import (
-    Evaluated,
-    Progress,
-    SavePoint,
-    StepDone,
-    Trainer,
-    TrainingState,
-    TrainSettings,
-)
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.text.held_out import hold_out
+from conjure.lm.text.readers import RecordSet, read_records
+from conjure.lm.text.token_cache import tokenise
+from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.training.events import Evaluated, SavePoint, StepDone
+from conjure.lm.training.packing import Blocks
+from conjure.lm.training.trainer import Progress, Trainer, TrainingState, TrainSettings
 
 # Word lists and prompts read less well than prose.
 LEFT_OUT = {"heldout.txt", "common-voice-english-sentences.txt", "wordnet-3-0-definitions-and-examples.txt"}
@@ -55,11 +48,13 @@ CONFIG = GPT2Config(
 )
 
 
-def muon_and_adamw(masters: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+def muon_and_adamw(master_weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, norms and biases."""
-    matrices = {name for name, master in masters.items() if name.startswith("h.") and master.dim() == 2}
-    chosen = [master for name, master in masters.items() if name in matrices]
-    rest = [master for name, master in masters.items() if name not in matrices]
+    matrices = {
+        name for name, master in master_weights.items() if name.startswith("h.") and master.dim() == 2
+    }
+    chosen = [master for name, master in master_weights.items() if name in matrices]
+    rest = [master for name, master in master_weights.items() if name not in matrices]
     return [
         torch.optim.Muon(chosen, lr=0.02, momentum=0.95, weight_decay=0.01),
         torch.optim.AdamW(rest, lr=0.004, betas=(0.9, 0.95), weight_decay=0.0, fused=True),

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conjure.errors import ConjureError
-    from conjure.lm.finetune import finetune
     from conjure.lm.language_model import LanguageModel, load
+    from conjure.lm.training.finetune import finetune
+    from conjure.python_api import Client
     from conjure.reporting import log_metric
-    from conjure.runs.client import Client
 
 __all__ = ["Client", "ConjureError", "LanguageModel", "finetune", "load", "log_metric"]
 
 _HOMES = {
-    "Client": "conjure.runs.client",
+    "Client": "conjure.python_api",
     "ConjureError": "conjure.errors",
     "LanguageModel": "conjure.lm.language_model",
-    "finetune": "conjure.lm.finetune",
+    "finetune": "conjure.lm.training.finetune",
     "load": "conjure.lm.language_model",
     "log_metric": "conjure.reporting",
 }

@@ -12,7 +12,7 @@ import pytest
 import conjure
 from conjure import errors
 from conjure.cli.main import COMMANDS
-from conjure.runs.status import EndReason, RunStatus
+from conjure.runs.schema.status import EndReason, RunStatus
 from support.pages import DOCS, PAGES, REPOSITORY, load_script
 
 COMMAND_LINE = list(load_script("docs").walk_commands())

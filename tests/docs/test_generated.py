@@ -2,7 +2,7 @@
 
 import pytest
 
-from conjure.runs.status import MOVES, PHASES, RunStatus
+from conjure.runs.schema.status import MOVES, PHASES, RunStatus
 from support.pages import load_script
 
 docs = load_script("docs")

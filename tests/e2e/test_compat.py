@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.lm.checkpoint import load_checkpoint
+from conjure.lm.checkpoints.pretrained import load_checkpoint
 from support.models import TEXTS, tiny_checkpoint
 from support.terminal import CONJURE, TIMEOUT_S, conjure, environment
 

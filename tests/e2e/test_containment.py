@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
-from conjure.runs.status import EndReason
-from conjure.runs.uploads import upload
+from conjure.runs.artifacts.uploads import upload
+from conjure.runs.schema.status import EndReason
 from support.casting import ending_runs, supervisor_of, wait_until
 from support.repositories import read_files, write_files
 from support.terminal import conjure
@@ -155,7 +155,7 @@ def test_the_outputs_swapped_between_two_attempts_to_save(client, precious):
     run.kill()
     folder = client.home.run_folder(1)
     program = (
-        "import sys; from pathlib import Path; from conjure.runs.run_folders import RunFolders;"
+        "import sys; from pathlib import Path; from conjure.runs.artifacts.run_folders import RunFolders;"
         "RunFolders(Path(sys.argv[1])).open_outputs()"
     )
     subprocess.run([sys.executable, "-c", program, folder], check=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import conjure
-from conjure.lm.training_state import state_folder
+from conjure.lm.training.state import state_folder
 from support.tuning import tuning_inputs
 
 CONJURE = Path(sys.executable).with_name("conjure")

@@ -14,7 +14,7 @@ import pytest
 
 from conjure.cli.main import COMMANDS, _run
 from conjure.core.home import Home
-from conjure.runs.store import Store
+from conjure.runs.database.sqlite import Store
 from support.repositories import make_repository, write_files
 from support.terminal import CONJURE, Terminal, conjure, environment
 
@@ -225,7 +225,7 @@ class TestInfo:
     def test_json(self, read, home: Home) -> None:
         info = read("info", "2")
         with Store.open(home) as store:
-            record = json.loads(json.dumps(store.get(2).to_json()))
+            record = json.loads(json.dumps(store.get(2).to_dict()))
         assert {name: info[name] for name in record} == record
         assert info["metrics"]["loss"]["highest"] == 1.0
         assert [(edge["target"], edge["tie"]) for edge in info["made_from_it"]] == [("runs/6", "rerun")]

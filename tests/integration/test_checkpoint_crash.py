@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conjure.errors import CheckpointError
-from conjure.lm.checkpoint import load_checkpoint, save_checkpoint
+from conjure.lm.checkpoints.pretrained import load_checkpoint, save_checkpoint
 from support import crash_saver
 from support.models import tiny_checkpoint, tiny_model
 

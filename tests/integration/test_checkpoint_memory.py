@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from conjure.lm.checkpoint import save_checkpoint
-from conjure.lm.config import GPT2Config
-from conjure.lm.model import GPT2
+from conjure.lm.checkpoints.pretrained import save_checkpoint
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.gpt2_config import GPT2Config
 
 PROGRAM = """
 import resource, sys, torch
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-from conjure.lm.checkpoint import load_model
+from conjure.lm.checkpoints.pretrained import load_model
 load_model(sys.argv[1])
 print(peak() - before)
 """

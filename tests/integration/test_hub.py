@@ -18,7 +18,7 @@ from support.models import tiny_checkpoint
 PROGRAM = """
 import json, sys
 from conjure.errors import ConjureError
-from conjure.lm.hub import resolve_model
+from conjure.lm.checkpoints.model_resolver import resolve_model
 try:
     found = resolve_model(sys.argv[1], fetch=sys.argv[2] == "fetch")
     answer = {"folder": str(found.folder), "kind": found.kind, "revision": found.revision, "text": str(found)}

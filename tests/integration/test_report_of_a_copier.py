@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from conjure.lm.generate import GenerationRequest
-from conjure.lm.loss import IGNORE
-from conjure.lm.model import GPT2
-from conjure.lm.optimizer import adamw
-from conjure.lm.packing import Batch
+from conjure.lm.generation.generate import GenerationRequest
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.nn.loss import IGNORE
 from conjure.lm.report.analysis import Evidence, analyse
 from conjure.lm.report.facts import CurvePoint, Report
 from conjure.lm.report.observe import observe
-from conjure.lm.train import Trainer, TrainSettings
+from conjure.lm.training.master_weights import adamw
+from conjure.lm.training.packing import Batch
+from conjure.lm.training.trainer import Trainer, TrainSettings
 from support.models import tiny_config, tiny_tokenizer
 from support.texts import ONE_LINERS
 

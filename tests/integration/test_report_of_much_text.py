@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import random, resource
 from conjure.lm.report.novelty import compare_with_training
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer import Tokenizer
 
 rng = random.Random(0)
 words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(1, 9))) for _ in range(20_000)]

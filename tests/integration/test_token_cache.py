@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conjure.lm.data import tokenise
-from conjure.lm.readers import read_records
+from conjure.lm.text.readers import read_records
+from conjure.lm.text.token_cache import tokenise
 from support.models import tiny_tokenizer
 from support.records import many_records, write_records
 
@@ -16,11 +16,11 @@ from support.records import many_records, write_records
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from conjure.lm import data
-from conjure.lm.readers import read_records
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.text import token_cache
+from conjure.lm.text.readers import read_records
+from conjure.lm.text.tokenizer import Tokenizer
 
-data._BATCH_CHARACTERS = 500
+token_cache._BATCH_CHARACTERS = 500
 file, cache, *stop = sys.argv[1:]
 seen = 0
 
@@ -32,7 +32,7 @@ def progress(done, total):
         time.sleep(600)
 
 tokenizer = Tokenizer.from_folder(Path(cache).parent / "tokenizer")
-print(len(data.tokenise(read_records([file]), tokenizer, cache=Path(cache), progress=progress).ids))
+print(len(token_cache.tokenise(read_records([file]), tokenizer, cache=Path(cache), progress=progress).ids))
 """
 
 

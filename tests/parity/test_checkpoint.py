@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, GPT2Model
 
-from conjure.lm.checkpoint import load_checkpoint, load_model, save_checkpoint
-from conjure.lm.model import GPT2
+from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
+from conjure.lm.models.gpt2 import GPT2
 from support.models import tiny_config, tiny_model, tiny_tokenizer
 from support.oracle import assert_logits_equal, random_ids, reference_model
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conjure.compat.training import OldTraining, Training, evaluate
-from conjure.lm.checkpoint import load_model
+from conjure.lm.checkpoints.pretrained import load_model
 from support import scripts_of_2019 as theirs
 from support.models import tiny_config
 from support.oracle import random_ids, reference_model

@@ -5,11 +5,11 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from conjure.compat.run_generation import main
-from conjure.compat.sampling import OldSampling, choose, sample
+from conjure.compat.sampling import OldSampling, sample, sample_tokens
 from conjure.compat.text import clean_up
-from conjure.lm.checkpoint import load_model
-from conjure.lm.engine import TorchEngine
-from conjure.lm.sample import penalise_repetition
+from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.generation.engines.torch_engine import TorchEngine
+from conjure.lm.generation.sampling import penalise_repetition
 from support import scripts_of_2019 as theirs
 from support.models import TINY_VOCAB_SIZE, tiny_checkpoint, tiny_config, tiny_tokenizer
 from support.oracle import reference_model
@@ -104,7 +104,8 @@ def test_equals_of_the_kth_stay():
     settings = OldSampling(**{**_sampling(), "top_k": 2, "top_p": 0.0})
     history = torch.zeros(1, 1, dtype=torch.long)
     drawn = {
-        int(choose(logits, history, settings, torch.Generator().manual_seed(seed))) for seed in range(200)
+        int(sample_tokens(logits, history, settings, torch.Generator().manual_seed(seed)))
+        for seed in range(200)
     }
     assert drawn == {0, 2, 3, 4}
 

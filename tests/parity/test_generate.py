@@ -13,9 +13,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from conjure.lm.checkpoint import load_checkpoint, save_checkpoint
-from conjure.lm.generate import GenerationRequest, generate
-from conjure.lm.sample import SamplingSettings, candidates, without_repetition
+from conjure.lm.checkpoints.pretrained import load_checkpoint, save_checkpoint
+from conjure.lm.generation.generate import GenerationRequest, generate
+from conjure.lm.generation.sampling import SamplingSettings, candidates, without_repetition
 from support.models import tiny_checkpoint, tiny_config, tiny_model, tiny_tokenizer
 from support.oracle import reference_model
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conjure import load
-from conjure.lm.export import export
+from conjure.lm.checkpoints.export import export
 
 pytestmark = pytest.mark.large
 

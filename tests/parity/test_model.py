@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from conjure.lm.checkpoint import load_model
-from conjure.lm.config import GPT2Config
-from conjure.lm.loss import linear_cross_entropy, token_logprobs
-from conjure.lm.model import GPT2, KVCache
+from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.models.gpt2 import GPT2, KVCache
+from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.nn.loss import linear_cross_entropy, token_logprobs
 from support.models import tiny_config
 from support.oracle import assert_logits_equal, random_ids, reference_model
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from conjure.lm.checkpoint import load_model
-from conjure.lm.engine import Engine, TorchEngine
-from conjure.lm.generate import GenerationRequest, Sample, stream
-from conjure.lm.hub import resolve_model
-from conjure.lm.model import GPT2
-from conjure.lm.native.engine import NativeEngine
+from conjure.lm.checkpoints.model_resolver import resolve_model
+from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.generation.engines.base import Engine
+from conjure.lm.generation.engines.int8 import Int8GPT2, QuantisedGPT2
+from conjure.lm.generation.engines.native import NativeEngine
+from conjure.lm.generation.engines.torch_engine import TorchEngine
+from conjure.lm.generation.generate import GenerationRequest, Sample, stream
+from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.native.library import INSTRUCTIONS
-from conjure.lm.quantize import Int8GPT2, QuantisedGPT2
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer import Tokenizer
 from support.models import tiny_model, tiny_tokenizer
 from support.native import native_status
 from support.oracle import random_ids

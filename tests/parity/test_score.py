@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from conjure.lm.checkpoint import load_checkpoint
-from conjure.lm.score import Windows, score_documents
+from conjure.lm.checkpoints.pretrained import load_checkpoint
+from conjure.lm.generation.score import Windows, score_documents
 from support.models import TEXTS, tiny_checkpoint
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Tokenizer, GPT2TokenizerFast
 
-from conjure.lm.tokenizer import END_OF_TEXT, Tokenizer
+from conjure.lm.text.tokenizer import END_OF_TEXT, Tokenizer
 from support.models import TEXTS, tiny_tokenizer
 
 CODE = 'def greet(name: str = "you") -> None:\n    print(f"Hello, {name}!")  # 0xFF 1_000\n\n\tx += 2\n'

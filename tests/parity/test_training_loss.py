@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from conjure.lm.checkpoint import load_model
-from conjure.lm.optimizer import adamw
-from conjure.lm.packing import Batch
-from conjure.lm.schedule import Schedule
-from conjure.lm.train import StepDone, Trainer, TrainSettings
+from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.training.events import StepDone
+from conjure.lm.training.master_weights import adamw
+from conjure.lm.training.packing import Batch
+from conjure.lm.training.schedule import Schedule
+from conjure.lm.training.trainer import Trainer, TrainSettings
 from support.models import tiny_config
 from support.oracle import random_ids, reference_model
 

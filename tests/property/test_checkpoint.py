@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conjure.lm.checkpoint import load_model, save_checkpoint
+from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint
 from support.models import tiny_model
 
 SHAPES = st.fixed_dictionaries(

@@ -3,7 +3,7 @@ import subprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conjure.runs.command_line import fill_in
+from conjure.runs.schema.argv import fill_in
 
 TEMPLATES = [
     "printf %s :p:",

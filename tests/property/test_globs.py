@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from conjure.runs.globs import GlobSet
+from conjure.core.globs import GlobSet
 
 _LEAVES = ["a", "b", "ab", "a.b", "ba", "a]", "-", "a-b", "!", "a\nb"]
 _FOLDERS = ["", "d/", "a.d/", "d/e/", "d/a.d/"]

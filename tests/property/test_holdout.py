@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from conjure.lm.data import TokenisedText
-from conjure.lm.holdout import MINIMUM_RECORDS, hold_out
+from conjure.lm.text.held_out import MINIMUM_RECORDS, hold_out
+from conjure.lm.text.token_cache import TokenisedText
 
 
 def text_of(lengths, hashes):

@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conjure.core.folders import Folder
 from conjure.core.home import Home
+from conjure.core.trees import copy_entry, remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
-from conjure.runs import mounts, outputs
-from conjure.runs.folders import Folder
-from conjure.runs.manifest import take_manifest
-from conjure.runs.run_folders import RunFolders
-from conjure.runs.trees import copy_entry, remove_tree, tree_size_bytes
+from conjure.runs.artifacts import mounts, outputs
+from conjure.runs.artifacts.manifest import take_manifest
+from conjure.runs.artifacts.run_folders import RunFolders
 from support.repositories import write_files
 
 # The same names inside and outside, so that a step that follows a link finds what it expects there.

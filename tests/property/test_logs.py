@@ -4,8 +4,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conjure.runs.logs import STDERR, STDOUT, LogTail, LogWriter
-from conjure.runs.metrics import MetricTail
+from conjure.runs.telemetry.logs import STDERR, STDOUT, LogTail, LogWriter
+from conjure.runs.telemetry.metrics import MetricTail
 
 STREAMS = st.sampled_from([STDOUT, STDERR])
 # Without carriage returns: what a progress bar drops is another matter.

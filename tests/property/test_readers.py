@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conjure.lm.readers import read_records
-from conjure.lm.tables import open_table
+from conjure.lm.text.readers import read_records
+from conjure.lm.text.table_reader import open_table
 from support.records import KINDS, write_records
 
 # Everything that tables have trouble with; a NUL or half a surrogate pair is no text.

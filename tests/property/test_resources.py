@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from conjure.core.home import Home
 from conjure.errors import ConjureError, MountError
-from conjure.runs.mounts import place
-from conjure.runs.resources import resolve
+from conjure.runs.artifacts.mounts import place
+from conjure.runs.artifacts.resource_paths import resolve
 from support.homes import add_outputs
 from support.repositories import write_files
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from conjure.core.home import Home
-from conjure.runs.status import MOVES, PHASES, Ending, EndReason, IllegalMoveError, RunStatus
-from conjure.runs.store import Store
+from conjure.runs.database.sqlite import Store
+from conjure.runs.schema.status import MOVES, PHASES, Ending, EndReason, IllegalMoveError, RunStatus
 from support.casting import add_run
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # what is tested here is order, not disks

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conjure.lm.score import score_ids
+from conjure.lm.generation.score import score_ids
 from support.models import tiny_model
 
 MODEL = tiny_model(context_length=12)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conjure.core.home import Home
-from conjure.runs import code
+from conjure.runs.code import snapshot
 from support.repositories import check_out, make_repository, run_git
 
 _NAMES = st.sampled_from(["a", "b", "d/a", "d/b", "d/e/a", "a b", os.fsdecode(b"\xff"), "-x", "d"])
@@ -69,7 +69,7 @@ def test_snapshots_are_faithful(
             apply(folder, *step)
         if in_repository and number == 2:
             run_git(folder, "add", "-A")
-        taken = code.snapshot(home, folder, number=number)
+        taken = snapshot.snapshot(home, folder, number=number)
         check_out(home, taken.tree, root / f"out{number}")
         assert content(root / f"out{number}") == content(folder)
     shutil.rmtree(root)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conjure.lm.stopping import StopMatcher
+from conjure.lm.generation.stop_strings import StopMatcher
 
 # Few letters, so that overlaps, repeats and near misses abound.
 TEXTS = st.text("abж\n", max_size=40)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conjure.lm.tokenizer import IncrementalDecoder, split_safely
+from conjure.lm.text.tokenizer import IncrementalDecoder, split_safely
 from support.models import TINY_VOCAB_SIZE, tiny_tokenizer
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.runs.client import Client, Run
-from conjure.runs.process import Process, look_at
-from conjure.runs.record import Owner, RunRecord
-from conjure.runs.spec import RunSpec
-from conjure.runs.status import PHASES, Ending, RunStatus
-from conjure.runs.store import Store
+from conjure.python_api import Client, Run
+from conjure.runs.database.sqlite import Store
+from conjure.runs.host.process import Process, look_at
+from conjure.runs.schema.process_facts import Owner
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import PHASES, Ending, RunStatus
 
 OWNER = Owner("host", "boot", 1, "1")
 _PATIENCE_S = 60.0

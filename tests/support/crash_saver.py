@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from conjure.core import files
-from conjure.lm.checkpoint import load_checkpoint, save_checkpoint
+from conjure.lm.checkpoints.pretrained import load_checkpoint, save_checkpoint
 from support.models import tiny_model, tiny_tokenizer
 
 MODELS = {name: tiny_model(seed=layers, n_layer=layers) for name, layers in (("two", 2), ("three", 3))}

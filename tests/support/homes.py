@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.runs.manifest import take_manifest
+from conjure.runs.artifacts.manifest import take_manifest
 from support.repositories import write_files
 
 

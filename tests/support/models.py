@@ -6,10 +6,10 @@ At GPT-2's own standard deviation of 0.02 a wrong GELU moves them by a millionth
 from functools import cache
 from pathlib import Path
 
-from conjure.lm.checkpoint import save_checkpoint
-from conjure.lm.config import GPT2Config
-from conjure.lm.model import GPT2
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.checkpoints.pretrained import save_checkpoint
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.text.tokenizer import Tokenizer
 
 STD = 0.2
 TINY_VOCAB_SIZE = 300  # 256 bytes, end of text and 43 merges

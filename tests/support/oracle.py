@@ -8,7 +8,7 @@ from transformers import GPT2Config as ReferenceConfig
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
-from conjure.lm.config import GPT2Config
+from conjure.lm.models.gpt2_config import GPT2Config
 
 logging.disable_progress_bar()
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conjure.lm.generate import GenerationRequest, Sample
+from conjure.lm.generation.generate import GenerationRequest, Sample
+from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.report.analysis import Evidence
 from conjure.lm.report.facts import CurvePoint
 from conjure.lm.report.observe import Observation
-from conjure.lm.score import Tally, Windows
 from support.models import tiny_tokenizer
 from support.texts import ONE_LINERS
 

@@ -5,9 +5,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from conjure.core.folders import Folder
 from conjure.core.home import Home
-from conjure.runs import code
-from conjure.runs.folders import Folder
+from conjure.runs.code import snapshot
 
 _VARIABLES = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -67,4 +67,4 @@ def check_out(home: Home, tree: str, destination: Path) -> None:
     """Write a snapshot's files into a folder, made if missing."""
     destination.mkdir(parents=True, exist_ok=True)
     with Folder.open(destination) as folder:
-        code.checkout(home, tree, folder)
+        snapshot.checkout(home, tree, folder)

@@ -2,7 +2,7 @@
 
 import torch
 
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer import Tokenizer
 
 
 class ScriptedEngine:

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from conjure.lm.holdout import TokenStream
-from conjure.lm.optimizer import adamw
-from conjure.lm.packing import Blocks
-from conjure.lm.train import Evaluated, StepDone, Trainer, TrainSettings
+from conjure.lm.text.held_out import TokenStream
+from conjure.lm.training.events import Evaluated, StepDone
+from conjure.lm.training.master_weights import adamw
+from conjure.lm.training.packing import Blocks
+from conjure.lm.training.trainer import Trainer, TrainSettings
 from support.models import tiny_model
 
 

@@ -33,7 +33,7 @@ def tuning_inputs(folder: Path) -> tuple[Path, Path]:
 
 def main() -> None:
     """Fine-tune, saying each step, so that a test knows when to strike."""
-    from conjure.lm.finetune import finetune
+    from conjure.lm.training.finetune import finetune
 
     data, model, output = sys.argv[1:4]
     finetune(

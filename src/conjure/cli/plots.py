@@ -9,7 +9,7 @@ import shutil
 import click
 
 from conjure.cli.render import on_terminal, visible
-from conjure.runs.series import Series, thin
+from conjure.runs.telemetry.series import Series, thin
 
 _SMALLEST = (30, 8)
 _TALLEST = 24

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from conjure.cli.casting import follow_cast
+from conjure.cli.run_following import follow_submission
 from conjure.core.home import Home
-from conjure.runs.engine import cast
-from conjure.runs.spec import RunSpec
+from conjure.runs.lifecycle.engine import submit
+from conjure.runs.schema.spec import RunSpec
 
 RECORDING = ("background", "description", "label")
 
@@ -31,9 +31,9 @@ def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def record(spec: RunSpec, *, background: bool, as_json: bool) -> int:
     """Cast a run and show it; its command saves and stops at the first ^C. Returns the exit status."""
     home = Home.from_environment()
-    return follow_cast(
+    return follow_submission(
         home,
-        lambda announce: cast(home, spec, announce=announce),
+        lambda announce: submit(home, spec, announce=announce),
         background=background,
         as_json=as_json,
         interrupt_stops=True,

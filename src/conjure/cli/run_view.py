@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 
 from conjure.cli.tables import Cell
-from conjure.runs.quantities import format_duration
-from conjure.runs.status import EndReason, Facts, RunStatus
+from conjure.core.units import format_duration
+from conjure.runs.schema.status import EndReason, Facts, RunStatus
 
 _COLOURS = {
     RunStatus.COMPLETE: "green",

@@ -14,7 +14,7 @@ import click
 from conjure.cli.render import on_terminal, visible
 
 if TYPE_CHECKING:
-    from conjure.lm.tokenizer import Tokenizer
+    from conjure.lm.text.tokenizer import Tokenizer
 
 # From this many nats of surprise on, this background (xterm's 256 colours, cool to hot).
 _HEAT = ((0.0, 194), (1.0, 230), (2.0, 223), (4.0, 216), (6.0, 209), (9.0, 203))
@@ -40,7 +40,7 @@ def show_tokens(tokenizer: "Tokenizer", token_ids: Sequence[int], logprobs: Sequ
 
 
 def _coloured(tokenizer: "Tokenizer", token_ids: Sequence[int], logprobs: Sequence[float]) -> Iterator[str]:
-    from conjure.lm.tokenizer import IncrementalDecoder
+    from conjure.lm.text.tokenizer import IncrementalDecoder
 
     decoder = IncrementalDecoder(tokenizer)
     surprise = 0.0

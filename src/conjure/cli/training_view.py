@@ -16,9 +16,9 @@ from conjure.cli.render import StatusLine, duration, note, visible
 from conjure.reporting import RUN_VARIABLE
 
 if TYPE_CHECKING:
-    from conjure.lm.finetune import FinetuneResult, Sampled, Saved
-    from conjure.lm.plan import Plan
-    from conjure.lm.train import Evaluated, Event, StepDone
+    from conjure.lm.training.events import Evaluated, Event, StepDone
+    from conjure.lm.training.finetune import FinetuneResult, Sampled, Saved
+    from conjure.lm.training.plan import Plan
 
 _PLAIN_EVERY_S = 15.0
 _RECENT_STEPS = 20

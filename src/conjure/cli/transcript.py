@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 import click
 
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.following import Ended, Entered, Event, Found, Printed, follow
-from conjure.runs.logs import NOTE, STDERR, LogEntry, last_state
-from conjure.runs.quantities import format_duration, format_size
-from conjure.runs.record import RunRecord
-from conjure.runs.status import EXIT_DETACHED, EndReason, RunStatus, exit_status
-from conjure.runs.store import KILL, STOP
+from conjure.core.units import format_duration, format_size
+from conjure.runs.database.sqlite import KILL, STOP
+from conjure.runs.lifecycle.log_following import Ended, Entered, Event, Found, Printed, follow
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import EXIT_DETACHED, EndReason, RunStatus, exit_status
+from conjure.runs.telemetry.logs import NOTE, STDERR, LogEntry, last_state
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ASCII_SPINNER = "|/-\\"
@@ -118,7 +118,7 @@ class Transcript:
         self._in_line = False
         self._bars: dict[str, str] = {}
 
-    def cast(self, number: int) -> None:
+    def submit(self, number: int) -> None:
         """A run was given its number."""
         self.say("💫", f"Casting run #{number}…")
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from conjure.core.files import sync_folder
 from conjure.errors import NotFoundError
-from conjure.lm.checkpoint import save_checkpoint, saving
-from conjure.lm.model import GPT2
-from conjure.lm.model_folder import CONFIG_FILE, WEIGHTS_FILE
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.checkpoints.layout import CONFIG_FILE, WEIGHTS_FILE
+from conjure.lm.checkpoints.pretrained import save_checkpoint, saving
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.text.tokenizer import Tokenizer
 
 _STAGING = ".saving"
 _NUMBERED = re.compile(r"checkpoint-(\d+)")

@@ -19,13 +19,13 @@ from conjure.compat.script import say, stopping_in_order
 from conjure.compat.training import OldTraining, Training, Update, evaluate, read_blocks
 from conjure.core.files import write_atomically
 from conjure.errors import CheckpointError
-from conjure.lm.checkpoint import load_model
-from conjure.lm.config import GPT2Config
+from conjure.lm.checkpoints.layout import read_config
+from conjure.lm.checkpoints.model_resolver import resolve_model
+from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.hardware import keep_freed_memory, pick_device
-from conjure.lm.hub import resolve_model
-from conjure.lm.model import GPT2
-from conjure.lm.model_folder import read_config
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.text.tokenizer import Tokenizer
 from conjure.reporting import log_metric
 
 RESULTS_FILE = "eval_results.txt"

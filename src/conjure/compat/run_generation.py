@@ -46,7 +46,7 @@ def script(arguments: Sequence[str]) -> int:
 
     from conjure.compat.sampling import OldSampling, sample
     from conjure.compat.text import decode, encode
-    from conjure.lm.engine import TorchEngine
+    from conjure.lm.generation.engines.torch_engine import TorchEngine
     from conjure.lm.hardware import pick_device
     from conjure.lm.language_model import load
 

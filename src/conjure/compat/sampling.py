@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from conjure.errors import ModelError, UsageError
-from conjure.lm.engine import Engine
-from conjure.lm.sample import penalise_repetition
+from conjure.lm.generation.engines.base import Engine
+from conjure.lm.generation.sampling import penalise_repetition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def sample(
     logits = _read(engine, history, settings.length) if settings.length > 0 else None
     for step in range(settings.length):
         assert logits is not None, "there is something to write"
-        chosen = choose(logits, history.to(logits.device), settings, generator)  # (R,)
+        chosen = sample_tokens(logits, history.to(logits.device), settings, generator)  # (R,)
         written.append(chosen)
         history = torch.cat([history, chosen[:, None].cpu()], 1)
         on_token()
@@ -110,7 +110,9 @@ def _read(engine: Engine, history: Tensor, new_tokens: int) -> Tensor:
     return logits[row_of.to(logits.device)]
 
 
-def choose(logits: Tensor, history: Tensor, settings: OldSampling, generator: torch.Generator) -> Tensor:
+def sample_tokens(
+    logits: Tensor, history: Tensor, settings: OldSampling, generator: torch.Generator
+) -> Tensor:
     """The next token of each row, int64, (R,).
 
     Args:

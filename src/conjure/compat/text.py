@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer import Tokenizer
 
 # What decoding replaced, in this order, so that separated punctuation looks right again (and `do not` wrong).
 _CLEAN_UPS = (

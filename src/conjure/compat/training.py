@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from conjure.compat.text import encode
 from conjure.errors import DataError, NotFoundError, TrainingError, UsageError
-from conjure.lm.dropout import Dropout
-from conjure.lm.loss import IGNORE, linear_cross_entropy, token_logprobs
-from conjure.lm.model import GPT2
-from conjure.lm.optimizer import MasterOptimizer, OptimizerBuilder
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.nn.dropout import Dropout
+from conjure.lm.nn.loss import IGNORE, linear_cross_entropy, token_logprobs
+from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.training.master_weights import MasterOptimizer, OptimizerBuilder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,9 +240,9 @@ def linear_factor(step: int, warmup_steps: int, total_steps: float) -> float:
 def old_adamw(settings: OldTraining) -> OptimizerBuilder:
     """The optimizer of transformers 2.1; everything whose name has no ``bias`` in it decays."""
 
-    def build(masters: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
-        decayed = [master for name, master in masters.items() if "bias" not in name]
-        others = [master for name, master in masters.items() if "bias" in name]
+    def build(master_weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+        decayed = [master for name, master in master_weights.items() if "bias" not in name]
+        others = [master for name, master in master_weights.items() if "bias" in name]
         groups = [{"params": decayed, "decay": settings.weight_decay}, {"params": others, "decay": 0.0}]
         return [_OldAdamW(groups, settings.learning_rate, settings.adam_epsilon)]
 

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from conjure.errors import ContextLengthError, ModelError, ShapeError
-from conjure.lm.checkpoint import load_model, load_tokenizer, missing_tokenizer, save_checkpoint
-from conjure.lm.config import GPT2Config
-from conjure.lm.generate import GenerationRequest, Overflow, Sample, generate
+from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
+from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, missing_tokenizer, save_checkpoint
+from conjure.lm.generation.generate import GenerationRequest, Overflow, Sample, generate
+from conjure.lm.generation.sampling import draw_seed
+from conjure.lm.generation.score import Score, score
 from conjure.lm.hardware import fast_dtype
-from conjure.lm.hub import Lookup, resolve_model
-from conjure.lm.model import GPT2
-from conjure.lm.sample import draw_seed
-from conjure.lm.score import Score, score
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.text.tokenizer import Tokenizer
 
 
 def load(name: str | Path, *, precision: str = "float32", lookups: Iterable[Lookup] = ()) -> "LanguageModel":
@@ -114,7 +114,7 @@ class LanguageModel:
             stop: A sample ends before the first occurrence of any of these texts.
             on_overflow: When prompt and text outgrow the context: ``slide`` the window, or ``error``.
             **sampling: ``temperature top_k top_p min_p repetition_penalty no_repeat_ngram``, as in
-                `conjure.lm.sample.SamplingSettings`.
+                `conjure.lm.generation.sampling.SamplingSettings`.
 
         Returns:
             By prompt, then by index; each with ``text``, ``token_ids`` (without the prompt), ``logprobs`` and

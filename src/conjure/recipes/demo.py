@@ -11,7 +11,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.recipes.finetune import finetune_spec
 from conjure.recipes.recording import Inputs, recorded
-from conjure.runs.spec import CodeChoice, Mount, RunSpec
+from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 EPOCHS = 10
 SEED = 7

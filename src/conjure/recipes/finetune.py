@@ -12,11 +12,11 @@ from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.recording import Inputs, recorded
 from conjure.recipes.resources import CHECKPOINT_OUTPUT, resolve_resource
-from conjure.runs.custody import open_store
-from conjure.runs.resources import parse
-from conjure.runs.spec import Mount, RunSpec
+from conjure.runs.artifacts.resource_paths import parse
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.spec import Mount, RunSpec
 
-_STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training_state names it beside the checkpoint
+_STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
 _RESUME = "--resume"
 
 

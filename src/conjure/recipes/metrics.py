@@ -3,7 +3,7 @@
 Main entry: `report_metrics`. Invariant: outside a run it does nothing.
 """
 
-from conjure.lm.train import Evaluated, StepDone
+from conjure.lm.training.events import Evaluated, StepDone
 from conjure.reporting import log_metric
 
 

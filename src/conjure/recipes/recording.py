@@ -15,7 +15,7 @@ from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.recipes.resources import checkpoint_resource, is_resource
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.spec import CodeChoice, Mount, RunSpec
+from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 MODEL_MOUNT = "model"
 

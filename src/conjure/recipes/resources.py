@@ -8,8 +8,8 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError
-from conjure.runs.custody import open_store
-from conjure.runs.resources import RUNS, UPLOADS, resolve
+from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS, resolve
+from conjure.runs.lifecycle.ownership import open_store
 
 CHECKPOINT_OUTPUT = "output"  # where a fine-tune's run keeps its checkpoint
 _CONFIG_FILE = "config.json"

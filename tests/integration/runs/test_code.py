@@ -10,7 +10,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
-from conjure.runs import code, code_store
+from conjure.runs.code import code_store, snapshot
 from support.repositories import check_out, commit_all, make_repository, read_files, run_git, write_files
 
 
@@ -26,10 +26,10 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def take(home: Home, folder: Path, **choice: object) -> tuple[code.CodeSnapshot, dict[str, str]]:
+def take(home: Home, folder: Path, **choice: object) -> tuple[snapshot.CodeSnapshot, dict[str, str]]:
     """A snapshot, and its files as checked out."""
     number = len(list(home.root.glob("out*"))) + 1
-    taken = code.snapshot(home, folder, number=number, **choice)
+    taken = snapshot.snapshot(home, folder, number=number, **choice)
     destination = home.root / f"out{number}"
     check_out(home, taken.tree, destination)
     return taken, read_files(destination)
@@ -142,8 +142,8 @@ class TestRepository:
         assert state() == before
 
     def test_snapshot_outlives_the_repository(self, home: Home, project: Path) -> None:
-        whole = code.snapshot(home, project, number=1)
-        old = code.snapshot(home, project, number=2, committed=True)
+        whole = snapshot.snapshot(home, project, number=1)
+        old = snapshot.snapshot(home, project, number=2, committed=True)
         shutil.rmtree(project)
         for number, taken in ((1, whole), (2, old)):
             check_out(home, taken.tree, home.root / f"out{number}")
@@ -222,7 +222,7 @@ class TestCommits:
     @pytest.mark.parametrize("commit", ["nope", "--help", "", "HEAD:train.py"])
     def test_unknown_commit(self, home: Home, project: Path, commit: str) -> None:
         with pytest.raises(UsageError, match="there is no commit"):
-            code.snapshot(home, project, number=1, commit=commit)
+            snapshot.snapshot(home, project, number=1, commit=commit)
 
     def test_many_objects_travel_as_a_pack(self, home: Home, project: Path) -> None:
         write_files(project, {f"many/{i}": str(i) for i in range(150)})
@@ -235,16 +235,16 @@ class TestCommits:
         commit_all(tmp_path / "new")
         assert take(home, tmp_path / "new")[1] == {"a": "a"}
         with pytest.raises(SnapshotError, match="names its objects by SHA-256"):
-            code.snapshot(home, tmp_path / "new", number=9, committed=True)
+            snapshot.snapshot(home, tmp_path / "new", number=9, committed=True)
 
     def test_outside_a_repository(self, home: Home, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="--committed needs a git repository"):
-            code.snapshot(home, tmp_path, number=1, committed=True)
+            snapshot.snapshot(home, tmp_path, number=1, committed=True)
 
     def test_without_a_commit(self, home: Home, tmp_path: Path) -> None:
         run_git(tmp_path, "init", "-q")
         with pytest.raises(UsageError, match=r"needs a commit, and .* has none yet"):
-            code.snapshot(home, tmp_path, number=1, committed=True)
+            snapshot.snapshot(home, tmp_path, number=1, committed=True)
 
 
 class TestPlainFolder:
@@ -354,7 +354,7 @@ class TestFaithfulness:
     def test_unreadable_file(self, home: Home, project: Path) -> None:
         (project / "train.py").chmod(0)
         with pytest.raises(SnapshotError, match=r"train\.py"):
-            code.snapshot(home, project, number=1)
+            snapshot.snapshot(home, project, number=1)
 
     def test_lfs_pointers_are_reported(self, home: Home, project: Path) -> None:
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456\n"
@@ -419,28 +419,28 @@ class TestRefusals:
             write_files(project, {name: ""})
             os.truncate(project / name, size)  # a hole: no bytes on the disk
         with pytest.raises(SnapshotError) as caught:
-            code.snapshot(home, project, number=1)
+            snapshot.snapshot(home, project, number=1)
         assert "1.1 GB, more than 1.0 GB; largest: data/ 1.1 GB, w.bin 40 MB" in str(caught.value)
         assert ".conjureignore" in caught.value.fix
         assert "--committed" in caught.value.fix
-        assert code.snapshot(home, project, number=1, committed=True).size_bytes == 15
+        assert snapshot.snapshot(home, project, number=1, committed=True).size_bytes == 15
 
     def test_home_folder(self, home: Home, tmp_path: Path, monkeypatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path / "me"))
         (tmp_path / "me").mkdir()
         with pytest.raises(SnapshotError, match="this is your home folder"):
-            code.snapshot(home, tmp_path / "me", number=1)
+            snapshot.snapshot(home, tmp_path / "me", number=1)
         with pytest.raises(SnapshotError, match="which holds your home folder"):
-            code.snapshot(home, tmp_path, number=1)
+            snapshot.snapshot(home, tmp_path, number=1)
         with pytest.raises(SnapshotError, match="this is /, which holds your home folder"):
-            code.snapshot(home, Path("/"), number=1)
+            snapshot.snapshot(home, Path("/"), number=1)
 
     def test_home_folder_as_a_repository(self, home: Home, tmp_path: Path, monkeypatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path / "me"))
         make_repository(tmp_path / "me", {"dotfile": "d"})
         write_files(tmp_path / "me/work", {"a.py": "a"})
         with pytest.raises(SnapshotError, match="is your home folder"):
-            code.snapshot(home, tmp_path / "me/work", number=1)
+            snapshot.snapshot(home, tmp_path / "me/work", number=1)
         assert set(take(home, tmp_path / "me/work", committed=True)[1]) == {"dotfile"}
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -449,7 +449,7 @@ class TestRefusals:
         for path in (project, *project.rglob("*")):
             os.chown(path, 12345, 12345, follow_symlinks=False)
         with pytest.raises(SnapshotError, match="belongs to another user") as caught:
-            code.snapshot(home, project / "examples", number=1)
+            snapshot.snapshot(home, project / "examples", number=1)
         assert caught.value.fix == f"git config --global --add safe.directory {project}"
         (tmp_path / "gitconfig").write_text(f"[safe]\n\tdirectory = {project}\n")
         assert take(home, project)[1]["train.py"] == "one\n"
@@ -457,34 +457,34 @@ class TestRefusals:
     def test_endless_ignore_file(self, home: Home, project: Path) -> None:
         (project / ".conjureignore").write_text("x\n" * 500_000)
         with pytest.raises(SnapshotError, match="git could not be started: Argument list too long"):
-            code.snapshot(home, project, number=1)
+            snapshot.snapshot(home, project, number=1)
 
     def test_git_is_missing(self, home: Home, project: Path, monkeypatch) -> None:
         monkeypatch.setenv("PATH", "/nonexistent")
         with pytest.raises(SnapshotError, match="git is not installed"):
-            code.snapshot(home, project, number=1)
+            snapshot.snapshot(home, project, number=1)
 
 
 class TestStore:
     def test_one_reference_per_run(self, home: Home, project: Path) -> None:
-        first = code.snapshot(home, project, number=3)
-        code.keep(home, 4, first.tree)
+        first = snapshot.snapshot(home, project, number=3)
+        snapshot.keep(home, 4, first.tree)
         references = run_git(home.code_repository, "for-each-ref", "--format=%(objectname) %(refname)")
         assert references.splitlines() == [f"{first.tree} refs/runs/3", f"{first.tree} refs/runs/4"]
 
     def test_forgotten_code_goes_with_prune_and_only_that(self, home: Home, project: Path) -> None:
-        old = code.snapshot(home, project, number=1)
+        old = snapshot.snapshot(home, project, number=1)
         write_files(project, {"train.py": "two\n"})
-        new = code.snapshot(home, project, number=2)
-        code.forget(home, 1)
+        new = snapshot.snapshot(home, project, number=2)
+        snapshot.forget(home, 1)
         code_store.prune(home)
         check_out(home, new.tree, home.root / "new")
         with pytest.raises(SnapshotError, match="no longer kept"):
             check_out(home, old.tree, home.root / "old")
 
     def test_snapshot_after_its_objects_were_lost(self, home: Home, project: Path) -> None:
-        code.snapshot(home, project, number=1)
-        code.forget(home, 1)
+        snapshot.snapshot(home, project, number=1)
+        snapshot.forget(home, 1)
         run_git(home.code_repository, "prune", "--expire=now")  # as an outsider would: the kept index stays
         assert take(home, project)[1]["train.py"] == "one\n"
 
@@ -496,12 +496,12 @@ class TestStore:
             pytest.skip("mounting is not allowed here")
         try:
             home = Home(disk / "home")
-            code.snapshot(home, project, number=1)
+            snapshot.snapshot(home, project, number=1)
             write_files(project, {"big.bin": os.urandom(2_000_000)})
             with pytest.raises(SnapshotError, match=r"could not be recorded: .*No space left on device"):
-                code.snapshot(home, project, number=2)
+                snapshot.snapshot(home, project, number=2)
             (project / "big.bin").unlink()
-            assert code.snapshot(home, project, number=3).tree  # there is room again
+            assert snapshot.snapshot(home, project, number=3).tree  # there is room again
         finally:
             subprocess.run(["umount", disk], check=True)
 
@@ -509,7 +509,7 @@ class TestStore:
         script = (
             "import sys; from pathlib import Path\n"
             "from conjure.core.home import Home; from conjure.runs import code\n"
-            "print(code.snapshot(Home(Path(sys.argv[1])), Path(sys.argv[2]), number=int(sys.argv[3])).tree)"
+            "print(snapshot.snapshot(Home(Path(sys.argv[1])), Path(sys.argv[2]), number=int(sys.argv[3])).tree)"
         )
         command = [sys.executable, "-c", script, str(home.root), str(project)]
         workers = [

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from conjure.runs import outputs
-from conjure.runs.folders import Folder
-from conjure.runs.manifest import Manifest
+from conjure.core.folders import Folder
+from conjure.runs.artifacts import outputs
+from conjure.runs.artifacts.manifest import Manifest
 from support.repositories import read_files, write_files
 
 _PROGRAM = Path(__file__).parents[2] / "support" / "collecting.py"

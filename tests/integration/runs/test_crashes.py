@@ -10,16 +10,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from conjure.runs import ending
-from conjure.runs.client import Client, Run
-from conjure.runs.custody import open_store
-from conjure.runs.engine import recast
-from conjure.runs.process import family, look_at
-from conjure.runs.queueing import Capacity
-from conjure.runs.record import Owner
-from conjure.runs.recovery import recover
-from conjure.runs.status import EndReason, RunStatus
-from conjure.runs.store import Store, read_record
+from conjure.python_api import Client, Run
+from conjure.runs.database.sqlite import Store, read_record
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.host.process import family, look_at
+from conjure.runs.lifecycle import termination
+from conjure.runs.lifecycle.engine import rerun
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.recovery import recover
+from conjure.runs.schema.process_facts import Owner
+from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import is_running, supervisor_of, wait_for_status, wait_until
 from support.repositories import read_files
 from support.terminal import CONJURE
@@ -255,7 +255,7 @@ def test_a_lost_database_gives_no_number_twice_and_ends_no_run_that_goes_on(clie
 
 
 def test_a_supervisor_that_hangs_can_be_killed(client, home, monkeypatch):
-    monkeypatch.setattr(ending, "DEAF_AFTER_S", 0.5)
+    monkeypatch.setattr(termination, "DEAF_AFTER_S", 0.5)
     run = client.run("echo ready; sleep 88444")
     wait_until(lambda: list(run.logs()), "the command's start")
     os.kill(supervisor_of(run).pid, signal.SIGSTOP)
@@ -279,5 +279,5 @@ def test_an_exact_rerun_of_what_was_interrupted(client, home):
     wait_for_status(run, RunStatus.RUNNING)
     kill_supervisor(run)
     assert_interrupted(run, "running")
-    again = Run(home, recast(home, run.number).record.number).wait(check=True)
+    again = Run(home, rerun(home, run.number).record.number).wait(check=True)
     assert json.loads((home.run_folder(again.number) / "run.json").read_text())["rerun_of"] == run.number

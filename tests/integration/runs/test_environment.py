@@ -10,11 +10,11 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import BuildError
-from conjure.runs import environment
-from conjure.runs.environment import Environment, build
-from conjure.runs.installer import uv_program
-from conjure.runs.interpreter import find_current
-from conjure.runs.spec import EnvironmentChoice
+from conjure.runs.environments import environment_build
+from conjure.runs.environments.environment_build import Environment, build
+from conjure.runs.environments.interpreter import find_current
+from conjure.runs.environments.uv import uv_program
+from conjure.runs.schema.spec import EnvironmentChoice
 from support.wheels import make_wheel
 
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -247,8 +247,8 @@ class TestReuse:
     def test_two_at_once_build_one(self, home: Home, variables) -> None:
         script = (
             "import os, sys; from pathlib import Path\n"
-            "from conjure.core.home import Home; from conjure.runs.environment import build\n"
-            "from conjure.runs.spec import EnvironmentChoice\n"
+            "from conjure.core.home import Home; from conjure.runs.environments.environment_build import build\n"
+            "from conjure.runs.schema.spec import EnvironmentChoice\n"
             "build(Home(Path(sys.argv[1])), EnvironmentChoice(base='none', pip=('brew',)), print)\n"
         )
         command = [sys.executable, "-c", script, str(home.root)]
@@ -294,8 +294,8 @@ class TestPrune:
         idle, _ = make(home, variables, pip=("brew",))
         used, _ = make(home, variables, pip=("herb==2.0",))
         (home.environments / f".{idle.digest}.new-x").mkdir()
-        environment._in_use.pop(idle.digest).close()  # as when the process that used it has ended
-        environment._in_use.pop(needed.digest).close()
-        assert environment.prune(home, {needed.digest}) == [idle.prefix]
+        environment_build._in_use.pop(idle.digest).close()  # as when the process that used it has ended
+        environment_build._in_use.pop(needed.digest).close()
+        assert environment_build.prune(home, {needed.digest}) == [idle.prefix]
         left = {path.name for path in home.environments.iterdir()} - {"interpreters", "locks"}
         assert left == {needed.digest, used.digest}

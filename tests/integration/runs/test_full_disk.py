@@ -9,11 +9,11 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.client import Client
-from conjure.runs.custody import open_store
-from conjure.runs.recovery import recover
-from conjure.runs.status import RunStatus
-from conjure.runs.store import read_record
+from conjure.python_api import Client
+from conjure.runs.database.sqlite import read_record
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.recovery import recover
+from conjure.runs.schema.status import RunStatus
 from support.casting import add_run, ending_runs, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small filesystem")
@@ -39,11 +39,11 @@ def client(disk, folder):
 
 def fill(disk: Path) -> Path:
     """Leave no byte free; the file that takes them all."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+    reserve = disk / "ballast"
+    with reserve.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"x" * 4096)
-    return ballast
+    return reserve
 
 
 def test_a_run_that_fills_the_disk_is_closed_truthfully(client, disk):
@@ -59,12 +59,12 @@ def test_a_run_that_fills_the_disk_is_closed_truthfully(client, disk):
 
 def test_nothing_is_cast_on_a_full_disk(client, disk):
     client.run("true").wait(check=True)
-    ballast = fill(disk)
+    reserve = fill(disk)
     with pytest.raises(StoreError) as caught:
         client.run("true")
     assert "full" in str(caught.value) or "No space left" in str(caught.value)
     assert caught.value.fix
-    ballast.unlink()
+    reserve.unlink()
     later = client.run("true").wait()
     assert later.status == "complete"
     assert later.number >= 2
@@ -84,10 +84,10 @@ def test_what_could_not_be_saved_is_recovered_when_there_is_room(client, disk):
 
 def test_looking_is_possible_on_a_full_disk(client, disk):
     run = client.run("echo hello").wait(check=True)
-    ballast = fill(disk)
+    reserve = fill(disk)
     assert client.get(run.number).status == "complete"
     assert list(run.logs()) == ["hello"]
-    ballast.unlink()
+    reserve.unlink()
 
 
 def remount(disk: Path, how: str) -> bool:
@@ -117,13 +117,13 @@ def test_the_record_of_an_abandoned_run_waits_for_room(client, disk):
     with open_store(client.home) as store:
         number = add_run(store).number
         store._connection.execute("UPDATE runs SET owner = NULL")
-    ballast = fill(disk)
+    reserve = fill(disk)
     assert (
         client.get(number).status is RunStatus.REQUESTED
     )  # it is not said to have ended while that cannot last
     with pytest.raises(StoreError):
         client.get(number).wait()
-    ballast.unlink()
+    reserve.unlink()
     assert client.get(number).status is RunStatus.INTERRUPTED
 
 

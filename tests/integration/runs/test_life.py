@@ -6,15 +6,15 @@ import signal
 import pytest
 
 from conjure.errors import ConflictError, NotFoundError, RunFailedError, UsageError
-from conjure.runs.client import Run
-from conjure.runs.custody import open_store
-from conjure.runs.engine import recast
-from conjure.runs.logs import LOG_FILE, NOTE, LogTail, lines
-from conjure.runs.queueing import Capacity
-from conjure.runs.recovery import recover
-from conjure.runs.resources import resolve
-from conjure.runs.status import EndReason, RunStatus
-from conjure.runs.store import STOP, Store, read_record
+from conjure.python_api import Run
+from conjure.runs.artifacts.resource_paths import resolve
+from conjure.runs.database.sqlite import STOP, Store, read_record
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.lifecycle.engine import rerun
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.recovery import recover
+from conjure.runs.schema.status import EndReason, RunStatus
+from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogTail, lines
 from support.casting import is_running, wait_for_status, wait_until
 from support.repositories import run_git
 
@@ -166,7 +166,7 @@ def test_a_local_file_is_kept_so_that_the_run_can_be_cast_again(client, home, wr
         "wc -l < in.csv; touch made", mounts={"./jokes.csv": "in.csv"}, no_output=["*.csv"]
     ).wait(check=True)
     file.write_text("changed")
-    again = Run(home, recast(home, run.number).record.number).wait(check=True)
+    again = Run(home, rerun(home, run.number).record.number).wait(check=True)
     assert list(again.logs()) == list(run.logs()) == ["2"]
     assert again.record.rerun_of == run.number
     assert again.record.code == run.record.code

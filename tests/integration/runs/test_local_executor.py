@@ -8,8 +8,8 @@ import pytest
 
 from conjure.runs.executors.base import Exit, Job, NotStartedError
 from conjure.runs.executors.local import LocalExecutor
-from conjure.runs.logs import STDERR, STDOUT
-from conjure.runs.process import adopt_orphans, family
+from conjure.runs.host.process import adopt_orphans, family
+from conjure.runs.telemetry.logs import STDERR, STDOUT
 from support.casting import is_running, wait_until
 
 

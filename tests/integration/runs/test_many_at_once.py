@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from conjure.core.home import Home
-from conjure.runs.client import Client
-from conjure.runs.process import with_variables
-from conjure.runs.status import RunStatus
-from conjure.runs.store import Store
+from conjure.python_api import Client
+from conjure.runs.database.sqlite import Store
+from conjure.runs.host.process import with_variables
+from conjure.runs.schema.status import RunStatus
 from support.casting import add_run, wait_until
 from support.terminal import CONJURE, environment
 

@@ -10,8 +10,8 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
-from conjure.runs import code
-from conjure.runs.mirrors import Address
+from conjure.runs.code import snapshot
+from conjure.runs.code.mirrors import Address
 from support.repositories import check_out, commit_all, make_repository, read_files, run_git, write_files
 
 
@@ -36,7 +36,7 @@ def remote(tmp_path: Path) -> Path:
     return tmp_path / "project.git"
 
 
-def files_of(home: Home, taken: code.CodeSnapshot) -> dict[str, str]:
+def files_of(home: Home, taken: snapshot.CodeSnapshot) -> dict[str, str]:
     destination = home.root / "out"
     check_out(home, taken.tree, destination)
     return read_files(destination)
@@ -56,7 +56,7 @@ def files_of(home: Home, taken: code.CodeSnapshot) -> dict[str, str]:
 def test_reference(
     home: Home, remote: Path, reference: str | None, branch: str | None, content: dict
 ) -> None:
-    taken = code.snapshot_remote(home, 1, f"file://{remote}", reference)
+    taken = snapshot.snapshot_remote(home, 1, f"file://{remote}", reference)
     assert files_of(home, taken) == content
     assert (taken.branch, taken.dirty, taken.subfolder, taken.root_name) == (branch, False, "", "project")
     assert taken.commit == run_git(remote, "rev-parse", f"{reference or 'main'}^{{commit}}")
@@ -65,21 +65,21 @@ def test_reference(
 @pytest.mark.parametrize("length", [8, 40])
 def test_commit_by_its_name(home: Home, remote: Path, length: int) -> None:
     commit = run_git(remote, "rev-parse", "main~1")
-    taken = code.snapshot_remote(home, 1, str(remote), commit[:length])
+    taken = snapshot.snapshot_remote(home, 1, str(remote), commit[:length])
     assert (taken.commit, taken.branch) == (commit, None)
     assert files_of(home, taken) == {"main.py": "one\n"}
 
 
 def test_reference_outside_branches_and_tags(home: Home, remote: Path) -> None:
     run_git(remote, "update-ref", "refs/pull/1/head", "side")
-    taken = code.snapshot_remote(home, 1, str(remote), "refs/pull/1/head")
+    taken = snapshot.snapshot_remote(home, 1, str(remote), "refs/pull/1/head")
     assert "side.py" in files_of(home, taken)
 
 
 def test_mirror_follows_the_remote_and_snapshots_outlive_both(
     home: Home, remote: Path, tmp_path: Path
 ) -> None:
-    first = code.snapshot_remote(home, 1, str(remote), "main")
+    first = snapshot.snapshot_remote(home, 1, str(remote), "main")
     write_files(tmp_path / "source", {"main.py": "three\n"})
     commit_all(tmp_path / "source")
     run_git(tmp_path / "source", "branch", "-f", "gone", "main")
@@ -87,7 +87,7 @@ def test_mirror_follows_the_remote_and_snapshots_outlive_both(
     run_git(
         tmp_path / "source", "push", "-q", "--force", str(remote), "main:main", "gone:side/deeper", ":side"
     )
-    second = code.snapshot_remote(home, 2, str(remote), "side/deeper")
+    second = snapshot.snapshot_remote(home, 2, str(remote), "side/deeper")
     remote.rename(remote.with_name("moved"))
     assert files_of(home, second) == {"main.py": "three\n"}
     check_out(home, first.tree, home.root / "first")
@@ -95,10 +95,10 @@ def test_mirror_follows_the_remote_and_snapshots_outlive_both(
 
 
 def test_nothing_is_fetched_twice(home: Home, remote: Path) -> None:
-    code.snapshot_remote(home, 1, str(remote), "main")
+    snapshot.snapshot_remote(home, 1, str(remote), "main")
     (mirror,) = home.mirrors.glob("*.git")
     before = {path: path.stat().st_mtime_ns for path in mirror.rglob("*")}
-    code.snapshot_remote(home, 2, str(remote), "main")
+    snapshot.snapshot_remote(home, 2, str(remote), "main")
     assert {path: path.stat().st_mtime_ns for path in mirror.rglob("*")} == before
 
 
@@ -107,18 +107,18 @@ class TestRefusals:
         with pytest.raises(
             UsageError, match=r"has no branch, tag or commit 'nope'; its branches are main, side"
         ):
-            code.snapshot_remote(home, 1, str(remote), "nope")
+            snapshot.snapshot_remote(home, 1, str(remote), "nope")
         with pytest.raises(UsageError, match="has no branch, tag or commit 'deadbeef'"):
-            code.snapshot_remote(home, 1, str(remote), "deadbeef")
+            snapshot.snapshot_remote(home, 1, str(remote), "deadbeef")
 
     def test_empty_repository(self, home: Home, tmp_path: Path) -> None:
         run_git(tmp_path, "init", "-q", "--bare", "empty.git")
         with pytest.raises(UsageError, match="has no default branch"):
-            code.snapshot_remote(home, 1, str(tmp_path / "empty.git"))
+            snapshot.snapshot_remote(home, 1, str(tmp_path / "empty.git"))
 
     def test_no_repository(self, home: Home, tmp_path: Path) -> None:
         with pytest.raises(SnapshotError, match=r"cannot be fetched: there is no repository there"):
-            code.snapshot_remote(home, 1, f"file://{tmp_path}/nope.git")
+            snapshot.snapshot_remote(home, 1, f"file://{tmp_path}/nope.git")
 
     @pytest.mark.parametrize(
         "address", ["ext::sh -c touch% pwned", "nope", "-x", "ftp://host/x", "", "a b", "x" * 300]
@@ -173,14 +173,14 @@ class TestSubmodules:
         return tmp_path / "parent"
 
     def test_followed_to_any_depth(self, home: Home, parent: Path) -> None:
-        taken = code.snapshot_remote(home, 1, str(parent))
+        taken = snapshot.snapshot_remote(home, 1, str(parent))
         files = files_of(home, taken)
         assert (files["vendor/lib/lib.py"], files["vendor/lib/deep/leaf/leaf.txt"]) == ("lib", "leaf")
         assert taken.warnings == ()
 
     def test_missing_one_is_reported(self, home: Home, parent: Path, tmp_path: Path) -> None:
         (tmp_path / "leaf").rename(tmp_path / "moved")
-        taken = code.snapshot_remote(home, 1, str(parent))
+        taken = snapshot.snapshot_remote(home, 1, str(parent))
         assert files_of(home, taken)["vendor/lib/lib.py"] == "lib"
         (warning,) = taken.warnings
         assert warning.startswith("submodule vendor/lib/deep/leaf at ")
@@ -215,7 +215,7 @@ class TestLogin:
             server.shutdown()
 
     def test_login_in_the_address_is_used_and_kept_nowhere(self, home: Home, server: str) -> None:
-        taken = code.snapshot_remote(home, 1, f"http://me:s3cr3t%2Fword@{server}", "side")
+        taken = snapshot.snapshot_remote(home, 1, f"http://me:s3cr3t%2Fword@{server}", "side")
         assert "side.py" in files_of(home, taken)
         everything = b"".join(path.read_bytes() for path in home.root.rglob("*") if path.is_file())
         assert b"s3cr3t" not in everything
@@ -224,5 +224,5 @@ class TestLogin:
     @pytest.mark.parametrize("login", ["", "me:wrong@"])
     def test_refused_login_asks_nothing_and_shows_nothing(self, home: Home, server: str, login: str) -> None:
         with pytest.raises(SnapshotError, match="it asks for a login") as caught:
-            code.snapshot_remote(home, 1, f"http://{login}{server}", "side")
+            snapshot.snapshot_remote(home, 1, f"http://{login}{server}", "side")
         assert "wrong" not in str(caught.value)

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
-from conjure.runs import code, environment
-from conjure.runs.environment import build
-from conjure.runs.pruning import prune, recoverable
-from conjure.runs.record import EnvironmentFacts, MountFacts, OutputFacts, RunRecord
-from conjure.runs.spec import EnvironmentChoice, RunSpec
-from conjure.runs.status import PHASES, Ending, EndReason, Facts
-from conjure.runs.store import Store
+from conjure.runs.code import snapshot
+from conjure.runs.database.sqlite import Store
+from conjure.runs.environments import environment_build
+from conjure.runs.environments.environment_build import build
+from conjure.runs.maintenance.pruning import prune, recoverable
+from conjure.runs.schema.record import EnvironmentFacts, MountFacts, OutputFacts, RunRecord
+from conjure.runs.schema.spec import EnvironmentChoice, RunSpec
+from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts
 from support.homes import add_outputs, add_work
 from support.repositories import check_out, make_repository, read_files, write_files
 
@@ -86,9 +87,9 @@ def test_what_crashes_left_behind(home: Home, store: Store) -> None:
 
 class TestEnvironments:
     @pytest.fixture
-    def built(self, home: Home) -> environment.Environment:
+    def built(self, home: Home) -> environment_build.Environment:
         built = build(home, EnvironmentChoice(base="none"), folder=home.root)
-        environment._in_use.pop(built.digest).close()  # as when the process that used it has ended
+        environment_build._in_use.pop(built.digest).close()  # as when the process that used it has ended
         return built
 
     def test_recorded_ones_stay_unless_everything_goes(self, home: Home, store: Store, built) -> None:
@@ -111,8 +112,8 @@ class TestEnvironments:
     def test_one_in_use_by_another_process_stays(self, home: Home, store: Store, built) -> None:
         script = (
             "import sys; from pathlib import Path\n"
-            "from conjure.core.home import Home; from conjure.runs.environment import build\n"
-            "from conjure.runs.spec import EnvironmentChoice\n"
+            "from conjure.core.home import Home; from conjure.runs.environments.environment_build import build\n"
+            "from conjure.runs.schema.spec import EnvironmentChoice\n"
             "build(Home(Path(sys.argv[1])), EnvironmentChoice(base='none'), folder=Path('/'))\n"
             "print('ready', flush=True); sys.stdin.read()\n"
         )
@@ -129,10 +130,10 @@ class TestEnvironments:
 
 def test_mirrors_only_when_everything_goes(home: Home, store: Store, tmp_path: Path) -> None:
     make_repository(tmp_path / "remote", {"a": "a"})
-    taken = code.snapshot_remote(home, 1, str(tmp_path / "remote"))
+    taken = snapshot.snapshot_remote(home, 1, str(tmp_path / "remote"))
     add_run(store, 1)
     assert prune(home, store).mirrors == 0
     assert prune(home, store, everything=True).mirrors == 1
     check_out(home, taken.tree, tmp_path / "out")
     assert read_files(tmp_path / "out") == {"a": "a"}
-    code.snapshot_remote(home, 2, str(tmp_path / "remote"))
+    snapshot.snapshot_remote(home, 2, str(tmp_path / "remote"))

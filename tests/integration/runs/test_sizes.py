@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from conjure.runs.logs import LOG_FILE, LogTail
-from conjure.runs.manifest import Manifest
+from conjure.runs.artifacts.manifest import Manifest
+from conjure.runs.telemetry.logs import LOG_FILE, LogTail
 from support.casting import supervisor_of, wait_until
 
 LARGE = [pytest.mark.large, pytest.mark.timeout(900)]

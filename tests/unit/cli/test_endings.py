@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from conjure.cli.transcript import details, ended
-from conjure.runs.record import RunRecord
-from conjure.runs.spec import RunSpec
-from conjure.runs.status import Ending, EndReason, Facts
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import Ending, EndReason, Facts
 
 
 def record(*ending, **given):

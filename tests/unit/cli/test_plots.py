@@ -3,7 +3,7 @@ from array import array
 import pytest
 
 from conjure.cli.plots import show_curve
-from conjure.runs.series import Series
+from conjure.runs.telemetry.series import Series
 
 
 def curve(capsys, steps, values, **given):

@@ -1,7 +1,7 @@
 import pytest
 
 from conjure.cli.run_view import elapsed, key_metric, metric_value, status_cell
-from conjure.runs.status import Ending, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
 
 
 @pytest.mark.parametrize(

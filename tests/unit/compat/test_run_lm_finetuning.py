@@ -8,7 +8,7 @@ import torch
 
 from conjure.compat.run_lm_finetuning import main
 from conjure.compat.training import read_blocks
-from conjure.lm.checkpoint import load_checkpoint, load_model, save_checkpoint
+from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
 from conjure.reporting import METRICS_VARIABLE
 from support.models import TEXTS, tiny_checkpoint, tiny_model, tiny_tokenizer
 

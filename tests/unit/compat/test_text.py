@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conjure.compat.text import clean_up, decode, encode
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer import Tokenizer
 from support import scripts_of_2019 as theirs
 from support.models import tiny_tokenizer
 

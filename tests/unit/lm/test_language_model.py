@@ -13,9 +13,9 @@ from conjure.errors import (
     ShapeError,
     UsageError,
 )
-from conjure.lm.generate import GenerationRequest, generate
+from conjure.lm.generation.generate import GenerationRequest, generate
+from conjure.lm.generation.score import score
 from conjure.lm.language_model import LanguageModel
-from conjure.lm.score import score
 from support.models import TINY_VOCAB_SIZE, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])

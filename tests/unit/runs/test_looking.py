@@ -6,14 +6,14 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError
-from conjure.runs.custody import RunLock, close_abandoned
-from conjure.runs.metrics import Summary
-from conjure.runs.process import this_process
-from conjure.runs.record import MountFacts
-from conjure.runs.rows import RunFilter
-from conjure.runs.spec import RunSpec
-from conjure.runs.status import Ending, EndReason, RunStatus
-from conjure.runs.store import Kinship, Store
+from conjure.runs.database.rows import RunFilter
+from conjure.runs.database.sqlite import RunRelation, Store
+from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle.ownership import RunLock, mark_interrupted
+from conjure.runs.schema.record import MountFacts
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from conjure.runs.telemetry.metrics import Summary
 from support.casting import OWNER, add_run, advance, finish
 
 DONE = Ending(EndReason.COMPLETED, 0)
@@ -121,7 +121,7 @@ def test_kinships(store):
     spec = RunSpec(command=("true",), folder=store.home.root)
     store.create_run(spec, OWNER, reserve, rerun_of=1)
     store.create_run(spec, OWNER, reserve, parent=2)
-    assert store.kinships() == [Kinship(2, 1, None), Kinship(3, None, 2)]
+    assert store.kinships() == [RunRelation(2, 1, None), RunRelation(3, None, 2)]
 
 
 def test_reindexing_leaves_a_run_that_goes_on_as_far_as_it_is(home, store):
@@ -160,7 +160,7 @@ def test_closing_an_abandoned_run_takes_in_what_nobody_indexed(home, store):
     )
     report(home, 1, 3.0, 2.0)
     locks[0].release()
-    close_abandoned(store, store.active())
+    mark_interrupted(store, store.active())
     assert store.get(1).status is RunStatus.INTERRUPTED
     assert store.summaries(1)["loss"].last_value == 2.0
 

@@ -7,11 +7,11 @@ import click
 
 from conjure.cli.render import StatusLine, note
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.quantities import format_count, format_size
-from conjure.runs.record import printable
-from conjure.runs.retrieval import plan_retrieval, retrieve
-from conjure.runs.trees import Copied
+from conjure.core.text import plural, printable
+from conjure.core.trees import Copied
+from conjure.core.units import format_size
+from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
+from conjure.runs.lifecycle.ownership import open_store
 
 
 @click.command
@@ -35,10 +35,10 @@ def command(source: str, folder: Path, *, force: bool) -> int:
     with StatusLine() as status:
 
         def show(copied: Copied) -> None:
-            status.show(f"Copying… {format_count(copied.files, 'file')}, {format_size(copied.size_bytes)}")
+            status.show(f"Copying… {plural(copied.files, 'file')}, {format_size(copied.size_bytes)}")
 
         copied = retrieve(plan, overwrite=force, watch=show)
     for skipped in copied.skipped:
         note(f"left out: {printable(skipped)}")
-    note(f"copied {format_count(copied.files, 'file')} ({format_size(copied.size_bytes)}) to {folder}")
+    note(f"copied {plural(copied.files, 'file')} ({format_size(copied.size_bytes)}) to {folder}")
     return 0

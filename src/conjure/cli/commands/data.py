@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from conjure.lm.data import DataFacts, Histogram, TokenisedText
-    from conjure.lm.holdout import Split
-    from conjure.lm.readers import RecordSet
-    from conjure.lm.tokenizer import Tokenizer
+    from conjure.lm.text.held_out import Split
+    from conjure.lm.text.readers import RecordSet
+    from conjure.lm.text.token_cache import DataFacts, Histogram, TokenisedText
+    from conjure.lm.text.tokenizer import Tokenizer
 
 _SHOWN_TOKENS = 80  # of a record; a novel would fill the screen
 _BAR_WIDTH = 40
@@ -59,11 +59,11 @@ def preview(
     one joke, one document: a whole .txt (or each line or paragraph, with --split), or a row of a table.
     """
     from conjure.cli.progress import bytes_progress
-    from conjure.lm.data import describe, tokenise
-    from conjure.lm.holdout import hold_out
-    from conjure.lm.hub import resolve_model
-    from conjure.lm.readers import read_records
-    from conjure.lm.tokenizer import Tokenizer
+    from conjure.lm.checkpoints.model_resolver import resolve_model
+    from conjure.lm.text.held_out import hold_out
+    from conjure.lm.text.readers import read_records
+    from conjure.lm.text.token_cache import describe, tokenise
+    from conjure.lm.text.tokenizer import Tokenizer
     from conjure.recipes.resources import data_path, model_lookup
 
     records = read_records([data_path(name) for name in files], column=column, split=split)
@@ -141,7 +141,7 @@ def _bars(histogram: "Histogram") -> Iterator[str]:
 
 
 def _record_as_text(text: "TokenisedText", index: int, tokenizer: "Tokenizer") -> str:
-    from conjure.lm.tokenizer import IncrementalDecoder
+    from conjure.lm.text.tokenizer import IncrementalDecoder
 
     ids = text.record(index)
     separator = tokenizer.end_of_text if text.end_of_text else ""

@@ -14,7 +14,7 @@ from conjure.cli.transcript import Transcript, follow_run
 from conjure.core.home import Home
 from conjure.recipes.demo import Step, story
 from conjure.recipes.report import REPORT_FILE, report_folder
-from conjure.runs.engine import cast
+from conjure.runs.lifecycle.engine import submit
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -58,7 +58,7 @@ def _run(home: Home, step: Step, place: int) -> tuple[int, int]:
     """Cast one step's run and follow it; its number and exit status."""
     click.echo(click.style(f"\n{place}. {step.title}", bold=True))
     click.echo(click.style(f"$ {step.command}", fg="cyan"))
-    made = cast(home, step.spec, announce=Transcript().cast)
+    made = submit(home, step.spec, announce=Transcript().submit)
     return made.record.number, follow_run(home, made.record.number, interrupt_stops=True)
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, visible, write_json
 from conjure.cli.run_view import metric_value
 from conjure.cli.tables import heading, one_line
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.difference import Change, CodeDifference, Difference, FileChange, compare
+from conjure.runs.inspect.run_diff import Change, CodeDifference, Difference, FileChange, compare
+from conjure.runs.lifecycle.ownership import open_store
 
 # The longest list comes last, and the two that say how it went before it.
 _SECTIONS = ("settings", "params", "variables", "mounts", "result", "metrics", "packages")
@@ -29,7 +29,7 @@ def command(before: int, after: int, *, as_json: bool) -> None:
         records = store.get(before), store.get(after)
         difference = compare(home, *records, store.summaries(before), store.summaries(after))
     if as_json:
-        write_json(difference.to_json())
+        write_json(difference.to_dict())
     elif difference.is_empty:
         note(f"runs {before} and {after} do not differ")
     else:

@@ -9,7 +9,7 @@ import click
 
 from conjure.cli.render import note, on_terminal, visible, write_json
 from conjure.core.home import Home
-from conjure.runs.health import Finding, Rebuilt, State, examine, rebuild
+from conjure.runs.maintenance.doctor import Finding, Rebuilt, State, examine, rebuild
 
 _COLOURS = {State.OK: "green", State.WARNING: "yellow", State.FAULT: "red"}
 _MARKS = {State.OK: "✓", State.WARNING: "!", State.FAULT: "✗"}
@@ -30,7 +30,7 @@ def command(*, reindex: bool, as_json: bool) -> int:
         if not as_json:
             _show(finding)
     if as_json:
-        write_json([finding.to_json() for finding in found])
+        write_json([finding.to_dict() for finding in found])
     return int(any(finding.state is State.FAULT for finding in found))
 
 

@@ -21,8 +21,8 @@ from conjure.errors import UsageError
 from conjure.recipes.recording import inside_a_run
 
 if TYPE_CHECKING:
-    from conjure.lm.finetune import Finetuning
-    from conjure.runs.spec import RunSpec
+    from conjure.lm.training.finetune import Finetuning
+    from conjure.runs.schema.spec import RunSpec
 
 _HERE = "here"  # --resume without a run: the state beside --output
 
@@ -142,7 +142,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
 def _spec(
     context: click.Context, data: tuple[str, ...], settings: dict[str, Any], recording: dict[str, Any]
 ) -> "RunSpec":
-    from conjure.lm.finetune_request import FinetuneRequest
+    from conjure.lm.training.request import FinetuneRequest
     from conjure.recipes.finetune import finetune_spec, resumed_spec
 
     home, resume = Home.from_environment(), settings["resume"]
@@ -179,8 +179,8 @@ def _request(data: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:
-    from conjure.lm.finetune import Finetuning
-    from conjure.lm.finetune_request import FinetuneRequest
+    from conjure.lm.training.finetune import Finetuning
+    from conjure.lm.training.request import FinetuneRequest
     from conjure.recipes.finetune import claim
     from conjure.recipes.metrics import report_metrics
     from conjure.recipes.resources import data_path, model_lookup

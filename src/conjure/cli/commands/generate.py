@@ -21,9 +21,9 @@ from conjure.recipes.recording import Inputs, inside_a_run, recorded
 from conjure.recipes.resources import model_lookup
 
 if TYPE_CHECKING:
-    from conjure.lm.generate import GenerationRequest, Sample, Token
-    from conjure.lm.writer import Writer
-    from conjure.runs.spec import RunSpec
+    from conjure.lm.generation.generate import GenerationRequest, Sample, Token
+    from conjure.lm.generation.text_generator import Writer
+    from conjure.runs.schema.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
@@ -134,7 +134,7 @@ def command(
             "--stream shows one sample as it is written", fix="-n 1, without --json or --logprobs"
         )
 
-    from conjure.lm.writer import load_writer
+    from conjure.lm.generation.text_generator import load_writer
 
     rows = len(prompts) * request.num_samples
     writer = load_writer(model, precision=precision, rows=rows, lookups=[model_lookup])
@@ -200,7 +200,7 @@ def _text(data: bytes, name: str) -> str:
 
 
 def _request(prompts: list[str], settings: dict[str, Any]) -> "GenerationRequest":
-    from conjure.lm.generate import GenerationRequest
+    from conjure.lm.generation.generate import GenerationRequest
 
     stop = [_unescaped(text) for text in settings.pop("stop")]
     given = {name: value for name, value in settings.items() if value is not None}
@@ -218,13 +218,13 @@ def _unescaped(text: str) -> str:
 
 
 def _note_overflow(writer: "Writer", request: "GenerationRequest") -> None:
-    from conjure.lm.generate import outgrows
+    from conjure.lm.generation.generate import exceeds_context
 
     if request.on_overflow != "slide":
         return
     context = writer.engine.context_length
     longest = max(1, *map(len, writer.tokenizer.encode_batch(list(request.prompts))))
-    if outgrows(longest, request, context):
+    if exceeds_context(longest, request, context):
         note(
             f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens outgrow the context of "
             f"{context:,}: each time it is full, the model goes on from the last {context // 2:,}."
@@ -273,7 +273,7 @@ class _Writing:
         self._tokens, self._seconds, self._finished = 0, 0.0, 0
 
     def run(self) -> None:
-        from conjure.lm.generate import Sample, stream
+        from conjure.lm.generation.generate import Sample, stream
 
         start = time.monotonic()
         if self._streamed:

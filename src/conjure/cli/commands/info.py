@@ -8,19 +8,19 @@ from typing import Any
 
 import click
 
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import on_terminal, visible, write_json
 from conjure.cli.run_view import elapsed, metric_value, status_cell
 from conjure.cli.tables import Cell, heading, show_facts
 from conjure.cli.times import moment
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.lineage import Edge, Products, Tie, run_number, source_text
-from conjure.runs.metrics import Summary
-from conjure.runs.quantities import format_duration, format_size
-from conjure.runs.record import RunRecord
-from conjure.runs.status import RunStatus
-from conjure.runs.store import Link
+from conjure.core.units import format_duration, format_size
+from conjure.runs.database.sqlite import Link
+from conjure.runs.inspect.lineage import Edge, Products, Tie, run_number, source_text
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import RunStatus
+from conjure.runs.telemetry.metrics import Summary
 
 Fact = tuple[str, str | Cell]
 
@@ -37,7 +37,7 @@ def command(number: int, *, as_json: bool) -> None:
         uses = Products(store).of(number)
         links = [link for link in store.links() if _names_run(link, number)]
     if as_json:
-        write_json(_to_json(record, summaries, uses, links))
+        write_json(_to_dict(record, summaries, uses, links))
         return
     show_facts(_facts(record))
     for title, facts in _sections(record, summaries, uses, links):
@@ -53,12 +53,12 @@ def _names_run(link: Link, number: int) -> bool:
     return link.resource.split("/")[:2] == ["runs", str(number)]
 
 
-def _to_json(
+def _to_dict(
     record: RunRecord, summaries: dict[str, Summary], uses: list[Edge], links: list[Link]
 ) -> dict[str, Any]:
-    return record.to_json() | {
-        "metrics": {name: summary.to_json() for name, summary in summaries.items()},
-        "made_from_it": [edge.to_json() for edge in uses],
+    return record.to_dict() | {
+        "metrics": {name: summary.to_dict() for name, summary in summaries.items()},
+        "made_from_it": [edge.to_dict() for edge in uses],
         "links": [{"name": link.name, "resource": link.resource} for link in links],
     }
 

@@ -2,11 +2,11 @@
 
 import click
 
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.runs.custody import open_store
-from conjure.runs.spec import label_fault
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.spec import label_fault
 
 
 @click.command

@@ -5,13 +5,12 @@ from typing import Any
 
 import click
 
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, on_terminal, visible, write_json
 from conjure.cli.run_view import status_cell
 from conjure.cli.tables import one_line
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.lineage import (
+from conjure.runs.inspect.lineage import (
     Edge,
     Kind,
     Tie,
@@ -22,6 +21,7 @@ from conjure.runs.lineage import (
     trace_products,
     trace_sources,
 )
+from conjure.runs.lifecycle.ownership import open_store
 
 
 @click.command
@@ -33,7 +33,7 @@ def command(number: int, *, down: bool, as_json: bool) -> None:
     with open_store(Home.from_environment()) as store:
         trace = trace_products(store, number) if down else trace_sources(store, number)
     if as_json:
-        write_json(_to_json(number, trace, down=down))
+        write_json(_to_dict(number, trace, down=down))
         return
     for prefix, text in _lines(trace, down=down):
         click.echo(f"{click.style(prefix, dim=True)}{text}")
@@ -41,12 +41,12 @@ def command(number: int, *, down: bool, as_json: bool) -> None:
         note(f"nothing has come from run {number} yet" if down else f"run {number} got nothing but its code")
 
 
-def _to_json(number: int, trace: Trace, *, down: bool) -> dict[str, Any]:
+def _to_dict(number: int, trace: Trace, *, down: bool) -> dict[str, Any]:
     return {
         "run": number,
         "direction": "down" if down else "up",
-        "runs": {name: None if run is None else run.to_json() for name, run in trace.runs.items()},
-        "edges": [edge.to_json() for edges in trace.edges.values() for edge in edges],
+        "runs": {name: None if run is None else run.to_dict() for name, run in trace.runs.items()},
+        "edges": [edge.to_dict() for edges in trace.edges.values() for edge in edges],
     }
 
 

@@ -5,8 +5,8 @@ import click
 from conjure.cli.render import note, write_json
 from conjure.core.home import Home
 from conjure.errors import NotFoundError
-from conjure.runs.custody import open_store
-from conjure.runs.resources import check_link_name, parse, resolve
+from conjure.runs.artifacts.resource_paths import check_link_name, parse, resolve
+from conjure.runs.lifecycle.ownership import open_store
 
 
 @click.command

@@ -10,16 +10,16 @@ from datetime import datetime
 
 import click
 
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, visible
 from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.runs.custody import open_store
-from conjure.runs.following import Ended, Printed, Waiting, follow
-from conjure.runs.logs import LOG_FILE, STDOUT, LineAssembler, LogEntry, LogLine, LogTail, lines
-from conjure.runs.record import RunRecord
-from conjure.runs.status import EXIT_DETACHED, exit_status
+from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import EXIT_DETACHED, exit_status
+from conjure.runs.telemetry.logs import LOG_FILE, STDOUT, LineAssembler, LogEntry, LogLine, LogTail, lines
 
 
 @click.command

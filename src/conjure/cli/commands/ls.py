@@ -6,10 +6,10 @@ import click
 
 from conjure.cli.render import note, visible, write_json
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.listing import Listed, list_resource
-from conjure.runs.quantities import format_size
-from conjure.runs.record import printable
+from conjure.core.text import printable
+from conjure.core.units import format_size
+from conjure.runs.artifacts.listing import Listed, list_resource
+from conjure.runs.lifecycle.ownership import open_store
 
 
 @click.command
@@ -28,7 +28,7 @@ def command(resource: str | None, *, with_details: bool, as_json: bool) -> None:
         found = list_resource(home, store, resource)
     if as_json:
         prefix = "" if resource is None else f"{resource.rstrip('/')}/"
-        write_json([{"path": f"{prefix}{printable(each.name)}", **each.to_json()} for each in found])
+        write_json([{"path": f"{prefix}{printable(each.name)}", **each.to_dict()} for each in found])
         return
     for each in found:
         click.echo(_details(each) if with_details else _name(each))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, write_json
 from conjure.cli.run_view import metric_value
 from conjure.cli.tables import Column, show_table
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from conjure.runs.custody import open_store
-from conjure.runs.metrics import METRICS_FILE, MetricTail, Point, Summary
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.telemetry.metrics import METRICS_FILE, MetricTail, Point, Summary
 
 _FIELDS = ("name", "step", "value", "time")
 
@@ -72,7 +72,7 @@ def _write_csv(points: Iterable[Point]) -> None:
 
 def _plot(folder: Path, names: Sequence[str]) -> None:
     from conjure.cli.plots import show_curve
-    from conjure.runs.series import read_series
+    from conjure.runs.telemetry.series import read_series
 
     for name, series in read_series(folder, names).items():
         if len(series):

@@ -11,7 +11,7 @@ import click
 from conjure.cli.render import note, visible, write_json
 
 if TYPE_CHECKING:
-    from conjure.lm.catalogue import ModelDescription
+    from conjure.lm.checkpoints.describe import ModelDescription
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -41,8 +41,8 @@ def list_models(*, as_json: bool) -> None:
 @as_json_option
 def info(name: str, *, as_json: bool) -> None:
     """Show what is known of the model NAME, a name or a folder."""
-    from conjure.lm.catalogue import describe
-    from conjure.lm.hub import resolve_model
+    from conjure.lm.checkpoints.describe import describe
+    from conjure.lm.checkpoints.model_resolver import resolve_model
 
     model = describe(resolve_model(name, fetch=False))
     if as_json:
@@ -70,7 +70,7 @@ def convert(folder: str, output: str | None, to: str) -> None:
     conjure never reads pytorch_model.bin, because a pickle can run code when it is read. This command reads
     one with an unpickler that makes tensors and nothing else, checks the model, and writes model.safetensors.
     """
-    from conjure.lm.convert import convert as convert_weights
+    from conjure.lm.checkpoints.pickle_conversion import convert as convert_weights
 
     written = convert_weights(folder, output, to=to)
     click.echo(written)
@@ -79,8 +79,8 @@ def convert(folder: str, output: str | None, to: str) -> None:
 
 
 def _list(*, as_json: bool) -> None:
-    from conjure.lm.catalogue import describe
-    from conjure.lm.hub import models_here
+    from conjure.lm.checkpoints.describe import describe
+    from conjure.lm.checkpoints.model_resolver import models_here
 
     models = [describe(source) for source in models_here()]
     if as_json:

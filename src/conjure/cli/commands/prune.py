@@ -7,9 +7,10 @@ import click
 
 from conjure.cli.render import note, write_json
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.pruning import Pruned, prune, recoverable
-from conjure.runs.quantities import format_count, format_size
+from conjure.core.text import plural
+from conjure.core.units import format_size
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.maintenance.pruning import Pruned, prune, recoverable
 
 
 @click.command
@@ -48,5 +49,5 @@ def _describe(freed: Pruned) -> str:
         "kept file": freed.kept_files,
         "mirror": freed.mirrors,
     }
-    parts = [format_count(count, what) for what, count in counts.items() if count]
+    parts = [plural(count, what) for what, count in counts.items() if count]
     return f"freed {format_size(freed.size_bytes)}{': ' if parts else ''}{', '.join(parts)}"

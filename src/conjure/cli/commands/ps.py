@@ -9,11 +9,11 @@ from conjure.cli.run_view import elapsed, key_metric, metric_value, status_cell
 from conjure.cli.tables import Column, Row, show_table
 from conjure.cli.times import short_age
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.record import to_iso
-from conjure.runs.rows import ListedRun, RunFilter
-from conjure.runs.status import PHASES, RunStatus
-from conjure.runs.store import Store
+from conjure.core.text import to_iso
+from conjure.runs.database.rows import ListedRun, RunFilter
+from conjure.runs.database.sqlite import Store
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.status import PHASES, RunStatus
 
 _SHOWN = 20
 _STATUSES = [str(status) for status in RunStatus]
@@ -69,7 +69,7 @@ def command(
         listed = _Listed(runs[:last] if more else runs, metric, store)
         names = store.metric_names() if metric is not None and not runs else []
     if as_json:
-        write_json([_to_json(run, listed.values.get(run.number, {})) for run in listed.runs])
+        write_json([_to_dict(run, listed.values.get(run.number, {})) for run in listed.runs])
     elif runs:
         show_table(*listed.table())
     if more:
@@ -124,7 +124,7 @@ class _Listed:
         return "" if name is None else f"{name} {metric_value(values[name])}"
 
 
-def _to_json(run: ListedRun, metrics: dict[str, float]) -> dict[str, Any]:
+def _to_dict(run: ListedRun, metrics: dict[str, float]) -> dict[str, Any]:
     """The keys that `conjure info --json` has too, and every metric's newest value."""
     ending = run.facts.ending
     return {

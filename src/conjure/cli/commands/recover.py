@@ -2,11 +2,11 @@
 
 import click
 
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import write_json
 from conjure.core.home import Home
-from conjure.runs.quantities import format_size
-from conjure.runs.recovery import recover
+from conjure.core.units import format_size
+from conjure.runs.lifecycle.recovery import recover
 
 
 @click.command
@@ -16,7 +16,7 @@ def command(number: int, *, as_json: bool) -> None:
     """Save the outputs of a run that was killed or interrupted."""
     record = recover(Home.from_environment(), number)
     if as_json:
-        write_json(record.to_json())
+        write_json(record.to_dict())
     elif record.outputs is not None:
         files, size = record.outputs.files, format_size(record.outputs.size_bytes)
         click.echo(f"Recovered {files} file{'s' * (files != 1)}, {size} → runs/{number}")

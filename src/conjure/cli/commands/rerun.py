@@ -2,10 +2,10 @@
 
 import click
 
-from conjure.cli.commands.run import follow_cast
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.commands.run import follow_submission
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.core.home import Home
-from conjure.runs.engine import recast
+from conjure.runs.lifecycle.engine import rerun
 
 
 @click.command
@@ -15,9 +15,9 @@ from conjure.runs.engine import recast
 def command(number: int, *, background: bool, as_json: bool) -> int:
     """Cast run NUMBER's exact record again: same code, environment, mounts and command."""
     home = Home.from_environment()
-    return follow_cast(
+    return follow_submission(
         home,
-        lambda announce: recast(home, number, announce=announce),
+        lambda announce: rerun(home, number, announce=announce),
         background=background,
         as_json=as_json,
     )

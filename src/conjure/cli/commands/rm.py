@@ -4,9 +4,9 @@ import click
 
 from conjure.cli.render import note
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.quantities import format_size
-from conjure.runs.removal import remove
+from conjure.core.units import format_size
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.maintenance.removal import remove
 
 
 @click.command

@@ -7,18 +7,18 @@ from typing import Any
 
 import click
 
-from conjure.cli.casting import follow_cast
+from conjure.cli.run_following import follow_submission
 from conjure.core.home import Home
+from conjure.core.units import parse_duration, parse_size
 from conjure.errors import UsageError
-from conjure.runs.command_line import unknown_placeholders
-from conjure.runs.engine import cast
-from conjure.runs.quantities import parse_duration, parse_size
-from conjure.runs.requirements import read_requirements
-from conjure.runs.spec import (
+from conjure.runs.lifecycle.engine import submit
+from conjure.runs.schema.argv import unknown_placeholders
+from conjure.runs.schema.pip_requirements import read_requirements
+from conjure.runs.schema.spec import (
     CodeChoice,
+    ComputeRequest,
     EnvironmentChoice,
     Mount,
-    Resources,
     RunSpec,
     current_folder,
     parse_assignment,
@@ -70,9 +70,9 @@ def command(**options: Any) -> int:
     for name in unknown_placeholders(spec.command, spec.params):
         click.echo(f"note: :{name}: in the command stays as it is; there is no --param {name}=…", err=True)
     home = Home.from_environment()
-    return follow_cast(
+    return follow_submission(
         home,
-        lambda announce: cast(home, spec, announce=announce),
+        lambda announce: submit(home, spec, announce=announce),
         background=options["background"],
         as_json=options["as_json"],
     )
@@ -99,7 +99,7 @@ def _spec(options: dict[str, Any]) -> RunSpec:
         ),
         variables=dict(map(_variable, options["env"])),
         mounts=tuple(map(Mount.parse, options["mount"])),
-        resources=Resources(
+        resources=ComputeRequest(
             options["cpus"], options["gpus"], parse_size(options["memory"]) if options["memory"] else None
         ),
         timeout_s=parse_duration(options["timeout"]) if options["timeout"] is not None else None,

@@ -24,10 +24,10 @@ from conjure.recipes.resources import data_path, is_resource, model_lookup
 FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
 
 if TYPE_CHECKING:
+    from conjure.lm.generation.score import Score, Tally, Windows
     from conjure.lm.language_model import LanguageModel
-    from conjure.lm.readers import RecordSet
-    from conjure.lm.score import Score, Tally, Windows
-    from conjure.runs.spec import RunSpec
+    from conjure.lm.text.readers import RecordSet
+    from conjure.runs.schema.spec import RunSpec
 
 
 @click.command()
@@ -79,8 +79,8 @@ def command(
         spec = _spec(click_context, inputs, models, recording, files=files)
         return record(spec, background=recording["background"], as_json=as_json)
 
+    from conjure.lm.generation.score import Windows
     from conjure.lm.language_model import load
-    from conjure.lm.score import Windows
 
     names = [data_path(name) for name in inputs] if files else inputs
     texts: Iterable[str] = _records(names, column, split) if files else inputs
@@ -132,7 +132,7 @@ def _spec(
 
 def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:
     """Whether the arguments name files; says on stderr what they were taken for."""
-    from conjure.lm.sources import KINDS, STANDARD_INPUT
+    from conjure.lm.text.sources import KINDS, STANDARD_INPUT
 
     missing = [name for name in inputs if name != STANDARD_INPUT and not _exists(name)]
     if as_text or (missing and len(inputs) == 1):
@@ -156,7 +156,7 @@ def _exists(name: str) -> bool:
 
 
 def _records(inputs: Sequence[str], column: str | None, split: str | None) -> "RecordSet":
-    from conjure.lm.readers import read_records
+    from conjure.lm.text.readers import read_records
 
     records = read_records(inputs, column=column, split=split)
     for source in records.sources:
@@ -180,7 +180,7 @@ class _Result:
     scores: "list[Score]" = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        from conjure.lm.score import Tally
+        from conjure.lm.generation.score import Tally
 
         self.tally: Tally = Tally()
 
@@ -225,7 +225,7 @@ def _tokens(score: "Score") -> dict[str, Any]:
 
 def _with_progress(result: _Result, texts: Iterable[str]) -> "Iterator[Score]":
     """The scores of all texts, with how far it is on stderr."""
-    from conjure.lm.score import score_documents
+    from conjure.lm.generation.score import score_documents
 
     model = result.model
     with StatusLine() as status:

@@ -6,17 +6,18 @@ from dataclasses import asdict
 
 import click
 
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, on_terminal, write_json
 from conjure.cli.run_view import status_cell
 from conjure.cli.tables import Cell, show_facts
 from conjure.core.home import Home
-from conjure.runs.custody import close_abandoned, open_store
-from conjure.runs.gpus import GpuReading
-from conjure.runs.quantities import format_duration, format_size
-from conjure.runs.record import RunRecord, Usage
-from conjure.runs.statistics import Sample, Sampler
-from conjure.runs.store import Store
+from conjure.core.units import format_duration, format_size
+from conjure.runs.database.sqlite import Store
+from conjure.runs.host.gpus import GpuReading
+from conjure.runs.inspect.live_usage import Sample, Sampler
+from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.schema.process_facts import Usage
+from conjure.runs.schema.record import RunRecord
 
 _ONE_LOOK_S = 0.5
 _EVERY_S = 1.0
@@ -50,7 +51,7 @@ def _looks(
     while not record.status.is_final:
         time.sleep(_EVERY_S if following else _ONE_LOOK_S)
         sample = sampler.sample()
-        close_abandoned(store, [record])
+        mark_interrupted(store, [record])
         record = store.get(number)
         if not record.status.is_final:
             yield record, sample
@@ -65,7 +66,7 @@ def _write(record: RunRecord, sample: Sample | None) -> None:
         {
             "number": record.number,
             "status": str(record.status),
-            "now": None if sample is None else sample.to_json(),
+            "now": None if sample is None else sample.to_dict(),
             "usage": asdict(_usage(record, sample)),
         }
     )

@@ -2,9 +2,9 @@
 
 import click
 
-from conjure.cli.ending import show_ending
-from conjure.cli.numbers import RUN_NUMBER
-from conjure.runs.store import STOP
+from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.run_termination import show_ending
+from conjure.runs.database.sqlite import STOP
 
 
 @click.command

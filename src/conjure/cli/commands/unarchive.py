@@ -2,8 +2,8 @@
 
 import click
 
-from conjure.cli.archiving import set_archived
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.archive_runs import set_archived
+from conjure.cli.parameter_types import RUN_NUMBER
 
 
 @click.command

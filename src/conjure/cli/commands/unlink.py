@@ -4,7 +4,7 @@ import click
 
 from conjure.cli.render import note
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
+from conjure.runs.lifecycle.ownership import open_store
 
 
 @click.command

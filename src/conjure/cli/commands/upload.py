@@ -6,10 +6,10 @@ import click
 
 from conjure.cli.render import StatusLine, note
 from conjure.core.home import Home
-from conjure.runs.quantities import format_count, format_size
-from conjure.runs.record import printable
-from conjure.runs.trees import Copied
-from conjure.runs.uploads import upload
+from conjure.core.text import plural, printable
+from conjure.core.trees import Copied
+from conjure.core.units import format_size
+from conjure.runs.artifacts.uploads import upload
 
 
 @click.command
@@ -25,12 +25,12 @@ def command(path: Path, *, name: str | None) -> None:
     with StatusLine() as status:
 
         def show(copied: Copied) -> None:
-            status.show(f"Uploading… {format_count(copied.files, 'file')}, {format_size(copied.size_bytes)}")
+            status.show(f"Uploading… {plural(copied.files, 'file')}, {format_size(copied.size_bytes)}")
 
         done = upload(Home.from_environment(), path, name, watch=show)
     for skipped in done.skipped:
         note(f"left out: {printable(skipped)}")
     kept = done.upload
-    what = f"{format_count(kept.files, 'file')}, {format_size(kept.size_bytes)}"
+    what = f"{plural(kept.files, 'file')}, {format_size(kept.size_bytes)}"
     note(f"{what}: {f'version {kept.version}' if done.is_new else f'the same as version {kept.version}'}")
     click.echo(kept.resource)

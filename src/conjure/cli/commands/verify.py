@@ -4,9 +4,10 @@ import click
 
 from conjure.cli.render import visible, write_json
 from conjure.core.home import Home
-from conjure.runs.custody import open_store
-from conjure.runs.quantities import format_count, format_size
-from conjure.runs.verification import verify
+from conjure.core.text import plural
+from conjure.core.units import format_size
+from conjure.runs.artifacts.verification import verify
+from conjure.runs.lifecycle.ownership import open_store
 
 
 @click.command
@@ -21,12 +22,12 @@ def command(resources: tuple[str, ...], *, as_json: bool) -> int:
     with open_store(home) as store:
         found = [verify(home, store, resource) for resource in resources]
     if as_json:
-        write_json([each.to_json() for each in found])
+        write_json([each.to_dict() for each in found])
     else:
         for each in found:
             for fault in each.faults:
                 click.echo(f"{each.resource}: {visible(fault)}")
             if not each.faults:
-                what = f"{format_count(each.files, 'file')}, {format_size(each.size_bytes)}"
+                what = f"{plural(each.files, 'file')}, {format_size(each.size_bytes)}"
                 click.echo(f"{each.resource}: {what}, as saved")
     return 1 if any(each.faults for each in found) else 0

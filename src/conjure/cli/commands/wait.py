@@ -2,13 +2,13 @@
 
 import click
 
-from conjure.cli.numbers import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import StatusLine, write_json
 from conjure.cli.transcript import details, ended
 from conjure.core.home import Home
-from conjure.runs.following import Ended, follow
-from conjure.runs.record import RunRecord
-from conjure.runs.status import exit_status
+from conjure.runs.lifecycle.log_following import Ended, follow
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import exit_status
 
 
 @click.command
@@ -22,7 +22,7 @@ def command(numbers: tuple[int, ...], *, as_json: bool) -> int:
         if not as_json:
             click.echo("\n   ".join([ended(records[-1]), *details(records[-1])]))
     if as_json:
-        write_json([record.to_json() for record in records])
+        write_json([record.to_dict() for record in records])
     statuses = [exit_status(record.ending) for record in records if record.ending is not None]
     return next((status for status in statuses if status), 0)
 

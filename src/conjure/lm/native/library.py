@@ -97,7 +97,7 @@ class Pass(ctypes.Structure):
 
     _fields_ = (
         ("x", _pointer),
-        ("slope", _pointer),
+        ("grad", _pointer),
         ("y", _pointer),
         ("rows", _size),
         ("columns", _size),
@@ -122,8 +122,8 @@ class Summary(ctypes.Structure):
         ("logits", _pointer),
         ("rows", _size),
         ("vocab", _size),
-        ("normalisers", _pointer),
-        ("likeliest", _pointer),
+        ("logsumexp", _pointer),
+        ("argmax", _pointer),
         ("threads", ctypes.c_int32),
         ("instructions", ctypes.c_int32),
     )

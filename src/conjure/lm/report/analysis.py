@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conjure.lm.generate import GenerationRequest, Sample
+from conjure.lm.generation.generate import GenerationRequest, Sample
+from conjure.lm.generation.score import Tally
 from conjure.lm.report.diversity import distinct, repeated_texts, self_bleu
 from conjure.lm.report.facts import (
     SCHEMA,
@@ -35,8 +36,7 @@ from conjure.lm.report.novelty import Overlap, compare_with_training, summarise
 from conjure.lm.report.observe import Observation, excerpts
 from conjure.lm.report.verdict import judge
 from conjure.lm.report.words import split_words
-from conjure.lm.score import Tally
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer import Tokenizer
 
 _UNSEEN_PER_SAMPLE = 4  # excerpts of unseen text for each sample: what is normal is known better than what is
 _MOST_CURVE_POINTS = 300

@@ -22,7 +22,7 @@ Plain = dict[str, Any]  # values that JSON knows
 
 @dataclass(frozen=True, slots=True)
 class HeldOutScore:
-    """How likely a model finds held-out text; the protocol is `conjure.lm.score`'s.
+    """How likely a model finds held-out text; the protocol is `conjure.lm.generation.score`'s.
 
     Attributes:
         loss: Mean nats per token.

@@ -17,7 +17,7 @@ import numpy as np
 
 from conjure.lm.report.matching import SEPARATOR, LongestMatches
 from conjure.lm.report.words import SeenNgrams, count_whole_words, split_words, words_in_order
-from conjure.lm.tokenizer import Tokenizer, split_safely
+from conjure.lm.text.tokenizer import Tokenizer, split_safely
 
 LONGEST_NGRAM = 6
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from conjure.lm.generate import GenerationRequest, Sample, generate
-from conjure.lm.holdout import TokenStream
-from conjure.lm.model import GPT2
-from conjure.lm.score import Tally, Windows, score_documents
-from conjure.lm.tokenizer import Tokenizer
+from conjure.lm.generation.generate import GenerationRequest, Sample, generate
+from conjure.lm.generation.score import Tally, Windows, score_documents
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.tokenizer import Tokenizer
 
 _READ_TOKENS = 1 << 16
 _SCORED_TOKENS = 20_000  # of held-out text: a standard error of about 0.02 nats per token

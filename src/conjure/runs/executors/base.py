@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from conjure.errors import ExecutorError
-from conjure.runs.record import Usage
+from conjure.runs.schema.process_facts import Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,17 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from conjure.runs.executors.base import Exit, Job, NotStartedError
-from conjure.runs.logs import STDERR, STDOUT
-from conjure.runs.process import (
+from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
+from conjure.runs.host.process import (
     Process,
     die_with_parent,
     family,
     reap_children,
     send_signal,
 )
-from conjure.runs.queueing import VISIBLE_GPUS_VARIABLE, gpus_named
-from conjure.runs.record import Usage
-from conjure.runs.usage import UsageMeter
+from conjure.runs.host.process_usage import UsageMeter
+from conjure.runs.schema.process_facts import Usage
+from conjure.runs.telemetry.logs import STDERR, STDOUT
 
 _READ_BYTES = 1 << 16
 _LEFTOVERS_GRACE_S = 5.0
@@ -36,11 +36,11 @@ class LocalExecutor:
     """Starts commands on this machine.
 
     Args:
-        spared: Descendants that are not this run's to end: the supervisors of runs it has cast.
+        exclude: Descendants that are not this run's to end: the supervisors of runs it has cast.
     """
 
-    def __init__(self, spared: Callable[[Process], bool]) -> None:
-        self._spared = spared
+    def __init__(self, exclude: Callable[[Process], bool]) -> None:
+        self._exclude = exclude
 
     def start(self, job: Job) -> "LocalExecution":
         """Start a command in a session of its own, with pipes for its output and nothing for its input.
@@ -66,17 +66,17 @@ class LocalExecutor:
         except OSError as error:
             raise NotStartedError(f"{job.arguments[0]}: {error.strerror}", 126) from error
         own_gpus = gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, ""))
-        return LocalExecution(process, self._spared, UsageMeter(own_gpus))
+        return LocalExecution(process, self._exclude, UsageMeter(own_gpus))
 
 
 class LocalExecution:
     """A command running on this machine (see `base.Execution`)."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], spared: Callable[[Process], bool], meter: UsageMeter
+        self, process: subprocess.Popen[bytes], exclude: Callable[[Process], bool], meter: UsageMeter
     ) -> None:
         self._process = process
-        self._spared = spared
+        self._exclude = exclude
         self._selector = selectors.DefaultSelector()
         for stream, pipe in ((STDOUT, process.stdout), (STDERR, process.stderr)):
             assert pipe is not None
@@ -173,7 +173,7 @@ class LocalExecution:
         self.exit = self._main_exit
 
     def _family(self) -> list[Process]:
-        return family(os.getpid(), spared=self._spared)
+        return family(os.getpid(), exclude=self._exclude)
 
     def _signal_group(self, number: int) -> None:
         if self._main_exit is None:  # not waited for yet, so its number is still its own

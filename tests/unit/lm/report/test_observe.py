@@ -2,12 +2,12 @@
 
 import pytest
 
-from conjure.lm.data import tokenise
-from conjure.lm.generate import GenerationRequest, generate
-from conjure.lm.holdout import hold_out
-from conjure.lm.readers import read_records
+from conjure.lm.generation.generate import GenerationRequest, generate
+from conjure.lm.generation.score import score
 from conjure.lm.report.observe import excerpts, held_out_texts, observe, record_texts
-from conjure.lm.score import score
+from conjure.lm.text.held_out import hold_out
+from conjure.lm.text.readers import read_records
+from conjure.lm.text.token_cache import tokenise
 from support.models import tiny_model, tiny_tokenizer
 from support.records import many_records, write_records
 

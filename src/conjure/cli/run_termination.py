@@ -1,0 +1,39 @@
+"""What `stop` and `kill` share: ask, wait, say how it went.
+
+Main entry: `show_ending`.
+"""
+
+from collections.abc import Sequence
+
+import click
+
+from conjure.cli.render import StatusLine, write_json
+from conjure.cli.transcript import ended
+from conjure.core.home import Home
+from conjure.runs.database.sqlite import STOP
+from conjure.runs.lifecycle.termination import end_runs
+from conjure.runs.schema.record import RunRecord
+
+
+def show_ending(numbers: Sequence[int], what: str, *, as_json: bool) -> None:
+    """End runs and show what became of them."""
+    doing = "stopping" if what == STOP else "killing"
+
+    def tick(waiting: Sequence[int]) -> None:
+        line.show(f"{doing} run {', '.join(map(str, waiting))}")
+
+    with StatusLine() as line:
+        results = end_runs(Home.from_environment(), numbers, what, tick=tick)
+    if as_json:
+        write_json([record.to_dict() for record, _ in results])
+        return
+    for record, was_going_on in results:
+        click.echo(_outcome(record, was_going_on))
+
+
+def _outcome(record: RunRecord, was_going_on: bool) -> str:
+    if not was_going_on:
+        return f"Run {record.number} had ended already: {record.status}"
+    if not record.status.is_final:
+        return f"Run {record.number} is on another machine, which has been asked"
+    return ended(record)

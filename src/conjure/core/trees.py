@@ -1,0 +1,247 @@
+"""Folder trees: copying, measuring and removing them without ever following a link.
+
+Main entries: `copy_entry`, `remove_tree`. Invariant: nothing outside the given folders is written, removed or
+has its mode changed, whatever links lie in them or take a folder's place meanwhile.
+"""
+
+import errno
+import fcntl
+import os
+import posixpath
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conjure.core.files import sha256_bytes
+from conjure.core.folders import Descent, Entry, Folder, open_file, remove_entry, walk
+
+_FICLONE = 0x40049409  # from linux/fs.h: let two files share their blocks until one is written to
+_CHUNK_BYTES = 1 << 30
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_NO_RANGE_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+
+@dataclass(slots=True)
+class Copied:
+    """What a copy did.
+
+    Attributes:
+        files: How many files and links were made.
+        size_bytes: Bytes of the files.
+        skipped: What was left out and why, one phrase each.
+    """
+
+    files: int = 0
+    size_bytes: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+def clone_file(source: Path, destination: Path, *, mode: int) -> int:
+    """Copy one regular file to a new name, sharing its blocks where the filesystem can; its size in bytes.
+
+    The modification time goes along, the mode is `mode`.
+
+    Raises:
+        OSError: `source` is a link, `destination` exists, the disk is full …; `destination` is then removed.
+    """
+    with (
+        Folder.open(source.parent, follow=True) as origin,
+        Folder.open(destination.parent, follow=True) as folder,
+    ):
+        reader = open_file(origin.descriptor, source.name)
+        try:
+            return clone_open_file(reader, folder.descriptor, destination.name, mode=mode)
+        finally:
+            os.close(reader)
+
+
+def clone_open_file(reader: int, folder: int, name: str, *, mode: int) -> int:
+    """Copy an open file to a new name in an open folder, as `clone_file` does.
+
+    Raises:
+        OSError: It is no regular file, the name exists, the disk is full …; the name is then free again.
+    """
+    facts = os.fstat(reader)
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    writer = os.open(name, _CREATE, 0o600, dir_fd=folder)
+    try:
+        _copy_content(reader, writer)
+        os.fchmod(writer, mode)
+        os.utime(writer, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        return os.fstat(writer).st_size
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+        raise
+    finally:
+        os.close(writer)
+
+
+def _copy_content(reader: int, writer: int) -> None:
+    with suppress(OSError):
+        fcntl.ioctl(writer, _FICLONE, reader)
+        return
+    try:
+        while os.copy_file_range(reader, writer, _CHUNK_BYTES):
+            pass
+    except (OSError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_RANGE_COPY:
+            raise
+        with os.fdopen(os.dup(reader), "rb") as source, os.fdopen(os.dup(writer), "wb") as destination:
+            source.seek(destination.tell())
+            shutil.copyfileobj(source, destination, 1 << 20)
+
+
+def copy_entry(
+    source: Path,
+    into: Folder,
+    name: str,
+    *,
+    boundary: Path,
+    overwrite: bool = False,
+    watch: Callable[[Copied], None] | None = None,
+) -> Copied:
+    """Make a private, writable copy of a file or folder; existing folders at the destination are added to.
+
+    Links that lead to somewhere inside `source` stay links. One that leads to a file elsewhere inside
+    `boundary` becomes a copy of it. Any other is left out and reported, and so are sockets and the like, and
+    what vanishes meanwhile.
+
+    Args:
+        source: The file or folder.
+        into: The folder that the copy is made in.
+        name: The copy's path in it, in POSIX form; "" copies a folder's content straight into it.
+        boundary: How far links may lead.
+        overwrite: Replace files that exist already, each in one step.
+        watch: Told after each file what has been copied so far.
+
+    Raises:
+        OSError: A file exists already at the destination, a part of its path is a link, the disk is full …
+    """
+    with Descent(into) as destination:
+        return _Copy(source, destination, boundary.resolve(), overwrite, watch).run(name)
+
+
+@dataclass(slots=True)
+class _Copy:
+    source: Path
+    destination: Descent
+    boundary: Path
+    overwrite: bool
+    watch: Callable[[Copied], None] | None
+    copied: Copied = field(default_factory=Copied)
+
+    def run(self, name: str) -> Copied:
+        top = name.split("/") if name else []
+        if not self.source.is_dir():
+            self._path(self.source, top, self.source.name)
+            return self.copied
+        self.destination.go_to(top, make=True)
+        with Folder.open(self.source, follow=True) as opened:
+            for below, entry in walk(opened):
+                parts = [*top, *below.split("/")]
+                if entry.is_link:
+                    self._link(opened.path / below, parts, below)
+                elif entry.is_folder:
+                    self.destination.go_to(parts, make=True)
+                elif entry.is_file:
+                    self._entry(entry, parts, below)
+                else:
+                    self.copied.skipped.append(f"{below} is neither file, folder nor link")
+        return self.copied
+
+    def _entry(self, entry: Entry, parts: list[str], name: str) -> None:
+        try:
+            reader = open_file(entry.folder, entry.name)
+        except FileNotFoundError:
+            self.copied.skipped.append(f"{name} vanished")
+            return
+        self._file(reader, parts)
+
+    def _path(self, path: Path, parts: list[str], name: str) -> None:
+        try:
+            with Folder.open(path.parent, follow=True) as parent:
+                reader = open_file(parent.descriptor, path.name)
+        except FileNotFoundError:
+            self.copied.skipped.append(f"{name} vanished")
+            return
+        self._file(reader, parts)
+
+    def _file(self, reader: int, parts: list[str]) -> None:
+        """Copy an open file, and close it."""
+        try:
+            mode = stat.S_IMODE(os.fstat(reader).st_mode) | stat.S_IRUSR | stat.S_IWUSR
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
+            folder = self.destination.go_to(parts[:-1], make=True)
+            if self.overwrite:
+                partial = partial_name(parts[-1])
+                with suppress(FileNotFoundError):
+                    os.unlink(partial, dir_fd=folder)
+                self.copied.size_bytes += clone_open_file(reader, folder, partial, mode=mode)
+                os.replace(partial, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+            else:
+                self.copied.size_bytes += clone_open_file(reader, folder, parts[-1], mode=mode)
+        finally:
+            os.close(reader)
+        self._done()
+
+    def _link(self, link: Path, parts: list[str], name: str) -> None:
+        try:
+            real, source = link.resolve(strict=True), self.source.resolve()
+        except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+            self.copied.skipped.append(f"{name} is a link to nothing")
+            return
+        if real.is_relative_to(source):
+            folder = self.destination.go_to(parts[:-1], make=True)
+            if self.overwrite:
+                with suppress(FileNotFoundError):
+                    os.unlink(parts[-1], dir_fd=folder)
+            target = posixpath.relpath(real, posixpath.dirname(source / name))
+            os.symlink(target, parts[-1], dir_fd=folder)
+            self._done()
+        elif real.is_relative_to(self.boundary) and real.is_file():
+            self._path(real, parts, name)
+        else:
+            self.copied.skipped.append(f"{name} is a link that leads outside")
+
+    def _done(self) -> None:
+        self.copied.files += 1
+        if self.watch is not None:
+            self.watch(self.copied)
+
+
+def partial_name(name: str) -> str:
+    """What a file is called while it is being copied: short enough for any filesystem, always the same."""
+    return f".{sha256_bytes(os.fsencode(name))[:32]}.part"
+
+
+def tree_size_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; nothing there has none."""
+    try:
+        with Folder.open(folder) as opened:
+            return sum(_size(entry) for _, entry in walk(opened) if not entry.is_folder)
+    except NotADirectoryError:
+        return folder.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _size(entry: Entry) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:  # removed meanwhile
+        return 0
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and everything in it, read-only folders too; nothing there is fine.
+
+    Raises:
+        OSError: Something in it cannot be removed.
+    """
+    with suppress(FileNotFoundError), Folder.open(folder.parent, follow=True) as parent:
+        remove_entry(parent, folder.name)

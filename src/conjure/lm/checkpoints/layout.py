@@ -1,0 +1,173 @@
+"""What a checkpoint folder holds: its configuration, its tensors, its other files.
+
+Main entries: `read_config`, `open_tensors`. Everything that can be told without torch is here, so that
+listing models is instant. Invariant: only JSON and safetensors are read, and only from the folder itself.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from conjure.core.files import restore_folder
+from conjure.errors import CheckpointError, ModelError, NotFoundError
+from conjure.lm.checkpoints.safetensors_reader import StoredTensor, TensorFile
+from conjure.lm.models.gpt2_config import GPT2Config
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+# All files that may hold weights, pickles included.
+WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
+
+# What a checkpoint folder is made of. Saving replaces the folder, so it must hold nothing else.
+CHECKPOINT_FILES = (
+    CONFIG_FILE,
+    "generation_config.json",
+    "model*.safetensors",
+    INDEX_FILE,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "README.md",
+    "training.json",
+    "report.html",
+    "report.json",
+)
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json")
+PREFIX = "transformer."  # put before every name but the head's by models saved with a head
+HEAD, EMBEDDING = "lm_head.weight", "wte.weight"
+
+# The causal mask, which early checkpoints stored with the weights.
+_MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
+
+
+def read_config(folder: Path | str) -> GPT2Config:
+    """The configuration of a checkpoint folder; no weight is touched.
+
+    Raises:
+        NotFoundError: There is no such folder.
+        CheckpointError: ``config.json`` is missing, damaged, or not a GPT-2 that can be built.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        restore_folder(folder)  # a save may have been cut off between two renames
+    if not folder.is_dir():
+        kind = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise NotFoundError(f"model folder {folder} {kind}")
+    try:
+        return GPT2Config.from_dict(read_json_object(folder / CONFIG_FILE))
+    except ModelError as error:
+        raise CheckpointError(f"the model in {folder} cannot be used: {error}") from error
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a checkpoint folder holds a tokenizer's files."""
+    return any((folder / name).exists() for name in _TOKENIZER_FILES)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file that must hold an object.
+
+    Raises:
+        CheckpointError: It is missing, unreadable, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} is not a model folder: it has no {path.name}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: it holds a {type(content).__name__}, not an object")
+    return content
+
+
+@contextmanager
+def open_tensors(folder: Path) -> Iterator[dict[str, StoredTensor]]:
+    """The stored tensors by `GPT2`'s names, without mask buffers; readable until the block is left.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged or of a refused kind.
+    """
+    with ExitStack() as files:
+        yield _canonical(folder, _open_all(folder, files))
+
+
+def stored_dtype(folder: Path) -> str:
+    """Torch's name of the weights' number format; only headers are read.
+
+    Raises:
+        CheckpointError: As `open_tensors`, or the tensors are not a GPT-2's.
+    """
+    with open_tensors(folder) as tensors:
+        for name in (EMBEDDING, HEAD):
+            if name in tensors:
+                return tensors[name].dtype
+    raise CheckpointError(f"the weights in {folder} lack tensor {EMBEDDING}")
+
+
+def _open_all(folder: Path, files: ExitStack) -> dict[str, StoredTensor]:
+    """Every stored tensor by its stored name; the files stay open until `files` is left."""
+    if (folder / WEIGHTS_FILE).exists():
+        return files.enter_context(TensorFile(folder / WEIGHTS_FILE)).tensors
+    if (folder / INDEX_FILE).exists():
+        return _open_shards(folder, files)
+    for name in PICKLE_FILES:
+        if (folder / name).exists():
+            raise CheckpointError(
+                f"{folder} holds its weights only as {name}, a pickle, which could run code when it is read",
+                fix=f"conjure models convert {folder}",
+            )
+    raise CheckpointError(f"{folder} holds no weights: {WEIGHTS_FILE} is needed")
+
+
+def _open_shards(folder: Path, files: ExitStack) -> dict[str, StoredTensor]:
+    opened: dict[str, TensorFile] = {}
+    tensors = {}
+    for name, place in read_index(folder / INDEX_FILE).items():
+        if place not in opened:
+            opened[place] = files.enter_context(TensorFile(folder / place))
+        if name not in opened[place].tensors:
+            raise CheckpointError(f"tensor {name} is missing from {folder / place}, where the index puts it")
+        tensors[name] = opened[place].tensors[name]
+    return tensors
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Tensor name to the name of the file, in the index's own folder, that holds it.
+
+    Raises:
+        CheckpointError: The index is damaged or points out of its folder.
+    """
+    places = read_json_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise CheckpointError(f"{index} is damaged: its weight_map does not name a file for each tensor")
+    for place in places.values():
+        if place in ("", ".", "..") or Path(place).name != place:
+            raise CheckpointError(f"{index} names the file {place!r}, which is not in its own folder")
+    return places
+
+
+def _canonical(folder: Path, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    for stored_name, tensor in stored.items():
+        name = stored_name.removeprefix(PREFIX)
+        if _MASK_BUFFER.fullmatch(name):
+            continue
+        if name in tensors:
+            raise CheckpointError(
+                f"tensor {name} is stored twice in {folder}, with and without the prefix {PREFIX!r}"
+            )
+        tensors[name] = tensor
+    return tensors

@@ -1,0 +1,300 @@
+"""From the name of a model to the folder that holds it.
+
+Main entry: `resolve_model`. A name is, in this order: a resource (what a caller's lookups know, such as
+``runs/3``), an embedded model (``sprite``), a local folder, or a model on Hugging Face, ``name@revision`` if
+one revision is meant. Invariant: a model that is already on this machine is found without the network.
+"""
+
+import difflib
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
+from conjure.lm.checkpoints.layout import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    PICKLE_FILES,
+    WEIGHTS_FILE,
+    has_tokenizer,
+    read_index,
+    read_json_object,
+)
+from conjure.lm.models.gpt2_config import GPT2Config
+
+Lookup = Callable[[str], Path | None]
+"""Tells the folder a name means, or None for a name that is not its own; may raise `NotFoundError`."""
+
+EMBEDDED_MODEL = "sprite"
+
+# Where the classic names live now; caches hold them under either.
+_MOVED = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
+}
+_REVISION = re.compile(r"\w[\w./-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+_CONNECT_TIMEOUT_S = 5.0  # a network that drops packets must not look like a hang
+
+# All that is ever taken from a hub model: never a pickle, and not the same weights in other formats.
+_WANTED = [
+    CONFIG_FILE,
+    "generation_config.json",
+    WEIGHTS_FILE,
+    "model-*.safetensors",
+    INDEX_FILE,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model was found.
+
+    Attributes:
+        name: As it was asked for.
+        folder: The checkpoint folder.
+        kind: ``embedded``, ``folder``, ``hub`` or ``resource``.
+        revision: The commit of a hub model.
+    """
+
+    name: str
+    folder: Path
+    kind: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        """The name, and what it turned out to be."""
+        if self.kind == "hub":
+            return f"{self.name.partition('@')[0]} (Hugging Face, revision {(self.revision or '?')[:8]})"
+        return f"{self.name} ({self.kind})"
+
+
+def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = (), fetch: bool = True) -> ModelSource:
+    """Find the checkpoint folder a name means.
+
+    Args:
+        name: What the user wrote.
+        lookups: Asked first, in turn.
+        fetch: Download a hub model that is not cached; False only looks at this machine.
+
+    Raises:
+        UsageError: The name cannot be one.
+        NotFoundError: There is no such model, or it is not here and the network is not either.
+        CheckpointError: A hub model without safetensors weights, or of another architecture.
+    """
+    text = str(name)
+    if not text.strip():
+        raise UsageError("the model's name is empty", fix=f"--model {EMBEDDED_MODEL}")
+    for lookup in lookups:
+        found = lookup(text)
+        if found is not None:
+            return ModelSource(text, found, "resource")
+    if text == EMBEDDED_MODEL:
+        return ModelSource(text, _embedded_folder(text), "embedded")
+    return _local(text) or _from_hub(text, fetch=fetch)
+
+
+def models_here() -> list[ModelSource]:
+    """Every model found on this machine by name alone: the embedded ones, then Hugging Face's cache."""
+    embedded = [
+        ModelSource(path.parent.name, path.parent, "embedded")
+        for path in sorted(_embedded_root().glob(f"*/{CONFIG_FILE}"))
+    ]
+    return embedded + sorted(_cached_models(), key=lambda source: source.name)
+
+
+def _cached_models() -> Iterator[ModelSource]:
+    """GPT-2 models in Hugging Face's cache, each by its newest revision, whether or not it can be loaded."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return
+    for repository in repositories:
+        revisions = sorted(repository.revisions, key=lambda revision: revision.last_modified)
+        if repository.repo_type != "model" or not revisions:
+            continue
+        folder = Path(revisions[-1].snapshot_path)
+        with suppress(CheckpointError):
+            if read_json_object(folder / CONFIG_FILE).get("model_type") == "gpt2":
+                yield ModelSource(repository.repo_id, folder, "hub", revisions[-1].commit_hash)
+
+
+def _embedded_root() -> Path:
+    return Path(str(files("conjure"))) / "models"
+
+
+def _embedded_folder(name: str) -> Path:
+    folder = _embedded_root() / name
+    if not (folder / CONFIG_FILE).exists():
+        raise NotFoundError(
+            f"this installation of conjure lacks its embedded model {name!r}", fix="install conjure again"
+        )
+    return folder
+
+
+def _local(name: str) -> ModelSource | None:
+    """A folder of this machine; None for what can only be a hub name."""
+    # os.path's answers where pathlib's raise: for names too long, and home folders of nobody.
+    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    if os.path.isfile(path):  # noqa: PTH113
+        raise UsageError(
+            f"model {name} is a file, and a model is the folder around it",
+            fix=f"--model {path.parent if path.parent != Path() else './'}",
+        )
+    hub_part = name.partition("@")[0]
+    explicit = name.startswith((".", "/", "~")) or name.endswith("/") or hub_part.count("/") > 1
+    if os.path.isdir(path) and (explicit or _holds_model(path)):  # noqa: PTH112
+        return ModelSource(name, path, "folder")
+    if explicit:
+        raise NotFoundError(f"model folder {name} does not exist")
+    return None
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, *PICKLE_FILES))
+
+
+def _from_hub(name: str, *, fetch: bool) -> ModelSource:
+    repository, revision = _parse_hub_name(name)
+    candidates = [repository, *([_MOVED[repository]] if repository in _MOVED else [])]
+    cached = next(filter(None, (_cached(each, revision) for each in candidates)), None)
+    # A branch or tag that was named on purpose may have moved on, so it is looked up.
+    settled = not revision or _COMMIT.fullmatch(revision)
+    if cached is not None and (not fetch or (settled and has_tokenizer(cached))):
+        return ModelSource(name, cached, "hub", cached.name)
+    if not fetch:
+        raise NotFoundError(
+            f"model {name!r} is not on this machine",
+            fix=_suggestion(name) or f"conjure generate --model {name} fetches it; see `conjure models`",
+        )
+    try:
+        folder = _download(repository, revision)
+    except _Unreachable as error:
+        if cached is None:
+            raise _missing(name, str(error)) from error
+        folder = cached
+    return ModelSource(name, folder, "hub", folder.name)
+
+
+def _parse_hub_name(name: str) -> tuple[str, str | None]:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    repository, at, revision = name.partition("@")
+    try:
+        validate_repo_id(repository)
+        sound = not at or (_REVISION.fullmatch(revision) is not None and ".." not in revision)
+    except HFValidationError:
+        sound = False
+    if not sound:
+        raise UsageError(
+            f"{name!r} is neither a folder nor a model's name: those are letters, digits and -_. with at most"
+            " one /, and may end in @revision",
+            fix="conjure models",
+        )
+    return repository, revision or None
+
+
+def _cached(repository: str, revision: str | None) -> Path | None:
+    """The snapshot in Hugging Face's cache, if its weights are all there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repository, CONFIG_FILE, revision=revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    return folder if _has_all_weights(folder) else None
+
+
+def _has_all_weights(folder: Path) -> bool:
+    if (folder / WEIGHTS_FILE).exists():
+        return True
+    try:
+        return all((folder / place).exists() for place in read_index(folder / INDEX_FILE).values())
+    except CheckpointError:
+        return False
+
+
+class _Unreachable(Exception):  # noqa: N818  # a state of the network, told onward as an error
+    """The hub could not be asked."""
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    """Fetch a model's checkpoint files, the small ones first; show the library's own progress."""
+    from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
+
+    # The library's network errors have no common base of its own; this is its HTTP library's.
+    http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]  # pyright: ignore[reportAssignmentType]
+    try:
+        info = HfApi().model_info(repository, revision=revision, timeout=_CONNECT_TIMEOUT_S)
+        _check_files(repository, {file.rfilename for file in info.siblings or []})
+        config = hf_hub_download(repository, CONFIG_FILE, revision=revision)
+        GPT2Config.from_dict(read_json_object(Path(config)))  # before gigabytes of another architecture
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED))
+    except errors.GatedRepoError as error:
+        raise NotFoundError(
+            f"model {repository!r} is gated: its owner lets only people who accepted the terms fetch it",
+            fix=f"accept them on the model's page, then `hf auth login`, or use --model {EMBEDDED_MODEL}",
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise NotFoundError(f"model {repository!r} has no revision {revision!r} on Hugging Face") from error
+    except errors.RepositoryNotFoundError as error:
+        raise _unknown(repository) from error
+    except ModelError as error:
+        raise CheckpointError(f"model {repository!r} cannot be used: {error}") from error
+    except (OSError, http_error) as error:
+        reason = str(error).strip().partition("\n")[0]
+        if getattr(error, "errno", None) in _DISK_ERRORS:
+            raise CheckpointError(f"model {repository!r} could not be stored: {reason}") from error
+        raise _Unreachable(reason) from error
+
+
+def _check_files(repository: str, names: set[str]) -> None:
+    if CONFIG_FILE not in names:
+        raise CheckpointError(f"{repository!r} on Hugging Face is not a model: it has no {CONFIG_FILE}")
+    if WEIGHTS_FILE in names or INDEX_FILE in names:
+        return
+    if names & set(PICKLE_FILES):
+        raise CheckpointError(
+            f"model {repository!r} holds its weights only as a pickle, which could run code when it is read",
+            fix=f"hf download {repository} --local-dir FOLDER, then conjure models convert FOLDER",
+        )
+    raise CheckpointError(f"model {repository!r} holds no {WEIGHTS_FILE}")
+
+
+def _unknown(repository: str) -> NotFoundError:
+    return NotFoundError(
+        f"there is no model {repository!r} on Hugging Face, or it is private",
+        fix=_suggestion(repository) or f"--model {EMBEDDED_MODEL} needs no network; see `conjure models`",
+    )
+
+
+def _missing(name: str, reason: str) -> NotFoundError:
+    ways = "connect to the network, name a local folder as ./FOLDER, or take the embedded model with"
+    guess = _suggestion(name)
+    return NotFoundError(
+        f"model {name!r} is not on this machine and Hugging Face cannot be reached ({reason})",
+        fix=f"{f'{guess} or ' if guess else ''}{ways} --model {EMBEDDED_MODEL}",
+    )
+
+
+def _suggestion(name: str) -> str | None:
+    near = difflib.get_close_matches(name, [EMBEDDED_MODEL, *_MOVED], n=1, cutoff=0.75)
+    return f"did you mean {near[0]}?" if near and near[0] != name else None

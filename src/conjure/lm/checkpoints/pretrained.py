@@ -1,0 +1,255 @@
+"""Checkpoint folders, as Hugging Face lays them out: read into a `GPT2`, written from one.
+
+Main entries: `load_checkpoint`, `save_checkpoint`. Only safetensors and JSON are read. Invariant: a folder
+being saved holds, at every moment, either what it held before or the whole new checkpoint.
+
+A checkpoint spells matrices (in, out), as OpenAI's Conv1D did, and `GPT2` (out, in); it may or may not put
+``transformer.`` before names, store the tied head once more, and be split over several files.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conjure.core.files import replace_folder
+from conjure.errors import CheckpointError, ConflictError
+from conjure.lm.checkpoints.layout import (
+    CHECKPOINT_FILES,
+    CONFIG_FILE,
+    EMBEDDING,
+    HEAD,
+    PREFIX,
+    WEIGHTS_FILE,
+    has_tokenizer,
+    open_tensors,
+    read_config,
+)
+from conjure.lm.checkpoints.safetensors_reader import StoredTensor
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.text.tokenizer import Tokenizer
+
+_TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+_FAULTS_SHOWN = 3
+
+
+def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> tuple[GPT2, Tokenizer]:
+    """The model and tokenizer of a checkpoint folder.
+
+    Args:
+        folder: Where ``config.json``, ``model.safetensors`` and the tokenizer's files are.
+        dtype: Of the weights in memory, whatever the file's.
+
+    Raises:
+        NotFoundError: There is no such folder.
+        CheckpointError: It is incomplete, damaged or of a refused kind.
+    """
+    model = load_model(folder, dtype)
+    return model, Tokenizer.from_folder(Path(folder))
+
+
+def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> GPT2:
+    """The model of a checkpoint folder, in `eval` mode; arguments and errors as for `load_checkpoint`."""
+    with open_model(folder) as (model, read):
+        state = {name: read(name, dtype) for name, _ in model.named_parameters()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+@contextmanager
+def open_model(folder: Path | str) -> Iterator[tuple[GPT2, Callable[[str, torch.dtype], Tensor]]]:
+    """A checkpoint folder's model, to be read one weight at a time while the block lasts.
+
+    Yields:
+        The model, without weights (on torch's ``meta`` device), and what reads a weight by its `GPT2` name,
+        in the layout `GPT2` has and the dtype that is given.
+
+    Raises:
+        NotFoundError, CheckpointError: As for `load_checkpoint`.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    with open_tensors(folder) as tensors:
+        config = _settle_head(config, tensors)
+        with torch.device("meta"):
+            model = GPT2(config)
+        _check_fit(folder, model, tensors)
+        yield model, lambda name, dtype: tensors[name].read(dtype, transpose=name.endswith(_TRANSPOSED))
+
+
+def load_tokenizer(folder: Path, config: GPT2Config) -> Tokenizer | None:
+    """The tokenizer beside a model's weights; None where there is none.
+
+    Raises:
+        CheckpointError: It is damaged, or knows tokens that the model does not.
+    """
+    if not has_tokenizer(folder):
+        return None
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} tokens and the model only"
+            f" {config.vocab_size:,}: they do not belong together"
+        )
+    return tokenizer
+
+
+def missing_tokenizer(origin: str) -> CheckpointError:
+    """What to say where text is wanted of a model that came without a tokenizer."""
+    return CheckpointError(
+        f"the model {origin} has no tokenizer files, so it knows token ids but no text",
+        fix="put the tokenizer.json it was trained with into its folder",
+    )
+
+
+def _settle_head(config: GPT2Config, tensors: dict[str, StoredTensor]) -> GPT2Config:
+    """Decide whether the head is tied, as transformers does: by what is stored, where that is telling.
+
+    A stored head equal to the embedding is left out of `tensors`; one that differs is a head of its own,
+    whatever the configuration says; one without an embedding beside it is the embedding.
+    """
+    if not config.tie_word_embeddings or HEAD not in tensors:
+        return config
+    if EMBEDDING not in tensors:
+        tensors[EMBEDDING] = tensors.pop(HEAD)
+    elif tensors[HEAD].same_as(tensors[EMBEDDING]):
+        del tensors[HEAD]
+    else:
+        return replace(config, tie_word_embeddings=False)
+    return config
+
+
+def _check_fit(folder: Path, model: GPT2, tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuse, all at once, what keeps the stored tensors from being this model's."""
+    needed = {name: _stored_shape(name, weight) for name, weight in model.state_dict().items()}
+    known = {name: tensor for name, tensor in tensors.items() if name in needed}
+    faults = [
+        f"tensor {tensor.name} has shape {tensor.shape} and {needed[name]} is needed"
+        for name, tensor in known.items()
+        if tensor.shape != needed[name]
+    ]
+    faults += [
+        f"tensor {tensor.name} holds {tensor.dtype} numbers, which are not weights"
+        for tensor in known.values()
+        if not tensor.is_floating_point
+    ]
+    faults += [f"tensor {name} {needed[name]} is missing" for name in needed if name not in tensors]
+    faults += [
+        f"tensor {tensor.name} {tensor.shape} is not part of the model"
+        for name, tensor in tensors.items()
+        if name not in needed
+    ]
+    if faults:
+        more = len(faults) - _FAULTS_SHOWN
+        listed = "; ".join(faults[:_FAULTS_SHOWN]) + (f"; and {more} more such faults" if more > 0 else "")
+        raise CheckpointError(f"the weights in {folder} do not fit its {CONFIG_FILE}: {listed}")
+
+
+def _stored_shape(name: str, weight: Tensor) -> tuple[int, ...]:
+    shape = tuple(weight.shape)
+    return shape[::-1] if name.endswith(_TRANSPOSED) else shape
+
+
+def save_checkpoint(
+    folder: Path | str,
+    model: GPT2,
+    tokenizer: Tokenizer | None,
+    *,
+    dtype: torch.dtype | None = None,
+    training: Mapping[str, Any] | None = None,
+    card: str | None = None,
+) -> None:
+    """Write a checkpoint folder that conjure, transformers, vLLM and llama.cpp's converter read.
+
+    Args:
+        folder: Where to; an older checkpoint there is replaced, whole and at once.
+        model: Its weights, on any device.
+        tokenizer: Its tokenizer; None where the model has none.
+        dtype: Of the stored weights; None keeps the model's.
+        training: What ``training.json`` shall say: how the model came to be.
+        card: Text of the model card, ``README.md``.
+
+    Raises:
+        ConflictError: The folder holds something that is not part of a checkpoint.
+        CheckpointError: It cannot be written (disk full, no permission); what was there is untouched.
+    """
+    folder = Path(folder).resolve()
+    _check_replaceable(folder)
+    stored = dtype if dtype is not None else model.wte.weight.dtype
+    with saving(folder), replace_folder(folder) as fresh:
+        write_weights(fresh / WEIGHTS_FILE, model, stored)
+        settings = {**model.config.to_dict(), "dtype": str(stored).removeprefix("torch.")}
+        _write_json(fresh / CONFIG_FILE, settings)
+        _write_json(fresh / "generation_config.json", _generation_settings(model.config))
+        if tokenizer is not None:
+            tokenizer.save(fresh, context_length=model.config.context_length)
+        if training is not None:
+            _write_json(fresh / "training.json", training)
+        if card is not None:
+            (fresh / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_weights(path: Path, model: GPT2, dtype: torch.dtype) -> None:
+    """Write a model's weights as one safetensors file, with the names and layout checkpoints use."""
+    save_file(checkpoint_tensors(model, dtype), path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
+def checkpoint_tensors(model: GPT2, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A model's weights by the names and in the layout checkpoints use, contiguous, on the CPU."""
+    tensors = {}
+    for name, weight in model.named_parameters():
+        layout = weight.detach().t() if name.endswith(_TRANSPOSED) else weight.detach()
+        stored_name = name if name == HEAD else PREFIX + name
+        tensors[stored_name] = layout.to("cpu", dtype).contiguous()
+    return tensors
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConflictError(f"{folder} is a file, and a checkpoint is a folder")
+    held = sorted(entry.name for entry in folder.iterdir())
+    foreign = [name for name in held if not any(fnmatch(name, known) for known in CHECKPOINT_FILES)]
+    if foreign:
+        raise ConflictError(
+            f"saving a checkpoint would replace {folder}, which also holds {foreign[0]!r}",
+            fix="name a new folder",
+        )
+    if held and CONFIG_FILE not in held:
+        raise ConflictError(
+            f"saving would replace {folder}, which is not empty and not a checkpoint",
+            fix="name a new folder",
+        )
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong while writing to `folder` into one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"the checkpoint could not be saved to {folder}: {reason}") from error
+
+
+def _generation_settings(config: GPT2Config) -> dict[str, Any]:
+    return {
+        "_from_model_config": True,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+    }
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What computes logits while text is generated: in torch, in C, as a CUDA graph."""

@@ -1,0 +1,313 @@
+"""How likely a model finds a text: log-probability per token, and perplexity with its protocol beside it.
+
+Main entries: `score` for one text, `score_documents` for many, `score_ids` for ids already at hand.
+Invariant: every token is scored exactly once and counts alike; the total is the sum of ``log P(x_t | x_<t)``.
+
+The protocol, the same everywhere: a document is read after one end-of-text token, which is given and not
+scored, so its first token is. A document longer than `context` tokens is read in windows of `context` inputs
+that start every `stride` tokens; a window scores what no earlier one did. So each token but those of the
+first window is predicted from at least ``context - stride + 1`` tokens, and the tail is scored like the rest.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import SupportsInt
+
+import torch
+from torch import Tensor
+
+from conjure.errors import UsageError
+from conjure.lm.generation.engines.torch_engine import evaluating
+from conjure.lm.hardware import keep_freed_memory
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.nn.loss import IGNORE, token_logprobs
+from conjure.lm.text.tokenizer import Tokenizer
+
+# Per forward pass. On a CPU enough for full matrix products: more would only be more new memory to clear.
+_BATCH_TOKENS, _BATCH_TOKENS_ON_GPU = 1024, 16_384
+_GROUP_CHARACTERS = 1 << 17  # short texts gathered before sorting, so that batches hold equal lengths
+
+Ids = Sequence[SupportsInt]  # a list, a (memory-mapped) numpy array, …: anything that has a length and slices
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """A log-probability and what it was spread over; tallies add up.
+
+    Attributes:
+        total: Log-probability of everything counted, nats, <= 0.
+        tokens: Tokens scored.
+        words: Whitespace-separated words in the text.
+        bytes: UTF-8 bytes in the text.
+    """
+
+    total: float = 0.0
+    tokens: int = 0
+    words: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.total + other.total,
+            self.tokens + other.tokens,
+            self.words + other.words,
+            self.bytes + other.bytes,
+        )
+
+    @property
+    def loss(self) -> float:
+        """Mean nats per token; NaN where there is no token."""
+        return _ratio(-self.total, self.tokens)
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(loss)``: comparable between models of one tokenizer only."""
+        return _exponential(self.loss)
+
+    @property
+    def word_perplexity(self) -> float:
+        """``exp`` of mean nats per word: comparable between tokenizers."""
+        return _exponential(_ratio(-self.total, self.words))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Mean bits per UTF-8 byte: comparable between tokenizers."""
+        return _ratio(-self.total, self.bytes) / math.log(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How much text a model sees at once, and how far the view moves on.
+
+    Attributes:
+        context: Tokens a window reads, at most the model's context length.
+        stride: Tokens from one window's start to the next one's, 1 to `context`. Smaller is kinder to the
+            model (more context for each token) and costs ``context / stride`` times the work.
+    """
+
+    context: int
+    stride: int
+
+    @classmethod
+    def of(cls, model: GPT2, context: int | None = None, stride: int | None = None) -> "Windows":
+        """The windows asked for; by default the model's whole context, and half of `context` as stride.
+
+        Raises:
+            UsageError: A bound is broken; all faults are named at once.
+        """
+        limit = model.config.context_length
+        context = context if context is not None else limit
+        stride = stride if stride is not None else max(1, context // 2)
+        faults = []
+        if not 1 <= context <= limit:
+            faults.append(f"context must be from 1 to the model's {limit} tokens, not {context}")
+        if stride < 1 or stride > context > 0:
+            faults.append(f"stride must be from 1 to the context, not {stride}")
+        if faults:
+            raise UsageError("; ".join(faults))
+        return cls(context, stride)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One text's log-probabilities.
+
+    Attributes:
+        token_ids: The text's tokens; the start token is not among them.
+        token_logprobs: ``log P(token | what came before)`` of each, nats.
+        tally: Their sum, and the counts of tokens, words and bytes.
+        windows: The protocol.
+    """
+
+    token_ids: list[int]
+    token_logprobs: list[float]
+    tally: Tally
+    windows: Windows
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole text, nats."""
+        return self.tally.total
+
+    @property
+    def perplexity(self) -> float:
+        """``exp`` of the mean negative log-probability per token."""
+        return self.tally.perplexity
+
+
+def score(
+    model: GPT2, tokenizer: Tokenizer, text: str, *, context: int | None = None, stride: int | None = None
+) -> Score:
+    """Score one text as a document.
+
+    Args:
+        model: In float32 for exact results.
+        tokenizer: The model's own.
+        text: Encoded exactly as it is.
+        context: Tokens seen at once; None means all the model can.
+        stride: Tokens between windows; None means half of `context`.
+
+    Raises:
+        UsageError: `context` or `stride` is out of range.
+
+    Source:
+        Parity and brute force: tests/parity/test_score.py, tests/unit/lm/test_score.py.
+    """
+    windows = Windows.of(model, context, stride)
+    return next(score_documents(model, tokenizer, [text], windows))
+
+
+def score_documents(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    windows: Windows,
+    *,
+    report: Callable[[int], object] | None = None,
+) -> Iterator[Score]:
+    """Score each text as a document of its own, in order; short ones share forward passes.
+
+    Memory is bounded by some hundred thousand characters of short texts, or by the longest text.
+
+    Args:
+        model: In float32 for exact results.
+        tokenizer: The model's own.
+        texts: Read as they are needed.
+        windows: How much of a text is seen at once.
+        report: Told after each forward pass how many more tokens have been scored.
+    """
+    for group in _groups(texts):
+        ids = tokenizer.encode_batch(group)
+        scored = _score_group(model, ids, windows, tokenizer.end_of_text_id, report)
+        for text, encoded, logprobs in zip(group, ids, scored, strict=True):
+            total = logprobs.double().sum().item()
+            tally = Tally(total, len(encoded), len(text.split()), len(text.encode()))
+            yield Score(encoded, logprobs.tolist(), tally, windows)
+
+
+def score_ids(
+    model: GPT2,
+    ids: Ids,
+    *,
+    start_id: int,
+    context: int | None = None,
+    stride: int | None = None,
+    report: Callable[[int], object] | None = None,
+) -> Tensor:
+    """Log-probability of each id of one document, however long.
+
+    Args:
+        model: In float32 for exact results.
+        ids: Token ids, (N,): a list, or an array, memory-mapped ones included (they are read as needed).
+        start_id: The token the document is read after, usually end-of-text; not scored.
+        context: Tokens seen at once; None means all the model can.
+        stride: Tokens between windows; None means half of `context`.
+        report: Told after each forward pass how many more tokens have been scored.
+
+    Returns:
+        Natural-log probabilities (nats, each <= 0), float32, (N,). Beyond these four bytes per token, memory
+        does not grow with N.
+
+    Raises:
+        UsageError: `context` or `stride` is out of range.
+    """
+    return _score_group(model, [ids], Windows.of(model, context, stride), start_id, report)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Targets `first` to `end` of a document, read from `begin` on."""
+
+    document: int
+    begin: int
+    first: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.begin
+
+
+def _windows(document: int, tokens: int, windows: Windows) -> Iterator[_Window]:
+    """Cover targets 0 … tokens-1, each once. The input that predicts target t is token t - 1."""
+    done, begin = 0, 0
+    while done < tokens:
+        end = min(begin + windows.context, tokens)
+        yield _Window(document, begin, done, end)
+        done, begin = end, begin + windows.stride
+
+
+def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    characters = 0
+    for text in texts:
+        group.append(text)
+        characters += len(text)
+        if characters >= _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
+def _score_group(
+    model: GPT2,
+    documents: Sequence[Ids],
+    windows: Windows,
+    start_id: int,
+    report: Callable[[int], object] | None,
+) -> list[Tensor]:
+    """Log-probabilities of each document, (N_i,); windows of like length are read together."""
+    keep_freed_memory()
+    results = [torch.empty(len(ids), dtype=torch.float32) for ids in documents]
+    plan = [window for index, ids in enumerate(documents) for window in _windows(index, len(ids), windows)]
+    plan.sort(key=lambda window: -window.length)
+    together = _BATCH_TOKENS if model.wte.weight.device.type == "cpu" else _BATCH_TOKENS_ON_GPU
+    start = 0
+    while start < len(plan):
+        rows = plan[start : start + max(1, together // plan[start].length)]
+        with evaluating(model):
+            scored = _score_rows(model, documents, rows, start_id)
+        for window, logprobs in zip(rows, scored, strict=True):
+            results[window.document][window.first : window.end] = logprobs
+        if report is not None:
+            report(sum(window.end - window.first for window in rows))
+        start += len(rows)
+    return results
+
+
+def _score_rows(
+    model: GPT2, documents: Sequence[Ids], rows: list[_Window], start_id: int
+) -> tuple[Tensor, ...]:
+    """One forward pass: the new targets' log-probabilities of each window."""
+    width = rows[0].length  # the longest comes first
+    ids = torch.zeros(
+        len(rows), width + 1, dtype=torch.int64
+    )  # (B, T + 1); right padding is never looked back at
+    targets = torch.full((len(rows), width), IGNORE)  # (B, T)
+    for row, window in enumerate(rows):
+        ids[row, : window.length + 1] = _slice(documents[window.document], window, start_id)
+        new = slice(window.first - window.begin, window.length)
+        targets[row, new] = ids[row, 1:][new]
+    ids, targets = ids.to(model.wte.weight.device), targets.to(model.wte.weight.device)
+    hidden = model(ids[:, :-1])  # (B, T, C)
+    scored = targets != IGNORE
+    logprobs = token_logprobs(hidden[scored], model.head_weight, targets[scored])
+    return logprobs.cpu().split([window.end - window.first for window in rows])
+
+
+def _slice(ids: Ids, window: _Window, start_id: int) -> Tensor:
+    """Inputs and last target of a window, int64, (length + 1,)."""
+    head = [start_id] if window.begin == 0 else []
+    body = ids[max(0, window.begin - 1) : window.end]
+    return torch.tensor(head + [int(token) for token in body], dtype=torch.int64)
+
+
+def _ratio(numerator: float, count: int) -> float:
+    return numerator / count if count else math.nan
+
+
+def _exponential(value: float) -> float:
+    """``exp``, infinite where a float cannot hold it."""
+    return math.exp(value) if not value > 700 else math.inf

@@ -1,0 +1,1 @@
+"""Text in: tokenizer, sources, readers, token cache, held-out part."""

@@ -1,0 +1,260 @@
+"""Text files of every kind conjure reads, as one stream of records.
+
+Main entry: `read_records`. A record is one joke, one document: a whole ``.txt``, each of its lines or
+paragraphs, or one column's text in each row of a table. Invariants: the same texts give the same records
+from any kind of file; nothing is left out without being counted; memory does not grow with the data.
+"""
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from conjure.core.files import sha256_bytes, sha256_file
+from conjure.errors import DataError, UsageError
+from conjure.lm.text.sources import Source, find_sources, readable
+from conjure.lm.text.table_reader import Fault, Row, open_table, open_text
+from conjure.lm.text.tokenizer import split_safely
+
+SPLITS = ("lines", "paragraphs")
+_CHUNK = 1 << 20  # bytes or characters read at a time from a text taken whole
+
+
+class Piece(NamedTuple):
+    """A stretch of a record; all but whole text files come in one.
+
+    Attributes:
+        text: The stretch. Token ids of a record's stretches join up to the ids of the record.
+        ends_record: Whether the record is complete with it.
+    """
+
+    text: str
+    ends_record: bool
+
+
+@dataclass(slots=True)
+class BadRows:
+    """Rows left out because of one fault.
+
+    Attributes:
+        fault: The reason.
+        count: How many.
+        source_index: Which of the sources holds the first of them.
+        number: Line or row of the first of them, from 1; 0 is a whole file.
+    """
+
+    fault: Fault
+    count: int
+    source_index: int
+    number: int
+
+
+@dataclass
+class RecordSet:
+    """Records that can be read as often as needed, in order.
+
+    Attributes:
+        sources: The files, in order.
+        split: How texts are cut: None (whole), `lines` or `paragraphs`.
+        bad_rows: What the latest reading left out; complete when that reading is.
+    """
+
+    sources: tuple[Source, ...]
+    split: str | None = None
+    bad_rows: dict[Fault, BadRows] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        """Whole records.
+
+        Raises:
+            DataError: There is not one usable record, or a file cannot be read.
+        """
+        parts: list[str] = []
+        for piece in self.pieces():
+            parts.append(piece.text)
+            if piece.ends_record:
+                yield "".join(parts)
+                parts.clear()
+
+    def pieces(self) -> Iterator[Piece]:
+        """The records in pieces of bounded size, so that one may be larger than memory.
+
+        Raises:
+            DataError: There is not one usable record, or a file cannot be read.
+        """
+        self.bad_rows = {}
+        found = False
+        for index, source in enumerate(self.sources):
+            whole = source.kind == "txt" and self.split is None
+            with readable(source.name):
+                for piece in self._whole(index, source) if whole else self._rows(index, source):
+                    found = True
+                    yield piece
+        if not found:
+            raise self._nothing_usable()
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of the content of the files and of how it is cut into records."""
+        parts = []
+        for source in self.sources:
+            with readable(source.name):
+                parts.append(f"{source.kind} {source.column!r} {self.split} {sha256_file(source.path)}\n")
+        return sha256_bytes("".join(parts).encode("utf-8", "surrogateescape"))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in all the files."""
+        return sum(source.path.stat().st_size for source in self.sources)
+
+    def describe(self, bad: BadRows) -> str:
+        """One fault in words: how often, and where first."""
+        source = self.sources[bad.source_index]
+        unit = "row" if source.kind == "parquet" else "line"
+        where = f"{source.name}, {unit} {bad.number}" if bad.number else source.name
+        return f"{bad.count:,} × {bad.fault} (first: {where})"
+
+    def _whole(self, index: int, source: Source) -> Iterator[Piece]:
+        fault = _fault_in_file(source.path)
+        if fault is None:
+            yield from _whole_text(source.path)
+        else:
+            self._count(fault, index, 0)
+
+    def _rows(self, index: int, source: Source) -> Iterator[Piece]:
+        for row in _rows_of(source, self.split):
+            text = _with_line_feeds(row.text) if row.text is not None else ""
+            fault = row.fault if row.fault is not None else _fault_in(text)
+            if fault is None:
+                yield Piece(text, ends_record=True)
+            else:
+                self._count(fault, index, row.number)
+
+    def _count(self, fault: Fault, source_index: int, number: int) -> None:
+        self.bad_rows.setdefault(fault, BadRows(fault, 0, source_index, number)).count += 1
+
+    def _nothing_usable(self) -> DataError:
+        names = " and ".join(source.name for source in self.sources[:3])
+        more = len(self.sources) - 3
+        names += f" and {more} more" if more > 0 else ""
+        hold = "holds" if len(self.sources) == 1 else "hold"
+        faults = "; ".join(self.describe(bad) for bad in self.bad_rows.values())
+        return DataError(f"{names} {hold} nothing usable: {faults or 'not one record'}", fix=self._remedy())
+
+    def _remedy(self) -> str | None:
+        """What to do about bytes that are not UTF-8 text."""
+        bad = self.bad_rows.get(Fault.WRONG_ENCODING) or self.bad_rows.get(Fault.NUL)
+        if bad is None:
+            return None
+        path = self.sources[bad.source_index].path
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            encoding = "utf-16"
+        elif bad.fault is Fault.WRONG_ENCODING:
+            encoding = "latin1"
+        else:
+            return "text holds no NUL characters: this may be another kind of file"
+        return f"save it as UTF-8: iconv -f {encoding} -t utf-8 {path.name} > utf8-{path.name}"
+
+
+def read_records(
+    sources: Sequence[str | Path], *, column: str | None = None, split: str | None = None
+) -> RecordSet:
+    """The records in files and folders.
+
+    Args:
+        sources: Files (``.txt .csv .tsv .jsonl .parquet``), folders holding some, or ``-`` for text on
+            standard input.
+        column: The column to read from tables; by default the one that holds text, if there is just one.
+        split: Cut texts into `lines` or `paragraphs`; by default each is one record.
+
+    Returns:
+        The records; reading them starts when they are iterated.
+
+    Raises:
+        NotFoundError: A file is not there.
+        UsageError: A kind of file that is not read, an unknown column, or several that could be meant.
+        DataError: A file is empty or damaged, or a folder holds nothing of these kinds.
+    """
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"split is {split!r}; it can be {' or '.join(SPLITS)}")
+    found = find_sources([str(source) for source in sources], column=column)
+    if split is not None and all(source.is_table for source in found):
+        raise UsageError(f"split {split!r} is for text; {found[0].name} is a table, and each row is a record")
+    return RecordSet(tuple(found), split)
+
+
+def _rows_of(source: Source, split: str | None) -> Iterator[Row]:
+    if source.column is not None:
+        return open_table(source.path, source.kind).rows(source.column)
+    return _lines(source.path) if split == "lines" else _paragraphs(source.path)
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            yield Row(number, line.removesuffix("\n"))
+
+
+def _paragraphs(path: Path) -> Iterator[Row]:
+    """Stretches of lines between blank ones; blank lines themselves are no records."""
+    first, lines = 0, []
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                first = first if lines else number
+                lines.append(line)
+            elif lines:
+                yield Row(first, "".join(lines).removesuffix("\n"))
+                lines = []
+    if lines:
+        yield Row(first, "".join(lines).removesuffix("\n"))
+
+
+def _whole_text(path: Path) -> Iterator[Piece]:
+    """One record, in pieces that can be turned into ids one by one."""
+    with open_text(path) as file:
+        waiting = ""
+        while chunk := file.read(max(_CHUNK, len(waiting))):  # doubling: a text may have no place to cut
+            *ready, waiting = split_safely(waiting + chunk, _CHUNK)
+            for text in ready:
+                yield Piece(text, ends_record=False)
+        yield Piece(waiting, ends_record=True)
+
+
+def _fault_in_file(path: Path) -> Fault | None:
+    """What makes a text file unusable as one record; looked for before any of it is used."""
+    blank = True
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    with path.open("rb") as file:
+        try:
+            for chunk in iter(lambda: file.read(_CHUNK), b""):
+                text = decoder.decode(chunk)
+                if "\0" in text:
+                    return Fault.NUL
+                blank = blank and not text.strip()
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return Fault.WRONG_ENCODING
+    return Fault.EMPTY if blank else None
+
+
+def _fault_in(text: str) -> Fault | None:
+    if not text.strip():
+        return Fault.EMPTY
+    if "\0" in text:
+        return Fault.NUL
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # surrogates: bytes that were not UTF-8, or half a pair in JSON
+            return Fault.WRONG_ENCODING
+    return None
+
+
+def _with_line_feeds(text: str) -> str:
+    """Line ends as in every other kind of file, so that where a text came from does not change it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -1,0 +1,344 @@
+"""Records as token ids on disk: made once, memory-mapped ever after.
+
+Main entry: `tokenise`. The ids lie in a folder keyed by the digests of the content, of the tokenizer and of
+the options, so an edited file or another model can never meet ids that are not its own. Invariants: memory
+does not grow with the data; a folder that has its final name is complete; two writers at once are safe.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conjure.core.files import sha256_bytes, sync_folder
+from conjure.core.home import HOME_VARIABLE, Home
+from conjure.errors import StoreError
+from conjure.lm.text.readers import BadRows, Piece, RecordSet
+from conjure.lm.text.table_reader import Fault
+from conjure.lm.text.tokenizer import Tokenizer
+
+_FORMAT = 1  # of the folder; a change here makes every older folder unused
+_BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
+_HISTOGRAM_BINS = 12
+
+Progress = Callable[[int, int], None]  # bytes of text done, bytes in the files
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many records have which length.
+
+    Attributes:
+        width: Tokens a bin is wide.
+        counts: Records with 1…width tokens, width+1…2·width, and so on.
+        open_ended: Whether the last bin also counts every longer record.
+    """
+
+    width: int
+    counts: tuple[int, ...]
+    open_ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Lengths of the records in tokens, end-of-text tokens not counted.
+
+    Attributes:
+        shortest: The least.
+        median: The middle one.
+        mean: The average.
+        p90: Nine in ten are no longer than this.
+        longest: The most.
+        histogram: All of them, in bins.
+    """
+
+    shortest: int
+    median: float
+    mean: float
+    p90: float
+    longest: int
+    histogram: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What a text is made of; for a preview, a training plan and a report alike.
+
+    Attributes:
+        files: Name, kind and column of every file.
+        records: Usable records.
+        tokens: Token ids, end-of-text tokens included.
+        size_bytes: Bytes of text in the records, as UTF-8.
+        characters: Characters of text in the records.
+        lengths: How long the records are.
+        bad_rows: Rows left out, in words, one sentence for each reason.
+        bad_row_count: Rows left out.
+    """
+
+    files: tuple[dict[str, str | None], ...]
+    records: int
+    tokens: int
+    size_bytes: int
+    characters: int
+    lengths: Lengths
+    bad_rows: tuple[str, ...]
+    bad_row_count: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as plain values, for JSON."""
+        return asdict(self)
+
+
+class TokenisedText:
+    """The ids of all records, one after another, in memory-mapped files.
+
+    Attributes:
+        ids: Token ids, uint16 or uint32, (N,).
+        ends: Where each record ends in `ids`, its end-of-text token included, uint64, (R,).
+        hashes: A 64-bit hash of each record's text, (R,): what the held-out split goes by.
+        end_of_text: Whether every record is followed by the end-of-text token.
+        size_bytes: Bytes of text in the records, as UTF-8.
+        characters: Characters of text in the records.
+        bad_rows: Rows left out, by reason.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        meta = json.loads((folder / "text.json").read_text(encoding="utf-8"))
+        self.ids = _mapped(folder / "ids", np.dtype(meta["dtype"]), meta["tokens"])
+        self.ends = _mapped(folder / "ends", np.dtype("<u8"), meta["records"])
+        self.hashes = _mapped(folder / "hashes", np.dtype("<u8"), meta["records"])
+        self.end_of_text: bool = meta["end_of_text"]
+        self.size_bytes: int = meta["size_bytes"]
+        self.characters: int = meta["characters"]
+        self.bad_rows = [BadRows(Fault(bad["fault"]), **_without(bad, "fault")) for bad in meta["bad_rows"]]
+
+    def record(self, index: int) -> npt.NDArray[Any]:
+        """The ids of one record, its end-of-text token included."""
+        start = int(self.ends[index - 1]) if index else 0
+        return self.ids[start : int(self.ends[index])]
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens in each record, the end-of-text token not counted, (R,)."""
+        return np.diff(self.ends.astype(np.int64), prepend=0) - int(self.end_of_text)
+
+
+def tokenise(
+    records: RecordSet,
+    tokenizer: Tokenizer,
+    *,
+    cache: Path | None = None,
+    end_of_text: bool = True,
+    progress: Progress | None = None,
+) -> TokenisedText:
+    """The token ids of `records`, made now or found from an earlier time.
+
+    Args:
+        records: What to turn into ids.
+        tokenizer: Whose ids.
+        cache: Folder that keeps the ids; default ``datasets/tokens`` in conjure's home.
+        end_of_text: Put the end-of-text token after every record.
+        progress: Called with the bytes of text done and the bytes in the files, while ids are made.
+
+    Raises:
+        DataError: There is not one usable record, or a file cannot be read.
+        StoreError: The ids cannot be kept: the disk is full, or the folder not writable.
+    """
+    cache = cache if cache is not None else Home.from_environment().create().datasets / "tokens"
+    key = sha256_bytes(f"{_FORMAT} {records.digest} {tokenizer.digest} {end_of_text}".encode())[:32]
+    folder = cache / key
+    found = _open(folder)
+    if found is not None:
+        return found
+    with _storing(cache), _locked(cache / f"{key}.lock"):
+        found = _open(folder)  # another process may have made it while this one waited
+        if found is not None:
+            return found
+        unfinished = cache / f"{key}.unfinished"
+        for leftover in (folder, unfinished):
+            shutil.rmtree(leftover, ignore_errors=True)
+        unfinished.mkdir()
+        try:
+            _Writer(unfinished, tokenizer, end_of_text=end_of_text).write(records, progress)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        sync_folder(cache)
+    return TokenisedText(folder)
+
+
+def describe(records: RecordSet, text: TokenisedText) -> DataFacts:
+    """The facts about a text that has been read and turned into ids."""
+    return DataFacts(
+        files=tuple({"name": s.name, "kind": s.kind, "column": s.column} for s in records.sources),
+        records=len(text.ends),
+        tokens=len(text.ids),
+        size_bytes=text.size_bytes,
+        characters=text.characters,
+        lengths=summarise_lengths(text.lengths),
+        bad_rows=tuple(records.describe(bad) for bad in text.bad_rows),
+        bad_row_count=sum(bad.count for bad in text.bad_rows),
+    )
+
+
+def summarise_lengths(lengths: npt.ArrayLike) -> Lengths:
+    """Summary of record lengths in tokens; at least one is needed."""
+    values = np.asarray(lengths, dtype=np.int64)
+    width = _bin_width(float(np.percentile(values, 99)))
+    bins = np.minimum((np.maximum(values, 1) - 1) // width, _HISTOGRAM_BINS - 1)
+    counts = np.bincount(bins, minlength=int(bins.max()) + 1)
+    return Lengths(
+        shortest=int(values.min()),
+        median=float(np.median(values)),
+        mean=float(values.mean()),
+        p90=float(np.percentile(values, 90)),
+        longest=int(values.max()),
+        histogram=Histogram(width, tuple(counts.tolist()), bool(values.max() > width * len(counts))),
+    )
+
+
+def _bin_width(most: float) -> int:
+    """A round width with which `_HISTOGRAM_BINS` bins reach `most`."""
+    magnitude = 1
+    while True:
+        for step in (1, 2, 5):
+            if step * magnitude * _HISTOGRAM_BINS >= most:
+                return step * magnitude
+        magnitude *= 10
+
+
+class _Writer:
+    """Streams records into the files of a folder that no one reads yet."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, *, end_of_text: bool) -> None:
+        self._folder = folder
+        self._tokenizer = tokenizer
+        self._end_of_text = end_of_text
+        self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        self._hash = _new_hash()
+        self._tokens = self._records = self._size_bytes = self._characters = 0
+
+    def write(self, records: RecordSet, progress: Progress | None) -> None:
+        total = records.size_bytes
+        with self._file("ids") as ids, self._file("ends") as ends, self._file("hashes") as hashes:
+            for batch in _batches(records.pieces()):
+                self._write_batch(batch, ids, ends, hashes)
+                if progress is not None:
+                    progress(min(self._size_bytes, total), total)
+            for file in (ids, ends, hashes):
+                file.flush()
+                os.fsync(file.fileno())
+        if progress is not None:
+            progress(total, total)
+        meta = {
+            "dtype": self._dtype.str,
+            "tokens": self._tokens,
+            "records": self._records,
+            "end_of_text": self._end_of_text,
+            "size_bytes": self._size_bytes,
+            "characters": self._characters,
+            "bad_rows": [asdict(bad) for bad in records.bad_rows.values()],
+        }
+        with self._file("text.json") as file:
+            file.write(json.dumps(meta).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _file(self, name: str) -> IO[bytes]:
+        return (self._folder / name).open("wb")
+
+    def _write_batch(
+        self, batch: Sequence[Piece], ids: IO[bytes], ends: IO[bytes], hashes: IO[bytes]
+    ) -> None:
+        stream: list[int] = []
+        new_ends: list[int] = []
+        new_hashes = bytearray()
+        for piece, piece_ids in zip(
+            batch, self._tokenizer.encode_batch([p.text for p in batch]), strict=True
+        ):
+            stream += piece_ids
+            data = piece.text.encode()
+            self._hash.update(data)
+            self._size_bytes += len(data)
+            self._characters += len(piece.text)
+            if piece.ends_record:
+                stream += [self._tokenizer.end_of_text_id] * self._end_of_text
+                new_ends.append(self._tokens + len(stream))
+                new_hashes += self._hash.digest()
+                self._hash = _new_hash()
+        ids.write(np.array(stream, self._dtype).tobytes())
+        ends.write(np.array(new_ends, "<u8").tobytes())
+        hashes.write(new_hashes)
+        self._tokens += len(stream)
+        self._records += len(new_ends)
+
+
+def _new_hash() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=8)
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Pieces in groups of about `_BATCH_CHARACTERS`."""
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    return np.memmap(path, dtype, mode="r", shape=(count,))
+
+
+def _open(folder: Path) -> TokenisedText | None:
+    """What lies in a folder; None if it is not there or somebody damaged it."""
+    try:
+        return TokenisedText(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system lets go when this process ends, however it ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _storing(cache: Path) -> Iterator[None]:
+    """Make the cache folder, and turn a failure to write in it into one sentence.
+
+    Raises:
+        StoreError: The disk is full, or the folder cannot be written to.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StoreError(
+            f"token ids cannot be kept in {cache}: {error.strerror or error}",
+            fix=f"{'free some space, or ' if full else ''}set {HOME_VARIABLE} to a folder with room",
+        ) from error
+
+
+def _without(mapping: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key != name}

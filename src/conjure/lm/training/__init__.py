@@ -1,0 +1,1 @@
+"""Fine-tuning: plan, packing, training loop, saved state."""

@@ -1,0 +1,66 @@
+"""What a training run reports while it goes on.
+
+Main entry: `Event`. Invariant: plain values; whoever reads them needs no torch.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One optimizer step was made.
+
+    Attributes:
+        step: Steps made so far, this one included.
+        loss: Mean nats per target token over the step, before its update.
+        learning_rate_factor: Share of the peak learning rate it was made with.
+        grad_norm: Global 2-norm of the gradient, before clipping.
+        targets: Target tokens it learned from.
+        seconds: Wall-clock time it took.
+    """
+
+    step: int
+    loss: float
+    learning_rate_factor: float
+    grad_norm: float
+    targets: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The held-out loss was measured.
+
+    Attributes:
+        step: Steps made so far.
+        loss: Mean nats per held-out token.
+        improved: Whether it is the lowest so far: the weights are worth keeping now.
+    """
+
+    step: int
+    loss: float
+    improved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SavePoint:
+    """A good moment to save `Trainer.state`."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Training ended.
+
+    Attributes:
+        step: Steps made in all.
+        reason: ``completed``, ``early_stop`` (patience ran out) or ``interrupted`` (`Trainer.stop` was
+            called; its state is worth saving).
+    """
+
+    step: int
+    reason: str
+
+
+Event = StepDone | Evaluated | SavePoint | Finished

@@ -1,0 +1,126 @@
+"""Optimizing float32 master weights of a model that computes in a faster format.
+
+Main entries: `MasterOptimizer`, `adamw`. A bfloat16 weight cannot hold a small update (8 bits of mantissa),
+so each has a float32 master that is updated and then rounded into it. Invariant: a float32 model is its own
+master; nothing is copied.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+OptimizerBuilder = Callable[[Mapping[str, nn.Parameter]], list[torch.optim.Optimizer]]
+"""Given every trainable master by name, the optimizers that together update each of them once."""
+
+
+def adamw(learning_rate: float, weight_decay: float) -> OptimizerBuilder:
+    """AdamW with decay on matrices only: biases and norms have nothing to gain from being small.
+
+    Args:
+        learning_rate: The peak; the schedule's factor multiplies it.
+        weight_decay: Per step, times the learning rate (decoupled: Loshchilov & Hutter 2019).
+    """
+
+    def build(master_weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+        matrices = [master for master in master_weights.values() if master.dim() >= 2]
+        vectors = [master for master in master_weights.values() if master.dim() < 2]
+        groups = [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        present = [group for group in groups if group["params"]]
+        return [torch.optim.AdamW(present, lr=learning_rate, betas=(0.9, 0.999), fused=True)]
+
+    return build
+
+
+class MasterOptimizer:
+    """The optimizers of one training run, and the master weights they update.
+
+    Making one rounds `model` itself to `dtype`; `full_precision` has what was rounded away.
+    """
+
+    def __init__(self, model: nn.Module, build: OptimizerBuilder, dtype: torch.dtype = torch.float32) -> None:
+        exact = {name: weight.detach() for name, weight in model.named_parameters()}
+        model.to(dtype)
+        self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        rounded = dtype != torch.float32
+        self.master_weights = {
+            name: nn.Parameter(exact[name].float()) if rounded else weight
+            for name, weight in self._weights.items()
+        }
+        self._frozen = {name: weight for name, weight in exact.items() if name not in self.master_weights}
+        self._optimizers = build(self.master_weights)
+        for group in self._groups():
+            group["peak_lr"] = group["lr"]
+
+    def full_precision(self) -> dict[str, Tensor]:
+        """Every weight of the model by name, trained or frozen, unrounded."""
+        return {**self._frozen, **{name: master.detach() for name, master in self.master_weights.items()}}
+
+    def _groups(self) -> Iterable[dict]:
+        return (group for optimizer in self._optimizers for group in optimizer.param_groups)
+
+    def collect_gradients(self) -> None:
+        """Add the model's gradients to the masters' in float32; call after each micro-batch."""
+        for name, weight in self._weights.items():
+            master = self.master_weights[name]
+            if master is weight or weight.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = weight.grad.float()
+            else:
+                master.grad.add_(weight.grad)
+            weight.grad = None
+
+    def forget_gradients(self) -> None:
+        """Drop what was collected of a step that could not be finished."""
+        for name, weight in self._weights.items():
+            weight.grad = self.master_weights[name].grad = None
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradients down to a global 2-norm of `max_norm` if it is larger; return what it was."""
+        limit = max_norm if max_norm > 0 else float("inf")
+        return float(nn.utils.clip_grad_norm_(self.master_weights.values(), limit, foreach=True))
+
+    def step(self, factor: float) -> None:
+        """Update every master at `factor` times its peak learning rate, and round it into the model."""
+        for group in self._groups():
+            group["lr"] = group["peak_lr"] * factor
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.copy_to_model()
+
+    @torch.no_grad()
+    def copy_to_model(self) -> None:
+        """Round the masters into the model's own weights."""
+        for name, weight in self._weights.items():
+            if self.master_weights[name] is not weight:
+                weight.copy_(self.master_weights[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on, flat by name: masters, and each optimizer's own tensors."""
+        tensors = {f"master.{name}": master.detach() for name, master in self.master_weights.items()}
+        names: dict[Tensor, str] = {master: name for name, master in self.master_weights.items()}
+        for index, optimizer in enumerate(self._optimizers):
+            for master, values in optimizer.state.items():
+                for key, value in values.items():
+                    tensors[f"optimizer.{index}.{key}.{names[master]}"] = torch.as_tensor(value)
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up a `state` again, in an object built the same way."""
+        for name, master in self.master_weights.items():
+            master.copy_(tensors[f"master.{name}"])
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind != "optimizer":
+                continue
+            index, key, master_name = rest.split(".", 2)
+            master = self.master_weights[master_name]
+            place = "cpu" if key == "step" else master.device
+            self._optimizers[int(index)].state[master][key] = tensor.to(place, copy=True)
+        self.copy_to_model()

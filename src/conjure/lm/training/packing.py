@@ -1,0 +1,103 @@
+"""A stream of tokens as (B, T) blocks for training and measuring.
+
+Main entry: `Blocks`. Consecutive blocks overlap by one token, so that the last of one is the first one's
+context in the next. Invariant: in an epoch every token of the stream but the first is a target exactly once
+(tests/property/test_packing.py).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conjure.errors import DataError
+from conjure.lm.nn.loss import IGNORE
+from conjure.lm.text.held_out import TokenStream
+
+PADDING_SEGMENT = -1
+
+
+class Batch(NamedTuple):
+    """Blocks for one forward pass.
+
+    Attributes:
+        ids: Tokens to read, int64, (B, T).
+        targets: The token that comes next at each place, int64, (B, T); `IGNORE` past the stream's end.
+        segments: Number of the record each token helps to predict, int64, (B, T). The end-of-text token
+            before a record belongs to that record, for it is what a new text is generated from.
+            `PADDING_SEGMENT` past the stream's end.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    segments: Tensor
+
+    @property
+    def target_count(self) -> int:
+        """Targets that count."""
+        return int((self.targets != IGNORE).sum())
+
+
+class Blocks:
+    """The blocks of a stream: a sequence of fixed cuts, taken in a new order every epoch.
+
+    Attributes:
+        block_size: Tokens in a block, T; smaller than asked for where the stream is.
+        target_count: Targets in all the blocks: one fewer than the stream has tokens.
+    """
+
+    def __init__(self, stream: TokenStream, block_size: int) -> None:
+        if len(stream) < 2:
+            raise DataError(f"a stream of {len(stream)} token has nothing to predict; at least 2 are needed")
+        self._stream = stream
+        self.target_count = len(stream) - 1
+        self.block_size = min(block_size, self.target_count)
+        # An end-of-text token, as input, opens the next record: it is that record's first context.
+        self._segment_ends = stream.ends - int(stream.end_of_text)
+
+    def __len__(self) -> int:
+        """Number of blocks; the last may be partly empty."""
+        return -(-self.target_count // self.block_size)
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The blocks with these numbers, as rows."""
+        T = self.block_size
+        ids = np.zeros((len(numbers), T), np.int64)
+        targets = np.full((len(numbers), T), IGNORE, np.int64)
+        segments = np.full((len(numbers), T), PADDING_SEGMENT, np.int64)
+        for row, number in enumerate(numbers):
+            start = number * T
+            stop = min(start + T, self.target_count)
+            tokens = self._stream.read(start, stop + 1)
+            filled = slice(0, stop - start)
+            ids[row, filled] = tokens[:-1]
+            targets[row, filled] = tokens[1:]
+            segments[row, filled] = np.searchsorted(self._segment_ends, np.arange(start, stop), side="right")
+        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(segments))
+
+    def order(self, epoch: int, seed: int) -> list[int]:
+        """The order of the blocks in one epoch: a shuffle that (seed, epoch) alone decides."""
+        return np.random.default_rng([seed, epoch]).permutation(len(self)).tolist()
+
+    def epoch(self, epoch: int, *, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Args:
+            epoch: Its number, from 0.
+            batch_size: Blocks in a batch, B; the last batch has what is left.
+            seed: Decides the order, together with `epoch`.
+            start: Blocks of this epoch already taken, to go on exactly where an earlier iterator was.
+
+        Yields:
+            Batches; each takes ``len(batch.ids)`` blocks.
+        """
+        order = self.order(epoch, seed)
+        for first in range(start, len(order), batch_size):
+            yield self.batch(order[first : first + batch_size])
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Every block once, first to last: for measuring."""
+        for first in range(0, len(self), batch_size):
+            yield self.batch(range(first, min(first + batch_size, len(self))))

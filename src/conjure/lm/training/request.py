@@ -1,0 +1,122 @@
+"""What to fine-tune on what, and how.
+
+Main entry: `FinetuneRequest`. Invariant: one that exists has every value within its bounds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from conjure.errors import UsageError
+from conjure.lm.bounds import Bound
+from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
+
+_BOUNDS = {
+    "epochs": Bound(0, above=True),
+    "batch_size": Bound(1, whole=True),
+    "block_size": Bound(2, whole=True),
+    "learning_rate": Bound(0, 1, above=True),
+    "warmup_ratio": Bound(0, 1),
+    "weight_decay": Bound(0, 1),
+    "max_grad_norm": Bound(0),
+    "dropout": Bound(0, 0.95),
+    "attention_dropout": Bound(0, 0.95),
+    "grad_accumulation": Bound(1, whole=True),
+    "patience": Bound(0, whole=True),
+    "seed": Bound(0, 2**63 - 1, whole=True),
+    "freeze": Bound(0, whole=True),
+    "lora": Bound(1, whole=True),
+    "max_steps": Bound(1, whole=True),
+    "eval_every": Bound(1, whole=True),
+    "save_every": Bound(0, whole=True),
+    "sample_every": Bound(0, whole=True),
+    "holdout": Bound(0, 0.9),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRequest:
+    """Everything that decides a fine-tune, checked once. None means: decide it (`conjure.lm.training.plan`).
+
+    Attributes:
+        data: Files and folders; ``-`` is standard input.
+        model: Name or folder of the model to start from.
+        output: Checkpoint folder to write.
+        column: Column of tables that holds the text.
+        split: Cut texts into ``lines`` or ``paragraphs``.
+        holdout: Share of the records to hold out.
+        epochs: Passes over the text; fewer if the held-out loss stops falling (`patience`).
+        batch_size: Blocks per forward pass.
+        block_size: Tokens in a block.
+        learning_rate: The peak.
+        schedule: Shape of its way down.
+        warmup_ratio: Share of all steps over which it rises.
+        weight_decay: Of matrices, decoupled.
+        max_grad_norm: Longer gradients are scaled down to this; 0 leaves them.
+        dropout: After the embeddings and on each branch.
+        attention_dropout: On attention weights; slow on a CPU and of no measurable use here.
+        grad_accumulation: Forward passes per optimizer step; more where memory does not hold `batch_size`.
+        mask_records: Keep attention within each record.
+        patience: Evaluations without a better held-out loss before it stops; 0 never stops early.
+        seed: Of everything random.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+        freeze: Leave the embeddings and this many first blocks as they are; 0 trains everything.
+        lora: Rank of the corrections to learn in place of the weights themselves (`conjure.lm.training.lora`), merged
+            when saved; None trains the weights.
+        max_steps: Most optimizer steps.
+        eval_every: Optimizer steps between evaluations.
+        save_every: Optimizer steps between saves of the training state; 0 saves when interrupted only.
+        sample_every: Optimizer steps between samples, taken at evaluations; 0 takes none.
+        resume: Go on from the training state beside `output`.
+    """
+
+    data: Sequence[str | Path]
+    output: str | Path
+    model: str | Path = "sprite"
+    column: str | None = None
+    split: str | None = None
+    holdout: float = 0.1
+    epochs: float = 3
+    batch_size: int = 8
+    block_size: int | None = None
+    learning_rate: float | None = None
+    schedule: ScheduleKind = "cosine"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    grad_accumulation: int = 1
+    mask_records: bool = False
+    patience: int = 3
+    seed: int = 42
+    precision: str = "auto"
+    freeze: int = 0
+    lora: int | None = None
+    max_steps: int | None = None
+    eval_every: int | None = None
+    save_every: int | None = None
+    sample_every: int | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse every value out of bounds, in one error."""
+        faults = [
+            f"{name} is {value!r}; it must be {bound}"
+            for name, bound in _BOUNDS.items()
+            if (value := getattr(self, name)) is not None and not bound.allows(value)
+        ]
+        if self.schedule not in SCHEDULE_KINDS:
+            faults.append(f"schedule is {self.schedule!r}; allowed are {', '.join(SCHEDULE_KINDS)}")
+        if not self.data:
+            faults.append("no data was named")
+        if faults:
+            raise UsageError("; ".join(faults))
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must agree with: everything but places."""
+        kept = {
+            name: value for name, value in asdict(self).items() if name not in ("data", "output", "resume")
+        }
+        return {**kept, "model": str(self.model)}

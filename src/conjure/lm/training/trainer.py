@@ -1,0 +1,290 @@
+"""The training loop: optimizer steps over blocks of tokens, told as a stream of events.
+
+Main entry: `Trainer.run`. It prints nothing and writes nothing: whoever iterates over its events shows them
+and saves what they call for, while the loop stands still. Invariants: the gradient of a step is that of the
+mean loss over all its targets, however it is cut into micro-batches; and a run restored from `Trainer.state`
+repeats the losses of the unbroken one bit for bit on the same machine.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from conjure.errors import TrainingError
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.nn.loss import linear_cross_entropy, token_logprobs
+from conjure.lm.training.events import Evaluated, Event, Finished, SavePoint, StepDone
+from conjure.lm.training.lora import merge_lora
+from conjure.lm.training.master_weights import MasterOptimizer, OptimizerBuilder
+from conjure.lm.training.packing import Batch
+from conjure.lm.training.schedule import Schedule, ScheduleKind
+
+
+class BlockSource(Protocol):
+    """Blocks of tokens by number; `conjure.lm.training.packing.Blocks` is one."""
+
+    def __len__(self) -> int:
+        """How many blocks there are."""
+        ...
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The blocks of these numbers, as rows."""
+        ...
+
+    def order(self, epoch: int, seed: int) -> list[int]:
+        """The order of the blocks in one epoch, which (seed, epoch) alone decides."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training blocks; a fraction ends within a pass.
+        batch_size: Blocks per optimizer step.
+        micro_batch: Blocks per forward pass; fewer than `batch_size` accumulate gradients, to the same end.
+        schedule: Shape of the learning rate's way down.
+        warmup_ratio: Share of all steps over which the learning rate rises.
+        max_grad_norm: Gradients with a larger global 2-norm are scaled down to it; 0 leaves them alone.
+        patience: Evaluations without a better held-out loss after which to stop; 0 never stops early.
+        eval_every: Optimizer steps between evaluations; there is one before the first step too.
+        eval_blocks: Most held-out blocks an evaluation reads.
+        save_every: Optimizer steps between save points; 0 asks for none.
+        mask_records: Keep attention within each record; else a token sees all before it in its block.
+        seed: Of the block order and of dropout.
+        max_steps: Most optimizer steps; None means as many as `epochs` takes.
+    """
+
+    epochs: float = 3
+    batch_size: int = 8
+    micro_batch: int = 8
+    schedule: ScheduleKind = "cosine"
+    warmup_ratio: float = 0.03
+    max_grad_norm: float = 1.0
+    patience: int = 3
+    eval_every: int = 100
+    eval_blocks: int = 256
+    save_every: int = 0
+    mask_records: bool = False
+    seed: int = 42
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands; with the optimizer's tensors, all that resuming needs."""
+
+    step: int = 0
+    best_loss: float = math.inf
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """A run's progress and tensors, as `Trainer.state` gives and `Trainer.restore` takes."""
+
+    progress: Progress
+    tensors: dict[str, Tensor] = field(repr=False)
+
+
+class Trainer:
+    """One training run over one model.
+
+    Args of the constructor:
+        model: In float32, on the device to train on; it is rounded to `dtype`.
+        blocks: What to learn from.
+        held_out: What to measure on; None leaves evaluations out.
+        settings: How to train.
+        optimizer: Makes the optimizers.
+        dtype: Number format of forward and backward passes; masters and optimizer stay float32.
+        compiled: Whether to have torch compile the layers, which takes a while at the first step.
+    """
+
+    def __init__(
+        self,
+        model: GPT2,
+        blocks: BlockSource,
+        held_out: BlockSource | None,
+        settings: TrainSettings,
+        optimizer: OptimizerBuilder,
+        dtype: torch.dtype = torch.float32,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        if len(blocks) == 0:
+            raise TrainingError("there is nothing to train on: the training text gives no block of tokens")
+        self.model, self.blocks, self.held_out, self.settings = model, blocks, held_out, settings
+        self.optimizer = MasterOptimizer(model, optimizer, dtype)
+        if compiled:
+            for block in model.h:
+                block.compile()
+        self.progress = Progress()
+        self._stop_requested = False
+        self._order: tuple[int, list[int]] = (-1, [])
+        total = self.total_steps
+        self.schedule = Schedule(settings.schedule, total, math.ceil(settings.warmup_ratio * total))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over the blocks; the last may be a smaller one."""
+        return math.ceil(len(self.blocks) / self.settings.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps the whole run makes unless it stops early."""
+        steps = math.ceil(self.steps_per_epoch * self.settings.epochs)
+        return steps if self.settings.max_steps is None else min(steps, self.settings.max_steps)
+
+    def stop(self) -> None:
+        """Ask the loop to end after the step it is in; safe to call from a signal handler."""
+        self._stop_requested = True
+
+    def state(self) -> TrainingState:
+        """All that another `Trainer` of the same settings needs to go on from here."""
+        return TrainingState(self.progress, self.optimizer.state())
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from `state`."""
+        self.progress = replace(state.progress)
+        self.optimizer.restore(state.tensors)
+
+    def run(self) -> Iterator[Event]:
+        """Train to the end, yielding what happens; the loop waits while an event is looked at.
+
+        Raises:
+            TrainingError: The loss became NaN or infinite.
+        """
+        settings = self.settings
+        if self.progress.step == 0 and self.held_out is not None:
+            yield self._evaluate()
+        while self.progress.step < self.total_steps:
+            yield self._step()
+            done = self.progress.step
+            last = done == self.total_steps
+            if self.held_out is not None and (last or done % settings.eval_every == 0):
+                yield self._evaluate()
+                if settings.patience and self.progress.evaluations_without_gain >= settings.patience:
+                    yield Finished(done, "early_stop")
+                    return
+            if self._stop_requested and not last:
+                yield Finished(done, "interrupted")
+                return
+            if settings.save_every and done % settings.save_every == 0 and not last:
+                yield SavePoint(done)
+        yield Finished(self.progress.step, "completed")
+
+    def _step(self) -> StepDone:
+        started = time.perf_counter()
+        step = self.progress.step
+        loss, targets = self._gradients(step)
+        grad_norm = self.optimizer.clip(self.settings.max_grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise TrainingError(
+                f"the loss became {loss} (gradient norm {grad_norm}) at step {step + 1}; training stopped",
+                fix="a lower --learning-rate, or --precision float32",
+            )
+        factor = self.schedule.factor(step)
+        self.optimizer.step(factor)
+        self.progress = replace(self.progress, step=step + 1)
+        return StepDone(step + 1, loss, factor, grad_norm, targets, time.perf_counter() - started)
+
+    def _gradients(self, step: int) -> tuple[float, int]:
+        """Collect the gradients of a step; its mean loss, and how many targets it has.
+
+        Where a GPU's memory does not suffice after all, the micro-batch is halved for good.
+        """
+        while True:
+            try:
+                return self._accumulate(step)
+            except torch.OutOfMemoryError as error:
+                size = self.settings.micro_batch
+                if size == 1:
+                    raise TrainingError(
+                        f"one block of tokens does not fit in memory: {str(error).splitlines()[0]}",
+                        fix="a shorter --block-size, --freeze, --lora, or a smaller model",
+                    ) from error
+            self.settings = replace(self.settings, micro_batch=(size + 1) // 2)
+            self.optimizer.forget_gradients()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _accumulate(self, step: int) -> tuple[float, int]:
+        batches = list(self._micro_batches(step))
+        targets = sum(batch.target_count for batch in batches)
+        self.model.train()
+        loss = 0.0
+        for number, batch in enumerate(batches):
+            self.model.dropout.reseed(self.settings.seed, step, number)
+            part = self._loss(batch, divisor=float(targets))
+            part.backward()
+            self.optimizer.collect_gradients()
+            loss += part.item()
+        return loss, targets
+
+    def _micro_batches(self, step: int) -> Iterator[Batch]:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        start = place * self.settings.batch_size
+        rows = self._epoch_order(epoch)[start : start + self.settings.batch_size]
+        for first in range(0, len(rows), self.settings.micro_batch):
+            yield self.blocks.batch(rows[first : first + self.settings.micro_batch])
+
+    def _epoch_order(self, epoch: int) -> list[int]:
+        if self._order[0] != epoch:
+            self._order = (epoch, self.blocks.order(epoch, self.settings.seed))
+        return self._order[1]
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """Hidden states of a batch, (B T, C)."""
+        device = self.model.wte.weight.device
+        segments = batch.segments.to(device) if self.settings.mask_records else None
+        return self.model(batch.ids.to(device), segments=segments).flatten(0, 1)
+
+    def _loss(self, batch: Batch, divisor: float) -> Tensor:
+        hidden = self._hidden(batch)
+        targets = batch.targets.flatten().to(hidden.device)
+        return linear_cross_entropy(hidden, self.model.head_weight, targets, divisor=divisor)
+
+    def _evaluate(self) -> Evaluated:
+        loss = self.held_out_loss()
+        before = self.progress
+        improved = loss < before.best_loss
+        self.progress = replace(
+            before,
+            best_loss=loss if improved else before.best_loss,
+            best_step=before.step if improved else before.best_step,
+            evaluations_without_gain=0 if improved else before.evaluations_without_gain + 1,
+        )
+        return Evaluated(before.step, loss, improved)
+
+    def held_out_loss(self) -> float:
+        """Mean nats per target token over the held-out blocks, as the model is now; NaN without any."""
+        if self.held_out is None:
+            return math.nan
+        total, count = 0.0, 0
+        blocks, size = min(len(self.held_out), self.settings.eval_blocks), self.settings.micro_batch
+        self.model.eval()
+        with torch.inference_mode():
+            for first in range(0, blocks, size):
+                batch = self.held_out.batch(range(first, min(first + size, blocks)))
+                hidden = self._hidden(batch)
+                targets = batch.targets.flatten().to(hidden.device)
+                total -= token_logprobs(hidden, self.model.head_weight, targets).double().sum().item()
+                count += batch.target_count
+        return total / count
+
+    def full_precision_model(self) -> GPT2:
+        """The model as trained so far, in float32 and `eval` mode; it shares the master weights.
+
+        What `conjure.lm.training.lora` added is merged into the matrices it belongs to.
+        """
+        with torch.device("meta"):
+            model = GPT2(self.model.config)
+        model.load_state_dict(merge_lora(self.optimizer.full_precision()), assign=True)
+        return model.eval()

@@ -1,0 +1,299 @@
+"""Runs from Python: the same words and defaults as the command line, for both build one `RunSpec`.
+
+Main entry: `Client`. Invariant: a `Run` holds a number and nothing else; what it tells is what the record
+says at that moment.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict, Unpack, overload
+
+from conjure.core.home import Home
+from conjure.core.units import parse_duration, parse_size
+from conjure.errors import RunFailedError, UsageError
+from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
+from conjure.runs.database.rows import RunFilter
+from conjure.runs.database.sqlite import KILL, STOP
+from conjure.runs.lifecycle.engine import rerun, submit
+from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.termination import end_runs
+from conjure.runs.schema.pip_requirements import read_requirements
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.spec import (
+    CodeChoice,
+    ComputeRequest,
+    EnvironmentChoice,
+    Mount,
+    RunSpec,
+    current_folder,
+)
+from conjure.runs.schema.status import EndReason, RunStatus
+from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogEntry, LogTail, lines
+from conjure.runs.telemetry.metrics import Point, Summary, read_points
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, by its number.
+
+    Attributes:
+        home: Where conjure keeps things.
+        number: The run's number.
+    """
+
+    home: Home
+    number: int
+
+    @property
+    def record(self) -> RunRecord:
+        """Everything that is known of the run now."""
+        with open_store(self.home) as store:
+            return store.get(self.number)
+
+    @property
+    def status(self) -> RunStatus:
+        """The run's status now; compares equal to its name, as in ``run.status == "complete"``."""
+        return self.record.status
+
+    @property
+    def end_reason(self) -> EndReason | None:
+        """Why it ended, or None while it goes on."""
+        ending = self.record.ending
+        return None if ending is None else ending.reason
+
+    @property
+    def exit_code(self) -> int | None:
+        """The command's own exit code; None while it goes on, or if a signal ended it."""
+        ending = self.record.ending
+        return None if ending is None else ending.exit_code
+
+    def wait(self, *, check: bool = False) -> "Run":
+        """Wait until the run has ended.
+
+        Args:
+            check: Raise unless it completed.
+
+        Raises:
+            RunFailedError: With `check`, it ended in another way than `complete`.
+        """
+        record = wait_for_end(self.home, self.number)
+        if check and record.status is not RunStatus.COMPLETE:
+            ending = record.ending
+            detail = "" if ending is None or ending.message is None else f": {ending.message}"
+            raise RunFailedError(
+                f"run {self.number} ended {record.status}{detail}", fix=f"conjure logs {self.number}"
+            )
+        return self
+
+    def logs(self, *, follow: bool = False) -> Iterator[str]:
+        """Lines the command printed, stdout and stderr as they came; with `follow` until it has ended."""
+        entries = _printed(self) if follow else LogTail(self._folder / LOG_FILE).read()
+        return (line.text for line in lines(entries) if line.stream != NOTE)
+
+    @overload
+    def metrics(self) -> dict[str, Summary]: ...
+
+    @overload
+    def metrics(self, name: str) -> list[Point]: ...
+
+    def metrics(self, name: str | None = None) -> dict[str, Summary] | list[Point]:
+        """All points of one metric; without a name, a summary of every metric by its name."""
+        if name is not None:
+            return read_points(self._folder, [name])
+        with open_store(self.home) as store:
+            return store.summaries(self.number)
+
+    def cp(self, path: str = "", folder: str | Path = ".", *, overwrite: bool = False) -> Path:
+        """Copy what the run made, as ``conjure cp`` does: a file into `folder`, a folder's content into it.
+
+        Args:
+            path: A file or folder among the run's outputs (its working folder while it runs); all if empty.
+            folder: Where to; made if missing.
+            overwrite: Let files that are there already be overwritten.
+
+        Returns:
+            The copy: the file, or `folder`.
+
+        Raises:
+            NotFoundError: There is no such output.
+            ConflictError: Files are in the way, and `overwrite` is not set.
+        """
+        resource = f"runs/{self.number}/{path}"
+        with open_store(self.home) as store:
+            plan = plan_retrieval(self.home, resource, Path(folder), store.lookup_link)
+        retrieve(plan, overwrite=overwrite)
+        return plan.destination
+
+    def stop(self) -> "Run":
+        """End the run and save its outputs; returns when it has ended."""
+        end_runs(self.home, [self.number], STOP)
+        return self
+
+    def kill(self) -> "Run":
+        """End the run at once, saving nothing; returns when it has ended."""
+        end_runs(self.home, [self.number], KILL)
+        return self
+
+    def rerun(self) -> "Run":
+        """Cast the run's exact record again."""
+        return Run(self.home, rerun(self.home, self.number).record.number)
+
+    @property
+    def _folder(self) -> Path:
+        return self.home.run_folder(self.number)
+
+
+class RunOptions(TypedDict, total=False):
+    """What `Client.run` takes beside the command: the words of ``conjure run``, plural where they repeat."""
+
+    mounts: Mapping[str, str] | Sequence[str]
+    """Resource → path in the working folder; or ``RESOURCE[:PATH][:ro]``, each."""
+    pip: Sequence[str]
+    """Python packages to add to the environment."""
+    pip_req: Sequence[str | Path]
+    """Requirements files to add."""
+    python: str
+    """Version of a clean environment, such as ``3.12``."""
+    base: str
+    """``current`` (the default) or ``none``."""
+    env: Mapping[str, str]
+    """Variables to set."""
+    git_url: str
+    """Another repository to run the code of."""
+    git_ref: str
+    """Branch, tag or commit of `git_url`."""
+    commit: str
+    """Run that commit of the folder's repository."""
+    committed: bool
+    """Leave uncommitted and untracked files out."""
+    folder: str | Path
+    """Where the code is, and where in it the command starts; the current folder if not given."""
+    description: str
+    """What the run is for."""
+    labels: Sequence[str]
+    """Names to find the run by."""
+    params: Mapping[str, object]
+    """Each replaces ``:NAME:`` in the command."""
+    timeout: str
+    """Stop the run after so long: ``90m``."""
+    stop_conditions: Sequence[str]
+    """Stop the run when a metric says so: ``loss > 9 && step > 100``."""
+    cpus: float
+    """Wait until so many cores are free."""
+    gpus: int
+    """Wait until so many GPUs are free."""
+    memory: str
+    """Wait until so much memory is free: ``8GB``."""
+    output: Sequence[str]
+    """Globs of new files to keep; all if not given."""
+    no_output: Sequence[str]
+    """Globs of new files not to keep."""
+    idempotent: bool
+    """Reuse an equal run that completed."""
+
+
+class Client:
+    """Casts runs and looks at them.
+
+    Example:
+        >>> client = conjure.Client()
+        >>> run = client.run("python train.py --lr :lr:", pip=["tqdm"], params={"lr": 1e-3})
+        >>> run.wait().status
+        <RunStatus.COMPLETE: 'complete'>
+
+    Args:
+        home: Where conjure keeps things; what ``CONJURE_HOME`` names, or the platform's folder, if None.
+    """
+
+    def __init__(self, home: str | Path | None = None) -> None:
+        self.home = Home.from_environment() if home is None else Home(Path(home).expanduser().absolute())
+
+    def run(self, command: str | Sequence[str], **options: Unpack[RunOptions]) -> Run:
+        """Cast a run; it goes on in the background.
+
+        Args:
+            command: A line for the shell, or a program and its arguments.
+            **options: See `RunOptions`.
+
+        Raises:
+            ConjureError: It cannot be cast; the message says why.
+        """
+        words = (command,) if isinstance(command, str) else tuple(command)
+        return Run(self.home, submit(self.home, _spec(words, options)).record.number)
+
+    def get(self, number: int) -> Run:
+        """A run by its number.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        with open_store(self.home) as store:
+            return Run(self.home, store.get(number).number)
+
+    def runs(
+        self, *, limit: int | None = 20, status: str | None = None, labels: Sequence[str] = ()
+    ) -> list[Run]:
+        """The newest runs, newest first; those with any of the labels, if any are named."""
+        statuses = () if status is None else (_status(status),)
+        with open_store(self.home) as store:
+            found = store.select(RunFilter(limit=limit, statuses=statuses, labels=tuple(labels)))
+        return [Run(self.home, record.number) for record in found]
+
+
+def _spec(command: tuple[str, ...], options: RunOptions) -> RunSpec:
+    unknown = sorted(options.keys() - RunOptions.__annotations__.keys())
+    if unknown:
+        known = ", ".join(RunOptions.__annotations__)
+        raise UsageError(f"there is no option {unknown[0]!r}; there are {known}")
+    requirements, _ = read_requirements(map(Path, options.get("pip_req", ())))
+    timeout, memory = options.get("timeout"), options.get("memory")
+    return RunSpec(
+        command=command,
+        folder=current_folder() / options.get("folder", ""),
+        code=CodeChoice(
+            commit=options.get("commit"),
+            committed=options.get("committed", False),
+            git_url=options.get("git_url"),
+            git_ref=options.get("git_ref"),
+        ),
+        environment=EnvironmentChoice(
+            options.get("base", "current"),
+            options.get("python"),
+            tuple(options.get("pip", ())),
+            requirements or None,
+        ),
+        variables={name: str(value) for name, value in options.get("env", {}).items()},
+        mounts=_mounts(options.get("mounts", ())),
+        resources=ComputeRequest(
+            options.get("cpus"), options.get("gpus"), parse_size(memory) if memory is not None else None
+        ),
+        timeout_s=parse_duration(str(timeout)) if timeout is not None else None,
+        stop_conditions=tuple(options.get("stop_conditions", ())),
+        output=tuple(options.get("output", ())),
+        no_output=tuple(options.get("no_output", ())),
+        description=options.get("description", ""),
+        labels=tuple(options.get("labels", ())),
+        params={name: str(value) for name, value in options.get("params", {}).items()},
+        idempotent=options.get("idempotent", False),
+    )
+
+
+def _mounts(given: Mapping[str, str] | Sequence[str]) -> tuple[Mount, ...]:
+    if isinstance(given, Mapping):
+        return tuple(Mount.parse(f"{resource}:{path}") for resource, path in given.items())
+    return tuple(map(Mount.parse, given))
+
+
+def _status(name: str) -> RunStatus:
+    try:
+        return RunStatus(name)
+    except ValueError as error:
+        raise UsageError(f"{name!r} is no status; there are {', '.join(RunStatus)}") from error
+
+
+def _printed(run: Run) -> Iterator[LogEntry]:
+    for event in follow(run.home, run.number):
+        if isinstance(event, Printed):
+            yield event.entry

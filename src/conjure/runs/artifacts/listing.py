@@ -1,0 +1,104 @@
+"""What there is, one level at a time: the runs and uploads, and the files in one of them.
+
+Main entry: `list_resource`. Invariant: looking follows no link and changes nothing.
+"""
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conjure.core.home import Home
+from conjure.core.text import printable, to_iso
+from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS, find_roots, parse, resolve
+from conjure.runs.artifacts.uploads import Upload, list_uploads
+from conjure.runs.database.rows import RunFilter
+from conjure.runs.database.sqlite import Store
+from conjure.runs.schema.record import RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of a listing.
+
+    Attributes:
+        name: What to add to the resource that was listed.
+        kind: ``file``, ``folder`` or ``link`` (in a folder, or a name for a resource).
+        size_bytes: Size of a file, or of everything in a run or upload; None where it is not known.
+        modified_at: When it was last changed, seconds since the epoch, or None.
+        target: Where a link leads, or None.
+    """
+
+    name: str
+    kind: str
+    size_bytes: int | None = None
+    modified_at: float | None = None
+    target: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line as plain JSON values."""
+        return {
+            "name": printable(self.name),
+            "kind": self.kind,
+            "size_bytes": self.size_bytes,
+            "modified_at": to_iso(self.modified_at),
+            "target": None if self.target is None else printable(self.target),
+        }
+
+
+def list_resource(home: Home, store: Store, text: str | None) -> list[Listed]:
+    """What is in a resource; without one, what resources there are.
+
+    Raises:
+        NotFoundError, UsageError: It cannot be resolved.
+    """
+    place = None if text is None else text.rstrip("/")
+    if place is None:
+        links = [Listed(link.name, "link", target=link.resource) for link in store.links()]
+        return [Listed(RUNS, "folder"), Listed(UPLOADS, "folder"), *links]
+    if place == RUNS:
+        runs = reversed(store.select(RunFilter(archived=True)))
+        return [_listed_run(run) for run in runs if _has_files(home, run)]
+    if place == UPLOADS:
+        return [_listed_upload(home, upload) for upload in list_uploads(home)]
+    path = resolve(home, place, store.lookup_link)
+    return [_listed_file(path)] if not path.is_dir() else _listed_folder(home, place, path, store)
+
+
+def _has_files(home: Home, run: RunRecord) -> bool:
+    folder = home.run_folder(run.number)
+    places = [folder / name for name in ("outputs", "work")]
+    return any(place.is_dir() and not place.is_symlink() for place in places)
+
+
+def _listed_run(run: RunRecord) -> Listed:
+    size = None if run.outputs is None else run.outputs.size_bytes
+    return Listed(str(run.number), "folder", size, run.facts.ended_at or run.requested_at)
+
+
+def _listed_upload(home: Home, upload: Upload) -> Listed:
+    path = resolve(home, upload.resource, lambda _: None)
+    kind = "folder" if path.is_dir() else "file"
+    return Listed(upload.name, kind, upload.size_bytes, upload.created_at)
+
+
+def _listed_folder(home: Home, text: str, path: Path, store: Store) -> list[Listed]:
+    """The entries of a folder; while a run's outputs are being saved, of both folders its files are in."""
+    resource = parse(text, store.lookup_link)
+    folders = {path, *(root.joinpath(*resource.parts) for root in find_roots(home, resource))}
+    found: dict[str, Listed] = {}
+    for entry in (entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
+        with suppress(FileNotFoundError):  # a run at work may have removed it
+            found[entry.name] = _listed_file(entry)
+    return [found[name] for name in sorted(found)]
+
+
+def _listed_file(path: Path) -> Listed:
+    facts = path.lstat()
+    if stat.S_ISLNK(facts.st_mode):
+        return Listed(path.name, "link", None, facts.st_mtime, os.fspath(path.readlink()))
+    if stat.S_ISDIR(facts.st_mode):
+        return Listed(path.name, "folder", None, facts.st_mtime)
+    return Listed(path.name, "file", facts.st_size, facts.st_mtime)

@@ -1,0 +1,179 @@
+"""What files there are in a kept folder, with their digests, so that a later change can be told.
+
+Main entries: `take_manifest`, `Manifest.find_faults`. Invariant: a manifest names every file and link
+below its folder and nothing else; names that are not UTF-8 survive the way through JSON.
+"""
+
+import base64
+import json
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conjure.core.files import sha256_open_file, write_atomically
+from conjure.core.folders import Entry as FoundEntry
+from conjure.core.folders import Folder, open_file, walk
+from conjure.core.text import printable
+from conjure.errors import StoreError
+
+_FORMAT = 1
+_OPEN_FILES = 64  # read or about to be
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One kept file.
+
+    Attributes:
+        path: Relative to the folder, POSIX form, undecodable bytes as surrogates (PEP 383).
+        size_bytes: Its size; 0 for a link.
+        digest: SHA-256 in hex, "" for a link.
+        mode: Permission bits.
+        target: Where it leads, for a symbolic link; None for a file.
+    """
+
+    path: str
+    size_bytes: int
+    digest: str
+    mode: int
+    target: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry as plain JSON values that any program can read."""
+        values: dict[str, Any] = {"path": printable(self.path)}
+        if values["path"] != self.path:
+            values["path_base64"] = base64.b64encode(os.fsencode(self.path)).decode()
+        if self.target is not None:
+            target = base64.b64encode(os.fsencode(self.target)).decode()
+            return {**values, "target": printable(self.target), "target_base64": target}
+        return {**values, "size_bytes": self.size_bytes, "digest": self.digest, "mode": f"{self.mode:04o}"}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Entry":
+        """The entry that `to_dict` wrote."""
+        path = stored["path"]
+        if "path_base64" in stored:
+            path = os.fsdecode(base64.b64decode(stored["path_base64"]))
+        if "target" in stored:
+            return cls(path, 0, "", 0o777, os.fsdecode(base64.b64decode(stored["target_base64"])))
+        return cls(path, stored["size_bytes"], stored["digest"], int(stored["mode"], 8))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of a kept folder.
+
+    Attributes:
+        entries: Every file and link, in order of path.
+        skipped: What was not kept and why, one phrase each.
+    """
+
+    entries: tuple[Entry, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size_bytes for entry in self.entries)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all.
+
+        Raises:
+            OSError: The disk is full or the folder not writable.
+        """
+        content = {
+            "format": _FORMAT,
+            "digest_algorithm": "sha256",
+            "files": [entry.to_dict() for entry in self.entries],
+            "skipped": [printable(phrase) for phrase in self.skipped],
+        }
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """The manifest that `save` wrote.
+
+        Raises:
+            StoreError: It is damaged or of a newer format.
+            FileNotFoundError: There is none.
+        """
+        try:
+            stored = json.loads(path.read_bytes())
+            if stored["format"] > _FORMAT:
+                raise StoreError(f"{path} was written by a newer conjure", fix="pip install -U conjure")
+            return cls(tuple(map(Entry.from_dict, stored["files"])), tuple(stored["skipped"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} is damaged: {error}") from error
+
+    def find_faults(self, folder: Path) -> list[str]:
+        """How `folder` differs from the manifest: one phrase per file, none when all is well."""
+        if folder.is_symlink():
+            return [f"{folder.name} is a link now, to {printable(os.fspath(folder.readlink()))}"]
+        found = {entry.path: entry for entry in take_manifest(folder).entries} if folder.is_dir() else {}
+        known = {entry.path: entry for entry in self.entries}
+        faults = [_fault(entry, found.get(path)) for path, entry in known.items()]
+        faults += [f"{printable(path)} was added" for path in found.keys() - known.keys()]
+        return sorted(filter(None, faults))
+
+
+def _fault(kept: Entry, found: Entry | None) -> str | None:
+    name = printable(kept.path)
+    if found is None:
+        return f"{name} is missing"
+    if (kept.target, kept.digest) != (found.target, found.digest):
+        size = f" ({kept.size_bytes} bytes then, {found.size_bytes} now)"
+        return f"{name} was changed{size if kept.size_bytes != found.size_bytes else ''}"
+    return f"{name} has mode {found.mode:04o}, not {kept.mode:04o}" if kept.mode != found.mode else None
+
+
+def take_manifest(folder: Path | Folder, *, skipped: Iterable[str] = ()) -> Manifest:
+    """Read every file below `folder`, several at a time, and note its digest.
+
+    Raises:
+        OSError: A file cannot be read, or `folder` is a link.
+    """
+    if isinstance(folder, Path):
+        with Folder.open(folder) as opened:
+            return take_manifest(opened, skipped=skipped)
+    count = min(os.cpu_count() or 1, 8)
+    entries: list[Entry] = []
+    reading: deque[Future[Entry]] = deque()
+    # Hashing lets go of the interpreter's lock; beyond a few threads the disk is the limit.
+    with ThreadPoolExecutor(count) as threads:
+        for name, found in walk(folder):
+            if found.is_folder:
+                continue
+            reading.append(_start(threads, name, found))
+            if len(reading) > _OPEN_FILES:
+                entries.append(reading.popleft().result())
+        entries.extend(future.result() for future in reading)
+    return Manifest(tuple(entries), tuple(skipped))
+
+
+def _start(threads: ThreadPoolExecutor, name: str, found: FoundEntry) -> "Future[Entry]":
+    """Have an entry read: a file is opened at once, while the folder it is in is known."""
+    if found.is_file:
+        return threads.submit(_read, name, open_file(found.folder, found.name))
+    known: Future[Entry] = Future()
+    known.set_result(Entry(name, 0, "", 0o777, found.target()) if found.is_link else _unread(name, found))
+    return known
+
+
+def _read(name: str, descriptor: int) -> Entry:
+    try:
+        facts = os.fstat(descriptor)
+        return Entry(name, facts.st_size, sha256_open_file(descriptor), stat.S_IMODE(facts.st_mode))
+    finally:
+        os.close(descriptor)
+
+
+def _unread(name: str, found: FoundEntry) -> Entry:
+    """A pipe or the like that somebody put there."""
+    facts = found.stat()
+    return Entry(name, facts.st_size, "", stat.S_IMODE(facts.st_mode))

@@ -1,0 +1,120 @@
+"""What a run is given beside its code: mounts resolved and pinned, local files kept, equal runs recognised.
+
+Main entries: `resolve_mounts`, `locate`, `identity_of`. Invariant: a resolved mount's `source` goes on
+meaning the same content: links are followed, uploads carry their version, local files are kept by digest.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from conjure.core.files import sha256_bytes, sha256_file
+from conjure.core.home import Home
+from conjure.core.trees import clone_file
+from conjure.core.units import format_size
+from conjure.errors import NotFoundError, UsageError
+from conjure.runs.artifacts import resource_paths
+from conjure.runs.database.sqlite import Store
+from conjure.runs.schema.record import CodeFacts, MountFacts
+from conjure.runs.schema.spec import Mount, RunSpec
+
+KEPT_FILES = "datasets/files"
+_LARGEST_FILE_BYTES = 1_000_000_000
+
+
+def resolve_mounts(home: Home, store: Store, mounts: Iterable[Mount]) -> tuple[MountFacts, ...]:
+    """Every mount with what it stands for; nothing is put anywhere yet.
+
+    Raises:
+        NotFoundError: There is no such resource.
+        UsageError: It cannot be mounted.
+    """
+    return tuple(
+        MountFacts(mount.resource, mount.target, mount.read_only, _pin(home, store, mount))
+        for mount in mounts
+    )
+
+
+def _pin(home: Home, store: Store, mount: Mount) -> str:
+    if mount.is_local_file:
+        return keep_file(home, Path(mount.resource).expanduser().absolute())
+    if mount.resource.startswith(f"{KEPT_FILES}/"):
+        locate(home, mount.resource)
+        return mount.resource
+    resource_paths.resolve(home, mount.resource, store.lookup_link)
+    return resource_paths.pin(home, mount.resource, store.lookup_link)
+
+
+def locate(home: Home, source: str) -> Path:
+    """Where the source of a resolved mount lies.
+
+    Raises:
+        NotFoundError: It is no longer there.
+    """
+    if not source.startswith(f"{KEPT_FILES}/"):
+        return resource_paths.resolve(home, source, lambda _: None)
+    path = home.root / source
+    if not path.is_file() or ".." in path.parts:
+        raise NotFoundError(f"the file kept as {source} is no longer there")
+    return path
+
+
+def keep_file(home: Home, file: Path) -> str:
+    """Keep a copy of a local file under its digest, and give the source that stands for it.
+
+    Raises:
+        NotFoundError: There is no such file.
+        UsageError: It is a folder, or too large to be kept.
+    """
+    if not file.exists():
+        raise NotFoundError(f"there is no file {file}")
+    if not file.is_file():
+        raise UsageError(
+            f"{file} is a folder; a folder has to be uploaded before it can be mounted",
+            fix=f"conjure upload {file}, then -m uploads/{file.name}",
+        )
+    size = file.stat().st_size
+    if size > _LARGEST_FILE_BYTES:
+        raise UsageError(
+            f"{file} has {format_size(size)}; a file a run is given is kept, up to"
+            f" {format_size(_LARGEST_FILE_BYTES)}",
+            fix=f"conjure upload {file}, then -m uploads/{file.stem}",
+        )
+    digest = sha256_file(file)
+    if not _kept(home, digest, file.name).is_file():
+        digest = _copy_and_digest(home, file)
+    return f"{KEPT_FILES}/{digest}/{file.name}"
+
+
+def _kept(home: Home, digest: str, name: str) -> Path:
+    return home.root / KEPT_FILES / digest / name
+
+
+def _copy_and_digest(home: Home, file: Path) -> str:
+    """Copy first, then digest the copy: the original may be changing meanwhile."""
+    folder = home.root / KEPT_FILES
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{os.getpid()}.part"
+    try:
+        clone_file(file, partial, mode=0o444)
+        digest = sha256_file(partial)
+        kept = _kept(home, digest, file.name)
+        kept.parent.mkdir(exist_ok=True)
+        partial.replace(kept)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def identity_of(spec: RunSpec, code: CodeFacts, environment: str, mounts: Iterable[MountFacts]) -> str:
+    """A digest that equal runs share: same code, environment, mounts, command and params."""
+    stored = spec.to_dict()
+    what = {
+        "tree": code.tree,
+        "subfolder": code.subfolder,
+        "environment": environment,
+        "mounts": sorted((mount.target, mount.source, mount.read_only) for mount in mounts),
+        **{name: stored[name] for name in ("kind", "command", "params", "variables", "output", "no_output")},
+    }
+    return sha256_bytes(json.dumps(what, sort_keys=True).encode())

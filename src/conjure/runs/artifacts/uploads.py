@@ -1,0 +1,182 @@
+"""Uploads: data a person gives to conjure under a name, kept in versions that never change.
+
+An upload lies in ``uploads/<name>/<version>/``: what was given, a manifest with digests, and a summary. The
+same content given again makes no new version; other content makes the next one, so that a run that used an
+earlier version still means the same.
+
+Main entries: `upload`, `list_uploads`. Invariant: a version is there whole or not at all.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from conjure.core.files import write_atomically
+from conjure.core.folders import Folder, change_mode, walk
+from conjure.core.home import Home
+from conjure.core.trees import Copied, copy_entry, remove_tree
+from conjure.errors import NotFoundError, StoreError, UsageError
+from conjure.runs.artifacts.manifest import Manifest, take_manifest
+from conjure.runs.artifacts.resource_paths import MANIFEST, check_name, latest_version, versions
+
+_SUMMARY = "upload.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One version of an upload.
+
+    Attributes:
+        name: What it is called.
+        version: Which version it is, from 1.
+        files: How many files it holds.
+        size_bytes: Their size.
+        created_at: When it was given, seconds since the epoch.
+        source: Where it came from.
+    """
+
+    name: str
+    version: int
+    files: int
+    size_bytes: int
+    created_at: float
+    source: str
+
+    @property
+    def resource(self) -> str:
+        """The resource path of the newest version."""
+        return f"uploads/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What `upload` did: the version that holds the content, whether it is new, and what was left out."""
+
+    upload: Upload
+    is_new: bool
+    skipped: tuple[str, ...]
+
+
+def _no_watch(_copied: Copied) -> None:
+    pass
+
+
+def upload(
+    home: Home, source: Path, name: str | None = None, *, watch: Callable[[Copied], None] = _no_watch
+) -> Uploaded:
+    """Keep a copy of a file or folder.
+
+    A file uploaded under its own name is the upload; under another name it lies in it.
+
+    Args:
+        home: Where uploads are kept.
+        source: What to copy; links that lead to files outside are followed.
+        name: What to call it; the source's own name if None.
+        watch: Told after each file what has been copied so far.
+
+    Raises:
+        NotFoundError: There is no such file or folder.
+        UsageError: The name cannot be one, or the folder holds conjure's own home.
+        StoreError: The copy cannot be made.
+    """
+    source = _checked_source(home, source)
+    name = check_name("upload", source.name if name is None else name)
+    place = home.create().uploads / name
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place, prefix=".new-", ignore_cleanup_errors=True) as temporary:
+            return _keep(home, source, name, Path(temporary) / "version", watch)
+    except OSError as error:
+        raise StoreError(f"{source} could not be uploaded: {error.strerror or error}") from error
+
+
+def _checked_source(home: Home, source: Path) -> Path:
+    if not os.path.exists(source):  # noqa: PTH110 - false, too, for a name no filesystem can hold
+        raise NotFoundError(f"there is no file or folder {source}")
+    source = source.resolve()
+    if not source.is_dir() and not source.is_file():
+        raise UsageError(f"{source} is neither file nor folder")
+    if home.root.resolve().is_relative_to(source):
+        raise UsageError(f"{source} holds conjure's own home, which cannot be uploaded into itself")
+    return source
+
+
+def _keep(home: Home, source: Path, name: str, built: Path, watch: Callable[[Copied], None]) -> Uploaded:
+    content = built / ("folder" if source.is_dir() else "file")
+    content.mkdir(parents=True)
+    with Folder.open(content) as opened:
+        name_in = "" if source.is_dir() else source.name
+        copied = copy_entry(source, opened, name_in, boundary=Path(source.anchor), watch=watch)
+        for _, entry in walk(opened):
+            if entry.is_file:
+                change_mode(entry.folder, entry.name, 0o444 | (entry.stat().st_mode & 0o111))
+        manifest = take_manifest(opened, skipped=copied.skipped)
+    newest = latest_version(home, name)
+    if newest is not None and _is_same(home, name, newest, manifest, content.name):
+        return Uploaded(read_upload(home, name, newest), False, manifest.skipped)
+    manifest.save(built / MANIFEST)
+    return Uploaded(_put_in_place(home, name, built, manifest, source), True, manifest.skipped)
+
+
+def _is_same(home: Home, name: str, version: int, manifest: Manifest, kind: str) -> bool:
+    kept = home.uploads / name / str(version)
+    return (kept / kind).is_dir() and Manifest.load(kept / MANIFEST).entries == manifest.entries
+
+
+def _put_in_place(home: Home, name: str, built: Path, manifest: Manifest, source: Path) -> Upload:
+    while True:
+        number = (latest_version(home, name) or 0) + 1
+        kept = Upload(name, number, len(manifest.entries), manifest.size_bytes, time.time(), str(source))
+        write_atomically(built / _SUMMARY, json.dumps(asdict(kept), indent=1))
+        try:
+            built.rename(home.uploads / name / str(number))
+        except OSError:
+            if not (home.uploads / name / str(number)).exists():  # not another's upload of this moment
+                raise
+        else:
+            return kept
+
+
+def read_upload(home: Home, name: str, version: int) -> Upload:
+    """The summary of one version.
+
+    Raises:
+        NotFoundError: It is not there.
+        StoreError: It is damaged.
+    """
+    path = home.uploads / name / str(version) / _SUMMARY
+    try:
+        stored = json.loads(path.read_bytes())
+        return Upload(**{field: stored[field] for field in Upload.__dataclass_fields__})
+    except FileNotFoundError as error:
+        raise NotFoundError(f"uploads/{name}@{version} does not exist", fix="conjure ls uploads") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
+
+
+def list_uploads(home: Home) -> list[Upload]:
+    """The newest version of every upload, by name."""
+    names = sorted(path.name for path in home.uploads.iterdir()) if home.uploads.is_dir() else []
+    newest = ((name, latest_version(home, name)) for name in names)
+    return [read_upload(home, name, version) for name, version in newest if version is not None]
+
+
+def remove_upload(home: Home, name: str, version: int | None) -> None:
+    """Remove one version of an upload, or all of it.
+
+    Raises:
+        NotFoundError: It is not there.
+        ConflictError: It changed meanwhile.
+    """
+    found = versions(home, name)
+    wanted = found if version is None else [version]
+    if not wanted or not set(wanted) <= set(found):
+        raise NotFoundError(f"uploads/{name} does not exist", fix="conjure ls uploads")
+    for number in wanted:
+        remove_tree(home.uploads / name / str(number))
+    if not versions(home, name):
+        remove_tree(home.uploads / name)

@@ -1,0 +1,71 @@
+"""Checking kept files against the digests they were kept with.
+
+Main entry: `verify`. Invariant: every byte of every file is read again.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from conjure.core.home import Home
+from conjure.errors import ConflictError, NotFoundError
+from conjure.runs.artifacts.manifest import Manifest
+from conjure.runs.artifacts.resource_paths import MANIFEST, UPLOADS, parse, pin
+from conjure.runs.database.sqlite import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a check found.
+
+    Attributes:
+        resource: The run or version of an upload.
+        files: How many files were kept.
+        size_bytes: Their size.
+        faults: How they differ now, one phrase each; none when all is well.
+    """
+
+    resource: str
+    files: int
+    size_bytes: int
+    faults: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return asdict(self) | {"faults": list(self.faults)}
+
+
+def verify(home: Home, store: Store, text: str) -> Verified:
+    """Check a run's outputs or an upload.
+
+    Args:
+        home: Where conjure keeps things.
+        store: The store of that home.
+        text: A run's number, ``runs/N``, ``uploads/NAME`` or a link's name; a path inside means the whole.
+
+    Raises:
+        NotFoundError: There is no such thing, or its files were removed.
+        ConflictError: The run has not ended.
+        StoreError: The list of digests is itself damaged.
+    """
+    number = text.removeprefix("#")
+    resource = parse(f"runs/{number}" if number.isdecimal() else text, store.lookup_link)
+    if resource.kind == UPLOADS:
+        resource = parse(pin(home, str(resource), store.lookup_link), store.lookup_link)
+        folder = home.uploads / resource.name / str(resource.version)
+        content = folder / ("folder" if (folder / "folder").is_dir() else "file")
+    else:
+        record = store.get(int(resource.name))
+        if not record.status.is_final:
+            raise ConflictError(
+                f"run {record.number} is {record.status}", fix=f"conjure wait {record.number}"
+            )
+        if record.outputs is not None and record.outputs.removed:
+            raise NotFoundError(f"the files of run {record.number} were removed")
+        folder = home.run_folder(record.number)
+        content = folder / "outputs"
+    try:
+        manifest = Manifest.load(folder / MANIFEST)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{resource.owner} has no saved outputs") from error
+    faults = tuple(manifest.find_faults(content))
+    return Verified(resource.owner, len(manifest.entries), manifest.size_bytes, faults)

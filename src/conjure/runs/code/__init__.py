@@ -1,0 +1,1 @@
+"""The code that a run starts from: listed, stored, written out."""

@@ -1,0 +1,314 @@
+"""Which files of a folder are its code: what git tracks there, and what is new and not ignored.
+
+Main entries: `find_repository`, `list_code_files`. Invariant: nothing is written; names are bytes, relative
+to the code's root, and only regular files and symbolic links are listed.
+"""
+
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conjure.core.globs import DEFAULT_EXCLUSIONS
+from conjure.core.home import Home
+from conjure.core.units import format_size
+from conjure.errors import SnapshotError
+from conjure.runs.code.git import Git, GitError, finish, own_git, users_git
+
+IGNORE_FILE = ".conjureignore"
+
+_GITLINK = b"160000"
+_LIST_ALL = ("--cached", "--others", "--exclude-standard")
+_FOREIGN = re.compile("dubious ownership in repository at '(.*)'")
+_LFS_HEADER = b"version https://git-lfs.github.com/spec/v1\n"
+_LFS_POINTER_SIZES = range(100, 1024)  # the specification's limit; real ones have about 130 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A git repository of the user's and what is checked out in it.
+
+    Attributes:
+        root: Its top folder.
+        commit: The commit HEAD names, or None before the first one.
+        branch: The branch checked out, or None.
+        changed: Whether tracked files differ from the commit.
+    """
+
+    root: Path
+    commit: str | None
+    branch: str | None
+    changed: bool
+
+
+@dataclass(slots=True)
+class CodeFiles:
+    """The files that make up the code.
+
+    Attributes:
+        sizes: Bytes of each file, by its name.
+        untracked: Whether any of them is not tracked by git.
+        warnings: What cannot be taken faithfully.
+    """
+
+    sizes: dict[bytes, int] = field(default_factory=dict)
+    untracked: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(self.sizes.values())
+
+
+def find_repository(folder: Path, home: Home) -> Repository | None:
+    """The repository whose work tree `folder` lies in, or None.
+
+    Raises:
+        SnapshotError: git refuses to read the repository.
+    """
+    ceiling = [str(home.root.resolve()), os.environ.get("GIT_CEILING_DIRECTORIES", "")]
+    git = users_git(folder)
+    # A folder inside conjure's home belongs to a run, never to a repository the home happens to lie in.
+    git = Git(git.settings, {**git.variables, "GIT_CEILING_DIRECTORIES": ":".join(filter(None, ceiling))})
+    status = git.start(
+        "status",
+        "--porcelain=v2",
+        "--branch",
+        "-z",
+        "--untracked-files=no",
+        "--no-renames",
+        "--no-ahead-behind",
+    )
+    prefix = git.start("rev-parse", "--show-prefix")
+    try:
+        below = Path(os.fsdecode(finish(prefix, "rev-parse").removesuffix(b"\n")))
+    except GitError as error:
+        status.communicate()
+        foreign = _FOREIGN.search(error.words)
+        if foreign is not None:
+            raise SnapshotError(
+                f"the git repository {foreign[1]} belongs to another user, and git refuses to read it",
+                fix=f"git config --global --add safe.directory {foreign[1]}",
+            ) from error
+        return None
+    resolved = folder.resolve()
+    root = resolved.parents[len(below.parts) - 1] if below.parts else resolved
+    try:
+        return _repository(root, finish(status, "status"))
+    except GitError as error:
+        if "must be run in a work tree" in error.words:  # a bare repository, or the inside of a .git
+            return None
+        raise
+
+
+def _repository(root: Path, status: bytes) -> Repository:
+    headers, changed = {}, False
+    for line in filter(None, status.split(b"\0")):
+        if line.startswith(b"# "):
+            _, name, value = line.split(b" ", 2)
+            headers[name] = os.fsdecode(value)
+        else:
+            changed = True
+    commit, branch = headers.get(b"branch.oid"), headers.get(b"branch.head")
+    return Repository(
+        root,
+        None if commit == "(initial)" else commit,
+        None if branch == "(detached)" else branch,
+        changed,
+    )
+
+
+def list_code_files(root: Path, *, in_repository: bool, home: Home) -> CodeFiles:
+    """The code below `root`.
+
+    In a repository: tracked files as they are in the work tree, and untracked ones that are not ignored;
+    submodules and other repositories inside are followed the same way. Outside: every file that is not
+    ignored. ``.conjureignore`` at the root has gitignore's grammar and the last word; unlike ``.gitignore``
+    it also leaves out files that git tracks.
+
+    Raises:
+        SnapshotError: git cannot list the files.
+    """
+    files = CodeFiles()
+    rules = _IgnoreRules(list(DEFAULT_EXCLUSIONS), _read_rules(root / IGNORE_FILE))
+    inside = home.root.resolve()
+    if inside != root and inside.is_relative_to(root):
+        rules.defaults.append(f"/{inside.relative_to(root)}/")  # conjure's own home is never part of the code
+    if in_repository:
+        names = _list_repository(root, b"", rules, files)
+    else:
+        names = _list_plain_folder(root, rules, files, home)
+    _measure(root, names, files)
+    _warn_of_lfs_pointers(root, files)
+    return files
+
+
+@dataclass(frozen=True, slots=True)
+class _IgnoreRules:
+    """Lines of gitignore's grammar: conjure's own, which tracked files are free of, and the user's."""
+
+    defaults: list[str]
+    users: list[str]
+
+    def options(self) -> list[str]:
+        return [f"--exclude={rule}" for rule in self.defaults + self.users]
+
+    def below(self, folder: str) -> "_IgnoreRules":
+        return _IgnoreRules(_rules_below(self.defaults, folder), _rules_below(self.users, folder))
+
+
+def _read_rules(path: Path) -> list[str]:
+    try:
+        text = os.fsdecode(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return []
+    lines = (line.rstrip("\r") for line in text.split("\n"))
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _rules_below(rules: Sequence[str], folder: str) -> list[str]:
+    """`rules` as they read from inside `folder`: those anchored elsewhere fall away."""
+    below = []
+    for rule in rules:
+        negation, pattern = ("!", rule[1:]) if rule.startswith("!") else ("", rule)
+        if "/" not in pattern.rstrip("/") or pattern.startswith("**/"):
+            below.append(rule)
+        elif pattern.lstrip("/").startswith(f"{folder}/"):
+            below.append(f"{negation}/{pattern.lstrip('/').removeprefix(f'{folder}/')}")
+    return below
+
+
+def _list_repository(root: Path, prefix: bytes, rules: _IgnoreRules, files: CodeFiles) -> list[bytes]:
+    """Names below `root`, each with `prefix` before it."""
+    git = users_git(root)
+    unwanted = set()
+    if rules.users:
+        ignored = ("ls-files", "-z", "--cached", "--ignored")
+        unwanted = set(git(*ignored, *_IgnoreRules([], rules.users).options()).split(b"\0"))
+    listing = git("ls-files", "-z", "-t", "--stage", *_LIST_ALL, *rules.options())
+    found = []
+    for mode, name in _entries(listing):
+        if name in unwanted:
+            continue
+        files.untracked |= mode is None
+        if mode == _GITLINK or name.endswith(b"/"):
+            found += _list_nested(root, name.rstrip(b"/"), prefix, rules, files)
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def _list_plain_folder(root: Path, rules: _IgnoreRules, files: CodeFiles, home: Home) -> list[bytes]:
+    git = own_git(home.code_repository, work_tree=root, index=home.code_repository / "no-index")
+    names = git("ls-files", "-z", *_LIST_ALL, *rules.options()).split(b"\0")
+    found = [name for name in names if name and not name.endswith(b"/")]
+    for name in names:
+        if name.endswith(b"/"):  # a repository in the folder
+            found += _list_nested(root, name.rstrip(b"/"), b"", rules, files)
+    return found
+
+
+def _entries(listing: bytes) -> Iterator[tuple[bytes | None, bytes]]:
+    """Mode (None when untracked) and name of each entry, once."""
+    seen = set()
+    for line in filter(None, listing.split(b"\0")):
+        if line.startswith(b"? "):
+            mode, name = None, line[2:]
+        else:
+            facts, name = line.split(b"\t", 1)
+            mode = facts.split(b" ")[1]
+        if name not in seen:  # a file in conflict has up to three entries
+            seen.add(name)
+            yield mode, name
+
+
+def _list_nested(
+    root: Path, name: bytes, prefix: bytes, rules: _IgnoreRules, files: CodeFiles
+) -> list[bytes]:
+    folder = root / os.fsdecode(name)
+    if not (folder / ".git").exists():
+        files.warnings.append(
+            f"submodule {os.fsdecode(prefix + name)} is not checked out and stays empty:"
+            " `git submodule update --init` fetches it"
+        )
+        return []
+    return _list_repository(folder, prefix + name + b"/", rules.below(os.fsdecode(name)), files)
+
+
+def _measure(root: Path, names: Iterable[bytes], files: CodeFiles) -> None:
+    """Keep the names that are regular files or links, with their sizes."""
+    base = os.fsencode(root)
+    real_folders = {b"": True}
+    for name in names:
+        if not _is_real_folder(base, posixpath.dirname(name), real_folders):
+            continue
+        facts = _facts(posixpath.join(base, name))
+        if facts is not None and stat.S_IFMT(facts.st_mode) in (stat.S_IFREG, stat.S_IFLNK):
+            files.sizes[name] = facts.st_size
+
+
+def _is_real_folder(base: bytes, folder: bytes, known: dict[bytes, bool]) -> bool:
+    """Whether no component of `folder` is a link: a file seen through one is not a file of this tree."""
+    if folder not in known:
+        above = _is_real_folder(base, posixpath.dirname(folder), known)
+        facts = _facts(posixpath.join(base, folder)) if above else None
+        known[folder] = facts is not None and stat.S_ISDIR(facts.st_mode)
+    return known[folder]
+
+
+def _facts(path: bytes) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None  # tracked, but deleted here
+    except PermissionError as error:
+        raise SnapshotError(
+            f"{os.fsdecode(path)} cannot be read: {error.strerror}",
+            fix=f"make it readable, or leave it out by a line in {IGNORE_FILE}",
+        ) from error
+
+
+def _warn_of_lfs_pointers(root: Path, files: CodeFiles) -> None:
+    attributes = [name for name in files.sizes if posixpath.basename(name) == b".gitattributes"]
+    if not any(b"filter=lfs" in _read(root, name) for name in attributes):
+        return
+    small = [name for name, size in files.sizes.items() if size in _LFS_POINTER_SIZES]
+    pointers = [name for name in small if is_lfs_pointer(_read(root, name))]
+    if pointers:
+        files.warnings.append(lfs_warning(pointers))
+
+
+def _read(root: Path, name: bytes) -> bytes:
+    path = root / os.fsdecode(name)
+    return b"" if path.is_symlink() else path.read_bytes()
+
+
+def is_lfs_pointer(content: bytes) -> bool:
+    """Whether a file's content stands for a large file that Git LFS has not fetched."""
+    return content.startswith(_LFS_HEADER)
+
+
+def may_be_lfs_pointer(size_bytes: int) -> bool:
+    """Whether a file of this size is worth looking into."""
+    return size_bytes in _LFS_POINTER_SIZES
+
+
+def lfs_warning(names: Sequence[bytes]) -> str:
+    """What to tell the user about files that are only pointers."""
+    example = os.fsdecode(names[0])
+    count = "1 file is a Git LFS pointer" if len(names) == 1 else f"{len(names)} files are Git LFS pointers"
+    return f"{count}, not the content ({example}): `git lfs pull` fetches it"
+
+
+def largest_parts(sizes: Mapping[bytes, int], count: int = 3) -> str:
+    """The top-level entries that weigh most, as words: ``data/ 3.1 GB, model.bin 400 MB``."""
+    parts: dict[bytes, int] = {}
+    for name, size in sizes.items():
+        top, slash, _ = name.partition(b"/")
+        parts[top + slash] = parts.get(top + slash, 0) + size
+    heaviest = sorted(parts.items(), key=lambda part: part[1], reverse=True)[:count]
+    return ", ".join(f"{os.fsdecode(name)} {format_size(size)}" for name, size in heaviest)

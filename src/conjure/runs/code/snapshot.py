@@ -1,0 +1,303 @@
+"""The code a run starts from: taken as a git tree into conjure's own object store, and written out again.
+
+A snapshot is one git tree, kept alive by the reference ``refs/runs/<number>`` in ``code.git``. The files of
+the work tree are hashed straight into that store through an index of our own, so the user's repository is
+only read, and may be deleted afterwards. The index is kept per source folder: an unchanged file costs one
+`stat`. ``code.git/info/attributes`` switches off every filter and line-ending conversion, so content is taken
+and given back byte for byte.
+
+Main entries: `snapshot`, `checkout`. Invariant: a tree that has a reference is complete in ``code.git``.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.core.folders import Folder
+from conjure.core.home import Home
+from conjure.core.units import format_size
+from conjure.errors import SnapshotError, UsageError
+from conjure.runs.code import mirrors
+from conjure.runs.code.code_files import (
+    IGNORE_FILE,
+    CodeFiles,
+    Repository,
+    find_repository,
+    largest_parts,
+    list_code_files,
+)
+from conjure.runs.code.code_store import hash_files, kept_index, store_in_use, temporary_index
+from conjure.runs.code.copy_objects import SubmoduleFinder, copy_tree, list_tree
+from conjure.runs.code.git import Git, GitError, own_git, users_git
+
+SIZE_LIMIT_BYTES = 1_000_000_000
+_MANY_FILES = 300
+_NAME_LENGTH = 40  # of SHA-1 in hex, by which code.git names its objects
+
+_MISSING_TREE = ("not a tree", "failed to unpack", "unable to read tree")
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSnapshot:
+    """Code as it was when a run was cast.
+
+    Attributes:
+        tree: Object name of the git tree in ``code.git``.
+        commit: The commit it is, or is based on; None outside a repository or before the first commit.
+        branch: The branch checked out, or None.
+        dirty: Whether the tree holds changes or files that the commit does not.
+        subfolder: Where the command starts, relative to the code's root; "" for the root itself.
+        root_name: Name of the folder the code came from.
+        warnings: What could not be taken faithfully, one sentence each.
+        size_bytes: Bytes of all files.
+    """
+
+    tree: str
+    commit: str | None
+    branch: str | None
+    dirty: bool
+    subfolder: str
+    root_name: str
+    warnings: tuple[str, ...]
+    size_bytes: int
+
+
+def snapshot(
+    home: Home, folder: Path, *, number: int, committed: bool = False, commit: str | None = None
+) -> CodeSnapshot:
+    """Record the code around `folder` and keep it for run `number`.
+
+    Args:
+        home: Where conjure keeps things.
+        folder: Where the command is to start: inside a git repository or not.
+        number: The run's number.
+        committed: HEAD only, without uncommitted changes and untracked files.
+        commit: A commit to take instead, exactly: anything git can resolve.
+
+    Raises:
+        SnapshotError: It is too large, a home folder, or cannot be read.
+        UsageError: A commit is asked for that is not there.
+    """
+    folder = folder.resolve()
+    repository = find_repository(folder, home)
+    with store_in_use(home):
+        if committed or commit is not None:
+            taken = _take_commit(home, folder, repository, commit)
+        else:
+            taken = _take_work_tree(home, folder, repository)
+        keep(home, number, taken.tree)
+    return taken
+
+
+def snapshot_remote(home: Home, number: int, url: str, ref: str | None = None) -> CodeSnapshot:
+    """Record the code of another repository and keep it for run `number`.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run's number.
+        url: The repository's address, or a path.
+        ref: Branch, tag or commit; the default branch if None.
+
+    Raises:
+        SnapshotError: It cannot be reached, or is too large.
+        UsageError: It has no such branch, tag or commit.
+    """
+    fetched = mirrors.fetch(home, mirrors.Address.parse(url), ref)
+    files = list_tree(fetched.mirror, fetched.commit, mirrors.submodule_finder(home, fetched))
+    _refuse_large(files.sizes, "choose another --git-ref")
+    with store_in_use(home):
+        tree = copy_tree(home.code_repository, files)
+        keep(home, number, tree)
+    return CodeSnapshot(
+        tree=tree,
+        commit=fetched.commit,
+        branch=fetched.branch,
+        dirty=False,
+        subfolder="",
+        root_name=fetched.address.name,
+        warnings=tuple(files.warnings),
+        size_bytes=files.size_bytes,
+    )
+
+
+def keep(home: Home, number: int, tree: str) -> None:
+    """Keep a tree that is already in the store for run `number` too.
+
+    Raises:
+        SnapshotError: The tree is not there.
+    """
+    _own(home)("update-ref", _reference(number), tree)
+
+
+def forget(home: Home, number: int) -> None:
+    """Let go of run `number`'s code; `conjure prune` frees what no other run shares."""
+    if home.code_repository.exists():
+        _own(home)("update-ref", "-d", _reference(number))
+
+
+def checkout(home: Home, tree: str, destination: Folder) -> None:
+    """Write a snapshot's files into an empty folder.
+
+    Raises:
+        SnapshotError: The tree is no longer kept, or the folder cannot be written.
+    """
+    with store_in_use(home), temporary_index(home) as index:
+        git = own_git(home.code_repository, work_tree=_as_seen_by_others(destination), index=index)
+        try:
+            git("read-tree", "--reset", "-u", "--no-recurse-submodules", tree)
+        except GitError as error:
+            if any(words in error.words for words in _MISSING_TREE):
+                raise SnapshotError(f"the code of this run is no longer kept (tree {tree})") from error
+            raise SnapshotError(
+                f"the code could not be written to {destination.path}: {error.reason}"
+            ) from error
+
+
+def _as_seen_by_others(folder: Folder) -> Path:
+    """A path that leads programs which we start to the folder we hold."""
+    return Path(f"/proc/{os.getpid()}/fd/{folder.descriptor}")
+
+
+def _take_work_tree(home: Home, folder: Path, repository: Repository | None) -> CodeSnapshot:
+    root = folder if repository is None else repository.root
+    _refuse_home_folder(root, folder)
+    files = list_code_files(root, in_repository=repository is not None, home=home)
+    _refuse_large(files.sizes)
+    if repository is not None and len(files.sizes) >= _MANY_FILES:
+        _take_over_objects(home, repository)
+    return CodeSnapshot(
+        tree=_hash(home, root, files),
+        commit=None if repository is None else repository.commit,
+        branch=None if repository is None else repository.branch,
+        dirty=repository is not None and (repository.changed or files.untracked),
+        subfolder=_subfolder(folder, root),
+        root_name=root.name,
+        warnings=tuple(files.warnings),
+        size_bytes=files.size_bytes,
+    )
+
+
+def _take_commit(home: Home, folder: Path, repository: Repository | None, commit: str | None) -> CodeSnapshot:
+    if repository is None:
+        flag = "--committed" if commit is None else "--commit"
+        raise UsageError(f"{flag} needs a git repository, and {folder} is not in one")
+    resolved = _resolve_commit(repository, commit)
+    if len(resolved) != _NAME_LENGTH:
+        raise SnapshotError(
+            f"{repository.root} names its objects by SHA-256; a commit of such a repository cannot be copied",
+            fix="without --commit and --committed the files are taken as they are",
+        )
+    files = list_tree(users_git(repository.root), resolved, _checked_out_submodule(repository.root))
+    _refuse_large(files.sizes, "take large files out of the commit")
+    return CodeSnapshot(
+        tree=copy_tree(home.code_repository, files),
+        commit=resolved,
+        branch=repository.branch if resolved == repository.commit else None,
+        dirty=False,
+        subfolder=_subfolder(folder, repository.root),
+        root_name=repository.root.name,
+        warnings=tuple(files.warnings),
+        size_bytes=files.size_bytes,
+    )
+
+
+def _resolve_commit(repository: Repository, commit: str | None) -> str:
+    if commit is None:
+        if repository.commit is None:
+            raise UsageError(
+                f"--committed needs a commit, and {repository.root} has none yet", fix="git commit"
+            )
+        return repository.commit
+    try:
+        if commit.startswith("-"):
+            raise GitError("rev-parse", "options are no commits")
+        git = users_git(repository.root)
+        return git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
+    except GitError as error:
+        raise UsageError(
+            f"there is no commit {commit!r} in {repository.root}", fix="git log --oneline --all"
+        ) from error
+
+
+def _checked_out_submodule(root: Path) -> SubmoduleFinder:
+    def find(name: bytes, commit: str) -> Git | None:
+        folder = root / os.fsdecode(name)
+        if not (folder / ".git").exists():
+            return None
+        git = users_git(folder)
+        try:
+            git("cat-file", "-e", f"{commit}^{{commit}}")
+        except GitError:
+            return None
+        return git
+
+    return find
+
+
+def _subfolder(folder: Path, root: Path) -> str:
+    below = folder.relative_to(root)
+    return "" if below == Path() else below.as_posix()
+
+
+def _refuse_home_folder(root: Path, folder: Path) -> None:
+    try:
+        users_home = Path.home().resolve()
+    except RuntimeError:
+        return  # a user without a home folder
+    if root != users_home and root not in users_home.parents:
+        return
+    what = "your home folder" if root == users_home else f"{root}, which holds your home folder"
+    if root == folder:
+        raise SnapshotError(
+            f"this is {what}, and a run copies its folder", fix="cd to the project's own folder"
+        )
+    raise SnapshotError(
+        f"the git repository around {folder} is {what}, and a run copies all of it",
+        fix="--committed takes only what is committed there; `git init` here makes this a project of its own",
+    )
+
+
+def _refuse_large(sizes: Mapping[bytes, int], remedy: str | None = None) -> None:
+    total = sum(sizes.values())
+    if total <= SIZE_LIMIT_BYTES:
+        return
+    advice = (
+        f"add what a run does not need to {IGNORE_FILE}, or leave all untracked files out with --committed"
+    )
+    raise SnapshotError(
+        f"the code to copy is {format_size(total)}, more than {format_size(SIZE_LIMIT_BYTES)};"
+        f" largest: {largest_parts(sizes)}",
+        fix=f"{remedy or advice}; data can be given with `conjure upload` and --mount",
+    )
+
+
+def _take_over_objects(home: Home, repository: Repository) -> None:
+    """Copy the commit's objects as one pack before a repository's first snapshot.
+
+    Its files are then only read, not compressed and stored again one by one.
+    """
+    if repository.commit is not None and not kept_index(home, repository.root).exists():
+        with suppress(GitError):  # it only saves time
+            head = list_tree(users_git(repository.root), repository.commit, lambda _name, _commit: None)
+            copy_tree(home.code_repository, head)
+
+
+def _hash(home: Home, root: Path, files: CodeFiles) -> str:
+    try:
+        return hash_files(home, root, files.sizes)
+    except GitError as error:
+        is_about_access = "Permission denied" in error.words
+        raise SnapshotError(
+            f"the code in {root} could not be recorded: {error.reason}",
+            fix=f"make it readable, or leave it out by a line in {IGNORE_FILE}" if is_about_access else None,
+        ) from error
+
+
+def _own(home: Home) -> Git:
+    return own_git(home.code_repository)
+
+
+def _reference(number: int) -> str:
+    return f"refs/runs/{number}"

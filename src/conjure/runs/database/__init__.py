@@ -1,0 +1,1 @@
+"""What is known of runs: the records and how they are stored."""

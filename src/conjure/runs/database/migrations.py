@@ -1,0 +1,170 @@
+"""The database's schema, as numbered steps forward.
+
+Main entry: `migrate`. Invariant: a step and the record that it was taken are one transaction, so a crash
+leaves the file before the step or after it; a step that was released is never edited, only followed.
+"""
+
+import sqlite3
+import time
+from dataclasses import dataclass
+
+from conjure.core.text import to_iso
+from conjure.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step forward: statements that run together with the record of them."""
+
+    number: int
+    name: str
+    statements: tuple[str, ...]
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        1,
+        "runs",
+        (
+            """
+            CREATE TABLE runs (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                kind TEXT NOT NULL,
+                command TEXT NOT NULL,
+                description TEXT NOT NULL,
+                requested_at TEXT,
+                queued_at TEXT,
+                building_at TEXT,
+                mounting_at TEXT,
+                running_at TEXT,
+                saving_at TEXT,
+                ended_at TEXT,
+                end_reason TEXT,
+                exit_code INTEGER,
+                signal INTEGER,
+                message TEXT,
+                command_s REAL,
+                total_s REAL,
+                end_request TEXT,
+                gpu_ids TEXT NOT NULL DEFAULT '[]',
+                parent INTEGER,
+                rerun_of INTEGER,
+                archived_at TEXT,
+                identity TEXT,
+                owner TEXT,
+                outputs TEXT,
+                usage TEXT,
+                mounts TEXT NOT NULL DEFAULT '[]',
+                code TEXT,
+                spec TEXT NOT NULL,
+                environment TEXT
+            )
+            """,
+            "CREATE INDEX runs_active ON runs (number) WHERE end_reason IS NULL",
+            "CREATE INDEX runs_identity ON runs (identity) WHERE identity IS NOT NULL",
+        ),
+    ),
+    Migration(
+        2,
+        "labels, mounted runs, links",
+        (
+            """
+            CREATE TABLE run_labels (
+                run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+                label TEXT NOT NULL,
+                PRIMARY KEY (run, label)
+            ) WITHOUT ROWID
+            """,
+            "CREATE INDEX run_labels_by_label ON run_labels (label)",
+            """
+            CREATE TABLE run_sources (
+                run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+                source TEXT NOT NULL,
+                source_run INTEGER,
+                PRIMARY KEY (run, source)
+            ) WITHOUT ROWID
+            """,
+            "CREATE INDEX run_sources_by_source_run ON run_sources (source_run)",
+            """
+            CREATE TABLE links (
+                name TEXT PRIMARY KEY,
+                resource TEXT NOT NULL,
+                created_at TEXT NOT NULL
+            ) WITHOUT ROWID
+            """,
+        ),
+    ),
+    Migration(
+        3,
+        "metric index",
+        (
+            """
+            CREATE TABLE metrics (
+                run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+                name TEXT NOT NULL,
+                points INTEGER NOT NULL,
+                last_step INTEGER NOT NULL,
+                last_value REAL NOT NULL,
+                lowest REAL NOT NULL,
+                highest REAL NOT NULL,
+                PRIMARY KEY (run, name)
+            ) WITHOUT ROWID
+            """,
+            "CREATE INDEX metrics_by_value ON metrics (name, last_value)",
+        ),
+    ),
+)
+NEWEST = MIGRATIONS[-1].number
+
+
+def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> bool:
+    """Bring a database to the newest schema.
+
+    Args:
+        connection: In autocommit mode.
+        up_to: Stop after this step (tests start from older schemas).
+
+    Returns:
+        Whether the database was empty before.
+
+    Raises:
+        StoreError: It was written by a newer conjure.
+    """
+    before = schema_number(connection)
+    if before > NEWEST:
+        raise StoreError(
+            f"conjure's database has schema {before}, and this conjure knows up to {NEWEST}:"
+            " a newer conjure wrote it",
+            fix="upgrade conjure (pip install --upgrade conjure), or set CONJURE_HOME to another folder",
+        )
+    for migration in MIGRATIONS[:up_to]:
+        if migration.number > before:
+            _take(connection, migration)
+    return before == 0
+
+
+def schema_number(connection: sqlite3.Connection) -> int:
+    """The last step the database has taken; 0 for an empty one."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone():
+        return 0
+    return connection.execute("SELECT coalesce(max(number), 0) FROM schema_migrations").fetchone()[0]
+
+
+def _take(connection: sqlite3.Connection, migration: Migration) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations"
+            " (number INTEGER PRIMARY KEY, name TEXT NOT NULL, taken_at TEXT NOT NULL)"
+        )
+        if schema_number(connection) < migration.number:  # another process may have been quicker
+            for statement in migration.statements:
+                connection.execute(statement)
+            connection.execute(
+                "INSERT INTO schema_migrations VALUES (?, ?, ?)",
+                (migration.number, migration.name, to_iso(time.time())),
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

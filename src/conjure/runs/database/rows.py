@@ -1,0 +1,144 @@
+"""How runs lie in the database: records as rows and back, and filters as SQL.
+
+Main entries: `RunFilter`, `selection`, `to_columns`, `to_record`. Invariant: a row holds what the record's
+JSON form holds, and is read back by the record's own reader.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from conjure.core.text import printable
+from conjure.runs.schema.record import RunRecord, facts_from_dict
+from conjure.runs.schema.status import PHASES, STATUS_OF_REASON, Facts, RunStatus
+
+_JSON_COLUMNS = ("spec", "owner", "outputs", "usage", "code", "environment", "mounts", "gpu_ids")
+
+FACTS = ", ".join(
+    [*(f"{phase}_at" for phase in PHASES), "ended_at", "end_reason", "exit_code", "signal", "message"]
+)
+LABELS = "(SELECT group_concat(label, char(10)) FROM run_labels WHERE run_labels.run = number) AS labels"
+# Without what is large of a run, so that thousands can be listed at once.
+LISTED = (
+    f"number, kind, command, description, {LABELS}, json_extract(spec, '$.params') AS params, {FACTS},"
+    " command_s, total_s, archived_at"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list, newest first unless sorted by a metric.
+
+    Attributes:
+        limit: At most so many, or None for all.
+        statuses: Only these; empty for any.
+        labels: Only runs with at least one of these; empty for any.
+        kind: Only this kind, or None.
+        archived: Also runs that were put away.
+        sort_metric: Order by this metric's newest value, lowest first; runs without it are left out.
+        highest_first: Turn the order of `sort_metric` around.
+    """
+
+    limit: int | None = None
+    statuses: tuple[RunStatus, ...] = ()
+    labels: tuple[str, ...] = ()
+    kind: str | None = None
+    archived: bool = False
+    sort_metric: str | None = None
+    highest_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """As much of a run as a list of many shows; its facts tell its status."""
+
+    number: int
+    kind: str
+    command: str
+    description: str
+    labels: tuple[str, ...]
+    params: Mapping[str, str]
+    facts: Facts
+    command_s: float | None
+    total_s: float | None
+    archived: bool
+
+
+def selection(wanted: RunFilter) -> tuple[str, list[Any]]:
+    """What follows "FROM runs" to select what a filter lets through, and the values it binds."""
+    clauses, values = _conditions(wanted)
+    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+    order = "ORDER BY number DESC"
+    if wanted.sort_metric is not None:
+        where = f"JOIN metrics ON metrics.run = number AND metrics.name = ? {where}"
+        values = [wanted.sort_metric, *values]
+        order = f"ORDER BY last_value {'DESC' if wanted.highest_first else 'ASC'}, number DESC"
+    limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d}"
+    return f"{where} {order} {limit}", values
+
+
+def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
+    clauses: list[str] = []
+    values: list[Any] = []
+    if not wanted.archived:
+        clauses.append("archived_at IS NULL")
+    if wanted.kind is not None:
+        clauses.append("kind = ?")
+        values.append(wanted.kind)
+    if wanted.statuses:
+        clauses.append(f"({' OR '.join(_status_condition(status) for status in wanted.statuses)})")
+    if wanted.labels:
+        marks = ", ".join("?" * len(wanted.labels))
+        clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks}))")
+        values += wanted.labels
+    return clauses, values
+
+
+def _status_condition(status: RunStatus) -> str:
+    """SQL for "has this status", from the same tables the status itself follows from."""
+    if status.is_final:
+        reasons = ", ".join(f"'{reason}'" for reason, final in STATUS_OF_REASON.items() if final is status)
+        return f"end_reason IN ({reasons})"
+    later = PHASES[PHASES.index(status) + 1 :]
+    parts = ["end_reason IS NULL", f"{status}_at IS NOT NULL", *(f"{phase}_at IS NULL" for phase in later)]
+    return f"({' AND '.join(parts)})"
+
+
+def to_columns(record: RunRecord) -> dict[str, Any]:
+    """A record as a row: the keys of its JSON form, where what is not plain stays JSON text."""
+    stored = record.to_dict() | {"kind": record.spec.kind}
+    for derived in ("status", "labels", "params"):
+        del stored[derived]
+    return bindable(
+        {
+            name: json.dumps(value) if isinstance(value, dict | list) else value
+            for name, value in stored.items()
+        }
+    )
+
+
+def bindable(columns: dict[str, Any]) -> dict[str, Any]:
+    """Values that SQLite takes: names that are not UTF-8 show their odd bytes."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in columns.items()}
+
+
+def to_record(row: sqlite3.Row) -> RunRecord:
+    """A row as a record, through the record's own reader."""
+    stored: dict[str, Any] = dict(row)
+    for name in _JSON_COLUMNS:
+        stored[name] = None if stored[name] is None else json.loads(stored[name])
+    stored["spec"]["labels"] = stored["labels"].split("\n") if stored["labels"] else []
+    return RunRecord.from_dict(stored)
+
+
+def to_listed(row: sqlite3.Row) -> ListedRun:
+    """A row with the `LISTED` columns as what a list shows."""
+    return ListedRun(
+        labels=tuple(row["labels"].split("\n")) if row["labels"] else (),
+        params=json.loads(row["params"]) if row["params"] else {},
+        facts=facts_from_dict(dict(row)),
+        archived=row["archived_at"] is not None,
+        **{name: row[name] for name in ("number", "kind", "command", "description", "command_s", "total_s")},
+    )

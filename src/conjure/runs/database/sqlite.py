@@ -1,0 +1,590 @@
+"""The database behind one small interface; with `rows`, the only module that knows SQL.
+
+Main entry: `Store.open`. Invariant: state changes only inside transactions that check the move is legal, and
+whoever uses the store never sees "database is locked".
+
+Beside each run's row lies ``runs/<number>/run.json``, rewritten here whenever the record changes for good, in
+the same transaction and before its end, so that `Store.reindex` can rebuild every row from the folders alone.
+"""
+
+import json
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from conjure.core.files import write_atomically
+from conjure.core.folders import Folder
+from conjure.core.home import Home
+from conjure.core.text import printable, to_iso
+from conjure.errors import ConflictError, ConjureError, NotFoundError
+from conjure.runs.database.connection import connect, retry_when_busy, translate_errors
+from conjure.runs.database.migrations import migrate
+from conjure.runs.database.rows import (
+    FACTS,
+    LABELS,
+    LISTED,
+    ListedRun,
+    RunFilter,
+    bindable,
+    selection,
+    to_columns,
+    to_listed,
+    to_record,
+)
+from conjure.runs.schema.process_facts import Owner, Usage
+from conjure.runs.schema.record import (
+    CodeFacts,
+    EnvironmentFacts,
+    MountFacts,
+    OutputFacts,
+    RunRecord,
+    facts_from_dict,
+)
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import (
+    Ending,
+    EndReason,
+    Facts,
+    RunStatus,
+    check_move,
+)
+from conjure.runs.telemetry.metrics import Summary, read_points, summarise
+
+RECORD_FILE = "run.json"
+
+STOP, KILL = "stop", "kill"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRelation:
+    """Which run a run repeats, and which one it was cast from within."""
+
+    number: int
+    rerun_of: int | None
+    parent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A name for a resource."""
+
+    name: str
+    resource: str
+    created_at: str
+
+
+class Store:
+    """Runs, labels, links and the metric index of one home.
+
+    Open one per thread; it is a context manager.
+    """
+
+    def __init__(self, home: Home, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
+        self.home = home
+        self._connection = connection
+        self._clock = clock
+
+    @classmethod
+    def open(cls, home: Home, *, clock: Callable[[], float] = time.time) -> "Store":
+        """The store of a home, made or brought up to date if need be.
+
+        A database that is missing beside existing run folders is rebuilt from them.
+
+        Raises:
+            StoreError: The home cannot be used, the file is damaged, or a newer conjure wrote it.
+        """
+        home.create()
+        with translate_errors(home):
+            store = cls(home, connect(home.database), clock)
+            if retry_when_busy(lambda: migrate(store._connection)) and home.runs.is_dir():
+                store.reindex()
+            return store
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_connection()
+
+    def close_connection(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    # ---- a run's life --------------------------------------------------------------------------------------
+
+    def create_run(
+        self,
+        spec: RunSpec,
+        owner: Owner,
+        reserve: Callable[[int], None],
+        *,
+        parent: int | None = None,
+        rerun_of: int | None = None,
+    ) -> RunRecord:
+        """Give a run its number.
+
+        Args:
+            spec: What is asked; only its stored form, without secrets, is written down.
+            owner: Who carries it for now.
+            reserve: Called with the number inside the transaction; it takes possession of the run's folder,
+                and raises FileExistsError where that number was given before (by a database since lost).
+            parent: The run this one is cast from within.
+            rerun_of: The run this one repeats.
+        """
+        with self._transaction():
+            number = self._reserve_number(reserve)
+            record = RunRecord(
+                number,
+                spec.stored(),
+                Facts({RunStatus.REQUESTED: round(self._clock(), 6)}),
+                owner=owner,
+                parent=parent,
+                rerun_of=rerun_of,
+            )
+            self._insert(record)
+            self._write_record(record)
+        return record
+
+    def move(self, number: int, status: RunStatus) -> None:
+        """Enter the next phase.
+
+        Raises:
+            IllegalMoveError: The run cannot go there from where it is.
+        """
+        with self._transaction():
+            self._move(number, status)
+
+    def admit(self, number: int, decide: Callable[[list[RunRecord]], tuple[int, ...] | None]) -> bool:
+        """Let a queued run go on to building if `decide` finds room for it among the active runs.
+
+        Args:
+            number: The queued run.
+            decide: Given all active runs, the GPUs this one gets (an empty tuple for none), or None to wait.
+
+        Returns:
+            Whether it was let in.
+        """
+        with self._transaction():
+            gpu_ids = decide(self.active())
+            if gpu_ids is None:
+                return False
+            self._move(number, RunStatus.BUILDING)
+            self._set(number, gpu_ids=json.dumps(gpu_ids))
+            return True
+
+    def close(
+        self, number: int, ending: Ending, *, command_s: float | None = None, total_s: float | None = None
+    ) -> RunRecord:
+        """Close the record for good.
+
+        Raises:
+            IllegalMoveError: The run cannot end so from where it is; it was closed already, for one.
+        """
+        with self._transaction():
+            check_move(self._status(number), ending.reason.status)
+            self._set(
+                number,
+                end_reason=ending.reason,
+                exit_code=ending.exit_code,
+                signal=ending.signal,
+                message=ending.message,
+                ended_at=self._now(),
+                command_s=command_s,
+                total_s=total_s,
+            )
+            return self._rewrite(number)
+
+    def request_end(self, number: int, what: str) -> bool:
+        """Ask the owner of an active run to `STOP` or `KILL` it; a kill outranks a stop.
+
+        Returns:
+            False if the run has ended already.
+        """
+        with self._transaction():
+            record = self.get(number)
+            if record.status.is_final:
+                return False
+            if record.end_request != KILL:
+                self._set(number, end_request=what)
+            return True
+
+    def end_request(self, number: int) -> str | None:
+        """`STOP` or `KILL` if somebody asked for it, else None."""
+        rows = self._query("SELECT end_request FROM runs WHERE number = ?", (number,))
+        return rows[0]["end_request"] if rows else None
+
+    def set_facts(
+        self,
+        number: int,
+        *,
+        owner: Owner | None = None,
+        code: CodeFacts | None = None,
+        environment: EnvironmentFacts | None = None,
+        mounts: tuple[MountFacts, ...] | None = None,
+        outputs: OutputFacts | None = None,
+        usage: Usage | None = None,
+        identity: str | None = None,
+    ) -> None:
+        """Write down what became known of a run; None leaves what is there."""
+        given = {"owner": owner, "code": code, "environment": environment, "outputs": outputs, "usage": usage}
+        columns: dict[str, Any] = {
+            name: json.dumps(asdict(fact)) for name, fact in given.items() if fact is not None
+        }
+        if identity is not None:
+            columns["identity"] = identity
+        with self._transaction():
+            if mounts is not None:
+                columns["mounts"] = json.dumps([asdict(mount) for mount in mounts])
+                self._set_sources(number, mounts)
+            self._set(number, **columns)
+            if self._status(number).is_final:
+                self._rewrite(number)
+
+    # ---- looking -------------------------------------------------------------------------------------------
+
+    def get(self, number: int) -> RunRecord:
+        """One run.
+
+        Raises:
+            NotFoundError: There is none of that number; the message names the newest.
+        """
+        rows = self._rows("WHERE number = ?", (number,))
+        if rows:
+            return rows[0]
+        newest = self.newest_number()
+        if newest is None:
+            raise NotFoundError(
+                f"there is no run {number}; none was cast yet", fix='conjure run "echo hello"'
+            )
+        raise NotFoundError(f"there is no run {number}; the newest is {newest}", fix="conjure ps")
+
+    def facts(self, number: int) -> Facts:
+        """How far a run has come: less to read than all of it, for who looks often."""
+        rows = self._query(f"SELECT {FACTS} FROM runs WHERE number = ?", (number,))
+        return facts_from_dict(dict(rows[0]))
+
+    def select(self, wanted: RunFilter | None = None) -> list[RunRecord]:
+        """The runs that a filter lets through."""
+        return self._rows(*selection(wanted if wanted is not None else RunFilter()))
+
+    def listing(self, wanted: RunFilter) -> list[ListedRun]:
+        """The runs that a filter lets through, with what a list shows of them."""
+        rest, values = selection(wanted)
+        return [to_listed(row) for row in self._query(f"SELECT {LISTED} FROM runs {rest}", values)]
+
+    def count(self, wanted: RunFilter) -> int:
+        """How many runs a filter lets through, its limit aside."""
+        rest, values = selection(replace(wanted, limit=None))
+        return self._query(f"SELECT count(*) FROM runs {rest}", values)[0][0]
+
+    def active(self) -> list[RunRecord]:
+        """Runs that have not ended, oldest first."""
+        return self._rows("WHERE end_reason IS NULL ORDER BY number")
+
+    def numbers(self) -> set[int]:
+        """The numbers of all runs there are rows of."""
+        return {row["number"] for row in self._query("SELECT number FROM runs")}
+
+    def newest_number(self) -> int | None:
+        """The highest number given, or None before the first run."""
+        return self._value("SELECT max(number) FROM runs")
+
+    def users_of(self, number: int) -> list[int]:
+        """Runs that mount something of this run, oldest first."""
+        rows = self._query(
+            "SELECT DISTINCT run FROM run_sources WHERE source_run = ? ORDER BY run", (number,)
+        )
+        return [row["run"] for row in rows]
+
+    def kinships(self) -> list[RunRelation]:
+        """The runs that repeat another, or were cast from within one; oldest first."""
+        rows = self._query(
+            "SELECT number, rerun_of, parent FROM runs"
+            " WHERE rerun_of IS NOT NULL OR parent IS NOT NULL ORDER BY number"
+        )
+        return [RunRelation(**row) for row in rows]
+
+    def sources_in_use(self) -> dict[str, list[int]]:
+        """Every resource that some run mounts, with the numbers of those runs."""
+        found: dict[str, list[int]] = {}
+        for row in self._query("SELECT source, run FROM run_sources ORDER BY run"):
+            found.setdefault(row["source"], []).append(row["run"])
+        return found
+
+    def completed_equal(self, identity: str) -> RunRecord | None:
+        """The newest completed run with this identity whose outputs are still there, or None."""
+        rows = self._rows(
+            "WHERE identity = ? AND end_reason = ? AND archived_at IS NULL ORDER BY number DESC",
+            (identity, EndReason.COMPLETED),
+        )
+        return next((row for row in rows if row.outputs is None or not row.outputs.removed), None)
+
+    # ---- labels, archive, links ----------------------------------------------------------------------------
+
+    def add_label(self, number: int, label: str) -> None:
+        """Give a run a label; it may have it already."""
+        self.get(number)
+        with self._transaction():
+            self._connection.execute("INSERT OR IGNORE INTO run_labels VALUES (?, ?)", (number, label))
+            self._rewrite(number)
+
+    def remove_label(self, number: int, label: str) -> None:
+        """Take a label off a run.
+
+        Raises:
+            NotFoundError: The run does not have it.
+        """
+        labels = self.get(number).labels
+        if label not in labels:
+            known = f"its labels are {', '.join(labels)}" if labels else "it has none"
+            raise NotFoundError(f"run {number} has no label {label!r}; {known}")
+        with self._transaction():
+            self._connection.execute("DELETE FROM run_labels WHERE run = ? AND label = ?", (number, label))
+            self._rewrite(number)
+
+    def set_archived(self, number: int, *, archived: bool) -> None:
+        """Put a run away, or take it out again."""
+        self.get(number)
+        with self._transaction():
+            self._set(number, archived_at=self._now() if archived else None)
+            self._rewrite(number)
+
+    def set_link(self, name: str, resource: str) -> None:
+        """Give a resource a name.
+
+        Raises:
+            ConflictError: The name is taken.
+        """
+        taken = self.link(name)
+        if taken is not None:
+            raise ConflictError(
+                f"link {name!r} exists already and means {taken.resource}", fix=f"conjure unlink {name}"
+            )
+        with self._transaction():
+            self._connection.execute("INSERT INTO links VALUES (?, ?, ?)", (name, resource, self._now()))
+
+    def remove_link(self, name: str) -> None:
+        """Take a name away.
+
+        Raises:
+            NotFoundError: There is no such link.
+        """
+        if self.link(name) is None:
+            raise NotFoundError(f"there is no link {name!r}", fix="conjure link")
+        with self._transaction():
+            self._connection.execute("DELETE FROM links WHERE name = ?", (name,))
+
+    def link(self, name: str) -> Link | None:
+        """The link of that name, or None."""
+        rows = self._query("SELECT * FROM links WHERE name = ?", (name,))
+        return Link(**rows[0]) if rows else None
+
+    def links(self) -> list[Link]:
+        """All links, by name."""
+        return [Link(**row) for row in self._query("SELECT * FROM links ORDER BY name")]
+
+    def lookup_link(self, name: str) -> str | None:
+        """The resource a name stands for, or None: what `resources.resolve` asks."""
+        link = self.link(name)
+        return None if link is None else link.resource
+
+    # ---- the metric index ----------------------------------------------------------------------------------
+
+    def set_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
+        """Write down how a run's metrics stand."""
+        with self._transaction():
+            self._set_summaries(number, summaries)
+
+    def refresh_summaries(self, number: int) -> None:
+        """Make the index of a run's metrics say what their file says."""
+        self.set_summaries(number, self._summarised(number))
+
+    def summaries(self, number: int) -> dict[str, Summary]:
+        """How a run's metrics stand, by name."""
+        rows = self._query(
+            "SELECT name, points, last_step, last_value, lowest, highest"
+            " FROM metrics WHERE run = ? ORDER BY name",
+            (number,),
+        )
+        return {row["name"]: Summary(**row) for row in rows}
+
+    def latest_values(self, numbers: Iterable[int]) -> dict[int, dict[str, float]]:
+        """The newest value of every metric of some runs: run -> name -> value."""
+        wanted = json.dumps(list(numbers))
+        found: dict[int, dict[str, float]] = {}
+        for row in self._query(
+            "SELECT run, name, last_value FROM metrics WHERE run IN (SELECT value FROM json_each(?))"
+            " ORDER BY run, name",
+            (wanted,),
+        ):
+            found.setdefault(row["run"], {})[row["name"]] = row["last_value"]
+        return found
+
+    def metric_names(self) -> list[str]:
+        """The names of all metrics that any run has, in order."""
+        return [row["name"] for row in self._query("SELECT DISTINCT name FROM metrics ORDER BY name")]
+
+    # ---- rebuilding ----------------------------------------------------------------------------------------
+
+    def put_record(self, record: RunRecord) -> None:
+        """Make the database say what a record says, whatever it said before."""
+        summaries = self._summarised(record.number)
+        with self._transaction():
+            self._put(record, summaries)
+
+    def reindex(self) -> tuple[list[int], list[int]]:
+        """Rebuild the rows of all runs from their folders, but of those that still go on.
+
+        Returns:
+            Numbers that were rebuilt, and numbers whose folder holds no readable record. Neither will be
+            given again.
+        """
+        rebuilt, unreadable = [], []
+        for number in folder_numbers(self.home.runs):
+            record = read_record(self.home.run_folder(number))
+            if record is None or record.number != number:
+                unreadable.append(number)
+                continue
+            summaries = self._summarised(number)
+            with self._transaction():
+                # The file of a run that goes on tells how it began; the row knows how far it is.
+                if number not in {run.number for run in self.active()}:
+                    self._put(record, summaries)
+                    rebuilt.append(number)
+        with self._transaction():
+            self._skip_numbers(max([0, *rebuilt, *unreadable]))
+        return rebuilt, unreadable
+
+    def stray_rows(self) -> list[str]:
+        """Rows that belong to runs that are not there, one phrase per table; there should be none."""
+        tables = Counter(row[0] for row in self._query("PRAGMA foreign_key_check"))
+        return [f"{table} has rows of runs that are not there: {count}" for table, count in tables.items()]
+
+    # ---- inside --------------------------------------------------------------------------------------------
+
+    def _now(self) -> str:
+        """This moment, as the database writes it."""
+        return str(to_iso(self._clock()))
+
+    def _reserve_number(self, reserve: Callable[[int], None]) -> int:
+        while True:
+            given = self._value("SELECT seq FROM sqlite_sequence WHERE name = 'runs'") or 0
+            try:
+                reserve(given + 1)
+            except FileExistsError:
+                self._skip_numbers(max([given + 1, *folder_numbers(self.home.runs)]))
+            else:
+                return given + 1
+
+    def _skip_numbers(self, up_to: int) -> None:
+        given = self._value("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")
+        if given is None:
+            self._connection.execute("INSERT INTO sqlite_sequence VALUES ('runs', ?)", (up_to,))
+        elif given < up_to:
+            self._connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'runs'", (up_to,))
+
+    def _status(self, number: int) -> RunStatus:
+        return self.get(number).status
+
+    def _move(self, number: int, status: RunStatus) -> None:
+        check_move(self._status(number), status)
+        self._set(number, **{f"{status}_at": self._now()})
+
+    def _set(self, number: int, **columns: Any) -> None:
+        if columns:
+            assignments = ", ".join(f"{name} = :{name}" for name in columns)
+            self._connection.execute(
+                f"UPDATE runs SET {assignments} WHERE number = :number",
+                bindable(columns | {"number": number}),
+            )
+
+    def _insert(self, record: RunRecord) -> None:
+        columns = to_columns(record)
+        marks = ", ".join(f":{name}" for name in columns)
+        self._connection.execute(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", columns)
+        labels = [(record.number, label) for label in dict.fromkeys(record.labels)]
+        self._connection.executemany("INSERT INTO run_labels VALUES (?, ?)", labels)
+        self._set_sources(record.number, record.mounts)
+
+    def _set_sources(self, number: int, mounts: Iterable[MountFacts]) -> None:
+        rows = {mount.source: (number, printable(mount.source), mount.source_run) for mount in mounts}
+        self._connection.executemany("INSERT OR REPLACE INTO run_sources VALUES (?, ?, ?)", rows.values())
+
+    def _summarised(self, number: int) -> list[Summary]:
+        return list(summarise(read_points(self.home.run_folder(number))).values())
+
+    def _put(self, record: RunRecord, summaries: Iterable[Summary]) -> None:
+        self._connection.execute("DELETE FROM runs WHERE number = ?", (record.number,))
+        self._insert(record)
+        self._set_summaries(record.number, summaries)
+
+    def _set_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO metrics VALUES"
+            " (:run, :name, :points, :last_step, :last_value, :lowest, :highest)",
+            [{"run": number, **summary.to_dict()} for summary in summaries],
+        )
+
+    def _rows(self, rest: str, values: Iterable[Any] = ()) -> list[RunRecord]:
+        return [to_record(row) for row in self._query(f"SELECT runs.*, {LABELS} FROM runs {rest}", values)]
+
+    def _query(self, statement: str, values: Iterable[Any] = ()) -> list[sqlite3.Row]:
+        with translate_errors(self.home):
+            return retry_when_busy(lambda: self._connection.execute(statement, tuple(values)).fetchall())
+
+    def _value(self, statement: str) -> Any:
+        rows = self._query(statement)
+        return rows[0][0] if rows else None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with translate_errors(self.home):
+            retry_when_busy(lambda: self._connection.execute("BEGIN IMMEDIATE"))
+            try:
+                yield
+                retry_when_busy(lambda: self._connection.execute("COMMIT"))
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _rewrite(self, number: int) -> RunRecord:
+        """Bring the record's file up to date before the database says so: the file never lags behind."""
+        record = self.get(number)
+        self._write_record(record)
+        return record
+
+    def _write_record(self, record: RunRecord) -> None:
+        text = json.dumps(record.to_dict(), indent=1) + "\n"
+        with translate_errors(self.home):
+            try:
+                folder = Folder.open(self.home.run_folder(record.number))
+            except NotADirectoryError:
+                return  # a link took its place: nothing is written through it, and the database has it all
+            with folder:
+                write_atomically(folder.here / RECORD_FILE, text, mode=0o600)
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record in a run's folder, or None if there is none that can be read."""
+    try:
+        return RunRecord.from_dict(json.loads((folder / RECORD_FILE).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, ConjureError):
+        return None
+
+
+def folder_numbers(runs: Path) -> list[int]:
+    """The numbers that have a folder, in order."""
+    if not runs.is_dir():
+        return []
+    return sorted(
+        int(entry.name) for entry in runs.iterdir() if entry.name.isascii() and entry.name.isdecimal()
+    )

@@ -1,0 +1,357 @@
+"""The Python environment a run gets: the caller's own, a layer on top of it, or a clean one.
+
+A built environment lies in ``environments/<digest>``, where the digest is of everything that was asked for,
+so that equal wishes share one. A layer is a virtual environment that goes on searching where its base does.
+To uv the base's packages are shown as installed in the layer (by their metadata alone), so it takes what
+satisfies as it is and fetches only the rest; the metadata is removed before the environment is used.
+
+Main entry: `build`. Invariant: an environment in place is complete, and nobody has changed it since it was
+built; one that was changed is built again.
+"""
+
+import fcntl
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from conjure.core.files import sha256_bytes, write_atomically
+from conjure.core.folders import walk
+from conjure.core.home import Home
+from conjure.core.trees import remove_tree
+from conjure.errors import BuildError
+from conjure.runs.environments.interpreter import Interpreter, find_current, find_version
+from conjure.runs.environments.pip_config import UvSettings, uv_settings
+from conjure.runs.environments.uv import run_uv
+from conjure.runs.environments.venv_overlay import search_base, show_base_packages, take_over_scripts
+from conjure.runs.schema.spec import EnvironmentChoice
+
+_FORMAT = 1
+_DIGEST = re.compile("[0-9a-f]{32}")
+_RECORD, _LOCKED_VERSIONS = "environment.json", "requirements.lock"
+# Bytecode under the name plain Python gives it; uv compiles it when it installs.
+_BYTECODE = re.compile(r"[^.]+\.[a-z]+-?\d+\.pyc")
+# Locks of the environments this process uses; they fall when it ends.
+_in_use: dict[str, IO[str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An environment to run a command in.
+
+    Attributes:
+        digest: What it was made from, in one word; equal for equal wishes.
+        python: Its interpreter.
+        bin: Where its programs lie.
+        packages: Version of every package that can be imported.
+        prefix: Its folder if it was built, None for the caller's own environment.
+    """
+
+    digest: str
+    python: Path
+    bin: Path
+    packages: Mapping[str, str]
+    prefix: Path | None = None
+
+    def activate(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """`variables` with this environment in front; the caller's own needs no change."""
+        if self.prefix is None:
+            return dict(variables)
+        path = os.pathsep.join(filter(None, (str(self.bin), variables.get("PATH"))))
+        kept = {name: value for name, value in variables.items() if name != "PYTHONHOME"}
+        return kept | {"PATH": path, "VIRTUAL_ENV": str(self.prefix)}
+
+
+def _no_report(_line: str) -> None:
+    pass
+
+
+def build(
+    home: Home,
+    choice: EnvironmentChoice,
+    report: Callable[[str], None] = _no_report,
+    *,
+    variables: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Environment:
+    """The environment that was asked for: built if need be, else the one that is there.
+
+    It counts as in use, and `prune` leaves it, until this process ends.
+
+    Args:
+        home: Where environments are kept.
+        choice: What was asked for.
+        report: Gets a line when something takes time.
+        variables: The caller's environment; this process's own if None.
+        folder: Where the command will start; the current one if None.
+
+    Raises:
+        BuildError: It cannot be built; the message has the resolver's words.
+    """
+    variables = os.environ if variables is None else variables
+    folder = Path.cwd() if folder is None else folder
+    wish = _BuildRequest.of(home, choice, variables, folder)
+    if wish.is_current:
+        return _current(wish.interpreter)
+    place = home.environments / wish.digest
+    _mark_in_use(home, wish.digest)
+    environment = _reuse(place, wish)
+    if environment is not None:
+        return environment
+    with _lock(home, wish.digest, report):
+        environment = _reuse(place, wish)  # somebody may have built it while we waited
+        if environment is None:
+            if (place / _RECORD).exists():
+                report("the environment was changed after it was built: building it again")
+            _build(home, wish, variables, report)
+            environment = _reuse(place, wish)
+    if environment is None:
+        raise BuildError(f"the environment {place} was changed while it was being built")
+    return environment
+
+
+@dataclass(frozen=True, slots=True)
+class _BuildRequest:
+    """What is to be built, and on which interpreter."""
+
+    choice: EnvironmentChoice
+    interpreter: Interpreter
+    digest: str
+
+    @property
+    def is_layer(self) -> bool:
+        return self.choice.base == "current"
+
+    @property
+    def adds(self) -> bool:
+        return bool(self.choice.pip) or bool((self.choice.requirements or "").strip())
+
+    @property
+    def is_current(self) -> bool:
+        return self.is_layer and not self.adds
+
+    @classmethod
+    def of(
+        cls, home: Home, choice: EnvironmentChoice, variables: Mapping[str, str], folder: Path
+    ) -> "_BuildRequest":
+        current = find_current(home, variables, folder)
+        asked = {
+            "format": _FORMAT,
+            "base": choice.base,
+            "pip": sorted(name.strip() for name in choice.pip),
+            "requirements": (choice.requirements or "").strip(),
+        }
+        if choice.base == "current":
+            _refuse_other_version(choice.python, current)
+            asked |= {"prefix": str(current.prefix), "version": current.version, "has": current.versions}
+        elif choice.python is not None:
+            asked |= {"version": choice.python}
+        else:
+            asked |= {"version": current.version, "installation": str(current.base_prefix)}
+        return cls(choice, current, sha256_bytes(json.dumps(asked, sort_keys=True).encode())[:32])
+
+
+def _refuse_other_version(version: str | None, current: Interpreter) -> None:
+    if version is not None and not _is_version(current.version, version):
+        raise BuildError(
+            f"python is {current.version} here, and --python asks for {version}",
+            fix=f"--base none --python {version} builds a clean environment of that version",
+        )
+
+
+def _is_version(version: str, wanted: str) -> bool:
+    return f"{version}.".startswith(f"{wanted}.")
+
+
+def _current(interpreter: Interpreter) -> Environment:
+    has = {"prefix": str(interpreter.prefix), "version": interpreter.version, "has": interpreter.versions}
+    digest = sha256_bytes(json.dumps(has, sort_keys=True).encode())[:32]
+    return Environment(digest, interpreter.executable, interpreter.found.parent, interpreter.versions)
+
+
+def _reuse(place: Path, wish: _BuildRequest) -> Environment | None:
+    """The environment in place, if it is complete and as it was built."""
+    try:
+        record = json.loads((place / _RECORD).read_bytes())
+        if record["format"] != _FORMAT or record["fingerprint"] != _fingerprint(place):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    python = place / "bin" / "python"
+    if not python.exists():  # the interpreter it stands on is gone
+        return None
+    return Environment(wish.digest, python, place / "bin", record["packages"], place)
+
+
+def _fingerprint(place: Path) -> str:
+    """Digest of every file's name, size, times and inode: no write goes unseen, and nothing need be read.
+
+    Caches that Python and tools write beside modules when they run are removed: nobody vouches for them.
+    """
+    lines = []
+    for name, entry in walk(place):
+        if entry.is_folder or name in (_RECORD, _LOCKED_VERSIONS):
+            continue
+        if "/__pycache__/" in name and not _BYTECODE.fullmatch(entry.name):
+            with suppress(FileNotFoundError):
+                os.unlink(entry.name, dir_fd=entry.folder)
+            continue
+        facts = entry.stat()
+        # The time of the last change of anything (ctime) cannot be set back, unlike that of the content.
+        lines.append(f"{name}\0{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}")
+    return sha256_bytes("\n".join(lines).encode(errors="surrogateescape"))
+
+
+def _build(
+    home: Home, wish: _BuildRequest, variables: Mapping[str, str], report: Callable[[str], None]
+) -> None:
+    place = home.environments / wish.digest
+    # uv must not take the caller's environment for the one to fill, nor Python start differently in it.
+    unwanted = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
+    clean = {name: value for name, value in variables.items() if name not in unwanted}
+    settings = uv_settings(wish.interpreter.executable, clean)
+    settings = replace(settings, variables={**clean, **settings.variables})
+    python = _choose_python(home, wish, clean)
+    try:
+        with tempfile.TemporaryDirectory(
+            dir=home.environments, prefix=f".{wish.digest}.new-", ignore_cleanup_errors=True
+        ) as temporary:
+            folder = Path(temporary)
+            built = folder / "environment"
+            make = ["venv", "--no-project", "--relocatable", "--python", str(python), built.name]
+            run_uv(make, folder=folder, variables=settings.variables, report=_no_report)
+            _fill(built, wish, settings, report)
+            if wish.is_layer:
+                take_over_scripts(wish.interpreter, built / "bin", place / "bin")
+            _write_record(built, wish)
+            _put_in_place(built, place)
+    except OSError as error:
+        raise BuildError(f"the environment could not be built: {error}") from error
+
+
+def _choose_python(home: Home, wish: _BuildRequest, variables: Mapping[str, str]) -> Path:
+    version = wish.choice.python
+    if version is None or _is_version(wish.interpreter.version, version):
+        return wish.interpreter.executable
+    return find_version(home, version, variables, Path.cwd())
+
+
+def _fill(built: Path, wish: _BuildRequest, settings: UvSettings, report: Callable[[str], None]) -> None:
+    folder = _site_folder(built)
+    stand_ins = show_base_packages(wish.interpreter, folder) if wish.is_layer else []
+    if wish.adds:
+        install = ["pip", "install", "--python", str(built / "bin" / "python")]
+        # Hard links to uv's cache would carry a run's edits into every other environment.
+        install += ["--link-mode", "copy", "--compile-bytecode", *settings.install_options]
+        requirements = wish.choice.requirements
+        if requirements:
+            (built.parent / "requirements.txt").write_text(requirements)
+            install += ["--requirement", "requirements.txt"]
+        run_uv(
+            [*install, "--", *wish.choice.pip],
+            folder=built.parent,
+            variables=settings.variables,
+            report=report,
+        )
+    for stand_in in stand_ins:
+        remove_tree(stand_in)
+    if wish.is_layer:
+        search_base(wish.interpreter, folder)
+
+
+def _site_folder(environment: Path) -> Path:
+    return next(environment.glob("lib/python*/site-packages"))
+
+
+def _write_record(built: Path, wish: _BuildRequest) -> None:
+    added = installed_versions(_site_folder(built))
+    base = wish.interpreter.versions if wish.is_layer else {}
+    replaced = set(map(_canonical, added))
+    packages = {name: version for name, version in base.items() if _canonical(name) not in replaced} | added
+    lock = "".join(f"{name}=={version}\n" for name, version in sorted(added.items()))
+    (built / _LOCKED_VERSIONS).write_text(lock)
+    record: dict[str, Any] = {
+        "format": _FORMAT,
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+        "fingerprint": _fingerprint(built),
+    }
+    write_atomically(built / _RECORD, json.dumps(record, indent=1))
+
+
+def installed_versions(site_folder: Path) -> dict[str, str]:
+    """Versions of the packages in one folder, by name."""
+    found = metadata.distributions(path=[str(site_folder)])
+    return {distribution.metadata["Name"]: distribution.version for distribution in found}
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _put_in_place(built: Path, place: Path) -> None:
+    if place.exists():  # changed by a run, or cut off by a crash of an older conjure
+        place.rename(built.parent / "replaced")
+    built.rename(place)
+
+
+@contextmanager
+def _lock(home: Home, digest: str, report: Callable[[str], None]) -> Iterator[None]:
+    with _open_lock(home, f"{digest}.build") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("waiting for another run that builds the same environment")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _open_lock(home: Home, name: str) -> IO[str]:
+    folder = home.environments / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / name).open("a")
+    except OSError as error:
+        raise BuildError(f"environments cannot be kept in {home.environments}: {error.strerror}") from error
+
+
+def _mark_in_use(home: Home, digest: str) -> None:
+    if digest not in _in_use:
+        lock = _open_lock(home, f"{digest}.use")
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        _in_use[digest] = lock
+
+
+def prune(home: Home, needed: set[str]) -> list[Path]:
+    """Remove built environments but those `needed` or in use, and what builds left when they were cut off.
+
+    Returns:
+        The environments that were removed.
+    """
+    removed = []
+    for path in sorted(home.environments.iterdir()) if home.environments.is_dir() else ():
+        digest = path.name.removeprefix(".").partition(".")[0]
+        is_environment = path.name == digest
+        if (
+            _DIGEST.fullmatch(digest)
+            and not (is_environment and digest in needed)
+            and _remove_unused(home, path, digest)
+        ):
+            removed += [path] if is_environment else []
+    return removed
+
+
+def _remove_unused(home: Home, path: Path, digest: str) -> bool:
+    with ExitStack() as locks:
+        try:
+            for name in (f"{digest}.use", f"{digest}.build"):
+                fcntl.flock(locks.enter_context(_open_lock(home, name)), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        remove_tree(path)
+    return True

@@ -1,0 +1,1 @@
+"""This machine: processes, what they use, GPUs, capacity."""

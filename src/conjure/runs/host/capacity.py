@@ -1,0 +1,25 @@
+"""What this machine has for runs to share.
+
+Main entry: `Capacity`. Invariant: only what this process may use is counted.
+"""
+
+import os
+from dataclasses import dataclass
+
+from conjure.runs.host.gpus import visible_gpus
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What there is to share: processor cores, the numbers of the GPUs, main memory."""
+
+    cpus: int
+    gpu_ids: tuple[int, ...]
+    memory_bytes: int
+
+    @classmethod
+    def of_this_machine(cls) -> "Capacity":
+        """What this machine has, as far as this process may use it."""
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return cls(cpus, visible_gpus(), memory_bytes)

@@ -1,0 +1,195 @@
+"""Processes of this machine: who is who across restarts, and ending whole families of them.
+
+Main entries: `this_process`, `family`, `end_family`, `adopt_orphans`, `die_with_parent`. Invariant: a signal
+goes only to the process it was meant for (a pid is checked against its start time), so a reused pid is never
+hit. Where /proc or prctl are missing (not Linux), only process groups are known.
+"""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from conjure.core.files import sha256_bytes
+from conjure.runs.schema.process_facts import Owner
+
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_SWEEP_EVERY_S = 0.02
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as /proc shows it; `started` (ticks since boot) tells it from a later one with its pid."""
+
+    pid: int
+    parent: int
+    name: str
+    is_zombie: bool
+    started: str
+
+
+def this_process() -> Owner:
+    """The process this is called in, as a run's owner."""
+    pid = os.getpid()
+    seen = look_at(pid)
+    return Owner(host_id(), boot_id(), pid, seen.started if seen is not None else "")
+
+
+@cache
+def host_id() -> str:
+    """A name for this machine that stays the same and says nothing about it."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        with suppress(OSError):
+            text = Path(path).read_text().strip()
+            if text:
+                return sha256_bytes(f"conjure {text}".encode())[:16]
+    return sha256_bytes(f"conjure {os.uname().nodename}".encode())[:16]
+
+
+@cache
+def boot_id() -> str:
+    """A name for the time since this machine was started."""
+    with suppress(OSError):
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def look_at(pid: int) -> Process | None:
+    """The process with this pid, or None."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    before, _, after = text.rpartition(b")")  # the name before it may hold anything, brackets too
+    state, parent, *rest = after.split()
+    name = before.partition(b"(")[2].decode(errors="replace")
+    return Process(pid, int(parent), name, state in (b"Z", b"X"), rest[17].decode())
+
+
+def family(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -> list[Process]:
+    """Living descendants of a process, parents first; a spared one is left out with all of its own."""
+    children: dict[int, list[Process]] = {}
+    for process in _everybody():
+        children.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    waiting = [root]
+    while waiting:
+        young = [child for child in children.get(waiting.pop(), ()) if not exclude(child)]
+        found += [child for child in young if not child.is_zombie]
+        waiting += [child.pid for child in young]
+    return found
+
+
+def _everybody() -> list[Process]:
+    try:
+        pids = [int(name) for name in os.listdir(_PROC) if name.isdecimal()]  # noqa: PTH208 - 3 times as fast
+    except OSError:
+        return []
+    return [process for process in map(look_at, pids) if process is not None]
+
+
+def send_signal(process: Process, number: int) -> None:
+    """Send a signal to exactly this process; if it is gone, nothing happens."""
+    with suppress(ProcessLookupError, PermissionError):
+        if not hasattr(os, "pidfd_open"):
+            os.kill(process.pid, number)
+            return
+        handle = os.pidfd_open(process.pid)
+        try:
+            seen = look_at(process.pid)
+            if seen is not None and seen.started == process.started:
+                signal.pidfd_send_signal(handle, number)
+        finally:
+            os.close(handle)
+
+
+def end_all(find: Callable[[], Iterable[Process]], *, patience_s: float = 10.0) -> bool:
+    """SIGKILL what `find` finds until it finds nothing, for what is being killed may still be forking.
+
+    Returns:
+        False if something would not go in time (it hangs in the kernel, or is another user's).
+    """
+    deadline = time.monotonic() + patience_s
+    while processes := list(find()):
+        for process in processes:
+            send_signal(process, signal.SIGKILL)
+        reap_children()
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_SWEEP_EVERY_S)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """A child that has ended: its exit code (negative: the signal) and the most memory it or its own held."""
+
+    code: int
+    peak_memory_bytes: int
+
+
+def reap_children(main_child: int | None = None) -> Reaped | None:
+    """Take in every child that has ended; tells of `main_child` if it was among them."""
+    found = None
+    with suppress(ChildProcessError):
+        while True:
+            pid, status, used = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid == main_child:
+                found = Reaped(os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024)
+    return found
+
+
+def with_variables(wanted: Iterable[bytes]) -> list[Process]:
+    """Living processes of this user whose environment holds all of these ``NAME=value`` entries."""
+    wanted = set(wanted)
+    me = os.getpid()
+    return [
+        process
+        for process in _everybody()
+        if process.pid != me and not process.is_zombie and wanted <= _variables(process.pid)
+    ]
+
+
+def _variables(pid: int) -> set[bytes]:
+    try:
+        return set((_PROC / str(pid) / "environ").read_bytes().split(b"\0"))
+    except OSError:
+        return set()
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends, so that none can slip away."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
+
+
+def die_with_parent(parent: int) -> None:
+    """Called in a new child: have the kernel kill it when its parent (`parent`) dies, however that dies."""
+    _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+
+
+def set_name(name: str) -> None:
+    """The name under which ``ps`` and ``top`` show this process (15 characters)."""
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
+
+
+def _prctl(option: int, value: object) -> None:
+    prctl = getattr(_libc(), "prctl", None)
+    if prctl is not None:
+        prctl(option, value, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

@@ -1,0 +1,1 @@
+"""Looking at runs: where they came from, how they differ, what they use now."""

@@ -1,0 +1,1 @@
+"""A run's life: submitted, scheduled, executed, supervised, ended, recovered."""

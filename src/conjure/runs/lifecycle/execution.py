@@ -1,0 +1,314 @@
+"""The steps of carrying a run, taken in its supervisor.
+
+Main entries: `RunContext` and, in order, `wait_for_resources`, `build`, `mount`, `execute`, `save`, `close`;
+`engine.carry` puts them together. Invariant: a step that cannot be done raises `EndRun` with the
+ending that the record is then closed with.
+"""
+
+import os
+import posixpath
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from conjure.core.folders import Descent
+from conjure.core.home import Home
+from conjure.errors import ConjureError, StoreError
+from conjure.runs.artifacts import mounts, outputs
+from conjure.runs.artifacts.manifest import Manifest
+from conjure.runs.artifacts.mount_sources import identity_of, locate
+from conjure.runs.artifacts.run_folders import WORK, RunFolders
+from conjure.runs.code import snapshot
+from conjure.runs.database.sqlite import KILL, STOP, Store
+from conjure.runs.environments import environment_build
+from conjure.runs.environments.environment_build import Environment
+from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
+from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.host.process import Process, end_all, family
+from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
+from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
+from conjure.runs.lifecycle.disk_reserve import DiskReserve
+from conjure.runs.lifecycle.ownership import mark_interrupted
+from conjure.runs.lifecycle.scheduler import allocate
+from conjure.runs.schema.argv import fill_in, to_arguments
+from conjure.runs.schema.process_facts import Usage
+from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
+from conjure.runs.telemetry.logs import LOG_FILE, LogWriter
+from conjure.runs.telemetry.metrics import METRICS_FILE, MetricTail, Summary
+
+MANIFEST, BASELINE = "manifest.json", "before.json"
+_QUEUE_EVERY_S = 0.2
+_LOOK_EVERY_S = 0.2
+_INSIST_S = 30.0
+
+
+class EndRun(Exception):  # noqa: N818 - not an error: the run simply ends here
+    """The run is over before its time: closed with this ending, without saving."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.message)
+        self.ending = ending
+
+
+@dataclass(slots=True)
+class RunContext:
+    """A run in its supervisor's hands.
+
+    Attributes:
+        home: Where conjure keeps things.
+        store: The supervisor's own.
+        number: The run.
+        spec: What was asked, secrets included.
+        requested: When, by `time.monotonic`.
+        exclude: Descendants that are not this run's to end.
+        executor: Where the command is carried out.
+        folders: The run's folder and those in it, held open.
+    """
+
+    home: Home
+    store: Store
+    number: int
+    spec: RunSpec
+    requested: float
+    exclude: Callable[[Process], bool]
+    executor: Executor = field(init=False)
+    folders: RunFolders = field(init=False)
+    log: LogWriter = field(init=False)
+    told_to_end: bool = False
+
+    def __post_init__(self) -> None:
+        """Open the run's folder and the log."""
+        self.folders = RunFolders(self.folder)
+        self.executor = LocalExecutor(self.exclude)
+        self.log = LogWriter(self.folder / LOG_FILE)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.home.run_folder(self.number)
+
+    @property
+    def work(self) -> Path:
+        """Its working folder: the code's root."""
+        return self.folder / WORK
+
+    def requested_end(self) -> EndReason | None:
+        """Why somebody wants the run to end, or None."""
+        wanted = self.store.end_request(self.number)
+        if wanted == KILL:
+            return EndReason.KILL_REQUESTED
+        return EndReason.STOP_REQUESTED if wanted == STOP or self.told_to_end else None
+
+    def index(self, summaries: Iterable[Summary]) -> None:
+        """Keep the database's view of the metrics up to date."""
+        with suppress(StoreError):  # a full disk: the points themselves are in the run's folder
+            self.store.set_summaries(self.number, summaries)
+
+    def note_usage(self, usage: Usage) -> None:
+        """Write down what the run has used so far."""
+        with suppress(StoreError):
+            self.store.set_facts(self.number, usage=usage)
+
+
+def handle_sigterm(run: RunContext) -> None:
+    """Take a SIGTERM to the supervisor, as at a shutdown, for a wish to stop."""
+    signal.signal(signal.SIGTERM, lambda *_: setattr(run, "told_to_end", True))
+
+
+def wait_for_resources(run: RunContext) -> None:
+    """Queue until what the run needs is free; a run that needs nothing in particular goes straight on."""
+    run.store.move(run.number, RunStatus.QUEUED)
+    if not run.spec.resources.asks:
+        run.store.move(run.number, RunStatus.BUILDING)
+        return
+    capacity = Capacity.of_this_machine()
+
+    def decide(active: list[RunRecord]) -> tuple[int, ...] | None:
+        return allocate(run.number, active, capacity)
+
+    while decide(run.store.active()) is None or not run.store.admit(run.number, decide):
+        _end_if_wanted(run)
+        time.sleep(_QUEUE_EVERY_S)
+        mark_interrupted(run.store, run.store.active())
+
+
+def build(run: RunContext) -> tuple[WorkingDirectory, Environment]:
+    """Write out the code and have the environment ready."""
+    record = run.store.get(run.number)
+    assert record.code is not None
+    place = WorkingDirectory(run.work, run.work / record.code.subfolder)
+    with _ending_with(EndReason.CODE_FAILED), _interruptible(run):
+        work = run.folders.make_work()
+        if record.code.tree:
+            snapshot.checkout(run.home, record.code.tree, work)
+        with Descent(work) as descent:
+            descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)
+        run.folders.check()
+    for warning in record.code.warnings:
+        run.log.note(warning)
+    with _ending_with(EndReason.BUILD_FAILED), _interruptible(run):
+        variables = {**os.environ, **run.spec.variables}
+        built = environment_build.build(
+            run.home, run.spec.environment, run.log.note, variables=variables, folder=place.folder
+        )
+    facts = EnvironmentFacts(built.digest, str(built.python), built.packages)
+    identity = identity_of(run.spec, record.code, built.digest, record.mounts)
+    run.store.set_facts(run.number, environment=facts, identity=identity)
+    return place, built
+
+
+def mount(run: RunContext) -> outputs.Baseline:
+    """Put the mounts in place, and note what is there before the command starts."""
+    run.store.move(run.number, RunStatus.MOUNTING)
+    record = run.store.get(run.number)
+    with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
+        for each in record.mounts:
+            source, target = locate(run.home, each.source), _from_root(record, each.target)
+            placed = mounts.place(run.home, source, run.folders.open_work(), target, each.read_only)
+            for skipped in placed.skipped:
+                run.log.note(f"mount {each.resource}: {skipped}")
+        baseline = outputs.scan(run.folders.open_work())
+        baseline.save(run.folders.run.here / BASELINE)
+    return baseline
+
+
+def execute(run: RunContext, place: WorkingDirectory, environment: Environment) -> CommandResult:
+    """Start the command and watch it to its end."""
+    record = run.store.get(run.number)
+    arguments = to_arguments(fill_in(run.spec.command, run.spec.params))
+    job = Job(
+        arguments, place.folder, command_variables(run.home, record, place, environment, run.spec.variables)
+    )
+    _end_if_wanted(run)
+    run.store.move(run.number, RunStatus.RUNNING)
+    reserve = DiskReserve(run.folders.run.here)
+    reserve.allocate()
+    try:
+        return _watch(run, job)
+    except NotStartedError as error:
+        run.log.note(str(error))
+        return CommandResult(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
+    finally:
+        reserve.release()
+
+
+def _watch(run: RunContext, job: Job) -> CommandResult:
+    execution = run.executor.start(job)
+    conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
+    metrics = MetricTail(run.folder / METRICS_FILE)
+    return CommandMonitor(execution, run.log, metrics, run, conditions, run.spec.timeout_s).until_end()
+
+
+def how_it_ended(result: CommandResult) -> Ending:
+    """The ending that follows from how the command ended."""
+    exit_code, signal_number = result.exit.code, result.exit.signal
+    reason = result.reason
+    if reason is None:
+        reason = EndReason.SIGNALLED if signal_number else EndReason.NONZERO_EXIT
+        if exit_code == 0:
+            reason = EndReason.COMPLETED
+    return Ending(reason, exit_code, signal_number, result.message)
+
+
+def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> None:
+    """Move what the command made to the run's outputs; after that the working folder is not needed."""
+    retry_on_full_disk(lambda: run.store.move(run.number, RunStatus.SAVING))
+    failed = Ending(EndReason.SAVE_FAILED, result.exit.code, result.exit.signal)
+    with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
+        saved = collect_outputs(run.folders, baseline, run.spec)
+    for skipped in saved.skipped:
+        run.log.note(f"not saved: {skipped}")
+    facts = OutputFacts(len(saved.entries), saved.size_bytes)
+    retry_on_full_disk(lambda: run.store.set_facts(run.number, outputs=facts))
+    with suppress(OSError):  # a container's files may be another user's; what was to be saved is saved
+        run.folders.remove_work()
+
+
+def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None:
+    """Leave nothing running, and close the record."""
+    end_all(lambda: family(os.getpid(), exclude=run.exclude))
+    run.log.close()
+    if result is None:
+        with suppress(OSError):
+            run.folders.remove_work()  # the command never started, so there is nothing of its own in there
+    command_s = None if result is None else round(result.command_s, 3)
+    total_s = round(time.monotonic() - run.requested, 3)
+    if result is not None:
+        retry_on_full_disk(lambda: run.store.set_facts(run.number, usage=result.usage))
+    retry_on_full_disk(lambda: run.store.close(run.number, ending, command_s=command_s, total_s=total_s))
+
+
+def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:
+    """Move a run's new and changed files to its outputs and list them; may be cut off and called again.
+
+    Raises:
+        ConflictError: Another folder, or a link, is in the place of one of the run's.
+        OSError: The disk is full or a folder not writable.
+    """
+    work = folders.open_work()
+    folders.check()
+    manifest = outputs.collect(work, baseline, folders.open_outputs(), spec.output, spec.no_output)
+    folders.check()
+    manifest.save(folders.run.here / MANIFEST)
+    return manifest
+
+
+def _from_root(record: RunRecord, target: str) -> str:
+    """A mount's target, which is relative to where the command starts, relative to the code's root."""
+    subfolder = record.code.subfolder if record.code is not None else ""
+    return posixpath.normpath(posixpath.join(subfolder, target))
+
+
+@contextmanager
+def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[None]:
+    """Whatever goes wrong inside ends the run for this reason."""
+    try:
+        yield
+    except (ConjureError, OSError) as error:
+        message = str(error) if isinstance(error, ConjureError) else f"{error.strerror}: {error.filename}"
+        raise EndRun(replace(ending or Ending(reason), message=message)) from error
+
+
+@contextmanager
+def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterator[None]:
+    """Let a stop or kill cut the work inside short, by looking for one several times a second."""
+
+    def look(*_: object) -> None:
+        wanted = run.requested_end()
+        if wanted is not None and only in (None, wanted):
+            raise EndRun(Ending(wanted))
+
+    look()
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_EVERY_S, _LOOK_EVERY_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _end_if_wanted(run: RunContext) -> None:
+    wanted = run.requested_end()
+    if wanted is not None:
+        raise EndRun(Ending(wanted))
+
+
+def retry_on_full_disk(act: Callable[[], object]) -> None:
+    """Do it, waiting for room on a full disk for a while: what comes now is the run's result."""
+    until = time.monotonic() + _INSIST_S
+    while True:
+        try:
+            act()
+        except StoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
+        else:
+            return

@@ -1,0 +1,135 @@
+"""Following a run from anywhere: its statuses and its output, in order, until it has ended.
+
+Main entry: `follow`. Invariant: what is given is a record's truth in its order: a phase's output comes before
+the next phase, and the last event is the end. A run whose carrier is gone is closed, not waited for.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from conjure.core.home import Home
+from conjure.runs.database.sqlite import Store
+from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import PHASES, Facts, RunStatus
+from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogEntry, LogTail
+
+_SHORTEST_WAIT_S = 0.005
+_LONGEST_WAIT_S = 0.1
+_WAIT_GROWTH = 1.3
+_CARRIER_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The run as it stands when following begins."""
+
+    record: RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """The run entered a phase."""
+
+    phase: RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """The run's command, or its supervisor, printed something."""
+
+    entry: LogEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing new for the moment: time to turn a spinner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run has ended; nothing follows."""
+
+    record: RunRecord
+
+
+Event = Found | Entered | Printed | Waiting | Ended
+
+
+def follow(home: Home, number: int, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Event]:
+    """Everything that happens to a run, from its beginning, until it has ended.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run.
+        sleep: Waits between two looks.
+
+    Raises:
+        NotFoundError: There is no such run.
+        StoreError: Its carrier is gone, and a full or read-only disk keeps it from being closed.
+    """
+    with open_store(home) as store:
+        yield Found(store.get(number))
+        yield from _events(store, number, sleep)
+
+
+def wait_for_end(home: Home, number: int) -> RunRecord:
+    """The record of a run once it has ended."""
+    for event in follow(home, number):
+        if isinstance(event, Ended):
+            return event.record
+    raise AssertionError("a followed run ends")
+
+
+def _events(store: Store, number: int, sleep: Callable[[float], None]) -> Iterator[Event]:
+    merge = _Merge(LogTail(store.home.run_folder(number) / LOG_FILE))
+    wait_s, next_look_at_carrier = _SHORTEST_WAIT_S, 0.0
+    while True:
+        facts = store.facts(number)  # before the log: what was printed in a phase is there when it is over
+        quiet = True
+        for event in merge.news(facts):
+            quiet = False
+            yield event
+        if facts.ending is not None:
+            yield Ended(store.get(number))
+            return
+        if time.monotonic() >= next_look_at_carrier:
+            next_look_at_carrier = time.monotonic() + _CARRIER_EVERY_S
+            mark_interrupted(store, [store.get(number)], must=True)
+        yield Waiting()
+        wait_s = min(wait_s * _WAIT_GROWTH, _LONGEST_WAIT_S) if quiet else _SHORTEST_WAIT_S
+        sleep(wait_s)
+
+
+class _Merge:
+    """Puts phases and output into one order: a phase comes before what was printed in it."""
+
+    def __init__(self, tail: LogTail) -> None:
+        self._tail = tail
+        self._entered: set[RunStatus] = set()
+        self._early: list[LogEntry] = []
+
+    def news(self, facts: Facts) -> Iterator[Entered | Printed]:
+        phases = [phase for phase in PHASES if phase in facts.entered and phase not in self._entered]
+        early, self._early = self._early, []
+        for entry in chain(early, self._tail.read()):
+            while phases and self._precedes(phases[0], entry, facts):
+                yield self._enter(phases.pop(0))
+            if entry.stream == NOTE or RunStatus.RUNNING in self._entered:
+                yield Printed(entry)
+            else:
+                self._early.append(entry)  # printed since the facts were read
+        for phase in phases:
+            yield self._enter(phase)
+
+    @staticmethod
+    def _precedes(phase: RunStatus, entry: LogEntry, facts: Facts) -> bool:
+        if entry.stream != NOTE:
+            return phase is not RunStatus.SAVING
+        return facts.entered[phase] <= entry.time
+
+    def _enter(self, phase: RunStatus) -> Entered:
+        self._entered.add(phase)
+        return Entered(phase)

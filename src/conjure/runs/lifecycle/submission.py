@@ -1,0 +1,181 @@
+"""The steps of casting a run, taken in the process that wants it.
+
+Main entries: `allocate_run`, `snapshot_code`, `find_identical_run`, `spec_of_record`; `engine.submit` puts them in order.
+Invariant: a run that could not be cast after all is closed before its lock is let go.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from conjure.core.home import HOME_VARIABLE, Home
+from conjure.errors import ConjureError, UsageError
+from conjure.reporting import RUN_VARIABLE
+from conjure.runs.artifacts.mount_sources import identity_of
+from conjure.runs.code import snapshot
+from conjure.runs.database.sqlite import Store
+from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle.ownership import RunLock
+from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
+from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
+from conjure.runs.schema.status import Ending, EndReason
+
+_BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of a wish: a new run, or an equal one that had completed already (`reused`)."""
+
+    record: RunRecord
+    reused: bool = False
+
+
+def spec_of_record(home: Home, record: RunRecord) -> RunSpec:
+    """What to ask for so that a recorded run is done again, exactly.
+
+    Raises:
+        UsageError: Its code was never recorded, or it held secrets that are not set here.
+    """
+    if record.code is None:
+        raise UsageError(f"run {record.number} cannot be cast again: its code was never recorded")
+    return replace(
+        _with_secrets(record),
+        code=record.spec.code if record.spec.code.none else CodeChoice(run=record.number),
+        environment=_same_environment(home, record),
+        mounts=tuple(Mount(mount.source, mount.target, mount.read_only) for mount in record.mounts),
+        idempotent=False,
+    )
+
+
+def _same_environment(home: Home, record: RunRecord) -> EnvironmentChoice:
+    """The environment that was asked for; if the built one was removed since, with the versions it had."""
+    choice, had = record.spec.environment, record.environment
+    if had is None or not choice.pip or (home.environments / had.digest).exists():
+        return choice
+    versions = {_canonical(name): version for name, version in had.packages.items()}
+    return replace(choice, pip=tuple(_pinned(requirement, versions) for requirement in choice.pip))
+
+
+def _pinned(requirement: str, versions: Mapping[str, str]) -> str:
+    """A requirement that names no version, with the one it was resolved to."""
+    match = _BARE_REQUIREMENT.fullmatch(requirement.strip())
+    version = versions.get(_canonical(match["name"])) if match else None
+    return requirement if version is None else f"{requirement.strip()}=={version}"
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _with_secrets(record: RunRecord) -> RunSpec:
+    """The recorded spec with what was withheld put back from this process's own variables."""
+    spec = record.spec
+    missing = [name for name in spec.withheld() if name not in os.environ or name not in spec.variables]
+    if missing:
+        raise UsageError(
+            f"run {record.number} was given secrets, which are not stored: {', '.join(missing)}",
+            fix="set such variables here before `conjure rerun`, or write the whole `conjure run` again",
+        )
+    known = {name: os.environ[name] for name in spec.withheld()}
+    return replace(spec, variables={**spec.variables, **known})
+
+
+def refuse_own_folder(home: Home, spec: RunSpec) -> None:
+    """Keep runs from copying conjure's own home; a run's working folder in it is as good as any other.
+
+    Raises:
+        UsageError: The spec's folder is conjure's own.
+    """
+    takes_folder = not (spec.code.none or spec.code.run is not None or spec.code.git_url is not None)
+    folder, root = spec.folder.resolve(), home.root.resolve()
+    if not takes_folder or not folder.is_relative_to(root):
+        return
+    kind, _, place, *_ = *folder.relative_to(root).parts, "", "", ""
+    if (kind, place) != ("runs", "work"):
+        raise UsageError(
+            f"{folder} is where conjure keeps its own things, and a run copies its folder",
+            fix="cd to the project's own folder",
+        )
+
+
+def allocate_run(home: Home, store: Store, spec: RunSpec, rerun_of: int | None) -> tuple[int, RunLock]:
+    """A number for a new run, and possession of its folder."""
+    taken: list[RunLock] = []
+    try:
+        record = store.create_run(
+            spec,
+            this_process(),
+            lambda number: taken.append(RunLock.create(home.run_folder(number))),
+            parent=_parent(home),
+            rerun_of=rerun_of,
+        )
+    except BaseException:
+        for lock in taken:
+            lock.release()
+        raise
+    return record.number, taken[-1]
+
+
+def _parent(home: Home) -> int | None:
+    """The run this is called in, if it is one of the same home."""
+    number = os.environ.get(RUN_VARIABLE, "")
+    same_home = os.environ.get(HOME_VARIABLE) == str(home.root)
+    return int(number) if same_home and number.isdecimal() else None
+
+
+def snapshot_code(home: Home, store: Store, number: int, spec: RunSpec) -> CodeFacts:
+    """Record the code a run is to start from, under the run's number.
+
+    Raises:
+        SnapshotError: It cannot be recorded.
+        UsageError: There is no such commit, or no such code.
+    """
+    choice = spec.code
+    if choice.none:
+        return CodeFacts(tree="")
+    if choice.run is not None:
+        taken = store.get(choice.run).code
+        if taken is None or not taken.tree:
+            raise UsageError(f"run {choice.run} has no recorded code")
+        snapshot.keep(home, number, taken.tree)
+        return taken
+    if choice.git_url is not None:
+        recorded = snapshot.snapshot_remote(home, number, choice.git_url, choice.git_ref)
+    else:
+        recorded = snapshot.snapshot(
+            home, spec.folder, number=number, committed=choice.committed, commit=choice.commit
+        )
+    return CodeFacts(**{name: getattr(recorded, name) for name in CodeFacts.__dataclass_fields__})
+
+
+def find_identical_run(
+    home: Home, store: Store, spec: RunSpec, mounted: tuple[MountFacts, ...]
+) -> RunRecord | None:
+    """A completed run that did just this; found before a number is given, so that none is wasted."""
+    from conjure.runs.environments import (
+        environment_build,  # what it imports is not worth its time to any other run
+    )
+
+    provisional = -os.getpid()
+    try:
+        taken = snapshot_code(home, store, provisional, spec)
+        variables = {**os.environ, **spec.variables}
+        built = environment_build.build(home, spec.environment, variables=variables, folder=spec.folder)
+    finally:
+        snapshot.forget(home, provisional)
+    return store.completed_equal(identity_of(spec, taken, built.digest, mounted))
+
+
+def close_failed_submission(store: Store, number: int, error: BaseException) -> None:
+    """Close the record of a run that never reached a supervisor."""
+    if isinstance(error, KeyboardInterrupt):
+        ending = Ending(EndReason.KILL_REQUESTED, message="cancelled while it was being cast")
+    elif isinstance(error, ConjureError):
+        ending = Ending(EndReason.CODE_FAILED, message=str(error))
+    else:
+        ending = Ending(EndReason.SUPERVISOR_DIED, message=f"conjure itself failed: {error!r}")
+    with suppress(ConjureError):
+        store.close(number, ending)

@@ -1,0 +1,119 @@
+"""The process that carries a run: in its own session, so that it outlives the terminal it was cast from.
+
+Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER LOCK``), started by `launching`. Two processes
+stand behind a run: the supervisor, which carries it and holds its lock; and above it a guard, which only
+waits, and ends every process of the run should the supervisor be killed.
+
+Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from conjure.core.home import Home
+from conjure.errors import ConjureError
+from conjure.reporting import RUN_VARIABLE
+from conjure.runs.database.sqlite import Store
+from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name, this_process
+from conjure.runs.lifecycle.engine import carry
+from conjure.runs.lifecycle.execution import RunContext
+from conjure.runs.lifecycle.ownership import (
+    RunLock,
+    ignore_interrupts,
+    is_other_supervisor,
+    open_store,
+    process_name,
+)
+from conjure.runs.lifecycle.spawning import SUPERVISOR_LOG
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import Ending, EndReason
+
+
+def main() -> NoReturn:
+    """Read what is to be carried from stdin, leave the caller behind, and carry it."""
+    number, lock = int(sys.argv[1]), RunLock(int(sys.argv[2]))
+    written = sys.stdin.buffer.read()
+    if not written:
+        os._exit(0)  # the caller gave up, or died, before there was anything to carry
+    message = json.loads(written)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us lose our children
+    ignore_interrupts()
+    if os.fork():
+        os._exit(0)  # the caller waits for this: it means that the run is in our hands
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    set_name(process_name(number))
+    adopt_orphans()
+    home = Home.from_environment()
+    supervisor = os.fork()
+    if supervisor:
+        lock.release()
+        _guard(home, number, supervisor)
+    os.setsid()
+    adopt_orphans()
+    os.environ[RUN_VARIABLE] = str(number)  # what we start can be found by it, should guard and we both die
+    _supervise(home, number, message)
+
+
+def _supervise(home: Home, number: int, message: dict) -> NoReturn:
+    status = 1
+    try:
+        with Store.open(home) as store:
+            store.set_facts(number, owner=this_process())
+            spec = RunSpec.from_dict(message["spec"])
+            carry(RunContext(home, store, number, spec, message["requested"], _exclude(home, number)))
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - the edge of the process: tell, close, go
+        traceback.print_exc()
+        _close_after_our_own_fault(home, number, error)
+    finally:
+        end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
+        _remove_if_empty(home, number)
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
+    """Wait for the supervisor; should it be killed, end what it leaves and close its record."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    while True:
+        pid, status = os.wait()
+        if pid == supervisor:
+            break
+    end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
+    if status != 0:
+        try:
+            open_store(home).close_connection()
+        except ConjureError:
+            traceback.print_exc()  # the next command that can write will close it
+    os._exit(0)
+
+
+def _exclude(home: Home, number: int) -> Callable[[Process], bool]:
+    return lambda process: is_other_supervisor(home, number, process)
+
+
+def _close_after_our_own_fault(home: Home, number: int, error: BaseException) -> None:
+    where = home.run_folder(number) / SUPERVISOR_LOG
+    message = f"conjure itself failed ({type(error).__name__}: {error}); see {where}"
+    try:
+        with Store.open(home) as store:
+            if not store.get(number).status.is_final:
+                store.close(number, Ending(EndReason.SUPERVISOR_DIED, message=message))
+    except ConjureError:
+        traceback.print_exc()
+
+
+def _remove_if_empty(home: Home, number: int) -> None:
+    path = home.run_folder(number) / SUPERVISOR_LOG
+    if path.exists() and path.stat().st_size == 0:
+        path.unlink()
+
+
+if __name__ == "__main__":
+    main()

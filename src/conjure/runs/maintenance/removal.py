@@ -1,0 +1,131 @@
+"""Removing what runs and uploads hold on disk, as long as nobody needs it.
+
+Main entry: `remove`. Invariant: a removed run keeps its record, its log and its metrics, and its number is
+never given again.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from conjure.core.folders import Folder, remove_entry
+from conjure.core.home import Home
+from conjure.core.trees import tree_size_bytes
+from conjure.errors import ConflictError, UsageError
+from conjure.runs.artifacts.resource_paths import Resource, parse
+from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.artifacts.uploads import remove_upload
+from conjure.runs.code import snapshot
+from conjure.runs.database.sqlite import Store
+from conjure.runs.lifecycle.ownership import RunLock
+from conjure.runs.schema.record import OutputFacts
+
+_FILES = ("outputs", "work", "before.json")
+
+
+def remove(home: Home, store: Store, text: str, *, force: bool = False) -> int:
+    """Remove the files of a run or upload.
+
+    Args:
+        home: Where conjure keeps things.
+        store: The store of that home.
+        text: ``runs/N``, ``uploads/NAME`` or ``uploads/NAME@VERSION``.
+        force: Also when ended runs or links need it; never what a run at work needs.
+
+    Returns:
+        Bytes that were freed.
+
+    Raises:
+        UsageError, NotFoundError: It is no such thing.
+        ConflictError: The run has not ended, or others need it.
+    """
+    resource = parse(text, lambda _: None)
+    if resource.parts:
+        raise UsageError(
+            f"{text} is a part of {resource.owner}; only the whole can be removed",
+            fix=f"conjure rm {resource.owner}",
+        )
+    if resource.number is not None:
+        return _remove_run(home, store, resource, force=force)
+    place = home.uploads / resource.name
+    place = place if resource.version is None else place / str(resource.version)
+    size = tree_size_bytes(place)
+    if place.exists():
+        _refuse_needed(store, resource, _runs_using(store, resource), force=force)
+    remove_upload(home, resource.name, resource.version)
+    return size
+
+
+def _remove_run(home: Home, store: Store, resource: Resource, *, force: bool) -> int:
+    number = int(resource.name)
+    record = store.get(number)
+    if not record.status.is_final:
+        raise ConflictError(
+            f"run {number} is {record.status}; its files are in use", fix=f"conjure stop {number}"
+        )
+    _refuse_needed(store, resource, store.users_of(number), force=force)
+    with RunLock.possession(home.run_folder(number)) as ours:
+        if not ours:
+            raise ConflictError(f"run {number} is just being recovered", fix=f"conjure info {number}")
+        # The record first: a crash after it leaves files that the next `rm` removes, not a record that lies.
+        store.set_facts(number, outputs=replace(record.outputs or OutputFacts(), removed=True))
+        with RunFolders(home.run_folder(number)) as folders:
+            size = sum(tree_size_bytes(folders.run.here / name) for name in _FILES)
+            for name in _FILES:
+                _remove_at_once(folders.run, name)
+        snapshot.forget(home, number)
+        return size
+
+
+def _remove_at_once(folder: Folder, name: str) -> None:
+    """Take it out of sight in one step, then remove it; of a link, the link."""
+    if folder.id_of(name) is not None:
+        aside = f".removed-{name}"
+        remove_entry(folder, aside)
+        os.rename(name, aside, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
+        remove_entry(folder, aside)
+
+
+def _runs_using(store: Store, resource: Resource) -> list[int]:
+    """Runs that mounted this upload, in any of the versions meant."""
+    found = set()
+    for source, numbers in store.sources_in_use().items():
+        owner = source.split("/")[:2]
+        if owner == ["uploads", resource.name] or owner[-1].startswith(f"{resource.name}@"):
+            version = owner[-1].partition("@")[2]
+            if resource.version is None or version in ("", str(resource.version)):
+                found.update(numbers)
+    return sorted(found)
+
+
+def _refuse_needed(store: Store, resource: Resource, users: Iterable[int], *, force: bool) -> None:
+    records = [store.get(number) for number in users]
+    at_work = [record.number for record in records if not record.status.is_final]
+    if at_work:
+        raise ConflictError(
+            f"{resource.owner} is in use by {_listed('run', at_work)}", fix=f"conjure wait {at_work[0]}"
+        )
+    ended = [record.number for record in records if record.outputs is None or not record.outputs.removed]
+    links = [link.name for link in store.links() if _leads_to(link.resource, resource)]
+    if force or not (ended or links):
+        return
+    needs = []
+    if ended:
+        needs.append(f"{_listed('run', ended)} {'were' if ended[1:] else 'was'} made with it")
+    if links:
+        needs.append(f"{_listed('link', links)} {'lead' if links[1:] else 'leads'} to it")
+    raise ConflictError(
+        f"{resource.owner} is still needed: {' and '.join(needs)}", fix=f"conjure rm -f {resource.owner}"
+    )
+
+
+def _listed(kind: str, names: Sequence[object]) -> str:
+    """``run 3``, ``runs 3 and 4``, ``runs 3, 4 and 5``."""
+    *rest, last = map(str, names)
+    return f"{kind}s {', '.join(rest)} and {last}" if rest else f"{kind} {last}"
+
+
+def _leads_to(text: str, resource: Resource) -> bool:
+    target = parse(text, lambda _: None)
+    same = (target.kind, target.name) == (resource.kind, resource.name)
+    return same and (resource.version is None or target.version == resource.version)

@@ -1,0 +1,224 @@
+"""What is known of a run: what was asked, what was found, how it went.
+
+Main entry: `RunRecord`, whose `to_dict` is both ``runs/N/run.json`` and what ``--json`` prints. Invariant:
+``RunRecord.from_json(record.to_json())`` equals the record, so that a run folder alone can rebuild its rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from conjure.core.text import printable, to_iso
+from conjure.runs.schema.process_facts import Owner, Usage
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts, RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class CodeFacts:
+    """The snapshot a run started from.
+
+    Attributes:
+        tree: The snapshot's git tree, "" for an empty folder.
+        subfolder: Where the command starts, relative to the code's root ("" for the root).
+        root_name: Name of the folder the code was taken from.
+        commit: The commit it is based on, or None outside a repository.
+        branch: The branch checked out, or None.
+        dirty: Whether it holds more than the commit.
+        size_bytes: Size of the files.
+        warnings: What the snapshot could not take faithfully.
+    """
+
+    tree: str
+    subfolder: str = ""
+    root_name: str = ""
+    commit: str | None = None
+    branch: str | None = None
+    dirty: bool = False
+    size_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentFacts:
+    """The Python environment a run ran with: its digest, interpreter and every package's version."""
+
+    digest: str
+    python: str
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFacts:
+    """What a run left behind: number and size of the files in ``runs/N/outputs``."""
+
+    files: int = 0
+    size_bytes: int = 0
+    recovered: bool = False
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MountFacts:
+    """A mount as it was resolved: `source` is the resource with links followed (``runs/2/data.txt``)."""
+
+    resource: str
+    target: str
+    read_only: bool
+    source: str
+
+    @property
+    def source_run(self) -> int | None:
+        """The run the resource belongs to, if it belongs to one."""
+        kind, _, rest = self.source.partition("/")
+        number = rest.partition("/")[0]
+        return int(number) if kind == "runs" and number.isdecimal() else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """Everything conjure knows of one run.
+
+    Attributes:
+        number: The run's number; ``runs/<number>`` is its resource path.
+        spec: What was asked, without secrets.
+        facts: How far it came and how it ended; `status` follows from them.
+        code: The snapshot, once taken.
+        environment: The environment, once built.
+        mounts: The mounts, resolved.
+        outputs: What was saved, once it was.
+        owner: Who carries it, or carried it.
+        command_s: Seconds the command ran, by a clock that does not jump; None until it has ended.
+        total_s: Seconds from request to end, by the same clock.
+        gpu_ids: GPUs it was given.
+        end_request: ``stop`` or ``kill`` when somebody asked for one.
+        parent: The run this one was cast from within, or None.
+        rerun_of: The run this one repeats, or None.
+        usage: What it used of the machine, once known.
+        archived_at: When it was put away, or None.
+        identity: Digest of code, environment, mounts, command and params: equal runs have equal ones.
+    """
+
+    number: int
+    spec: RunSpec
+    facts: Facts = field(default_factory=Facts)
+    code: CodeFacts | None = None
+    environment: EnvironmentFacts | None = None
+    mounts: tuple[MountFacts, ...] = ()
+    outputs: OutputFacts | None = None
+    owner: Owner | None = None
+    command_s: float | None = None
+    total_s: float | None = None
+    gpu_ids: tuple[int, ...] = ()
+    end_request: str | None = None
+    parent: int | None = None
+    rerun_of: int | None = None
+    usage: Usage | None = None
+    archived_at: float | None = None
+    identity: str | None = None
+
+    @property
+    def status(self) -> RunStatus:
+        """The run's status, from its facts."""
+        return self.facts.status
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended, or None while it goes on."""
+        return self.facts.ending
+
+    @property
+    def requested_at(self) -> float:
+        """When it was asked for, seconds since the epoch."""
+        return self.facts.entered.get(RunStatus.REQUESTED, 0.0)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names to find it by."""
+        return self.spec.labels
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain JSON values: status first, what was asked next, then what happened."""
+        ending = self.facts.ending
+        spec = self.spec.to_dict()
+        return {
+            "number": self.number,
+            "status": str(self.status),
+            "end_reason": None if ending is None else str(ending.reason),
+            "exit_code": None if ending is None else ending.exit_code,
+            "signal": None if ending is None else ending.signal,
+            "message": None if ending is None else ending.message,
+            "command": printable(self.spec.stored().command_text),
+            "description": spec["description"],
+            "labels": spec["labels"],
+            "params": spec["params"],
+            **{f"{phase}_at": to_iso(self.facts.entered.get(phase)) for phase in PHASES},
+            "ended_at": to_iso(self.facts.ended_at),
+            "command_s": self.command_s,
+            "total_s": self.total_s,
+            "code": None if self.code is None else asdict(self.code),
+            "environment": None if self.environment is None else asdict(self.environment),
+            "mounts": [asdict(mount) for mount in self.mounts],
+            "outputs": None if self.outputs is None else asdict(self.outputs),
+            "usage": None if self.usage is None else asdict(self.usage),
+            "gpu_ids": list(self.gpu_ids),
+            "parent": self.parent,
+            "rerun_of": self.rerun_of,
+            "archived_at": to_iso(self.archived_at),
+            "end_request": self.end_request,
+            "identity": self.identity,
+            "owner": None if self.owner is None else asdict(self.owner),
+            "spec": spec,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "RunRecord":
+        """The record that `to_dict` wrote, of this version or another; unknown keys are passed over.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is not such a record.
+        """
+        plain = ("command_s", "total_s", "end_request", "parent", "rerun_of", "identity")
+        return cls(
+            number=int(stored["number"]),
+            spec=RunSpec.from_dict(stored["spec"]),
+            facts=facts_from_dict(stored),
+            code=_read(CodeFacts, stored.get("code")),
+            environment=_read(EnvironmentFacts, stored.get("environment")),
+            mounts=tuple(_read(MountFacts, mount) for mount in stored.get("mounts") or ()),
+            outputs=_read(OutputFacts, stored.get("outputs")),
+            owner=_read(Owner, stored.get("owner")),
+            usage=_read(Usage, stored.get("usage")),
+            gpu_ids=tuple(stored.get("gpu_ids") or ()),
+            archived_at=_from_iso(stored.get("archived_at")),
+            **{name: stored.get(name) for name in plain},
+        )
+
+
+def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
+    """The facts among a record's JSON values."""
+    times = {phase: _from_iso(stored.get(f"{phase}_at")) for phase in PHASES}
+    ending = None
+    if stored.get("end_reason"):
+        ending = Ending(
+            EndReason(stored["end_reason"]),
+            stored.get("exit_code"),
+            stored.get("signal"),
+            stored.get("message"),
+        )
+    entered = {phase: time for phase, time in times.items() if time is not None}
+    return Facts(entered, _from_iso(stored.get("ended_at")), ending)
+
+
+def _read(kind: Any, stored: Mapping[str, Any] | None) -> Any:
+    if stored is None:
+        return None
+    values = {name: value for name, value in stored.items() if name in kind.__dataclass_fields__}
+    return kind(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
+
+
+def _from_iso(text: str | None) -> float | None:
+    return None if text is None else datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,398 @@
+"""What a run is asked to be: one frozen description, built the same way by the CLI and the Python client.
+
+Main entry: `RunSpec`. Invariant: a `RunSpec` that exists is valid; every fault is found when it is made, and
+all of them are reported at once. What is stored of it (`to_dict`) never holds a secret.
+"""
+
+import posixpath
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from conjure.core.secrets import STARS, redact_command, redact_environment, redact_text
+from conjure.errors import UsageError
+from conjure.runs.schema.stop_conditions import parse_stop_condition
+
+_PARAM_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PYTHON_VERSION = re.compile(r"3\.\d+(\.\d+)?")
+LABEL_LIMIT = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A resource to be put into the working folder before the command starts.
+
+    Attributes:
+        resource: ``runs/N/…``, ``uploads/NAME/…``, a link's name, or a local file (``./file``, ``/file``).
+        target: Where, relative to the working folder, in POSIX form.
+        read_only: Link it read-only instead of making a private writable copy.
+    """
+
+    resource: str
+    target: str
+    read_only: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Mount":
+        """The mount written as ``RESOURCE[:PATH][:ro]``.
+
+        Raises:
+            UsageError: It does not have that form; the message says how.
+        """
+        parts = text.split(":")
+        read_only = len(parts) > 1 and parts[-1] == "ro"
+        resource, *target = parts[:-1] if read_only else parts
+        if len(target) > 1:
+            raise UsageError(
+                f"mount {text!r} has too many colons: write RESOURCE[:PATH][:ro]"
+                " (a path with a colon in its name cannot be mounted)"
+            )
+        if not resource.strip("/"):
+            raise UsageError(f"mount {text!r} names no resource: write RESOURCE[:PATH][:ro]")
+        named = target[0] if target else posixpath.basename(resource.rstrip("/"))
+        return cls(resource, _target(text, named), read_only)
+
+    @property
+    def is_local_file(self) -> bool:
+        """Whether the resource is a path on this machine rather than something conjure keeps."""
+        return self.resource.startswith(("./", "../", "/", "~/"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mount as plain JSON values."""
+        return asdict(self)
+
+
+def _target(mount: str, path: str) -> str:
+    normal = posixpath.normpath(path) if path else ""
+    if normal.startswith("/"):
+        raise UsageError(
+            f"mount {mount!r}: {path!r} is an absolute path; a mount's path is relative to the working folder"
+        )
+    if normal in {"", "."} or normal == ".." or normal.startswith("../") or "\0" in normal:
+        raise UsageError(
+            f"mount {mount!r}: {path!r} is not a place inside the working folder", fix="-m runs/2:data"
+        )
+    return normal
+
+
+@dataclass(frozen=True, slots=True)
+class CodeChoice:
+    """Which code a run starts from; at most one of the alternatives is set, none means the folder as it is.
+
+    Attributes:
+        commit: A commit of the folder's repository, exactly.
+        committed: HEAD only, without uncommitted changes and untracked files.
+        git_url: Another repository to take instead of the folder.
+        git_ref: Branch, tag or commit of `git_url` (its default branch if None).
+        run: A run whose snapshot is used again.
+        none: No code at all: an empty working folder.
+    """
+
+    commit: str | None = None
+    committed: bool = False
+    git_url: str | None = None
+    git_ref: str | None = None
+    run: int | None = None
+    none: bool = False
+
+    def faults(self) -> list[str]:
+        """What contradicts what, in words."""
+        chosen = {
+            "--commit": self.commit is not None,
+            "--committed": self.committed,
+            "--git-url": self.git_url is not None,
+        }
+        named = [flag for flag, given in chosen.items() if given]
+        found = [f"{' and '.join(named)} exclude one another"] if len(named) > 1 else []
+        if self.git_ref is not None and self.git_url is None:
+            found.append("--git-ref needs --git-url (for this repository's own commits there is --commit)")
+        for flag, value in (
+            ("--commit", self.commit),
+            ("--git-url", self.git_url),
+            ("--git-ref", self.git_ref),
+        ):
+            if value is not None and (not value or value.startswith("-")):
+                found.append(f"{flag} {value!r} is not a name that git knows")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choice as plain JSON values."""
+        return asdict(self)
+
+    def stored(self) -> "CodeChoice":
+        """The choice without user and password of an address."""
+        return replace(self, git_url=None if self.git_url is None else redact_text(self.git_url))
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentChoice:
+    """The Python environment a run asks for.
+
+    Attributes:
+        base: ``current``: the python that comes first on PATH; ``none``: a clean one.
+        python: Version for a clean one, such as ``3.12``.
+        pip: Requirements to add, one each.
+        requirements: Content of requirements files to add, or None.
+    """
+
+    base: str = "current"
+    python: str | None = None
+    pip: tuple[str, ...] = ()
+    requirements: str | None = None
+
+    def faults(self) -> list[str]:
+        """What is wrong, in words."""
+        found = []
+        if self.base not in {"current", "none"}:
+            found.append(f"--base {self.base!r} is neither current nor none")
+        if self.python is not None and not _PYTHON_VERSION.fullmatch(self.python):
+            found.append(f"--python {self.python!r} is not a version such as 3.12")
+        found += [
+            f"--pip {name!r} is not a package"
+            for name in self.pip
+            if not name.strip() or name.startswith("-")
+        ]
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choice as plain JSON values."""
+        return {**asdict(self), "pip": list(self.pip)}
+
+    def stored(self) -> "EnvironmentChoice":
+        """The choice without user and password of any address."""
+        requirements = None if self.requirements is None else redact_text(self.requirements)
+        return replace(self, pip=tuple(redact_text(name) for name in self.pip), requirements=requirements)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeRequest:
+    """What a run says it needs; a run that says nothing starts at once.
+
+    Attributes:
+        cpus: Processor cores, fractions allowed.
+        gpus: Whole GPUs.
+        memory_bytes: Main memory.
+    """
+
+    cpus: float | None = None
+    gpus: int | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked for at all."""
+        return any(need is not None for need in (self.cpus, self.gpus, self.memory_bytes))
+
+    def faults(self) -> list[str]:
+        """What is wrong, in words."""
+        needs = {"--cpus": self.cpus, "--gpus": self.gpus, "--memory": self.memory_bytes}
+        return [
+            f"{flag} must be above 0; {need:g} is not"
+            for flag, need in needs.items()
+            if need is not None and not need > 0
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The needs as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """A run as it was asked for.
+
+    Attributes:
+        command: One word: a shell line. Several: the program and its arguments, passed exactly.
+        folder: The folder whose code is taken; the command starts in the same sub-folder of its repository.
+        kind: What sort of work it is: ``command``, or a recipe's name such as ``finetune``.
+        code: Which code, where not simply the folder's.
+        environment: The Python environment.
+        variables: Environment variables to set.
+        mounts: Resources to put into the working folder.
+        resources: What the run needs of the machine.
+        timeout_s: Seconds the command may run before it is stopped, or None.
+        stop_conditions: Any of these ends the run (grammar: `stop_conditions`).
+        output: Globs of new files to keep; none means all.
+        no_output: Globs of new files not to keep.
+        description: Free text.
+        labels: Names to find it by.
+        params: ``:NAME:`` in the command is replaced by the value.
+        idempotent: Reuse an equal run that completed.
+    """
+
+    command: tuple[str, ...]
+    folder: Path
+    kind: str = "command"
+    code: CodeChoice = field(default_factory=CodeChoice)
+    environment: EnvironmentChoice = field(default_factory=EnvironmentChoice)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    resources: ComputeRequest = field(default_factory=ComputeRequest)
+    timeout_s: float | None = None
+    stop_conditions: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+    no_output: tuple[str, ...] = ()
+    description: str = ""
+    labels: tuple[str, ...] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    idempotent: bool = False
+
+    def __post_init__(self) -> None:
+        """Find every fault and report them together.
+
+        Raises:
+            UsageError: Anything is wrong.
+        """
+        faults = (
+            self._command_faults()
+            + self.code.faults()
+            + self.environment.faults()
+            + self.resources.faults()
+            + self._mount_faults()
+            + self._name_faults()
+            + self._stop_faults()
+        )
+        if faults:
+            raise UsageError("; ".join(faults))
+
+    def _command_faults(self) -> list[str]:
+        if not self.command or not self.command[0].strip():
+            return ['the command is empty: write it after the options, as in `conjure run "echo hello"`']
+        return ["the command holds a NUL byte, which no program can be given"] * any(
+            "\0" in word for word in self.command
+        )
+
+    def _mount_faults(self) -> list[str]:
+        found, taken = [], set()
+        for target in sorted(mount.target for mount in self.mounts):
+            ancestors = {str(parent) for parent in Path(target).parents} | {target}
+            found += [f"two mounts want the same place, {target!r}" for _ in ancestors & taken]
+            taken.add(target)
+        return found
+
+    def _name_faults(self) -> list[str]:
+        found = [label_fault(label) for label in self.labels]
+        found += [
+            f"--param {name!r} is not a name (letters, digits, _ . -)"
+            for name in self.params
+            if not _PARAM_NAME.fullmatch(name)
+        ]
+        found += [
+            f"--env {name!r} is not a variable's name"
+            for name, value in self.variables.items()
+            if not _VARIABLE_NAME.fullmatch(name) or "\0" in value
+        ]
+        return [fault for fault in found if fault]
+
+    def _stop_faults(self) -> list[str]:
+        found = []
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            found.append(f"a timeout must be longer than nothing; {self.timeout_s:g} s is not")
+        for text in self.stop_conditions:
+            try:
+                parse_stop_condition(text)
+            except UsageError as error:
+                found.append(str(error))
+        return found
+
+    @property
+    def command_text(self) -> str:
+        """The command as one line for people: the shell line itself, or the arguments quoted."""
+        return self.command[0] if len(self.command) == 1 else shlex.join(self.command)
+
+    def stored(self) -> "RunSpec":
+        """The same spec as it may be written down: nothing secret in it."""
+        return replace(
+            self,
+            command=redact_command(self.command),
+            code=self.code.stored(),
+            environment=self.environment.stored(),
+            variables=redact_environment(self.variables),
+            params=redact_environment(self.params),
+        )
+
+    def withheld(self) -> list[str]:
+        """Names of what a stored spec no longer holds, because it was secret."""
+        found = [name for name, value in {**self.variables, **self.params}.items() if STARS in value]
+        texts = (*self.command, *self.environment.pip, self.environment.requirements or "")
+        return found + ["the command or its packages"] * any(STARS in text for text in texts)
+
+    def to_dict(self, *, secrets: bool = False) -> dict[str, Any]:
+        """The spec as plain JSON values; to be stored only without `secrets`."""
+        safe = self if secrets else self.stored()
+        return {
+            "command": list(safe.command),
+            "folder": str(safe.folder),
+            "kind": safe.kind,
+            "code": safe.code.to_dict(),
+            "environment": safe.environment.to_dict(),
+            "variables": dict(safe.variables),
+            "mounts": [mount.to_dict() for mount in safe.mounts],
+            "resources": safe.resources.to_dict(),
+            "timeout_s": safe.timeout_s,
+            "stop_conditions": list(safe.stop_conditions),
+            "output": list(safe.output),
+            "no_output": list(safe.no_output),
+            "description": safe.description,
+            "labels": list(safe.labels),
+            "params": dict(safe.params),
+            "idempotent": safe.idempotent,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "RunSpec":
+        """The spec that `to_dict` wrote; unknown keys (of a later version) are passed over."""
+        environment = dict(stored.get("environment", {}))
+        environment["pip"] = tuple(environment.get("pip", ()))
+        lists = ("command", "stop_conditions", "output", "no_output", "labels")
+        plain = ("kind", "timeout_s", "description", "variables", "params", "idempotent")
+        return cls(
+            folder=Path(stored["folder"]),
+            code=_known(CodeChoice, stored.get("code", {})),
+            environment=_known(EnvironmentChoice, environment),
+            mounts=tuple(_known(Mount, mount) for mount in stored.get("mounts", ())),
+            resources=_known(ComputeRequest, stored.get("resources", {})),
+            **{name: tuple(stored.get(name, ())) for name in lists},
+            **{name: stored[name] for name in plain if name in stored},
+        )
+
+
+def _known(kind: Any, stored: Mapping[str, Any]) -> Any:
+    return kind(**{name: value for name, value in stored.items() if name in kind.__dataclass_fields__})
+
+
+def label_fault(label: str) -> str | None:
+    """What is wrong with a label, or None."""
+    if not label.strip() or label != label.strip() or len(label) > LABEL_LIMIT or not label.isprintable():
+        return (
+            f"label {label!r} is not a name: 1 to {LABEL_LIMIT} printable characters, no space at either end"
+        )
+    return None
+
+
+def parse_assignment(option: str, text: str) -> tuple[str, str]:
+    """Name and value of ``NAME=VALUE``; only the first ``=`` divides.
+
+    Raises:
+        UsageError: There is no ``=``.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{option} {text!r} has no value: write {option} {text}=VALUE")
+    return name, value
+
+
+def current_folder() -> Path:
+    """The folder that this process is in.
+
+    Raises:
+        UsageError: It has been removed.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder no longer exists", fix="cd to another one") from error

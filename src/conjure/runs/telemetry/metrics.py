@@ -1,0 +1,88 @@
+"""Reading what a run reported: points from ``metrics.jsonl``, as they come or all at once.
+
+Main entries: `MetricTail`, `read_points`, `summarise`. The writer is `conjure.reporting.log_metric`.
+Invariant: any split of the file's bytes gives the same points; a torn or foreign line costs itself only.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.core.line_tail import LineTail
+
+_LARGEST_STEP = 1 << 62  # as far as the database counts
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of a metric: its step, its value, and when it was reported (seconds since the epoch)."""
+
+    name: str
+    step: int
+    value: float
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A metric in one row: how many points, the newest, the lowest and the highest."""
+
+    name: str
+    points: int
+    last_step: int
+    last_value: float
+    lowest: float
+    highest: float
+
+    def to_dict(self) -> dict[str, float | int | str]:
+        """The summary as plain JSON values."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+class MetricTail:
+    """Follows a metrics file: each `read` gives the points that were added since the last."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = LineTail(path)
+
+    def read(self) -> Iterator[Point]:
+        """The new points."""
+        for line in self._lines.read():
+            point = _parse(line)
+            if point is not None:
+                yield point
+
+
+def read_points(folder: Path, names: Iterable[str] = ()) -> list[Point]:
+    """All points in a run's folder, in the order they were reported; only `names` if any are given."""
+    wanted = frozenset(names)
+    return [point for point in MetricTail(folder / METRICS_FILE).read() if not wanted or point.name in wanted]
+
+
+def summarise(points: Iterable[Point], earlier: Iterable[Summary] = ()) -> dict[str, Summary]:
+    """Summaries by name of `earlier` ones and further points taken together."""
+    rows = {summary.name: summary for summary in earlier}
+    for point in points:
+        row = rows.get(point.name)
+        rows[point.name] = Summary(
+            name=point.name,
+            points=1 if row is None else row.points + 1,
+            last_step=point.step,
+            last_value=point.value,
+            lowest=point.value if row is None else min(row.lowest, point.value),
+            highest=point.value if row is None else max(row.highest, point.value),
+        )
+    return rows
+
+
+def _parse(line: bytes) -> Point | None:
+    try:
+        stored = json.loads(line)
+        point = Point(str(stored["name"]), int(stored["step"]), float(stored["value"]), float(stored["time"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    whole = point.name and math.isfinite(point.value) and abs(point.step) <= _LARGEST_STEP
+    return point if whole else None

@@ -1,0 +1,174 @@
+"""Copying and removing folder trees."""
+
+import inspect
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from conjure.core import trees
+from conjure.core.folders import Folder, walk
+from conjure.core.trees import Copied, clone_file, remove_tree, tree_size_bytes
+from support.repositories import read_files, write_files
+
+
+def test_walk_gives_folders_before_their_content_and_follows_no_link(tmp_path: Path) -> None:
+    write_files(tmp_path, {"b/inner": "", "a": ""})
+    (tmp_path / "link").symlink_to("b")
+    assert [name for name, _ in walk(tmp_path)] == ["a", "b", "b/inner", "link"]
+    assert [name for name, _ in walk(tmp_path, enter=lambda name, _: name != "b")] == ["a", "link"]
+
+
+def test_walk_passes_over_what_cannot_be_read(tmp_path: Path, monkeypatch) -> None:
+    write_files(tmp_path, {"a/inner": "", "b": ""})
+    opened, told = os.open, []
+
+    def refused(path: str, flags: int, **folder: int) -> int:
+        if path == "a":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, **folder)
+
+    monkeypatch.setattr(os, "open", refused)
+    found = walk(tmp_path, on_error=lambda name, error: told.append((name, error.errno)))
+    assert ([name for name, _ in found], told) == (["a", "b"], [("a", 13)])
+    with pytest.raises(PermissionError):
+        list(walk(tmp_path))
+
+
+@pytest.fixture
+def abyss(tmp_path: Path):
+    """Folders nested deeper than a path may be long, and than Python may nest calls."""
+    start = os.open(tmp_path, os.O_RDONLY)
+    here = start
+    for _ in range(300):
+        os.mkdir("sixteen-letters-", dir_fd=here)
+        below = os.open("sixteen-letters-", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    yield tmp_path / "sixteen-letters-"
+    sys.setrecursionlimit(limit)
+
+
+def test_folders_nested_deeper_than_calls(abyss: Path) -> None:
+    assert len(list(walk(abyss))) == 299
+    assert tree_size_bytes(abyss) == 0
+    remove_tree(abyss)
+    assert not abyss.exists()
+
+
+class TestCloneFile:
+    def test_content_time_and_mode(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"x" * 100_000)
+        os.utime(tmp_path / "a", ns=(1, 1_234_567_890_123_456_789))
+        assert clone_file(tmp_path / "a", tmp_path / "b", mode=0o640) == 100_000
+        assert (tmp_path / "b").read_bytes() == b"x" * 100_000
+        facts = (tmp_path / "b").stat()
+        assert (facts.st_mode & 0o777, facts.st_mtime_ns) == (0o640, 1_234_567_890_123_456_789)
+
+    def test_without_help_of_the_kernel(self, tmp_path: Path, monkeypatch) -> None:
+        def refused(*_: object) -> int:
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "copy_file_range", refused)
+        (tmp_path / "a").write_bytes(b"abc" * 1000)
+        clone_file(tmp_path / "a", tmp_path / "b", mode=0o600)
+        assert (tmp_path / "b").read_bytes() == b"abc" * 1000
+
+    def test_full_disk_leaves_no_half_file(self, tmp_path: Path, monkeypatch) -> None:
+        def full(*_: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "copy_file_range", full)
+        (tmp_path / "a").write_bytes(b"abc")
+        with pytest.raises(OSError, match="No space left"):
+            clone_file(tmp_path / "a", tmp_path / "b", mode=0o600)
+        assert not (tmp_path / "b").exists()
+
+    def test_links_and_existing_files_are_refused(self, tmp_path: Path) -> None:
+        write_files(tmp_path, {"a": "a", "b": "b"})
+        (tmp_path / "link").symlink_to("a")
+        with pytest.raises(OSError, match="symbolic links"):
+            clone_file(tmp_path / "link", tmp_path / "new", mode=0o600)
+        with pytest.raises(FileExistsError):
+            clone_file(tmp_path / "a", tmp_path / "b", mode=0o600)
+        assert (tmp_path / "b").read_text() == "b"
+
+
+def copy_entry(source: Path, destination: Path, *, boundary: Path) -> Copied:
+    with Folder.open(destination.parent) as into:
+        return trees.copy_entry(source, into, destination.name, boundary=boundary)
+
+
+class TestCopyEntry:
+    def test_copy_is_private_and_writable(self, tmp_path: Path) -> None:
+        write_files(tmp_path / "kept", {"run.sh": "#!", "deep/data": "d", "deep/empty/.x": ""})
+        (tmp_path / "kept/deep/empty/.x").unlink()
+        (tmp_path / "kept/run.sh").chmod(0o555)
+        (tmp_path / "kept/deep/data").chmod(0o444)
+        copied = copy_entry(tmp_path / "kept", tmp_path / "copy", boundary=tmp_path / "kept")
+        (tmp_path / "copy/deep/data").write_text("changed")
+        assert (tmp_path / "kept/deep/data").read_text() == "d"
+        assert (tmp_path / "copy/run.sh").stat().st_mode & 0o777 == 0o755
+        assert (tmp_path / "copy/deep/empty").is_dir()
+        assert (copied.files, copied.size_bytes, copied.skipped) == (2, 3, [])
+
+    def test_one_file(self, tmp_path: Path) -> None:
+        write_files(tmp_path, {"a": "abc"})
+        copied = copy_entry(tmp_path / "a", tmp_path / "b", boundary=tmp_path)
+        assert ((tmp_path / "b").read_text(), copied.files) == ("abc", 1)
+
+    def test_links(self, tmp_path: Path) -> None:
+        write_files(tmp_path, {"outside": "o", "root/near": "n", "root/part/a": "a", "root/part/sub/b": "b"})
+        part = tmp_path / "root/part"
+        for name, target in {
+            "inside": "sub/b",
+            "sub/up": "../a",
+            "absolute": str(part / "a"),
+            "folder": "sub",
+            "near": "../near",
+            "away": "../../outside",
+            "etc": "/etc/passwd",
+            "nothing": "gone",
+            "loop": "loop",
+        }.items():
+            (part / name).symlink_to(target)
+        os.mkfifo(part / "pipe")
+        copied = copy_entry(part, tmp_path / "copy", boundary=tmp_path / "root")
+        assert read_files(tmp_path / "copy") == {
+            "a": "a",
+            "absolute": "-> a",
+            "folder": "-> sub",
+            "inside": "-> sub/b",
+            "near": "n",
+            "sub/b": "b",
+            "sub/up": "-> ../a",
+        }
+        assert copied.skipped == [
+            "away is a link that leads outside",
+            "etc is a link that leads outside",
+            "loop is a link to nothing",
+            "nothing is a link to nothing",
+            "pipe is neither file, folder nor link",
+        ]
+
+
+class TestRemoveTree:
+    def test_closed_folders_and_links(self, tmp_path: Path) -> None:
+        write_files(tmp_path, {"tree/a/b/c": "", "other/kept": "k"})
+        (tmp_path / "tree/link").symlink_to(tmp_path / "other")
+        for name in ("tree/a/b", "tree/a", "tree"):
+            (tmp_path / name).chmod(0o500)
+        remove_tree(tmp_path / "tree")
+        assert not (tmp_path / "tree").exists()
+        assert (tmp_path / "other/kept").read_text() == "k"
+
+    def test_file_link_and_nothing(self, tmp_path: Path) -> None:
+        write_files(tmp_path, {"file": "", "other/kept": "k"})
+        (tmp_path / "link").symlink_to("other")
+        for name in ("file", "link", "nothing"):
+            remove_tree(tmp_path / name)
+        assert [path.name for path in (tmp_path / "other").iterdir()] == ["kept"]

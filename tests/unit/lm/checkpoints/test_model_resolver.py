@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from conjure.errors import NotFoundError, UsageError
+from conjure.lm.checkpoints.describe import describe
+from conjure.lm.checkpoints.model_resolver import ModelSource, models_here, resolve_model
+from support.models import tiny_checkpoint
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the model ``mine`` in it."""
+    monkeypatch.chdir(tmp_path)
+    return tiny_checkpoint(tmp_path / "mine").parent
+
+
+class TestFolders:
+    @pytest.mark.parametrize("name", ["mine", "./mine", "mine/", "{}/mine", "../{name}/mine"])
+    def test_every_way_to_name_one(self, here: Path, name: str) -> None:
+        source = resolve_model(name.format(here, name=here.name))
+        assert source.kind == "folder"
+        assert source.folder.resolve() == here / "mine"
+
+    def test_home(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(here))
+        assert resolve_model("~/mine").folder == here / "mine"
+
+    def test_a_path_object(self, here: Path) -> None:
+        assert str(resolve_model(here / "mine")) == f"{here / 'mine'} (folder)"
+
+    def test_a_link_to_a_folder(self, here: Path) -> None:
+        (here / "latest").symlink_to("mine")
+        assert resolve_model("latest").folder == Path("latest")
+
+    @pytest.mark.parametrize(
+        ("name", "error", "message"),
+        [
+            ("", UsageError, "the model's name is empty"),
+            ("  ", UsageError, "the model's name is empty"),
+            ("./none", NotFoundError, "model folder ./none does not exist"),
+            ("/no/such", NotFoundError, "model folder /no/such does not exist"),
+            ("a/b/c", NotFoundError, "model folder a/b/c does not exist"),
+            ("mine/config.json", UsageError, "is a file, and a model is the folder around it"),
+            ("no spaces", UsageError, "'no spaces' is neither a folder nor a model's name"),
+            ("a--b", UsageError, "'a--b' is neither"),
+            ("x@", UsageError, "'x@' is neither"),
+            ("@main", UsageError, "'@main' is neither"),
+            ("x@../../etc", UsageError, "'x@../../etc' is neither"),
+            ("a" * 5000, UsageError, "is neither"),
+            ("a/" * 5000, NotFoundError, "does not exist"),
+            ("~nobody-of-this-name/x", NotFoundError, "does not exist"),
+            ("a\0b", UsageError, "is neither"),
+        ],
+    )
+    @pytest.mark.usefixtures("here")
+    def test_refusals(self, name: str, error: type[Exception], message: str) -> None:
+        with pytest.raises(error) as caught:
+            resolve_model(name)
+        assert message in str(caught.value)
+
+
+class TestLookups:
+    def test_are_asked_first_and_in_turn(self, here: Path) -> None:
+        asked: list[str] = []
+
+        def stranger(name: str) -> Path | None:
+            asked.append(name)
+            return None
+
+        source = resolve_model("mine", lookups=[stranger, lambda _: here / "mine" / "output"])
+        assert source == ModelSource("mine", here / "mine" / "output", "resource")
+        assert asked == ["mine"]
+
+    def test_may_refuse(self) -> None:
+        def runs(name: str) -> Path | None:
+            raise NotFoundError(f"run {name} does not exist; the latest is 2")
+
+        with pytest.raises(NotFoundError, match="the latest is 2"):
+            resolve_model("runs/9", lookups=[runs])
+
+
+class TestEmbedded:
+    def test_comes_with_the_package_whatever_folder_is_near(self, here: Path) -> None:
+        tiny_checkpoint(here / "sprite")
+        source = resolve_model("sprite")
+        assert source.kind == "embedded"
+        assert source.folder.parent.parent.name == "conjure"
+        assert resolve_model("./sprite").folder == Path("sprite")
+
+    def test_is_a_small_gpt2_with_its_tokenizer(self) -> None:
+        model = describe(resolve_model("sprite"))
+        assert (model.problem, model.has_tokenizer, model.dtype) == (None, True, "bfloat16")
+        assert model.size_bytes <= 22e6
+        assert "sprite" in [source.name for source in models_here()]

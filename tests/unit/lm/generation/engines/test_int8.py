@@ -1,0 +1,126 @@
+"""Rounding to int8: how far it may move a number, what is refused, and how the native engine finds it."""
+
+import pytest
+import torch
+
+from conjure.errors import ModelError
+from conjure.lm.generation.engines.int8 import (
+    BLOCK_BYTES,
+    GROUP,
+    PANEL,
+    Int8GPT2,
+    QuantisedGPT2,
+    QuantisedMatrix,
+    round_activations,
+    round_weight,
+)
+from support.models import tiny_model
+from support.oracle import random_ids
+
+
+def random_matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+class TestWeights:
+    def test_each_is_off_by_at_most_half_a_step_of_its_group(self):
+        weight = random_matrix(40, 3 * GROUP)
+        weight[:, GROUP] *= 50  # a huge weight coarsens its own group only
+        values, scales = round_weight(weight)
+        groups = weight.unflatten(1, (-1, GROUP))
+        step = groups.abs().amax(2, keepdim=True) / 127 * (1 + 2**-7)  # scales are rounded up to bfloat16
+        assert ((values * scales - groups).abs() <= step / 2 * (1 + 1e-6)).all()
+
+    def test_scales_are_exact_in_bfloat16_and_no_weight_leaves_the_range(self):
+        for seed in range(20):
+            values, scales = round_weight(random_matrix(64, GROUP, seed) * 10.0 ** (seed - 10))
+            assert (scales.bfloat16().float() == scales).all()
+            assert values.abs().max() <= 127
+            assert (values.abs().amax((1, 2)) >= 126).all(), "the range is used"
+
+    def test_zeros_stay_zeros(self):
+        values, scales = round_weight(torch.zeros(2, 70))
+        assert not values.any()
+        assert not scales.any()
+
+    def test_an_incomplete_group_is_filled_with_zeros(self):
+        values, _ = round_weight(random_matrix(3, GROUP + 1))
+        assert values.shape == (3, 2, GROUP)
+        assert not values[:, 1, 1:].any()
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_what_is_no_number_is_refused(self, bad):
+        weight = random_matrix(5, 10)
+        weight[3, 7] = bad
+        with pytest.raises(ModelError, match="the model's weights hold NaN or infinity"):
+            round_weight(weight)
+
+
+class TestPacking:
+    @pytest.mark.parametrize(("rows", "columns"), [(PANEL, GROUP), (3 * PANEL + 5, 2 * GROUP + 9), (1, 1)])
+    def test_every_number_is_where_the_native_engine_looks(self, rows, columns):
+        weight, bias = random_matrix(rows, columns), torch.randn(rows)
+        matrix = QuantisedMatrix.of(weight, bias)
+        panels, groups = -(-rows // PANEL), -(-columns // GROUP)
+        values, scales = round_weight(weight)
+        assert matrix.packed.shape == (panels, groups, BLOCK_BYTES)
+        stored_scales = matrix.packed[..., : 2 * PANEL].contiguous().view(torch.bfloat16)
+        stored = matrix.packed[..., 2 * PANEL :].contiguous().view(torch.int8).unflatten(2, (-1, PANEL, 2))
+        for n, k in [(0, 0), (rows - 1, columns - 1), (rows // 2, columns // 2)]:
+            block = n // PANEL, k // GROUP
+            assert stored[*block, k % GROUP // 2, n % PANEL, k % 2] == values[n, k // GROUP, k % GROUP]
+            assert stored_scales[*block, n % PANEL] == scales[n, k // GROUP, 0]
+        assert stored.abs().sum(dtype=torch.int64) == values.abs().sum(dtype=torch.int64), "the rest is zeros"
+        assert matrix.bias.tolist() == bias.tolist() + [0.0] * (panels * PANEL - rows)
+
+    def test_a_large_matrix_is_rounded_piece_by_piece_to_the_same(self):
+        weight = random_matrix(2500, 70)
+        whole = QuantisedMatrix.of(weight)
+        pieces = [QuantisedMatrix.of(part).packed for part in weight.split(PANEL)]
+        assert torch.cat(pieces).equal(whole.packed)
+
+    def test_a_mean_row_is_taken_off_first(self):
+        weight = random_matrix(50, 70) + 100
+        mean = weight.mean(0)
+        assert QuantisedMatrix.of(weight, mean=mean).packed.equal(QuantisedMatrix.of(weight - mean).packed)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+    def test_any_float_dtype_and_layout_will_do(self, dtype):
+        weight = random_matrix(70, 40).to(dtype)
+        assert QuantisedMatrix.of(weight.t()).packed.equal(
+            QuantisedMatrix.of(weight.t().contiguous().float()).packed
+        )
+
+
+class TestActivations:
+    def test_each_is_off_by_at_most_half_a_step_of_its_row(self):
+        x = random_matrix(6, 100) * torch.tensor([[1e-6], [1e-2], [1.0], [30.0], [1e5], [0.0]])
+        error = (round_activations(x) - x).abs()
+        assert (error <= x.abs().amax(1, keepdim=True) / 32767 / 2 * 1.01).all()
+
+
+class TestModel:
+    def test_logits_stay_near_those_of_float32(self):
+        model = tiny_model(n_embd=64, n_head=4)
+        ids = random_ids(model.config, 4, 32)
+        with torch.inference_mode():
+            exact, rounded = (each.head(each(ids)) for each in (model, Int8GPT2(model)))
+        assert 0 < (rounded - exact).abs().max() <= 0.05 * exact.abs().max()
+
+    def test_the_model_itself_is_left_as_it_is(self):
+        model, untouched = tiny_model(), tiny_model()
+        Int8GPT2(model)
+        QuantisedGPT2.of(model)
+        for weight, before in zip(model.parameters(), untouched.parameters(), strict=True):
+            assert weight.equal(before)
+
+    def test_a_head_of_its_own_is_rounded_too(self):
+        model = tiny_model(tie_word_embeddings=False)
+        assert not QuantisedGPT2.of(model).head.packed.equal(QuantisedMatrix.of(model.wte.weight).packed)
+
+    def test_damaged_weights_are_refused(self):
+        model = tiny_model()
+        with torch.no_grad():
+            model.h[1].mlp.c_fc.weight[3, 3] = float("nan")
+        with pytest.raises(ModelError, match="NaN or infinity"):
+            QuantisedGPT2.of(model)

@@ -1,0 +1,127 @@
+"""Loading a model for writing: which number format is taken, and how it is called."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conjure.errors import CheckpointError, ModelError, UsageError
+from conjure.lm.checkpoints.pretrained import save_checkpoint
+from conjure.lm.generation.engines.native import NativeEngine
+from conjure.lm.generation.engines.torch_engine import TorchEngine
+from conjure.lm.generation.text_generator import int8_engine, int8_is_fastest, load_writer
+from conjure.lm.hardware import PRECISION_VARIABLE
+from conjure.lm.native import Status, library
+from support.models import tiny_checkpoint, tiny_config, tiny_model, tiny_tokenizer
+from support.native import native_status
+from support.oracle import random_ids
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+NO_PADDING = torch.zeros(1, dtype=torch.int64)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_checkpoint(tmp_path / "tiny")
+
+
+def first_logits(writer):
+    ids = random_ids(tiny_config(), 1, 10)
+    return writer.engine.prefill(ids, NO_PADDING, 20)
+
+
+class TestPrecision:
+    @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-6), ("bfloat16", 0.05), ("int8", 0.05)])
+    def test_what_was_asked_for_is_taken(self, folder, precision, bound):
+        writer, model = load_writer(folder, precision=precision), tiny_model()
+        with torch.inference_mode():
+            exact = model.head(model(random_ids(tiny_config(), 1, 10)))[:, -1]
+        assert (first_logits(writer) - exact).abs().max() <= bound * exact.abs().max()
+        assert writer.precision.split(",")[0] == precision
+        assert writer.tokenizer.encode("My dog") == tiny_tokenizer().encode("My dog")
+        assert writer.origin == f"{folder} (folder)"
+
+    @pytest.mark.parametrize("instructions", ["portable", "avx2", "avx512vnni"])
+    def test_int8_is_native_where_it_can_be(self, folder, monkeypatch, instructions):
+        native_status(instructions, monkeypatch)
+        writer = load_writer(folder, precision="int8")
+        assert isinstance(writer.engine, NativeEngine)
+        assert writer.precision == f"int8, native {instructions}"
+
+    def test_and_else_torch_with_the_same_numbers(self, folder, monkeypatch):
+        native_status("portable", monkeypatch)
+        native = load_writer(folder, precision="int8")
+        monkeypatch.setenv(library.VARIABLE, "off")
+        torch_s = load_writer(folder, precision="int8")
+        assert isinstance(torch_s.engine, TorchEngine)
+        assert torch_s.precision == "int8, torch"
+        difference = (first_logits(native) - first_logits(torch_s)).abs().max()
+        assert difference <= 2e-3 * first_logits(torch_s).abs().max()
+
+    def test_a_model_the_native_engine_does_not_compute_is_left_to_torch(self, tmp_path):
+        folder = tiny_checkpoint(tmp_path / "relu", activation_function="relu")
+        assert load_writer(folder, precision="int8").precision == "int8, torch"
+
+    def test_auto_obeys_the_variable(self, folder, monkeypatch):
+        monkeypatch.setenv(PRECISION_VARIABLE, "float32")
+        assert load_writer(folder).precision == "float32"
+
+    def test_auto_without_the_native_engine_is_what_torch_does_best(self, folder, monkeypatch):
+        monkeypatch.setenv(library.VARIABLE, "off")
+        assert load_writer(folder).precision in ("float32", "bfloat16")
+
+    def test_another_word_is_refused(self, folder):
+        with pytest.raises(UsageError, match="precision is 'int4'; allowed are auto, float32, bfl"):
+            load_writer(folder, precision="int4")
+
+
+class TestAuto:
+    """Which machine writes in int8, and how many samples at a time."""
+
+    AVX512 = Status(object(), "avx512vnni", "")  # pyright: ignore[reportArgumentType]
+    PORTABLE = replace(AVX512, instructions="portable")
+    NONE = replace(AVX512, library=None)
+
+    @pytest.mark.parametrize(
+        ("native", "rows", "answer"),
+        [
+            (AVX512, 1, True),
+            (AVX512, 1000, True),
+            (PORTABLE, 7, True),
+            (PORTABLE, 8, False),
+            (NONE, 1, False),
+        ],
+    )
+    def test_by_processor(self, native, rows, answer):
+        assert int8_is_fastest(tiny_config(), CPU, rows, native) is answer
+
+    def test_not_on_a_gpu(self):
+        assert not int8_is_fastest(tiny_config(), GPU, 1, self.AVX512)
+
+    def test_not_for_models_it_does_not_compute(self):
+        assert not int8_is_fastest(tiny_config(activation_function="silu"), CPU, 1, self.AVX512)
+
+
+def test_prompts_can_be_read_in_bfloat16(folder, monkeypatch):
+    native_status("portable", monkeypatch)
+    engine, words = int8_engine(folder, read_in_bfloat16=True)
+    assert words == "int8, native portable, prompts in bfloat16"
+    ids = random_ids(tiny_config(), 8, 10)  # enough tokens for it to be worth it
+    no_padding = torch.zeros(8, dtype=torch.int64)
+    bfloat16 = load_writer(folder, precision="bfloat16").engine.prefill(ids, no_padding, 20)
+    assert engine.prefill(ids, no_padding, 20).equal(bfloat16)
+
+
+def test_a_model_without_a_tokenizer_cannot_write(tmp_path):
+    save_checkpoint(tmp_path / "mute", tiny_model(), None)
+    with pytest.raises(CheckpointError, match="has no tokenizer files, so it knows token ids"):
+        load_writer(tmp_path / "mute")
+
+
+def test_damaged_weights_are_refused_in_int8_too(tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.h[0].attn.c_proj.weight[0, 0] = float("inf")
+    save_checkpoint(tmp_path / "damaged", model, tiny_tokenizer())
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        load_writer(tmp_path / "damaged", precision="int8")

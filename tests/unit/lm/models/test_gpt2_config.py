@@ -1,0 +1,84 @@
+from typing import Any
+
+import pytest
+
+from conjure.errors import ModelError
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.gpt2_config import MAX_LAYERS, GPT2Config
+from support.models import tiny_config
+
+
+class TestFromDict:
+    def test_defaults_are_the_124m_model(self) -> None:
+        assert GPT2Config.from_dict({}) == GPT2Config()
+        assert GPT2Config().parameter_count == 124_439_808
+
+    @pytest.mark.parametrize(
+        ("settings", "attribute", "value"),
+        [
+            ({"n_positions": 64}, "context_length", 64),
+            ({"n_ctx": 64}, "context_length", 64),
+            ({"n_positions": 64, "n_ctx": 32}, "context_length", 64),
+            ({"max_position_embeddings": 64}, "context_length", 64),
+            ({"hidden_size": 96}, "n_embd", 96),
+            ({"num_attention_heads": 6}, "n_head", 6),
+            ({"num_hidden_layers": 3}, "n_layer", 3),
+            ({"eos_token_id": [5, 6]}, "eos_token_id", 5),
+            ({"bos_token_id": None}, "bos_token_id", None),
+            ({"n_inner": None}, "inner", 3072),
+            ({"n_inner": 100}, "inner", 100),
+            ({"activation_function": "gelu_fast"}, "activation", "gelu_tanh"),
+            ({"activation_function": "swish"}, "activation", "silu"),
+            ({"attn_pdrop": 0}, "attn_pdrop", 0),
+            ({"add_cross_attention": False, "reorder_and_upcast_attn": True, "use_cache": 3}, "n_layer", 12),
+        ],
+    )
+    def test_reads_every_spelling(self, settings: dict[str, Any], attribute: str, value: object) -> None:
+        assert getattr(GPT2Config.from_dict(settings), attribute) == value
+
+    @pytest.mark.parametrize("changes", [{}, {"n_inner": 7}, {"tie_word_embeddings": False}])
+    def test_to_dict_is_its_inverse(self, changes: dict[str, Any]) -> None:
+        config = tiny_config(activation_function="gelu", scale_attn_weights=False, **changes)
+        assert GPT2Config.from_dict(config.to_dict()) == config
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"model_type": "llama"}, "model_type 'llama'; conjure runs GPT-2 models"),
+            ({"add_cross_attention": True}, "cross-attention"),
+            ({"n_layer": 0}, "n_layer is 0, a whole number of at least 1 is needed"),
+            ({"n_layer": "12"}, "n_layer is '12', a whole number"),
+            ({"n_layer": True}, "n_layer is True, a whole number"),
+            ({"n_embd": 768.0}, "n_embd is 768.0, a whole number"),
+            ({"n_inner": 0}, "n_inner is 0"),
+            ({"n_head": 7}, "n_embd 768 is not divisible by n_head 7"),
+            ({"vocab_size": None}, "vocab_size is None"),
+            ({"embd_pdrop": 1.0}, "embd_pdrop is 1.0, a number from 0 to below 1 is needed"),
+            ({"attn_pdrop": float("nan")}, "attn_pdrop is nan"),
+            ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon is '1e-5', a number of at least 0"),
+            ({"scale_attn_weights": "yes"}, "scale_attn_weights is 'yes', true or false is needed"),
+            ({"eos_token_id": -1}, "eos_token_id is -1, a token id or null is needed"),
+            ({"activation_function": "tanhh"}, "activation_function is 'tanhh', one of gelu_new"),
+            ({"activation_function": ["relu"]}, "activation_function is ['relu']"),
+            ({"n_layer": MAX_LAYERS + 1, "n_embd": 1, "n_head": 1}, "1,001 layers, more than the 1,000"),
+            ({"vocab_size": 1_302_083_333}, "parameters, more than the 20,000,000,000 allowed"),
+            ({"n_embd": 10**6, "n_layer": 1000, "n_head": 10}, "parameters, more than the 20,000,000,000"),
+        ],
+    )
+    def test_one_sentence_with_the_value_and_the_limit(self, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(ModelError) as caught:
+            GPT2Config.from_dict(settings)
+        assert message in str(caught.value)
+
+    def test_all_faults_at_once(self) -> None:
+        with pytest.raises(ModelError) as caught:
+            GPT2Config(n_layer=0, vocab_size=-1, attn_pdrop=2.0)
+        assert all(name in str(caught.value) for name in ("n_layer", "vocab_size", "attn_pdrop"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_inner": 20}, {"tie_word_embeddings": False}])
+def test_parameter_count_is_the_models(changes: dict[str, Any]) -> None:
+    config = tiny_config(**changes)
+    assert sum(weight.numel() for weight in GPT2(config).parameters()) == config.parameter_count

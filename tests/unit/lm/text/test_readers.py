@@ -1,0 +1,202 @@
+"""Records out of every kind of file: the same ones, and every row that is none counted with its reason."""
+
+import io
+import sys
+
+import pytest
+
+from conjure.errors import DataError, UsageError
+from conjure.lm.text.readers import read_records
+from conjure.lm.text.table_reader import Fault
+from support.models import tiny_tokenizer
+from support.records import JOKES, KINDS, ONE_LINERS, write_records
+
+
+def bad(records):
+    return {fault: (rows.count, rows.number) for fault, rows in records.bad_rows.items()}
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    def write(content):
+        path = tmp_path / "text.txt"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_table_gives_the_same_records(tmp_path, kind):
+    records = read_records([write_records(tmp_path / f"jokes.{kind}", JOKES)])
+    assert list(records) == JOKES
+    assert list(records) == JOKES  # as often as one likes
+    assert records.bad_rows == {}
+
+
+def test_lines_give_the_records_a_table_gives(tmp_path):
+    lines = read_records([write_records(tmp_path / "a.txt", ONE_LINERS)], split="lines")
+    table = read_records([write_records(tmp_path / "a.csv", ONE_LINERS)])
+    assert list(lines) == list(table) == ONE_LINERS
+
+
+def test_a_text_is_one_record_to_the_last_character(text_file):
+    content = "  First line \n\n\nlast one, no line end "
+    assert list(read_records([text_file(content)])) == [content]
+
+
+@pytest.mark.parametrize("split", [None, "lines", "paragraphs"])
+def test_line_ends_and_byte_order_marks_change_nothing(text_file, split):
+    plain = list(read_records([text_file("one\ntwo\n\nthree\n")], split=split))
+    assert list(read_records([text_file("one\r\ntwo\r\n\r\nthree\r\n")], split=split)) == plain
+    assert list(read_records([text_file("one\rtwo\r\rthree\r")], split=split)) == plain
+    assert list(read_records([text_file("\ufeffone\ntwo\n\nthree\n")], split=split)) == plain
+
+
+def test_line_ends_in_values_are_made_one_kind_too(tmp_path):
+    path = write_records(tmp_path / "a.jsonl", ["one\r\ntwo\rthree"])
+    assert list(read_records([path])) == ["one\ntwo\nthree"]
+
+
+def test_only_line_feeds_and_returns_end_a_line(text_file):
+    content = "a\u2028b\x0bc\x0cd\x85e\x1cf"
+    assert list(read_records([text_file(content)], split="lines")) == [content]
+
+
+def test_blank_lines_are_empty_records_of_lines(text_file):
+    records = read_records([text_file("one\n\n \ntwo")], split="lines")
+    assert list(records) == ["one", "two"]
+    assert bad(records) == {Fault.EMPTY: (2, 2)}
+
+
+def test_paragraphs_are_what_stands_between_blank_lines(text_file):
+    records = read_records([text_file("\n\none\n two\n \t\n\nthree")], split="paragraphs")
+    assert list(records) == ["one\n two", "three"]
+    assert records.bad_rows == {}
+
+
+def test_bad_lines_are_counted_by_reason_with_the_first_place(text_file):
+    records = read_records([text_file(b"good\ncaf\xe9\n\nnul\0\ncaf\xe9 2\nlast")], split="lines")
+    assert list(records) == ["good", "last"]
+    assert bad(records) == {Fault.WRONG_ENCODING: (2, 2), Fault.EMPTY: (1, 3), Fault.NUL: (1, 4)}
+    name = records.sources[0].name
+    assert (
+        records.describe(records.bad_rows[Fault.WRONG_ENCODING])
+        == f"2 × wrong encoding (first: {name}, line 2)"
+    )
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_bad_values_are_faults_of_their_row(tmp_path, kind):
+    records = read_records([write_records(tmp_path / f"a.{kind}", ["fine one", " ", "", "n\0l", "last one"])])
+    assert list(records) == ["fine one", "last one"]
+    assert {fault: rows.count for fault, rows in records.bad_rows.items()} == {Fault.EMPTY: 2, Fault.NUL: 1}
+
+
+def test_half_a_surrogate_pair_in_json_is_no_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"Joke": "broken \\ud83d pair"}\n{"Joke": "whole \\ud83d\\ude00 pair"}\n')
+    records = read_records([path])
+    assert list(records) == ["whole 😀 pair"]
+    assert bad(records) == {Fault.WRONG_ENCODING: (1, 1)}
+
+
+def test_a_bad_byte_in_another_column_does_no_harm(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"who,Joke\nJos\xe9,fine one\n")
+    assert list(read_records([path], column="Joke")) == ["fine one"]
+
+
+def test_a_bad_text_among_good_ones_is_counted_as_a_whole(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 " * 9)
+    (tmp_path / "b.txt").write_text("fine")
+    records = read_records([tmp_path])
+    assert list(records) == ["fine"]
+    assert bad(records) == {Fault.WRONG_ENCODING: (1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("content", "split", "said", "advice"),
+    [
+        (
+            b"caf\xe9",
+            None,
+            "text.txt holds nothing usable: 1 × wrong encoding",
+            "iconv -f latin1 -t utf-8 text.txt",
+        ),
+        ("hé\n".encode("utf-16"), None, "1 × wrong encoding", "iconv -f utf-16 -t utf-8 text.txt"),
+        (b"a\0b", None, "1 × NUL character", "another kind of file"),
+        (b"caf\xe9\nth\xe9\n \n", "lines", "2 × wrong encoding (first: ", "iconv -f latin1"),
+        (b" \n\t\n", None, "1 × empty", None),
+        (b"\n\n", "paragraphs", "nothing usable: not one record", None),
+    ],
+)
+def test_nothing_usable_is_an_error_that_says_why(text_file, content, split, said, advice):
+    with pytest.raises(DataError) as caught:
+        list(read_records([text_file(content)], split=split))
+    assert said in str(caught.value)
+    assert advice in caught.value.fix if advice else caught.value.fix is None
+
+
+def test_a_nul_late_in_a_long_text_spoils_it_before_any_of_it_is_used(text_file):
+    records = read_records([text_file("word " * 500_000 + "\0")])
+    with pytest.raises(DataError, match="NUL"):
+        next(records.pieces())
+
+
+def test_a_long_text_comes_in_pieces_with_the_ids_of_the_whole(text_file, monkeypatch):
+    monkeypatch.setattr("conjure.lm.text.readers._CHUNK", 50)
+    content = "".join(f"Sentence {n}, isn't it?  \n" for n in range(60)) + "x" * 300
+    pieces = list(read_records([text_file(content)]).pieces())
+    assert len(pieces) > 20
+    assert [piece.ends_record for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    ids = [id_ for piece in pieces for id_ in tiny_tokenizer().encode(piece.text)]
+    assert ids == tiny_tokenizer().encode(content)
+
+
+def test_a_line_of_ten_megabytes_is_one_record(text_file):
+    line = "abcdefghi " * 1_000_000
+    assert list(read_records([text_file(line)], split="lines")) == [line]
+    assert list(read_records([text_file(line)])) == [line]
+
+
+def test_one_record_is_enough(tmp_path):
+    assert list(read_records([write_records(tmp_path / "a.csv", ["Just one."])])) == ["Just one."]
+
+
+def test_files_are_read_in_the_order_given(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    assert list(read_records([tmp_path / "b.txt", tmp_path / "a.txt"])) == ["b", "a"]
+
+
+def test_standard_input_can_be_read_twice(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
+    records = read_records(["-"], split="lines")
+    assert list(records) == list(records) == ["one", "two"]
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(UsageError, match="split is 'words'; it can be lines or paragraphs"):
+        read_records(["-"], split="words")
+
+
+def test_a_split_of_tables_is_a_contradiction(tmp_path):
+    path = write_records(tmp_path / "a.csv", JOKES)
+    with pytest.raises(UsageError, match=r"split 'lines' is for text; .*a\.csv is a table"):
+        read_records([path], split="lines")
+
+
+class TestDigest:
+    def test_it_goes_by_content_not_by_name(self, tmp_path):
+        one = read_records([write_records(tmp_path / "a.csv", JOKES)])
+        same = read_records([write_records(tmp_path / "b.csv", JOKES)])
+        other = read_records([write_records(tmp_path / "c.csv", JOKES[1:])])
+        assert one.digest == same.digest != other.digest
+
+    def test_it_goes_by_the_way_records_are_cut(self, tmp_path):
+        path = write_records(tmp_path / "a.txt", ONE_LINERS)
+        digests = {read_records([path], split=split).digest for split in (None, "lines", "paragraphs")}
+        table = write_records(tmp_path / "a.csv", JOKES)
+        digests |= {read_records([table], column=column).digest for column in ("ID", "Joke")}
+        assert len(digests) == 5

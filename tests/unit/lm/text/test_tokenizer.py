@@ -1,0 +1,228 @@
+"""The tokenizer: exact both ways, and clear about folders and texts it cannot take."""
+
+import json
+
+import pytest
+
+from conjure.errors import CheckpointError, DataError, UsageError
+from conjure.lm.text.tokenizer import END_OF_TEXT, IncrementalDecoder, Tokenizer, split_safely
+from support.models import TINY_VOCAB_SIZE, tiny_tokenizer
+
+AWKWARD = [
+    "",
+    " ",
+    "  two spaces, and a trailing one ",
+    "\n\nlines\r\n\tand tabs\n",
+    "don't , I 'm [ 1 , 2 ] .",
+    "Привет, мир! Ёжик. 漢字かな 한국어 עברית",
+    "e\u0301 o\u0308\u0323 👩‍👩‍👧 🇩🇪 🏳️‍🌈",
+    "\x00\x01\x7f\x85\u2028\u180e\ufeff\U0010ffff",
+    "def f(x):\n    return {'a': x['b'] ** 2}  # 0xFF",
+    END_OF_TEXT,
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_tokenizer().save(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_text_comes_back_exactly(text):
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_batch_gives_what_single_texts_give():
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.encode_batch(AWKWARD) == [tokenizer.encode(text) for text in AWKWARD]
+
+
+def test_a_marker_in_a_text_is_text_unless_allowed():
+    tokenizer = tiny_tokenizer()
+    text = f"one{END_OF_TEXT}two"
+    assert tokenizer.end_of_text_id not in tokenizer.encode(text)
+    allowed = tokenizer.encode(text, allow_special=True)
+    assert allowed == [*tokenizer.encode("one"), tokenizer.end_of_text_id, *tokenizer.encode("two")]
+    assert tokenizer.decode(allowed) == text
+
+
+def test_training_gives_the_bytes_the_merges_and_end_of_text_last():
+    tokenizer = Tokenizer.train(["the cat and the hat"] * 3, 262)
+    assert tokenizer.vocab_size == 262
+    assert tokenizer.end_of_text_id == 261
+    assert sorted(tokenizer.decode_bytes([id_]) for id_ in range(256)) == [bytes([b]) for b in range(256)]
+    assert len(tokenizer.encode("the")) < 3
+
+
+def test_training_gives_fewer_tokens_where_there_is_nothing_to_merge():
+    assert Tokenizer.train(["ab"], 1000).vocab_size == 258
+
+
+def test_training_is_repeatable():
+    texts = [text * 3 for text in AWKWARD]
+    assert Tokenizer.train(texts, 300).digest == Tokenizer.train(iter(texts), 300).digest
+
+
+def test_training_refuses_a_vocabulary_without_room_for_all_bytes():
+    with pytest.raises(UsageError, match=r"vocab_size is 256; .* at least 257"):
+        Tokenizer.train(["text"], 256)
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_place():
+    with pytest.raises(DataError, match=r"surrogate pair, U\+D83D, at character 2"):
+        tiny_tokenizer().encode("ab\ud83d")
+    with pytest.raises(DataError, match="at character 0"):
+        tiny_tokenizer().encode_batch(["fine", "\udc80"])
+
+
+def test_something_that_is_not_text_is_a_type_error():
+    with pytest.raises(TypeError, match="text must be str, not bytes"):
+        tiny_tokenizer().encode(b"bytes")
+
+
+def test_ids_without_a_token_stand_for_no_text():
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer.encode("ab")
+    assert tokenizer.decode([-100, *ids, TINY_VOCAB_SIZE, 50_303]) == "ab"
+
+
+def test_decoding_never_cleans_up_spaces():
+    text = "I do not , he said ; [ 1 , 2 ] n't 's ."
+    assert tiny_tokenizer().decode(tiny_tokenizer().encode(text)) == text
+
+
+def test_incremental_decoding_gives_whole_characters_only():
+    decoder = IncrementalDecoder(tiny_tokenizer())
+    pieces = [decoder.feed(id_) for id_ in tiny_tokenizer().encode("a😀é")]
+    assert "".join(pieces) == "a😀é"
+    assert "\ufffd" not in "".join(pieces)
+    assert decoder.flush() == ""
+
+
+def test_incremental_decoding_flushes_what_never_became_whole():
+    decoder = IncrementalDecoder(tiny_tokenizer())
+    cut_off = tiny_tokenizer().encode("😀")[:-1]
+    assert "".join(map(decoder.feed, cut_off)) == ""
+    assert decoder.flush() == tiny_tokenizer().decode(cut_off) == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    "run", ["a" * 300_000, "词语" * 50_000, "x, " * 100_000, "ab,cd" * 60_000, " " * 200_000]
+)
+def test_a_very_long_line_is_exact(run):
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer.encode(run)
+    assert tokenizer.decode(ids) == run
+    assert ids == tokenizer._backend.encode(run, add_special_tokens=False).ids
+
+
+def test_pieces_are_cut_as_soon_as_it_is_safe():
+    assert list(split_safely("one two three", 2)) == ["one", " two", " three"]
+    assert list(split_safely("don't", 1)) == ["don't"]
+    assert list(split_safely("a,b", 1)) == ["a,", "b"]
+
+
+class TestFromFolder:
+    def test_what_was_saved_is_read_back(self, folder):
+        assert Tokenizer.from_folder(folder).digest == tiny_tokenizer().digest
+
+    @pytest.mark.parametrize("names", [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")])
+    def test_vocabulary_and_merges_will_do(self, folder, tmp_path, names):
+        (folder / "vocab.json").rename(tmp_path / names[0])
+        (folder / "merges.txt").rename(tmp_path / names[1])
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer_config.json").unlink()
+        assert Tokenizer.from_folder(folder).digest == tiny_tokenizer().digest
+
+    def test_settings_for_other_tools_are_saved(self, tmp_path):
+        tiny_tokenizer().save(tmp_path, context_length=64)
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        assert settings["model_max_length"] == 64
+        assert settings["clean_up_tokenization_spaces"] is False
+        assert settings["eos_token"] == END_OF_TEXT
+
+    def test_a_folder_without_one_says_what_is_missing(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"holds no tokenizer: tokenizer\.json, or vocab\.json"):
+            Tokenizer.from_folder(tmp_path)
+
+    @pytest.mark.parametrize("content", ["", '{"model": ', "[]", "null", "[" * 100_000])
+    def test_broken_json_is_named(self, folder, content):
+        (folder / "tokenizer.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+            Tokenizer.from_folder(folder)
+
+    def test_a_vocabulary_that_merges_do_not_fit_is_named(self, folder):
+        (folder / "tokenizer.json").unlink()
+        (folder / "merges.txt").write_text("#version: 0.2\nnot there\n")
+        with pytest.raises(CheckpointError, match="do not fit together"):
+            Tokenizer.from_folder(folder)
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"model": {"type": "WordPiece", "vocab": {}}}, "a WordPiece tokenizer"),
+            ({"model": {"type": "BPE", "merges": [], "byte_fallback": True}}, "not byte-level"),
+            ({"pre_tokenizer": {"type": "Metaspace"}}, "splits words by Metaspace"),
+            ({"pre_tokenizer": None}, "splits words by nothing"),
+        ],
+    )
+    def test_another_kind_of_tokenizer_is_refused(self, folder, changes, said):
+        settings = json.loads((folder / "tokenizer.json").read_text())
+        (folder / "tokenizer.json").write_text(json.dumps({**settings, **changes}))
+        with pytest.raises(CheckpointError, match=said):
+            Tokenizer.from_folder(folder)
+
+    def test_what_would_alter_a_text_is_switched_off(self, folder):
+        settings = json.loads((folder / "tokenizer.json").read_text())
+        settings["pre_tokenizer"]["add_prefix_space"] = True
+        settings["normalizer"] = {"type": "Lowercase"}
+        settings["truncation"] = {
+            "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0,
+        }  # fmt: skip
+        (folder / "tokenizer.json").write_text(json.dumps(settings))
+        tokenizer = Tokenizer.from_folder(folder)
+        assert tokenizer.decode(tokenizer.encode("A Long Text")) == "A Long Text"
+
+    def test_another_end_of_text_token_is_found_by_name(self, folder):
+        settings = json.loads((folder / "tokenizer.json").read_text())
+        settings["added_tokens"][0]["content"] = "</s>"
+        settings["model"]["vocab"]["</s>"] = settings["model"]["vocab"].pop(END_OF_TEXT)
+        (folder / "tokenizer.json").write_text(json.dumps(settings))
+        for eos in ("</s>", {"content": "</s>", "special": True}):
+            (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos}))
+            tokenizer = Tokenizer.from_folder(folder)
+            assert (tokenizer.end_of_text, tokenizer.end_of_text_id) == ("</s>", TINY_VOCAB_SIZE - 1)
+        (folder / "tokenizer_config.json").unlink()
+        (folder / "config.json").write_text(json.dumps({"eos_token_id": TINY_VOCAB_SIZE - 1}))
+        assert Tokenizer.from_folder(folder).end_of_text == "</s>"
+
+    def test_tokens_added_by_a_fine_tune_are_found(self, folder):
+        (folder / "tokenizer.json").unlink()
+        (folder / "added_tokens.json").write_text('{"<|b|>": 301, "<|a|>": 300}')
+        tokenizer = Tokenizer.from_folder(folder)
+        assert tokenizer.encode("<|a|><|b|>", allow_special=True) == [300, 301]
+        assert tokenizer.decode([301]) == "<|b|>"
+        assert 300 not in tokenizer.encode("<|a|>")
+        (folder / "added_tokens.json").write_text('{"<|b|>": 305}')
+        with pytest.raises(CheckpointError, match=r"gives '<\|b\|>' id 305; 300 is next"):
+            Tokenizer.from_folder(folder)
+
+    def test_a_vocabulary_without_end_of_text_is_refused(self, folder):
+        (folder / "tokenizer.json").unlink()
+        vocabulary = json.loads((folder / "vocab.json").read_text())
+        del vocabulary[END_OF_TEXT]
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        with pytest.raises(CheckpointError, match="has no end-of-text token"):
+            Tokenizer.from_folder(folder)
+
+    def test_a_byte_without_a_token_is_refused_where_it_is_met(self, folder):
+        (folder / "tokenizer.json").unlink()
+        vocabulary = json.loads((folder / "vocab.json").read_text())
+        vocabulary["<gone>"] = vocabulary.pop("~")
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        tokenizer = Tokenizer.from_folder(folder)
+        assert tokenizer.encode("plain") == tiny_tokenizer().encode("plain")
+        with pytest.raises(DataError, match=r"no token for byte 0x7e, which 'a ~ b' contains"):
+            tokenizer.encode("a ~ b")

@@ -1,0 +1,166 @@
+import json
+
+import pytest
+import torch
+
+import conjure
+from conjure.errors import UsageError
+from conjure.lm.training import finetune as module
+from conjure.lm.training.events import Evaluated, Finished, StepDone
+from conjure.lm.training.finetune import Finetuning, Sampled, Saved, finetune
+from conjure.lm.training.request import FinetuneRequest
+from conjure.lm.training.state import state_folder
+from support.tuning import OPTIONS, tuning_inputs
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_REPORT_SAMPLES", 3)  # the reports have tests of their own
+    return tuning_inputs(tmp_path)
+
+
+def tune(inputs, output, **changes):
+    """Fine-tune with small settings; returns the result and every event."""
+    data, model = inputs
+    events = []
+    options = {**OPTIONS, "split": "lines", **changes}
+    result = finetune(data, model=model, output=output, on_event=events.append, **options)
+    return result, events
+
+
+def loss_curve(events):
+    return [
+        (type(event).__name__, event.step, event.loss)
+        for event in events
+        if isinstance(event, StepDone | Evaluated)
+    ]
+
+
+def test_it_lowers_the_held_out_loss_and_leaves_a_checkpoint(inputs, tmp_path):
+    result, events = tune(inputs, tmp_path / "tuned")
+    assert result.loss_after < result.loss_before
+    assert result.reason == "completed"
+    assert events[-1] == Finished(result.steps, "completed") or isinstance(events[-1], Saved)
+    tuned = conjure.load(result.checkpoint)
+    assert tuned.generate("My", max_new_tokens=3, seed=1)[0].token_ids
+    assert not state_folder(result.checkpoint).exists()
+    training = json.loads((result.checkpoint / "training.json").read_text())
+    assert training["settings"]["epochs"] == 4
+    assert (result.checkpoint / "README.md").read_text().startswith("---\n")
+
+
+def test_the_best_weights_are_kept_not_the_last(inputs, tmp_path):
+    result, events = tune(inputs, tmp_path / "tuned", learning_rate=0.3, epochs=8, eval_every=1)
+    best = min((event for event in events if isinstance(event, Evaluated)), key=lambda event: event.loss)
+    assert result.best_step == best.step < result.steps
+    saved = [event.step for event in events if isinstance(event, Saved)]
+    assert saved[-1] == best.step
+
+
+def test_a_base_that_cannot_be_bettered_is_kept_as_it_is(inputs, tmp_path):
+    good, _ = tune(inputs, tmp_path / "good")
+    inputs = (inputs[0], good.checkpoint)
+    result, _ = tune(inputs, tmp_path / "tuned", learning_rate=1.0, max_steps=4, eval_every=1)
+    assert result.best_step == 0
+    base, tuned = conjure.load(good.checkpoint).model, conjure.load(result.checkpoint).model
+    assert all(torch.equal(one, tuned.state_dict()[name]) for name, one in base.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_stopped_and_resumed_equals_unbroken(inputs, tmp_path, precision):
+    options = {"precision": precision, "dropout": 0.1}
+    unbroken, events = tune(inputs, tmp_path / "unbroken", **options)
+    data, model = inputs
+    request = FinetuneRequest(
+        data=[data], model=model, output=tmp_path / "broken", split="lines", **{**OPTIONS, **options}
+    )
+    tuning, before = Finetuning(request), []
+    for event in tuning.run():
+        before.append(event)
+        if isinstance(event, StepDone) and event.step == 7:
+            tuning.stop()
+    assert before[-1] == Finished(7, "interrupted")
+    assert state_folder(request.output).exists()
+    resumed, after = tune(inputs, tmp_path / "broken", resume=True, **options)
+    assert loss_curve(before) + loss_curve(after) == loss_curve(events)
+    assert resumed.loss_before == unbroken.loss_before
+    assert resumed.loss_after == unbroken.loss_after
+    assert resumed.history.train == unbroken.history.train
+    assert not state_folder(request.output).exists()
+
+
+def test_resume_refuses_another_training_and_says_what_differs(inputs, tmp_path):
+    data, model = inputs
+    request = FinetuneRequest(data=[data], model=model, output=tmp_path / "out", split="lines", **OPTIONS)
+    tuning = Finetuning(request)
+    tuning.stop()
+    list(tuning.run())
+    with pytest.raises(UsageError, match=r"learning_rate was 0\.003 and is 0\.1; seed was 42 and is 7"):
+        tune(inputs, tmp_path / "out", resume=True, learning_rate=0.1, seed=7)
+
+
+def test_resume_without_a_state_says_so(inputs, tmp_path):
+    with pytest.raises(conjure.ConjureError, match="there is no unfinished training in") as caught:
+        tune(inputs, tmp_path / "out", resume=True)
+    assert "--resume" in caught.value.fix
+
+
+def test_freezing_leaves_the_embeddings_and_first_blocks_alone(inputs, tmp_path):
+    result, _ = tune(inputs, tmp_path / "tuned", freeze=1)
+    base, tuned = (conjure.load(folder).model.state_dict() for folder in (inputs[1], result.checkpoint))
+    changed = {name for name in base if not torch.equal(base[name], tuned[name])}
+    assert changed
+    assert all(name.startswith(("h.1.", "ln_f.")) for name in changed)
+    assert result.plan.trainable < result.plan.parameters
+
+
+def test_one_record_is_enough(inputs, tmp_path):
+    one = tmp_path / "one.txt"
+    one.write_text("A single joke about a single sock, looking for its other half.")
+    result, _ = tune((one, inputs[1]), tmp_path / "tuned", split=None)
+    assert result.plan.held_out_method == "tail"
+    assert "the last 10% of the tokens are held out" in result.plan.held_out_reason
+    assert result.checkpoint.is_dir()
+
+
+def test_without_held_out_text_the_last_weights_are_kept(inputs, tmp_path):
+    result, events = tune(inputs, tmp_path / "tuned", holdout=0)
+    assert (result.loss_before, result.loss_after) == (None, None)
+    assert result.best_step == result.steps
+    assert [event.step for event in events if isinstance(event, Saved)] == [result.steps]
+
+
+def test_samples_come_with_evaluations_and_from_equal_seeds(inputs, tmp_path):
+    _, events = tune(inputs, tmp_path / "tuned", sample_every=None, epochs=1)
+    sampled = [event for event in events if isinstance(event, Sampled)]
+    assert [event.step for event in sampled] == [
+        e.step for e in events if isinstance(e, Evaluated) and e.step
+    ]
+    assert all(len(event.samples) == 3 for event in sampled)
+
+
+def test_memory_that_does_not_suffice_halves_the_micro_batch_to_the_same_losses(
+    inputs, tmp_path, monkeypatch
+):
+    _, whole = tune(inputs, tmp_path / "whole", epochs=1, dropout=0)
+    plan = Finetuning(
+        FinetuneRequest(data=[inputs[0]], model=inputs[1], output=tmp_path / "x", split="lines", **OPTIONS)
+    ).plan
+    monkeypatch.setattr(module, "available_bytes", lambda device: int((plan.memory_bytes - 1) / 0.9))
+    result, parts = tune(inputs, tmp_path / "parts", epochs=1, dropout=0)
+    assert result.plan.micro_batch < result.plan.batch_size == 4
+    for one, other in zip(loss_curve(whole), loss_curve(parts), strict=True):
+        assert other[2] == pytest.approx(one[2], rel=1e-5)
+
+
+def test_all_faults_of_a_request_are_told_at_once():
+    with pytest.raises(UsageError) as caught:
+        FinetuneRequest(data=["x"], output="y", epochs=0, batch_size=0, learning_rate=-1, schedule="up")
+    message = str(caught.value)
+    for part in ("epochs is 0", "batch_size is 0", "learning_rate is -1", "schedule is 'up'"):
+        assert part in message
+
+
+def test_a_block_larger_than_the_context_is_refused(inputs, tmp_path):
+    with pytest.raises(UsageError, match="block_size is 64; the model's context is 32 tokens"):
+        tune(inputs, tmp_path / "tuned", block_size=64)

@@ -1,0 +1,54 @@
+"""The plan's estimates, held against what a training process really takes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.training.plan import memory_bytes
+
+SHAPES = {
+    "wide vocabulary": ({"n_embd": 128, "n_layer": 2, "n_head": 2, "vocab_size": 30_000}, 8, 128),
+    "deep": ({"n_embd": 256, "n_layer": 8, "n_head": 4, "vocab_size": 2_000}, 16, 256),
+}
+# Steps of training, and how much memory they added to what importing everything takes.
+SCRIPT = r"""
+import json, re, sys
+from pathlib import Path
+import torch
+from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.text.held_out import TokenStream
+from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.training.master_weights import adamw
+from conjure.lm.training.packing import Blocks
+from conjure.lm.training.trainer import Trainer, TrainSettings
+import numpy as np
+def memory(name):
+    return 1024 * int(re.search(name + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])
+shape, rows, block, dtype = json.loads(sys.argv[1])
+(torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)).sum()
+before = memory("VmRSS")
+model = GPT2(GPT2Config(**shape)).initialise(0)
+count = 4 * rows * block
+ids = np.random.default_rng(0).integers(0, shape["vocab_size"], count)
+stream = TokenStream(ids, np.array([0]), np.array([count]), end_of_text=False)
+settings = TrainSettings(batch_size=rows, micro_batch=rows, max_steps=3)
+trainer = Trainer(model, Blocks(stream, block), None, settings, adamw(1e-4, 0.0), getattr(torch, dtype))
+del model
+list(trainer.run())
+print(memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_memory_is_about_what_a_process_takes(name, dtype):
+    shape, rows, block = SHAPES[name]
+    config = GPT2Config(**shape)
+    estimate = memory_bytes(config, config.parameter_count, rows, block, getattr(torch, dtype))
+    arguments = [sys.executable, "-c", SCRIPT, json.dumps([shape, rows, block, dtype])]
+    taken = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+    assert 0.6 * taken < estimate < 1.5 * taken

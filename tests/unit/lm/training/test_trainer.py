@@ -1,0 +1,167 @@
+"""The training loop's promises: equal gradients however cut, equal losses however interrupted."""
+
+import pytest
+import torch
+
+from conjure.errors import TrainingError
+from conjure.lm.training.events import Evaluated, Finished, SavePoint, StepDone
+from support.models import tiny_model
+from support.training import losses, tiny_trainer
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+def test_accumulated_micro_batches_equal_one_large_batch(micro_batch):
+    whole = losses(tiny_trainer(batch_size=8, micro_batch=8))
+    parts = losses(tiny_trainer(batch_size=8, micro_batch=micro_batch))
+    assert len(whole) == len(parts) > 5
+    for one, other in zip(whole, parts, strict=True):
+        assert one[:2] == other[:2]
+        assert other[2] == pytest.approx(one[2], rel=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_equal_seeds_give_equal_losses_and_another_does_not(dtype):
+    one = losses(tiny_trainer(dropout=0.2, dtype=dtype, seed=3))
+    assert losses(tiny_trainer(dropout=0.2, dtype=dtype, seed=3)) == one
+    assert losses(tiny_trainer(dropout=0.2, dtype=dtype, seed=4)) != one
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stopped_after", [1, 6, 7, 11])  # within and at the ends of epochs of 7 steps
+def test_resumed_equals_unbroken_bit_for_bit(dtype, stopped_after):
+    settings = {"dropout": 0.1, "dtype": dtype, "eval_every": 3, "patience": 0}
+    unbroken = losses(tiny_trainer(**settings))
+    first = tiny_trainer(**settings)
+    before = []
+    for event in first.run():
+        if isinstance(event, StepDone | Evaluated):
+            before.append((type(event).__name__, event.step, event.loss))
+        if isinstance(event, StepDone) and event.step == stopped_after:
+            first.stop()
+    state = first.state()
+    tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
+    # Another model's weights, to show that everything comes from the state.
+    second = tiny_trainer(model_seed=9, **settings)
+    second.restore(type(state)(state.progress, tensors))
+    assert before + losses(second) == unbroken
+
+
+def test_training_learns():
+    events = list(tiny_trainer(epochs=6).run())
+    held_out = [event.loss for event in events if isinstance(event, Evaluated)]
+    assert held_out[-1] < 0.8 * held_out[0]
+
+
+def test_every_target_counts_once_an_epoch():
+    steps = [event for event in tiny_trainer(tokens=150, epochs=1).run() if isinstance(event, StepDone)]
+    assert sum(step.targets for step in steps) == 149
+
+
+def test_a_fraction_of_an_epoch_is_a_fraction_of_its_steps():
+    assert tiny_trainer(tokens=321, epochs=0.5).total_steps == 5
+    assert tiny_trainer(tokens=321, epochs=1.5).total_steps == 15
+    assert tiny_trainer(tokens=321, epochs=9, max_steps=2).total_steps == 2
+
+
+def test_patience_ends_a_run_that_no_longer_gains():
+    trainer = tiny_trainer(learning_rate=0.5, epochs=50, eval_every=1, patience=2)
+    events = list(trainer.run())
+    evaluated = [event for event in events if isinstance(event, Evaluated)]
+    assert events[-1] == Finished(trainer.progress.step, "early_stop")
+    assert trainer.progress.step < trainer.total_steps
+    assert [event.improved for event in evaluated[-2:]] == [False, False]
+    best = min(evaluated, key=lambda event: event.loss)
+    assert (trainer.progress.best_loss, trainer.progress.best_step) == (best.loss, best.step)
+
+
+def test_without_patience_or_held_out_text_it_runs_to_the_end():
+    for settings in ({"patience": 0, "learning_rate": 0.5, "eval_every": 1}, {"held_out": None}):
+        trainer = tiny_trainer(**settings)
+        assert list(trainer.run())[-1] == Finished(trainer.total_steps, "completed")
+
+
+def test_evaluations_and_save_points_come_when_due():
+    events = list(tiny_trainer(eval_every=4, save_every=5, patience=0).run())
+    assert [event.step for event in events if isinstance(event, Evaluated)] == [0, 4, 8, 12, 14]
+    assert [event.step for event in events if isinstance(event, SavePoint)] == [5, 10]
+
+
+def test_a_loss_that_explodes_stops_it_with_advice():
+    trainer = tiny_trainer(learning_rate=1e30, max_grad_norm=0.0)
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf)") as caught:
+        list(trainer.run())
+    assert "--learning-rate" in caught.value.fix
+
+
+def test_bfloat16_follows_float32():
+    settings = {"epochs": 6, "learning_rate": 3e-3, "patience": 0}
+    exact, rounded = losses(tiny_trainer(**settings)), losses(tiny_trainer(dtype=torch.bfloat16, **settings))
+    for one, other in zip(exact, rounded, strict=True):
+        assert other[2] == pytest.approx(one[2], rel=0.02)
+
+
+def test_masters_keep_what_bfloat16_rounds_away():
+    trainer = tiny_trainer(dtype=torch.bfloat16)
+    exact = tiny_trainer().model.wte.weight.detach().clone()
+    assert torch.equal(trainer.full_precision_model().wte.weight, exact)
+    assert torch.equal(trainer.model.wte.weight, exact.bfloat16())
+    list(trainer.run())
+    assert torch.equal(trainer.full_precision_model().wte.weight.bfloat16(), trainer.model.wte.weight)
+
+
+def test_masked_records_learn_from_their_own_record_only():
+    trainer = tiny_trainer(mask_records=True, epochs=1)
+    assert all(torch.isfinite(torch.tensor(loss)) for _, _, loss in losses(trainer))
+
+
+class Crowded:
+    """Has memory for so many blocks at a time, like a GPU that others use too."""
+
+    def __init__(self, trainer, room):
+        self._loss, self._room, self.sizes = trainer._loss, room, []
+
+    def __call__(self, batch, divisor):
+        self.sizes.append(len(batch.ids))
+        if len(batch.ids) > self._room:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nMore about it.")
+        return self._loss(batch, divisor)
+
+
+def test_memory_that_runs_out_on_the_way_halves_the_micro_batch_to_the_same_losses(monkeypatch):
+    trainer = tiny_trainer(batch_size=8, micro_batch=8)
+    crowded = Crowded(trainer, room=2)
+    monkeypatch.setattr(trainer, "_loss", crowded)
+    for one, other in zip(losses(trainer), losses(tiny_trainer(batch_size=8, micro_batch=8)), strict=True):
+        assert one[2] == pytest.approx(other[2], rel=2e-6)
+    assert crowded.sizes[:3] == [8, 4, 2]
+    assert trainer.settings.micro_batch == 2
+    assert set(crowded.sizes[2:]) <= {1, 2}
+
+
+def test_a_single_block_that_does_not_fit_ends_training_in_one_sentence(monkeypatch):
+    trainer = tiny_trainer(batch_size=2, micro_batch=2)
+    monkeypatch.setattr(trainer, "_loss", Crowded(trainer, room=0))
+    with pytest.raises(TrainingError) as caught:
+        losses(trainer)
+    assert str(caught.value) == "one block of tokens does not fit in memory: CUDA out of memory."
+    assert "--block-size" in caught.value.fix
+
+
+@pytest.mark.large  # the compiler takes most of a minute
+@pytest.mark.filterwarnings("ignore")  # those of the compiler itself
+def test_layers_can_be_compiled_to_the_same_gradients():
+    """In float64, where the paths that only a CPU has are not taken, as they are not on a GPU."""
+
+    def gradients(*, compiled):
+        model = tiny_model(0, 0.3).double().train()
+        if compiled:
+            for block in model.h:
+                block.compile()
+        model(torch.arange(24).view(2, 12)).square().mean().backward()
+        return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+    for (name, one), (other_name, other) in zip(
+        gradients(compiled=True).items(), gradients(compiled=False).items(), strict=True
+    ):
+        assert name == other_name
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)

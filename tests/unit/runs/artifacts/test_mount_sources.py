@@ -1,0 +1,105 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.errors import NotFoundError, UsageError
+from conjure.runs.artifacts import mount_sources
+from conjure.runs.artifacts.mount_sources import identity_of, keep_file, locate, resolve_mounts
+from conjure.runs.database.sqlite import Store
+from conjure.runs.schema.record import CodeFacts, MountFacts
+from conjure.runs.schema.spec import Mount, RunSpec
+from support.homes import add_outputs
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "home").create()
+
+
+def test_a_local_file_is_kept_by_its_content(home, tmp_path):
+    file = tmp_path / "jokes.csv"
+    file.write_text("one")
+    source = keep_file(home, file)
+    assert locate(home, source).read_text() == "one"
+    assert locate(home, source).stat().st_mode & 0o222 == 0
+    assert keep_file(home, file) == source
+    file.write_text("two")
+    other = keep_file(home, file)
+    assert other != source
+    assert locate(home, source).read_text() == "one"
+    assert [path.name for path in (home.root / "datasets/files").iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_cannot_be_kept_is_named(home, tmp_path, monkeypatch):
+    with pytest.raises(NotFoundError, match="there is no file"):
+        keep_file(home, tmp_path / "nothing")
+    with pytest.raises(UsageError, match="has to be uploaded before it can be mounted"):
+        keep_file(home, tmp_path)
+    (tmp_path / "large").write_bytes(b"x" * 2000)
+    monkeypatch.setattr(mount_sources, "_LARGEST_FILE_BYTES", 1999)
+    with pytest.raises(UsageError, match=r"has 2.0 kB; a file a run is given is kept, up to 2.0 kB"):
+        keep_file(home, tmp_path / "large")
+
+
+@pytest.mark.parametrize(
+    "source", ["datasets/files/none/x", "datasets/files/../../conjure.db", "datasets/files/"]
+)
+def test_a_kept_file_leads_nowhere_else(home, source):
+    with pytest.raises(NotFoundError):
+        locate(home, source)
+
+
+def test_mounts_are_resolved_and_links_followed(home, tmp_path):
+    add_outputs(home, 3, {"a/b.txt": "x"})
+    (tmp_path / "own.txt").write_text("own")
+    with Store.open(home) as store:
+        store.set_link("best", "runs/3/a")
+        mounts = [
+            Mount("best/b.txt", "b"),
+            Mount("runs/3", "c", read_only=True),
+            Mount(f"{tmp_path}/own.txt", "own"),
+        ]
+        resolved = resolve_mounts(home, store, mounts)
+        assert [mount.source for mount in resolved[:2]] == ["runs/3/a/b.txt", "runs/3"]
+        assert (resolved[0].resource, resolved[0].source_run, resolved[1].read_only) == (
+            "best/b.txt",
+            3,
+            True,
+        )
+        again = Mount(resolved[2].source, "own")
+        assert resolve_mounts(home, store, [again])[0].source == resolved[2].source
+        with pytest.raises(NotFoundError):
+            resolve_mounts(home, store, [Mount("runs/3/none", "x")])
+
+
+SPEC = RunSpec(command=("echo :x:",), folder=Path("/a"), params={"x": "1"})
+MOUNTS = (MountFacts("x", "x", read_only=False, source="runs/1"),)
+
+
+def identity(spec=SPEC, tree="tree", environment="env", mounts=MOUNTS):
+    return identity_of(spec, CodeFacts(tree), environment, mounts)
+
+
+def test_equal_runs_have_equal_identities():
+    elsewhere = replace(SPEC, folder=Path("/b"), description="another try", labels=("x",), timeout_s=5.0)
+    assert identity() == identity(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tree": "other"},
+        {"environment": "other"},
+        {"mounts": ()},
+        {"mounts": (replace(MOUNTS[0], source="runs/2"),)},
+        {"mounts": (replace(MOUNTS[0], target="y"),)},
+        {"spec": replace(SPEC, command=("echo", ":x:"))},
+        {"spec": replace(SPEC, params={"x": "2"})},
+        {"spec": replace(SPEC, variables={"A": "1"})},
+        {"spec": replace(SPEC, output=("*.txt",))},
+    ],
+)
+def test_whatever_could_change_the_result_changes_the_identity(other):
+    assert identity(**other) != identity()

@@ -1,0 +1,134 @@
+"""Uploads and their versions."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.errors import NotFoundError, StoreError, UsageError
+from conjure.runs.artifacts import uploads
+from conjure.runs.artifacts.resource_paths import resolve
+from conjure.runs.artifacts.uploads import list_uploads, read_upload, remove_upload, upload
+from support.repositories import read_files, write_files
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_files(tmp_path / "images", {"a.png": "a", "deep/b.png": "bb"})
+    return tmp_path / "images"
+
+
+def content(home: Home, resource: str) -> Path:
+    return resolve(home, resource, lambda _: None)
+
+
+class TestVersions:
+    def test_folder(self, home: Home, images: Path) -> None:
+        done = upload(home, images)
+        kept = done.upload
+        assert (kept.name, kept.version, kept.files, kept.size_bytes) == ("images", 1, 2, 3)
+        assert (kept.source, kept.resource, done.is_new) == (str(images), "uploads/images", True)
+        assert read_files(content(home, "uploads/images")) == {"a.png": "a", "deep/b.png": "bb"}
+        assert content(home, "uploads/images/a.png").stat().st_mode & 0o777 == 0o444
+        (images / "a.png").write_text("changed")
+        assert content(home, "uploads/images/a.png").read_text() == "a"
+
+    def test_same_content_makes_no_new_version(self, home: Home, images: Path) -> None:
+        first = upload(home, images)
+        again = upload(home, images)
+        assert (again.upload, again.is_new) == (first.upload, False)
+        assert [path.name for path in (home.uploads / "images").iterdir()] == ["1"]
+
+    def test_other_content_makes_the_next_version_and_keeps_the_first(self, home: Home, images: Path) -> None:
+        upload(home, images)
+        (images / "a.png").write_text("new")
+        assert upload(home, images).upload.version == 2
+        assert content(home, "uploads/images/a.png").read_text() == "new"
+        assert content(home, "uploads/images@1/a.png").read_text() == "a"
+        assert [(each.name, each.version) for each in list_uploads(home)] == [("images", 2)]
+
+    def test_version_taken_by_another_at_the_same_moment(self, home: Home, images: Path, monkeypatch) -> None:
+        upload(home, images)
+        (images / "a.png").write_text("new")
+        answers = iter([1, None, 1])  # compared with 1; nothing seen when numbering; then seen
+        monkeypatch.setattr(uploads, "latest_version", lambda *_: next(answers))
+        assert upload(home, images).upload.version == 2
+
+
+class TestFiles:
+    def test_under_its_own_name_it_is_the_upload(self, home: Home, images: Path) -> None:
+        assert upload(home, images / "a.png").upload.resource == "uploads/a.png"
+        assert content(home, "uploads/a.png").read_text() == "a"
+
+    def test_under_another_name_it_lies_in_it(self, home: Home, images: Path) -> None:
+        upload(home, images / "a.png", "pictures")
+        assert content(home, "uploads/pictures/a.png").read_text() == "a"
+        assert content(home, "uploads/pictures").is_dir()
+
+    def test_empty_and_executable_ones(self, home: Home, tmp_path: Path) -> None:
+        write_files(tmp_path / "tools", {"empty": "", "run.sh": "#!"})
+        (tmp_path / "tools/run.sh").chmod(0o755)
+        assert upload(home, tmp_path / "tools").upload.files == 2
+        assert content(home, "uploads/tools/run.sh").stat().st_mode & 0o777 == 0o555
+
+
+def test_links(home: Home, images: Path, tmp_path: Path) -> None:
+    write_files(tmp_path, {"outside/big.bin": "big"})
+    (images / "near").symlink_to("deep/b.png")
+    (images / "far").symlink_to(tmp_path / "outside/big.bin")
+    (images / "folder").symlink_to(tmp_path / "outside")
+    (images / "gone").symlink_to("nothing")
+    done = upload(home, images)
+    kept = read_files(content(home, "uploads/images"))
+    assert (kept["near"], kept["far"]) == ("-> deep/b.png", "big")
+    assert done.skipped == ("folder is a link that leads outside", "gone is a link to nothing")
+
+
+def test_removal(home: Home, images: Path) -> None:
+    upload(home, images)
+    (images / "a.png").write_text("new")
+    upload(home, images)
+    remove_upload(home, "images", 1)
+    assert content(home, "uploads/images/a.png").read_text() == "new"
+    with pytest.raises(NotFoundError):
+        remove_upload(home, "images", 1)
+    remove_upload(home, "images", None)
+    assert list_uploads(home) == []
+    assert not (home.uploads / "images").exists()
+    with pytest.raises(NotFoundError):
+        read_upload(home, "images", 2)
+
+
+class TestRefusals:
+    def test_missing(self, home: Home, tmp_path: Path) -> None:
+        for name in ("nope", "x" * 300):
+            with pytest.raises(NotFoundError, match="there is no file or folder"):
+                upload(home, tmp_path / name)
+
+    def test_special_file(self, home: Home, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UsageError, match="is neither file nor folder"):
+            upload(home, tmp_path / "pipe")
+
+    def test_conjures_own_home(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="holds conjure's own home"):
+            upload(Home(tmp_path / "deep/home"), tmp_path, "all")
+
+    def test_name(self, home: Home, images: Path) -> None:
+        with pytest.raises(UsageError, match="'a/b' cannot name an upload"):
+            upload(home, images, "a/b")
+
+    def test_full_disk_leaves_nothing(self, home: Home, images: Path, monkeypatch) -> None:
+        def full(*_: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "copy_file_range", full)
+        with pytest.raises(StoreError, match="could not be uploaded: No space left on device"):
+            upload(home, images)
+        assert list((home.uploads / "images").iterdir()) == []

@@ -1,0 +1,70 @@
+import os
+import signal
+import subprocess
+from dataclasses import replace
+
+from conjure.runs.host.process import (
+    boot_id,
+    family,
+    host_id,
+    look_at,
+    send_signal,
+    this_process,
+    with_variables,
+)
+from support.casting import wait_until
+
+
+def test_this_process_is_told_from_any_other():
+    owner = this_process()
+    seen = look_at(os.getpid())
+    assert seen is not None
+    assert (owner.pid, owner.started) == (os.getpid(), seen.started)
+    assert (owner.host_id, owner.boot_id) == (host_id(), boot_id())
+    assert len(owner.host_id) == 16
+
+
+def test_a_process_that_is_gone_is_nobody():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert look_at(process.pid) is None
+
+
+def test_a_name_with_brackets_confuses_nobody(tmp_path):
+    program = tmp_path / "a) R 1 (b"
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([program, "60"]) as process:
+        wait_until(lambda: look_at(process.pid).name == program.name, "the program")
+        assert look_at(process.pid).parent == os.getpid()
+        process.kill()
+
+
+def test_a_family_is_found_and_others_spared():
+    with subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & wait"]) as shell:
+        wait_until(lambda: [p.name for p in family(shell.pid)] == ["sleep", "sleep"], "the children")
+        assert shell.pid in {process.pid for process in family(os.getpid())}
+        assert not {p.pid for p in family(os.getpid(), exclude=lambda p: p.pid == shell.pid)} & {
+            shell.pid,
+            *(process.pid for process in family(shell.pid)),
+        }
+        for process in (*family(shell.pid), look_at(shell.pid)):
+            send_signal(process, signal.SIGKILL)
+
+
+def test_a_reused_number_is_never_hit():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        seen = look_at(process.pid)
+        assert seen is not None
+        send_signal(replace(seen, started="0"), signal.SIGKILL)  # as if this were a later process
+        assert process.poll() is None
+        send_signal(seen, signal.SIGTERM)
+        assert process.wait() == -signal.SIGTERM
+    send_signal(seen, signal.SIGTERM)  # gone: nothing happens
+
+
+def test_processes_are_found_by_their_variables():
+    with subprocess.Popen(["sleep", "60"], env={"A_MARK": "x y", "B": "1"}) as process:
+        wait_until(lambda: look_at(process.pid).name == "sleep", "the program")
+        assert [found.pid for found in with_variables([b"A_MARK=x y", b"B=1"])] == [process.pid]
+        assert with_variables([b"A_MARK=x y", b"B=2"]) == []
+        process.kill()

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.runs.environments.environment_build import Environment
+from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
+
+PLACE = WorkingDirectory(Path("/work"), Path("/work/sub"))
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path).create()
+
+
+def variables(home, given=(), *, prefix=None, packages=("conjure",), gpus=None, gpu_ids=()):
+    environment = Environment(
+        "digest", Path("/e/bin/python"), Path("/e/bin"), dict.fromkeys(packages, "1"), prefix
+    )
+    spec = RunSpec(command=("true",), folder=Path("/"), resources=ComputeRequest(gpus=gpus))
+    record = RunRecord(7, spec, gpu_ids=gpu_ids)
+    return command_variables(home, record, PLACE, environment, dict(given))
+
+
+def test_the_codes_root_comes_first_on_the_path_of_modules(home, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert variables(home)["PYTHONPATH"] == "/work"
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    assert variables(home)["PYTHONPATH"] == "/work:/mine"
+    assert variables(home, {"PYTHONPATH": "/given"})["PYTHONPATH"] == "/work:/given"
+
+
+def test_the_code_of_a_run_that_casts_another_is_not_found_by_that(home, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{home.run_folder(3)}/work:/mine")
+    assert variables(home)["PYTHONPATH"] == "/work:/mine"
+
+
+def test_an_environment_without_conjure_finds_it_last(home, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    folder = variables(home, packages=())["PYTHONPATH"].split(":")[2]
+    assert (Path(folder) / "conjure" / "reporting.py").is_file()
+    assert variables(home, packages=())["PYTHONPATH"] == f"/work:/mine:{folder}"
+
+
+def test_what_a_run_is_told(home, monkeypatch):
+    monkeypatch.setenv("CONJURE_RUN", "3")
+    monkeypatch.setenv("OLDPWD", "/old")
+    told = variables(home, {"GIVEN": "x", "CONJURE_RUN": "9"})
+    assert (told["CONJURE_RUN"], told["CONJURE_HOME"], told["GIVEN"]) == ("7", str(home.root), "x")
+    assert told["CONJURE_METRICS_FILE"] == str(home.run_folder(7) / "metrics.jsonl")
+    assert (told["PWD"], told["PYTHONUNBUFFERED"]) == ("/work/sub", "1")
+    assert "OLDPWD" not in told
+
+
+def test_a_built_environment_comes_first_on_the_path_of_programs(home, monkeypatch):
+    monkeypatch.setenv("PATH", "/bin")
+    monkeypatch.setenv("VIRTUAL_ENV", "/callers")
+    assert (variables(home)["PATH"], variables(home)["VIRTUAL_ENV"]) == ("/bin", "/callers")
+    built = variables(home, prefix=Path("/e"))
+    assert (built["PATH"], built["VIRTUAL_ENV"]) == ("/e/bin:/bin", "/e")
+
+
+def test_a_run_sees_the_gpus_it_was_given(home, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "CUDA_VISIBLE_DEVICES" not in variables(home)
+    assert variables(home, gpus=2, gpu_ids=(1, 3))["CUDA_VISIBLE_DEVICES"] == "1,3"

@@ -1,0 +1,161 @@
+import json
+
+import pytest
+
+from conjure.runs.executors.base import Exit
+from conjure.runs.lifecycle.command_monitor import CommandMonitor
+from conjure.runs.schema.process_facts import Usage
+from conjure.runs.schema.status import EndReason
+from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
+from conjure.runs.telemetry.logs import STDOUT, LogTail, LogWriter
+from conjure.runs.telemetry.metrics import MetricTail
+
+
+class Machine:
+    """A clock, a command that follows a script, and a desk to ask: one second per look."""
+
+    def __init__(self, script=(), *, ignores_sigterm=False):
+        self.now = 1000.0
+        self.script = dict(script)
+        self.ignores_sigterm = ignores_sigterm
+        self.signals = []
+        self.wanted = {}
+        self.indexed = []
+        self.noted = []
+        self.exit = None
+
+    def timer(self):
+        return self.now
+
+    # the execution
+    def read(self, _timeout_s):
+        self.now += 1.0
+        step = self.script.get(self.now - 1000.0)
+        if isinstance(step, Exit):
+            self.exit = step
+        return [(STDOUT, step)] if isinstance(step, bytes) else []
+
+    def terminate(self):
+        self.signals.append(("term", self.now - 1000.0))
+        if not self.ignores_sigterm:
+            self.exit = Exit(signal=15)
+
+    def kill(self):
+        self.signals.append(("kill", self.now - 1000.0))
+        self.exit = Exit(signal=9)
+
+    def usage(self):
+        return Usage(cpu_s=self.now - 1000.0)
+
+    # the desk
+    def requested_end(self):
+        return self.wanted.get(self.now - 1000.0)
+
+    def note_usage(self, usage):
+        self.noted.append(usage)
+
+    def index(self, summaries):
+        self.indexed.append({summary.name: summary.points for summary in summaries})
+
+
+def watch(machine, tmp_path, *, conditions=(), **given):
+    log = LogWriter(tmp_path / "log.jsonl", timer=machine.timer)
+    return CommandMonitor(
+        machine,
+        log,
+        MetricTail(tmp_path / "metrics.jsonl"),
+        machine,
+        StopWatch(map(parse_stop_condition, conditions)),
+        timer=machine.timer,
+        **given,
+    ).until_end()
+
+
+def report(tmp_path, *points):
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for name, step, value in points:
+            file.write(json.dumps({"name": name, "step": step, "value": value, "time": 0}) + "\n")
+
+
+def test_a_command_that_ends_by_itself(tmp_path):
+    machine = Machine({1: b"hello\n", 3: Exit(code=7)})
+    result = watch(machine, tmp_path)
+    assert (result.exit, result.reason, result.command_s) == (Exit(code=7), None, 3.0)
+    assert [entry.text for entry in LogTail(tmp_path / "log.jsonl").read()] == ["hello\n"]
+    assert result.usage == Usage(cpu_s=3.0)
+
+
+def test_a_line_without_end_is_in_the_log_when_the_command_has_ended(tmp_path):
+    watch(Machine({1: b"no end", 2: Exit(code=0)}), tmp_path)
+    assert [entry.text for entry in LogTail(tmp_path / "log.jsonl").read()] == ["no end"]
+
+
+def test_a_timeout_stops_it(tmp_path):
+    machine = Machine()
+    result = watch(machine, tmp_path, timeout_s=90.0)
+    assert (result.reason, result.exit) == (EndReason.TIMEOUT, Exit(signal=15))
+    assert machine.signals == [("term", 90.0)]
+    assert result.message == "it ran for 1m 30s, its timeout"
+
+
+def test_one_that_ignores_sigterm_is_killed_after_its_grace(tmp_path):
+    machine = Machine(ignores_sigterm=True)
+    result = watch(machine, tmp_path, timeout_s=10.0)
+    assert machine.signals == [("term", 10.0), ("kill", 40.0)]
+    assert (result.reason, result.exit) == (EndReason.TIMEOUT, Exit(signal=9))
+
+
+def test_a_wish_to_stop_is_heard(tmp_path):
+    machine = Machine()
+    machine.wanted = {5.0: EndReason.STOP_REQUESTED}
+    result = watch(machine, tmp_path)
+    assert machine.signals == [("term", 5.0)]
+    assert result.reason is EndReason.STOP_REQUESTED
+
+
+def test_a_kill_outranks_a_stop_that_is_under_way(tmp_path):
+    machine = Machine(ignores_sigterm=True)
+    machine.wanted = {5.0: EndReason.STOP_REQUESTED, 8.0: EndReason.KILL_REQUESTED}
+    result = watch(machine, tmp_path)
+    assert machine.signals == [("term", 5.0), ("kill", 8.0)]
+    assert result.reason is EndReason.KILL_REQUESTED
+
+
+def test_the_first_reason_counts(tmp_path):
+    machine = Machine(ignores_sigterm=True)
+    machine.wanted = {12.0: EndReason.STOP_REQUESTED}
+    result = watch(machine, tmp_path, timeout_s=10.0)
+    assert result.reason is EndReason.TIMEOUT
+
+
+def test_a_command_that_ends_by_itself_is_not_stopped_afterwards(tmp_path):
+    machine = Machine({5: Exit(code=0)})
+    machine.wanted = {5.0: EndReason.STOP_REQUESTED}
+    result = watch(machine, tmp_path, timeout_s=5.0)
+    assert result.reason is None
+    assert machine.signals == []
+
+
+def test_a_stop_condition_stops_it_and_says_which(tmp_path):
+    report(tmp_path, ("loss", 0, 1.0), ("loss", 1, 9.5))
+    machine = Machine()
+    result = watch(machine, tmp_path, conditions=["loss > 9"])
+    assert result.reason is EndReason.STOP_CONDITION
+    assert result.message == "loss > 9: loss was 9.5 at step 1"
+
+
+def test_the_last_points_are_indexed_even_of_a_short_command(tmp_path):
+    report(tmp_path, ("loss", 0, 1.0), ("loss", 1, 2.0))
+    machine = Machine({1: Exit(code=0)})
+    watch(machine, tmp_path)
+    assert machine.indexed[-1] == {"loss": 2}
+
+
+def test_a_clock_that_jumps_is_not_looked_at(tmp_path):
+    # The log's clock is the day's; limits go by the timer alone.
+    machine = Machine({3: Exit(code=0)})
+    log = LogWriter(tmp_path / "log.jsonl", clock=iter([1e9, -1e9, 5.0]).__next__, timer=machine.timer)
+    result = CommandMonitor(
+        machine, log, MetricTail(tmp_path / "metrics.jsonl"), machine, timeout_s=60.0, timer=machine.timer
+    ).until_end()
+    assert (result.reason, result.command_s) == (None, pytest.approx(3.0))

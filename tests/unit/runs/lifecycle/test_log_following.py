@@ -1,0 +1,68 @@
+from conjure.runs.lifecycle.log_following import Entered, _Merge
+from conjure.runs.schema.status import PHASES, Facts, RunStatus
+from conjure.runs.telemetry.logs import NOTE, STDOUT, LogEntry
+
+
+class Tail:
+    """A log that gives what it is fed."""
+
+    def __init__(self):
+        self.entries = []
+
+    def read(self):
+        entries, self.entries = self.entries, []
+        return iter(entries)
+
+
+def facts(up_to, start=0.0):
+    phases = PHASES[: PHASES.index(up_to) + 1]
+    return Facts({phase: start + place for place, phase in enumerate(phases)})
+
+
+def names(events):
+    return [str(event.phase) if isinstance(event, Entered) else event.entry.text for event in events]
+
+
+def test_output_comes_between_running_and_saving():
+    tail = Tail()
+    merge = _Merge(tail)
+    tail.entries = [LogEntry(4.5, STDOUT, "hello")]
+    assert names(merge.news(facts(RunStatus.SAVING))) == [
+        "requested", "queued", "building", "mounting", "running", "hello", "saving",
+    ]  # fmt: skip
+
+
+def test_output_waits_for_the_phase_it_belongs_to():
+    tail = Tail()
+    merge = _Merge(tail)
+    tail.entries = [LogEntry(4.5, STDOUT, "hello")]
+    assert "hello" not in names(merge.news(facts(RunStatus.BUILDING)))
+    assert names(merge.news(facts(RunStatus.RUNNING))) == ["mounting", "running", "hello"]
+
+
+def test_notes_stand_where_their_time_is():
+    tail = Tail()
+    merge = _Merge(tail)
+    tail.entries = [LogEntry(2.5, NOTE, "resolving"), LogEntry(4.5, STDOUT, "hello")]
+    assert names(merge.news(facts(RunStatus.RUNNING))) == [
+        "requested", "queued", "building", "resolving", "mounting", "running", "hello",
+    ]  # fmt: skip
+
+
+def test_nothing_is_given_twice():
+    tail = Tail()
+    merge = _Merge(tail)
+    list(merge.news(facts(RunStatus.RUNNING)))
+    assert names(merge.news(facts(RunStatus.RUNNING))) == []
+    tail.entries = [LogEntry(9.0, STDOUT, "late")]
+    assert names(merge.news(facts(RunStatus.SAVING))) == ["late", "saving"]
+
+
+def test_a_clock_set_back_keeps_the_order_of_phases_and_all_output():
+    tail = Tail()
+    merge = _Merge(tail)
+    tail.entries = [LogEntry(-500.0, STDOUT, "before time"), LogEntry(-499.0, NOTE, "note")]
+    seen = names(merge.news(facts(RunStatus.SAVING)))
+    assert [name for name in seen if name in PHASES] == list(map(str, PHASES))
+    assert seen.index("before time") > seen.index("running")
+    assert seen[-1] == "saving"

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+
+from conjure.errors import UsageError
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.host.gpus import gpu_count, gpus_named
+from conjure.runs.lifecycle.scheduler import allocate, refuse_impossible
+from conjure.runs.schema.process_facts import Owner
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
+from conjure.runs.schema.status import Facts, RunStatus
+
+MACHINE = Capacity(cpus=4, gpu_ids=(0, 1), memory_bytes=100)
+
+
+def run(number, needs, *, started=False, gpu_ids=(), host="here"):
+    entered = {RunStatus.REQUESTED: 0.0, RunStatus.QUEUED: 0.0}
+    if started:
+        entered |= {RunStatus.BUILDING: 0.0}
+    spec = RunSpec(command=("true",), folder=Path("/"), resources=needs)
+    return RunRecord(number, spec, Facts(entered), owner=Owner(host, "boot", 1, "1"), gpu_ids=gpu_ids)
+
+
+def room(number, *active):
+    return allocate(number, active, MACHINE)
+
+
+def test_a_run_alone_starts():
+    assert room(1, run(1, ComputeRequest(cpus=4))) == ()
+
+
+def test_it_waits_for_what_is_taken():
+    taken = run(1, ComputeRequest(cpus=3), started=True)
+    assert room(2, taken, run(2, ComputeRequest(cpus=2))) is None
+    assert room(2, taken, run(2, ComputeRequest(cpus=1))) == ()
+    assert room(2, taken, run(2, ComputeRequest(cpus=0.5))) == ()
+
+
+def test_memory_is_counted_too():
+    taken = run(1, ComputeRequest(memory_bytes=60), started=True)
+    assert room(2, taken, run(2, ComputeRequest(memory_bytes=41))) is None
+    assert room(2, taken, run(2, ComputeRequest(memory_bytes=40))) == ()
+
+
+def test_it_gets_gpus_that_nobody_has():
+    assert room(1, run(1, ComputeRequest(gpus=2))) == (0, 1)
+    taken = run(1, ComputeRequest(gpus=1), started=True, gpu_ids=(0,))
+    assert room(2, taken, run(2, ComputeRequest(gpus=1))) == (1,)
+    assert room(2, taken, run(2, ComputeRequest(gpus=2))) is None
+
+
+def test_it_never_goes_before_an_earlier_run_that_it_would_delay():
+    started = run(1, ComputeRequest(cpus=1), started=True)
+    big = run(2, ComputeRequest(cpus=4))
+    assert room(3, started, big, run(3, ComputeRequest(cpus=1))) is None
+    assert room(2, started, big, run(3, ComputeRequest(cpus=1))) is None
+    # But it may pass one that waits for something else.
+    waits_for_gpus = run(2, ComputeRequest(gpus=2))
+    has_gpu = run(1, ComputeRequest(gpus=1), started=True, gpu_ids=(0,))
+    assert room(3, has_gpu, waits_for_gpus, run(3, ComputeRequest(cpus=1))) == ()
+    assert room(3, has_gpu, waits_for_gpus, run(3, ComputeRequest(gpus=1))) is None
+
+
+def test_later_runs_and_runs_that_ask_for_nothing_do_not_count():
+    later = run(3, ComputeRequest(cpus=4))
+    modest = run(1, ComputeRequest(), started=True)
+    assert room(2, modest, run(2, ComputeRequest(cpus=4)), later) == ()
+
+
+def test_another_machines_runs_do_not_count():
+    assert (
+        room(2, run(1, ComputeRequest(cpus=4), started=True, host="there"), run(2, ComputeRequest(cpus=4)))
+        == ()
+    )
+
+
+def test_what_can_never_be_is_refused_at_once():
+    refuse_impossible(ComputeRequest(4, 2, 100), MACHINE)
+    refuse_impossible(ComputeRequest(), MACHINE)
+    with pytest.raises(UsageError) as caught:
+        refuse_impossible(ComputeRequest(5, 3, 10**9), MACHINE)
+    assert str(caught.value) == (
+        "--cpus 5: this machine has 4; --gpus 3: this machine has 2; --memory 1.0 GB: this machine has 100 B"
+    )
+
+
+def test_this_machine_has_something():
+    found = Capacity.of_this_machine()
+    assert found.cpus >= 1
+    assert found.memory_bytes > 1 << 20
+
+
+def test_gpus_are_counted_by_their_devices(tmp_path):
+    for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert gpu_count(tmp_path) == 3
+
+
+def test_a_list_of_gpus():
+    assert gpus_named("0, 2,GPU-abc,") == (0, 2)
+    assert gpus_named("") == ()

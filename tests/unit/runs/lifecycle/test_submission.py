@@ -1,0 +1,88 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.errors import UsageError
+from conjure.runs.lifecycle.submission import refuse_own_folder, spec_of_record
+from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, RunRecord
+from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
+
+PACKAGES = {"tqdm": "4.66", "Some_Thing": "2.0", "numpy": "2.1"}
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path)
+
+
+def record(**spec):
+    return RunRecord(
+        7,
+        RunSpec(**{"command": ("true",), "folder": Path("/code"), "idempotent": True, **spec}).stored(),
+        code=CodeFacts("tree"),
+        environment=EnvironmentFacts("digest", "python", PACKAGES),
+        mounts=(MountFacts("best/x", "in", read_only=True, source="runs/2/x"),),
+    )
+
+
+def test_a_rerun_asks_for_the_recorded_code_and_mounts(home):
+    spec = spec_of_record(home, record(code=CodeChoice(commit="abc"), mounts=(Mount("best/x", "in"),)))
+    assert spec.code == CodeChoice(run=7)
+    assert spec.mounts == (Mount("runs/2/x", "in", read_only=True),)
+    assert not spec.idempotent
+
+
+def test_a_run_without_code_stays_without(home):
+    assert spec_of_record(home, record(code=CodeChoice(none=True))).code == CodeChoice(none=True)
+
+
+def test_what_was_never_recorded_cannot_be_done_again(home):
+    with pytest.raises(UsageError, match="its code was never recorded"):
+        spec_of_record(home, replace(record(), code=None))
+
+
+def test_an_environment_that_is_still_there_is_asked_for_as_it_was(home):
+    (home.environments / "digest").mkdir(parents=True)
+    choice = EnvironmentChoice(pip=("tqdm",))
+    assert spec_of_record(home, record(environment=choice)).environment == choice
+
+
+def test_one_that_was_removed_is_built_with_the_versions_it_had(home):
+    choice = EnvironmentChoice(pip=("tqdm", "some-thing[extra]", "numpy>=2", "unknown", "x @ file:///x"))
+    assert spec_of_record(home, record(environment=choice)).environment.pip == (
+        "tqdm==4.66",
+        "some-thing[extra]==2.0",
+        "numpy>=2",
+        "unknown",
+        "x @ file:///x",
+    )
+
+
+def test_secrets_are_taken_from_the_callers_variables(home, monkeypatch):
+    monkeypatch.setenv("API_KEY", "found")
+    spec = spec_of_record(home, record(variables={"API_KEY": "given", "DEPTH": "3"}))
+    assert spec.variables == {"API_KEY": "found", "DEPTH": "3"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"variables": {"API_KEY": "given"}}, {"params": {"password": "given"}}, {"command": ("x --token abc",)}],
+)
+def test_secrets_that_are_nowhere_are_named(home, given):
+    with pytest.raises(UsageError, match="was given secrets, which are not stored: "):
+        spec_of_record(home, record(**given))
+
+
+@pytest.mark.parametrize(
+    ("place", "refused"), [("", True), ("runs", True), ("runs/3", True), ("runs/3/work/x", False)]
+)
+def test_conjures_own_home_is_no_folder_to_run_in(home, place, refused):
+    spec = RunSpec(command=("true",), folder=home.root / place)
+    if refused:
+        with pytest.raises(UsageError, match="is where conjure keeps its own things"):
+            refuse_own_folder(home, spec)
+    else:
+        refuse_own_folder(home, spec)
+    refuse_own_folder(home, replace(spec, code=CodeChoice(run=1)))

@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+from conjure.core.text import printable
+from conjure.runs.schema.process_facts import Owner, Usage
+from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
+
+FULL = RunRecord(
+    number=7,
+    spec=RunSpec(command=("echo", "a b"), folder=Path("/code"), labels=("x",), params={"lr": "1"}),
+    facts=Facts(
+        {RunStatus.REQUESTED: 1795500000.123456, RunStatus.QUEUED: 1795500001.5},
+        1795500002.0,
+        Ending(EndReason.STOP_REQUESTED, signal=15, message="why"),
+    ),
+    code=CodeFacts("tree", "sub", "repo", "commit", "main", dirty=True, size_bytes=9, warnings=("w",)),
+    environment=EnvironmentFacts("digest", "/usr/bin/python", {"tqdm": "4.0"}),
+    mounts=(MountFacts("best", "in", read_only=True, source="runs/2/x"),),
+    outputs=OutputFacts(3, 99),
+    owner=Owner("host", "boot", 5, "77"),
+    command_s=1.5,
+    total_s=2.5,
+    gpu_ids=(0, 2),
+    end_request="stop",
+    parent=3,
+    rerun_of=4,
+    usage=Usage(1.0, 2, 3, 4, 5),
+    archived_at=1795500009.0,
+    identity="same",
+)
+
+
+def test_it_survives_the_way_through_json():
+    assert RunRecord.from_dict(json.loads(json.dumps(FULL.to_dict()))) == FULL
+
+
+def test_a_run_that_was_only_asked_for_survives_too():
+    bare = RunRecord(1, RunSpec(command=("true",), folder=Path("/code")))
+    assert RunRecord.from_dict(json.loads(json.dumps(bare.to_dict()))) == bare
+
+
+def test_json_leads_with_what_programs_look_for():
+    shown = FULL.to_dict()
+    assert list(shown)[:7] == ["number", "status", "end_reason", "exit_code", "signal", "message", "command"]
+    assert shown["status"] == "stopped"
+    assert shown["end_reason"] == "stop_requested"
+    assert shown["command"] == "echo 'a b'"
+    assert shown["requested_at"] == "2026-11-24T06:00:00.123456Z"
+
+
+def test_unknown_keys_are_passed_over():
+    stored = FULL.to_dict()
+    stored["later"] = 1
+    stored["code"]["later"] = 1
+    assert RunRecord.from_dict(stored) == FULL
+
+
+def test_a_mounts_run_is_known_by_its_source():
+    def source_run(source):
+        return MountFacts("x", "x", read_only=False, source=source).source_run
+
+    assert source_run("runs/12/a/b") == 12
+    assert source_run("runs/12") == 12
+    assert source_run("uploads/12/a") is None
+    assert source_run("datasets/files/ab/x") is None
+
+
+def test_names_that_are_not_utf8_can_be_shown():
+    assert printable("caf\udce9 é") == "caf\\xe9 é"

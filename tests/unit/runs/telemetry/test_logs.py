@@ -1,0 +1,192 @@
+import json
+
+import pytest
+
+from conjure.runs.telemetry.logs import (
+    NOTE,
+    STDERR,
+    STDOUT,
+    LineAssembler,
+    LogEntry,
+    LogTail,
+    LogWriter,
+    last_state,
+    lines,
+)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "log.jsonl"
+
+
+@pytest.fixture
+def log(path, clock):
+    return LogWriter(path, clock=clock, timer=clock)
+
+
+def entries(path):
+    return list(LogTail(path).read())
+
+
+def texts(path):
+    return [(entry.stream, entry.text) for entry in entries(path)]
+
+
+def test_lines_are_written_as_they_come(log, path):
+    log.write(STDOUT, b"one\ntwo\n")
+    log.write(STDERR, b"oh\n")
+    assert texts(path) == [(STDOUT, "one\ntwo\n"), (STDERR, "oh\n")]
+    assert entries(path)[0].time == 100.0
+
+
+def test_a_line_is_written_when_its_end_comes(log, path):
+    log.write(STDOUT, b"be")
+    assert texts(path) == []
+    log.write(STDOUT, b"gin\nand")
+    assert texts(path) == [(STDOUT, "begin\n")]
+    log.close()
+    assert texts(path) == [(STDOUT, "begin\n"), (STDOUT, "and")]
+
+
+def test_a_line_whose_end_is_long_in_coming_is_shown_without_it(log, path, clock):
+    log.write(STDOUT, b"Password: ")
+    log.flush_waiting()
+    assert texts(path) == []
+    clock.now += 0.2
+    log.flush_waiting()
+    assert texts(path) == [(STDOUT, "Password: ")]
+
+
+def test_a_character_is_never_cut_in_two(log, path, clock):
+    log.write(STDOUT, "é".encode()[:1])
+    clock.now += 1
+    log.flush_waiting()
+    assert texts(path) == []
+    log.write(STDOUT, "é".encode()[1:])
+    clock.now += 1
+    log.flush_waiting()
+    assert texts(path) == [(STDOUT, "é")]
+
+
+def test_a_progress_bar_keeps_its_newest_state_only(log, path, clock):
+    for percent in range(100):
+        log.write(STDERR, f"\r{percent}%".encode())
+        clock.now += 0.01
+        log.flush_waiting()
+    log.write(STDERR, b"\n")
+    assert len(entries(path)) < 5
+    assert [line.text for line in lines(entries(path))] == ["99%"]
+
+
+def test_line_ends_of_windows_are_no_progress_bar(log, path):
+    log.write(STDOUT, b"a\r\nb\r\nc\r\nd\r\n")
+    assert texts(path) == [(STDOUT, "a\r\nb\r\nc\r\nd\r\n")]
+
+
+def test_bytes_that_are_not_utf8_are_kept_exactly(log, path):
+    content = b"caf\xe9 \\x41 'q' \"q\" \xff\x00\n"
+    log.write(STDOUT, content)
+    (entry,) = entries(path)
+    assert entry.text == "caf\ufffd \\x41 'q' \"q\" \ufffd\x00\n"
+    assert entry.content == content
+    assert json.loads(path.read_text())["escaped"].startswith("caf\\xe9")
+
+
+def test_a_line_without_end_stays_in_bounded_memory(log, path):
+    for _ in range(100):
+        log.write(STDOUT, b"x" * 65536)
+    pending = sum(len(line) for line in path.read_bytes().splitlines())
+    assert pending >= 99 * 65536
+    assert max(len(entry.text) for entry in entries(path)) <= 65536
+    log.close()
+    assert sum(len(entry.text) for entry in entries(path)) == 100 * 65536
+
+
+def test_the_supervisors_notes_are_a_stream_of_their_own(log, path):
+    log.note("resolving tqdm")
+    assert texts(path) == [(NOTE, "resolving tqdm\n")]
+
+
+def test_a_full_disk_costs_whole_entries_and_says_so(path, clock, monkeypatch):
+    import os
+
+    from conjure.runs.telemetry import logs
+
+    class Disk:
+        full = False
+
+        def write(self, file, data):
+            if not self.full:
+                return os.write(file, data)
+            os.write(file, data[: len(data) // 2])
+            return len(data) // 2
+
+    disk = Disk()
+    log = LogWriter(path, clock=clock, timer=clock, write=disk.write)
+    log.write(STDOUT, b"one\n")
+    disk.full = True
+    log.write(STDOUT, b"two\n")
+    disk.full = False
+    log.write(STDOUT, b"three\n")
+    assert texts(path) == [
+        (STDOUT, "one\n"),
+        (NOTE, "4 bytes of output were lost here: they could not be written (is the disk full?)\n"),
+        (STDOUT, "three\n"),
+    ]
+    assert path.name == logs.LOG_FILE
+
+
+def test_a_torn_last_entry_waits_and_a_foreign_line_is_passed_over(path):
+    whole = b'{"time": 1, "stream": "stdout", "text": "a\\n"}\n'
+    path.write_bytes(whole + b"nonsense\n[]\n" + whole + whole[:20])
+    tail = LogTail(path)
+    assert [entry.text for entry in tail.read()] == ["a\n", "a\n"]
+    with path.open("ab") as file:
+        file.write(whole[20:])
+    assert [entry.text for entry in tail.read()] == ["a\n"]
+
+
+def test_pieces_are_put_together_by_stream():
+    pieces = [
+        LogEntry(1, STDOUT, "a"),
+        LogEntry(2, STDERR, "x\n"),
+        LogEntry(3, STDOUT, "b\nc\nd"),
+        LogEntry(4, STDOUT, ""),
+        LogEntry(5, STDOUT, "e"),
+    ]
+    assert [(line.time, line.stream, line.text) for line in lines(pieces)] == [
+        (2, STDERR, "x"),
+        (1, STDOUT, "ab"),
+        (3, STDOUT, "c"),
+        (3, STDOUT, "de"),
+    ]
+
+
+def test_a_line_without_end_is_given_in_pieces():
+    assembler = LineAssembler()
+    found = [line for _ in range(10) for line in assembler.feed(LogEntry(1, STDOUT, "x" * 50_000))]
+    assert len(found) >= 4
+    found += assembler.rest()
+    assert sum(len(line.text) for line in found) == 500_000
+
+
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [("abc", "abc"), ("a\rb", "b"), ("a\rb\r", "b"), ("abc\r", "abc"), ("\r", ""), ("", "")],
+)
+def test_the_last_state_of_a_line(line, state):
+    assert last_state(line) == state
