@@ -91,8 +91,8 @@ typedef struct {
 typedef struct {
     const float *logits; /* (rows, vocab) */
     int64_t rows, vocab;
-    float *normalisers; /* (rows) */
-    int64_t *likeliest; /* (rows) */
+    float *logsumexp; /* (rows) */
+    int64_t *argmax; /* (rows) */
     int32_t threads, instructions;
 } Summary;
 
@@ -105,17 +105,17 @@ typedef struct {
 
 typedef struct {
     atomic_int arrived, round;
-} Meeting;
+} Barrier;
 
 /* Returns when all `threads` have called it as often. */
-static void meet(Meeting *meeting, int threads) {
-    int round = atomic_load(&meeting->round);
-    if (atomic_fetch_add(&meeting->arrived, 1) + 1 == threads) {
-        atomic_store(&meeting->arrived, 0);
-        atomic_store(&meeting->round, round + 1);
+static void barrier_wait(Barrier *barrier, int threads) {
+    int round = atomic_load(&barrier->round);
+    if (atomic_fetch_add(&barrier->arrived, 1) + 1 == threads) {
+        atomic_store(&barrier->arrived, 0);
+        atomic_store(&barrier->round, round + 1);
         return;
     }
-    for (int spin = 0; atomic_load_explicit(&meeting->round, memory_order_acquire) == round; spin++) {
+    for (int spin = 0; atomic_load_explicit(&barrier->round, memory_order_acquire) == round; spin++) {
         if (spin >= SPINS) {
             sched_yield();
             continue;
@@ -127,7 +127,7 @@ static void meet(Meeting *meeting, int threads) {
 #endif
     }
 }
-#define MEET meet(job->meeting, threads);
+#define BARRIER barrier_wait(job->barrier, threads);
 
 /* ---- numbers ---- */
 
@@ -298,7 +298,7 @@ INLINE void multiply_rows(Multiply *multiply, int most, const Block *block, int6
 
 /* Products of the first `rows` activations with some panels of a matrix, each row with its shift, if any. */
 INLINE void multiply_panels(Multiply *multiply, int most, const Matrix *m, const Activations *x, int64_t rows,
-                            const float *shifts, Share panels, Finish how, float *y, int64_t stride) {
+                            const float *shifts, Range panels, Finish how, float *y, int64_t stride) {
     int64_t groups = (m->in + GROUP - 1) / GROUP;
     for (int64_t segment = 0; segment < rows; segment += SEGMENT) {
         int64_t end = at_most(rows, segment + SEGMENT);
@@ -316,7 +316,7 @@ INLINE void multiply_panels(Multiply *multiply, int most, const Matrix *m, const
     }
 }
 
-typedef void Product(const Matrix *m, const Activations *x, int64_t rows, const float *shifts, Share panels,
+typedef void Product(const Matrix *m, const Activations *x, int64_t rows, const float *shifts, Range panels,
                      Finish how, float *y, int64_t stride);
 
 /* ---- one forward pass ---- */
@@ -325,38 +325,38 @@ typedef struct {
     const Model *model;
     const Cache *cache;
     const Call *call;
-    Meeting *meeting;
+    Barrier *barrier;
     int64_t *first_column; /* per row: of its new tokens, without padding */
-    int64_t *first_place;  /* per row: where those lie in the arrays below; one more entry: how many in all */
-    float *residual;       /* (places, channels) */
-    float *wide;           /* (places, wide_stride): queries, keys and values, and later the inner layer */
-    float *mixed;          /* (places, channels) */
+    int64_t *first_position;  /* per row: where those lie in the arrays below; one more entry: how many in all */
+    float *residual;       /* (positions, channels) */
+    float *wide;           /* (positions, wide_stride): queries, keys and values, and later the inner layer */
+    float *mixed;          /* (positions, channels) */
     Activations activations;
     float *head_shift; /* (rows) */
     float *scratch;    /* (threads, scratch_stride): a row of channels, or scores */
-    int64_t places, wide_stride, channel_stride, scratch_stride, head_size;
+    int64_t positions, wide_stride, channel_stride, scratch_stride, head_size;
 } Job;
 
-INLINE void embed(const Job *job, int64_t row, Share places) {
+INLINE void embed(const Job *job, int64_t row, Range positions) {
     const Model *model = job->model;
     const Call *call = job->call;
-    for (int64_t place = at_least(places.from, job->first_place[row]);
-         place < at_most(places.to, job->first_place[row + 1]); place++) {
-        int64_t column = job->first_column[row] + place - job->first_place[row];
+    for (int64_t position = at_least(positions.from, job->first_position[row]);
+         position < at_most(positions.to, job->first_position[row + 1]); position++) {
+        int64_t column = job->first_column[row] + position - job->first_position[row];
         int64_t id = call->ids[row * call->tokens + column - call->start];
         const bfloat16 *token = model->wte + id * model->channels;
-        const float *position = model->wpe + (column - call->pad[row]) * model->channels;
-        float *x = job->residual + place * job->channel_stride;
-        SIMD for (int64_t c = 0; c < model->channels; c++) x[c] = widen(token[c]) + position[c];
+        const float *embedding = model->wpe + (column - call->pad[row]) * model->channels;
+        float *x = job->residual + position * job->channel_stride;
+        SIMD for (int64_t c = 0; c < model->channels; c++) x[c] = widen(token[c]) + embedding[c];
     }
 }
 
 /* Puts one head's new keys and values of one row into the cache. */
 INLINE void remember(const Job *job, int64_t row, int64_t head, bfloat16 *keys, bfloat16 *values) {
     int64_t D = job->head_size, padded = round_up(D, CHUNK), C = job->model->channels;
-    for (int64_t place = job->first_place[row]; place < job->first_place[row + 1]; place++) {
-        int64_t column = job->first_column[row] + place - job->first_place[row];
-        const float *key = job->wide + place * job->wide_stride + C + head * D, *value = key + C;
+    for (int64_t position = job->first_position[row]; position < job->first_position[row + 1]; position++) {
+        int64_t column = job->first_column[row] + position - job->first_position[row];
+        const float *key = job->wide + position * job->wide_stride + C + head * D, *value = key + C;
         bfloat16 *key_lane = keys + column / CHUNK * CHUNK * D + place_of(column % CHUNK);
         bfloat16 *value_row = values + column * padded;
         for (int64_t start = 0; start < padded; start += CHUNK) {
@@ -391,7 +391,7 @@ INLINE void score_keys(const float *query, int64_t stride, int queries, const bf
 }
 
 /* Turns scores of columns from … to - 1 into e^(score - largest), the rest up to `end` into 0; returns the sum. */
-INLINE float weigh(float *scores, int64_t from, int64_t to, int64_t end) {
+INLINE float softmax(float *scores, int64_t from, int64_t to, int64_t end) {
     float largest = scores[from], sum = 0;
     _Pragma("omp simd reduction(max : largest)")
     for (int64_t s = from; s < to; s++) largest = scores[s] > largest ? scores[s] : largest;
@@ -424,15 +424,15 @@ INLINE void mix_values(const float *weights, int64_t capacity, int queries, cons
 }
 
 /* Attention of `queries` successive new tokens of one row, over what one head remembers. */
-INLINE void attend_together(const Job *job, int64_t row, int64_t head, int64_t place, int queries,
+INLINE void attend_together(const Job *job, int64_t row, int64_t head, int64_t position, int queries,
                             const bfloat16 *keys, const bfloat16 *values, float *scores) {
     int64_t D = job->head_size, padded = round_up(D, CHUNK), capacity = job->cache->capacity;
-    int64_t from = job->call->pad[row], column = job->first_column[row] + place - job->first_place[row];
+    int64_t from = job->call->pad[row], column = job->first_column[row] + position - job->first_position[row];
     int64_t to = column + queries;
     float sums[QUERIES], out[QUERIES][2 * CHUNK];
-    score_keys(job->wide + place * job->wide_stride + head * D, job->wide_stride, queries, keys, D, from, to, scores,
+    score_keys(job->wide + position * job->wide_stride + head * D, job->wide_stride, queries, keys, D, from, to, scores,
                capacity);
-    for (int q = 0; q < queries; q++) sums[q] = weigh(scores + q * capacity, from, column + q + 1, to);
+    for (int q = 0; q < queries; q++) sums[q] = softmax(scores + q * capacity, from, column + q + 1, to);
     for (int64_t start = 0, width; start < padded; start += width) {
         width = padded - start >= 2 * CHUNK ? 2 * CHUNK : CHUNK;
         if (width == CHUNK)
@@ -441,44 +441,44 @@ INLINE void attend_together(const Job *job, int64_t row, int64_t head, int64_t p
             mix_values(scores, capacity, queries, values + start, padded, 2, from, to, out);
         int64_t count = at_most(width, D - start);
         for (int q = 0; q < queries; q++) {
-            float *mixed = job->mixed + (place + q) * job->channel_stride + head * D + start;
+            float *mixed = job->mixed + (position + q) * job->channel_stride + head * D + start;
             SIMD for (int64_t d = 0; d < count; d++) mixed[d] = out[q][d] / sums[q];
         }
     }
 }
 
-INLINE void attend(const Job *job, int64_t layer, Share items, float *scores) {
+INLINE void attend(const Job *job, int64_t layer, Range items, float *scores) {
     int64_t heads = job->model->heads, D = job->head_size, capacity = job->cache->capacity;
     for (int64_t item = items.from; item < items.to; item++) {
         int64_t row = item / heads, head = item % heads, slot = job->call->slots[row] * heads + head;
         bfloat16 *keys = job->cache->keys[layer] + slot * capacity * D;
         bfloat16 *values = job->cache->values[layer] + slot * capacity * round_up(D, CHUNK);
         remember(job, row, head, keys, values);
-        int64_t place = job->first_place[row], end = job->first_place[row + 1];
-        for (; place + QUERIES <= end; place += QUERIES)
-            attend_together(job, row, head, place, QUERIES, keys, values, scores);
-        for (; place < end; place++) attend_together(job, row, head, place, 1, keys, values, scores);
+        int64_t position = job->first_position[row], end = job->first_position[row + 1];
+        for (; position + QUERIES <= end; position += QUERIES)
+            attend_together(job, row, head, position, QUERIES, keys, values, scores);
+        for (; position < end; position++) attend_together(job, row, head, position, 1, keys, values, scores);
     }
 }
 
-INLINE void norm_places(const Job *job, const Norm *norm, Share places, float *row, const Activations *to) {
-    for (int64_t place = places.from; place < places.to; place++) {
-        layer_norm(job->residual + place * job->channel_stride, job->model->channels, norm, job->model->epsilon, row);
-        quantise(row, job->model->channels, to, place);
+INLINE void norm_positions(const Job *job, const Norm *norm, Range positions, float *row, const Activations *to) {
+    for (int64_t position = positions.from; position < positions.to; position++) {
+        layer_norm(job->residual + position * job->channel_stride, job->model->channels, norm, job->model->epsilon, row);
+        quantise(row, job->model->channels, to, position);
     }
 }
 
-INLINE void quantise_places(const float *x, int64_t stride, int64_t size, Share places, const Activations *to) {
-    for (int64_t place = places.from; place < places.to; place++)
-        quantise(x + place * stride, size, to, place);
+INLINE void quantise_positions(const float *x, int64_t stride, int64_t size, Range positions, const Activations *to) {
+    for (int64_t position = positions.from; position < positions.to; position++)
+        quantise(x + position * stride, size, to, position);
 }
 
 /* Activation row r becomes the last token of row r, which is never padding. */
-INLINE void norm_last(const Job *job, Share rows, float *normed) {
+INLINE void norm_last(const Job *job, Range rows, float *normed) {
     const Model *model = job->model;
     for (int64_t row = rows.from; row < rows.to; row++) {
-        int64_t place = job->first_place[row + 1] - 1;
-        layer_norm(job->residual + place * job->channel_stride, model->channels, &model->ln_f, model->epsilon, normed);
+        int64_t position = job->first_position[row + 1] - 1;
+        layer_norm(job->residual + position * job->channel_stride, model->channels, &model->ln_f, model->epsilon, normed);
         quantise(normed, model->channels, &job->activations, row);
         float shift = 0;
         _Pragma("omp simd reduction(+ : shift)")
@@ -487,73 +487,73 @@ INLINE void norm_last(const Job *job, Share rows, float *normed) {
     }
 }
 
-/* What one thread does; the threads meet wherever one needs what another made. Where only one place is computed,
- * every thread makes its activations for itself, which takes less time than meeting once more. */
+/* What one thread does; the threads meet wherever one needs what another made. Where only one position is computed,
+ * every thread makes its activations for itself, which takes less time than barrier once more. */
 INLINE void forward(const Job *job, int thread, int threads, Product *product) {
     const Model *model = job->model;
-    const int64_t C = model->channels, rows = job->call->rows, places = job->places;
-    const bool alone = places == 1;
-    const Share mine = share_of(places, thread, threads), prepared = alone ? (Share){0, 1} : mine;
-    const Share heads = share_of(rows * model->heads, thread, threads);
+    const int64_t C = model->channels, rows = job->call->rows, positions = job->positions;
+    const bool alone = positions == 1;
+    const Range mine = range_of(positions, thread, threads), prepared = alone ? (Range){0, 1} : mine;
+    const Range heads = range_of(rows * model->heads, thread, threads);
     const Activations activations = {
         job->activations.values + (alone ? thread * job->activations.stride : 0),
         job->activations.scales + (alone ? thread : 0),
         job->activations.stride,
     };
     float *scratch = job->scratch + thread * job->scratch_stride;
-#define MEET_IF_SHARED if (!alone) MEET
-#define PANELS(matrix) share_of(((matrix).out + PANEL - 1) / PANEL, thread, threads)
+#define BARRIER_IF_SHARED if (!alone) BARRIER
+#define PANELS(matrix) range_of(((matrix).out + PANEL - 1) / PANEL, thread, threads)
 #define MULTIPLY(matrix, how, y, stride) \
-    product(&(matrix), &activations, places, NULL, PANELS(matrix), how, y, stride)
+    product(&(matrix), &activations, positions, NULL, PANELS(matrix), how, y, stride)
     for (int64_t row = 0; row < rows; row++) embed(job, row, mine);
-    if (alone) MEET
+    if (alone) BARRIER
     for (int64_t number = 0; number < model->layers; number++) {
         const Layer *layer = &model->layer[number];
-        norm_places(job, &layer->ln_1, prepared, scratch, &activations);
-        MEET_IF_SHARED
+        norm_positions(job, &layer->ln_1, prepared, scratch, &activations);
+        BARRIER_IF_SHARED
         MULTIPLY(layer->qkv, SET, job->wide, job->wide_stride);
-        MEET
+        BARRIER
         attend(job, number, heads, scratch);
-        MEET
-        quantise_places(job->mixed, job->channel_stride, C, prepared, &activations);
-        MEET_IF_SHARED
+        BARRIER
+        quantise_positions(job->mixed, job->channel_stride, C, prepared, &activations);
+        BARRIER_IF_SHARED
         MULTIPLY(layer->proj, ADD, job->residual, job->channel_stride);
-        MEET
-        norm_places(job, &layer->ln_2, prepared, scratch, &activations);
-        MEET_IF_SHARED
+        BARRIER
+        norm_positions(job, &layer->ln_2, prepared, scratch, &activations);
+        BARRIER_IF_SHARED
         MULTIPLY(layer->fc, GELU, job->wide, job->wide_stride);
-        MEET
-        quantise_places(job->wide, job->wide_stride, model->inner, prepared, &activations);
-        MEET_IF_SHARED
+        BARRIER
+        quantise_positions(job->wide, job->wide_stride, model->inner, prepared, &activations);
+        BARRIER_IF_SHARED
         MULTIPLY(layer->fc_proj, ADD, job->residual, job->channel_stride);
-        MEET
+        BARRIER
     }
     if (!job->call->logits) return;
-    norm_last(job, share_of(rows, thread, threads), scratch);
-    MEET
+    norm_last(job, range_of(rows, thread, threads), scratch);
+    BARRIER
     product(&model->head, &job->activations, rows, job->head_shift, PANELS(model->head), SET, job->call->logits,
             model->vocab);
 #undef MULTIPLY
 #undef PANELS
-#undef MEET_IF_SHARED
+#undef BARRIER_IF_SHARED
 }
 
 /* ---- what choosing a token needs of logits ---- */
 
 typedef struct {
     float largest, sum; /* of e^(logit - largest) */
-} Stretch;
+} PartialSum;
 
 typedef struct {
     const Summary *summary;
-    Stretch *stretches; /* (rows, stretches of a row) */
+    PartialSum *partial_sums; /* (rows, partial_sums of a row) */
     int64_t per_row;
 } Summing;
 
 INLINE void summarise(const Summing *summing, int thread, int threads) {
     const Summary *summary = summing->summary;
-    Share share = share_of(summary->rows * summing->per_row, thread, threads);
-    for (int64_t item = share.from; item < share.to; item++) {
+    Range range = range_of(summary->rows * summing->per_row, thread, threads);
+    for (int64_t item = range.from; item < range.to; item++) {
         int64_t start = item % summing->per_row * STRETCH, count = at_most(STRETCH, summary->vocab - start);
         const float *x = summary->logits + item / summing->per_row * summary->vocab + start;
         float largest = -INFINITY, sum = 0;
@@ -562,33 +562,33 @@ INLINE void summarise(const Summing *summing, int thread, int threads) {
         float base = largest > -INFINITY ? largest : 0; /* with -infinity even forbidden logits would be no number */
         _Pragma("omp simd reduction(+ : sum)")
         for (int64_t i = 0; i < count; i++) sum += exponential(x[i] - base);
-        summing->stretches[item] = (Stretch){largest, sum};
+        summing->partial_sums[item] = (PartialSum){largest, sum};
     }
 }
 
-/* Puts a row's stretches together, in their order whichever threads they come from. Anything that is no number
+/* Puts a row's partial_sums together, in their order whichever threads they come from. Anything that is no number
  * leaves a normaliser that is none. */
 static void conclude(const Summing *summing, int64_t row) {
     const Summary *summary = summing->summary;
-    const Stretch *stretches = summing->stretches + row * summing->per_row;
+    const PartialSum *partial_sums = summing->partial_sums + row * summing->per_row;
     int64_t best = 0;
     for (int64_t i = 1; i < summing->per_row; i++)
-        if (stretches[i].largest > stretches[best].largest) best = i;
-    float largest = stretches[best].largest;
+        if (partial_sums[i].largest > partial_sums[best].largest) best = i;
+    float largest = partial_sums[best].largest;
     double sum = 0;
-    for (int64_t i = 0; i < summing->per_row; i++) sum += stretches[i].sum * exp(stretches[i].largest - largest);
-    summary->normalisers[row] = (float)(largest + log(sum));
+    for (int64_t i = 0; i < summing->per_row; i++) sum += partial_sums[i].sum * exp(partial_sums[i].largest - largest);
+    summary->logsumexp[row] = (float)(largest + log(sum));
     const float *x = summary->logits + row * summary->vocab;
     int64_t token = best * STRETCH;
     while (token < summary->vocab - 1 && x[token] != largest) token++;
-    summary->likeliest[row] = token;
+    summary->argmax[row] = token;
 }
 
 /* ---- one copy of all that per instruction set ---- */
 
 #define COMPILE_FOR(name, rows, target)                                                                         \
     target __attribute__((noinline)) static void product_##name(                                                \
-        const Matrix *m, const Activations *x, int64_t count, const float *shifts, Share panels, Finish how,    \
+        const Matrix *m, const Activations *x, int64_t count, const float *shifts, Range panels, Finish how,    \
         float *y, int64_t stride) {                                                                             \
         multiply_panels(multiply_##name, rows, m, x, count, shifts, panels, how, y, stride);                    \
     }                                                                                                           \
@@ -638,7 +638,7 @@ int32_t conjure_instructions(void) {
 }
 
 /* Hands out pieces of one block of memory; with no block it only counts. */
-static void *take(char **block, int64_t *used, int64_t bytes) {
+static void *arena_alloc(char **block, int64_t *used, int64_t bytes) {
     char *piece = *block ? *block + *used : NULL;
     *used += round_up(bytes, 64);
     return piece;
@@ -647,21 +647,21 @@ static void *take(char **block, int64_t *used, int64_t bytes) {
 static int64_t lay_out(Job *job, char *block) {
     const Model *model = job->model;
     const Call *call = job->call;
-    int64_t used = 0, C = model->channels, n = at_least(job->places, call->rows);
+    int64_t used = 0, C = model->channels, n = at_least(job->positions, call->rows);
     int64_t widest = at_least(C, model->inner);
     job->head_size = C / model->heads;
     job->channel_stride = round_up(C, PANEL);
     job->wide_stride = round_up(at_least(3 * C, model->inner), PANEL);
     job->scratch_stride = round_up(at_least(C, QUERIES * job->cache->capacity), LANES);
     job->activations.stride = round_up(widest, GROUP);
-    job->residual = take(&block, &used, n * job->channel_stride * 4);
-    job->wide = take(&block, &used, n * job->wide_stride * 4);
-    job->mixed = take(&block, &used, n * job->channel_stride * 4);
-    int64_t prepared = at_least(n, call->threads); /* each thread's own, where there is one place */
-    job->activations.values = take(&block, &used, prepared * job->activations.stride * 2);
-    job->activations.scales = take(&block, &used, prepared * 4);
-    job->head_shift = take(&block, &used, call->rows * 4);
-    job->scratch = take(&block, &used, call->threads * job->scratch_stride * 4);
+    job->residual = arena_alloc(&block, &used, n * job->channel_stride * 4);
+    job->wide = arena_alloc(&block, &used, n * job->wide_stride * 4);
+    job->mixed = arena_alloc(&block, &used, n * job->channel_stride * 4);
+    int64_t prepared = at_least(n, call->threads); /* each thread's own, where there is one position */
+    job->activations.values = arena_alloc(&block, &used, prepared * job->activations.stride * 2);
+    job->activations.scales = arena_alloc(&block, &used, prepared * 4);
+    job->head_shift = arena_alloc(&block, &used, call->rows * 4);
+    job->scratch = arena_alloc(&block, &used, call->threads * job->scratch_stride * 4);
     return used;
 }
 
@@ -669,37 +669,37 @@ static int64_t lay_out(Job *job, char *block) {
 int32_t conjure_forward(const Model *model, const Cache *cache, const Call *call) {
     for (int64_t i = 0; i < call->rows * call->tokens; i++)
         if (call->ids[i] < 0 || call->ids[i] >= model->vocab) return NO_TOKEN;
-    Meeting meeting = {0, 0};
-    Job job = {.model = model, .cache = cache, .call = call, .meeting = &meeting};
-    int64_t *places = malloc((size_t)(2 * call->rows + 1) * sizeof *places);
-    if (!places) return NO_MEMORY;
-    job.first_place = places;
-    job.first_column = places + call->rows + 1;
-    places[0] = 0;
+    Barrier barrier = {0, 0};
+    Job job = {.model = model, .cache = cache, .call = call, .barrier = &barrier};
+    int64_t *positions = malloc((size_t)(2 * call->rows + 1) * sizeof *positions);
+    if (!positions) return NO_MEMORY;
+    job.first_position = positions;
+    job.first_column = positions + call->rows + 1;
+    positions[0] = 0;
     for (int64_t row = 0; row < call->rows; row++) {
         int64_t end = call->start + call->tokens, column = at_least(call->start, at_most(call->pad[row], end));
         job.first_column[row] = column;
-        job.first_place[row + 1] = job.first_place[row] + end - column;
+        job.first_position[row + 1] = job.first_position[row] + end - column;
     }
-    job.places = job.first_place[call->rows];
+    job.positions = job.first_position[call->rows];
     char *block = aligned_alloc(64, (size_t)lay_out(&job, NULL));
     if (!block) {
-        free(places);
+        free(positions);
         return NO_MEMORY;
     }
     lay_out(&job, block);
     in_threads(compiled[call->instructions].forward, &job, call->threads);
     free(block);
-    free(places);
+    free(positions);
     return DONE;
 }
 
 int32_t conjure_summarise(const Summary *summary) {
     Summing summing = {.summary = summary, .per_row = (summary->vocab + STRETCH - 1) / STRETCH};
-    summing.stretches = malloc((size_t)(summary->rows * summing.per_row) * sizeof *summing.stretches);
-    if (!summing.stretches) return NO_MEMORY;
+    summing.partial_sums = malloc((size_t)(summary->rows * summing.per_row) * sizeof *summing.partial_sums);
+    if (!summing.partial_sums) return NO_MEMORY;
     in_threads(compiled[summary->instructions].summarise, &summing, summary->threads);
     for (int64_t row = 0; row < summary->rows; row++) conclude(&summing, row);
-    free(summing.stretches);
+    free(summing.partial_sums);
     return DONE;
 }

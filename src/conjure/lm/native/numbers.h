@@ -78,10 +78,10 @@ INLINE float gelu(float x) { return x / (1.0f + exponential(-1.59576912f * (x + 
 /* A thread's part of some items. */
 typedef struct {
     int64_t from, to;
-} Share;
+} Range;
 
-INLINE Share share_of(int64_t items, int thread, int threads) {
-    return (Share){items * thread / threads, items * (thread + 1) / threads};
+INLINE Range range_of(int64_t items, int thread, int threads) {
+    return (Range){items * thread / threads, items * (thread + 1) / threads};
 }
 
 #endif

@@ -20,11 +20,11 @@ enum {
 
 /* One pass: what it reads, what it writes, and by which instructions. */
 typedef struct {
-    const void *x, *slope;  /* what comes in; the derivative by what went out */
+    const void *x, *grad;  /* what comes in; the derivative by what went out */
     void *y;                /* what goes out; where a pass works in place, what comes in as well */
     int64_t rows, columns, stride; /* `stride` numbers from a row to the next; elementwise passes have one row */
     const int64_t *targets; /* (rows), negative where there is none */
-    const float *factors;   /* (rows), what a row's slope is multiplied by; NULL where no slope is wanted */
+    const float *factors;   /* (rows), what a row's grad is multiplied by; NULL where no grad is wanted */
     float *losses;          /* (rows) */
     uint64_t key;           /* of the random numbers */
     int64_t start;          /* a query's own place among the keys is start + its number in the strip */
@@ -55,13 +55,13 @@ INLINE void gelus(float *x, int32_t count) {
     SIMD for (int32_t i = 0; i < count; i++) x[i] = gelu(x[i]);
 }
 
-/* slope[i] *= gelu'(x[i]). gelu(x) = x s with s = 1 / (1 + e^-2z), so gelu'(x) = s + x s (1 - s) 2z'. */
-INLINE void gelu_slopes(const float *x, float *slope, int32_t count) {
+/* grad[i] *= gelu'(x[i]). gelu(x) = x s with s = 1 / (1 + e^-2z), so gelu'(x) = s + x s (1 - s) 2z'. */
+INLINE void gelu_grads(const float *x, float *grad, int32_t count) {
     SIMD for (int32_t i = 0; i < count; i++) {
         float square = x[i] * x[i];
         float s = 1.0f / (1.0f + exponential(-1.59576912f * x[i] * (1.0f + 0.044715f * square)));
         float bend = 1.59576912f * x[i] * (1.0f + 3.0f * 0.044715f * square);
-        slope[i] *= s + s * (1.0f - s) * bend;
+        grad[i] *= s + s * (1.0f - s) * bend;
     }
 }
 
@@ -74,11 +74,11 @@ INLINE void gelu_item(const Pass *pass, int64_t item, float *x, bool bfloat) {
 
 INLINE void gelu_backward_item(const Pass *pass, int64_t item, float *x, bool bfloat) {
     int32_t count = count_of(pass, item);
-    float *slope = x + ROUND;
+    float *grad = x + ROUND;
     load(pass->x, item * ROUND, count, bfloat, x);
-    load(pass->slope, item * ROUND, count, bfloat, slope);
-    gelu_slopes(x, slope, count);
-    store(slope, count, bfloat, pass->y, item * ROUND);
+    load(pass->grad, item * ROUND, count, bfloat, grad);
+    gelu_grads(x, grad, count);
+    store(grad, count, bfloat, pass->y, item * ROUND);
 }
 
 /* 32 random bits that (key, counter) alone decide: two rounds of a multiplicative hash, each of which turns any
@@ -140,7 +140,7 @@ INLINE void causal_softmax_row(const Pass *pass, int64_t row, float *x, bool bfl
     store(x, size, bfloat, pass->y, row * pass->stride);
 }
 
-/* The loss of a row of logits; they become its slope, (softmax - one-hot) * factor. Without a target both are 0. */
+/* The loss of a row of logits; they become its grad, (softmax - one-hot) * factor. Without a target both are 0. */
 INLINE void cross_entropy_row(const Pass *pass, int64_t row, float *x, bool bfloat) {
     int32_t size = (int32_t)pass->columns;
     int64_t target = pass->targets[row], start = row * pass->stride;
@@ -157,10 +157,10 @@ INLINE void cross_entropy_row(const Pass *pass, int64_t row, float *x, bool bflo
 
 /* ---- one copy of all that per instruction set and number format ---- */
 
-typedef void Work(const Pass *pass, Share items, float *scratch);
+typedef void Work(const Pass *pass, Range items, float *scratch);
 
 #define EACH_ITEM(name, instructions, target)                                                           \
-    target static void name##_##instructions(const Pass *pass, Share items, float *scratch) {           \
+    target static void name##_##instructions(const Pass *pass, Range items, float *scratch) {           \
         for (int64_t item = items.from; item < items.to; item++)                                        \
             pass->bfloat ? name(pass, item, scratch, true) : name(pass, item, scratch, false);          \
     }
@@ -185,7 +185,7 @@ static int32_t run(const Pass *pass, int64_t items, int64_t scratch_size, Work *
     {
         float *scratch = malloc((size_t)scratch_size * sizeof *scratch);
         if (scratch)
-            work[pass->instructions](pass, share_of(items, omp_get_thread_num(), omp_get_num_threads()), scratch);
+            work[pass->instructions](pass, range_of(items, omp_get_thread_num(), omp_get_num_threads()), scratch);
         failed = !scratch;
         free(scratch);
     }
