@@ -1,10 +1,12 @@
-"""Writes the parts of docs/ that follow from the code: the command line, and the moves of a run.
+"""Writes the parts of docs/ that follow from the code: the command line, a run's moves, the map of the code.
 
 Main entry: `main` (``make docs``); with ``--check`` nothing is written, and the exit status is 1 if something
 is out of date. Invariant: what is written depends on the code alone, not on the terminal or the machine.
 """
 
+import ast
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import click
 from conjure.cli.main import COMMANDS, cli
 from conjure.runs.schema.status import MOVES, PHASES, RunStatus
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 HEADER = "<!-- Made by `make docs` (scripts/docs.py) from the code: do not edit. -->"
 END = "<!-- end of what `make docs` makes -->"
 
@@ -32,8 +35,12 @@ def main(arguments: list[str]) -> int:
 
 def generated() -> dict[Path, str]:
     """Every file of docs/ that is made here, or has a part that is, with its content."""
-    states = DOCS / "run-states.md"
-    return {DOCS / "cli.md": command_line(), states: _with_part(states.read_text(), move_diagram())}
+    states, development = DOCS / "run-states.md", DOCS / "development.md"
+    return {
+        DOCS / "cli.md": command_line(),
+        states: _with_part(states.read_text(), move_diagram()),
+        development: _with_part(development.read_text(), code_map()),
+    }
 
 
 def command_line() -> str:
@@ -51,6 +58,43 @@ def move_diagram() -> str:
         cells = (mark.center(len(phase)) for phase, mark in zip(PHASES, marks, strict=True))
         lines.append(f"{final:<{margin}}  {'   '.join(cells)}".rstrip())
     return "\n".join([*lines, "```"])
+
+
+def code_map() -> str:
+    """Every folder of the code with what it is for and its modules, in the order of the import contracts."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = [each for each in settings["tool"]["importlinter"]["contracts"] if each["type"] == "layers"]
+    return "\n\n".join(map(_layers, contracts))
+
+
+def _layers(contract: dict) -> str:
+    """One contract of layers: the chain, then a row for each folder or module in it."""
+    (container,) = contract["containers"]
+    chain = "  →  ".join(contract["layers"])
+    rows = [f"`{container}`:", "", "```", chain, "```", "", "| | what it is for | modules |", "|---|---|---|"]
+    for layer in contract["layers"]:
+        rows += [_map_row(container, name.strip()) for name in layer.split("|")]
+    return "\n".join(rows)
+
+
+def _map_row(container: str, name: str) -> str:
+    place = ROOT / "src" / container.replace(".", "/") / name
+    if not place.is_dir():
+        return f"| `{name}` | {_first_line(place.with_suffix('.py'))} | |"
+    inside = sorted(each for each in place.iterdir() if _is_code(each))
+    names = [f"{each.stem}/" if each.is_dir() else each.stem for each in inside]
+    return f"| `{name}/` | {_first_line(place / '__init__.py')} | {' '.join(f'`{each}`' for each in names)} |"
+
+
+def _is_code(path: Path) -> bool:
+    if path.is_dir():
+        return (path / "__init__.py").exists()
+    return path.suffix in {".py", ".c", ".h"} and path.stem not in {"__init__", "__main__"}
+
+
+def _first_line(module: Path) -> str:
+    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0].rstrip(".")
 
 
 def walk_commands() -> Iterator[tuple[str, click.Command]]:

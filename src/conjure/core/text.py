@@ -3,6 +3,7 @@
 Main entries: `printable`, `to_iso`, `plural`, `did_you_mean`. Invariant: pure functions of their arguments.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 
@@ -21,3 +22,10 @@ def printable(text: str) -> str:
 def plural(count: int, thing: str) -> str:
     """``1 file``, ``3 files``: for things whose plural is made with an s."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def did_you_mean(name: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names that `name` is most like, best first; none where nothing is near."""
+    import difflib  # its import is felt in start-up, and only mistakes need it
+
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)

@@ -508,8 +508,9 @@ class TestStore:
     def test_many_at_once(self, home: Home, project: Path) -> None:
         script = (
             "import sys; from pathlib import Path\n"
-            "from conjure.core.home import Home; from conjure.runs import code\n"
-            "print(snapshot.snapshot(Home(Path(sys.argv[1])), Path(sys.argv[2]), number=int(sys.argv[3])).tree)"
+            "from conjure.core.home import Home\n"
+            "from conjure.runs.code.snapshot import snapshot\n"
+            "print(snapshot(Home(Path(sys.argv[1])), Path(sys.argv[2]), number=int(sys.argv[3])).tree)"
         )
         command = [sys.executable, "-c", script, str(home.root), str(project)]
         workers = [

@@ -247,7 +247,8 @@ class TestReuse:
     def test_two_at_once_build_one(self, home: Home, variables) -> None:
         script = (
             "import os, sys; from pathlib import Path\n"
-            "from conjure.core.home import Home; from conjure.runs.environments.environment_build import build\n"
+            "from conjure.core.home import Home\n"
+            "from conjure.runs.environments.environment_build import build\n"
             "from conjure.runs.schema.spec import EnvironmentChoice\n"
             "build(Home(Path(sys.argv[1])), EnvironmentChoice(base='none', pip=('brew',)), print)\n"
         )

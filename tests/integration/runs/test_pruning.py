@@ -112,7 +112,8 @@ class TestEnvironments:
     def test_one_in_use_by_another_process_stays(self, home: Home, store: Store, built) -> None:
         script = (
             "import sys; from pathlib import Path\n"
-            "from conjure.core.home import Home; from conjure.runs.environments.environment_build import build\n"
+            "from conjure.core.home import Home\n"
+            "from conjure.runs.environments.environment_build import build\n"
             "from conjure.runs.schema.spec import EnvironmentChoice\n"
             "build(Home(Path(sys.argv[1])), EnvironmentChoice(base='none'), folder=Path('/'))\n"
             "print('ready', flush=True); sys.stdin.read()\n"

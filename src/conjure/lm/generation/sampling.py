@@ -1,7 +1,7 @@
 """Choosing the next token from a model's logits, for many rows at once.
 
-Main entries: `SamplingSettings` and `sample_tokens`. The steps come in the order transformers has them: repetition
-penalty, no-repeat n-grams, temperature, top-k, top-p, min-p. Invariant: what a row chooses depends on its own
+Main entries: `SamplingSettings` and `sample_tokens`. The steps come in transformers' order: repetition
+penalty, no-repeat n-grams, temperature, top-k, top-p, min-p. Invariant: what a row gets depends on its own
 logits, its own history and its own `random_stream`, never on the rows beside it.
 
 Randomness is the Gumbel-max rule: the token with the largest ``score + noise`` wins, where the noise is a

@@ -36,7 +36,7 @@ _ROWS_FOR_TORCH = 8  # measured: where portable instructions fall behind torch's
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """What it takes to write: the arguments of `conjure.lm.generation.generate.stream`, and what to call them.
+    """An engine, its tokenizer and their names: the arguments of `conjure.lm.generation.generate.stream`.
 
     Attributes:
         engine: Runs the model.

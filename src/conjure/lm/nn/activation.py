@@ -1,4 +1,4 @@
-"""The activation functions of GPT-2 checkpoints, by the names that `conjure.lm.models.gpt2_config` gives them.
+"""The activation functions of GPT-2 checkpoints, by the names in their configuration.
 
 Main entry: `ACTIVATIONS`. GPT-2's own, the tanh-approximated GELU, is the one that torch is slow at: a
 compiled pass, where there is one, takes a third of the time.

@@ -62,7 +62,7 @@ class FinetuneRequest:
         seed: Of everything random.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         freeze: Leave the embeddings and this many first blocks as they are; 0 trains everything.
-        lora: Rank of the corrections to learn in place of the weights themselves (`conjure.lm.training.lora`), merged
+        lora: Rank of the corrections to learn instead of the weights (`conjure.lm.training.lora`), merged
             when saved; None trains the weights.
         max_steps: Most optimizer steps.
         eval_every: Optimizer steps between evaluations.

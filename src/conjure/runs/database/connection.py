@@ -1,7 +1,7 @@
 """SQLite as the store needs it: patient with other processes, and with errors people can act on.
 
-Main entries: `connect`, `is_damaged`, `retry_when_busy`, `translate_errors`. Invariant: no exception of SQLite's
-leaves `translate_errors`.
+Main entries: `connect`, `is_damaged`, `retry_when_busy`, `translate_errors`. Invariant: no exception of
+SQLite's leaves `translate_errors`.
 """
 
 import sqlite3

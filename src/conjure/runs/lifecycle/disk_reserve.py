@@ -1,7 +1,7 @@
 """A little room on the disk that a run sets aside for its own end.
 
-Main entry: `DiskReserve`. Invariant: a run that fills the disk can still be closed truthfully, because what its
-record and manifest need is let go before they are written.
+Main entry: `DiskReserve`. Invariant: a run that fills the disk can still be closed truthfully, because what
+its record and manifest need is released before they are written.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The steps of casting a run, taken in the process that wants it.
 
-Main entries: `allocate_run`, `snapshot_code`, `find_identical_run`, `spec_of_record`; `engine.submit` puts them in order.
-Invariant: a run that could not be cast after all is closed before its lock is let go.
+Main entries: `allocate_run`, `snapshot_code`, `find_identical_run`, `spec_of_record`; `engine.submit` calls
+them in order. Invariant: a run that could not be cast after all is closed before its lock is let go.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The process that carries a run: in its own session, so that it outlives the terminal it was cast from.
 
-Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER LOCK``), started by `launching`. Two processes
-stand behind a run: the supervisor, which carries it and holds its lock; and above it a guard, which only
-waits, and ends every process of the run should the supervisor be killed.
+Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER LOCK``), started by `spawning`. Two
+processes stand behind a run: the supervisor, which carries it and holds its lock; and above it a guard, which
+only waits, and ends every process of the run should the supervisor be killed.
 
 Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
 """
