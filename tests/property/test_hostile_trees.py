@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -167,7 +168,7 @@ _ACTS = (
 )
 _paths = st.sampled_from([f"{top}/{name}".rstrip("/") for top in ("work", "outputs") for name in _FOLDERS])
 _there = st.sampled_from([{}, {"a/b/x": "", "c/x": ""}])
-_swaps = st.lists(st.builds(Swap, st.integers(0, 60), _paths, st.integers(1, 40)), min_size=1, max_size=4)
+_swaps = st.lists(st.builds(Swap, st.integers(1, 40), _paths, st.integers(1, 40)), min_size=1, max_size=4)
 
 
 @settings(deadline=None, max_examples=60)
@@ -177,6 +178,17 @@ _swaps = st.lists(st.builds(Swap, st.integers(0, 60), _paths, st.integers(1, 40)
 def test_nothing_outside_is_touched(
     act: Callable[[Path], None], swaps: list[Swap], closed: str, there: dict[str, str]
 ) -> None:
+    _attempt(act, swaps, closed, there)
+
+
+@pytest.mark.parametrize("path", ["work/a", "outputs/a"])
+@pytest.mark.parametrize("act", [_remove, _copy_over, _collect])
+def test_one_swap_before_each_step_in_turn(act: Callable[[Path], None], path: str) -> None:
+    for step in range(1, 24):
+        _attempt(act, [Swap(step, path, 100)], "", {"a/b/x": "", "c/x": ""})
+
+
+def _attempt(act: Callable[[Path], None], swaps: list[Swap], closed: str, there: dict[str, str]) -> None:
     global _attack
     with TemporaryDirectory() as temporary:
         root = Path(temporary).resolve()
