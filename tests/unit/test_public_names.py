@@ -1,0 +1,44 @@
+"""The names that people's own code and scripts use: they stay, or warn for one version before they go."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import conjure
+
+
+@pytest.mark.parametrize(
+    "name", ["Client", "ConjureError", "LanguageModel", "finetune", "load", "log_metric"]
+)
+def test_a_public_name_of_0_1_is_still_there(name):
+    assert name in conjure.__all__
+    assert name in dir(conjure)
+    assert callable(getattr(conjure, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("log_metric", ["name", "value", "step"]),
+        ("load", ["name", "precision"]),
+        ("finetune", ["data", "model", "output", "on_event"]),
+        ("Client", ["home"]),
+    ],
+)
+def test_its_parameters_are_still_called_the_same(name, parameters):
+    assert set(parameters) <= inspect.signature(getattr(conjure, name)).parameters.keys()
+
+
+@pytest.mark.parametrize("script", ["run_generation", "run_lm_finetuning"])
+def test_a_script_of_2019_is_still_a_module(script):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", f"conjure.compat.{script}", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: conjure.compat.{script}")
+    assert "--model_name_or_path" in done.stdout
