@@ -122,7 +122,7 @@ def test_a_command_reports_metrics_to_it_with_the_new_code(client, package):
 
 def test_when_it_is_killed_its_guard_leaves_no_process_and_the_run_is_interrupted(client, package):
     run = running_with_old(
-        client, package, "echo early > early.txt; (setsid sleep 88662 &) ; echo ready; wait; cat"
+        client, package, "echo early > early.txt; (setsid sleep 88662 &) ; echo ready; exec sleep 88662"
     )
     supervisor = supervisor_of(run)
     upgrade(package)
