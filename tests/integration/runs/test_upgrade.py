@@ -1,4 +1,4 @@
-"""conjure is replaced while supervisors of 0.1.0 go on: they lose nothing, and the new code works beside them."""
+"""conjure is replaced while supervisors of 0.1.0 go on: they lose nothing, and the new code sees them."""
 
 import os
 import shutil
@@ -31,10 +31,8 @@ def package(tmp_path):
 
 def run_with_old(client, package, line, **resources):
     """A run that 0.1.0 submitted and supervises."""
-    asked = (
-        f"import sys, conjure; print(conjure.__file__, conjure.Client().run({line!r}, **{resources}).number)"
-    )
-    file, number = as_old_conjure(package, asked).split()
+    asked = f"conjure.Client().run({line!r}, **{resources}).number"
+    file, number = as_old_conjure(package, f"import conjure; print(conjure.__file__, {asked})").split()
     assert Path(file).parent == package
     return Run(client.home, int(number))
 
