@@ -117,7 +117,7 @@ def test_diff_lineage_and_stats(home):
     assert "do not differ" in same.stdout + same.stderr
     assert "hold.py" in succeed("diff", "1", "6")
     assert "uploads/texts@1" in succeed("lineage", "2")
-    assert json.loads(succeed("stats", "4", "--json"))["peak_memory_bytes"] > 0
+    assert "366297088" in succeed("stats", "4", "--json")  # its peak of memory, bytes
 
 
 def test_ls_and_cp(home, tmp_path):
