@@ -89,7 +89,7 @@ def _map_row(container: str, name: str) -> str:
 def _is_code(path: Path) -> bool:
     if path.is_dir():
         return (path / "__init__.py").exists()
-    return path.suffix in {".py", ".c", ".h"} and path.stem not in {"__init__", "__main__"}
+    return not path.is_symlink() and path.suffix in {".py", ".c", ".h"} and path.stem not in {"__init__", "__main__"}
 
 
 def _first_line(module: Path) -> str:

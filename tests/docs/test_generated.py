@@ -20,16 +20,25 @@ def test_the_header_names_the_command():
 
 def test_check_tells_a_stale_page_and_leaves_it(tmp_path, monkeypatch, capsys):
     (tmp_path / "cli.md").write_text("old\n")
-    (tmp_path / "run-states.md").write_text(f"before\n{docs.HEADER}\nold\n{docs.END}\nafter\n")
+    for name in ("run-states.md", "development.md"):
+        (tmp_path / name).write_text(f"before\n{docs.HEADER}\nold\n{docs.END}\nafter\n")
     monkeypatch.setattr(docs, "DOCS", tmp_path)
     assert docs.main(["--check"]) == 1
     assert "docs/cli.md is out of date; type: make docs" in capsys.readouterr().err
     assert (tmp_path / "cli.md").read_text() == "old\n"
     assert docs.main([]) == 0
     assert docs.main(["--check"]) == 0
-    states = (tmp_path / "run-states.md").read_text()
-    assert states.startswith("before\n")
-    assert states.endswith("\nafter\n")
+    for name in ("run-states.md", "development.md"):
+        text = (tmp_path / name).read_text()
+        assert text.startswith("before\n")
+        assert text.endswith("\nafter\n")
+        assert "old" not in text
+
+
+def test_the_map_names_every_module_of_both_halves():
+    lines = docs.code_map().splitlines()
+    assert any(line.startswith("| `schema/` |") and "`stop_conditions`" in line for line in lines)
+    assert any(line.startswith("| `generation/` |") and "`engines/`" in line for line in lines)
 
 
 @pytest.mark.parametrize("final", [status for status in RunStatus if status.is_final])

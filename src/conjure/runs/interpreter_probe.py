@@ -1,0 +1,1 @@
+environments/probe.py
