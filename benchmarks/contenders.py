@@ -40,6 +40,7 @@ class Contender:
         role: ``ours`` is the headline, ``variant`` another setting of conjure, ``peer``, ``gain`` conjure
             with one part taken out, ``first_step`` or ``limit``.
         once: In the first round only, and not in a quick run: there to be seen beside others.
+        slow: Not in a quick run: it takes long, or long to install.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Contender:
     variables: dict[str, str] = field(default_factory=dict)
     role: str = "peer"
     once: bool = False
+    slow: bool = False
 
     @property
     def missing(self) -> str | None:
@@ -85,20 +87,27 @@ def _with_task(contender: Contender, common: dict[str, Any]) -> Contender:
 def _training() -> Iterator[Contender]:
     def ours(name: str, role: str, **task: Any) -> Contender:
         settings = {"precision": "auto", "dropout": 0.1, "attention_dropout": 0.0, **task}
-        return Contender(name, "train", "conjure_train.py", task=settings, role=role)
+        return Contender(name, "train", "conjure_train.py", task=settings, role=role, slow=role != "ours")
 
-    def trainer(name: str, *, dropout: bool, once: bool = False, **arguments: Any) -> Contender:
-        task = {"dropout": dropout, "arguments": arguments}
-        kept = {} if dropout else _KEPT_MEMORY
+    def trainer(
+        name: str, *, dropout: bool, once: bool = False, slow: bool = False, **arguments: Any
+    ) -> Contender:
         return Contender(
-            name, "train", "transformers_train.py", PEERS / "python", task, variables=kept, once=once
+            name,
+            "train",
+            "transformers_train.py",
+            PEERS / "python",
+            {"dropout": dropout, "arguments": arguments},
+            variables={} if dropout else _KEPT_MEMORY,
+            once=once,
+            slow=slow,
         )
 
     yield ours("conjure", "ours")
     yield ours("conjure, float32", "variant", precision="float32")
     yield ours("conjure, attention dropout", "variant", attention_dropout=0.1)
     yield trainer("Trainer, defaults", dropout=True)
-    yield trainer("Trainer, bf16", dropout=True, bf16=True)
+    yield trainer("Trainer, bf16", dropout=True, slow=True, bf16=True)
     tuned = {"bf16": True, "optim": "adamw_torch_fused"}
     yield trainer("Trainer, bf16, no dropout, memory kept", dropout=False, **tuned)
     yield trainer(
@@ -133,8 +142,8 @@ def _decoding(folder: Path) -> Iterator[Contender]:
             once=role != "ours",
         )
 
-    def peer(name: str, script: str, *, once: bool = False, **task: Any) -> Contender:
-        return Contender(name, "decode", script, PEERS / "python", task, once=once)
+    def peer(name: str, script: str, *, once: bool = False, slow: bool = False, **task: Any) -> Contender:
+        return Contender(name, "decode", script, PEERS / "python", task, once=once, slow=slow)
 
     yield ours("conjure", "ours", "auto")
     yield ours("conjure, bfloat16", "variant", "bfloat16")
@@ -147,7 +156,7 @@ def _decoding(folder: Path) -> Iterator[Contender]:
     for kind in ("int8", "int8_bfloat16"):
         yield peer(f"CTranslate2, {kind}", "ctranslate2_decode.py", compute_type=kind)
     for name, kind in (("f16", "float16"), ("q8_0", "q8_0")):
-        yield peer(f"llama.cpp, {name}", "llama_cpp_decode.py", gguf=str(gguf_file(folder, kind)))
+        yield peer(f"llama.cpp, {name}", "llama_cpp_decode.py", slow=True, gguf=str(gguf_file(folder, kind)))
 
 
 def _scoring() -> Iterator[Contender]:
@@ -167,14 +176,14 @@ def _starting(folder: Path) -> Iterator[Contender]:
     prompt = "I bought a"
     checkpoint, gguf = str(folder / "checkpoint"), str(gguf_file(folder, "float16"))
 
-    def peer(name: str, function: str, path: str) -> Contender:
+    def peer(name: str, function: str, path: str, *, slow: bool = False) -> Contender:
         command = (str(PEERS / "python"), str(HERE / "workers" / "first_token.py"), function, path, prompt)
-        return Contender(name, "cold_start", python=PEERS / "python", command=command)
+        return Contender(name, "cold_start", python=PEERS / "python", command=command, slow=slow)
 
     command = (str(OURS / "conjure"), "generate", "--model", checkpoint, "--length", "1", "--stream", prompt)
     yield Contender("conjure generate", "cold_start", command=command, role="ours")
     yield peer("transformers", "transformers", checkpoint)
     yield peer("CTranslate2", "ctranslate2", str(folder / "ctranslate2"))
-    yield peer("llama.cpp, f16", "llama_cpp", gguf)
+    yield peer("llama.cpp, f16", "llama_cpp", gguf, slow=True)
     command = (str(OURS / "python"), str(HERE / "workers" / "first_token.py"), "reading", checkpoint, "-")
     yield Contender("Python and reading the file", "cold_start", command=command, role="limit")

@@ -1,7 +1,7 @@
 """The results as people read them: tables in Markdown, and a plot.
 
-Main entry: `write_report`. Invariant: every figure stands beside the physical limit of its kind, measured in
-the same run.
+Main entry: `write_report`. Invariants: every figure stands beside the physical limit of its kind, measured in
+the same run; the figures are on the disk before anything is drawn.
 """
 
 import json
@@ -24,19 +24,26 @@ _OURS, _VARIANT, _PEER, _LIMIT = "#5b3fd6", "#a99cf0", "#9aa0a6", "#d1495b"
 
 
 def write_report(results: Mapping[str, Any], folder: Path) -> None:
-    """Write results.json, results.md and results.svg, and print the tables.
+    """Write results.json and results.md, print the tables, then draw results.svg.
 
     Args:
         results: As `results.summarise` gives them.
         folder: Made if need be.
+
+    Raises:
+        SystemExit: The plot could not be drawn; all else is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     text = "\n".join(lines(results)) + "\n"
     (folder / "results.md").write_text(text, encoding="utf-8")
-    plot(results, folder / "results.svg")
     print(text)
-    print(f"Written to {folder}: results.md, results.json, results.svg")
+    print(f"Written to {folder}: results.md, results.json", flush=True)
+    try:
+        plot(results, folder / "results.svg")
+    except Exception as error:
+        raise SystemExit(f"results.svg could not be drawn: {type(error).__name__}: {error}") from error
+    print(f"Written to {folder}: results.svg")
 
 
 def lines(results: Mapping[str, Any]) -> Iterator[str]:
@@ -53,6 +60,9 @@ def lines(results: Mapping[str, Any]) -> Iterator[str]:
         f" {_counted(settings['threads'], 'thread')}. How, and what to make of it: [README.md](README.md)."
     )
     yield ""
+    if settings["quick"]:
+        yield "**A quick run**: one round of less work, with fewer peers. Its figures are rough."
+        yield ""
     yield "![Every contender and the physical limit, by measure](results.svg)"
     yield ""
     yield from _summary(results)

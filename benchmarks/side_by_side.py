@@ -23,10 +23,13 @@ from report import write_report
 from results import MEASURES, Reading, Readings, summarise
 
 CACHE = HERE / ".cache"
+RESULTS = CACHE / "results"
 DOCUMENTS = HERE.parent / "docs" / "benchmarks"
 DATA = HERE.parent / "examples" / "jokes" / "jokes.csv"
 BATCH = 2
 PROMPT, LONG_PROMPT, SHORT_PROMPT = 32, 900, 64
+OUTPUT_HELP = "Default: docs/benchmarks; benchmarks/.cache/results with --only or --quick."
+QUICK_HELP = "One round of less work, with fewer peers: at most 5 minutes on 2 cores, and rougher."
 DECODING = ("decode_1", "decode_16", "decode_64", "prefill")
 
 
@@ -63,7 +66,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(new={1: 64, 16: 16, 64: 8}, steps=2, seconds=5.0, warm_up=2, records=100)
+QUICK = Sizes(new={1: 64, 16: 16, 64: 8}, steps=1, seconds=5.0, warm_up=1, records=100)
 TINY = Sizes(
     block=64, long_prompt=SHORT_PROMPT, new={1: 6, 16: 4, 64: 3}, steps=2, warm_up=1, records=20, matrix=256
 )
@@ -95,12 +98,13 @@ def main() -> None:
     taking_part = [
         contender
         for contender in contenders(folder, common)
-        if contender.group in wanted and not (options.quick and contender.once)
+        if contender.group in wanted and not (options.quick and (contender.once or contender.slow))
     ]
     before = machine.facts(PEERS / "python")
     readings = Rounds(options, common, taking_part).run()
     settings = {
         "command": "make bench" if len(sys.argv) == 1 else f"benchmarks/run {' '.join(sys.argv[1:])}",
+        "quick": options.quick,
         "rounds": options.repeats,
         "threads": options.threads,
         "data": options.data.name,
@@ -119,14 +123,14 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", help=f"Some measures, with commas: {','.join(MEASURES)}")
-    parser.add_argument("--quick", action="store_true", help="One round of less work: minutes, and rougher.")
+    parser.add_argument("--quick", action="store_true", help=QUICK_HELP)
     parser.add_argument("--repeats", type=int, help="Rounds (3; 1 with --quick).")
     parser.add_argument(
         "--threads", type=int, default=machine.cores(), help="Of every contender (all cores)."
     )
     parser.add_argument("--data", type=Path, default=DATA, help="Text to train on and score (our jokes).")
     parser.add_argument("--vocabulary", type=Path, help="Folder with GPT-2's vocab.json and merges.txt.")
-    parser.add_argument("--output", type=Path, help=f"Default: {DOCUMENTS.relative_to(HERE.parent)}.")
+    parser.add_argument("--output", type=Path, help=OUTPUT_HELP)
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = sorted(set(options.only.split(",") if options.only else ()) - set(MEASURES))
@@ -139,7 +143,7 @@ def parse() -> argparse.Namespace:
     if options.output is None:
         # The documents hold whole runs only.
         partial = options.only or options.quick or options.tiny
-        options.output = CACHE / "results" if partial else DOCUMENTS
+        options.output = RESULTS if partial else DOCUMENTS
     return options
 
 

@@ -52,7 +52,7 @@ def move_diagram() -> str:
     """Which status a run can go to from which: the table `conjure.runs.schema.status.MOVES`, drawn."""
     finals = [status for status in RunStatus if status.is_final]
     margin = max(map(len, finals))
-    lines = ["```", f"{'':<{margin}}  {' → '.join(PHASES)}"]
+    lines = ["```text", f"{'':<{margin}}  {' → '.join(PHASES)}"]
     for final in finals:
         marks = ("●" if final in MOVES[phase] else "·" for phase in PHASES)
         cells = (mark.center(len(phase)) for phase, mark in zip(PHASES, marks, strict=True))
@@ -71,7 +71,16 @@ def _layers(contract: dict) -> str:
     """One contract of layers: the chain, then a row for each folder or module in it."""
     (container,) = contract["containers"]
     chain = "  →  ".join(contract["layers"])
-    rows = [f"`{container}`:", "", "```", chain, "```", "", "| | what it is for | modules |", "|---|---|---|"]
+    rows = [
+        f"`{container}`:",
+        "",
+        "```text",
+        chain,
+        "```",
+        "",
+        "| | what it is for | modules |",
+        "|---|---|---|",
+    ]
     for layer in contract["layers"]:
         rows += [_map_row(container, name.strip()) for name in layer.split("|")]
     return "\n".join(rows)
@@ -89,7 +98,11 @@ def _map_row(container: str, name: str) -> str:
 def _is_code(path: Path) -> bool:
     if path.is_dir():
         return (path / "__init__.py").exists()
-    return not path.is_symlink() and path.suffix in {".py", ".c", ".h"} and path.stem not in {"__init__", "__main__"}
+    return (
+        not path.is_symlink()
+        and path.suffix in {".py", ".c", ".h"}
+        and path.stem not in {"__init__", "__main__"}
+    )
 
 
 def _first_line(module: Path) -> str:

@@ -1,6 +1,7 @@
 """Runs the commands that docs/ shows, and puts what they print into the pages.
 
-    scripts/transcripts.py docs/runs.md README.md …
+    .venv/bin/python scripts/transcripts.py docs/runs.md README.md …
+    .venv/bin/python scripts/transcripts.py --check docs/runs.md README.md …
 
 Every ``console`` block of a page is run in order, in one new folder and with one new ``CONJURE_HOME``, so
 that a page's runs count from 1. Right before a block an HTML comment may stand:
@@ -8,8 +9,12 @@ that a page's runs count from 1. Right before a block an HTML comment may stand:
     <!-- before: SHELL -->            shell lines to run first, unseen (several lines are allowed)
     <!-- without: REGEX -->           lines of output to leave out, such as speeds on a busy machine
     <!-- not recorded: REASON -->     leave the block as it is
+    <!-- status: N N … -->            how its commands end, one number each; without it, all end with 0
 
-Main entry: `main`. Invariant: a block's commands are never changed, only what follows them.
+With ``--check`` the pages stay as they are, and only how the commands end is compared.
+
+Main entry: `main`. Invariants: a block's commands are never changed, only what follows them; a page is not
+written if one of its commands ends otherwise than it says.
 """
 
 import os
@@ -24,7 +29,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 _COMMENT = r"<!-- (?:(?!-->).)*-->\n"
 _BLOCK = re.compile(rf"(?P<notes>(?:{_COMMENT})*)```console\n(?P<content>.*?)^```$", re.DOTALL | re.MULTILINE)
-_NOTE = re.compile(r"<!-- (?P<kind>before|without|not recorded): (?P<text>.*?) -->\n", re.DOTALL)
+_NOTE = re.compile(r"<!-- (?P<kind>before|without|not recorded|status): (?P<text>.*?) -->\n", re.DOTALL)
 _PROMPT = "$ "
 
 
@@ -50,20 +55,26 @@ class Session:
             if kind == "before":
                 self._run(text)
         unwanted = [re.compile(text) for kind, text in notes if kind == "without"]
-        parts = (self._transcript(command, unwanted) for command in commands(match["content"]))
+        shown = list(commands(match["content"]))
+        statuses = [int(word) for kind, text in notes if kind == "status" for word in text.split()]
+        expected = statuses or [0] * len(shown)
+        parts = (
+            self._transcript(command, unwanted, status)
+            for command, status in zip(shown, expected, strict=True)
+        )
         transcript = "\n".join(parts).rstrip() + "\n"
         return f"{match['notes']}```console\n{transcript}```"
 
-    def _transcript(self, command: str, unwanted: list[re.Pattern[str]]) -> str:
+    def _transcript(self, command: str, unwanted: list[re.Pattern[str]], status: int) -> str:
         sys.stderr.write(f"{_PROMPT}{command}\n")
         if command.startswith("cd "):
             self.folder = (self.folder / command.removeprefix("cd ")).resolve()
             return _PROMPT + command
-        lines = self._run(command).splitlines()
+        lines = self._run(command, status).splitlines()
         kept = [line.rstrip() for line in lines if not any(each.search(line) for each in unwanted)]
         return "\n".join([_PROMPT + command, *kept, ""])
 
-    def _run(self, command: str) -> str:
+    def _run(self, command: str, status: int = 0) -> str:
         variables = {
             **os.environ,
             "CONJURE_HOME": str(self.root / "home"),
@@ -81,6 +92,8 @@ class Session:
         )
         if "Traceback (most recent call last)" in done.stdout:
             sys.exit(f"nothing is written, for this raised an error:\n{command}\n{done.stdout}")
+        if done.returncode != status:
+            sys.exit(f"this ended with {done.returncode}, not with {status}:\n{command}\n{done.stdout}")
         return self._without_paths(done.stdout)
 
     def _without_paths(self, text: str) -> str:
@@ -107,13 +120,15 @@ def commands(content: str) -> Iterator[str]:
             yield command
 
 
-def main(pages: list[str]) -> None:
-    """Record the pages again."""
+def main(pages: list[str], *, check: bool = False) -> None:
+    """Record the pages again, or only run their commands."""
     for page in map(Path, pages):
         with tempfile.TemporaryDirectory() as root:
             session = Session(Path(root).resolve())
-            page.write_text(_BLOCK.sub(session.record, page.read_text()))
+            recorded = _BLOCK.sub(session.record, page.read_text())
+            if not check:
+                page.write_text(recorded)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([page for page in sys.argv[1:] if page != "--check"], check="--check" in sys.argv)

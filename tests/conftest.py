@@ -1,5 +1,7 @@
 """What every test has: a home folder of its own, no network, one thread per process."""
 
+import gc
+import io
 import os
 import signal
 import socket
@@ -25,6 +27,16 @@ def conjure_home(tmp_path, monkeypatch):
     home = tmp_path / "conjure-home"
     monkeypatch.setenv("CONJURE_HOME", str(home))
     return home
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_file_left_open(tmp_path_factory):
+    """Nothing keeps a file of a test open to the end: Python would warn of each, below the suite's output."""
+    yield
+    gc.collect()
+    root = str(tmp_path_factory.getbasetemp())
+    files = [each for each in gc.get_objects() if type(each) is io.FileIO and not each.closed]
+    assert [str(each.name) for each in files if str(each.name).startswith(root)] == []
 
 
 @pytest.fixture(autouse=True)

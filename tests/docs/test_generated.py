@@ -32,7 +32,7 @@ def test_check_tells_a_stale_page_and_leaves_it(tmp_path, monkeypatch, capsys):
         text = (tmp_path / name).read_text()
         assert text.startswith("before\n")
         assert text.endswith("\nafter\n")
-        assert "old" not in text
+        assert "\nold\n" not in text
 
 
 def test_the_map_names_every_module_of_both_halves():

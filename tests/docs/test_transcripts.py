@@ -45,3 +45,12 @@ def test_a_traceback_is_never_published(tmp_path):
     with pytest.raises(SystemExit, match="python -c"):
         transcripts.main([str(page)])
     assert page.read_text() == text
+
+
+def test_a_command_that_ends_otherwise_than_the_page_says(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- status: 0 3 -->\n```console\n$ true\n\n$ exit 3\n```\n")
+    transcripts.main([str(page)], check=True)
+    page.write_text("```console\n$ exit 3\n```\n")
+    with pytest.raises(SystemExit, match="ended with 3, not with 0:\nexit 3"):
+        transcripts.main([str(page)], check=True)

@@ -267,6 +267,21 @@ class TestReuse:
         assert any("brew" in line for line in reported)
 
 
+def test_a_process_that_used_an_environment_ends_without_a_warning(home: Home, variables) -> None:
+    script = (
+        "import sys; from pathlib import Path; from conjure.core.home import Home; "
+        "from conjure.runs.environments import environment_build as built; "
+        "from conjure.runs.schema.spec import EnvironmentChoice; "
+        "choice = EnvironmentChoice(base='none', pip=('herb',)); "
+        "print(built.build(Home(Path(sys.argv[1])), choice, print).digest in built._in_use)"
+    )
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", script, str(home.root)]
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("True", "")
+
+
 class TestFailures:
     def test_unknown_package_in_the_resolvers_words(self, home: Home, variables) -> None:
         with pytest.raises(BuildError) as caught:
@@ -295,8 +310,8 @@ class TestPrune:
         idle, _ = make(home, variables, pip=("brew",))
         used, _ = make(home, variables, pip=("herb==2.0",))
         (home.environments / f".{idle.digest}.new-x").mkdir()
-        environment_build._in_use.pop(idle.digest).close()  # as when the process that used it has ended
-        environment_build._in_use.pop(needed.digest).close()
+        for unused in (idle, needed):  # as when the process that used it has ended
+            os.close(environment_build._in_use.pop(unused.digest))
         assert environment_build.prune(home, {needed.digest}) == [idle.prefix]
         left = {path.name for path in home.environments.iterdir()} - {"interpreters", "locks"}
         assert left == {needed.digest, used.digest}

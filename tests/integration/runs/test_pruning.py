@@ -1,5 +1,6 @@
 """What prune frees, and what it never touches."""
 
+import os
 import subprocess
 import sys
 import time
@@ -89,7 +90,7 @@ class TestEnvironments:
     @pytest.fixture
     def built(self, home: Home) -> environment_build.Environment:
         built = build(home, EnvironmentChoice(base="none"), folder=home.root)
-        environment_build._in_use.pop(built.digest).close()  # as when the process that used it has ended
+        os.close(environment_build._in_use.pop(built.digest))  # as when the process that used it has ended
         return built
 
     def test_recorded_ones_stay_unless_everything_goes(self, home: Home, store: Store, built) -> None:

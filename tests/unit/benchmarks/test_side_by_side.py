@@ -32,6 +32,7 @@ SHAPE = {"n_layer": 12, "n_embd": 768, "vocab_size": 50257}
 WORK = {"block": 1024, "measures": {"decode_1": {"rows": 1, "prompt": 32, "new": 128}}}
 SETTINGS = {
     "command": "make bench",
+    "quick": False,
     "rounds": 3,
     "threads": 2,
     "data": "jokes.csv",
@@ -122,7 +123,6 @@ def test_training_says_what_each_gain_is_worth(summary):
 
 
 def test_the_report_has_every_figure_beside_its_limit(benchmark, summary, tmp_path, capsys):
-    pytest.importorskip("matplotlib")  # lives in the benchmarks' own environment
     results = summary(
         {
             ("decode", "conjure", "ours"): decoding(180.0),
@@ -137,6 +137,27 @@ def test_the_report_has_every_figure_beside_its_limit(benchmark, summary, tmp_pa
     assert row in (tmp_path / "results.md").read_text()
     assert row in capsys.readouterr().out
     assert (tmp_path / "results.svg").read_text().startswith("<?xml")
+
+
+def test_a_plot_that_cannot_be_drawn_loses_no_figure(benchmark, summary, tmp_path, capsys):
+    results = summary({("decode", "conjure", "ours"): decoding(180.0)})
+    (tmp_path / "results.svg").mkdir()
+    with pytest.raises(SystemExit, match=r"results\.svg could not be drawn: IsADirectoryError"):
+        benchmark("report").write_report(results, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert "| Decoding, 1 stream, tokens/s | **180** |" in (tmp_path / "results.md").read_text()
+    assert "**180**" in capsys.readouterr().out
+
+
+def test_a_quick_run_needs_nothing_that_is_compiled_and_says_what_it_is(benchmark, summary):
+    quick = [
+        one for one in benchmark("contenders").contenders(Path("made"), {}) if not (one.once or one.slow)
+    ]
+    assert {one.role for one in quick} == {"ours", "peer", "limit"}
+    assert not [one.name for one in quick if one.name.startswith("llama.cpp")]
+    results = summary({("decode", "conjure", "ours"): decoding(180.0)})
+    results["settings"]["quick"] = True
+    assert any(line.startswith("**A quick run**") for line in benchmark("report").lines(results))
 
 
 class TestProcesses:

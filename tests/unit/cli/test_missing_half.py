@@ -11,6 +11,7 @@ WITHOUT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["torch", "tokenizers"])
 def test_a_missing_extra_is_named_with_what_to_type(missing):
     done = subprocess.run([sys.executable, "-c", WITHOUT.format(missing)], capture_output=True, text=True)

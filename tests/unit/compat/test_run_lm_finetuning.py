@@ -104,6 +104,7 @@ class TestBlocks:
         assert words in err
 
 
+@pytest.mark.slow
 class TestOutput:
     def test_the_model_and_its_checkpoints_are_whole(self, finetune, folder):
         status, err = finetune("--do_train", "--save_steps=4", "--per_gpu_train_batch_size=2")

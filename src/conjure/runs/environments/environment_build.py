@@ -37,8 +37,9 @@ _DIGEST = re.compile("[0-9a-f]{32}")
 _RECORD, _LOCKED_VERSIONS = "environment.json", "requirements.lock"
 # Bytecode under the name plain Python gives it; uv compiles it when it installs.
 _BYTECODE = re.compile(r"[^.]+\.[a-z]+-?\d+\.pyc")
-# Locks of the environments this process uses; they fall when it ends.
-_in_use: dict[str, IO[str]] = {}
+# Locks of the environments this process uses, by digest, held until it ends. They are descriptors, for Python
+# warns of a file that is open at the end.
+_in_use: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +323,8 @@ def _open_lock(home: Home, name: str) -> IO[str]:
 
 def _mark_in_use(home: Home, digest: str) -> None:
     if digest not in _in_use:
-        lock = _open_lock(home, f"{digest}.use")
+        with _open_lock(home, f"{digest}.use") as file:
+            lock = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)
         fcntl.flock(lock, fcntl.LOCK_SH)
         _in_use[digest] = lock
 

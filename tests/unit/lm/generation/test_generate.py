@@ -247,6 +247,7 @@ class TestSamples:
             generate(model, TOKENIZER, GenerationRequest(max_new_tokens=3))
 
 
+@pytest.mark.slow
 class TestCompany:
     """Alone, in a batch, beside other prompts, in another order: the same samples (float32)."""
 
@@ -331,6 +332,7 @@ class TestOverflow:
         assert sample.token_ids == expected[: len(sample.token_ids)]
         assert len(sample.token_ids) == 70 or sample.token_ids[-1] == END
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
     def test_batch_equals_single_beyond_the_context(self, settings):
         prompts = [*PROMPTS, "He ate the clock. " * 3, "He ate the clock. " * 9, "It is. " * 8, "x" * 32]
@@ -371,6 +373,7 @@ class TestOverflow:
         assert all(len(one.token_ids) == 9 or one.finish_reason == "end_of_text" for one in samples)
 
 
+@pytest.mark.slow
 class TestBfloat16:
     def test_logits_keep_their_differences_though_they_lie_far_from_zero(self):
         model = tiny_model(n_embd=64)

@@ -111,6 +111,7 @@ def test_incremental_decoding_flushes_what_never_became_whole():
 @pytest.mark.parametrize(
     "run", ["a" * 300_000, "词语" * 50_000, "x, " * 100_000, "ab,cd" * 60_000, " " * 200_000]
 )
+@pytest.mark.slow
 def test_a_very_long_line_is_exact(run):
     tokenizer = tiny_tokenizer()
     ids = tokenizer.encode(run)

@@ -12,6 +12,8 @@ from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.state import state_folder
 from support.tuning import OPTIONS, tuning_inputs
 
+pytestmark = pytest.mark.slow  # each trains a model
+
 
 @pytest.fixture
 def inputs(tmp_path, monkeypatch):

@@ -123,6 +123,7 @@ class TestModel:
         assert merge_lora(weights) == weights
 
 
+@pytest.mark.slow
 class TestTraining:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_only_a_and_b_change(self, dtype):
@@ -179,6 +180,7 @@ class TestFinetune:
             ratio = automatic_learning_rate(parameters, lora=True) / automatic_learning_rate(parameters)
             assert ratio > 3
 
+    @pytest.mark.slow
     def test_a_plain_checkpoint_comes_out_and_the_embeddings_stay(self, tmp_path):
         from conjure.lm.training.finetune import finetune
 
@@ -209,6 +211,7 @@ class TestFinetune:
             FinetuneRequest(data=["x"], output=tmp_path, lora=0)
 
 
+@pytest.mark.slow
 def test_sprite_learns_jokes_through_corrections(tmp_path):
     text = tokenise(read_records([JOKES]), load("sprite").tokenizer)
     split = hold_out(text, 0.1)

@@ -26,6 +26,7 @@ def test_two_equal_seeds_give_equal_losses_and_another_does_not(dtype):
     assert losses(tiny_trainer(dropout=0.2, dtype=dtype, seed=4)) != one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("stopped_after", [1, 6, 7, 11])  # within and at the ends of epochs of 7 steps
 def test_resumed_equals_unbroken_bit_for_bit(dtype, stopped_after):
@@ -74,6 +75,7 @@ def test_patience_ends_a_run_that_no_longer_gains():
     assert (trainer.progress.best_loss, trainer.progress.best_step) == (best.loss, best.step)
 
 
+@pytest.mark.slow
 def test_without_patience_or_held_out_text_it_runs_to_the_end():
     for settings in ({"patience": 0, "learning_rate": 0.5, "eval_every": 1}, {"held_out": None}):
         trainer = tiny_trainer(**settings)
@@ -93,6 +95,7 @@ def test_a_loss_that_explodes_stops_it_with_advice():
     assert "--learning-rate" in caught.value.fix
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32():
     settings = {"epochs": 6, "learning_rate": 3e-3, "patience": 0}
     exact, rounded = losses(tiny_trainer(**settings)), losses(tiny_trainer(dtype=torch.bfloat16, **settings))
