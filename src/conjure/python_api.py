@@ -15,11 +15,12 @@ from conjure.errors import RunFailedError, UsageError
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.database.sqlite import KILL, STOP
+from conjure.runs.environments.local_packages import keep_packages
+from conjure.runs.environments.pip_requirements import read_requirements
 from conjure.runs.lifecycle.engine import rerun, submit
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.termination import end_runs
-from conjure.runs.schema.pip_requirements import read_requirements
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import (
     CodeChoice,
@@ -221,7 +222,7 @@ class Client:
             ConjureError: It cannot be cast; the message says why.
         """
         words = (command,) if isinstance(command, str) else tuple(command)
-        return Run(self.home, submit(self.home, _spec(words, options)).record.number)
+        return Run(self.home, submit(self.home, _spec(self.home, words, options)).record.number)
 
     def get(self, number: int) -> Run:
         """A run by its number.
@@ -242,12 +243,12 @@ class Client:
         return [Run(self.home, record.number) for record in found]
 
 
-def _spec(command: tuple[str, ...], options: RunOptions) -> RunSpec:
+def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
     unknown = sorted(options.keys() - RunOptions.__annotations__.keys())
     if unknown:
         known = ", ".join(RunOptions.__annotations__)
         raise UsageError(f"there is no option {unknown[0]!r}; there are {known}")
-    requirements, _ = read_requirements(map(Path, options.get("pip_req", ())))
+    requirements, _ = read_requirements(home, map(Path, options.get("pip_req", ())))
     timeout, memory = options.get("timeout"), options.get("memory")
     return RunSpec(
         command=command,
@@ -261,7 +262,7 @@ def _spec(command: tuple[str, ...], options: RunOptions) -> RunSpec:
         environment=EnvironmentChoice(
             options.get("base", "current"),
             options.get("python"),
-            tuple(options.get("pip", ())),
+            keep_packages(home, options.get("pip", ()), current_folder()),
             requirements or None,
         ),
         variables={name: str(value) for name, value in options.get("env", {}).items()},
@@ -282,7 +283,7 @@ def _spec(command: tuple[str, ...], options: RunOptions) -> RunSpec:
 
 def _mounts(given: Mapping[str, str] | Sequence[str]) -> tuple[Mount, ...]:
     if isinstance(given, Mapping):
-        return tuple(Mount.parse(f"{resource}:{path}") for resource, path in given.items())
+        return tuple(Mount.of(resource, path) for resource, path in given.items())
     return tuple(map(Mount.parse, given))
 
 

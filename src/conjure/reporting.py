@@ -30,8 +30,8 @@ _torn = False
 def log_metric(name: str, value: Any, step: int | None = None) -> None:
     """Add one point to a metric of the run this is called in.
 
-    A value that is no finite number is left out, and each kind of mistake is reported once on stderr, so that
-    a bad number never ends a training run.
+    A value that is not finite counts for stop conditions only; one that is no number is left out. Each kind
+    of mistake is reported once on stderr, so that a bad number never ends a training run.
 
     Args:
         name: Of the metric, such as ``loss`` or ``eval/accuracy``.
@@ -41,25 +41,26 @@ def log_metric(name: str, value: Any, step: int | None = None) -> None:
     path = os.environ.get(METRICS_VARIABLE)
     if not path or not _is_name(name):
         return
-    number = _finite(name, value)
+    number = _number(name, value)
     place = _step(name, step)
     if number is None or place is None:
         return
     _next_steps[name] = place + 1
+    # JSON has no word for what is not finite; stop conditions are told of it by a text.
+    shown = repr(number) if math.isfinite(number) else f'"{number}"'
     now = f"{time.time():.6f}"
-    _append(path, f'{{"name": {json.dumps(name)}, "step": {place}, "value": {number!r}, "time": {now}}}\n')
+    _append(path, f'{{"name": {json.dumps(name)}, "step": {place}, "value": {shown}, "time": {now}}}\n')
 
 
-def _finite(name: str, value: Any) -> float | None:
+def _number(name: str, value: Any) -> float | None:
     try:
         number = float(value)
     except Exception as error:  # noqa: BLE001 - whatever a foreign type's float() raises must not end training
         _warn("value", f"{name!r}: {_shown(value)} is not a number ({error}); the point was left out")
         return None
-    if math.isfinite(number):
-        return number
-    _warn(str(number), f"{name!r}: {number} is not finite and was not recorded; points like it are left out")
-    return None
+    if not math.isfinite(number):
+        _warn(str(number), f"{name!r}: {number} is not finite; points like it count for stop conditions only")
+    return number
 
 
 def _step(name: str, step: Any) -> int | None:

@@ -51,7 +51,15 @@ def test_whatever_float_takes_is_taken(metrics, value, number):
     assert points(metrics) == [("x", 0, number)]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, [1], "much", Tensor("no"), 10**400])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_one_warning_and_a_text(metrics, capsys, value):
+    log_metric("x", value)
+    log_metric("x", value)
+    assert points(metrics) == [("x", 0, str(value)), ("x", 1, str(value))]
+    assert capsys.readouterr().err.count("conjure: log_metric: 'x'") == 1
+
+
+@pytest.mark.parametrize("value", [None, [1], "much", Tensor("no"), 10**400])
 def test_a_bad_value_is_one_warning_and_no_point(metrics, capsys, value):
     log_metric("x", value)
     log_metric("x", value)

@@ -7,11 +7,13 @@ below is the one place that names a command.
 import io
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 import click
 
+from conjure.core.text import near_names
 from conjure.errors import ConjureError
 
 # verb -> (section of --help, one line of help); the code is `command` in conjure/cli/commands/<verb>.py
@@ -49,6 +51,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("Language models", "List, inspect and convert models."),
     "data": ("Language models", "Look at text as a model will see it."),
     "demo": ("Language models", "Tell the whole story with what comes with conjure."),
+    "help": ("Help", "Show the help of a command."),
+    "version": ("Help", "Show the version."),
+    "completion": ("Help", "Print a script with which a shell completes commands."),
 }
 
 
@@ -75,11 +80,9 @@ class LazyGroup(click.Group):
         """As click's, but an unknown verb is answered with the nearest known ones."""
         name = args[0]
         if name not in COMMANDS:
-            import difflib
-
-            near = difflib.get_close_matches(name, COMMANDS, n=2)
+            near = near_names(name, COMMANDS)
             hint = f"did you mean {' or '.join(f'`conjure {verb}`' for verb in near)}?" if near else None
-            ctx.fail(f"there is no command {name!r}; {hint or 'see `conjure --help`'}")
+            ctx.fail(f"there is no command {name!r}{f'; {hint}' if hint else ''}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -91,11 +94,16 @@ class LazyGroup(click.Group):
 
 
 @click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="conjure")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Cast runs, tune language models."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main() -> None:
@@ -117,12 +125,6 @@ def _run(arguments: list[str]) -> int:
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return own_failure or error.exit_code
-    except ConjureError as error:
-        _show(error)
-        return own_failure or error.exit_status
     except (click.Abort, KeyboardInterrupt):
         click.echo("Stopped.", err=True)
         return 130
@@ -133,10 +135,47 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         _write_no_more()  # the reader (`| head`) has what it wanted
         return 0
-    except OSError as error:
-        _write_no_more()
-        _show(ConjureError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
+    except Exception as error:  # noqa: BLE001 - the last net: whatever happens, it is told in one sentence
+        status = _tell(error, arguments)
+        return own_failure or status
+
+
+def _tell(error: Exception, arguments: list[str]) -> int:
+    """Say what went wrong; the exit status it has for every command but `conjure run`."""
+    if isinstance(error, click.ClickException):
+        _show(_in_our_form(error))
+        return error.exit_code
+    if isinstance(error, ConjureError):
+        _show(error)
+        return error.exit_status
+    _write_no_more()
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        _show(ConjureError(f"{error.strerror or error}{where}"))
         return 1
+    if isinstance(error, MemoryError):
+        _show(ConjureError("there is not enough memory for this"))
+        return 1
+    from conjure.cli.crash import EXIT_CRASHED, save_crash
+
+    _show(save_crash(error, arguments))
+    return EXIT_CRASHED
+
+
+def _in_our_form(error: click.ClickException) -> ConjureError:
+    """An error that click found in the command line, as all others are told."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.NoSuchOption) and context is not None:
+        options = [option for each in context.command.get_params(context) for option in each.opts]
+        near = near_names(error.option_name, options)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        message = f"there is no option {error.option_name}{hint}"
+    else:
+        message = error.format_message().removesuffix(".")
+    return ConjureError(
+        message[:1].lower() + message[1:],
+        fix=f"{context.command_path} --help" if context is not None else None,
+    )
 
 
 def _call(arguments: list[str]) -> object:
@@ -161,7 +200,8 @@ def _open_closed_streams() -> None:
 
 def _write_no_more() -> None:
     """Drop what stdout still holds: it could not be written, and must not raise again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError, ValueError):  # a stdout without a descriptor, in tests and inside other programs
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show(error: ConjureError) -> None:

@@ -1,14 +1,19 @@
-"""Run numbers as people type them: ``12``, ``#12`` or ``runs/12``.
+"""Run numbers as people type them: ``12``, ``#12``, ``runs/12``, ``last`` or ``last~1``.
 
-Main entry: `RUN_NUMBER`, a click parameter type. Invariant: a number is plain digits and above zero.
+Main entries: `RUN_NUMBER`, a click parameter type, and `optional_number`. Invariant: a number is plain digits
+and above zero.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-_FORM = re.compile(r"(?:#|runs/)?([1-9][0-9]{0,17})/?")
+from conjure.core.home import Home
+from conjure.runs.lifecycle.ownership import open_store
+
+_FORM = re.compile(r"(?:#|runs/)?(?:(?P<number>[1-9][0-9]{0,17})|last(?:~(?P<back>[0-9]{1,9}))?)/?")
 
 
 class RunNumber(click.ParamType):
@@ -23,7 +28,27 @@ class RunNumber(click.ParamType):
         match = _FORM.fullmatch(value.strip())
         if match is None:
             self.fail(f"{value!r} is not a run's number; see them with `conjure ps`", param, ctx)
-        return int(match[1])
+        return int(match["number"]) if match["number"] else last_number(int(match["back"] or 0))
 
 
 RUN_NUMBER = RunNumber()
+
+
+def is_run_number(text: str) -> bool:
+    """Whether a word names a run."""
+    return _FORM.fullmatch(text) is not None
+
+
+def last_number(back: int = 0) -> int:
+    """The number of the newest run, or of the one so many before it.
+
+    Raises:
+        NotFoundError: There are not so many runs.
+    """
+    with open_store(Home.from_environment()) as store:
+        return store.last_number(back)
+
+
+def optional_number(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the argument NUMBER; without it the newest run is meant."""
+    return click.argument("number", type=RUN_NUMBER, default=last_number, metavar="[NUMBER]")(command)

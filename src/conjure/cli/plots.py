@@ -5,6 +5,9 @@ has no colours elsewhere.
 """
 
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import cycle
+from string import ascii_lowercase
 
 import click
 
@@ -13,32 +16,45 @@ from conjure.runs.telemetry.series import Series, thin
 
 _SMALLEST = (30, 8)
 _TALLEST = 24
+_LETTERS = ascii_lowercase
 _REST = 2  # lines that plotext leaves free below
 
 
-def show_curve(title: str, series: Series, *, share: int = 1) -> None:
+def show_curve(title: str, curves: Mapping[str, Series], *, share: int = 1) -> None:
     """Draw a metric over its steps on stdout.
 
     Args:
         title: Above it.
-        series: The points, at least one.
-        share: How many curves are to fit on the screen together.
+        curves: The points of each curve, at least one, by its name; the names are shown if there are several.
+        share: How many plots are to fit on the screen together.
     """
     from plotext import figure  # half a tenth of a second that only plots need
 
     columns, lines = shutil.get_terminal_size()
     width, height = max(columns, _SMALLEST[0]), max(min((lines - _REST) // share, _TALLEST), _SMALLEST[1])
-    shown = thin(series, 2 * width)  # a braille character is two points wide
+    shown = {
+        name: thin(series, 2 * width) for name, series in curves.items()
+    }  # a braille dot is half as wide
     figure.clear()
     figure.theme("simple" if on_terminal() else "colorless")
     figure.plot_size(width, height)
-    figure.draw(figure.signal(shown.steps.tolist(), shown.values.tolist(), marker="braille").lines())
+    for series, (name, marker) in zip(shown.values(), _markers(shown), strict=True):
+        signal = figure.signal(series.steps.tolist(), series.values.tolist(), marker=marker).lines()
+        figure.draw(signal.label(name) if len(shown) > 1 else signal)
     figure.title(visible(title))
-    figure.ruler("x").ticks(_ticks(shown))
+    figure.ruler("x").ticks(_ticks(shown.values()))
     click.echo(figure.build().string(not on_terminal()), nl=False)
 
 
-def _ticks(series: Series) -> list[int]:
+def _markers(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Names with what each curve is drawn with: where no colours tell them apart, letters do."""
+    names = list(names)
+    letters = zip(names, cycle(_LETTERS), strict=False)
+    return letters if len(names) > 1 and not on_terminal() else ((name, "braille") for name in names)
+
+
+def _ticks(curves: Iterable[Series]) -> list[int]:
     """Whole steps, evenly spread."""
-    first, last = min(series.steps), max(series.steps)
+    steps = [step for series in curves for step in (min(series.steps), max(series.steps))]
+    first, last = min(steps), max(steps)
     return sorted({first + (last - first) * part // 4 for part in range(5)})

@@ -84,6 +84,12 @@ class Home:
         Raises:
             StoreError: It cannot be made or written to.
         """
+        if os.pathsep in str(self.root):
+            raise StoreError(
+                f"conjure's home folder {self.root} has a {os.pathsep!r} in its name, which the PATH of a run"
+                " could not hold",
+                fix=f"set {HOME_VARIABLE} to a folder without one",
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
             if stat.S_IMODE(self.root.stat().st_mode) != _PRIVATE and self._is_ours():

@@ -4,11 +4,12 @@ Main entries: `parse_duration`, `parse_size`, `format_duration`, `format_size`. 
 unit is refused, because a guess at the unit is how a 90-minute limit becomes 90 seconds.
 """
 
-import math
 import re
 
 from conjure.errors import UsageError
 
+LARGEST_NUMBER = 2**63  # what databases and file formats hold of whole numbers stays below it
+LONGEST_S = 100 * 365.25 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _BYTES = {
@@ -38,8 +39,8 @@ def parse_duration(text: str) -> float:
             f"{text!r} is not a time: write a number with its unit (s, m, h or d), such as {example} or 1h30m"
         )
     seconds = sum(float(amount) * _SECONDS[unit] for amount, unit in parts)
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"a time must be longer than nothing; {text!r} is not")
+    if not 0 < seconds <= LONGEST_S:
+        raise UsageError(f"a time must be longer than nothing and at most 100 years; {_cut(text)} is not")
     return seconds
 
 
@@ -55,10 +56,14 @@ def parse_size(text: str) -> int:
         raise UsageError(
             f"{text!r} is not a size: write a number with its unit (MB, GB, GiB …), such as {example}"
         )
-    size = int(float(match[1]) * _BYTES[match[2].upper()])
-    if size < 1:
-        raise UsageError(f"a size must be more than nothing; {text!r} is not")
-    return size
+    size = float(match[1]) * _BYTES[match[2].upper()]
+    if not 1 <= size < LARGEST_NUMBER:
+        raise UsageError(f"a size must be more than nothing and below 2^63 bytes; {_cut(text)} is not")
+    return int(size)
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}…")
 
 
 def format_duration(seconds: float) -> str:

@@ -61,6 +61,11 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
         record = store.get(number)
     if record.spec.kind != "finetune":
         raise UsageError(f"run {number} was no fine-tune but `{record.spec.command_text}`")
+    if "command" in (record.spec.withheld or ()):
+        raise UsageError(
+            f"run {number} was given a secret in its command, and secrets are not stored; it cannot go on",
+            fix="conjure finetune, with the same data and options",
+        )
     state = resolve_resource(home, f"runs/{number}")
     if not (state / _STATE).is_dir():
         raise UsageError(

@@ -68,7 +68,7 @@ class Inputs:
         while free in taken:
             free, number = f"{number}-{target}", number + 1
         self.mounts.append(Mount(source, free, read_only=True))
-        return free
+        return f"./{free}" if free.startswith("-") else free  # else it would be read as an option
 
 
 def recorded(

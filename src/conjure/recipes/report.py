@@ -3,26 +3,50 @@
 Main entry: `report_folder`. Invariant: a run's outputs are never written to.
 """
 
+import re
 from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError
 from conjure.recipes.resources import is_resource, resolve_resource
+from conjure.runs.lifecycle.ownership import open_store
 
 REPORT_FILE = "report.json"
+_NUMBER = re.compile(r"#?[1-9][0-9]{0,17}")
+_WHO_WRITES_ONE = "a fine-tune that was not interrupted writes one"
 
 
-def report_folder(home: Home, name: str) -> Path:
+def report_folder(home: Home, name: str | None) -> Path:
     """The folder that holds the report of a run (by number or resource) or of a checkpoint folder.
+
+    Args:
+        home: Where conjure keeps things.
+        name: The run or folder; the newest run that has a report if None.
 
     Raises:
         NotFoundError: There is no such thing, or no report in it.
     """
-    resource = f"runs/{name}" if name.isdecimal() else name
-    folder = resolve_resource(home, resource) if is_resource(home, resource) else Path(name)
+    if name is None:
+        return _newest_report(home)
+    resource = f"runs/{name.removeprefix('#')}" if _NUMBER.fullmatch(name) else name
+    if is_resource(home, resource):
+        folder = resolve_resource(home, resource)
+    else:
+        folder = Path(name)
+        if not folder.is_dir():
+            raise NotFoundError(f"there is no run, resource or folder {name!r}", fix="conjure ps")
     if not (folder / REPORT_FILE).is_file():
         raise NotFoundError(
-            f"{resource} has no report (no {REPORT_FILE})",
-            fix="a fine-tune that was not interrupted writes one: conjure ps",
+            f"{resource} has no report (no {REPORT_FILE}); {_WHO_WRITES_ONE}", fix="conjure ps"
         )
     return folder
+
+
+def _newest_report(home: Home) -> Path:
+    with open_store(home) as store:
+        numbers = sorted(store.numbers(), reverse=True)
+    for number in numbers:
+        folder = home.run_folder(number) / "outputs"
+        if (folder / REPORT_FILE).is_file():
+            return folder
+    raise NotFoundError(f"no run has a report; {_WHO_WRITES_ONE}", fix="conjure ps")

@@ -1,6 +1,7 @@
 """Real processes under the local executor: what they print, how they end, and that nobody is left."""
 
 import os
+import re
 import signal
 import time
 
@@ -113,6 +114,25 @@ def test_the_usage_of_a_command_is_measured(start, tmp_path):
     used = execution.usage()
     assert used.cpu_s > 0.02
     assert used.peak_memory_bytes > 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        (
+            "#!/bin/sh\r\n",
+            "its first line ends as on Windows, so that it names '/bin/sh' with a carriage return",
+        ),
+        ("#!/no/such/python3 -u\n", "its first line names '/no/such/python3 -u', which is not there"),
+    ],
+)
+def test_a_script_whose_interpreter_is_not_there(tmp_path, first, why):
+    script = tmp_path / "run.sh"
+    script.write_bytes(f"{first}echo".encode())
+    script.chmod(0o755)
+    with pytest.raises(NotStartedError, match=re.escape(f"./run.sh: {why}")) as caught:
+        LocalExecutor(lambda _: True).start(Job(("./run.sh",), tmp_path, dict(os.environ)))
+    assert caught.value.exit_code == 127
 
 
 def test_no_such_program(tmp_path):

@@ -7,7 +7,7 @@ from conjure.runs.telemetry.series import Series
 
 
 def curve(capsys, steps, values, **given):
-    show_curve("loss", Series(array("q", steps), array("d", values)), **given)
+    show_curve("loss", {"run 1": Series(array("q", steps), array("d", values))}, **given)
     return capsys.readouterr().out.rstrip("\n").splitlines()
 
 
@@ -42,3 +42,12 @@ def test_elsewhere_than_on_a_terminal_there_are_no_colours(capsys):
 )
 def test_odd_curves_can_be_drawn(capsys, steps, values):
     assert len(curve(capsys, steps, values)) >= 8
+
+
+def test_several_runs_in_one_plot_are_told_apart(capsys):
+    series = Series(array("q", [0, 1]), array("d", [1.0, 2.0])), Series(array("q", [5]), array("d", [0.5]))
+    show_curve("loss", dict(zip(("run 1", "run 2"), series, strict=True)))
+    out = capsys.readouterr().out
+    assert "run 1" in out
+    assert "run 2" in out
+    assert out.splitlines()[-1].split()[-1] == "5"

@@ -32,3 +32,9 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be used"):
         Home(tmp_path / "file" / "home").create()
+
+
+def test_a_home_that_path_could_not_hold_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="which the PATH of a run could not hold"):
+        Home(tmp_path / "a:b").create()
+    assert not (tmp_path / "a:b").exists()

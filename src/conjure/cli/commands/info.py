@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import on_terminal, visible, write_json
 from conjure.cli.run_view import elapsed, metric_value, status_cell
 from conjure.cli.tables import Cell, heading, show_facts
@@ -26,10 +26,10 @@ Fact = tuple[str, str | Cell]
 
 
 @click.command
-@click.argument("number", type=RUN_NUMBER)
+@optional_number
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(number: int, *, as_json: bool) -> None:
-    """Show everything about run NUMBER: what was asked, how it went, what came of it."""
+    """Show everything about run NUMBER (or the newest): what was asked, how it went, what came of it."""
     home = Home.from_environment()
     with open_store(home) as store:
         record = store.get(number)

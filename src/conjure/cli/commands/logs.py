@@ -10,7 +10,7 @@ from datetime import datetime
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import note, visible
 from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
@@ -23,7 +23,7 @@ from conjure.runs.telemetry.logs import LOG_FILE, STDOUT, LineAssembler, LogEntr
 
 
 @click.command
-@click.argument("number", type=RUN_NUMBER)
+@optional_number
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on until the run has ended.")
 @click.option("-n", "--last", type=click.IntRange(min=0), metavar="K", help="Only the last K lines.")
 @click.option("--timestamps", is_flag=True, help="The time before each line.")
@@ -40,7 +40,7 @@ def command(
     grep: str | None,
     as_json: bool,
 ) -> int:
-    """Show what run NUMBER printed. With -f the exit status is the run's own."""
+    """Show what run NUMBER (or the newest) printed. With -f the exit status is the run's own."""
     home = Home.from_environment()
     wanted = _Lines(pattern=_pattern(grep), last=last, timestamps=timestamps, stderr=stderr, as_json=as_json)
     if following:

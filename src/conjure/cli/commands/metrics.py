@@ -1,18 +1,19 @@
 """`conjure metrics`: what a run reported with `log_metric`."""
 
 import csv
-import difflib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.parameter_types import RUN_NUMBER, is_run_number, last_number
 from conjure.cli.render import note, write_json
 from conjure.cli.run_view import metric_value
 from conjure.cli.tables import Column, show_table
 from conjure.core.home import Home
+from conjure.core.text import did_you_mean
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.telemetry.metrics import METRICS_FILE, MetricTail, Point, Summary
@@ -21,15 +22,32 @@ _FIELDS = ("name", "step", "value", "time")
 
 
 @click.command
-@click.argument("number", type=RUN_NUMBER)
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("words", nargs=-1, metavar="[NUMBER]... [NAME]...")
 @click.option("--plot", is_flag=True, help="Draw each metric over its steps.")
 @click.option("--csv", "as_csv", is_flag=True, help="Every point: name, step, value, time (seconds, UTC).")
 @click.option("--json", "as_json", is_flag=True, help="Every point, as a JSON array of objects.")
-def command(number: int, names: tuple[str, ...], *, plot: bool, as_csv: bool, as_json: bool) -> None:
-    """Show what run NUMBER reported: each metric's newest, lowest and highest value, or all of its points."""
+@click.pass_context
+def command(
+    context: click.Context, words: tuple[str, ...], *, plot: bool, as_csv: bool, as_json: bool
+) -> None:
+    """Show what run NUMBER (or the newest) reported: each metric's newest, lowest and highest value.
+
+    With --plot several runs can be named, and are drawn in one plot for each metric.
+    """
     if plot + as_csv + as_json > 1:
         raise UsageError("--plot, --csv and --json exclude one another")
+    texts = list(takewhile(is_run_number, words))
+    numbers = [RUN_NUMBER.convert(text, None, context) for text in texts] or [last_number()]
+    names = words[len(texts) :]
+    if len(numbers) > 1:
+        if not plot:
+            raise UsageError("several runs can only be shown with --plot; name one run")
+        _plot_runs(numbers, names)
+        return
+    _show_run(numbers[0], names, plot=plot, as_csv=as_csv, as_json=as_json)
+
+
+def _show_run(number: int, names: tuple[str, ...], *, plot: bool, as_csv: bool, as_json: bool) -> None:
     home = Home.from_environment()
     with open_store(home) as store:
         going_on = not store.get(number).status.is_final
@@ -43,17 +61,28 @@ def command(number: int, names: tuple[str, ...], *, plot: bool, as_csv: bool, as
     elif not wanted:
         note(f"run {number} has reported no metric{' yet' if going_on else ''}")
     elif plot:
-        _plot(folder, wanted)
+        _plot({number: folder}, wanted)
     else:
         _show(summaries[name] for name in wanted)
+
+
+def _plot_runs(numbers: Sequence[int], names: tuple[str, ...]) -> None:
+    """Each metric of several runs in one plot; a run that has not reported it is left out."""
+    home = Home.from_environment()
+    with open_store(home) as store:
+        reported = {number: store.summaries(store.get(number).number) for number in dict.fromkeys(numbers)}
+    known = {name: summary for summaries in reported.values() for name, summary in summaries.items()}
+    wanted = _chosen(numbers[0], names, known)
+    if not wanted:
+        note("none of these runs has reported a metric")
+    _plot({number: home.run_folder(number) for number in reported}, wanted)
 
 
 def _chosen(number: int, names: Sequence[str], summaries: dict[str, Summary]) -> list[str]:
     """The metrics asked for, all of them if none is."""
     missing = [name for name in names if name not in summaries]
     if missing:
-        near = difflib.get_close_matches(missing[0], summaries, n=2)
-        known = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(summaries) or 'none'}"
+        known = did_you_mean(missing[0], summaries) or f"it has {', '.join(summaries) or 'none'}"
         raise NotFoundError(f"run {number} has no metric {missing[0]!r}; {known}")
     return list(dict.fromkeys(names)) or list(summaries)
 
@@ -70,13 +99,15 @@ def _write_csv(points: Iterable[Point]) -> None:
     writer.writerows((point.name, point.step, point.value, point.time) for point in points)
 
 
-def _plot(folder: Path, names: Sequence[str]) -> None:
+def _plot(folders: Mapping[int, Path], names: Sequence[str]) -> None:
     from conjure.cli.plots import show_curve
     from conjure.runs.telemetry.series import read_series
 
-    for name, series in read_series(folder, names).items():
-        if len(series):
-            show_curve(name, series, share=len(names))
+    found = {number: read_series(folder, names) for number, folder in folders.items()}
+    for name in names:
+        curves = {f"run {number}": series[name] for number, series in found.items() if len(series[name])}
+        if curves:
+            show_curve(name, curves, share=len(names))
 
 
 def _show(summaries: Iterable[Summary]) -> None:

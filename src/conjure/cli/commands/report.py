@@ -24,12 +24,15 @@ _TONES = {"good": ("✔", "green"), "mixed": ("~", "yellow"), "bad": ("✘", "re
 
 
 @click.command()
-@click.argument("name", metavar="N|FOLDER")
+@click.argument("name", required=False, metavar="[N|FOLDER]")
 @click.option("--open", "opened", is_flag=True, help="Open the page in the browser.")
 @click.option("--output", type=click.Path(path_type=Path), help="Make the page afresh, into this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
-def command(name: str, *, opened: bool, output: Path | None, as_json: bool) -> None:
-    """Show what the model of run N (or in FOLDER) learned: is it better, does it copy, is it varied?"""
+def command(name: str | None, *, opened: bool, output: Path | None, as_json: bool) -> None:
+    """Show what the model of run N (or in FOLDER) learned: is it better, does it copy, is it varied?
+
+    Without N it is the newest run that has a report.
+    """
     folder = report_folder(Home.from_environment(), name)
     text = (folder / REPORT_FILE).read_text("utf-8")
     if as_json:

@@ -11,9 +11,11 @@ from conjure.cli.run_following import follow_submission
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import UsageError
+from conjure.runs.environments.local_packages import keep_packages
+from conjure.runs.environments.pip_requirements import read_requirements
 from conjure.runs.lifecycle.engine import submit
+from conjure.runs.lifecycle.overlooked import overlooked
 from conjure.runs.schema.argv import unknown_placeholders
-from conjure.runs.schema.pip_requirements import read_requirements
 from conjure.runs.schema.spec import (
     CodeChoice,
     ComputeRequest,
@@ -66,10 +68,12 @@ _NOT_YET = {
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND...")
 def command(**options: Any) -> int:
     """Run COMMAND as a numbered, isolated, recorded run."""
-    spec = _spec(options)
+    home = Home.from_environment()
+    spec = _spec(home, options)
     for name in unknown_placeholders(spec.command, spec.params):
         click.echo(f"note: :{name}: in the command stays as it is; there is no --param {name}=…", err=True)
-    home = Home.from_environment()
+    for note in overlooked(spec):
+        click.echo(f"note: {note}", err=True)
     return follow_submission(
         home,
         lambda announce: submit(home, spec, announce=announce),
@@ -78,11 +82,11 @@ def command(**options: Any) -> int:
     )
 
 
-def _spec(options: dict[str, Any]) -> RunSpec:
+def _spec(home: Home, options: dict[str, Any]) -> RunSpec:
     for name, refusal in _NOT_YET.items():
         if options[name]:
             raise UsageError(refusal)
-    requirements, notes = read_requirements(map(Path, options["pip_req"]))
+    requirements, notes = read_requirements(home, map(Path, options["pip_req"]))
     for note in notes:
         click.echo(f"note: {note}", err=True)
     return RunSpec(
@@ -95,9 +99,12 @@ def _spec(options: dict[str, Any]) -> RunSpec:
             git_ref=options["git_ref"],
         ),
         environment=EnvironmentChoice(
-            options["base"], options["python"], options["pip"], requirements or None
+            options["base"],
+            options["python"],
+            keep_packages(home, options["pip"], current_folder()),
+            requirements or None,
         ),
-        variables=dict(map(_variable, options["env"])),
+        variables=dict(map(parse_variable, options["env"])),
         mounts=tuple(map(Mount.parse, options["mount"])),
         resources=ComputeRequest(
             options["cpus"], options["gpus"], parse_size(options["memory"]) if options["memory"] else None
@@ -122,7 +129,7 @@ def _params(texts: Iterable[str]) -> dict[str, str]:
     return params
 
 
-def _variable(text: str) -> tuple[str, str]:
+def parse_variable(text: str) -> tuple[str, str]:
     """``KEY=VALUE``, or ``KEY`` with the value it has here."""
     if "=" in text:
         return parse_assignment("--env", text)

@@ -9,8 +9,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from conjure.core.files import sha256_bytes, sha256_file
+from conjure.core.files import sha256_file
 from conjure.core.home import Home
+from conjure.core.home_key import keyed_digest
 from conjure.core.trees import clone_file
 from conjure.core.units import format_size
 from conjure.errors import NotFoundError, UsageError
@@ -107,14 +108,19 @@ def _copy_and_digest(home: Home, file: Path) -> str:
     return digest
 
 
-def identity_of(spec: RunSpec, code: CodeFacts, environment: str, mounts: Iterable[MountFacts]) -> str:
-    """A digest that equal runs share: same code, environment, mounts, command and params."""
-    stored = spec.to_dict()
+def identity_of(
+    home: Home, spec: RunSpec, code: CodeFacts, environment: str, mounts: Iterable[MountFacts]
+) -> str:
+    """A digest that equal runs share: same code, environment, mounts, command, params and variables.
+
+    It is of the true values, secrets included, and keyed, so that no secret can be found from it by trying.
+    """
+    asked = spec.to_dict(secrets=True)
     what = {
         "tree": code.tree,
         "subfolder": code.subfolder,
         "environment": environment,
         "mounts": sorted((mount.target, mount.source, mount.read_only) for mount in mounts),
-        **{name: stored[name] for name in ("kind", "command", "params", "variables", "output", "no_output")},
+        **{name: asked[name] for name in ("kind", "command", "params", "variables", "output", "no_output")},
     }
-    return sha256_bytes(json.dumps(what, sort_keys=True).encode())
+    return keyed_digest(home, json.dumps(what, sort_keys=True).encode())

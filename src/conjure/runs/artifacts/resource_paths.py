@@ -4,7 +4,6 @@ Main entries: `parse`, `resolve`. Invariant: what `resolve` returns exists and l
 that was named, links in the path included; ``..``, absolute paths and links that lead out are refused.
 """
 
-import difflib
 import os
 import re
 import unicodedata
@@ -13,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
+from conjure.core.text import did_you_mean
 from conjure.errors import NotFoundError, UsageError
+from conjure.runs.database.rows import LAST
 
 RUNS, UPLOADS = "runs", "uploads"
 MANIFEST = "manifest.json"
@@ -75,6 +77,8 @@ def parse(text: str, lookup_link: LinkLookup) -> Resource:
         raise UsageError(
             f"{text!r} names all {first}; name one, as in {_EXAMPLES[first]}", fix=f"conjure ls {first}"
         )
+    if first == RUNS and LAST.fullmatch(rest[0]):
+        rest = [*_split(lookup_link(rest[0]) or "")[1:], *rest[1:]]
     return _run(rest, text) if first == RUNS else _upload(rest, text)
 
 
@@ -97,11 +101,10 @@ def _split(text: str) -> list[str]:
 
 
 def _unknown_name(text: str, first: str) -> NotFoundError:
-    local = f"; the local file is ./{text}" if os.path.exists(text) else ""  # noqa: PTH110
-    return NotFoundError(
-        f"there is no resource {text!r}: {first!r} is neither runs, uploads nor a link{local}",
-        fix="conjure ls",
-    )
+    sentence = f"there is no resource {text!r}: {first!r} is neither runs, uploads nor a link"
+    if os.path.exists(text):  # noqa: PTH110 - false, too, for a name no filesystem can hold
+        return NotFoundError(f"{sentence}; the local file is ./{text}", fix=f"-m {shell_words(f'./{text}')}")
+    return NotFoundError(sentence, fix="conjure ls")
 
 
 def _run(parts: list[str], text: str) -> Resource:
@@ -144,6 +147,8 @@ def check_link_name(name: str) -> str:
         UsageError: It could be mistaken for something else.
     """
     normal = check_name("link", name)
+    if LAST.fullmatch(unicodedata.normalize("NFKC", normal).casefold()):
+        raise UsageError(f"{name!r} cannot name a link: it means the newest run")
     if unicodedata.normalize("NFKC", normal).casefold() in (RUNS, UPLOADS, "datasets"):
         raise UsageError(f"{name!r} cannot name a link: it is the beginning of every path to {normal}")
     return normal
@@ -282,5 +287,5 @@ def _no_such_file(root: Path, resource: Resource) -> NotFoundError:
 
 
 def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=2)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    suggestion = did_you_mean(name, known)
+    return f"; {suggestion}" if suggestion else ""

@@ -5,6 +5,7 @@ JSON form holds, and is read back by the record's own reader.
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from typing import Any
 from conjure.core.text import printable
 from conjure.runs.schema.record import RunRecord, facts_from_dict
 from conjure.runs.schema.status import PHASES, STATUS_OF_REASON, Facts, RunStatus
+
+LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
+
 
 _JSON_COLUMNS = ("spec", "owner", "outputs", "usage", "code", "environment", "mounts", "gpu_ids")
 

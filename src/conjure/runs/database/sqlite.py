@@ -28,6 +28,7 @@ from conjure.runs.database.migrations import migrate
 from conjure.runs.database.rows import (
     FACTS,
     LABELS,
+    LAST,
     LISTED,
     ListedRun,
     RunFilter,
@@ -392,9 +393,29 @@ class Store:
         return [Link(**row) for row in self._query("SELECT * FROM links ORDER BY name")]
 
     def lookup_link(self, name: str) -> str | None:
-        """The resource a name stands for, or None: what `resources.resolve` asks."""
+        """The resource a name stands for, or None: what `resources.resolve` asks.
+
+        Raises:
+            NotFoundError: It is ``last`` or ``last~N``, and there are not so many runs.
+        """
+        last = LAST.fullmatch(name)
+        if last is not None:
+            return f"runs/{self.last_number(int(last['back'] or 0))}"
         link = self.link(name)
         return None if link is None else link.resource
+
+    def last_number(self, back: int = 0) -> int:
+        """The number of the newest run, or of the one so many before it.
+
+        Raises:
+            NotFoundError: There are not so many runs.
+        """
+        number = self._value("SELECT number FROM runs ORDER BY number DESC LIMIT 1 OFFSET ?", (back,))
+        if number is None:
+            count = self._value("SELECT count(*) FROM runs")
+            have = f"there are only {count}" if count else "there are no runs yet"
+            raise NotFoundError(f"there is no run last{f'~{back}' if back else ''}; {have}", fix="conjure ps")
+        return number
 
     # ---- the metric index ----------------------------------------------------------------------------------
 
@@ -540,8 +561,8 @@ class Store:
         with translate_errors(self.home):
             return retry_when_busy(lambda: self._connection.execute(statement, tuple(values)).fetchall())
 
-    def _value(self, statement: str) -> Any:
-        rows = self._query(statement)
+    def _value(self, statement: str, values: Iterable[Any] = ()) -> Any:
+        rows = self._query(statement, values)
         return rows[0][0] if rows else None
 
     @contextmanager

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from conjure.core.quoting import shell_words
 from conjure.runs.executors.base import Exit, Job, NotStartedError
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
 from conjure.runs.host.process import (
@@ -62,11 +63,29 @@ class LocalExecutor:
                 preexec_fn=lambda: die_with_parent(supervisor),
             )
         except FileNotFoundError as error:
-            raise NotStartedError(f"{job.arguments[0]}: no such program", 127) from error
+            raise NotStartedError(f"{job.arguments[0]}: {_why_not_found(job)}", 127) from error
         except OSError as error:
             raise NotStartedError(f"{job.arguments[0]}: {error.strerror}", 126) from error
         own_gpus = gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, ""))
         return LocalExecution(process, self._exclude, UsageMeter(own_gpus))
+
+
+def _why_not_found(job: Job) -> str:
+    """What is missing: the program, or the interpreter that the first line of a script names."""
+    try:
+        with (job.folder / job.arguments[0]).open("rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return "no such program"
+    if not first.startswith(b"#!"):
+        return "no such program"
+    interpreter = first[2:].decode(errors="replace").rstrip("\n")
+    if interpreter.endswith("\r"):
+        return (
+            f"its first line ends as on Windows, so that it names {interpreter.strip()!r} with a carriage"
+            f" return; `sed -i 's/\\r$//' {shell_words(job.arguments[0])}` takes it away"
+        )
+    return f"its first line names {interpreter.strip()!r}, which is not there"
 
 
 class LocalExecution:

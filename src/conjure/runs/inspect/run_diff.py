@@ -19,7 +19,9 @@ from conjure.runs.telemetry.metrics import Summary
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git knows it without having it
 _KINDS = {"A": "added", "D": "deleted", "R": "renamed"}
 # Of a spec: what is compared by itself below, or says nothing of what was done.
-_COMPARED_ELSEWHERE = {"command", "mounts", "params", "variables", "environment", "code", "labels", "folder"}
+_COMPARED_ELSEWHERE = frozenset(
+    ["command", "mounts", "params", "variables", "environment", "code", "labels", "folder", "withheld"]
+)
 
 
 @dataclass(frozen=True, slots=True)

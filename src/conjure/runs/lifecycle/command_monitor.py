@@ -4,6 +4,7 @@ Main entry: `watch`. Invariant: limits are kept by a clock that does not jump; t
 command is the one that counts, and a kill outranks them all.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -106,21 +107,26 @@ class CommandMonitor:
         command_s = self.timer() - started
         self.log.flush()
         self._look_at_metrics()
+        for condition, name in self.conditions.unmet():
+            self.log.note(f"stop condition {condition.text!r}: the run reported no metric {name!r}")
         self.control.index(self._summaries.values())
         return CommandResult(
             self.execution.exit, self._reason, self._message, command_s, self.execution.usage()
         )
 
     def _look_at_metrics(self) -> None:
-        points = list(self.metrics.read())
-        if points:
-            self._summaries = summarise(points, self._summaries.values())
+        points = list(self.metrics.read_all())
+        finite = [point for point in points if math.isfinite(point.value)]
+        if finite:
+            self._summaries = summarise(finite, self._summaries.values())
             self._unindexed = True
         for point in points:
             condition = self.conditions.see(point.name, point.step, point.value)
+            what = f"{point.name} was {point.value:g} at step {point.step}"
             if condition is not None:
-                what = f"{point.name} was {point.value:g} at step {point.step}"
                 self._end(EndReason.STOP_CONDITION, f"{condition.text}: {what}")
+            elif math.isnan(point.value) and self.conditions.misses_nan(point.name):
+                self.log.note(f"{what}, which meets none of its stop conditions; '{point.name} == nan' would")
 
     def _look_for_reasons(self, elapsed_s: float) -> None:
         if self.timeout_s is not None and elapsed_s >= self.timeout_s:

@@ -11,7 +11,7 @@ given a number ends with exactly one ending, whatever happens in between.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from conjure.core.home import Home
@@ -80,15 +80,27 @@ def submit(
         return Submission(store.get(number))
 
 
-def rerun(home: Home, number: int, *, announce: Callable[[int], None] = _say_nothing) -> Submission:
+def rerun(
+    home: Home,
+    number: int,
+    *,
+    announce: Callable[[int], None] = _say_nothing,
+    variables: Mapping[str, str] | None = None,
+) -> Submission:
     """Cast a run's exact record again: same code, environment, mounts, command.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run.
+        announce: Told the new run's number as soon as there is one.
+        variables: Secret variables the run was given; those that are set here count too.
 
     Raises:
         NotFoundError: There is no such run, or something it needs is gone.
-        UsageError: It held a secret that is not stored and is not set here either.
+        UsageError: It held a secret that is not stored, not given and not set here either.
     """
     with open_store(home) as store:
-        spec = spec_of_record(home, store.get(number))
+        spec = spec_of_record(home, store.get(number), variables)
     return submit(home, spec, announce=announce, rerun_of=number)
 
 

@@ -159,7 +159,7 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment]:
             run.home, run.spec.environment, run.log.note, variables=variables, folder=place.folder
         )
     facts = EnvironmentFacts(built.digest, str(built.python), built.packages)
-    identity = identity_of(run.spec, record.code, built.digest, record.mounts)
+    identity = identity_of(run.home, run.spec, record.code, built.digest, record.mounts)
     run.store.set_facts(run.number, environment=facts, identity=identity)
     return place, built
 

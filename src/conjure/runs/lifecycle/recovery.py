@@ -32,7 +32,7 @@ def recover(home: Home, number: int) -> RunRecord:
                 if folders.run.id_of(WORK) is None or folders.run.id_of(BASELINE) is None:
                     raise _nothing_kept(record)
                 baseline = Baseline.load(folders.run.here / BASELINE)
-                manifest = collect_outputs(folders, baseline, record.spec)
+                manifest = collect_outputs(folders, baseline, record.spec.known_globs())
                 facts = OutputFacts(len(manifest.entries), manifest.size_bytes, recovered=True)
                 store.set_facts(number, outputs=facts)
                 folders.remove_work()

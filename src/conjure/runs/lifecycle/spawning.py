@@ -11,11 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ExecutorError
 from conjure.reporting import OWN_VARIABLES
+from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.lifecycle.ownership import RunLock
 from conjure.runs.schema.spec import RunSpec
 
@@ -47,6 +49,7 @@ class Launch:
             str(lock.descriptor),
         ]
         variables = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
+        variables = with_absolute_links(variables, Path.cwd())
         variables[HOME_VARIABLE] = str(home.root)
         try:
             # A ^C at this moment is for us, not for a child that has not left the terminal's session yet.

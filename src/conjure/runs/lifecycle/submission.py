@@ -6,9 +6,10 @@ them in order. Invariant: a run that could not be cast after all is closed befor
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, UsageError
@@ -16,12 +17,14 @@ from conjure.reporting import RUN_VARIABLE
 from conjure.runs.artifacts.mount_sources import identity_of
 from conjure.runs.code import snapshot
 from conjure.runs.database.sqlite import Store
+from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.ownership import RunLock
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
 from conjure.runs.schema.status import Ending, EndReason
 
+_VARIABLES = "variables."
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
 
 
@@ -33,8 +36,13 @@ class Submission:
     reused: bool = False
 
 
-def spec_of_record(home: Home, record: RunRecord) -> RunSpec:
+def spec_of_record(home: Home, record: RunRecord, variables: Mapping[str, str] | None = None) -> RunSpec:
     """What to ask for so that a recorded run is done again, exactly.
+
+    Args:
+        home: Where conjure keeps things.
+        record: The run.
+        variables: Secret variables that it was given; this process's own count too.
 
     Raises:
         UsageError: Its code was never recorded, or it held secrets that are not set here.
@@ -42,7 +50,7 @@ def spec_of_record(home: Home, record: RunRecord) -> RunSpec:
     if record.code is None:
         raise UsageError(f"run {record.number} cannot be cast again: its code was never recorded")
     return replace(
-        _with_secrets(record),
+        _with_secrets(record, variables or {}),
         code=record.spec.code if record.spec.code.none else CodeChoice(run=record.number),
         environment=_same_environment(home, record),
         mounts=tuple(Mount(mount.source, mount.target, mount.read_only) for mount in record.mounts),
@@ -70,17 +78,54 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _with_secrets(record: RunRecord) -> RunSpec:
-    """The recorded spec with what was withheld put back from this process's own variables."""
+def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
+    """The recorded spec with what was withheld put back: from what is given, or this process's variables.
+
+    Raises:
+        UsageError: Something of it is neither here nor there, or is no variable.
+    """
     spec = record.spec
-    missing = [name for name in spec.withheld() if name not in os.environ or name not in spec.variables]
+    withheld = [part for part in spec.withheld or () if part != "code.git_url"]  # its code is recorded
+    names = [part.removeprefix(_VARIABLES) for part in withheld if part.startswith(_VARIABLES)]
+    _refuse_unknown(given, names, record.number)
+    others = [_in_words(part) for part in withheld if not part.startswith(_VARIABLES)]
+    if others:
+        raise UsageError(
+            f"run {record.number} was given a secret in {' and '.join(others)}, and secrets are not stored",
+            fix="write the whole `conjure run` again, with the secret in a variable: -e KEY, and $KEY"
+            " in the command",
+        )
+    known = {name: given.get(name, os.environ.get(name)) for name in names}
+    missing = [name for name, value in known.items() if value is None]
     if missing:
         raise UsageError(
             f"run {record.number} was given secrets, which are not stored: {', '.join(missing)}",
-            fix="set such variables here before `conjure rerun`, or write the whole `conjure run` again",
+            fix=f"conjure rerun {record.number} {' '.join(f'-e {name}=VALUE' for name in missing)}",
         )
-    known = {name: os.environ[name] for name in spec.withheld()}
-    return replace(spec, variables={**spec.variables, **known})
+    put_back = {name: value for name, value in known.items() if value is not None}
+    return replace(spec, variables={**spec.variables, **put_back}, withheld=None)
+
+
+def _refuse_unknown(given: Mapping[str, str], withheld: Iterable[str], number: int) -> None:
+    """Refuse variables that would make a rerun another run than the recorded one.
+
+    Raises:
+        UsageError: One of them was not withheld.
+    """
+    for name in given.keys() - {*withheld}:
+        raise UsageError(
+            f"-e {name}: a rerun takes the variables as they were recorded; only secrets of run {number},"
+            " which are not stored, can be given"
+        )
+
+
+def _in_words(part: str) -> str:
+    """A part of a spec as it is written on the command line."""
+    kind, _, name = part.partition(".")
+    if kind == "params":
+        return f"--param {name}"
+    plain = {"command": "its command", "output": "--output", "no_output": "--no-output"}
+    return plain.get(part) or {"pip": "--pip", "requirements": "--pip-req"}.get(name, part)
 
 
 def refuse_own_folder(home: Home, spec: RunSpec) -> None:
@@ -162,11 +207,11 @@ def find_identical_run(
     provisional = -os.getpid()
     try:
         taken = snapshot_code(home, store, provisional, spec)
-        variables = {**os.environ, **spec.variables}
+        variables = with_absolute_links({**os.environ, **spec.variables}, Path.cwd())
         built = environment_build.build(home, spec.environment, variables=variables, folder=spec.folder)
     finally:
         snapshot.forget(home, provisional)
-    return store.completed_equal(identity_of(spec, taken, built.digest, mounted))
+    return store.completed_equal(identity_of(home, spec, taken, built.digest, mounted))
 
 
 def close_failed_submission(store: Store, number: int, error: BaseException) -> None:

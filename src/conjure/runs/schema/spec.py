@@ -7,19 +7,23 @@ all of them are reported at once. What is stored of it (`to_dict`) never holds a
 import posixpath
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from conjure.core.secrets import STARS, redact_command, redact_environment, redact_text
+from conjure.core.secrets import STARS, Redaction
+from conjure.core.units import LARGEST_NUMBER, LONGEST_S
 from conjure.errors import UsageError
+from conjure.runs.schema.argv import fill_in
 from conjure.runs.schema.stop_conditions import parse_stop_condition
 
 _PARAM_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_COLON = re.compile(r"(?<!\\):")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PYTHON_VERSION = re.compile(r"3\.\d+(\.\d+)?")
 LABEL_LIMIT = 80
+_MOST_PARTS = 1_000_000  # more cores or GPUs than any machine has
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +42,29 @@ class Mount:
 
     @classmethod
     def parse(cls, text: str) -> "Mount":
-        """The mount written as ``RESOURCE[:PATH][:ro]``.
+        r"""The mount written as ``RESOURCE[:PATH][:ro]``; a colon in a name is written as ``\:``.
 
         Raises:
             UsageError: It does not have that form; the message says how.
         """
-        parts = text.split(":")
+        parts = [part.replace("\\:", ":") for part in _COLON.split(text)]
         read_only = len(parts) > 1 and parts[-1] == "ro"
         resource, *target = parts[:-1] if read_only else parts
         if len(target) > 1:
             raise UsageError(
                 f"mount {text!r} has too many colons: write RESOURCE[:PATH][:ro]"
-                " (a path with a colon in its name cannot be mounted)"
+                " (a colon in a name is written as \\:)"
             )
         if not resource.strip("/"):
             raise UsageError(f"mount {text!r} names no resource: write RESOURCE[:PATH][:ro]")
         named = target[0] if target else posixpath.basename(resource.rstrip("/"))
         return cls(resource, _target(text, named), read_only)
+
+    @classmethod
+    def of(cls, resource: str, path: str) -> "Mount":
+        """The mount of a resource at ``PATH[:ro]``, colons in the resource's name and all."""
+        escaped = resource.replace(":", "\\:")
+        return cls.parse(f"{escaped}:{path}")
 
     @property
     def is_local_file(self) -> bool:
@@ -123,10 +133,6 @@ class CodeChoice:
         """The choice as plain JSON values."""
         return asdict(self)
 
-    def stored(self) -> "CodeChoice":
-        """The choice without user and password of an address."""
-        return replace(self, git_url=None if self.git_url is None else redact_text(self.git_url))
-
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentChoice:
@@ -162,11 +168,6 @@ class EnvironmentChoice:
         """The choice as plain JSON values."""
         return {**asdict(self), "pip": list(self.pip)}
 
-    def stored(self) -> "EnvironmentChoice":
-        """The choice without user and password of any address."""
-        requirements = None if self.requirements is None else redact_text(self.requirements)
-        return replace(self, pip=tuple(redact_text(name) for name in self.pip), requirements=requirements)
-
 
 @dataclass(frozen=True, slots=True)
 class ComputeRequest:
@@ -189,11 +190,15 @@ class ComputeRequest:
 
     def faults(self) -> list[str]:
         """What is wrong, in words."""
-        needs = {"--cpus": self.cpus, "--gpus": self.gpus, "--memory": self.memory_bytes}
+        needs = {
+            "--cpus": (self.cpus, _MOST_PARTS),
+            "--gpus": (self.gpus, _MOST_PARTS),
+            "--memory": (self.memory_bytes, LARGEST_NUMBER),
+        }
         return [
-            f"{flag} must be above 0; {need:g} is not"
-            for flag, need in needs.items()
-            if need is not None and not need > 0
+            f"{flag} must be above 0 and below {limit:g}; {need:g} is not"
+            for flag, (need, limit) in needs.items()
+            if need is not None and not 0 < need < limit
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,6 +227,8 @@ class RunSpec:
         labels: Names to find it by.
         params: ``:NAME:`` in the command is replaced by the value.
         idempotent: Reuse an equal run that completed.
+        withheld: Of a spec as it is stored, what it does not hold because it was secret, as in ``command``
+            and ``variables.API_KEY``; None for a spec that holds everything.
     """
 
     command: tuple[str, ...]
@@ -240,6 +247,7 @@ class RunSpec:
     labels: tuple[str, ...] = ()
     params: Mapping[str, str] = field(default_factory=dict)
     idempotent: bool = False
+    withheld: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Find every fault and report them together.
@@ -290,8 +298,10 @@ class RunSpec:
 
     def _stop_faults(self) -> list[str]:
         found = []
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            found.append(f"a timeout must be longer than nothing; {self.timeout_s:g} s is not")
+        if self.timeout_s is not None and not 0 < self.timeout_s <= LONGEST_S:
+            found.append(
+                f"a timeout must be longer than nothing and at most 100 years; {self.timeout_s:g} s is not"
+            )
         for text in self.stop_conditions:
             try:
                 parse_stop_condition(text)
@@ -306,20 +316,13 @@ class RunSpec:
 
     def stored(self) -> "RunSpec":
         """The same spec as it may be written down: nothing secret in it."""
-        return replace(
-            self,
-            command=redact_command(self.command),
-            code=self.code.stored(),
-            environment=self.environment.stored(),
-            variables=redact_environment(self.variables),
-            params=redact_environment(self.params),
-        )
+        return self if self.withheld is not None else _without_secrets(self)
 
-    def withheld(self) -> list[str]:
-        """Names of what a stored spec no longer holds, because it was secret."""
-        found = [name for name, value in {**self.variables, **self.params}.items() if STARS in value]
-        texts = (*self.command, *self.environment.pip, self.environment.requirements or "")
-        return found + ["the command or its packages"] * any(STARS in text for text in texts)
+    def known_globs(self) -> "RunSpec":
+        """The spec without patterns of outputs that are not known any more: nothing is dropped for them."""
+        unknown = self.withheld or ()
+        kept = [glob for glob in self.no_output if "no_output" not in unknown or STARS not in glob]
+        return replace(self, output=() if "output" in unknown else self.output, no_output=tuple(kept))
 
     def to_dict(self, *, secrets: bool = False) -> dict[str, Any]:
         """The spec as plain JSON values; to be stored only without `secrets`."""
@@ -341,6 +344,7 @@ class RunSpec:
             "labels": list(safe.labels),
             "params": dict(safe.params),
             "idempotent": safe.idempotent,
+            "withheld": None if safe.withheld is None else list(safe.withheld),
         }
 
     @classmethod
@@ -350,7 +354,9 @@ class RunSpec:
         environment["pip"] = tuple(environment.get("pip", ()))
         lists = ("command", "stop_conditions", "output", "no_output", "labels")
         plain = ("kind", "timeout_s", "description", "variables", "params", "idempotent")
+        withheld = stored["withheld"] if "withheld" in stored else _starred(stored)
         return cls(
+            withheld=None if withheld is None else tuple(withheld),
             folder=Path(stored["folder"]),
             code=_known(CodeChoice, stored.get("code", {})),
             environment=_known(EnvironmentChoice, environment),
@@ -359,6 +365,89 @@ class RunSpec:
             **{name: tuple(stored.get(name, ())) for name in lists},
             **{name: stored[name] for name in plain if name in stored},
         )
+
+
+def _without_secrets(spec: RunSpec) -> RunSpec:
+    redaction = Redaction()
+    filled = Redaction()
+    filled.command(fill_in(spec.command, spec.params))  # `curl -u me::word:` makes a secret of any param
+    placed = {name for name, value in spec.params.items() if value in filled.found}
+    redaction.found |= {spec.params[name] for name in placed}
+    code, environment = spec.code, spec.environment
+    redacted = replace(
+        spec,
+        # A mount's name is stored with the mount; it is no secret among the words of the command.
+        command=redaction.command(spec.command, known={mount.target for mount in spec.mounts}),
+        code=replace(code, git_url=_optional(redaction.text, code.git_url)),
+        environment=replace(
+            environment,
+            pip=tuple(map(redaction.text, environment.pip)),
+            requirements=_optional(redaction.text, environment.requirements),
+        ),
+        variables={name: redaction.value(name, value) for name, value in spec.variables.items()},
+        params={
+            name: STARS if name in placed else redaction.value(name, value)
+            for name, value in spec.params.items()
+        },
+        output=tuple(map(redaction.glob, spec.output)),
+        no_output=tuple(map(redaction.glob, spec.no_output)),
+        description=redaction.text(spec.description),
+        labels=tuple(map(redaction.text, spec.labels)),
+    )
+    spread = _spread(redacted, redaction)
+    return replace(spread, withheld=tuple(_withheld(spec, spread)))
+
+
+def _spread(spec: RunSpec, redaction: Redaction) -> RunSpec:
+    """Cover what was found in one part in all the others too."""
+    cover = redaction.spread
+    return replace(
+        spec,
+        command=tuple(map(cover, spec.command)),
+        environment=replace(spec.environment, pip=tuple(map(cover, spec.environment.pip))),
+        variables={name: cover(value) for name, value in spec.variables.items()},
+        params={name: cover(value) for name, value in spec.params.items()},
+        output=tuple(map(cover, spec.output)),
+        no_output=tuple(map(cover, spec.no_output)),
+        description=cover(spec.description),
+        labels=tuple(cover(label)[:LABEL_LIMIT] for label in spec.labels),
+    )
+
+
+def _withheld(given: RunSpec, stored: RunSpec) -> Iterator[str]:
+    """What of a spec its stored form does not hold, but for texts that change nothing in a run."""
+    for part in ("variables", "params"):
+        before, after = getattr(given, part), getattr(stored, part)
+        yield from (f"{part}.{name}" for name in before if before[name] != after[name])
+    if given.code.git_url != stored.code.git_url:
+        yield "code.git_url"
+    for part in ("pip", "requirements"):
+        if getattr(given.environment, part) != getattr(stored.environment, part):
+            yield f"environment.{part}"
+    yield from (
+        part for part in ("command", "output", "no_output") if getattr(given, part) != getattr(stored, part)
+    )
+
+
+def _starred(stored: Mapping[str, Any]) -> list[str]:
+    """What a spec of conjure 0.1.0 does not hold, which did not say so: what has stars in it."""
+    found = [
+        f"{part}.{name}"
+        for part in ("variables", "params")
+        for name, value in stored.get(part, {}).items()
+        if STARS in value
+    ]
+    environment = stored.get("environment", {})
+    texts = {
+        "command": stored.get("command", ()),
+        "environment.pip": environment.get("pip", ()),
+        "environment.requirements": (environment.get("requirements") or "",),
+    }
+    return found + [part for part, values in texts.items() if any(STARS in value for value in values)]
+
+
+def _optional(redact: Callable[[str], str], text: str | None) -> str | None:
+    return None if text is None else redact(text)
 
 
 def _known(kind: Any, stored: Mapping[str, Any]) -> Any:

@@ -1,15 +1,16 @@
 """Stop conditions: ``loss > 9 && step > 100`` ends a run once its metrics say so.
 
 Main entries: `parse_stop_condition`, `StopWatch`. Grammar: clauses ``NAME OP VALUE[:FROM_STEP]`` joined by
-``&&``; OP is one of ``< > <= >=``; the name ``step`` means the newest step of the metrics beside it;
-``:FROM_STEP`` ignores that metric's earlier points. Several conditions: any of them ends the run.
+``&&``; OP is one of ``< > <= >=``, or ``==`` with the value ``nan``; a name may hold spaces, and one with a
+character of the grammar is written in quotes; the name ``step`` means the newest step of the metrics beside
+it; ``:FROM_STEP`` ignores that metric's earlier points. Several conditions: any of them ends the run.
 Invariant: a condition can only become true when a metric it names has a new point.
 """
 
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from conjure.errors import UsageError
@@ -21,8 +22,10 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
 }
 _CLAUSE = re.compile(
-    r"\s*(?P<name>[^\s<>=&:!]+)\s*(?P<operator><=|>=|<|>)\s*(?P<value>[^\s:<>=&]+)\s*(?::\s*(?P<start>\d+)\s*)?"
+    r"\s*(?:\"(?P<double>[^\"]+)\"|'(?P<single>[^']+)'|(?P<plain>[^\s<>=&!\"'][^<>=&!\"']*?))"
+    r"\s*(?P<operator><=|>=|==|<|>)\s*(?P<value>[^\s:<>=&]+)\s*(?::\s*(?P<start>\d{1,18})\s*)?(?P<end>&&|\Z)"
 )
+_IS_NAN = "=="
 STEP = "step"
 
 
@@ -37,6 +40,8 @@ class Clause:
 
     def holds(self, number: float) -> bool:
         """Whether `number` is on the side of the value that the clause asks for."""
+        if self.operator == _IS_NAN:
+            return math.isnan(number)
         return _OPERATORS[self.operator](number, self.value)
 
 
@@ -59,23 +64,31 @@ def parse_stop_condition(text: str) -> StopCondition:
     Raises:
         UsageError: It does not follow the grammar; the message shows one that does.
     """
-    clauses = tuple(_parse_clause(text, part) for part in text.split("&&"))
+    clauses: list[Clause] = []
+    place, goes_on = 0, True
+    while goes_on:
+        match = _CLAUSE.match(text, place)
+        if match is None:
+            part = text[place:].strip()
+            raise _refusal(text, f"{part!r} is not NAME OP VALUE (OP is one of < > <= >=)")
+        clauses.append(_clause(text, match))
+        place, goes_on = match.end(), match["end"] == "&&"
     if all(clause.name == STEP for clause in clauses):
         raise _refusal(text, "it names no metric, so there is nothing whose step could be looked at")
-    return StopCondition(text, clauses)
+    return StopCondition(text, tuple(clauses))
 
 
-def _parse_clause(text: str, part: str) -> Clause:
-    match = _CLAUSE.fullmatch(part)
-    if match is None:
-        raise _refusal(text, f"{part.strip()!r} is not NAME OP VALUE (OP is one of < > <= >=)")
+def _clause(text: str, match: re.Match[str]) -> Clause:
     try:
         value = float(match["value"])
     except ValueError as error:
         raise _refusal(text, f"{match['value']!r} is not a number") from error
-    if not math.isfinite(value):
-        raise _refusal(text, "metrics are finite, so it could never or always hold")
-    return Clause(match["name"], match["operator"], value, int(match["start"] or 0))
+    name = match["double"] or match["single"] or match["plain"]
+    if (match["operator"] == _IS_NAN) != math.isnan(value):
+        raise _refusal(text, "== is for nan and nothing else, as in 'loss == nan'")
+    if math.isinf(value):
+        raise _refusal(text, "infinity is no bound: it could never or always hold")
+    return Clause(name, match["operator"], value, int(match["start"] or 0))
 
 
 def _refusal(text: str, why: str) -> UsageError:
@@ -91,6 +104,7 @@ class StopWatch:
     def __init__(self, conditions: Iterable[StopCondition]) -> None:
         self._conditions = tuple(conditions)
         self._newest: dict[str, tuple[int, float]] = {}
+        self._told: set[str] = set()
 
     def see(self, name: str, step: int, value: float) -> StopCondition | None:
         """Take in one point; the first condition that holds with it, or None."""
@@ -99,6 +113,21 @@ class StopWatch:
             if name in condition.metrics and self._holds(condition):
                 return condition
         return None
+
+    def misses_nan(self, name: str) -> bool:
+        """Whether conditions name this metric and none asks for NaN; true once, to be told once."""
+        clauses = [clause for condition in self._conditions for clause in condition.clauses]
+        is_missed = _IS_NAN not in {clause.operator for clause in clauses if clause.name == name}
+        is_named = any(clause.name == name for clause in clauses)
+        if not (is_named and is_missed) or name in self._told:
+            return False
+        self._told.add(name)
+        return True
+
+    def unmet(self) -> Iterator[tuple[StopCondition, str]]:
+        """Conditions that could not come true, each with a metric that never came."""
+        for condition in self._conditions:
+            yield from ((condition, name) for name in sorted(condition.metrics - self._newest.keys()))
 
     def _holds(self, condition: StopCondition) -> bool:
         if not condition.metrics <= self._newest.keys():

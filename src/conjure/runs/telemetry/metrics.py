@@ -49,7 +49,11 @@ class MetricTail:
         self._lines = LineTail(path)
 
     def read(self) -> Iterator[Point]:
-        """The new points."""
+        """The new points; all that are kept of a metric are finite."""
+        return (point for point in self.read_all() if math.isfinite(point.value))
+
+    def read_all(self) -> Iterator[Point]:
+        """The new points, those too whose value is NaN or infinite."""
         for line in self._lines.read():
             point = _parse(line)
             if point is not None:
@@ -84,5 +88,5 @@ def _parse(line: bytes) -> Point | None:
         point = Point(str(stored["name"]), int(stored["step"]), float(stored["value"]), float(stored["time"]))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    whole = point.name and math.isfinite(point.value) and abs(point.step) <= _LARGEST_STEP
+    whole = point.name and math.isfinite(point.time) and abs(point.step) <= _LARGEST_STEP
     return point if whole else None

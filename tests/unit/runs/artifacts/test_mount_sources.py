@@ -78,13 +78,28 @@ SPEC = RunSpec(command=("echo :x:",), folder=Path("/a"), params={"x": "1"})
 MOUNTS = (MountFacts("x", "x", read_only=False, source="runs/1"),)
 
 
-def identity(spec=SPEC, tree="tree", environment="env", mounts=MOUNTS):
-    return identity_of(spec, CodeFacts(tree), environment, mounts)
+@pytest.fixture
+def identity(home):
+    def of(spec=SPEC, tree="tree", environment="env", mounts=MOUNTS):
+        return identity_of(home, spec, CodeFacts(tree), environment, mounts)
+
+    return of
 
 
-def test_equal_runs_have_equal_identities():
+def test_equal_runs_have_equal_identities(identity):
     elsewhere = replace(SPEC, folder=Path("/b"), description="another try", labels=("x",), timeout_s=5.0)
     assert identity() == identity(elsewhere)
+
+
+def test_an_identity_is_keyed_by_the_home(home, identity, tmp_path):
+    other = Home(tmp_path / "other").create()
+    assert identity_of(other, SPEC, CodeFacts("tree"), "env", MOUNTS) != identity()
+    key = home.root / "identity.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    before = identity()
+    key.write_bytes(b"")  # cut off by a crash
+    assert identity() != before
+    assert key.stat().st_size == 32
 
 
 @pytest.mark.parametrize(
@@ -99,7 +114,14 @@ def test_equal_runs_have_equal_identities():
         {"spec": replace(SPEC, params={"x": "2"})},
         {"spec": replace(SPEC, variables={"A": "1"})},
         {"spec": replace(SPEC, output=("*.txt",))},
+        {"spec": replace(SPEC, variables={"API_KEY": "a"})},
     ],
 )
-def test_whatever_could_change_the_result_changes_the_identity(other):
+def test_whatever_could_change_the_result_changes_the_identity(identity, other):
     assert identity(**other) != identity()
+
+
+def test_other_secrets_make_another_run(identity):
+    one, two = (replace(SPEC, variables={"API_KEY": value}) for value in "ab")
+    assert one.stored() == two.stored()
+    assert identity(one) != identity(two)

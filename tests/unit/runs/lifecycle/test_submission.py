@@ -66,13 +66,33 @@ def test_secrets_are_taken_from_the_callers_variables(home, monkeypatch):
     assert spec.variables == {"API_KEY": "found", "DEPTH": "3"}
 
 
+def test_secrets_can_be_given_again(home):
+    spec = spec_of_record(home, record(variables={"API_KEY": "given", "DEPTH": "3"}), {"API_KEY": "again"})
+    assert (spec.variables, spec.withheld) == ({"API_KEY": "again", "DEPTH": "3"}, None)
+
+
+def test_a_rerun_takes_no_other_variables(home):
+    with pytest.raises(UsageError, match="-e DEPTH: a rerun takes the variables as they were recorded"):
+        spec_of_record(home, record(variables={"DEPTH": "3"}), {"DEPTH": "4"})
+
+
 @pytest.mark.parametrize(
-    "given",
-    [{"variables": {"API_KEY": "given"}}, {"params": {"password": "given"}}, {"command": ("x --token abc",)}],
+    ("given", "message"),
+    [
+        ({"variables": {"API_KEY": "x", "CREDS": "y"}}, "which are not stored: API_KEY, CREDS$"),
+        ({"params": {"password": "x"}}, "was given a secret in --param password, and"),
+        ({"command": ("x --password abc",)}, "was given a secret in its command, and"),
+        ({"output": ("a1B2c3D4e5F6g7H8*",)}, "was given a secret in --output, and"),
+        ({"environment": EnvironmentChoice(pip=("x @ https://u:p@h/x",))}, "a secret in --pip, and"),
+    ],
 )
-def test_secrets_that_are_nowhere_are_named(home, given):
-    with pytest.raises(UsageError, match="was given secrets, which are not stored: "):
+def test_secrets_that_are_nowhere_are_named(home, given, message):
+    with pytest.raises(UsageError, match=message):
         spec_of_record(home, record(**given))
+
+
+def test_the_address_of_recorded_code_is_not_needed_again(home):
+    assert spec_of_record(home, record(code=CodeChoice(git_url="https://u:p@h/x"))).code == CodeChoice(run=7)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,8 @@ FULL = spec(
 
 
 def test_it_survives_the_way_through_json():
-    assert RunSpec.from_dict(json.loads(json.dumps(FULL.to_dict()))) == FULL
+    assert RunSpec.from_dict(json.loads(json.dumps(FULL.to_dict()))) == FULL.stored()
+    assert RunSpec.from_dict(json.loads(json.dumps(FULL.to_dict(secrets=True)))) == FULL
 
 
 def test_keys_of_a_later_version_are_passed_over():
@@ -46,11 +49,11 @@ def test_keys_of_a_later_version_are_passed_over():
     stored["new"] = 1
     stored["code"]["new"] = 1
     stored["mounts"][0]["new"] = 1
-    assert RunSpec.from_dict(stored) == FULL
+    assert RunSpec.from_dict(stored) == FULL.stored()
 
 
 def test_a_stored_spec_of_an_earlier_version_has_defaults():
-    assert RunSpec.from_dict({"command": ["true"], "folder": "/code"}) == spec()
+    assert RunSpec.from_dict({"command": ["true"], "folder": "/code"}) == spec().stored()
 
 
 @pytest.mark.parametrize(
@@ -110,8 +113,8 @@ def test_all_faults_are_reported_at_once():
         "--git-ref needs --git-url",
         "--base 'best' is neither current nor none",
         "--python 'four'",
-        "--cpus must be above 0; 0 is not",
-        "--gpus must be above 0; -1 is not",
+        "--cpus must be above 0 and below 1e+06; 0 is not",
+        "--gpus must be above 0 and below 1e+06; -1 is not",
         "two mounts want the same place, 'in'",
         "two mounts want the same place, 'in/deep'",
         "label ' x'",
@@ -147,11 +150,91 @@ def test_nothing_secret_is_stored():
     )
     assert "hunter2" not in json.dumps(secret.to_dict())
     assert secret.stored().variables == {"API_KEY": "***", "DEPTH": "3"}
-    assert sorted(secret.stored().withheld()) == ["API_KEY", "password", "the command or its packages"]
+    assert sorted(secret.stored().withheld) == [
+        "code.git_url",
+        "command",
+        "environment.pip",
+        "environment.requirements",
+        "params.password",
+        "variables.API_KEY",
+    ]
+    assert secret.stored().stored() == secret.stored()
     assert RunSpec.from_dict(secret.to_dict(secrets=True)) == secret
+
+
+def test_a_secret_is_covered_in_every_part():
+    secret = "correct-horse-battery"
+    stored = spec(
+        command=("touch", f"{secret}.txt"),
+        variables={"CREDS": secret, "TEXT": f"a {secret}"},
+        output=(f"{secret}*",),
+        description=f"with {secret} and https://me:pw@host",
+        labels=(secret,),
+    ).stored()
+    assert secret not in json.dumps(stored.to_dict(secrets=True))
+    assert stored.description == "with *** and https://me:***@host"
+    assert stored.known_globs().output == ()
+
+
+def test_a_param_that_stands_where_a_secret_does_is_one():
+    stored = spec(command=("curl -u me::word: h",), params={"word": "xyz", "n": "3"}).stored()
+    assert (stored.params, stored.withheld) == ({"word": "***", "n": "3"}, ("params.word",))
+
+
+def test_the_name_of_a_mount_is_no_secret_in_the_command():
+    name = "ghp_" + "a1B2" * 9
+    stored = spec(command=("cat", name), mounts=(Mount(f"./{name}", name),)).stored()
+    assert (stored.command, stored.withheld) == (("cat", name), ())
+
+
+def test_what_is_not_secret_is_stored_as_it_was_given():
+    given = spec(
+        command=("python gen.py --stop_token '<|endoftext|>' --text-key body; echo '***'",),
+        variables={"SORT_KEY": "name"},
+        params={"pad_token": "PAD"},
+    )
+    assert given.stored() == replace(given, withheld=())
+
+
+def test_what_an_earlier_version_withheld_is_known_by_its_stars():
+    old = {"command": ["x --token ***"], "folder": "/", "variables": {"KEY": "***", "A": "b"}}
+    assert RunSpec.from_dict(old).withheld == ("variables.KEY", "command")
 
 
 def test_only_the_first_equals_sign_divides():
     assert parse_assignment("--param", "x=a=b") == ("x", "a=b")
     with pytest.raises(UsageError, match="write --param x=VALUE"):
         parse_assignment("--param", "x")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"resources": ComputeRequest(cpus=math.nan)},
+        {"resources": ComputeRequest(cpus=math.inf)},
+        {"resources": ComputeRequest(gpus=2**63)},
+        {"resources": ComputeRequest(memory_bytes=2**63)},
+        {"resources": ComputeRequest(cpus=-0.0)},
+        {"timeout_s": math.nan},
+        {"timeout_s": math.inf},
+        {"timeout_s": 1e300},
+    ],
+)
+def test_numbers_have_bounds(given):
+    with pytest.raises(UsageError, match=r"is not$"):
+        spec(**given)
+
+
+@pytest.mark.parametrize(
+    ("text", "resource", "target"),
+    [
+        (r"runs/1/a\:b.txt", "runs/1/a:b.txt", "a:b.txt"),
+        (r"runs/1/a\:b.txt:c\:d", "runs/1/a:b.txt", "c:d"),
+        (r"./a\:b:ro", "./a:b", "a:b"),
+        (r"runs/1/x\:ro", "runs/1/x:ro", "x:ro"),
+    ],
+)
+def test_a_colon_in_a_name(text, resource, target):
+    mount = Mount.parse(text)
+    assert (mount.resource, mount.target) == (resource, target)
+    assert Mount.of("runs/1/a:b", "c:ro") == Mount("runs/1/a:b", "c", read_only=True)

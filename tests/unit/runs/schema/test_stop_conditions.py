@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from conjure.errors import UsageError
@@ -24,9 +26,13 @@ def test_grammar():
         ("", "is not NAME OP VALUE"),
         ("loss", "is not NAME OP VALUE"),
         ("loss > ", "is not NAME OP VALUE"),
-        ("loss == 3", "is not NAME OP VALUE"),
+        ("loss == 3", "== is for nan and nothing else"),
+        ("loss > inf", "infinity is no bound"),
+        ("loss > 9:99999999999999999999", "is not NAME OP VALUE"),
+        ("a < 1 b > 2", "is not NAME OP VALUE"),
+        ('"loss > 9', "is not NAME OP VALUE"),
         ("loss > nine", "'nine' is not a number"),
-        ("loss > nan", "finite"),
+        ("loss > nan", "== is for nan and nothing else"),
         ("loss > 9 &&", "is not NAME OP VALUE"),
         ("loss > 9:x", "is not NAME OP VALUE"),
         ("step > 9", "names no metric"),
@@ -80,3 +86,46 @@ def test_earlier_points_can_be_left_out():
 def test_operators_at_their_bounds(operator, below, at, above):
     clause = Clause("x", operator, 1.0)
     assert [clause.holds(number) for number in (0.5, 1.0, 1.5)] == [below, at, above]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("MAP@k > 0.5", "MAP@k"),
+        ("val loss > 0.5", "val loss"),
+        ("eval:loss > 0.5", "eval:loss"),
+        ("  recall @ 10%  > 0.5", "recall @ 10%"),
+        ('"a && b" > 0.5', "a && b"),
+        ("'p<0.05' > 0.5", "p<0.05"),
+        ("потеря > 0.5", "потеря"),
+    ],
+)
+def test_any_metric_can_be_named(text, name):
+    (clause,) = parse_stop_condition(text).clauses
+    assert clause == Clause(name, ">", 0.5)
+    assert watch(text).see(name, 1, 0.6).text == text
+    assert len(parse_stop_condition(f"{text}:7 && {text}").clauses) == 2
+
+
+def test_a_value_that_is_not_a_number_meets_its_own_condition():
+    watching = watch("loss > 9", "loss == nan")
+    assert watching.see("loss", 1, 8.0) is None
+    assert watching.see("loss", 2, math.nan).text == "loss == nan"
+    assert watch("loss > 9").see("loss", 2, math.inf).text == "loss > 9"
+
+
+def test_a_value_that_is_not_a_number_and_meets_no_condition_is_told_once():
+    watching = watch("loss > 9")
+    assert watching.see("loss", 1, math.nan) is None
+    assert watching.misses_nan("loss")
+    assert not watching.misses_nan("loss")
+    assert not watching.misses_nan("other")
+    assert not watch("loss == nan").misses_nan("loss")
+
+
+def test_metrics_that_never_came_are_told():
+    watching = watch("los > 9 && step > 3", "accuracy > 1")
+    watching.see("accuracy", 1, 0.5)
+    assert [(condition.text, name) for condition, name in watching.unmet()] == [
+        ("los > 9 && step > 3", "los")
+    ]

@@ -1,0 +1,126 @@
+"""Packages and paths named relative to where the user stands, in a form that means the same anywhere.
+
+Main entries: `keep_packages`, `absolute_option`. Invariant: what is kept is a wheel or archive under its
+digest, so that a run's record goes on meaning the same bytes.
+"""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from conjure.core.files import sha256_file
+from conjure.core.home import Home
+from conjure.core.trees import clone_file
+from conjure.errors import NotFoundError, UsageError
+from conjure.runs.environments.pip_config import uv_settings
+from conjure.runs.environments.uv import run_uv
+
+_ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz")
+_EXTRAS = re.compile(r"(?P<path>.*?)(?P<extras>\[[\w\s,.-]*\])?")
+_PATH_OPTION = re.compile(
+    r"(?P<option>--find-links|-f|--index-url|-i|--extra-index-url)(?P<between>\s*=\s*|\s+|(?<=-f|-i))(?P<path>\S+)"
+)
+_LINK_VARIABLES = {"PIP_FIND_LINKS": " ", "UV_FIND_LINKS": ","}
+
+
+def is_local(requirement: str) -> bool:
+    """Whether a requirement is a path or archive of this machine, not a name or address."""
+    path = _path_of(requirement)
+    return path.startswith(("./", "../", "/", "~")) or path in (".", "..") or path.endswith(_ARCHIVES)
+
+
+def keep_packages(home: Home, requirements: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """Requirements in which each path is replaced by that of a copy kept in the home.
+
+    Args:
+        home: Where conjure keeps things.
+        requirements: As they were given.
+        folder: What relative paths are relative to.
+
+    Raises:
+        NotFoundError: There is no such file or folder.
+        BuildError: A folder is no package that can be built.
+    """
+    return tuple(
+        _keep(home, requirement.strip(), folder)
+        if is_local(requirement) and "://" not in requirement
+        else requirement
+        for requirement in requirements
+    )
+
+
+def _path_of(requirement: str) -> str:
+    match = _EXTRAS.fullmatch(requirement.strip().removeprefix("file:"))
+    return requirement.strip() if match is None else match["path"].strip()
+
+
+def _keep(home: Home, requirement: str, folder: Path) -> str:
+    match = _EXTRAS.fullmatch(requirement.removeprefix("file:"))
+    extras = (match and match["extras"]) or ""
+    path = folder / Path(_path_of(requirement)).expanduser()
+    if path.is_dir():
+        with tempfile.TemporaryDirectory() as built:
+            return f"{_keep_file(home, _build_wheel(path, Path(built)))}{extras}"
+    if not path.is_file():
+        raise NotFoundError(f"there is no file or folder {path} to install")
+    if not path.name.endswith(_ARCHIVES):
+        raise UsageError(f"{path} is neither a wheel nor an archive of a package ({' '.join(_ARCHIVES)})")
+    return f"{_keep_file(home, path)}{extras}"
+
+
+def _build_wheel(folder: Path, into: Path) -> Path:
+    settings = uv_settings(Path(sys.executable), os.environ)
+    run_uv(
+        ["build", "--wheel", "--out-dir", str(into), str(folder.resolve())],
+        folder=folder,
+        variables={**os.environ, **settings.variables},
+        report=lambda _line: None,
+    )
+    return next(into.glob("*.whl"))
+
+
+def _keep_file(home: Home, file: Path) -> Path:
+    """A copy under the file's digest, with the name that tells installers what it is."""
+    kept = home.create().datasets / "packages" / sha256_file(file) / file.name
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_name(f".{os.getpid()}.part")
+        try:
+            clone_file(file, partial, mode=0o444)
+            partial.replace(kept)
+        finally:
+            partial.unlink(missing_ok=True)
+    return kept
+
+
+def absolute_option(line: str, folders: Iterable[Path]) -> str:
+    """A line of a requirements file whose option names a path, with the path in full.
+
+    Args:
+        line: Such as ``--find-links ./wheels``.
+        folders: What the path may be relative to; the first in which it is there counts.
+    """
+    match = _PATH_OPTION.fullmatch(line.strip())
+    if match is None or "://" in match["path"]:
+        return line
+    for folder in folders:
+        path = folder / Path(match["path"]).expanduser()
+        if path.exists():
+            return f"{match['option']} {path.absolute()}"
+    return line
+
+
+def with_absolute_links(variables: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Variables in which pip's and uv's folders of wheels are named in full."""
+    changed = dict(variables)
+    for name, separator in _LINK_VARIABLES.items():
+        links = [link for link in variables.get(name, "").split(separator) if link.strip()]
+        if links:
+            changed[name] = separator.join(
+                str(folder / link) if "://" not in link and (folder / link).exists() else link
+                for link in links
+            )
+    return changed

@@ -1,0 +1,88 @@
+"""Requirements files as a run can keep them: one text that means the same anywhere.
+
+Main entry: `read_requirements`. Invariant: nothing in the text depends on where the files lay, or on where
+the user stood.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.errors import NotFoundError, UsageError
+from conjure.runs.environments.local_packages import absolute_option, is_local, keep_packages
+
+_INCLUDE = re.compile(r"(?:-r|--requirement)[\s=]+(?P<path>.+)|-r(?P<short>\S+)")
+_CONSTRAINT = re.compile(r"-c\b|--constraint\b")
+_EDITABLE = re.compile(r"(?:-e|--editable)[\s=]+(?P<what>\S.*)")
+_DEEPEST = 20
+
+
+def read_requirements(home: Home, files: Iterable[Path]) -> tuple[str, list[str]]:
+    """The content of requirements files, those they include put in place.
+
+    A line that installs the folder the run is cast from is left out: a run's own code is importable without
+    being installed. Other local packages are kept in the home, and paths are named in full.
+
+    Returns:
+        The text, and what was left out, in words.
+
+    Raises:
+        NotFoundError: A file is not there.
+        UsageError: A file cannot be read, or has a line that could not mean the same elsewhere.
+    """
+    lines: list[str] = []
+    notes: list[str] = []
+    for file in files:
+        _read(home, file, lines, notes, depth=0)
+    return "".join(f"{line}\n" for line in lines), notes
+
+
+def _read(home: Home, file: Path, lines: list[str], notes: list[str], *, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise UsageError(f"{file} includes itself")
+    for number, line in enumerate(_content(file).splitlines(), start=1):
+        text = line.strip()
+        include = _INCLUDE.fullmatch(text.partition(" #")[0].strip())
+        if include:
+            _read(home, file.parent / (include["path"] or include["short"]), lines, notes, depth=depth + 1)
+        elif _CONSTRAINT.match(text):
+            raise UsageError(
+                f"{file}, line {number}: constraints ({text}) cannot be kept with a run",
+                fix="write the versions into the requirements themselves, as in numpy==2.1.0",
+            )
+        elif text and not text.startswith("#"):
+            kept = _requirement(home, file, text)
+            if kept is None:
+                notes.append(
+                    f"{file}, line {number}: {text} is left out: a run's own code needs no installing"
+                )
+            else:
+                lines.append(line if kept == text else kept)
+        else:
+            lines.append(line)
+
+
+def _requirement(home: Home, file: Path, text: str) -> str | None:
+    """A line of `file` as it is kept; None for the code that the run is cast from."""
+    editable = _EDITABLE.fullmatch(text)
+    what = editable["what"] if editable else text
+    what, remark, comment = what.partition(" #")
+    what = what.strip()
+    if not is_local(what) or "://" in what.removeprefix("file://"):
+        return absolute_option(f"{what}{remark}{comment}" if editable else text, (file.parent, Path.cwd()))
+    folder = Path.cwd()  # as pip reads them
+    path = what.removeprefix("file://").removeprefix("file:").partition("[")[0].strip()
+    if (folder / path).is_dir() and folder.resolve().is_relative_to((folder / path).resolve()):
+        return None
+    return keep_packages(home, [what.removeprefix("file://")], folder)[0]
+
+
+def _content(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no requirements file {file}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"requirements file {file} cannot be read: {reason}") from error

@@ -1,0 +1,159 @@
+"""The edge of every command: what is said and with which status, whatever is typed and whatever happens."""
+
+import subprocess
+
+import pytest
+
+from conjure.cli import main
+from conjure.cli.commands import ps
+from conjure.cli.main import COMMANDS, _run
+from conjure.core.home import Home
+
+
+@pytest.fixture
+def call(capsys):
+    def run(*arguments):
+        status = _run(list(arguments))
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_conjure_alone_shows_its_help(call):
+    assert call() == (0, call("--help")[1], "")
+
+
+def test_help_shows_what_the_option_shows(call):
+    assert call("help")[1] == call("--help")[1]
+    for verb in ("run", "finetune"):
+        assert call("help", verb) == call(verb, "--help")
+    assert call("help", "models", "convert") == call("models", "convert", "--help")
+
+
+def test_help_of_nothing(call):
+    assert call("help", "modls") == (
+        2,
+        "",
+        "error: there is no command `conjure modls`; did you mean models?\n",
+    )
+    assert (
+        call("help", "run", "x")[2]
+        == "error: there is no command `conjure run x`; see `conjure run --help`\n"
+    )
+
+
+def test_version(call):
+    assert call("version") == call("--version")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(call, shell):
+    status, script, _ = call("completion", shell)
+    assert status == 0
+    assert f"_CONJURE_COMPLETE={shell}_complete" in script
+
+
+def test_a_completed_word(tmp_path):
+    script = 'eval "$(conjure completion bash)"; COMP_WORDS=(conjure fin); COMP_CWORD=1; _conjure_completion'
+    line = f'PATH="{main.sys.prefix}/bin:$PATH"; {script} conjure fin; echo "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.stdout == "finetune\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"),
+    [
+        ("generat", "`conjure generate`"),
+        ("inof", "`conjure info`"),
+        ("metric", "`conjure metrics`"),
+        ("lgos", "`conjure logs`"),
+        ("serve", None),
+        ("train", None),
+        ("x", None),
+    ],
+)
+def test_only_near_commands_are_suggested(call, typed, near):
+    hint = f"; did you mean {near}?" if near else ""
+    assert call(typed) == (2, "", f"error: there is no command {typed!r}{hint}\n  try: conjure --help\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["finetune", "--lx"], "there is no option --lx"),
+        (["ps", "--jsn"], "there is no option --jsn; did you mean --json?"),
+        (["ps", "--frobnicate"], "there is no option --frobnicate"),
+    ],
+)
+def test_only_near_options_are_suggested(call, words, message):
+    assert call(*words) == (2, "", f"error: {message}\n  try: conjure {words[0]} --help\n")
+
+
+def test_usage_is_told_in_one_form(call):
+    assert call("stop") == (2, "", "error: missing argument 'NUMBER...'\n  try: conjure stop --help\n")
+    assert call("run", "--cpus", "x", "true")[0] == 125
+
+
+# ---- the last net ------------------------------------------------------------------------------------------
+
+
+def crashes(home):
+    return list((home / "crashes").iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("boom"), RecursionError("deep"), KeyError("k"), AssertionError()]
+)
+def test_an_unforeseen_error_is_one_sentence_and_a_file(call, monkeypatch, conjure_home, error):
+    def fail(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr(ps.command, "callback", fail)
+    status, out, err = call("ps")
+    assert (status, out) == (70, "")
+    (file,) = crashes(conjure_home)
+    assert err.startswith(f"error: conjure itself failed ({type(error).__name__}")
+    assert len(err.splitlines()) == 2
+    assert str(file) in err
+    content = file.read_text()
+    assert content.startswith("command: conjure ps\n")
+    assert "Traceback" in content
+
+
+def test_a_crash_of_run_has_the_status_of_its_own_failures(call, monkeypatch, conjure_home):
+    monkeypatch.setattr("conjure.cli.commands.run.cast", lambda *_, **__: 1 / 0)
+    status, _, err = call("run", "-e", "API_KEY=hunter2xyz", "curl -u me:hunter2xyz h")
+    assert status == 125
+    assert "ZeroDivisionError" in err
+    (file,) = crashes(conjure_home)
+    assert "hunter2xyz" not in file.read_text()
+
+
+def test_a_crash_where_the_home_cannot_be_written(call, monkeypatch, tmp_path):
+    occupied = tmp_path / "occupied"
+    occupied.write_text("")
+    monkeypatch.setenv("CONJURE_HOME", str(occupied))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(ps.command, "callback", lambda **_: 1 / 0)
+    assert call("ps")[0] == 70
+    assert len(list(tmp_path.glob("conjure-crash-*.txt"))) == 1
+
+
+def test_too_little_memory_is_no_crash(call, monkeypatch, conjure_home):
+    def fail(**_options):
+        raise MemoryError
+
+    monkeypatch.setattr(ps.command, "callback", fail)
+    assert call("ps") == (1, "", "error: there is not enough memory for this\n")
+    assert not Home(conjure_home).root.exists()
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_no_command_of_nothing_shows_a_traceback(call, verb, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if verb == "demo":
+        return
+    status, _, err = call(verb)
+    assert status in (0, 1, 2, 125)
+    assert "Traceback" not in err

@@ -1,0 +1,76 @@
+"""Run numbers as people type them."""
+
+import pytest
+
+from conjure.cli.main import _run
+from conjure.core.home import Home
+from conjure.errors import NotFoundError, UsageError
+from conjure.runs.artifacts.resource_paths import check_link_name, parse, pin
+from conjure.runs.database.sqlite import Store
+from support.casting import add_run
+from support.homes import add_outputs
+
+
+@pytest.fixture
+def home(conjure_home):
+    home = Home(conjure_home).create()
+    with Store.open(home) as store:
+        for command in ("echo one", "echo two", "echo three"):
+            add_run(store, command)
+    return home
+
+
+@pytest.mark.parametrize(
+    ("typed", "number"),
+    [
+        ("2", 2),
+        ("#2", 2),
+        ("runs/2", 2),
+        ("last", 3),
+        ("last~1", 2),
+        ("last~2", 1),
+        ("runs/last~2", 1),
+        ("", 3),
+    ],
+)
+def test_runs_by_number_and_from_the_last(home, capsys, typed, number):
+    for verb in ("info", "logs"):
+        assert _run([verb, *([typed] if typed else [])]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"run        {number}\n")
+    assert err == f"run {number} has printed nothing yet\n"
+
+
+@pytest.mark.parametrize("typed", ["last~3", "last~999999999"])
+def test_there_are_only_so_many(home, capsys, typed):
+    assert _run(["info", typed]) == 1
+    assert capsys.readouterr().err == f"error: there is no run {typed}; there are only 3\n  try: conjure ps\n"
+
+
+@pytest.mark.parametrize("typed", ["last~", "last~-1", "last~1.5", "last1", "LAST", "~1", "0", "last~~1"])
+def test_what_names_no_run(home, capsys, typed):
+    assert _run(["info", typed]) == 2
+    assert "is not a run's number" in capsys.readouterr().err
+
+
+def test_the_last_run_of_none(conjure_home, capsys):
+    assert _run(["info"]) == 1
+    assert (
+        capsys.readouterr().err == "error: there is no run last; there are no runs yet\n  try: conjure ps\n"
+    )
+
+
+def test_resources_of_the_last_run(home):
+    add_outputs(home, 2, {"a/b.txt": "x"})
+    with Store.open(home) as store:
+        for text in ("last~1/a/b.txt", "runs/last~1/a/b.txt", "runs/last~1//a/./b.txt"):
+            assert str(parse(text, store.lookup_link)) == "runs/2/a/b.txt"
+            assert pin(home, text, store.lookup_link) == "runs/2/a/b.txt"
+        with pytest.raises(NotFoundError, match="there is no run last~7; there are only 3"):
+            parse("runs/last~7/a", store.lookup_link)
+
+
+@pytest.mark.parametrize("name", ["last", "Last", "last~1", "ｌａｓｔ"])
+def test_no_link_takes_such_a_name(name):
+    with pytest.raises(UsageError, match="cannot name a link"):
+        check_link_name(name)

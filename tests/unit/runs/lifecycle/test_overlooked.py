@@ -1,0 +1,74 @@
+import subprocess
+import sys
+
+import pytest
+
+from conjure.runs.lifecycle.overlooked import overlooked
+from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
+from support.repositories import make_repository
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "code"
+    make_repository(folder, {".gitignore": "data/\n*.csv\n", "train.py": ""})
+    (folder / "data").mkdir()
+    (folder / "data" / "b.txt").write_text("x")
+    (tmp_path / "shared").mkdir()
+    (folder / "link").symlink_to("../shared")
+    return folder
+
+
+def notes(folder, *command, **options):
+    return list(overlooked(RunSpec(command=command, folder=folder, **options)))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("python train.py data/b.txt",), "data/b.txt"),
+        (("python", "train.py", "--data=data/b.txt"), "data/b.txt"),
+        (("python train.py ./new.csv; true",), "new.csv"),
+    ],
+)
+def test_what_git_ignores_is_named(folder, command, name):
+    (folder / "new.csv").write_text("x")
+    (note,) = notes(folder, *command)
+    assert note.startswith(f"git ignores {name}, so the run's copy of this folder is without it; -m ./{name}")
+
+
+def test_an_ignored_folder_has_to_be_uploaded(folder):
+    (note,) = notes(folder, "ls data")
+    assert f"`conjure upload {folder}/data` and -m uploads/data:data" in note
+
+
+def test_a_link_that_leads_out_is_named(folder):
+    (note,) = notes(folder, "cat link/x link")
+    assert note.startswith("link is a link to ../shared, outside this folder, and leads nowhere in the run")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (("python train.py",), {}),
+        (("cat data/b.txt",), {"code": CodeChoice(none=True)}),
+        (("cat data/b.txt",), {"mounts": (Mount("./data/b.txt", "data/b.txt"),)}),
+        (("echo it's /etc/passwd ../shared -x",), {}),
+        (("x" * 5000,), {}),
+    ],
+)
+def test_where_nothing_is_missing_nothing_is_said(folder, command, options):
+    assert notes(folder, *command, **options) == []
+
+
+@pytest.mark.parametrize(("text", "said"), [("x", True), ("", False)])
+def test_standard_input(tmp_path, text, said):
+    script = (
+        "from pathlib import Path; from conjure.runs.lifecycle.overlooked import overlooked;"
+        "from conjure.runs.schema.spec import RunSpec;"
+        "print(*overlooked(RunSpec(command=('x',), folder=Path.cwd())))"
+    )
+    (tmp_path / "input").write_text(text)
+    with (tmp_path / "input").open() as file:
+        done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, stdin=file)
+    assert done.stdout.startswith("what is on standard input") == said
