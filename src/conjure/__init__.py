@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conjure.errors import ConjureError
-    from conjure.lm.language_model import LanguageModel, load
-    from conjure.lm.training.finetune import finetune
+    from conjure.lm.language_model import LanguageModel
     from conjure.python_api import Client
+    from conjure.recipes.library import finetune, load
     from conjure.reporting import log_metric
 
 __all__ = ["Client", "ConjureError", "LanguageModel", "finetune", "load", "log_metric"]
@@ -19,8 +19,8 @@ _HOMES = {
     "Client": "conjure.python_api",
     "ConjureError": "conjure.errors",
     "LanguageModel": "conjure.lm.language_model",
-    "finetune": "conjure.lm.training.finetune",
-    "load": "conjure.lm.language_model",
+    "finetune": "conjure.recipes.library",
+    "load": "conjure.recipes.library",
     "log_metric": "conjure.reporting",
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from conjure.core.quoting import printable
 from conjure.core.text import near_names
 from conjure.errors import ConjureError
 
@@ -59,6 +60,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
 _LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
+
+
+_NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
 class LazyGroup(click.Group):
@@ -188,6 +192,12 @@ def _call(arguments: list[str]) -> object:
             f"this needs the language-model half, which is not installed ({error.name} is missing)",
             fix="pip install 'conjure[lm]'",
         ) from error
+    except (MemoryError, RuntimeError) as error:
+        # torch says so in a RuntimeError, and is not imported here to ask.
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            message = "memory ran out: use a smaller model, fewer samples at a time, or a smaller batch"
+            raise ConjureError(message) from error
+        raise
 
 
 def _open_closed_streams() -> None:
@@ -205,6 +215,6 @@ def _write_no_more() -> None:
 
 
 def _show(error: ConjureError) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
     if error.fix:
-        click.echo(f"{click.style('  try:', bold=True)} {error.fix}", err=True)
+        click.echo(f"{click.style('  try:', bold=True)} {printable(error.fix)}", err=True)

@@ -34,15 +34,15 @@ def plan_lines(plan: "Plan") -> list[str]:
         + ("" if plan.trainable == plan.parameters else f", {_count(plan.trainable)} of them trained"),
         f"Text     {data.records:,} records, {data.tokens:,} tokens"
         f" ({data.lengths.median:.0f} in the middle one, {data.lengths.longest:,} in the longest)",
-        *(f"         {sentence}" for sentence in data.bad_rows),
+        *(f"         {visible(sentence)}" for sentence in (*data.bad_rows, *data.remarks)),
         f"Split    {plan.train_tokens:,} training tokens, {held_out}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
         f"Steps    {plan.steps:,}: {plan.epochs:g} × {plan.blocks:,} blocks of {plan.block_size:,}"
         f" tokens, {plan.batch_size} a step"
         + (f" ({plan.micro_batch} at a time, to fit)" if plan.micro_batch < plan.batch_size else ""),
         f"Rate     {plan.learning_rate:g} at its peak",
-        f"Machine  {plan.device}, {plan.dtype}; needs about {plan.memory_bytes / 1e9:.1f} of"
-        f" {plan.available_bytes / 1e9:.0f} GB; about {duration(plan.expected_s)}",
+        f"Machine  {plan.device}, {plan.dtype}; needs about {plan.memory_bytes / 1e9:.1f} GB"
+        f" ({plan.available_bytes / 1e9:.0f} GB are free); about {duration(plan.expected_s)} if it is idle",
     ]
     return lines
 

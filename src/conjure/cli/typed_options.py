@@ -1,9 +1,12 @@
 """The options of a command as they were typed, to hand them on to the same command elsewhere.
 
-Main entry: `typed_options`. Invariant: an option left out is left out again; defaults stay defaults.
+Main entries: `typed_options`, `names_as_typed`. Invariant: an option left out is left out again; defaults
+stay defaults.
 """
 
-from collections.abc import Set
+import sys
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 
 import click
 from click.core import ParameterSource
@@ -18,6 +21,29 @@ def typed_options(context: click.Context, *, leave_out: Set[str]) -> list[str]:
         if isinstance(parameter, click.Option) and given and name not in leave_out:
             words += _words(parameter, context.params[name])
     return words
+
+
+@contextmanager
+def names_as_typed(context: click.Context) -> Iterator[None]:
+    """Tell faults of values by the options they were given with, as they were typed.
+
+    Raises:
+        ValueFaultsError: One was raised inside the block.
+    """
+    from conjure.lm.bounds import ValueFaultsError
+
+    options = {option.name: option for option in context.command.params if isinstance(option, click.Option)}
+    try:
+        yield
+    except ValueFaultsError as error:
+        spelled = {name: _as_typed(option) for name, option in options.items()}
+        raise ValueFaultsError(error.faults, lambda name: spelled.get(name, name)) from error
+
+
+def _as_typed(option: click.Option) -> str:
+    """The spelling of an option that is on the command line; its longest where none is."""
+    typed = {word.partition("=")[0] for word in sys.argv[1:]}
+    return next((spelling for spelling in option.opts if spelling in typed), max(option.opts, key=len))
 
 
 def _words(option: click.Option, value: object) -> list[str]:

@@ -4,7 +4,6 @@ Main entries: `shell_words` for a command line that can be pasted, `printable` f
 message. Invariant: neither ever gives a control character.
 """
 
-import os
 import shlex
 import unicodedata
 
@@ -43,7 +42,9 @@ def _shell_escaped(character: str) -> str:
     if not _unsafe(character):
         return character
     # Octal takes three digits and no more, whatever follows.
-    return _NAMED.get(character) or "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
+    code = ord(character)
+    data = bytes([code - 0xDC00]) if 0xDC00 <= code <= 0xDCFF else character.encode(errors="surrogatepass")
+    return _NAMED.get(character) or "".join(f"\\{byte:03o}" for byte in data)
 
 
 def _escaped(character: str) -> str:

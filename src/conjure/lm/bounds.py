@@ -1,12 +1,19 @@
-"""Bounds of numbers that come from outside.
+"""Bounds of numbers that come from outside, and what to say of values that are not within theirs.
 
-Main entry: `Bound`. Invariant: it imports nothing heavy, so that a command's options are checked at once.
+Main entries: `Bound`, `refuse_faults`. Invariant: it imports nothing heavy, so that a command's options are
+checked at once.
 """
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
+
+from conjure.errors import UsageError
+
+_HARDLY_NAMED = 1_000_000
+LARGEST_COUNT = 2**31 - 1  # of anything counted, where no other limit is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +22,13 @@ class Bound:
 
     Attributes:
         least: The smallest value.
-        most: The largest value.
+        most: The largest value; None is `LARGEST_COUNT` for whole numbers, else any that a float holds.
         whole: Only whole numbers.
         above: `least` itself is not allowed.
     """
 
     least: float
-    most: float = math.inf
+    most: float | None = None
     whole: bool = False
     above: bool = False
 
@@ -37,10 +44,63 @@ class Bound:
         except OverflowError:  # no float is that large
             return False
         enough = number > self.least if self.above else number >= self.least
-        return enough and number <= self.most and number < math.inf
+        return enough and number <= self.limit and number < math.inf
+
+    @property
+    def limit(self) -> float:
+        """The largest value."""
+        if self.most is not None:
+            return self.most
+        return LARGEST_COUNT if self.whole else math.inf
 
     def __str__(self) -> str:
+        return self.words_for(0)
+
+    def words_for(self, value: Any) -> str:
+        """The bound in words; a limit nobody comes near by intent is named to those who exceed it."""
         kind = "a whole number" if self.whole else "a number"
+        exceeds = isinstance(value, int | float) and value > self.limit
+        named = exceeds or (self.most is not None and self.most < _HARDLY_NAMED)
+        limit = f"{self.limit}" if named and self.limit < math.inf else None
         if self.above:
-            return f"{kind} above {self.least}" + (f", at most {self.most}" if self.most < math.inf else "")
-        return f"{kind} from {self.least}" + (f" to {self.most}" if self.most < math.inf else " up")
+            return f"{kind} above {self.least}" + (f", at most {limit}" if limit else "")
+        return f"{kind} from {self.least}" + (f" to {limit}" if limit else " up")
+
+
+class ValueFault(NamedTuple):
+    """What is wrong with one value.
+
+    Attributes:
+        name: The value's name in Python.
+        words: The rest of the sentence that begins with the name.
+    """
+
+    name: str
+    words: str
+
+
+class ValueFaultsError(UsageError):
+    """Values that cannot be; an interface that has other names for them can tell it with those."""
+
+    def __init__(self, faults: Iterable[ValueFault], spell: Callable[[str], str] = str) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{spell(name)} {words}" for name, words in self.faults))
+
+
+def bound_faults(bounds: Mapping[str, Bound], values: Mapping[str, Any]) -> Iterator[ValueFault]:
+    """A fault for each value that is not within its bound; None is no value."""
+    for name, bound in bounds.items():
+        value = values[name]
+        if value is not None and not bound.allows(value):
+            yield ValueFault(name, f"is {value!r}; it must be {bound.words_for(value)}")
+
+
+def refuse_faults(faults: Iterable[ValueFault]) -> None:
+    """Raise all faults in one error, if there are any.
+
+    Raises:
+        ValueFaultsError: There are.
+    """
+    found = tuple(faults)
+    if found:
+        raise ValueFaultsError(found)

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import os
 import platform
+import resource
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -100,14 +101,24 @@ def keep_freed_memory() -> None:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory this process may still take on `device`, control-group limits included."""
+    """Memory this process may still take on `device`; control-group and process limits are heeded."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     import psutil
 
     free = psutil.virtual_memory().available
-    group = _control_group_free_bytes()
-    return free if group is None else min(free, group)
+    limits = (_control_group_free_bytes(), _address_space_free_bytes())
+    return min([free, *(limit for limit in limits if limit is not None)])
+
+
+def _address_space_free_bytes() -> int | None:
+    """What the process's limit of address space (``ulimit -v``) leaves; None where there is none."""
+    import psutil
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    return max(0, limit - psutil.Process().memory_info().vms)
 
 
 def _control_group_free_bytes() -> int | None:

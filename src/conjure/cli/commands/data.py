@@ -5,10 +5,16 @@ Main entry: `command`. Invariant: no weights are loaded; the token ids made here
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from conjure.cli.reading_options import layout_of, reading_options, special_tokens_option
+from conjure.cli.render import note
+from conjure.core.quoting import printable
 
 if TYPE_CHECKING:
     from conjure.lm.text.held_out import Split
@@ -35,10 +41,8 @@ def command() -> None:
 
 @command.command()
 @click.argument("files", nargs=-1, required=True)
-@click.option("--column", metavar="NAME", help="Column to read from tables; else the only one with text.")
-@click.option(
-    "--split", type=click.Choice(["lines", "paragraphs"]), help="Cut .txt into records; else each is one."
-)
+@reading_options
+@special_tokens_option
 @click.option("--model", default="sprite", show_default=True, help="Whose vocabulary to use.")
 @click.option(
     "-n",
@@ -51,12 +55,20 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def preview(
-    files: tuple[str, ...], *, column: str | None, split: str | None, model: str, count: int, as_json: bool
+    files: tuple[str, ...],
+    *,
+    column: str | None,
+    split: str | None,
+    special_tokens: str,
+    model: str,
+    count: int,
+    as_json: bool,
+    **layout: Any,
 ) -> None:
     """Count records and tokens; show the first as a model sees them.
 
-    FILES are .txt .csv .tsv .jsonl .parquet, folders of them, or - for text on standard input. A record is
-    one joke, one document: a whole .txt (or each line or paragraph, with --split), or a row of a table.
+    FILES are .txt .csv .tsv .json .jsonl .parquet, folders of them, or - for standard input. A record is one
+    joke, one document: a whole .txt (or each line or paragraph, with --split), or a row of a table.
     """
     from conjure.cli.progress import bytes_progress
     from conjure.lm.checkpoints.model_resolver import resolve_model
@@ -66,13 +78,17 @@ def preview(
     from conjure.lm.text.tokenizer import Tokenizer
     from conjure.recipes.resources import data_path, model_lookup
 
-    records = read_records([data_path(name) for name in files], column=column, split=split)
+    records = read_records(
+        [data_path(name) for name in files], column=column, split=split, layout=layout_of(layout)
+    )
     tokenizer = Tokenizer.from_folder(resolve_model(model, lookups=[model_lookup]).folder)
-    for note in _guesses(records):
-        click.echo(note, err=True)
+    for guess in _guesses(records):
+        click.echo(printable(guess), err=True)
     with bytes_progress("Turning text into tokens") as progress:
-        text = tokenise(records, tokenizer, progress=progress)
+        text = tokenise(records, tokenizer, allow_special=special_tokens == "token", progress=progress)
     facts, parts = describe(records, text), hold_out(text)
+    for remark in facts.remarks:
+        note(printable(f"Note: {remark}."))
     shown = min(count, facts.records)
     if as_json:
         first = [_record_as_json(text.record(index).tolist(), tokenizer) for index in range(shown)]
@@ -113,7 +129,7 @@ def _facts(facts: "DataFacts", parts: "Split", vocabulary: str) -> dict[str, str
         "held out": _held_out(parts),
     }
     if facts.bad_row_count:
-        rows["left out"] = "; ".join(facts.bad_rows)
+        rows["left out"] = printable("; ".join(facts.bad_rows))
     return rows
 
 
@@ -149,9 +165,22 @@ def _record_as_text(text: "TokenisedText", index: int, tokenizer: "Tokenizer") -
     hidden = len(ids) - bool(separator) - len(shown)
     more = click.style(f" … {hidden:,} more tokens … ", dim=True) if hidden else ""
     decoder = IncrementalDecoder(tokenizer)  # the cut may be in the middle of a character
-    content = "".join(map(decoder.feed, shown.tolist())).translate(_VISIBLE)
+    by_id = {id_: token for token, id_ in tokenizer.special_tokens.items()}
+    parts = [(id_ in by_id, by_id.get(id_) or decoder.feed(id_)) for id_ in shown.tolist()]
+    content = "".join(
+        click.style("".join(text for _, text in group), fg="cyan") if special else _plain(group, tokenizer)
+        for special, group in groupby(parts, key=itemgetter(0))
+    )
     number = click.style(f"{index + 1:>3} {len(ids):>6,} tokens ", dim=True)
     return f"{number} {content}{more}{click.style(separator, fg='cyan')}"
+
+
+def _plain(parts: Iterable[tuple[bool, str]], tokenizer: "Tokenizer") -> str:
+    """Text, with a backslash before what is written like a special token and is none."""
+    text = "".join(part for _, part in parts).translate(_VISIBLE)
+    for token in tokenizer.special_tokens:
+        text = text.replace(token, f"\\{token}")
+    return text
 
 
 def _record_as_json(ids: list[int], tokenizer: "Tokenizer") -> dict[str, Any]:

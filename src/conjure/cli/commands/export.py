@@ -6,6 +6,8 @@ Main entry: `command`. Invariant: stdout holds the path of what was written, or 
 import click
 
 from conjure.cli.render import StatusLine, note, write_json
+from conjure.core.quoting import shell_words
+from conjure.recipes.resources import model_lookup
 
 
 @click.command()
@@ -38,6 +40,7 @@ def command(*, model: str, folder: str, format: str, type: str | None, as_json: 
             folder,
             format=format,
             type=type,
+            lookups=[model_lookup],
             progress=lambda done, total: status.show(f"Converting… {done} of {total} tensors"),
         )
     if as_json:
@@ -57,5 +60,5 @@ def command(*, model: str, folder: str, format: str, type: str | None, as_json: 
 
 def _next_step(format: str, path: str) -> str:
     if format == "gguf":
-        return f"llama-completion --model {path} --prompt 'Once' --n-predict 70"
-    return f"conjure generate --model {path}"
+        return f"llama-completion --model {shell_words(path)} --prompt 'Once' --n-predict 70"
+    return f"conjure generate --model {shell_words(path)}"

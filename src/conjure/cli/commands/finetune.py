@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.cli.training_view import TrainingView, plan_lines, result_json, result_lines
-from conjure.cli.typed_options import typed_options
+from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.recording import inside_a_run
 
 if TYPE_CHECKING:
     from conjure.lm.training.finetune import Finetuning
+    from conjure.lm.training.request import FinetuneRequest
     from conjure.runs.schema.spec import RunSpec
 
 _HERE = "here"  # --resume without a run: the state beside --output
@@ -47,16 +49,24 @@ class Automatic(click.ParamType):
 @click.command()
 @click.argument("data", nargs=-1)
 @click.option("--model", default="sprite", show_default=True, help="Model to start from.")
-@click.option("--output", help="Checkpoint folder to write; needs --no-run.")
-@click.option("--column", help="Column of a table that holds the text.")
-@click.option("--split", type=click.Choice(["lines", "paragraphs"]), help="Cut text files into records.")
+@click.option("-o", "--output", help="Checkpoint folder to write; needs --no-run.")
+@reading_options
+@special_tokens_option
 @click.option("--holdout", type=float, default=0.1, show_default=True, help="Share of records to measure on.")
 @click.option("--epochs", type=float, default=3, show_default=True, help="Passes over the text, at most.")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Blocks per forward pass.")
 @click.option(
     "--block-size", type=Automatic(int), default="auto", show_default=True, help="Tokens in a block."
 )
-@click.option("--learning-rate", type=Automatic(float), default="auto", show_default=True, help="The peak.")
+@click.option(
+    "--learning-rate",
+    "--lr",
+    "learning_rate",
+    type=Automatic(float),
+    default="auto",
+    show_default=True,
+    help="The peak.",
+)
 @click.option(
     "--schedule",
     type=click.Choice(["cosine", "linear", "constant"]),
@@ -117,6 +127,7 @@ class Automatic(click.ParamType):
     flag_value=_HERE,
     help="Go on where run N was interrupted; with --no-run, where the training of --output was.",
 )
+@click.option("--dry-run", is_flag=True, help="Show the plan, and do nothing else.")
 @click.option("--no-run", is_flag=True, help="Train here and now, without recording a run.")
 @recording_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -124,18 +135,21 @@ class Automatic(click.ParamType):
 def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any) -> int:
     """Tune a model on text: files, folders, or - for standard input.
 
-    A record (one joke, one document) is a row of a table (.csv .tsv .jsonl .parquet), a text file, or with
-    --split each of its lines or paragraphs. A tenth of the records is held out, and the weights with the
+    A record (one joke, one document) is a row of a table (.csv .tsv .json .jsonl .parquet), a text file, or
+    with --split each of its lines or paragraphs. A tenth of the records is held out, and the weights with the
     lowest loss on them are kept, as a plain Hugging Face checkpoint.
 
     It is recorded as a run: the checkpoint is runs/N/output, beside it report.html says what was learned. The
     first ^C saves and stops, a second aborts; in a closed terminal it goes on.
     """
     recording = {name: settings.pop(name) for name in RECORDING}
-    as_json, no_run = settings.pop("as_json"), settings.pop("no_run")
-    if no_run or inside_a_run():
-        return _train(data, settings, as_json=as_json)
-    spec = _spec(context, data, settings, recording)
+    as_json, no_run, dry_run = (settings.pop(name) for name in ("as_json", "no_run", "dry_run"))
+    with names_as_typed(context):
+        if dry_run:
+            return _show_plan(data, settings, as_json=as_json)
+        if no_run or inside_a_run():
+            return _train(data, settings, as_json=as_json)
+        spec = _spec(context, data, settings, recording)
     return record(spec, background=recording["background"], as_json=as_json)
 
 
@@ -158,7 +172,9 @@ def _spec(
             )
         return resumed_spec(home, resume)
     # Every fault is told here and now, before a run gets a number.
-    FinetuneRequest(**_request(data, settings))
+    request = FinetuneRequest(**_request(data, settings))
+    if "-" not in data:
+        _check_data(request)
     options = typed_options(context, leave_out={"model", "as_json", *RECORDING})
     return finetune_spec(
         home,
@@ -170,19 +186,39 @@ def _spec(
     )
 
 
+def _check_data(request: "FinetuneRequest") -> None:
+    """Refuse data that cannot be read, or of which the first record cannot be found."""
+    from conjure.lm.text.readers import read_records
+    from conjure.recipes.resources import data_path
+
+    names = [data_path(str(name)) for name in request.data]
+    records = read_records(names, column=request.column, split=request.split, layout=request.layout)
+    next(records.pieces())
+
+
+def _show_plan(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:
+    plan = _tuning(data, settings).plan
+    if as_json:
+        write_json(plan.to_dict())
+    else:
+        for line in plan_lines(plan):
+            click.echo(line)
+    return 0
+
+
 def _request(data: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of a `FinetuneRequest`."""
     if not data:
-        raise UsageError("no data was named", fix="name a file, a folder, or - for standard input")
+        raise UsageError("no data was named: name a file, a folder, or - for standard input")
     output = settings["output"] if settings["output"] is not None else "output"
     return {**settings, "data": data, "output": output, "resume": settings["resume"] is not None}
 
 
-def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:
+def _tuning(data: tuple[str, ...], settings: dict[str, Any]) -> "Finetuning":
+    """The fine-tune, planned."""
     from conjure.lm.training.finetune import Finetuning
     from conjure.lm.training.request import FinetuneRequest
     from conjure.recipes.finetune import claim
-    from conjure.recipes.metrics import report_metrics
     from conjure.recipes.resources import data_path, model_lookup
 
     names = tuple(data_path(name) for name in data)
@@ -190,11 +226,17 @@ def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) ->
     if request.resume and inside_a_run():
         claim(Path(request.output))
     with StatusLine() as status:
-        tuning = Finetuning(
+        return Finetuning(
             request,
             lookups=[model_lookup],
             progress=lambda done, total: status.show(f"Reading text… {done / max(1, total):.0%}"),
         )
+
+
+def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:
+    from conjure.recipes.metrics import report_metrics
+
+    tuning = _tuning(data, settings)
     for line in plan_lines(tuning.plan):
         note(line)
     with _stopping(tuning) as signals, TrainingView(tuning.plan) as view:

@@ -14,8 +14,9 @@ import click
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.render import StatusLine, duration, note, on_terminal, save_json, visible, write_json
 from conjure.cli.token_view import show_tokens
-from conjure.cli.typed_options import typed_options
+from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
 from conjure.errors import DataError, UsageError
 from conjure.recipes.recording import Inputs, inside_a_run, recorded
 from conjure.recipes.resources import model_lookup
@@ -95,7 +96,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 )
 @click.option("--logprobs", is_flag=True, help="Show how likely each token was.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of samples.")
-@click.option("--output", type=click.Path(path_type=Path), help="Also write that array to this file.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write that array to this file.")
 @click.option("--stream/--no-stream", default=None, help="Print as it is written; default: on a terminal.")
 @click.option("--save", is_flag=True, help="Record it as a run, the samples as its output.")
 @recording_options
@@ -123,7 +124,8 @@ def command(
     """
     recording = {name: settings.pop(name) for name in RECORDING}
     prompts = _prompts(prompt, prompt_file)
-    request = _request(prompts, settings)
+    with names_as_typed(context):
+        request = _request(prompts, settings)
     if save and not inside_a_run():
         spec = _spec(context, prompts, prompt_file, request.seed, recording)
         return record(spec, background=recording["background"], as_json=as_json)
@@ -190,12 +192,17 @@ def _prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
 
 
 def _text(data: bytes, name: str) -> str:
+    from conjure.lm.text.encodings import guess_bytes, read_text
+
     try:
-        return data.decode()
+        return read_text(data)
     except UnicodeDecodeError as error:
+        guess = guess_bytes(data)
+        hint = f"; read as {guess.encoding} it says {guess.sample!r}" if guess is not None else ""
+        file = shell_words(name) if name != "standard input" else "-"
         raise DataError(
-            f"{name} is not UTF-8 text: byte {error.start:,} cannot be read",
-            fix="convert it first, for instance with iconv -f latin1 -t utf-8",
+            f"{name} is not UTF-8 text: byte {error.start:,} cannot be read{hint}",
+            fix=f"iconv -f {guess.encoding} -t utf-8 {file} > utf8.txt" if guess is not None else None,
         ) from error
 
 

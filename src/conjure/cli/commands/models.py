@@ -43,8 +43,9 @@ def info(name: str, *, as_json: bool) -> None:
     """Show what is known of the model NAME, a name or a folder."""
     from conjure.lm.checkpoints.describe import describe
     from conjure.lm.checkpoints.model_resolver import resolve_model
+    from conjure.recipes.resources import model_lookup
 
-    model = describe(resolve_model(name, fetch=False))
+    model = describe(resolve_model(name, lookups=[model_lookup], fetch=False))
     if as_json:
         write_json(model.to_dict())
         return

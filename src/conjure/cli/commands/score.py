@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from conjure.cli.reading_options import layout_of, reading_options
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.render import StatusLine, duration, note, save_json, write_json
 from conjure.cli.token_view import show_tokens
-from conjure.cli.typed_options import typed_options
+from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
 from conjure.errors import DataError, NotFoundError, UsageError
 from conjure.recipes.recording import Inputs, inside_a_run, recorded
@@ -26,6 +27,7 @@ FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
 if TYPE_CHECKING:
     from conjure.lm.generation.score import Score, Tally, Windows
     from conjure.lm.language_model import LanguageModel
+    from conjure.lm.text.layout import Layout
     from conjure.lm.text.readers import RecordSet
     from conjure.runs.schema.spec import RunSpec
 
@@ -35,15 +37,12 @@ if TYPE_CHECKING:
 @click.option("--model", default="sprite", show_default=True, help="A name, a folder, a run or a hub model.")
 @click.option("--compare", nargs=2, metavar="MODEL MODEL", help="Score with two models, side by side.")
 @click.option("--text", "as_text", is_flag=True, help="Take TEXT for text even where a file has that name.")
-@click.option("--column", metavar="NAME", help="Column to read from tables; else the only one with text.")
-@click.option(
-    "--split", type=click.Choice(["lines", "paragraphs"]), help="Cut .txt into records; else each is one."
-)
+@reading_options
 @click.option("--context", type=int, help="Tokens seen at once; default: all the model can.")
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
 @click.option("--per-token", is_flag=True, help="Show every token with its log-probability.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--output", type=click.Path(path_type=Path), help="Also write that JSON to this file.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write that JSON to this file.")
 @click.option("--save", is_flag=True, help="Record it as a run, the figures as its output.")
 @recording_options
 @click.pass_context
@@ -63,14 +62,15 @@ def command(
     as_json: bool,
     output: Path | None,
     save: bool,
-    **recording: Any,
+    **settings: Any,
 ) -> int:
     """Measure how likely a model finds TEXT, or the records in FILES.
 
-    FILES are .txt .csv .tsv .jsonl .parquet, folders of them, or - for text on standard input; one argument
+    FILES are .txt .csv .tsv .json .jsonl .parquet, folders of them, or - for standard input; one argument
     that no file has for a name is TEXT. Each record is a document: it is read after one end-of-text token,
     and each of its tokens is scored once, from at most --context tokens before it.
     """
+    layout, recording = layout_of(settings), settings
     if compare is not None and per_token:
         raise UsageError("--per-token shows one model at a time", fix="leave out --compare, or --per-token")
     files = _are_files(inputs, as_text=as_text)
@@ -83,11 +83,13 @@ def command(
     from conjure.lm.language_model import load
 
     names = [data_path(name) for name in inputs] if files else inputs
-    texts: Iterable[str] = _records(names, column, split) if files else inputs
+    texts: Iterable[str] = _records(names, column, split, layout) if files else inputs
     results = []
     for name in compare if compare is not None else [model]:
         language_model = load(name, lookups=[model_lookup])
-        result = _Result(language_model, Windows.of(language_model.model, context, stride))
+        with names_as_typed(click_context):
+            windows = Windows.of(language_model.model, context, stride)
+        result = _Result(language_model, windows)
         keep = per_token or not files
         for score in _with_progress(result, texts):
             result.add(score, keep=(as_json or output is not None) and keep)
@@ -155,10 +157,10 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _records(inputs: Sequence[str], column: str | None, split: str | None) -> "RecordSet":
+def _records(inputs: Sequence[str], column: str | None, split: str | None, layout: "Layout") -> "RecordSet":
     from conjure.lm.text.readers import read_records
 
-    records = read_records(inputs, column=column, split=split)
+    records = read_records(inputs, column=column, split=split, layout=layout)
     for source in records.sources:
         if source.guessed:
             note(f"Reading column {source.column!r} of {source.name} (--column NAME: another).")
@@ -240,7 +242,9 @@ def _with_progress(result: _Result, texts: Iterable[str]) -> "Iterator[Score]":
             left = duration(max(0, total - tokens) / rate)
             status.show(f"{tokens:,} of {total:,} tokens · {rate:,.0f} tokens/s · {left} left")
 
-        yield from score_documents(model.model, model.tokenizer, texts, result.windows, report=report)
+        for score in score_documents(model.model, model.tokenizer, texts, result.windows, report=report):
+            status.clear()  # whoever takes it may print
+            yield score
 
 
 def _print_table(results: list[_Result]) -> None:

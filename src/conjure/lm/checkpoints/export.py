@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from conjure.core.files import folder_size_bytes, sync_folder
+from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError
 from conjure.lm.checkpoints.layout import has_tokenizer, read_json_object, stored_dtype
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
@@ -34,6 +35,8 @@ TYPES: Mapping[str, tuple[str, ...]] = {
     "gguf": ("float16", "q8_0"),
     "safetensors": ("float32", "bfloat16", "float16"),
 }
+# What a folder is not called by intent; ./gguf is one.
+_FORMAT_WORDS = {*TYPES, "ollama", "onnx", "pytorch", "float16", "float32", "bfloat16", "q8_0"}
 _GGML_TYPES = {"float16": "F16", "q8_0": "Q8_0"}
 _LARGEST_FLOAT16 = 65504.0
 _Q8_BLOCK = 32  # numbers that share a scale
@@ -88,6 +91,14 @@ def export(
         raise UsageError(f"format is {format!r}; allowed are {' and '.join(TYPES)}")
     if type is not None and type not in TYPES[format]:
         raise UsageError(f"type is {type!r}; for {format} it can be {' or '.join(TYPES[format])}")
+    if str(folder).lower() in _FORMAT_WORDS:
+        chosen = str(folder).lower()
+        raise UsageError(
+            f"{folder} is a format, and the place for a folder's name",
+            fix=shell_words("conjure", "export", str(name), f"{folder}-model", "--format", chosen)
+            if chosen in TYPES
+            else shell_words("conjure", "export", str(name), f"./{folder}"),
+        )
     source, folder = resolve_model(name, lookups=lookups), Path(folder).resolve()
     if format == "safetensors":
         return _export_checkpoint(source, folder, type)
@@ -190,10 +201,16 @@ def _add_tokenizer(writer: "gguf.GGUFWriter", tokenizer: Tokenizer, vocab_size: 
     """The vocabulary, filled up to the model's: llama.cpp wants a token for every row of the embedding."""
     kinds = _gguf_library().TokenType
     tokens = tokenizer.tokens + [""] * (vocab_size - tokenizer.vocab_size)
-    types = [
-        kinds.CONTROL if token in tokenizer.special_tokens else kinds.NORMAL if token else kinds.UNUSED
-        for token in tokens
-    ]
+    special, added = tokenizer.special_tokens, tokenizer.added_tokens
+
+    def kind(token: str) -> int:
+        if token in special:
+            return kinds.CONTROL
+        if token in added:  # found in a text before it is cut, and spelled as it is
+            return kinds.USER_DEFINED
+        return kinds.NORMAL if token else kinds.UNUSED
+
+    types = list(map(kind, tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")  # without it llama.cpp splits words in a way of its own
     writer.add_token_list([token or f"[PAD{id_}]" for id_, token in enumerate(tokens)])

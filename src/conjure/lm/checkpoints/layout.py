@@ -6,12 +6,13 @@ listing models is instant. Invariant: only JSON and safetensors are read, and on
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from conjure.core.files import restore_folder
+from conjure.core.files import open_regular, restore_folder
+from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ModelError, NotFoundError
 from conjure.lm.checkpoints.safetensors_reader import StoredTensor, TensorFile
 from conjure.lm.models.gpt2_config import GPT2Config
@@ -44,6 +45,7 @@ CHECKPOINT_FILES = (
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json")
 PREFIX = "transformer."  # put before every name but the head's by models saved with a head
+_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.")
 HEAD, EMBEDDING = "lm_head.weight", "wte.weight"
 
 # The causal mask, which early checkpoints stored with the weights.
@@ -81,7 +83,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         CheckpointError: It is missing, unreadable, or holds something else.
     """
     try:
-        content = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            content = json.loads(file.read())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} is not a model folder: it has no {path.name}") from error
     except OSError as error:
@@ -127,7 +130,7 @@ def _open_all(folder: Path, files: ExitStack) -> dict[str, StoredTensor]:
         if (folder / name).exists():
             raise CheckpointError(
                 f"{folder} holds its weights only as {name}, a pickle, which could run code when it is read",
-                fix=f"conjure models convert {folder}",
+                fix=f"conjure models convert {shell_words(str(folder))}",
             )
     raise CheckpointError(f"{folder} holds no weights: {WEIGHTS_FILE} is needed")
 
@@ -159,10 +162,22 @@ def read_index(index: Path) -> dict[str, str]:
     return places
 
 
+def _wrapper_of(names: Iterable[str]) -> str:
+    """What wrappers (torch.compile, data parallelism) put before every tensor's name; mostly nothing."""
+    found = ""
+    while True:
+        rest = [name.removeprefix(found) for name in names]
+        wrapper = next((each for each in _WRAPPERS if rest and all(n.startswith(each) for n in rest)), None)
+        if wrapper is None:
+            return found
+        found += wrapper
+
+
 def _canonical(folder: Path, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
+    wrapper = _wrapper_of(stored)
     for stored_name, tensor in stored.items():
-        name = stored_name.removeprefix(PREFIX)
+        name = stored_name.removeprefix(wrapper).removeprefix(PREFIX)
         if _MASK_BUFFER.fullmatch(name):
             continue
         if name in tensors:

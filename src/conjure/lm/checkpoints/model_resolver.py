@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
 from conjure.lm.checkpoints.layout import (
     CONFIG_FILE,
@@ -154,9 +155,10 @@ def _local(name: str) -> ModelSource | None:
     # os.path's answers where pathlib's raise: for names too long, and home folders of nobody.
     path = Path(os.path.expanduser(name))  # noqa: PTH111
     if os.path.isfile(path):  # noqa: PTH113
+        folder = f"{path.parent}/"
         raise UsageError(
-            f"model {name} is a file, and a model is the folder around it",
-            fix=f"--model {path.parent if path.parent != Path() else './'}",
+            f"model {name} is a file, and a model is a folder",
+            fix=f"--model {shell_words(folder)}" if _holds_model(path.parent) else None,
         )
     hub_part = name.partition("@")[0]
     explicit = name.startswith((".", "/", "~")) or name.endswith("/") or hub_part.count("/") > 1

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import replace_folder, sync_folder
+from conjure.core.files import open_regular, replace_folder, sync_folder
 from conjure.errors import CheckpointError, ConflictError, UsageError
 from conjure.lm.checkpoints.layout import (
     CHECKPOINT_FILES,
@@ -138,7 +138,7 @@ def _pickle_paths(folder: Path) -> list[Path]:
 
 def _unpickle(path: Path) -> dict[Any, Any]:
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     try:

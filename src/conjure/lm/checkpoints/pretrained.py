@@ -8,7 +8,7 @@ A checkpoint spells matrices (in, out), as OpenAI's Conv1D did, and `GPT2` (out,
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conjure.core.files import replace_folder
+from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError
 from conjure.lm.checkpoints.layout import (
     CHECKPOINT_FILES,
@@ -54,7 +55,10 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> t
         CheckpointError: It is incomplete, damaged or of a refused kind.
     """
     model = load_model(folder, dtype)
-    return model, Tokenizer.from_folder(Path(folder))
+    tokenizer = load_tokenizer(Path(folder), model.config)
+    if tokenizer is None:
+        tokenizer = Tokenizer.from_folder(Path(folder))  # which says what is missing
+    return model, tokenizer
 
 
 def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> GPT2:
@@ -90,17 +94,18 @@ def load_tokenizer(folder: Path, config: GPT2Config) -> Tokenizer | None:
     """The tokenizer beside a model's weights; None where there is none.
 
     Raises:
-        CheckpointError: It is damaged, or knows tokens that the model does not.
+        CheckpointError: It is damaged, or gives text ids that the model does not have.
     """
     if not has_tokenizer(folder):
         return None
     tokenizer = Tokenizer.from_folder(folder)
-    if tokenizer.vocab_size > config.vocab_size:
+    usable = tokenizer.limited_to(config.vocab_size)
+    if usable is None:
         raise CheckpointError(
             f"the tokenizer in {folder} has {tokenizer.vocab_size:,} tokens and the model only"
             f" {config.vocab_size:,}: they do not belong together"
         )
-    return tokenizer
+    return usable
 
 
 def missing_tokenizer(origin: str) -> CheckpointError:
@@ -151,7 +156,30 @@ def _check_fit(folder: Path, model: GPT2, tensors: Mapping[str, StoredTensor]) -
     if faults:
         more = len(faults) - _FAULTS_SHOWN
         listed = "; ".join(faults[:_FAULTS_SHOWN]) + (f"; and {more} more such faults" if more > 0 else "")
-        raise CheckpointError(f"the weights in {folder} do not fit its {CONFIG_FILE}: {listed}")
+        extra = [name for name in tensors if name not in needed]
+        raise CheckpointError(
+            f"the weights in {folder} do not fit its {CONFIG_FILE}: {listed}{_prefix_hint(needed, extra)}",
+            fix=_without_head(folder) if len(faults) == len(extra) else None,
+        )
+
+
+def _prefix_hint(needed: Mapping[str, tuple[int, ...]], extra: Sequence[str]) -> str:
+    """That names would fit without what is put before them, where that is so."""
+    for name in extra:
+        whole = next((each for each in needed if name.endswith(f".{each}")), None)
+        if whole is not None:
+            return f"; the names begin with {name.removesuffix(whole)!r}, and would fit without it"
+    return ""
+
+
+def _without_head(folder: Path) -> str:
+    """A command that leaves out tensors for other tasks (a classifier, a value head) beside the model."""
+    target = folder.resolve().name + "-lm"
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T;"
+        " [k.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for k in (M, T)]"
+    )
+    return shell_words("python", "-c", code, str(folder), target)
 
 
 def _stored_shape(name: str, weight: Tensor) -> tuple[int, ...]:
@@ -211,6 +239,9 @@ def checkpoint_tensors(model: GPT2, dtype: torch.dtype) -> dict[str, Tensor]:
         layout = weight.detach().t() if name.endswith(_TRANSPOSED) else weight.detach()
         stored_name = name if name == HEAD else PREFIX + name
         tensors[stored_name] = layout.to("cpu", dtype).contiguous()
+        if not bool(torch.isfinite(tensors[stored_name]).all()):
+            kind = str(dtype).removeprefix("torch.")
+            raise CheckpointError(f"{name} holds NaN, infinity or a number too large for {kind}")
     return tensors
 
 

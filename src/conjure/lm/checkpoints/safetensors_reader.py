@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
+from conjure.core.files import open_regular
 from conjure.errors import CheckpointError
 
 if TYPE_CHECKING:  # looking at a file does not pay for torch, reading it does
@@ -74,6 +75,9 @@ class StoredTensor:
         Args:
             dtype: Of the copy.
             transpose: Swap the two dimensions of a matrix.
+
+        Raises:
+            CheckpointError: A number is NaN or infinite.
         """
         import torch
 
@@ -87,8 +91,20 @@ class StoredTensor:
             start = self.start + row * row_bytes
             piece = torch.frombuffer(self.content, dtype=stored, count=rows.numel(), offset=start)
             rows.copy_(piece.view(rows.shape))
+            self._refuse_non_finite(rows)
             self._forget(start, start + len(rows) * row_bytes)
         return copy
+
+    def _refuse_non_finite(self, rows: "Tensor") -> None:
+        """Refuse NaN and infinity, whether stored or made by a narrower number format."""
+        import torch
+
+        # One sum finds them, and costs less than looking at each; a sum may overflow by itself, so look then.
+        if not math.isfinite(rows.sum().item()) and not bool(torch.isfinite(rows).all()):
+            kind = str(rows.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"the weights are damaged, or too large for {kind}: tensor {self.name} holds NaN or infinity"
+            )
 
     def same_as(self, other: "StoredTensor") -> bool:
         """Whether two tensors are equal in dtype, shape and every byte."""
@@ -121,7 +137,7 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 header, base, size = _read_header(path, file)
                 self._content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
         except OSError as error:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from conjure.errors import ContextLengthError, ModelError
-from conjure.lm.bounds import Bound
+from conjure.lm.bounds import Bound, ValueFault
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
 from conjure.lm.generation.sampling import (
@@ -39,6 +39,7 @@ FinishReason = Literal["end_of_text", "stop", "length"]
 Overflow = Literal["slide", "error"]
 
 _CACHE_BYTES = 1 << 30  # of keys and values in one batch; more rows go in a second one
+_MOST_TOKENS, _MOST_SAMPLES = 10_000_000, 1_000_000  # more would take days, or a slip of the keyboard
 _MOST_ROWS = 128  # a CPU's matrix units are busy well before this
 _CROWDED = 0.75  # finished rows leave once fewer than this share still write: leaving copies the cache
 
@@ -65,24 +66,26 @@ class GenerationRequest(SamplingSettings):
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **SamplingSettings.BOUNDS,
-        "max_new_tokens": Bound(1, whole=True),
-        "num_samples": Bound(1, whole=True),
+        "max_new_tokens": Bound(1, _MOST_TOKENS, whole=True),
+        "num_samples": Bound(1, _MOST_SAMPLES, whole=True),
         "seed": Bound(0, LARGEST_SEED, whole=True),
     }
 
-    def faults(self) -> Iterator[str]:
-        """A sentence for each thing that cannot be."""
+    def faults(self) -> Iterator[ValueFault]:
+        """What is wrong with each value that cannot be."""
         yield from super().faults()
         for name in ("prompts", "stop"):
             texts = getattr(self, name)
             if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-                yield f"{name} must be a list of texts, not {texts!r}"
+                yield ValueFault(name, f"must be a list of texts, not {texts!r}")
         if not self.prompts:
-            yield "prompts is empty; at least one is needed, and an empty text means the start of a document"
+            words = "is empty; at least one is needed, and an empty text means the start of a document"
+            yield ValueFault("prompts", words)
         if any(text == "" for text in self.stop):
-            yield "stop holds an empty text, which would stop every sample before its first character"
+            words = "holds an empty text, which would stop every sample before its first character"
+            yield ValueFault("stop", words)
         if self.on_overflow not in ("slide", "error"):
-            yield f"on_overflow must be 'slide' or 'error', not {self.on_overflow!r}"
+            yield ValueFault("on_overflow", f"must be 'slide' or 'error', not {self.on_overflow!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ def stream(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> 
     if request.on_overflow == "error":
         _refuse_overflow(prompts, request, engine.context_length)
     for rows in _batches(prompts, engine, tokenizer, request):
-        yield from _write(rows, engine, request)
+        yield from _write(rows, engine, request, tokenizer)
 
 
 def exceeds_context(prompt_tokens: int, request: GenerationRequest, context_length: int) -> bool:
@@ -259,20 +262,24 @@ def _batches(
             yield [_Row(request, tokenizer, prompts[pair[0]], *pair) for pair in chunk]
 
 
-def _write(rows: list[_Row], engine: Engine, request: GenerationRequest) -> Iterator[Token | Sample]:
-    """Write one batch of rows to their ends."""
+def _write(
+    rows: list[_Row], engine: Engine, request: GenerationRequest, tokenizer: Tokenizer
+) -> Iterator[Token | Sample]:
+    """Write one batch of rows to their ends; ids that no token has are never chosen."""
     width = max(len(row.prompt_ids) for row in rows)
     history = torch.tensor([[-1] * (width - len(row.prompt_ids)) + row.prompt_ids for row in rows])  # (R, T)
     logits = _read_prompts(engine, history, request.max_new_tokens)  # (R, V)
     history = history.to(logits.device)
     streams = torch.tensor([row.stream for row in rows], device=logits.device)
+    without_token = torch.tensor(tokenizer.ids_without_token(logits.shape[1]), device=logits.device)
     for step in range(request.max_new_tokens):
         logsumexp, argmax = engine.summarise(logits)  # (R, 1), (R,)
         _refuse_what_is_no_number(logsumexp)
+        usable = logits.index_fill(1, without_token, -math.inf) if len(without_token) else logits
         if request.takes_likeliest:
-            chosen = argmax
+            chosen = usable.argmax(1) if len(without_token) else argmax
         else:
-            chosen = sample_tokens(logits, history, streams, torch.full_like(streams, step), request)  # (R,)
+            chosen = sample_tokens(usable, history, streams, torch.full_like(streams, step), request)  # (R,)
         logprobs = (logits.gather(1, chosen[:, None]) - logsumexp).squeeze(1)
         for row, token_id, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
             if row.finish_reason is None:
@@ -318,7 +325,6 @@ def _read(engine: Engine, history: Tensor, max_new_tokens: int) -> Tensor:
 def _refuse_what_is_no_number(logsumexp: Tensor) -> None:
     if not all(math.isfinite(normaliser) for normaliser in logsumexp.flatten().tolist()):
         raise ModelError(
-            "the model's logits are not numbers (NaN or infinity): its weights are damaged, "
-            "or too large for this number format",
-            fix="another copy of the model, or --precision float32",
+            "the model's logits are not numbers (NaN or infinity): its weights are too large for this number"
+            " format, or damaged"
         )

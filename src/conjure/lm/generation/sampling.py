@@ -20,8 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from conjure.errors import UsageError
-from conjure.lm.bounds import Bound
+from conjure.lm.bounds import Bound, ValueFault, refuse_faults
 
 LARGEST_SEED = 2**64 - 1
 _DRAWN_SEEDS = 2**32  # a seed we draw is short enough to type again
@@ -64,21 +63,19 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         """Refuse every value out of bounds, in one error."""
-        faults = list(self.faults())
-        if faults:
-            raise UsageError("; ".join(faults))
+        refuse_faults(self.faults())
 
     @property
     def takes_likeliest(self) -> bool:
         """Whether the choice is always the largest logit, whatever the row says already."""
         return self.temperature == 0 and self.repetition_penalty == 1.0 and not self.no_repeat_ngram
 
-    def faults(self) -> Iterator[str]:
-        """A sentence for each value out of bounds."""
+    def faults(self) -> Iterator[ValueFault]:
+        """What is wrong with each value out of bounds."""
         for name, bound in self.BOUNDS.items():
             value = getattr(self, name)
             if not bound.allows(value):
-                yield f"{name} must be {bound}, not {value!r}"
+                yield ValueFault(name, f"must be {bound.words_for(value)}, not {value!r}")
 
 
 def draw_seed() -> int:

@@ -17,7 +17,8 @@ from typing import SupportsInt
 import torch
 from torch import Tensor
 
-from conjure.errors import UsageError
+from conjure.errors import ModelError
+from conjure.lm.bounds import ValueFault, refuse_faults
 from conjure.lm.generation.engines.torch_engine import evaluating
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.models.gpt2 import GPT2
@@ -101,11 +102,12 @@ class Windows:
         stride = stride if stride is not None else max(1, context // 2)
         faults = []
         if not 1 <= context <= limit:
-            faults.append(f"context must be from 1 to the model's {limit} tokens, not {context}")
+            faults.append(
+                ValueFault("context", f"must be from 1 to the model's {limit} tokens, not {context}")
+            )
         if stride < 1 or stride > context > 0:
-            faults.append(f"stride must be from 1 to the context, not {stride}")
-        if faults:
-            raise UsageError("; ".join(faults))
+            faults.append(ValueFault("stride", f"must be from 1 to the context, not {stride}"))
+        refuse_faults(faults)
         return cls(context, stride)
 
 
@@ -269,6 +271,11 @@ def _score_group(
         rows = plan[start : start + max(1, together // plan[start].length)]
         with evaluating(model):
             scored = _score_rows(model, documents, rows, start_id)
+        if not all(math.isfinite(logprobs.sum().item()) for logprobs in scored):
+            raise ModelError(
+                "the model gives log-probabilities that are not numbers (NaN or infinity): its weights are"
+                " too large, or damaged"
+            )
         for window, logprobs in zip(rows, scored, strict=True):
             results[window.document][window.first : window.end] = logprobs
         if report is not None:

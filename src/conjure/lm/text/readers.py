@@ -5,7 +5,6 @@ paragraphs, or one column's text in each row of a table. Invariants: the same te
 from any kind of file; nothing is left out without being counted; memory does not grow with the data.
 """
 
-import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,12 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes, sha256_file
+from conjure.core.quoting import shell_words
 from conjure.errors import DataError, UsageError
+from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, without_marks
+from conjure.lm.text.layout import Layout
 from conjure.lm.text.sources import Source, find_sources, readable
-from conjure.lm.text.table_reader import Fault, Row, open_table, open_text
+from conjure.lm.text.table_reader import Fault, Row, open_table
 from conjure.lm.text.tokenizer import split_safely
 
 SPLITS = ("lines", "paragraphs")
+_UNITS = {"parquet": "row", "json": "record"}  # what a kind of file is made of, if not lines
 _CHUNK = 1 << 20  # bytes or characters read at a time from a text taken whole
 
 
@@ -58,11 +61,13 @@ class RecordSet:
     Attributes:
         sources: The files, in order.
         split: How texts are cut: None (whole), `lines` or `paragraphs`.
+        layout: What was said about how the files are written.
         bad_rows: What the latest reading left out; complete when that reading is.
     """
 
     sources: tuple[Source, ...]
     split: str | None = None
+    layout: Layout = field(default_factory=Layout)
     bad_rows: dict[Fault, BadRows] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[str]:
@@ -98,7 +103,7 @@ class RecordSet:
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of the content of the files and of how it is cut into records."""
-        parts = []
+        parts = [f"{self.layout!r}\n"]
         for source in self.sources:
             with readable(source.name):
                 parts.append(f"{source.kind} {source.column!r} {self.split} {sha256_file(source.path)}\n")
@@ -112,20 +117,36 @@ class RecordSet:
     def describe(self, bad: BadRows) -> str:
         """One fault in words: how often, and where first."""
         source = self.sources[bad.source_index]
-        unit = "row" if source.kind == "parquet" else "line"
+        unit = _UNITS.get(source.kind, "line")
         where = f"{source.name}, {unit} {bad.number}" if bad.number else source.name
-        return f"{bad.count:,} × {bad.fault} (first: {where})"
+        return f"{bad.count:,} × {bad.fault} (first: {where}{self._encoding_hint(bad)})"
+
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """What was taken for granted about the files and may be otherwise, a sentence each."""
+        return tuple(f"{source.name}: {remark}" for source in self.sources for remark in source.remarks)
+
+    def _encoding_hint(self, bad: BadRows) -> str:
+        """For text that is not UTF-8, how it would read in another encoding."""
+        source = self.sources[bad.source_index]
+        if bad.fault not in (Fault.WRONG_ENCODING, Fault.NUL) or source.kind == "parquet":
+            return ""
+        with readable(source.name):
+            guess = guess_encoding(source.path)
+        if guess is None or guess.encoding == self.layout.encoding:
+            return ""
+        return f"; read as {guess.encoding} it says {guess.sample!r}"
 
     def _whole(self, index: int, source: Source) -> Iterator[Piece]:
-        fault = _fault_in_file(source.path)
+        fault = _fault_in_file(source.path, self.layout.encoding)
         if fault is None:
-            yield from _whole_text(source.path)
+            yield from _whole_text(source.path, self.layout.encoding)
         else:
             self._count(fault, index, 0)
 
     def _rows(self, index: int, source: Source) -> Iterator[Piece]:
-        for row in _rows_of(source, self.split):
-            text = _with_line_feeds(row.text) if row.text is not None else ""
+        for row in _rows_of(source, self.split, self.layout):
+            text = _with_line_feeds(without_marks(row.text)) if row.text is not None else ""
             fault = row.fault if row.fault is not None else _fault_in(text)
             if fault is None:
                 yield Piece(text, ends_record=True)
@@ -141,35 +162,37 @@ class RecordSet:
         names += f" and {more} more" if more > 0 else ""
         hold = "holds" if len(self.sources) == 1 else "hold"
         faults = "; ".join(self.describe(bad) for bad in self.bad_rows.values())
-        return DataError(f"{names} {hold} nothing usable: {faults or 'not one record'}", fix=self._remedy())
+        fix = self._remedy()
+        if fix is None and Fault.NUL in self.bad_rows:
+            faults += "; text has none of those, so this may be another kind of file"
+        return DataError(f"{names} {hold} nothing usable: {faults or 'not one record'}", fix=fix)
 
     def _remedy(self) -> str | None:
         """What to do about bytes that are not UTF-8 text."""
         bad = self.bad_rows.get(Fault.WRONG_ENCODING) or self.bad_rows.get(Fault.NUL)
-        if bad is None:
+        if bad is None or self.sources[bad.source_index].kind == "parquet":
             return None
-        path = self.sources[bad.source_index].path
-        with path.open("rb") as file:
-            start = file.read(2)
-        if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            encoding = "utf-16"
-        elif bad.fault is Fault.WRONG_ENCODING:
-            encoding = "latin1"
-        else:
-            return "text holds no NUL characters: this may be another kind of file"
-        return f"save it as UTF-8: iconv -f {encoding} -t utf-8 {path.name} > utf8-{path.name}"
+        guess = guess_encoding(self.sources[bad.source_index].path)
+        if guess is None or guess.encoding == self.layout.encoding:
+            return None
+        return f"--encoding {shell_words(guess.encoding)}"
 
 
 def read_records(
-    sources: Sequence[str | Path], *, column: str | None = None, split: str | None = None
+    sources: Sequence[str | Path],
+    *,
+    column: str | None = None,
+    split: str | None = None,
+    layout: Layout | None = None,
 ) -> RecordSet:
     """The records in files and folders.
 
     Args:
-        sources: Files (``.txt .csv .tsv .jsonl .parquet``), folders holding some, or ``-`` for text on
-            standard input.
+        sources: Files of the kinds in `conjure.lm.text.layout.ENDINGS` (all but Parquet also as ``.gz``), folders
+            holding some, or ``-`` for standard input.
         column: The column to read from tables; by default the one that holds text, if there is just one.
         split: Cut texts into `lines` or `paragraphs`; by default each is one record.
+        layout: What is to be known about how they are written, where it does not show.
 
     Returns:
         The records; reading them starts when they are iterated.
@@ -181,64 +204,61 @@ def read_records(
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"split is {split!r}; it can be {' or '.join(SPLITS)}")
-    found = find_sources([str(source) for source in sources], column=column)
+    layout = layout if layout is not None else Layout()
+    found = find_sources([str(source) for source in sources], column=column, layout=layout)
     if split is not None and all(source.is_table for source in found):
         raise UsageError(f"split {split!r} is for text; {found[0].name} is a table, and each row is a record")
-    return RecordSet(tuple(found), split)
+    return RecordSet(tuple(found), split, layout)
 
 
-def _rows_of(source: Source, split: str | None) -> Iterator[Row]:
+def _rows_of(source: Source, split: str | None, layout: Layout) -> Iterator[Row]:
     if source.column is not None:
-        return open_table(source.path, source.kind).rows(source.column)
-    return _lines(source.path) if split == "lines" else _paragraphs(source.path)
+        return open_table(source.path, source.kind, layout).rows(source.column)
+    lines = read_lines(source.path, layout.encoding)
+    return _lines(lines) if split == "lines" else _paragraphs(lines)
 
 
-def _lines(path: Path) -> Iterator[Row]:
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            yield Row(number, line.removesuffix("\n"))
+def _lines(lines: Iterator[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        yield Row(number, line.removesuffix("\n"))
 
 
-def _paragraphs(path: Path) -> Iterator[Row]:
+def _paragraphs(lines: Iterator[str]) -> Iterator[Row]:
     """Stretches of lines between blank ones; blank lines themselves are no records."""
-    first, lines = 0, []
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                first = first if lines else number
-                lines.append(line)
-            elif lines:
-                yield Row(first, "".join(lines).removesuffix("\n"))
-                lines = []
-    if lines:
-        yield Row(first, "".join(lines).removesuffix("\n"))
+    first, stretch = 0, []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            first = first if stretch else number
+            stretch.append(line)
+        elif stretch:
+            yield Row(first, "".join(stretch).removesuffix("\n"))
+            stretch = []
+    if stretch:
+        yield Row(first, "".join(stretch).removesuffix("\n"))
 
 
-def _whole_text(path: Path) -> Iterator[Piece]:
+def _whole_text(path: Path, encoding: str | None) -> Iterator[Piece]:
     """One record, in pieces that can be turned into ids one by one."""
-    with open_text(path) as file:
+    with open_text(path, encoding) as file:
         waiting = ""
         while chunk := file.read(max(_CHUNK, len(waiting))):  # doubling: a text may have no place to cut
-            *ready, waiting = split_safely(waiting + chunk, _CHUNK)
+            *ready, waiting = split_safely(waiting + without_marks(chunk), _CHUNK)
             for text in ready:
                 yield Piece(text, ends_record=False)
         yield Piece(waiting, ends_record=True)
 
 
-def _fault_in_file(path: Path) -> Fault | None:
+def _fault_in_file(path: Path, encoding: str | None) -> Fault | None:
     """What makes a text file unusable as one record; looked for before any of it is used."""
     blank = True
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    with path.open("rb") as file:
-        try:
-            for chunk in iter(lambda: file.read(_CHUNK), b""):
-                text = decoder.decode(chunk)
-                if "\0" in text:
-                    return Fault.NUL
-                blank = blank and not text.strip()
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return Fault.WRONG_ENCODING
+    with open_text(path, encoding) as file:
+        while chunk := file.read(_CHUNK):
+            text = without_marks(chunk)
+            if "\0" in text:
+                return Fault.NUL
+            blank = blank and not text.strip()
+    if not decodes(path, encoding):
+        return Fault.WRONG_ENCODING
     return Fault.EMPTY if blank else None
 
 

@@ -6,21 +6,38 @@ a table, has its column.
 
 import atexit
 import difflib
+import gzip
 import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from conjure.core.files import open_regular
+from conjure.core.quoting import shell_words
 from conjure.errors import ConjureError, DataError, NotFoundError, UsageError
-from conjure.lm.text.table_reader import open_table
+from conjure.lm.text.layout import ENDINGS, KINDS, TABLE_KINDS, Layout
+from conjure.lm.text.table_reader import list_names, open_table
 
 STANDARD_INPUT = "-"
-TABLE_KINDS = ("csv", "tsv", "jsonl", "parquet")
-KINDS = ("txt", *TABLE_KINDS)
+_STANDARD_INPUT_NAME = "standard input"
+_COMPRESSED = ".gz"
+_FAULTS_SHOWN = 5
+_KIND_OF_ENDING = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
+
+# What opens an archive that is not read.
+_UNPACKERS = {
+    ".zip": "unzip",
+    ".bz2": "bunzip2",
+    ".xz": "unxz",
+    ".zst": "unzstd",
+    ".tar": "tar xf",
+    ".tgz": "tar xf",
+}
 
 _Item = TypeVar("_Item")
 
@@ -35,6 +52,7 @@ class Source:
         kind: One of `KINDS`.
         column: The column read, of a table.
         guessed: Whether the column was found rather than given.
+        remarks: What was taken for granted about it and may be otherwise, a sentence each.
     """
 
     name: str
@@ -42,6 +60,7 @@ class Source:
     kind: str
     column: str | None = None
     guessed: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def is_table(self) -> bool:
@@ -49,29 +68,34 @@ class Source:
         return self.kind in TABLE_KINDS
 
 
-def find_sources(names: Sequence[str], *, column: str | None = None) -> list[Source]:
+def find_sources(
+    names: Sequence[str], *, column: str | None = None, layout: Layout | None = None
+) -> list[Source]:
     """Every file meant, once each, in order, with the column to read.
 
     Args:
         names: Files, folders, or `-` for text on standard input.
         column: The column to read from tables; by default the one that holds text, if there is just one.
+        layout: What was said about how the files are written.
 
     Raises:
         NotFoundError: A file is not there.
         UsageError: A kind of file that is not read, an unknown column, or several that could be meant.
         DataError: A file is empty or damaged, or a folder holds nothing of these kinds.
     """
+    layout = layout if layout is not None else Layout()
     if not names:
-        raise UsageError("no data was named", fix="name a file, a folder, or - for standard input")
+        raise UsageError("no data was named: name a file, a folder, or - for standard input")
     found: dict[Path, Source] = {}
-    for source in _collect(_files_of, names):
+    for source in _collect(lambda name: _files_of(name, layout.format), names):
         found.setdefault(source.path.resolve(), source)
     files = list(found.values())
     if column is not None and not any(file.is_table for file in files):
         raise UsageError(
-            f"column {column!r} needs a table ({_endings(TABLE_KINDS)}); {files[0].name} is text"
+            f"column {column!r} needs a table ({_endings(TABLE_KINDS)}); {files[0].name} is text",
+            fix="--format csv" if files[0].name == _STANDARD_INPUT_NAME else None,
         )
-    return _collect(lambda file: [_with_column(file, column)] if file.is_table else [file], files)
+    return _collect(lambda file: [_with_column(file, column, layout)] if file.is_table else [file], files)
 
 
 @contextmanager
@@ -83,7 +107,9 @@ def readable(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+            raise DataError(f"{name} is a gzip file that is damaged or cut short: {error}") from error
         raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
@@ -112,26 +138,38 @@ def _collect(step: Callable[[_Item], list[Source]], items: Iterable[_Item]) -> l
         except ConjureError as error:
             faults.append(error)
     if len(faults) > 1:
-        raise type(faults[0])("; ".join(map(str, faults)), fix=faults[0].fix)
+        listed = [*map(str, faults[:_FAULTS_SHOWN])]
+        more = len(faults) - len(listed)
+        text = "; ".join(listed) + (f"; and {more:,} more" if more else "")
+        raise type(faults[0])(text, fix=faults[0].fix)
     if faults:
         raise faults[0]
     return sources
 
 
-def _files_of(name: str) -> list[Source]:
+def _files_of(name: str, format: str | None) -> list[Source]:
     path = Path(name)
     if name == STANDARD_INPUT:
-        return [_checked(Source("standard input", _copy_of_standard_input(), "txt"))]
+        return [_checked(Source(_STANDARD_INPUT_NAME, _copy_of_standard_input(), format or "txt"))]
     if path.is_dir():
-        return _files_in(path)
+        return _files_in(path, format)
     if not path.exists():
-        raise NotFoundError(f"{name} does not exist", fix=_nearest(path))
-    if _kind(path) not in KINDS:
-        raise UsageError(
-            f"{name} is not a kind of file that is read; those end in {_endings()}",
-            fix=f"if it is plain text, give it on standard input: - < {name}",
-        )
-    return [_checked(Source(name, path, _kind(path)))]
+        raise NotFoundError(f"{name} does not exist{_nearest(path)}")
+    kind = format or _kind(path)
+    if kind not in KINDS:
+        raise _unknown_kind(name, path)
+    return [_checked(Source(name, path, kind))]
+
+
+def _unknown_kind(name: str, path: Path) -> UsageError:
+    unpack = _UNPACKERS.get(path.suffix.lower())
+    if unpack is not None:
+        return UsageError(f"{name} is an archive, which is not read", fix=f"{unpack} {shell_words(name)}")
+    return UsageError(
+        f"{name} is not a kind of file that is read; those end in {_endings()}. If it is one by another name,"
+        f" say so with --format",
+        fix="--format txt",
+    )
 
 
 def _copy_of_standard_input() -> Path:
@@ -143,61 +181,67 @@ def _copy_of_standard_input() -> Path:
     return path
 
 
-def _files_in(folder: Path) -> list[Source]:
+def _files_in(folder: Path, format: str | None) -> list[Source]:
     """The readable kinds of file below a folder, in order of their paths; hidden ones are left alone."""
+    wanted = KINDS if format is None else (format,)
     with readable(str(folder)):
-        paths = sorted(path for path in folder.rglob("*") if _kind(path) in KINDS and path.is_file())
+        paths = sorted(path for path in folder.rglob("*") if _kind(path) in wanted and path.is_file())
     shown = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
     if not shown:
-        raise DataError(f"the folder {folder} holds no file that ends in {_endings()}")
-    return [Source(str(path), path, _kind(path)) for path in shown]
+        raise DataError(f"the folder {folder} holds no file that ends in {_endings(wanted)}")
+    return [Source(str(path), path, kind) for path in shown if (kind := _kind(path)) is not None]
 
 
-def _nearest(path: Path) -> str | None:
+def _nearest(path: Path) -> str:
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else None
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
 def _checked(source: Source) -> Source:
-    with readable(source.name), source.path.open("rb") as file:
+    with readable(source.name), open_regular(source.path) as file:
         empty = not file.read(1)
     if empty:
         raise DataError(f"{source.name} is empty (0 bytes)")
     return source
 
 
-def _with_column(source: Source, column: str | None) -> Source:
+def _with_column(source: Source, column: str | None, layout: Layout) -> Source:
     """The source with the column to read: the one given, or the only one that holds text."""
     with readable(source.name):
-        samples = open_table(source.path, source.kind).samples()
+        table = open_table(source.path, source.kind, layout)
+        samples, remarks = table.samples(), table.remarks
+    source = replace(source, remarks=remarks)
     if not samples and column is None:
-        raise DataError(
-            f"{source.name} has no columns: not one of its first rows can be read",
-            fix='a .jsonl holds one object a line, such as {"text": "…"}' if source.kind == "jsonl" else None,
+        example = (
+            ': a .jsonl holds one object a line, such as {"text": "…"}' if source.kind == "jsonl" else ""
         )
+        raise DataError(f"{source.name} has no columns: not one of its first rows can be read{example}")
     if column is not None:
-        if column in samples or not samples:  # a later row may have it; if none has, reading says so
-            return replace(source, column=column)
-        near = difflib.get_close_matches(column, samples, n=1, cutoff=0.0)
-        raise UsageError(
-            f"{source.name} has no column {column!r}; its columns are {_listed(samples)}",
-            fix=f"--column {near[0]}" if near else None,
-        )
+        return _with_given_column(source, column, samples)
     if not any(samples.values()):
-        raise DataError(f"{source.name} has no text in its first rows; its columns are {_listed(samples)}")
+        raise DataError(
+            f"{source.name} has no text in its first rows; its columns are {list_names(list(samples))}"
+        )
     candidates = text_columns(samples)
     if len(candidates) == 1:
         return replace(source, column=candidates[0], guessed=True)
     what = "several columns that could be the text" if candidates else "no column that looks like text"
     raise UsageError(
-        f"{source.name} has {what}; its columns are {_listed(samples)}",
-        fix=f"--column {(candidates or list(samples))[0]}",
+        f"{source.name} has {what}; its columns are {list_names(list(samples))}",
+        fix=f"--column {shell_words((candidates or list(samples))[0])}",
     )
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
+def _with_given_column(source: Source, column: str, samples: dict[str, list[str]]) -> Source:
+    # Of JSON, a later record may have it; if none has, reading says so.
+    if column in samples or (not samples and source.kind in ("json", "jsonl")):
+        return replace(source, column=column)
+    near = difflib.get_close_matches(column, samples, n=1, cutoff=0.0)
+    raise UsageError(
+        f"{source.name} has no column {column!r}; its columns are {list_names(list(samples))}",
+        fix=f"--column {shell_words(near[0])}" if near else None,
+    )
 
 
 def _most(holds: Callable[[str], bool], values: Sequence[str]) -> bool:
@@ -216,9 +260,13 @@ def _has_letters(value: str) -> bool:
     return letters and "://" not in value
 
 
-def _kind(path: Path) -> str:
-    return path.suffix.lower()[1:]
+def _kind(path: Path) -> str | None:
+    """The kind of file a name says; None for one that is not read."""
+    name = path.name.lower()
+    inner = name.removesuffix(_COMPRESSED)
+    kind = _KIND_OF_ENDING.get(Path(inner).suffix[1:])
+    return None if kind == "parquet" and inner != name else kind
 
 
 def _endings(kinds: Iterable[str] = KINDS) -> str:
-    return " ".join(f".{kind}" for kind in kinds)
+    return " ".join(f".{ending}" for kind in kinds for ending in ENDINGS[kind])

@@ -1,21 +1,35 @@
-"""One column of text out of a table: CSV, TSV, JSON lines or Parquet, streamed row by row.
+"""One column of text out of a table: CSV, TSV, JSON, JSON lines or Parquet, streamed row by row.
 
 Main entry: `open_table`, then `Table.samples` to choose a column and `Table.rows` to read it. Invariant: a
-row that cannot be read is yielded with its fault, never dropped, and never takes its neighbours with it.
+row is read whole or yielded with its fault, never dropped or shortened, and never takes its neighbours with
+it.
 """
 
 import csv
-import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+from conjure.core.quoting import shell_words
 from conjure.errors import DataError
+from conjure.lm.text.delimiters import DELIMITERS, choose_delimiter
+from conjure.lm.text.encodings import open_text, read_lines
+from conjure.lm.text.layout import Layout
 
 _SAMPLE_ROWS = 1000
+_HEAD_CHARACTERS = 1 << 20  # of the rows by which a delimiter is chosen
+_LISTED, _LISTED_CHARACTERS = 8, 40  # columns named in a message
+_NO_DELIMITER = "\x1f"  # for a table of one column: a character of no text
+_NAMELESS = "text"
+_JSON_SPACE = " \t\n\r\ufeff"
+_JSON_CHUNK = 1 << 16  # characters
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?[,;\t]*\n?', re.IGNORECASE)  # Excel's way to name it
+_SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!?…;:。！？]['\"»”’)]*\s*$|(\w+\W+){6}\w", re.DOTALL)
 _FIELD_LIMIT = 32_000_000  # characters; a quote left open swallows at most this much before it is noticed
 _PARQUET_BATCH_ROWS = 1024
 
@@ -32,6 +46,7 @@ class Fault(StrEnum):
     STRAY_QUOTE = "quote inside a quoted field"
     TOO_LONG = "field longer than 32 million characters"
     BROKEN_JSON = "broken JSON"
+    NAME_TWICE = "one name twice in an object"
     NOT_AN_OBJECT = "not a JSON object"
     NOT_TEXT = "not text"
 
@@ -50,8 +65,17 @@ class Row(NamedTuple):
     fault: Fault | None = None
 
 
+_Fields = tuple[int, list[str], Fault | None]  # number of the row's first line, its fields, or its fault
+_Record = tuple[int, dict[str, Any], Fault | None]
+
+
 class Table(Protocol):
     """A file with named columns."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was taken for granted and may be otherwise, a sentence each."""
+        ...
 
     def samples(self) -> dict[str, list[str]]:
         """Every column's name with its first non-empty texts; none where it holds other things."""
@@ -62,28 +86,24 @@ class Table(Protocol):
         ...
 
 
-def open_table(path: Path, kind: str) -> Table:
+def open_table(path: Path, kind: str, layout: Layout | None = None) -> Table:
     """The table in a file.
 
     Args:
         path: The file.
-        kind: `csv`, `tsv`, `jsonl` or `parquet`.
+        kind: One of `TABLE_KINDS`.
+        layout: What was said about how it is written.
     """
+    layout = layout if layout is not None else Layout()
     match kind:
         case "jsonl":
-            return JsonLinesTable(path)
+            return JsonLinesTable(path, layout)
+        case "json":
+            return JsonTable(path, layout)
         case "parquet":
             return ParquetTable(path)
         case _:
-            return SeparatedTable(path, tabs=kind == "tsv")
-
-
-def open_text(path: Path) -> IO[str]:
-    """A text file as UTF-8, byte order mark dropped, every line end read as a line feed.
-
-    Bytes that are not UTF-8 become lone surrogates, so that only the records they are in suffer.
-    """
-    return io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig", errors="surrogateescape", newline=None)
+            return SeparatedTable(path, layout, tabs=kind == "tsv")
 
 
 class SeparatedTable:
@@ -93,75 +113,235 @@ class SeparatedTable:
         DataError: The first row cannot be read, or gives two columns one name.
     """
 
-    def __init__(self, path: Path, *, tabs: bool) -> None:
-        self._path = path
-        with open_text(path) as file:
-            self._delimiter = "\t" if tabs else _delimiter(file.readline())
-        with open_text(path) as file:
-            self._names = self._header(self._fields(file))
+    def __init__(self, path: Path, layout: Layout, *, tabs: bool) -> None:
+        self._path, self._layout = path, layout
+        head = self._head()
+        said = _SEPARATOR_LINE.fullmatch(head[0]) if head else None
+        self._skipped_lines = 1 if said is not None else 0
+        self._by_line = layout.quoting == "auto" and tabs
+        if layout.delimiter is not None:
+            self._delimiter: str | None = layout.delimiter
+        elif said is not None:
+            self._delimiter = said[1]
+        else:
+            self._delimiter = "\t" if tabs else self._find_delimiter(head)
+        rows = self._fields(head)
+        self._names, self._first_row = self._header(rows), head[self._skipped_lines :][:1]
+        sample = [fields for _, fields, fault in rows if fault is None and fields]
+        self._padding = _padding(sample, len(self._names))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was taken for granted and may be otherwise, a sentence each."""
+        listed = list_names(self._names)
+        if self._layout.header and looks_like_record(self._names, self.samples()):
+            return (f"the first row names the columns ({listed}) and looks like a record: if it is one,"
+                    " --no-header",)  # fmt: skip
+        first = self._first_row[0] if self._first_row else ""
+        if self._delimiter is None and any(delimiter in first for delimiter in DELIMITERS):
+            return (f"it is read as one column ({listed}): no delimiter gives the rows as many fields as the"
+                    " first (else: --delimiter C)",)  # fmt: skip
+        return ()
 
     def samples(self) -> dict[str, list[str]]:
         """Every column's name with its first non-empty texts."""
         values: dict[str, list[str]] = {name: [] for name in self._names if name.strip()}
-        with open_text(self._path) as file:
-            rows = self._fields(file)
-            self._header(rows)
-            for _, fields, _ in islice(rows, _SAMPLE_ROWS):
-                for name, text in zip(self._names, fields, strict=False):
-                    if name in values and text.strip():
-                        values[name].append(text)
+        for _, fields, _ in islice(self._body(), _SAMPLE_ROWS):
+            for name, text in zip(self._names, fields, strict=False):
+                if name in values and text.strip():
+                    values[name].append(text)
         return values
 
     def rows(self, column: str) -> Iterator[Row]:
         """Every row's text in one column, in order; blank lines are no rows."""
-        index = self._names.index(column)
-        with open_text(self._path) as file:
-            rows = self._fields(file)
-            self._header(rows)
-            for number, fields, fault in rows:
-                if fault is not None:
-                    yield Row(number, None, fault)
-                elif any(fields[len(self._names) :]):
-                    yield Row(number, None, Fault.TOO_MANY_FIELDS)
-                elif len(fields) > index:
-                    yield Row(number, fields[index])
-                elif fields:
-                    yield Row(number, None, Fault.MISSING_COLUMN)
+        index, width = self._names.index(column), len(self._names)
+        for number, fields, fault in self._body():
+            if fault is not None:
+                yield Row(number, None, fault)
+            elif any(fields[width:]) or self._may_be_cut(len(fields) - width, index):
+                yield Row(number, None, Fault.TOO_MANY_FIELDS)
+            elif len(fields) > index:
+                yield Row(number, fields[index])
+            elif fields:
+                yield Row(number, None, Fault.MISSING_COLUMN)
 
-    def _header(self, rows: Iterator[tuple[int, list[str], Fault | None]]) -> list[str]:
+    def _may_be_cut(self, extra: int, index: int) -> bool:
+        """Whether empty fields after the last column may be delimiters that the column's text ends with."""
+        return extra > 0 and index == len(self._names) - 1 and extra != self._padding
+
+    def _body(self) -> Iterator[_Fields]:
+        """The rows after the header, with line numbers of the file."""
+        rows = self._fields(read_lines(self._path, self._layout.encoding))
+        if self._layout.header:
+            next((row for row in rows if row[1] or row[2]), None)
+        yield from rows
+
+    def _head(self) -> list[str]:
+        """The first lines."""
+        lines, room = [], _HEAD_CHARACTERS
+        for line in islice(read_lines(self._path, self._layout.encoding), _SAMPLE_ROWS):
+            lines.append(line)
+            room -= len(line)
+            if room < 0:
+                break
+        return lines
+
+    def _find_delimiter(self, head: list[str]) -> str | None:
+        def parse(delimiter: str) -> list[list[str]]:
+            rows = _csv_rows(iter(head), delimiter, self._layout.quoting)
+            return [fields for _, fields, fault in rows if fault is None and fields]
+
+        return choose_delimiter(parse, "".join(head))
+
+    def _header(self, rows: Iterator[_Fields]) -> list[str]:
         """The columns' names, taken off the front of `rows`."""
         number, names, fault = next((row for row in rows if row[1] or row[2]), (1, [], None))
         if fault is not None:
             raise DataError(f"{self._path}, line {number}: {fault} where the columns are named")
-        twice = next((name for name in names if name.strip() and names.count(name) > 1), None)
-        if twice is not None:
-            raise DataError(f"{self._path} has two columns named {twice!r}", fix="rename one of them")
+        if not self._layout.header:
+            return [str(place) for place in range(1, len(names) + 1)]
+        refuse_equal_names(self._path, names)
         return names
 
-    def _fields(self, file: IO[str]) -> Iterator[tuple[int, list[str], Fault | None]]:
+    def _fields(self, lines: Iterable[str]) -> Iterator[_Fields]:
         """Line number, fields and fault of every row; reading goes on at the line after a faulty one."""
-        csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
-        lines = _Lines(file)
-        reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
-        while True:
-            lines.begin_row()
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield lines.first_number, [], _quoting_fault(error, lines)
-                lines.give_back_all_but_first()
-                reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
-            else:
-                yield lines.first_number, fields, None
+        lines = iter(lines)
+        for _ in range(self._skipped_lines):
+            next(lines, None)
+        if self._delimiter is None:
+            rows = _single_fields(lines, self._layout.quoting)
+        elif self._layout.quoting == "none":
+            rows = _unquoted_rows(lines, self._delimiter)
+        elif self._by_line:
+            rows = _balanced_rows(lines, self._delimiter)
+        else:
+            rows = _csv_rows(lines, self._delimiter, self._layout.quoting)
+        return ((number + self._skipped_lines, fields, fault) for number, fields, fault in rows)
+
+
+def looks_like_record(names: Sequence[str], samples: Mapping[str, Sequence[str]]) -> bool:
+    """Whether what names the columns looks like one of the rows: sentences, or numbers among numbers."""
+    return any(
+        _SENTENCE.search(name) is not None
+        or (_is_number(name) and bool(samples.get(name)) and all(map(_is_number, samples[name])))
+        for name in names
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def refuse_equal_names(path: Path, names: Sequence[str]) -> None:
+    """Refuse a table in which a column's name would not tell which is meant.
+
+    Raises:
+        DataError: Two columns have one name.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name.strip() and name in seen:
+            raise DataError(f"{path} has two columns named {list_names([name])}; rename one of them")
+        seen.add(name)
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Names in quotes, at most `_LISTED` of them, long ones shortened."""
+    shown = [repr(name if len(name) <= _LISTED_CHARACTERS else name[: _LISTED_CHARACTERS - 1] + "…")
+             for name in islice(names, _LISTED)]  # fmt: skip
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+
+
+def _padding(rows: Sequence[Sequence[str]], width: int) -> int:
+    """Empty fields that every row has after the last column; 0 where they differ."""
+    extras = {len(row) - width for row in rows}
+    (extra,) = extras if len(extras) == 1 else (0,)
+    return extra if extra > 0 and not any(any(row[width:]) for row in rows) else 0
+
+
+def _unquoted_rows(lines: Iterator[str], delimiter: str) -> Iterator[_Fields]:
+    for number, line in enumerate(lines, start=1):
+        text = line.removesuffix("\n")
+        yield number, text.split(delimiter) if text else [], None
+
+
+def _single_fields(lines: Iterator[str], quoting: str) -> Iterator[_Fields]:
+    """The rows of a table of one column: nothing separates, so nothing can be cut."""
+    if quoting == "none":
+        yield from _unquoted_rows(lines, _NO_DELIMITER)
+        return
+    source = _Lines(lines)
+    for number, fields, fault in _csv_rows(source, _NO_DELIMITER, quoting):
+        if fault is Fault.STRAY_QUOTE:  # a text that begins with a quotation
+            yield number, [source.row_text], None
+        else:
+            yield number, [_NO_DELIMITER.join(fields)] if fields else [], fault
+
+
+def _balanced_rows(lines: Iterator[str], delimiter: str) -> Iterator[_Fields]:
+    """Rows in which a field is quoted only where that makes a whole row: as tools write TSV, or do not."""
+    source, width = _Lines(lines), 0
+    while True:
+        source.begin_row()
+        line = next(source, "")
+        if not line:
+            return
+        text = line.removesuffix("\n")
+        fields = text.split(delimiter) if text else []
+        if any(field.startswith('"') for field in fields):
+            fields = _quoted_row(source, line, delimiter, width) or fields
+        width = width or len(fields)
+        yield source.first_number, fields, None
+
+
+def _quoted_row(source: "_Lines", first: str, delimiter: str, width: int) -> list[str] | None:
+    """The fields of a row whose quotes balance; it goes on in further lines only if those are no rows."""
+    joined = first
+    while joined.count(delimiter) < width or joined is first:
+        with suppress(csv.Error):
+            fields = next(csv.reader(joined.splitlines(keepends=True), delimiter=delimiter, strict=True))
+            if joined is first or len(fields) == width:
+                return fields
+        following = next(source, "") if width else ""
+        if not following or len(joined) > _FIELD_LIMIT:
+            break
+        joined += following
+    source.give_back_all_but_first()
+    return None
+
+
+def _csv_rows(lines: Iterator[str], delimiter: str, quoting: str) -> Iterator[_Fields]:
+    if quoting == "none":
+        yield from _unquoted_rows(lines, delimiter)
+        return
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
+    source = lines if isinstance(lines, _Lines) else _Lines(lines)
+    reader = csv.reader(source, delimiter=delimiter, strict=True)
+    while True:
+        source.begin_row()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fault = _quoting_fault(error, source)
+            source.give_back_all_but_first()
+            yield source.first_number, [], fault
+            reader = csv.reader(source, delimiter=delimiter, strict=True)
+        else:
+            yield source.first_number, fields, None
 
 
 class _Lines:
-    """Lines of a file that can be given back, so that a quote left open spoils one row, not the rest."""
+    """Lines that can be given back, so that a quote left open spoils one row, not the rest."""
 
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
         self._given_back: list[str] = []  # last one first
         self._row: list[str] = []
         self._ended = False
@@ -171,7 +351,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._given_back.pop() if self._given_back else self._file.readline()
+        line = self._given_back.pop() if self._given_back else next(self._lines, "")
         if not line:
             self._ended = True
             raise StopIteration
@@ -181,6 +361,11 @@ class _Lines:
     def begin_row(self) -> None:
         self.first_number += len(self._row)
         self._row = []
+
+    @property
+    def row_text(self) -> str:
+        """The row as it is written."""
+        return "".join(self._row).removesuffix("\n")
 
     @property
     def row_is_one_line(self) -> bool:
@@ -193,21 +378,18 @@ class _Lines:
 
 
 def _quoting_fault(error: csv.Error, lines: _Lines) -> Fault:
-    if not lines.row_is_one_line:
-        return Fault.UNCLOSED_QUOTE
-    return Fault.TOO_LONG if "field limit" in str(error) else Fault.STRAY_QUOTE
-
-
-def _delimiter(header: str) -> str:
-    """A comma, or what a `.csv` without any uses instead (spreadsheets in much of Europe write `;`)."""
-    return "," if "," in header else max(";\t,", key=header.count)
+    if "field limit" in str(error) and lines.row_is_one_line:
+        return Fault.TOO_LONG
+    return Fault.STRAY_QUOTE if lines.row_is_one_line else Fault.UNCLOSED_QUOTE
 
 
 class JsonLinesTable:
     """One JSON object a line; its names are the columns."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    remarks: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self._path, self._encoding = path, layout.encoding
 
     def samples(self) -> dict[str, list[str]]:
         """Every name in the first objects with its first non-empty texts."""
@@ -222,40 +404,169 @@ class JsonLinesTable:
     def rows(self, column: str) -> Iterator[Row]:
         """Every object's text under one name, in order."""
         for number, record, fault in self._records():
-            if fault is None:
-                yield (
-                    _row(number, record[column])
-                    if column in record
-                    else Row(number, None, Fault.MISSING_COLUMN)
-                )
-            else:
+            if fault is not None:
                 yield Row(number, None, fault)
+            elif column not in record:
+                yield Row(number, None, Fault.MISSING_COLUMN)
+            else:
+                yield _row(number, record[column])
 
-    def _records(self) -> Iterator[tuple[int, dict[str, Any], Fault | None]]:
-        with open_text(self._path) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
+    def _records(self) -> Iterator[_Record]:
+        for number, line in enumerate(read_lines(self._path, self._encoding), start=1):
+            if not line.strip():
+                continue
+            try:
+                value = _DECODER.decode(line)
+            except _TwiceError:
+                yield number, {}, Fault.NAME_TWICE
+            except (ValueError, RecursionError):
+                yield number, {}, Fault.BROKEN_JSON
+            else:
+                is_object = isinstance(value, dict)
+                yield number, value if is_object else {}, None if is_object else Fault.NOT_AN_OBJECT
+
+
+class JsonTable(JsonLinesTable):
+    """One JSON array of objects or of texts, or objects one after another; read element by element.
+
+    The column of plain texts is called `_NAMELESS`.
+
+    Raises:
+        DataError: It breaks off, is no JSON, or holds one object with the records inside.
+    """
+
+    def _records(self) -> Iterator[_Record]:
+        inside = None
+        for number, value in enumerate(self._values(), start=1):
+            if isinstance(value, dict):
+                inside = next((name for name, each in value.items() if _holds_records(each)), None)
+                yield number, value, None
+            elif isinstance(value, str):
+                yield number, {_NAMELESS: value}, None
+            elif isinstance(value, _TwiceError):
+                yield number, {}, Fault.NAME_TWICE
+            else:
+                yield number, {}, Fault.NOT_AN_OBJECT
+            if number > 1:
+                inside = None
+        if inside is not None:
+            raise DataError(
+                f"{self._path} holds one object, with its records under {list_names([inside])}; an array of"
+                " records is needed",
+                fix=f"jq {shell_words(f'.[{json.dumps(inside)}]')} {shell_words(str(self._path))}"
+                f" > {shell_words(f'records-{self._path.name}')}",
+            )
+
+    def _values(self) -> Iterator[Any]:
+        """The elements of the array, or else the values one after another; memory holds one at a time."""
+        with open_text(self._path, self._encoding) as file:
+            text = _JsonText(file)
+            array = text.skip("[")
+            count = 0
+            while not (text.skip("]") if array else text.ended):
+                if array and count and not text.skip(","):
+                    raise self._broken(count)
                 try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    yield number, {}, Fault.BROKEN_JSON
-                else:
-                    is_object = isinstance(record, dict)
-                    yield number, record if is_object else {}, None if is_object else Fault.NOT_AN_OBJECT
+                    yield text.value()
+                except (ValueError, RecursionError) as error:
+                    raise self._broken(count + 1) from error
+                count += 1
+            if not text.ended:
+                raise self._broken(count + 1)
+
+    def _broken(self, number: int) -> DataError:
+        return DataError(f"{self._path} is damaged or cut short: record {number:,} is broken JSON")
+
+
+def _holds_records(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(element, dict) for element in value)
+
+
+class _JsonText:
+    """JSON read value by value from a file."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._text, self._place = "", 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether only white space is left."""
+        return self._next_character() == ""
+
+    def skip(self, character: str) -> bool:
+        """Whether this character comes next; then it is passed."""
+        found = self._next_character() == character
+        self._place += found
+        return found
+
+    def value(self) -> Any:
+        """The next value, or a `_TwiceError`.
+
+        Raises:
+            ValueError, RecursionError: It is none.
+        """
+        self._next_character()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._place)
+            except _TwiceError as twice:
+                value, end = twice, json.JSONDecoder(parse_int=float).raw_decode(self._text, self._place)[1]
+            except ValueError:
+                if len(self._text) > _FIELD_LIMIT or not self._read_more():
+                    raise
+                continue
+            if end == len(self._text) and self._read_more():  # a number may go on
+                continue
+            self._place = end
+            return value
+
+    def _next_character(self) -> str:
+        while True:
+            while self._place < len(self._text) and self._text[self._place] in _JSON_SPACE:
+                self._place += 1
+            if self._place < len(self._text):
+                return self._text[self._place]
+            if not self._read_more():
+                return ""
+
+    def _read_more(self) -> bool:
+        """Take in as much again as there is, so that a long value is not tried too often."""
+        waiting = self._text[self._place :]
+        more = self._file.read(max(_JSON_CHUNK, len(waiting)))
+        self._text, self._place = waiting + more, 0
+        return bool(more)
+
+
+class _TwiceError(ValueError):
+    """An object has two values under one name."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _TwiceError
+    return found
+
+
+# Numbers are of no use here, and Python refuses to read very long whole ones.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=float)
 
 
 class ParquetTable:
     """A Parquet file, read a batch of rows at a time.
 
     Raises:
-        DataError: It is not Parquet, or damaged.
+        DataError: It is not Parquet, or damaged, or gives two columns one name.
     """
+
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._open() as file:
             self._schema = file.schema_arrow
+        refuse_equal_names(path, self._schema.names)
 
     def samples(self) -> dict[str, list[str]]:
         """Every column's name with its first non-empty texts; none where it holds other things."""
@@ -274,7 +585,8 @@ class ParquetTable:
         try:
             with self._open() as file:
                 for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=[column]):
-                    for scalar in batch.column(0):
+                    # Names with dots also match what lies inside other columns.
+                    for scalar in batch.column(batch.schema.names.index(column)):
                         number += 1
                         yield _parquet_row(number, scalar)
         except (pyarrow.ArrowException, OSError) as error:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,9 +29,11 @@ from conjure.lm.text.readers import BadRows, Piece, RecordSet
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
-_FORMAT = 1  # of the folder; a change here makes every older folder unused
+_FORMAT = 2  # of the folder; a change here makes every older folder unused
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
+_FEW_BYTES = 1.5  # a token, on average: for a script that was learned it is 3 to 5
+_FOREIGN = 0.8  # characters a byte, at most, where most letters are not ASCII
 
 Progress = Callable[[int, int], None]  # bytes of text done, bytes in the files
 
@@ -84,6 +87,7 @@ class DataFacts:
         lengths: How long the records are.
         bad_rows: Rows left out, in words, one sentence for each reason.
         bad_row_count: Rows left out.
+        remarks: What was taken for granted, or is worth knowing before training, a sentence each.
     """
 
     files: tuple[dict[str, str | None], ...]
@@ -94,6 +98,7 @@ class DataFacts:
     lengths: Lengths
     bad_rows: tuple[str, ...]
     bad_row_count: int
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain values, for JSON."""
@@ -111,6 +116,8 @@ class TokenisedText:
         size_bytes: Bytes of text in the records, as UTF-8.
         characters: Characters of text in the records.
         bad_rows: Rows left out, by reason.
+        written_special: How often each special token is written out in the text.
+        allow_special: Whether those were taken for the tokens.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -121,6 +128,8 @@ class TokenisedText:
         self.end_of_text: bool = meta["end_of_text"]
         self.size_bytes: int = meta["size_bytes"]
         self.characters: int = meta["characters"]
+        self.written_special: dict[str, int] = meta["written_special"]
+        self.allow_special: bool = meta["allow_special"]
         self.bad_rows = [BadRows(Fault(bad["fault"]), **_without(bad, "fault")) for bad in meta["bad_rows"]]
 
     def record(self, index: int) -> npt.NDArray[Any]:
@@ -140,6 +149,7 @@ def tokenise(
     *,
     cache: Path | None = None,
     end_of_text: bool = True,
+    allow_special: bool = False,
     progress: Progress | None = None,
 ) -> TokenisedText:
     """The token ids of `records`, made now or found from an earlier time.
@@ -149,6 +159,7 @@ def tokenise(
         tokenizer: Whose ids.
         cache: Folder that keeps the ids; default ``datasets/tokens`` in conjure's home.
         end_of_text: Put the end-of-text token after every record.
+        allow_special: Take special tokens that are written out in a text for those tokens, not for text.
         progress: Called with the bytes of text done and the bytes in the files, while ids are made.
 
     Raises:
@@ -156,7 +167,9 @@ def tokenise(
         StoreError: The ids cannot be kept: the disk is full, or the folder not writable.
     """
     cache = cache if cache is not None else Home.from_environment().create().datasets / "tokens"
-    key = sha256_bytes(f"{_FORMAT} {records.digest} {tokenizer.digest} {end_of_text}".encode())[:32]
+    key = sha256_bytes(
+        f"{_FORMAT} {records.digest} {tokenizer.digest} {end_of_text} {allow_special}".encode()
+    )[:32]
     folder = cache / key
     found = _open(folder)
     if found is not None:
@@ -170,7 +183,8 @@ def tokenise(
             shutil.rmtree(leftover, ignore_errors=True)
         unfinished.mkdir()
         try:
-            _Writer(unfinished, tokenizer, end_of_text=end_of_text).write(records, progress)
+            writer = _Writer(unfinished, tokenizer, end_of_text=end_of_text, allow_special=allow_special)
+            writer.write(records, progress)
             unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -189,7 +203,25 @@ def describe(records: RecordSet, text: TokenisedText) -> DataFacts:
         lengths=summarise_lengths(text.lengths),
         bad_rows=tuple(records.describe(bad) for bad in text.bad_rows),
         bad_row_count=sum(bad.count for bad in text.bad_rows),
+        remarks=(*records.remarks, *_remarks(text)),
     )
+
+
+def _remarks(text: TokenisedText) -> Iterator[str]:
+    for token, count in text.written_special.items():
+        times = "once" if count == 1 else f"{count:,} times"
+        if text.allow_special:
+            yield f"{token} is written in the text {times}, and taken for the token"
+        else:
+            yield (
+                f"{token} is written in the text {times}, and taken for plain characters"
+                " (for the token: --special-tokens token)"
+            )
+    if text.size_bytes < _FEW_BYTES * len(text.ids) and text.characters < _FOREIGN * text.size_bytes:
+        yield (
+            f"the model's vocabulary hardly knows this script ({text.size_bytes / len(text.ids):.2f} bytes a"
+            " token): it will learn slowly and see little at once; a model made for this language does better"
+        )
 
 
 def summarise_lengths(lengths: npt.ArrayLike) -> Lengths:
@@ -221,10 +253,11 @@ def _bin_width(most: float) -> int:
 class _Writer:
     """Streams records into the files of a folder that no one reads yet."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, *, end_of_text: bool) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer, *, end_of_text: bool, allow_special: bool) -> None:
         self._folder = folder
         self._tokenizer = tokenizer
-        self._end_of_text = end_of_text
+        self._end_of_text, self._allow_special = end_of_text, allow_special
+        self._written_special: Counter[str] = Counter()
         self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self._hash = _new_hash()
         self._tokens = self._records = self._size_bytes = self._characters = 0
@@ -248,6 +281,8 @@ class _Writer:
             "end_of_text": self._end_of_text,
             "size_bytes": self._size_bytes,
             "characters": self._characters,
+            "written_special": self._written_special,
+            "allow_special": self._allow_special,
             "bad_rows": [asdict(bad) for bad in records.bad_rows.values()],
         }
         with self._file("text.json") as file:
@@ -264,9 +299,9 @@ class _Writer:
         stream: list[int] = []
         new_ends: list[int] = []
         new_hashes = bytearray()
-        for piece, piece_ids in zip(
-            batch, self._tokenizer.encode_batch([p.text for p in batch]), strict=True
-        ):
+        encoded = self._tokenizer.encode_batch([p.text for p in batch], allow_special=self._allow_special)
+        for piece, piece_ids in zip(batch, encoded, strict=True):
+            self._written_special += self._tokenizer.count_special(piece.text)
             stream += piece_ids
             data = piece.text.encode()
             self._hash.update(data)

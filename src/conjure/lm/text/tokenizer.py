@@ -10,6 +10,7 @@ Source: Radford et al. 2019, section 2.2. Parity: tests/parity/test_tokenizer.py
 import codecs
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
@@ -19,7 +20,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
-from conjure.core.files import sha256_bytes
+from conjure.core.files import open_regular, sha256_bytes
 from conjure.errors import CheckpointError, DataError, UsageError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -27,6 +28,7 @@ END_OF_TEXT = "<|endoftext|>"
 # Names under which GPT-2's vocabulary and merges are published, ours (and Hugging Face's) first.
 _VOCABULARY_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _BYTES = 256
+_LARGEST_ID = (1 << 22) - 1  # sixteen times the largest vocabulary in use; an id beyond it is damage
 _PIECE_CHARACTERS = 1 << 16  # a longer text is encoded in pieces, on all cores and in little memory
 
 # Places where GPT-2's pre-tokenizer always starts a new word, whatever surrounds them: before a space or a
@@ -58,11 +60,11 @@ class Tokenizer:
         """The tokenizer of a checkpoint folder.
 
         Reads ``tokenizer.json``, or ``vocab.json`` with ``merges.txt`` (also under their first names,
-        ``encoder.json`` and ``vocab.bpe``). A ``tokenizer.json`` that would add a prefix space, normalise
-        or pad has those switched off.
+        ``encoder.json`` and ``vocab.bpe``). Padding and truncation are switched off.
 
         Raises:
-            CheckpointError: The files are missing, damaged, or describe another kind of tokenizer.
+            CheckpointError: The files are missing, damaged, or describe another kind of tokenizer, or one
+                that changes a text before it cuts it (a normaliser, a space put in front).
         """
         folder = Path(folder)
         backend = _read_tokenizer_json(folder) or _read_vocabulary_and_merges(folder)
@@ -71,6 +73,7 @@ class Tokenizer:
                 f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed",
                 fix="copy those files from the model this one was made from",
             )
+        _refuse_prefix_space(folder)
         end_of_text = _end_of_text(folder, backend)
         backend.add_special_tokens([AddedToken(end_of_text, special=True, normalized=False)])
         return cls(_made_exact(backend), end_of_text)
@@ -104,6 +107,28 @@ class Tokenizer:
         backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
         return cls(_made_exact(backend), END_OF_TEXT)
 
+    def limited_to(self, vocab_size: int) -> "Tokenizer | None":
+        """This tokenizer without the ids that a model of `vocab_size` lacks; None if text can need them.
+
+        A token that was only ever added (``[PAD]``) is no loss; one that merges lead to, or end of text, is.
+        """
+        if self.vocab_size <= vocab_size:
+            return self
+        settings = json.loads(self._backend.to_str())
+        vocabulary: dict[str, int] = settings["model"]["vocab"]
+        merged = {"".join(pair) for pair in settings["model"]["merges"]}
+        beyond = {token for token, id_ in vocabulary.items() if id_ >= vocab_size}
+        if self.end_of_text_id >= vocab_size or any(token in merged or len(token) == 1 for token in beyond):
+            return None
+        settings["model"]["vocab"] = {token: id_ for token, id_ in vocabulary.items() if token not in beyond}
+        settings["added_tokens"] = [token for token in settings["added_tokens"] if token["id"] < vocab_size]
+        return Tokenizer(_made_exact(tokenizers.Tokenizer.from_str(json.dumps(settings))), self.end_of_text)
+
+    def ids_without_token(self, count: int) -> list[int]:
+        """Of the ids below `count` those that mean nothing: holes, and what a padded vocabulary has more."""
+        table = self._token_bytes
+        return [id_ for id_ in range(count) if id_ >= len(table) or not table[id_]]
+
     @cached_property
     def vocab_size(self) -> int:
         """Number of token ids: one more than the largest."""
@@ -128,6 +153,16 @@ class Tokenizer:
         """Tokens that are no ordinary text, by how they are written: their ids. End of text is one."""
         return self._special
 
+    @property
+    def added_tokens(self) -> frozenset[str]:
+        """Tokens that text is searched for before it is cut, special ones not among them."""
+        added = self._backend.get_added_tokens_decoder().values()
+        return frozenset(token.content for token in added if not token.special)
+
+    def count_special(self, text: str) -> Counter[str]:
+        """How often special tokens are written out in a text."""
+        return Counter(match[0] for match in self._written_special.finditer(text))
+
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides which ids a text gets."""
@@ -144,19 +179,16 @@ class Tokenizer:
         Raises:
             DataError: The text holds half of a surrogate pair, which no encoding of text can carry.
         """
-        if not allow_special:
-            return self.encode_batch([text])[0]
-        ids: list[int] = []
-        for piece in re.split(f"({'|'.join(map(re.escape, self._special))})", text):
-            ids += [self._special[piece]] if piece in self._special else self.encode(piece)
-        return ids
+        return self.encode_batch([text], allow_special=allow_special)[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:
         """The ids of each text, as `encode` gives them, on all cores.
 
         Raises:
             DataError: A text holds half of a surrogate pair.
         """
+        if allow_special and any(map(self._written_special.search, texts)):
+            return [self._encode_with_special(text) for text in texts]
         pieces = [list(split_safely(text)) for text in texts]
         flat = list(chain.from_iterable(pieces))
         try:
@@ -166,6 +198,14 @@ class Tokenizer:
         if self._missing_bytes:
             self._refuse_missing_bytes(flat)
         return [[id_ for _ in parts for id_ in next(encodings).ids] for parts in pieces]
+
+    def _encode_with_special(self, text: str) -> list[int]:
+        ids: list[int] = []
+        start = 0
+        for match in self._written_special.finditer(text):
+            ids += [*self.encode(text[start : match.start()]), self._special[match[0]]]
+            start = match.end()
+        return [*ids, *self.encode(text[start:])]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD, nothing else is altered."""
@@ -201,6 +241,11 @@ class Tokenizer:
         if context_length is not None:
             settings["model_max_length"] = context_length
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    @cached_property
+    def _written_special(self) -> re.Pattern[str]:
+        longest_first = sorted(self._special, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)))
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
@@ -302,7 +347,7 @@ def _made_exact(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 def _read_tokenizer_json(folder: Path) -> tokenizers.Tokenizer | None:
     path = folder / "tokenizer.json"
-    if not path.is_file():
+    if not path.exists():
         return None
     settings = _read_json(path)
     kind = _unsuitable_kind(settings)
@@ -311,6 +356,11 @@ def _read_tokenizer_json(folder: Path) -> tokenizers.Tokenizer | None:
             f"{path} describes {kind}; conjure reads GPT-2's kind, byte-level BPE",
             fix="choose a checkpoint that uses GPT-2's kind of tokenizer",
         )
+    added = settings.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        raise CheckpointError(f"{path} is damaged: added_tokens is not a list of tokens")
+    _check_ids(path, settings["model"].get("vocab"))
+    _check_ids(path, {str(token.get("content")): token.get("id") for token in added})
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(settings))
     except Exception as error:
@@ -320,6 +370,8 @@ def _read_tokenizer_json(folder: Path) -> tokenizers.Tokenizer | None:
 def _unsuitable_kind(settings: Mapping[str, Any]) -> str | None:
     """What a tokenizer.json describes, if it is not a byte-level BPE with GPT-2's word pattern."""
     model = settings.get("model") or {}
+    if not isinstance(model, dict):
+        return "no tokenizer"
     if model.get("type", "BPE") != "BPE" or "merges" not in model:
         return f"a {model.get('type', 'nameless')} tokenizer"
     if (
@@ -328,20 +380,62 @@ def _unsuitable_kind(settings: Mapping[str, Any]) -> str | None:
         or model.get("end_of_word_suffix")
     ):
         return "a BPE tokenizer that is not byte-level"
+    if model.get("dropout"):
+        return "a tokenizer that leaves out merges at random (dropout)"
+    normalizer = settings.get("normalizer") or {}
+    if normalizer and not (normalizer.get("type") == "Sequence" and not normalizer.get("normalizers")):
+        return f"a tokenizer that changes text before it cuts it ({normalizer.get('type', 'normalizer')})"
     words = settings.get("pre_tokenizer") or {}
     if words.get("type") != "ByteLevel" or not words.get("use_regex", True):
         return f"a BPE tokenizer that splits words by {words.get('type', 'nothing')}, in a way of its own"
     return None
 
 
+def _check_ids(path: Path, vocabulary: Any) -> None:
+    """Refuse ids that would ask for a table of any size, or for none.
+
+    Raises:
+        CheckpointError: One is no whole number from 0 to `_LARGEST_ID`.
+    """
+    if not isinstance(vocabulary, dict):
+        raise CheckpointError(f"{path} is damaged: its vocabulary is not an object")
+    for token, id_ in vocabulary.items():
+        if not isinstance(id_, int) or isinstance(id_, bool) or not 0 <= id_ <= _LARGEST_ID:
+            raise CheckpointError(
+                f"{path} is damaged: it gives token {_excerpt(token)} the id {_excerpt(str(id_))};"
+                f" ids are whole numbers from 0 to {_LARGEST_ID:,}"
+            )
+
+
+def _refuse_prefix_space(folder: Path) -> None:
+    """Refuse a tokenizer that puts a space before every text, by transformers' rule of who decides that.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    config, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    settings = _read_json(config) if config.exists() else {}
+    follows_config = str(settings.get("tokenizer_class") or "GPT2").startswith("GPT2")
+    decides = config if follows_config or not tokenizer.exists() else tokenizer
+    if decides is tokenizer:
+        settings = _read_json(tokenizer).get("pre_tokenizer") or {}
+    if settings.get("add_prefix_space"):
+        raise CheckpointError(
+            f"{decides} asks for a space before every text (add_prefix_space), which conjure does not add:"
+            " its token ids would not be those the model was trained with"
+        )
+
+
 def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
     for vocabulary_name, merges_name in _VOCABULARY_NAMES:
         vocabulary_path, merges_path = folder / vocabulary_name, folder / merges_name
-        if not vocabulary_path.is_file() or not merges_path.is_file():
+        if not vocabulary_path.exists() or not merges_path.exists():
             continue
         vocabulary = _read_json(vocabulary_path)
+        _check_ids(vocabulary_path, vocabulary)
         try:
-            lines = merges_path.read_text(encoding="utf-8").split("\n")
+            with open_regular(merges_path) as file:
+                lines = file.read().decode().split("\n")
             merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
             backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))  # pyright: ignore[reportArgumentType]
         except Exception as error:
@@ -355,7 +449,8 @@ def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
 
 def _add_tokens(path: Path, backend: tokenizers.Tokenizer) -> None:
     """Tokens that a fine-tune put after the vocabulary, as transformers once kept them."""
-    added = _read_json(path) if path.is_file() else {}
+    added = _read_json(path) if path.exists() else {}
+    _check_ids(path, added)
     for token, id_ in sorted(added.items(), key=lambda item: str(item[1]).zfill(9)):
         backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         if backend.token_to_id(token) != id_:
@@ -370,9 +465,9 @@ def _end_of_text(folder: Path, backend: tokenizers.Tokenizer) -> str:
     """
     candidates = []
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = _read_json(folder / name).get("eos_token") if (folder / name).is_file() else None
+        token = _read_json(folder / name).get("eos_token") if (folder / name).exists() else None
         candidates.append(token.get("content") if isinstance(token, dict) else token)
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").exists():
         number = _read_json(folder / "config.json").get("eos_token_id")
         candidates.append(backend.id_to_token(number) if isinstance(number, int) and number >= 0 else None)
     for token in (*candidates, END_OF_TEXT):
@@ -387,7 +482,10 @@ def _end_of_text(folder: Path, backend: tokenizers.Tokenizer) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            value = json.loads(file.read())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON, or is cut short: {error}") from error
     if not isinstance(value, dict):

@@ -165,6 +165,7 @@ def finetune(
     output: str | Path,
     model: str | Path = "sprite",
     on_event: Callable[[Event | Sampled | Saved], None] | None = None,
+    lookups: Iterable[Lookup] = (),
     **options: Any,
 ) -> FinetuneResult:
     """Tune a model on text of one's own.
@@ -173,6 +174,7 @@ def finetune(
         data: Files or folders of text.
         output: Checkpoint folder to write; what is there is replaced when there is something better.
         model: Name or folder of the model to start from.
+        lookups: Tell the folders of model names only the caller knows, such as ``runs/3``.
         on_event: Called with every step, evaluation, save and sample.
         **options: The other fields of `FinetuneRequest`.
 
@@ -183,7 +185,8 @@ def finetune(
         ConjureError: What was asked for cannot be; see `FinetuneRequest` and `Finetuning`.
     """
     sources = [data] if isinstance(data, str | Path) else data
-    tuning = Finetuning(FinetuneRequest(data=sources, output=output, model=model, **options))
+    request = FinetuneRequest(data=sources, output=output, model=model, **options)
+    tuning = Finetuning(request, lookups=lookups)
     for event in tuning.run():
         if on_event is not None:
             on_event(event)
@@ -215,10 +218,17 @@ class Finetuning:
         keep_freed_memory()
         self.request = request
         self.output = Path(request.output).absolute()
-        self.records: RecordSet = read_records(request.data, column=request.column, split=request.split)
+        self.records: RecordSet = read_records(
+            request.data, column=request.column, split=request.split, layout=request.layout
+        )
         self.base: LanguageModel = load(request.model, lookups=lookups)
         self.tokenizer = self.base.tokenizer
-        self._text = tokenise(self.records, self.tokenizer, progress=progress)
+        self._text = tokenise(
+            self.records,
+            self.tokenizer,
+            allow_special=request.special_tokens == "token",
+            progress=progress,
+        )
         self._split = hold_out(self._text, request.holdout)
         self._device = pick_device()
         self._dtype = fast_dtype(self._device, request.precision)

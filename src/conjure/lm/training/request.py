@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from conjure.errors import UsageError
-from conjure.lm.bounds import Bound
+from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
+from conjure.lm.text.layout import Layout
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
+
+SPECIAL_TOKENS = ("text", "token")
 
 _BOUNDS = {
     "epochs": Bound(0, above=True),
@@ -45,6 +47,12 @@ class FinetuneRequest:
         output: Checkpoint folder to write.
         column: Column of tables that holds the text.
         split: Cut texts into ``lines`` or ``paragraphs``.
+        format: Kind of the files; see `conjure.lm.text.layout.Layout` for this and the next four.
+        delimiter: What separates columns.
+        header: Whether the first row names the columns.
+        quoting: Whether fields may be in quotes.
+        encoding: Of text files without a byte order mark.
+        special_tokens: Whether special tokens written in a text are plain ``text`` or that ``token``.
         holdout: Share of the records to hold out.
         epochs: Passes over the text; fewer if the held-out loss stops falling (`patience`).
         batch_size: Blocks per forward pass.
@@ -76,6 +84,12 @@ class FinetuneRequest:
     model: str | Path = "sprite"
     column: str | None = None
     split: str | None = None
+    format: str | None = None
+    delimiter: str | None = None
+    header: bool = True
+    quoting: str = "auto"
+    encoding: str | None = None
+    special_tokens: str = "text"
     holdout: float = 0.1
     epochs: float = 3
     batch_size: int = 8
@@ -102,17 +116,22 @@ class FinetuneRequest:
 
     def __post_init__(self) -> None:
         """Refuse every value out of bounds, in one error."""
-        faults = [
-            f"{name} is {value!r}; it must be {bound}"
-            for name, bound in _BOUNDS.items()
-            if (value := getattr(self, name)) is not None and not bound.allows(value)
-        ]
+        faults = list(bound_faults(_BOUNDS, vars(self)))
         if self.schedule not in SCHEDULE_KINDS:
-            faults.append(f"schedule is {self.schedule!r}; allowed are {', '.join(SCHEDULE_KINDS)}")
+            allowed = ", ".join(SCHEDULE_KINDS)
+            faults.append(ValueFault("schedule", f"is {self.schedule!r}; allowed are {allowed}"))
+        if self.special_tokens not in SPECIAL_TOKENS:
+            allowed = ", ".join(SPECIAL_TOKENS)
+            faults.append(ValueFault("special_tokens", f"is {self.special_tokens!r}; allowed are {allowed}"))
         if not self.data:
-            faults.append("no data was named")
-        if faults:
-            raise UsageError("; ".join(faults))
+            faults.append(ValueFault("data", "is empty: no data was named"))
+        refuse_faults(faults)
+        _ = self.layout  # refuses what cannot be followed
+
+    @property
+    def layout(self) -> Layout:
+        """What was said about how the files are written."""
+        return Layout(self.format, self.delimiter, self.header, self.quoting, self.encoding)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must agree with: everything but places."""

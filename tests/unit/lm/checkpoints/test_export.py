@@ -1,5 +1,7 @@
 """Exports: what is in a GGUF file is what is in the model; nothing half-written, nothing misstated."""
 
+import json
+
 import gguf
 import numpy as np
 import pytest
@@ -137,6 +139,17 @@ class TestFacts:
         assert vocabulary["Ġthe"] == tiny_tokenizer().encode(" the")[0]
         kinds = value(reader, "tokenizer.ggml.token_type")
         assert [id_ for id_, kind in enumerate(kinds) if kind == gguf.TokenType.CONTROL] == [end]
+
+    def test_an_added_token_that_is_not_special_is_user_defined(self, tmp_path):
+        folder = tiny_checkpoint(tmp_path / "model", vocab_size=TINY_VOCAB_SIZE + 1)
+        settings = json.loads((folder / "tokenizer.json").read_text())
+        token = {"id": TINY_VOCAB_SIZE, "content": "New York", "special": False}
+        settings["added_tokens"].append({**settings["added_tokens"][0], **token})
+        (folder / "tokenizer.json").write_text(json.dumps(settings))
+        reader = gguf.GGUFReader(export(folder, tmp_path / "out").path)
+        kinds = value(reader, "tokenizer.ggml.token_type")
+        assert kinds[TINY_VOCAB_SIZE] == gguf.TokenType.USER_DEFINED
+        assert value(reader, "tokenizer.ggml.tokens")[TINY_VOCAB_SIZE] == "New York"
 
     def test_rows_without_a_token_get_one_that_is_unused(self, tmp_path):
         save_checkpoint(tmp_path / "padded", tiny_model(vocab_size=304, **SHAPE), tiny_tokenizer())

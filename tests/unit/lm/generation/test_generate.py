@@ -396,3 +396,13 @@ class TestBfloat16:
         request = GenerationRequest(prompts=PROMPTS, max_new_tokens=40, num_samples=2)
         samples = generate(tiny_model().to(torch.bfloat16), TOKENIZER, request)
         assert len(samples) == 2 * len(PROMPTS)
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 1e6, "top_k": 0}, {"top_k": 1}])
+def test_ids_that_no_token_has_are_never_chosen(settings):
+    model = tiny_model(vocab_size=340, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.head_weight[300:] *= 50  # the model likes them best
+    request = GenerationRequest(num_samples=8, max_new_tokens=12, seed=1, **settings)
+    samples = generate(model, tiny_tokenizer(), request)
+    assert all(id_ < 300 for sample in samples for id_ in sample.token_ids)

@@ -1,11 +1,13 @@
 """Records out of every kind of file: the same ones, and every row that is none counted with its reason."""
 
+import gzip
 import io
 import sys
 
 import pytest
 
 from conjure.errors import DataError, UsageError
+from conjure.lm.text.layout import Layout
 from conjure.lm.text.readers import read_records
 from conjure.lm.text.table_reader import Fault
 from support.models import tiny_tokenizer
@@ -82,7 +84,7 @@ def test_bad_lines_are_counted_by_reason_with_the_first_place(text_file):
     name = records.sources[0].name
     assert (
         records.describe(records.bad_rows[Fault.WRONG_ENCODING])
-        == f"2 × wrong encoding (first: {name}, line 2)"
+        == f"2 × wrong encoding (first: {name}, line 2; read as cp1252 it says 'café')"
     )
 
 
@@ -122,11 +124,18 @@ def test_a_bad_text_among_good_ones_is_counted_as_a_whole(tmp_path):
             b"caf\xe9",
             None,
             "text.txt holds nothing usable: 1 × wrong encoding",
-            "iconv -f latin1 -t utf-8 text.txt",
+            "--encoding cp1252",
         ),
-        ("hé\n".encode("utf-16"), None, "1 × wrong encoding", "iconv -f utf-16 -t utf-8 text.txt"),
-        (b"a\0b", None, "1 × NUL character", "another kind of file"),
-        (b"caf\xe9\nth\xe9\n \n", "lines", "2 × wrong encoding (first: ", "iconv -f latin1"),
+        (
+            "Привет, как дела?".encode("cp1251"),
+            None,
+            "read as cp1251 it says 'Привет, как",
+            "--encoding cp1251",
+        ),
+        ("It came.\n".encode("utf-16-le"), None, "1 × NUL character", "--encoding utf-16-le"),
+        (b"a\0b", None, "1 × NUL character (first: ", None),
+        (b"a\0b", None, "another kind of file", None),
+        (b"caf\xe9\nth\xe9\n \n", "lines", "2 × wrong encoding (first: ", "--encoding cp1252"),
         (b" \n\t\n", None, "1 × empty", None),
         (b"\n\n", "paragraphs", "nothing usable: not one record", None),
     ],
@@ -200,3 +209,57 @@ class TestDigest:
         table = write_records(tmp_path / "a.csv", JOKES)
         digests |= {read_records([table], column=column).digest for column in ("ID", "Joke")}
         assert len(digests) == 5
+
+
+class TestEncodings:
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+    @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.json"])
+    def test_a_byte_order_mark_decides_for_every_kind(self, tmp_path, encoding, name):
+        contents = {
+            ".txt": "naïve joke\n",
+            ".csv": "ID,Joke\n1,naïve joke\n",
+            ".tsv": "ID\tJoke\n1\tnaïve joke\n",
+            ".jsonl": '{"Joke": "naïve joke"}\n',
+            ".json": '[{"Joke": "naïve joke"}]',
+        }
+        path = tmp_path / name
+        path.write_bytes(contents[path.suffix].encode(encoding))
+        assert [text.strip() for text in read_records([path])] == ["naïve joke"]
+
+    @pytest.mark.parametrize("encoding", ["cp1251", "koi8-r", "utf-16-le", "windows-1251"])
+    def test_the_encoding_that_was_named_is_taken(self, tmp_path, encoding):
+        path = tmp_path / "a.csv"
+        path.write_bytes("ID,Шутка\n1,Часы идут.\n".encode(encoding))
+        records = read_records([path], column="Шутка", layout=Layout(encoding=encoding))
+        assert list(records) == ["Часы идут."]
+
+    def test_a_mark_goes_before_the_encoding_that_was_named(self, tmp_path):
+        path = tmp_path / "a.txt"
+        path.write_text("naïve", encoding="utf-8-sig")
+        assert list(read_records([path], layout=Layout(encoding="cp1251"))) == ["naïve"]
+
+    @pytest.mark.parametrize("split", [None, "lines", "paragraphs"])
+    def test_marks_of_joined_files_are_no_text(self, tmp_path, split):
+        path = tmp_path / "a.txt"
+        path.write_bytes("\ufeffone\n\ufeff\n\ufefftwo\n".encode())
+        joined = "".join(read_records([path], split=split))
+        assert "\ufeff" not in joined
+        assert joined.replace("\n", "") == "onetwo"
+
+    def test_marks_of_joined_tables_are_no_text(self, tmp_path):
+        csv, lines = tmp_path / "a.csv", tmp_path / "a.jsonl"
+        csv.write_text('\ufeffJoke\n\ufeff"one, two"\n\ufeffthree\n')
+        lines.write_text('\ufeff{"Joke": "one, two"}\n\ufeff{"Joke": "\\ufeffthree"}\n')
+        assert list(read_records([csv])) == list(read_records([lines])) == ["one, two", "three"]
+
+    def test_text_that_is_wrong_in_utf16_spoils_its_record_only(self, tmp_path):
+        path = tmp_path / "a.txt"
+        wrong = b"\x00\xd8A\0\n\0"  # half of a surrogate pair
+        path.write_bytes("\ufeffone\n".encode("utf-16-le") + wrong + "two\n".encode("utf-16-le"))
+        records = read_records([path], split="lines")
+        assert list(records) == ["one", "two"]
+        assert bad(records) == {Fault.WRONG_ENCODING: (1, 2)}
+
+    def test_a_compressed_text_is_its_text(self, tmp_path):
+        (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"one\ntwo\n"))
+        assert list(read_records([tmp_path], split="lines")) == ["one", "two"]

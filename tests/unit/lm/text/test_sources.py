@@ -1,11 +1,14 @@
 """What a person named, found: files, folders, columns; and one clear sentence for what cannot be."""
 
+import gzip
 import io
+import os
 import sys
 
 import pytest
 
 from conjure.errors import DataError, NotFoundError, UsageError
+from conjure.lm.text.layout import Layout
 from conjure.lm.text.sources import find_sources, text_columns
 from support.records import JOKES, write_records
 
@@ -88,9 +91,8 @@ def test_a_column_of_a_text_file_is_a_contradiction(here):
 
 def test_a_missing_file_is_answered_with_the_nearest_name(here):
     (here / "jokes.csv").write_text("x")
-    with pytest.raises(NotFoundError, match=r"joke\.csv does not exist") as caught:
+    with pytest.raises(NotFoundError, match=r"joke\.csv does not exist; did you mean jokes\.csv\?"):
         find_sources(["joke.csv"])
-    assert caught.value.fix == "did you mean jokes.csv?"
 
 
 def test_all_faults_are_reported_together(here):
@@ -104,10 +106,11 @@ def test_all_faults_are_reported_together(here):
 def test_another_kind_of_file_is_refused_with_the_kinds_that_are_read(here):
     (here / "notes.md").write_text("text")
     with pytest.raises(
-        UsageError, match=r"notes\.md is not .* \.txt \.csv \.tsv \.jsonl \.parquet"
+        UsageError, match=r"notes\.md is not .* \.txt \.csv \.tsv \.jsonl \.ndjson \.json \.parquet"
     ) as caught:
         find_sources(["notes.md"])
-    assert "- < notes.md" in str(caught.value.fix)
+    assert caught.value.fix == "--format txt"
+    assert [source.kind for source in find_sources(["notes.md"], layout=Layout(format="txt"))] == ["txt"]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.parquet"])
@@ -127,9 +130,10 @@ def test_a_table_without_text_says_so(here):
 
 def test_json_lines_without_an_object_say_what_is_needed(here):
     (here / "a.jsonl").write_text('["a"]\n{"Joke": \n')
-    with pytest.raises(DataError, match="has no columns: not one of its first rows can be read") as caught:
+    with pytest.raises(
+        DataError, match=r"not one of its first rows can be read: a \.jsonl holds one object a"
+    ):
         find_sources(["a.jsonl"])
-    assert caught.value.fix == 'a .jsonl holds one object a line, such as {"text": "…"}'
     assert found("a.jsonl", column="Joke") == [("a.jsonl", "jsonl", "Joke")]
 
 
@@ -149,9 +153,7 @@ def test_a_file_that_may_not_be_read_is_refused(here, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     (here / "a.txt").write_text("text")
-    monkeypatch.setattr(
-        "pathlib.Path.open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
-    )
+    monkeypatch.setattr("conjure.lm.text.sources.open_regular", refuse)
     with pytest.raises(DataError, match=r"a\.txt cannot be read: Permission denied"):
         find_sources(["a.txt"])
 
@@ -166,3 +168,78 @@ def test_empty_standard_input_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     with pytest.raises(DataError, match="standard input is empty"):
         find_sources(["-"])
+
+
+def test_names_that_a_shell_would_cut_are_quoted_in_the_fix(here):
+    (here / "a.csv").write_text("id,Joke Text,It's\n1,two words,three more words\n")
+    with pytest.raises(UsageError) as caught:
+        find_sources(["a.csv"])
+    assert caught.value.fix == "--column 'Joke Text'"
+    with pytest.raises(UsageError) as caught:
+        find_sources(["a.csv"], column="its")
+    assert caught.value.fix == """--column 'It'"'"'s'"""
+
+
+def test_a_table_of_ten_thousand_columns_is_refused_in_one_short_line(here):
+    (here / "a.csv").write_text(",".join(f"column {n} {'x' * 90}" for n in range(10_000)) + "\n")
+    with pytest.raises(UsageError, match=r"and 9,992 more") as caught:
+        find_sources(["a.csv"], column="y")
+    assert len(str(caught.value)) < 600
+
+
+def test_a_pipe_is_refused_not_waited_for(here):
+    os.mkfifo(here / "a.csv")
+    with pytest.raises(DataError, match=r"a\.csv cannot be read: it is not a regular file"):
+        find_sources(["a.csv"])
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"), [("a.csv.zip", "unzip a.csv.zip"), ("b c.csv.xz", "unxz 'b c.csv.xz'")]
+)
+def test_an_archive_is_answered_with_what_opens_it(here, name, fix):
+    (here / name).write_bytes(b"PK")
+    with pytest.raises(UsageError, match="is an archive") as caught:
+        find_sources([name])
+    assert caught.value.fix == fix
+
+
+def test_compressed_files_and_other_endings_are_known(here):
+    with gzip.open(here / "a.csv.gz", "wt") as file:
+        file.write("ID,Joke\n1,two words\n")
+    (here / "b.ndjson").write_text('{"Joke": "two words"}\n')
+    (here / "c.json").write_text('["two words"]')
+    assert found("a.csv.gz", "b.ndjson", "c.json") == [
+        ("a.csv.gz", "csv", "Joke"),
+        ("b.ndjson", "jsonl", "Joke"),
+        ("c.json", "json", "text"),
+    ]
+
+
+def test_a_damaged_compressed_file_is_one_sentence(here):
+    (here / "a.csv.gz").write_bytes(gzip.compress(b"Joke\ntwo words\n" * 9)[:-12])
+    with pytest.raises(DataError, match=r"a\.csv\.gz is a gzip file that is damaged or cut short"):
+        find_sources(["a.csv.gz"])
+
+
+def test_a_table_on_standard_input(here, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ID,Joke\n1,two words\n")))
+    (source,) = find_sources(["-"], layout=Layout(format="csv"))
+    assert (source.kind, source.column) == ("csv", "Joke")
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ({"format": "xls"}, "format is 'xls'; it can be txt, csv"),
+        ({"delimiter": "ab"}, "delimiter is 'ab'; it must be one character"),
+        ({"delimiter": '"'}, "it must be one character"),
+        ({"quoting": "some"}, "quoting is 'some'; it can be auto, standard, none"),
+        ({"encoding": "utf-9"}, "encoding is 'utf-9'; it must be one that Python knows"),
+        ({"encoding": "rot13"}, "it must be one that Python knows"),
+        ({"encoding": "a\0b"}, "it must be one that Python knows"),
+    ],
+)
+def test_a_layout_that_cannot_be_followed_is_refused(said, wrong):
+    with pytest.raises(UsageError) as caught:
+        Layout(**said)
+    assert wrong in str(caught.value)

@@ -7,6 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from conjure.errors import DataError
+from conjure.lm.text.layout import Layout
 from conjure.lm.text.table_reader import Fault, Row, open_table
 from support.records import JOKES, KINDS, write_records
 
@@ -57,7 +58,17 @@ class TestSeparated:
             (2, None, Fault.MISSING_COLUMN),
             (3, "yes", None),
             (4, None, Fault.TOO_MANY_FIELDS),
-            (5, "fine", None),
+            (5, None, Fault.TOO_MANY_FIELDS),
+        ]
+
+    def test_empty_fields_at_the_end_of_every_row_are_padding(self, path):
+        assert csv_rows(path, "a,b\n1,He left,,\n2,He came,,\n") == [
+            (2, "He left", None),
+            (3, "He came", None),
+        ]
+        assert csv_rows(path, "b,a\nHe left,1,\nHe came,2\n") == [
+            (2, "He left", None),
+            (3, "He came", None),
         ]
 
     def test_an_unclosed_quote_spoils_its_row_only(self, path):
@@ -99,8 +110,142 @@ class TestSeparated:
         path.write_text("a,b,,\n1,x,,\n")
         assert list(open_table(path, "csv").samples()) == ["a", "b"]
 
+    def test_one_column_is_never_cut(self, path):
+        content = 'joke\nI came; I saw.\n"Well, hello; there"\nHe left;\n"Hi," he said; "bye".\na\tb|c,\n'
+        assert csv_rows(path, content, column="joke") == [
+            (2, "I came; I saw.", None),
+            (3, "Well, hello; there", None),
+            (4, "He left;", None),
+            (5, '"Hi," he said; "bye".', None),
+            (6, "a\tb|c,", None),
+        ]
+
+    @pytest.mark.parametrize(
+        ("content", "column", "expected"),
+        [
+            (
+                "id;joke, short\n1;I bought it.\n2;I sold it, twice.\n",
+                "joke, short",
+                ["I bought it.", "I sold it, twice."],
+            ),
+            ("id|joke\n1|I came, I saw; I left.\n2|No.\n", "joke", ["I came, I saw; I left.", "No."]),
+            ("id\tjoke, short\n1\tyes, no\n2\tno\n", "joke, short", ["yes, no", "no"]),
+            ("joke, short\nI came, I saw, I left.\nNo.\nYes; no.\n", "joke, short",
+             ["I came, I saw, I left.", "No.", "Yes; no."]),
+            ('"joke; long, short"\na;b\nc,d\n', "joke; long, short", ["a;b", "c,d"]),
+            ("price;joke\n2,50;It is, so to say, cheap.\n3,10;No.\n", "joke",
+             ["It is, so to say, cheap.", "No."]),
+            ('n;joke\n1;"a;b\nc, d"\n2;e\n', "joke", ["a;b\nc, d", "e"]),
+        ],
+    )  # fmt: skip
+    def test_many_rows_decide_what_separates_outside_quotes(self, path, content, column, expected):
+        assert [text for _, text, _ in csv_rows(path, content, column)] == expected
+
+    @pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "SEP=;;\n", "\ufeffsep=;\n"])
+    def test_excels_separator_line_is_followed_and_no_row(self, path, first):
+        rows = csv_rows(path, f"{first}ID;Joke\n1;One, two.\n2;Three.\n", "Joke")
+        assert rows == [(3, "One, two.", None), (4, "Three.", None)]
+
+    def test_quotes_in_a_tsv_join_lines_only_where_that_makes_a_row(self, path):
+        plain = 'a\tb\n1\t"He said\n2\tno quote\n3\tbye" and left\n4\t"all" of it\n5\t"whole"\n'
+        assert csv_rows(path, plain, kind="tsv") == [
+            (2, '"He said', None),
+            (3, "no quote", None),
+            (4, 'bye" and left', None),
+            (5, '"all" of it', None),
+            (6, "whole", None),
+        ]
+        quoted = 'b\ta\n"two\nlines"\t1\nthree\t2\n'
+        assert csv_rows(path, quoted, kind="tsv") == [(2, "two\nlines", None), (4, "three", None)]
+
+    def test_what_is_said_about_a_table_is_followed(self, path):
+        def rows(content, column, kind="csv", **said):
+            path.write_text(content)
+            return [row.text for row in open_table(path, kind, Layout(**said)).rows(column)]
+
+        assert rows("1,I came\n2,I saw\n", "2", header=False) == ["I came", "I saw"]
+        assert rows("a:b\n1:x, y\n", "b", delimiter=":") == ["x, y"]
+        assert rows('a,b\n1,"x\n2,y"\n', "b", quoting="none") == ['"x', 'y"']
+        assert rows('a\tb\n1\t"x\n2\ty"\n', "b", "tsv", quoting="standard") == ["x\n2\ty"]
+        assert rows("a\tb\n1\tx;y\n", "a\tb", delimiter=";") == [None]  # more fields than columns
+        assert rows("a,b\n1,x\ty\n", "b", "tsv", delimiter=",") == ["x\ty"]
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("I came, I saw, I left.\nI went home again.\n", "looks like a record"),
+            ("1,I came\n2,I saw\n", "looks like a record"),
+            ("Why did the chicken cross the road?\nTo get there.\n", "looks like a record"),
+            ("joke, short\nNo.\nYes.\nYes; no.\n", "it is read as one column"),
+            ("id,joke\n1,I came, I saw.\n", None),
+            ("2019,2020\nlow,high\n", None),
+        ],
+    )
+    def test_what_may_be_otherwise_is_said(self, path, content, said):
+        path.write_text(content)
+        remarks = open_table(path, "csv").remarks
+        assert (said in remarks[0]) if said else not remarks
+
+
+class TestJson:
+    def table(self, path, content):
+        path.write_text(content)
+        return open_table(path, "json")
+
+    def test_an_array_of_objects_or_of_texts(self, path):
+        table = self.table(
+            path, '\ufeff [ {"b": "one", "n": 1}, {"b": 3},\n\n7, {"b": "x", "b": "y"},"t"] \n'
+        )
+        assert list(table.samples()) == ["b", "n", "text"]
+        assert list(table.rows("b")) == [
+            Row(1, "one"),
+            Row(2, None, Fault.NOT_TEXT),
+            Row(3, None, Fault.NOT_AN_OBJECT),
+            Row(4, None, Fault.NAME_TWICE),
+            Row(5, None, Fault.MISSING_COLUMN),
+        ]
+        assert list(table.rows("text"))[-1] == Row(5, "t")
+
+    @pytest.mark.parametrize(
+        "content", ['{"b": "x"}\n{"b": "y"}', '{\n"b": "x"\n}\n{"b":\n"y"}', '["x","y"]']
+    )
+    def test_other_ways_to_write_records(self, path, content):
+        table = self.table(path, content)
+        (column,) = table.samples()
+        assert [row.text for row in table.rows(column)] == ["x", "y"]
+
+    def test_values_across_every_edge_of_what_is_read_at_once(self, path, monkeypatch):
+        values = [{"b": "é\n" * n, "n": 10**n} for n in range(40)] + [{"b": "last"}]
+        for size in (1, 7, 64):
+            monkeypatch.setattr("conjure.lm.text.table_reader._JSON_CHUNK", size)
+            table = self.table(path, json.dumps(values, ensure_ascii=False))
+            assert [row.text for row in table.rows("b")] == [value["b"] for value in values]
+
+    @pytest.mark.parametrize(
+        "content",
+        ['[{"b": "x"}, {"b": ', '[{"b": "x"} {"b": 1}]', '[{"b": "x"}] x', "[", '{"b": "x"} ]', "[" * 60_000],
+    )
+    def test_what_breaks_off_is_refused_never_cut(self, path, content):
+        with pytest.raises(DataError, match="is damaged or cut short: record"):
+            list(self.table(path, content).rows("b"))
+
+    def test_a_number_longer_than_python_reads_is_only_no_text(self, path):
+        table = self.table(path, '[{"b": ' + "9" * 9000 + '}, {"b": "x"}]')
+        assert [(row.text, row.fault) for row in table.rows("b")] == [(None, Fault.NOT_TEXT), ("x", None)]
+
+    def test_records_inside_an_object_are_pointed_at(self, path):
+        with pytest.raises(DataError, match="holds one object, with its records under 'my data'") as caught:
+            self.table(path, '{"version": 1, "my data": [{"b": "x"}]}').samples()
+        assert caught.value.fix.startswith("""jq '.["my data"]' """)
+        one = self.table(path, '{"b": "x", "tags": ["a"]}')
+        assert [row.text for row in one.rows("b")] == ["x"]
+
 
 class TestJsonLines:
+    def test_one_name_twice_is_a_fault_not_the_last_value(self, path):
+        path.write_text('{"b": "x", "b": "y"}\n{"b": "z"}\n')
+        assert list(open_table(path, "jsonl").rows("b")) == [Row(1, None, Fault.NAME_TWICE), Row(2, "z")]
+
     def test_every_fault_has_its_name_and_line(self, path):
         lines = ['{"b": "one"}', "", '{"b": ', '["b"]', '{"c": "x"}', '{"b": 3}', '{"b": null}', "[" * 50_000]
         path.write_text("\n".join(lines) + '\n{"b": "last"}')
@@ -150,6 +295,20 @@ class TestParquet:
             Row(1, "fine"),
             Row(2, None, Fault.WRONG_ENCODING),
         ]
+
+    def test_two_columns_of_one_name_are_refused(self, path):
+        columns = [pyarrow.array(["x"]), pyarrow.array(["y"])]
+        parquet.write_table(pyarrow.Table.from_arrays(columns, names=["b", "b"]), path)
+        with pytest.raises(DataError, match="has two columns named 'b'"):
+            open_table(path, "parquet")
+
+    def test_a_name_with_a_dot_beside_a_nested_column(self, path):
+        nested = pyarrow.array([{"b": 1}])
+        columns = {"a": nested, "a.b": pyarrow.array(["text"]), "c.d": pyarrow.array(["more"])}
+        parquet.write_table(pyarrow.table(columns), path)
+        table = open_table(path, "parquet")
+        assert [list(table.rows(name)) for name in ("a.b", "c.d")] == [[Row(1, "text")], [Row(1, "more")]]
+        assert list(table.rows("a")) == [Row(1, None, Fault.NOT_TEXT)]
 
     @pytest.mark.parametrize("content", [b"not parquet at all", b"PAR1"])
     def test_another_kind_of_file_is_refused(self, path, content):

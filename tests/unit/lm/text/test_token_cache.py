@@ -60,8 +60,10 @@ def test_a_long_record_in_many_batches_is_whole(tmp_path, monkeypatch):
 def test_ids_beyond_16_bits_take_32():
     many = Tokenizer.train(["ab"], 300)
     many.__dict__["vocab_size"] = 70_000  # a real vocabulary of that size takes long to train
-    assert token_cache._Writer(None, many, end_of_text=True)._dtype == np.dtype("<u4")
-    assert token_cache._Writer(None, tiny_tokenizer(), end_of_text=True)._dtype == np.dtype("<u2")
+    assert token_cache._Writer(None, many, end_of_text=True, allow_special=False)._dtype == np.dtype("<u4")
+    assert token_cache._Writer(
+        None, tiny_tokenizer(), end_of_text=True, allow_special=False
+    )._dtype == np.dtype("<u2")
 
 
 class TestCache:
@@ -177,3 +179,38 @@ def test_a_histogram_counts_every_record_once():
     many = summarise_lengths([len(text) for text in many_records(500)])
     assert sum(many.histogram.counts) == 500
     assert len(many.histogram.counts) <= 12
+
+
+class TestSpecialTokensInTheText:
+    def facts(self, tmp_path, content, **options):
+        (tmp_path / "a.csv").write_text(content)
+        records = read_records([tmp_path / "a.csv"])
+        text = tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache", **options)
+        return text, describe(records, text)
+
+    def test_they_are_characters_counted_and_said(self, tmp_path):
+        text, facts = self.facts(tmp_path, "Joke\none<|endoftext|>two <|endoftext|>\nthree\n")
+        assert int((text.ids == tiny_tokenizer().end_of_text_id).sum()) == 2  # one after each record
+        (remark,) = facts.remarks
+        assert remark.startswith("<|endoftext|> is written in the text 2 times, and taken for plain")
+
+    def test_asked_for_they_are_the_tokens(self, tmp_path):
+        text, facts = self.facts(tmp_path, "Joke\none<|endoftext|>two\n", allow_special=True)
+        end = tiny_tokenizer().end_of_text_id
+        expected = [*tiny_tokenizer().encode("one"), end, *tiny_tokenizer().encode("two"), end]
+        assert text.record(0).tolist() == expected
+        assert facts.remarks == ("<|endoftext|> is written in the text once, and taken for the token",)
+
+    def test_text_without_them_is_not_remarked(self, tmp_path):
+        assert self.facts(tmp_path, "Joke\nMy dog ate the clock.\n")[1].remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("joke", "foreign"),
+    [("Ελληνικά ανέκδοτα εδώ", True), ("7391 2854 6610 3327", False), ("The dog ate it.", False)],
+)
+def test_a_script_that_the_vocabulary_hardly_knows_is_said(tmp_path, joke, foreign):
+    (tmp_path / "a.txt").write_text(joke)
+    records = read_records([tmp_path / "a.txt"])
+    remarks = describe(records, tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache")).remarks
+    assert any("hardly knows this script" in remark for remark in remarks) == foreign

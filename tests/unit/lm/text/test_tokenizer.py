@@ -1,6 +1,7 @@
 """The tokenizer: exact both ways, and clear about folders and texts it cannot take."""
 
 import json
+import os
 
 import pytest
 
@@ -175,10 +176,66 @@ class TestFromFolder:
         with pytest.raises(CheckpointError, match=said):
             Tokenizer.from_folder(folder)
 
-    def test_what_would_alter_a_text_is_switched_off(self, folder):
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"normalizer": {"type": "Lowercase"}}, r"changes text before it cuts it \(Lowercase\)"),
+            ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}}, "changes text before"),
+            ({"normalizer": {"type": "Prepend", "prepend": " "}}, "changes text before"),
+        ],
+    )
+    def test_what_would_give_other_ids_is_refused(self, folder, change, said):
         settings = json.loads((folder / "tokenizer.json").read_text())
-        settings["pre_tokenizer"]["add_prefix_space"] = True
-        settings["normalizer"] = {"type": "Lowercase"}
+        (folder / "tokenizer.json").write_text(json.dumps({**settings, **change}))
+        with pytest.raises(CheckpointError, match=said):
+            Tokenizer.from_folder(folder)
+
+    def test_merges_left_out_at_random_are_refused(self, folder):
+        settings = json.loads((folder / "tokenizer.json").read_text())
+        settings["model"]["dropout"] = 0.1
+        (folder / "tokenizer.json").write_text(json.dumps(settings))
+        with pytest.raises(CheckpointError, match="leaves out merges at random"):
+            Tokenizer.from_folder(folder)
+
+    @pytest.mark.parametrize("in_json", [False, True])
+    @pytest.mark.parametrize("in_config", [None, False, True])
+    @pytest.mark.parametrize("kind", [None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast"])
+    def test_a_space_in_front_is_refused_where_transformers_adds_it(self, folder, in_json, in_config, kind):
+        settings = json.loads((folder / "tokenizer.json").read_text())
+        settings["pre_tokenizer"]["add_prefix_space"] = in_json
+        (folder / "tokenizer.json").write_text(json.dumps(settings))
+        config = {"tokenizer_class": kind, "add_prefix_space": in_config}
+        said = {name: value for name, value in config.items() if value is not None}
+        (folder / "tokenizer_config.json").write_text(json.dumps(said))
+        if in_json if kind == "PreTrainedTokenizerFast" else in_config:
+            with pytest.raises(CheckpointError, match="asks for a space before every text"):
+                Tokenizer.from_folder(folder)
+        else:
+            assert Tokenizer.from_folder(folder).encode("Hi") == tiny_tokenizer().encode("Hi")
+
+    @pytest.mark.parametrize("wrong", [10**9, -1, 2**70, 1.5, "7", None, True])
+    @pytest.mark.parametrize("place", ["vocab", "added", "vocab.json", "added_tokens.json"])
+    def test_an_id_that_cannot_be_one_is_refused_at_once(self, folder, place, wrong):
+        settings = json.loads((folder / "tokenizer.json").read_text())
+        settings["model"]["vocab"]["odd"] = wrong if place == "vocab" else 299
+        settings["added_tokens"][0]["id"] = wrong if place == "added" else TINY_VOCAB_SIZE - 1
+        (folder / "tokenizer.json").write_text(json.dumps(settings))
+        if place.endswith(".json"):
+            (folder / "tokenizer.json").unlink()
+            content = json.loads((folder / "vocab.json").read_text()) if place == "vocab.json" else {}
+            (folder / place).write_text(json.dumps({**content, "odd": wrong}))
+        with pytest.raises(CheckpointError, match="ids are whole numbers from 0 to 4,194,303"):
+            Tokenizer.from_folder(folder)
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+    def test_a_pipe_is_refused_not_waited_for(self, folder, name):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(CheckpointError, match="is not a regular file"):
+            Tokenizer.from_folder(folder)
+
+    def test_padding_and_truncation_are_switched_off(self, folder):
+        settings = json.loads((folder / "tokenizer.json").read_text())
         settings["truncation"] = {
             "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0,
         }  # fmt: skip
@@ -227,3 +284,33 @@ class TestFromFolder:
         assert tokenizer.encode("plain") == tiny_tokenizer().encode("plain")
         with pytest.raises(DataError, match=r"no token for byte 0x7e, which 'a ~ b' contains"):
             tokenizer.encode("a ~ b")
+
+
+class TestTokensTheModelLacks:
+    def with_token(self, folder, content, *, special):
+        tiny_tokenizer().save(folder)
+        settings = json.loads((folder / "tokenizer.json").read_text())
+        added = {**settings["added_tokens"][0], "id": TINY_VOCAB_SIZE, "content": content, "special": special}
+        settings["added_tokens"].append(added)
+        (folder / "tokenizer.json").write_text(json.dumps(settings))
+        return Tokenizer.from_folder(folder)
+
+    @pytest.mark.parametrize("special", [False, True])
+    def test_an_added_one_more_is_taken_for_unusable(self, tmp_path, special):
+        tokenizer = self.with_token(tmp_path, "[PAD]", special=special)
+        assert tokenizer.vocab_size == TINY_VOCAB_SIZE + 1
+        limited = tokenizer.limited_to(TINY_VOCAB_SIZE)
+        assert limited.vocab_size == TINY_VOCAB_SIZE
+        text = "a [PAD] b"
+        assert (
+            limited.encode(text) == limited.encode(text, allow_special=True) == tiny_tokenizer().encode(text)
+        )
+
+    def test_one_that_text_or_an_end_needs_is_refused(self):
+        assert tiny_tokenizer().limited_to(TINY_VOCAB_SIZE - 1) is None
+        assert tiny_tokenizer().limited_to(TINY_VOCAB_SIZE) is tiny_tokenizer()
+
+    def test_ids_that_mean_nothing_are_known(self, tmp_path):
+        tokenizer = self.with_token(tmp_path, "[PAD]", special=True)
+        assert tokenizer.ids_without_token(TINY_VOCAB_SIZE + 3) == [TINY_VOCAB_SIZE + 1, TINY_VOCAB_SIZE + 2]
+        assert tiny_tokenizer().ids_without_token(TINY_VOCAB_SIZE) == []

@@ -1,0 +1,64 @@
+"""How a person says a text is written, where its own looks do not tell: kind, delimiter, header, quotes.
+
+Main entry: `Layout`. Invariant: one that exists can be followed.
+"""
+
+from dataclasses import dataclass
+
+from conjure.errors import UsageError
+from conjure.lm.text.encodings import check_encoding
+
+QUOTINGS = ("auto", "standard", "none")
+
+# File kind -> what files of it are named.
+ENDINGS = {
+    "txt": ("txt",),
+    "csv": ("csv",),
+    "tsv": ("tsv",),
+    "jsonl": ("jsonl", "ndjson"),
+    "json": ("json",),
+    "parquet": ("parquet",),
+}
+KINDS = tuple(ENDINGS)
+TABLE_KINDS = tuple(kind for kind in KINDS if kind != "txt")
+_SPELLED = {r"\t": "\t", "tab": "\t"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    r"""What was said about the files; the defaults say nothing.
+
+    Attributes:
+        format: Kind of file, one of `KINDS`, whatever the names end in; None goes by the names.
+        delimiter: What separates columns (``\t`` or ``tab`` for a tab); None looks at the rows.
+        header: Whether the first row of a CSV or TSV names the columns; else they are 1, 2, 3, …
+        quoting: ``standard``: fields may be quoted, and then hold line ends. ``none``: quotes are text.
+            ``auto``: standard for CSV; in a TSV, where quotes balance within a row.
+        encoding: Of text files without a byte order mark; None is UTF-8.
+    """
+
+    format: str | None = None
+    delimiter: str | None = None
+    header: bool = True
+    quoting: str = "auto"
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be followed."""
+        if self.format is not None and self.format not in KINDS:
+            raise UsageError(f"format is {self.format!r}; it can be {', '.join(KINDS)}")
+        if self.quoting not in QUOTINGS:
+            raise UsageError(f"quoting is {self.quoting!r}; it can be {', '.join(QUOTINGS)}")
+        if self.encoding is not None:
+            object.__setattr__(self, "encoding", check_encoding(self.encoding))
+        if self.delimiter is not None:
+            object.__setattr__(self, "delimiter", _one_character(self.delimiter))
+
+
+def _one_character(typed: str) -> str:
+    delimiter = _SPELLED.get(typed, typed)
+    if len(delimiter) != 1 or delimiter in '"\r\n\0\ufeff':
+        raise UsageError(
+            rf"delimiter is {typed!r}; it must be one character, such as ; or | (\t for a tab), and no quote"
+        )
+    return delimiter

@@ -1,0 +1,40 @@
+"""The library's names for models and data, resources among them.
+
+Main entries: `load`, `finetune`. Invariant: a name means here what it means on the command line.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from conjure.lm import language_model
+from conjure.lm.training import finetune as tuning
+from conjure.recipes.resources import data_path, model_lookup
+
+
+def load(name: str | Path, *, precision: str = "float32") -> language_model.LanguageModel:
+    """Load a model, ready to use.
+
+    Args:
+        name: ``sprite``, a checkpoint folder, a run (``runs/3``), or a model on Hugging Face.
+        precision: Number format of the weights in memory: ``float32`` (exact), ``bfloat16``, or ``auto``.
+
+    Raises:
+        ConjureError: As `conjure.lm.language_model.load`.
+    """
+    return language_model.load(name, precision=precision, lookups=[model_lookup])
+
+
+def finetune(
+    data: str | Path | Sequence[str | Path], *, output: str | Path, **options: Any
+) -> tuning.FinetuneResult:
+    """Tune a model on text of one's own; see `conjure.lm.training.finetune.finetune` for all it takes and gives.
+
+    Args:
+        data: Files, folders or resources (``runs/2/data.csv``).
+        output: Checkpoint folder to write.
+        **options: ``model``, ``on_event`` and the fields of `FinetuneRequest`.
+    """
+    sources = [data] if isinstance(data, str | Path) else data
+    names = [data_path(str(source)) for source in sources]
+    return tuning.finetune(names, output=output, lookups=[model_lookup], **options)
