@@ -32,6 +32,9 @@ def _flash_attention(
     return functional.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
 
 
-def _plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float) -> Tensor:
+def _plain_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float, weights: Tensor | None = None
+) -> Tensor:
+    assert weights is None
     logits = functional.linear(hidden, weight).float()
     return functional.cross_entropy(logits, targets, reduction="sum") / divisor

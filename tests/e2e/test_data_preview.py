@@ -93,7 +93,7 @@ def test_few_records_are_told_what_is_held_out(here, capsys):
     write_records(here / "one.csv", ["Only one joke here."])
     assert preview("one.csv") == 0
     out = capsys.readouterr().out
-    assert "held out    the last 10% of the tokens are held out: by records it would be " in out
+    assert "held out    the last 10% of the tokens are held out: the text has only 1 record" in out
     assert "The first record, as the model sees it:" in out
 
 

@@ -46,7 +46,7 @@ def test_the_plan_the_progress_the_change_and_the_next_command(inputs, tmp_path)
     assert done.returncode == 0, done.stderr
     for word in ("Model ", "Text ", "Split ", "Steps ", "Rate ", "Machine "):
         assert word in done.stderr
-    assert "step 0: held-out loss" in done.stderr
+    assert "step 0: eval loss" in done.stderr
     assert "On held-out text" in done.stdout
     assert f"Next:   conjure generate --model {tmp_path / 'tuned'}" in done.stdout
     assert (tmp_path / "tuned" / "report.html").read_text("utf-8").startswith("<!doctype html>")

@@ -85,7 +85,7 @@ def test_the_first_interrupt_saves_and_resume_is_a_new_run_that_goes_on(inputs):
         text=True,
     )
     for line in process.stderr:
-        if "held-out loss" in line:
+        if "eval loss" in line:
             break
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
@@ -116,7 +116,7 @@ def test_a_second_interrupt_aborts_and_what_was_written_can_be_recovered(inputs)
         env=environment(),
     )
     for _ in range(2):  # the first evaluation's checkpoint is there when the second one is made
-        next(line for line in process.stderr if "held-out loss" in line)
+        next(line for line in process.stderr if "eval loss" in line)
     # Stopped in its tracks it cannot obey the first signal, so the second has something to do.
     trainer = next(p for p in psutil.process_iter(["environ", "cmdline"]) if _is_trainer(p))
     trainer.suspend()

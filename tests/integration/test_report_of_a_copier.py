@@ -65,7 +65,7 @@ def report_after(epochs: int) -> Report:
         training=TRAINING,
         held_out=HELD_OUT,
         record_lengths=np.array([len(ids) for ids in tokenizer.encode_batch(list(TRAINING))]),
-        points=[CurvePoint(trainer.progress.step, None, trainer.held_out_loss())],
+        points=[CurvePoint(trainer.progress.step, None, trainer.eval_loss())],
         kept_step=trainer.progress.step,
         end_reason="completed",
         settings={},

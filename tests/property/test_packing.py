@@ -23,7 +23,7 @@ def streams(draw):
     ids = np.full(int(starts[-1]) + lengths[-1], 60_000, "<u2")
     for start, end, length in zip(starts, ends, lengths, strict=True):
         ids[start : start + length] = range(end - length, end)
-    return TokenStream(ids, starts, ends, draw(st.booleans()))
+    return TokenStream(ids, starts, ends, draw(st.booleans()), np.arange(len(ends)))
 
 
 @given(streams(), st.integers(1, 20), st.integers(1, 5), st.integers(0, 3), st.integers(0, 2**63))

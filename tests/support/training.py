@@ -14,7 +14,7 @@ def token_blocks(tokens: int, block_size: int = 8, seed: int = 0) -> Blocks:
     """Blocks of a stream with a pattern in it, so that there is something to learn."""
     generator = np.random.default_rng(seed)
     ids = np.cumsum(generator.integers(1, 4, tokens)) % 20
-    stream = TokenStream(ids, np.array([0]), np.array([tokens]), end_of_text=False)
+    stream = TokenStream(ids, np.array([0]), np.array([tokens]), end_of_text=False, labels=np.array([0]))
     return Blocks(stream, block_size)
 
 

@@ -22,7 +22,7 @@ _COLOURS = {
     RunStatus.BUILD_FAILED: "red",
     RunStatus.MOUNT_FAILED: "red",
 }
-_HELD_OUT = ("held", "eval", "val", "test")
+_MEASURED = ("eval", "val", "test")
 
 
 def status_cell(facts: Facts) -> Cell:
@@ -46,16 +46,18 @@ def elapsed(facts: Facts, total_s: float | None, now: float | None = None) -> st
 
 
 def key_metric(values: Mapping[str, float]) -> str | None:
-    """The name of the one metric to show of a run: a held-out loss before a loss before any other."""
+    """The one metric to show of a run: a held-out loss, else one on other data, else a loss, else any."""
     return min(values, key=lambda name: (_rank(name), name), default=None)
 
 
 def _rank(name: str) -> int:
     lower = name.lower()
     is_loss = "loss" in lower
-    if is_loss and any(word in lower for word in _HELD_OUT):
+    if is_loss and "held" in lower:
         return 0
-    return 1 if is_loss else 2
+    if is_loss and any(word in lower for word in _MEASURED):
+        return 1
+    return 2 if is_loss else 3
 
 
 def metric_value(value: float) -> str:

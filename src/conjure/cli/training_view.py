@@ -7,6 +7,7 @@ rewritten; anything else gets whole lines, a few a minute.
 import os
 import time
 from collections import deque
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from conjure.cli.render import StatusLine, duration, note, visible
 from conjure.reporting import RUN_VARIABLE
 
 if TYPE_CHECKING:
+    from conjure.lm.report.facts import HeldOutFacts
+    from conjure.lm.text.token_cache import DataFacts
     from conjure.lm.training.events import Evaluated, Event, StepDone
     from conjure.lm.training.finetune import FinetuneResult, Sampled, Saved
     from conjure.lm.training.plan import Plan
@@ -28,14 +31,13 @@ _BAR_WIDTH = 24
 def plan_lines(plan: "Plan") -> list[str]:
     """The plan, a fact a line."""
     data = plan.data
-    held_out = f"{plan.held_out_tokens:,} held-out tokens"
     lines = [
         f"Model    {plan.model}: {_count(plan.parameters)} parameters"
         + ("" if plan.trainable == plan.parameters else f", {_count(plan.trainable)} of them trained"),
-        f"Text     {data.records:,} records, {data.tokens:,} tokens"
+        f"Text     {records_line(data)}{',' if data.groups == data.records else ';'} {data.tokens:,} tokens"
         f" ({data.lengths.median:.0f} in the middle one, {data.lengths.longest:,} in the longest)",
         *(f"         {visible(sentence)}" for sentence in (*data.bad_rows, *data.remarks)),
-        f"Split    {plan.train_tokens:,} training tokens, {held_out}"
+        f"Split    {plan.train_tokens:,} training tokens, {_held_out(plan)}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
         f"Steps    {plan.steps:,}: {plan.epochs:g} × {plan.blocks:,} blocks of {plan.block_size:,}"
         f" tokens, {plan.batch_size} a step"
@@ -45,6 +47,26 @@ def plan_lines(plan: "Plan") -> list[str]:
         f" ({plan.available_bytes / 1e9:.0f} GB are free); about {duration(plan.expected_s)} if it is idle",
     ]
     return lines
+
+
+def records_line(data: "DataFacts") -> str:
+    """How many records there are, and how many of them say the same."""
+    line = f"{data.records:,} record{'s' * (data.records != 1)}"
+    if data.groups < data.records:
+        line += f", {data.distinct:,} distinct; largest group {data.largest_group:,}"
+    return line
+
+
+def _held_out(plan: "Plan") -> str:
+    """What is measured on, and what was left out of it."""
+    groups, records = plan.held_out_groups, plan.held_out_records
+    line = f"{plan.held_out_tokens:,} held-out tokens"
+    if plan.held_out_method == "records":
+        line += f" in {records:,} record{'s' * (records != 1)}"
+        line += f" ({groups:,} groups)" if groups < records else ""
+        if plan.held_out_excluded:
+            line += f"; {plan.held_out_excluded:,} more left out, because the like is trained on"
+    return line
 
 
 class TrainingView:
@@ -86,7 +108,7 @@ class TrainingView:
         rate = sum(step.targets for step in self._recent) / sum(step.seconds for step in self._recent)
         done = event.step - (self._first_step or 0)
         left = (time.monotonic() - self._started) / done * (self._plan.steps - event.step)
-        held_out = f" · held-out {self._held_out:.3f}" if self._held_out is not None else ""
+        held_out = f" · eval loss {self._held_out:.3f}" if self._held_out is not None else ""
         return (
             f"step {event.step:,} of {self._plan.steps:,} · loss {loss:.3f}{held_out}"
             f" · {rate:,.0f} tokens/s · {duration(left)} left"
@@ -96,8 +118,7 @@ class TrainingView:
         self._held_out = event.loss
         self._status.clear()
         note(
-            f"step {event.step:,}: held-out loss {event.loss:.4f}"
-            + (" (best so far)" if event.improved else "")
+            f"step {event.step:,}: eval loss {event.loss:.4f}" + (" (best so far)" if event.improved else "")
         )
 
     def _sampled(self, event: "Sampled") -> None:
@@ -112,11 +133,11 @@ def result_lines(result: "FinetuneResult", report: Path | None) -> list[str]:
         number = os.environ.get(RUN_VARIABLE)
         again = f"conjure finetune --resume runs/{number}" if number else "the same command with --resume"
         return [f"Stopped after step {result.steps:,} of {result.plan.steps:,}", f"To go on: {again}"]
-    endings = {"completed": "Done", "early_stop": "Stopped early: the held-out loss no longer fell"}
+    endings = {"completed": "Done", "early_stop": "Stopped early: the eval loss no longer fell"}
     lines = [
         f"{endings[result.reason]} after {result.steps:,} steps, kept those of step {result.best_step:,}"
     ]
-    if result.before is not None and result.after is not None:
+    if result.before is not None and result.after is not None and result.held_out is not None:
         before, after = result.before, result.after
         lines += [
             "",
@@ -124,10 +145,20 @@ def result_lines(result: "FinetuneResult", report: Path | None) -> list[str]:
             f"{'loss (nats per token)':<24}{before.loss:>10.3f}{after.loss:>10.3f}",
             f"{'perplexity':<24}{before.perplexity:>10.1f}{after.perplexity:>10.1f}",
             f"{'bits per byte':<24}{before.bits_per_byte:>10.3f}{after.bits_per_byte:>10.3f}",
-            f"({after.tokens:,} tokens of records it never saw, each after an end-of-text token, context"
+            f"({_scored(result.held_out)}, each after an end-of-text token, context"
             f" {result.windows.context}, stride {result.windows.stride})",
         ]
     return [*lines, "", *_whereabouts(result, report)]
+
+
+def _scored(held_out: "HeldOutFacts") -> str:
+    """The held-out records that were scored, of how many."""
+    scored, records = held_out.scored_records, held_out.records
+    line = f"{scored:,} of {records:,}" if scored < records else f"all {records:,}"
+    line += f" held-out record{'s' * (records != 1)}"
+    if held_out.scored_groups < scored:
+        line += f" in {held_out.scored_groups:,} groups, each counted once"
+    return line
 
 
 def _whereabouts(result: "FinetuneResult", report: Path | None) -> list[str]:
@@ -153,6 +184,7 @@ def result_json(result: "FinetuneResult", report: Path | None) -> dict[str, Any]
         "best_step": result.best_step,
         "loss_before": result.loss_before,
         "loss_after": result.loss_after,
+        "held_out": asdict(result.held_out) if result.held_out is not None else None,
         "tokens_per_s": result.history.targets / result.history.seconds if result.history.seconds else None,
         "plan": result.plan.to_dict(),
     }

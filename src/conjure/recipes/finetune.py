@@ -26,6 +26,7 @@ def finetune_spec(
     model: str,
     options: Sequence[str],
     *,
+    validation: str | None = None,
     description: str = "",
     labels: Sequence[str] = (),
 ) -> RunSpec:
@@ -36,6 +37,7 @@ def finetune_spec(
         data: Files, folders and resources.
         model: Name, folder or resource.
         options: Further words of ``conjure finetune``, as they were typed.
+        validation: File or resource to measure on.
         description: What the run is for.
         labels: Names to find it by.
 
@@ -44,6 +46,8 @@ def finetune_spec(
     """
     inputs = Inputs(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model), *options]
+    if validation is not None:
+        words.append(f"--validation={inputs.data(validation)}")
     return recorded("finetune", words, inputs.mounts, description=description, labels=labels)
 
 

@@ -28,7 +28,7 @@ def load(name: str | Path, *, precision: str = "float32") -> language_model.Lang
 def finetune(
     data: str | Path | Sequence[str | Path], *, output: str | Path, **options: Any
 ) -> tuning.FinetuneResult:
-    """Tune a model on text of one's own; see `conjure.lm.training.finetune.finetune` for all it takes and gives.
+    """Tune a model on text; see `conjure.lm.training.finetune.finetune` for all it takes and gives.
 
     Args:
         data: Files, folders or resources (``runs/2/data.csv``).

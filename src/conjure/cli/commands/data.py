@@ -14,6 +14,7 @@ import click
 
 from conjure.cli.reading_options import layout_of, reading_options, special_tokens_option
 from conjure.cli.render import note
+from conjure.cli.training_view import records_line
 from conjure.core.quoting import printable
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def preview(
     from conjure.lm.checkpoints.model_resolver import resolve_model
     from conjure.lm.text.held_out import hold_out
     from conjure.lm.text.readers import read_records
-    from conjure.lm.text.token_cache import describe, tokenise
+    from conjure.lm.text.token_cache import describe, find_groups, tokenise
     from conjure.lm.text.tokenizer import Tokenizer
     from conjure.recipes.resources import data_path, model_lookup
 
@@ -86,7 +87,9 @@ def preview(
         click.echo(printable(guess), err=True)
     with bytes_progress("Turning text into tokens") as progress:
         text = tokenise(records, tokenizer, allow_special=special_tokens == "token", progress=progress)
-    facts, parts = describe(records, text), hold_out(text)
+    with bytes_progress("Comparing records") as progress:
+        groups = find_groups([records], progress=progress)
+    facts, parts = describe(records, text, groups), hold_out(text, groups=groups)
     for remark in facts.remarks:
         note(printable(f"Note: {remark}."))
     shown = min(count, facts.records)
@@ -121,7 +124,7 @@ def _guesses(records: "RecordSet") -> Iterator[str]:
 def _facts(facts: "DataFacts", parts: "Split", vocabulary: str) -> dict[str, str]:
     lengths = facts.lengths
     rows = {
-        "records": f"{facts.records:,}",
+        "records": records_line(facts),
         "tokens": f"{facts.tokens:,} (vocabulary of {vocabulary})",
         "bytes": f"{facts.size_bytes:,} ({facts.size_bytes / facts.tokens:.2f} a token)",
         "lengths": f"{lengths.shortest:,} to {lengths.longest:,} tokens a record; mean {lengths.mean:,.1f}, "
@@ -136,7 +139,8 @@ def _facts(facts: "DataFacts", parts: "Split", vocabulary: str) -> dict[str, str
 def _held_out(parts: "Split") -> str:
     if parts.heldout is None or parts.reason is not None:
         return str(parts.reason)
-    return f"{parts.heldout.records:,} records with {len(parts.heldout):,} tokens, to measure on"
+    more = f" ({parts.excluded:,} more left out, because the like is trained on)" if parts.excluded else ""
+    return f"{parts.heldout.records:,} records with {len(parts.heldout):,} tokens, to measure on{more}"
 
 
 def _bars(histogram: "Histogram") -> Iterator[str]:
@@ -196,4 +200,6 @@ def _holdout_as_json(parts: "Split") -> dict[str, Any]:
         "train_tokens": len(parts.train),
         "heldout_records": held_out.records if held_out is not None else 0,
         "heldout_tokens": len(held_out) if held_out is not None else 0,
+        "heldout_groups": held_out.groups if held_out is not None else 0,
+        "excluded_shared": parts.excluded,
     }

@@ -53,6 +53,14 @@ class Automatic(click.ParamType):
 @reading_options
 @special_tokens_option
 @click.option("--holdout", type=float, default=0.1, show_default=True, help="Share of records to measure on.")
+@click.option("--validation", metavar="FILE", help="Measure on this text, not on a share of the records.")
+@click.option(
+    "--dedup",
+    type=click.Choice(["keep", "drop", "weight"]),
+    default="keep",
+    show_default=True,
+    help="Records that say the same: train on all, on one, or on all as one.",
+)
 @click.option("--epochs", type=float, default=3, show_default=True, help="Passes over the text, at most.")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Blocks per forward pass.")
 @click.option(
@@ -175,12 +183,13 @@ def _spec(
     request = FinetuneRequest(**_request(data, settings))
     if "-" not in data:
         _check_data(request)
-    options = typed_options(context, leave_out={"model", "as_json", *RECORDING})
+    options = typed_options(context, leave_out={"model", "validation", "as_json", *RECORDING})
     return finetune_spec(
         home,
         data,
         settings["model"],
         options,
+        validation=settings["validation"],
         description=recording["description"],
         labels=recording["label"],
     )
@@ -222,6 +231,8 @@ def _tuning(data: tuple[str, ...], settings: dict[str, Any]) -> "Finetuning":
     from conjure.recipes.resources import data_path, model_lookup
 
     names = tuple(data_path(name) for name in data)
+    if settings["validation"] is not None:
+        settings = {**settings, "validation": data_path(settings["validation"])}
     request = FinetuneRequest(**_request(names, settings))
     if request.resume and inside_a_run():
         claim(Path(request.output))
@@ -234,7 +245,7 @@ def _tuning(data: tuple[str, ...], settings: dict[str, Any]) -> "Finetuning":
 
 
 def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:
-    from conjure.recipes.metrics import report_metrics
+    from conjure.recipes.metrics import report_metrics, report_result
 
     tuning = _tuning(data, settings)
     for line in plan_lines(tuning.plan):
@@ -246,6 +257,7 @@ def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) ->
     if not signals:
         note("Measuring both models, and writing the report…")
     result = tuning.result()
+    report_result(result)
     report = None
     if result.reason != "interrupted":
         report = tuning.write_report(Path.cwd() if inside_a_run() else result.checkpoint)

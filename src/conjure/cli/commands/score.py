@@ -291,5 +291,5 @@ def _number(value: float) -> str:
     return f"{value:,.2f}" if value < 1e7 else f"{value:.3e}"
 
 
-def _count(number: int, noun: str) -> str:
+def _count(number: float, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -38,15 +38,15 @@ class Tally:
 
     Attributes:
         total: Log-probability of everything counted, nats, <= 0.
-        tokens: Tokens scored.
+        tokens: Tokens scored; this and the following are whole numbers but for the mean of several texts.
         words: Whitespace-separated words in the text.
         bytes: UTF-8 bytes in the text.
     """
 
     total: float = 0.0
-    tokens: int = 0
-    words: int = 0
-    bytes: int = 0
+    tokens: float = 0
+    words: float = 0
+    bytes: float = 0
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -311,7 +311,7 @@ def _slice(ids: Ids, window: _Window, start_id: int) -> Tensor:
     return torch.tensor(head + [int(token) for token in body], dtype=torch.int64)
 
 
-def _ratio(numerator: float, count: int) -> float:
+def _ratio(numerator: float, count: float) -> float:
     return numerator / count if count else math.nan
 
 

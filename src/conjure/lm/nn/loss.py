@@ -4,7 +4,7 @@ Main entry: `linear_cross_entropy`. A (2,048, 50,257) float32 logits tensor is 4
 cross-entropy touches three of them; here a chunk of rows is multiplied at once, because large products are
 the fast ones, and then turned into its own gradient in place, a few rows at a time, because those stay in the
 cache. Invariant: value and gradients equal
-``cross_entropy(hidden @ weight.T, targets, reduction="sum") / divisor``
+``cross_entropy(hidden @ weight.T, targets, reduction="sum") / divisor``, each target's share times its weight
 (float64; tests/unit/lm/test_loss.py).
 """
 
@@ -51,7 +51,9 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return result
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float, weights: Tensor | None = None
+) -> Tensor:
     """Summed cross-entropy of ``hidden @ weight.T`` against `targets`, divided by `divisor`.
 
     Args:
@@ -60,11 +62,13 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, div
         targets: Token ids, int64, (N,); `IGNORE` marks positions without one.
         divisor: Usually the number of targets in the whole optimizer step, so that micro-batches add up
             to exactly one large batch.
+        weights: What each target counts, float32, (N,); None where all count 1. Then `divisor` is usually
+            their sum over the step.
 
     Returns:
         A scalar in nats, float32 or wider, differentiable in `hidden` and `weight`.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, targets, divisor)  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropy.apply(hidden, weight, targets, divisor, weights)  # pyright: ignore[reportReturnType]
 
 
 def _chunks_of_logits(hidden: Tensor, weight: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
@@ -101,19 +105,22 @@ def _logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     return result
 
 
-def _turn_into_grad(logits: Tensor, targets: Tensor, divisor: float) -> Tensor:
+def _turn_into_grad(logits: Tensor, targets: Tensor, divisor: float, weights: Tensor | None = None) -> Tensor:
     """Overwrite logits, (N, V), by the derivative of the loss for them; return the summed loss.
 
-    The derivative is (softmax - one-hot) / divisor, and zero where there is no target.
+    The derivative is (softmax - one-hot) · weight / divisor, and zero where there is no target.
     """
     if kernels.usable(logits):
-        factors = torch.full((len(logits),), 1.0 / divisor)
-        return kernels.cross_entropy(logits, targets, factors).double().sum().float()
+        factors = torch.full((len(logits),), 1.0 / divisor) if weights is None else weights / divisor
+        losses = kernels.cross_entropy(logits, targets, factors).double()
+        return (losses if weights is None else losses * weights).sum().float()
     exact = torch.promote_types(logits.dtype, torch.float32)
     total = torch.zeros((), dtype=exact, device=logits.device)
     for rows in _cached_rows(logits):
         chosen = targets[rows].clamp(min=0)[:, None]  # (rows, 1)
         kept = (targets[rows] != IGNORE)[:, None].to(exact)  # (rows, 1)
+        if weights is not None:
+            kept = kept * weights[rows, None].to(exact)
         scores = logits[rows].to(exact)  # (rows, V); the logits themselves where they are that exact
         largest = scores.amax(1, keepdim=True)
         target_scores = scores.gather(1, chosen)
@@ -138,12 +145,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Makes the gradients on the way forward, while each chunk's logits are at hand."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, divisor: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, divisor: float, weights: Tensor | None
+    ) -> Tensor:
         hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_grad = None
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         for rows, logits in _chunks_of_logits(hidden, weight, chunk_rows(len(weight))):
-            total += _turn_into_grad(logits, targets[rows], divisor)
+            of_rows = weights[rows] if weights is not None else None
+            total += _turn_into_grad(logits, targets[rows], divisor, of_rows)
             if hidden_grad is not None:
                 hidden_grad[rows] = product(logits, weight.t())
             if ctx.needs_input_grad[1]:
@@ -153,10 +163,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / divisor
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden_grad, weight_grad = ctx.saved_tensors
         factor = upstream[0].item()
         if factor != 1.0:  # the training loop's own call never pays for this
             hidden_grad = hidden_grad * factor if hidden_grad is not None else None
             weight_grad = weight_grad * factor if weight_grad is not None else None
-        return hidden_grad, weight_grad, None, None
+        return hidden_grad, weight_grad, None, None, None

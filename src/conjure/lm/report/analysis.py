@@ -21,6 +21,7 @@ from conjure.lm.report.facts import (
     Diversity,
     Gallery,
     HeldOutComparison,
+    HeldOutFacts,
     HeldOutScore,
     LengthFigures,
     LengthScale,
@@ -34,6 +35,7 @@ from conjure.lm.report.facts import (
 from conjure.lm.report.lengths import Counts, distance, length_counts, usual_distance
 from conjure.lm.report.novelty import Overlap, compare_with_training, summarise
 from conjure.lm.report.observe import Observation, excerpts
+from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.verdict import judge
 from conjure.lm.report.words import split_words
 from conjure.lm.text.tokenizer import Tokenizer
@@ -62,6 +64,8 @@ class Evidence:
         end_reason: ``completed``, ``early_stop`` or ``interrupted``.
         settings: Settings of the training, for the reader.
         data: Facts about the data, for the reader.
+        held_out_units: What each held-out score counts for (`HeldOutTexts.units`); by default for itself.
+        held_out_facts: What was held out, and how much of it was scored.
     """
 
     title: str
@@ -77,6 +81,13 @@ class Evidence:
     end_reason: str
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
+    held_out_units: Sequence[int] = ()
+    held_out_facts: HeldOutFacts | None = None
+
+    def tallies(self, observation: Observation) -> list[Tally]:
+        """An observation's held-out scores, one for each unit."""
+        scores = observation.scores
+        return group_tallies(scores, self.held_out_units or range(len(scores)))
 
 
 def analyse(evidence: Evidence) -> Report:
@@ -95,10 +106,10 @@ def analyse(evidence: Evidence) -> Report:
     counts = length_counts(evidence.record_lengths, evidence.request.max_new_tokens)
     scale = _scale(counts, len(evidence.tuned.samples))
     base, tuned = (
-        _side(observation, overlap, diversity, counts, scale)
+        _side(evidence, observation, overlap, diversity, counts, scale)
         for observation, overlap, diversity in zip(observations, overlaps, diversities, strict=False)
     )
-    held_out = _comparison(evidence.base, evidence.tuned)
+    held_out = _comparison(evidence)
     unseen_novelty = summarise(overlaps[2])
     normal = Normal(unseen_novelty, diversities[2]) if unseen_novelty is not None else None
     return Report(
@@ -115,6 +126,7 @@ def analyse(evidence: Evidence) -> Report:
         sampling=plain(asdict(evidence.request)),
         settings=plain(evidence.settings),
         data=plain(evidence.data),
+        held_out_facts=evidence.held_out_facts,
     )
 
 
@@ -155,7 +167,12 @@ def _diversities(groups: list[list[str]]) -> list[Diversity]:
 
 
 def _side(
-    observation: Observation, overlaps: list[Overlap], diversity: Diversity, data: Counts, scale: LengthScale
+    evidence: Evidence,
+    observation: Observation,
+    overlaps: list[Overlap],
+    diversity: Diversity,
+    data: Counts,
+    scale: LengthScale,
 ) -> Side:
     novelty = summarise(overlaps)
     assert novelty is not None, "a report needs samples"
@@ -174,7 +191,7 @@ def _side(
     counts = length_counts([sample.tokens for sample in samples], scale.limit)
     return Side(
         name=observation.name,
-        held_out=_held_out_score(observation.scores),
+        held_out=held_out_score(evidence.tallies(observation)),
         lengths=_length_figures(counts, data, scale.width),
         novelty=novelty,
         diversity=diversity,
@@ -222,7 +239,8 @@ def _length_figures(counts: Counts, data: Counts, width: int) -> LengthFigures:
     )
 
 
-def _held_out_score(scores: Sequence[Tally]) -> HeldOutScore | None:
+def held_out_score(scores: Sequence[Tally]) -> HeldOutScore | None:
+    """The figures of some tallies together; None where there is no token."""
     tally = sum(scores, Tally())
     if not tally.tokens:
         return None
@@ -231,34 +249,28 @@ def _held_out_score(scores: Sequence[Tally]) -> HeldOutScore | None:
     )
 
 
-def _comparison(base: Observation, tuned: Observation) -> HeldOutComparison | None:
-    """The two models on each held-out text; they share a tokenizer, so tokens pair off."""
+def _comparison(evidence: Evidence) -> HeldOutComparison | None:
+    """The two models on the held-out texts; they share a tokenizer, so tokens pair off."""
+    tuned = evidence.tuned
     total = sum(tuned.scores, Tally())
     if not total.tokens:
         return None
-    tokens = np.array([tally.tokens for tally in tuned.scores])
-    gains = np.array([b.total - a.total for a, b in zip(base.scores, tuned.scores, strict=True)])  # nats
-    change = -float(gains.sum()) / total.tokens
+    found = compare_losses(evidence.tallies(evidence.base), evidence.tallies(tuned))
     return HeldOutComparison(
-        records=len(tuned.scores),
-        tokens=total.tokens,
-        words=total.words,
-        bytes=total.bytes,
+        records=len(evidence.held_out),
+        tokens=round(total.tokens),
+        words=round(total.words),
+        bytes=round(total.bytes),
         context=tuned.windows.context,
         stride=tuned.windows.stride,
-        likelier=int((gains > 0).sum()),
-        change=change,
-        standard_error=_ratio_error(-gains, tokens, change),
+        likelier=found.likelier,
+        change=found.change,
+        standard_error=found.standard_error,
+        units=found.groups,
+        p_value=found.p_value,
+        method=found.method,
+        outcome=found.outcome,
     )
-
-
-def _ratio_error(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], ratio: float) -> float | None:
-    """Standard error of ``sums.sum() / counts.sum()``, over texts; linearised, as texts differ in length."""
-    n = len(sums)
-    if n < 2:
-        return None
-    deviations = sums - ratio * counts
-    return float(np.sqrt(n / (n - 1) * (deviations**2).sum()) / counts.sum())
 
 
 def _course(evidence: Evidence) -> Course:

@@ -8,7 +8,7 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from conjure.errors import DataError
@@ -17,6 +17,7 @@ from conjure.lm.report.novelty import Novelty, Originality, Run
 SCHEMA = 1  # a change that an older conjure would misread makes it one more
 
 Tone = Literal["good", "mixed", "bad", "unknown"]
+Outcome = Literal["better", "worse", "unclear"]
 Plain = dict[str, Any]  # values that JSON knows
 
 
@@ -40,7 +41,7 @@ class HeldOutScore:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutComparison:
-    """Base and tuned model on the same held-out texts.
+    """Base and tuned model on the same held-out texts, each group of which counts once.
 
     Attributes:
         records: Texts scored, each after an end-of-text token.
@@ -49,9 +50,14 @@ class HeldOutComparison:
         bytes: UTF-8 bytes scored.
         context: Tokens a model sees at once.
         stride: Tokens from one window to the next.
-        likelier: Texts the tuned model finds likelier than the base does.
+        likelier: Groups the tuned model finds likelier than the base does.
         change: Tuned minus base loss, nats per token; below 0 is better.
-        standard_error: Of `change`, over the texts; None of fewer than two.
+        standard_error: Of `change`, over the groups; None of fewer than two.
+        units: What was counted: groups of records that say the same, or, of few long texts, stretches of
+            `conjure.lm.report.statistics.STRETCH_TOKENS` tokens. A report of 0.1.0 counted texts.
+        p_value: Of the sign-flip test over these; None in a report of 0.1.0, as the next two.
+        method: How the test was made: ``exact``, ``sampled`` or ``normal``.
+        outcome: What it shows.
     """
 
     records: int
@@ -63,6 +69,38 @@ class HeldOutComparison:
     likelier: int
     change: float
     standard_error: float | None
+    units: int | None = None
+    p_value: float | None = None
+    method: str | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutFacts:
+    """What was held out, and how much of it was scored.
+
+    Attributes:
+        method: ``records``, ``tail``, ``file`` or ``none``, as `conjure.lm.text.held_out.Split` has it.
+        reason: Why it is not records, as a sentence; None where it is.
+        records: Records held out.
+        groups: Groups of records that say the same among them.
+        scored_records: Records scored: all, unless they have more tokens than training processed.
+        scored_groups: Groups scored.
+        excluded_shared: Records left out of these, because the like is also trained on.
+    """
+
+    method: str
+    reason: str | None
+    records: int
+    groups: int
+    scored_records: int
+    scored_groups: int
+    excluded_shared: int
+
+    @property
+    def nothing_comparable(self) -> bool:
+        """Whether all that could be held out is also trained on."""
+        return self.records == 0 and self.excluded_shared > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +253,11 @@ class Course:
     kept_step: int
     end_reason: str
 
+    @property
+    def nothing_learned(self) -> bool:
+        """Whether the tuned model is the base, unchanged."""
+        return self.kept_step == 0
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -259,6 +302,7 @@ class Report:
         sampling: Settings of the samples, the seed among them.
         settings: Settings of the training.
         data: Facts about the data.
+        held_out_facts: What was held out; None in a report of 0.1.0.
     """
 
     schema: int
@@ -274,6 +318,7 @@ class Report:
     sampling: Plain
     settings: Plain
     data: Plain
+    held_out_facts: HeldOutFacts | None = None
 
 
 def report_to_json(report: Report) -> str:
@@ -316,7 +361,8 @@ def _decode(kind: Any, value: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{field.name: _decode(hints[field.name], value[field.name]) for field in fields(kind)})  # pyright: ignore[reportCallIssue]
+        given = (field for field in fields(kind) if field.default is MISSING or field.name in value)
+        return kind(**{field.name: _decode(hints[field.name], value[field.name]) for field in given})  # pyright: ignore[reportCallIssue]
     if origin in (Union, types.UnionType):
         return None if value is None else _decode(arguments[0], value)
     if origin is tuple:

@@ -17,8 +17,6 @@ from conjure.lm.report.facts import (
 )
 from conjure.lm.report.novelty import Novelty
 
-SMALLEST_CHANGE = 0.02  # nats per token: 2 % of perplexity, which no reader would notice
-CERTAIN = 2.0  # standard errors: one time in twenty, chance alone reaches so far
 ALL_LONG = 0.9  # where so many records reach a sample's limit, there is no shape to be learned
 CLOSE = 0.15  # of the mean length: so small a distance is no difference to a reader
 ALIKE = 1 / 3  # of the mean length: a difference, but of degree …
@@ -53,15 +51,14 @@ def _better(
     question = "Is it better on text it has not seen?"
     if base is None or tuned is None or comparison is None:
         return Finding(question, "unknown", "Not measured", "Nothing was held out of the training data.")
-    noise = CERTAIN * (comparison.standard_error if comparison.standard_error is not None else 0.0)
     texts = _counted(comparison.records, "held-out text")
     detail = (
         f"Loss {tuned.loss:.2f} instead of {base.loss:.2f} nats per token on {texts}, "
         f"{comparison.likelier:,} of which became likelier."
     )
-    if abs(comparison.change) < max(SMALLEST_CHANGE, noise):
-        return Finding(question, "mixed", "It got no better at unseen text", detail)
-    if comparison.change > 0:
+    if comparison.outcome == "unclear":
+        return Finding(question, "mixed", "No clear difference on unseen text", detail)
+    if comparison.outcome == "worse":
         return Finding(question, "bad", "It got worse at unseen text", detail)
     return Finding(question, "good", "It got better at unseen text", detail)
 

@@ -1,22 +1,30 @@
 """Which part of a text a model is not trained on, so that what it learned can be measured.
 
-Main entry: `hold_out`. A record's own hash decides, so a record stays on its side when others are added, and
-two equal records are never on both sides. Invariant: every token is a training token or a held-out token,
-never both.
+Main entries: `hold_out`, `hold_out_file`. What goes to one side is a group of records that say the same
+(`conjure.lm.text.groups`), and the hash of its first record decides, so a group stays on its side when
+records are added after it, unless one of them joins it to another. Invariants: no record is on one side that
+has another of its group on the other; every token is a training token or a held-out token, never both.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from conjure.errors import DataError, UsageError
+from conjure.lm.text.groups import Groups, groups_of_equals
 from conjure.lm.text.token_cache import TokenisedText
 
-MINIMUM_RECORDS = 8  # fewer held-out records than this measure nothing
-_TAIL = 0.1  # share of the tokens held out instead
+Dedup = Literal["keep", "drop", "weight"]
+DEDUP: tuple[Dedup, ...] = ("keep", "drop", "weight")
+
+MINIMUM_GROUPS = 8  # fewer by their hashes, and the share is made up with those next in order
+_TAIL = 0.1  # share of the tokens held out where there are too few groups
+_MOST_OF_A_TEXT = 0.5  # a group with more of the records than this is trained on
+
+Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +36,16 @@ class TokenStream:
         starts: Where each record of this stream starts in `ids`, int64, (R,).
         ends: Where each record of this stream ends in the stream, int64, (R,).
         end_of_text: Whether every record is followed by the end-of-text token.
+        labels: The group of each record, int64, (R,).
+        weights: What each record counts in training, float32, (R,); None where all count alike.
     """
 
     ids: npt.NDArray[Any]
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
     end_of_text: bool
+    labels: Numbers
+    weights: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -51,6 +63,34 @@ class TokenStream:
         before = np.where(records > 0, self.ends[records - 1], 0)
         return self.ids[self.starts[records] + positions - before].astype(np.int64)
 
+    def weights_of(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """What tokens `start` to `stop` of the stream count in training, float32, (stop - start,)."""
+        if self.weights is None:
+            return np.ones(stop - start, np.float32)
+        return self.weights[np.searchsorted(self.ends, np.arange(start, stop), side="right")]
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of records in the stream."""
+        return len(np.unique(self.labels))
+
+    def select(self, chosen: Mask) -> "TokenStream":
+        """The records of a mask, (R,), and no others."""
+        sizes = np.diff(self.ends, prepend=0)[chosen]
+        weights = self.weights[chosen] if self.weights is not None else None
+        return replace(
+            self,
+            starts=self.starts[chosen],
+            ends=np.cumsum(sizes),
+            labels=self.labels[chosen],
+            weights=weights,
+        )
+
+    def one_of_each(self) -> "TokenStream":
+        """The first record of every group; all of them where those are too short to predict anything."""
+        once = self.select(_first_of_group(self.labels))
+        return once if len(once) >= 2 else self
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -60,24 +100,30 @@ class Split:
         train: What a model is trained on.
         heldout: What it is measured on; None if nothing is held out. Where the tail is held out, its first
             token is also the last one trained on: it is context there, never a target of both.
-        method: `records`, `tail` or `none`.
+        method: `records`, `tail`, `file` or `none`.
         reason: Why it is not records, as a sentence for the plan; None where it is.
+        excluded: Records that would be held out, but are left out because the like is trained on.
     """
 
     train: TokenStream
     heldout: TokenStream | None
     method: str
     reason: str | None = None
+    excluded: int = 0
 
 
-def hold_out(text: TokenisedText, fraction: float = 0.1) -> Split:
+def hold_out(
+    text: TokenisedText, fraction: float = 0.1, *, groups: Groups | None = None, dedup: Dedup = "keep"
+) -> Split:
     """Split a text into a part to train on and a part to measure on.
 
     Args:
         text: The text.
-        fraction: Share of the records to hold out, 0 (none) up to but not including 1. Where that gives
-            fewer than `MINIMUM_RECORDS`, or leaves fewer than 2 tokens to train on, the last tenth of the
-            tokens is held out instead.
+        fraction: Share of the groups to hold out, 0 (none) up to but not including 1. Where that is less than
+            one group, or leaves fewer than 2 tokens to train on, the last tenth of the tokens is held out.
+        groups: The groups of its records; None for those that are equal.
+        dedup: What to train on where several records say the same: on all (``keep``), on the first
+            (``drop``), or on all, which together count as one (``weight``).
 
     Raises:
         UsageError: `fraction` is outside 0…1.
@@ -90,34 +136,134 @@ def hold_out(text: TokenisedText, fraction: float = 0.1) -> Split:
     total = len(text.ids)
     if total < 2:
         raise DataError(f"the text is {total} token long; nothing can be learned from fewer than 2")
+    groups = groups if groups is not None else groups_of_equals(text.hashes)
+    everything = _all_records(text, groups)
+    split = _split(text, everything, groups, fraction)
+    return replace(split, train=_deduplicated(split.train, dedup))
+
+
+def hold_out_file(
+    text: TokenisedText, validation: TokenisedText, groups: Groups, *, dedup: Dedup = "keep"
+) -> Split:
+    """Train on a whole text, and measure on another, but for what stands in the first as well.
+
+    Args:
+        text: What to train on.
+        validation: What to measure on.
+        groups: The groups of the records of both, those of `text` first.
+        dedup: See `hold_out`.
+
+    Raises:
+        DataError: The text is a single token: there is nothing to predict.
+    """
+    if len(text.ids) < 2:
+        raise DataError(f"the text is {len(text.ids)} token long; nothing can be learned from fewer than 2")
+    count = len(text.ends)
+    train = _all_records(text, groups)
+    held_out = replace(_all_records(validation, groups), labels=groups.labels[count:])
+    kept = ~_also_trained_on(groups, np.arange(len(groups.labels)) < count)[count:]
+    excluded = int((~kept).sum())
+    remaining = held_out.select(kept)
+    if len(remaining) < 2:
+        reason = "every record of the validation file also stands in the training text, or nearly so"
+        return Split(_deduplicated(train, dedup), None, "none", reason, excluded)
+    reason = "the validation file is held out"
+    if excluded:
+        reason += f", but for {excluded:,} of its {len(kept):,} records that also stand in the training text"
+    return Split(_deduplicated(train, dedup), remaining, "file", reason, excluded)
+
+
+def _split(text: TokenisedText, everything: TokenStream, groups: Groups, fraction: float) -> Split:
     if fraction == 0:
-        return Split(_span(text, 0, total), None, "none", "nothing is held out, as asked")
-    chosen = text.hashes < np.uint64(int(fraction * 2**64))
-    count = int(chosen.sum())
-    rest = _records(text, ~chosen)
-    if count >= MINIMUM_RECORDS and len(rest) >= 2:
-        return Split(rest, _records(text, chosen), "records")
-    if total < 3:
-        return Split(_span(text, 0, total), None, "none", f"{total} tokens are too few to hold any out")
-    cut = total - max(1, round(_TAIL * total))
-    few = f"by records it would be {count} of {len(chosen):,}, and {MINIMUM_RECORDS} are needed"
-    reason = few if count < MINIMUM_RECORDS else "too little would be left to train on"
-    return Split(
-        _span(text, 0, cut),
-        _span(text, cut - 1, total),
-        "tail",
-        f"the last {_TAIL:.0%} of the tokens are held out: {reason}",
+        return Split(everything, None, "none", "nothing is held out, as asked")
+    held_out = _chosen_groups(text, groups, fraction)[groups.labels]
+    if held_out.any():
+        left_out = held_out & _also_trained_on(groups, ~held_out)
+        train = everything.select(~held_out)
+        measured = everything.select(held_out & ~left_out)
+        if len(train) >= 2 and len(measured) >= 2:
+            return Split(train, measured, "records", excluded=int(left_out.sum()))
+    few = (
+        "too little would be left to train on" if held_out.any() else f"the text has only {_records(groups)}"
     )
+    return _hold_out_tail(text, everything, groups, few)
 
 
-def _records(text: TokenisedText, chosen: Sequence[bool] | npt.NDArray[np.bool_]) -> TokenStream:
+def _hold_out_tail(text: TokenisedText, everything: TokenStream, groups: Groups, reason: str) -> Split:
+    """The last tokens, but for the records among them that stand before them as well."""
+    total = len(text.ids)
+    if total < 3:
+        return Split(everything, None, "none", f"{total} tokens are too few to hold any out")
+    cut = total - max(1, round(_TAIL * total))
+    train, tail = _span(text, groups, 0, cut), _span(text, groups, cut - 1, total)
+    first = len(everything.ends) - tail.records  # the record that the cut goes through, or ends at
+    trained = everything.ends <= cut
+    shared = _also_trained_on(groups, trained)[first:]
+    excluded = int(shared.sum())
+    measured = tail.select(~shared)
+    if len(measured) < 2:
+        return Split(
+            everything,
+            None,
+            "none",
+            "all that could be held out also stands in the rest of the text",
+            excluded,
+        )
+    reason = f"the last {_TAIL:.0%} of the tokens are held out: {reason}"
+    return Split(train, measured, "tail", reason, excluded)
+
+
+def _chosen_groups(text: TokenisedText, groups: Groups, fraction: float) -> Mask:
+    """Which groups to hold out, (groups,): those whose first records have the least hashes."""
+    hashes = text.hashes[groups.first_records]
+    eligible = groups.sizes <= max(1, _MOST_OF_A_TEXT * len(groups.labels))
+    chosen = (hashes < np.uint64(int(fraction * 2**64))) & eligible
+    share = round(fraction * groups.count)
+    if chosen.sum() < min(MINIMUM_GROUPS, share):
+        order = np.argsort(np.where(eligible, hashes, np.iinfo(np.uint64).max), kind="stable")
+        chosen[order[:share]] = True
+        chosen &= eligible
+    return chosen
+
+
+def _also_trained_on(groups: Groups, trained: Mask) -> Mask:
+    """Which records have the like among those of a mask, (R,): in their group, or as a longer neighbour."""
+    seen = np.zeros(groups.count, bool)
+    seen[groups.labels[trained]] = True
+    records, others = groups.neighbours.T
+    near = np.zeros(groups.count, bool)
+    near[groups.labels[records[trained[others]]]] = True
+    return (seen | near)[groups.labels] & ~trained
+
+
+def _deduplicated(stream: TokenStream, dedup: Dedup) -> TokenStream:
+    if dedup == "keep":
+        return stream
+    if dedup == "drop":
+        return stream.one_of_each()
+    _, inverse, sizes = np.unique(stream.labels, return_inverse=True, return_counts=True)
+    return replace(stream, weights=(1 / sizes[inverse]).astype(np.float32))
+
+
+def _first_of_group(labels: Numbers) -> Mask:
+    first = np.zeros(len(labels), bool)
+    first[np.unique(labels, return_index=True)[1]] = True
+    return first
+
+
+def _records(groups: Groups) -> str:
+    count = len(groups.labels)
+    records = f"{count:,} record{'s' * (count != 1)}"
+    return records if groups.count == count else f"{records}, {groups.count:,} of them different"
+
+
+def _all_records(text: TokenisedText, groups: Groups) -> TokenStream:
     ends = text.ends.astype(np.int64)
     starts = np.concatenate(([0], ends[:-1]))
-    sizes = (ends - starts)[chosen]
-    return TokenStream(text.ids, starts[chosen], np.cumsum(sizes), text.end_of_text)
+    return TokenStream(text.ids, starts, ends, text.end_of_text, groups.labels[: len(ends)])
 
 
-def _span(text: TokenisedText, start: int, stop: int) -> TokenStream:
+def _span(text: TokenisedText, groups: Groups, start: int, stop: int) -> TokenStream:
     """All tokens from `start` to `stop`; the records at its edges may be cut."""
     ends = text.ends.astype(np.int64)
     first = int(np.searchsorted(ends, start, side="right"))
@@ -128,4 +274,5 @@ def _span(text: TokenisedText, start: int, stop: int) -> TokenStream:
         np.concatenate(([start], inner)),
         np.concatenate((inner, [stop])) - start,
         text.end_of_text,
+        groups.labels[first : last + 1],
     )

@@ -188,8 +188,8 @@ def read_records(
     """The records in files and folders.
 
     Args:
-        sources: Files of the kinds in `conjure.lm.text.layout.ENDINGS` (all but Parquet also as ``.gz``), folders
-            holding some, or ``-`` for standard input.
+        sources: Files of the kinds in `conjure.lm.text.layout.ENDINGS` (all but Parquet also as ``.gz``),
+            folders holding some, or ``-`` for standard input.
         column: The column to read from tables; by default the one that holds text, if there is just one.
         split: Cut texts into `lines` or `paragraphs`; by default each is one record.
         layout: What is to be known about how they are written, where it does not show.

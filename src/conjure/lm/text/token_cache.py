@@ -1,8 +1,9 @@
-"""Records as token ids on disk: made once, memory-mapped ever after.
+"""Records as token ids on disk: made once, memory-mapped ever after; and their groups, kept likewise.
 
-Main entry: `tokenise`. The ids lie in a folder keyed by the digests of the content, of the tokenizer and of
-the options, so an edited file or another model can never meet ids that are not its own. Invariants: memory
-does not grow with the data; a folder that has its final name is complete; two writers at once are safe.
+Main entries: `tokenise`, `find_groups`. The ids lie in a folder keyed by the digests of the content, of the
+tokenizer and of the options, so an edited file or another model can never meet ids that are not its own.
+Invariants: memory does not grow with the data; a folder that has its final name is complete; two writers at
+once are safe.
 """
 
 import errno
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +26,19 @@ import numpy.typing as npt
 from conjure.core.files import sha256_bytes, sync_folder
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
+from conjure.lm.text.groups import GroupBuilder, Groups
 from conjure.lm.text.readers import BadRows, Piece, RecordSet
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
 _FORMAT = 2  # of the folder; a change here makes every older folder unused
+_GROUPS_FORMAT = 1  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
 _FEW_BYTES = 1.5  # a token, on average: for a script that was learned it is 3 to 5
 _FOREIGN = 0.8  # characters a byte, at most, where most letters are not ASCII
 
+_Kept = TypeVar("_Kept")
 Progress = Callable[[int, int], None]  # bytes of text done, bytes in the files
 
 
@@ -81,6 +85,9 @@ class DataFacts:
     Attributes:
         files: Name, kind and column of every file.
         records: Usable records.
+        distinct: Those that differ in more than case, space and punctuation.
+        groups: Groups of records that say the same (`conjure.lm.text.groups`).
+        largest_group: Records in the largest of them.
         tokens: Token ids, end-of-text tokens included.
         size_bytes: Bytes of text in the records, as UTF-8.
         characters: Characters of text in the records.
@@ -92,6 +99,9 @@ class DataFacts:
 
     files: tuple[dict[str, str | None], ...]
     records: int
+    distinct: int
+    groups: int
+    largest_group: int
     tokens: int
     size_bytes: int
     characters: int
@@ -166,16 +176,79 @@ def tokenise(
         DataError: There is not one usable record, or a file cannot be read.
         StoreError: The ids cannot be kept: the disk is full, or the folder not writable.
     """
-    cache = cache if cache is not None else Home.from_environment().create().datasets / "tokens"
     key = sha256_bytes(
         f"{_FORMAT} {records.digest} {tokenizer.digest} {end_of_text} {allow_special}".encode()
     )[:32]
+
+    def write(folder: Path) -> None:
+        writer = _Writer(folder, tokenizer, end_of_text=end_of_text, allow_special=allow_special)
+        writer.write(records, progress)
+
+    return _made_once(cache, key, TokenisedText, write)
+
+
+def find_groups(
+    sources: Sequence[RecordSet], *, cache: Path | None = None, progress: Progress | None = None
+) -> Groups:
+    """Which records of some texts together say the same, found now or at an earlier time.
+
+    Args:
+        sources: The texts; their records are numbered one after the other.
+        cache: As for `tokenise`.
+        progress: Called with the bytes of text done and the bytes in the files, while they are read.
+
+    Raises:
+        DataError: There is not one usable record, or a file cannot be read.
+        StoreError: The groups cannot be kept: the disk is full, or the folder not writable.
+    """
+    key = sha256_bytes(f"groups {_GROUPS_FORMAT} {[records.digest for records in sources]}".encode())[:32]
+
+    def write(folder: Path) -> None:
+        groups = _group(sources, progress)
+        _write_synced(folder / "labels", groups.labels.astype("<i8").tobytes())
+        _write_synced(folder / "neighbours", groups.neighbours.astype("<i8").tobytes())
+        counts = {"count": groups.count, "largest": groups.largest, "distinct": groups.distinct}
+        meta = {"records": len(groups.labels), "neighbours": len(groups.neighbours), **counts}
+        _write_synced(folder / "groups.json", json.dumps(meta).encode())
+
+    return _made_once(cache, key, _read_groups, write)
+
+
+def _group(sources: Sequence[RecordSet], progress: Progress | None) -> Groups:
+    builder = GroupBuilder()
+    done, total = 0, sum(records.size_bytes for records in sources)
+    for records in sources:
+        for batch in _batches(records.pieces()):
+            for piece in batch:
+                builder.add(piece.text, ends_record=piece.ends_record)
+            done += sum(len(piece.text) for piece in batch)
+            if progress is not None:
+                progress(min(done, total), total)
+    return builder.build()
+
+
+def _read_groups(folder: Path) -> Groups:
+    meta = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
+    return Groups(
+        labels=_mapped(folder / "labels", np.dtype("<i8"), meta["records"]),
+        count=meta["count"],
+        largest=meta["largest"],
+        distinct=meta["distinct"],
+        neighbours=_mapped(folder / "neighbours", np.dtype("<i8"), 2 * meta["neighbours"]).reshape(-1, 2),
+    )
+
+
+def _made_once(
+    cache: Path | None, key: str, read: Callable[[Path], _Kept], write: Callable[[Path], None]
+) -> _Kept:
+    """What lies in a folder of the cache; if it is not there or somebody damaged it, it is written first."""
+    cache = cache if cache is not None else Home.from_environment().create().datasets / "tokens"
     folder = cache / key
-    found = _open(folder)
+    found = _open(folder, read)
     if found is not None:
         return found
     with _storing(cache), _locked(cache / f"{key}.lock"):
-        found = _open(folder)  # another process may have made it while this one waited
+        found = _open(folder, read)  # another process may have made it while this one waited
         if found is not None:
             return found
         unfinished = cache / f"{key}.unfinished"
@@ -183,20 +256,22 @@ def tokenise(
             shutil.rmtree(leftover, ignore_errors=True)
         unfinished.mkdir()
         try:
-            writer = _Writer(unfinished, tokenizer, end_of_text=end_of_text, allow_special=allow_special)
-            writer.write(records, progress)
+            write(unfinished)
             unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         sync_folder(cache)
-    return TokenisedText(folder)
+    return read(folder)
 
 
-def describe(records: RecordSet, text: TokenisedText) -> DataFacts:
+def describe(records: RecordSet, text: TokenisedText, groups: Groups) -> DataFacts:
     """The facts about a text that has been read and turned into ids."""
     return DataFacts(
         files=tuple({"name": s.name, "kind": s.kind, "column": s.column} for s in records.sources),
         records=len(text.ends),
+        distinct=groups.distinct,
+        groups=groups.count,
+        largest_group=groups.largest,
         tokens=len(text.ids),
         size_bytes=text.size_bytes,
         characters=text.characters,
@@ -285,10 +360,7 @@ class _Writer:
             "allow_special": self._allow_special,
             "bad_rows": [asdict(bad) for bad in records.bad_rows.values()],
         }
-        with self._file("text.json") as file:
-            file.write(json.dumps(meta).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        _write_synced(self._folder / "text.json", json.dumps(meta).encode())
 
     def _file(self, name: str) -> IO[bytes]:
         return (self._folder / name).open("wb")
@@ -337,14 +409,23 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    if count == 0:  # an empty file cannot be mapped
+        return np.empty(0, dtype)
     return np.memmap(path, dtype, mode="r", shape=(count,))
 
 
-def _open(folder: Path) -> TokenisedText | None:
+def _open(folder: Path, read: Callable[[Path], _Kept]) -> _Kept | None:
     """What lies in a folder; None if it is not there or somebody damaged it."""
     try:
-        return TokenisedText(folder)
+        return read(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

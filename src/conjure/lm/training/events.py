@@ -12,7 +12,7 @@ class StepDone:
 
     Attributes:
         step: Steps made so far, this one included.
-        loss: Mean nats per target token over the step, before its update.
+        loss: Mean nats per target token over the step, before its update; weighted, where targets are.
         learning_rate_factor: Share of the peak learning rate it was made with.
         grad_norm: Global 2-norm of the gradient, before clipping.
         targets: Target tokens it learned from.

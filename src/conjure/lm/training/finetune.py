@@ -33,11 +33,19 @@ from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.report.analysis import Evidence, analyse
 from conjure.lm.report.build import write_report
-from conjure.lm.report.facts import CurvePoint
-from conjure.lm.report.observe import Observation, held_out_texts, observe, record_texts
-from conjure.lm.text.held_out import hold_out
+from conjure.lm.report.facts import CurvePoint, HeldOutFacts
+from conjure.lm.report.observe import (
+    FEWEST_SCORED_TOKENS,
+    HeldOutTexts,
+    Observation,
+    held_out_texts,
+    observe,
+    record_texts,
+)
+from conjure.lm.report.statistics import group_tallies
+from conjure.lm.text.held_out import Split, hold_out, hold_out_file
 from conjure.lm.text.readers import RecordSet, read_records
-from conjure.lm.text.token_cache import describe, tokenise
+from conjure.lm.text.token_cache import describe, find_groups, tokenise
 from conjure.lm.training.events import Evaluated, Event, Finished, SavePoint, StepDone
 from conjure.lm.training.lora import add_lora
 from conjure.lm.training.master_weights import adamw
@@ -90,11 +98,12 @@ class FinetuneResult:
 
     Attributes:
         checkpoint: The folder with the tuned model.
-        loss_before: Mean nats per held-out token under the base model; None if nothing is held out, or
-            if it was interrupted.
+        loss_before: Mean nats per held-out token under the base model, each group of records that say the
+            same counting once; None if nothing is held out, or if it was interrupted.
         loss_after: The same under the tuned model.
-        before: Sums and counts behind `loss_before`.
+        before: Sums and counts behind `loss_before`, each group's being the mean of its records'.
         after: Sums and counts behind `loss_after`.
+        held_out: What was held out, and how much of it these are from; None if it was interrupted.
         windows: The protocol of both: each held-out record is read after an end-of-text token, its own tokens
             are scored, through windows of this context and stride.
         steps: Optimizer steps made.
@@ -109,6 +118,7 @@ class FinetuneResult:
     loss_after: float | None
     before: Tally | None
     after: Tally | None
+    held_out: HeldOutFacts | None
     windows: Windows
     steps: int
     best_step: int
@@ -229,7 +239,7 @@ class Finetuning:
             allow_special=request.special_tokens == "token",
             progress=progress,
         )
-        self._split = hold_out(self._text, request.holdout)
+        self._split = self._make_split(progress)
         self._device = pick_device()
         self._dtype = fast_dtype(self._device, request.precision)
         self._model = _trainable_model(self.base.model, request)
@@ -241,9 +251,36 @@ class Finetuning:
         self._stop_requested = False
         self._reason = "interrupted"
 
+    def _make_split(self, progress: Callable[[int, int], None] | None) -> Split:
+        request = self.request
+        self._groups = find_groups([self.records], progress=progress)
+        if request.validation is None:
+            return hold_out(self._text, request.holdout, groups=self._groups, dedup=request.dedup)
+        validation = read_records(
+            [request.validation], column=request.column, split=request.split, layout=request.layout
+        )
+        allow_special = request.special_tokens == "token"
+        text = tokenise(validation, self.tokenizer, allow_special=allow_special, progress=progress)
+        together = find_groups([self.records, validation], progress=progress)
+        return hold_out_file(self._text, text, together, dedup=request.dedup)
+
     @cached_property
-    def _held_out_texts(self) -> list[str]:
-        return held_out_texts(self._split.heldout, self.tokenizer)
+    def _held_out(self) -> HeldOutTexts:
+        """What is scored at the end: no more than training processed, unless that is very little."""
+        most = max(FEWEST_SCORED_TOKENS, self.history.targets)
+        return held_out_texts(self._split.heldout, self.tokenizer, tokens=most)
+
+    def _held_out_facts(self) -> HeldOutFacts:
+        split, scored = self._split, self._held_out
+        return HeldOutFacts(
+            method=split.method,
+            reason=split.reason,
+            records=split.heldout.records if split.heldout is not None else 0,
+            groups=split.heldout.groups if split.heldout is not None else 0,
+            scored_records=len(scored.texts),
+            scored_groups=len(set(scored.groups)),
+            excluded_shared=split.excluded,
+        )
 
     @cached_property
     def _report_request(self) -> GenerationRequest:
@@ -253,7 +290,12 @@ class Finetuning:
 
     def _observe(self, name: str, model: GPT2) -> Observation:
         return observe(
-            name, model.to(self._device), self.tokenizer, self._held_out_texts, self._report_request
+            name,
+            model.to(self._device),
+            self.tokenizer,
+            self._held_out.texts,
+            self._report_request,
+            in_stretches=self._held_out.in_stretches,
         )
 
     def sample(self, model: GPT2, count: int = _SAMPLES) -> list[Sample]:
@@ -295,7 +337,7 @@ class Finetuning:
         if self._after is None and self._reason != "interrupted":
             self._before = self._observe(self.base.origin, self.base.model)
             self._after = self._observe(str(self.request.output), load(self.output).model)
-        before, after = _tally(self._before), _tally(self._after)
+        before, after = self._tally(self._before), self._tally(self._after)
         progress = self._trainer.progress
         return FinetuneResult(
             checkpoint=self.output,
@@ -303,6 +345,7 @@ class Finetuning:
             loss_after=after.loss if after is not None else None,
             before=before,
             after=after,
+            held_out=self._held_out_facts() if self._after is not None else None,
             windows=Windows.of(self.base.model),
             steps=progress.step,
             best_step=progress.best_step if self._trainer.held_out is not None else progress.step,
@@ -326,19 +369,27 @@ class Finetuning:
             request=self._report_request,
             tokenizer=self.tokenizer,
             training=record_texts(self._split.train, self.tokenizer),
-            held_out=self._held_out_texts,
+            held_out=self._held_out.texts,
             record_lengths=self._text.lengths,
             points=self.history.points(),
             kept_step=result.best_step,
             end_reason=result.reason,
             settings={**self.request.settings(), "learning_rate": self.plan.learning_rate},
             data=self.plan.data.to_dict(),
+            held_out_units=self._held_out.units(len(self._after.scores)),
+            held_out_facts=self._held_out_facts(),
         )
         return write_report(folder, analyse(evidence))
 
+    def _tally(self, observation: Observation | None) -> Tally | None:
+        """Sums and counts over the held-out groups; None where there are none."""
+        if observation is None or not observation.scores:
+            return None
+        return sum(group_tallies(observation.scores, self._held_out.units(len(observation.scores))), Tally())
+
     def _make_plan(self) -> Plan:
         request, config = self.request, self._model.config
-        facts = describe(self.records, self._text)
+        facts = describe(self.records, self._text, self._groups)
         block_size = (
             request.block_size
             if request.block_size is not None
@@ -366,6 +417,9 @@ class Finetuning:
             data=facts,
             train_tokens=len(self._split.train),
             held_out_tokens=len(self._split.heldout) if self._split.heldout is not None else 0,
+            held_out_records=self._split.heldout.records if self._split.heldout is not None else 0,
+            held_out_groups=self._split.heldout.groups if self._split.heldout is not None else 0,
+            held_out_excluded=self._split.excluded,
             held_out_method=self._split.method,
             held_out_reason=self._split.reason,
             block_size=blocks.block_size,
@@ -406,7 +460,7 @@ class Finetuning:
         return Trainer(
             self._model.to(self._device),
             Blocks(self._split.train, plan.block_size),
-            Blocks(held_out, plan.block_size) if held_out is not None else None,
+            Blocks(held_out.one_of_each(), plan.block_size) if held_out is not None else None,
             settings,
             adamw(plan.learning_rate, request.weight_decay),
             self._dtype,
@@ -439,7 +493,7 @@ class Finetuning:
             "settings": self.request.settings(),
             "plan": self.plan.to_dict(),
             "step": trainer.progress.step,
-            "held_out_loss": trainer.progress.best_loss if trainer.held_out is not None else None,
+            "eval_loss": trainer.progress.best_loss if trainer.held_out is not None else None,
             "history": self.history.to_dict(),
         }
         card = model_card(self.plan, trainer.progress.step)
@@ -508,10 +562,3 @@ def _evaluated_tokens(parameters: int) -> int:
 def _automatic_saves(steps_per_epoch: int) -> int:
     """Steps between saves of the training state: once an epoch, and at least every 500 steps."""
     return min(500, steps_per_epoch)
-
-
-def _tally(observation: Observation | None) -> Tally | None:
-    """Sums and counts over all held-out texts; None where there are none."""
-    if observation is None or not observation.scores:
-        return None
-    return sum(observation.scores, Tally())

@@ -28,16 +28,25 @@ class Batch(NamedTuple):
         segments: Number of the record each token helps to predict, int64, (B, T). The end-of-text token
             before a record belongs to that record, for it is what a new text is generated from.
             `PADDING_SEGMENT` past the stream's end.
+        weights: What each target counts in training, float32, (B, T); None where all count 1.
     """
 
     ids: Tensor
     targets: Tensor
     segments: Tensor
+    weights: Tensor | None = None
 
     @property
     def target_count(self) -> int:
         """Targets that count."""
         return int((self.targets != IGNORE).sum())
+
+    @property
+    def total_weight(self) -> float:
+        """What the targets count together."""
+        if self.weights is None:
+            return float(self.target_count)
+        return self.weights[self.targets != IGNORE].double().sum().item()
 
 
 class Blocks:
@@ -67,6 +76,7 @@ class Blocks:
         ids = np.zeros((len(numbers), T), np.int64)
         targets = np.full((len(numbers), T), IGNORE, np.int64)
         segments = np.full((len(numbers), T), PADDING_SEGMENT, np.int64)
+        weights = np.zeros((len(numbers), T), np.float32) if self._stream.weights is not None else None
         for row, number in enumerate(numbers):
             start = number * T
             stop = min(start + T, self.target_count)
@@ -75,7 +85,14 @@ class Blocks:
             ids[row, filled] = tokens[:-1]
             targets[row, filled] = tokens[1:]
             segments[row, filled] = np.searchsorted(self._segment_ends, np.arange(start, stop), side="right")
-        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(segments))
+            if weights is not None:
+                weights[row, filled] = self._stream.weights_of(start + 1, stop + 1)
+        return Batch(
+            torch.from_numpy(ids),
+            torch.from_numpy(targets),
+            torch.from_numpy(segments),
+            torch.from_numpy(weights) if weights is not None else None,
+        )
 
     def order(self, epoch: int, seed: int) -> list[int]:
         """The order of the blocks in one epoch: a shuffle that (seed, epoch) alone decides."""

@@ -41,7 +41,10 @@ class Plan:
         data: Facts about the text.
         train_tokens: Tokens to learn from, in one epoch.
         held_out_tokens: Tokens to measure on.
-        held_out_method: ``records``, ``tail`` or ``none``.
+        held_out_records: Records to measure on.
+        held_out_groups: Groups of records that say the same among them.
+        held_out_excluded: Records left out of them, because the like is trained on.
+        held_out_method: ``records``, ``tail``, ``file`` or ``none``.
         held_out_reason: Why not by records, in words; None where it is.
         block_size: Tokens in a block, T.
         blocks: Blocks in one epoch.
@@ -63,6 +66,9 @@ class Plan:
     data: DataFacts
     train_tokens: int
     held_out_tokens: int
+    held_out_records: int
+    held_out_groups: int
+    held_out_excluded: int
     held_out_method: str
     held_out_reason: str | None
     block_size: int

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
+from conjure.lm.text.held_out import DEDUP, Dedup
 from conjure.lm.text.layout import Layout
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
 
@@ -54,6 +55,8 @@ class FinetuneRequest:
         encoding: Of text files without a byte order mark.
         special_tokens: Whether special tokens written in a text are plain ``text`` or that ``token``.
         holdout: Share of the records to hold out.
+        validation: File to measure on in place of a share of the records.
+        dedup: What to train on where several records say the same (`conjure.lm.text.held_out.hold_out`).
         epochs: Passes over the text; fewer if the held-out loss stops falling (`patience`).
         batch_size: Blocks per forward pass.
         block_size: Tokens in a block.
@@ -91,6 +94,8 @@ class FinetuneRequest:
     encoding: str | None = None
     special_tokens: str = "text"
     holdout: float = 0.1
+    validation: str | Path | None = None
+    dedup: Dedup = "keep"
     epochs: float = 3
     batch_size: int = 8
     block_size: int | None = None
@@ -123,6 +128,8 @@ class FinetuneRequest:
         if self.special_tokens not in SPECIAL_TOKENS:
             allowed = ", ".join(SPECIAL_TOKENS)
             faults.append(ValueFault("special_tokens", f"is {self.special_tokens!r}; allowed are {allowed}"))
+        if self.dedup not in DEDUP:
+            faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed are {', '.join(DEDUP)}"))
         if not self.data:
             faults.append(ValueFault("data", "is empty: no data was named"))
         refuse_faults(faults)
@@ -138,4 +145,5 @@ class FinetuneRequest:
         kept = {
             name: value for name, value in asdict(self).items() if name not in ("data", "output", "resume")
         }
-        return {**kept, "model": str(self.model)}
+        validation = str(self.validation) if self.validation is not None else None
+        return {**kept, "model": str(self.model), "validation": validation}

@@ -218,11 +218,12 @@ class Trainer:
     def _accumulate(self, step: int) -> tuple[float, int]:
         batches = list(self._micro_batches(step))
         targets = sum(batch.target_count for batch in batches)
+        weight = sum(batch.total_weight for batch in batches)
         self.model.train()
         loss = 0.0
         for number, batch in enumerate(batches):
             self.model.dropout.reseed(self.settings.seed, step, number)
-            part = self._loss(batch, divisor=float(targets))
+            part = self._loss(batch, divisor=weight)
             part.backward()
             self.optimizer.collect_gradients()
             loss += part.item()
@@ -249,10 +250,11 @@ class Trainer:
     def _loss(self, batch: Batch, divisor: float) -> Tensor:
         hidden = self._hidden(batch)
         targets = batch.targets.flatten().to(hidden.device)
-        return linear_cross_entropy(hidden, self.model.head_weight, targets, divisor=divisor)
+        weights = batch.weights.flatten().to(hidden.device) if batch.weights is not None else None
+        return linear_cross_entropy(hidden, self.model.head_weight, targets, divisor=divisor, weights=weights)
 
     def _evaluate(self) -> Evaluated:
-        loss = self.held_out_loss()
+        loss = self.eval_loss()
         before = self.progress
         improved = loss < before.best_loss
         self.progress = replace(
@@ -263,7 +265,7 @@ class Trainer:
         )
         return Evaluated(before.step, loss, improved)
 
-    def held_out_loss(self) -> float:
+    def eval_loss(self) -> float:
         """Mean nats per target token over the held-out blocks, as the model is now; NaN without any."""
         if self.held_out is None:
             return math.nan

@@ -163,8 +163,9 @@ def test_other_tensors_are_left_to_torch(tensor):
     assert not kernels.usable(tensor)
 
 
+@pytest.mark.parametrize("weights", [None, torch.linspace(0.1, 1, 600)], ids=["alike", "weighted"])
 @every_format
-def test_both_engines_agree_on_a_training_step(dtype, monkeypatch):
+def test_both_engines_agree_on_a_training_step(dtype, weights, monkeypatch):
     def gradients():
         query, key, value = (
             numbers(2, 3, 300, 8, dtype=dtype, seed=seed).requires_grad_() for seed in range(3)
@@ -172,7 +173,7 @@ def test_both_engines_agree_on_a_training_step(dtype, monkeypatch):
         hidden = causal_attention(query, key, value).transpose(1, 2).reshape(600, 24)
         weight = numbers(101, 24, dtype=dtype, scale=0.5, seed=4).requires_grad_()
         targets = torch.arange(600) % 101
-        loss = linear_cross_entropy(hidden, weight, targets, divisor=600.0)
+        loss = linear_cross_entropy(hidden, weight, targets, divisor=600.0, weights=weights)
         grads = torch.autograd.grad(loss, (query, key, value, weight))
         return [loss.detach(), token_logprobs(hidden.detach(), weight.detach(), targets), *grads]
 

@@ -39,6 +39,19 @@ def test_value_and_gradients_equal_cross_entropy(upstream):
     torch.testing.assert_close(ours[1].grad, theirs[1].grad, rtol=1e-10, atol=1e-14)
 
 
+def test_weighted_targets_count_as_much_as_they_weigh():
+    weights = torch.rand(13, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    ours, (hidden, weight, targets) = inputs(), inputs()
+    loss = linear_cross_entropy(*ours, divisor=7.0, weights=weights)
+    losses = functional.cross_entropy(hidden @ weight.T, targets, reduction="none", ignore_index=IGNORE)
+    expected = (losses * weights).sum() / 7.0
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours[0].grad, hidden.grad, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(ours[1].grad, weight.grad, rtol=1e-10, atol=1e-14)
+
+
 def test_gradients_pass_gradcheck():
     hidden, weight, targets = inputs(rows=7, channels=3, vocab_size=5)
     assert torch.autograd.gradcheck(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.lm.report import novelty, verdict
+from conjure.lm.report import novelty, statistics, verdict
 
 DOCS = (Path(__file__).parents[4] / "docs" / "reports.md").read_text(encoding="utf-8").replace("\n", " ")
 
@@ -12,8 +12,10 @@ DOCS = (Path(__file__).parents[4] / "docs" / "reports.md").read_text(encoding="u
 @pytest.mark.parametrize(
     "statement",
     [
-        f"the loss fell by {verdict.SMALLEST_CHANGE} nats per token or more",
-        f"at least {verdict.CERTAIN:.0f} standard errors",
+        f"the loss fell by {statistics.SMALLEST_CHANGE} nats per token or more",
+        f"p is below {statistics.LEVEL}",
+        f"fewer than {statistics.FEWEST_GROUPS} groups",
+        f"stretches of {statistics.STRETCH_TOKENS} tokens",
         f"below {verdict.CLOSE * 100:.0f} % of the mean length",
         f"at least {100 - verdict.MOST_OF_THE_WAY * 100:.0f} % of the base's distance gone",
         f"{verdict.ALL_LONG * 100:.0f} % of the records are as long",

@@ -29,7 +29,9 @@ def test_record_texts_are_the_records(split_of, end_of_text):
         list(record_texts(stream, tiny_tokenizer())) for stream in (split.train, split.heldout)
     )
     assert sorted(train + held_out) == sorted(texts)
-    assert held_out_texts(split.heldout, tiny_tokenizer()) == held_out
+    found = held_out_texts(split.heldout, tiny_tokenizer(), tokens=10**6)
+    assert found.texts == held_out
+    assert found.groups == split.heldout.labels.tolist()
 
 
 def test_a_record_longer_than_a_reading_is_whole(split_of):
@@ -46,16 +48,19 @@ def test_held_out_texts_are_few_where_there_are_many(split_of):
     split = split_of(many_records(400))
     all_texts = list(record_texts(split.heldout, tiny_tokenizer()))
     some = held_out_texts(split.heldout, tiny_tokenizer(), tokens=len(split.heldout) // 4)
-    assert 0.15 < len(some) / len(all_texts) < 0.35
-    assert set(some) < set(all_texts)
-    assert some[0] == all_texts[0]  # … and from all over the stream:
-    assert all_texts.index(some[-1]) > 0.7 * len(all_texts)
-    assert held_out_texts(None, tiny_tokenizer()) == []
+    assert 0.15 < len(some.texts) / len(all_texts) < 0.35
+    assert set(some.texts) < set(all_texts)
+    assert sum(len(tiny_tokenizer().encode(text)) + 1 for text in some.texts) <= len(split.heldout) // 4
+    more = held_out_texts(split.heldout, tiny_tokenizer(), tokens=len(split.heldout) // 2)
+    assert set(some.texts) < set(more.texts)
+    assert held_out_texts(None, tiny_tokenizer(), tokens=5).texts == ()
 
 
 def test_a_long_held_out_record_is_cut(split_of):
     split = split_of(["one two three " * 500])
-    (text,) = held_out_texts(split.heldout, tiny_tokenizer(), tokens=50)
+    found = held_out_texts(split.heldout, tiny_tokenizer(), tokens=50)
+    (text,) = found.texts
+    assert found.in_stretches
     assert len(tiny_tokenizer().encode(text)) <= 50
 
 

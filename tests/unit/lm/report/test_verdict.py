@@ -93,16 +93,17 @@ def test_a_planted_text_is_found_and_named():
     )
 
 
-def test_better_needs_more_than_noise(report):
-    def better(change: float, error: float | None) -> str:
-        held_out = replace(report.held_out, change=change, standard_error=error)
-        return judged(report, "better", held_out=held_out).answer
-
-    assert better(-0.5, 0.1) == "It got better at unseen text"
-    assert better(-0.5, 0.3) == "It got no better at unseen text"
-    assert better(-0.01, 0.001) == "It got no better at unseen text"
-    assert better(-0.5, None) == "It got better at unseen text"
-    assert better(0.5, 0.1) == "It got worse at unseen text"
+@pytest.mark.parametrize(
+    ("outcome", "answer"),
+    [
+        ("better", "It got better at unseen text"),
+        ("worse", "It got worse at unseen text"),
+        ("unclear", "No clear difference on unseen text"),
+    ],
+)
+def test_the_answer_is_what_the_test_shows(report, outcome, answer):
+    held_out = replace(report.held_out, outcome=outcome)
+    assert judged(report, "better", held_out=held_out).answer == answer
 
 
 def test_nothing_held_out():

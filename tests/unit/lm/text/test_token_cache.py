@@ -5,8 +5,9 @@ import pytest
 
 from conjure.errors import DataError, StoreError
 from conjure.lm.text import token_cache
+from conjure.lm.text.groups import group_records
 from conjure.lm.text.readers import read_records
-from conjure.lm.text.token_cache import describe, summarise_lengths, tokenise
+from conjure.lm.text.token_cache import describe, find_groups, summarise_lengths, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from support.models import tiny_tokenizer
 from support.records import JOKES, KINDS, many_records, write_records
@@ -156,10 +157,12 @@ def test_the_facts_of_a_text(tmp_path):
     tokenizer = tiny_tokenizer()
     path = write_records(tmp_path / "a.csv", [*JOKES, "", " "])
     records = read_records([path])
-    facts = describe(records, tokenise(records, tokenizer, cache=tmp_path))
+    text, groups = tokenise(records, tokenizer, cache=tmp_path), find_groups([records], cache=tmp_path)
+    facts = describe(records, text, groups)
     lengths = [len(tokenizer.encode(joke)) for joke in JOKES]
     assert facts.files == ({"name": str(path), "kind": "csv", "column": "Joke"},)
     assert (facts.records, facts.tokens) == (5, sum(lengths) + 5)
+    assert (facts.distinct, facts.groups, facts.largest_group) == (5, 5, 1)
     assert facts.size_bytes == sum(len(joke.encode()) for joke in JOKES)
     assert facts.characters == sum(map(len, JOKES))
     assert (facts.lengths.shortest, facts.lengths.longest) == (min(lengths), max(lengths))
@@ -167,6 +170,24 @@ def test_the_facts_of_a_text(tmp_path):
     assert facts.bad_row_count == 2
     assert facts.bad_rows == (f"2 × empty (first: {path}, line 8)",)
     assert facts.to_dict()["lengths"]["histogram"]["counts"]
+
+
+def test_groups_are_found_once_and_kept(tmp_path):
+    texts = ["One joke.", "Another one.", "one joke", *many_records(50)]
+    path = write_records(tmp_path / "a.csv", texts)
+    first, again = (find_groups([read_records([path])], cache=tmp_path / "cache") for _ in range(2))
+    expected = group_records(texts)
+    for found in (first, again):
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert found.neighbours.tolist() == expected.neighbours.tolist()
+        assert (found.count, found.largest, found.distinct) == (expected.count, 2, 52)
+    assert len(list((tmp_path / "cache").glob("*/labels"))) == 1
+
+
+def test_groups_of_several_texts_are_numbered_one_after_the_other(tmp_path):
+    paths = [write_records(tmp_path / name, ["One joke.", name]) for name in ("a.csv", "b.csv")]
+    sets = [read_records([path]) for path in paths]
+    assert find_groups(sets, cache=tmp_path / "cache").labels.tolist() == [0, 1, 0, 2]
 
 
 def test_a_histogram_counts_every_record_once():

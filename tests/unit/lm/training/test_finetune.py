@@ -5,11 +5,13 @@ import torch
 
 import conjure
 from conjure.errors import UsageError
+from conjure.lm.report.facts import report_from_json
 from conjure.lm.training import finetune as module
 from conjure.lm.training.events import Evaluated, Finished, StepDone
 from conjure.lm.training.finetune import Finetuning, Sampled, Saved, finetune
 from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.state import state_folder
+from conjure.recipes import metrics
 from support.tuning import OPTIONS, tuning_inputs
 
 pytestmark = pytest.mark.slow  # each trains a model
@@ -166,3 +168,65 @@ def test_all_faults_of_a_request_are_told_at_once():
 def test_a_block_larger_than_the_context_is_refused(inputs, tmp_path):
     with pytest.raises(UsageError, match="block_size is 64; the model's context is 32 tokens"):
         tune(inputs, tmp_path / "tuned", block_size=64)
+
+
+def test_each_group_counts_once_on_the_way_and_in_the_end(inputs, tmp_path):
+    lines = inputs[0].read_text().splitlines()
+    many = tmp_path / "many.txt"
+    many.write_text("\n".join([*lines, *(line.upper() for line in lines for _ in range(3))]))
+    result, _ = tune((many, inputs[1]), tmp_path / "tuned", epochs=1)
+    facts = result.held_out
+    assert (facts.records, facts.scored_records) == (4 * facts.groups, 4 * facts.scored_groups)
+    assert (result.plan.data.records, result.plan.data.distinct) == (4 * len(lines), len(lines))
+    report = json.loads((result.checkpoint / "report.json").read_text())
+    assert report["held_out_facts"]["groups"] == report["held_out"]["units"] == facts.groups
+    assert report["held_out"]["records"] == 4 * facts.groups
+    assert report["tuned"]["held_out"]["loss"] == result.loss_after
+    assert report["held_out"]["change"] == pytest.approx(result.loss_after - result.loss_before)
+
+
+def test_a_validation_file_is_measured_on_but_for_what_is_trained_on(inputs, tmp_path):
+    lines = inputs[0].read_text().splitlines()
+    validation = tmp_path / "validation.txt"
+    validation.write_text(
+        "\n".join([*(f"Quite another {line.split()[-1]}" for line in lines[:12]), lines[0]])
+    )
+    result, _ = tune(inputs, tmp_path / "tuned", validation=validation, epochs=1)
+    assert result.plan.held_out_method == "file"
+    assert (result.held_out.records, result.held_out.excluded_shared) == (12, 1)
+    assert result.plan.data.records == len(lines)
+    assert result.plan.train_tokens == result.plan.data.tokens
+
+
+def test_where_all_held_out_text_is_trained_on_nothing_is_measured(inputs, tmp_path):
+    same = tmp_path / "same.txt"
+    same.write_text("The one line that there is.\n" * 60)
+    result, _ = tune((same, inputs[1]), tmp_path / "tuned", epochs=1)
+    assert (result.loss_before, result.loss_after) == (None, None)
+    report = report_from_json((result.checkpoint / "report.json").read_text())
+    assert report.held_out_facts.nothing_comparable
+    assert report.held_out is None
+
+
+@pytest.mark.parametrize(("dedup", "tokens"), [("drop", 1), ("weight", 2)])
+def test_dedup(inputs, tmp_path, dedup, tokens):
+    lines = inputs[0].read_text().splitlines()
+    twice = tmp_path / "twice.txt"
+    twice.write_text("\n".join([*lines, *lines]))
+    once, _ = tune(inputs, tmp_path / "once", epochs=1)
+    result, _ = tune((twice, inputs[1]), tmp_path / "tuned", epochs=1, dedup=dedup)
+    assert result.plan.train_tokens == tokens * once.plan.train_tokens
+
+
+def test_the_held_out_loss_is_a_metric_logged_once_at_the_end(inputs, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(metrics, "log_metric", lambda name, value, step: logged.append((name, value, step)))
+    result, events = tune(inputs, tmp_path / "tuned", epochs=1)
+    for event in events:
+        metrics.report_metrics(event)
+    metrics.report_result(result)
+    assert [one for one in logged if one[0] == "held_out_loss"] == [
+        ("held_out_loss", result.loss_after, result.best_step)
+    ]
+    evaluated = [(e.loss, e.step) for e in events if isinstance(e, Evaluated)]
+    assert [one[1:] for one in logged if one[0] == "eval_loss"] == evaluated

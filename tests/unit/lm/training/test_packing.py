@@ -1,5 +1,7 @@
 """Blocks: shapes, overlap, padding, segments, and an order that can be taken up anywhere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,9 @@ from conjure.lm.training.packing import PADDING_SEGMENT, Blocks
 def stream_of(lengths, *, end_of_text=True):
     """A stream of records with these lengths (end of text included) whose ids count up from 0."""
     ends = np.cumsum(lengths)
-    return TokenStream(np.arange(ends[-1]).astype("<u2"), ends - lengths, ends, end_of_text)
+    return TokenStream(
+        np.arange(ends[-1]).astype("<u2"), ends - lengths, ends, end_of_text, np.arange(len(ends))
+    )
 
 
 def test_blocks_overlap_by_one_token_and_the_tail_is_masked():
@@ -85,6 +89,15 @@ def test_in_order_is_first_to_last():
 
 def test_records_apart_in_the_file_are_together_in_the_stream():
     ids = np.arange(12).astype("<u2")
-    stream = TokenStream(ids, np.array([2, 8]), np.array([3, 6]), end_of_text=True)
+    stream = TokenStream(ids, np.array([2, 8]), np.array([3, 6]), end_of_text=True, labels=np.arange(2))
     assert stream.read(0, 6).tolist() == [2, 3, 4, 8, 9, 10]
     assert stream.read(2, 4).tolist() == [4, 8]
+
+
+def test_every_token_counts_what_its_record_does():
+    weights = np.array([1, 0.25, 0.5], np.float32)
+    stream = replace(stream_of([3, 4, 5]), weights=weights)
+    (batch,) = Blocks(stream, 20).in_order(1)
+    assert batch.weights[0].tolist() == [1] * 2 + [0.25] * 4 + [0.5] * 5
+    assert batch.total_weight == pytest.approx(2 + 1 + 2.5)
+    assert Blocks(stream_of([3, 4, 5]), 20).batch([0]).total_weight == 11

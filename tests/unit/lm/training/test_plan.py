@@ -34,7 +34,7 @@ before = memory("VmRSS")
 model = GPT2(GPT2Config(**shape)).initialise(0)
 count = 4 * rows * block
 ids = np.random.default_rng(0).integers(0, shape["vocab_size"], count)
-stream = TokenStream(ids, np.array([0]), np.array([count]), end_of_text=False)
+stream = TokenStream(ids, np.array([0]), np.array([count]), end_of_text=False, labels=np.array([0]))
 settings = TrainSettings(batch_size=rows, micro_batch=rows, max_steps=3)
 trainer = Trainer(model, Blocks(stream, block), None, settings, adamw(1e-4, 0.0), getattr(torch, dtype))
 del model

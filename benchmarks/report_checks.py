@@ -1,0 +1,298 @@
+"""How often the report's answer to "is it better?" is right, and how well groups of records are found.
+
+python benchmarks/report_checks.py trainings DATA LOSSES   40 small trainings, each checked on a reserve
+python benchmarks/report_checks.py nulls LOSSES            2,000 trainings that changed nothing, simulated
+python benchmarks/report_checks.py power LOSSES            how often a real change is seen, by its size
+python benchmarks/report_checks.py pairs DATA              precision and recall of groups on labelled pairs
+python benchmarks/report_checks.py million FOLDER          time and memory for a million records
+python benchmarks/report_checks.py dedup DATA              --dedup keep, drop and weight, side by side
+
+DATA is a table with one column of text; LOSSES a JSON file that `trainings` writes and the others read.
+"""
+
+import json
+import random
+import re
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conjure.lm.generation.score import Tally, Windows, score_documents
+from conjure.lm.language_model import LanguageModel, load
+from conjure.lm.report.statistics import compare_losses, group_tallies
+from conjure.lm.text.groups import group_records
+from conjure.lm.text.readers import read_records
+from conjure.lm.training.finetune import Finetuning, finetune
+from conjure.lm.training.request import FinetuneRequest
+
+TRAININGS = 40
+HELD_OUT, RESERVE, TRAINED = 60, 300, 800  # groups of a training
+RATES = (1e-6, 1e-5, 3e-5, 1e-4, 3e-4)
+STEPS = (1, 2, 4, 8)
+NULLS = 2000
+GROUPS = (6, 10, 30, 60, 200, 1000)
+EFFECTS = (0.02, 0.05, 0.1, 0.2, 0.4)
+SIMULATIONS = 500
+
+
+@dataclass
+class Losses:
+    """The held-out groups of one training: tokens, and nats before and after."""
+
+    tokens: list[float]
+    before: list[float]
+    after: list[float]
+
+
+def trainings(data: Path, losses: Path) -> None:
+    """Small trainings whose verdict is compared with the mean loss on a reserve of unseen groups."""
+    records = list(read_records([data]))
+    groups = group_records(records)
+    base = load("sprite")
+    before = _score(base, records)
+    kept: list[Losses] = []
+    clear = contradicted = 0
+    for number in range(TRAININGS):
+        source = random.Random(number)
+        labels = source.sample(range(groups.count), HELD_OUT + RESERVE + TRAINED)
+        parts = (labels[:HELD_OUT], labels[HELD_OUT : HELD_OUT + RESERVE], labels[HELD_OUT + RESERVE :])
+        held_out, reserve, train = (np.flatnonzero(np.isin(groups.labels, part)).tolist() for part in parts)
+        rate, steps = RATES[number % len(RATES)], STEPS[number % len(STEPS)]
+        with tempfile.TemporaryDirectory() as folder:
+            tuned = _tune(Path(folder), [records[index] for index in train], rate, steps, number)
+        changes = []
+        for indexes in (held_out, reserve):
+            units = groups.labels[indexes].tolist()
+            after = group_tallies(_score(tuned, [records[index] for index in indexes]), units)
+            compared = group_tallies([before[index] for index in indexes], units)
+            changes.append(compare_losses(compared, after))
+            if indexes is held_out:
+                kept.append(
+                    Losses([t.tokens for t in after], [t.total for t in compared], [t.total for t in after])
+                )
+        shown, true = changes
+        clear += shown.outcome != "unclear"
+        wrong = shown.outcome != "unclear" and shown.change * true.change < 0
+        contradicted += wrong
+        print(
+            f"{number:2} rate {rate:g} steps {steps}: {shown.outcome:8} change {shown.change:+.4f}"
+            f" p {shown.p_value:.3f}; reserve {true.change:+.4f}{' CONTRADICTED' if wrong else ''}",
+            flush=True,
+        )
+        losses.write_text(json.dumps([asdict(one) for one in kept]))
+    print(f"{TRAININGS} trainings, {clear} with a clear answer, {contradicted} contradicted by the reserve")
+
+
+def _tune(folder: Path, texts: Sequence[str], rate: float, steps: int, seed: int) -> LanguageModel:
+    path = folder / "train.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    options: dict[str, Any] = {"holdout": 0, "learning_rate": rate, "max_steps": steps, "warmup_ratio": 0}
+    request = FinetuneRequest(
+        data=[path], output=folder / "tuned", schedule="constant", sample_every=0, seed=seed, **options
+    )
+    tuning = Finetuning(request)
+    for _ in tuning.run():
+        pass
+    return load(folder / "tuned")
+
+
+def _score(model: LanguageModel, texts: Sequence[str]) -> list[Tally]:
+    found = score_documents(model.model, model.tokenizer, texts, Windows.of(model.model))
+    return [score.tally for score in found]
+
+
+def nulls(losses: Path) -> None:
+    """How often random signs of real differences are called a change."""
+    source = np.random.default_rng(0)
+    trained = _read(losses)
+    found = {"better": 0, "worse": 0, "unclear": 0}
+    below = 0
+    for number in range(NULLS):
+        one = trained[number % len(trained)]
+        differences = np.array(one.after) - np.array(one.before)
+        # Scaled up, or the smallest change that counts would hide what the test does.
+        differences *= (
+            20 / max(1e-9, float(np.abs(differences).mean())) * source.choice([-1, 1], len(differences))
+        )
+        change = compare_losses(*_tallies(one, differences))
+        found[change.outcome] += 1
+        below += change.p_value < 0.05
+    print(f"{NULLS} nulls: {found}; p below 0.05 in {below / NULLS:.2%}")
+
+
+def power(losses: Path) -> None:
+    """How often a change of some size is called one, by the number of groups."""
+    source = np.random.default_rng(1)
+    trained = _read(losses)
+    tokens = np.concatenate([one.tokens for one in trained])
+    # What varies from group to group in a training that has an effect: as in those of the largest rate.
+    spread = _spread(trained)
+    print("| groups | " + " | ".join(f"{effect:g}" for effect in EFFECTS) + " |")
+    print("| --- |" + " --- |" * len(EFFECTS))
+    for count in GROUPS:
+        shares = []
+        for effect in EFFECTS:
+            seen = 0
+            for _ in range(SIMULATIONS):
+                length = source.choice(tokens, count)
+                noise = source.choice(spread, count) * source.choice([-1, 1], count) * np.sqrt(length)
+                gains = effect * length + noise
+                one = Losses(length.tolist(), [0.0] * count, gains.tolist())
+                seen += compare_losses(*_tallies(one, gains)).outcome == "better"
+            shares.append(f"{seen / SIMULATIONS:.0%}")
+        print(f"| {count:,} | " + " | ".join(shares) + " |")
+
+
+def _spread(trained: Sequence[Losses]) -> np.ndarray:
+    """Deviations of groups' differences from their training's mean, over the root of their tokens."""
+    parts = []
+    for one in trained:
+        tokens, differences = np.array(one.tokens), np.array(one.after) - np.array(one.before)
+        mean = differences.sum() / tokens.sum()
+        parts.append((float(abs(mean)), (differences - mean * tokens) / np.sqrt(tokens)))
+    return max(parts, key=lambda part: part[0])[1]
+
+
+def _tallies(one: Losses, differences: np.ndarray) -> tuple[list[Tally], list[Tally]]:
+    before = [Tally(-1000.0, tokens) for tokens in one.tokens]
+    after = [
+        Tally(-1000.0 + change, tokens)
+        for tokens, change in zip(one.tokens, differences.tolist(), strict=True)
+    ]
+    return before, after
+
+
+def _read(losses: Path) -> list[Losses]:
+    return [Losses(**one) for one in json.loads(losses.read_text())]
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+def pairs(data: Path) -> None:
+    """Texts told again in known ways must be found; different texts of the data must not be joined."""
+    texts = [text for text in dict.fromkeys(read_records([data])) if len(text.split()) >= 8]
+    source = random.Random(0)
+    vocabulary = sorted({word for text in texts for word in text.split()})
+    print("| told again | pairs | found |\n| --- | --- | --- |")
+    for name, retell in _retellings(vocabulary).items():
+        chosen = source.sample(texts, min(500, len(texts)))
+        retold = [retell(source, text) for text in chosen]
+        labels = group_records([*texts, *retold]).labels
+        places = {text: place for place, text in enumerate(texts)}
+        found = sum(labels[places[text]] == labels[len(texts) + n] for n, text in enumerate(chosen))
+        print(f"| {name} | {len(chosen)} | {found / len(chosen):.1%} |")
+    alone = group_records(texts)
+    print(f"joined within the data: {len(texts) - alone.count} of {len(texts)}, largest {alone.largest}")
+    for label in np.flatnonzero(alone.sizes > 1).tolist():
+        print("---")
+        for place in np.flatnonzero(alone.labels == label).tolist():
+            print("  ", texts[place])
+
+
+def _retellings(vocabulary: Sequence[str]) -> dict[str, Callable[[random.Random, str], str]]:
+    def signs(_: random.Random, text: str) -> str:
+        return text.upper().replace(",", " –").replace(".", "!")
+
+    def words(count: int) -> Callable[[random.Random, str], str]:
+        def retell(source: random.Random, text: str) -> str:
+            parts = text.split()
+            for place in source.sample(range(len(parts)), count):
+                parts[place] = source.choice(vocabulary)
+            return " ".join(parts)
+
+        return retell
+
+    def inside(source: random.Random, text: str) -> str:
+        around = [" ".join(source.choices(vocabulary, k=15)) for _ in range(2)]
+        return f"{around[0]} {text} {around[1]}"
+
+    def opening(source: random.Random, text: str) -> str:
+        return f"{' '.join(source.choices(vocabulary, k=4))} {text}"
+
+    def cut(_: random.Random, text: str) -> str:
+        parts = text.split()
+        return " ".join(parts[: max(8, round(0.7 * len(parts)))])
+
+    return {
+        "case and punctuation": signs,
+        "one word changed": words(1),
+        "two words changed": words(2),
+        "inside a longer text": inside,
+        "another opening": opening,
+        "cut to 70 %": cut,
+    }
+
+
+def million(folder: Path) -> None:
+    """Group a million sentences: those of the text files in a folder, and such with one word changed."""
+    source = random.Random(1)
+    texts: list[str] = []
+    for path in sorted(folder.glob("*.txt")):
+        texts += [
+            part for part in re.split(r"(?<=[.!?])\s+", path.read_text(errors="replace")) if len(part) > 20
+        ]
+    texts = texts[:1_000_000]
+    originals = len(texts)
+    while len(texts) < 1_000_000:
+        words = texts[source.randrange(originals)].split()
+        words[source.randrange(len(words))] = f"thing{source.randrange(1000)}"
+        texts.append(" ".join(words))
+    started, used = time.perf_counter(), time.process_time()
+    groups = group_records(texts)
+    seconds, used = time.perf_counter() - started, time.process_time() - used
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"{len(texts):,} records, {groups.distinct:,} distinct, {groups.count:,} groups,"
+        f" largest {groups.largest}: {seconds:.0f} s, {used:.0f} s of processor, {peak:.2f} GB"
+    )
+
+
+# ------------------------------------------------------------------------------------------------- dedup
+
+
+def dedup(data: Path) -> None:
+    """The held-out loss (each group once) after training on a text with copies and retellings in it."""
+    source = random.Random(0)
+    texts = list(dict.fromkeys(read_records([data])))
+    vocabulary = sorted({word for text in texts for word in text.split()})
+    ways = list(_retellings(vocabulary).values())
+    written = list(_repeated(source, texts, ways))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in written))
+        for way in ("keep", "drop", "weight"):
+            for seed in (1, 2, 3):
+                result = finetune(
+                    path, output=Path(folder) / way, dedup=way, seed=seed, sample_every=0, patience=0
+                )
+                print(
+                    f"{way:7} seed {seed}: {result.loss_before:.4f} → {result.loss_after:.4f}"
+                    f" in {result.steps} steps",
+                    flush=True,
+                )
+
+
+def _repeated(
+    source: random.Random, texts: Sequence[str], ways: Sequence[Callable[[random.Random, str], str]]
+) -> Iterator[str]:
+    """Each text once, and one in ten up to twenty times more, half of those told again."""
+    for text in texts:
+        yield text
+        if source.random() < 0.1 and len(text.split()) >= 8:
+            for _ in range(source.randrange(1, 20)):
+                yield source.choice(ways)(source, text) if source.random() < 0.5 else text
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    commands = {one.__name__: one for one in (trainings, nulls, power, pairs, million, dedup)}
+    commands[sys.argv[1]](*map(Path, sys.argv[2:]))
