@@ -49,7 +49,7 @@ def report_after(epochs: int) -> Report:
     tokenizer = tiny_tokenizer()
     model = GPT2(tiny_config(n_embd=64, n_head=4, context_length=LENGTH)).initialise(0)
     request = GenerationRequest(num_samples=20, max_new_tokens=LENGTH, seed=3)
-    before = observe("fresh", model, tokenizer, HELD_OUT, request)
+    before = observe("fresh", model, tokenizer, HELD_OUT, request, trained_on=TRAINING)
     settings = TrainSettings(
         epochs=epochs, batch_size=6, micro_batch=6, schedule="constant", patience=0, eval_every=10**6
     )
@@ -59,7 +59,7 @@ def report_after(epochs: int) -> Report:
     evidence = Evidence(
         title="a tiny model",
         base=before,
-        tuned=observe("tuned", model.eval(), tokenizer, HELD_OUT, request),
+        tuned=observe("tuned", model.eval(), tokenizer, HELD_OUT, request, trained_on=TRAINING),
         request=request,
         tokenizer=tokenizer,
         training=TRAINING,
@@ -80,10 +80,8 @@ def overfitted() -> Report:
 
 
 def test_a_model_overfitted_for_100_epochs_is_called_a_copier(overfitted):
-    assert overfitted.verdict.headline.startswith("It is a copier: ")
-    assert overfitted.verdict.headline.endswith(" samples stand word for word in the training text.") or (
-        " more nearly so." in overfitted.verdict.headline
-    )
+    assert overfitted.verdict.headline.startswith("It copies the training text: ")
+    assert " of 20 samples are copies of a training record" in overfitted.verdict.headline
     assert overfitted.tuned.novelty.copies >= 10
     assert overfitted.base.novelty.copied == 0
 
@@ -100,3 +98,11 @@ def test_what_it_copied_is_in_the_training_text(overfitted):
 def test_the_same_model_after_two_epochs_is_not_called_one():
     report = report_after(epochs=2)
     assert report.verdict.findings[2].answer == "It does not copy"
+
+
+def test_what_it_copies_it_can_recite(overfitted):
+    trained, held_out = overfitted.tuned.extraction.training, overfitted.tuned.extraction.held_out
+    assert (trained.records, held_out.records) == (len(TRAINING), len(HELD_OUT))
+    assert trained.extracted >= 10
+    assert held_out.extracted == 0
+    assert overfitted.base.extraction.training.extracted == 0

@@ -10,7 +10,7 @@ import numpy as np
 from conjure.lm.generation.generate import GenerationRequest, Sample
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.report.analysis import Evidence
-from conjure.lm.report.facts import CurvePoint
+from conjure.lm.report.facts import CurvePoint, ExtractedShare, Extraction
 from conjure.lm.report.observe import Observation
 from support.models import tiny_tokenizer
 from support.texts import ONE_LINERS
@@ -69,9 +69,9 @@ def observation(name: str, texts: Sequence[str], held_out: Sequence[str], loss: 
         tokens = len(tiny_tokenizer().encode(text))
         total = -tokens * (loss + 0.01 * (place % 3))
         scores.append(Tally(total, tokens, len(text.split()), len(text.encode())))
-    return Observation(
-        name, [sample(text, index) for index, text in enumerate(texts)], scores, Windows(32, 16)
-    )
+    samples = [sample(text, index) for index, text in enumerate(texts)]
+    extraction = Extraction(ExtractedShare(20, 0), ExtractedShare(12, 0) if held_out else None)
+    return Observation(name, samples, scores, Windows(32, 16), extraction)
 
 
 def evidence(
@@ -81,6 +81,7 @@ def evidence(
     training: Sequence[str] = TRAINING,
     held_out: Sequence[str] = HELD_OUT,
     losses: tuple[float, float] = (5.0, 3.0),
+    kept_step: int = 2,
 ) -> Evidence:
     """What a report is made from; by default a model that learned the shape and does not copy."""
     encoded = tiny_tokenizer().encode_batch([*training, *held_out])
@@ -94,7 +95,7 @@ def evidence(
         held_out=held_out,
         record_lengths=np.array([len(ids) for ids in encoded]),
         points=[CurvePoint(0, None, 5.0), CurvePoint(1, 4.5, None), CurvePoint(2, 3.5, 3.2)],
-        kept_step=2,
+        kept_step=kept_step,
         end_reason="completed",
         settings={"epochs": 2, "learning_rate": 6e-4, "lora": None, "betas": (0.9, 0.999)},
         data={"files": ({"name": "one.csv", "kind": "csv", "column": None},), "records": len(encoded)},

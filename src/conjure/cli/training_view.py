@@ -127,6 +127,28 @@ class TrainingView:
             click.echo(click.style("  ▸ ", fg="cyan") + visible(text), err=True)
 
 
+class MeasuringView:
+    """Shows how far the measuring of the models is."""
+
+    def __init__(self) -> None:
+        self._status = StatusLine()
+        self._plain_at = time.monotonic()
+
+    def __enter__(self) -> "MeasuringView":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.clear()
+
+    def show(self, which: str, share: float) -> None:
+        """Show that so much of measuring a model is done."""
+        line = f"Measuring {which}: {share:.0%}"
+        self._status.show(f"{_bar(share)} {line}")
+        if not self._status.enabled and time.monotonic() - self._plain_at >= _PLAIN_EVERY_S:
+            self._plain_at = time.monotonic()
+            note(line)
+
+
 def result_lines(result: "FinetuneResult", report: Path | None) -> list[str]:
     """What changed, and what to type next."""
     if result.reason == "interrupted":
@@ -134,9 +156,7 @@ def result_lines(result: "FinetuneResult", report: Path | None) -> list[str]:
         again = f"conjure finetune --resume runs/{number}" if number else "the same command with --resume"
         return [f"Stopped after step {result.steps:,} of {result.plan.steps:,}", f"To go on: {again}"]
     endings = {"completed": "Done", "early_stop": "Stopped early: the eval loss no longer fell"}
-    lines = [
-        f"{endings[result.reason]} after {result.steps:,} steps, kept those of step {result.best_step:,}"
-    ]
+    lines = [f"{endings[result.reason]} after {result.steps:,} steps, {_kept(result)}"]
     if result.before is not None and result.after is not None and result.held_out is not None:
         before, after = result.before, result.after
         lines += [
@@ -149,6 +169,12 @@ def result_lines(result: "FinetuneResult", report: Path | None) -> list[str]:
             f" {result.windows.context}, stride {result.windows.stride})",
         ]
     return [*lines, "", *_whereabouts(result, report)]
+
+
+def _kept(result: "FinetuneResult") -> str:
+    if result.best_step == 0:
+        return "but nothing was learned: the result is the base model, unchanged"
+    return f"kept those of step {result.best_step:,}"
 
 
 def _scored(held_out: "HeldOutFacts") -> str:

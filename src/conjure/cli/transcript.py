@@ -15,6 +15,7 @@ import click
 
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
+from conjure.recipes.report import learned_nothing
 from conjure.runs.database.sqlite import KILL, STOP
 from conjure.runs.lifecycle.log_following import Ended, Entered, Event, Found, Printed, follow
 from conjure.runs.lifecycle.ownership import open_store
@@ -31,7 +32,6 @@ _FEW_WORDS = 80
 _REWRITTEN = re.compile(r"\r(?!\n)")
 
 _END_MARKS = {
-    RunStatus.COMPLETE: "🎉",
     RunStatus.KILLED: "💀",
     RunStatus.STOPPED: "✋",
     RunStatus.INTERRUPTED: "✋",
@@ -60,6 +60,8 @@ def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int
             for request in wishes:
                 _ask_to_end(home, number, request)
                 transcript.say("✨", _WISH_TAKEN[request].format(number=number))
+            if isinstance(event, Ended) and learned_nothing(home, event.record):
+                transcript.complete_mark = "·"
             transcript.show(event)
             if isinstance(event, Ended):
                 assert event.record.ending is not None
@@ -106,6 +108,7 @@ class Transcript:
     """Writes a run's events to stdout, and what the command wrote to stderr to stderr."""
 
     def __init__(self, *, to_stderr: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self.complete_mark = "🎉"
         self._clock = clock
         self._to_stderr = to_stderr
         self._on_terminal = sys.stdout.isatty() and not to_stderr
@@ -236,12 +239,13 @@ class Transcript:
         ending = record.ending
         assert ending is not None
         status = record.status
+        mark = self.complete_mark if status is RunStatus.COMPLETE else _END_MARKS.get(status, "💥")
         unsaved = ending.reason is EndReason.SAVE_FAILED
         failed_here = self._open is not None and (status.name.endswith("_FAILED") or unsaved)
         self._close_phase("failed" if failed_here else _saved(record))
         if record.total_s is not None:
-            self.say(_END_MARKS.get(status, "💥"), f"Total run time: {format_duration(record.total_s)}")
-        self.say(_END_MARKS.get(status, "💥"), ended(record), colour=_END_COLOURS.get(status, "red"))
+            self.say(mark, f"Total run time: {format_duration(record.total_s)}")
+        self.say(mark, ended(record), colour=_END_COLOURS.get(status, "red"))
         for line in (*details(record), *_hints(record)):
             self.say("  ", line)
 

@@ -3,6 +3,7 @@
 Main entry: `command`. Invariant: the first ^C or SIGTERM saves and stops, the second ends it at once.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ import click
 from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.render import StatusLine, note, write_json
-from conjure.cli.training_view import TrainingView, plan_lines, result_json, result_lines
+from conjure.cli.training_view import MeasuringView, TrainingView, plan_lines, result_json, result_lines
 from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.recording import inside_a_run
+from conjure.reporting import RUN_VARIABLE
 
 if TYPE_CHECKING:
     from conjure.lm.training.finetune import Finetuning
@@ -255,12 +257,19 @@ def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) ->
             report_metrics(event)
             view.show(event)
     if not signals:
-        note("Measuring both models, and writing the report…")
+        note("Measuring both models…")
+    with MeasuringView() as measuring:
+        tuning.measure(measuring.show)
     result = tuning.result()
     report_result(result)
     report = None
     if result.reason != "interrupted":
-        report = tuning.write_report(Path.cwd() if inside_a_run() else result.checkpoint)
+        note("Writing the report…")
+        number = os.environ.get(RUN_VARIABLE)
+        report = tuning.write_report(
+            Path.cwd() if number is not None else result.checkpoint,
+            run=int(number) if number is not None else None,
+        )
     if as_json:
         write_json(result_json(result, report))
     else:

@@ -4,6 +4,7 @@ Main entries: `Evidence`, `analyse`. Invariant: base and tuned model are measure
 seed, same held-out texts, same number of words), or a difference between them would mean nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,9 +35,9 @@ from conjure.lm.report.facts import (
 )
 from conjure.lm.report.lengths import Counts, distance, length_counts, usual_distance
 from conjure.lm.report.novelty import Overlap, compare_with_training, summarise
-from conjure.lm.report.observe import Observation, excerpts
+from conjure.lm.report.observe import Excerpt, Observation, excerpts
 from conjure.lm.report.statistics import compare_losses, group_tallies
-from conjure.lm.report.verdict import judge
+from conjure.lm.report.verdict import Figures, judge
 from conjure.lm.report.words import split_words
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -66,6 +67,7 @@ class Evidence:
         data: Facts about the data, for the reader.
         held_out_units: What each held-out score counts for (`HeldOutTexts.units`); by default for itself.
         held_out_facts: What was held out, and how much of it was scored.
+        run: Number of the run that this is part of, if any.
     """
 
     title: str
@@ -83,6 +85,7 @@ class Evidence:
     data: Mapping[str, Any]
     held_out_units: Sequence[int] = ()
     held_out_facts: HeldOutFacts | None = None
+    run: int | None = None
 
     def tallies(self, observation: Observation) -> list[Tally]:
         """An observation's held-out scores, one for each unit."""
@@ -93,16 +96,20 @@ class Evidence:
 def analyse(evidence: Evidence) -> Report:
     """Work out a report; the training records are read once, in little memory."""
     observations = (evidence.base, evidence.tuned)
-    unseen = excerpts(
+    written = [[sample.text for sample in observation.samples] for observation in observations]
+    pieces = excerpts(
         evidence.held_out,
         evidence.tokenizer,
         tokens=evidence.request.max_new_tokens,
         count=_UNSEEN_PER_SAMPLE * len(evidence.tuned.samples),
     )
-    groups = [[sample.text for sample in observation.samples] for observation in observations] + [unseen]
     training = _Counted(evidence.training)
-    overlaps = _compare(groups, training, evidence.tokenizer)
-    diversities = _diversities(groups)
+    *overlaps, of_pieces = _compare(
+        [*written, [piece.text for piece in pieces]], training, evidence.tokenizer
+    )
+    copied = copied_sources(pieces, of_pieces)
+    unseen = [place for place, piece in enumerate(pieces) if piece.source not in copied]
+    diversities = _diversities([*written, [pieces[place].text for place in unseen]])
     counts = length_counts(evidence.record_lengths, evidence.request.max_new_tokens)
     scale = _scale(counts, len(evidence.tuned.samples))
     base, tuned = (
@@ -110,24 +117,50 @@ def analyse(evidence: Evidence) -> Report:
         for observation, overlap, diversity in zip(observations, overlaps, diversities, strict=False)
     )
     held_out = _comparison(evidence)
-    unseen_novelty = summarise(overlaps[2])
-    normal = Normal(unseen_novelty, diversities[2]) if unseen_novelty is not None else None
+    novelty = summarise([of_pieces[place] for place in unseen])
+    normal = Normal(novelty, diversities[2], len(copied)) if novelty is not None else None
+    course = _course(evidence)
     return Report(
         schema=SCHEMA,
         title=evidence.title,
-        verdict=judge(base, tuned, held_out, scale, normal),
+        verdict=judge(
+            Figures(
+                base,
+                tuned,
+                held_out,
+                scale,
+                normal,
+                course,
+                held_out_facts=evidence.held_out_facts,
+                copied_held_out=len(copied),
+                learning_rate=evidence.settings.get("learning_rate"),
+            )
+        ),
         base=base,
         tuned=tuned,
         held_out=held_out,
         lengths=scale,
         normal=normal,
         training_text=TrainingText(training.records, training.characters),
-        course=_course(evidence),
+        course=course,
         sampling=plain(asdict(evidence.request)),
         settings=plain(evidence.settings),
         data=plain(evidence.data),
+        run=evidence.run,
         held_out_facts=evidence.held_out_facts,
     )
+
+
+def copied_sources(pieces: Sequence[Excerpt], overlaps: Sequence[Overlap]) -> frozenset[int]:
+    """Texts that stand in the training records too: half of their pieces or more are copies or nearly so.
+
+    What is trained on cannot show what unseen text has in common with the training records.
+    """
+    all_of, copied_of = Counter[int](), Counter[int]()
+    for piece, overlap in zip(pieces, overlaps, strict=True):
+        all_of[piece.source] += 1
+        copied_of[piece.source] += overlap.originality != "own"
+    return frozenset(source for source, count in all_of.items() if 2 * copied_of[source] >= count)
 
 
 class _Counted:
@@ -185,6 +218,7 @@ def _side(
             finish_reason=sample.finish_reason,
             originality=overlap.originality,
             run=overlap.run,
+            near_record=overlap.near_record,
         )
         for sample, overlap in zip(observation.samples, overlaps, strict=True)
     )
@@ -197,6 +231,7 @@ def _side(
         diversity=diversity,
         gallery=choose_gallery([sample.loss for sample in samples]),
         samples=samples,
+        extraction=observation.extraction,
     )
 
 

@@ -118,9 +118,9 @@ def runs_chart(report: Report) -> Markup:
 
 def _sides(report: Report) -> list[tuple[str, str, Novelty]]:
     """Class, name and novelty of whatever was compared with the training text."""
-    sides = [("base", "base", report.base.novelty), ("tuned", "tuned", report.tuned.novelty)]
+    sides = [("base", "base model", report.base.novelty), ("tuned", "tuned model", report.tuned.novelty)]
     if report.normal is not None:
-        sides.append(("unseen", "unseen text", report.normal.novelty))
+        sides.append(("unseen", "held-out text", report.normal.novelty))
     return sides
 
 
@@ -154,8 +154,8 @@ def _length_frame(scale: LengthScale, side: Side, top: float) -> Frame:
 
 def _length_panel(frame: Frame, scale: LengthScale, side: Side, kind: str) -> list[Markup]:
     marks = [
-        label(kind, LEFT, frame.top - 6, kind="label"),
-        label(f"{side.lengths.distance:.1f} tokens apart", RIGHT, frame.top - 6, anchor="end"),
+        label(f"{kind} model", LEFT, frame.top - 6, kind="label"),
+        label(f"distance {side.lengths.distance:.1f} tokens", RIGHT, frame.top - 6, anchor="end"),
         rule(frame.bottom),
     ]
     outline = [f"M{frame.x(0):.1f} {frame.bottom:.1f}"]

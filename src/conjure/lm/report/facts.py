@@ -17,6 +17,7 @@ from conjure.lm.report.novelty import Novelty, Originality, Run
 SCHEMA = 1  # a change that an older conjure would misread makes it one more
 
 Tone = Literal["good", "mixed", "bad", "unknown"]
+State = Literal["learned", "unchanged", "nothing_held_out", "not_comparable"]
 Outcome = Literal["better", "worse", "unclear"]
 Plain = dict[str, Any]  # values that JSON knows
 
@@ -169,6 +170,8 @@ class SampleFacts:
         finish_reason: Why it ended.
         originality: Whether it is a copy.
         run: Its longest verbatim run.
+        near_record: Number of the training record, from 0, with which it has most words in the same order;
+            None where it has few in common with any.
     """
 
     index: int
@@ -178,6 +181,33 @@ class SampleFacts:
     finish_reason: str
     originality: Originality
     run: Run
+    near_record: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedShare:
+    """How often a model that is given the first half of a record writes the second half, token for token.
+
+    Attributes:
+        records: Records tried.
+        extracted: Records whose second half was written without a wrong token.
+    """
+
+    records: int
+    extracted: int
+
+    @property
+    def share(self) -> float:
+        """Extracted records among those tried."""
+        return self.extracted / self.records
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """The same for records trained on and for held-out ones; None where there is none long enough."""
+
+    training: ExtractedShare | None
+    held_out: ExtractedShare | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +231,7 @@ class Side:
         diversity: How varied they are.
         gallery: Which of them to look at.
         samples: All of them.
+        extraction: What it can recite; None in a report of 0.1.0, which did not measure it.
     """
 
     name: str
@@ -210,14 +241,22 @@ class Side:
     diversity: Diversity
     gallery: Gallery
     samples: tuple[SampleFacts, ...]
+    extraction: Extraction | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Normal:
-    """The same figures for held-out records cut to a sample's length: what is normal for such text."""
+    """The same figures for held-out text cut to a sample's length: what is normal for such text.
+
+    Attributes:
+        novelty: Of held-out records that are no copies or near copies of a training record themselves.
+        diversity: Of the same.
+        left_out: Held-out records that are, and so show nothing of unseen text.
+    """
 
     novelty: Novelty
     diversity: Diversity
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +317,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the figures come to: a sentence, and the answers it is made of."""
+    """What the figures come to.
+
+    Attributes:
+        headline: A sentence.
+        findings: The answers it is made of.
+        state: ``learned`` where there is a tuned model to judge; ``unchanged`` where the best step is 0;
+            ``nothing_held_out``, and ``not_comparable`` where all that is held out is also trained on.
+        next_step: What to try next, as a sentence; None where nothing is called for.
+    """
 
     headline: str
     findings: tuple[Finding, ...]
+    state: State = "learned"
+    next_step: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +351,7 @@ class Report:
         sampling: Settings of the samples, the seed among them.
         settings: Settings of the training.
         data: Facts about the data.
+        run: Number of the run that made it; None outside a run, and in a report of 0.1.0.
         held_out_facts: What was held out; None in a report of 0.1.0.
     """
 
@@ -318,6 +368,7 @@ class Report:
     sampling: Plain
     settings: Plain
     data: Plain
+    run: int | None = None
     held_out_facts: HeldOutFacts | None = None
 
 

@@ -14,11 +14,13 @@ _ENDINGS = {"end_of_text": "ended by itself", "stop": "ended at a stop text", "l
 def gallery(report: Report) -> Markup:
     """The likeliest, the middling and the least likely samples of both models, and all of the tuned one's."""
     seed, tuned = report.sampling.get("seed"), report.tuned
+    unchanged = report.verdict.state == "unchanged"
+    sides = [] if unchanged else [_one_side(report.base, "base")]
     return section(
         "What does it sound like?",
         f"The likeliest, the middling and the least likely of {len(tuned.samples):,} samples, by each "
         f"model's own loss per token. Nothing was picked by hand: seed {seed} gives the same ones again.",
-        element("div", _one_side(report.base, "base"), _one_side(tuned, "tuned"), class_="gallery"),
+        element("div", *sides, _one_side(tuned, "tuned"), class_="gallery"),
         element(
             "details",
             element("summary", f"All {len(tuned.samples):,} samples of the tuned model"),
@@ -34,7 +36,9 @@ def closest(side: Side) -> Markup:
     different = {sample.text: sample for sample in reversed(order) if sample.run.characters}
     shown = list(reversed(different.values()))[:_CLOSEST]
     cards = [_card(sample, "tuned", with_record=True) for sample in shown]
-    return element("div", element("h3", "Closest to the training text"), cards)
+    return element(
+        "div", element("h3", "Closest to the training text"), element("div", cards, class_="cards")
+    )
 
 
 def _one_side(side: Side, kind: str) -> Markup:
@@ -44,7 +48,7 @@ def _one_side(side: Side, kind: str) -> Markup:
         if places:
             parts.append(element("h4", name.capitalize()))
         parts += [_card(side.samples[place], kind) for place in places]
-    return element("div", element("h3", kind.capitalize()), parts)
+    return element("div", element("h3", f"{kind.capitalize()} model"), parts)
 
 
 def _card(sample: SampleFacts, kind: str, *, with_record: bool = False) -> Markup:
@@ -76,12 +80,19 @@ def _quoted(sample: SampleFacts, *, mark: bool) -> Markup:
 
 def _record(sample: SampleFacts) -> Markup:
     run, (_, verbatim, _) = sample.run, _parted(sample)
+    near = sample.near_record
+    elsewhere = (
+        f"Most of its words stand in the same order in training record {near + 1:,}."
+        if sample.originality == "near copy" and near is not None and near != run.record
+        else None
+    )
     if not run.before and not run.after and verbatim == sample.text.strip():
         return element("footer", f"It is training record {run.record + 1:,}, word for word.")
     return element(
         "footer",
-        f"Training record {run.record + 1:,} has {run.characters:,} characters of it:",
+        f"Training record {run.record + 1:,} shares {run.characters:,} characters with it:",
         element("p", run.before, element("mark", verbatim), run.after, class_="source", dir="auto"),
+        elsewhere,
     )
 
 

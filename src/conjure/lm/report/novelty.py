@@ -15,14 +15,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from conjure.lm.report.closest import ClosestRecords
 from conjure.lm.report.matching import SEPARATOR, LongestMatches
-from conjure.lm.report.words import SeenNgrams, count_whole_words, split_words, words_in_order
+from conjure.lm.report.words import SeenNgrams, count_whole_words, split_words
 from conjure.lm.text.tokenizer import Tokenizer, split_safely
 
 LONGEST_NGRAM = 6
 
 # What counts as a copy. A stretch of six words is where chance ends: of held-out novels, 99 % of the
 # six-word stretches stand nowhere in 50 MB of other novels, of five words 95 %, of four 82 %.
+SHORT_COPY_WORDS = 3  # of a record that is the same but for case and punctuation
 COPY_WORDS = 6  # a whole text of at least so many words that stands in one training record is a copy
 # Of 272 held-out one-line jokes, 4 reach the next limit, all old jokes told in other words; of 400 excerpts
 # from held-out novels, 1 does, with seven words.
@@ -64,14 +66,17 @@ class Overlap:
 
     Attributes:
         originality: ``copy``: all of it, outer spaces aside, stands in one record, and it has at least
-            `COPY_WORDS` words or is the whole record. ``near copy``, case and punctuation aside: of its
-            words, at least `NEAR_COPY_SHARE` stand in the same order in one record, near the run, or lie in
-            stretches of `COPY_WORDS` words that some record holds; or the run has at least
-            `NEAR_COPY_RUN_WORDS` words. ``own``: none of these.
+            `COPY_WORDS` words or is the whole record. ``near copy``, case and punctuation aside: it has at
+            least `SHORT_COPY_WORDS` words and is a whole record; or of its words (`COPY_WORDS` at least),
+            `NEAR_COPY_SHARE` stand in the same order in a stretch of one record, or lie in stretches of
+            `COPY_WORDS` words that some record holds; or the run has at least `NEAR_COPY_RUN_WORDS` words.
+            ``own``: none of these.
         run: Its longest verbatim run.
         words: Its words.
-        kept_words: The most of its words that stand in the same order in one record, or that lie in
-            stretches of `COPY_WORDS` words that some record holds.
+        kept_words: The most of its words that stand in the same order in a stretch of one record, or that
+            lie in stretches of `COPY_WORDS` words that some record holds.
+        near_record: Number of the record with most of its words in the same order, from 0; None where it
+            has few in common with any.
         ngrams: For n = 1 … `LONGEST_NGRAM`: its word n-grams, and how many of them no record holds.
     """
 
@@ -79,6 +84,7 @@ class Overlap:
     run: Run
     words: int
     kept_words: int
+    near_record: int | None
     ngrams: tuple[tuple[int, int], ...]
 
 
@@ -167,7 +173,7 @@ class _Piece(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """A record that holds a run, and what is around the run there, as far as the text itself may reach."""
+    """A record that holds a run, and what is around the run there."""
 
     record: int
     before: str
@@ -199,9 +205,12 @@ class _Comparison:
         self._words = [split_words(text) for text in texts]
         self._ngrams = SeenNgrams(self._words, LONGEST_NGRAM)
         self._longest = LongestMatches([_code_points(text) for text in self._stripped])
+        self._closest = ClosestRecords(self._words)
         self._sources = [_Source(0, "", "")] * len(texts)
         self._not_empty = {text for text in self._stripped if text}
         self._whole_records: set[str] = set()  # those of the texts that are records
+        self._phrases = {tuple(words) for words in self._words if len(words) >= SHORT_COPY_WORDS}
+        self._whole_phrases: set[tuple[str, ...]] = set()  # the same, case and punctuation aside
         self._position = 0  # in the stream of characters
 
     def run_text(self, index: int) -> str:
@@ -212,26 +221,39 @@ class _Comparison:
     def take(self, batch: list[_Piece]) -> None:
         """Compare with some more of the training records."""
         words: list[str] = []
+        phrases: list[tuple[str, ...]] = []  # of the records that came in one piece
+        whole = True
         for piece in batch:
-            words += split_words(piece.text)
+            own = split_words(piece.text)
+            words += own
             if piece.ends_record:
                 words.append("")
+                if whole:
+                    phrases.append(tuple(own))
+            whole = piece.ends_record
         self._ngrams.feed(words)
+        self._closest.feed(words)
         self._whole_records |= self._not_empty.intersection(_whole_records(batch))
+        self._whole_phrases |= self._phrases.intersection(phrases)
         self._take_characters(batch)
 
     def overlap(self, index: int, run_tokens: int) -> Overlap:
         """What was found for one text."""
         run = self._run(index, run_tokens)
-        words, kept = len(self._words[index]), self._kept_words(index)
+        words, closest = len(self._words[index]), self._closest.found[index]
+        kept = max(closest.words, self._ngrams.covered_words(index, COPY_WORDS))
         stripped = self._stripped[index]
         originality: Originality = "own"
         if stripped in self._whole_records or (run.characters == len(stripped) and words >= COPY_WORDS):
             originality = "copy"
-        elif run.words >= NEAR_COPY_RUN_WORDS or (words >= COPY_WORDS and kept >= NEAR_COPY_SHARE * words):
+        elif (
+            run.words >= NEAR_COPY_RUN_WORDS
+            or (words >= COPY_WORDS and kept >= NEAR_COPY_SHARE * words)
+            or tuple(self._words[index]) in self._whole_phrases
+        ):
             originality = "near copy"
         counts = tuple(self._ngrams.counts(index, n) for n in range(1, LONGEST_NGRAM + 1))
-        return Overlap(originality, run, words, kept, counts)
+        return Overlap(originality, run, words, kept, closest.record, counts)
 
     def _run(self, index: int, tokens: int) -> Run:
         text, match, source = self._texts[index], self._longest.matches[index], self._sources[index]
@@ -242,15 +264,9 @@ class _Comparison:
             words=count_whole_words(text, start, start + match.length),
             tokens=tokens,
             record=source.record,
-            before=source.before[-_CONTEXT_CHARACTERS:],
-            after=source.after[:_CONTEXT_CHARACTERS],
+            before=source.before,
+            after=source.after,
         )
-
-    def _kept_words(self, index: int) -> int:
-        source = self._sources[index]
-        surroundings = split_words(f"{source.before}{self.run_text(index)}{source.after}")
-        in_one_record = words_in_order(self._words[index], surroundings)
-        return max(in_one_record, self._ngrams.covered_words(index, COPY_WORDS))
 
     def _take_characters(self, batch: list[_Piece]) -> None:
         text = "".join(f"{piece.text}\n" if piece.ends_record else piece.text for piece in batch)
@@ -265,15 +281,14 @@ class _Comparison:
             if match != before[index]:
                 number = max(0, bisect_right(starts, match.position) - 1)  # 0: it began in an earlier piece
                 place = match.position - starts[number]
-                reach = max(_CONTEXT_CHARACTERS, len(self._stripped[index]))
-                self._sources[index] = _source(batch[number], place, match.length, reach)
+                self._sources[index] = _source(batch[number], place, match.length)
         self._position += len(codes)
 
 
-def _source(piece: _Piece, place: int, length: int, reach: int) -> _Source:
+def _source(piece: _Piece, place: int, length: int) -> _Source:
     """Where a match is from, as far as that is at hand; `place` is negative for one that began earlier."""
-    before = piece.text[max(0, place - reach) : max(0, place)]
-    return _Source(piece.record, before, piece.text[place + length : place + length + reach])
+    before = piece.text[max(0, place - _CONTEXT_CHARACTERS) : max(0, place)]
+    return _Source(piece.record, before, piece.text[place + length : place + length + _CONTEXT_CHARACTERS])
 
 
 def _whole_records(batch: list[_Piece]) -> Iterator[str]:

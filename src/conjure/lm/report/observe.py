@@ -5,21 +5,29 @@ Invariant: the same model, request and texts give the same observation.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
-from conjure.lm.generation.generate import GenerationRequest, Sample, generate
+from conjure.lm.generation.engines.cuda_graph import torch_engine
+from conjure.lm.generation.generate import GenerationRequest, Sample, Token, stream
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.report.extraction import LONGEST, extracted_share
+from conjure.lm.report.facts import Extraction
 from conjure.lm.report.statistics import FEWEST_GROUPS, stretches
 from conjure.lm.text.held_out import TokenStream
 from conjure.lm.text.tokenizer import Tokenizer
 
 _READ_TOKENS = 1 << 16
 FEWEST_SCORED_TOKENS = 20_000  # held-out ones, however few training processed: an error of about 0.02 nats
+_FIRST_TOKENS = 2 * LONGEST  # of a record to recite: cutting a text may change its last tokens
+RECITED_RECORDS = 100  # of training records, and as many held-out ones, whose second half is asked for
+
+Progress = Callable[[float], object]  # the share that is done, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +39,14 @@ class Observation:
         samples: What it wrote, without a prompt.
         scores: Log-probability of each held-out text, or of each stretch of it.
         windows: The protocol they were scored by.
+        extraction: Which records it can recite.
     """
 
     name: str
     samples: Sequence[Sample]
     scores: Sequence[Tally]
     windows: Windows
+    extraction: Extraction
 
 
 def observe(
@@ -47,8 +57,10 @@ def observe(
     request: GenerationRequest,
     *,
     in_stretches: bool = False,
+    trained_on: Sequence[str] = (),
+    on_progress: Progress | None = None,
 ) -> Observation:
-    """Let a model write, and score held-out texts.
+    """Let a model write, score held-out texts, and see what it can recite.
 
     Args:
         name: What to call it.
@@ -57,18 +69,62 @@ def observe(
         held_out: Texts that the tuned model was not trained on; may be none.
         request: What to write. Its prompt should be the empty one: the start of a record.
         in_stretches: Tell the scores of long texts stretch by stretch.
+        trained_on: Some whole records that the tuned model was trained on, to see which can be recited.
+        on_progress: Told how far it is, from time to time.
     """
     windows = Windows.of(model)
+    recited = held_out[:: max(1, len(held_out) // RECITED_RECORDS)][:RECITED_RECORDS]
+    work = _Work(on_progress, request, [*held_out, *recited, *trained_on])
+    samples = []
+    for event in stream(torch_engine(model), tokenizer, request):
+        if isinstance(event, Sample):
+            samples.append(event)
+        work.done_writing(event)
+    scored = score_documents(model, tokenizer, held_out, windows, report=work.done_reading)
     return Observation(
         name=name,
-        samples=generate(model, tokenizer, request),
-        scores=[
-            tally
-            for score in score_documents(model, tokenizer, held_out, windows)
-            for tally in (stretches(score) if in_stretches else [score.tally])
-        ],
+        samples=sorted(samples, key=lambda sample: (sample.prompt_index, sample.index)),
+        scores=[tally for score in scored for tally in (stretches(score) if in_stretches else [score.tally])],
         windows=windows,
+        extraction=Extraction(
+            *(
+                extracted_share(model, tokenizer, texts, on_progress=work.done_reading)
+                for texts in (trained_on, recited)
+            )
+        ),
     )
+
+
+class _Work:
+    """How much of an observation is done, weighed by what writing and reading cost."""
+
+    _WRITING = 4.0  # a token written costs about so many tokens read
+    _CHARACTERS = 4.0  # per token, about
+
+    def __init__(
+        self, on_progress: Progress | None, request: GenerationRequest, texts: Sequence[str]
+    ) -> None:
+        self._on_progress = on_progress
+        self._longest = request.max_new_tokens
+        self._total = self._WRITING * request.num_samples * self._longest
+        self._total += sum(map(len, texts)) / self._CHARACTERS
+        self._done = 0.0
+
+    def done_writing(self, event: Token | Sample) -> None:
+        """A token was written, or a sample has ended: what it could still have written is done too."""
+        if isinstance(event, Sample):
+            self._add(self._WRITING * (self._longest - len(event.token_ids)))
+        else:
+            self._add(self._WRITING)
+
+    def done_reading(self, tokens: int) -> None:
+        """So many more tokens were read."""
+        self._add(tokens)
+
+    def _add(self, work: float) -> None:
+        self._done += work
+        if self._on_progress is not None:
+            self._on_progress(min(1.0, self._done / self._total))
 
 
 def record_texts(stream: TokenStream, tokenizer: Tokenizer) -> Iterator[str]:
@@ -139,7 +195,21 @@ def _hash(stream: TokenStream, number: int) -> int:
     return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest())
 
 
-def excerpts(texts: Sequence[str], tokenizer: Tokenizer, *, tokens: int, count: int) -> list[str]:
+def some_records(stream: TokenStream, tokenizer: Tokenizer, count: int = RECITED_RECORDS) -> list[str]:
+    """So many records from all over a stream, each as far as its first tokens."""
+    count = min(stream.records, count)
+    numbers = (index * stream.records // count for index in range(count))
+    return [_record_text(stream, tokenizer, number, _FIRST_TOKENS) for number in numbers]
+
+
+class Excerpt(NamedTuple):
+    """A piece of a text, and which text it is from."""
+
+    source: int
+    text: str
+
+
+def excerpts(texts: Sequence[str], tokenizer: Tokenizer, *, tokens: int, count: int) -> list[Excerpt]:
     """Beginnings of texts, and what follows them where there are too few texts: pieces as long as a sample.
 
     Args:
@@ -150,9 +220,17 @@ def excerpts(texts: Sequence[str], tokenizer: Tokenizer, *, tokens: int, count: 
     """
     encoded = tokenizer.encode_batch(list(texts))
     longest = max(map(len, encoded), default=0)
-    starts = ((start, ids) for start in range(0, longest, tokens) for ids in encoded if start < len(ids))
-    pieces = [tokenizer.decode(ids[start : start + tokens]) for start, ids in islice(starts, count)]
-    return [piece for piece in pieces if piece.strip()]
+    starts = (
+        (start, source)
+        for start in range(0, longest, tokens)
+        for source, ids in enumerate(encoded)
+        if start < len(ids)
+    )
+    pieces = (
+        Excerpt(source, tokenizer.decode(encoded[source][start : start + tokens]))
+        for start, source in islice(starts, count)
+    )
+    return [piece for piece in pieces if piece.text.strip()]
 
 
 def _record_text(

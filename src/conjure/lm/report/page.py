@@ -8,7 +8,17 @@ from importlib import resources
 from typing import Any
 
 from conjure.lm.report.charts import length_histograms, loss_curve, new_ngrams_chart, runs_chart
-from conjure.lm.report.facts import Finding, HeldOutScore, Plain, Report
+from conjure.lm.report.extraction import LONGEST, SHORTEST
+from conjure.lm.report.facts import (
+    ExtractedShare,
+    Extraction,
+    Finding,
+    HeldOutScore,
+    Normal,
+    Plain,
+    Report,
+    State,
+)
 from conjure.lm.report.gallery import closest, gallery
 from conjure.lm.report.layout import Row, figure, number, pair, percent, rows_of, section, signed, table, term
 from conjure.lm.report.markup import Child, Markup, element
@@ -16,41 +26,52 @@ from conjure.lm.report.novelty import COPY_WORDS, LONGEST_NGRAM, NEAR_COPY_RUN_W
 
 _SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
 _ENDINGS = {"early_stop": ", where it stopped early", "interrupted": ", where it was interrupted"}
+_MODELS = ("base model", "tuned model")
 _NO_FETCHING = "default-src 'none'; style-src 'unsafe-inline'"  # for the browser to hold the page to it
 
 
 def render_html(report: Report) -> str:
     """The whole page."""
+    compared = (_lengths, _copying, _variety) if report.verdict.state != "unchanged" else ()
+    sections = (_opening, _held_out, *compared, gallery, _circumstances)
+    return document(f"{_heading(report)}: report", *(part(report) for part in sections))
+
+
+def document(title: str, *parts: Markup) -> str:
+    """A page of these parts, in the look of a report."""
     style = resources.files("conjure.lm.report").joinpath("report.css").read_text("utf-8")
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=_NO_FETCHING),
-        element("title", f"{report.title}: report"),
+        element("title", title),
         element("style", Markup(style)),
     )
-    main = element(
-        "main",
-        _opening(report),
-        _held_out(report),
-        _lengths(report),
-        _copying(report),
-        _variety(report),
-        gallery(report),
-        _circumstances(report),
-    )
-    return f"<!doctype html>\n{element('html', head, element('body', main), lang='en')}\n"
+    body = element("body", element("main", *parts))
+    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 
 
 def _opening(report: Report) -> Markup:
+    verdict = report.verdict
+    findings = verdict.findings[:1] if verdict.state == "unchanged" else verdict.findings
     return element(
         "header",
-        element("h1", report.title),
-        element("p", report.verdict.headline, class_="headline"),
-        element("ul", [_finding(finding) for finding in report.verdict.findings], class_="findings"),
-        element("p", f"base: {report.base.name} · tuned: {report.tuned.name}", class_="quiet models"),
+        element("h1", _heading(report)),
+        element("p", _models(report), class_="quiet models"),
+        element("p", verdict.headline, class_="headline"),
+        element("p", verdict.next_step, class_="next") if verdict.next_step is not None else None,
+        element("ul", [_finding(finding) for finding in findings], class_="findings"),
     )
+
+
+def _heading(report: Report) -> str:
+    return f"Run {report.run}: {report.title}" if report.run is not None else report.title
+
+
+def _models(report: Report) -> str:
+    tuned = report.tuned.name if report.run is None else f"runs/{report.run}"
+    return f"Base model: {report.base.name} · tuned model: {tuned}"
 
 
 def _finding(finding: Finding) -> Markup:
@@ -65,28 +86,40 @@ def _finding(finding: Finding) -> Markup:
 
 
 def _held_out(report: Report) -> Markup:
+    table_of_losses = _held_out_table(report) if report.verdict.state == "learned" else None
+    parts = [part for part in (table_of_losses, _loss_figure(report)) if part is not None]
+    return section("Better on unseen text?", _LOSSES[report.verdict.state], pair(*parts))
+
+
+_LOSSES: dict[State, str] = {
+    "learned": "Both models read the same held-out texts. Perplexity is the number of equally likely tokens "
+    "a model hesitates between; lower is better.",
+    "unchanged": "Held-out text was read before training and at intervals during it. The loss was never "
+    "lower than before training, so the weights from before training were kept.",
+    "nothing_held_out": "Nothing was held out of the training data, so there is no loss on unseen text. The "
+    "training loss alone does not tell whether a model got better.",
+    "not_comparable": "All that was held out is also trained on, so its loss tells nothing of unseen text.",
+}
+
+
+def _loss_figure(report: Report) -> Markup:
     course = report.course
     ended = f"Training took {course.steps:,} steps{_ENDINGS.get(course.end_reason, '')}."
-    measured = [("unseen", "held-out loss")] if report.held_out is not None else []
-    curve = figure(
+    measured = any(point.held_out_loss is not None for point in course.points)
+    note = " These losses are measured on packed blocks of tokens, so they differ a little from the table's."
+    return figure(
         loss_curve(course),
-        f"{ended} The weights of step {course.kept_step:,} were kept. These losses are over packed blocks of "
-        "tokens, so they differ a little from those in the table.",
+        f"{ended} The weights of step {course.kept_step:,} were kept."
+        + (note if report.verdict.state == "learned" else ""),
         ("train", "training loss"),
-        *measured,
-    )
-    return section(
-        "Better on unseen text?",
-        "Both models read the same held-out texts. Perplexity is the number of equally likely tokens a model "
-        "hesitates between; lower is better.",
-        pair(_held_out_table(report), curve),
+        *([("unseen", "held-out loss")] if measured else []),
     )
 
 
-def _held_out_table(report: Report) -> Markup:
+def _held_out_table(report: Report) -> Markup | None:
     base, tuned, on = report.base.held_out, report.tuned.held_out, report.held_out
     if base is None or tuned is None or on is None:
-        return element("p", "Nothing was held out of the training data, so this was not measured.")
+        return None
 
     def row(name: Child, digits: int, of: Callable[[HeldOutScore], float | None]) -> Row:
         before, after = of(base), of(tuned)
@@ -96,7 +129,7 @@ def _held_out_table(report: Report) -> Markup:
     error = f" ± {on.standard_error:.2f}" if on.standard_error is not None else ""
     loss = (f"{base.loss:.3f}", f"{tuned.loss:.3f}", f"{signed(on.change, 2)}{error}")
     return table(
-        ("", "base", "tuned", "change"),
+        ("", *_MODELS, "change"),
         (
             (term("loss", "Mean nats per token: how surprised the model is"), loss),
             row(term("perplexity", "e to the loss; depends on the tokenizer"), 1, lambda s: s.perplexity),
@@ -113,7 +146,7 @@ def _lengths(report: Report) -> Markup:
     scale, samples = report.lengths, len(report.tuned.samples)
     columns = (report.base.lengths, report.tuned.lengths, scale.data)
     figures = table(
-        ("", "base", "tuned", "the data"),
+        ("", *_MODELS, "data"),
         rows_of(
             columns,
             ("median length, tokens", lambda lengths: f"{lengths.median:g}"),
@@ -144,10 +177,10 @@ def _lengths(report: Report) -> Markup:
 def _copying(report: Report) -> Markup:
     text = report.training_text
     yardstick = (
-        "Unseen text is the yardstick: held-out records, cut to the length of a sample, share phrases with "
-        "the training text too."
+        "Held-out text shows what is normal: records of the same kind, cut to the length of a sample, share "
+        f"phrases with the training text too.{_left_out(report.normal)}"
         if report.normal is not None
-        else "Nothing was held out, so there is no unseen text to show what is normal."
+        else "There is no held-out text to show what is normal."
     )
     ngrams = figure(
         new_ngrams_chart(report),
@@ -163,8 +196,21 @@ def _copying(report: Report) -> Markup:
         "Just copying?",
         f"Every sample was compared with all {text.records:,} training records ({text.characters:,} "
         f"characters). {yardstick}",
-        pair(_copying_table(report), ngrams),
-        pair(closest(report.tuned), runs),
+        pair(
+            element("div", _copying_table(report), _recital(report), class_="stack"),
+            element("div", ngrams, runs, class_="stack"),
+        ),
+        closest(report.tuned),
+    )
+
+
+def _left_out(normal: Normal) -> str:
+    if not normal.left_out:
+        return ""
+    texts, are = ("text", "is") if normal.left_out == 1 else ("texts", "are")
+    return (
+        f" {normal.left_out:,} held-out {texts} that {are} in the training text too, word for word or with "
+        f"small changes, cannot show that and {are} left out."
     )
 
 
@@ -182,7 +228,10 @@ def _copying_table(report: Report) -> Markup:
         rows_of(
             columns,
             (term("copies", copy), lambda novelty: f"{novelty.copies:,} of {novelty.texts:,}"),
-            (term("near copies", near), lambda novelty: f"{novelty.near_copies:,} of {novelty.texts:,}"),
+            (
+                term("copies with small changes", near),
+                lambda novelty: f"{novelty.near_copies:,} of {novelty.texts:,}",
+            ),
             ("longest verbatim run, words", lambda novelty: f"{novelty.longest_run_words:,}"),
             ("longest, tokens", lambda novelty: f"{novelty.longest_run_tokens:,}"),
             ("longest, characters", lambda novelty: f"{novelty.longest_run_characters:,}"),
@@ -192,7 +241,29 @@ def _copying_table(report: Report) -> Markup:
                 for n in range(1, LONGEST_NGRAM + 1)
             ),
         ),
-        f"Copy: {copy}. Near copy: {near}.",
+        f"Copy: {copy}. With small changes: {near}.",
+    )
+
+
+def _recital(report: Report) -> Markup | None:
+    """How often each model completes a record whose first half it is given."""
+    sides = (report.base.extraction, report.tuned.extraction)
+    if None in sides:
+        return None
+
+    def row(name: str, of: Callable[[Extraction], ExtractedShare | None]) -> Row:
+        shares = [of(side) for side in sides if side is not None]
+        return name, [f"{share.extracted:,} of {share.records:,}" if share else "–" for share in shares]
+
+    return table(
+        ("", *_MODELS),
+        (
+            row("training records completed", lambda extraction: extraction.training),
+            row("held-out records completed", lambda extraction: extraction.held_out),
+        ),
+        "Each model is given the first half of a record and always goes on with the likeliest token. The "
+        f"record counts where the second half comes out without a wrong token. Records of {SHORTEST} tokens "
+        f"or more; of those longer than {LONGEST}, the beginning.",
     )
 
 
@@ -228,8 +299,8 @@ def _variety(report: Report) -> Markup:
 
 
 def _names(report: Report) -> Sequence[str]:
-    """What the columns are called: the models, and unseen text where there is any."""
-    return ("base", "tuned") if report.normal is None else ("base", "tuned", "unseen text")
+    """What the columns are called: the models, and held-out text where there is any."""
+    return _MODELS if report.normal is None else (*_MODELS, "held-out text")
 
 
 def _circumstances(report: Report) -> Markup:

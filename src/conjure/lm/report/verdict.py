@@ -1,141 +1,320 @@
 """From figures to plain words: did it get better, learn the shape, copy, vary?
 
-Main entry: `judge`. Every limit stands here, with its reason. Invariant: what is called good or bad is
-measured against what is normal for unseen text of the same kind where there is any, and against what so few
-samples can show.
+Main entry: `judge`. Every limit stands here, with its reason. Invariants: what is called good or bad is
+measured against what is normal for unseen text of the same kind where there is any, against what so few
+samples can show, and, where it copies, against a limit that nothing excuses; and a model that is the
+untouched base, or that could not be measured, is never called good.
 """
 
+import math
+from dataclasses import dataclass
+
 from conjure.lm.report.facts import (
+    Course,
     Diversity,
+    Extraction,
     Finding,
     HeldOutComparison,
+    HeldOutFacts,
     HeldOutScore,
     LengthScale,
     Normal,
     Side,
+    State,
     Verdict,
 )
 from conjure.lm.report.novelty import Novelty
+from conjure.lm.report.statistics import SMALLEST_CHANGE
 
 ALL_LONG = 0.9  # where so many records reach a sample's limit, there is no shape to be learned
-CLOSE = 0.15  # of the mean length: so small a distance is no difference to a reader
-ALIKE = 1 / 3  # of the mean length: a difference, but of degree …
-MOST_OF_THE_WAY = 0.2  # … where so little of the base's distance is left
-PART_OF_THE_WAY = 0.75  # of the base's distance is left: at least a quarter of the way
-COPIER = 0.2  # share of copies and near copies above what is normal: one sample in five
+NEARLY = 2.0  # times the normal distance: a difference that shows, but a small one
+PART_OF_THE_WAY = 0.5  # of the base's distance is left, and …
+ALIKE = 1 / 3  # … of the mean length: so far from it a shape is another one
+COPIER = 0.2  # share of copies and near copies that nothing excuses: one sample in five
+COPYING = 0.05  # share that no normal excuses from being called copying now and then
+RECITED = 0.05  # share of training records recited, above that of held-out records
 VARIED = 0.8  # of the distinct-2 that unseen text has
 MONOTONOUS = 0.6
 REPEATING = 0.1  # share of samples that repeat another word for word
 
 
-def judge(
-    base: Side, tuned: Side, held_out: HeldOutComparison | None, lengths: LengthScale, normal: Normal | None
-) -> Verdict:
+_QUESTIONS = (
+    "Is it better on text it has not seen?",
+    "Has it learned the shape?",
+    "Is it just copying?",
+    "Is it varied?",
+)
+_BETTER, _SHAPE, _COPYING, _VARIED = _QUESTIONS
+_Z = 1.96  # standard errors on either side of a share: 95 % confidence
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a verdict is made from; the fields are those of a `Report`.
+
+    Attributes:
+        held_out_facts: What was held out; None where it is not known.
+        copied_held_out: Held-out records that stand in the training text too.
+        learning_rate: The peak one, to name another; None where it is not known.
+    """
+
+    base: Side
+    tuned: Side
+    held_out: HeldOutComparison | None
+    lengths: LengthScale
+    normal: Normal | None
+    course: Course
+    held_out_facts: HeldOutFacts | None = None
+    copied_held_out: int = 0
+    learning_rate: float | None = None
+
+
+def judge(figures: Figures) -> Verdict:
     """Put the figures of a report into words."""
-    copying = _copying(tuned.novelty, normal.novelty if normal is not None else None)
+    state = _state(figures)
+    if state == "unchanged":
+        return _unchanged(figures)
+    base, tuned, normal = figures.base, figures.tuned, figures.normal
+    copying = _copying(tuned, normal)
     findings = (
-        _better(base.held_out, tuned.held_out, held_out),
-        _shape(base, tuned, lengths),
+        _better(base.held_out, tuned.held_out, figures.held_out)
+        if state == "learned"
+        else Finding(_BETTER, "unknown", "Not measured", _WHY_NOT_MEASURED[state]),
+        _shape(base, tuned, figures.lengths),
         copying,
         _variety(tuned, normal.diversity if normal is not None else None),
     )
     if copying.tone == "bad":
-        return Verdict(f"{copying.answer}: {_copied(tuned.novelty)}.", findings)
-    first, *others = [finding.answer for finding in findings if finding.tone != "unknown"]
-    return Verdict("; ".join([first, *(answer[0].lower() + answer[1:] for answer in others)]) + ".", findings)
+        headline = f"{copying.answer}: {_reason(tuned)}."
+    else:
+        answers = [finding.answer for finding in findings if finding.tone != "unknown"]
+        opening = () if state == "learned" else (_NOT_MEASURED[state],)
+        first, *others = (*opening, *answers)
+        headline = "; ".join([first, *(answer[0].lower() + answer[1:] for answer in others)]) + "."
+    return Verdict(headline, findings, state, _NEXT_STEPS[state])
+
+
+_NOT_MEASURED: dict[State, str] = {
+    "nothing_held_out": "Nothing was held out, so whether it is better was not measured",
+    "not_comparable": "All held-out text is also trained on, so whether it is better cannot be told",
+}
+_WHY_NOT_MEASURED: dict[State, str] = {
+    "nothing_held_out": "Nothing was held out of the training data.",
+    "not_comparable": "Every held-out record is also a training record, or nearly one, "
+    "so its loss says nothing about text the model has not seen.",
+}
+_NEXT_STEPS: dict[State, str | None] = {
+    "learned": None,
+    "nothing_held_out": "To measure it, hold a part of the records out: --holdout 0.1",
+    "not_comparable": "To measure it, add records that differ from one another, or name a file of other "
+    "texts: --validation FILE",
+}
+
+
+def _state(figures: Figures) -> State:
+    facts = figures.held_out_facts
+    if figures.course.nothing_learned:
+        return "unchanged"
+    if figures.held_out is None:
+        return "not_comparable" if facts is not None and facts.nothing_comparable else "nothing_held_out"
+    return "not_comparable" if figures.normal is None and figures.copied_held_out else "learned"
+
+
+def _unchanged(figures: Figures) -> Verdict:
+    """The verdict on a model whose best step is the one before the first."""
+    course = figures.course
+    losses = [point.held_out_loss for point in course.points if point.held_out_loss is not None]
+    detail, rise = f"No step of {course.steps:,} lowered the loss on held-out text.", 0.0
+    if len(losses) > 1:
+        rise = min(losses[1:]) - losses[0]
+        detail = (
+            f"The loss on held-out text was {losses[0]:.3f} nats per token before training, and "
+            f"{min(losses[1:]):.3f} at its lowest in {course.steps:,} steps."
+        )
+    findings = [Finding(_BETTER, "unknown", "It is the base model, unchanged", detail)]
+    same = "The tuned model is the base model, so there is nothing to compare."
+    findings += [Finding(question, "unknown", "Not measured", same) for question in _QUESTIONS[1:]]
+    return Verdict(
+        "Nothing was learned: the result is the base model, unchanged.",
+        tuple(findings),
+        "unchanged",
+        _after_nothing(rise, figures.learning_rate),
+    )
+
+
+def _after_nothing(rise: float, rate: float | None) -> str:
+    """What to try where no step was better than none: the loss rose by so much at its lowest."""
+    if rise > SMALLEST_CHANGE:
+        option = f" (--learning-rate {rate / 5:.1g})" if rate is not None else ""
+        return f"Training made it worse from the first evaluation on. Try a lower learning rate{option}."
+    option = f" (--learning-rate {rate * 3:.1g})" if rate is not None else ""
+    return f"Training changed little. Try more epochs (--epochs), or a higher learning rate{option}."
 
 
 def _better(
     base: HeldOutScore | None, tuned: HeldOutScore | None, comparison: HeldOutComparison | None
 ) -> Finding:
-    question = "Is it better on text it has not seen?"
-    if base is None or tuned is None or comparison is None:
-        return Finding(question, "unknown", "Not measured", "Nothing was held out of the training data.")
+    assert base is not None
+    assert tuned is not None
+    assert comparison is not None
     texts = _counted(comparison.records, "held-out text")
+    units = comparison.units if comparison.units is not None else comparison.records
+    of = "them" if units == comparison.records else f"{units:,} groups that say the same"
     detail = (
-        f"Loss {tuned.loss:.2f} instead of {base.loss:.2f} nats per token on {texts}, "
-        f"{comparison.likelier:,} of which became likelier."
+        f"Its loss on {texts} is {tuned.loss:.2f} nats per token, the base model's {base.loss:.2f} "
+        f"({_sure_of_change(comparison)}). {comparison.likelier:,} of {of} became likelier."
     )
     if comparison.outcome == "unclear":
-        return Finding(question, "mixed", "No clear difference on unseen text", detail)
+        return Finding(_BETTER, "mixed", "No clear difference on unseen text", detail)
     if comparison.outcome == "worse":
-        return Finding(question, "bad", "It got worse at unseen text", detail)
-    return Finding(question, "good", "It got better at unseen text", detail)
+        return Finding(_BETTER, "bad", "It got worse at unseen text", detail)
+    return Finding(_BETTER, "good", "It got better at unseen text", detail)
+
+
+def _sure_of_change(comparison: HeldOutComparison) -> str:
+    """How large a change of the loss the held-out texts allow, and how often chance alone makes as much."""
+    change, p_value = comparison.change, comparison.p_value
+    direction = "lower" if change < 0 else "higher"
+    words = f"{abs(change):.2f} {direction}"
+    if comparison.standard_error is not None:
+        words += f" ± {_Z * comparison.standard_error:.2f}"
+    if p_value is None:
+        return words
+    often = "less than once in 1,000 times" if p_value < 0.001 else f"{_times(p_value)}"
+    return f"{words}; chance alone gives as much {often}"
+
+
+def _times(p_value: float) -> str:
+    count = 1000 if p_value < 0.0995 else 100
+    return f"{round(p_value * count):,} times in {count:,}"
 
 
 def _shape(base: Side, tuned: Side, lengths: LengthScale) -> Finding:
-    question = "Has it learned the shape?"
-    before, after = base.lengths.distance, tuned.lengths.distance
+    before, after, normal = base.lengths.distance, tuned.lengths.distance, lengths.usual_distance
     if lengths.data.at_limit >= ALL_LONG:
         long = f"{lengths.data.at_limit:.0%} of the records"
         detail = f"{long} have {lengths.limit} tokens or more, and no sample may be longer."
-        return Finding(question, "unknown", "Samples are too short to tell", detail)
-    samples = len(tuned.samples)
+        return Finding(_SHAPE, "unknown", "Samples are too short to tell", detail)
     detail = (
-        f"The lengths of its samples are {after:.1f} tokens away from the data's, the base's {before:.1f}; "
-        f"{_counted(samples, 'real record')} would usually be within {lengths.usual_distance:.1f}."
+        f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model {before:.1f}; "
+        f"chance alone: up to {normal:.1f} in 95 of 100 cases)."
     )
-    close = max(lengths.usual_distance, CLOSE * lengths.data.mean)
-    if before <= close and after <= close:
-        return Finding(question, "good", "It kept the shape", detail)
-    if after <= max(close, min(ALIKE * lengths.data.mean, MOST_OF_THE_WAY * before)):
-        return Finding(question, "good", "It learned the shape", detail)
-    if after <= PART_OF_THE_WAY * before:
-        return Finding(question, "mixed", "It learned some of the shape", detail)
-    return Finding(question, "bad", "It did not learn the shape", detail)
+    if after <= normal:
+        kept = before <= normal
+        return Finding(_SHAPE, "good", "It kept the shape" if kept else "It learned the shape", detail)
+    if after <= NEARLY * normal:
+        return Finding(_SHAPE, "mixed", "It nearly learned the shape", detail)
+    if after <= min(PART_OF_THE_WAY * before, ALIKE * lengths.data.mean):
+        return Finding(_SHAPE, "mixed", "It learned some of the shape", detail)
+    return Finding(_SHAPE, "bad", "It did not learn the shape", detail)
 
 
-def _copying(tuned: Novelty, normal: Novelty | None) -> Finding:
-    question = "Is it just copying?"
-    usual = normal.copied / normal.texts if normal is not None else 0.0
-    share = tuned.copied / tuned.texts
-    sentence = _copied(tuned)
-    detail = f"{sentence[0].upper()}{sentence[1:]}; its longest verbatim run is {_run(tuned)}."
-    if normal is not None:
-        count = f"{normal.copied:,} of {_counted(normal.texts, 'held-out text')}"
-        detail += f" Normal for unseen text: {count}, and {_run(normal)}."
-    if share >= usual + COPIER:
-        return Finding(question, "bad", "It is a copier", detail)
-    if share > usual:
-        return Finding(question, "mixed", "It copies now and then", detail)
-    return Finding(question, "good", "It does not copy", detail)
+def _copying(tuned: Side, normal: Normal | None) -> Finding:
+    novelty = tuned.novelty
+    usual = normal.novelty.copied / normal.novelty.texts if normal is not None else 0.0
+    share = novelty.copied / novelty.texts
+    recited = _recited_above_normal(tuned.extraction)
+    sentences = [f"{_copied(novelty)} ({_sure_of_copies(novelty, normal)}).", _longest_match(novelty, normal)]
+    detail = " ".join([*sentences, *_recital(tuned.extraction)])
+    if share >= COPIER:
+        return Finding(_COPYING, "bad", "It copies the training text", detail)
+    if recited >= COPIER:
+        return Finding(_COPYING, "bad", "It knows training records by heart", detail)
+    if share > usual or share >= COPYING:
+        return Finding(_COPYING, "mixed", "It copies now and then", detail)
+    if recited >= RECITED:
+        return Finding(_COPYING, "mixed", "It knows some training records by heart", detail)
+    return Finding(_COPYING, "good", "It does not copy", detail)
 
 
 def _variety(tuned: Side, normal: Diversity | None) -> Finding:
-    question = "Is it varied?"
     own, repeated, samples = tuned.diversity, tuned.diversity.repeated, len(tuned.samples)
-    details = [f"{repeated or 'None'} of {samples:,} samples repeat{'s' * (repeated < 2)} an earlier one"]
     distinct, usual = own.distinct[1], normal.distinct[1] if normal is not None else None
     share = distinct / usual if distinct is not None and usual else None
+    sentences = []
     if distinct is not None:
-        details.append(f"{distinct:.0%} of its word pairs are different ones")
-    if usual is not None:
-        details.append(f"of unseen text {usual:.0%} would be")
-    detail = "; ".join(details) + "."
+        compared = (
+            f" (as much held-out text: {usual:.0%}; normal: {VARIED * usual:.0%} or more)" if usual else ""
+        )
+        sentences.append(f"{distinct:.0%} of the word pairs in its samples are distinct{compared}.")
+    repeat = "repeat" if repeated > 1 else "repeats"
+    sentences.append(f"{repeated or 'None'} of {samples:,} samples {repeat} an earlier one.")
+    detail = " ".join(sentences)
     if repeated >= REPEATING * samples or (share is not None and share < MONOTONOUS):
-        return Finding(question, "bad", "It repeats itself", detail)
+        return Finding(_VARIED, "bad", "It repeats itself", detail)
     if share is None:
-        return Finding(question, "unknown", "Nothing to compare with", detail)
+        return Finding(_VARIED, "unknown", "Nothing to compare with", detail)
     if share < VARIED:
-        return Finding(question, "mixed", "It is less varied than real text", detail)
-    return Finding(question, "good", "It is varied", detail)
+        return Finding(_VARIED, "mixed", "It is less varied than real text", detail)
+    return Finding(_VARIED, "good", "It is varied", detail)
+
+
+def _reason(tuned: Side) -> str:
+    """Why a model is called one that copies, as the end of a sentence."""
+    if tuned.novelty.copied >= COPIER * tuned.novelty.texts:
+        return _copied(tuned.novelty)
+    assert tuned.extraction is not None
+    assert tuned.extraction.training is not None
+    recited = tuned.extraction.training
+    return f"given the first half of a record, it completes {recited.extracted:,} of {recited.records:,}"
 
 
 def _copied(novelty: Novelty) -> str:
-    """How many texts are copies or nearly so, as the end of a sentence."""
-    samples = _counted(novelty.texts, "sample")
-    if novelty.copied == 0:
-        return f"none of {samples} stands word for word, or nearly so, in the training text"
-    if novelty.copies == 0:
-        stand = "stands" if novelty.near_copies == 1 else "stand"
-        return f"{novelty.near_copies:,} of {samples} {stand} nearly word for word in the training text"
-    stand = "stands" if novelty.copies == 1 else "stand"
-    nearly = f", and {novelty.near_copies:,} more nearly so" if novelty.near_copies else ""
-    return f"{novelty.copies:,} of {samples} {stand} word for word in the training text{nearly}"
+    """How many samples are copies or nearly so."""
+    changed = ""
+    if novelty.near_copies:
+        of_them = f"{novelty.near_copies:,} of them " if novelty.copies else ""
+        changed = f", {of_them}with small changes"
+    what = "is a copy" if novelty.copied <= 1 else "are copies"
+    count = f"{novelty.copied:,}" if novelty.copied else "None"
+    return f"{count} of {_counted(novelty.texts, 'sample')} {what} of a training record{changed}"
 
 
-def _run(novelty: Novelty) -> str:
-    return f"{_counted(novelty.longest_run_words, 'word')} ({novelty.longest_run_characters:,} characters)"
+def _sure_of_copies(novelty: Novelty, normal: Normal | None) -> str:
+    """What is normal, and which shares of copies so few samples allow."""
+    low, high = share_interval(novelty.copied, novelty.texts)
+    share = f"at most {high:.0%}" if novelty.copied == 0 else f"{low:.0%} to {high:.0%}"
+    sure = f"with 95% confidence {share} of all it would write"
+    if normal is None:
+        return sure
+    return f"held-out texts: {normal.novelty.copied:,} of {normal.novelty.texts:,}; {sure}"
+
+
+def _longest_match(novelty: Novelty, normal: Normal | None) -> str:
+    held_out = f" (held-out texts: {normal.novelty.longest_run_words:,})" if normal is not None else ""
+    return (
+        "The longest passage that a sample shares with a training record word for word has "
+        f"{_counted(novelty.longest_run_words, 'word')}{held_out}."
+    )
+
+
+def _recital(extraction: Extraction | None) -> list[str]:
+    if extraction is None or extraction.training is None:
+        return []
+    trained, held_out = extraction.training, extraction.held_out
+    normal = f" (held-out records: {held_out.extracted:,} of {held_out.records:,})" if held_out else ""
+    return [
+        f"Given the first half of a training record, it completes {trained.extracted:,} of "
+        f"{trained.records:,} word for word{normal}."
+    ]
+
+
+def _recited_above_normal(extraction: Extraction | None) -> float:
+    if extraction is None or extraction.training is None:
+        return 0.0
+    normal = extraction.held_out.share if extraction.held_out is not None else 0.0
+    return extraction.training.share - normal
+
+
+def share_interval(count: int, of: int) -> tuple[float, float]:
+    """Bounds of a share with 95 % confidence, seen `count` times in `of`.
+
+    Source:
+        Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    middle = (count + _Z**2 / 2) / (of + _Z**2)
+    half = _Z / (of + _Z**2) * math.sqrt(count * (of - count) / of + _Z**2 / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _counted(count: int, noun: str) -> str:

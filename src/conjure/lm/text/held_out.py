@@ -161,7 +161,7 @@ def hold_out_file(
     count = len(text.ends)
     train = _all_records(text, groups)
     held_out = replace(_all_records(validation, groups), labels=groups.labels[count:])
-    kept = ~_also_trained_on(groups, np.arange(len(groups.labels)) < count)[count:]
+    kept = ~also_trained_on(groups, np.arange(len(groups.labels)) < count)[count:]
     excluded = int((~kept).sum())
     remaining = held_out.select(kept)
     if len(remaining) < 2:
@@ -178,7 +178,7 @@ def _split(text: TokenisedText, everything: TokenStream, groups: Groups, fractio
         return Split(everything, None, "none", "nothing is held out, as asked")
     held_out = _chosen_groups(text, groups, fraction)[groups.labels]
     if held_out.any():
-        left_out = held_out & _also_trained_on(groups, ~held_out)
+        left_out = held_out & also_trained_on(groups, ~held_out)
         train = everything.select(~held_out)
         measured = everything.select(held_out & ~left_out)
         if len(train) >= 2 and len(measured) >= 2:
@@ -198,7 +198,7 @@ def _hold_out_tail(text: TokenisedText, everything: TokenStream, groups: Groups,
     train, tail = _span(text, groups, 0, cut), _span(text, groups, cut - 1, total)
     first = len(everything.ends) - tail.records  # the record that the cut goes through, or ends at
     trained = everything.ends <= cut
-    shared = _also_trained_on(groups, trained)[first:]
+    shared = also_trained_on(groups, trained)[first:]
     excluded = int(shared.sum())
     measured = tail.select(~shared)
     if len(measured) < 2:
@@ -226,7 +226,7 @@ def _chosen_groups(text: TokenisedText, groups: Groups, fraction: float) -> Mask
     return chosen
 
 
-def _also_trained_on(groups: Groups, trained: Mask) -> Mask:
+def also_trained_on(groups: Groups, trained: Mask) -> Mask:
     """Which records have the like among those of a mask, (R,): in their group, or as a longer neighbour."""
     seen = np.zeros(groups.count, bool)
     seen[groups.labels[trained]] = True

@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,11 @@ from conjure.lm.report.observe import (
     FEWEST_SCORED_TOKENS,
     HeldOutTexts,
     Observation,
+    Progress,
     held_out_texts,
     observe,
     record_texts,
+    some_records,
 )
 from conjure.lm.report.statistics import group_tallies
 from conjure.lm.text.held_out import Split, hold_out, hold_out_file
@@ -288,7 +290,11 @@ class Finetuning:
             num_samples=_REPORT_SAMPLES, max_new_tokens=_REPORT_TOKENS, seed=self.request.seed
         )
 
-    def _observe(self, name: str, model: GPT2) -> Observation:
+    @cached_property
+    def _recited_texts(self) -> list[str]:
+        return some_records(self._split.train, self.tokenizer)
+
+    def _observe(self, name: str, model: GPT2, on_progress: Progress | None) -> Observation:
         return observe(
             name,
             model.to(self._device),
@@ -296,6 +302,8 @@ class Finetuning:
             self._held_out.texts,
             self._report_request,
             in_stretches=self._held_out.in_stretches,
+            trained_on=self._recited_texts,
+            on_progress=on_progress,
         )
 
     def sample(self, model: GPT2, count: int = _SAMPLES) -> list[Sample]:
@@ -328,15 +336,26 @@ class Finetuning:
             yield event
             yield from self._respond(trainer, event)
 
-    def result(self) -> FinetuneResult:
-        """What came of it; unless it was interrupted, that takes measuring both models.
+    def measure(self, on_progress: Callable[[str, float], object] | None = None) -> None:
+        """Measure both models, unless it was interrupted: a base measured first would delay the training.
 
-        The base is measured now rather than first, so that training starts at once.
+        Args:
+            on_progress: Told which model is being measured, and the share of that which is done.
         """
+        if self._after is not None or self._reason == "interrupted":
+            return
+
+        def told(which: str) -> Progress | None:
+            return partial(on_progress, which) if on_progress is not None else None
+
+        self._before = self._observe(self.base.origin, self.base.model, told("the base model"))
+        tuned = load(self.output).model
+        self._after = self._observe(str(self.request.output), tuned, told("the tuned model"))
+
+    def result(self) -> FinetuneResult:
+        """What came of it; unless it was interrupted, that takes measuring both models."""
         assert self._trainer is not None, "nothing was run yet"
-        if self._after is None and self._reason != "interrupted":
-            self._before = self._observe(self.base.origin, self.base.model)
-            self._after = self._observe(str(self.request.output), load(self.output).model)
+        self.measure()
         before, after = self._tally(self._before), self._tally(self._after)
         progress = self._trainer.progress
         return FinetuneResult(
@@ -354,10 +373,14 @@ class Finetuning:
             plan=self.plan,
         )
 
-    def write_report(self, folder: Path) -> Path:
+    def write_report(self, folder: Path, *, run: int | None = None) -> Path:
         """Write ``report.json`` and ``report.html`` into a folder; returns the page.
 
         The training text is read once more, to see what the samples have in common with it.
+
+        Args:
+            folder: Where to.
+            run: Number of the run that this is part of, if any.
         """
         result = self.result()
         assert self._before is not None
@@ -376,6 +399,7 @@ class Finetuning:
             end_reason=result.reason,
             settings={**self.request.settings(), "learning_rate": self.plan.learning_rate},
             data=self.plan.data.to_dict(),
+            run=run,
             held_out_units=self._held_out.units(len(self._after.scores)),
             held_out_facts=self._held_out_facts(),
         )

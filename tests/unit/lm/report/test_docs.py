@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from conjure.lm.report import novelty, statistics, verdict
+from conjure.lm.report import extraction, novelty, observe, statistics, verdict
 
-DOCS = (Path(__file__).parents[4] / "docs" / "reports.md").read_text(encoding="utf-8").replace("\n", " ")
+DOCS = " ".join((Path(__file__).parents[4] / "docs" / "reports.md").read_text(encoding="utf-8").split())
 
 
 @pytest.mark.parametrize(
@@ -16,14 +16,19 @@ DOCS = (Path(__file__).parents[4] / "docs" / "reports.md").read_text(encoding="u
         f"p is below {statistics.LEVEL}",
         f"fewer than {statistics.FEWEST_GROUPS} groups",
         f"stretches of {statistics.STRETCH_TOKENS} tokens",
-        f"below {verdict.CLOSE * 100:.0f} % of the mean length",
-        f"at least {100 - verdict.MOST_OF_THE_WAY * 100:.0f} % of the base's distance gone",
+        f"within {verdict.NEARLY:.0f} times the normal distance",
         f"{verdict.ALL_LONG * 100:.0f} % of the records are as long",
-        f"at least {verdict.COPIER * 100:.0f} points above that of unseen text",
-        f"at least {verdict.VARIED * 100:.0f} % of that of unseen text",
+        f"{verdict.COPIER * 100:.0f} % of the samples or more",
+        f"or {verdict.COPYING * 100:.0f} % or more",
+        f"{verdict.RECITED * 100:.0f} points above that of held-out records",
+        f"{verdict.COPIER * 100:.0f} points above",
+        f"at least {verdict.VARIED * 100:.0f} % of that of held-out text",
         f"at least {verdict.MONOTONOUS * 100:.0f} % |",
         f"has at least {novelty.COPY_WORDS} words or is the",
         f"{novelty.NEAR_COPY_SHARE * 100:.0f} % of its words ({novelty.COPY_WORDS} at least)",
+        f"has at least {novelty.SHORT_COPY_WORDS} words and is a whole record",
+        f"halves of records of {extraction.SHORTEST} to {extraction.LONGEST} tokens",
+        f"up to {observe.RECITED_RECORDS} records",
         f"verbatim run of {novelty.NEAR_COPY_RUN_WORDS} words",
     ],
 )
@@ -33,8 +38,8 @@ def test_limits_are_documented(statement):
 
 def test_limits_that_are_written_in_words():
     assert verdict.ALIKE == 1 / 3
-    assert "below a third of the mean length" in DOCS
-    assert verdict.PART_OF_THE_WAY == 0.75
-    assert "at least a quarter of the base's distance is gone" in DOCS
+    assert "at most a third of the mean length" in DOCS
+    assert verdict.PART_OF_THE_WAY == 0.5
+    assert "at least half of the base model's distance is gone" in DOCS
     assert verdict.REPEATING == 0.1
     assert "one sample in ten repeats another" in DOCS

@@ -8,6 +8,7 @@ import pytest
 from conjure.errors import DataError
 from conjure.lm.report.analysis import analyse
 from conjure.lm.report.facts import SCHEMA, report_from_json, report_to_json
+from conjure.lm.report.page import render_html
 from support.reports import evidence
 
 
@@ -60,3 +61,21 @@ def test_a_damaged_report_is_refused(path, value):
 def test_other_content_is_refused(text):
     with pytest.raises(DataError, match="the report is damaged"):
         report_from_json(text)
+
+
+def test_a_report_of_0_1_0_is_read():
+    """It had no run number, no state of the verdict, and did not measure what a model can recite."""
+    values = json.loads(report_to_json(analyse(evidence())))
+    del (
+        values["run"],
+        values["verdict"]["state"],
+        values["verdict"]["next_step"],
+        values["normal"]["left_out"],
+    )
+    for side in (values["base"], values["tuned"]):
+        del side["extraction"]
+        for sample in side["samples"]:
+            del sample["near_record"]
+    report = report_from_json(json.dumps(values))
+    assert (report.run, report.tuned.extraction, report.verdict.state) == (None, None, "learned")
+    assert "records completed" not in render_html(report)

@@ -4,7 +4,7 @@ import pytest
 
 from conjure.lm.generation.generate import GenerationRequest, generate
 from conjure.lm.generation.score import score
-from conjure.lm.report.observe import excerpts, held_out_texts, observe, record_texts
+from conjure.lm.report.observe import excerpts, held_out_texts, observe, record_texts, some_records
 from conjure.lm.text.held_out import hold_out
 from conjure.lm.text.readers import read_records
 from conjure.lm.text.token_cache import tokenise
@@ -68,7 +68,8 @@ def test_excerpts_are_as_long_as_samples_beginnings_first():
     texts = ["a b c d e f", "g h"]
     tokens = len(tiny_tokenizer().encode(" b c"))
     pieces = excerpts(texts, tiny_tokenizer(), tokens=tokens, count=3)
-    assert len(pieces) == 3
+    assert [piece.source for piece in pieces] == [0, 1, 0]
+    pieces = [piece.text for piece in pieces]
     assert (texts[0].startswith(pieces[0]), texts[1].startswith(pieces[1])) == (True, True)
     assert pieces[0] + pieces[2] == texts[0][: len(pieces[0] + pieces[2])]
     assert excerpts([], tiny_tokenizer(), tokens=5, count=3) == []
@@ -85,3 +86,22 @@ def test_observing_generates_and_scores():
         [score(model, tokenizer, text).total for text in ("a cat", "the dog ticks")]
     )
     assert seen.windows.context == 32
+
+
+def test_progress_goes_from_none_to_all(split_of):
+    split = split_of(many_records(100))
+    trained_on = some_records(split.train, tiny_tokenizer(), 10)
+    assert len(trained_on) == 10
+    shares = []
+    observe(
+        "tiny",
+        tiny_model(),
+        tiny_tokenizer(),
+        held_out_texts(split.heldout, tiny_tokenizer(), tokens=1000).texts,
+        GenerationRequest(num_samples=3, max_new_tokens=8, seed=1),
+        trained_on=trained_on,
+        on_progress=shares.append,
+    )
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.2
+    assert shares[-1] > 0.5

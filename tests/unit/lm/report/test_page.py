@@ -1,6 +1,7 @@
 """The page: well-formed, self-contained, and safe whatever the samples say."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -19,6 +20,8 @@ REPORTS = {
     "good": evidence,
     "copier": lambda: evidence(tuned=TRAINING[:8] + OWN_LINES[:12]),
     "nothing held out": lambda: evidence(held_out=()),
+    "nothing learned": lambda: evidence(kept_step=0),
+    "all held out is trained on": lambda: evidence(held_out=TRAINING[:12]),
     "one sample": lambda: evidence(tuned=["Only one."], base=["One before."]),
     "hostile": lambda: evidence(tuned=[HOSTILE.replace("\ud800", "?")] * 3, base=["", " ", "\n"]),
 }
@@ -115,3 +118,29 @@ def test_rebuilding_needs_a_report(tmp_path):
     (tmp_path / "report.json").write_text('{"schema": 1')
     with pytest.raises(DataError, match="damaged"):
         rebuild_page(tmp_path)
+
+
+def test_a_page_says_whose_it_is():
+    page = render_html(replace(analyse(evidence()), run=7))
+    assert "<h1>Run 7: tiny tuned on one-liners</h1>" in page
+    assert "Base model: tiny · tuned model: runs/7" in page
+
+
+def test_nothing_learned_is_a_page_of_its_own():
+    report = analyse(REPORTS["nothing learned"]())
+    text = Outline(render_html(report)).text
+    assert report.verdict.headline in text
+    assert report.verdict.next_step in text
+    assert "✓" not in text
+    for heading in ("Learned the shape?", "Just copying?", "Varied?", "Base model\n"):
+        assert heading not in text
+
+
+@pytest.mark.parametrize("kind", ["nothing held out", "all held out is trained on"])
+def test_without_a_measured_loss_no_table_of_losses_is_explained(kind):
+    report = analyse(REPORTS[kind]())
+    page = render_html(report)
+    assert report.verdict.next_step in Outline(page).text
+    assert "Perplexity is" not in page
+    assert "from the table" not in page
+    assert ">perplexity<" not in page

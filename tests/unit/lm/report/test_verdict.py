@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from conjure.lm.report.analysis import analyse
-from conjure.lm.report.facts import Finding, Report
-from conjure.lm.report.verdict import judge
-from support.reports import OWN_LINES, PROSE_LINES, TRAINING, evidence
+from conjure.lm.report.facts import ExtractedShare, Extraction, Finding, Report
+from conjure.lm.report.verdict import Figures, judge, share_interval
+from support.reports import HELD_OUT, OWN_LINES, PROSE_LINES, TRAINING, evidence
 
 
 def finding(report: Report, question: str) -> Finding:
@@ -21,26 +21,38 @@ def report() -> Report:
 
 def judged(report: Report, question: str, **changes: object) -> Finding:
     changed = replace(report, **changes)
-    verdict = judge(changed.base, changed.tuned, changed.held_out, changed.lengths, changed.normal)
+    verdict = judge(
+        Figures(
+            changed.base, changed.tuned, changed.held_out, changed.lengths, changed.normal, changed.course
+        )
+    )
     return finding(replace(changed, verdict=verdict), question)
 
 
 def test_all_is_well(report):
     assert report.verdict.headline == (
-        "It got better at unseen text; it learned the shape; it does not copy; it is varied."
+        "It got better at unseen text; it nearly learned the shape; it does not copy; it is varied."
     )
-    assert [found.tone for found in report.verdict.findings] == ["good"] * 4
+    assert [found.tone for found in report.verdict.findings] == ["good", "mixed", "good", "good"]
+    assert (report.verdict.state, report.verdict.next_step) == ("learned", None)
+    assert report.verdict.findings[0].detail == (
+        "Its loss on 12 held-out texts is 3.01 nats per token, the base model's 5.01 (2.00 lower ± 0.00; "
+        "chance alone gives as much less than once in 1,000 times). 12 of them became likelier."
+    )
 
 
 def test_a_copier_is_called_one_in_plain_words():
     report = analyse(evidence(tuned=TRAINING[:8] + OWN_LINES[:12]))
     assert report.verdict.headline == (
-        "It is a copier: 8 of 20 samples stand word for word in the training text."
+        "It copies the training text: 8 of 20 samples are copies of a training record."
     )
     found = finding(report, "copying")
-    assert (found.tone, found.answer) == ("bad", "It is a copier")
-    assert found.detail.endswith(
-        "Normal for unseen text: 0 of 12 held-out texts, and 3 words (13 characters)."
+    assert (found.tone, found.answer) == ("bad", "It copies the training text")
+    assert found.detail == (
+        "8 of 20 samples are copies of a training record (held-out texts: 0 of 12; with 95% confidence 22% "
+        "to 61% of all it would write). The longest passage that a sample shares with a training record word "
+        "for word has 14 words (held-out texts: 3). Given the first half of a training record, it completes "
+        "0 of 20 word for word (held-out records: 0 of 12)."
     )
 
 
@@ -48,7 +60,7 @@ def test_a_copier_that_changes_commas_is_one_too():
     changed = [line.replace(".", " !").upper() for line in TRAINING if len(line.split()) > 6][:5]
     report = analyse(evidence(tuned=(*changed, *OWN_LINES[:15])))
     assert report.verdict.headline == (
-        "It is a copier: 5 of 20 samples stand nearly word for word in the training text."
+        "It copies the training text: 5 of 20 samples are copies of a training record, with small changes."
     )
 
 
@@ -58,7 +70,7 @@ def test_a_copier_that_changes_commas_is_one_too():
         (0, "It does not copy", "good"),
         (1, "It copies now and then", "mixed"),
         (3, "It copies now and then", "mixed"),
-        (4, "It is a copier", "bad"),
+        (4, "It copies the training text", "bad"),
     ],
 )
 def test_one_sample_in_five_makes_a_copier(copies, answer, tone):
@@ -67,8 +79,8 @@ def test_one_sample_in_five_makes_a_copier(copies, answer, tone):
     assert (found.answer, found.tone) == (answer, tone)
 
 
-def test_where_unseen_text_repeats_the_training_text_a_model_may_too():
-    """Forms and formulas: held-out records are full of what the training records hold."""
+def test_a_yardstick_that_is_itself_copied_excuses_nothing():
+    """Forms and formulas: every held-out record is nearly a training record."""
     formula = "I hereby declare that all of the above is true to the best of my knowledge"
     report = analyse(
         evidence(
@@ -77,7 +89,60 @@ def test_where_unseen_text_repeats_the_training_text_a_model_may_too():
             held_out=[f"{formula}, {name}" for name in ("Ann", "Bob", "Cy", "Di", "Ed", "Flo", "Gil", "Hal")],
         )
     )
-    assert finding(report, "copying").answer == "It does not copy"
+    assert finding(report, "copying").answer == "It copies the training text"
+    assert (report.normal, report.verdict.state) == (None, "not_comparable")
+    assert finding(report, "better").tone == "unknown"
+
+
+def test_held_out_texts_that_are_trained_on_too_do_not_make_copies_normal():
+    report = analyse(evidence(tuned=TRAINING[:2] + OWN_LINES[2:], held_out=(*HELD_OUT, *TRAINING[:12])))
+    assert (report.normal.left_out, report.normal.novelty.copied) == (12, 0)
+    found = finding(report, "copying")
+    assert (found.tone, found.answer) == ("mixed", "It copies now and then")
+    assert "(held-out texts: 0 of 12;" in found.detail
+
+
+def test_no_normal_excuses_every_twentieth_sample(report):
+    """Long held-out records may quote the training text here and there."""
+
+    def copying(samples: int, held_out: int) -> str:
+        tuned = replace(report.tuned.novelty, texts=100, copies=samples)
+        normal = replace(report.normal.novelty, texts=100, copies=held_out)
+        sides = {
+            "tuned": replace(report.tuned, novelty=tuned),
+            "normal": replace(report.normal, novelty=normal),
+        }
+        return judged(report, "copying", **sides).answer
+
+    assert copying(4, 4) == "It does not copy"
+    assert copying(4, 3) == "It copies now and then"
+    assert copying(5, 40) == "It copies now and then"
+    assert copying(20, 100) == "It copies the training text"
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "held_out", "answer", "tone"),
+    [
+        (0, 0, "It does not copy", "good"),
+        (4, 0, "It does not copy", "good"),
+        (5, 0, "It knows some training records by heart", "mixed"),
+        (30, 26, "It does not copy", "good"),  # easy records: held-out ones are completed as often
+        (31, 10, "It knows training records by heart", "bad"),
+    ],
+)
+def test_what_a_model_can_recite_counts_as_copying(report, trained_on, held_out, answer, tone):
+    extraction = Extraction(ExtractedShare(100, trained_on), ExtractedShare(100, held_out))
+    found = judged(report, "copying", tuned=replace(report.tuned, extraction=extraction))
+    assert (found.answer, found.tone) == (answer, tone)
+    assert f"it completes {trained_on} of 100 word for word (held-out records: {held_out} of 100)" in (
+        found.detail
+    )
+
+
+def test_a_share_has_bounds():
+    assert share_interval(0, 50) == (0.0, pytest.approx(0.0713, abs=1e-3))
+    assert share_interval(8, 20) == (pytest.approx(0.219, abs=1e-3), pytest.approx(0.613, abs=1e-3))
+    assert share_interval(50, 50)[1] == 1.0
 
 
 def test_a_planted_text_is_found_and_named():
@@ -88,8 +153,7 @@ def test_a_planted_text_is_found_and_named():
     assert sample.text[sample.run.start : sample.run.start + sample.run.characters] == secret
     assert (sample.run.record, sample.run.before) == (len(TRAINING), "")
     assert report.verdict.findings[2].detail.startswith(
-        "1 of 20 samples stands nearly word for word in the training text; "
-        f"its longest verbatim run is 18 words ({len(secret)} characters)."
+        "1 of 20 samples is a copy of a training record, with small changes (held-out texts: 0 of 12; "
     )
 
 
@@ -110,30 +174,65 @@ def test_nothing_held_out():
     report = analyse(evidence(held_out=()))
     assert finding(report, "better").answer == "Not measured"
     assert finding(report, "varied").answer == "Nothing to compare with"
-    assert report.verdict.headline == "It learned the shape; it does not copy."
+    assert report.verdict.headline == (
+        "Nothing was held out, so whether it is better was not measured; it learned the shape; it does not "
+        "copy."
+    )
+    assert report.verdict.state == "nothing_held_out"
+    assert "--holdout 0.1" in report.verdict.next_step
     assert (report.normal, report.held_out, report.tuned.held_out) == (None, None, None)
 
 
+def test_the_best_step_is_the_untouched_base():
+    report = analyse(evidence(kept_step=0))
+    verdict = report.verdict
+    assert verdict.headline == "Nothing was learned: the result is the base model, unchanged."
+    assert verdict.state == "unchanged"
+    assert {found.tone for found in verdict.findings} == {"unknown"}
+    assert verdict.findings[0].detail == (
+        "The loss on held-out text was 5.000 nats per token before training, and 3.200 at its lowest in 2 "
+        "steps."
+    )
+    assert "--learning-rate 0.002" in verdict.next_step
+
+
+def test_training_that_made_it_worse_calls_for_a_lower_rate(report):
+    points = [replace(report.course.points[-1], step=step, held_out_loss=3 + step) for step in (0, 1)]
+    course = replace(report.course, points=tuple(points), kept_step=0)
+    figures = Figures(
+        report.base, report.tuned, report.held_out, report.lengths, report.normal, course, learning_rate=1e-3
+    )
+    assert judge(figures).next_step == (
+        "Training made it worse from the first evaluation on. Try a lower learning rate "
+        "(--learning-rate 0.0002)."
+    )
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "answer"),
+    ("before", "after", "answer", "tone"),
     [
-        (40, 3, "It learned the shape"),  # within what chance allows
-        (40, 7.9, "It learned the shape"),  # most of the way
-        (40, 8.1, "It learned some of the shape"),
-        (10, 7, "It learned some of the shape"),
-        (10, 8, "It did not learn the shape"),
-        (3, 3, "It kept the shape"),
-        (3, 30, "It did not learn the shape"),
+        (40, 4.9, "It learned the shape", "good"),  # within what chance allows
+        (40, 5.1, "It nearly learned the shape", "mixed"),
+        (90, 9.9, "It nearly learned the shape", "mixed"),  # however far a base that never stops was
+        (90, 10.1, "It learned some of the shape", "mixed"),
+        (90, 16, "It did not learn the shape", "bad"),  # more than a third of the mean length
+        (20, 10.1, "It did not learn the shape", "bad"),
+        (3, 3, "It kept the shape", "good"),
+        (3, 30, "It did not learn the shape", "bad"),
     ],
 )
-def test_shape(report, before, after, answer):
+def test_shape(report, before, after, answer, tone):
     def with_distance(side, distance):
         return replace(side, lengths=replace(side.lengths, distance=distance))
 
-    assert report.lengths.usual_distance > 3
-    assert report.lengths.data.mean > 3 * 8
+    lengths = replace(report.lengths, usual_distance=5.0, data=replace(report.lengths.data, mean=45.0))
     sides = {"base": with_distance(report.base, before), "tuned": with_distance(report.tuned, after)}
-    assert judged(report, "shape", **sides).answer == answer
+    found = judged(report, "shape", lengths=lengths, **sides)
+    assert (found.answer, found.tone) == (answer, tone)
+    assert found.detail == (
+        f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model {before:.1f}; "
+        "chance alone: up to 5.0 in 95 of 100 cases)."
+    )
 
 
 def test_records_longer_than_any_sample_have_no_shape_to_learn():

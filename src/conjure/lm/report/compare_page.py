@@ -1,0 +1,99 @@
+"""The comparison of several fine-tunes as one web page, in the look of a report.
+
+Main entry: `render_comparison`. Invariant: it says only what is in the `Comparison`, and escapes every text.
+"""
+
+from conjure.lm.report.compare import SAMPLE_TOKENS, ComparedRun, Comparison, named
+from conjure.lm.report.layout import number, percent, rows_of, section, table, term
+from conjure.lm.report.markup import Markup, element
+from conjure.lm.report.page import document
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """The whole page."""
+    title = f"{named([run.run for run in comparison.runs])} compared"
+    return document(
+        title,
+        element(
+            "header",
+            element("h1", title),
+            element("p", comparison.headline, class_="headline"),
+        ),
+        _figures(comparison),
+        _samples(comparison),
+    )
+
+
+def _figures(comparison: Comparison) -> Markup:
+    samples = len(comparison.runs[0].samples)
+    runs = comparison.runs
+    loss = [("loss, nats per token", lambda run: number(run.loss, 3))] if comparison.same_tokenizer else []
+    figures = table(
+        ("", *(f"run {run.run}" for run in runs)),
+        rows_of(
+            runs,
+            ("trained on", lambda run: ", ".join(run.data)),
+            (term("place", "1 is best; no clear difference is the same place"), place),
+            (
+                term("bits per byte", "Held-out loss, comparable between tokenizers; lower is better"),
+                lambda run: number(run.bits_per_byte, 3),
+            ),
+            *loss,
+            ("copies among the samples", lambda run: f"{run.copies:,} of {samples:,}"),
+            (
+                term("distinct word pairs", "Of the same number of words; higher is more varied"),
+                lambda run: percent(run.distinct_pairs),
+            ),
+            (
+                "sample lengths differ from its data's by, tokens",
+                lambda run: f"{run.length_distance:.1f} (chance alone: up to {run.usual_distance:.1f})",
+            ),
+        ),
+        protocol(comparison),
+    )
+    return section("Figures", None, element("div", figures, class_="wide"))
+
+
+def protocol(comparison: Comparison) -> str:
+    """On what the runs were compared, as sentences."""
+    left_out = ""
+    if comparison.left_out:
+        left_out = (
+            f" {comparison.left_out:,} of {comparison.candidates:,} held-out records are left out, because a "
+            "run was trained on them or on records that say the same."
+        )
+    if not comparison.scored:
+        return f"No record was scored.{left_out}"
+    which = (
+        f"All {comparison.scored:,}"
+        if comparison.scored == comparison.available
+        else f"{comparison.scored:,} of {comparison.available:,}"
+    )
+    return (
+        f"{which} held-out records that no run was trained on were scored, each after an end-of-text token, "
+        f"context {comparison.context:,} tokens, stride {comparison.stride:,}.{left_out} Runs share a place "
+        "where a sign-flip test shows no clear difference (p of 0.05 or more)."
+    )
+
+
+def place(run: ComparedRun) -> str:
+    """The place of a run, or a dash."""
+    return str(run.rank) if run.rank is not None else "–"
+
+
+def _samples(comparison: Comparison) -> Markup:
+    columns = element("tr", [element("th", f"run {run.run}", scope="col") for run in comparison.runs])
+    rows = [
+        element("tr", [element("td", text if text.strip() else "(empty)", dir="auto") for text in texts])
+        for texts in zip(*(run.samples for run in comparison.runs), strict=True)
+    ]
+    return section(
+        "Samples",
+        f"Each row has the same seed ({comparison.seed}) and index; a sample has at most {SAMPLE_TOKENS} "
+        "tokens.",
+        element(
+            "div",
+            element("table", element("thead", columns), element("tbody", rows), class_="samples"),
+            class_="wide",
+        ),
+    )

@@ -1,0 +1,61 @@
+"""The closest record, against a look at every record."""
+
+import random
+
+from conjure.lm.report.closest import ClosestRecords
+from conjure.lm.report.words import words_in_order
+
+COMMON = [f"word{index}" for index in range(60)]
+
+
+def text(rng: random.Random, size: int) -> list[str]:
+    return rng.choices(COMMON, k=size)
+
+
+def changed(rng: random.Random, words: list[str]) -> list[str]:
+    """With a fifth of the words replaced, left out or added at most."""
+    words = list(words)
+    for place in sorted(rng.sample(range(len(words)), rng.randint(0, len(words) // 6)), reverse=True):
+        kind = rng.randrange(3)
+        if kind == 0:
+            words[place] = "new"
+        elif kind == 1:
+            words.insert(place, "new")
+        else:
+            del words[place]
+    return words
+
+
+def test_a_text_with_small_changes_is_led_to_its_record():
+    for seed in range(200):
+        rng = random.Random(seed)
+        records = [text(rng, rng.randint(6, 40)) for _ in range(30)]
+        texts = [changed(rng, rng.choice(records)) for _ in range(10)] + [text(rng, 12)]
+        closest = ClosestRecords(texts)
+        stream = [word for record in records for word in (*record, "")]
+        cut = [0, *sorted(place + 1 for place, word in enumerate(stream) if not word and rng.random() < 0.1)]
+        for start, end in zip(cut, [*cut[1:], len(stream)], strict=True):
+            closest.feed(stream[start:end])
+        for words, (kept, record) in zip(texts, closest.found, strict=True):
+            best = max(words_in_order(words, other) for other in records)
+            if best >= 0.8 * len(words):
+                assert kept == best
+                assert words_in_order(words, records[record]) == best
+
+
+def test_a_stretch_of_a_long_record_is_found_and_the_rest_does_not_count():
+    rng = random.Random(1)
+    novel = text(rng, 5_000)
+    passage = [*novel[3000:3012], "new", *novel[3012:3020]]
+    scattered = [novel[place] for place in range(0, 5_000, 300)]
+    closest = ClosestRecords([passage, scattered, []])
+    closest.feed(["a", "b", "", *novel, ""])
+    assert closest.found[0] == (20, 1)
+    assert closest.found[1].words < 0.8 * len(scattered)
+    assert closest.found[2] == (0, None)
+
+
+def test_nothing_to_look_for():
+    closest = ClosestRecords([])
+    closest.feed(["a", "b", ""])
+    assert closest.found == []

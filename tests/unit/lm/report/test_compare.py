@@ -1,0 +1,120 @@
+"""Fine-tunes compared on what none of them was trained on, and ranked only where they differ."""
+
+import json
+from dataclasses import dataclass, field, replace
+
+from conjure.lm.generation.score import Tally
+from conjure.lm.report.compare import (
+    ComparedRun,
+    Comparison,
+    comparison_to_json,
+    named,
+    rank,
+    unseen_records,
+)
+from conjure.lm.report.compare_page import protocol, render_comparison
+from support.reports import HELD_OUT, OWN_LINES, TRAINING
+
+
+@dataclass
+class Texts:
+    """Records a model was trained on, and others that were held out."""
+
+    trained: tuple[str, ...]
+    others: tuple[str, ...]
+    read: int = field(default=0)
+
+    def trained_on(self):
+        return iter(self.trained)
+
+    def held_out(self):
+        return iter(self.others)
+
+
+def run(number: int, **changes) -> ComparedRun:
+    made = ComparedRun(
+        run=number,
+        data=("jokes.csv",),
+        bits_per_byte=1.5,
+        loss=4.25,
+        rank=number - 2,
+        samples=("<b>one</b>", ""),
+        copies=0,
+        distinct_pairs=0.9,
+        length_distance=2.5,
+        usual_distance=1.4,
+    )
+    return replace(made, **changes)
+
+
+def comparison(**changes) -> Comparison:
+    made = Comparison(
+        schema=1,
+        headline="Run 3 is best on 20 records that none of them was trained on.",
+        candidates=25,
+        left_out=5,
+        scored=20,
+        available=20,
+        context=512,
+        stride=256,
+        seed=0,
+        same_tokenizer=True,
+        runs=(run(3), run(4)),
+    )
+    return replace(made, **changes)
+
+
+def test_what_any_of_them_was_trained_on_is_left_out():
+    one = Texts(TRAINING, HELD_OUT)
+    other = Texts((*HELD_OUT[:5], HELD_OUT[5].upper().replace(".", "!")), OWN_LINES)
+    candidates, unseen = unseen_records([one, other])
+    assert unseen == [*HELD_OUT[6:], *OWN_LINES]
+    assert candidates == len(HELD_OUT) + len(OWN_LINES)
+
+
+def test_records_that_say_the_same_count_once():
+    one = Texts(TRAINING, (*OWN_LINES[:3], OWN_LINES[0].lower(), OWN_LINES[0].replace(".", "!")))
+    assert unseen_records([one, Texts(TRAINING, OWN_LINES[:3])]) == (3, list(OWN_LINES[:3]))
+
+
+def test_nothing_is_left_where_each_was_trained_on_what_the_other_held_out():
+    halves = (Texts(TRAINING, HELD_OUT), Texts(HELD_OUT, TRAINING))
+    assert unseen_records(halves)[1] == []
+
+
+def scores(*losses: float) -> list[Tally]:
+    return [Tally(-loss * 10, 10, 5, 40) for loss in losses]
+
+
+def test_models_rank_by_what_they_make_of_the_same_records():
+    good = [3 + 0.01 * place for place in range(20)]
+    bad = [loss + 0.5 for loss in good]
+    assert rank([scores(*bad), scores(*good)]) == [2, 1]
+
+
+def test_what_is_no_clear_difference_is_a_tie():
+    flat = [3.0] * 20
+    wavering = [3.0 + (0.5 if place % 2 else -0.48) for place in range(20)]
+    worse = [4.0 + 0.01 * place for place in range(20)]
+    assert rank([scores(*wavering), scores(*worse), scores(*flat)]) == [1, 3, 1]
+
+
+def test_names_of_runs():
+    assert (named([3, 5]), named([3, 5, 8])) == ("Runs 3 and 5", "Runs 3, 5 and 8")
+
+
+def test_the_page_escapes_samples_and_says_the_protocol():
+    page = render_comparison(comparison())
+    assert "<h1>Runs 3 and 4 compared</h1>" in page
+    assert "&lt;b&gt;one&lt;/b&gt;" in page
+    assert "(empty)" in page
+    assert "loss, nats per token" in page
+    assert "5 of 25 held-out records are left out" in page
+
+
+def test_nothing_comparable_has_no_ranking():
+    runs = tuple(run(number, rank=None, bits_per_byte=None, loss=None) for number in (3, 4))
+    made = comparison(headline="Not comparable: …", scored=0, available=0, left_out=25, runs=runs)
+    assert protocol(made).startswith("No record was scored. 25 of 25 held-out records are left out")
+    assert "Not comparable" in render_comparison(made)
+    assert json.loads(comparison_to_json(made))["runs"][0]["rank"] is None
