@@ -1,6 +1,6 @@
 """Whatever stands in a run's files and on the command line, it is read or refused with one sentence.
 
-`make test` tries a thousand inputs of each kind; with ``CONJURE_TEST_EXAMPLES=100000`` pytest tries as many.
+`make test` tries a thousand inputs of each kind; `scripts/fuzz -n N` as many as one likes.
 """
 
 import json
@@ -20,7 +20,7 @@ from conjure.runs.schema.spec import Mount, RunSpec
 from conjure.runs.schema.stop_conditions import parse_stop_condition
 from support.casting import OWNER
 
-EXAMPLES = int(os.environ.get("CONJURE_TEST_EXAMPLES", "1000"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1000"))
 many = settings(
     max_examples=EXAMPLES,
     deadline=None,

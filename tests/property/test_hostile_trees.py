@@ -111,7 +111,7 @@ def _state(folder: Path) -> dict[str, object]:
 
 def _collect(root: Path) -> None:
     with RunFolders(root) as folders:
-        manifest = outputs.collect(folders.open_work(), outputs.Before({}), folders.open_outputs())
+        manifest = outputs.collect(folders.open_work(), outputs.Baseline({}), folders.open_outputs())
         folders.check()
         manifest.save(root / "manifest.json")
 

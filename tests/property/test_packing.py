@@ -55,7 +55,8 @@ def test_going_on_gives_what_an_unbroken_epoch_gives(stream, block_size, batch_s
 def test_a_token_sees_its_own_record_and_the_marker_before_it(stream, block_size):
     record_of = np.searchsorted(stream.ends, np.arange(len(stream)), side="right")
     for batch in Blocks(stream, block_size).in_order(3):
-        for ids, targets, segments in zip(*(part.tolist() for part in batch), strict=True):
+        parts = (batch.ids, batch.targets, batch.segments)
+        for ids, targets, segments in zip(*(part.tolist() for part in parts), strict=True):
             for id_, target, segment in zip(ids, targets, segments, strict=True):
                 if target == IGNORE:
                     assert segment == PADDING_SEGMENT

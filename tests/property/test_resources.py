@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from conjure.core.folders import Folder
 from conjure.core.home import Home
 from conjure.errors import ConjureError, MountError
 from conjure.runs.artifacts.mounts import place
@@ -75,7 +76,8 @@ def test_mounts_stay_inside_the_working_folder(
     for name, leads in {"up": "../outside", "etc": "/nonexistent/conjure", "self": "."}.items():
         (work / name).symlink_to(leads)
     try:
-        place(home, home.run_folder(2) / "outputs/a", work, target, False)
+        with Folder.open(work) as opened:
+            place(home, home.run_folder(2) / "outputs/a", opened, target, False)
     except MountError:
         pass
     else:

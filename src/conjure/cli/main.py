@@ -157,9 +157,6 @@ def _tell(error: Exception, arguments: list[str]) -> int:
         where = f": {error.filename}" if error.filename else ""
         _show(ConjureError(f"{error.strerror or error}{where}"))
         return 1
-    if isinstance(error, MemoryError):
-        _show(ConjureError("there is not enough memory for this"))
-        return 1
     from conjure.cli.crash import EXIT_CRASHED, save_crash
 
     _show(save_crash(error, arguments))

@@ -3,12 +3,13 @@
 Main entries: `load`, `finetune`. Invariant: a name means here what it means on the command line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from conjure.lm import language_model
 from conjure.lm.training import finetune as tuning
+from conjure.lm.training.events import Event
 from conjure.recipes.resources import data_path, model_lookup
 
 
@@ -26,15 +27,24 @@ def load(name: str | Path, *, precision: str = "float32") -> language_model.Lang
 
 
 def finetune(
-    data: str | Path | Sequence[str | Path], *, output: str | Path, **options: Any
+    data: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path,
+    model: str | Path = "sprite",
+    on_event: Callable[[Event | tuning.Sampled | tuning.Saved], None] | None = None,
+    **options: Any,
 ) -> tuning.FinetuneResult:
     """Tune a model on text; see `conjure.lm.training.finetune.finetune` for all it takes and gives.
 
     Args:
         data: Files, folders or resources (``runs/2/data.csv``).
         output: Checkpoint folder to write.
-        **options: ``model``, ``on_event`` and the fields of `FinetuneRequest`.
+        model: Model to start from: a name, a folder or a run (``runs/3``).
+        on_event: Told of every event of the training.
+        **options: Fields of `FinetuneRequest`.
     """
     sources = [data] if isinstance(data, str | Path) else data
     names = [data_path(str(source)) for source in sources]
-    return tuning.finetune(names, output=output, lookups=[model_lookup], **options)
+    return tuning.finetune(
+        names, output=output, model=model, on_event=on_event, lookups=[model_lookup], **options
+    )

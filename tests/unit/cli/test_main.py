@@ -122,7 +122,7 @@ def test_an_unforeseen_error_is_one_sentence_and_a_file(call, monkeypatch, conju
 
 
 def test_a_crash_of_run_has_the_status_of_its_own_failures(call, monkeypatch, conjure_home):
-    monkeypatch.setattr("conjure.cli.commands.run.cast", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("conjure.cli.commands.run.submit", lambda *_, **__: 1 / 0)
     status, _, err = call("run", "-e", "API_KEY=hunter2xyz", "curl -u me:hunter2xyz h")
     assert status == 125
     assert "ZeroDivisionError" in err
@@ -145,7 +145,8 @@ def test_too_little_memory_is_no_crash(call, monkeypatch, conjure_home):
         raise MemoryError
 
     monkeypatch.setattr(ps.command, "callback", fail)
-    assert call("ps") == (1, "", "error: there is not enough memory for this\n")
+    message = "memory ran out: use a smaller model, fewer samples at a time, or a smaller batch"
+    assert call("ps") == (1, "", f"error: {message}\n")
     assert not Home(conjure_home).root.exists()
 
 
