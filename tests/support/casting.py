@@ -14,6 +14,7 @@ from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, RunStatus
+from conjure.runs.telemetry.logs import LOG_FILE
 
 OWNER = Owner("host", "boot", 1, "1")
 _PATIENCE_S = 60.0
@@ -29,7 +30,8 @@ def add_run(store: Store, command: str = "true", **spec: object) -> RunRecord:
 
 
 def advance(store: Store, number: int, to: RunStatus) -> None:
-    """Move a run through its phases up to one."""
+    """Move a run through its phases up to one, as its supervisor would, which also begins the log."""
+    (store.home.run_folder(number) / LOG_FILE).touch()
     for phase in PHASES[1 : PHASES.index(to) + 1]:
         store.move(number, phase)
 

@@ -6,10 +6,10 @@ below is the one place that names a command.
 
 import io
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 
 import click
 
@@ -110,27 +110,41 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def main() -> None:
-    """Entry point of the installed command; never shows a traceback for what a user can mend."""
+def main(*, interrupts: bool = False) -> None:
+    """The installed command, once it is imported; never shows a traceback for what a user can mend.
+
+    Args:
+        interrupts: A ^C has ended the process until now, and is to be an exception while the command runs.
+    """
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that is not UTF-8, or a terminal that cannot show a letter, must not end a listing.
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(_run(sys.argv[1:]))
+    status = _run(sys.argv[1:], interrupts=interrupts)
+    try:
+        sys.stdout.flush()
+    except OSError:  # it was told already
+        _write_no_more()
+    if interrupts:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: a ^C now just ends what is left
+    sys.exit(status)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], *, interrupts: bool = False) -> int:
     # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
     own_failure = 125 if arguments[:1] in (["run"], ["rerun"]) else None
     stdout = sys.stdout
     try:
+        if interrupts:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         status = _call(arguments)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped.", err=True)
+        with suppress(OSError):
+            click.echo("Stopped.", err=True)
         return 130
     except SystemExit:
         if sys.stdout is stdout:
@@ -154,8 +168,9 @@ def _tell(error: Exception, arguments: list[str]) -> int:
         return error.exit_status
     _write_no_more()
     if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        _show(ConjureError(f"{error.strerror or error}{where}"))
+        # Whatever reads and writes files names them; what is left is stdout.
+        where = error.filename if error.filename else "the output cannot be written"
+        _show(ConjureError(f"{where}: {error.strerror or error}"))
         return 1
     from conjure.cli.crash import EXIT_CRASHED, save_crash
 
@@ -198,11 +213,18 @@ def _call(arguments: list[str]) -> object:
 
 
 def _open_closed_streams() -> None:
-    """Where a stream was closed by the caller (``>&-``), Python has None; nothing is to be heard there."""
-    for name in ("stdin", "stdout", "stderr"):
+    """Give a stream that the caller closed (``>&-``), where Python has None, a place to lead to.
+
+    What is written to a closed stdout is an error, as with every other program, so the descriptor can only be
+    read; nobody would hear of an error on stderr, so there all is well.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            stream = Path(os.devnull).open("r" if name == "stdin" else "w")  # noqa: SIM115 - as long as we live
-            setattr(sys, name, stream)
+            opened = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            if opened != number:  # never let a database or a log take one of these three numbers
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
 def _write_no_more() -> None:
@@ -212,6 +234,7 @@ def _write_no_more() -> None:
 
 
 def _show(error: ConjureError) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
-    if error.fix:
-        click.echo(f"{click.style('  try:', bold=True)} {printable(error.fix)}", err=True)
+    with suppress(OSError):  # stderr cannot be written either; the exit status still tells
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
+        if error.fix:
+            click.echo(f"{click.style('  try:', bold=True)} {printable(error.fix)}", err=True)

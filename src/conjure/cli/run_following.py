@@ -4,11 +4,16 @@ Main entry: `follow_submission`. Invariant: with `as_json`, stdout holds one JSO
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from conjure.cli.render import write_json
-from conjure.cli.transcript import Transcript, follow_run
+from conjure.cli.transcript import Transcript, ended, follow_run
 from conjure.core.home import Home
+from conjure.errors import StoreError
+from conjure.runs.database.sqlite import STOP
 from conjure.runs.lifecycle.log_following import wait_for_end
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.spawning import interrupts_held
 from conjure.runs.lifecycle.submission import Submission
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import EXIT_DETACHED, exit_status
@@ -36,11 +41,36 @@ def follow_submission(
     Returns:
         The exit status to end with.
     """
-    transcript = Transcript()
-    made = make(_say_nothing if as_json else transcript.submit)
+    announced: list[int] = []
+
+    def announce(number: int) -> None:
+        announced.append(number)
+        if not as_json:
+            with suppress(OSError):  # nobody can read it, which is no fault of the run's
+                Transcript().submit(number)
+
+    try:
+        return _follow(home, make(announce), background, as_json, interrupt_stops)
+    except KeyboardInterrupt:
+        if not announced:
+            raise
+        with interrupts_held():
+            return _after_interrupt(home, announced[-1], as_json=as_json, stop=interrupt_stops)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if not announced:
+            raise
+        raise StoreError(
+            f"the output cannot be written: {error.strerror or error}; run {announced[-1]} is not affected",
+            fix=f"conjure logs -f {announced[-1]}",
+        ) from error
+
+
+def _follow(home: Home, made: Submission, background: bool, as_json: bool, interrupt_stops: bool) -> int:
     if as_json:
         return _as_json(home, made, background=background)
-    number = made.record.number
+    transcript, number = Transcript(), made.record.number
     if made.reused:
         transcript.say("♻️ ", f"Run {number} did the same and completed; nothing was run")
         return 0
@@ -63,5 +93,17 @@ def _as_json(home: Home, made: Submission, *, background: bool) -> int:
     return exit_status(record.ending) if record.ending is not None else 0
 
 
-def _say_nothing(_number: int) -> None:
-    pass
+def _after_interrupt(home: Home, number: int, *, as_json: bool, stop: bool) -> int:
+    """Say what a ^C that nobody took for anything else came to: a run called off, or one that goes on."""
+    transcript = Transcript(to_stderr=as_json)
+    with open_store(home) as store:
+        record = store.get(number)
+        if record.status.is_final:
+            transcript.say("✨", ended(record))
+            return EXIT_DETACHED
+        if stop:
+            store.request_end(number, STOP)
+            transcript.say("✨", f"Run {number} is stopping; its outputs are saved")
+            return EXIT_DETACHED
+    transcript.detached(number)
+    return EXIT_DETACHED

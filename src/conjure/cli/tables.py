@@ -44,7 +44,7 @@ Row = Sequence[str | Cell]
 
 def show_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     """Write a table with a line of headings to stdout."""
-    cells = [[replace(_cell(value), text=one_line(_cell(value).text)) for value in row] for row in rows]
+    cells = [list(map(_one_line_cell, row)) for row in rows]
     if on_terminal():
         _show_drawn(columns, cells)
     else:
@@ -78,15 +78,23 @@ def _cell(value: str | Cell) -> Cell:
     return value if isinstance(value, Cell) else Cell(value)
 
 
+def _one_line_cell(value: str | Cell) -> Cell:
+    cell = _cell(value)
+    text = one_line(cell.text)
+    return cell if text == cell.text else replace(cell, text=text)
+
+
 def _show_plain(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
     lines = [[column.title for column in columns], *([cell.text for cell in row] for row in rows)]
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+    shown = []
     for line in lines:
         padded = [
             text.rjust(width) if column.right else text.ljust(width)
             for text, width, column in zip(line, widths, columns, strict=True)
         ]
-        click.echo(_GAP.join(padded).rstrip())
+        shown.append(_GAP.join(padded).rstrip())
+    click.echo("\n".join(shown))  # at once: there may be very many
 
 
 def _show_drawn(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:

@@ -1,6 +1,7 @@
 """Writing files so that a crash leaves the old content or the new, and digests of what is there.
 
-Main entries: `write_atomically`, `replace_folder`, `sha256_file`. Invariant: a reader never sees half a file.
+Main entries: `write_atomically`, `replace_folder`, `sha256_file`, `parse_json`. Invariant: a reader never
+sees half a file.
 """
 
 import ctypes
@@ -8,6 +9,7 @@ import errno
 import fcntl
 import glob
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -15,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _AT_FDCWD = -100  # "relative to the current folder", from fcntl.h
 _RENAME_EXCHANGE = 2  # from linux/fs.h
@@ -50,6 +52,18 @@ def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in pieces."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What JSON text holds, where the text may be anything.
+
+    Raises:
+        ValueError: It is not JSON, or is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def sha256_open_file(descriptor: int) -> str:

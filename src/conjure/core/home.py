@@ -65,6 +65,11 @@ class Home:
         return self.root / "uploads"
 
     @property
+    def links_file(self) -> Path:
+        """The links, as they also stand in the database, which may get lost."""
+        return self.root / "links.json"
+
+    @property
     def datasets(self) -> Path:
         """Local data files that runs used, by digest; and tokenised texts."""
         return self.root / "datasets"

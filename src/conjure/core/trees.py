@@ -8,9 +8,8 @@ import errno
 import fcntl
 import os
 import posixpath
-import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from conjure.core.folders import Descent, Entry, Folder, open_file, remove_entry
 
 _FICLONE = 0x40049409  # from linux/fs.h: let two files share their blocks until one is written to
 _CHUNK_BYTES = 1 << 30
+_PIECE_BYTES = 1 << 20
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _NO_RANGE_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 
@@ -85,15 +85,41 @@ def _copy_content(reader: int, writer: int) -> None:
     with suppress(OSError):
         fcntl.ioctl(writer, _FICLONE, reader)
         return
+    size = os.fstat(reader).st_size
+    for start, end in _stretches_of_data(reader, size):
+        _copy_range(reader, writer, start, end)
+    os.truncate(writer, max(size, os.fstat(writer).st_size))  # a hole at the end is a matter of size alone
+
+
+def _stretches_of_data(reader: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where a file holds anything, as far as the filesystem knows: the rest is holes, which read as zeros."""
+    if not hasattr(os, "SEEK_DATA"):
+        yield 0, size
+        return
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(reader, end, os.SEEK_DATA)
+            end = os.lseek(reader, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # that means: nothing but a hole until the end
+                yield end, size
+            return
+        yield start, end
+
+
+def _copy_range(reader: int, writer: int, start: int, end: int) -> None:
+    os.lseek(reader, start, os.SEEK_SET)
+    os.lseek(writer, start, os.SEEK_SET)
     try:
-        while os.copy_file_range(reader, writer, _CHUNK_BYTES):
-            pass
+        while start < end and (copied := os.copy_file_range(reader, writer, min(_CHUNK_BYTES, end - start))):
+            start += copied
     except (OSError, AttributeError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_RANGE_COPY:
             raise
-        with os.fdopen(os.dup(reader), "rb") as source, os.fdopen(os.dup(writer), "wb") as destination:
-            source.seek(destination.tell())
-            shutil.copyfileobj(source, destination, 1 << 20)
+        while start < end and (data := os.read(reader, min(_PIECE_BYTES, end - start))):
+            start += os.write(writer, data)
+            os.lseek(reader, start, os.SEEK_SET)
 
 
 def copy_entry(

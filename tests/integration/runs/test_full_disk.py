@@ -1,6 +1,7 @@
 """Homes on disks that are full or closed, each a small filesystem of its own."""
 
 import os
+import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -10,21 +11,31 @@ import pytest
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.python_api import Client
+from conjure.runs.database.rows import RunFilter
 from conjure.runs.database.sqlite import read_record
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
-from conjure.runs.schema.status import RunStatus
-from support.casting import add_run, ending_runs, wait_until
+from conjure.runs.maintenance.doctor import examine
+from conjure.runs.maintenance.pruning import prune
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from support.casting import add_run, ending_runs, finish, is_running, supervisor_of, wait_until
+from support.terminal import conjure
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small filesystem")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small filesystem"),
+    pytest.mark.xdist_group("leftovers"),  # they look for processes by their words
+]
 
 
 @pytest.fixture
 def disk(tmp_path, monkeypatch):
-    """A filesystem of 4 MB."""
+    """A filesystem of 4 MB and 600 inodes."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place]).returncode != 0:
+    if (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=600", "tmpfs", place]).returncode
+        != 0
+    ):
         pytest.skip("this machine does not let us mount a filesystem")
     monkeypatch.setenv("CONJURE_HOME", str(place / "home"))
     yield place
@@ -118,16 +129,124 @@ def test_the_record_of_an_abandoned_run_waits_for_room(client, disk):
         number = add_run(store).number
         store._connection.execute("UPDATE runs SET owner = NULL")
     reserve = fill(disk)
-    assert (
-        client.get(number).status is RunStatus.REQUESTED
-    )  # it is not said to have ended while that cannot last
-    with pytest.raises(StoreError):
-        client.get(number).wait()
+    assert client.get(number).status is RunStatus.INTERRUPTED  # nobody carries it, written or not
+    assert client.get(number).wait().status is RunStatus.INTERRUPTED
+    assert read_record(client.home.run_folder(number)).status is RunStatus.REQUESTED
     reserve.unlink()
     assert client.get(number).status is RunStatus.INTERRUPTED
+    assert read_record(client.home.run_folder(number)).status is RunStatus.INTERRUPTED
 
 
 def test_a_client_can_be_given_its_home(disk, folder):
     client = Client(disk / "elsewhere")
     assert client.run("true").wait().number == 1
     assert (disk / "elsewhere" / "runs" / "1" / "run.json").exists()
+
+
+def use_up_inodes(disk: Path) -> Path:
+    """Leave room for bytes, and for no further file; the folder with all the files that take it."""
+    folder = disk / "small-files"
+    folder.mkdir()
+    with suppress(OSError):
+        for number in range(100_000):
+            (folder / str(number)).touch()
+    return folder
+
+
+FULL = {"bytes": fill, "inodes": use_up_inodes}
+
+
+def waiting_run(client):
+    """A run that goes on, and has printed ``ready``."""
+    run = client.run("echo ready; exec sleep 89111")
+    wait_until(lambda: list(run.logs()), "the command's start")
+    return run
+
+
+@pytest.mark.parametrize("lacks", FULL)
+def test_a_run_is_killed_on_a_full_disk(client, disk, lacks):
+    run = waiting_run(client)
+    FULL[lacks](disk)
+    assert run.kill().status is RunStatus.KILLED
+    wait_until(lambda: not is_running("89111"), "the end of the command")
+    assert read_record(client.home.run_folder(run.number)).status is RunStatus.KILLED
+
+
+@pytest.mark.parametrize("lacks", FULL)
+def test_a_run_is_stopped_on_a_full_disk(client, disk, lacks):
+    run = waiting_run(client)
+    FULL[lacks](disk)
+    assert run.stop().status is RunStatus.STOPPED
+    assert read_record(client.home.run_folder(run.number)).status is RunStatus.STOPPED
+
+
+@pytest.mark.parametrize("lacks", FULL)
+def test_a_run_whose_supervisor_died_on_a_full_disk_is_interrupted(client, disk, lacks):
+    run = waiting_run(client)
+    supervisor = supervisor_of(run)
+    FULL[lacks](disk)
+    os.kill(supervisor.parent, signal.SIGKILL)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    assert run.wait().status is RunStatus.INTERRUPTED
+    assert not is_running("89111")
+    # What the run had set aside for this is enough to write it down, too.
+    assert read_record(client.home.run_folder(run.number)).status is RunStatus.INTERRUPTED
+
+
+@pytest.mark.parametrize("lacks", FULL)
+def test_a_run_that_takes_all_room_itself_does_not_stay_in_saving(client, disk, lacks):
+    many = "i=0; while touch ../../../f$i 2>/dev/null; do i=$((i+1)); done"
+    large = "cat /dev/zero > ../../../filler 2>/dev/null"
+    run = client.run(f"mkdir made; echo x > made/x; {many if lacks == 'inodes' else large}; true").wait()
+    assert (run.status, run.record.outputs.files) == (RunStatus.COMPLETE, 1)
+
+
+def test_what_is_not_written_down_is_told_in_lists_too(client, disk):
+    with open_store(client.home) as store:
+        number = add_run(store).number
+        store._connection.execute("UPDATE runs SET owner = NULL")
+        finish(store, add_run(store).number, Ending(EndReason.COMPLETED, 0))
+    reserve = fill(disk)
+    with open_store(client.home) as store:
+        interrupted = RunFilter(statuses=(RunStatus.INTERRUPTED,))
+        assert [listed.number for listed in store.listing(interrupted)] == [number]
+        assert [record.number for record in store.select(interrupted)] == [number]
+        assert store.listing(RunFilter(statuses=(RunStatus.REQUESTED,))) == []
+        assert (store.active(), store.facts(number).status) == ([], RunStatus.INTERRUPTED)
+    reserve.unlink()
+
+
+@pytest.mark.parametrize("lacks", FULL)
+def test_pruning_on_a_full_disk_frees_what_it_can(client, disk, write, lacks):
+    write("code.py", "x" * 100_000)
+    run = client.run("head -c 300000 /dev/zero > made; echo ready; exec sleep 89222")
+    wait_until(lambda: list(run.logs()), "the command's start")
+    run.kill()
+    FULL[lacks](disk)
+    with open_store(client.home) as store:
+        freed = prune(client.home, store)
+    assert freed.working_folders == (run.number,)
+    assert freed.size_bytes > 300_000
+    # There is a little room again, but still no inode for each file of a further run.
+    assert lacks == "inodes" or client.run("true").wait().status == "complete"
+
+
+@pytest.mark.parametrize(("lacks", "words"), [("bytes", "is full"), ("inodes", "has no inodes left")])
+def test_a_full_disk_is_called_so(client, disk, write, lacks, words):
+    client.run("true").wait(check=True)
+    write("big", "x" * 5_000_000)
+    FULL[lacks](disk)
+    with pytest.raises(StoreError, match=words) as caught:
+        client.run("true")
+    assert "read" not in str(caught.value)
+    assert "conjure prune" in caught.value.fix
+    findings = {finding.name: finding for finding in examine(client.home)}
+    assert (findings["disk"].state, findings["disk"].fix) == ("warning", "conjure prune")
+
+
+def test_a_mounted_file_that_there_is_no_room_for_is_named(client, disk, write):
+    big = write("big", "x" * 5_000_000)
+    done = conjure("run", "-m", "./big", "true")
+    assert done.returncode == 125
+    assert f"{big} (5.0 MB) could not be kept for the run: the disk that holds" in done.stderr
+    assert client.runs() == []

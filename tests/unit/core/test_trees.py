@@ -1,7 +1,9 @@
 """Copying and removing folder trees."""
 
+import errno
 import inspect
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -172,3 +174,43 @@ class TestRemoveTree:
         for name in ("file", "link", "nothing"):
             remove_tree(tmp_path / name)
         assert [path.name for path in (tmp_path / "other").iterdir()] == ["kept"]
+
+
+HOLE = 50_000_000
+
+
+def sparse(path: Path, stretches: dict[int, bytes], size: int) -> Path:
+    with path.open("wb") as file:
+        for place, content in stretches.items():
+            file.seek(place)
+            file.write(content)
+        file.truncate(size)
+    return path
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["copy_file_range", "read and write"])
+@pytest.mark.parametrize(
+    ("stretches", "size"),
+    [
+        ({0: b"start", HOLE: b"end"}, HOLE + 3),
+        ({HOLE: b"in the middle"}, 2 * HOLE),
+        ({0: b"start"}, HOLE),
+        ({}, HOLE),
+        ({}, 0),
+        ({0: b"x" * 3_000_000}, 3_000_000),
+    ],
+)
+def test_holes_stay_holes(
+    tmp_path: Path, monkeypatch, stretches: dict[int, bytes], size: int, quick: bool
+) -> None:
+    source = sparse(tmp_path / "sparse", stretches, size)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EXDEV, "another filesystem")
+
+    if not quick:
+        monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    assert clone_file(source, tmp_path / "copy", mode=0o600) == size
+    assert subprocess.run(["cmp", source, tmp_path / "copy"], check=False).returncode == 0
+    blocks = (tmp_path / "copy").stat().st_blocks
+    assert blocks <= source.stat().st_blocks + 64

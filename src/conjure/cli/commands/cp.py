@@ -22,7 +22,8 @@ def command(source: str, folder: Path, *, force: bool) -> int:
     """Copy SRC (runs/N[/path], uploads/NAME[/path] or a link's name) into the folder DIR.
 
     A file is copied into DIR; of a folder, its content is. DIR is made if missing; without it, the current
-    folder is meant. The copies are yours: they can be written to.
+    folder is meant. The copies are yours: they can be written to. The exit status is 1 if anything was left
+    out: a link that leads outside, or a file that was removed meanwhile.
     """
     home = Home.from_environment()
     with open_store(home) as store:
@@ -41,4 +42,4 @@ def command(source: str, folder: Path, *, force: bool) -> int:
     for skipped in copied.skipped:
         note(f"left out: {printable(skipped)}")
     note(f"copied {plural(copied.files, 'file')} ({format_size(copied.size_bytes)}) to {folder}")
-    return 0
+    return 1 if copied.skipped else 0

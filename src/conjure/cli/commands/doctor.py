@@ -56,7 +56,7 @@ def _what_was_rebuilt(rebuilt: Rebuilt) -> str:
     if rebuilt.unreadable:
         text += f"; without a readable record: {', '.join(map(str, rebuilt.unreadable))}"
     if rebuilt.set_aside is not None:
-        text += f"; the damaged file is now {rebuilt.set_aside}, and links have to be given again"
+        text += f"; the damaged file is now {rebuilt.set_aside}"
     return text
 
 

@@ -14,12 +14,21 @@ from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import note, visible
 from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
-from conjure.errors import UsageError
+from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import EXIT_DETACHED, exit_status
-from conjure.runs.telemetry.logs import LOG_FILE, STDOUT, LineAssembler, LogEntry, LogLine, LogTail, lines
+from conjure.runs.telemetry.logs import (
+    LOG_FILE,
+    STDOUT,
+    LineAssembler,
+    LogEntry,
+    LogLine,
+    LogTail,
+    lines,
+    log_is_lost,
+)
 
 
 @click.command
@@ -47,7 +56,12 @@ def command(
         return _follow(home, number, wanted) if wanted.asks else follow_run(home, number)
     with open_store(home) as store:
         record = store.get(number)
-    entries = LogTail(home.run_folder(number) / LOG_FILE).read()
+    folder = home.run_folder(number)
+    if log_is_lost(folder, record):
+        raise NotFoundError(
+            f"what run {number} printed is lost: {folder / LOG_FILE} is missing", fix="conjure doctor"
+        )
+    entries = LogTail(folder / LOG_FILE).read()
     if wanted.asks:
         wanted.show(lines(entries))
     elif not _write_exactly(entries):

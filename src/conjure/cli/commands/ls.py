@@ -30,9 +30,9 @@ def command(resource: str | None, *, with_details: bool, as_json: bool) -> None:
         prefix = "" if resource is None else f"{resource.rstrip('/')}/"
         write_json([{"path": f"{prefix}{printable(each.name)}", **each.to_dict()} for each in found])
         return
-    for each in found:
-        click.echo(_details(each) if with_details else _name(each))
-    if not found:
+    if found:
+        click.echo("\n".join(_details(each) if with_details else _name(each) for each in found))
+    else:
         note(f"nothing in {resource}")
 
 

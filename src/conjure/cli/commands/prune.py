@@ -27,8 +27,8 @@ def command(*, everything: bool, force: bool, as_json: bool) -> int:
     """
     home = Home.from_environment()
     with open_store(home) as store:
-        lost = recoverable(home, store)
-        if lost and not force and sys.stdin.isatty():
+        lost = recoverable(home, store) if not force and sys.stdin.isatty() else []
+        if lost:
             runs = ", ".join(map(str, lost))
             question = f"Outputs of run {runs} that were never saved will be lost. Go on?"
             if not click.confirm(question, err=True):
@@ -39,6 +39,8 @@ def command(*, everything: bool, force: bool, as_json: bool) -> int:
         write_json(asdict(freed))
     else:
         click.echo(_describe(freed))
+    for reason in freed.not_done:
+        note(f"left as it is: {reason}")
     return 0
 
 
@@ -48,6 +50,7 @@ def _describe(freed: Pruned) -> str:
         "working folder": len(freed.working_folders),
         "kept file": freed.kept_files,
         "mirror": freed.mirrors,
+        "leftover": freed.leftovers,
     }
     parts = [plural(count, what) for what, count in counts.items() if count]
     return f"freed {format_size(freed.size_bytes)}{': ' if parts else ''}{', '.join(parts)}"

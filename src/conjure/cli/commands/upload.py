@@ -15,12 +15,13 @@ from conjure.runs.artifacts.uploads import upload
 @click.command
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("-n", "--name", metavar="NAME", help="What to call it; PATH's own name if left out.")
-def command(path: Path, *, name: str | None) -> None:
+def command(path: Path, *, name: str | None) -> int:
     """Keep a copy of PATH as uploads/NAME, and print that resource path.
 
     A file uploaded under its own name is uploads/NAME itself; under another name it lies in uploads/NAME.
     Uploading other content under the same name makes the next version: uploads/NAME means the newest,
-    uploads/NAME@1 the first. Runs go on with the version they were given.
+    uploads/NAME@1 the first. Runs go on with the version they were given. The exit status is 1 if
+    anything was left out.
     """
     with StatusLine() as status:
 
@@ -34,3 +35,4 @@ def command(path: Path, *, name: str | None) -> None:
     what = f"{plural(kept.files, 'file')}, {format_size(kept.size_bytes)}"
     note(f"{what}: {f'version {kept.version}' if done.is_new else f'the same as version {kept.version}'}")
     click.echo(kept.resource)
+    return 1 if done.skipped else 0

@@ -14,9 +14,7 @@ from conjure.core.home import Home
 from conjure.core.text import printable, to_iso
 from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS, find_roots, parse, resolve
 from conjure.runs.artifacts.uploads import Upload, list_uploads
-from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import Store
-from conjure.runs.schema.record import RunRecord
+from conjure.runs.database.sqlite import RunSize, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +57,23 @@ def list_resource(home: Home, store: Store, text: str | None) -> list[Listed]:
         links = [Listed(link.name, "link", target=link.resource) for link in store.links()]
         return [Listed(RUNS, "folder"), Listed(UPLOADS, "folder"), *links]
     if place == RUNS:
-        runs = reversed(store.select(RunFilter(archived=True)))
-        return [_listed_run(run) for run in runs if _has_files(home, run)]
+        return [_listed_run(run) for run in reversed(store.sizes()) if _has_files(home, run)]
     if place == UPLOADS:
         return [_listed_upload(home, upload) for upload in list_uploads(home)]
     path = resolve(home, place, store.lookup_link)
     return [_listed_file(path)] if not path.is_dir() else _listed_folder(home, place, path, store)
 
 
-def _has_files(home: Home, run: RunRecord) -> bool:
+def _has_files(home: Home, run: RunSize) -> bool:
+    if run.was_saved:
+        return True  # there may be very many: no look into the folder of each
     folder = home.run_folder(run.number)
     places = [folder / name for name in ("outputs", "work")]
     return any(place.is_dir() and not place.is_symlink() for place in places)
 
 
-def _listed_run(run: RunRecord) -> Listed:
-    size = None if run.outputs is None else run.outputs.size_bytes
-    return Listed(str(run.number), "folder", size, run.facts.ended_at or run.requested_at)
+def _listed_run(run: RunSize) -> Listed:
+    return Listed(str(run.number), "folder", run.size_bytes, run.changed_at)
 
 
 def _listed_upload(home: Home, upload: Upload) -> Listed:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conjure.core.files import sha256_open_file, write_atomically
+from conjure.core.files import parse_json, sha256_open_file, write_atomically
 from conjure.core.folders import Entry as FoundEntry
 from conjure.core.folders import Folder, open_file, walk
 from conjure.core.text import printable
@@ -60,8 +60,8 @@ class Entry:
         if "path_base64" in stored:
             path = os.fsdecode(base64.b64decode(stored["path_base64"]))
         if "target" in stored:
-            return cls(path, 0, "", 0o777, os.fsdecode(base64.b64decode(stored["target_base64"])))
-        return cls(path, stored["size_bytes"], stored["digest"], int(stored["mode"], 8))
+            return cls(str(path), 0, "", 0o777, os.fsdecode(base64.b64decode(stored["target_base64"])))
+        return cls(str(path), int(stored["size_bytes"]), str(stored["digest"]), int(stored["mode"], 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +104,11 @@ class Manifest:
             FileNotFoundError: There is none.
         """
         try:
-            stored = json.loads(path.read_bytes())
+            stored = parse_json(path.read_bytes())
             if stored["format"] > _FORMAT:
                 raise StoreError(f"{path} was written by a newer conjure", fix="pip install -U conjure")
-            return cls(tuple(map(Entry.from_dict, stored["files"])), tuple(stored["skipped"]))
-        except (ValueError, KeyError, TypeError) as error:
+            return cls(tuple(map(Entry.from_dict, stored["files"])), tuple(map(str, stored["skipped"])))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise StoreError(f"{path} is damaged: {error}") from error
 
     def find_faults(self, folder: Path) -> list[str]:

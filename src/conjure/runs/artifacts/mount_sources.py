@@ -4,6 +4,7 @@ Main entries: `resolve_mounts`, `locate`, `identity_of`. Invariant: a resolved m
 meaning the same content: links are followed, uploads carry their version, local files are kept by digest.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterable
@@ -14,8 +15,9 @@ from conjure.core.home import Home
 from conjure.core.home_key import keyed_digest
 from conjure.core.trees import clone_file
 from conjure.core.units import format_size
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import MountError, NotFoundError, UsageError
 from conjure.runs.artifacts import resource_paths
+from conjure.runs.database.connection import full_disk
 from conjure.runs.database.sqlite import Store
 from conjure.runs.schema.record import CodeFacts, MountFacts
 from conjure.runs.schema.spec import Mount, RunSpec
@@ -67,6 +69,7 @@ def keep_file(home: Home, file: Path) -> str:
     Raises:
         NotFoundError: There is no such file.
         UsageError: It is a folder, or too large to be kept.
+        MountError: It cannot be read, or there is no room for it.
     """
     if not file.exists():
         raise NotFoundError(f"there is no file {file}")
@@ -82,9 +85,16 @@ def keep_file(home: Home, file: Path) -> str:
             f" {format_size(_LARGEST_FILE_BYTES)}",
             fix=f"conjure upload {file}, then -m uploads/{file.stem}",
         )
-    digest = sha256_file(file)
-    if not _kept(home, digest, file.name).is_file():
-        digest = _copy_and_digest(home, file)
+    try:
+        digest = sha256_file(file)
+        if not _kept(home, digest, file.name).is_file():
+            digest = _copy_and_digest(home, file)
+    except OSError as error:
+        why = str(full_disk(home)) if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise MountError(
+            f"{file} ({format_size(size)}) could not be kept for the run: {why}",
+            fix="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
+        ) from error
     return f"{KEPT_FILES}/{digest}/{file.name}"
 
 

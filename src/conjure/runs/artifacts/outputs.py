@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conjure.core.files import write_atomically
+from conjure.core.files import parse_json, write_atomically
 from conjure.core.folders import (
     Descent,
     Entry,
@@ -63,7 +63,7 @@ class Baseline:
         Raises:
             OSError, ValueError: It is not there or damaged.
         """
-        stored = json.loads(path.read_bytes())
+        stored = parse_json(path.read_bytes())
         return cls({name: mark if isinstance(mark, str) else tuple(mark) for name, mark in stored.items()})
 
 
@@ -77,7 +77,7 @@ def scan(workdir: Folder) -> Baseline:
     for name, entry in walk(workdir):
         if not entry.is_folder:
             files[name] = _mark(entry)
-            newest = max(newest, entry.stat().st_mtime_ns)
+            newest = max(newest, entry.stat().st_mtime_ns, entry.stat().st_ctime_ns)
     _await_next_tick(workdir, newest)
     return Baseline(files)
 
@@ -86,7 +86,19 @@ def _mark(entry: Entry) -> tuple[int, ...] | str:
     if entry.is_link:
         return entry.target()
     facts = entry.stat()
-    return (facts.st_size, facts.st_mtime_ns, facts.st_ino)
+    own = (facts.st_mode, facts.st_nlink, facts.st_uid, facts.st_gid)
+    return (facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_ctime_ns, *own)
+
+
+def _is_written_to(baseline: tuple[int, ...] | str | None, now: tuple[int, ...] | str) -> bool:
+    """Whether a file may have been written to since its mark was taken.
+
+    A program may put size and time of modification back (`cp -p`, rsync); the time of change it cannot. That
+    changes with the mode, the owner and the number of names, too, and where one of these did, it is why.
+    """
+    if baseline is None or isinstance(baseline, str) or isinstance(now, str) or baseline[:3] != now[:3]:
+        return baseline != now
+    return baseline[3:4] != now[3:4] and baseline[4:] == now[4:]
 
 
 def _await_next_tick(folder: Folder, newest_ns: int) -> None:
@@ -219,7 +231,7 @@ def _find_changed(workdir: Folder, baseline: Baseline, choice: _Choice, destinat
         if entry.is_folder or not choice.wants(name):
             continue
         with suppress(FileNotFoundError):
-            if baseline.files.get(name) == _mark(entry):
+            if not _is_written_to(baseline.files.get(name), _mark(entry)):
                 continue
         if len(os.fsencode(name)) > longest:
             found.skipped.append(f"{name[:200]}… has too long a path")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from conjure.core.files import write_atomically
+from conjure.core.files import parse_json, write_atomically
 from conjure.core.folders import Folder, change_mode, walk
 from conjure.core.home import Home
 from conjure.core.trees import Copied, copy_entry, remove_tree
@@ -150,7 +150,7 @@ def read_upload(home: Home, name: str, version: int) -> Upload:
     """
     path = home.uploads / name / str(version) / _SUMMARY
     try:
-        stored = json.loads(path.read_bytes())
+        stored = parse_json(path.read_bytes())
         return Upload(**{field: stored[field] for field in Upload.__dataclass_fields__})
     except FileNotFoundError as error:
         raise NotFoundError(f"uploads/{name}@{version} does not exist", fix="conjure ls uploads") from error

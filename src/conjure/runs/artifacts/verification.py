@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from conjure.core.home import Home
+from conjure.core.text import plural
 from conjure.errors import ConflictError, NotFoundError
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import MANIFEST, UPLOADS, parse, pin
@@ -63,9 +64,18 @@ def verify(home: Home, store: Store, text: str) -> Verified:
             raise NotFoundError(f"the files of run {record.number} were removed")
         folder = home.run_folder(record.number)
         content = folder / "outputs"
+        if record.outputs is None and not (folder / MANIFEST).exists():
+            raise NotFoundError(
+                f"{resource.owner} has no saved outputs: the run ended {record.status}",
+                fix=f"conjure info {record.number}",
+            )
     try:
         manifest = Manifest.load(folder / MANIFEST)
     except FileNotFoundError as error:
-        raise NotFoundError(f"{resource.owner} has no saved outputs") from error
+        raise NotFoundError(
+            f"{resource.owner} cannot be checked: {folder / MANIFEST} is missing", fix="conjure doctor"
+        ) from error
     faults = tuple(manifest.find_faults(content))
+    if manifest.entries and not content.is_dir():
+        faults = (f"{plural(len(manifest.entries), 'file')} missing: there is no {content}",)
     return Verified(resource.owner, len(manifest.entries), manifest.size_bytes, faults)

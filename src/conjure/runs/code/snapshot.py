@@ -28,7 +28,15 @@ from conjure.runs.code.code_files import (
     largest_parts,
     list_code_files,
 )
-from conjure.runs.code.code_store import hash_files, kept_index, store_in_use, temporary_index
+from conjure.runs.code.code_store import (
+    hash_files,
+    is_store,
+    kept_index,
+    note_let_go,
+    reference,
+    store_in_use,
+    temporary_index,
+)
 from conjure.runs.code.copy_objects import SubmoduleFinder, copy_tree, list_tree
 from conjure.runs.code.git import Git, GitError, own_git, users_git
 
@@ -128,13 +136,14 @@ def keep(home: Home, number: int, tree: str) -> None:
     Raises:
         SnapshotError: The tree is not there.
     """
-    _own(home)("update-ref", _reference(number), tree)
+    _own(home)("update-ref", reference(number), tree)
 
 
 def forget(home: Home, number: int) -> None:
     """Let go of run `number`'s code; `conjure prune` frees what no other run shares."""
-    if home.code_repository.exists():
-        _own(home)("update-ref", "-d", _reference(number))
+    if is_store(home.code_repository):
+        _own(home)("update-ref", "-d", reference(number))
+        note_let_go(home)
 
 
 def checkout(home: Home, tree: str, destination: Folder) -> None:
@@ -297,7 +306,3 @@ def _hash(home: Home, root: Path, files: CodeFiles) -> str:
 
 def _own(home: Home) -> Git:
     return own_git(home.code_repository)
-
-
-def _reference(number: int) -> str:
-    return f"refs/runs/{number}"

@@ -1,7 +1,8 @@
 """The database's schema, as numbered steps forward.
 
-Main entry: `migrate`. Invariant: a step and the record that it was taken are one transaction, so a crash
-leaves the file before the step or after it; a step that was released is never edited, only followed.
+Main entries: `migrate`, `has_known_schema`. Invariant: a step and the record that it was taken are one
+transaction, so a crash leaves the file before the step or after it; a step that was released is never
+edited, only followed.
 """
 
 import sqlite3
@@ -148,6 +149,24 @@ def schema_number(connection: sqlite3.Connection) -> int:
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone():
         return 0
     return connection.execute("SELECT coalesce(max(number), 0) FROM schema_migrations").fetchone()[0]
+
+
+def has_known_schema(connection: sqlite3.Connection) -> bool:
+    """Whether tables and indexes are as the steps that were taken made them; a newer schema is not judged."""
+    taken = schema_number(connection)
+    if not 0 < taken <= NEWEST:
+        return True
+    made = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        migrate(made, up_to=taken)
+        return _schema(made) == _schema(connection)
+    finally:
+        made.close()
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return sorted(tuple(row) for row in rows if not row[1].startswith("sqlite_"))
 
 
 def _take(connection: sqlite3.Connection, migration: Migration) -> None:

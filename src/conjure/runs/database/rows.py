@@ -137,6 +137,25 @@ def to_record(row: sqlite3.Row) -> RunRecord:
     return RunRecord.from_dict(stored)
 
 
+def is_as_written(row: sqlite3.Row, written: Mapping[str, Any]) -> bool:
+    """Whether a row says just what the JSON form of a record says; quicker than reading either as a record.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: One of them is damaged.
+    """
+    labels = row["labels"].split("\n") if row["labels"] else []
+    if sorted(labels) != sorted(written["labels"]) or row["kind"] != written["spec"].get("kind", "run"):
+        return False
+    names = (name for name in row.keys() if name in written and name != "labels")  # noqa: SIM118
+    return all(_same_value(row[name], written[name]) for name in names)
+
+
+def _same_value(stored: Any, value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return isinstance(stored, str) and (stored == json.dumps(value) or json.loads(stored) == value)
+    return stored == value
+
+
 def to_listed(row: sqlite3.Row) -> ListedRun:
     """A row with the `LISTED` columns as what a list shows."""
     return ListedRun(

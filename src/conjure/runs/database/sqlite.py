@@ -8,22 +8,24 @@ the same transaction and before its end, so that `Store.reindex` can rebuild eve
 """
 
 import json
+import os
+import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from conjure.core.files import write_atomically
+from conjure.core.files import parse_json, write_atomically
 from conjure.core.folders import Folder
 from conjure.core.home import Home
 from conjure.core.text import printable, to_iso
-from conjure.errors import ConflictError, ConjureError, NotFoundError
-from conjure.runs.database.connection import connect, retry_when_busy, translate_errors
+from conjure.errors import ConflictError, ConjureError, NotFoundError, StoreError
+from conjure.runs.database.connection import connect, reading_rows, retry_when_busy, translate_errors
 from conjure.runs.database.migrations import migrate
 from conjure.runs.database.rows import (
     FACTS,
@@ -33,6 +35,7 @@ from conjure.runs.database.rows import (
     ListedRun,
     RunFilter,
     bindable,
+    is_as_written,
     selection,
     to_columns,
     to_listed,
@@ -46,6 +49,7 @@ from conjure.runs.schema.record import (
     OutputFacts,
     RunRecord,
     facts_from_dict,
+    from_iso,
 )
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import (
@@ -58,8 +62,14 @@ from conjure.runs.schema.status import (
 from conjure.runs.telemetry.metrics import Summary, read_points, summarise
 
 RECORD_FILE = "run.json"
+_LINKS_FORMAT = 1
+_BATCH = 100
+# Numbers are given one by one, so a larger one is no run's; it would be the end of all numbers after it.
+_RUN_FOLDER = re.compile(r"[1-9][0-9]{0,8}")
 
 STOP, KILL = "stop", "kill"
+
+_HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,32 @@ class RunRelation:
     number: int
     rerun_of: int | None
     parent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSize:
+    """A run as a list of files shows it.
+
+    Attributes:
+        number: The run.
+        was_saved: Whether its outputs were saved, and not removed since.
+        size_bytes: How much its outputs hold, or None.
+        changed_at: When it ended, else when it was asked for.
+    """
+
+    number: int
+    was_saved: bool
+    size_bytes: int | None
+    changed_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptParts:
+    """Which parts the folder of a run that has ended must have: a log, and outputs with their manifest."""
+
+    number: int
+    log: bool
+    outputs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +126,26 @@ class Store:
         self.home = home
         self._connection = connection
         self._clock = clock
+        self._presumed: dict[int, tuple[Ending, float]] = {}
 
     @classmethod
-    def open(cls, home: Home, *, clock: Callable[[], float] = time.time) -> "Store":
+    def open(cls, home: Home, *, clock: Callable[[], float] = time.time, must_exist: bool = False) -> "Store":
         """The store of a home, made or brought up to date if need be.
 
         A database that is missing beside existing run folders is rebuilt from them.
 
+        Args:
+            home: Where conjure keeps things.
+            clock: Seconds since the epoch.
+            must_exist: Make nothing: for who comes back to a home that may have been removed meanwhile.
+
         Raises:
             StoreError: The home cannot be used, the file is damaged, or a newer conjure wrote it.
         """
-        home.create()
+        if not must_exist:
+            home.create()
         with translate_errors(home):
-            store = cls(home, connect(home.database), clock)
+            store = cls(home, connect(home.database, must_exist=must_exist), clock)
             if retry_when_busy(lambda: migrate(store._connection)) and home.runs.is_dir():
                 store.reindex()
             return store
@@ -203,6 +246,10 @@ class Store:
             )
             return self._rewrite(number)
 
+    def presume_ended(self, number: int, ending: Ending) -> None:
+        """Tell of a run as ended though that cannot be written now; only this store says so, until it can."""
+        self._presumed[number] = (ending, self._clock())
+
     def request_end(self, number: int, what: str) -> bool:
         """Ask the owner of an active run to `STOP` or `KILL` it; a kill outranks a stop.
 
@@ -258,37 +305,74 @@ class Store:
             NotFoundError: There is none of that number; the message names the newest.
         """
         rows = self._rows("WHERE number = ?", (number,))
-        if rows:
-            return rows[0]
+        if not rows:
+            raise self._no_such_run(number)
+        return rows[0]
+
+    def _no_such_run(self, number: int) -> NotFoundError:
         newest = self.newest_number()
         if newest is None:
-            raise NotFoundError(
+            return NotFoundError(
                 f"there is no run {number}; none was cast yet", fix='conjure run "echo hello"'
             )
-        raise NotFoundError(f"there is no run {number}; the newest is {newest}", fix="conjure ps")
+        return NotFoundError(f"there is no run {number}; the newest is {newest}", fix="conjure ps")
 
     def facts(self, number: int) -> Facts:
         """How far a run has come: less to read than all of it, for who looks often."""
         rows = self._query(f"SELECT {FACTS} FROM runs WHERE number = ?", (number,))
-        return facts_from_dict(dict(rows[0]))
+        if not rows:
+            raise self._no_such_run(number)
+        with reading_rows():
+            return self._as_presumed(number, facts_from_dict(dict(rows[0])))
 
     def select(self, wanted: RunFilter | None = None) -> list[RunRecord]:
         """The runs that a filter lets through."""
-        return self._rows(*selection(wanted if wanted is not None else RunFilter()))
+        wanted = wanted if wanted is not None else RunFilter()
+        return self._by_status(wanted, lambda wider: self._rows(*selection(wider)))
 
     def listing(self, wanted: RunFilter) -> list[ListedRun]:
         """The runs that a filter lets through, with what a list shows of them."""
-        rest, values = selection(wanted)
-        return [to_listed(row) for row in self._query(f"SELECT {LISTED} FROM runs {rest}", values)]
+        return self._by_status(wanted, self._listing)
 
     def count(self, wanted: RunFilter) -> int:
         """How many runs a filter lets through, its limit aside."""
         rest, values = selection(replace(wanted, limit=None))
         return self._query(f"SELECT count(*) FROM runs {rest}", values)[0][0]
 
+    def sizes(self) -> list[RunSize]:
+        """Every run, the newest first, with how much its outputs hold: little to read, for long lists."""
+        rows = self._query(
+            "SELECT number, json_extract(outputs, '$.removed') = 0, json_extract(outputs, '$.size_bytes'),"
+            " coalesce(ended_at, requested_at) FROM runs ORDER BY number DESC"
+        )
+        with reading_rows():
+            return [RunSize(number, bool(saved), size, from_iso(at)) for number, saved, size, at in rows]
+
+    def environments_in_use(self, *, active_only: bool) -> set[str]:
+        """Digests of the environments of runs whose files were not removed; or of the active ones alone."""
+        rows = self._query(
+            "SELECT DISTINCT json_extract(environment, '$.digest') AS digest FROM runs"
+            " WHERE environment IS NOT NULL AND coalesce(json_extract(outputs, '$.removed'), 0) = 0"
+            + (" AND end_reason IS NULL" if active_only else "")
+        )
+        return {row["digest"] for row in rows}
+
+    def code_trees(self) -> dict[int, str]:
+        """The tree of each run whose code is kept."""
+        rows = self._query(
+            "SELECT number, json_extract(code, '$.tree') AS tree FROM runs"
+            " WHERE tree != '' AND coalesce(json_extract(outputs, '$.removed'), 0) = 0"
+        )
+        return {row["number"]: row["tree"] for row in rows}
+
     def active(self) -> list[RunRecord]:
         """Runs that have not ended, oldest first."""
-        return self._rows("WHERE end_reason IS NULL ORDER BY number")
+        rows = self._rows("WHERE end_reason IS NULL ORDER BY number")
+        return [record for record in rows if not record.status.is_final]
+
+    def active_numbers(self) -> set[int]:
+        """The numbers of the runs that have not ended."""
+        return {row["number"] for row in self._query("SELECT number FROM runs WHERE end_reason IS NULL")}
 
     def numbers(self) -> set[int]:
         """The numbers of all runs there are rows of."""
@@ -371,6 +455,7 @@ class Store:
             )
         with self._transaction():
             self._connection.execute("INSERT INTO links VALUES (?, ?, ?)", (name, resource, self._now()))
+            self._write_links()
 
     def remove_link(self, name: str) -> None:
         """Take a name away.
@@ -382,6 +467,7 @@ class Store:
             raise NotFoundError(f"there is no link {name!r}", fix="conjure link")
         with self._transaction():
             self._connection.execute("DELETE FROM links WHERE name = ?", (name,))
+            self._write_links()
 
     def link(self, name: str) -> Link | None:
         """The link of that name, or None."""
@@ -462,27 +548,105 @@ class Store:
             self._put(record, summaries)
 
     def reindex(self) -> tuple[list[int], list[int]]:
-        """Rebuild the rows of all runs from their folders, but of those that still go on.
+        """Rebuild the rows of all runs from their folders, but of those that still go on; the links too.
+
+        A row that cannot be read is made anew, or goes where there is no record to make it from.
 
         Returns:
             Numbers that were rebuilt, and numbers whose folder holds no readable record. Neither will be
             given again.
         """
-        rebuilt, unreadable = [], []
-        for number in folder_numbers(self.home.runs):
-            record = read_record(self.home.run_folder(number))
-            if record is None or record.number != number:
-                unreadable.append(number)
-                continue
-            summaries = self._summarised(number)
-            with self._transaction():
-                # The file of a run that goes on tells how it began; the row knows how far it is.
-                if number not in {run.number for run in self.active()}:
-                    self._put(record, summaries)
-                    rebuilt.append(number)
+        rebuilt: list[int] = []
+        unreadable: list[int] = []
+        numbers = folder_numbers(self.home.runs)
+        for start in range(0, len(numbers), _BATCH):
+            with self._transaction():  # in batches, so that others get their turn
+                for number in numbers[start : start + _BATCH]:
+                    self._rebuild(number, rebuilt, unreadable)
         with self._transaction():
+            self._drop_unreadable_rows(rebuilt)
             self._skip_numbers(max([0, *rebuilt, *unreadable]))
+            self._rebuild_links()
         return rebuilt, unreadable
+
+    def _rebuild(self, number: int, rebuilt: list[int], unreadable: list[int]) -> None:
+        if self._is_as_written(number):
+            self._set_summaries(number, self._summarised(number))
+            rebuilt.append(number)
+            return
+        record = read_record(self.home.run_folder(number))
+        if record is None or record.number != number:
+            # Where the file alone is lost or damaged, the database knows what it said.
+            known = [] if record is not None else self._readable_rows(number)
+            for row in known:
+                self._write_record(row)
+            (rebuilt if known else unreadable).append(number)
+        # The file of a run that goes on tells how it began; the row knows how far it is.
+        elif not self._goes_on(number):
+            self._put(record, self._summarised(number))
+            rebuilt.append(number)
+
+    def _goes_on(self, number: int) -> bool:
+        return any(not record.status.is_final for record in self._readable_rows(number))
+
+    def _drop_unreadable_rows(self, rebuilt: Iterable[int]) -> None:
+        for number in self.damaged_rows(sorted(self.numbers() - set(rebuilt))):
+            self._connection.execute("DELETE FROM runs WHERE number = ?", (number,))
+
+    def damaged_rows(self, suspects: Iterable[int]) -> list[int]:
+        """Those of the runs whose rows cannot be read."""
+        return [number for number in suspects if not self._readable_rows(number)]
+
+    def suspects(self) -> list[int]:
+        """Runs whose row does not say, word for word, what their file says: one of them may be damaged."""
+        return [number for number in sorted(self.numbers()) if not self._is_as_written(number)]
+
+    def _is_as_written(self, number: int) -> bool:
+        try:
+            rows = self._query(f"SELECT runs.*, {LABELS} FROM runs WHERE number = ?", (number,))
+            path = (
+                f"{self.home.runs}/{number}/{RECORD_FILE}"  # there are many: pathlib would take half the time
+            )
+            with open(path, "rb") as file:  # noqa: PTH123
+                return bool(rows) and is_as_written(rows[0], parse_json(file.read()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError):
+            return False
+
+    def holds(self, record: RunRecord) -> bool:
+        """Whether the database says of a run what a record says."""
+        return self._readable_rows(record.number) == [record]
+
+    def kept_parts(self) -> list[KeptParts]:
+        """What must be in the folders of the runs that have ended."""
+        rows = self._query(
+            "SELECT number, queued_at IS NOT NULL,"
+            " outputs IS NOT NULL AND json_extract(outputs, '$.removed') = 0"
+            " FROM runs WHERE end_reason IS NOT NULL ORDER BY number"
+        )
+        return [KeptParts(number, bool(log), bool(outputs)) for number, log, outputs in rows]
+
+    def _readable_rows(self, number: int) -> list[RunRecord]:
+        try:
+            return self._rows("WHERE number = ?", (number,))
+        except StoreError:
+            return []
+
+    def _rebuild_links(self) -> None:
+        """The file is as new as the database; a home from before there was such a file gets one now."""
+        known = read_links(self.home)
+        if known is None:
+            if self.links():
+                self._write_links()
+            return
+        self._connection.execute("DELETE FROM links")
+        rows = [(link.name, link.resource, link.created_at) for link in known]
+        self._connection.executemany("INSERT OR IGNORE INTO links VALUES (?, ?, ?)", rows)
+
+    @contextmanager
+    def while_no_number_is_given(self) -> Iterator[None]:
+        """Keep other processes from giving numbers, and from every other change, while the block lasts."""
+        with self._transaction():
+            yield
 
     def stray_rows(self) -> list[str]:
         """Rows that belong to runs that are not there, one phrase per table; there should be none."""
@@ -555,7 +719,34 @@ class Store:
         )
 
     def _rows(self, rest: str, values: Iterable[Any] = ()) -> list[RunRecord]:
-        return [to_record(row) for row in self._query(f"SELECT runs.*, {LABELS} FROM runs {rest}", values)]
+        rows = self._query(f"SELECT runs.*, {LABELS} FROM runs {rest}", values)
+        with reading_rows():
+            records = list(map(to_record, rows))
+        if not self._presumed:
+            return records
+        return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in records]
+
+    def _listing(self, wanted: RunFilter) -> list[ListedRun]:
+        rest, values = selection(wanted)
+        rows = self._query(f"SELECT {LISTED} FROM runs {rest}", values)
+        with reading_rows():
+            listed = list(map(to_listed, rows))
+        if not self._presumed:
+            return listed
+        return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in listed]
+
+    def _as_presumed(self, number: int, facts: Facts) -> Facts:
+        if number not in self._presumed or facts.ending is not None:
+            return facts
+        ending, seen_at = self._presumed[number]
+        return replace(facts, ending=ending, ended_at=seen_at)
+
+    def _by_status(self, wanted: RunFilter, find: Callable[[RunFilter], list[_HasFacts]]) -> list[_HasFacts]:
+        """What `find` finds; where a status is presumed, the database cannot choose by it."""
+        if not self._presumed or not wanted.statuses:
+            return find(wanted)
+        found = find(replace(wanted, statuses=(), limit=None))
+        return [one for one in found if one.facts.status in wanted.statuses][: wanted.limit]
 
     def _query(self, statement: str, values: Iterable[Any] = ()) -> list[sqlite3.Row]:
         with translate_errors(self.home):
@@ -588,24 +779,57 @@ class Store:
         with translate_errors(self.home):
             try:
                 folder = Folder.open(self.home.run_folder(record.number))
-            except NotADirectoryError:
-                return  # a link took its place: nothing is written through it, and the database has it all
+            except (NotADirectoryError, FileNotFoundError):
+                # Somebody removed it by hand, or a link took its place; the database alone has it all.
+                return
             with folder:
                 write_atomically(folder.here / RECORD_FILE, text, mode=0o600)
+
+    def _write_links(self) -> None:
+        """Let a file say what the links are, before the database does: so they outlive it."""
+        content = {"format": _LINKS_FORMAT, "links": [asdict(link) for link in self.links()]}
+        with translate_errors(self.home):
+            write_atomically(self.home.links_file, json.dumps(content, indent=1) + "\n", mode=0o600)
 
 
 def read_record(folder: Path) -> RunRecord | None:
     """The record in a run's folder, or None if there is none that can be read."""
     try:
-        return RunRecord.from_dict(json.loads((folder / RECORD_FILE).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, ConjureError):
+        return RunRecord.from_dict(parse_json((folder / RECORD_FILE).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ConjureError):
+        return None
+
+
+def read_links(home: Home) -> list[Link] | None:
+    """The links in their file, or None if there is none that can be read."""
+    try:
+        stored = parse_json(home.links_file.read_bytes())["links"]
+        return [Link(*(str(link[name]) for name in ("name", "resource", "created_at"))) for link in stored]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def folder_numbers(runs: Path) -> list[int]:
-    """The numbers that have a folder, in order."""
-    if not runs.is_dir():
-        return []
+    """The numbers that have a folder, in order; a folder of another name is no run's."""
     return sorted(
-        int(entry.name) for entry in runs.iterdir() if entry.name.isascii() and entry.name.isdecimal()
+        int(entry.name)
+        for entry in _entries(runs)
+        if _RUN_FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
     )
+
+
+def foreign_entries(runs: Path) -> list[str]:
+    """Names of what lies among the run folders and is none, in order."""
+    return sorted(
+        entry.name
+        for entry in _entries(runs)
+        if not _RUN_FOLDER.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False)
+    )
+
+
+def _entries(folder: Path) -> Sequence[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

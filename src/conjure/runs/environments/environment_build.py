@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from conjure.core.files import sha256_bytes, write_atomically
+from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.folders import walk
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
@@ -179,7 +179,7 @@ def _current(interpreter: Interpreter) -> Environment:
 def _reuse(place: Path, wish: _BuildRequest) -> Environment | None:
     """The environment in place, if it is complete and as it was built."""
     try:
-        record = json.loads((place / _RECORD).read_bytes())
+        record = parse_json((place / _RECORD).read_bytes())
         if record["format"] != _FORMAT or record["fingerprint"] != _fingerprint(place):
             return None
     except (OSError, ValueError, KeyError, TypeError):

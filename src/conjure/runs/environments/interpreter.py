@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conjure.core.files import sha256_bytes, write_atomically
+from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
 from conjure.errors import BuildError
 from conjure.runs.environments.uv import uv_program
@@ -120,7 +120,7 @@ def _keep_answer(path: Path, answer: Mapping[str, Any], found: Path) -> None:
 
 def _read_answer(path: Path) -> dict[str, Any] | None:
     try:
-        stored = json.loads(path.read_bytes())
+        stored = parse_json(path.read_bytes())
         unchanged = all(_stamp(name) == stamp for name, stamp in stored["watched"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return None

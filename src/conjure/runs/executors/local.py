@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from conjure.core.quoting import shell_words
 from conjure.runs.executors.base import Exit, Job, NotStartedError
+from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
 from conjure.runs.host.process import (
     Process,
@@ -23,6 +24,7 @@ from conjure.runs.host.process import (
     reap_children,
     send_signal,
 )
+from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.telemetry.logs import STDERR, STDOUT
@@ -38,10 +40,12 @@ class LocalExecutor:
 
     Args:
         exclude: Descendants that are not this run's to end: the supervisors of runs it has cast.
+        marks: Where to note what the command's processes can be known by, should this process be killed.
     """
 
-    def __init__(self, exclude: Callable[[Process], bool]) -> None:
+    def __init__(self, exclude: Callable[[Process], bool], marks: ProcessMarks | None = None) -> None:
         self._exclude = exclude
+        self._marks = marks
 
     def start(self, job: Job) -> "LocalExecution":
         """Start a command in a session of its own, with pipes for its output and nothing for its input.
@@ -50,6 +54,13 @@ class LocalExecutor:
             NotStartedError: There is no such program, or it cannot be run.
         """
         supervisor = os.getpid()
+        cgroup = None if self._marks is None else self._marks.cgroup
+
+        def prepare() -> None:
+            die_with_parent(supervisor)
+            if cgroup is not None:
+                join_cgroup(cgroup)
+
         try:
             process = subprocess.Popen(
                 job.arguments,
@@ -60,14 +71,14 @@ class LocalExecutor:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=True,
-                preexec_fn=lambda: die_with_parent(supervisor),
+                preexec_fn=prepare,
             )
         except FileNotFoundError as error:
             raise NotStartedError(f"{job.arguments[0]}: {_why_not_found(job)}", 127) from error
         except OSError as error:
             raise NotStartedError(f"{job.arguments[0]}: {error.strerror}", 126) from error
         own_gpus = gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, ""))
-        return LocalExecution(process, self._exclude, UsageMeter(own_gpus))
+        return LocalExecution(process, self._exclude, UsageMeter(own_gpus), self._marks)
 
 
 def _why_not_found(job: Job) -> str:
@@ -92,15 +103,22 @@ class LocalExecution:
     """A command running on this machine (see `base.Execution`)."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], exclude: Callable[[Process], bool], meter: UsageMeter
+        self,
+        process: subprocess.Popen[bytes],
+        exclude: Callable[[Process], bool],
+        meter: UsageMeter,
+        marks: ProcessMarks | None,
     ) -> None:
         self._process = process
         self._exclude = exclude
+        self._marks = marks
         self._selector = selectors.DefaultSelector()
         for stream, pipe in ((STDOUT, process.stdout), (STDERR, process.stderr)):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
             self._selector.register(pipe.fileno(), selectors.EVENT_READ, stream)
+        if marks is not None:
+            marks.note_pipes(key.fd for key in list(self._selector.get_map().values()))
         self._end_signal = _register_end(self._selector, process.pid)
         self._main_exit: Exit | None = None
         self._asked_leftovers_at: float | None = None
@@ -133,7 +151,10 @@ class LocalExecution:
     def usage(self) -> Usage:
         """What the family has used so far."""
         if self._main_exit is None:
-            self._meter.look_at(self._family())
+            found = self._family()
+            self._meter.look_at(found)
+            if self._marks is not None:
+                self._marks.note_sessions(found)
         return self._meter.usage()
 
     def _patience(self, timeout_s: float) -> float:

@@ -1,8 +1,8 @@
 """Processes of this machine: who is who across restarts, and ending whole families of them.
 
-Main entries: `this_process`, `family`, `end_family`, `adopt_orphans`, `die_with_parent`. Invariant: a signal
-goes only to the process it was meant for (a pid is checked against its start time), so a reused pid is never
-hit. Where /proc or prctl are missing (not Linux), only process groups are known.
+Main entries: `this_process`, `family`, `end_all`, `everybody`, `adopt_orphans`, `die_with_parent`. Invariant:
+a signal goes only to the process it was meant for (a pid is checked against its start time), so a reused pid
+is never hit. Where /proc or prctl are missing (not Linux), only process groups are known.
 """
 
 import ctypes
@@ -24,6 +24,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 _SWEEP_EVERY_S = 0.02
 _PROC = Path("/proc")
 
+# Asks a supervisor to end its run at once, where that cannot be written into the database.
+KILL_SIGNAL = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -34,6 +37,8 @@ class Process:
     name: str
     is_zombie: bool
     started: str
+    session: int = 0
+    is_stopped: bool = False
 
 
 def this_process() -> Owner:
@@ -71,13 +76,21 @@ def look_at(pid: int) -> Process | None:
     before, _, after = text.rpartition(b")")  # the name before it may hold anything, brackets too
     state, parent, *rest = after.split()
     name = before.partition(b"(")[2].decode(errors="replace")
-    return Process(pid, int(parent), name, state in (b"Z", b"X"), rest[17].decode())
+    return Process(
+        pid,
+        int(parent),
+        name,
+        is_zombie=state in (b"Z", b"X"),
+        started=rest[17].decode(),
+        session=int(rest[1]),
+        is_stopped=state == b"T",
+    )
 
 
 def family(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -> list[Process]:
     """Living descendants of a process, parents first; a spared one is left out with all of its own."""
     children: dict[int, list[Process]] = {}
-    for process in _everybody():
+    for process in everybody():
         children.setdefault(process.parent, []).append(process)
     found: list[Process] = []
     waiting = [root]
@@ -88,7 +101,8 @@ def family(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -
     return found
 
 
-def _everybody() -> list[Process]:
+def everybody() -> list[Process]:
+    """Every process of this machine that can be seen, ended but not waited for ones too."""
     try:
         pids = [int(name) for name in os.listdir(_PROC) if name.isdecimal()]  # noqa: PTH208 - 3 times as fast
     except OSError:
@@ -155,7 +169,7 @@ def with_variables(wanted: Iterable[bytes]) -> list[Process]:
     me = os.getpid()
     return [
         process
-        for process in _everybody()
+        for process in everybody()
         if process.pid != me and not process.is_zombie and wanted <= _variables(process.pid)
     ]
 

@@ -21,6 +21,7 @@ from conjure.runs.telemetry.metrics import MetricTail, Summary, summarise
 GRACE_S = 30.0
 _TICK_S = 0.1
 _INDEX_EVERY_S = 1.0
+_FIRST_MEASURE_AFTER_S = 0.125
 _MEASURE_EVERY_S = 2.0
 _NOTE_USAGE_EVERY_S = 5.0
 
@@ -90,6 +91,7 @@ class CommandMonitor:
     _unindexed: bool = False
     _next_index: float = 0.0
     _next_measure: float = 0.0
+    _measure_wait_s: float = _FIRST_MEASURE_AFTER_S
     _next_note: float = 0.0
 
     def until_end(self) -> CommandResult:
@@ -151,7 +153,9 @@ class CommandMonitor:
     def _look_at_the_clock(self) -> None:
         now = self.timer()
         if now >= self._next_measure:
-            self._next_measure = now + _MEASURE_EVERY_S
+            # Often at first: measuring also notes which sessions the command's processes are in.
+            self._next_measure = now + self._measure_wait_s
+            self._measure_wait_s = min(2 * self._measure_wait_s, _MEASURE_EVERY_S)
             usage = self.execution.usage()
             if now >= self._next_note:
                 self._next_note = now + _NOTE_USAGE_EVERY_S

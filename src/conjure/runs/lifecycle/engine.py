@@ -18,7 +18,7 @@ from conjure.core.home import Home
 from conjure.runs.artifacts.mount_sources import resolve_mounts
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.scheduler import refuse_impossible
-from conjure.runs.lifecycle.spawning import Launch
+from conjure.runs.lifecycle.spawning import Launch, interrupts_held
 from conjure.runs.lifecycle.submission import (
     Submission,
     allocate_run,
@@ -56,6 +56,8 @@ def submit(
 
     Raises:
         ConjureError: It cannot be; what could be checked was checked before a number was given.
+        KeyboardInterrupt: After a number was announced: the record tells whether the run was called off, or
+            goes on because it had been handed over.
     """
     requested = time.monotonic()
     with open_store(home) as store:
@@ -65,18 +67,21 @@ def submit(
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:
             return Submission(equal, reused=True)
-        number, lock = allocate_run(home, store, spec, rerun_of)
-        try:
-            announce(number)
-            with Launch(home, number, lock) as supervisor:
-                code = snapshot_code(home, store, number, spec)
-                store.set_facts(number, code=code, mounts=mounts)
-                supervisor.hand_over(spec, requested=requested)
-        except BaseException as error:
-            close_failed_submission(store, number, error)
-            raise
-        finally:
-            lock.release()
+        # A ^C either calls the run off, and then its record says so, or comes after it was handed over.
+        with interrupts_held() as interrupts:
+            number, lock = allocate_run(home, store, spec, rerun_of)
+            try:
+                with Launch(home, number, lock) as supervisor:
+                    with interrupts.let_through():
+                        announce(number)
+                        code = snapshot_code(home, store, number, spec)
+                        store.set_facts(number, code=code, mounts=mounts)
+                    supervisor.hand_over(spec, requested=requested)
+            except BaseException as error:
+                close_failed_submission(store, number, error)
+                raise
+            finally:
+                lock.release()
         return Submission(store.get(number))
 
 

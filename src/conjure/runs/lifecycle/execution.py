@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from conjure.core.files import sha256_bytes
 from conjure.core.folders import Descent
 from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
@@ -28,7 +29,8 @@ from conjure.runs.environments.environment_build import Environment
 from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import Process, end_all, family
+from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
+from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
@@ -81,12 +83,17 @@ class RunContext:
     executor: Executor = field(init=False)
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
+    reserve: DiskReserve = field(init=False)
+    marks: ProcessMarks = field(init=False)
     told_to_end: bool = False
+    told_to_die: bool = False
 
     def __post_init__(self) -> None:
         """Open the run's folder and the log."""
         self.folders = RunFolders(self.folder)
-        self.executor = LocalExecutor(self.exclude)
+        self.marks = ProcessMarks(self.folders.run)
+        self.executor = LocalExecutor(self.exclude, self.marks)
+        self.reserve = DiskReserve(self.folders.run)
         self.log = LogWriter(self.folder / LOG_FILE)
 
     @property
@@ -101,6 +108,8 @@ class RunContext:
 
     def requested_end(self) -> EndReason | None:
         """Why somebody wants the run to end, or None."""
+        if self.told_to_die or not self.folder.is_dir():  # or its home was removed under it
+            return EndReason.KILL_REQUESTED
         wanted = self.store.end_request(self.number)
         if wanted == KILL:
             return EndReason.KILL_REQUESTED
@@ -118,8 +127,9 @@ class RunContext:
 
 
 def handle_sigterm(run: RunContext) -> None:
-    """Take a SIGTERM to the supervisor, as at a shutdown, for a wish to stop."""
+    """Take a SIGTERM to the supervisor, as at a shutdown, for a wish to stop; `KILL_SIGNAL` for a kill."""
     signal.signal(signal.SIGTERM, lambda *_: setattr(run, "told_to_end", True))
+    signal.signal(KILL_SIGNAL, lambda *_: setattr(run, "told_to_die", True))
 
 
 def wait_for_resources(run: RunContext) -> None:
@@ -141,6 +151,7 @@ def wait_for_resources(run: RunContext) -> None:
 
 def build(run: RunContext) -> tuple[WorkingDirectory, Environment]:
     """Write out the code and have the environment ready."""
+    run.reserve.allocate()
     record = run.store.get(run.number)
     assert record.code is not None
     place = WorkingDirectory(run.work, run.work / record.code.subfolder)
@@ -188,15 +199,12 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment) 
     )
     _end_if_wanted(run)
     run.store.move(run.number, RunStatus.RUNNING)
-    reserve = DiskReserve(run.folders.run.here)
-    reserve.allocate()
+    run.marks.begin(f"{sha256_bytes(os.fsencode(run.home.root))[:12]}-{run.number}")
     try:
         return _watch(run, job)
     except NotStartedError as error:
         run.log.note(str(error))
         return CommandResult(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
-    finally:
-        reserve.release()
 
 
 def _watch(run: RunContext, job: Job) -> CommandResult:
@@ -219,6 +227,7 @@ def how_it_ended(result: CommandResult) -> Ending:
 
 def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> None:
     """Move what the command made to the run's outputs; after that the working folder is not needed."""
+    run.reserve.release()
     retry_on_full_disk(lambda: run.store.move(run.number, RunStatus.SAVING))
     failed = Ending(EndReason.SAVE_FAILED, result.exit.code, result.exit.signal)
     with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
@@ -234,7 +243,11 @@ def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> 
 def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None:
     """Leave nothing running, and close the record."""
     end_all(lambda: family(os.getpid(), exclude=run.exclude))
+    run.marks.end()
+    run.reserve.release()
     run.log.close()
+    if not run.home.database.exists():
+        return  # the home was removed under the run: there is nothing to record its end in
     if result is None:
         with suppress(OSError):
             run.folders.remove_work()  # the command never started, so there is nothing of its own in there

@@ -68,7 +68,7 @@ def follow(home: Home, number: int, *, sleep: Callable[[float], None] = time.sle
 
     Raises:
         NotFoundError: There is no such run.
-        StoreError: Its carrier is gone, and a full or read-only disk keeps it from being closed.
+        StoreError: The home or its database cannot be used.
     """
     with open_store(home) as store:
         yield Found(store.get(number))
@@ -97,7 +97,7 @@ def _events(store: Store, number: int, sleep: Callable[[float], None]) -> Iterat
             return
         if time.monotonic() >= next_look_at_carrier:
             next_look_at_carrier = time.monotonic() + _CARRIER_EVERY_S
-            mark_interrupted(store, [store.get(number)], must=True)
+            mark_interrupted(store, [store.get(number)])
         yield Waiting()
         wait_s = min(wait_s * _WAIT_GROWTH, _LONGEST_WAIT_S) if quiet else _SHORTEST_WAIT_S
         sleep(wait_s)

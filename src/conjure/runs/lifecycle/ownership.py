@@ -5,8 +5,10 @@ the one process that holds the lock in its folder; a lock that can be taken mean
 A run of another machine is never judged from here.
 """
 
+import errno
 import fcntl
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -17,20 +19,41 @@ from conjure.core.folders import Folder
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.database.sqlite import Store, read_record
+from conjure.runs.database.sqlite import KILL, Store, read_record
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
+from conjure.runs.host.process_marks import find_marked, forget_marks
+from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import Ending, EndReason
 
 LOCK_FILE = "lock"
+# As `files.write_atomically` and `process_marks` name what they have not finished.
+PARTIAL_FILE = re.compile(r"\.(run|manifest|before|folders)\.json\.[a-z0-9_]{8}|\.processes\.json\.new")
+_NOT_IGNORED = {
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+    signal.SIGCONT,
+    signal.SIGPIPE,  # Python has it ignored
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+}
 _PROCESS_NAME = "conjure#"
 _LOOK_EVERY_S = 0.02
 
 
 class RunLock:
-    """Possession of a run: a lock the kernel takes back when the last process holding it is gone."""
+    """Possession of a run: a lock the kernel takes back when the last process holding it is gone.
 
-    def __init__(self, descriptor: int) -> None:
+    Attributes:
+        descriptor: Of the open lock file; None for a run whose folder is gone, which nobody can carry.
+    """
+
+    def __init__(self, descriptor: int | None) -> None:
         self.descriptor = descriptor
 
     @classmethod
@@ -39,8 +62,16 @@ class RunLock:
 
         Raises:
             FileExistsError: The folder is there: its number was given before.
+            OSError: It cannot be made.
         """
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        if not folder.parent.is_dir():
+            try:
+                folder.parent.mkdir(mode=0o700)
+            except FileExistsError as error:
+                if not folder.parent.is_dir():  # a file of that name; no number in it was ever given
+                    raise NotADirectoryError(
+                        errno.ENOTDIR, "it is not a folder", str(folder.parent)
+                    ) from error
         folder.mkdir(mode=0o700)
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -50,14 +81,13 @@ class RunLock:
     def take_if_free(cls, folder: Path) -> "RunLock | None":
         """Take possession of a run that nobody carries; None if somebody does.
 
-        A run whose folder somebody removed is carried by nobody; it gets an empty one again.
+        A run whose folder somebody removed is carried by nobody; the folder is not made again.
         """
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # For reading is enough to lock it, and can be had on a read-only disk.
             with Folder.open(folder) as opened:
-                flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-                descriptor = os.open(LOCK_FILE, flags, 0o600, dir_fd=opened.descriptor)
+                descriptor = _open_lock(opened)
+        except FileNotFoundError:
+            return cls(None)
         except OSError:
             return None
         try:
@@ -88,17 +118,32 @@ class RunLock:
 
     def release(self) -> None:
         """Let go; another process that was given the same lock still has it."""
-        with suppress(OSError):
-            os.close(self.descriptor)
+        if self.descriptor is not None:
+            with suppress(OSError):
+                os.close(self.descriptor)
+            self.descriptor = None
 
 
-def open_store(home: Home) -> Store:
+def _open_lock(folder: Folder) -> int:
+    """Open a run's lock; for reading, which is enough to lock it and can be had on a read-only disk."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(LOCK_FILE, flags, dir_fd=folder.descriptor)
+    except FileNotFoundError:
+        return os.open(LOCK_FILE, flags | os.O_CREAT, 0o600, dir_fd=folder.descriptor)
+
+
+def open_store(home: Home, *, must_exist: bool = False) -> Store:
     """The store, with every run that its carrier left behind closed first: what is then read is true.
+
+    Args:
+        home: Where conjure keeps things.
+        must_exist: As `Store.open` has it.
 
     Raises:
         StoreError: The home or its database cannot be used.
     """
-    store = Store.open(home)
+    store = Store.open(home, must_exist=must_exist)
     try:
         mark_interrupted(store, store.active())
     except BaseException:
@@ -107,16 +152,10 @@ def open_store(home: Home) -> Store:
     return store
 
 
-def mark_interrupted(store: Store, records: Iterable[RunRecord], *, must: bool = False) -> None:
+def mark_interrupted(store: Store, records: Iterable[RunRecord]) -> None:
     """Close as interrupted those of the runs that nobody carries any more.
 
-    Args:
-        store: Where they are recorded.
-        records: The runs.
-        must: Raise where one cannot be closed now; else it stays as it is until it can.
-
-    Raises:
-        StoreError: With `must`, the disk is full or read-only.
+    Where that cannot be written, as on a full disk, `store` tells of them as ended all the same.
     """
     for record in records:
         if record.owner is not None and record.owner.host_id != host_id():
@@ -126,9 +165,6 @@ def mark_interrupted(store: Store, records: Iterable[RunRecord], *, must: bool =
             continue
         try:
             _close_one(store, record.number)
-        except StoreError:
-            if must:
-                raise
         finally:
             lock.release()
 
@@ -137,23 +173,60 @@ def _close_one(store: Store, number: int) -> None:
     record = store.get(number)  # again, now that nobody else can be closing it
     if record.status.is_final:
         return
-    written = read_record(store.home.run_folder(number))
+    folder = store.home.run_folder(number)
+    written = read_record(folder)
     if written is not None and written.status.is_final:
         store.put_record(written)  # its end was written, but the database lost it in a power cut
         return
     restarted = record.owner is not None and record.owner.boot_id != boot_id()
     if not restarted:
         kill_orphans(store.home, number)
-    store.refresh_summaries(number)  # its supervisor may not have seen the last points
-    reason = EndReason.MACHINE_RESTARTED if restarted else EndReason.SUPERVISOR_DIED
-    what = "the machine was restarted" if restarted else "its supervisor died"
-    store.close(number, Ending(reason, message=f"{what} while the run was {record.status}"))
+    _free_reserve(folder)
+    ending = _ending_of_abandoned(record, restarted=restarted)
+    try:
+        store.refresh_summaries(number)  # its supervisor may not have seen the last points
+        store.close(number, ending)
+    except StoreError:
+        store.presume_ended(number, ending)
+    else:
+        remove_partial_files(folder)
+
+
+def _ending_of_abandoned(record: RunRecord, *, restarted: bool) -> Ending:
+    if restarted:
+        message = f"the machine was restarted while the run was {record.status}"
+        return Ending(EndReason.MACHINE_RESTARTED, message=message)
+    if record.end_request == KILL:  # a supervisor that did not hear was itself killed
+        return Ending(EndReason.KILL_REQUESTED)
+    message = f"its supervisor died while the run was {record.status}"
+    return Ending(EndReason.SUPERVISOR_DIED, message=message)
+
+
+def _free_reserve(folder: Path) -> None:
+    """Give back what a run set aside for its own end, and did not come to use."""
+    with suppress(OSError), Folder.open(folder) as opened:
+        DiskReserve(opened).release()
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed process was writing into a run's folder; to be called in possession of the run."""
+    with suppress(OSError), Folder.open(folder) as opened:
+        for name in os.listdir(opened.descriptor):  # noqa: PTH208 - pathlib knows no descriptors
+            if PARTIAL_FILE.fullmatch(name):
+                os.unlink(name, dir_fd=opened.descriptor)
 
 
 def kill_orphans(home: Home, number: int) -> None:
-    """End what is left of a run whose supervisor and guard both died: found by the run's variables."""
-    marks = (f"{RUN_VARIABLE}={number}".encode(), f"{HOME_VARIABLE}={home.root}".encode())
-    end_all(lambda: with_variables(marks))
+    """End what is left of a run whose supervisor and guard both died: found by its variables and marks."""
+    variables = (f"{RUN_VARIABLE}={number}".encode(), f"{HOME_VARIABLE}={home.root}".encode())
+    folder = home.run_folder(number)
+
+    def find() -> list[Process]:
+        found = [*with_variables(variables), *find_marked(folder)]
+        return [process for process in found if not is_other_supervisor(home, number, process)]
+
+    if end_all(find):
+        forget_marks(folder)
 
 
 def process_name(number: int) -> str:
@@ -176,7 +249,11 @@ def is_other_supervisor(home: Home, own_number: int, process: Process) -> bool:
     return False
 
 
-def ignore_interrupts() -> None:
-    """Let ^C and a closing terminal pass; by a handler, for an ignored signal would be inherited."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+def ignore_signals() -> None:
+    """Let pass whatever signal would end or halt us, but for SIGTERM and those that our own faults send.
+
+    By a handler, for an ignored signal would be inherited.
+    """
+    for number in signal.valid_signals() - _NOT_IGNORED:
+        with suppress(OSError, ValueError):  # the C library keeps two for itself
+            signal.signal(number, lambda *_: None)

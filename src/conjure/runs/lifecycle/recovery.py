@@ -4,13 +4,16 @@ Main entry: `recover`. Invariant: it may be cut off and called again; a file is 
 the outputs, never nowhere.
 """
 
+from pathlib import Path
+
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts.outputs import Baseline
-from conjure.runs.artifacts.run_folders import WORK, RunFolders
+from conjure.runs.artifacts.run_folders import OUTPUTS, WORK, RunFolders
 from conjure.runs.lifecycle.execution import BASELINE, collect_outputs
 from conjure.runs.lifecycle.ownership import RunLock, open_store
 from conjure.runs.schema.record import OutputFacts, RunRecord
+from conjure.runs.schema.status import RunStatus
 
 
 def recover(home: Home, number: int) -> RunRecord:
@@ -30,8 +33,8 @@ def recover(home: Home, number: int) -> RunRecord:
         try:
             with RunFolders(folder) as folders:
                 if folders.run.id_of(WORK) is None or folders.run.id_of(BASELINE) is None:
-                    raise _nothing_kept(record)
-                baseline = Baseline.load(folders.run.here / BASELINE)
+                    raise _nothing_kept(folder, record)
+                baseline = _load_before(folders.run.here / BASELINE, folder)
                 manifest = collect_outputs(folders, baseline, record.spec.known_globs())
                 facts = OutputFacts(len(manifest.entries), manifest.size_bytes, recovered=True)
                 store.set_facts(number, outputs=facts)
@@ -46,11 +49,34 @@ def recover(home: Home, number: int) -> RunRecord:
         return store.get(number)
 
 
-def _nothing_kept(record: RunRecord) -> NotFoundError:
+def _load_before(path: Path, folder: Path) -> Baseline:
+    try:
+        return Baseline.load(path)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{folder / BASELINE} is damaged, so what the run made cannot be told from what it was given",
+            fix=f"copy what is wanted out of {folder / WORK}",
+        ) from error
+
+
+def _nothing_kept(folder: Path, record: RunRecord) -> NotFoundError:
+    if record.outputs is not None and not record.outputs.removed and not (folder / OUTPUTS).is_dir():
+        return NotFoundError(
+            f"the outputs of run {record.number} were saved, but {folder / OUTPUTS} is gone;"
+            " nothing is left to recover them from",
+            fix="conjure doctor",
+        )
+    if record.outputs is not None and record.outputs.removed:
+        return NotFoundError(f"the files of run {record.number} were removed with `conjure rm`")
     if record.outputs is not None:
         return NotFoundError(
             f"run {record.number} needs no recovering: its outputs were saved",
             fix=f"conjure ls runs/{record.number}",
+        )
+    if RunStatus.RUNNING in record.facts.entered:
+        return NotFoundError(
+            f"what run {record.number} made is gone: {folder / WORK} is not there any more",
+            fix=f"conjure logs {record.number}",
         )
     return NotFoundError(
         f"run {record.number} ended before its command started, so there is nothing to recover"

@@ -9,10 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ExecutorError
@@ -40,6 +42,7 @@ class Launch:
 
     def __init__(self, home: Home, number: int, lock: RunLock) -> None:
         self._log = home.run_folder(number) / SUPERVISOR_LOG
+        assert lock.descriptor is not None
         arguments = [
             sys.executable,
             "-P",
@@ -53,7 +56,7 @@ class Launch:
         variables[HOME_VARIABLE] = str(home.root)
         try:
             # A ^C at this moment is for us, not for a child that has not left the terminal's session yet.
-            with _interrupts_held(), self._log.open("ab") as log:
+            with interrupts_held(), self._log.open("ab") as log:
                 self._process = subprocess.Popen(
                     arguments,
                     env=variables,
@@ -81,7 +84,7 @@ class Launch:
             ExecutorError: The supervisor died before it could.
         """
         message = json.dumps({"spec": spec.to_dict(secrets=True), "requested": requested})
-        with _interrupts_held():  # else the run might be taken and called off at the same time
+        with interrupts_held():  # else the run might be taken and called off at the same time
             self._process.communicate(message.encode())
         if self._process.returncode != 0:
             raise ExecutorError(
@@ -97,11 +100,55 @@ class Launch:
             self._process.communicate()
 
 
+class HeldInterrupts:
+    """What `interrupts_held` gives: whether a ^C waits, and a way to let it through."""
+
+    def __init__(self) -> None:
+        self.waits = False
+
+    def take(self, *_: object) -> None:
+        """Handle a ^C: it waits."""
+        self.waits = True
+
+    @contextmanager
+    def let_through(self) -> Iterator[None]:
+        """Let a ^C that waits, or that comes, interrupt the block."""
+        held = _handle_interrupts(signal.default_int_handler)
+        try:
+            self.deliver()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # one that waits is raised right here
+            yield
+        finally:
+            _handle_interrupts(held)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def deliver(self) -> None:
+        """Send the ^C that waits once more; it comes when this thread takes signals again."""
+        if self.waits:
+            self.waits = False
+            signal.raise_signal(signal.SIGINT)
+
+
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let a ^C wait until the block is over."""
+def interrupts_held() -> Iterator[HeldInterrupts]:
+    """Let a ^C wait until the block is over.
+
+    By the mask, which a child inherits; and by a handler, for another thread may be sent the signal.
+    """
+    held = HeldInterrupts()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = _handle_interrupts(held.take)
     try:
-        yield
+        yield held
     finally:
+        _handle_interrupts(before)
+        held.deliver()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _handle_interrupts(handler: Any) -> Any:
+    """Have a ^C handled so; what handled it before. It stays as it is if ignored, and in other threads."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is threading.main_thread() and callable(before):
+        signal.signal(signal.SIGINT, handler)
+    return before

@@ -7,7 +7,6 @@ them in order. Invariant: a run that could not be cast after all is closed befor
 import os
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -221,6 +220,9 @@ def close_failed_submission(store: Store, number: int, error: BaseException) -> 
     elif isinstance(error, ConjureError):
         ending = Ending(EndReason.CODE_FAILED, message=str(error))
     else:
-        ending = Ending(EndReason.SUPERVISOR_DIED, message=f"conjure itself failed: {error!r}")
-    with suppress(ConjureError):
+        message = f"it could not be submitted: {type(error).__name__}: {error}"
+        ending = Ending(EndReason.SUBMISSION_FAILED, message=message)
+    try:
         store.close(number, ending)
+    except ConjureError:
+        store.presume_ended(number, ending)  # the next command that can write will close it

@@ -19,12 +19,13 @@ from conjure.core.home import Home
 from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.sqlite import Store
+from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name, this_process
 from conjure.runs.lifecycle.engine import carry
 from conjure.runs.lifecycle.execution import RunContext
 from conjure.runs.lifecycle.ownership import (
     RunLock,
-    ignore_interrupts,
+    ignore_signals,
     is_other_supervisor,
     open_store,
     process_name,
@@ -41,9 +42,10 @@ def main() -> NoReturn:
     if not written:
         os._exit(0)  # the caller gave up, or died, before there was anything to carry
     message = json.loads(written)
+    leave_cgroup()  # of the run this one may have been cast from within: it ends without us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us lose our children
-    ignore_interrupts()
+    ignore_signals()
     if os.fork():
         os._exit(0)  # the caller waits for this: it means that the run is in our hands
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -63,7 +65,7 @@ def main() -> NoReturn:
 def _supervise(home: Home, number: int, message: dict) -> NoReturn:
     status = 1
     try:
-        with Store.open(home) as store:
+        with Store.open(home, must_exist=True) as store:
             store.set_facts(number, owner=this_process())
             spec = RunSpec.from_dict(message["spec"])
             carry(RunContext(home, store, number, spec, message["requested"], _exclude(home, number)))
@@ -88,7 +90,7 @@ def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
     end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
     if status != 0:
         try:
-            open_store(home).close_connection()
+            open_store(home, must_exist=True).close_connection()
         except ConjureError:
             traceback.print_exc()  # the next command that can write will close it
     os._exit(0)
@@ -102,7 +104,7 @@ def _close_after_our_own_fault(home: Home, number: int, error: BaseException) ->
     where = home.run_folder(number) / SUPERVISOR_LOG
     message = f"conjure itself failed ({type(error).__name__}: {error}); see {where}"
     try:
-        with Store.open(home) as store:
+        with Store.open(home, must_exist=True) as store:
             if not store.get(number).status.is_final:
                 store.close(number, Ending(EndReason.SUPERVISOR_DIED, message=message))
     except ConjureError:

@@ -1,7 +1,8 @@
 """Ending runs from outside: asking their supervisors, and, for a kill, seeing to it.
 
 Main entry: `end_runs`. Invariant: the request is in the database before anything else happens, so it holds
-whether or not the one who asked stays to see it.
+whether or not the one who asked stays to see it; where nothing can be written, the supervisor is told by a
+signal instead.
 """
 
 import signal
@@ -9,9 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from conjure.core.home import Home
+from conjure.errors import StoreError
 from conjure.runs.database.sqlite import KILL, Store
-from conjure.runs.host.process import boot_id, host_id, look_at, send_signal
-from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.host.process import KILL_SIGNAL, Process, boot_id, host_id, look_at, send_signal
+from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, process_name
 from conjure.runs.schema.record import RunRecord
 
 _LOOK_EVERY_S = 0.05
@@ -46,28 +48,57 @@ def end_runs(
     with open_store(home) as store:
         for number in numbers:
             store.get(number)
-        going_on = {number: store.request_end(number, what) for number in dict.fromkeys(numbers)}
+        going_on = {number: _ask_to_end(store, number, what) for number in dict.fromkeys(numbers)}
         waiting = [number for number, was in going_on.items() if was and _is_here(store.get(number))]
         asked = time.monotonic()
         while waiting := [number for number in waiting if store.facts(number).ending is None]:
             tick(waiting)
+            patience_is_over = time.monotonic() - asked > DEAF_AFTER_S
+            for number in waiting:
+                _wake(store.get(number), what, must_die=patience_is_over)
             time.sleep(_LOOK_EVERY_S)
-            mark_interrupted(store, map(store.get, waiting), must=True)
-            if what == KILL and time.monotonic() - asked > DEAF_AFTER_S:
-                _kill_supervisors(store, waiting)
+            mark_interrupted(store, map(store.get, waiting))
         return [(store.get(number), was) for number, was in going_on.items()]
+
+
+def _ask_to_end(store: Store, number: int, what: str) -> bool:
+    """Ask a run's supervisor to end it; False if it has ended already."""
+    try:
+        return store.request_end(number, what)
+    except StoreError:
+        record = store.get(number)
+        supervisor = _supervisor(record)
+        if record.status.is_final or supervisor is None:
+            raise
+        send_signal(supervisor, KILL_SIGNAL if what == KILL else signal.SIGTERM)
+        return True
 
 
 def _is_here(record: RunRecord) -> bool:
     return record.owner is None or record.owner.host_id == host_id()
 
 
-def _kill_supervisors(store: Store, numbers: Sequence[int]) -> None:
-    """A supervisor that does not hear is killed itself; its guard then ends the run's processes."""
-    for number in numbers:
-        owner = store.get(number).owner
-        if owner is None or (owner.host_id, owner.boot_id) != (host_id(), boot_id()):
-            continue
-        process = look_at(owner.pid)
-        if process is not None and process.started == owner.started:
-            send_signal(process, signal.SIGKILL)
+def _supervisor(record: RunRecord) -> Process | None:
+    """The process that carries a run, if it is one of this machine and lives."""
+    owner = record.owner
+    if owner is None or (owner.host_id, owner.boot_id) != (host_id(), boot_id()):
+        return None
+    process = look_at(owner.pid)
+    return process if process is not None and process.started == owner.started else None
+
+
+def _wake(record: RunRecord, what: str, *, must_die: bool) -> None:
+    """See to a supervisor that cannot hear: it goes on, or for a kill is itself killed.
+
+    Its guard then ends the run's processes; so a halted guard has to go on too.
+    """
+    supervisor = _supervisor(record)
+    if supervisor is None:
+        return
+    guard = look_at(supervisor.parent)
+    if guard is not None and guard.is_stopped and guard.name == process_name(record.number):
+        send_signal(guard, signal.SIGCONT)
+    if what == KILL and (must_die or supervisor.is_stopped):
+        send_signal(supervisor, signal.SIGKILL)
+    elif supervisor.is_stopped:
+        send_signal(supervisor, signal.SIGCONT)

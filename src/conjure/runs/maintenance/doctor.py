@@ -6,29 +6,40 @@ fault in one place does not hide what is known of the others.
 
 import os
 import re
-import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from conjure.core.files import parse_json
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.text import plural, printable
 from conjure.core.units import format_size
-from conjure.errors import BuildError, StoreError
+from conjure.errors import BuildError, ConjureError, StoreError
+from conjure.runs.artifacts.manifest import Manifest
+from conjure.runs.artifacts.resource_paths import MANIFEST, upload_content, versions
+from conjure.runs.artifacts.run_folders import OUTPUTS
+from conjure.runs.artifacts.uploads import read_upload
+from conjure.runs.code import code_store
+from conjure.runs.code.code_store import provisional_references
 from conjure.runs.database.connection import is_damaged
 from conjure.runs.database.migrations import NEWEST
 from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import Store, folder_numbers
+from conjure.runs.database.sqlite import KeptParts, Store, folder_numbers, foreign_entries, read_record
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.host.gpus import GpuMeter
 from conjure.runs.lifecycle.ownership import mark_interrupted
+from conjure.runs.maintenance.pruning import find_leftovers, unused_folders
 from conjure.runs.schema.status import RunStatus
+from conjure.runs.telemetry.logs import LOG_FILE
 
 _OLDEST_GIT = (2, 32)
 _LITTLE_ROOM_BYTES = 1_000_000_000
+_FEW_FILES = 1000
+_ALL = RunFilter(archived=True)
 _REINDEX = "conjure doctor --reindex"
 
 
@@ -73,6 +84,8 @@ def examine(home: Home) -> Iterator[Finding]:
     """Look at everything the run half needs, one thing after another."""
     yield _home(home)
     yield from _database(home)
+    yield _code(home)
+    yield _uploads(home)
     yield _disk(home)
     yield _git()
     yield _uv()
@@ -83,12 +96,17 @@ def examine(home: Home) -> Iterator[Finding]:
 def rebuild(home: Home) -> Rebuilt:
     """Make the database anew from the run folders; a damaged file is kept beside it.
 
+    Records whose file alone is lost are written from the database, and what the code store lacks is made.
+
     Raises:
         StoreError: The home cannot be written, or a newer conjure wrote the database.
+        SnapshotError: The code store cannot be mended.
     """
     aside = _set_aside(home) if is_damaged(home.database) else None
     with Store.open(home) as store:
         numbers, unreadable = store.reindex()
+    if home.code_repository.exists():
+        code_store.mend(home)
     return Rebuilt(tuple(numbers), tuple(unreadable), aside)
 
 
@@ -128,17 +146,22 @@ def _database(home: Home) -> Iterator[Finding]:
             yield Finding("database", State.FAULT, f"{home.database} is damaged", _REINDEX)
             return
         with Store.open(home) as store:
-            yield _integrity(store)
+            suspects = store.suspects()
+            yield _integrity(store, suspects)
             yield _runs(store)
-            yield from _strays(home, store)
+            yield from _run_folders(home, store, suspects)
+            yield from _leftovers(home, store)
     except StoreError as error:
-        yield Finding("database", State.FAULT, str(error), error.fix)
+        yield Finding("database", State.FAULT, str(error), _REINDEX)
 
 
-def _integrity(store: Store) -> Finding:
-    strays = store.stray_rows()
-    if strays:
-        return Finding("database", State.FAULT, "; ".join(strays), _REINDEX)
+def _integrity(store: Store, suspects: list[int]) -> Finding:
+    faults = store.stray_rows()
+    damaged = store.damaged_rows(suspects)
+    if damaged:
+        faults.append(f"the rows of runs that cannot be read: {_numbers(damaged)}")
+    if faults:
+        return Finding("database", State.FAULT, "; ".join(faults), _REINDEX)
     return Finding("database", State.OK, f"schema {NEWEST}, no faults")
 
 
@@ -148,27 +171,144 @@ def _runs(store: Store) -> Finding:
     mark_interrupted(store, before)
     after = [store.get(record.number) for record in before]
     closed = [record.number for record in after if record.status is RunStatus.INTERRUPTED]
-    text = f"{_count(store.count(RunFilter(archived=True)), 'run')}, {len(store.active())} going on"
+    text = f"{plural(store.count(_ALL), 'run')}, {len(store.active())} going on"
     if closed:
         return Finding("runs", State.WARNING, f"{text}; closed as interrupted: {_numbers(closed)}")
     return Finding("runs", State.OK, text)
 
 
-def _strays(home: Home, store: Store) -> Iterator[Finding]:
+def _run_folders(home: Home, store: Store, suspects: list[int]) -> Iterator[Finding]:
+    """Whether rows and folders go together, and the folders hold what they must."""
     rows, folders = store.numbers(), set(folder_numbers(home.runs))
-    if folders - rows:
-        text = f"not in the database, though they have a folder: {_numbers(sorted(folders - rows))}"
+    unused = set(unused_folders(home, store))
+    known = {number for number in folders - rows - unused if read_record(home.run_folder(number))}
+    if known:
+        text = f"not in the database, though they have a record: {_numbers(sorted(known))}"
         yield Finding("run folders", State.WARNING, text, _REINDEX)
+    unknown = sorted(folders - rows - unused - known)
+    if unknown:
+        text = f"neither in the database nor with a readable record: {_numbers(unknown)}"
+        yield Finding("run folders", State.WARNING, text, f"look into {home.run_folder(unknown[0])}")
     if rows - folders:
         text = f"their folders are gone, the database alone knows them: {_numbers(sorted(rows - folders))}"
         yield Finding("run folders", State.WARNING, text)
+    foreign = foreign_entries(home.runs)
+    if foreign:
+        text = f"{home.runs} holds what is no run: {_names(foreign)}"
+        yield Finding("run folders", State.WARNING, text, "move it elsewhere")
+    yield from _records(home, store, folders, suspects)
+    yield from _run_files(home, store, folders)
+
+
+def _records(home: Home, store: Store, folders: set[int], suspects: list[int]) -> Iterator[Finding]:
+    """Whether the records of runs that have ended are there, and the database says the same."""
+    lost, other = [], []
+    for number in suspects:
+        written = read_record(home.run_folder(number))
+        if number in folders and written is None:
+            lost.append(number)
+        elif written is not None and written.status.is_final and not store.holds(written):
+            other.append(number)
+    if lost:
+        text = f"run.json is missing or cannot be read: {_numbers(lost)}"
+        yield Finding("records", State.FAULT, text, _REINDEX)
+    if other:
+        text = f"run.json and the database tell different things: {_numbers(other)}"
+        yield Finding("records", State.FAULT, text, _REINDEX)
+
+
+def _run_files(home: Home, store: Store, folders: set[int]) -> Iterator[Finding]:
+    """Whether the folders of runs that have ended hold what they must."""
+    wrong: dict[str, list[int]] = {}
+    for kept in store.kept_parts():
+        for fault in _faults_of_folder(home, kept) if kept.number in folders else ():
+            wrong.setdefault(fault, []).append(kept.number)
+    for fault, numbers in wrong.items():
+        yield Finding("run files", State.FAULT, f"{fault}: {_numbers(numbers)}")
+
+
+def _faults_of_folder(home: Home, kept: KeptParts) -> Iterator[str]:
+    folder = f"{home.runs}/{kept.number}"  # there may be very many, and pathlib would take most of the time
+    if kept.log and not os.path.exists(f"{folder}/{LOG_FILE}"):  # noqa: PTH110
+        yield f"{LOG_FILE} is missing, so what they printed is lost"
+    if not kept.outputs:
+        return
+    if not os.path.isdir(f"{folder}/{OUTPUTS}"):  # noqa: PTH112
+        yield "their outputs are gone, though nobody removed them with `conjure rm`"
+    try:
+        with open(f"{folder}/{MANIFEST}", "rb") as file:  # noqa: PTH123
+            parse_json(file.read())["files"]
+    except FileNotFoundError:
+        yield f"{MANIFEST} is missing, so outputs cannot be checked"
+    except (OSError, ValueError, KeyError, TypeError):
+        yield f"{MANIFEST} cannot be read, so outputs cannot be checked"
+
+
+def _leftovers(home: Home, store: Store) -> Iterator[Finding]:
+    left = find_leftovers(home, store)
+    references = provisional_references(home)
+    if left or references:
+        count = plural(len(left) + len(references), "thing")
+        first = f"; the first is {left[0]}" if left else ""
+        yield Finding(
+            "leftovers", State.WARNING, f"{count} that killed processes left{first}", "conjure prune"
+        )
+
+
+def _code(home: Home) -> Finding:
+    """Whether the code store is one, and holds the code of every run."""
+    repository = home.code_repository
+    try:
+        if home.database.exists() and not is_damaged(home.database):
+            with Store.open(home, must_exist=True) as store:
+                trees = store.code_trees()
+        else:
+            trees = {}
+        if not repository.exists() and not trees:
+            return Finding("code", State.OK, "none yet")
+        if not code_store.is_sound(home):
+            return Finding("code", State.FAULT, f"{repository} is damaged", _REINDEX)
+        missing = code_store.missing_code(home, trees)
+    except ConjureError as error:
+        return Finding("code", State.FAULT, str(error), error.fix)
+    if missing:
+        text = f"the code of these runs is lost, so they cannot be run again: {_numbers(missing)}"
+        return Finding("code", State.FAULT, text)
+    return Finding("code", State.OK, f"of {plural(len(trees), 'run')}")
+
+
+def _uploads(home: Home) -> Finding:
+    """Whether each version of each upload has its list of digests and its files."""
+    found = [
+        (folder.name, version)
+        for folder in sorted(_entries(home.uploads))
+        for version in versions(home, folder.name)
+    ]
+    faulty = [f"{name}@{version}" for name, version in found if not _is_whole(home, name, version)]
+    if faulty:
+        return Finding("uploads", State.FAULT, f"damaged or without their files: {_names(faulty)}")
+    return Finding("uploads", State.OK, plural(len(found), "version"))
+
+
+def _is_whole(home: Home, name: str, version: int) -> bool:
+    try:
+        read_upload(home, name, version)
+        Manifest.load(home.uploads / name / str(version) / MANIFEST)
+    except (ConjureError, OSError):
+        return False
+    return upload_content(home, name, version) is not None
 
 
 def _disk(home: Home) -> Finding:
     place = next(folder for folder in (home.root, *home.root.parents) if folder.exists())
-    usage = shutil.disk_usage(place)
-    text = f"{format_size(usage.free)} free of {format_size(usage.total)}"
-    if usage.free < _LITTLE_ROOM_BYTES:
+    disk = os.statvfs(place)
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    text = f"{format_size(free)} free of {format_size(total)}"
+    if disk.f_files:  # some filesystems make inodes as they need them
+        text += f", room for {plural(disk.f_favail, 'more file')}"
+    if disk.f_flag & os.ST_RDONLY:
+        return Finding("disk", State.FAULT, f"{place} is on a read-only disk")
+    if free < _LITTLE_ROOM_BYTES or (disk.f_files > 0 and disk.f_favail < _FEW_FILES):
         return Finding("disk", State.WARNING, text, "conjure prune")
     return Finding("disk", State.OK, text)
 
@@ -222,10 +362,10 @@ def _gpus() -> Finding:
     return Finding("gpus", State.OK, ", ".join(names))
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+def _numbers(numbers: Sequence[int]) -> str:
+    return _names(list(map(str, numbers)))
 
 
-def _numbers(numbers: list[int], shown: int = 10) -> str:
-    more = f" and {len(numbers) - shown:,} more" if len(numbers) > shown else ""
-    return ", ".join(map(str, numbers[:shown])) + more
+def _names(names: Sequence[str], shown: int = 10) -> str:
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(map(printable, names[:shown])) + more

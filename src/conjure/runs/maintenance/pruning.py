@@ -1,28 +1,49 @@
 """Freeing what can be had again, and what no run needs any more.
 
-Main entry: `prune`. Invariant: outputs, records, logs, metrics and uploads are never touched, and neither is
-anything a run at work uses.
+Main entries: `prune`, `find_leftovers`. Invariant: outputs, records, logs, metrics and uploads are never
+touched, and neither is anything a run at work uses. What cannot be done, as packing on a full disk, keeps the
+rest from nothing: it is told.
 """
 
+import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree, tree_size_bytes
+from conjure.errors import ConjureError
 from conjure.runs.artifacts.mount_sources import KEPT_FILES
-from conjure.runs.artifacts.resource_paths import versions
-from conjure.runs.artifacts.run_folders import WORK, RunFolders
+from conjure.runs.artifacts.resource_paths import MANIFEST, versions
+from conjure.runs.artifacts.run_folders import FOLDERS_FILE, OUTPUTS, WORK, RunFolders
 from conjure.runs.code import code_store, mirrors
-from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import Store, folder_numbers
+from conjure.runs.database.sqlite import RECORD_FILE, Store, folder_numbers
 from conjure.runs.environments import environment_build
+from conjure.runs.host.process_marks import MARKS_FILE
+from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
 from conjure.runs.lifecycle.execution import BASELINE
-from conjure.runs.lifecycle.ownership import RunLock
+from conjure.runs.lifecycle.ownership import LOCK_FILE, PARTIAL_FILE, RunLock
+from conjure.runs.lifecycle.spawning import SUPERVISOR_LOG
+from conjure.runs.telemetry.logs import LOG_FILE
+from conjure.runs.telemetry.metrics import METRICS_FILE
 
 _YOUNG_S = 3600
-_LEFT_BEHIND = (".code-*", "runs/*/.removed-*", "uploads/*/.new-*", "git/tmp*")
+# What processes leave that were killed while they wrote it. A run's own is in its folder.
+_UNFINISHED = (
+    ".code-*",
+    ".links.json.*",
+    "git/tmp*",
+    "import/.conjure.*",
+    f"{KEPT_FILES}/.*.part",
+    "uploads/*/.new-*",
+    "uploads/*/*/.*.json.*",
+)
+_REMOVED = ".removed-"
+# What most folders hold, and nothing else.
+_ORDINARY = {RECORD_FILE, LOCK_FILE, LOG_FILE, METRICS_FILE, MANIFEST, BASELINE, FOLDERS_FILE, OUTPUTS}
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +55,61 @@ class Pruned:
         working_folders: Numbers of the runs whose working folders are gone.
         kept_files: Local files that no run was given.
         mirrors: Copies of remote repositories.
+        leftovers: Files and folders that killed processes had left.
         size_bytes: All of it, with the code that no run started from.
+        not_done: What could not be freed, and why, one sentence each.
     """
 
     environments: int
     working_folders: tuple[int, ...]
     kept_files: int
     mirrors: int
+    leftovers: int
     size_bytes: int
+    not_done: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _InRunFolders:
+    """What run folders hold beside what a run keeps.
+
+    Attributes:
+        work: Runs that have a working folder.
+        leftovers: What killed processes left, by run.
+        empty: Folders in which nothing of a run is: their making was cut off.
+    """
+
+    work: list[int] = field(default_factory=list)
+    leftovers: dict[int, list[Path]] = field(default_factory=dict)
+    empty: list[int] = field(default_factory=list)
 
 
 def recoverable(home: Home, store: Store) -> list[int]:
     """Ended runs whose outputs were never saved, and still could be by `conjure recover`."""
+    at_work = store.active_numbers()
     return [
         number
-        for number in _with_working_folder(home, store)
-        if (home.run_folder(number) / BASELINE).exists()
+        for number in _look_into_run_folders(home).work
+        if number not in at_work and (home.run_folder(number) / BASELINE).exists()
     ]
 
 
-def _with_working_folder(home: Home, store: Store) -> list[int]:
-    """Ended runs whose working folders are still there."""
-    at_work = {record.number for record in store.active()}
-    numbers = (number for number in folder_numbers(home.runs) if number not in at_work)
-    return [number for number in numbers if _is_folder(home.run_folder(number) / WORK)]
+def find_leftovers(home: Home, store: Store, *, now: float | None = None) -> list[Path]:
+    """What killed processes left, of the kinds that `prune` removes."""
+    at_work, seen = store.active_numbers(), _look_into_run_folders(home)
+    in_folders = [path for number, paths in seen.leftovers.items() if number not in at_work for path in paths]
+    empty = [home.run_folder(number) for number in _unused(home, store, seen.empty)]
+    return [*in_folders, *empty, *_old_unfinished(home, _long_ago(now))]
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+def unused_folders(home: Home, store: Store) -> list[int]:
+    """Run folders in which nothing of a run is, because the command that made them was cut off."""
+    return _unused(home, store, _look_into_run_folders(home).empty)
+
+
+def _unused(home: Home, store: Store, empty: list[int]) -> list[int]:
+    rows = store.numbers() if empty else set()
+    return [number for number in empty if number not in rows and _is_free(home.run_folder(number))]
 
 
 def prune(home: Home, store: Store, *, everything: bool = False, now: float | None = None) -> Pruned:
@@ -73,27 +121,106 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
         everything: Also what ended runs used but can be had again: environments and mirrors.
         now: The time, seconds since the epoch; what is younger than an hour may belong to a run being cast.
     """
-    size = 0
-    long_ago = (time.time() if now is None else now) - _YOUNG_S
-    folders = []
-    for number in _with_working_folder(home, store):
-        with RunLock.possession(home.run_folder(number)) as ours:
-            if ours:  # nobody is recovering it at this moment
-                freed = _remove_working_folder(home.run_folder(number))
-                if freed is not None:
-                    folders.append(number)
-                    size += freed
+    long_ago = _long_ago(now)
+    not_done: list[str] = []
+    seen = _look_into_run_folders(home)
+    folders, left, size = _prune_run_folders(home, store, seen, not_done)
     files = [path for path in _unused_files(home, store) if _changed_at(path) < long_ago]
-    left_behind = [path for path in _left_behind(home) if _changed_at(path) < long_ago]
-    size += sum(map(_remove, (*files, *left_behind)))
-    shared = (home.environments, home.mirrors, home.code_repository)
+    unfinished = _old_unfinished(home, long_ago)
+    for path in (*files, *unfinished):
+        size += _attempt(lambda path=path: _remove(path), not_done) or 0
+    left += len(unfinished)
+    shared = (home.environments, home.mirrors)
     baseline = list(map(tree_size_bytes, shared))
-    environments = environment_build.prune(home, _needed_environments(store, everything=everything))
-    removed_mirrors = mirrors.prune(home) if everything else []
-    code_store.prune(home)
-    # A store that is packed anew may also grow a little.
+    needed = store.environments_in_use(active_only=everything)
+    environments = _attempt(lambda: environment_build.prune(home, needed), not_done) or []
+    removed_mirrors = (_attempt(lambda: mirrors.prune(home), not_done) or []) if everything else []
     size += sum(max(was - tree_size_bytes(place), 0) for was, place in zip(baseline, shared, strict=True))
-    return Pruned(len(environments), tuple(folders), len(files), len(removed_mirrors), size)
+    size += _attempt(lambda: code_store.prune(home), not_done) or 0
+    return Pruned(
+        environments=len(environments),
+        working_folders=tuple(folders),
+        kept_files=len(files),
+        mirrors=len(removed_mirrors),
+        leftovers=left,
+        size_bytes=size,
+        not_done=tuple(not_done),
+    )
+
+
+def _prune_run_folders(
+    home: Home, store: Store, seen: _InRunFolders, not_done: list[str]
+) -> tuple[list[int], int, int]:
+    """Remove working folders and leftovers of ended runs: numbers, how many leftovers, bytes."""
+    at_work = store.active_numbers()
+    folders, left, size = [], 0, 0
+    for number in sorted({*seen.work, *seen.leftovers} - at_work):
+        folder = home.run_folder(number)
+        with RunLock.possession(folder) as ours:
+            if not ours:  # somebody is recovering it at this moment
+                continue
+            paths = seen.leftovers.get(number, [])
+            for path in paths:
+                size += _attempt(lambda path=path: _remove(path), not_done) or 0
+            left += len(paths)
+            if number in seen.work:
+                freed = _attempt(lambda folder=folder: _remove_working_folder(folder), not_done)
+                folders += [number] if freed is not None else []
+                size += freed or 0
+    if _unused(home, store, seen.empty):
+        with store.while_no_number_is_given():
+            unused = _unused(home, store, seen.empty)
+            for number in unused:
+                _attempt(lambda number=number: remove_tree(home.run_folder(number)), not_done)
+            left += len(unused)
+    return folders, left, size
+
+
+def _look_into_run_folders(home: Home) -> _InRunFolders:
+    """One look into each: there may be very many."""
+    seen = _InRunFolders()
+    runs = str(home.runs)
+    for number in folder_numbers(home.runs):
+        try:
+            names = set(os.listdir(f"{runs}/{number}"))  # noqa: PTH208 - a third of the time
+        except FileNotFoundError:
+            continue
+        if RECORD_FILE in names and names <= _ORDINARY:
+            continue
+        folder = home.run_folder(number)
+        if WORK in names:
+            seen.work.append(number)
+        left = [folder / name for name in names if _is_leftover(name)]
+        if left:
+            seen.leftovers[number] = left
+        if all(name in (LOCK_FILE, SUPERVISOR_LOG) or _is_leftover(name) for name in names):
+            seen.empty.append(number)
+    return seen
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether a file in the folder of a run that has ended is none that it keeps."""
+    return (
+        name in (BALLAST_FOLDER, MARKS_FILE)
+        or name.startswith(_REMOVED)
+        or PARTIAL_FILE.fullmatch(name) is not None
+    )
+
+
+def _is_free(folder: Path) -> bool:
+    with RunLock.possession(folder) as ours:
+        return ours
+
+
+def _attempt(act: Callable[[], _Result], not_done: list[str]) -> _Result | None:
+    """Do it; where it cannot be done, as on a full or failing disk, say so and go on."""
+    try:
+        return act()
+    except ConjureError as error:
+        not_done.append(str(error))
+    except OSError as error:
+        not_done.append(f"{error.filename}: {error.strerror or error}")
+    return None
 
 
 def _remove_working_folder(run_folder: Path) -> int | None:
@@ -110,13 +237,8 @@ def _remove(path: Path) -> int:
     return size
 
 
-def _needed_environments(store: Store, *, everything: bool) -> set[str]:
-    records = store.active() if everything else store.select(RunFilter(archived=True))
-    return {
-        record.environment.digest
-        for record in records
-        if record.environment is not None and not (record.outputs is not None and record.outputs.removed)
-    }
+def _long_ago(now: float | None) -> float:
+    return (time.time() if now is None else now) - _YOUNG_S
 
 
 def _changed_at(path: Path) -> float:
@@ -128,13 +250,13 @@ def _unused_files(home: Home, store: Store) -> Iterator[Path]:
     used = {
         Path(source).parts[-2] for source in store.sources_in_use() if source.startswith(f"{KEPT_FILES}/")
     }
-    return (path for path in sorted(kept.glob("*")) if path.name not in used)
+    return (
+        path for path in sorted(kept.glob("*")) if path.name not in used and not path.name.startswith(".")
+    )
 
 
-def _left_behind(home: Home) -> Iterator[Path]:
+def _old_unfinished(home: Home, long_ago: float) -> list[Path]:
     """What processes left that were killed in the middle of something, and uploads without a version."""
-    for pattern in _LEFT_BEHIND:
-        yield from home.root.glob(pattern)
-    for folder in home.uploads.glob("*"):
-        if not versions(home, folder.name):
-            yield folder
+    found = [path for pattern in _UNFINISHED for path in home.root.glob(pattern)]
+    found += [folder for folder in home.uploads.glob("*") if not versions(home, folder.name)]
+    return [path for path in found if os.path.lexists(path) and _changed_at(path) < long_ago]

@@ -191,14 +191,14 @@ class RunRecord:
             owner=_read(Owner, stored.get("owner")),
             usage=_read(Usage, stored.get("usage")),
             gpu_ids=tuple(stored.get("gpu_ids") or ()),
-            archived_at=_from_iso(stored.get("archived_at")),
+            archived_at=from_iso(stored.get("archived_at")),
             **{name: stored.get(name) for name in plain},
         )
 
 
 def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
     """The facts among a record's JSON values."""
-    times = {phase: _from_iso(stored.get(f"{phase}_at")) for phase in PHASES}
+    times = {phase: from_iso(stored.get(f"{phase}_at")) for phase in PHASES}
     ending = None
     if stored.get("end_reason"):
         ending = Ending(
@@ -208,7 +208,7 @@ def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
             stored.get("message"),
         )
     entered = {phase: time for phase, time in times.items() if time is not None}
-    return Facts(entered, _from_iso(stored.get("ended_at")), ending)
+    return Facts(entered, from_iso(stored.get("ended_at")), ending)
 
 
 def _read(kind: Any, stored: Mapping[str, Any] | None) -> Any:
@@ -220,5 +220,6 @@ def _read(kind: Any, stored: Mapping[str, Any] | None) -> Any:
     )
 
 
-def _from_iso(text: str | None) -> float | None:
+def from_iso(text: str | None) -> float | None:
+    """Seconds since the epoch from what `to_iso` wrote."""
     return None if text is None else datetime.fromisoformat(text).timestamp()

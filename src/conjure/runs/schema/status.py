@@ -62,6 +62,7 @@ class EndReason(StrEnum):
     TIMEOUT = "timeout"
     STOP_CONDITION = "stop_condition"
     KILL_REQUESTED = "kill_requested"
+    SUBMISSION_FAILED = "submission_failed"
     CODE_FAILED = "code_failed"
     BUILD_FAILED = "build_failed"
     MOUNT_FAILED = "mount_failed"
@@ -83,6 +84,7 @@ STATUS_OF_REASON: dict[EndReason, RunStatus] = {
     EndReason.TIMEOUT: RunStatus.STOPPED,
     EndReason.STOP_CONDITION: RunStatus.STOPPED,
     EndReason.KILL_REQUESTED: RunStatus.KILLED,
+    EndReason.SUBMISSION_FAILED: RunStatus.BUILD_FAILED,
     EndReason.CODE_FAILED: RunStatus.BUILD_FAILED,
     EndReason.BUILD_FAILED: RunStatus.BUILD_FAILED,
     EndReason.MOUNT_FAILED: RunStatus.MOUNT_FAILED,

@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conjure.core.files import parse_json
 from conjure.core.line_tail import LineTail
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import RunStatus
 
 LOG_FILE = "log.jsonl"
 STDOUT, STDERR, NOTE = "stdout", "stderr", "conjure"
@@ -27,6 +30,7 @@ _LONGEST_PIECE_BYTES = 1 << 16
 _PARTIAL_AFTER_S = 0.1  # a line without end is shown after this long, so that prompts and dots are seen
 _BAR_EVERY_S = 0.5
 _BAR_STATES = 3
+_LATEST_S = 1 << 36  # the year 4147: no clock of ours showed more
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,11 @@ class LogWriter:
         self._lost_bytes += len(content)
 
 
+def log_is_lost(folder: Path, record: RunRecord) -> bool:
+    """Whether a run must have a log, as all have that got as far as a supervisor, and it is not there."""
+    return RunStatus.QUEUED in record.facts.entered and not (folder / LOG_FILE).is_file()
+
+
 class LogTail:
     """Follows a log: each `read` gives the entries that were added since the last."""
 
@@ -215,9 +224,10 @@ def _encode(now: float, stream: str, content: bytes) -> bytes:
 
 def _decode(line: bytes) -> LogEntry | None:
     try:
-        stored = json.loads(line)
-        return LogEntry(float(stored["time"]), stored["stream"], stored["text"], stored.get("escaped"))
-    except (ValueError, TypeError, KeyError):
+        stored = parse_json(line)
+        entry = LogEntry(float(stored["time"]), stored["stream"], stored["text"], stored.get("escaped"))
+        return entry if 0 <= entry.time < _LATEST_S and isinstance(entry.content, bytes) else None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 

@@ -1,7 +1,9 @@
 """Which files count as a run's outputs, and how they are kept."""
 
+import mmap
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,30 @@ class TestWhatCounts:
         os.utime(work / "new", ns=(times.st_atime_ns, times.st_mtime_ns))
         (work / "new").rename(work / "train.py")
         assert save(work, baseline)[0] == {"train.py": "edoc"}
+
+    @pytest.mark.parametrize("how", ["in place", "through memory", "by cp -p"])
+    def test_a_change_whose_time_was_put_back(self, work: Path, how: str) -> None:
+        baseline = scan(work)
+        file, times = work / "train.py", (work / "train.py").stat()
+        if how == "by cp -p":
+            other = work.parent / "other"
+            other.write_text("edoc")
+            os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+            other.chmod(times.st_mode & 0o777)
+            subprocess.run(["cp", "-p", other, file], check=True)
+        elif how == "in place":
+            file.write_text("edoc")
+        else:
+            with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 4) as content:
+                content[:] = b"edoc"
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert (file.stat().st_size, file.stat().st_ino) == (times.st_size, times.st_ino)
+        assert save(work, baseline)[0] == {"train.py": "edoc"}
+
+    def test_another_name_elsewhere_is_no_output(self, work: Path) -> None:
+        baseline = scan(work)
+        os.link(work / "train.py", work.parent / "elsewhere")
+        assert save(work, baseline)[0] == {}
 
     def test_a_change_of_mode_alone_is_no_output(self, work: Path) -> None:
         baseline = scan(work)

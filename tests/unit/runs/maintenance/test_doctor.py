@@ -1,19 +1,33 @@
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from conjure.core.folders import Folder
 from conjure.core.home import Home
-from conjure.errors import StoreError
+from conjure.errors import NotFoundError, StoreError
+from conjure.runs.artifacts.uploads import upload
+from conjure.runs.artifacts.verification import verify
+from conjure.runs.code import code_store, snapshot
+from conjure.runs.code.git import own_git
 from conjure.runs.database.migrations import NEWEST
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import Store, read_record
 from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.ownership import RunLock
+from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.maintenance import doctor
 from conjure.runs.maintenance.doctor import State, examine, rebuild
+from conjure.runs.maintenance.pruning import prune
+from conjure.runs.maintenance.removal import remove
+from conjure.runs.schema.record import CodeFacts, OutputFacts
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from support.casting import add_run, finish
+from support.casting import add_run, advance, finish
+from support.homes import add_outputs
+from support.repositories import write_files
 
 DONE = Ending(EndReason.COMPLETED, 0)
 
@@ -44,7 +58,18 @@ def test_all_is_well(home):
     assert found["database"].text == f"schema {NEWEST}, no faults"
     assert found["git"].text[0].isdigit()
     assert found["uv"].text[0].isdigit()
-    assert list(found) == ["home", "database", "runs", "disk", "git", "uv", "environments", "gpus"]
+    assert list(found) == [
+        "home",
+        "database",
+        "runs",
+        "code",
+        "uploads",
+        "disk",
+        "git",
+        "uv",
+        "environments",
+        "gpus",
+    ]
 
 
 def test_a_home_that_others_can_read(home):
@@ -78,13 +103,23 @@ def test_folders_and_rows_that_do_not_match(home):
     with Store.open(home) as store:
         for _ in range(2):
             finish(store, add_run(store).number, DONE)
-    home.run_folder(9).mkdir()
-    home.run_folder(2).rename(home.root / "elsewhere")
-    texts = [finding.text for finding in examine(home) if finding.name == "run folders"]
-    assert texts == [
-        "not in the database, though they have a folder: 9",
-        "their folders are gone, the database alone knows them: 2",
+    home.run_folder(8).mkdir()
+    (home.run_folder(8) / "outputs").mkdir()
+    home.run_folder(2).rename(home.run_folder(9))
+    text = (home.run_folder(9) / "run.json").read_text()
+    (home.run_folder(9) / "run.json").write_text(text.replace('"number": 2', '"number": 9'))
+    found = [finding for finding in examine(home) if finding.name == "run folders"]
+    assert [(finding.text, finding.fix) for finding in found] == [
+        ("not in the database, though they have a record: 9", "conjure doctor --reindex"),
+        (
+            "neither in the database nor with a readable record: 8",
+            f"look into {home.run_folder(8)}",
+        ),
+        ("their folders are gone, the database alone knows them: 2", None),
     ]
+    rebuild(home)
+    found = [finding.text for finding in examine(home) if finding.name == "run folders"]
+    assert "not in the database, though they have a record: 9" not in found
 
 
 def damage(path):
@@ -150,3 +185,167 @@ def test_a_healthy_database_is_rebuilt_in_place(home):
 def test_git_must_be_new_enough(monkeypatch, version, state):
     monkeypatch.setattr(doctor, "_version", lambda *_: version)
     assert doctor._git().state is state
+
+
+def named(home, name):
+    return [(finding.state, finding.text, finding.fix) for finding in examine(home) if finding.name == name]
+
+
+def with_outputs(home, store):
+    """A run that has ended, with a saved output."""
+    number = add_run(store).number
+    advance(store, number, RunStatus.SAVING)
+    add_outputs(home, number, {"made": "x"})
+    store.set_facts(number, outputs=OutputFacts(1, 1))
+    store.close(number, DONE)
+    return number
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[" * 100_000, '{"number": 2}'])
+def test_a_lost_record_is_told_and_written_anew_from_the_database(home, content):
+    with Store.open(home) as store:
+        number = with_outputs(home, store)
+        before = store.get(number)
+        path = home.run_folder(number) / "run.json"
+        path.unlink() if content is None else path.write_text(content)
+    fix = "conjure doctor --reindex"
+    assert named(home, "records") == [(State.FAULT, "run.json is missing or cannot be read: 1", fix)]
+    assert rebuild(home).unreadable == ()
+    assert named(home, "records") == []
+    assert read_record(home.run_folder(number)) == before
+
+
+def test_a_record_that_says_something_else_than_the_database(home):
+    with Store.open(home) as store:
+        number = with_outputs(home, store)
+        store._connection.execute("UPDATE runs SET exit_code = 1, end_reason = 'nonzero_exit'")
+    assert named(home, "records")[0][1] == "run.json and the database tell different things: 1"
+    rebuild(home)
+    assert named(home, "records") == []
+    with Store.open(home) as store:
+        assert store.get(number).status is RunStatus.COMPLETE
+
+
+def test_parts_of_run_folders_that_are_gone(home):
+    with Store.open(home) as store:
+        numbers = [with_outputs(home, store) for _ in range(4)]
+        removed = with_outputs(home, store)
+        remove(home, store, f"runs/{removed}")
+    assert named(home, "run files") == []
+    folders = [home.run_folder(number) for number in numbers]
+    (folders[0] / "log.jsonl").unlink()
+    (folders[1] / "manifest.json").unlink()
+    (folders[2] / "manifest.json").write_text("[" * 100_000)
+    shutil.rmtree(folders[3] / "outputs")
+    assert sorted(text for _, text, _ in named(home, "run files")) == [
+        "log.jsonl is missing, so what they printed is lost: 1",
+        "manifest.json cannot be read, so outputs cannot be checked: 3",
+        "manifest.json is missing, so outputs cannot be checked: 2",
+        "their outputs are gone, though nobody removed them with `conjure rm`: 4",
+    ]
+    with Store.open(home) as store:
+        with pytest.raises(NotFoundError, match=r"runs/2 cannot be checked: \S+manifest\.json is missing"):
+            verify(home, store, "2")
+        with pytest.raises(StoreError, match=r"manifest\.json is damaged"):
+            verify(home, store, "3")
+        assert verify(home, store, "4").faults == (f"1 file missing: there is no {folders[3] / 'outputs'}",)
+    with pytest.raises(NotFoundError, match=r"the outputs of run 4 were saved, but \S+outputs is gone"):
+        recover(home, 4)
+    with pytest.raises(NotFoundError, match="the files of run 5 were removed"):
+        recover(home, 5)
+    with pytest.raises(NotFoundError, match="run 1 needs no recovering: its outputs were saved"):
+        recover(home, 1)
+
+
+def empty(repository):
+    shutil.rmtree(repository)
+    repository.mkdir()
+
+
+def no_head(repository):
+    (repository / "HEAD").unlink()
+
+
+def garbage_head(repository):
+    (repository / "HEAD").write_bytes(b"\0\1garbage")
+
+
+def garbage_settings(repository):
+    (repository / "config").write_text("[core\n")
+
+
+def no_references(repository):
+    shutil.rmtree(repository / "refs")
+
+
+@pytest.mark.parametrize("fault", [empty, no_head, garbage_head, garbage_settings, no_references])
+def test_a_damaged_code_store_is_told_and_mended(home, tmp_path, fault):
+    source = tmp_path / "source"
+    write_files(source, {"a.py": "a"})
+    taken = snapshot.snapshot(home, source, number=1)
+    with Store.open(home) as store:
+        store.set_facts(add_run(store).number, code=CodeFacts(taken.tree))
+    assert named(home, "code") == [(State.OK, "of 1 run", None)]
+    fault(home.code_repository)
+    state, _, fix = named(home, "code")[0]
+    assert (state, fix) == (State.FAULT, "conjure doctor --reindex")
+    rebuild(home)
+    if fault is empty:
+        text = "the code of these runs is lost, so they cannot be run again: 1"
+        assert named(home, "code") == [(State.FAULT, text, None)]
+    else:
+        assert named(home, "code") == [(State.OK, "of 1 run", None)]
+    assert snapshot.snapshot(home, source, number=2).tree == taken.tree
+
+
+def test_an_empty_code_store_hinders_no_run(home, tmp_path):
+    home.create()
+    home.code_repository.mkdir()
+    write_files(tmp_path / "source", {"a.py": "a"})
+    taken = snapshot.snapshot(home, tmp_path / "source", number=1)
+    assert code_store.missing_code(home, {1: taken.tree, 2: "0" * 40}) == [2]
+
+
+def test_uploads_without_their_parts(home, tmp_path):
+    (tmp_path / "data").write_text("x")
+    for name in ("good", "bad", "ugly"):
+        upload(home, tmp_path / "data", name)
+    (home.uploads / "bad" / "1" / "manifest.json").unlink()
+    shutil.rmtree(home.uploads / "ugly" / "1" / "folder", ignore_errors=True)
+    shutil.rmtree(home.uploads / "ugly" / "1" / "file", ignore_errors=True)
+    assert named(home, "uploads")[0][1] == "damaged or without their files: bad@1, ugly@1"
+
+
+def test_what_killed_processes_left_is_told_and_pruned(home):
+    with Store.open(home) as store:
+        number = with_outputs(home, store)
+        going_on = add_run(store).number
+        lock = RunLock.take_if_free(home.run_folder(going_on))
+        for name in (number, going_on):
+            with Folder.open(home.run_folder(name)) as folder:
+                DiskReserve(folder).take()
+        write_files(
+            home.run_folder(number),
+            {".run.json.abcd1234": "x", ".manifest.json.00000000": "", "processes.json": "{}"},
+        )
+        RunLock.create(home.run_folder(7)).release()
+        code_store.mend(home)
+        git = own_git(home.code_repository)
+        tree = git("mktree").decode().strip()
+        git("update-ref", f"refs/runs/-{2**22 + 5}", tree)  # no pid is as large
+        git("update-ref", f"refs/runs/-{os.getpid()}", tree)
+    state, text, fix = named(home, "leftovers")[0]
+    assert (state, text.split(";")[0], fix) == (
+        State.WARNING,
+        "6 things that killed processes left",
+        "conjure prune",
+    )
+    with Store.open(home) as store:
+        freed = prune(home, store)
+    assert (freed.leftovers, freed.not_done) == (5, ())
+    assert named(home, "leftovers") == []
+    assert named(home, "run folders") == []
+    assert not home.run_folder(7).exists()
+    assert (home.run_folder(going_on) / "ballast").is_dir()
+    assert git("for-each-ref", "--format=%(refname)").decode().split() == [f"refs/runs/-{os.getpid()}"]
+    lock.release()
