@@ -157,6 +157,7 @@ def _tell(error: Exception, arguments: list[str]) -> int:
         where = f": {error.filename}" if error.filename else ""
         _show(ConjureError(f"{error.strerror or error}{where}"))
         return 1
+    # Collects what a report of the crash needs, which nothing else does.
     from conjure.cli.crash import EXIT_CRASHED, save_crash
 
     _show(save_crash(error, arguments))
