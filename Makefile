@@ -8,12 +8,13 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml setup.py constraints.txt scripts/setup $(wildcard src/conjure/lm/native/*.[ch])
 	scripts/setup
 
-check: setup  ## linters, types, layers, dependencies, generated docs
+check: setup  ## linters, types, layers, structure, dependencies, generated docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry .
+	$(BIN)/python scripts/check_structure.py
 	$(BIN)/python scripts/docs.py --check
 
 test: setup  ## the whole suite at small sizes, minutes on 2 cores

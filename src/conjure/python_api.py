@@ -17,9 +17,9 @@ from conjure.runs.database.rows import RunFilter
 from conjure.runs.database.sqlite import KILL, STOP
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
-from conjure.runs.lifecycle.engine import rerun, submit
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.submission import rerun, submit
 from conjure.runs.lifecycle.termination import end_runs
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import (

@@ -172,6 +172,7 @@ def _tell(error: Exception, arguments: list[str]) -> int:
         where = error.filename if error.filename else "the output cannot be written"
         _show(ConjureError(f"{where}: {error.strerror or error}"))
         return 1
+    # Collects what a report of the crash needs, which nothing else does.
     from conjure.cli.crash import EXIT_CRASHED, save_crash
 
     _show(save_crash(error, arguments))

@@ -4,12 +4,11 @@ Main entries: `reading_options`, `layout_of`. Invariant: every command that read
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from conjure.lm.text.layout import Layout
+from conjure.lm.text.layout import Layout
 
 LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
 
@@ -52,10 +51,8 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def layout_of(settings: dict[str, Any]) -> "Layout":
+def layout_of(settings: dict[str, Any]) -> Layout:
     """What was said about how the files are written, taken out of a command's settings."""
-    from conjure.lm.text.layout import Layout
-
     return Layout(**{name: settings.pop(name) for name in LAYOUT})
 
 

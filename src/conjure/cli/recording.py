@@ -11,7 +11,7 @@ import click
 
 from conjure.cli.run_following import follow_submission
 from conjure.core.home import Home
-from conjure.runs.lifecycle.engine import submit
+from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.spec import RunSpec
 
 RECORDING = ("background", "description", "label")

@@ -59,8 +59,17 @@ def save_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
     Raises:
         DataError: The file cannot be written.
     """
+    save_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+
+
+def save_text(path: Path, content: str) -> None:
+    """Write a result into a file, whole or not at all.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
     try:
-        write_atomically(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+        write_atomically(path, content)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import click
 from click.core import ParameterSource
 
+from conjure.lm.bounds import ValueFaultsError
+
 
 def typed_options(context: click.Context, *, leave_out: Set[str]) -> list[str]:
     """The words of all options given on the command line, but for those whose parameters are left out."""
@@ -30,8 +32,6 @@ def names_as_typed(context: click.Context) -> Iterator[None]:
     Raises:
         ValueFaultsError: One was raised inside the block.
     """
-    from conjure.lm.bounds import ValueFaultsError
-
     options = {option.name: option for option in context.command.params if isinstance(option, click.Option)}
     try:
         yield

@@ -97,6 +97,7 @@ def script(arguments: Sequence[str]) -> int:
         # huggingface_hub reads it when it is imported, which is later.
         os.environ["HF_HUB_CACHE"] = flags.cache_dir
 
+    # Imports torch, which neither --help nor a wrong flag needs.
     from conjure.compat.finetuning import Finetuning
 
     return Finetuning(flags).run()

@@ -15,9 +15,9 @@ from conjure.runs.database.sqlite import Store, read_record
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import family, look_at
 from conjure.runs.lifecycle import termination
-from conjure.runs.lifecycle.engine import rerun
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
+from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import is_running, supervisor_of, wait_for_status, wait_until

@@ -10,9 +10,9 @@ from conjure.python_api import Run
 from conjure.runs.artifacts.resource_paths import resolve
 from conjure.runs.database.sqlite import STOP, Store, read_record
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.lifecycle.engine import rerun
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
+from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogTail, lines
 from support.casting import is_running, wait_for_status, wait_until

@@ -14,7 +14,7 @@ from conjure.cli.transcript import Transcript, follow_run
 from conjure.core.home import Home
 from conjure.recipes.demo import Step, story
 from conjure.recipes.report import REPORT_FILE, report_folder
-from conjure.runs.lifecycle.engine import submit
+from conjure.runs.lifecycle.submission import submit
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -9,6 +9,7 @@ import click
 
 from conjure.cli.render import note, on_terminal, visible, write_json
 from conjure.core.home import Home
+from conjure.lm.native import describe
 from conjure.runs.maintenance.doctor import Finding, Rebuilt, State, examine, rebuild
 
 _COLOURS = {State.OK: "green", State.WARNING: "yellow", State.FAULT: "red"}
@@ -45,8 +46,6 @@ def _language_models() -> Finding:
     if find_spec("torch") is None:
         text = "not installed; the run half does not need them"
         return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
-    from conjure.lm.native import describe
-
     return Finding("language models", State.OK, f"int8 engine: {describe()}")
 
 

@@ -32,6 +32,7 @@ def command(*, model: str, folder: str, format: str, type: str | None, as_json: 
 
     A GGUF file goes into FOLDER under the model's name; a safetensors checkpoint is FOLDER itself.
     """
+    # Imports torch, which --help must not.
     from conjure.lm.checkpoints.export import export
 
     with StatusLine() as status:

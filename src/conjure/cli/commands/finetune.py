@@ -3,30 +3,18 @@
 Main entry: `command`. Invariant: the first ^C or SIGTERM saves and stops, the second ends it at once.
 """
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options
-from conjure.cli.render import StatusLine, note, write_json
-from conjure.cli.training_view import MeasuringView, TrainingView, plan_lines, result_json, result_lines
 from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
+from conjure.recipes.finetune import finetune_spec, resumed_spec
 from conjure.recipes.recording import inside_a_run
-from conjure.reporting import RUN_VARIABLE
-
-if TYPE_CHECKING:
-    from conjure.lm.training.finetune import Finetuning
-    from conjure.lm.training.request import FinetuneRequest
-    from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.spec import RunSpec
 
 _HERE = "here"  # --resume without a run: the state beside --output
 
@@ -152,149 +140,49 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     It is recorded as a run: the checkpoint is runs/N/output, beside it report.html says what was learned. The
     first ^C saves and stops, a second aborts; in a closed terminal it goes on.
     """
+    # Imports numpy and tokenizers, which --help must not.
+    from conjure.cli.language_model import finetune as implementation
+
     recording = {name: settings.pop(name) for name in RECORDING}
     as_json, no_run, dry_run = (settings.pop(name) for name in ("as_json", "no_run", "dry_run"))
     with names_as_typed(context):
-        if dry_run:
-            return _show_plan(data, settings, as_json=as_json)
-        if no_run or inside_a_run():
-            return _train(data, settings, as_json=as_json)
-        spec = _spec(context, data, settings, recording)
+        if dry_run or no_run or inside_a_run():
+            return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
+        _refuse_output(settings)
+        if settings["resume"] is not None:
+            spec = _resumed_spec(data, settings["resume"])
+        else:
+            # Every fault is told here and now, before a run gets a number.
+            implementation.check(data, settings)
+            spec = _spec(context, data, settings, recording)
     return record(spec, background=recording["background"], as_json=as_json)
 
 
-def _spec(
-    context: click.Context, data: tuple[str, ...], settings: dict[str, Any], recording: dict[str, Any]
-) -> "RunSpec":
-    from conjure.lm.training.request import FinetuneRequest
-    from conjure.recipes.finetune import finetune_spec, resumed_spec
-
-    home, resume = Home.from_environment(), settings["resume"]
+def _refuse_output(settings: dict[str, Any]) -> None:
     if settings["output"] is not None:
         raise UsageError(
             "--output needs --no-run: a recorded fine-tune keeps its checkpoint as runs/N/output",
             fix="leave --output out, or add --no-run",
         )
-    if resume is not None:
-        if data or resume == _HERE:
-            raise UsageError(
-                "--resume takes the interrupted run and nothing else", fix="conjure finetune --resume runs/3"
-            )
-        return resumed_spec(home, resume)
-    # Every fault is told here and now, before a run gets a number.
-    request = FinetuneRequest(**_request(data, settings))
-    if "-" not in data:
-        _check_data(request)
-    options = typed_options(context, leave_out={"model", "validation", "as_json", *RECORDING})
+
+
+def _resumed_spec(data: tuple[str, ...], resume: str) -> RunSpec:
+    if data or resume == _HERE:
+        raise UsageError(
+            "--resume takes the interrupted run and nothing else", fix="conjure finetune --resume runs/3"
+        )
+    return resumed_spec(Home.from_environment(), resume)
+
+
+def _spec(
+    context: click.Context, data: tuple[str, ...], settings: dict[str, Any], recording: dict[str, Any]
+) -> RunSpec:
     return finetune_spec(
-        home,
+        Home.from_environment(),
         data,
         settings["model"],
-        options,
+        typed_options(context, leave_out={"model", "validation", "as_json", *RECORDING}),
         validation=settings["validation"],
         description=recording["description"],
         labels=recording["label"],
     )
-
-
-def _check_data(request: "FinetuneRequest") -> None:
-    """Refuse data that cannot be read, or of which the first record cannot be found."""
-    from conjure.lm.text.readers import read_records
-    from conjure.recipes.resources import data_path
-
-    names = [data_path(str(name)) for name in request.data]
-    records = read_records(names, column=request.column, split=request.split, layout=request.layout)
-    next(records.pieces())
-
-
-def _show_plan(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:
-    plan = _tuning(data, settings).plan
-    if as_json:
-        write_json(plan.to_dict())
-    else:
-        for line in plan_lines(plan):
-            click.echo(line)
-    return 0
-
-
-def _request(data: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a `FinetuneRequest`."""
-    if not data:
-        raise UsageError("no data was named: name a file, a folder, or - for standard input")
-    output = settings["output"] if settings["output"] is not None else "output"
-    return {**settings, "data": data, "output": output, "resume": settings["resume"] is not None}
-
-
-def _tuning(data: tuple[str, ...], settings: dict[str, Any]) -> "Finetuning":
-    """The fine-tune, planned."""
-    from conjure.lm.training.finetune import Finetuning
-    from conjure.lm.training.request import FinetuneRequest
-    from conjure.recipes.finetune import claim
-    from conjure.recipes.resources import data_path, model_lookup
-
-    names = tuple(data_path(name) for name in data)
-    if settings["validation"] is not None:
-        settings = {**settings, "validation": data_path(settings["validation"])}
-    request = FinetuneRequest(**_request(names, settings))
-    if request.resume and inside_a_run():
-        claim(Path(request.output))
-    with StatusLine() as status:
-        return Finetuning(
-            request,
-            lookups=[model_lookup],
-            progress=lambda done, total: status.show(f"Reading text… {done / max(1, total):.0%}"),
-        )
-
-
-def _train(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:
-    from conjure.recipes.metrics import report_metrics, report_result
-
-    tuning = _tuning(data, settings)
-    for line in plan_lines(tuning.plan):
-        note(line)
-    with _stopping(tuning) as signals, TrainingView(tuning.plan) as view:
-        for event in tuning.run():
-            report_metrics(event)
-            view.show(event)
-    if not signals:
-        note("Measuring both models…")
-    with MeasuringView() as measuring:
-        tuning.measure(measuring.show)
-    result = tuning.result()
-    report_result(result)
-    report = None
-    if result.reason != "interrupted":
-        note("Writing the report…")
-        number = os.environ.get(RUN_VARIABLE)
-        report = tuning.write_report(
-            Path.cwd() if number is not None else result.checkpoint,
-            run=int(number) if number is not None else None,
-        )
-    if as_json:
-        write_json(result_json(result, report))
-    else:
-        for line in result_lines(result, report):
-            click.echo(line)
-    return 128 + signals[0] if signals and result.reason == "interrupted" else 0
-
-
-@contextmanager
-def _stopping(tuning: "Finetuning") -> Iterator[list[int]]:
-    """Stop on the first signal, in order; let the second one through. Yields the signals that came."""
-    came: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
-        note("\nStopping after this step and saving; once more ends it at once.")
-        tuning.stop()
-        for name in handled:
-            signal.signal(name, handled[name])
-
-    handled = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    for name in handled:
-        signal.signal(name, stop)
-    try:
-        yield came
-    finally:
-        for name, handler in handled.items():
-            signal.signal(name, handler)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from conjure.cli.parameter_types import RUN_NUMBER, is_run_number, last_number
+from conjure.cli.plots import show_curve
 from conjure.cli.render import note, write_json
 from conjure.cli.run_view import metric_value
 from conjure.cli.tables import Column, show_table
@@ -17,6 +18,7 @@ from conjure.core.text import did_you_mean
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.telemetry.metrics import METRICS_FILE, MetricTail, Point, Summary
+from conjure.runs.telemetry.series import read_series
 
 _FIELDS = ("name", "step", "value", "time")
 
@@ -100,9 +102,6 @@ def _write_csv(points: Iterable[Point]) -> None:
 
 
 def _plot(folders: Mapping[int, Path], names: Sequence[str]) -> None:
-    from conjure.cli.plots import show_curve
-    from conjure.runs.telemetry.series import read_series
-
     found = {number: read_series(folder, names) for number, folder in folders.items()}
     for name in names:
         curves = {f"run {number}": series[name] for number, series in found.items() if len(series[name])}

@@ -4,14 +4,13 @@ Main entry: `command`. Invariant: nothing here downloads or loads a model.
 """
 
 import json
-from typing import TYPE_CHECKING
 
 import click
 
 from conjure.cli.render import note, visible, write_json
-
-if TYPE_CHECKING:
-    from conjure.lm.checkpoints.describe import ModelDescription
+from conjure.lm.checkpoints.describe import ModelDescription, describe
+from conjure.lm.checkpoints.model_resolver import models_here, resolve_model
+from conjure.recipes.resources import model_lookup
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -41,10 +40,6 @@ def list_models(*, as_json: bool) -> None:
 @as_json_option
 def info(name: str, *, as_json: bool) -> None:
     """Show what is known of the model NAME, a name or a folder."""
-    from conjure.lm.checkpoints.describe import describe
-    from conjure.lm.checkpoints.model_resolver import resolve_model
-    from conjure.recipes.resources import model_lookup
-
     model = describe(resolve_model(name, lookups=[model_lookup], fetch=False))
     if as_json:
         write_json(model.to_dict())
@@ -71,6 +66,7 @@ def convert(folder: str, output: str | None, to: str) -> None:
     conjure never reads pytorch_model.bin, because a pickle can run code when it is read. This command reads
     one with an unpickler that makes tensors and nothing else, checks the model, and writes model.safetensors.
     """
+    # Imports torch, which neither --help nor a listing needs.
     from conjure.lm.checkpoints.pickle_conversion import convert as convert_weights
 
     written = convert_weights(folder, output, to=to)
@@ -80,9 +76,6 @@ def convert(folder: str, output: str | None, to: str) -> None:
 
 
 def _list(*, as_json: bool) -> None:
-    from conjure.lm.checkpoints.describe import describe
-    from conjure.lm.checkpoints.model_resolver import models_here
-
     models = [describe(source) for source in models_here()]
     if as_json:
         write_json([model.to_dict() for model in models])
@@ -94,7 +87,7 @@ def _list(*, as_json: bool) -> None:
     note("Models on Hugging Face are fetched when first used, as in --model gpt2.")
 
 
-def _row(model: "ModelDescription") -> tuple[str, str, str, str, str]:
+def _row(model: ModelDescription) -> tuple[str, str, str, str, str]:
     return (
         model.source.name,
         _parameters(model),
@@ -104,7 +97,7 @@ def _row(model: "ModelDescription") -> tuple[str, str, str, str, str]:
     )
 
 
-def _facts(model: "ModelDescription") -> list[tuple[str, str]]:
+def _facts(model: ModelDescription) -> list[tuple[str, str]]:
     facts = [
         ("name", model.source.name),
         ("from", _origin(model)),
@@ -127,13 +120,13 @@ def _facts(model: "ModelDescription") -> list[tuple[str, str]]:
     return [*facts, ("problem", model.problem)] if model.problem else facts
 
 
-def _origin(model: "ModelDescription") -> str:
+def _origin(model: ModelDescription) -> str:
     words = {"embedded": "comes with conjure", "folder": "a folder", "resource": "a resource"}
     revision = (model.source.revision or "")[:8]
     return words.get(model.source.kind, f"Hugging Face, revision {revision}")
 
 
-def _parameters(model: "ModelDescription") -> str:
+def _parameters(model: ModelDescription) -> str:
     return f"{model.config.parameter_count / 1e6:,.1f}M" if model.config is not None else "-"
 
 

@@ -6,7 +6,7 @@ from conjure.cli.commands.run import parse_variable
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.run_following import follow_submission
 from conjure.core.home import Home
-from conjure.runs.lifecycle.engine import rerun
+from conjure.runs.lifecycle.submission import rerun
 
 
 @click.command

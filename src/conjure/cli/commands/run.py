@@ -13,8 +13,8 @@ from conjure.core.units import parse_duration, parse_size
 from conjure.errors import UsageError
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
-from conjure.runs.lifecycle.engine import submit
 from conjure.runs.lifecycle.overlooked import overlooked
+from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.argv import unknown_placeholders
 from conjure.runs.schema.spec import (
     CodeChoice,

@@ -1,4 +1,4 @@
-"""What it takes to carry out a command somewhere: the seam between the engine and a machine.
+"""What it takes to carry out a command somewhere: the seam between a run's supervisor and a machine.
 
 Main entries: `Executor`, `Execution`. Invariant: an execution has an `exit` only when nothing of it is left:
 every process of it has ended and all they wrote has been read.

@@ -1,8 +1,11 @@
-"""The steps of carrying a run, taken in its supervisor.
+"""The second half of a run's life, in its supervisor; `submission` is the first.
 
-Main entries: `RunContext` and, in order, `wait_for_resources`, `build`, `mount`, `execute`, `save`, `close`;
-`engine.carry` puts them together. Invariant: a step that cannot be done raises `EndRun` with the
-ending that the record is then closed with.
+    resources found → code written out, environment built → mounts placed
+    → command started, watched, ended → outputs saved → record closed
+
+Main entry: `carry`, with `RunContext`; the steps stand below it in order. Invariant: a run that was given a
+number ends with exactly one ending, whatever happens in between; a step that cannot be done raises `EndRun`
+with it.
 """
 
 import os
@@ -124,6 +127,23 @@ class RunContext:
         """Write down what the run has used so far."""
         with suppress(StoreError):
             self.store.set_facts(self.number, usage=usage)
+
+
+def carry(run: RunContext) -> None:
+    """Carry a run from the queue to its closed record."""
+    handle_sigterm(run)
+    result = None
+    try:
+        wait_for_resources(run)
+        place, environment = build(run)
+        baseline = mount(run)
+        result = execute(run, place, environment)
+        ending = how_it_ended(result)
+        if ending.reason is not EndReason.KILL_REQUESTED:
+            save(run, baseline, result)
+    except EndRun as over:
+        ending = over.ending
+    close(run, ending, result)
 
 
 def handle_sigterm(run: RunContext) -> None:

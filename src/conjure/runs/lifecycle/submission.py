@@ -1,24 +1,29 @@
-"""The steps of casting a run, taken in the process that wants it.
+"""The first half of a run's life, in the process that wants it; `execution` is the second.
 
-Main entries: `allocate_run`, `snapshot_code`, `find_identical_run`, `spec_of_record`; `engine.submit` calls
-them in order. Invariant: a run that could not be cast after all is closed before its lock is let go.
+    RunSpec → number given → code recorded → supervisor started
+
+Main entries: `submit`, `rerun`; the steps stand below them. Invariant: a run that could not be cast after all
+is closed before its lock is let go.
 """
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, UsageError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.artifacts.mount_sources import identity_of
+from conjure.runs.artifacts.mount_sources import identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.sqlite import Store
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle.ownership import RunLock
+from conjure.runs.lifecycle.ownership import RunLock, open_store
+from conjure.runs.lifecycle.scheduler import refuse_impossible
+from conjure.runs.lifecycle.spawning import Launch, interrupts_held
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
 from conjure.runs.schema.status import Ending, EndReason
@@ -33,6 +38,80 @@ class Submission:
 
     record: RunRecord
     reused: bool = False
+
+
+def _say_nothing(_number: int) -> None:
+    pass
+
+
+def submit(
+    home: Home,
+    spec: RunSpec,
+    *,
+    announce: Callable[[int], None] = _say_nothing,
+    rerun_of: int | None = None,
+) -> Submission:
+    """Give a run its number, record its code, and hand it to a supervisor; it then goes on by itself.
+
+    Args:
+        home: Where conjure keeps things.
+        spec: What is asked.
+        announce: Told the number as soon as there is one.
+        rerun_of: The run this one repeats.
+
+    Raises:
+        ConjureError: It cannot be; what could be checked was checked before a number was given.
+        KeyboardInterrupt: After a number was announced: the record tells whether the run was called off, or
+            goes on because it had been handed over.
+    """
+    requested = time.monotonic()
+    with open_store(home) as store:
+        refuse_own_folder(home, spec)
+        refuse_impossible(spec.resources)
+        mounts = resolve_mounts(home, store, spec.mounts)
+        equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
+        if equal is not None:
+            return Submission(equal, reused=True)
+        # A ^C either calls the run off, and then its record says so, or comes after it was handed over.
+        with interrupts_held() as interrupts:
+            number, lock = allocate_run(home, store, spec, rerun_of)
+            try:
+                with Launch(home, number, lock) as supervisor:
+                    with interrupts.let_through():
+                        announce(number)
+                        code = snapshot_code(home, store, number, spec)
+                        store.set_facts(number, code=code, mounts=mounts)
+                    supervisor.hand_over(spec, requested=requested)
+            except BaseException as error:
+                close_failed_submission(store, number, error)
+                raise
+            finally:
+                lock.release()
+        return Submission(store.get(number))
+
+
+def rerun(
+    home: Home,
+    number: int,
+    *,
+    announce: Callable[[int], None] = _say_nothing,
+    variables: Mapping[str, str] | None = None,
+) -> Submission:
+    """Cast a run's exact record again: same code, environment, mounts, command.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run.
+        announce: Told the new run's number as soon as there is one.
+        variables: Secret variables the run was given; those that are set here count too.
+
+    Raises:
+        NotFoundError: There is no such run, or something it needs is gone.
+        UsageError: It held a secret that is not stored, not given and not set here either.
+    """
+    with open_store(home) as store:
+        spec = spec_of_record(home, store.get(number), variables)
+    return submit(home, spec, announce=announce, rerun_of=number)
 
 
 def spec_of_record(home: Home, record: RunRecord, variables: Mapping[str, str] | None = None) -> RunSpec:
@@ -199,9 +278,8 @@ def find_identical_run(
     home: Home, store: Store, spec: RunSpec, mounted: tuple[MountFacts, ...]
 ) -> RunRecord | None:
     """A completed run that did just this; found before a number is given, so that none is wasted."""
-    from conjure.runs.environments import (
-        environment_build,  # what it imports is not worth its time to any other run
-    )
+    # What it imports would cost every other `conjure run` its time.
+    from conjure.runs.environments import environment_build
 
     provisional = -os.getpid()
     try:

@@ -21,8 +21,7 @@ from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.sqlite import Store
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name, this_process
-from conjure.runs.lifecycle.engine import carry
-from conjure.runs.lifecycle.execution import RunContext
+from conjure.runs.lifecycle.execution import RunContext, carry
 from conjure.runs.lifecycle.ownership import (
     RunLock,
     ignore_signals,

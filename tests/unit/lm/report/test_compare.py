@@ -12,7 +12,7 @@ from conjure.lm.report.compare import (
     rank,
     unseen_records,
 )
-from conjure.lm.report.compare_page import protocol, render_comparison
+from conjure.lm.report.html.compare_page import protocol, render_comparison
 from support.reports import HELD_OUT, OWN_LINES, TRAINING
 
 

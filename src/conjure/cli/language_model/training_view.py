@@ -9,26 +9,24 @@ import time
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from conjure.cli.language_model.data_preview import records_line
 from conjure.cli.render import StatusLine, duration, note, visible
+from conjure.lm.report.facts import HeldOutFacts
+from conjure.lm.training.events import Evaluated, Event, StepDone
+from conjure.lm.training.finetune import FinetuneResult, Sampled, Saved
+from conjure.lm.training.plan import Plan
 from conjure.reporting import RUN_VARIABLE
-
-if TYPE_CHECKING:
-    from conjure.lm.report.facts import HeldOutFacts
-    from conjure.lm.text.token_cache import DataFacts
-    from conjure.lm.training.events import Evaluated, Event, StepDone
-    from conjure.lm.training.finetune import FinetuneResult, Sampled, Saved
-    from conjure.lm.training.plan import Plan
 
 _PLAIN_EVERY_S = 15.0
 _RECENT_STEPS = 20
 _BAR_WIDTH = 24
 
 
-def plan_lines(plan: "Plan") -> list[str]:
+def plan_lines(plan: Plan) -> list[str]:
     """The plan, a fact a line."""
     data = plan.data
     lines = [
@@ -49,15 +47,7 @@ def plan_lines(plan: "Plan") -> list[str]:
     return lines
 
 
-def records_line(data: "DataFacts") -> str:
-    """How many records there are, and how many of them say the same."""
-    line = f"{data.records:,} record{'s' * (data.records != 1)}"
-    if data.groups < data.records:
-        line += f", {data.distinct:,} distinct; largest group {data.largest_group:,}"
-    return line
-
-
-def _held_out(plan: "Plan") -> str:
+def _held_out(plan: Plan) -> str:
     """What is measured on, and what was left out of it."""
     groups, records = plan.held_out_groups, plan.held_out_records
     line = f"{plan.held_out_tokens:,} held-out tokens"
@@ -72,7 +62,7 @@ def _held_out(plan: "Plan") -> str:
 class TrainingView:
     """Shows events as they come."""
 
-    def __init__(self, plan: "Plan") -> None:
+    def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._status = StatusLine()
         self._recent: deque[StepDone] = deque(maxlen=_RECENT_STEPS)
@@ -86,14 +76,14 @@ class TrainingView:
     def __exit__(self, *_: object) -> None:
         self._status.clear()
 
-    def show(self, event: "Event | Sampled | Saved") -> None:
+    def show(self, event: Event | Sampled | Saved) -> None:
         """Show one event."""
         handlers = {"StepDone": self._step, "Evaluated": self._evaluated, "Sampled": self._sampled}
         handler = handlers.get(type(event).__name__)
         if handler is not None:
             handler(event)
 
-    def _step(self, event: "StepDone") -> None:
+    def _step(self, event: StepDone) -> None:
         if self._first_step is None:
             self._first_step = event.step - 1
         self._recent.append(event)
@@ -103,7 +93,7 @@ class TrainingView:
             self._plain_at = time.monotonic()
             note(line)
 
-    def _line(self, event: "StepDone") -> str:
+    def _line(self, event: StepDone) -> str:
         loss = sum(step.loss for step in self._recent) / len(self._recent)
         rate = sum(step.targets for step in self._recent) / sum(step.seconds for step in self._recent)
         done = event.step - (self._first_step or 0)
@@ -114,7 +104,7 @@ class TrainingView:
             f" · {rate:,.0f} tokens/s · {duration(left)} left"
         )
 
-    def _evaluated(self, event: "Evaluated") -> None:
+    def _evaluated(self, event: Evaluated) -> None:
         self._held_out = event.loss
         self._status.clear()
         note(
@@ -149,7 +139,7 @@ class MeasuringView:
             note(line)
 
 
-def result_lines(result: "FinetuneResult", report: Path | None) -> list[str]:
+def result_lines(result: FinetuneResult, report: Path | None) -> list[str]:
     """What changed, and what to type next."""
     if result.reason == "interrupted":
         number = os.environ.get(RUN_VARIABLE)
@@ -171,13 +161,13 @@ def result_lines(result: "FinetuneResult", report: Path | None) -> list[str]:
     return [*lines, "", *_whereabouts(result, report)]
 
 
-def _kept(result: "FinetuneResult") -> str:
+def _kept(result: FinetuneResult) -> str:
     if result.best_step == 0:
         return "but nothing was learned: the result is the base model, unchanged"
     return f"kept those of step {result.best_step:,}"
 
 
-def _scored(held_out: "HeldOutFacts") -> str:
+def _scored(held_out: HeldOutFacts) -> str:
     """The held-out records that were scored, of how many."""
     scored, records = held_out.scored_records, held_out.records
     line = f"{scored:,} of {records:,}" if scored < records else f"all {records:,}"
@@ -187,7 +177,7 @@ def _scored(held_out: "HeldOutFacts") -> str:
     return line
 
 
-def _whereabouts(result: "FinetuneResult", report: Path | None) -> list[str]:
+def _whereabouts(result: FinetuneResult, report: Path | None) -> list[str]:
     number = os.environ.get(RUN_VARIABLE)
     if number is not None:
         model, page = f"runs/{number}", f"conjure report {number}"
@@ -200,7 +190,7 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def result_json(result: "FinetuneResult", report: Path | None) -> dict[str, Any]:
+def result_json(result: FinetuneResult, report: Path | None) -> dict[str, Any]:
     """The result for programs."""
     return {
         "checkpoint": str(result.checkpoint),

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from conjure.lm.report.markup import Child, Markup, element
+from conjure.lm.report.html.markup import Child, Markup, element
 
 WIDTH = 440  # of every chart, in units that are about a pixel on a phone
 LEFT, RIGHT = 42, WIDTH - 14  # edges of the frame within it

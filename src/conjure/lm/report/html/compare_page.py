@@ -4,9 +4,9 @@ Main entry: `render_comparison`. Invariant: it says only what is in the `Compari
 """
 
 from conjure.lm.report.compare import SAMPLE_TOKENS, ComparedRun, Comparison, named
-from conjure.lm.report.layout import number, percent, rows_of, section, table, term
-from conjure.lm.report.markup import Markup, element
-from conjure.lm.report.page import document
+from conjure.lm.report.html.layout import number, percent, rows_of, section, table, term
+from conjure.lm.report.html.markup import Markup, element
+from conjure.lm.report.html.page import document
 
 
 def render_comparison(comparison: Comparison) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from conjure.lm.report.charts import length_histograms, loss_curve, new_ngrams_chart, runs_chart
 from conjure.lm.report.extraction import LONGEST, SHORTEST
 from conjure.lm.report.facts import (
     ExtractedShare,
@@ -19,9 +18,21 @@ from conjure.lm.report.facts import (
     Report,
     State,
 )
-from conjure.lm.report.gallery import closest, gallery
-from conjure.lm.report.layout import Row, figure, number, pair, percent, rows_of, section, signed, table, term
-from conjure.lm.report.markup import Child, Markup, element
+from conjure.lm.report.html.charts import length_histograms, loss_curve, new_ngrams_chart, runs_chart
+from conjure.lm.report.html.gallery import closest, gallery
+from conjure.lm.report.html.layout import (
+    Row,
+    figure,
+    number,
+    pair,
+    percent,
+    rows_of,
+    section,
+    signed,
+    table,
+    term,
+)
+from conjure.lm.report.html.markup import Child, Markup, element
 from conjure.lm.report.novelty import COPY_WORDS, LONGEST_NGRAM, NEAR_COPY_RUN_WORDS, NEAR_COPY_SHARE
 
 _SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
@@ -39,7 +50,7 @@ def render_html(report: Report) -> str:
 
 def document(title: str, *parts: Markup) -> str:
     """A page of these parts, in the look of a report."""
-    style = resources.files("conjure.lm.report").joinpath("report.css").read_text("utf-8")
+    style = resources.files("conjure.lm.report.html").joinpath("report.css").read_text("utf-8")
     head = element(
         "head",
         element("meta", charset="utf-8"),

@@ -7,7 +7,7 @@ for rows and columns that a screen reader can tell.
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from conjure.lm.report.markup import Child, Markup, element
+from conjure.lm.report.html.markup import Child, Markup, element
 
 Column = TypeVar("Column")
 Row = tuple[Child, Sequence[str]]  # its head, and its cells

@@ -4,8 +4,8 @@ Main entries: `gallery`, `closest`. Invariant: which samples are shown follows f
 """
 
 from conjure.lm.report.facts import Report, SampleFacts, Side
-from conjure.lm.report.layout import section
-from conjure.lm.report.markup import Markup, element
+from conjure.lm.report.html.layout import section
+from conjure.lm.report.html.markup import Markup, element
 
 _CLOSEST = 3
 _ENDINGS = {"end_of_text": "ended by itself", "stop": "ended at a stop text", "length": "cut off"}

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from conjure.lm.report.facts import Course, LengthScale, Report, SampleFacts, Side
-from conjure.lm.report.markup import Markup, element
-from conjure.lm.report.novelty import Novelty
-from conjure.lm.report.plot import (
+from conjure.lm.report.html.markup import Markup, element
+from conjure.lm.report.html.plot import (
     LEFT,
     RIGHT,
     WIDTH,
@@ -28,6 +27,7 @@ from conjure.lm.report.plot import (
     x_axis,
     y_axis,
 )
+from conjure.lm.report.novelty import Novelty
 
 _ROW = 58  # height of a row of dots
 _PANEL = 92  # height of a histogram

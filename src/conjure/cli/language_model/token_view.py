@@ -7,21 +7,18 @@ shows whole characters, so tokens that make up one character share its colour.
 import json
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
 import click
 
 from conjure.cli.render import on_terminal, visible
-
-if TYPE_CHECKING:
-    from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 
 # From this many nats of surprise on, this background (xterm's 256 colours, cool to hot).
 _HEAT = ((0.0, 194), (1.0, 230), (2.0, 223), (4.0, 216), (6.0, 209), (9.0, 203))
 _INK = 16  # black, readable on all of them
 
 
-def show_tokens(tokenizer: "Tokenizer", token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
+def show_tokens(tokenizer: Tokenizer, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
     """Print each token with its log-probability, to stdout.
 
     Args:
@@ -39,9 +36,7 @@ def show_tokens(tokenizer: "Tokenizer", token_ids: Sequence[int], logprobs: Sequ
             click.echo(f"{position}\t{token_id}\t{logprob:.6f}\t{json.dumps(token, ensure_ascii=False)}")
 
 
-def _coloured(tokenizer: "Tokenizer", token_ids: Sequence[int], logprobs: Sequence[float]) -> Iterator[str]:
-    from conjure.lm.text.tokenizer import IncrementalDecoder
-
+def _coloured(tokenizer: Tokenizer, token_ids: Sequence[int], logprobs: Sequence[float]) -> Iterator[str]:
     decoder = IncrementalDecoder(tokenizer)
     surprise = 0.0
     for token_id, logprob in zip(token_ids, logprobs, strict=True):

@@ -1,0 +1,187 @@
+"""What `conjure data preview` does: counts records and tokens, and shows the first as a model sees them.
+
+Main entries: `preview`, `records_line`. Invariant: no weights are loaded, and torch is not imported.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import click
+
+from conjure.cli.language_model.progress import bytes_progress
+from conjure.cli.render import note
+from conjure.core.quoting import printable
+from conjure.lm.checkpoints.model_resolver import resolve_model
+from conjure.lm.text.held_out import Split, hold_out
+from conjure.lm.text.layout import Layout
+from conjure.lm.text.readers import RecordSet, read_records
+from conjure.lm.text.token_cache import DataFacts, Histogram, TokenisedText, describe, find_groups, tokenise
+from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
+from conjure.recipes.resources import data_path, model_lookup
+
+_SHOWN_TOKENS = 80  # of a record; a novel would fill the screen
+_BAR_WIDTH = 40
+
+# What would move the cursor, ring the bell or hide a line end is shown as its picture.
+_VISIBLE = {
+    **{code: chr(0x2400 + code) for code in range(0x20)},
+    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+    0x7F: "␡",
+    0x0A: "⏎",
+}
+
+
+def preview(
+    files: tuple[str, ...],
+    *,
+    column: str | None,
+    split: str | None,
+    layout: Layout,
+    special_tokens: str,
+    model: str,
+    count: int,
+    as_json: bool,
+) -> None:
+    """Print what is in the files.
+
+    Args:
+        files: Files, folders and resources.
+        column: Of tables.
+        split: How text files are cut into records.
+        layout: How the files are written.
+        special_tokens: Whether a special token written in a text is a ``token`` or ``text``.
+        model: Whose vocabulary to use.
+        count: Records to show.
+        as_json: Print JSON.
+    """
+    records = read_records([data_path(name) for name in files], column=column, split=split, layout=layout)
+    tokenizer = Tokenizer.from_folder(resolve_model(model, lookups=[model_lookup]).folder)
+    for guess in _guesses(records):
+        click.echo(printable(guess), err=True)
+    with bytes_progress("Turning text into tokens") as progress:
+        text = tokenise(records, tokenizer, allow_special=special_tokens == "token", progress=progress)
+    with bytes_progress("Comparing records") as progress:
+        groups = find_groups([records], progress=progress)
+    facts, parts = describe(records, text, groups), hold_out(text, groups=groups)
+    for remark in facts.remarks:
+        note(printable(f"Note: {remark}."))
+    shown = min(count, facts.records)
+    if as_json:
+        first = [_record_as_json(text.record(index).tolist(), tokenizer) for index in range(shown)]
+        vocabulary = {"model": model, "vocab_size": tokenizer.vocab_size}
+        result = {**vocabulary, **facts.to_dict(), "holdout": _holdout_as_json(parts), "first_records": first}
+        click.echo(json.dumps(result, indent=2))
+        return
+    for label, value in _facts(facts, parts, f"{model}, {tokenizer.vocab_size:,} tokens").items():
+        click.echo(f"{label:<11} {value}")
+    click.echo("\nTokens a record:")
+    click.echo("\n".join(_bars(facts.lengths.histogram)))
+    if shown:
+        what = "record, as the model sees it" if shown == 1 else f"{shown} records, as the model sees them"
+        click.echo(f"\nThe first {what}:")
+    for index in range(shown):
+        click.echo(_record_as_text(text, index, tokenizer))
+
+
+def records_line(data: DataFacts) -> str:
+    """How many records there are, and how many of them say the same."""
+    line = f"{data.records:,} record{'s' * (data.records != 1)}"
+    if data.groups < data.records:
+        line += f", {data.distinct:,} distinct; largest group {data.largest_group:,}"
+    return line
+
+
+def _guesses(records: RecordSet) -> Iterator[str]:
+    """What was chosen without being told, a line for each column."""
+    columns: dict[str, list[str]] = {}
+    for source in records.sources:
+        if source.guessed and source.column is not None:
+            columns.setdefault(source.column, []).append(source.name)
+    for column, names in columns.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"Column {column!r} of {names[0]}{more} is read, the only one with text (else: --column NAME)."
+
+
+def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
+    lengths = facts.lengths
+    rows = {
+        "records": records_line(facts),
+        "tokens": f"{facts.tokens:,} (vocabulary of {vocabulary})",
+        "bytes": f"{facts.size_bytes:,} ({facts.size_bytes / facts.tokens:.2f} a token)",
+        "lengths": f"{lengths.shortest:,} to {lengths.longest:,} tokens a record; mean {lengths.mean:,.1f}, "
+        f"median {lengths.median:,.0f}, nine in ten at most {lengths.p90:,.0f}",
+        "held out": _held_out(parts),
+    }
+    if facts.bad_row_count:
+        rows["left out"] = printable("; ".join(facts.bad_rows))
+    return rows
+
+
+def _held_out(parts: Split) -> str:
+    if parts.heldout is None or parts.reason is not None:
+        return str(parts.reason)
+    more = f" ({parts.excluded:,} more left out, because the like is trained on)" if parts.excluded else ""
+    return f"{parts.heldout.records:,} records with {len(parts.heldout):,} tokens, to measure on{more}"
+
+
+def _bars(histogram: Histogram) -> Iterator[str]:
+    """The histogram as rows of text, longest bar `_BAR_WIDTH` wide."""
+    width, counts = histogram.width, histogram.counts
+    most = max(counts)
+    first = next(index for index, count in enumerate(counts) if count)
+    labels = [
+        str(index + 1) if width == 1 else f"{index * width + 1:,}–{(index + 1) * width:,}"
+        for index in range(len(counts))
+    ]
+    if histogram.open_ended:
+        labels[-1] = f"{(len(counts) - 1) * width + 1:,} or more"
+    margin = max(map(len, labels[first:]))
+    for label, count in list(zip(labels, counts, strict=True))[first:]:
+        bar = "█" * round(_BAR_WIDTH * count / most) or ("▏" if count else "")
+        yield f"  {label:>{margin}}  {count:>{len(f'{most:,}')},}  {bar}".rstrip()
+
+
+def _record_as_text(text: TokenisedText, index: int, tokenizer: Tokenizer) -> str:
+    ids = text.record(index)
+    separator = tokenizer.end_of_text if text.end_of_text else ""
+    shown = ids[: min(_SHOWN_TOKENS, len(ids) - bool(separator))]
+    hidden = len(ids) - bool(separator) - len(shown)
+    more = click.style(f" … {hidden:,} more tokens … ", dim=True) if hidden else ""
+    decoder = IncrementalDecoder(tokenizer)  # the cut may be in the middle of a character
+    by_id = {id_: token for token, id_ in tokenizer.special_tokens.items()}
+    parts = [(id_ in by_id, by_id.get(id_) or decoder.feed(id_)) for id_ in shown.tolist()]
+    content = "".join(
+        click.style("".join(text for _, text in group), fg="cyan") if special else _plain(group, tokenizer)
+        for special, group in groupby(parts, key=itemgetter(0))
+    )
+    number = click.style(f"{index + 1:>3} {len(ids):>6,} tokens ", dim=True)
+    return f"{number} {content}{more}{click.style(separator, fg='cyan')}"
+
+
+def _plain(parts: Iterable[tuple[bool, str]], tokenizer: Tokenizer) -> str:
+    """Text, with a backslash before what is written like a special token and is none."""
+    text = "".join(part for _, part in parts).translate(_VISIBLE)
+    for token in tokenizer.special_tokens:
+        text = text.replace(token, f"\\{token}")
+    return text
+
+
+def _record_as_json(ids: list[int], tokenizer: Tokenizer) -> dict[str, Any]:
+    return {"tokens": len(ids), "token_ids": ids, "text": tokenizer.decode(ids)}
+
+
+def _holdout_as_json(parts: Split) -> dict[str, Any]:
+    held_out = parts.heldout
+    return {
+        "method": parts.method,
+        "reason": parts.reason,
+        "train_records": parts.train.records,
+        "train_tokens": len(parts.train),
+        "heldout_records": held_out.records if held_out is not None else 0,
+        "heldout_tokens": len(held_out) if held_out is not None else 0,
+        "heldout_groups": held_out.groups if held_out is not None else 0,
+        "excluded_shared": parts.excluded,
+    }

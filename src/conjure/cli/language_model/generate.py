@@ -1,0 +1,207 @@
+"""What `conjure generate` does: writes the samples, shows them as they come, keeps what an interrupt leaves.
+
+Main entries: `generation_request`, `generate`. Invariant: stdout holds what was written and nothing else.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from conjure.cli.language_model.token_view import show_tokens
+from conjure.cli.render import StatusLine, duration, note, on_terminal, save_json, visible, write_json
+from conjure.errors import UsageError
+from conjure.lm.generation.generate import GenerationRequest, Sample, Token, exceeds_context, stream
+from conjure.lm.generation.text_generator import Writer, load_writer
+from conjure.recipes.resources import model_lookup
+
+SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
+INTERRUPTED = 130  # exit status after ^C, as shells have it
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+
+
+def generation_request(prompts: list[str], settings: dict[str, Any]) -> GenerationRequest:
+    """What the options of the command ask for."""
+    stop = [_unescaped(text) for text in settings.pop("stop")]
+    given = {name: value for name, value in settings.items() if value is not None}
+    return GenerationRequest(prompts=prompts, stop=stop, **given)
+
+
+def _unescaped(text: str) -> str:
+    r"""`text` with ``\n``, ``\t`` and ``\\`` read as in Python: shells make a line end hard to type."""
+    pieces, rest = [], text
+    while rest:
+        taken = next((escape for escape in _ESCAPES if rest.startswith(escape)), rest[0])
+        pieces.append(_ESCAPES.get(taken, taken))
+        rest = rest[len(taken) :]
+    return "".join(pieces)
+
+
+def generate(
+    request: GenerationRequest,
+    *,
+    model: str,
+    precision: str,
+    logprobs: bool,
+    as_json: bool,
+    streaming: bool | None,
+    output: Path | None,
+) -> int:
+    """Write the samples and print them; the exit status.
+
+    Args:
+        request: What is to be written.
+        model: A name, a folder, a resource or a hub model.
+        precision: Number format of the weights.
+        logprobs: Show how likely each token was.
+        as_json: Print a JSON array.
+        streaming: Print as it is written; None does so on a terminal.
+        output: A file for the array.
+    """
+    plain = not as_json and not logprobs
+    single = len(request.prompts) * request.num_samples == 1
+    if streaming and not (plain and single):
+        raise UsageError(
+            "--stream shows one sample as it is written", fix="-n 1, without --json or --logprobs"
+        )
+
+    rows = len(request.prompts) * request.num_samples
+    writer = load_writer(model, precision=precision, rows=rows, lookups=[model_lookup])
+    _note_overflow(writer, request)
+    streamed = plain and single and (streaming if streaming is not None else on_terminal())
+    writing = _Writing(writer, request, streamed=streamed)
+    writing.run()
+    if output is not None:
+        save_json(output, [draft.as_json(logprobs=True) for draft in writing.drafts()])
+    if as_json:
+        write_json([draft.as_json(logprobs=logprobs) for draft in writing.drafts()])
+    elif not streamed:
+        _print(writing, logprobs=logprobs)
+    note(writing.summary())
+    return INTERRUPTED if writing.interrupted else 0
+
+
+def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
+    if request.on_overflow != "slide":
+        return
+    context = writer.engine.context_length
+    longest = max(1, *map(len, writer.tokenizer.encode_batch(list(request.prompts))))
+    if exceeds_context(longest, request, context):
+        note(
+            f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens outgrow the context of "
+            f"{context:,}: each time it is full, the model goes on from the last {context // 2:,}."
+        )
+
+
+class _Draft:
+    """One sample as far as it has been written."""
+
+    def __init__(self, prompt: str, token: Token, seed: int) -> None:
+        self.prompt, self.index, self.seed = prompt, token.index, seed
+        self.tokens: list[Token] = []
+        self.finish_reason = "interrupted"  # unless it comes to its end
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens)
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token.token_id for token in self.tokens]
+
+    @property
+    def logprobs(self) -> list[float]:
+        return [token.logprob for token in self.tokens]
+
+    def as_json(self, *, logprobs: bool) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt,
+            "index": self.index,
+            "text": self.text,
+            "token_ids": self.token_ids,
+            **({"logprobs": self.logprobs} if logprobs else {}),
+            "finish_reason": self.finish_reason,
+            "seed": self.seed,
+        }
+
+
+class _Writing:
+    """Takes a request through, shows how far it is, and keeps what was written if it is interrupted."""
+
+    def __init__(self, writer: Writer, request: GenerationRequest, *, streamed: bool) -> None:
+        self.writer, self.request, self.interrupted = writer, request, False
+        self._streamed = streamed
+        self._drafts: dict[tuple[int, int], _Draft] = {}
+        self._tokens, self._seconds, self._finished = 0, 0.0, 0
+
+    def run(self) -> None:
+        start = time.monotonic()
+        if self._streamed:
+            _show_prompt(self.request.prompts[0])
+        with StatusLine() as status:
+            try:
+                for event in stream(self.writer.engine, self.writer.tokenizer, self.request):
+                    self._end(event) if isinstance(event, Sample) else self._take(event)
+                    self._seconds = time.monotonic() - start
+                    if not self._streamed:
+                        status.show(self._progress())
+            except KeyboardInterrupt:
+                self.interrupted = True
+        if self._streamed:
+            click.echo()
+
+    def drafts(self) -> Iterator[_Draft]:
+        """By prompt, then by index."""
+        return (self._drafts[key] for key in sorted(self._drafts))
+
+    def summary(self) -> str:
+        facts = [self.writer.origin, self.writer.precision]
+        facts += [f"seed {self.request.seed}", f"{self._tokens:,} tokens in {duration(self._seconds)}"]
+        if self._seconds > 0:
+            facts.append(f"{self._tokens / self._seconds:,.0f} tokens/s")
+        reasons = {draft.finish_reason for draft in self._drafts.values()}
+        return " · ".join([*facts, *(reason.replace("_", " ") for reason in sorted(reasons))])
+
+    def _take(self, token: Token) -> None:
+        key = (token.prompt_index, token.index)
+        if key not in self._drafts:
+            self._drafts[key] = _Draft(self.request.prompts[token.prompt_index], token, self.request.seed)
+        self._drafts[key].tokens.append(token)
+        self._tokens += 1
+        if self._streamed and token.text:
+            click.echo(visible(token.text), nl=False)
+
+    def _end(self, sample: Sample) -> None:
+        self._drafts[sample.prompt_index, sample.index].finish_reason = sample.finish_reason
+        self._finished += 1
+
+    def _progress(self) -> str:
+        samples = len(self.request.prompts) * self.request.num_samples
+        rate = self._tokens / self._seconds if self._seconds else 0.0
+        left = (samples * self.request.max_new_tokens - self._tokens) / rate if rate else 0.0
+        return (
+            f"{self._finished:,} of {samples:,} samples · {self._tokens:,} tokens · {rate:,.0f} tokens/s"
+            f" · at most {duration(left)} left"
+        )
+
+
+def _print(writing: _Writing, *, logprobs: bool) -> None:
+    drafts = list(writing.drafts())
+    for number, draft in enumerate(drafts, start=1):
+        if on_terminal():
+            if len(drafts) > 1:
+                click.echo(click.style(f"── {number} of {len(drafts)} " + "─" * 20, dim=True))
+            _show_prompt(draft.prompt)
+        elif number > 1:
+            click.echo(SEPARATOR)
+        if logprobs:
+            show_tokens(writing.writer.tokenizer, draft.token_ids, draft.logprobs)
+        else:
+            click.echo(visible(draft.text))
+
+
+def _show_prompt(prompt: str) -> None:
+    if on_terminal():
+        click.echo(click.style(visible(prompt), dim=True), nl=False)

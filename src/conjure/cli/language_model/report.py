@@ -1,0 +1,56 @@
+"""What `conjure report` shows: one fine-tune's report, or several side by side.
+
+Main entries: `show_report`, `compare_runs`. Invariant: a page that is there is shown, not
+made again.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from conjure.cli.render import save_text
+from conjure.core.home import Home
+from conjure.lm.report.facts import Report, report_from_json
+from conjure.recipes.report import REPORT_FILE
+
+PAGE_FILE = "report.html"
+_TONES = {"good": ("✔", "green"), "mixed": ("~", "yellow"), "bad": ("✘", "red")}
+
+
+def show_report(folder: Path, output: Path | None) -> Path:
+    """Print the verdict of the report in a folder; its page, made afresh into `output` if that is given."""
+    report = report_from_json((folder / REPORT_FILE).read_text("utf-8"))
+    _show(report)
+    return _page(report, folder, output)
+
+
+def compare_runs(home: Home, names: tuple[str, ...], output: Path | None, *, as_json: bool) -> Path | None:
+    """Compare runs and print what came out; the page, or None where only JSON was wanted."""
+    # Imports torch, which the report of one run does not need.
+    from conjure.cli.language_model import report_comparison
+
+    return report_comparison.compare_runs(home, names, output, as_json=as_json)
+
+
+def _page(report: Report, folder: Path, output: Path | None) -> Path:
+    if output is None and (folder / PAGE_FILE).is_file():
+        return folder / PAGE_FILE
+    # Imports torch, which a page that is there does not need.
+    from conjure.lm.report.html.page import render_html
+
+    page = output if output is not None else Path(PAGE_FILE)
+    save_text(page, render_html(report))
+    return page
+
+
+def _show(report: Report) -> None:
+    title = f"Run {report.run}: {report.title}" if report.run is not None else report.title
+    click.echo(click.style(title, bold=True))
+    click.echo(report.verdict.headline)
+    if report.verdict.next_step is not None:
+        click.echo(report.verdict.next_step)
+    for finding in report.verdict.findings:
+        mark, colour = _TONES.get(finding.tone, ("·", "white"))
+        mark = click.style(mark, fg=colour) if sys.stdout.isatty() else mark
+        click.echo(f"\n{mark} {finding.answer}\n  {finding.detail}")

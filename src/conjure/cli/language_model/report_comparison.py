@@ -1,0 +1,51 @@
+"""What `conjure report` shows of several fine-tunes, side by side, and their page.
+
+Main entry: `compare_runs`. Invariant: stdout holds the comparison, or all of it as JSON, and nothing else.
+"""
+
+from pathlib import Path
+
+import click
+
+from conjure.cli.render import note, save_text
+from conjure.core.home import Home
+from conjure.lm.report.compare import Comparison, compare, comparison_to_json
+from conjure.lm.report.html.compare_page import place, protocol, render_comparison
+from conjure.recipes.tuned_models import tuned_models
+
+
+def compare_runs(home: Home, names: tuple[str, ...], output: Path | None, *, as_json: bool) -> Path | None:
+    """Compare runs and print what came out; the page, or None where only JSON was wanted."""
+    models = tuned_models(home, names)
+    comparison = compare(models, tell=lambda sentence: note(f"{sentence}…"))
+    if as_json:
+        click.echo(comparison_to_json(comparison), nl=False)
+        return None
+    for line in comparison_lines(comparison):
+        click.echo(line)
+    page = output if output is not None else Path(f"report-{'-'.join(str(m.run) for m in models)}.html")
+    save_text(page, render_comparison(comparison))
+    return page
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """A comparison as a terminal shows it."""
+    samples = len(comparison.runs[0].samples)
+    header = ("run", "place", "bits/byte", "copies", "distinct pairs", "length difference")
+    rows = [
+        (
+            str(run.run),
+            place(run),
+            f"{run.bits_per_byte:.3f}" if run.bits_per_byte is not None else "–",
+            f"{run.copies:,} of {samples:,}",
+            f"{run.distinct_pairs:.0%}" if run.distinct_pairs is not None else "–",
+            f"{run.length_distance:.1f} (chance: up to {run.usual_distance:.1f})",
+        )
+        for run in comparison.runs
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+    return [comparison.headline, "", *lines, "", protocol(comparison)]

@@ -1,0 +1,211 @@
+"""What `conjure score` does: scores the texts with each model, and prints the figures with their protocol.
+
+Main entry: `score`. Invariant: weights are float32 whatever the machine, so that numbers can be compared.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from conjure.cli.language_model.token_view import show_tokens
+from conjure.cli.render import StatusLine, duration, note, save_json, write_json
+from conjure.errors import DataError
+from conjure.lm.generation.score import Score, Tally, Windows, score_documents
+from conjure.lm.language_model import LanguageModel, load
+from conjure.lm.text.layout import Layout
+from conjure.lm.text.readers import RecordSet, read_records
+from conjure.recipes.resources import data_path, model_lookup
+
+
+def score(
+    inputs: Sequence[str],
+    *,
+    models: Sequence[str],
+    files: bool,
+    column: str | None,
+    split: str | None,
+    layout: Layout,
+    context: int | None,
+    stride: int | None,
+    per_token: bool,
+    as_json: bool,
+    output: Path | None,
+) -> int:
+    """Score what is given with each model and print the figures; the exit status.
+
+    Args:
+        inputs: The text, or names of files.
+        models: Names; figures of several stand side by side.
+        files: Whether `inputs` are names of files.
+        column: Of tables.
+        split: How text files are cut into records.
+        layout: How the files are written.
+        context: Tokens seen at once; None takes all the model can.
+        stride: Tokens from one window to the next; None takes half the context.
+        per_token: Show every token.
+        as_json: Print JSON.
+        output: A file for that JSON.
+    """
+    names = [data_path(name) for name in inputs] if files else inputs
+    texts: Iterable[str] = _records(names, column, split, layout) if files else inputs
+    results = []
+    for name in models:
+        language_model = load(name, lookups=[model_lookup])
+        windows = Windows.of(language_model.model, context, stride)
+        result = _Result(language_model, windows)
+        keep = per_token or not files
+        for scored in _with_progress(result, texts):
+            result.add(scored, keep=(as_json or output is not None) and keep)
+            if per_token and not as_json:
+                show_tokens(language_model.tokenizer, scored.token_ids, scored.token_logprobs)
+        if not result.tally.tokens:
+            raise DataError("the text is empty: there is nothing to score")
+        results.append(result)
+    if files:
+        _note_bad_rows(texts)
+    objects = [result.as_json() for result in results]
+    figures = objects if len(models) > 1 else objects[0]
+    if output is not None:
+        save_json(output, figures)
+    if as_json:
+        write_json(figures)
+    else:
+        _print_table(results)
+    return 0
+
+
+def _records(inputs: Sequence[str], column: str | None, split: str | None, layout: Layout) -> RecordSet:
+    records = read_records(inputs, column=column, split=split, layout=layout)
+    for source in records.sources:
+        if source.guessed:
+            note(f"Reading column {source.column!r} of {source.name} (--column NAME: another).")
+    return records
+
+
+def _note_bad_rows(records: Any) -> None:
+    for bad in records.bad_rows.values():
+        note(f"Left out: {records.describe(bad)}.")
+
+
+@dataclass
+class _Result:
+    """What one model made of the texts."""
+
+    model: LanguageModel
+    windows: Windows
+    records: int = 0
+    scores: list[Score] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tally: Tally = Tally()
+
+    def add(self, score: Score, *, keep: bool) -> None:
+        self.records += 1
+        self.tally += score.tally
+        if keep:
+            self.scores.append(score)
+
+    def as_json(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "model": self.model.origin,
+            "context": self.windows.context,
+            "stride": self.windows.stride,
+            "records": self.records,
+            **_measures(self.tally),
+            "mean_record_logprob": self.tally.total / self.records,
+        }
+        if len(self.scores) == 1:
+            return {**facts, **_tokens(self.scores[0])}
+        if self.scores:
+            facts["scores"] = [{**_measures(score.tally), **_tokens(score)} for score in self.scores]
+        return facts
+
+
+def _measures(tally: Tally) -> dict[str, Any]:
+    numbers = {
+        "total": tally.total,
+        "loss": tally.loss,
+        "perplexity": tally.perplexity,
+        "word_perplexity": tally.word_perplexity,
+        "bits_per_byte": tally.bits_per_byte,
+    }
+    counts = {"tokens": tally.tokens, "words": tally.words, "bytes": tally.bytes}
+    # JSON has no NaN and no infinity.
+    return counts | {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
+def _tokens(score: Score) -> dict[str, Any]:
+    return {"token_ids": score.token_ids, "token_logprobs": score.token_logprobs}
+
+
+def _with_progress(result: _Result, texts: Iterable[str]) -> Iterator[Score]:
+    """The scores of all texts, with how far it is on stderr."""
+    model = result.model
+    with StatusLine() as status:
+        # Counting takes a small part of the time that scoring does.
+        total = sum(len(model.tokenizer.encode(text)) for text in texts) if status.enabled else 0
+        started, tokens = time.monotonic(), 0
+
+        def report(scored: int) -> None:
+            nonlocal tokens
+            tokens += scored
+            rate = tokens / max(time.monotonic() - started, 1e-9)
+            left = duration(max(0, total - tokens) / rate)
+            status.show(f"{tokens:,} of {total:,} tokens · {rate:,.0f} tokens/s · {left} left")
+
+        for score in score_documents(model.model, model.tokenizer, texts, result.windows, report=report):
+            status.clear()  # whoever takes it may print
+            yield score
+
+
+def _print_table(results: list[_Result]) -> None:
+    """The numbers with their protocol, a column for each model."""
+    columns = [_facts(result) for result in results]
+    margin = max(map(len, columns[0]))
+    width = max(len(value) for value in columns[0].values())
+    for label, value in columns[0].items():
+        others = "".join(f"  {column[label]}" for column in columns[1:])
+        click.echo(f"{label:<{margin}}  {value:<{width}}{others}".rstrip())
+    if len(results) > 1:
+        first, second = (result.tally for result in results)
+        click.echo(
+            f"{'difference':<{margin}}  {second.total - first.total:+,.3f} nats in all, "
+            f"{second.bits_per_byte - first.bits_per_byte:+.4f} bits per byte"
+        )
+        if len({result.model.tokenizer.digest for result in results}) > 1:
+            note(
+                "The models cut text into different tokens: compare words and bytes, not loss and perplexity."
+            )
+
+
+def _facts(result: _Result) -> dict[str, str]:
+    tally, windows, end_of_text = result.tally, result.windows, result.model.tokenizer.end_of_text
+    records, words = _count(result.records, "record"), _count(tally.words, "word")
+    facts = {
+        "model": f"{result.model.origin}, float32",
+        "protocol": f"after {end_of_text}, context {windows.context}, stride {windows.stride}",
+        "text": f"{records}, {words}, {tally.bytes:,} bytes",
+        "scored": _count(tally.tokens, "token"),
+        "log-probability": f"{tally.total:,.3f} nats",
+    }
+    if result.records > 1:
+        facts["… per record"] = f"{tally.total / result.records:,.3f} nats"
+    return facts | {
+        "loss": f"{tally.loss:.4f} nats per token",
+        "perplexity": f"{_number(tally.perplexity)} per token",
+        "word perplexity": _number(tally.word_perplexity),
+        "bits per byte": f"{tally.bits_per_byte:.4f}",
+    }
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}" if value < 1e7 else f"{value:.3e}"
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

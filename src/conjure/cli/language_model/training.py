@@ -1,0 +1,101 @@
+"""A training in this process: planned, shown as it goes on, measured, reported.
+
+Main entries: `show_plan`, `train`. Invariant: the first ^C or SIGTERM saves and stops, the
+second ends it at once.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from conjure.cli.language_model.training_view import (
+    MeasuringView,
+    TrainingView,
+    plan_lines,
+    result_json,
+    result_lines,
+)
+from conjure.cli.render import StatusLine, note, write_json
+from conjure.lm.training.finetune import Finetuning
+from conjure.lm.training.request import FinetuneRequest
+from conjure.recipes.metrics import report_metrics, report_result
+from conjure.recipes.resources import model_lookup
+from conjure.reporting import RUN_VARIABLE
+
+
+def show_plan(request: FinetuneRequest, *, as_json: bool) -> int:
+    """Print what would be trained; the exit status."""
+    plan = _planned(request).plan
+    if as_json:
+        write_json(plan.to_dict())
+    else:
+        for line in plan_lines(plan):
+            click.echo(line)
+    return 0
+
+
+def _planned(request: FinetuneRequest) -> Finetuning:
+    with StatusLine() as status:
+        return Finetuning(
+            request,
+            lookups=[model_lookup],
+            progress=lambda done, total: status.show(f"Reading text… {done / max(1, total):.0%}"),
+        )
+
+
+def train(request: FinetuneRequest, *, as_json: bool) -> int:
+    """Train, and print what changed; the exit status."""
+    tuning = _planned(request)
+    for line in plan_lines(tuning.plan):
+        note(line)
+    with _stopping(tuning) as signals, TrainingView(tuning.plan) as view:
+        for event in tuning.run():
+            report_metrics(event)
+            view.show(event)
+    if not signals:
+        note("Measuring both models…")
+    with MeasuringView() as measuring:
+        tuning.measure(measuring.show)
+    result = tuning.result()
+    report_result(result)
+    report = None
+    if result.reason != "interrupted":
+        note("Writing the report…")
+        number = os.environ.get(RUN_VARIABLE)
+        report = tuning.write_report(
+            Path.cwd() if number is not None else result.checkpoint,
+            run=int(number) if number is not None else None,
+        )
+    if as_json:
+        write_json(result_json(result, report))
+    else:
+        for line in result_lines(result, report):
+            click.echo(line)
+    return 128 + signals[0] if signals and result.reason == "interrupted" else 0
+
+
+@contextmanager
+def _stopping(tuning: Finetuning) -> Iterator[list[int]]:
+    """Stop on the first signal, in order; let the second one through. Yields the signals that came."""
+    came: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        note("\nStopping after this step and saving; once more ends it at once.")
+        tuning.stop()
+        for name in handled:
+            signal.signal(name, handled[name])
+
+    handled = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    for name in handled:
+        signal.signal(name, stop)
+    try:
+        yield came
+    finally:
+        for name, handler in handled.items():
+            signal.signal(name, handler)
