@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @click.command()
 def command() -> int:
-    """Tell the story in four runs: sample, prepare a text, fine-tune on it, sample again.
+    """Run a demo in four runs: sample, prepare a text, fine-tune on it, sample again.
 
-    It needs no network: the model and the jokes come with conjure. Takes a minute or two.
+    It takes a minute or two and needs no network: the model and the jokes come with conjure.
     """
     home = Home.from_environment()
     started = time.monotonic()
@@ -55,7 +55,7 @@ def command() -> int:
 
 
 def _run(home: Home, step: Step, place: int) -> tuple[int, int]:
-    """Cast one step's run and follow it; its number and exit status."""
+    """Submit one step's run and follow it; its number and exit status."""
     click.echo(click.style(f"\n{place}. {step.title}", bold=True))
     click.echo(click.style(f"$ {step.command}", fg="cyan"))
     made = submit(home, step.spec, announce=Transcript().submit)

@@ -27,9 +27,9 @@ Fact = tuple[str, str | Cell]
 
 @click.command
 @optional_number
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(number: int, *, as_json: bool) -> None:
-    """Show everything about run NUMBER (or the newest): what was asked, how it went, what came of it."""
+    """Show the details of run NUMBER (default: the newest): settings, status, times and outputs."""
     home = Home.from_environment()
     with open_store(home) as store:
         record = store.get(number)

@@ -27,23 +27,23 @@ _STATUSES = [str(status) for status in RunStatus]
     default=_SHOWN,
     show_default=True,
     metavar="K",
-    help="Only the newest K runs.",
+    help="Show only the newest K runs.",
 )
-@click.option("-a", "--all", "everything", is_flag=True, help="All runs, archived ones too.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show all runs, including archived ones.")
 @click.option(
     "--status",
     multiple=True,
     type=click.Choice(_STATUSES),
     metavar="STATUS",
-    help=f"Only runs with this status (or another given): {', '.join(_STATUSES)}.",
+    help=f"Show only runs with this status (repeatable): {', '.join(_STATUSES)}.",
 )
-@click.option("--label", multiple=True, metavar="NAME", help="Only runs with this label (or another given).")
+@click.option("--label", multiple=True, metavar="NAME", help="Show only runs with this label (repeatable).")
 @click.option(
     "--sort",
     metavar="[-]METRIC",
-    help="By a metric's newest value, lowest first; highest first with a - before its name.",
+    help="Sort by a metric's last value, lowest first; -METRIC sorts highest first.",
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
 def command(
     last: int,
     *,
@@ -53,7 +53,7 @@ def command(
     sort: str | None,
     as_json: bool,
 ) -> None:
-    """List the runs, newest first."""
+    """List runs, newest first."""
     highest_first, metric = _sort_order(sort)
     wanted = RunFilter(
         limit=None if everything else last + 1,  # one more tells whether there are more

@@ -27,10 +27,10 @@ Fact = tuple[str, str | Cell]
 
 @click.command
 @click.argument("number", type=RUN_NUMBER)
-@click.option("-f", "--follow", "following", is_flag=True, help="Go on until the run has ended.")
-@click.option("--json", "as_json", is_flag=True, help="JSON; with -f one object per line and second.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Follow the run until it ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with -f, one object per second.")
 def command(number: int, *, following: bool, as_json: bool) -> None:
-    """Show processor, memory, disk and GPU use of run NUMBER: now while it runs, in all, and the peaks."""
+    """Show the CPU, memory, disk and GPU use of run NUMBER: current, total and peak."""
     home = Home.from_environment()
     with open_store(home) as store:
         show = _write if as_json else _View(in_place=following and on_terminal(), lines=following).show

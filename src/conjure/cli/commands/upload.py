@@ -14,13 +14,13 @@ from conjure.runs.artifacts.uploads import upload
 
 @click.command
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("-n", "--name", metavar="NAME", help="What to call it; PATH's own name if left out.")
+@click.option("-n", "--name", metavar="NAME", help="Name of the upload; default: the name of PATH.")
 def command(path: Path, *, name: str | None) -> None:
-    """Keep a copy of PATH as uploads/NAME, and print that resource path.
+    """Store a copy of PATH as uploads/NAME and print that resource path.
 
-    A file uploaded under its own name is uploads/NAME itself; under another name it lies in uploads/NAME.
-    Uploading other content under the same name makes the next version: uploads/NAME means the newest,
-    uploads/NAME@1 the first. Runs go on with the version they were given.
+    A file uploaded under its own name is uploads/NAME itself; under another name it is a file in
+    uploads/NAME. Uploading different content under the same name creates a new version: uploads/NAME is the
+    newest, uploads/NAME@1 the first. Runs keep the version they started with.
     """
     with StatusLine() as status:
 
