@@ -212,7 +212,7 @@ class Client:
         self.home = Home.from_environment() if home is None else Home(Path(home).expanduser().absolute())
 
     def run(self, command: str | Sequence[str], **options: Unpack[RunOptions]) -> Run:
-        """Cast a run; it goes on in the background.
+        """Cast a run; it continues in the background.
 
         Args:
             command: A line for the shell, or a program and its arguments.

@@ -186,13 +186,13 @@ def _call(arguments: list[str]) -> object:
         if error.name not in _LM_PACKAGES:
             raise
         raise ConjureError(
-            f"this needs the language-model half, which is not installed ({error.name} is missing)",
+            f"this command needs the language-model packages; {error.name} is not installed",
             fix="pip install 'conjure[lm]'",
         ) from error
     except (MemoryError, RuntimeError) as error:
         # torch says so in a RuntimeError, and is not imported here to ask.
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-            message = "memory ran out: use a smaller model, fewer samples at a time, or a smaller batch"
+            message = "not enough memory: use a smaller model, fewer samples at a time, or a smaller batch"
             raise ConjureError(message) from error
         raise
 

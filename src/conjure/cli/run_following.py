@@ -42,7 +42,7 @@ def follow_submission(
         return _as_json(home, made, background=background)
     number = made.record.number
     if made.reused:
-        transcript.say("♻️ ", f"Run {number} did the same and completed; nothing was run")
+        transcript.say("♻️ ", f"Run {number} is identical and completed; nothing was run")
         return 0
     if background:
         transcript.say("✨", f"View its output: conjure logs -f {number}")

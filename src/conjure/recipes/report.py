@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _TRAINING_FILE = "training.json"
 REPORT_FILE = "report.json"
 _NUMBER = re.compile(r"#?[1-9][0-9]{0,17}")
-_WHO_WRITES_ONE = "a fine-tune that was not interrupted writes one"
+_WHO_WRITES_ONE = "fine-tunes write one unless they are interrupted"
 
 
 def report_folder(home: Home, name: str | None) -> Path:
@@ -83,7 +83,7 @@ def tuned_models(home: Home, names: Sequence[str]) -> list["TunedModel"]:
         names: Numbers or resources.
 
     Raises:
-        UsageError: One is no run, or no fine-tune, or is named twice.
+        UsageError: One is no run, or no fine-tune, or is given twice.
         NotFoundError: One is not there, or has no tuned model; or its data are no longer there.
     """
     from conjure.lm.report.compare import TunedModel
@@ -95,11 +95,11 @@ def tuned_models(home: Home, names: Sequence[str]) -> list["TunedModel"]:
             number = parse(resource, store.lookup_link).number if is_resource(home, resource) else None
             if number is None:
                 raise UsageError(
-                    f"{name} is no run; only recorded fine-tunes are compared, for their data are known",
+                    f"{name} is not a run; only fine-tunes recorded as runs can be compared",
                     fix="conjure report 3 5",
                 )
             if number in [model.run for model in models]:
-                raise UsageError(f"run {number} is named twice")
+                raise UsageError(f"run {number} is given twice")
             folder = _checkpoint(home, number)
             models.append(TunedModel(run=number, folder=folder, trainings=_trainings(home, store, number)))
     return models
@@ -118,7 +118,7 @@ def _trainings(home: Home, store: Store, number: int) -> tuple["Training", ...]:
 
     record = store.get(number)
     if record.spec.kind != "finetune":
-        raise UsageError(f"run {number} was no fine-tune but `{record.spec.command_text}`")
+        raise UsageError(f"run {number} is not a fine-tune but `{record.spec.command_text}`")
     settings: dict[str, Any] = json.loads((_checkpoint(home, number) / _TRAINING_FILE).read_text("utf-8"))[
         "settings"
     ]

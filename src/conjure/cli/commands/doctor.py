@@ -45,7 +45,7 @@ def _findings(home: Home) -> Iterator[Finding]:
 def _language_models() -> Finding:
     """Whether models can run here, and on what; nothing heavy is imported to answer that."""
     if find_spec("torch") is None:
-        text = "not installed; the run half does not need them"
+        text = "not installed; runs do not need them"
         return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
     from conjure.lm.native import describe
 
@@ -58,7 +58,7 @@ def _what_was_rebuilt(rebuilt: Rebuilt) -> str:
     if rebuilt.unreadable:
         text += f"; without a readable record: {', '.join(map(str, rebuilt.unreadable))}"
     if rebuilt.set_aside is not None:
-        text += f"; the damaged file is now {rebuilt.set_aside}, and links have to be given again"
+        text += f"; the damaged file is now {rebuilt.set_aside}, and links must be created again"
     return text
 
 

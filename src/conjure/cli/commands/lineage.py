@@ -40,7 +40,9 @@ def command(number: int, *, down: bool, as_json: bool) -> None:
     for prefix, text in _lines(trace, down=down):
         click.echo(f"{click.style(prefix, dim=True)}{text}")
     if not trace.edges[trace.root]:
-        note(f"nothing has come from run {number} yet" if down else f"run {number} got nothing but its code")
+        note(
+            f"nothing was made from run {number} yet" if down else f"run {number} has no inputs but its code"
+        )
 
 
 def _to_dict(number: int, trace: Trace, *, down: bool) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def _tie(edge: Edge, *, down: bool) -> str:
         return f"as {place} → " if down else f"{place} ← "
     if edge.tie is Tie.RERUN:
         return "repeated as " if down else "repeats "
-    return "cast " if down else "cast from within "
+    return "cast " if down else "started by "
 
 
 def _thing(trace: Trace, name: str) -> str:

@@ -111,7 +111,7 @@ def _follow(home: Home, number: int, wanted: _Lines) -> int:
                 wanted.show(assembler.rest())
                 return 0 if event.record.ending is None else exit_status(event.record.ending)
     except KeyboardInterrupt:
-        note(f"run {number} goes on; view it again: conjure logs -f {number}")
+        note(f"run {number} continues; view its log: conjure logs -f {number}")
     return EXIT_DETACHED
 
 

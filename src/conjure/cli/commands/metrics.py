@@ -37,13 +37,13 @@ def command(
     With --plot several runs can be given; each metric gets one plot with all of them.
     """
     if plot + as_csv + as_json > 1:
-        raise UsageError("--plot, --csv and --json exclude one another")
+        raise UsageError("--plot, --csv and --json cannot be combined")
     texts = list(takewhile(is_run_number, words))
     numbers = [RUN_NUMBER.convert(text, None, context) for text in texts] or [last_number()]
     names = words[len(texts) :]
     if len(numbers) > 1:
         if not plot:
-            raise UsageError("several runs can only be shown with --plot; name one run")
+            raise UsageError("several runs need --plot; give one run")
         _plot_runs(numbers, names)
         return
     _show_run(numbers[0], names, plot=plot, as_csv=as_csv, as_json=as_json)

@@ -34,9 +34,9 @@ def command(*, everything: bool, force: bool, as_json: bool) -> int:
         lost = recoverable(home, store)
         if lost and not force and sys.stdin.isatty():
             runs = ", ".join(map(str, lost))
-            question = f"Outputs of run {runs} that were never saved will be lost. Go on?"
+            question = f"The unsaved outputs of run {runs} will be lost. Continue?"
             if not click.confirm(question, err=True):
-                note("nothing was freed")
+                note("nothing was deleted")
                 return 1
         freed = prune(home, store, everything=everything)
     if as_json:
@@ -50,7 +50,7 @@ def _describe(freed: Pruned) -> str:
     counts = {
         "environment": freed.environments,
         "working folder": len(freed.working_folders),
-        "kept file": freed.kept_files,
+        "cached file": freed.kept_files,
         "mirror": freed.mirrors,
     }
     parts = [plural(count, what) for what, count in counts.items() if count]

@@ -73,7 +73,7 @@ def command(
     elif runs:
         show_table(*listed.table())
     if more:
-        note(f"the {'newest' if metric is None else 'first'} {last}; all: conjure ps -a")
+        note(f"showing the {'newest' if metric is None else 'first'} {last}; `conjure ps -a` shows all")
     if not runs:
         note(_nothing(wanted, names))
 
@@ -151,7 +151,7 @@ def _to_dict(run: ListedRun, metrics: dict[str, float]) -> dict[str, Any]:
 def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:
     if wanted.sort_metric is not None:
         known = f"there are {', '.join(metric_names)}" if metric_names else "no run has reported any"
-        return f"no such run has a metric {wanted.sort_metric!r}; {known}"
+        return f"none of these runs has a metric {wanted.sort_metric!r}; {known}"
     if wanted.statuses or wanted.labels:
-        return "no such runs"
-    return 'no runs yet; cast one: conjure run "echo hello"'
+        return "no runs match"
+    return 'no runs yet; start one: conjure run "echo hello"'

@@ -24,7 +24,7 @@ def command(resources: tuple[str, ...], *, force: bool, yes: bool) -> None:
     """
     if not (force or yes) and sys.stdin.isatty():
         names = ", ".join(map(printable, resources))
-        click.confirm(f"Remove the files of {names} for good?", abort=True, err=True)
+        click.confirm(f"Permanently delete the files of {names}?", abort=True, err=True)
     home = Home.from_environment()
     with open_store(home) as store:
         for resource in resources:

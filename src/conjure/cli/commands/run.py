@@ -27,9 +27,9 @@ from conjure.runs.schema.spec import (
 )
 
 _NOT_YET = {
-    "conda_file": "--conda-file: conda environments cannot be built yet; --pip and --pip-req can",
-    "apt": "--apt: system packages cannot be installed yet; install them on this machine instead",
-    "docker_image": "--docker-image: runs in containers are not possible yet; the run uses this machine",
+    "conda_file": "--conda-file: conda environments are not supported yet; use --pip or --pip-req",
+    "apt": "--apt: system packages are not supported yet; install them on this machine",
+    "docker_image": "--docker-image: containers are not supported yet",
 }
 
 
@@ -97,7 +97,7 @@ def command(**options: Any) -> int:
     home = Home.from_environment()
     spec = _spec(home, options)
     for name in unknown_placeholders(spec.command, spec.params):
-        click.echo(f"note: :{name}: in the command stays as it is; there is no --param {name}=…", err=True)
+        click.echo(f"note: :{name}: in the command is not replaced: there is no --param {name}=…", err=True)
     for note in overlooked(spec):
         click.echo(f"note: {note}", err=True)
     return follow_submission(

@@ -111,7 +111,7 @@ class _View:
         show_facts(facts)
         self._height = len(facts)
         if sample is None and not record.status.is_final:
-            note(f"run {record.number} cannot be looked at from here; is it on another machine?")
+            note(f"run {record.number} cannot be measured from here; it may be on another machine")
 
 
 def _facts(record: RunRecord, sample: Sample | None) -> list[Fact]:
@@ -120,7 +120,7 @@ def _facts(record: RunRecord, sample: Sample | None) -> list[Fact]:
         ("run", str(record.number)),
         ("status", status_cell(record.facts)),
         *([] if sample is None else _now(sample)),
-        *(_in_all(_usage(record, sample)) if known else [("usage", "not known")]),
+        *(_in_all(_usage(record, sample)) if known else [("usage", "unknown")]),
     ]
 
 
@@ -140,8 +140,8 @@ def _in_all(usage: Usage) -> list[Fact]:
         ("peak memory", format_size(usage.peak_memory_bytes)),
         *([] if gpu is None else [("peak gpu memory", format_size(gpu))]),
         ("cpu time", format_duration(usage.cpu_s)),
-        ("read in all", format_size(usage.read_bytes)),
-        ("written in all", format_size(usage.written_bytes)),
+        ("total read", format_size(usage.read_bytes)),
+        ("total written", format_size(usage.written_bytes)),
     ]
 
 

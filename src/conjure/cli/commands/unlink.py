@@ -13,4 +13,4 @@ def command(name: str) -> None:
     """Remove the link NAME; the resource itself stays."""
     with open_store(Home.from_environment()) as store:
         store.remove_link(name)
-    note(f"link {name} is removed")
+    note(f"removed link {name}")

@@ -32,5 +32,5 @@ def command(path: Path, *, name: str | None) -> None:
         note(f"left out: {printable(skipped)}")
     kept = done.upload
     what = f"{plural(kept.files, 'file')}, {format_size(kept.size_bytes)}"
-    note(f"{what}: {f'version {kept.version}' if done.is_new else f'the same as version {kept.version}'}")
+    note(f"{what}: {f'version {kept.version}' if done.is_new else f'identical to version {kept.version}'}")
     click.echo(kept.resource)

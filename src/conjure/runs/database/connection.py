@@ -79,7 +79,7 @@ def retry_when_busy(act: Callable[[], Any]) -> Any:
                 raise
             if attempt == _BUSY_TRIES - 1:
                 raise StoreError(
-                    "another program has kept conjure's database busy"
+                    "another program has locked conjure's database"
                     f" for {_BUSY_S * _BUSY_TRIES / 60:.0f} minutes"
                 ) from error
             time.sleep(0.05 * (attempt + 1))
@@ -102,7 +102,7 @@ def translate_errors(home: Home) -> Iterator[None]:
             raise
         raise StoreError(
             f"conjure's home folder {home.root} cannot be written: {error.strerror}",
-            fix=f"make room or rights there, or set {HOME_VARIABLE} to another folder",
+            fix=f"free space or fix permissions, or set {HOME_VARIABLE} to another folder",
         ) from error
 
 
@@ -110,7 +110,7 @@ def _translated(home: Home, error: sqlite3.Error) -> StoreError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return StoreError(
-            f"the disk that holds {home.root} is full", fix="make room, for one with `conjure prune`"
+            f"the disk that holds {home.root} is full", fix="free space, for instance with `conjure prune`"
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreError(

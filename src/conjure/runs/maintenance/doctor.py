@@ -111,7 +111,7 @@ def _home(home: Home) -> Finding:
     if root.exists() and not root.is_dir():
         return Finding("home", State.FAULT, f"{root} is not a folder", f"set {HOME_VARIABLE} to a folder")
     if not root.exists():
-        return Finding("home", State.OK, f"{root} (not there yet; the first run makes it)")
+        return Finding("home", State.OK, f"{root} (created by the first run)")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         return Finding("home", State.FAULT, f"{root} cannot be written", f"chmod u+rwx {root}")
     if stat.S_IMODE(root.stat().st_mode) & 0o077:
@@ -121,7 +121,7 @@ def _home(home: Home) -> Finding:
 
 def _database(home: Home) -> Iterator[Finding]:
     if not home.database.exists() and not folder_numbers(home.runs):
-        yield Finding("database", State.OK, "none yet; the first run makes it")
+        yield Finding("database", State.OK, "created by the first run")
         return
     try:
         if is_damaged(home.database):
@@ -148,7 +148,7 @@ def _runs(store: Store) -> Finding:
     mark_interrupted(store, before)
     after = [store.get(record.number) for record in before]
     closed = [record.number for record in after if record.status is RunStatus.INTERRUPTED]
-    text = f"{_count(store.count(RunFilter(archived=True)), 'run')}, {len(store.active())} going on"
+    text = f"{_count(store.count(RunFilter(archived=True)), 'run')}, {len(store.active())} active"
     if closed:
         return Finding("runs", State.WARNING, f"{text}; closed as interrupted: {_numbers(closed)}")
     return Finding("runs", State.OK, text)
@@ -157,10 +157,10 @@ def _runs(store: Store) -> Finding:
 def _strays(home: Home, store: Store) -> Iterator[Finding]:
     rows, folders = store.numbers(), set(folder_numbers(home.runs))
     if folders - rows:
-        text = f"not in the database, though they have a folder: {_numbers(sorted(folders - rows))}"
+        text = f"run folders missing from the database:  {_numbers(sorted(folders - rows))}"
         yield Finding("run folders", State.WARNING, text, _REINDEX)
     if rows - folders:
-        text = f"their folders are gone, the database alone knows them: {_numbers(sorted(rows - folders))}"
+        text = f"runs in the database without a folder: {_numbers(sorted(rows - folders))}"
         yield Finding("run folders", State.WARNING, text)
 
 
@@ -176,7 +176,7 @@ def _disk(home: Home) -> Finding:
 def _git() -> Finding:
     version = _version("git", "--version")
     if version is None:
-        return Finding("git", State.FAULT, "not installed; code is recorded with it", "install git")
+        return Finding("git", State.FAULT, "not installed; needed to record code", "install git")
     if tuple(map(int, version.split(".")[:2])) < _OLDEST_GIT:
         wanted = ".".join(map(str, _OLDEST_GIT))
         return Finding("git", State.FAULT, f"{version} is older than {wanted}", "install a newer git")
@@ -189,7 +189,7 @@ def _uv() -> Finding:
     except BuildError as error:
         return Finding("uv", State.FAULT, str(error), error.fix)
     if version is None:
-        return Finding("uv", State.FAULT, "it does not run", "pip install --force-reinstall uv")
+        return Finding("uv", State.FAULT, "it cannot be run", "pip install --force-reinstall uv")
     return Finding("uv", State.OK, version)
 
 

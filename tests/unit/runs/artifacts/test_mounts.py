@@ -70,7 +70,7 @@ class TestCopies:
         (outputs / "model/away").symlink_to("/etc/passwd")
         (outputs / "model/near").symlink_to("../data.txt")
         placed = place(home, outputs / "model", work, "model", False)
-        assert placed.skipped == ["away is a link that leads outside"]
+        assert placed.skipped == ["away is a link that points outside"]
         assert read_files(work / "model")["near"] == "d"
 
 
@@ -87,7 +87,7 @@ class TestLinks:
         assert (work / "in/model/w.bin").read_text() == "w"
         assert (work / "in/model/w.bin").is_symlink()
         assert {(work / name).stat().st_mode & 0o777 for name in ("in", "in/model")} == {0o500}
-        assert placed.skipped == ["model/away is a link that leads outside"]
+        assert placed.skipped == ["model/away is a link that points outside"]
         assert set(read_files(outputs)) == {"data.txt", "model/w.bin", "model/run.sh", "model/away"}
 
     def test_needs_a_free_place(self, home: Home, outputs: Path, work: Path) -> None:
@@ -98,7 +98,7 @@ class TestLinks:
 class TestPlaces:
     @pytest.mark.parametrize("target", ["", ".", "..", "../x", "a/../../x", "/tmp/x", "a\0b"])
     def test_outside_the_working_folder(self, home: Home, outputs: Path, work: Path, target: str) -> None:
-        with pytest.raises(MountError, match="is not a place inside the working folder"):
+        with pytest.raises(MountError, match="is not a path inside the working folder"):
             place(home, outputs / "data.txt", work, target, False)
 
     def test_through_a_link_in_the_code(self, home: Home, outputs: Path, work: Path, tmp_path: Path) -> None:
