@@ -91,7 +91,7 @@ def _list(*, as_json: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    note("Models on Hugging Face are downloaded at first use, as in --model gpt2.")
+    note("Models on Hugging Face are fetched when first used, as in --model gpt2.")
 
 
 def _row(model: "ModelDescription") -> tuple[str, str, str, str, str]:
