@@ -24,7 +24,7 @@ def record(*ending, **given):
         ((EndReason.NONZERO_EXIT, 127, None, "x: command not found"), "Run 3 failed (exit 127)"),
         ((EndReason.SIGNALLED, None, 11), "Run 3 failed (signal 11, Segmentation fault)"),
         ((EndReason.STOP_REQUESTED, None, 15), "Run 3 stopped"),
-        ((EndReason.TIMEOUT, None, 15, "not finished after 2s"), "Run 3 stopped (timeout: not finished after 2s)"),
+        ((EndReason.TIMEOUT, None, 15, "too long"), "Run 3 stopped (timeout: too long)"),
         ((EndReason.KILL_REQUESTED, None, 9), "Run 3 killed"),
         ((EndReason.MOUNT_FAILED, None, None, "no room"), "Run 3 mount failed (no room)"),
         ((EndReason.SUPERVISOR_DIED, None, None, "it died"), "Run 3 interrupted (it died)"),

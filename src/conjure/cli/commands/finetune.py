@@ -250,7 +250,7 @@ def _show_plan(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool
 def _request(data: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of a `FinetuneRequest`."""
     if not data:
-        raise UsageError("no data was named: name a file, a folder, or - for standard input")
+        raise UsageError("no data was given: give a file, a folder, or - for standard input")
     output = settings["output"] if settings["output"] is not None else "output"
     return {**settings, "data": data, "output": output, "resume": settings["resume"] is not None}
 
@@ -315,7 +315,7 @@ def _stopping(tuning: "Finetuning") -> Iterator[list[int]]:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         came.append(number)
-        note("\nStopping after this step and saving; once more ends it at once.")
+        note("\nStopping after this step and saving; press ^C again to stop at once.")
         tuning.stop()
         for name in handled:
             signal.signal(name, handled[name])

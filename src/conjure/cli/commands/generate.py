@@ -254,7 +254,7 @@ def _note_overflow(writer: "Writer", request: "GenerationRequest") -> None:
     if exceeds_context(longest, request, context):
         note(
             f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens outgrow the context of "
-            f"{context:,}: each time it is full, the model goes on from the last {context // 2:,}."
+            f"{context:,}: when it is full, the model continues from the last {context // 2:,}."
         )
 
 

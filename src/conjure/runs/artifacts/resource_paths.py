@@ -134,8 +134,8 @@ def check_name(what: str, name: str) -> str:
     normal = unicodedata.normalize("NFC", name)
     if not _NAME.fullmatch(normal):
         raise UsageError(
-            f"{name!r} cannot be the name of {'an' if what[0] in 'aeiou' else 'a'} {what}: use letters, digits,"
-            " spaces and _ . + - (100 at most, beginning with a letter or digit)"
+            f"{name!r} cannot be the name of {'an' if what[0] in 'aeiou' else 'a'} {what}: use letters,"
+            " digits, spaces and _ . + - (100 at most, beginning with a letter or digit)"
         )
     return normal
 

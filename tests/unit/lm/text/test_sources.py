@@ -144,7 +144,7 @@ def test_a_folder_without_readable_files_is_refused(here):
 
 
 def test_nothing_named_is_refused():
-    with pytest.raises(UsageError, match="no data was named"):
+    with pytest.raises(UsageError, match="no data was given"):
         find_sources([])
 
 

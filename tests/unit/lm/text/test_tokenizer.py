@@ -146,7 +146,7 @@ class TestFromFolder:
         assert settings["eos_token"] == END_OF_TEXT
 
     def test_a_folder_without_one_says_what_is_missing(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"holds no tokenizer: tokenizer\.json, or vocab\.json"):
+        with pytest.raises(CheckpointError, match=r"contains no tokenizer: tokenizer\.json, or vocab\.json"):
             Tokenizer.from_folder(tmp_path)
 
     @pytest.mark.parametrize("content", ["", '{"model": ', "[]", "null", "[" * 100_000])
@@ -179,9 +179,9 @@ class TestFromFolder:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"normalizer": {"type": "Lowercase"}}, r"changes text before it cuts it \(Lowercase\)"),
-            ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}}, "changes text before"),
-            ({"normalizer": {"type": "Prepend", "prepend": " "}}, "changes text before"),
+            ({"normalizer": {"type": "Lowercase"}}, r"normalizes text \(Lowercase\)"),
+            ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}}, "normalizes text"),
+            ({"normalizer": {"type": "Prepend", "prepend": " "}}, "normalizes text"),
         ],
     )
     def test_what_would_give_other_ids_is_refused(self, folder, change, said):
