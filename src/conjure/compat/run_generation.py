@@ -74,9 +74,7 @@ def script(arguments: Sequence[str]) -> int:
     engine = TorchEngine(model.model.to(device))
     settings = settings.within(engine.context_length)
     if flags.length > settings.length:
-        say(
-            f"--length {flags.length:,} exceeds the model's context: {settings.length:,} tokens are generated."
-        )
+        say(f"--length {flags.length:,} exceeds the context: {settings.length:,} tokens are generated.")
     for prompt in _prompts(flags.prompt):
         ids = encode(model.tokenizer, prompt)
         _announce_sliding(len(ids) + settings.length - 1, engine.context_length)

@@ -294,8 +294,9 @@ def _remarks(text: TokenisedText) -> Iterator[str]:
             )
     if text.size_bytes < _FEW_BYTES * len(text.ids) and text.characters < _FOREIGN * text.size_bytes:
         yield (
-            f"the model's vocabulary has few tokens for this script"
-            f" ({text.size_bytes / len(text.ids):.2f} bytes per token): training is slow and the context short; use a model for this language"
+            "the model's vocabulary has few tokens for this script"
+            f" ({text.size_bytes / len(text.ids):.2f} bytes per token): training is slow and the context short;"
+            " use a model for this language"
         )
 
 

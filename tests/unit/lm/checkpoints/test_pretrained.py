@@ -226,7 +226,7 @@ class TestDamage:
     def test_a_dangling_link(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()
         (folder / "model.safetensors").symlink_to("nowhere")
-        assert "holds no weights" in refusal(folder)
+        assert "contains no weights" in refusal(folder)
 
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
     def test_a_pickle_is_refused_and_the_conversion_named(self, folder: Path, name: str) -> None:

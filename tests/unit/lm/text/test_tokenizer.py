@@ -158,7 +158,7 @@ class TestFromFolder:
     def test_a_vocabulary_that_merges_do_not_fit_is_named(self, folder):
         (folder / "tokenizer.json").unlink()
         (folder / "merges.txt").write_text("#version: 0.2\nnot there\n")
-        with pytest.raises(CheckpointError, match="do not fit together"):
+        with pytest.raises(CheckpointError, match="do not match"):
             Tokenizer.from_folder(folder)
 
     @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ class TestFromFolder:
         [
             ({"model": {"type": "WordPiece", "vocab": {}}}, "a WordPiece tokenizer"),
             ({"model": {"type": "BPE", "merges": [], "byte_fallback": True}}, "not byte-level"),
-            ({"pre_tokenizer": {"type": "Metaspace"}}, "splits words by Metaspace"),
-            ({"pre_tokenizer": None}, "splits words by nothing"),
+            ({"pre_tokenizer": {"type": "Metaspace"}}, "unsupported pre-tokenizer Metaspace"),
+            ({"pre_tokenizer": None}, "unsupported pre-tokenizer nothing"),
         ],
     )
     def test_another_kind_of_tokenizer_is_refused(self, folder, changes, said):

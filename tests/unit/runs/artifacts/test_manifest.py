@@ -77,5 +77,5 @@ def test_missing_folder(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', '{"format": 99}'])
 def test_damaged_or_newer_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(StoreError, match=r"is damaged|newer conjure"):
+    with pytest.raises(StoreError, match=r"is damaged|newer version of conjure"):
         Manifest.load(tmp_path / "manifest.json")

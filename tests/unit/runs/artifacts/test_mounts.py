@@ -60,9 +60,11 @@ class TestCopies:
 
     def test_nothing_of_the_code_is_overwritten(self, home: Home, outputs: Path, work: Path) -> None:
         write_files(work, {"model/w.bin": "the code's"})
-        with pytest.raises(MountError, match=r"cannot mount at model: the code has model/w\.bin already"):
+        with pytest.raises(
+            MountError, match=r"cannot mount at model: model/w\.bin already exists in the code"
+        ):
             place(home, outputs / "model", work, "model", False)
-        with pytest.raises(MountError, match=r"the code has train\.py already"):
+        with pytest.raises(MountError, match=r"train\.py already exists in the code"):
             place(home, outputs / "data.txt", work, "train.py", False)
         assert read_files(work) == {"train.py": "t", "data/.gitkeep": "", "model/w.bin": "the code's"}
 
@@ -91,7 +93,7 @@ class TestLinks:
         assert set(read_files(outputs)) == {"data.txt", "model/w.bin", "model/run.sh", "model/away"}
 
     def test_needs_a_free_place(self, home: Home, outputs: Path, work: Path) -> None:
-        with pytest.raises(MountError, match="the code has data already"):
+        with pytest.raises(MountError, match="data already exists in the code"):
             place(home, outputs / "model", work, "data", True)
 
 
@@ -106,7 +108,7 @@ class TestPlaces:
         (work / "link").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(MountError, match="link is a link in the code"):
             place(home, outputs / "data.txt", work, "link/data.txt", False)
-        with pytest.raises(MountError, match="the code has link already"):
+        with pytest.raises(MountError, match="link already exists in the code"):
             place(home, outputs / "model", work, "link", False)
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -115,5 +117,5 @@ class TestPlaces:
             place(home, outputs / "data.txt", work, "x" * 300, False)
 
     def test_below_a_file_of_the_code(self, home: Home, outputs: Path, work: Path) -> None:
-        with pytest.raises(MountError, match=r"could not be put at train\.py/x: "):
+        with pytest.raises(MountError, match=r"could not be mounted at train\.py/x: "):
             place(home, outputs / "data.txt", work, "train.py/x", False)

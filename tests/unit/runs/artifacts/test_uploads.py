@@ -117,7 +117,7 @@ class TestRefusals:
             upload(home, tmp_path / "pipe")
 
     def test_conjures_own_home(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="holds conjure's own home"):
+        with pytest.raises(UsageError, match="contains conjure's home folder"):
             upload(Home(tmp_path / "deep/home"), tmp_path, "all")
 
     def test_name(self, home: Home, images: Path) -> None:
