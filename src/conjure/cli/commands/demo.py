@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conjure.cli.render import duration
 from conjure.cli.transcript import Transcript, follow_run
 from conjure.core.home import Home
+from conjure.core.units import format_duration
 from conjure.recipes.demo import Step, story
 from conjure.recipes.report import REPORT_FILE, report_folder
 from conjure.runs.lifecycle.engine import submit
@@ -42,7 +42,7 @@ def command() -> int:
             break
     tuned = numbers[2]
     _what_changed(home, tuned)
-    click.echo(f"\nFour runs in {duration(time.monotonic() - started)}. What to look at next:")
+    click.echo(f"\nFour runs in {format_duration(time.monotonic() - started)}. What to look at next:")
     for typed, meaning in (
         (f"conjure report {tuned} --open", "what it learned, as a page"),
         (f"conjure metrics {tuned} --plot", "its losses"),

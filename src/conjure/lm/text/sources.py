@@ -166,8 +166,7 @@ def _unknown_kind(name: str, path: Path) -> UsageError:
     if unpack is not None:
         return UsageError(f"{name} is an archive, which cannot be read", fix=f"{unpack} {shell_words(name)}")
     return UsageError(
-        f"{name} has no supported file type; supported are {_endings()}. If it is one by another name,"
-        f" say so with --format",
+        f"{name} has no supported file type; supported are {_endings()}. To read it anyway, give --format",
         fix="--format txt",
     )
 

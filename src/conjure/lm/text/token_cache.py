@@ -289,14 +289,13 @@ def _remarks(text: TokenisedText) -> Iterator[str]:
             yield f"{token} occurs in the text {times} and is read as the token"
         else:
             yield (
-                f"{token} occurs in the text {times} and is read as plain text"
-                " (--special-tokens token reads it as the token)"
+                f"{token} occurs in the text {times} and is read as plain text (else: --special-tokens token)"
             )
     if text.size_bytes < _FEW_BYTES * len(text.ids) and text.characters < _FOREIGN * text.size_bytes:
         yield (
             "the model's vocabulary has few tokens for this script"
-            f" ({text.size_bytes / len(text.ids):.2f} bytes per token): training is slow and the context short;"
-            " use a model for this language"
+            f" ({text.size_bytes / len(text.ids):.2f} bytes per token): training is slow and the context"
+            " short; use a model for this language"
         )
 
 
