@@ -15,7 +15,7 @@
     └── ExecutorError          a run could not be carried
         ├── SnapshotError      the code could not be recorded
         ├── BuildError         the environment could not be built
-        └── MountError         a resource could not be put in place
+        └── MountError         a resource could not be mounted
 
 A message says what failed, the value seen and what is allowed; `fix` says what to type next. Two tables map
 these outward and nothing else does: the exit status here, read by ``cli/main.py``, and (later) HTTP errors.

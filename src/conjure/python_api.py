@@ -172,7 +172,7 @@ class RunOptions(TypedDict, total=False):
     folder: str | Path
     """Where the code is, and where in it the command starts; the current folder if not given."""
     description: str
-    """What the run is for."""
+    """Description of the run."""
     labels: Sequence[str]
     """Names to find the run by."""
     params: Mapping[str, object]
@@ -182,9 +182,9 @@ class RunOptions(TypedDict, total=False):
     stop_conditions: Sequence[str]
     """Stop the run when a metric says so: ``loss > 9 && step > 100``."""
     cpus: float
-    """Wait until so many cores are free."""
+    """Wait until N cores are free."""
     gpus: int
-    """Wait until so many GPUs are free."""
+    """Wait until N GPUs are free."""
     memory: str
     """Wait until so much memory is free: ``8GB``."""
     output: Sequence[str]
@@ -192,7 +192,7 @@ class RunOptions(TypedDict, total=False):
     no_output: Sequence[str]
     """Globs of new files not to keep."""
     idempotent: bool
-    """Reuse an equal run that completed."""
+    """Reuse a completed run with identical code, environment, mounts and command."""
 
 
 class Client:
@@ -212,7 +212,7 @@ class Client:
         self.home = Home.from_environment() if home is None else Home(Path(home).expanduser().absolute())
 
     def run(self, command: str | Sequence[str], **options: Unpack[RunOptions]) -> Run:
-        """Cast a run; it goes on in the background.
+        """Cast a run; it continues in the background.
 
         Args:
             command: A line for the shell, or a program and its arguments.

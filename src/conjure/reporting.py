@@ -59,7 +59,7 @@ def _number(name: str, value: Any) -> float | None:
         _warn("value", f"{name!r}: {_shown(value)} is not a number ({error}); the point was left out")
         return None
     if not math.isfinite(number):
-        _warn(str(number), f"{name!r}: {number} is not finite; points like it count for stop conditions only")
+        _warn(str(number), f"{name!r}: {number} is not finite; it is used for stop conditions only")
     return number
 
 
@@ -95,7 +95,9 @@ def _append(path: str, line: str) -> None:
         _torn = os.write(_file[1], content) < len(content)  # a disk just filled up: the next line starts anew
     except OSError as error:
         _file = None
-        _warn("file", f"points cannot be written: {error.strerror}; they are left out until they can")
+        _warn(
+            "file", f"points cannot be written: {error.strerror}; they are left out until writing works again"
+        )
 
 
 def _warn(kind: str, message: str) -> None:

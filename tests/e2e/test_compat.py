@@ -69,7 +69,7 @@ def test_the_first_signal_saves_a_checkpoint_that_works(folder, number, status):
     assert process.returncode == status
     assert "Traceback" not in rest
     (checkpoint,) = (folder / "output").iterdir()
-    assert f"the model so far is in output/{checkpoint.name}" in rest
+    assert f"the model was saved to output/{checkpoint.name}" in rest
     load_checkpoint(checkpoint)
     step = json.loads((checkpoint / "training.json").read_text())["step"]
     assert checkpoint.name == f"checkpoint-{step}"

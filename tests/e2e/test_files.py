@@ -157,7 +157,7 @@ class TestUploadAndLink:
         status, out, err = call("upload", "images")
         assert (status, out) == (0, "uploads/images\n")
         assert "1 file, 1 B: version 1" in err
-        assert "the same as version 1" in call("upload", "images")[2]
+        assert "identical to version 1" in call("upload", "images")[2]
         (tmp_path / "images/a.png").write_text("new")
         assert "version 2" in call("upload", "images")[2]
         done = conjure("run", "-m", "uploads/images@1:in", "cat in/a.png", text="")
@@ -174,7 +174,7 @@ class TestUploadAndLink:
         assert call("ls", "deeper")[1] == "w.bin\n"
         status, _, err = call("link", "best", "runs/2")
         assert status == 1
-        assert "link 'best' exists already and means runs/1/model" in err
+        assert "link 'best' already exists and points to runs/1/model" in err
         assert call("unlink", "best")[0] == 0
         assert "there is no link 'best'" in call("unlink", "best")[2]
         assert "there is no link 'best'" in call("link", "best")[2]
@@ -183,7 +183,7 @@ class TestUploadAndLink:
     def test_names_that_could_be_mistaken(self, call, name: str) -> None:
         status, _, err = call("link", name, "runs/1")
         assert status == 2
-        assert "cannot name a link" in err
+        assert "cannot be the name of a link" in err
 
     def test_link_to_nothing(self, call) -> None:
         assert "runs/9 does not exist" in call("link", "x", "runs/9")[2]
@@ -201,7 +201,7 @@ class TestRm:
         assert call("rm", "runs/2")[0] == 0
         assert call("rm", "runs/1")[0] == 0  # nothing needs it any more
         assert call("ls", "runs")[1] == "3/\n"
-        assert "runs/1 has no files: not yet, or they were removed" in call("ls", "runs/1")[2]
+        assert "runs/1 has no files yet, or they were removed" in call("ls", "runs/1")[2]
         record = json.loads((home.run_folder(1) / "run.json").read_text())
         assert (record["outputs"]["files"], record["outputs"]["removed"]) == (3, True)
         assert (home.run_folder(1) / "log.jsonl").exists()
@@ -216,7 +216,7 @@ class TestRm:
         ("resource", "status", "words"),
         [
             ("runs/9", 1, "there is no run 9"),
-            ("runs/1/data.txt", 2, "is a part of runs/1; only the whole can be removed"),
+            ("runs/1/data.txt", 2, "is part of runs/1, which can only be removed as a whole"),
             ("uploads/nope", 1, "uploads/nope does not exist"),
             ("runs", 2, "names all runs"),
         ],
@@ -285,7 +285,7 @@ class TestPrune:
     def test_on_a_terminal_it_asks_before_outputs_are_lost(self, home: Home) -> None:
         status, said = ask("n\n", "prune")
         assert (status, (home.run_folder(3) / "work").exists()) == (1, True)
-        assert "Outputs of run 3 that were never saved will be lost" in said
+        assert "The unsaved outputs of run 3 will be lost" in said
         assert ask("y\n", "prune")[0] == 0
         assert not (home.run_folder(3) / "work").exists()
 

@@ -94,7 +94,7 @@ class TestOutput:
 
     def test_an_overflow_is_told_beside_the_text(self, generate):
         _, out, note = generate("My dog", "--length", "80", "--seed", "1")
-        assert "outgrow the context of 64: each time it is full, the model goes on from the last 32." in note
+        assert "outgrow the context of 64: when it is full, the model continues from the last 32." in note
         assert "outgrow" not in out
 
 

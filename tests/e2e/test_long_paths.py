@@ -17,5 +17,5 @@ def test_one_path_that_is_too_long_is_left_out_and_the_rest_saved(tmp_path, monk
     assert done.returncode == 0
     assert read_files(folder / "outputs") == {"kept.txt": "kept\n"}
     assert not (folder / "work").exists()
-    assert "has too long a path" in conjure("logs", "1").stdout + conjure("logs", "1").stderr
+    assert "has a path that is too long" in conjure("logs", "1").stdout + conjure("logs", "1").stderr
     assert conjure("rm", "runs/1").returncode == 0

@@ -136,7 +136,7 @@ class TestPs:
         assert first_column(call("ps", *options)[1]) == numbers
 
     def test_that_there_are_more_is_said(self, call) -> None:
-        assert call("ps", "-n", "2")[2] == "the newest 2; all: conjure ps -a\n"
+        assert call("ps", "-n", "2")[2] == "showing the newest 2; `conjure ps -a` shows all\n"
         assert call("ps", "-n", "7")[2] == ""
 
     def test_json(self, read) -> None:
@@ -154,9 +154,9 @@ class TestPs:
         assert runs[1]["requested_at"] < runs[1]["ended_at"]
 
     def test_nothing_found(self, call) -> None:
-        assert call("ps", "--label", "none") == (0, "", "no such runs\n")
+        assert call("ps", "--label", "none") == (0, "", "no runs match\n")
         assert call("ps", "--sort", "los")[2] == (
-            "no such run has a metric 'los'; there are accuracy, loss\n"
+            "none of these runs has a metric 'los'; there are accuracy, loss\n"
         )
 
     def test_an_empty_home(self, monkeypatch, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ class TestInfo:
     def test_how_it_ended(self, call) -> None:
         assert "exit code   3" in call("info", "4")[1]
         assert "signal      9 (Killed)" in call("info", "5")[1]
-        assert "run 7  this was cast from within it" in call("info", "8")[1]
+        assert "run 7  started this run" in call("info", "8")[1]
 
     def test_json(self, read, home: Home) -> None:
         info = read("info", "2")
@@ -248,7 +248,7 @@ class TestInfo:
     def test_something_that_is_no_number(self, call) -> None:
         status, out, err = call("info", "best")
         assert (status, out) == (2, "")
-        assert "'best' is not a run's number; see them with `conjure ps`" in err
+        assert "'best' is not a run number; `conjure ps` lists runs" in err
 
 
 class TestMetrics:
@@ -362,7 +362,7 @@ class TestLabelsAndArchive:
         try:
             status, _, err = call("archive", "9")
             assert status == 1
-            assert "only a run that has ended can be archived" in err
+            assert "only ended runs can be archived" in err
         finally:
             conjure("kill", "9")
 
@@ -423,8 +423,8 @@ class TestLineage:
         assert found["runs"]["runs/1"]["status"] == "complete"
 
     def test_nothing(self, call) -> None:
-        assert call("lineage", "1")[2] == "run 1 got nothing but its code\n"
-        assert call("lineage", "4", "--down")[2] == "nothing has come from run 4 yet\n"
+        assert call("lineage", "1")[2] == "run 1 has no inputs but its code\n"
+        assert call("lineage", "4", "--down")[2] == "nothing was made from run 4 yet\n"
 
 
 class TestDoctor:
@@ -432,7 +432,7 @@ class TestDoctor:
         status, out, _ = call("doctor")
         assert status == 0
         assert all(line.startswith("ok ") for line in out.splitlines() if "try:" not in line)
-        assert "8 runs, 0 going on" in out
+        assert "8 runs, 0 active" in out
         assert {finding["state"] for finding in read("doctor")} == {"ok"}
 
     def test_a_lost_database(self, call, home: Home) -> None:

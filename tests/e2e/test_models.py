@@ -111,7 +111,7 @@ class TestConvert:
         assert _run(["models", "convert", str(folder), "-o", str(tmp_path / "new"), "--to", "pytorch"]) == 0
         assert capsys.readouterr().out == f"{tmp_path / 'new' / 'pytorch_model.bin'}\n"
         assert _run(["models", "convert", str(folder), "-o", str(tmp_path / "new"), "--to", "pytorch"]) == 1
-        assert "exists already" in capsys.readouterr().err
+        assert "already exists" in capsys.readouterr().err
 
     def test_usage(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert _run(["models", "convert", str(folder), "--to", "gguf"]) == 2
@@ -139,7 +139,7 @@ def a_million_million_parameters(folder: Path) -> None:
     ("damage", "message"),
     [
         (no_json, "config.json is damaged: it is not JSON"),
-        (no_weights, "holds no weights: model.safetensors is needed"),
+        (no_weights, "contains no weights: model.safetensors is needed"),
         (no_safetensors, "is too short for a safetensors file"),
         (a_million_million_parameters, "more than the 20,000,000,000 allowed"),
     ],

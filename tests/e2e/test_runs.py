@@ -60,7 +60,7 @@ def test_a_failed_run_says_where_to_look_and_passes_the_status_on():
     assert shown(done)[-3:] == [
         "✨ Saving… done (1 file, 0 B → runs/1)",
         "💥 Run 1 failed (exit 7)",
-        "   What it printed: conjure logs 1   Everything else: conjure info 1",
+        "   Log: conjure logs 1   Details: conjure info 1",
     ]
 
 
@@ -141,7 +141,7 @@ def test_in_the_background():
     assert done.stdout.splitlines() == ["💫 Casting run #1…", "✨ View its output: conjure logs -f 1"]
     assert (conjure("kill", "1").stdout, conjure("kill", "#1").stdout) == (
         "Run 1 killed\n",
-        "Run 1 had ended already: killed\n",
+        "Run 1 had already ended: killed\n",
     )
     assert not is_running("89222")
 
@@ -188,7 +188,7 @@ def test_where_the_first_interrupt_stops_the_run_saves():
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate()
     assert process.returncode == 3
-    assert "✨ Stopping and saving; ^C again aborts it\n" in rest
+    assert "✨ Stopping and saving; press ^C again to abort\n" in rest
     assert "✋ Run 1 stopped\n" in rest
     assert "1 file" in rest
 
@@ -282,17 +282,17 @@ def test_a_reader_that_has_had_enough_is_no_error():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--timeout", "90", "true"], "'90' is not a time: write a number with its unit"),
-        (["--memory", "8", "true"], "'8' is not a size: write a number with its unit"),
+        (["--timeout", "90", "true"], "'90' is not a duration: give a number with its unit"),
+        (["--memory", "8", "true"], "'8' is not a size: give a number with its unit"),
         (["-m", "runs/1:a:b", "true"], "too many colons"),
         (["-m", "uploads/none", "true"], "uploads/none does not exist"),
         (["-e", "NOWHERE_TO_BE_FOUND", "true"], "there is no variable NOWHERE_TO_BE_FOUND here"),
         (["--param", "lr", "true"], "--param 'lr' has no value"),
         (["--param", "lr=1", "--param", "lr=2", "true"], "--param lr is given twice: '1' and '2'"),
         (["--cpus", "100000", "true"], "--cpus 100000: this machine has"),
-        (["--conda-file", "x.yml", "true"], "conda environments cannot be built yet"),
-        (["--apt", "git", "true"], "system packages cannot be installed yet"),
-        (["--docker-image", "x", "true"], "runs in containers are not possible yet"),
+        (["--conda-file", "x.yml", "true"], "conda environments are not supported yet"),
+        (["--apt", "git", "true"], "system packages are not supported yet"),
+        (["--docker-image", "x", "true"], "containers are not supported yet"),
         (["--pip-req", "none.txt", "true"], "there is no requirements file none.txt"),
         (["--committed", "true"], "--committed needs a git repository"),
         (["--", ""], "the command is empty"),
@@ -358,5 +358,5 @@ def test_a_rerun_is_exact(project):
 def test_an_equal_run_is_reused():
     conjure("run", "--idempotent", "echo same")
     done = conjure("run", "--idempotent", "echo same")
-    assert done.stdout == "♻️  Run 1 did the same and completed; nothing was run\n"
+    assert done.stdout == "♻️  Run 1 is identical and completed; nothing was run\n"
     assert json.loads(conjure("run", "--idempotent", "--json", "echo same").stdout)["reused"] is True

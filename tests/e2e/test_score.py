@@ -130,7 +130,7 @@ def test_per_token_is_a_table_elsewhere_and_colour_on_a_terminal(score, models, 
     )
     assert pieces.decode() == "猫 He", "the table loses no byte"
     assert f"of {len(expected.token_ids)} tokens · " in terminal.shown, "how far it is"
-    assert "surprise in nats:" in terminal.shown
+    assert "-log p in nats:" in terminal.shown
     assert "\x1b[38;5;16m\x1b[48;5;" in terminal.shown
     assert "猫" in terminal.shown, "three tokens, one whole character"
 

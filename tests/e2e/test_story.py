@@ -91,7 +91,7 @@ def test_the_first_interrupt_saves_and_resume_is_a_new_run_that_goes_on(inputs):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "To go on: conjure finetune --resume runs/1" in out
+    assert "To resume: conjure finetune --resume runs/1" in out
     assert (outputs(1) / "output.training").is_dir()
     stopped = json.loads(succeed("info", "1", "--json"))
     assert stopped["status"] == "stopped"
@@ -121,7 +121,7 @@ def test_a_second_interrupt_aborts_and_what_was_written_can_be_recovered(inputs)
     trainer = next(p for p in psutil.process_iter(["environ", "cmdline"]) if _is_trainer(p))
     trainer.suspend()
     process.send_signal(signal.SIGINT)
-    next(line for line in process.stdout if "^C again aborts" in line)
+    next(line for line in process.stdout if "press ^C again to abort" in line)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGKILL

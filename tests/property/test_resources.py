@@ -97,7 +97,7 @@ def test_any_file_name_can_be_found(tmp_path_factory: pytest.TempPathFactory, na
     text = os.fsdecode(name)
     add_outputs(home, 7, {text: "found"})
     if unicodedata.normalize("NFKC", text) in (".", ".."):  # a look-alike is refused
-        with pytest.raises(ConjureError, match="steps out of its resource"):
+        with pytest.raises(ConjureError, match="leaves its resource"):
             resolve(home, f"runs/7/{text}", _LINKS.get)
     else:
         assert resolve(home, f"runs/7/{text}", _LINKS.get).read_text() == "found"

@@ -23,7 +23,7 @@ def set_archived(numbers: Sequence[int], *, archived: bool) -> None:
         for record in map(store.get, numbers):
             if archived and not record.status.is_final:
                 raise ConflictError(
-                    f"run {record.number} is {record.status}; only a run that has ended can be archived",
+                    f"run {record.number} is {record.status}; only ended runs can be archived",
                     fix=f"conjure stop {record.number}",
                 )
         for number in dict.fromkeys(numbers):

@@ -33,9 +33,8 @@ def save_crash(error: BaseException, arguments: Sequence[str]) -> ConjureError:
     reason = printable(redaction.spread(redaction.text(f"{type(error).__name__}: {error}")))
     reason = " ".join(reason.split())[:_LONGEST_REASON]
     return ConjureError(
-        f"conjure itself failed ({reason}); this is a bug",
-        fix="send the details to whoever maintains conjure"
-        + (f": {shell_words(str(where))}" if where is not None else ""),
+        f"internal error ({reason}); this is a bug",
+        fix="report it with the details" + (f": {shell_words(str(where))}" if where is not None else ""),
     )
 
 

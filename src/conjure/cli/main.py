@@ -19,42 +19,42 @@ from conjure.errors import ConjureError
 
 # verb -> (section of --help, one line of help); the code is `command` in conjure/cli/commands/<verb>.py
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("Runs", "Run a command as a numbered, isolated, recorded run."),
-    "rerun": ("Runs", "Cast a run's exact record again."),
-    "ps": ("Runs", "List the runs."),
-    "info": ("Runs", "Show everything about a run."),
-    "logs": ("Runs", "Show what a run printed."),
-    "metrics": ("Runs", "Show what a run reported, as numbers or curves."),
-    "stats": ("Runs", "Show what a run uses of the machine."),
-    "diff": ("Runs", "Show what differs between two runs."),
-    "lineage": ("Runs", "Show what a run came from."),
-    "wait": ("Runs", "Wait until runs have ended."),
-    "stop": ("Runs", "Stop runs; their outputs are saved."),
-    "kill": ("Runs", "End runs at once; nothing is saved."),
-    "recover": ("Runs", "Save the outputs of a killed or interrupted run."),
-    "label": ("Runs", "Name runs to find them by."),
-    "archive": ("Runs", "Put runs away; nothing is removed."),
-    "unarchive": ("Runs", "Take archived runs out again."),
-    "doctor": ("Runs", "Check conjure's home, database and tools."),
-    "ls": ("Files", "List runs, uploads and the files in them."),
-    "cp": ("Files", "Copy files out of a run or upload."),
-    "upload": ("Files", "Keep a file or folder under a name that runs can mount."),
-    "link": ("Files", "Give a resource a name, or list the names."),
-    "unlink": ("Files", "Take a link's name away."),
-    "rm": ("Files", "Free the disk of a run's or upload's files."),
-    "verify": ("Files", "Check kept files against their digests."),
-    "prune": ("Files", "Free what no run needs."),
-    "generate": ("Language models", "Write text with a model."),
-    "finetune": ("Language models", "Tune a model on your own text."),
-    "report": ("Language models", "Show what a tuned model learned."),
-    "score": ("Language models", "Measure how likely a model finds a text."),
-    "export": ("Language models", "Write a model for llama.cpp and other tools."),
-    "models": ("Language models", "List, inspect and convert models."),
-    "data": ("Language models", "Look at text as a model will see it."),
-    "demo": ("Language models", "Tell the whole story with what comes with conjure."),
+    "run": ("Run commands", "Run a command as a numbered, isolated, recorded run."),
+    "rerun": ("Run commands", "Repeat a run with the same code, environment and command."),
+    "ps": ("Look at runs", "List runs."),
+    "info": ("Look at runs", "Show the details of a run."),
+    "logs": ("Look at runs", "Show the log of a run."),
+    "metrics": ("Look at runs", "Show the metrics of a run, as numbers or plots."),
+    "stats": ("Look at runs", "Show the CPU, memory, disk and GPU use of a run."),
+    "diff": ("Look at runs", "Compare two runs."),
+    "lineage": ("Look at runs", "Show where a run's inputs came from."),
+    "wait": ("Control runs", "Wait until runs have ended."),
+    "stop": ("Control runs", "Stop runs and save their outputs."),
+    "kill": ("Control runs", "Kill runs without saving their outputs."),
+    "recover": ("Control runs", "Save the outputs of a killed or interrupted run."),
+    "label": ("Control runs", "Add a label to a run, or remove one."),
+    "archive": ("Control runs", "Hide runs from `conjure ps`; nothing is deleted."),
+    "unarchive": ("Control runs", "Show archived runs in `conjure ps` again."),
+    "ls": ("Files", "List runs, uploads and their files."),
+    "cp": ("Files", "Copy files out of a run or an upload."),
+    "upload": ("Files", "Store a file or folder so that runs can mount it."),
+    "link": ("Files", "Create a link to a resource, or list all links."),
+    "unlink": ("Files", "Remove a link."),
+    "rm": ("Files", "Delete the files of a run or an upload."),
+    "verify": ("Files", "Check stored files against their digests."),
+    "generate": ("Generate and fine-tune", "Generate text with a model."),
+    "finetune": ("Generate and fine-tune", "Fine-tune a model on your own text."),
+    "report": ("Generate and fine-tune", "Show the report of a fine-tune, or compare several."),
+    "score": ("Generate and fine-tune", "Compute the loss and perplexity of a text."),
+    "export": ("Generate and fine-tune", "Export a model for llama.cpp and other tools."),
+    "models": ("Generate and fine-tune", "List, inspect and convert models."),
+    "data": ("Generate and fine-tune", "Preview a text as a model will see it."),
+    "demo": ("Generate and fine-tune", "Run a short demo: sample, fine-tune, sample again."),
+    "prune": ("Maintain", "Delete cached files that no run needs."),
+    "doctor": ("Maintain", "Check conjure's home folder, database and tools."),
     "help": ("Help", "Show the help of a command."),
     "version": ("Help", "Show the version."),
-    "completion": ("Help", "Print a script with which a shell completes commands."),
+    "completion": ("Help", "Print a shell completion script."),
 }
 
 
@@ -202,13 +202,13 @@ def _call(arguments: list[str]) -> object:
         if error.name not in _LM_PACKAGES:
             raise
         raise ConjureError(
-            f"this needs the language-model half, which is not installed ({error.name} is missing)",
+            f"this command needs the language-model packages; {error.name} is not installed",
             fix="pip install 'conjure[lm]'",
         ) from error
     except (MemoryError, RuntimeError) as error:
         # torch says so in a RuntimeError, and is not imported here to ask.
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-            message = "memory ran out: use a smaller model, fewer samples at a time, or a smaller batch"
+            message = "not enough memory: use a smaller model, fewer samples at a time, or a smaller batch"
             raise ConjureError(message) from error
         raise
 

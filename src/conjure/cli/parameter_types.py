@@ -27,7 +27,7 @@ class RunNumber(click.ParamType):
             return value
         match = _FORM.fullmatch(value.strip())
         if match is None:
-            self.fail(f"{value!r} is not a run's number; see them with `conjure ps`", param, ctx)
+            self.fail(f"{value!r} is not a run number; `conjure ps` lists runs", param, ctx)
         return int(match["number"]) if match["number"] else last_number(int(match["back"] or 0))
 
 

@@ -16,35 +16,35 @@ LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --column, --split and what says how files are written."""
     for option in (
-        click.option("--encoding", metavar="NAME", help="Of text without a byte order mark; else UTF-8."),
+        click.option(
+            "--encoding", metavar="NAME", help="Encoding of text without a byte order mark; default: UTF-8."
+        ),
         click.option(
             "--quoting",
             type=click.Choice(["auto", "standard", "none"]),
             default="auto",
             show_default=True,
-            help="Whether CSV and TSV fields may be in quotes; auto: in TSV where they balance.",
+            help="Whether CSV and TSV fields may be quoted; auto: in TSV only if the quotes balance.",
         ),
         click.option(
             "--header/--no-header",
             default=True,
             show_default=True,
-            help="Whether the first row names the columns; else they are 1, 2, 3, ….",
+            help="Whether the first row names the columns; else they are named 1, 2, 3, ….",
         ),
-        click.option(
-            "--delimiter", metavar="C", help=r"What separates columns (\\t: a tab); else many rows decide."
-        ),
+        click.option("--delimiter", metavar="C", help=r"Column delimiter (\\t: a tab); default: detected."),
         click.option(
             "--format",
             type=click.Choice(["txt", "csv", "tsv", "jsonl", "json", "parquet"]),
-            help="Kind of the files, whatever their names end in.",
+            help="File format, whatever the file names end in.",
         ),
         click.option(
             "--split",
             type=click.Choice(["lines", "paragraphs"]),
-            help="Cut text files into records; else each is one.",
+            help="Split text files into records; default: one record per file.",
         ),
         click.option(
-            "--column", metavar="NAME", help="Column to read from tables; else the only one with text."
+            "--column", metavar="NAME", help="Table column to read; default: the only one with text."
         ),
     ):
         command = option(command)
@@ -61,5 +61,5 @@ special_tokens_option = click.option(
     type=click.Choice(["text", "token"]),
     default="text",
     show_default=True,
-    help="What <|endoftext|> written in a text is.",
+    help="Read <|endoftext|> in a text as plain text or as the token.",
 )

@@ -20,16 +20,16 @@ RECORDING = ("background", "description", "label")
 def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say how a run is recorded."""
     for option in (
-        click.option("--label", multiple=True, metavar="NAME", help="A name to find the run by."),
-        click.option("-d", "--description", default="", metavar="TEXT", help="What the run is for."),
-        click.option("-b", "--background", is_flag=True, help="Do not follow the run."),
+        click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run."),
+        click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run."),
+        click.option("-b", "--background", is_flag=True, help="Start the run and return at once."),
     ):
         command = option(command)
     return command
 
 
 def record(spec: RunSpec, *, background: bool, as_json: bool) -> int:
-    """Cast a run and show it; its command saves and stops at the first ^C. Returns the exit status."""
+    """Submit a run and follow it; its command saves and stops at the first ^C. Returns the exit status."""
     home = Home.from_environment()
     return follow_submission(
         home,

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from conjure.core.files import write_atomically
+from conjure.core.units import format_duration
 from conjure.errors import DataError
 
 _REFRESH_S = 0.1
@@ -79,14 +80,8 @@ def _json(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span as people say it: ``0.8 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{minutes} min {rest:02} s" if hours < 1 else f"{hours} h {minutes:02} min"
+    """A time span as everywhere: ``0.8s``, ``3m 20s``, ``2h 5m``."""
+    return format_duration(seconds)
 
 
 class StatusLine:

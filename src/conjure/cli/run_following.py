@@ -1,4 +1,4 @@
-"""What commands that cast a run share: cast it, show it, end with its exit status.
+"""What commands that submit a run share: submit it, follow it, end with its exit status.
 
 Main entry: `follow_submission`. Invariant: with `as_json`, stdout holds one JSON object and nothing else.
 """
@@ -29,11 +29,11 @@ def follow_submission(
     as_json: bool,
     interrupt_stops: bool = False,
 ) -> int:
-    """Cast a run and show it as the options say.
+    """Submit a run and show it as the options say.
 
     Args:
         home: Where conjure keeps things.
-        make: Casts the run; it is handed what to tell the number to.
+        make: Submits the run; it is given a function to call with the run's number.
         background: Do not follow it.
         as_json: Show one JSON object at the end (at once, in the background) and no transcript.
         interrupt_stops: The first ^C asks the run to stop and save, the second kills it, a third detaches.
@@ -72,7 +72,7 @@ def _follow(home: Home, made: Submission, background: bool, as_json: bool, inter
         return _as_json(home, made, background=background)
     transcript, number = Transcript(), made.record.number
     if made.reused:
-        transcript.say("♻️ ", f"Run {number} did the same and completed; nothing was run")
+        transcript.say("♻️ ", f"Run {number} is identical and completed; nothing was run")
         return 0
     if background:
         transcript.say("✨", f"View its output: conjure logs -f {number}")

@@ -33,7 +33,7 @@ def show_ending(numbers: Sequence[int], what: str, *, as_json: bool) -> None:
 
 def _outcome(record: RunRecord, was_going_on: bool) -> str:
     if not was_going_on:
-        return f"Run {record.number} had ended already: {record.status}"
+        return f"Run {record.number} had already ended: {record.status}"
     if not record.status.is_final:
-        return f"Run {record.number} is on another machine, which has been asked"
+        return f"Run {record.number} is on another machine, which was asked to end it"
     return ended(record)

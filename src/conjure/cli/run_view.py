@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 
 from conjure.cli.tables import Cell
-from conjure.core.units import format_duration
+from conjure.core.units import format_duration, format_number
 from conjure.runs.schema.status import EndReason, Facts, RunStatus
 
 _COLOURS = {
@@ -62,4 +62,4 @@ def _rank(name: str) -> int:
 
 def metric_value(value: float) -> str:
     """A metric's value in six digits at most."""
-    return f"{value:.6g}"
+    return format_number(value)

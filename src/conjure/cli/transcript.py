@@ -54,12 +54,12 @@ def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int
         interrupt_stops: The first ^C asks the run to stop and save, the second kills it, a third detaches.
     """
     transcript = Transcript()
-    wishes = _EndWishes() if interrupt_stops else ()
+    interrupts = _Interrupts() if interrupt_stops else ()
     try:
         for event in follow(home, number):
-            for request in wishes:
-                _ask_to_end(home, number, request)
-                transcript.say("✨", _WISH_TAKEN[request].format(number=number))
+            for request in interrupts:
+                _request_end(home, number, request)
+                transcript.say("✨", _INTERRUPT_NOTES[request].format(number=number))
             if isinstance(event, Ended) and learned_nothing(home, event.record):
                 transcript.complete_mark = "·"
             transcript.show(event)
@@ -72,34 +72,34 @@ def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int
     raise AssertionError("a followed run ends")
 
 
-class _EndWishes:
-    """Takes the first ^C for a wish to stop and the second for one to kill; a third interrupts as ever.
+class _Interrupts:
+    """Takes the first ^C as a request to stop and the second as one to kill; a third interrupts as usual.
 
-    Each wish is given once, by iterating: a signal may come in the middle of anything.
+    Each request is given once, by iterating: a signal may come in the middle of anything.
     """
 
     def __init__(self) -> None:
         self._to_come = [STOP, KILL]
-        self._wishes: list[str] = []
+        self._requests: list[str] = []
         signal.signal(signal.SIGINT, self._take)
 
     def _take(self, *_: object) -> None:
-        self._wishes.append(self._to_come.pop(0))
+        self._requests.append(self._to_come.pop(0))
         if not self._to_come:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __iter__(self) -> Iterator[str]:
-        while self._wishes:
-            yield self._wishes.pop(0)
+        while self._requests:
+            yield self._requests.pop(0)
 
 
-_WISH_TAKEN = {
-    STOP: "Stopping and saving; ^C again aborts it",
-    KILL: "Aborting; what it wrote stays for `conjure recover {number}`",
+_INTERRUPT_NOTES = {
+    STOP: "Stopping and saving; press ^C again to abort",
+    KILL: "Aborting; `conjure recover {number}` can save its files",
 }
 
 
-def _ask_to_end(home: Home, number: int, request: str) -> None:
+def _request_end(home: Home, number: int, request: str) -> None:
     with open_store(home) as store:
         store.request_end(number, request)
 
@@ -143,10 +143,10 @@ class Transcript:
         self._leave_line()
         if self._on_terminal:
             click.echo()
-        self.say("✨", f"Run {number} goes on in the background.")
-        self.say("✨", f"View it again:             conjure logs -f {number}")
-        self.say("✨", f"Stop it, outputs saved:    conjure stop {number}")
-        self.say("✨", f"End it at once, unsaved:   conjure kill {number}")
+        self.say("✨", f"Run {number} continues in the background.")
+        self.say("✨", f"View its log:              conjure logs -f {number}")
+        self.say("✨", f"Stop and save outputs:     conjure stop {number}")
+        self.say("✨", f"Kill without saving:       conjure kill {number}")
 
     def say(self, mark: str, text: str, *, colour: str | None = None) -> None:
         """One line of the transcript's own."""
@@ -265,7 +265,7 @@ def details(record: RunRecord) -> list[str]:
 
 
 def _shown_phases(record: RunRecord) -> frozenset[RunStatus]:
-    """Phases worth a line: a run that needs no room does not queue, one without mounts mounts nothing."""
+    """Phases worth a line: not queued where nothing was requested, not mounting where there are no mounts."""
     needless = set()
     if not record.spec.resources.asks:
         needless.add(RunStatus.QUEUED)
@@ -300,7 +300,7 @@ def _how(record: RunRecord) -> str:
 def _hints(record: RunRecord) -> list[str]:
     number, status = record.number, record.status
     if status is RunStatus.FAILED:
-        return [f"What it printed: conjure logs {number}   Everything else: conjure info {number}"]
+        return [f"Log: conjure logs {number}   Details: conjure info {number}"]
     if status in (RunStatus.KILLED, RunStatus.INTERRUPTED) and RunStatus.RUNNING in record.facts.entered:
-        return [f"Its working folder is kept; save what it made: conjure recover {number}"]
+        return [f"Its working folder is kept; save its outputs: conjure recover {number}"]
     return []

@@ -75,8 +75,8 @@ def evaluated_folders(output: Path, *, all_checkpoints: bool) -> list[Path]:
         folders = [output] if (output / CONFIG_FILE).exists() else []
     if not folders:
         raise NotFoundError(
-            f"--output_dir {output} holds no model to evaluate",
-            fix="--do_train makes one; to measure an untuned model, name its folder as --output_dir",
+            f"--output_dir {output} contains no model to evaluate",
+            fix="--do_train makes one; to evaluate another model, give its folder as --output_dir",
         )
     return folders
 

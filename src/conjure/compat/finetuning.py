@@ -106,7 +106,7 @@ class Finetuning:
         if self._tokenizer.vocab_size > model.config.vocab_size:
             raise CheckpointError(
                 f"the tokenizer has {self._tokenizer.vocab_size:,} tokens and the model only"
-                f" {model.config.vocab_size:,}: they do not belong together"
+                f" {model.config.vocab_size:,}: they do not match"
             )
 
     def _blocks(self, file: str, context_length: int) -> Tensor:
@@ -116,7 +116,11 @@ class Finetuning:
         blocks, dropped = read_blocks(Path(file), self._tokenizer, block_size)
         say(
             f"{file}: {len(blocks):,} blocks of {block_size:,} tokens"
-            + (f"; warning: its last {dropped:,} tokens fill no block and are dropped" if dropped else "")
+            + (
+                f"; warning: its last {dropped:,} tokens do not fill a block and are dropped"
+                if dropped
+                else ""
+            )
         )
         return blocks
 
@@ -141,7 +145,7 @@ class Finetuning:
     def _interrupted(self, training: Training, signal_number: int) -> int:
         folder = step_folder(self.output, training.step)
         self._save(folder, training)
-        say(f"Stopped after step {training.step:,} of {training.updates:,}; the model so far is in {folder}")
+        say(f"Stopped after step {training.step:,} of {training.updates:,}; the model was saved to {folder}")
         return 128 + signal_number
 
     def _evaluate_folders(self) -> None:

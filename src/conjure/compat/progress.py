@@ -7,6 +7,8 @@ gets whole lines, a few a minute.
 import sys
 import time
 
+from conjure.core.units import format_duration
+
 _REWRITE_EVERY_S, _LINE_EVERY_S = 0.1, 15.0
 _CLEAR_LINE = "\r\x1b[2K"
 
@@ -53,13 +55,5 @@ class Progress:
         left = seconds / self._done * max(0, self._total - self._done)
         return (
             f"{self._word} {self._done:,} of {self._total:,}"
-            f" · {self._done * self._tokens_per_step / seconds:,.0f} tokens/s · {_duration(left)} left"
+            f" · {self._done * self._tokens_per_step / seconds:,.0f} tokens/s · {format_duration(left)} left"
         )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -13,22 +13,32 @@ from conjure.compat.script import Parser, check_model_type, check_seed, run
 
 def parser() -> Parser:
     """The script's flags; the names of December 2019 are aliases."""
-    flags = Parser("conjure.compat.run_generation", description="Write text with a GPT-2 model, as in 2019.")
+    flags = Parser(
+        "conjure.compat.run_generation", description="Generate text with the options of the 2019 script."
+    )
     add = flags.add_argument
     add("--model_type", required=True, help="gpt2")
     add("--model_name_or_path", required=True, help="Name or folder of the model.")
-    add("--prompt", default="", help="What to go on from; ' ' starts a document; none asks for some.")
+    add(
+        "--prompt", default="", help="Prompt; ' ' starts a document; without it, the script asks for prompts."
+    )
     add("--padding_text", default="", help="For Transformer-XL and XLNet; no effect.")
     add("--xlm_lang", "--xlm_language", default="", help="For XLM; no effect.")
-    add("--length", type=int, default=20, help="New tokens; below 0 a whole context. (20)")
-    add("--num_samples", type=int, default=1, help="Samples, drawn together. (1)")
-    add("--temperature", type=float, default=1.0, help="0 takes the likeliest token. (1.0)")
-    add("--repetition_penalty", type=float, default=1.0, help="Above 1 repeats less. (1.0)")
-    add("--top_k", "--k", type=int, default=0, help="Only so many of the likeliest tokens; 0: all. (0)")
-    add("--top_p", "--p", type=float, default=0.9, help="Only tokens up to this probability; 0: all. (0.9)")
-    add("--no_cuda", action="store_true", help="Stay on the CPU where there is a GPU.")
-    add("--seed", type=int, default=42, help="Of everything random. (42)")
-    add("--stop_token", help="Text at which to cut a finished sample.")
+    add("--length", type=int, default=20, help="New tokens; below 0: a whole context. (20)")
+    add("--num_samples", type=int, default=1, help="Number of samples. (1)")
+    add("--temperature", type=float, default=1.0, help="Sampling temperature; 0 is greedy. (1.0)")
+    add("--repetition_penalty", type=float, default=1.0, help="Above 1 makes repetition less likely. (1.0)")
+    add("--top_k", "--k", type=int, default=0, help="Sample from the K most likely tokens; 0: all. (0)")
+    add(
+        "--top_p",
+        "--p",
+        type=float,
+        default=0.9,
+        help="Sample from the most likely tokens with this total probability; 0: all. (0.9)",
+    )
+    add("--no_cuda", action="store_true", help="Use the CPU even if there is a GPU.")
+    add("--seed", type=int, default=42, help="Random seed. (42)")
+    add("--stop_token", help="Cut each sample at this text.")
     return flags
 
 

@@ -17,7 +17,10 @@ from conjure.errors import ConflictError, UsageError
 
 def parser() -> Parser:
     """The script's flags."""
-    flags = Parser("conjure.compat.run_lm_finetuning", description="Tune a GPT-2 model, as in 2019.")
+    flags = Parser(
+        "conjure.compat.run_lm_finetuning",
+        description="Fine-tune a GPT-2 model with the options of the 2019 script.",
+    )
     _add_files(flags)
     _add_phases(flags)
     _add_training(flags)
@@ -27,14 +30,14 @@ def parser() -> Parser:
 
 def _add_files(flags: Parser) -> None:
     add = flags.add_argument
-    add("--train_data_file", required=True, help="The text to learn from.")
-    add("--output_dir", required=True, help="Where the model and its checkpoints go.")
-    add("--eval_data_file", help="The text to measure on.")
+    add("--train_data_file", required=True, help="Training text.")
+    add("--output_dir", required=True, help="Folder for the model and its checkpoints.")
+    add("--eval_data_file", help="Evaluation text.")
     add("--model_type", default="bert", help="gpt2")
     add("--model_name_or_path", help="Name or folder of the model to start from.")
-    add("--config_name", default="", help="Another model, whose config.json to use.")
-    add("--tokenizer_name", default="", help="Another model, whose tokenizer to use.")
-    add("--cache_dir", default="", help="Where models from Hugging Face are kept.")
+    add("--config_name", default="", help="Model whose config.json to use.")
+    add("--tokenizer_name", default="", help="Model whose tokenizer to use.")
+    add("--cache_dir", default="", help="Cache folder for Hugging Face models.")
     add("--block_size", type=int, default=-1, help="Tokens in a block; 0 or less: the model's context. (-1)")
     add("--overwrite_output_dir", action="store_true", help="Write into a folder that is not empty.")
     add("--overwrite_cache", action="store_true", help="No effect: there is no cache.")
@@ -43,40 +46,40 @@ def _add_files(flags: Parser) -> None:
 def _add_phases(flags: Parser) -> None:
     add = flags.add_argument
     add("--do_train", action="store_true", help="Train.")
-    add("--do_eval", action="store_true", help="Measure the model in --output_dir.")
-    add("--evaluate_during_training", action="store_true", help="Measure at every logging step.")
-    add("--eval_all_checkpoints", action="store_true", help="Measure every checkpoint in --output_dir.")
-    add("--logging_steps", type=int, default=50, help="Steps between reports; 0: none. (50)")
+    add("--do_eval", action="store_true", help="Evaluate the model in --output_dir.")
+    add("--evaluate_during_training", action="store_true", help="Evaluate at every logging step.")
+    add("--eval_all_checkpoints", action="store_true", help="Evaluate every checkpoint in --output_dir.")
+    add("--logging_steps", type=int, default=50, help="Steps between log lines; 0: none. (50)")
     add("--save_steps", type=int, default=50, help="Steps between checkpoints; 0: none. (50)")
-    add("--save_total_limit", type=int, help="Checkpoints to keep; not given: all.")
+    add("--save_total_limit", type=int, help="Maximum number of checkpoints to keep; default: all.")
     add("--do_lower_case", action="store_true", help="No effect on GPT-2.")
 
 
 def _add_training(flags: Parser) -> None:
     add = flags.add_argument
     add("--per_gpu_train_batch_size", type=int, default=4, help="Blocks per forward pass. (4)")
-    add("--per_gpu_eval_batch_size", type=int, default=4, help="Blocks per forward pass, measuring. (4)")
+    add("--per_gpu_eval_batch_size", type=int, default=4, help="Blocks per forward pass in evaluation. (4)")
     add("--gradient_accumulation_steps", type=int, default=1, help="Forward passes per update. (1)")
-    add("--learning_rate", type=float, default=5e-5, help="At its peak. (5e-5)")
-    add("--weight_decay", type=float, default=0.0, help="Of all but biases. (0.0)")
-    add("--adam_epsilon", type=float, default=1e-8, help="AdamW's. (1e-8)")
-    add("--max_grad_norm", type=float, default=1.0, help="Longer gradients are cut to this. (1.0)")
-    add("--num_train_epochs", type=float, default=1.0, help="Passes over the text. (1.0)")
-    add("--max_steps", type=int, default=-1, help="Above 0: steps, instead of epochs. (-1)")
-    add("--warmup_steps", type=int, default=0, help="Steps over which the rate rises. (0)")
-    add("--seed", type=int, default=42, help="Of everything random. (42)")
+    add("--learning_rate", type=float, default=5e-5, help="Peak learning rate. (5e-5)")
+    add("--weight_decay", type=float, default=0.0, help="Weight decay of all but biases. (0.0)")
+    add("--adam_epsilon", type=float, default=1e-8, help="Epsilon of AdamW. (1e-8)")
+    add("--max_grad_norm", type=float, default=1.0, help="Clip gradients to this norm. (1.0)")
+    add("--num_train_epochs", type=float, default=1.0, help="Number of epochs. (1.0)")
+    add("--max_steps", type=int, default=-1, help="Above 0: number of steps, instead of epochs. (-1)")
+    add("--warmup_steps", type=int, default=0, help="Number of warm-up steps. (0)")
+    add("--seed", type=int, default=42, help="Random seed. (42)")
     add("--mlm", action="store_true", help="For BERT; refused.")
     add("--mlm_probability", type=float, default=0.15, help="For BERT; no effect.")
 
 
 def _add_hardware(flags: Parser) -> None:
     add = flags.add_argument
-    add("--no_cuda", action="store_true", help="Stay on the CPU where there is a GPU.")
+    add("--no_cuda", action="store_true", help="Use the CPU even if there is a GPU.")
     add("--fp16", action="store_true", help="Needed NVIDIA's apex; no effect.")
-    add("--fp16_opt_level", default="O1", help="Of apex; no effect.")
+    add("--fp16_opt_level", default="O1", help="For apex; no effect.")
     add("--local_rank", type=int, default=-1, help="Set by torch.distributed.launch; only 0 works.")
-    add("--server_ip", default="", help="Of a debugger; no effect.")
-    add("--server_port", default="", help="Of a debugger; no effect.")
+    add("--server_ip", default="", help="For a debugger; no effect.")
+    add("--server_port", default="", help="For a debugger; no effect.")
 
 
 def script(arguments: Sequence[str]) -> int:
@@ -88,7 +91,7 @@ def script(arguments: Sequence[str]) -> int:
         raise UsageError("; ".join(faults))
     check_seed(flags.seed)
     if flags.local_rank > 0:
-        say(f"--local_rank is {flags.local_rank}: the process with rank 0 does all the work, this one none.")
+        say(f"--local_rank is {flags.local_rank}: the process with rank 0 does all the work.")
         return 0
     _check_output(flags)
     for remark in _remarks(flags):
@@ -119,14 +122,14 @@ def _faulty_numbers(flags: Namespace) -> Iterator[str]:
         if not (value >= bound and math.isfinite(value)):
             yield f"--{name} is {value}; it must be at least {bound}"
     if not flags.max_grad_norm > 0:
-        yield f"--max_grad_norm is {flags.max_grad_norm}; it must be above 0, or no gradient is left"
+        yield f"--max_grad_norm is {flags.max_grad_norm}; it must be above 0"
     if flags.block_size == 1:
-        yield "--block_size is 1; a block needs at least 2 tokens, for there is a next one to predict"
+        yield "--block_size is 1; a block needs at least 2 tokens"
 
 
 def _contradictions(flags: Namespace) -> Iterator[str]:
     if flags.mlm:
-        yield "--mlm is for BERT and its kind; GPT-2 learns to predict the next token"
+        yield "--mlm is for BERT; GPT-2 is trained to predict the next token"
     if flags.do_train and not flags.model_name_or_path:
         yield "--model_name_or_path is missing: the model to start from"
     if flags.do_eval and not flags.eval_data_file:
@@ -142,7 +145,7 @@ def _check_output(flags: Namespace) -> None:
     if flags.do_train and not flags.overwrite_output_dir and output.exists() and any(output.iterdir()):
         raise ConflictError(
             f"--output_dir {output} exists and is not empty",
-            fix="--overwrite_output_dir writes into it (and leaves other files alone), or name another",
+            fix="use --overwrite_output_dir to write into it (other files are kept), or give another folder",
         )
 
 

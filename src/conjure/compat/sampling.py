@@ -128,7 +128,7 @@ def sample_tokens(
         logits = logits / settings.temperature
     if not logits.isfinite().all():
         raise ModelError(
-            "the logits are not numbers (NaN or infinity): the model's weights are damaged, or --temperature"
+            "the logits are NaN or infinite: the model's weights are damaged, or --temperature"
             f" {settings.temperature} is too small"
         )
     if settings.repetition_penalty != 1.0:

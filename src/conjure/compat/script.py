@@ -105,7 +105,7 @@ def stopping_in_order(stop: Callable[[], None]) -> Iterator[list[int]]:
     def first(number: int, _frame: FrameType | None) -> None:
         came.append(number)
         restore()
-        say("\nStopping after this step and saving; once more ends it at once.")
+        say("\nStopping after this step and saving; press ^C again to stop at once.")
         stop()
 
     def restore() -> None:

@@ -91,9 +91,9 @@ class Home:
         """
         if os.pathsep in str(self.root):
             raise StoreError(
-                f"conjure's home folder {self.root} has a {os.pathsep!r} in its name, which the PATH of a run"
-                " could not hold",
-                fix=f"set {HOME_VARIABLE} to a folder without one",
+                f"conjure's home folder {self.root} contains {os.pathsep!r}, so a run could not have it"
+                " on its PATH",
+                fix=f"set {HOME_VARIABLE} to another folder",
             )
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)

@@ -177,7 +177,7 @@ class _Copy:
                 elif entry.is_file:
                     self._entry(entry, parts, below)
                 else:
-                    self.copied.skipped.append(f"{below} is neither file, folder nor link")
+                    self.copied.skipped.append(f"{below} is not a file, folder or link")
         return self.copied
 
     def _entry(self, entry: Entry, parts: list[str], name: str) -> None:
@@ -219,7 +219,7 @@ class _Copy:
         try:
             real, source = link.resolve(strict=True), self.source.resolve()
         except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
-            self.copied.skipped.append(f"{name} is a link to nothing")
+            self.copied.skipped.append(f"{name} is a broken link")
             return
         if real.is_relative_to(source):
             folder = self.destination.go_to(parts[:-1], make=True)
@@ -232,7 +232,7 @@ class _Copy:
         elif real.is_relative_to(self.boundary) and real.is_file():
             self._path(real, parts, name)
         else:
-            self.copied.skipped.append(f"{name} is a link that leads outside")
+            self.copied.skipped.append(f"{name} is a link that points outside")
 
     def _done(self) -> None:
         self.copied.files += 1

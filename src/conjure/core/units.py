@@ -1,9 +1,10 @@
 """Amounts as people write and read them: times like ``90m``, sizes like ``8GB``.
 
-Main entries: `parse_duration`, `parse_size`, `format_duration`, `format_size`. Invariant: a number without a
-unit is refused, because a guess at the unit is how a 90-minute limit becomes 90 seconds.
+Main entries: `parse_duration`, `parse_size`, `format_duration`, `format_size`, `format_number`. Invariant: a
+number without a unit is refused, because a guess at the unit is how a 90-minute limit becomes 90 seconds.
 """
 
+import math
 import re
 
 from conjure.errors import UsageError
@@ -36,11 +37,12 @@ def parse_duration(text: str) -> float:
     if not parts or _DURATION_PART.sub("", text).strip():
         example = f"{text}m" if re.fullmatch(r"\d+(\.\d+)?", text) else "90m"
         raise UsageError(
-            f"{text!r} is not a time: write a number with its unit (s, m, h or d), such as {example} or 1h30m"
+            f"{text!r} is not a duration: give a number with its unit (s, m, h or d), such as {example} or"
+            " 1h30m"
         )
     seconds = sum(float(amount) * _SECONDS[unit] for amount, unit in parts)
     if not 0 < seconds <= LONGEST_S:
-        raise UsageError(f"a time must be longer than nothing and at most 100 years; {_cut(text)} is not")
+        raise UsageError(f"a duration must be above 0 and at most 100 years; {_cut(text)} is not")
     return seconds
 
 
@@ -54,11 +56,11 @@ def parse_size(text: str) -> int:
     if match is None or match[2].upper() not in _BYTES:
         example = f"{text}GB" if re.fullmatch(r"\d+(\.\d+)?", text) else "8GB"
         raise UsageError(
-            f"{text!r} is not a size: write a number with its unit (MB, GB, GiB …), such as {example}"
+            f"{text!r} is not a size: give a number with its unit (MB, GB, GiB …), such as {example}"
         )
     size = float(match[1]) * _BYTES[match[2].upper()]
     if not 1 <= size < LARGEST_NUMBER:
-        raise UsageError(f"a size must be more than nothing and below 2^63 bytes; {_cut(text)} is not")
+        raise UsageError(f"a size must be above 0 and below 2^63 bytes; {_cut(text)} is not")
     return int(size)
 
 
@@ -76,6 +78,14 @@ def format_duration(seconds: float) -> str:
     if days:
         return f"{days}d {hour}h"
     return f"{hours}h {minute}m" if hours else f"{minutes}m {second}s"
+
+
+def format_number(value: float) -> str:
+    """``0.0133``, ``64``, ``1.2e-3``: six digits at most, with an exponent below 0.01 and from 1e6."""
+    if value == 0 or not math.isfinite(value) or 0.01 <= abs(value) < 1e6:
+        return f"{value:.6g}"
+    digits, _, exponent = f"{value:.5e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def format_size(size_bytes: int) -> str:

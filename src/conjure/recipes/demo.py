@@ -22,7 +22,7 @@ _CSV_TO_TEXT = (
     "import csv; rows = csv.DictReader(open('jokes.csv', encoding='utf-8')); "
     "jokes = [row['Joke'] for row in rows]; "
     "open('data.txt', 'w', encoding='utf-8').write('\\n'.join(jokes) + '\\n'); "
-    "print(len(jokes), 'jokes, one a line')"
+    "print(len(jokes), 'jokes, one per line')"
 )
 
 
@@ -50,7 +50,7 @@ def story(home: Home) -> Generator[Step, int, None]:
     first = yield _sample(home, "sprite", f"Sample from the pretrained model {SAMPLES} times")
     jokes = Path(str(files("conjure.recipes") / "data" / "jokes.csv")).resolve()
     data = yield Step(
-        "Turn a table of jokes into a text with one a line",
+        "Convert a table of jokes to a text file, one per line",
         "conjure run -m ./jokes.csv \"python -c '… csv to data.txt …'\"",
         RunSpec(
             command=("python", "-c", _CSV_TO_TEXT),

@@ -61,19 +61,19 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     with open_store(home) as store:
         number = parse(resource, store.lookup_link).number
         if number is None:
-            raise UsageError(f"{resource} is no run", fix="conjure finetune --resume runs/3")
+            raise UsageError(f"{resource} is not a run", fix="conjure finetune --resume runs/3")
         record = store.get(number)
     if record.spec.kind != "finetune":
-        raise UsageError(f"run {number} was no fine-tune but `{record.spec.command_text}`")
+        raise UsageError(f"run {number} is not a fine-tune but `{record.spec.command_text}`")
     if "command" in (record.spec.withheld or ()):
         raise UsageError(
-            f"run {number} was given a secret in its command, and secrets are not stored; it cannot go on",
+            f"run {number} has a secret in its command, and secrets are not stored; it cannot be resumed",
             fix="conjure finetune, with the same data and options",
         )
     state = resolve_resource(home, f"runs/{number}")
     if not (state / _STATE).is_dir():
         raise UsageError(
-            f"run {number} left no training state: it was not interrupted, or before its first save",
+            f"run {number} has no training state: it was not interrupted, or it ended before its first save",
             fix=f"conjure rerun {number}",
         )
     kept = [
@@ -85,7 +85,7 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     command = tuple(word for word in record.spec.command if word != _RESUME)
     return replace(
         recorded("finetune", [*command[2:], _RESUME], [*kept, *parts], labels=record.spec.labels),
-        description=f"goes on from run {number}",
+        description=f"resumed from run {number}",
     )
 
 

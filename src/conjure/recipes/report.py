@@ -15,7 +15,7 @@ from conjure.runs.schema.record import RunRecord
 
 REPORT_FILE = "report.json"
 _NUMBER = re.compile(r"#?[1-9][0-9]{0,17}")
-_WHO_WRITES_ONE = "a fine-tune that was not interrupted writes one"
+_WHO_WRITES_ONE = "fine-tunes write one unless they are interrupted"
 
 
 def report_folder(home: Home, name: str | None) -> Path:

@@ -48,7 +48,7 @@ def checkpoint_resource(home: Home, name: str) -> str:
         return name
     if (folder / CHECKPOINT_OUTPUT / _CONFIG_FILE).is_file():
         return f"{name.rstrip('/')}/{CHECKPOINT_OUTPUT}"
-    raise NotFoundError(f"{name} holds no model (no {_CONFIG_FILE})", fix=f"conjure ls {name}")
+    raise NotFoundError(f"{name} contains no model (no {_CONFIG_FILE})", fix=f"conjure ls {name}")
 
 
 def model_lookup(name: str) -> Path | None:

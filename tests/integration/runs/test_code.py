@@ -234,7 +234,7 @@ class TestCommits:
         write_files(tmp_path / "new", {"a": "a"})
         commit_all(tmp_path / "new")
         assert take(home, tmp_path / "new")[1] == {"a": "a"}
-        with pytest.raises(SnapshotError, match="names its objects by SHA-256"):
+        with pytest.raises(SnapshotError, match="uses SHA-256 object names"):
             snapshot.snapshot(home, tmp_path / "new", number=9, committed=True)
 
     def test_outside_a_repository(self, home: Home, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ class TestReuse:
         module.write_text(module.read_text().replace("VERSION = '1.0'", "VERSION = '6.6'"))
         os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns))  # covers its traces
         second, reported = make(home, variables, pip=("brew",))
-        assert "the environment was changed after it was built: building it again" in reported
+        assert "the environment was changed after it was built; rebuilding it" in reported
         assert run(second, variables, "brew") == "brew 1.0"
 
     def test_any_edit_is_noticed(self, home: Home, variables) -> None:

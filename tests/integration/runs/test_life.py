@@ -213,7 +213,7 @@ def test_kill_saves_nothing_and_recover_does_later(client, home):
     record = recover(home, run.number)
     assert (record.status, record.outputs.files, record.outputs.recovered) == ("killed", 1, True)
     assert outputs(run) == {"made.txt": "made\n"}
-    with pytest.raises(NotFoundError, match="needs no recovering"):
+    with pytest.raises(NotFoundError, match="does not need to be recovered"):
         recover(home, run.number)
 
 
@@ -298,7 +298,7 @@ def test_secrets_reach_the_command_and_nothing_else(client, home, monkeypatch):
     run = client.run("test ${#API_KEY} = 10", env={"API_KEY": "hunter2xyz"}).wait(check=True)
     kept = [path for path in home.root.rglob("*") if path.is_file() and b"hunter2xyz" in path.read_bytes()]
     assert kept == []
-    with pytest.raises(UsageError, match="was given secrets, which are not stored: API_KEY"):
+    with pytest.raises(UsageError, match="has secrets, which are not stored: API_KEY"):
         run.rerun()
     monkeypatch.setenv("API_KEY", "hunter2xyz")
     assert run.rerun().wait(check=True).status == "complete"

@@ -123,7 +123,7 @@ def test_the_usage_of_a_command_is_measured(start, tmp_path):
             "#!/bin/sh\r\n",
             "its first line ends as on Windows, so that it names '/bin/sh' with a carriage return",
         ),
-        ("#!/no/such/python3 -u\n", "its first line names '/no/such/python3 -u', which is not there"),
+        ("#!/no/such/python3 -u\n", "its first line names '/no/such/python3 -u', which does not exist"),
     ],
 )
 def test_a_script_whose_interpreter_is_not_there(tmp_path, first, why):
@@ -136,7 +136,7 @@ def test_a_script_whose_interpreter_is_not_there(tmp_path, first, why):
 
 
 def test_no_such_program(tmp_path):
-    with pytest.raises(NotStartedError, match="no-such-program: no such program") as caught:
+    with pytest.raises(NotStartedError, match="no-such-program: command not found") as caught:
         LocalExecutor(lambda _: False).start(Job(("no-such-program", "x"), tmp_path, dict(os.environ)))
     assert caught.value.exit_code == 127
 

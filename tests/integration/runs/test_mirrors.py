@@ -124,7 +124,7 @@ class TestRefusals:
         "address", ["ext::sh -c touch% pwned", "nope", "-x", "ftp://host/x", "", "a b", "x" * 300]
     )
     def test_no_address(self, address: str) -> None:
-        with pytest.raises(UsageError, match="is no repository's address"):
+        with pytest.raises(UsageError, match="is not the address of a repository"):
             Address.parse(address)
 
 
@@ -184,7 +184,7 @@ class TestSubmodules:
         assert files_of(home, taken)["vendor/lib/lib.py"] == "lib"
         (warning,) = taken.warnings
         assert warning.startswith("submodule vendor/lib/deep/leaf at ")
-        assert warning.endswith("is not to be had and stays empty")
+        assert warning.endswith("is not available and stays empty")
 
 
 class _Guarded(http.server.SimpleHTTPRequestHandler):
@@ -223,6 +223,6 @@ class TestLogin:
 
     @pytest.mark.parametrize("login", ["", "me:wrong@"])
     def test_refused_login_asks_nothing_and_shows_nothing(self, home: Home, server: str, login: str) -> None:
-        with pytest.raises(SnapshotError, match="it asks for a login") as caught:
+        with pytest.raises(SnapshotError, match="it requires a login") as caught:
             snapshot.snapshot_remote(home, 1, f"http://{login}{server}", "side")
         assert "wrong" not in str(caught.value)

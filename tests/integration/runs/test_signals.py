@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conjure.runs.lifecycle.engine import cast
+from conjure.runs.lifecycle.submission import submit
 
 from conjure.python_api import Run
 from conjure.reporting import RUN_VARIABLE
@@ -201,7 +201,7 @@ def spec(folder, line="true"):
 
 def test_an_interrupt_before_the_hand_over_calls_the_run_off(home, folder):
     with pytest.raises(KeyboardInterrupt):
-        cast(home, spec(folder), announce=press(after=lambda _: None))
+        submit(home, spec(folder), announce=press(after=lambda _: None))
     record = Run(home, 1).record
     assert (record.status, record.ending.reason) == (RunStatus.KILLED, EndReason.KILL_REQUESTED)
 
@@ -209,14 +209,14 @@ def test_an_interrupt_before_the_hand_over_calls_the_run_off(home, folder):
 def test_an_interrupt_while_the_number_is_given_calls_the_run_off(home, folder, monkeypatch):
     monkeypatch.setattr(RunLock, "create", press(after=RunLock.create))
     with pytest.raises(KeyboardInterrupt):
-        cast(home, spec(folder))
+        submit(home, spec(folder))
     assert Run(home, 1).status is RunStatus.KILLED
 
 
 def test_a_second_interrupt_does_not_keep_the_first_from_being_written(home, folder, monkeypatch):
     monkeypatch.setattr(Store, "close", press(after=Store.close))
     with pytest.raises(KeyboardInterrupt):
-        cast(home, spec(folder), announce=press(after=lambda _: None))
+        submit(home, spec(folder), announce=press(after=lambda _: None))
     assert Run(home, 1).status is RunStatus.KILLED
 
 
@@ -248,7 +248,7 @@ def test_a_submission_that_fails_by_a_fault_of_ours_is_not_called_interrupted(ho
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError):
-        cast(home, spec(folder), announce=fail)
+        submit(home, spec(folder), announce=fail)
     record = Run(home, 1).record
     assert (record.status, record.ending.reason) == (RunStatus.BUILD_FAILED, EndReason.SUBMISSION_FAILED)
     assert record.ending.message == "it could not be submitted: RuntimeError: a bug"

@@ -65,7 +65,7 @@ def test_a_run_goes_on_and_is_saved_by_the_supervisor_it_has(client, package):
     for arguments in (["ps"], ["doctor"], ["info", "1"], ["logs", "1"]):
         done = command(*arguments)
         assert done.returncode == 0, done.stderr
-    assert "1 going on" in command("doctor").stdout
+    assert "1 active" in command("doctor").stdout
     assert run.status is RunStatus.RUNNING
     assert look_at(supervisor.pid) == supervisor
     release(run)

@@ -21,10 +21,10 @@ def record(*ending, **given):
     [
         ((EndReason.COMPLETED, 0), "Run 3 complete"),
         ((EndReason.NONZERO_EXIT, 1), "Run 3 failed (exit 1)"),
-        ((EndReason.NONZERO_EXIT, 127, None, "x: no such program"), "Run 3 failed (exit 127)"),
+        ((EndReason.NONZERO_EXIT, 127, None, "x: command not found"), "Run 3 failed (exit 127)"),
         ((EndReason.SIGNALLED, None, 11), "Run 3 failed (signal 11, Segmentation fault)"),
         ((EndReason.STOP_REQUESTED, None, 15), "Run 3 stopped"),
-        ((EndReason.TIMEOUT, None, 15, "it ran for 2.0s"), "Run 3 stopped (timeout: it ran for 2.0s)"),
+        ((EndReason.TIMEOUT, None, 15, "too long"), "Run 3 stopped (timeout: too long)"),
         ((EndReason.KILL_REQUESTED, None, 9), "Run 3 killed"),
         ((EndReason.MOUNT_FAILED, None, None, "no room"), "Run 3 mount failed (no room)"),
         ((EndReason.SUPERVISOR_DIED, None, None, "it died"), "Run 3 interrupted (it died)"),

@@ -113,7 +113,7 @@ def test_an_unforeseen_error_is_one_sentence_and_a_file(call, monkeypatch, conju
     status, out, err = call("ps")
     assert (status, out) == (70, "")
     (file,) = crashes(conjure_home)
-    assert err.startswith(f"error: conjure itself failed ({type(error).__name__}")
+    assert err.startswith(f"error: internal error ({type(error).__name__}")
     assert len(err.splitlines()) == 2
     assert str(file) in err
     content = file.read_text()
@@ -145,7 +145,7 @@ def test_too_little_memory_is_no_crash(call, monkeypatch, conjure_home):
         raise MemoryError
 
     monkeypatch.setattr(ps.command, "callback", fail)
-    message = "memory ran out: use a smaller model, fewer samples at a time, or a smaller batch"
+    message = "not enough memory: use a smaller model, fewer samples at a time, or a smaller batch"
     assert call("ps") == (1, "", f"error: {message}\n")
     assert not Home(conjure_home).root.exists()
 

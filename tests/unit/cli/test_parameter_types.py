@@ -50,7 +50,7 @@ def test_there_are_only_so_many(home, capsys, typed):
 @pytest.mark.parametrize("typed", ["last~", "last~-1", "last~1.5", "last1", "LAST", "~1", "0", "last~~1"])
 def test_what_names_no_run(home, capsys, typed):
     assert _run(["info", typed]) == 2
-    assert "is not a run's number" in capsys.readouterr().err
+    assert "is not a run number" in capsys.readouterr().err
 
 
 def test_the_last_run_of_none(conjure_home, capsys):
@@ -72,5 +72,5 @@ def test_resources_of_the_last_run(home):
 
 @pytest.mark.parametrize("name", ["last", "Last", "last~1", "ｌａｓｔ"])
 def test_no_link_takes_such_a_name(name):
-    with pytest.raises(UsageError, match="cannot name a link"):
+    with pytest.raises(UsageError, match="cannot be the name of a link"):
         check_link_name(name)

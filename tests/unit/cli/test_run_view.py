@@ -49,7 +49,7 @@ def test_key_metric(names, key):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.1, "0.1"), (1234567.0, "1.23457e+06"), (-0.0, "-0"), (1 / 3, "0.333333")]
+    ("value", "text"), [(0.1, "0.1"), (1234567.0, "1.23457e6"), (-0.0, "-0"), (1 / 3, "0.333333")]
 )
 def test_metric_values(value, text):
     assert metric_value(value) == text

@@ -46,7 +46,7 @@ def test_every_flag_has_help(script, capsys):
     [
         "key/value cache",
         "repetition penalty",
-        "counted aloud",
+        "a message says how much is dropped",
         "stale cache",
         "the window slides",
         "pickle",

@@ -61,16 +61,13 @@ class TestLength:
 
     def test_a_longer_one_is_clipped_aloud(self, generation):
         _, clipped, err = generation("--prompt= ", "--length=1000")
-        assert err == "--length 1,000 is beyond the model's context: 48 tokens it is.\n"
+        assert err == "--length 1,000 exceeds the context: 48 tokens are generated.\n"
         assert clipped == generation("--prompt= ", "--length=48")[1]
 
     def test_sliding_is_told(self, generation):
         status, _, err = generation("--prompt=My dog ate the clock", "--length=48")
         assert status == 0
-        assert (
-            "outgrow the context of 48 tokens: each time it is full, the model goes on from the last 24"
-            in err
-        )
+        assert "exceed the context of 48 tokens: when it is full, the model continues from the last 24" in err
 
     def test_nothing_is_a_length(self, generation):
         assert generation("--prompt=a", "--length=0", "--num_samples=2") == (0, "\n\n", "")
@@ -84,7 +81,7 @@ class TestTyping:
         assert status == 0
         assert out.startswith(generation("--prompt=My dog", "--length=5")[1])
         assert err.count("Model prompt >>> ") == 4
-        assert "a space is the start of a document" in err
+        assert "type a space to start a document" in err
 
     def test_randomness_goes_on_from_prompt_to_prompt(self, generation, monkeypatch):
         monkeypatch.setattr("sys.stdin", io.StringIO("a\na\n"))

@@ -216,7 +216,7 @@ class TestEvaluation:
     def test_no_model_to_measure(self, finetune):
         status, err = finetune("--do_eval", "--eval_data_file=eval.txt")
         assert status == 1
-        assert "--output_dir output holds no model to evaluate" in err
+        assert "--output_dir output contains no model to evaluate" in err
 
 
 class TestOtherModels:
@@ -254,7 +254,7 @@ class TestMistakes:
         ("arguments", "sentence"),
         [
             (["--model_type=bert"], "--model_type is 'bert'; conjure runs GPT-2 models"),
-            (["--mlm"], "--mlm is for BERT and its kind"),
+            (["--mlm"], "--mlm is for BERT"),
             (["--do_eval"], "--do_eval needs --eval_data_file"),
             (["--evaluate_during_training"], "--evaluate_during_training needs --eval_data_file"),
             (["--block_size=1"], "--block_size is 1; a block needs at least 2 tokens"),

@@ -35,6 +35,6 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
 
 
 def test_a_home_that_path_could_not_hold_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="which the PATH of a run could not hold"):
+    with pytest.raises(StoreError, match="could not have it on its PATH"):
         Home(tmp_path / "a:b").create()
     assert not (tmp_path / "a:b").exists()

@@ -150,11 +150,11 @@ class TestCopyEntry:
             "sub/up": "-> ../a",
         }
         assert copied.skipped == [
-            "away is a link that leads outside",
-            "etc is a link that leads outside",
-            "loop is a link to nothing",
-            "nothing is a link to nothing",
-            "pipe is neither file, folder nor link",
+            "away is a link that points outside",
+            "etc is a link that points outside",
+            "loop is a broken link",
+            "nothing is a broken link",
+            "pipe is not a file, folder or link",
         ]
 
 

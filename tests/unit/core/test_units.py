@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from conjure.core.units import format_duration, format_size, parse_duration, parse_size
+from conjure.core.units import format_duration, format_number, format_size, parse_duration, parse_size
 from conjure.errors import UsageError
 
 
@@ -12,7 +14,7 @@ def test_durations(text, seconds):
 
 
 def test_a_duration_without_unit_is_refused_with_an_example():
-    with pytest.raises(UsageError, match=r"'90' is not a time.*such as 90m"):
+    with pytest.raises(UsageError, match=r"'90' is not a duration.*such as 90m"):
         parse_duration("90")
 
 
@@ -67,3 +69,23 @@ def test_a_duration_is_never_shown_below_nothing():
 )
 def test_showing_sizes(size, text):
     assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (64.0, "64"),
+        (0.0132923, "0.0132923"),
+        (0.00099, "9.9e-4"),
+        (-0.0012, "-1.2e-3"),
+        (1.20893e-14, "1.20893e-14"),
+        (999999, "999999"),
+        (12345678, "1.23457e7"),
+        (1e6, "1e6"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+    ],
+)
+def test_showing_numbers(number, text):
+    assert format_number(number) == text

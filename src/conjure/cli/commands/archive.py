@@ -9,5 +9,5 @@ from conjure.cli.parameter_types import RUN_NUMBER
 @click.command
 @click.argument("numbers", type=RUN_NUMBER, nargs=-1, required=True, metavar="NUMBER...")
 def command(numbers: tuple[int, ...]) -> None:
-    """Put runs away: only `conjure ps -a` shows them then. Nothing of them is removed."""
+    """Hide runs from `conjure ps` (`conjure ps -a` still shows them). Nothing is deleted."""
     set_archived(numbers, archived=True)

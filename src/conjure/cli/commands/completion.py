@@ -8,7 +8,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print a script with which SHELL completes conjure's commands and options.
+    """Print the completion script for a shell.
 
     bash: add `eval "$(conjure completion bash)"` to ~/.bashrc. zsh: the same with zsh, to ~/.zshrc.
     fish: `conjure completion fish > ~/.config/fish/completions/conjure.fish`.

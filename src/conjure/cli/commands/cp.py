@@ -17,13 +17,13 @@ from conjure.runs.lifecycle.ownership import open_store
 @click.command
 @click.argument("source", metavar="SRC")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
-@click.option("-f", "--force", is_flag=True, help="Overwrite what is there without asking.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite existing files without asking.")
 def command(source: str, folder: Path, *, force: bool) -> int:
     """Copy SRC (runs/N[/path], uploads/NAME[/path] or a link's name) into the folder DIR.
 
-    A file is copied into DIR; of a folder, its content is. DIR is made if missing; without it, the current
-    folder is meant. The copies are yours: they can be written to. The exit status is 1 if anything was left
-    out: a link that leads outside, or a file that was removed meanwhile.
+    A file is copied into DIR; of a folder, its content. DIR is created if missing; the default is the
+    current folder. The copies are writable. The exit status is 1 if anything was left out: a link that leads
+    outside, or a file that was removed meanwhile.
     """
     home = Home.from_environment()
     with open_store(home) as store:

@@ -13,14 +13,14 @@ from conjure.cli.reading_options import layout_of, reading_options, special_toke
 
 @click.group("data")
 def command() -> None:
-    """Look at text as a model will see it."""
+    """Preview text as a model will see it."""
 
 
 @command.command()
 @click.argument("files", nargs=-1, required=True)
 @reading_options
 @special_tokens_option
-@click.option("--model", default="sprite", show_default=True, help="Whose vocabulary to use.")
+@click.option("--model", default="sprite", show_default=True, help="Model whose tokenizer to use.")
 @click.option(
     "-n",
     "count",
@@ -28,7 +28,7 @@ def command() -> None:
     default=5,
     metavar="N",
     show_default=True,
-    help="Records to show.",
+    help="Number of records to show.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def preview(
@@ -42,10 +42,10 @@ def preview(
     as_json: bool,
     **layout: Any,
 ) -> None:
-    """Count records and tokens; show the first as a model sees them.
+    """Count records and tokens, and show the first records as a model sees them.
 
-    FILES are .txt .csv .tsv .json .jsonl .parquet, folders of them, or - for standard input. A record is one
-    joke, one document: a whole .txt (or each line or paragraph, with --split), or a row of a table.
+    FILES are .txt .csv .tsv .json .jsonl .parquet, folders of them, or - for standard input. A record (one
+    joke, one document) is a whole .txt file (with --split, a line or paragraph) or a row of a table.
     """
     # Imports numpy and tokenizers, which --help must not.
     from conjure.cli.language_model import data_preview as implementation

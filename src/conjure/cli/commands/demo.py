@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conjure.cli.render import duration
 from conjure.cli.transcript import Transcript, follow_run
 from conjure.core.home import Home
+from conjure.core.units import format_duration
 from conjure.recipes.demo import Step, story
 from conjure.recipes.report import REPORT_FILE, report_folder
 from conjure.runs.lifecycle.submission import submit
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @click.command()
 def command() -> int:
-    """Tell the story in four runs: sample, prepare a text, fine-tune on it, sample again.
+    """Run a demo in four runs: sample, prepare a text, fine-tune on it, sample again.
 
-    It needs no network: the model and the jokes come with conjure. Takes a minute or two.
+    It takes a minute or two and needs no network: the model and the jokes come with conjure.
     """
     home = Home.from_environment()
     started = time.monotonic()
@@ -42,7 +42,7 @@ def command() -> int:
             break
     tuned = numbers[2]
     _what_changed(home, tuned)
-    click.echo(f"\nFour runs in {duration(time.monotonic() - started)}. What to look at next:")
+    click.echo(f"\nFour runs in {format_duration(time.monotonic() - started)}. What to look at next:")
     for typed, meaning in (
         (f"conjure report {tuned} --open", "what it learned, as a page"),
         (f"conjure metrics {tuned} --plot", "its losses"),
@@ -55,7 +55,7 @@ def command() -> int:
 
 
 def _run(home: Home, step: Step, place: int) -> tuple[int, int]:
-    """Cast one step's run and follow it; its number and exit status."""
+    """Submit one step's run and follow it; its number and exit status."""
     click.echo(click.style(f"\n{place}. {step.title}", bold=True))
     click.echo(click.style(f"$ {step.command}", fg="cyan"))
     made = submit(home, step.spec, announce=Transcript().submit)

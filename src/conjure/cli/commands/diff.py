@@ -21,9 +21,11 @@ _NAMES = {"dirty": "uncommitted changes", "root_name": "folder"}
 @click.command
 @click.argument("before", type=RUN_NUMBER)
 @click.argument("after", type=RUN_NUMBER)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with a list of changes per section.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object with a list of changes per section."
+)
 def command(before: int, after: int, *, as_json: bool) -> None:
-    """Show what differs between two runs: code, command, params, mounts, metrics, packages."""
+    """Compare the code, command, params, mounts, metrics and packages of two runs."""
     home = Home.from_environment()
     with open_store(home) as store:
         records = store.get(before), store.get(after)

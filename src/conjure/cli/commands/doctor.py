@@ -18,10 +18,12 @@ _NAME_WIDTH = 15
 
 
 @click.command
-@click.option("--reindex", is_flag=True, help="First rebuild the database from the run folders.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON array of findings: name, state, text, fix.")
+@click.option("--reindex", is_flag=True, help="Rebuild the database from the run folders first.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON array of findings: name, state, text, fix."
+)
 def command(*, reindex: bool, as_json: bool) -> int:
-    """Check conjure's home, database and tools. The exit status is 1 if anything is at fault."""
+    """Check conjure's home folder, database and tools. The exit status is 1 if a check fails."""
     home = Home.from_environment()
     if reindex:
         note(_what_was_rebuilt(rebuild(home)))
@@ -44,7 +46,7 @@ def _findings(home: Home) -> Iterator[Finding]:
 def _language_models() -> Finding:
     """Whether models can run here, and on what; nothing heavy is imported to answer that."""
     if find_spec("torch") is None:
-        text = "not installed; the run half does not need them"
+        text = "not installed; runs do not need them"
         return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
     return Finding("language models", State.OK, f"int8 engine: {describe()}")
 

@@ -18,7 +18,7 @@ from conjure.recipes.resources import model_lookup
     type=click.Choice(["gguf", "safetensors"]),
     default="gguf",
     show_default=True,
-    help="gguf: for llama.cpp and its kind; safetensors: for transformers, vLLM and conjure.",
+    help="gguf: for llama.cpp and compatible tools; safetensors: for transformers, vLLM and conjure.",
 )
 @click.option(
     "--type",
@@ -28,9 +28,9 @@ from conjure.recipes.resources import model_lookup
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, model: str, folder: str, format: str, type: str | None, as_json: bool) -> None:
-    """Write MODEL, a name or a folder, to FOLDER for other tools.
+    """Export MODEL, a name or a folder, to FOLDER.
 
-    A GGUF file goes into FOLDER under the model's name; a safetensors checkpoint is FOLDER itself.
+    A GGUF file is written into FOLDER under the model's name; a safetensors checkpoint becomes FOLDER itself.
     """
     # Imports torch, which --help must not.
     from conjure.lm.checkpoints.export import export

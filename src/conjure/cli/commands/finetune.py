@@ -42,19 +42,27 @@ class Automatic(click.ParamType):
 @click.option("-o", "--output", help="Checkpoint folder to write; needs --no-run.")
 @reading_options
 @special_tokens_option
-@click.option("--holdout", type=float, default=0.1, show_default=True, help="Share of records to measure on.")
-@click.option("--validation", metavar="FILE", help="Measure on this text, not on a share of the records.")
+@click.option(
+    "--holdout",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Fraction of records to hold out for evaluation.",
+)
+@click.option("--validation", metavar="FILE", help="Evaluate on this text instead of held-out records.")
 @click.option(
     "--dedup",
     type=click.Choice(["keep", "drop", "weight"]),
     default="keep",
     show_default=True,
-    help="Records that say the same: train on all, on one, or on all as one.",
+    help="Duplicate records: train on all, on one of each group, or weight each group as one.",
 )
-@click.option("--epochs", type=float, default=3, show_default=True, help="Passes over the text, at most.")
+@click.option(
+    "--epochs", type=float, default=3, show_default=True, help="Maximum number of passes over the text."
+)
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Blocks per forward pass.")
 @click.option(
-    "--block-size", type=Automatic(int), default="auto", show_default=True, help="Tokens in a block."
+    "--block-size", type=Automatic(int), default="auto", show_default=True, help="Tokens per block."
 )
 @click.option(
     "--learning-rate",
@@ -63,44 +71,66 @@ class Automatic(click.ParamType):
     type=Automatic(float),
     default="auto",
     show_default=True,
-    help="The peak.",
+    help="Peak learning rate.",
 )
 @click.option(
     "--schedule",
     type=click.Choice(["cosine", "linear", "constant"]),
     default="cosine",
     show_default=True,
-    help="How the learning rate falls.",
+    help="Learning rate schedule.",
 )
 @click.option(
-    "--warmup-ratio", type=float, default=0.03, show_default=True, help="Share of steps to rise in."
+    "--warmup-ratio", type=float, default=0.03, show_default=True, help="Fraction of steps for warm-up."
 )
-@click.option("--weight-decay", type=float, default=0.01, show_default=True, help="Of matrices, decoupled.")
-@click.option("--max-grad-norm", type=float, default=1.0, show_default=True, help="Clip to this; 0: never.")
-@click.option("--dropout", type=float, default=0.1, show_default=True, help="On embeddings and branches.")
 @click.option(
-    "--attention-dropout", type=float, default=0.0, show_default=True, help="On attention weights; slow."
+    "--weight-decay",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Decoupled weight decay of the matrices.",
+)
+@click.option(
+    "--max-grad-norm", type=float, default=1.0, show_default=True, help="Clip gradients to this norm; 0: off."
+)
+@click.option(
+    "--dropout",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Dropout on embeddings and residual branches.",
+)
+@click.option(
+    "--attention-dropout",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Dropout on attention weights; slow.",
 )
 @click.option(
     "--grad-accumulation", type=int, default=1, show_default=True, help="Forward passes per optimizer step."
 )
-@click.option("--mask-records", is_flag=True, help="Let no record see the one before it in its block.")
+@click.option("--mask-records", is_flag=True, help="Mask attention between the records of a block.")
 @click.option(
-    "--patience", type=int, default=3, show_default=True, help="Evaluations without gain to stop; 0: never."
+    "--patience",
+    type=int,
+    default=3,
+    show_default=True,
+    help="Stop after N evaluations without improvement; 0: off.",
 )
-@click.option("--seed", type=int, default=42, show_default=True, help="Of everything random.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Random seed.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16"]),
     default="auto",
     show_default=True,
-    help="Number format; auto is the fastest here.",
+    help="Number format; auto: the fastest on this machine.",
 )
 @click.option(
-    "--freeze", type=int, default=0, show_default=True, help="Leave the embeddings and N first blocks alone."
+    "--freeze", type=int, default=0, show_default=True, help="Freeze the embeddings and the first N blocks."
 )
-@click.option("--lora", type=int, metavar="R", help="Learn corrections of rank R, not all the weights.")
-@click.option("--max-steps", type=int, help="Most optimizer steps.")
+@click.option("--lora", type=int, metavar="R", help="Train LoRA adapters of rank R instead of all weights.")
+@click.option("--max-steps", type=int, help="Maximum number of optimizer steps.")
 @click.option(
     "--eval-every", type=Automatic(int), default="auto", show_default=True, help="Steps between evaluations."
 )
@@ -123,22 +153,22 @@ class Automatic(click.ParamType):
     metavar="[runs/N]",
     is_flag=False,
     flag_value=_HERE,
-    help="Go on where run N was interrupted; with --no-run, where the training of --output was.",
+    help="Resume the interrupted run N; with --no-run, the training in --output.",
 )
-@click.option("--dry-run", is_flag=True, help="Show the plan, and do nothing else.")
-@click.option("--no-run", is_flag=True, help="Train here and now, without recording a run.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and exit.")
+@click.option("--no-run", is_flag=True, help="Train without recording a run.")
 @recording_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context
 def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any) -> int:
-    """Tune a model on text: files, folders, or - for standard input.
+    """Fine-tune a model on text: files, folders, or - for standard input.
 
     A record (one joke, one document) is a row of a table (.csv .tsv .json .jsonl .parquet), a text file, or
     with --split each of its lines or paragraphs. A tenth of the records is held out, and the weights with the
-    lowest loss on them are kept, as a plain Hugging Face checkpoint.
+    lowest held-out loss are saved as a Hugging Face checkpoint.
 
-    It is recorded as a run: the checkpoint is runs/N/output, beside it report.html says what was learned. The
-    first ^C saves and stops, a second aborts; in a closed terminal it goes on.
+    The fine-tune is recorded as a run: the checkpoint is runs/N/output, the report is runs/N/report.html. The
+    first ^C saves and stops, the second aborts; if the terminal is closed, the run continues.
     """
     # Imports numpy and tokenizers, which --help must not.
     from conjure.cli.language_model import finetune as implementation

@@ -23,7 +23,9 @@ SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--model", default="sprite", show_default=True, help="A name, a folder, a run or a hub model.")
+@click.option(
+    "--model", default="sprite", show_default=True, help="Model name, folder, run or Hugging Face model."
+)
 @click.option(
     "--length",
     "--max-new-tokens",
@@ -31,63 +33,81 @@ SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
     type=int,
     default=70,
     show_default=True,
-    help="Tokens to write per sample.",
+    help="Maximum number of new tokens per sample.",
 )
-@click.option("-n", "--num-samples", type=int, default=1, show_default=True, help="Samples per prompt.")
+@click.option(
+    "-n", "--num-samples", type=int, default=1, show_default=True, help="Number of samples per prompt."
+)
 @click.option(
     "--temperature",
     type=float,
     default=1.0,
     show_default=True,
-    help="Below 1 bolder, above 1 wilder; 0: greedy.",
+    help="Lower is more predictable, higher more random; 0 is greedy.",
 )
-@click.option("--top-k", type=int, default=50, show_default=True, help="Choose from the K likeliest; 0: all.")
 @click.option(
-    "--top-p", type=float, default=1.0, show_default=True, help="Choose from the likeliest that reach P."
+    "--top-k", type=int, default=50, show_default=True, help="Sample from the K most likely tokens; 0: all."
+)
+@click.option(
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Sample from the most likely tokens whose probabilities add up to P.",
 )
 @click.option(
     "--min-p",
     type=float,
     default=0.0,
     show_default=True,
-    help="Drop what is less than P times the likeliest.",
+    help="Drop tokens less likely than P times the most likely one.",
 )
 @click.option(
     "--repetition-penalty",
     type=float,
     default=1.0,
     show_default=True,
-    help="Above 1 makes tokens that were there already less likely.",
+    help="Above 1 makes tokens that already occurred less likely.",
 )
 @click.option(
-    "--no-repeat-ngram", type=int, default=0, show_default=True, help="Never write N tokens in a row twice."
+    "--no-repeat-ngram",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Never repeat a sequence of N tokens; 0: off.",
 )
 @click.option(
-    "--stop", multiple=True, metavar="TEXT", help=r"End before this text (\n: a line end). Repeatable."
+    "--stop", multiple=True, metavar="TEXT", help=r"Stop before this text (\n: a line break). Repeatable."
 )
-@click.option("--seed", type=int, help="Same seed, same text; else one is drawn and printed.")
+@click.option("--seed", type=int, help="Random seed; default: a new one, which is printed.")
 @click.option(
-    "--prompt-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A prompt per line."
+    "--prompt-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read one prompt from each line of a file.",
 )
 @click.option(
     "--on-overflow",
     type=click.Choice(["slide", "error"]),
     default="slide",
     show_default=True,
-    help="When prompt and text outgrow the model's context.",
+    help="What to do when prompt and text exceed the model's context.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
     default="auto",
     show_default=True,
-    help="Number format; auto is the fastest here, float32 is exact.",
+    help="Number format; auto: the fastest on this machine; float32 is exact.",
 )
-@click.option("--logprobs", is_flag=True, help="Show how likely each token was.")
+@click.option("--logprobs", is_flag=True, help="Show the log-probability of each token.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of samples.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write that array to this file.")
-@click.option("--stream/--no-stream", default=None, help="Print as it is written; default: on a terminal.")
-@click.option("--save", is_flag=True, help="Record it as a run, the samples as its output.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Also write the samples as JSON to this file."
+)
+@click.option(
+    "--stream/--no-stream", default=None, help="Print text as it is generated; default: on a terminal."
+)
+@click.option("--save", is_flag=True, help="Record a run, with the samples as its output.")
 @recording_options
 @click.pass_context
 def command(
@@ -105,11 +125,11 @@ def command(
     output: Path | None,
     **settings: Any,
 ) -> int:
-    """Write text that goes on from PROMPT, which is taken exactly as it is.
+    """Generate text that continues PROMPT, which is used exactly as given.
 
-    Without PROMPT a new document is begun; - reads one prompt from standard input. What is written goes to
-    stdout, without the prompt (a terminal shows it dimmed), several samples with a line of twenty = between
-    them; everything else goes to stderr.
+    Without PROMPT a new document is started; - reads the prompt from standard input. The text goes to stdout,
+    without the prompt (a terminal shows it dimmed); several samples are separated by a line of twenty =.
+    Everything else goes to stderr.
     """
     recording = {name: settings.pop(name) for name in RECORDING}
     prompts = _prompts(prompt, prompt_file)

@@ -27,9 +27,9 @@ Fact = tuple[str, str | Cell]
 
 @click.command
 @optional_number
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(number: int, *, as_json: bool) -> None:
-    """Show everything about run NUMBER (or the newest): what was asked, how it went, what came of it."""
+    """Show the details of run NUMBER (default: the newest): settings, status, times and outputs."""
     home = Home.from_environment()
     with open_store(home) as store:
         record = store.get(number)
@@ -154,7 +154,7 @@ def _asked(record: RunRecord) -> Iterator[Fact]:
     if spec.output:
         yield "keeps", ", ".join(spec.output)
     if spec.no_output:
-        yield "does not keep", ", ".join(spec.no_output)
+        yield "excluded", ", ".join(spec.no_output)
 
 
 def _outputs(record: RunRecord) -> Iterator[Fact]:
@@ -163,7 +163,7 @@ def _outputs(record: RunRecord) -> Iterator[Fact]:
         return
     count = f"{outputs.files:,} file{'s' * (outputs.files != 1)}, {format_size(outputs.size_bytes)}"
     if outputs.removed:
-        yield "outputs", f"{count}, removed since"
+        yield "outputs", f"{count}, since removed"
     elif outputs.files:
         recovered = ", recovered after its end" if outputs.recovered else ""
         yield "outputs", f"{count}{recovered} (conjure ls runs/{record.number})"
@@ -203,8 +203,8 @@ def _sections(
 
 def _relatives(record: RunRecord) -> list[Fact]:
     return [
-        *([] if record.rerun_of is None else [(f"run {record.rerun_of}", "this repeats it")]),
-        *([] if record.parent is None else [(f"run {record.parent}", "this was cast from within it")]),
+        *([] if record.rerun_of is None else [(f"run {record.rerun_of}", "this run repeats it")]),
+        *([] if record.parent is None else [(f"run {record.parent}", "started this run")]),
     ]
 
 
@@ -217,7 +217,7 @@ def _metric(summary: Summary) -> str:
 def _use(edge: Edge) -> str:
     if edge.tie is Tie.MOUNT:
         return f"{edge.resource} as {edge.place}"
-    return "repeats it" if edge.tie is Tie.RERUN else "was cast from within it"
+    return "repeats it" if edge.tie is Tie.RERUN else "started by it"
 
 
 def _paragraph(words: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from conjure.runs.database.sqlite import KILL
 
 @click.command
 @click.argument("numbers", type=RUN_NUMBER, nargs=-1, required=True, metavar="NUMBER...")
-@click.option("--json", "as_json", is_flag=True, help="The records as a JSON array.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as a JSON array.")
 def command(numbers: tuple[int, ...], *, as_json: bool) -> None:
-    """End runs at once (SIGKILL). Nothing is saved; `conjure recover` can still do that later."""
+    """Kill runs (SIGKILL) without saving their outputs; `conjure recover` can save them later."""
     show_ending(numbers, KILL, as_json=as_json)

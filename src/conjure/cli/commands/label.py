@@ -12,9 +12,9 @@ from conjure.runs.schema.spec import label_fault
 @click.command
 @click.argument("number", type=RUN_NUMBER)
 @click.argument("label", metavar="NAME")
-@click.option("--remove", is_flag=True, help="Take the label off instead.")
+@click.option("--remove", is_flag=True, help="Remove the label instead.")
 def command(number: int, label: str, *, remove: bool) -> None:
-    """Give run NUMBER the label NAME; `conjure ps --label NAME` then finds it."""
+    """Add the label NAME to run NUMBER; `conjure ps --label NAME` lists runs with it."""
     fault = label_fault(label)
     if fault is not None:
         raise UsageError(fault)

@@ -26,10 +26,12 @@ from conjure.runs.lifecycle.ownership import open_store
 
 @click.command
 @click.argument("number", type=RUN_NUMBER)
-@click.option("--down", is_flag=True, help="What came from the run, instead of what it came from.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: runs, and edges between them.")
+@click.option("--down", is_flag=True, help="Show what was made from the run instead.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object: the runs and the edges between them."
+)
 def command(number: int, *, down: bool, as_json: bool) -> None:
-    """Show the runs, uploads and local data files that run NUMBER came from, as a tree."""
+    """Show the runs, uploads and local files that run NUMBER was made from, as a tree."""
     with open_store(Home.from_environment()) as store:
         trace = trace_products(store, number) if down else trace_sources(store, number)
     if as_json:
@@ -38,7 +40,9 @@ def command(number: int, *, down: bool, as_json: bool) -> None:
     for prefix, text in _lines(trace, down=down):
         click.echo(f"{click.style(prefix, dim=True)}{text}")
     if not trace.edges[trace.root]:
-        note(f"nothing has come from run {number} yet" if down else f"run {number} got nothing but its code")
+        note(
+            f"nothing was made from run {number} yet" if down else f"run {number} has no inputs but its code"
+        )
 
 
 def _to_dict(number: int, trace: Trace, *, down: bool) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def _tie(edge: Edge, *, down: bool) -> str:
         return f"as {place} → " if down else f"{place} ← "
     if edge.tie is Tie.RERUN:
         return "repeated as " if down else "repeats "
-    return "cast " if down else "cast from within "
+    return "cast " if down else "started by "
 
 
 def _thing(trace: Trace, name: str) -> str:

@@ -12,11 +12,11 @@ from conjure.runs.lifecycle.ownership import open_store
 @click.command
 @click.argument("name", required=False)
 @click.argument("resource", required=False)
-@click.option("--json", "as_json", is_flag=True, help="JSON: an array of all links, or one object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: an array of all links, or one object.")
 def command(name: str | None, resource: str | None, *, as_json: bool) -> None:
-    """Let NAME stand for RESOURCE wherever a resource is wanted.
+    """Create the link NAME, which can be used wherever RESOURCE can.
 
-    With NAME alone, show what it stands for; with nothing, list all links.
+    With NAME alone, show that link; without arguments, list all links.
     """
     home = Home.from_environment()
     with open_store(home) as store:
@@ -37,4 +37,4 @@ def command(name: str | None, resource: str | None, *, as_json: bool) -> None:
     for link in shown:
         click.echo(f"{link['name']} -> {link['resource']}")
     if not shown:
-        note("there are no links; make one: conjure link NAME runs/N")
+        note("no links yet; create one: conjure link NAME runs/N")

@@ -33,12 +33,12 @@ from conjure.runs.telemetry.logs import (
 
 @click.command
 @optional_number
-@click.option("-f", "--follow", "following", is_flag=True, help="Go on until the run has ended.")
-@click.option("-n", "--last", type=click.IntRange(min=0), metavar="K", help="Only the last K lines.")
-@click.option("--timestamps", is_flag=True, help="The time before each line.")
-@click.option("--stderr", is_flag=True, help="Only what was written to stderr.")
-@click.option("--grep", metavar="PATTERN", help="Only lines in which this regular expression is found.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line: time, stream, text.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Follow the run until it ends.")
+@click.option("-n", "--last", type=click.IntRange(min=0), metavar="K", help="Show only the last K lines.")
+@click.option("--timestamps", is_flag=True, help="Show the time of each line.")
+@click.option("--stderr", is_flag=True, help="Show only lines written to stderr.")
+@click.option("--grep", metavar="PATTERN", help="Show only lines that match this regular expression.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line: time, stream, text.")
 def command(
     number: int,
     *,
@@ -49,7 +49,7 @@ def command(
     grep: str | None,
     as_json: bool,
 ) -> int:
-    """Show what run NUMBER (or the newest) printed. With -f the exit status is the run's own."""
+    """Show the log of run NUMBER (default: the newest). With -f the exit status is the run's own."""
     home = Home.from_environment()
     wanted = _Lines(pattern=_pattern(grep), last=last, timestamps=timestamps, stderr=stderr, as_json=as_json)
     if following:
@@ -125,7 +125,7 @@ def _follow(home: Home, number: int, wanted: _Lines) -> int:
                 wanted.show(assembler.rest())
                 return 0 if event.record.ending is None else exit_status(event.record.ending)
     except KeyboardInterrupt:
-        note(f"run {number} goes on; view it again: conjure logs -f {number}")
+        note(f"run {number} continues; view its log: conjure logs -f {number}")
     return EXIT_DETACHED
 
 

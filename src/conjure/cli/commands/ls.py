@@ -15,13 +15,13 @@ from conjure.runs.lifecycle.ownership import open_store
 @click.command
 @click.argument("resource", required=False, metavar="[PATH]")
 @click.option(
-    "-l", "--long", "with_details", is_flag=True, help="Size and time of each, and where links lead."
+    "-l", "--long", "with_details", is_flag=True, help="Show size, time and link target of each entry."
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
 def command(resource: str | None, *, with_details: bool, as_json: bool) -> None:
-    """List what is in PATH: runs/N, uploads/NAME, a folder in one of them, or a link's name.
+    """List the files in PATH: runs/N, uploads/NAME, a folder in one of them, or a link's name.
 
-    Without PATH, list what there is to look into. A running run's files can be listed too.
+    Without PATH, list runs, uploads and links. The files of a running run can be listed too.
     """
     home = Home.from_environment()
     with open_store(home) as store:

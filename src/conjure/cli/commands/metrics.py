@@ -25,25 +25,27 @@ _FIELDS = ("name", "step", "value", "time")
 
 @click.command
 @click.argument("words", nargs=-1, metavar="[NUMBER]... [NAME]...")
-@click.option("--plot", is_flag=True, help="Draw each metric over its steps.")
-@click.option("--csv", "as_csv", is_flag=True, help="Every point: name, step, value, time (seconds, UTC).")
-@click.option("--json", "as_json", is_flag=True, help="Every point, as a JSON array of objects.")
+@click.option("--plot", is_flag=True, help="Plot each metric over its steps.")
+@click.option(
+    "--csv", "as_csv", is_flag=True, help="Print every point as CSV: name, step, value, time (Unix seconds)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print every point as a JSON array of objects.")
 @click.pass_context
 def command(
     context: click.Context, words: tuple[str, ...], *, plot: bool, as_csv: bool, as_json: bool
 ) -> None:
-    """Show what run NUMBER (or the newest) reported: each metric's newest, lowest and highest value.
+    """Show the metrics of run NUMBER (default: the newest): last, lowest and highest values.
 
-    With --plot several runs can be named, and are drawn in one plot for each metric.
+    With --plot several runs can be given; each metric gets one plot with all of them.
     """
     if plot + as_csv + as_json > 1:
-        raise UsageError("--plot, --csv and --json exclude one another")
+        raise UsageError("--plot, --csv and --json cannot be combined")
     texts = list(takewhile(is_run_number, words))
     numbers = [RUN_NUMBER.convert(text, None, context) for text in texts] or [last_number()]
     names = words[len(texts) :]
     if len(numbers) > 1:
         if not plot:
-            raise UsageError("several runs can only be shown with --plot; name one run")
+            raise UsageError("several runs need --plot; give one run")
         _plot_runs(numbers, names)
         return
     _show_run(numbers[0], names, plot=plot, as_csv=as_csv, as_json=as_json)

@@ -19,10 +19,10 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 @as_json_option
 @click.pass_context
 def command(ctx: click.Context, *, as_json: bool) -> None:
-    """List the models on this machine; see one's facts; convert weights.
+    """List, inspect and convert models.
 
-    Any GPT-2 model on Hugging Face can be named as well (gpt2, gpt2-medium, distilgpt2, …): it is fetched
-    when it is first used.
+    GPT-2 models on Hugging Face (gpt2, gpt2-medium, distilgpt2, …) can be used by name; they are downloaded
+    at first use.
     """
     if ctx.invoked_subcommand is None:
         _list(as_json=as_json)
@@ -31,7 +31,7 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
 @command.command("list")
 @as_json_option
 def list_models(*, as_json: bool) -> None:
-    """List the models on this machine (what `conjure models` alone does)."""
+    """List the models on this machine, as `conjure models` does."""
     _list(as_json=as_json)
 
 
@@ -39,7 +39,7 @@ def list_models(*, as_json: bool) -> None:
 @click.argument("name")
 @as_json_option
 def info(name: str, *, as_json: bool) -> None:
-    """Show what is known of the model NAME, a name or a folder."""
+    """Show the details of a model, given by name or folder."""
     model = describe(resolve_model(name, lookups=[model_lookup], fetch=False))
     if as_json:
         write_json(model.to_dict())
@@ -52,19 +52,19 @@ def info(name: str, *, as_json: bool) -> None:
 
 @command.command()
 @click.argument("folder")
-@click.option("-o", "--output", metavar="DIR", help="A new folder for the result; else FOLDER itself.")
+@click.option("-o", "--output", metavar="DIR", help="New folder for the result; default: FOLDER itself.")
 @click.option(
     "--to",
     type=click.Choice(["safetensors", "pytorch"]),
     default="safetensors",
     show_default=True,
-    help="pytorch writes pytorch_model.bin, for tools that know nothing else.",
+    help="pytorch writes pytorch_model.bin, for tools that read nothing else.",
 )
 def convert(folder: str, output: str | None, to: str) -> None:
-    """Write the weights in FOLDER in the other format.
+    """Convert the weights in FOLDER to safetensors or PyTorch format.
 
-    conjure never reads pytorch_model.bin, because a pickle can run code when it is read. This command reads
-    one with an unpickler that makes tensors and nothing else, checks the model, and writes model.safetensors.
+    No other command reads pytorch_model.bin, because a pickle can run code when it is loaded. This one uses
+    an unpickler that creates only tensors, checks the model, and writes model.safetensors.
     """
     # Imports torch, which neither --help nor a listing needs.
     from conjure.lm.checkpoints.pickle_conversion import convert as convert_weights

@@ -15,24 +15,28 @@ from conjure.runs.maintenance.pruning import Pruned, prune, recoverable
 
 @click.command
 @click.option(
-    "-a", "--all", "everything", is_flag=True, help="Also what ended runs used and can be had again."
+    "-a",
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also delete what ended runs used and can be rebuilt or fetched again.",
 )
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: what was freed.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: what was freed.")
 def command(*, everything: bool, force: bool, as_json: bool) -> int:
-    """Free environments, code and kept files that no run needs, and what crashes left behind.
+    """Delete environments, code and cached files that no run needs, and leftovers of crashes.
 
-    The working folders of killed and interrupted runs go too: after that `conjure recover` cannot save their
-    outputs. Outputs, records, logs, metrics and uploads stay.
+    The working folders of killed and interrupted runs are deleted too; `conjure recover` can then no longer
+    save their outputs. Outputs, records, logs, metrics and uploads stay.
     """
     home = Home.from_environment()
     with open_store(home) as store:
         lost = recoverable(home, store) if not force and sys.stdin.isatty() else []
         if lost:
             runs = ", ".join(map(str, lost))
-            question = f"Outputs of run {runs} that were never saved will be lost. Go on?"
+            question = f"The unsaved outputs of run {runs} will be lost. Continue?"
             if not click.confirm(question, err=True):
-                note("nothing was freed")
+                note("nothing was deleted")
                 return 1
         freed = prune(home, store, everything=everything)
     if as_json:
@@ -48,7 +52,7 @@ def _describe(freed: Pruned) -> str:
     counts = {
         "environment": freed.environments,
         "working folder": len(freed.working_folders),
-        "kept file": freed.kept_files,
+        "cached file": freed.kept_files,
         "mirror": freed.mirrors,
         "leftover": freed.leftovers,
     }

@@ -27,23 +27,23 @@ _STATUSES = [str(status) for status in RunStatus]
     default=_SHOWN,
     show_default=True,
     metavar="K",
-    help="Only the newest K runs.",
+    help="Show only the newest K runs.",
 )
-@click.option("-a", "--all", "everything", is_flag=True, help="All runs, archived ones too.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show all runs, including archived ones.")
 @click.option(
     "--status",
     multiple=True,
     type=click.Choice(_STATUSES),
     metavar="STATUS",
-    help=f"Only runs with this status (or another given): {', '.join(_STATUSES)}.",
+    help=f"Show only runs with this status (repeatable): {', '.join(_STATUSES)}.",
 )
-@click.option("--label", multiple=True, metavar="NAME", help="Only runs with this label (or another given).")
+@click.option("--label", multiple=True, metavar="NAME", help="Show only runs with this label (repeatable).")
 @click.option(
     "--sort",
     metavar="[-]METRIC",
-    help="By a metric's newest value, lowest first; highest first with a - before its name.",
+    help="Sort by a metric's last value, lowest first; -METRIC sorts highest first.",
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
 def command(
     last: int,
     *,
@@ -53,7 +53,7 @@ def command(
     sort: str | None,
     as_json: bool,
 ) -> None:
-    """List the runs, newest first."""
+    """List runs, newest first."""
     highest_first, metric = _sort_order(sort)
     wanted = RunFilter(
         limit=None if everything else last + 1,  # one more tells whether there are more
@@ -73,7 +73,7 @@ def command(
     elif runs:
         show_table(*listed.table())
     if more:
-        note(f"the {'newest' if metric is None else 'first'} {last}; all: conjure ps -a")
+        note(f"showing the {'newest' if metric is None else 'first'} {last}; `conjure ps -a` shows all")
     if not runs:
         note(_nothing(wanted, names))
 
@@ -151,7 +151,7 @@ def _to_dict(run: ListedRun, metrics: dict[str, float]) -> dict[str, Any]:
 def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:
     if wanted.sort_metric is not None:
         known = f"there are {', '.join(metric_names)}" if metric_names else "no run has reported any"
-        return f"no such run has a metric {wanted.sort_metric!r}; {known}"
+        return f"none of these runs has a metric {wanted.sort_metric!r}; {known}"
     if wanted.statuses or wanted.labels:
-        return "no such runs"
-    return 'no runs yet; cast one: conjure run "echo hello"'
+        return "no runs match"
+    return 'no runs yet; start one: conjure run "echo hello"'

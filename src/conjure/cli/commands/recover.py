@@ -11,7 +11,7 @@ from conjure.runs.lifecycle.recovery import recover
 
 @click.command
 @click.argument("number", type=RUN_NUMBER)
-@click.option("--json", "as_json", is_flag=True, help="The record as a JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as a JSON object.")
 def command(number: int, *, as_json: bool) -> None:
     """Save the outputs of a run that was killed or interrupted."""
     record = recover(Home.from_environment(), number)

@@ -15,13 +15,13 @@ from conjure.recipes.report import REPORT_FILE, report_folder
 
 @click.command()
 @click.argument("names", metavar="[N|FOLDER…]", nargs=-1)
-@click.option("--open", "opened", is_flag=True, help="Open the page in the browser.")
-@click.option("--output", type=click.Path(path_type=Path), help="Make the page afresh, into this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+@click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the report page to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(names: tuple[str, ...], *, opened: bool, output: Path | None, as_json: bool) -> None:
-    """Show what the model of run N (or in FOLDER) learned: is it better, does it copy, is it varied?
+    """Show the report of the fine-tune of run N, or in FOLDER.
 
-    Without N it is the newest run that has a report. Several runs, as in `conjure report 3 5 8`, are compared
+    The default is the newest run that has a report. Several runs, as in `conjure report 3 5 8`, are compared
     on records that none of them was trained on.
     """
     home, single = Home.from_environment(), len(names) < 2

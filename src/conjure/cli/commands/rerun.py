@@ -12,12 +12,14 @@ from conjure.runs.lifecycle.submission import rerun
 @click.command
 @click.argument("number", type=RUN_NUMBER)
 @click.option(
-    "-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="A secret variable the run was given."
+    "-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set a secret variable that the run was given."
 )
-@click.option("-b", "--background", is_flag=True, help="Do not follow the run.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object at the end, no transcript.")
+@click.option("-b", "--background", is_flag=True, help="Start the run and return at once.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of the transcript."
+)
 def command(number: int, *, env: tuple[str, ...], background: bool, as_json: bool) -> int:
-    """Cast run NUMBER's exact record again: same code, environment, mounts and command."""
+    """Repeat run NUMBER with the same code, environment, mounts and command."""
     home, variables = Home.from_environment(), dict(map(parse_variable, env))
     return follow_submission(
         home,

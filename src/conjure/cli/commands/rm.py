@@ -14,17 +14,17 @@ from conjure.runs.maintenance.removal import remove
 
 @click.command
 @click.argument("resources", nargs=-1, required=True, metavar="RESOURCE...")
-@click.option("-f", "--force", is_flag=True, help="Also what ended runs were made with, or a link leads to.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask, as where no terminal is.")
+@click.option("-f", "--force", is_flag=True, help="Also delete what ended runs used or a link points to.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def command(resources: tuple[str, ...], *, force: bool, yes: bool) -> None:
-    """Remove the files of RESOURCE: runs/N, uploads/NAME, or one version, uploads/NAME@2.
+    """Delete the files of RESOURCE: runs/N, uploads/NAME, or one version, uploads/NAME@2.
 
-    On a terminal it asks first. What another run needs is refused. A removed run keeps its record, log and
-    metrics, and its number is never given again.
+    On a terminal it asks for confirmation. Files that another run needs are not deleted. The run's record,
+    log and metrics stay, and its number is not used again.
     """
     if not (force or yes) and sys.stdin.isatty():
         names = ", ".join(map(printable, resources))
-        click.confirm(f"Remove the files of {names} for good?", abort=True, err=True)
+        click.confirm(f"Permanently delete the files of {names}?", abort=True, err=True)
     home = Home.from_environment()
     with open_store(home) as store:
         for resource in resources:

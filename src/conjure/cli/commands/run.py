@@ -27,41 +27,67 @@ from conjure.runs.schema.spec import (
 )
 
 _NOT_YET = {
-    "conda_file": "--conda-file: conda environments cannot be built yet; --pip and --pip-req can",
-    "apt": "--apt: system packages cannot be installed yet; install them on this machine instead",
-    "docker_image": "--docker-image: runs in containers are not possible yet; the run uses this machine",
+    "conda_file": "--conda-file: conda environments are not supported yet; use --pip or --pip-req",
+    "apt": "--apt: system packages are not supported yet; install them on this machine",
+    "docker_image": "--docker-image: containers are not supported yet",
 }
 
 
 @click.command(
     context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS] [--]",
-    epilog="One COMMAND word is a line for the shell; several are a program and its arguments, passed"
+    epilog="A COMMAND of one word is run by the shell; several words are a program and its arguments, passed"
     " exactly. The exit status is the command's own.",
 )
-@click.option("-m", "--mount", multiple=True, metavar="RES[:PATH][:ro]", help="Put a resource or ./FILE in.")
+@click.option(
+    "-m", "--mount", multiple=True, metavar="RES[:PATH][:ro]", help="Mount a resource or local file."
+)
 @click.option("--pip", multiple=True, metavar="PKG", help="Add a Python package to the environment.")
-@click.option("--pip-req", multiple=True, metavar="FILE", help="Add what a requirements file names.")
+@click.option("--pip-req", multiple=True, metavar="FILE", help="Add the packages of a requirements file.")
 @click.option("--python", metavar="X.Y", help="Python version of a clean environment.")
-@click.option("--base", default="current", metavar="current|none", help="What to add packages to.")
-@click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set or pass through a variable.")
+@click.option(
+    "--base",
+    default="current",
+    metavar="current|none",
+    help="Start from the current environment or from none.",
+)
+@click.option(
+    "-e",
+    "--env",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="Set an environment variable, or pass one through.",
+)
 @click.option("--git-url", "--github-url", metavar="URL", help="Run another repository's code.")
 @click.option("--git-ref", "--github-ref", metavar="REF", help="Branch, tag or commit of --git-url.")
-@click.option("-c", "--commit", "--commit-ref", metavar="REF", help="Run that commit of this repository.")
-@click.option("--committed", is_flag=True, help="HEAD only: no uncommitted or untracked files.")
-@click.option("-b", "--background", is_flag=True, help="Do not follow the run.")
-@click.option("-d", "--description", default="", metavar="TEXT", help="What the run is for.")
-@click.option("--label", multiple=True, metavar="NAME", help="A name to find the run by.")
-@click.option("--param", multiple=True, metavar="NAME=VALUE", help="Replaces :NAME: in the command.")
-@click.option("--timeout", metavar="90m", help="Stop the run after so long.")
-@click.option("--stop-condition", multiple=True, metavar="'loss > 9'", help="Stop when a metric says so.")
-@click.option("--cpus", type=float, metavar="N", help="Wait until so many cores are free.")
-@click.option("--gpus", type=int, metavar="N", help="Wait until so many GPUs are free.")
-@click.option("--memory", metavar="8GB", help="Wait until so much memory is free.")
-@click.option("--output", multiple=True, metavar="GLOB", help="Keep only such new files.")
-@click.option("--no-output", multiple=True, metavar="GLOB", help="Do not keep such new files.")
-@click.option("--idempotent", is_flag=True, help="Reuse an equal run that completed.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object at the end, no transcript.")
+@click.option(
+    "-c", "--commit", "--commit-ref", metavar="REF", help="Run this commit of the current repository."
+)
+@click.option("--committed", is_flag=True, help="Leave out uncommitted and untracked files.")
+@click.option("-b", "--background", is_flag=True, help="Start the run and return at once.")
+@click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run.")
+@click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run.")
+@click.option("--param", multiple=True, metavar="NAME=VALUE", help="Replace :NAME: in the command by VALUE.")
+@click.option("--timeout", metavar="90m", help="Stop the run after this time.")
+@click.option(
+    "--stop-condition",
+    multiple=True,
+    metavar="'loss > 9'",
+    help="Stop the run when a metric meets this condition.",
+)
+@click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free.")
+@click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free.")
+@click.option("--memory", metavar="8GB", help="Wait until this much memory is free.")
+@click.option("--output", multiple=True, metavar="GLOB", help="Save only new files that match.")
+@click.option("--no-output", multiple=True, metavar="GLOB", help="Do not save new files that match.")
+@click.option(
+    "--idempotent",
+    is_flag=True,
+    help="Reuse a completed run with identical code, environment, mounts and command.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of the transcript."
+)
 @click.option("--conda-file", hidden=True)
 @click.option("--apt", multiple=True, hidden=True)
 @click.option("--docker-image", "--from", hidden=True)
@@ -71,7 +97,7 @@ def command(**options: Any) -> int:
     home = Home.from_environment()
     spec = _spec(home, options)
     for name in unknown_placeholders(spec.command, spec.params):
-        click.echo(f"note: :{name}: in the command stays as it is; there is no --param {name}=…", err=True)
+        click.echo(f"note: :{name}: in the command is not replaced: there is no --param {name}=…", err=True)
     for note in overlooked(spec):
         click.echo(f"note: {note}", err=True)
     return follow_submission(

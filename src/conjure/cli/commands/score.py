@@ -25,16 +25,20 @@ FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="TEXT|FILES…")
-@click.option("--model", default="sprite", show_default=True, help="A name, a folder, a run or a hub model.")
-@click.option("--compare", nargs=2, metavar="MODEL MODEL", help="Score with two models, side by side.")
-@click.option("--text", "as_text", is_flag=True, help="Take TEXT for text even where a file has that name.")
+@click.option(
+    "--model", default="sprite", show_default=True, help="Model name, folder, run or Hugging Face model."
+)
+@click.option("--compare", nargs=2, metavar="MODEL MODEL", help="Compare two models.")
+@click.option("--text", "as_text", is_flag=True, help="Treat TEXT as text even if a file has that name.")
 @reading_options
-@click.option("--context", type=int, help="Tokens seen at once; default: all the model can.")
+@click.option("--context", type=int, help="Context length in tokens; default: the model's.")
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
-@click.option("--per-token", is_flag=True, help="Show every token with its log-probability.")
+@click.option("--per-token", is_flag=True, help="Show the log-probability of each token.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write that JSON to this file.")
-@click.option("--save", is_flag=True, help="Record it as a run, the figures as its output.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Also write the result as JSON to this file."
+)
+@click.option("--save", is_flag=True, help="Record a run, with the result as its output.")
 @recording_options
 @click.pass_context
 def command(
@@ -55,11 +59,11 @@ def command(
     save: bool,
     **settings: Any,
 ) -> int:
-    """Measure how likely a model finds TEXT, or the records in FILES.
+    """Compute the log-probability, loss and perplexity of TEXT, or of the records in FILES.
 
-    FILES are .txt .csv .tsv .json .jsonl .parquet, folders of them, or - for standard input; one argument
-    that no file has for a name is TEXT. Each record is a document: it is read after one end-of-text token,
-    and each of its tokens is scored once, from at most --context tokens before it.
+    FILES are .txt .csv .tsv .json .jsonl .parquet, folders of them, or - for standard input. A single
+    argument that is not the name of a file is TEXT. Each record is scored as a document, after one
+    end-of-text token; each token is scored once, given at most --context tokens before it.
     """
     layout, recording = layout_of(settings), settings
     if compare is not None and per_token:

@@ -27,10 +27,10 @@ Fact = tuple[str, str | Cell]
 
 @click.command
 @click.argument("number", type=RUN_NUMBER)
-@click.option("-f", "--follow", "following", is_flag=True, help="Go on until the run has ended.")
-@click.option("--json", "as_json", is_flag=True, help="JSON; with -f one object per line and second.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Follow the run until it ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with -f, one object per second.")
 def command(number: int, *, following: bool, as_json: bool) -> None:
-    """Show processor, memory, disk and GPU use of run NUMBER: now while it runs, in all, and the peaks."""
+    """Show the CPU, memory, disk and GPU use of run NUMBER: current, total and peak."""
     home = Home.from_environment()
     with open_store(home) as store:
         show = _write if as_json else _View(in_place=following and on_terminal(), lines=following).show
@@ -111,7 +111,7 @@ class _View:
         show_facts(facts)
         self._height = len(facts)
         if sample is None and not record.status.is_final:
-            note(f"run {record.number} cannot be looked at from here; is it on another machine?")
+            note(f"run {record.number} cannot be measured from here; it may be on another machine")
 
 
 def _facts(record: RunRecord, sample: Sample | None) -> list[Fact]:
@@ -120,7 +120,7 @@ def _facts(record: RunRecord, sample: Sample | None) -> list[Fact]:
         ("run", str(record.number)),
         ("status", status_cell(record.facts)),
         *([] if sample is None else _now(sample)),
-        *(_in_all(_usage(record, sample)) if known else [("usage", "not known")]),
+        *(_in_all(_usage(record, sample)) if known else [("usage", "unknown")]),
     ]
 
 
@@ -140,8 +140,8 @@ def _in_all(usage: Usage) -> list[Fact]:
         ("peak memory", format_size(usage.peak_memory_bytes)),
         *([] if gpu is None else [("peak gpu memory", format_size(gpu))]),
         ("cpu time", format_duration(usage.cpu_s)),
-        ("read in all", format_size(usage.read_bytes)),
-        ("written in all", format_size(usage.written_bytes)),
+        ("total read", format_size(usage.read_bytes)),
+        ("total written", format_size(usage.written_bytes)),
     ]
 
 

@@ -9,5 +9,5 @@ from conjure.cli.parameter_types import RUN_NUMBER
 @click.command
 @click.argument("numbers", type=RUN_NUMBER, nargs=-1, required=True, metavar="NUMBER...")
 def command(numbers: tuple[int, ...]) -> None:
-    """Take archived runs out again: `conjure ps` shows them as before."""
+    """Show archived runs in `conjure ps` again."""
     set_archived(numbers, archived=False)

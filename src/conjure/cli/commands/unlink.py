@@ -10,7 +10,7 @@ from conjure.runs.lifecycle.ownership import open_store
 @click.command
 @click.argument("name")
 def command(name: str) -> None:
-    """Remove the link NAME; what it stood for stays."""
+    """Remove the link NAME; the resource itself stays."""
     with open_store(Home.from_environment()) as store:
         store.remove_link(name)
-    note(f"link {name} is removed")
+    note(f"removed link {name}")

@@ -14,13 +14,13 @@ from conjure.runs.artifacts.uploads import upload
 
 @click.command
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("-n", "--name", metavar="NAME", help="What to call it; PATH's own name if left out.")
+@click.option("-n", "--name", metavar="NAME", help="Name of the upload; default: the name of PATH.")
 def command(path: Path, *, name: str | None) -> int:
-    """Keep a copy of PATH as uploads/NAME, and print that resource path.
+    """Store a copy of PATH as uploads/NAME and print that resource path.
 
-    A file uploaded under its own name is uploads/NAME itself; under another name it lies in uploads/NAME.
-    Uploading other content under the same name makes the next version: uploads/NAME means the newest,
-    uploads/NAME@1 the first. Runs go on with the version they were given. The exit status is 1 if
+    A file uploaded under its own name is uploads/NAME itself; under another name it is a file in
+    uploads/NAME. Uploading different content under the same name creates a new version: uploads/NAME is the
+    newest, uploads/NAME@1 the first. Runs keep the version they started with. The exit status is 1 if
     anything was left out.
     """
     with StatusLine() as status:
@@ -33,6 +33,6 @@ def command(path: Path, *, name: str | None) -> int:
         note(f"left out: {printable(skipped)}")
     kept = done.upload
     what = f"{plural(kept.files, 'file')}, {format_size(kept.size_bytes)}"
-    note(f"{what}: {f'version {kept.version}' if done.is_new else f'the same as version {kept.version}'}")
+    note(f"{what}: {f'version {kept.version}' if done.is_new else f'identical to version {kept.version}'}")
     click.echo(kept.resource)
     return 1 if done.skipped else 0

@@ -12,11 +12,11 @@ from conjure.runs.lifecycle.ownership import open_store
 
 @click.command
 @click.argument("resources", nargs=-1, required=True, metavar="RUN|UPLOAD...")
-@click.option("--json", "as_json", is_flag=True, help="A JSON array: resource, files, faults.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array: resource, files, faults.")
 def command(resources: tuple[str, ...], *, as_json: bool) -> int:
     """Check the files of runs (N or runs/N) and uploads (uploads/NAME) against their digests.
 
-    The exit status is 1 if anything was changed, added or is missing.
+    The exit status is 1 if a file was changed, was added or is missing.
     """
     home = Home.from_environment()
     with open_store(home) as store:

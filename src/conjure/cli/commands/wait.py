@@ -13,7 +13,7 @@ from conjure.runs.schema.status import exit_status
 
 @click.command
 @click.argument("numbers", type=RUN_NUMBER, nargs=-1, required=True, metavar="NUMBER...")
-@click.option("--json", "as_json", is_flag=True, help="The records as a JSON array.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as a JSON array.")
 def command(numbers: tuple[int, ...], *, as_json: bool) -> int:
     """Wait until runs have ended. The exit status is the run's own (of several, the first that is not 0)."""
     records = []

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from conjure.cli.language_model.token_view import show_tokens
-from conjure.cli.render import StatusLine, duration, note, on_terminal, save_json, visible, write_json
+from conjure.cli.render import StatusLine, note, on_terminal, save_json, visible, write_json
+from conjure.core.units import format_duration
 from conjure.errors import UsageError
 from conjure.lm.generation.generate import GenerationRequest, Sample, Token, exceeds_context, stream
 from conjure.lm.generation.text_generator import Writer, load_writer
@@ -158,7 +159,7 @@ class _Writing:
 
     def summary(self) -> str:
         facts = [self.writer.origin, self.writer.precision]
-        facts += [f"seed {self.request.seed}", f"{self._tokens:,} tokens in {duration(self._seconds)}"]
+        facts += [f"seed {self.request.seed}", f"{self._tokens:,} tokens in {format_duration(self._seconds)}"]
         if self._seconds > 0:
             facts.append(f"{self._tokens / self._seconds:,.0f} tokens/s")
         reasons = {draft.finish_reason for draft in self._drafts.values()}
@@ -183,7 +184,7 @@ class _Writing:
         left = (samples * self.request.max_new_tokens - self._tokens) / rate if rate else 0.0
         return (
             f"{self._finished:,} of {samples:,} samples · {self._tokens:,} tokens · {rate:,.0f} tokens/s"
-            f" · at most {duration(left)} left"
+            f" · at most {format_duration(left)} left"
         )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from conjure.cli.language_model.token_view import show_tokens
-from conjure.cli.render import StatusLine, duration, note, save_json, write_json
+from conjure.cli.render import StatusLine, note, save_json, write_json
+from conjure.core.units import format_duration
 from conjure.errors import DataError
 from conjure.lm.generation.score import Score, Tally, Windows, score_documents
 from conjure.lm.language_model import LanguageModel, load
@@ -155,7 +156,7 @@ def _with_progress(result: _Result, texts: Iterable[str]) -> Iterator[Score]:
             nonlocal tokens
             tokens += scored
             rate = tokens / max(time.monotonic() - started, 1e-9)
-            left = duration(max(0, total - tokens) / rate)
+            left = format_duration(max(0, total - tokens) / rate)
             status.show(f"{tokens:,} of {total:,} tokens · {rate:,.0f} tokens/s · {left} left")
 
         for score in score_documents(model.model, model.tokenizer, texts, result.windows, report=report):

@@ -58,8 +58,8 @@ def _heated(text: str, surprise: float) -> str:
 def _legend() -> str:
     bounds = zip_longest(_HEAT, _HEAT[1:])
     labels = (
-        (f"{here[0]:.0f}–{after[0]:.0f}" if after else f"{here[0]:.0f} and more", here[1])
+        (f"{here[0]:.0f}–{after[0]:.0f}" if after else f"{here[0]:.0f} or more", here[1])
         for here, after in bounds
     )
     steps = " ".join(click.style(f" {label} ", fg=_INK, bg=colour) for label, colour in labels)
-    return f"{click.style('surprise in nats:', dim=True)} {steps}"
+    return f"{click.style('-log p in nats:', dim=True)} {steps}"

@@ -14,7 +14,8 @@ from typing import Any
 import click
 
 from conjure.cli.language_model.data_preview import records_line
-from conjure.cli.render import StatusLine, duration, note, visible
+from conjure.cli.render import StatusLine, note, visible
+from conjure.core.units import format_duration, format_number, format_size
 from conjure.lm.report.facts import HeldOutFacts
 from conjure.lm.training.events import Evaluated, Event, StepDone
 from conjure.lm.training.finetune import FinetuneResult, Sampled, Saved
@@ -31,18 +32,21 @@ def plan_lines(plan: Plan) -> list[str]:
     data = plan.data
     lines = [
         f"Model    {plan.model}: {_count(plan.parameters)} parameters"
-        + ("" if plan.trainable == plan.parameters else f", {_count(plan.trainable)} of them trained"),
+        + ("" if plan.trainable == plan.parameters else f", {_count(plan.trainable)} trainable"),
         f"Text     {records_line(data)}{',' if data.groups == data.records else ';'} {data.tokens:,} tokens"
-        f" ({data.lengths.median:.0f} in the middle one, {data.lengths.longest:,} in the longest)",
+        f" (median {data.lengths.median:.0f}, max {data.lengths.longest:,})",
         *(f"         {visible(sentence)}" for sentence in (*data.bad_rows, *data.remarks)),
         f"Split    {plan.train_tokens:,} training tokens, {_held_out(plan)}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
         f"Steps    {plan.steps:,}: {plan.epochs:g} × {plan.blocks:,} blocks of {plan.block_size:,}"
-        f" tokens, {plan.batch_size} a step"
-        + (f" ({plan.micro_batch} at a time, to fit)" if plan.micro_batch < plan.batch_size else ""),
-        f"Rate     {plan.learning_rate:g} at its peak",
-        f"Machine  {plan.device}, {plan.dtype}; needs about {plan.memory_bytes / 1e9:.1f} GB"
-        f" ({plan.available_bytes / 1e9:.0f} GB are free); about {duration(plan.expected_s)} if it is idle",
+        f" tokens, {plan.batch_size} per step"
+        + (
+            f" ({plan.micro_batch} at a time, to fit in memory)" if plan.micro_batch < plan.batch_size else ""
+        ),
+        f"Rate     peak {format_number(plan.learning_rate)}",
+        f"Machine  {plan.device}, {plan.dtype}; needs about {format_size(plan.memory_bytes)}"
+        f" ({format_size(plan.available_bytes)} free)"
+        f"; about {format_duration(plan.expected_s)} on an idle machine",
     ]
     return lines
 
@@ -55,7 +59,7 @@ def _held_out(plan: Plan) -> str:
         line += f" in {records:,} record{'s' * (records != 1)}"
         line += f" ({groups:,} groups)" if groups < records else ""
         if plan.held_out_excluded:
-            line += f"; {plan.held_out_excluded:,} more left out, because the like is trained on"
+            line += f"; {plan.held_out_excluded:,} more excluded as duplicates of training records"
     return line
 
 
@@ -101,7 +105,7 @@ class TrainingView:
         held_out = f" · eval loss {self._held_out:.3f}" if self._held_out is not None else ""
         return (
             f"step {event.step:,} of {self._plan.steps:,} · loss {loss:.3f}{held_out}"
-            f" · {rate:,.0f} tokens/s · {duration(left)} left"
+            f" · {rate:,.0f} tokens/s · {format_duration(left)} left"
         )
 
     def _evaluated(self, event: Evaluated) -> None:
@@ -118,7 +122,7 @@ class TrainingView:
 
 
 class MeasuringView:
-    """Shows how far the measuring of the models is."""
+    """Shows the progress of the evaluation of the models."""
 
     def __init__(self) -> None:
         self._status = StatusLine()
@@ -131,8 +135,8 @@ class MeasuringView:
         self._status.clear()
 
     def show(self, which: str, share: float) -> None:
-        """Show that so much of measuring a model is done."""
-        line = f"Measuring {which}: {share:.0%}"
+        """Show how much of the evaluation of a model is done."""
+        line = f"Evaluating {which}: {share:.0%}"
         self._status.show(f"{_bar(share)} {line}")
         if not self._status.enabled and time.monotonic() - self._plain_at >= _PLAIN_EVERY_S:
             self._plain_at = time.monotonic()
@@ -144,9 +148,10 @@ def result_lines(result: FinetuneResult, report: Path | None) -> list[str]:
     if result.reason == "interrupted":
         number = os.environ.get(RUN_VARIABLE)
         again = f"conjure finetune --resume runs/{number}" if number else "the same command with --resume"
-        return [f"Stopped after step {result.steps:,} of {result.plan.steps:,}", f"To go on: {again}"]
-    endings = {"completed": "Done", "early_stop": "Stopped early: the eval loss no longer fell"}
-    lines = [f"{endings[result.reason]} after {result.steps:,} steps, {_kept(result)}"]
+        return [f"Stopped after step {result.steps:,} of {result.plan.steps:,}", f"To resume: {again}"]
+    endings = {"completed": "Done", "early_stop": "Stopped early"}
+    why = " (eval loss stopped improving)" if result.reason == "early_stop" else ""
+    lines = [f"{endings[result.reason]} after {result.steps:,} steps{why}; {_kept(result)}"]
     if result.before is not None and result.after is not None and result.held_out is not None:
         before, after = result.before, result.after
         lines += [
@@ -163,8 +168,8 @@ def result_lines(result: FinetuneResult, report: Path | None) -> list[str]:
 
 def _kept(result: FinetuneResult) -> str:
     if result.best_step == 0:
-        return "but nothing was learned: the result is the base model, unchanged"
-    return f"kept those of step {result.best_step:,}"
+        return "nothing was learned: the result is the base model, unchanged"
+    return f"kept the weights of step {result.best_step:,}"
 
 
 def _scored(held_out: HeldOutFacts) -> str:

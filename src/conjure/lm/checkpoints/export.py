@@ -94,7 +94,7 @@ def export(
     if str(folder).lower() in _FORMAT_WORDS:
         chosen = str(folder).lower()
         raise UsageError(
-            f"{folder} is a format, and the place for a folder's name",
+            f"{folder} is a format; give the name of a folder",
             fix=shell_words("conjure", "export", str(name), f"{folder}-model", "--format", chosen)
             if chosen in TYPES
             else shell_words("conjure", "export", str(name), f"./{folder}"),
@@ -127,7 +127,7 @@ def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progr
     library = _gguf_library()
     path = folder / f"{_file_stem(source)}-{chosen}.gguf"
     if path.exists():
-        raise ConflictError(f"{path} is there already", fix="name another folder, or remove it")
+        raise ConflictError(f"{path} already exists", fix="give another folder, or remove it")
     if not has_tokenizer(source.folder):
         raise CheckpointError(f"the model {source} has no tokenizer, which a GGUF file must hold")
     model, tokenizer = load_checkpoint(source.folder)

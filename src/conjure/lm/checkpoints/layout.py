@@ -129,10 +129,10 @@ def _open_all(folder: Path, files: ExitStack) -> dict[str, StoredTensor]:
     for name in PICKLE_FILES:
         if (folder / name).exists():
             raise CheckpointError(
-                f"{folder} holds its weights only as {name}, a pickle, which could run code when it is read",
+                f"{folder} has its weights only as {name}, a pickle, which could run code when it is loaded",
                 fix=f"conjure models convert {shell_words(str(folder))}",
             )
-    raise CheckpointError(f"{folder} holds no weights: {WEIGHTS_FILE} is needed")
+    raise CheckpointError(f"{folder} contains no weights: {WEIGHTS_FILE} is needed")
 
 
 def _open_shards(folder: Path, files: ExitStack) -> dict[str, StoredTensor]:
@@ -142,7 +142,9 @@ def _open_shards(folder: Path, files: ExitStack) -> dict[str, StoredTensor]:
         if place not in opened:
             opened[place] = files.enter_context(TensorFile(folder / place))
         if name not in opened[place].tensors:
-            raise CheckpointError(f"tensor {name} is missing from {folder / place}, where the index puts it")
+            raise CheckpointError(
+                f"tensor {name} is missing from {folder / place}, where the index says it is"
+            )
         tensors[name] = opened[place].tensors[name]
     return tensors
 

@@ -145,7 +145,7 @@ def _embedded_folder(name: str) -> Path:
     folder = _embedded_root() / name
     if not (folder / CONFIG_FILE).exists():
         raise NotFoundError(
-            f"this installation of conjure lacks its embedded model {name!r}", fix="install conjure again"
+            f"this installation of conjure has no embedded model {name!r}", fix="reinstall conjure"
         )
     return folder
 
@@ -157,7 +157,7 @@ def _local(name: str) -> ModelSource | None:
     if os.path.isfile(path):  # noqa: PTH113
         folder = f"{path.parent}/"
         raise UsageError(
-            f"model {name} is a file, and a model is a folder",
+            f"model {name} is a file; a model is a folder",
             fix=f"--model {shell_words(folder)}" if _holds_model(path.parent) else None,
         )
     hub_part = name.partition("@")[0]
@@ -252,7 +252,7 @@ def _download(repository: str, revision: str | None) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED))
     except errors.GatedRepoError as error:
         raise NotFoundError(
-            f"model {repository!r} is gated: its owner lets only people who accepted the terms fetch it",
+            f"model {repository!r} is gated: its terms must be accepted before it can be downloaded",
             fix=f"accept them on the model's page, then `hf auth login`, or use --model {EMBEDDED_MODEL}",
         ) from error
     except errors.RevisionNotFoundError as error:
@@ -275,7 +275,7 @@ def _check_files(repository: str, names: set[str]) -> None:
         return
     if names & set(PICKLE_FILES):
         raise CheckpointError(
-            f"model {repository!r} holds its weights only as a pickle, which could run code when it is read",
+            f"model {repository!r} has its weights only as a pickle, which could run code when it is loaded",
             fix=f"hf download {repository} --local-dir FOLDER, then conjure models convert FOLDER",
         )
     raise CheckpointError(f"model {repository!r} holds no {WEIGHTS_FILE}")

@@ -72,9 +72,9 @@ def convert(folder: Path | str, output: Path | str | None = None, *, to: str = "
 
 def _check_free(target: Path, name: str, *, in_place: bool) -> None:
     if in_place and (target / name).exists():
-        raise ConflictError(f"{target} holds {name} already", fix="name another folder with --output")
+        raise ConflictError(f"{target} already contains {name}", fix="give another folder with --output")
     if not in_place and target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ConflictError(f"{target} exists already", fix="name a new folder with --output")
+        raise ConflictError(f"{target} already exists", fix="give a new folder with --output")
 
 
 def _write_beside(folder: Path, name: str, write: Callable[[Path, Path], None]) -> None:
@@ -115,7 +115,7 @@ def _read_pickles(folder: Path) -> dict[str, Tensor]:
         content = _unpickle(path)
         for name, tensor in content.items():
             if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-                raise CheckpointError(f"{path} holds more than a table of named tensors: {name!r} is not one")
+                raise CheckpointError(f"{path} contains more than named tensors: {name!r} is not one")
             tensors[name] = tensor.detach().contiguous()
     seen: set[int] = set()
     for name, tensor in list(tensors.items()):
@@ -146,7 +146,7 @@ def _unpickle(path: Path) -> dict[Any, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is refused: it is damaged, or holds more than tensors, which could run code"
+            f"{path} is refused: it is damaged, or contains more than tensors, which could run code"
         ) from error
     except Exception as error:  # fed rubbish, an unpickler can raise anything
         raise CheckpointError(

@@ -103,7 +103,7 @@ def load_tokenizer(folder: Path, config: GPT2Config) -> Tokenizer | None:
     if usable is None:
         raise CheckpointError(
             f"the tokenizer in {folder} has {tokenizer.vocab_size:,} tokens and the model only"
-            f" {config.vocab_size:,}: they do not belong together"
+            f" {config.vocab_size:,}: they do not match"
         )
     return usable
 
@@ -111,8 +111,8 @@ def load_tokenizer(folder: Path, config: GPT2Config) -> Tokenizer | None:
 def missing_tokenizer(origin: str) -> CheckpointError:
     """What to say where text is wanted of a model that came without a tokenizer."""
     return CheckpointError(
-        f"the model {origin} has no tokenizer files, so it knows token ids but no text",
-        fix="put the tokenizer.json it was trained with into its folder",
+        f"the model {origin} has no tokenizer files, so it cannot read or write text",
+        fix="put its tokenizer.json into its folder",
     )
 
 
@@ -155,7 +155,7 @@ def _check_fit(folder: Path, model: GPT2, tensors: Mapping[str, StoredTensor]) -
     ]
     if faults:
         more = len(faults) - _FAULTS_SHOWN
-        listed = "; ".join(faults[:_FAULTS_SHOWN]) + (f"; and {more} more such faults" if more > 0 else "")
+        listed = "; ".join(faults[:_FAULTS_SHOWN]) + (f"; and {more} more such errors" if more > 0 else "")
         extra = [name for name in tensors if name not in needed]
         raise CheckpointError(
             f"the weights in {folder} do not fit its {CONFIG_FILE}: {listed}{_prefix_hint(needed, extra)}",
@@ -168,7 +168,7 @@ def _prefix_hint(needed: Mapping[str, tuple[int, ...]], extra: Sequence[str]) ->
     for name in extra:
         whole = next((each for each in needed if name.endswith(f".{each}")), None)
         if whole is not None:
-            return f"; the names begin with {name.removesuffix(whole)!r}, and would fit without it"
+            return f"; the names begin with {name.removesuffix(whole)!r}, and would match without it"
     return ""
 
 
@@ -249,18 +249,18 @@ def _check_replaceable(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ConflictError(f"{folder} is a file, and a checkpoint is a folder")
+        raise ConflictError(f"{folder} is a file; a checkpoint is a folder")
     held = sorted(entry.name for entry in folder.iterdir())
     foreign = [name for name in held if not any(fnmatch(name, known) for known in CHECKPOINT_FILES)]
     if foreign:
         raise ConflictError(
             f"saving a checkpoint would replace {folder}, which also holds {foreign[0]!r}",
-            fix="name a new folder",
+            fix="give a new folder",
         )
     if held and CONFIG_FILE not in held:
         raise ConflictError(
             f"saving would replace {folder}, which is not empty and not a checkpoint",
-            fix="name a new folder",
+            fix="give a new folder",
         )
 
 

@@ -181,7 +181,7 @@ class TensorFile:
         for tensor in sorted(self.tensors.values(), key=lambda tensor: (tensor.start, tensor.stop)):
             if tensor.start != position:
                 raise CheckpointError(
-                    f"{self.path} is damaged: tensor {tensor.name} is not where it should be"
+                    f"{self.path} is damaged: tensor {tensor.name} is not at the expected position"
                 )
             if tensor.stop > size:
                 raise CheckpointError(

@@ -230,7 +230,7 @@ def _refuse_overflow(prompts: list[list[int]], request: GenerationRequest, conte
     tokens = max(map(len, prompts))
     room = context_length - tokens
     if exceeds_context(tokens, request, context_length):
-        first = f"write at most {room:,} tokens" if room > 0 else "shorten the prompt"
+        first = f"generate at most {room:,} tokens" if room > 0 else "shorten the prompt"
         raise ContextLengthError(
             f"a prompt of {tokens:,} and {request.max_new_tokens:,} new tokens make "
             f"{tokens + request.max_new_tokens:,}, more than the model's context of {context_length:,}",

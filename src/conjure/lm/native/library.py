@@ -199,7 +199,7 @@ def open_library(folder: Path) -> ctypes.CDLL | str:
     except (OSError, AttributeError) as error:
         return f"the native engine does not load: {error}"
     if abi != ABI_VERSION:
-        return "the native engine was built from other sources; install conjure again"
+        return "the native engine was built from other sources; reinstall conjure"
     library.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (Model, Cache, Call)]
     for name in PASSES:
         getattr(library, name).argtypes = [ctypes.POINTER(Pass)]

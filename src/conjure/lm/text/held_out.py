@@ -131,11 +131,11 @@ def hold_out(
     """
     if not 0 <= fraction < 1:
         raise UsageError(
-            f"holdout is {fraction}; it is a share of the records: 0 (none) to below 1, such as 0.1"
+            f"holdout is {fraction}; it must be a fraction from 0 (none) to below 1, such as 0.1"
         )
     total = len(text.ids)
     if total < 2:
-        raise DataError(f"the text is {total} token long; nothing can be learned from fewer than 2")
+        raise DataError(f"the text is {total} token long; at least 2 are needed")
     groups = groups if groups is not None else groups_of_equals(text.hashes)
     everything = _all_records(text, groups)
     split = _split(text, everything, groups, fraction)
@@ -157,7 +157,7 @@ def hold_out_file(
         DataError: The text is a single token: there is nothing to predict.
     """
     if len(text.ids) < 2:
-        raise DataError(f"the text is {len(text.ids)} token long; nothing can be learned from fewer than 2")
+        raise DataError(f"the text is {len(text.ids)} token long; at least 2 are needed")
     count = len(text.ends)
     train = _all_records(text, groups)
     held_out = replace(_all_records(validation, groups), labels=groups.labels[count:])
@@ -165,11 +165,11 @@ def hold_out_file(
     excluded = int((~kept).sum())
     remaining = held_out.select(kept)
     if len(remaining) < 2:
-        reason = "every record of the validation file also stands in the training text, or nearly so"
+        reason = "every record of the validation file is also in the training text, exactly or nearly"
         return Split(_deduplicated(train, dedup), None, "none", reason, excluded)
     reason = "the validation file is held out"
     if excluded:
-        reason += f", but for {excluded:,} of its {len(kept):,} records that also stand in the training text"
+        reason += f", but for {excluded:,} of its {len(kept):,} records that are also in the training text"
     return Split(_deduplicated(train, dedup), remaining, "file", reason, excluded)
 
 
@@ -193,7 +193,7 @@ def _hold_out_tail(text: TokenisedText, everything: TokenStream, groups: Groups,
     """The last tokens, but for the records among them that stand before them as well."""
     total = len(text.ids)
     if total < 3:
-        return Split(everything, None, "none", f"{total} tokens are too few to hold any out")
+        return Split(everything, None, "none", f"{total} tokens are too few to hold out any")
     cut = total - max(1, round(_TAIL * total))
     train, tail = _span(text, groups, 0, cut), _span(text, groups, cut - 1, total)
     first = len(everything.ends) - tail.records  # the record that the cut goes through, or ends at
@@ -206,7 +206,7 @@ def _hold_out_tail(text: TokenisedText, everything: TokenStream, groups: Groups,
             everything,
             None,
             "none",
-            "all that could be held out also stands in the rest of the text",
+            "everything that could be held out is also in the rest of the text",
             excluded,
         )
     reason = f"the last {_TAIL:.0%} of the tokens are held out: {reason}"

@@ -164,7 +164,7 @@ class RecordSet:
         faults = "; ".join(self.describe(bad) for bad in self.bad_rows.values())
         fix = self._remedy()
         if fix is None and Fault.NUL in self.bad_rows:
-            faults += "; text has none of those, so this may be another kind of file"
+            faults += "; this may not be a text file"
         return DataError(f"{names} {hold} nothing usable: {faults or 'not one record'}", fix=fix)
 
     def _remedy(self) -> str | None:

@@ -85,7 +85,7 @@ def find_sources(
     """
     layout = layout if layout is not None else Layout()
     if not names:
-        raise UsageError("no data was named: name a file, a folder, or - for standard input")
+        raise UsageError("no data was given: give a file, a folder, or - for standard input")
     found: dict[Path, Source] = {}
     for source in _collect(lambda name: _files_of(name, layout.format), names):
         found.setdefault(source.path.resolve(), source)
@@ -164,10 +164,9 @@ def _files_of(name: str, format: str | None) -> list[Source]:
 def _unknown_kind(name: str, path: Path) -> UsageError:
     unpack = _UNPACKERS.get(path.suffix.lower())
     if unpack is not None:
-        return UsageError(f"{name} is an archive, which is not read", fix=f"{unpack} {shell_words(name)}")
+        return UsageError(f"{name} is an archive, which cannot be read", fix=f"{unpack} {shell_words(name)}")
     return UsageError(
-        f"{name} is not a kind of file that is read; those end in {_endings()}. If it is one by another name,"
-        f" say so with --format",
+        f"{name} has no supported file type; supported are {_endings()}. To read it anyway, give --format",
         fix="--format txt",
     )
 
@@ -214,9 +213,9 @@ def _with_column(source: Source, column: str | None, layout: Layout) -> Source:
     source = replace(source, remarks=remarks)
     if not samples and column is None:
         example = (
-            ': a .jsonl holds one object a line, such as {"text": "…"}' if source.kind == "jsonl" else ""
+            ': a .jsonl holds one object per line, such as {"text": "…"}' if source.kind == "jsonl" else ""
         )
-        raise DataError(f"{source.name} has no columns: not one of its first rows can be read{example}")
+        raise DataError(f"{source.name} has no columns: none of its first rows can be read{example}")
     if column is not None:
         return _with_given_column(source, column, samples)
     if not any(samples.values()):

@@ -286,16 +286,16 @@ def _remarks(text: TokenisedText) -> Iterator[str]:
     for token, count in text.written_special.items():
         times = "once" if count == 1 else f"{count:,} times"
         if text.allow_special:
-            yield f"{token} is written in the text {times}, and taken for the token"
+            yield f"{token} occurs in the text {times} and is read as the token"
         else:
             yield (
-                f"{token} is written in the text {times}, and taken for plain characters"
-                " (for the token: --special-tokens token)"
+                f"{token} occurs in the text {times} and is read as plain text (else: --special-tokens token)"
             )
     if text.size_bytes < _FEW_BYTES * len(text.ids) and text.characters < _FOREIGN * text.size_bytes:
         yield (
-            f"the model's vocabulary hardly knows this script ({text.size_bytes / len(text.ids):.2f} bytes a"
-            " token): it will learn slowly and see little at once; a model made for this language does better"
+            "the model's vocabulary has few tokens for this script"
+            f" ({text.size_bytes / len(text.ids):.2f} bytes per token): training is slow and the context"
+            " short; use a model for this language"
         )
 
 
@@ -451,8 +451,8 @@ def _storing(cache: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreError(
-            f"token ids cannot be kept in {cache}: {error.strerror or error}",
-            fix=f"{'free some space, or ' if full else ''}set {HOME_VARIABLE} to a folder with room",
+            f"token ids cannot be stored in {cache}: {error.strerror or error}",
+            fix=f"{'free space, or ' if full else ''}set {HOME_VARIABLE} to a folder with free space",
         ) from error
 
 

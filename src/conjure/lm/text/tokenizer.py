@@ -70,8 +70,8 @@ class Tokenizer:
         backend = _read_tokenizer_json(folder) or _read_vocabulary_and_merges(folder)
         if backend is None:
             raise CheckpointError(
-                f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed",
-                fix="copy those files from the model this one was made from",
+                f"{folder} contains no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed",
+                fix="copy those files from the base model",
             )
         _refuse_prefix_space(folder)
         end_of_text = _end_of_text(folder, backend)
@@ -353,8 +353,8 @@ def _read_tokenizer_json(folder: Path) -> tokenizers.Tokenizer | None:
     kind = _unsuitable_kind(settings)
     if kind is not None:
         raise CheckpointError(
-            f"{path} describes {kind}; conjure reads GPT-2's kind, byte-level BPE",
-            fix="choose a checkpoint that uses GPT-2's kind of tokenizer",
+            f"{path} describes {kind}; conjure supports byte-level BPE, as in GPT-2",
+            fix="use a checkpoint with a GPT-2 tokenizer",
         )
     added = settings.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
@@ -384,10 +384,10 @@ def _unsuitable_kind(settings: Mapping[str, Any]) -> str | None:
         return "a tokenizer that leaves out merges at random (dropout)"
     normalizer = settings.get("normalizer") or {}
     if normalizer and not (normalizer.get("type") == "Sequence" and not normalizer.get("normalizers")):
-        return f"a tokenizer that changes text before it cuts it ({normalizer.get('type', 'normalizer')})"
+        return f"a tokenizer that normalizes text ({normalizer.get('type', 'normalizer')})"
     words = settings.get("pre_tokenizer") or {}
     if words.get("type") != "ByteLevel" or not words.get("use_regex", True):
-        return f"a BPE tokenizer that splits words by {words.get('type', 'nothing')}, in a way of its own"
+        return f"a BPE tokenizer with the unsupported pre-tokenizer {words.get('type', 'nothing')}"
     return None
 
 
@@ -440,7 +440,7 @@ def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
             backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))  # pyright: ignore[reportArgumentType]
         except Exception as error:
             raise CheckpointError(
-                f"{vocabulary_path} and {merges_path} do not fit together or are damaged: {error}"
+                f"{vocabulary_path} and {merges_path} do not match or are damaged: {error}"
             ) from error
         _add_tokens(folder / "added_tokens.json", backend)
         return backend
@@ -476,7 +476,7 @@ def _end_of_text(folder: Path, backend: tokenizers.Tokenizer) -> str:
     raise CheckpointError(
         f"the vocabulary in {folder} has no end-of-text token: neither {END_OF_TEXT} nor one that "
         "tokenizer_config.json names as eos_token",
-        fix="name one of its tokens as eos_token in tokenizer_config.json",
+        fix="set eos_token in tokenizer_config.json to one of its tokens",
     )
 
 

@@ -552,8 +552,8 @@ class Finetuning:
         ]
         if changed:
             raise UsageError(
-                f"this is not the training that was interrupted: {'; '.join(changed)}",
-                fix="give the same command as before with --resume, or leave --resume out to start anew",
+                f"the data or options are not those of the interrupted training: {'; '.join(changed)}",
+                fix="use the same command as before with --resume, or omit --resume to start again",
             )
         return facts
 

@@ -131,7 +131,7 @@ class FinetuneRequest:
         if self.dedup not in DEDUP:
             faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed are {', '.join(DEDUP)}"))
         if not self.data:
-            faults.append(ValueFault("data", "is empty: no data was named"))
+            faults.append(ValueFault("data", "is empty: no data was given"))
         refuse_faults(faults)
         _ = self.layout  # refuses what cannot be followed
 

@@ -119,7 +119,7 @@ class Trainer:
         compiled: bool = False,
     ) -> None:
         if len(blocks) == 0:
-            raise TrainingError("there is nothing to train on: the training text gives no block of tokens")
+            raise TrainingError("there is nothing to train on: the training text has no block of tokens")
         self.model, self.blocks, self.held_out, self.settings = model, blocks, held_out, settings
         self.optimizer = MasterOptimizer(model, optimizer, dtype)
         if compiled:

@@ -106,7 +106,9 @@ class Manifest:
         try:
             stored = parse_json(path.read_bytes())
             if stored["format"] > _FORMAT:
-                raise StoreError(f"{path} was written by a newer conjure", fix="pip install -U conjure")
+                raise StoreError(
+                    f"{path} was written by a newer version of conjure", fix="pip install -U conjure"
+                )
             return cls(tuple(map(Entry.from_dict, stored["files"])), tuple(map(str, stored["skipped"])))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise StoreError(f"{path} is damaged: {error}") from error
@@ -114,7 +116,7 @@ class Manifest:
     def find_faults(self, folder: Path) -> list[str]:
         """How `folder` differs from the manifest: one phrase per file, none when all is well."""
         if folder.is_symlink():
-            return [f"{folder.name} is a link now, to {printable(os.fspath(folder.readlink()))}"]
+            return [f"{folder.name} is now a link to {printable(os.fspath(folder.readlink()))}"]
         found = {entry.path: entry for entry in take_manifest(folder).entries} if folder.is_dir() else {}
         known = {entry.path: entry for entry in self.entries}
         faults = [_fault(entry, found.get(path)) for path, entry in known.items()]

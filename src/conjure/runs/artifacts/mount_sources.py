@@ -75,13 +75,13 @@ def keep_file(home: Home, file: Path) -> str:
         raise NotFoundError(f"there is no file {file}")
     if not file.is_file():
         raise UsageError(
-            f"{file} is a folder; a folder has to be uploaded before it can be mounted",
+            f"{file} is a folder; upload a folder before mounting it",
             fix=f"conjure upload {file}, then -m uploads/{file.name}",
         )
     size = file.stat().st_size
     if size > _LARGEST_FILE_BYTES:
         raise UsageError(
-            f"{file} has {format_size(size)}; a file a run is given is kept, up to"
+            f"{file} has {format_size(size)}; local files are stored with the run, up to"
             f" {format_size(_LARGEST_FILE_BYTES)}",
             fix=f"conjure upload {file}, then -m uploads/{file.stem}",
         )

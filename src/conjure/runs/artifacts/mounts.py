@@ -40,13 +40,13 @@ def place(home: Home, source: Path, workdir: Folder, target: str, read_only: boo
                 return _link(source, descent, parts)
         return copy_entry(source, workdir, "/".join(parts), boundary=root_of(home, source) or source)
     except OSError as error:
-        raise MountError(f"{source} could not be put at {target}: {error.strerror or error}") from error
+        raise MountError(f"{source} could not be mounted at {target}: {error.strerror or error}") from error
 
 
 def _parts(target: str) -> list[str]:
     parts = Path(target).parts
     if not parts or Path(target).is_absolute() or ".." in parts or "\0" in target:
-        raise MountError(f"{target!r} is not a place inside the working folder", fix="-m runs/2:data")
+        raise MountError(f"{target!r} is not a path inside the working folder", fix="-m runs/2:data")
     return list(parts)
 
 
@@ -78,7 +78,7 @@ def _refuse_collisions(
             taken = _first_collision(source, descent, parts, target)
     if taken is not None:
         raise MountError(
-            f"cannot mount at {target}: the code has {taken} already",
+            f"cannot mount at {target}: {taken} already exists in the code",
             fix="choose another path, as in -m RESOURCE:data",
         )
 
@@ -108,7 +108,7 @@ def _link(source: Path, descent: Descent, parts: list[str]) -> Copied:
             folders.append(there)
             os.mkdir(there[-1], dir_fd=descent.go_to(there[:-1]))
         elif entry.is_link and not _leads_inside(Path(original), source):
-            linked.skipped.append(f"{name} is a link that leads outside")
+            linked.skipped.append(f"{name} is a link that points outside")
         else:
             os.symlink(original, there[-1], dir_fd=descent.go_to(there[:-1]))
             linked.files += 1

@@ -148,7 +148,7 @@ def collect(
             except PermissionError as error:  # it belongs to somebody else, as containers like to have it
                 found.skipped.append(f"{name} cannot be saved: {error.strerror}")
             except _ReplacedError:
-                found.skipped.append(f"{name} was replaced while it was being saved")
+                found.skipped.append(f"{name} was replaced while being saved")
     return take_manifest(destination, skipped=found.skipped)
 
 
@@ -234,14 +234,14 @@ def _find_changed(workdir: Folder, baseline: Baseline, choice: _Choice, destinat
             if not _is_written_to(baseline.files.get(name), _mark(entry)):
                 continue
         if len(os.fsencode(name)) > longest:
-            found.skipped.append(f"{name[:200]}… has too long a path")
+            found.skipped.append(f"{name[:200]}… has a path that is too long")
         elif entry.is_link:
             found.links.append(name)
         elif entry.is_file:
             found.files[name] = None
             found.folders.update(_parents(name))
         else:
-            found.skipped.append(f"{name} is neither file, folder nor link")
+            found.skipped.append(f"{name} is not a file, folder or link")
     return found
 
 
@@ -264,10 +264,10 @@ def _save_link(move: _Move, workdir: Path, name: str, found: _Changed) -> None:
         real = (workdir / name).resolve(strict=True)
         target = real.relative_to(workdir.resolve()).as_posix()
     except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
-        found.skipped.append(f"{name} is a link to nothing")
+        found.skipped.append(f"{name} is a broken link")
         return
     except ValueError:
-        found.skipped.append(f"{name} is a link that leads outside the working folder")
+        found.skipped.append(f"{name} is a link that points outside the working folder")
         return
     if target in found.folders or target in found.files:
         leads_to = posixpath.relpath(target, posixpath.dirname(name) or ".")
@@ -275,7 +275,7 @@ def _save_link(move: _Move, workdir: Path, name: str, found: _Changed) -> None:
     elif real.is_file():
         _save_target(move, target, name, found)
     else:
-        found.skipped.append(f"{name} is a link to a folder that holds no outputs")
+        found.skipped.append(f"{name} is a link to a folder without outputs")
 
 
 def _is_saved(move: _Move, name: str) -> bool:
@@ -291,7 +291,7 @@ def _save_target(move: _Move, target: str, name: str, found: _Changed) -> None:
     try:
         _copy_file(move.from_folder(target), posixpath.basename(target), move.to_folder(name), name)
     except (_ReplacedError, FileNotFoundError):
-        found.skipped.append(f"{name} is a link to something that was replaced while it was being saved")
+        found.skipped.append(f"{name} is a link to something that was replaced while being saved")
 
 
 def _save_file(move: _Move, name: str) -> None:

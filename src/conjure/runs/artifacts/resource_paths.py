@@ -75,7 +75,7 @@ def parse(text: str, lookup_link: LinkLookup) -> Resource:
         rest = inner + rest
     if not rest:
         raise UsageError(
-            f"{text!r} names all {first}; name one, as in {_EXAMPLES[first]}", fix=f"conjure ls {first}"
+            f"{text!r} means all {first}; give one, as in {_EXAMPLES[first]}", fix=f"conjure ls {first}"
         )
     if first == RUNS and LAST.fullmatch(rest[0]):
         rest = [*_split(lookup_link(rest[0]) or "")[1:], *rest[1:]]
@@ -94,7 +94,7 @@ def _split(text: str) -> list[str]:
     for part in parts:
         # The look-alikes too: some filesystems fold them into the real thing.
         if unicodedata.normalize("NFKC", part) in (".", ".."):
-            raise UsageError(f"{text!r} steps out of its resource with {part!r}, which is not allowed")
+            raise UsageError(f"{text!r} leaves its resource with {part!r}, which is not allowed")
     if not parts:
         raise UsageError(f"{text!r} is not a resource: {_FORMS}")
     return parts
@@ -110,7 +110,7 @@ def _unknown_name(text: str, first: str) -> NotFoundError:
 def _run(parts: list[str], text: str) -> Resource:
     number, *inner = parts
     if not _NUMBER.fullmatch(number):
-        raise UsageError(f"{text!r} names no run: a run's number is written in plain digits, as in runs/12")
+        raise UsageError(f"{text!r} is not a run: give its number in digits, as in runs/12")
     return Resource(RUNS, number, None, tuple(inner))
 
 
@@ -119,7 +119,7 @@ def _upload(parts: list[str], text: str) -> Resource:
     match = _UPLOAD.fullmatch(name)
     if match is None:
         raise UsageError(
-            f"{text!r} names no upload: write uploads/NAME, or uploads/NAME@2 for its second version"
+            f"{text!r} is not an upload: write uploads/NAME, or uploads/NAME@2 for its second version"
         )
     version = int(match["version"]) if match["version"] else None
     return Resource(UPLOADS, check_name("upload", match["name"]), version, tuple(inner))
@@ -134,8 +134,8 @@ def check_name(what: str, name: str) -> str:
     normal = unicodedata.normalize("NFC", name)
     if not _NAME.fullmatch(normal):
         raise UsageError(
-            f"{name!r} cannot name {'an' if what[0] in 'aeiou' else 'a'} {what}: use letters, digits, spaces"
-            " and _ . + - (100 at most, beginning with a letter or digit)"
+            f"{name!r} cannot be the name of {'an' if what[0] in 'aeiou' else 'a'} {what}: use letters,"
+            " digits, spaces and _ . + - (100 at most, beginning with a letter or digit)"
         )
     return normal
 
@@ -148,9 +148,9 @@ def check_link_name(name: str) -> str:
     """
     normal = check_name("link", name)
     if LAST.fullmatch(unicodedata.normalize("NFKC", normal).casefold()):
-        raise UsageError(f"{name!r} cannot name a link: it means the newest run")
+        raise UsageError(f"{name!r} cannot be the name of a link: it means the newest run")
     if unicodedata.normalize("NFKC", normal).casefold() in (RUNS, UPLOADS, "datasets"):
-        raise UsageError(f"{name!r} cannot name a link: it is the beginning of every path to {normal}")
+        raise UsageError(f"{name!r} cannot be the name of a link: every path to {normal} begins with it")
     return normal
 
 
@@ -247,9 +247,9 @@ def _inside(path: Path, root: Path, resource: Resource) -> Path:
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop, before Python 3.13
-        raise NotFoundError(f"{resource} is a link to nothing") from error
+        raise NotFoundError(f"{resource} is a broken link") from error
     if not real.is_relative_to(root.resolve()):
-        raise UsageError(f"{resource} is a link that leads outside {resource.owner}, which is not allowed")
+        raise UsageError(f"{resource} is a link that points outside {resource.owner}, which is not allowed")
     return path
 
 
@@ -266,7 +266,7 @@ def _no_files(home: Home, resource: Resource) -> NotFoundError:
         )
     if home.run_folder(int(resource.name)).is_dir():
         return NotFoundError(
-            f"{resource.owner} has no files: not yet, or they were removed",
+            f"{resource.owner} has no files yet, or they were removed",
             fix=f"conjure info {resource.name}",
         )
     numbers = [int(name) for name in _names(home.runs) if _NUMBER.fullmatch(name)]

@@ -99,9 +99,9 @@ def _checked_source(home: Home, source: Path) -> Path:
         raise NotFoundError(f"there is no file or folder {source}")
     source = source.resolve()
     if not source.is_dir() and not source.is_file():
-        raise UsageError(f"{source} is neither file nor folder")
+        raise UsageError(f"{source} is not a file or folder")
     if home.root.resolve().is_relative_to(source):
-        raise UsageError(f"{source} holds conjure's own home, which cannot be uploaded into itself")
+        raise UsageError(f"{source} contains conjure's home folder, which cannot be uploaded")
     return source
 
 

@@ -268,7 +268,7 @@ def _facts(path: bytes) -> os.stat_result | None:
     except PermissionError as error:
         raise SnapshotError(
             f"{os.fsdecode(path)} cannot be read: {error.strerror}",
-            fix=f"make it readable, or leave it out by a line in {IGNORE_FILE}",
+            fix=f"make it readable, or add it to {IGNORE_FILE}",
         ) from error
 
 

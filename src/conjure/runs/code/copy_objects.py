@@ -81,7 +81,7 @@ def _add_submodule(
     source = find_submodule(prefix + name, commit)
     if source is None:
         where = f"{os.fsdecode(prefix + name)} at {commit[:12]}"
-        files.warnings.append(f"submodule {where} is not to be had and stays empty")
+        files.warnings.append(f"submodule {where} is not available and stays empty")
         return
     inner = list_tree(source, commit, find_submodule, prefix + name + b"/")
     files.submodules[name] = inner

@@ -89,7 +89,7 @@ class Git:
             )
         except FileNotFoundError as error:
             raise SnapshotError(
-                "git is not installed, and conjure records code with it",
+                "git is not installed; conjure needs it to record code",
                 fix="install git (2.32 or newer) and try again",
             ) from error
         except OSError as error:  # such as a .conjureignore of a million lines
@@ -175,4 +175,4 @@ def _reason(words: str) -> str:
     for line in lines:
         if line.startswith(("fatal:", "error:")):
             return line.split(":", 1)[1].strip()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it printed no message"

@@ -44,7 +44,7 @@ _REASONS = (
             "Access denied",
             "error: 403",
         ),
-        "it asks for a login",
+        "it requires a login",
         "store one with a git credential helper, or use an SSH address with a key",
     ),
     (
@@ -52,8 +52,8 @@ _REASONS = (
         "there is no repository there, or it is private",
         "check the address with `git ls-remote ADDRESS`",
     ),
-    (("Could not resolve host",), "its host is not known here", "check the address and the network"),
-    (("Host key verification failed",), "its host key is not known here", "connect to it once with ssh"),
+    (("Could not resolve host",), "the host cannot be found", "check the address and the network"),
+    (("Host key verification failed",), "the host key is unknown", "connect once with ssh"),
     (
         ("dubious ownership",),
         "it belongs to another user, and git refuses to read it",
@@ -90,7 +90,8 @@ class Address:
             local = Path(text).expanduser().absolute()
             if not text or "::" in text or "://" in text or not _exists(local):
                 raise UsageError(
-                    f"{text!r} is no repository's address: write https://…, ssh://…, file://… or a path"
+                    f"{text!r} is not the address of a repository: write https://…, ssh://…, file://…"
+                    " or a path"
                 )
             return cls(str(local))
         scheme, user, rest = match["scheme"], match["user"], match["rest"]

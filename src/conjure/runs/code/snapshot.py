@@ -158,7 +158,7 @@ def checkout(home: Home, tree: str, destination: Folder) -> None:
             git("read-tree", "--reset", "-u", "--no-recurse-submodules", tree)
         except GitError as error:
             if any(words in error.words for words in _MISSING_TREE):
-                raise SnapshotError(f"the code of this run is no longer kept (tree {tree})") from error
+                raise SnapshotError(f"the code of this run is no longer stored (tree {tree})") from error
             raise SnapshotError(
                 f"the code could not be written to {destination.path}: {error.reason}"
             ) from error
@@ -195,11 +195,11 @@ def _take_commit(home: Home, folder: Path, repository: Repository | None, commit
     resolved = _resolve_commit(repository, commit)
     if len(resolved) != _NAME_LENGTH:
         raise SnapshotError(
-            f"{repository.root} names its objects by SHA-256; a commit of such a repository cannot be copied",
-            fix="without --commit and --committed the files are taken as they are",
+            f"{repository.root} uses SHA-256 object names; commits of such repositories cannot be copied",
+            fix="leave out --commit and --committed to copy the files as they are",
         )
     files = list_tree(users_git(repository.root), resolved, _checked_out_submodule(repository.root))
-    _refuse_large(files.sizes, "take large files out of the commit")
+    _refuse_large(files.sizes, "remove large files from the commit")
     return CodeSnapshot(
         tree=copy_tree(home.code_repository, files),
         commit=resolved,
@@ -221,7 +221,7 @@ def _resolve_commit(repository: Repository, commit: str | None) -> str:
         return repository.commit
     try:
         if commit.startswith("-"):
-            raise GitError("rev-parse", "options are no commits")
+            raise GitError("rev-parse", "an option is not a commit")
         git = users_git(repository.root)
         return git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
     except GitError as error:
@@ -260,11 +260,11 @@ def _refuse_home_folder(root: Path, folder: Path) -> None:
     what = "your home folder" if root == users_home else f"{root}, which holds your home folder"
     if root == folder:
         raise SnapshotError(
-            f"this is {what}, and a run copies its folder", fix="cd to the project's own folder"
+            f"this is {what}; a run would copy all of it", fix="cd to the project's own folder"
         )
     raise SnapshotError(
-        f"the git repository around {folder} is {what}, and a run copies all of it",
-        fix="--committed takes only what is committed there; `git init` here makes this a project of its own",
+        f"the git repository around {folder} is {what}; a run would copy all of it",
+        fix="--committed copies only committed files; `git init` here makes this folder its own repository",
     )
 
 
@@ -273,12 +273,12 @@ def _refuse_large(sizes: Mapping[bytes, int], remedy: str | None = None) -> None
     if total <= SIZE_LIMIT_BYTES:
         return
     advice = (
-        f"add what a run does not need to {IGNORE_FILE}, or leave all untracked files out with --committed"
+        f"list files the run does not need in {IGNORE_FILE}, or leave out untracked files with --committed"
     )
     raise SnapshotError(
         f"the code to copy is {format_size(total)}, more than {format_size(SIZE_LIMIT_BYTES)};"
         f" largest: {largest_parts(sizes)}",
-        fix=f"{remedy or advice}; data can be given with `conjure upload` and --mount",
+        fix=f"{remedy or advice}; for data, use `conjure upload` and --mount",
     )
 
 
@@ -300,7 +300,7 @@ def _hash(home: Home, root: Path, files: CodeFiles) -> str:
         is_about_access = "Permission denied" in error.words
         raise SnapshotError(
             f"the code in {root} could not be recorded: {error.reason}",
-            fix=f"make it readable, or leave it out by a line in {IGNORE_FILE}" if is_about_access else None,
+            fix=f"make it readable, or add it to {IGNORE_FILE}" if is_about_access else None,
         ) from error
 
 

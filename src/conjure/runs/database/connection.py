@@ -105,7 +105,7 @@ def retry_when_busy(act: Callable[[], Any]) -> Any:
                 raise
             if attempt == _BUSY_TRIES - 1:
                 raise StoreError(
-                    "another program has kept conjure's database busy"
+                    "another program has locked conjure's database"
                     f" for {_BUSY_S * _BUSY_TRIES / 60:.0f} minutes"
                 ) from error
             time.sleep(0.05 * (attempt + 1))

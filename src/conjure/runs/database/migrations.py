@@ -129,13 +129,12 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> bool:
         Whether the database was empty before.
 
     Raises:
-        StoreError: It was written by a newer conjure.
+        StoreError: It was written by a newer version of conjure.
     """
     before = schema_number(connection)
     if before > NEWEST:
         raise StoreError(
-            f"conjure's database has schema {before}, and this conjure knows up to {NEWEST}:"
-            " a newer conjure wrote it",
+            f"conjure's database has schema {before}, and this version of conjure supports up to {NEWEST}",
             fix="upgrade conjure (pip install --upgrade conjure), or set CONJURE_HOME to another folder",
         )
     for migration in MIGRATIONS[:up_to]:

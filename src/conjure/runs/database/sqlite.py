@@ -313,7 +313,7 @@ class Store:
         newest = self.newest_number()
         if newest is None:
             return NotFoundError(
-                f"there is no run {number}; none was cast yet", fix='conjure run "echo hello"'
+                f"there is no run {number}; there are no runs yet", fix='conjure run "echo hello"'
             )
         return NotFoundError(f"there is no run {number}; the newest is {newest}", fix="conjure ps")
 
@@ -451,7 +451,7 @@ class Store:
         taken = self.link(name)
         if taken is not None:
             raise ConflictError(
-                f"link {name!r} exists already and means {taken.resource}", fix=f"conjure unlink {name}"
+                f"link {name!r} already exists and points to {taken.resource}", fix=f"conjure unlink {name}"
             )
         with self._transaction():
             self._connection.execute("INSERT INTO links VALUES (?, ?, ?)", (name, resource, self._now()))

@@ -109,7 +109,7 @@ def build(
         environment = _reuse(place, wish)  # somebody may have built it while we waited
         if environment is None:
             if (place / _RECORD).exists():
-                report("the environment was changed after it was built: building it again")
+                report("the environment was changed after it was built; rebuilding it")
             _build(home, wish, variables, report)
             environment = _reuse(place, wish)
     if environment is None:
@@ -307,7 +307,7 @@ def _lock(home: Home, digest: str, report: Callable[[str], None]) -> Iterator[No
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report("waiting for another run that builds the same environment")
+            report("waiting for another run to build the same environment")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -318,7 +318,7 @@ def _open_lock(home: Home, name: str) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
         return (folder / name).open("a")
     except OSError as error:
-        raise BuildError(f"environments cannot be kept in {home.environments}: {error.strerror}") from error
+        raise BuildError(f"environments cannot be stored in {home.environments}: {error.strerror}") from error
 
 
 def _mark_in_use(home: Home, digest: str) -> None:

@@ -205,7 +205,7 @@ def find_version(home: Home, version: str, variables: Mapping[str, str], folder:
     current = find_current(home, variables, folder)
     raise BuildError(
         f"there is no Python {version} on this machine (python is {current.version} here)",
-        fix=f"install Python {version}, or leave --python out",
+        fix=f"install Python {version}, or omit --python",
     )
 
 

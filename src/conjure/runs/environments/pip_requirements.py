@@ -48,15 +48,13 @@ def _read(home: Home, file: Path, lines: list[str], notes: list[str], *, depth: 
             _read(home, file.parent / (include["path"] or include["short"]), lines, notes, depth=depth + 1)
         elif _CONSTRAINT.match(text):
             raise UsageError(
-                f"{file}, line {number}: constraints ({text}) cannot be kept with a run",
-                fix="write the versions into the requirements themselves, as in numpy==2.1.0",
+                f"{file}, line {number}: constraints ({text}) are not supported",
+                fix="put the versions into the requirements, as in numpy==2.1.0",
             )
         elif text and not text.startswith("#"):
             kept = _requirement(home, file, text)
             if kept is None:
-                notes.append(
-                    f"{file}, line {number}: {text} is left out: a run's own code needs no installing"
-                )
+                notes.append(f"{file}, line {number}: {text} is left out: a run's own code is not installed")
             else:
                 lines.append(line if kept == text else kept)
         else:

@@ -30,7 +30,7 @@ def uv_program() -> str:
         return uv.find_uv_bin()
     except FileNotFoundError as error:
         raise BuildError(
-            "uv is not installed, and environments are built with it", fix="pip install uv"
+            "uv is not installed; conjure needs it to build environments", fix="pip install uv"
         ) from error
 
 
@@ -92,7 +92,7 @@ def explain(lines: Sequence[str]) -> str:
         is_cause = text != line.strip()
         if text.strip("^~ "):
             sentence = f"{sentence.rstrip(':')}: {text}" if is_cause else f"{sentence} {text}"
-    return sentence.strip(": ") or "uv said nothing"
+    return sentence.strip(": ") or "uv printed no message"
 
 
 def _without_traceback(lines: Sequence[str]) -> list[str]:

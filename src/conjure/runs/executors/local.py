@@ -87,16 +87,16 @@ def _why_not_found(job: Job) -> str:
         with (job.folder / job.arguments[0]).open("rb") as file:
             first = file.readline(256)
     except OSError:
-        return "no such program"
+        return "command not found"
     if not first.startswith(b"#!"):
-        return "no such program"
+        return "command not found"
     interpreter = first[2:].decode(errors="replace").rstrip("\n")
     if interpreter.endswith("\r"):
         return (
             f"its first line ends as on Windows, so that it names {interpreter.strip()!r} with a carriage"
             f" return; `sed -i 's/\\r$//' {shell_words(job.arguments[0])}` takes it away"
         )
-    return f"its first line names {interpreter.strip()!r}, which is not there"
+    return f"its first line names {interpreter.strip()!r}, which does not exist"
 
 
 class LocalExecution:

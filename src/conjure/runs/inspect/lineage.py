@@ -106,7 +106,7 @@ def source_text(source: str) -> str:
     if not source.startswith(f"{KEPT_FILES}/"):
         return source
     digest, _, name = source.removeprefix(f"{KEPT_FILES}/").partition("/")
-    return f"{name} (a local file, sha256 {digest[:12]})"
+    return f"{name} (local file, sha256 {digest[:12]})"
 
 
 def sources_of(record: RunRecord) -> list[Edge]:

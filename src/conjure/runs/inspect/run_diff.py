@@ -169,7 +169,7 @@ def _compare_code(home: Home, before: RunRecord, after: RunRecord) -> CodeDiffer
     if before.code is None or after.code is None:
         missing = [str(run.number) for run in (before, after) if run.code is None]
         both_lack = len(missing) == 2
-        unknown = None if both_lack else f"the code of run {missing[0]} was never recorded"
+        unknown = None if both_lack else f"the code of run {missing[0]} was not recorded"
         return CodeDifference(unknown=unknown)
     facts = _changes(_code_facts(before.code), _code_facts(after.code))
     if before.code.tree == after.code.tree:
@@ -177,7 +177,7 @@ def _compare_code(home: Home, before: RunRecord, after: RunRecord) -> CodeDiffer
     try:
         return CodeDifference(facts, _changed_files(home, before.code.tree, after.code.tree))
     except GitError as error:
-        return CodeDifference(facts, unknown=f"the files are no longer kept: {error}")
+        return CodeDifference(facts, unknown=f"the files are no longer stored: {error}")
 
 
 def _code_facts(code: CodeFacts) -> dict[str, Any]:

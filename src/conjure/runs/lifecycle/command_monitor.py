@@ -128,11 +128,11 @@ class CommandMonitor:
             if condition is not None:
                 self._end(EndReason.STOP_CONDITION, f"{condition.text}: {what}")
             elif math.isnan(point.value) and self.conditions.misses_nan(point.name):
-                self.log.note(f"{what}, which meets none of its stop conditions; '{point.name} == nan' would")
+                self.log.note(f"{what}, which no stop condition covers; '{point.name} == nan' would")
 
     def _look_for_reasons(self, elapsed_s: float) -> None:
         if self.timeout_s is not None and elapsed_s >= self.timeout_s:
-            self._end(EndReason.TIMEOUT, f"it ran for {format_duration(self.timeout_s)}, its timeout")
+            self._end(EndReason.TIMEOUT, f"not finished after {format_duration(self.timeout_s)}")
         wanted = self.control.requested_end()
         if wanted is EndReason.KILL_REQUESTED:
             self._reason, self._message = wanted, None

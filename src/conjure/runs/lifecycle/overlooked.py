@@ -23,7 +23,7 @@ _MOST_NAMES = 200
 def overlooked(spec: RunSpec) -> Iterator[str]:
     """Notes on a run that is about to be cast, one sentence each."""
     if _has_input():
-        yield "what is on standard input is not given to the run; save it to a file, and mount that with -m"
+        yield "standard input is not passed to the run; save it to a file and mount it with -m"
     choice = spec.code
     if choice == type(choice)():
         yield from _left_out(spec)
@@ -52,10 +52,10 @@ def _left_out(spec: RunSpec) -> Iterator[str]:
         path = spec.folder / name
         fix = f"-m {shell_words(f'./{name}')}" if path.is_file() else _upload(path)
         if name in ignored:
-            yield f"git ignores {name}, so the run's copy of this folder is without it; {fix} puts it there"
+            yield f"git ignores {name}, so it is missing from the run; {fix} adds it"
         elif path.is_symlink() and not path.resolve().is_relative_to(_root(spec.folder)):
             where = f"{name} is a link to {path.readlink()}, outside this folder"
-            yield f"{where}, and leads nowhere in the run; {fix} takes it along"
+            yield f"{where}, and is broken in the run; {fix} adds its target"
 
 
 def _upload(path: Path) -> str:

@@ -29,7 +29,7 @@ def recover(home: Home, number: int) -> RunRecord:
         record = store.get(number)
         lock = RunLock.take_when_free(folder) if record.status.is_final else None
         if lock is None:
-            raise ConflictError(f"run {number} is {record.status}; it saves its outputs itself when it ends")
+            raise ConflictError(f"run {number} is {record.status}; it saves its outputs when it ends")
         try:
             with RunFolders(folder) as folders:
                 if folders.run.id_of(WORK) is None or folders.run.id_of(BASELINE) is None:
@@ -41,7 +41,7 @@ def recover(home: Home, number: int) -> RunRecord:
                 folders.remove_work()
         except OSError as error:
             raise StoreError(
-                f"run {number} could not be recovered: {error.strerror}; what it made is still there",
+                f"run {number} could not be recovered: {error.strerror}; its files are still there",
                 fix=f"conjure recover {number}",
             ) from error
         finally:
@@ -70,7 +70,7 @@ def _nothing_kept(folder: Path, record: RunRecord) -> NotFoundError:
         return NotFoundError(f"the files of run {record.number} were removed with `conjure rm`")
     if record.outputs is not None:
         return NotFoundError(
-            f"run {record.number} needs no recovering: its outputs were saved",
+            f"run {record.number} does not need to be recovered: its outputs were saved",
             fix=f"conjure ls runs/{record.number}",
         )
     if RunStatus.RUNNING in record.facts.entered:

@@ -126,7 +126,7 @@ def spec_of_record(home: Home, record: RunRecord, variables: Mapping[str, str] |
         UsageError: Its code was never recorded, or it held secrets that are not set here.
     """
     if record.code is None:
-        raise UsageError(f"run {record.number} cannot be cast again: its code was never recorded")
+        raise UsageError(f"run {record.number} cannot be repeated: its code was not recorded")
     return replace(
         _with_secrets(record, variables or {}),
         code=record.spec.code if record.spec.code.none else CodeChoice(run=record.number),
@@ -169,15 +169,15 @@ def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
     others = [_in_words(part) for part in withheld if not part.startswith(_VARIABLES)]
     if others:
         raise UsageError(
-            f"run {record.number} was given a secret in {' and '.join(others)}, and secrets are not stored",
-            fix="write the whole `conjure run` again, with the secret in a variable: -e KEY, and $KEY"
+            f"run {record.number} has a secret in {' and '.join(others)}, and secrets are not stored",
+            fix="run the whole `conjure run` command again, with the secret in a variable: -e KEY, and $KEY"
             " in the command",
         )
     known = {name: given.get(name, os.environ.get(name)) for name in names}
     missing = [name for name, value in known.items() if value is None]
     if missing:
         raise UsageError(
-            f"run {record.number} was given secrets, which are not stored: {', '.join(missing)}",
+            f"run {record.number} has secrets, which are not stored: {', '.join(missing)}",
             fix=f"conjure rerun {record.number} {' '.join(f'-e {name}=VALUE' for name in missing)}",
         )
     put_back = {name: value for name, value in known.items() if value is not None}
@@ -192,7 +192,7 @@ def _refuse_unknown(given: Mapping[str, str], withheld: Iterable[str], number: i
     """
     for name in given.keys() - {*withheld}:
         raise UsageError(
-            f"-e {name}: a rerun takes the variables as they were recorded; only secrets of run {number},"
+            f"-e {name}: a rerun uses the recorded variables; only secrets of run {number},"
             " which are not stored, can be given"
         )
 
@@ -219,7 +219,7 @@ def refuse_own_folder(home: Home, spec: RunSpec) -> None:
     kind, _, place, *_ = *folder.relative_to(root).parts, "", "", ""
     if (kind, place) != ("runs", "work"):
         raise UsageError(
-            f"{folder} is where conjure keeps its own things, and a run copies its folder",
+            f"{folder} is conjure's home folder, and a run would copy all of it",
             fix="cd to the project's own folder",
         )
 
@@ -294,7 +294,7 @@ def find_identical_run(
 def close_failed_submission(store: Store, number: int, error: BaseException) -> None:
     """Close the record of a run that never reached a supervisor."""
     if isinstance(error, KeyboardInterrupt):
-        ending = Ending(EndReason.KILL_REQUESTED, message="cancelled while it was being cast")
+        ending = Ending(EndReason.KILL_REQUESTED, message="cancelled during submission")
     elif isinstance(error, ConjureError):
         ending = Ending(EndReason.CODE_FAILED, message=str(error))
     else:

@@ -101,7 +101,7 @@ def _exclude(home: Home, number: int) -> Callable[[Process], bool]:
 
 def _close_after_our_own_fault(home: Home, number: int, error: BaseException) -> None:
     where = home.run_folder(number) / SUPERVISOR_LOG
-    message = f"conjure itself failed ({type(error).__name__}: {error}); see {where}"
+    message = f"internal error ({type(error).__name__}: {error}); see {where}"
     try:
         with Store.open(home, must_exist=True) as store:
             if not store.get(number).status.is_final:

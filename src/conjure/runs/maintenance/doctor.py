@@ -129,7 +129,7 @@ def _home(home: Home) -> Finding:
     if root.exists() and not root.is_dir():
         return Finding("home", State.FAULT, f"{root} is not a folder", f"set {HOME_VARIABLE} to a folder")
     if not root.exists():
-        return Finding("home", State.OK, f"{root} (not there yet; the first run makes it)")
+        return Finding("home", State.OK, f"{root} (created by the first run)")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         return Finding("home", State.FAULT, f"{root} cannot be written", f"chmod u+rwx {root}")
     if stat.S_IMODE(root.stat().st_mode) & 0o077:
@@ -139,7 +139,7 @@ def _home(home: Home) -> Finding:
 
 def _database(home: Home) -> Iterator[Finding]:
     if not home.database.exists() and not folder_numbers(home.runs):
-        yield Finding("database", State.OK, "none yet; the first run makes it")
+        yield Finding("database", State.OK, "created by the first run")
         return
     try:
         if is_damaged(home.database):
@@ -171,7 +171,7 @@ def _runs(store: Store) -> Finding:
     mark_interrupted(store, before)
     after = [store.get(record.number) for record in before]
     closed = [record.number for record in after if record.status is RunStatus.INTERRUPTED]
-    text = f"{plural(store.count(_ALL), 'run')}, {len(store.active())} going on"
+    text = f"{plural(store.count(_ALL), 'run')}, {len(store.active())} active"
     if closed:
         return Finding("runs", State.WARNING, f"{text}; closed as interrupted: {_numbers(closed)}")
     return Finding("runs", State.OK, text)
@@ -183,14 +183,14 @@ def _run_folders(home: Home, store: Store, suspects: list[int]) -> Iterator[Find
     unused = set(unused_folders(home, store))
     known = {number for number in folders - rows - unused if read_record(home.run_folder(number))}
     if known:
-        text = f"not in the database, though they have a record: {_numbers(sorted(known))}"
+        text = f"run folders with a record that are missing from the database: {_numbers(sorted(known))}"
         yield Finding("run folders", State.WARNING, text, _REINDEX)
     unknown = sorted(folders - rows - unused - known)
     if unknown:
         text = f"neither in the database nor with a readable record: {_numbers(unknown)}"
         yield Finding("run folders", State.WARNING, text, f"look into {home.run_folder(unknown[0])}")
     if rows - folders:
-        text = f"their folders are gone, the database alone knows them: {_numbers(sorted(rows - folders))}"
+        text = f"runs in the database without a folder: {_numbers(sorted(rows - folders))}"
         yield Finding("run folders", State.WARNING, text)
     foreign = foreign_entries(home.runs)
     if foreign:
@@ -316,7 +316,7 @@ def _disk(home: Home) -> Finding:
 def _git() -> Finding:
     version = _version("git", "--version")
     if version is None:
-        return Finding("git", State.FAULT, "not installed; code is recorded with it", "install git")
+        return Finding("git", State.FAULT, "not installed; needed to record code", "install git")
     if tuple(map(int, version.split(".")[:2])) < _OLDEST_GIT:
         wanted = ".".join(map(str, _OLDEST_GIT))
         return Finding("git", State.FAULT, f"{version} is older than {wanted}", "install a newer git")
@@ -329,7 +329,7 @@ def _uv() -> Finding:
     except BuildError as error:
         return Finding("uv", State.FAULT, str(error), error.fix)
     if version is None:
-        return Finding("uv", State.FAULT, "it does not run", "pip install --force-reinstall uv")
+        return Finding("uv", State.FAULT, "it cannot be run", "pip install --force-reinstall uv")
     return Finding("uv", State.OK, version)
 
 

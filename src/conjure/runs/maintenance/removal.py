@@ -42,7 +42,7 @@ def remove(home: Home, store: Store, text: str, *, force: bool = False) -> int:
     resource = parse(text, lambda _: None)
     if resource.parts:
         raise UsageError(
-            f"{text} is a part of {resource.owner}; only the whole can be removed",
+            f"{text} is part of {resource.owner}, which can only be removed as a whole",
             fix=f"conjure rm {resource.owner}",
         )
     if resource.number is not None:
@@ -66,7 +66,7 @@ def _remove_run(home: Home, store: Store, resource: Resource, *, force: bool) ->
     _refuse_needed(store, resource, store.users_of(number), force=force)
     with RunLock.possession(home.run_folder(number)) as ours:
         if not ours:
-            raise ConflictError(f"run {number} is just being recovered", fix=f"conjure info {number}")
+            raise ConflictError(f"run {number} is being recovered", fix=f"conjure info {number}")
         # The record first: a crash after it leaves files that the next `rm` removes, not a record that lies.
         store.set_facts(number, outputs=replace(record.outputs or OutputFacts(), removed=True))
         with RunFolders(home.run_folder(number)) as folders:

@@ -56,7 +56,7 @@ class Mount:
                 " (a colon in a name is written as \\:)"
             )
         if not resource.strip("/"):
-            raise UsageError(f"mount {text!r} names no resource: write RESOURCE[:PATH][:ro]")
+            raise UsageError(f"mount {text!r} has no resource: write RESOURCE[:PATH][:ro]")
         named = target[0] if target else posixpath.basename(resource.rstrip("/"))
         return cls(resource, _target(text, named), read_only)
 
@@ -84,7 +84,7 @@ def _target(mount: str, path: str) -> str:
         )
     if normal in {"", "."} or normal == ".." or normal.startswith("../") or "\0" in normal:
         raise UsageError(
-            f"mount {mount!r}: {path!r} is not a place inside the working folder", fix="-m runs/2:data"
+            f"mount {mount!r}: {path!r} is not a path inside the working folder", fix="-m runs/2:data"
         )
     return normal
 
@@ -117,16 +117,16 @@ class CodeChoice:
             "--git-url": self.git_url is not None,
         }
         named = [flag for flag, given in chosen.items() if given]
-        found = [f"{' and '.join(named)} exclude one another"] if len(named) > 1 else []
+        found = [f"{' and '.join(named)} cannot be combined"] if len(named) > 1 else []
         if self.git_ref is not None and self.git_url is None:
-            found.append("--git-ref needs --git-url (for this repository's own commits there is --commit)")
+            found.append("--git-ref needs --git-url (use --commit for commits of the current repository)")
         for flag, value in (
             ("--commit", self.commit),
             ("--git-url", self.git_url),
             ("--git-ref", self.git_ref),
         ):
             if value is not None and (not value or value.startswith("-")):
-                found.append(f"{flag} {value!r} is not a name that git knows")
+                found.append(f"{flag} {value!r} is not a valid git reference")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,9 +154,9 @@ class EnvironmentChoice:
         """What is wrong, in words."""
         found = []
         if self.base not in {"current", "none"}:
-            found.append(f"--base {self.base!r} is neither current nor none")
+            found.append(f"--base {self.base!r} must be current or none")
         if self.python is not None and not _PYTHON_VERSION.fullmatch(self.python):
-            found.append(f"--python {self.python!r} is not a version such as 3.12")
+            found.append(f"--python {self.python!r} is not a version, such as 3.12")
         found += [
             f"--pip {name!r} is not a package"
             for name in self.pip
@@ -270,15 +270,13 @@ class RunSpec:
     def _command_faults(self) -> list[str]:
         if not self.command or not self.command[0].strip():
             return ['the command is empty: write it after the options, as in `conjure run "echo hello"`']
-        return ["the command holds a NUL byte, which no program can be given"] * any(
-            "\0" in word for word in self.command
-        )
+        return ["the command contains a NUL byte"] * any("\0" in word for word in self.command)
 
     def _mount_faults(self) -> list[str]:
         found, taken = [], set()
         for target in sorted(mount.target for mount in self.mounts):
             ancestors = {str(parent) for parent in Path(target).parents} | {target}
-            found += [f"two mounts want the same place, {target!r}" for _ in ancestors & taken]
+            found += [f"two mounts have the same path, {target!r}" for _ in ancestors & taken]
             taken.add(target)
         return found
 
@@ -299,9 +297,7 @@ class RunSpec:
     def _stop_faults(self) -> list[str]:
         found = []
         if self.timeout_s is not None and not 0 < self.timeout_s <= LONGEST_S:
-            found.append(
-                f"a timeout must be longer than nothing and at most 100 years; {self.timeout_s:g} s is not"
-            )
+            found.append(f"a timeout must be above 0 and at most 100 years; {self.timeout_s:g} s is not")
         for text in self.stop_conditions:
             try:
                 parse_stop_condition(text)

@@ -74,7 +74,7 @@ def parse_stop_condition(text: str) -> StopCondition:
         clauses.append(_clause(text, match))
         place, goes_on = match.end(), match["end"] == "&&"
     if all(clause.name == STEP for clause in clauses):
-        raise _refusal(text, "it names no metric, so there is nothing whose step could be looked at")
+        raise _refusal(text, "it names no metric to take the step of")
     return StopCondition(text, tuple(clauses))
 
 
@@ -85,9 +85,9 @@ def _clause(text: str, match: re.Match[str]) -> Clause:
         raise _refusal(text, f"{match['value']!r} is not a number") from error
     name = match["double"] or match["single"] or match["plain"]
     if (match["operator"] == _IS_NAN) != math.isnan(value):
-        raise _refusal(text, "== is for nan and nothing else, as in 'loss == nan'")
+        raise _refusal(text, "== can only be used with nan, as in 'loss == nan'")
     if math.isinf(value):
-        raise _refusal(text, "infinity is no bound: it could never or always hold")
+        raise _refusal(text, "infinity cannot be a bound")
     return Clause(name, match["operator"], value, int(match["start"] or 0))
 
 

@@ -144,7 +144,7 @@ class LogWriter:
     def _append(self, stream: str, content: bytes) -> None:
         if self._lost_bytes and stream != NOTE:
             lost, self._lost_bytes = self._lost_bytes, 0
-            self.note(f"{lost} bytes of output were lost here: they could not be written (is the disk full?)")
+            self.note(f"{lost} bytes of output were lost: they could not be written (is the disk full?)")
         entry = _encode(round(self._clock(), 3), stream, content)
         size = os.fstat(self._file).st_size
         try:

@@ -213,7 +213,7 @@ class TestRefusals:
     def test_what_is_there_stays(self, model, tmp_path):
         path = export(model, tmp_path / "out").path
         before = path.read_bytes()
-        with pytest.raises(ConflictError, match="is there already"):
+        with pytest.raises(ConflictError, match="already exists"):
             export(model, tmp_path / "out")
         assert path.read_bytes() == before
         assert [entry.name for entry in path.parent.iterdir()] == ["model-float16.gguf"]

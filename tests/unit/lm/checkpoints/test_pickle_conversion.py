@@ -109,7 +109,7 @@ class TestHostilePickles:
             pickled / "pytorch_model.bin",
             _use_new_zipfile_serialization=zipped,
         )
-        with pytest.raises(CheckpointError, match="holds more than tensors, which could run code"):
+        with pytest.raises(CheckpointError, match="contains more than tensors, which could run code"):
             convert(pickled)
         assert not (tmp_path / "ran").exists()
         assert not (pickled / "model.safetensors").exists()
@@ -152,7 +152,7 @@ class TestHostilePickles:
     )
     def test_not_a_table_of_tensors(self, pickled: Path, content: object) -> None:
         torch.save(content, pickled / "pytorch_model.bin")
-        with pytest.raises(CheckpointError, match="table of named tensors"):
+        with pytest.raises(CheckpointError, match="named tensors"):
             convert(pickled)
 
     def test_another_models_tensors(self, pickled: Path) -> None:
@@ -205,7 +205,7 @@ class TestToPickle:
 class TestRefusals:
     def test_nothing_is_overwritten(self, folder: Path, pickled: Path, tmp_path: Path) -> None:
         tiny_checkpoint(tmp_path / "other", seed=1)
-        with pytest.raises(ConflictError, match="exists already"):
+        with pytest.raises(ConflictError, match="already exists"):
             convert(pickled, tmp_path / "other")
         assert same_weights(tmp_path / "other", seed=1)
         convert(pickled)

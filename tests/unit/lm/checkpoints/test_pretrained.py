@@ -164,7 +164,7 @@ class TestMisfits:
         change_config(folder, n_embd=32)
         message = refusal(folder)
         assert "tensor transformer.h.0.attn.c_attn.bias has shape (48,) and (96,) is needed" in message
-        assert "; and 25 more such faults" in message
+        assert "; and 25 more such errors" in message
 
     def test_another_layer_count(self, folder: Path) -> None:
         change_config(folder, n_layer=3)
@@ -213,7 +213,7 @@ class TestDamage:
 
     def test_no_weights(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()
-        assert refusal(folder) == f"{folder} holds no weights: model.safetensors is needed"
+        assert refusal(folder) == f"{folder} contains no weights: model.safetensors is needed"
 
     def test_a_folder_in_place_of_a_file(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()
@@ -226,7 +226,7 @@ class TestDamage:
     def test_a_dangling_link(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()
         (folder / "model.safetensors").symlink_to("nowhere")
-        assert "holds no weights" in refusal(folder)
+        assert "contains no weights" in refusal(folder)
 
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
     def test_a_pickle_is_refused_and_the_conversion_named(self, folder: Path, name: str) -> None:
@@ -245,7 +245,7 @@ class TestDamage:
         for name in ("tokenizer.json", "vocab.json", "merges.txt"):
             (folder / name).unlink()
         assert isinstance(load_model(folder), GPT2)
-        with pytest.raises(CheckpointError, match="holds no tokenizer"):
+        with pytest.raises(CheckpointError, match="contains no tokenizer"):
             load_checkpoint(folder)
 
 

@@ -96,7 +96,7 @@ class TestDamage:
             (edited("b", data_offsets=["0", "48"]), "describes tensor b wrongly"),
             (edited("b", dtype="F4"), "tensor b in"),
             (edited("b", dtype=[]), "is of type '[]'"),
-            (edited("a", data_offsets=[4, 24]), "is not where it should be"),
+            (edited("a", data_offsets=[4, 24]), "is not at the expected position"),
             (lambda header: {**header, "b": 3}, "describes tensor b wrongly"),
             (lambda header: {k: v for k, v in header.items() if k != "c"}, "belong to no tensor"),
             (lambda header: [*header], "its header is not a JSON object"),

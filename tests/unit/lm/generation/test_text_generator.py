@@ -114,7 +114,7 @@ def test_prompts_can_be_read_in_bfloat16(folder, monkeypatch):
 
 def test_a_model_without_a_tokenizer_cannot_write(tmp_path):
     save_checkpoint(tmp_path / "mute", tiny_model(), None)
-    with pytest.raises(CheckpointError, match="has no tokenizer files, so it knows token ids"):
+    with pytest.raises(CheckpointError, match="has no tokenizer files, so it cannot read or write text"):
         load_writer(tmp_path / "mute")
 
 

@@ -61,7 +61,7 @@ class TestUnusableLibraries:
     @pytest.mark.parametrize(
         ("source", "reason"),
         [
-            ("int conjure_abi(void) { return -1; }", "was built from other sources; install conjure again"),
+            ("int conjure_abi(void) { return -1; }", "was built from other sources; reinstall conjure"),
             ("int other(void) { return 0; }", "does not load"),
         ],
     )

@@ -78,7 +78,7 @@ def test_a_share_that_leaves_none_to_train_on_holds_out_the_tail(text_of):
 def test_one_line_written_again_and_again_cannot_be_held_out(text_of):
     split = hold_out(text_of(["The same old joke about a horse in a bar."] * 200))
     assert (split.method, split.heldout, split.train.records) == ("none", None, 200)
-    assert split.reason == "all that could be held out also stands in the rest of the text"
+    assert split.reason == "everything that could be held out is also in the rest of the text"
     assert split.excluded == 20
 
 
@@ -94,7 +94,7 @@ def test_the_shortest_texts(text_of, texts, tokens):
     assert len(split.train) == 2
     if tokens == 2:
         assert (split.method, split.heldout) == ("none", None)
-        assert split.reason == "2 tokens are too few to hold any out"
+        assert split.reason == "2 tokens are too few to hold out any"
     else:
         assert (split.method, len(split.heldout)) == ("tail", 2)
 
@@ -107,7 +107,7 @@ def test_nothing_is_held_out_when_asked(text_of):
 
 @pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, float("nan")])
 def test_a_share_that_is_none_is_refused(text_of, fraction):
-    with pytest.raises(UsageError, match=f"holdout is {fraction}; it is a share"):
+    with pytest.raises(UsageError, match=f"holdout is {fraction}; it must be a fraction"):
         hold_out(text_of(["a b"]), fraction)
 
 
@@ -179,7 +179,7 @@ def test_a_file_to_measure_on_but_for_what_is_trained_on(text_of):
     assert (split.method, split.train.records, split.heldout.records) == ("file", 50, 10)
     assert split.excluded == 2
     assert split.reason == (
-        "the validation file is held out, but for 2 of its 12 records that also stand in the training text"
+        "the validation file is held out, but for 2 of its 12 records that are also in the training text"
     )
     assert texts_in(split.heldout) == validation[:10]
 

@@ -134,7 +134,7 @@ def test_a_bad_text_among_good_ones_is_counted_as_a_whole(tmp_path):
         ),
         ("It came.\n".encode("utf-16-le"), None, "1 × NUL character", "--encoding utf-16-le"),
         (b"a\0b", None, "1 × NUL character (first: ", None),
-        (b"a\0b", None, "another kind of file", None),
+        (b"a\0b", None, "this may not be a text file", None),
         (b"caf\xe9\nth\xe9\n \n", "lines", "2 × wrong encoding (first: ", "--encoding cp1252"),
         (b" \n\t\n", None, "1 × empty", None),
         (b"\n\n", "paragraphs", "nothing usable: not one record", None),

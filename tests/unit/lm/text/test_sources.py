@@ -106,7 +106,8 @@ def test_all_faults_are_reported_together(here):
 def test_another_kind_of_file_is_refused_with_the_kinds_that_are_read(here):
     (here / "notes.md").write_text("text")
     with pytest.raises(
-        UsageError, match=r"notes\.md is not .* \.txt \.csv \.tsv \.jsonl \.ndjson \.json \.parquet"
+        UsageError,
+        match=r"notes\.md has no supported .* \.txt \.csv \.tsv \.jsonl \.ndjson \.json \.parquet",
     ) as caught:
         find_sources(["notes.md"])
     assert caught.value.fix == "--format txt"
@@ -131,7 +132,7 @@ def test_a_table_without_text_says_so(here):
 def test_json_lines_without_an_object_say_what_is_needed(here):
     (here / "a.jsonl").write_text('["a"]\n{"Joke": \n')
     with pytest.raises(
-        DataError, match=r"not one of its first rows can be read: a \.jsonl holds one object a"
+        DataError, match=r"none of its first rows can be read: a \.jsonl holds one object per"
     ):
         find_sources(["a.jsonl"])
     assert found("a.jsonl", column="Joke") == [("a.jsonl", "jsonl", "Joke")]
@@ -144,7 +145,7 @@ def test_a_folder_without_readable_files_is_refused(here):
 
 
 def test_nothing_named_is_refused():
-    with pytest.raises(UsageError, match="no data was named"):
+    with pytest.raises(UsageError, match="no data was given"):
         find_sources([])
 
 

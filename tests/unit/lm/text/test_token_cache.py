@@ -130,7 +130,7 @@ class TestCache:
 
     def test_a_folder_that_cannot_be_written_is_one_sentence(self, jokes, tmp_path):
         (tmp_path / "file").write_text("in the way")
-        with pytest.raises(StoreError, match=r"token ids cannot be kept in .*file") as caught:
+        with pytest.raises(StoreError, match=r"token ids cannot be stored in .*file") as caught:
             tokenise(jokes, tiny_tokenizer(), cache=tmp_path / "file")
         assert "CONJURE_HOME" in caught.value.fix
 
@@ -141,7 +141,7 @@ class TestCache:
         monkeypatch.setattr(token_cache._Writer, "_write_batch", fill)
         with pytest.raises(StoreError, match="No space left on device") as caught:
             tokenise(jokes, tiny_tokenizer(), cache=tmp_path / "cache")
-        assert caught.value.fix.startswith("free some space")
+        assert caught.value.fix.startswith("free space")
         assert not list((tmp_path / "cache").glob("*/ids"))
 
     def test_progress_ends_at_the_size_of_the_files(self, jokes, tmp_path):
@@ -213,14 +213,14 @@ class TestSpecialTokensInTheText:
         text, facts = self.facts(tmp_path, "Joke\none<|endoftext|>two <|endoftext|>\nthree\n")
         assert int((text.ids == tiny_tokenizer().end_of_text_id).sum()) == 2  # one after each record
         (remark,) = facts.remarks
-        assert remark.startswith("<|endoftext|> is written in the text 2 times, and taken for plain")
+        assert remark.startswith("<|endoftext|> occurs in the text 2 times and is read as plain text")
 
     def test_asked_for_they_are_the_tokens(self, tmp_path):
         text, facts = self.facts(tmp_path, "Joke\none<|endoftext|>two\n", allow_special=True)
         end = tiny_tokenizer().end_of_text_id
         expected = [*tiny_tokenizer().encode("one"), end, *tiny_tokenizer().encode("two"), end]
         assert text.record(0).tolist() == expected
-        assert facts.remarks == ("<|endoftext|> is written in the text once, and taken for the token",)
+        assert facts.remarks == ("<|endoftext|> occurs in the text once and is read as the token",)
 
     def test_text_without_them_is_not_remarked(self, tmp_path):
         assert self.facts(tmp_path, "Joke\nMy dog ate the clock.\n")[1].remarks == ()
@@ -234,4 +234,4 @@ def test_a_script_that_the_vocabulary_hardly_knows_is_said(tmp_path, joke, forei
     (tmp_path / "a.txt").write_text(joke)
     records = read_records([tmp_path / "a.txt"])
     remarks = describe(records, tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache")).remarks
-    assert any("hardly knows this script" in remark for remark in remarks) == foreign
+    assert any("has few tokens for this script" in remark for remark in remarks) == foreign

@@ -36,13 +36,13 @@ def test_entries(folder: Path) -> None:
 
 
 def test_saved_and_loaded(folder: Path, tmp_path: Path) -> None:
-    manifest = Manifest(take_manifest(folder).entries, (f"{_ODD} is a link to nothing",))
+    manifest = Manifest(take_manifest(folder).entries, (f"{_ODD} is a broken link",))
     manifest.save(tmp_path / "manifest.json")
     assert Manifest.load(tmp_path / "manifest.json").entries == manifest.entries
     stored = json.loads((tmp_path / "manifest.json").read_text())
     assert stored["files"][0]["mode"] == "0444"
     assert stored["files"][2]["path"] == "sub/caf\\xe9"  # any reader of JSON can show it
-    assert stored["skipped"] == ["caf\\xe9 is a link to nothing"]
+    assert stored["skipped"] == ["caf\\xe9 is a broken link"]
 
 
 def test_untouched_folder_has_no_faults(folder: Path) -> None:
@@ -77,5 +77,5 @@ def test_missing_folder(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', '{"format": 99}'])
 def test_damaged_or_newer_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(StoreError, match=r"is damaged|newer conjure"):
+    with pytest.raises(StoreError, match=r"is damaged|newer version of conjure"):
         Manifest.load(tmp_path / "manifest.json")

@@ -35,11 +35,11 @@ def test_a_local_file_is_kept_by_its_content(home, tmp_path):
 def test_what_cannot_be_kept_is_named(home, tmp_path, monkeypatch):
     with pytest.raises(NotFoundError, match="there is no file"):
         keep_file(home, tmp_path / "nothing")
-    with pytest.raises(UsageError, match="has to be uploaded before it can be mounted"):
+    with pytest.raises(UsageError, match="upload a folder before mounting it"):
         keep_file(home, tmp_path)
     (tmp_path / "large").write_bytes(b"x" * 2000)
     monkeypatch.setattr(mount_sources, "_LARGEST_FILE_BYTES", 1999)
-    with pytest.raises(UsageError, match=r"has 2.0 kB; a file a run is given is kept, up to 2.0 kB"):
+    with pytest.raises(UsageError, match=r"has 2.0 kB; local files are stored with the run, up to 2.0 kB"):
         keep_file(home, tmp_path / "large")
 
 

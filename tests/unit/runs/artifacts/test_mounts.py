@@ -60,9 +60,11 @@ class TestCopies:
 
     def test_nothing_of_the_code_is_overwritten(self, home: Home, outputs: Path, work: Path) -> None:
         write_files(work, {"model/w.bin": "the code's"})
-        with pytest.raises(MountError, match=r"cannot mount at model: the code has model/w\.bin already"):
+        with pytest.raises(
+            MountError, match=r"cannot mount at model: model/w\.bin already exists in the code"
+        ):
             place(home, outputs / "model", work, "model", False)
-        with pytest.raises(MountError, match=r"the code has train\.py already"):
+        with pytest.raises(MountError, match=r"train\.py already exists in the code"):
             place(home, outputs / "data.txt", work, "train.py", False)
         assert read_files(work) == {"train.py": "t", "data/.gitkeep": "", "model/w.bin": "the code's"}
 
@@ -70,7 +72,7 @@ class TestCopies:
         (outputs / "model/away").symlink_to("/etc/passwd")
         (outputs / "model/near").symlink_to("../data.txt")
         placed = place(home, outputs / "model", work, "model", False)
-        assert placed.skipped == ["away is a link that leads outside"]
+        assert placed.skipped == ["away is a link that points outside"]
         assert read_files(work / "model")["near"] == "d"
 
 
@@ -87,18 +89,18 @@ class TestLinks:
         assert (work / "in/model/w.bin").read_text() == "w"
         assert (work / "in/model/w.bin").is_symlink()
         assert {(work / name).stat().st_mode & 0o777 for name in ("in", "in/model")} == {0o500}
-        assert placed.skipped == ["model/away is a link that leads outside"]
+        assert placed.skipped == ["model/away is a link that points outside"]
         assert set(read_files(outputs)) == {"data.txt", "model/w.bin", "model/run.sh", "model/away"}
 
     def test_needs_a_free_place(self, home: Home, outputs: Path, work: Path) -> None:
-        with pytest.raises(MountError, match="the code has data already"):
+        with pytest.raises(MountError, match="data already exists in the code"):
             place(home, outputs / "model", work, "data", True)
 
 
 class TestPlaces:
     @pytest.mark.parametrize("target", ["", ".", "..", "../x", "a/../../x", "/tmp/x", "a\0b"])
     def test_outside_the_working_folder(self, home: Home, outputs: Path, work: Path, target: str) -> None:
-        with pytest.raises(MountError, match="is not a place inside the working folder"):
+        with pytest.raises(MountError, match="is not a path inside the working folder"):
             place(home, outputs / "data.txt", work, target, False)
 
     def test_through_a_link_in_the_code(self, home: Home, outputs: Path, work: Path, tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ class TestPlaces:
         (work / "link").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(MountError, match="link is a link in the code"):
             place(home, outputs / "data.txt", work, "link/data.txt", False)
-        with pytest.raises(MountError, match="the code has link already"):
+        with pytest.raises(MountError, match="link already exists in the code"):
             place(home, outputs / "model", work, "link", False)
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -115,5 +117,5 @@ class TestPlaces:
             place(home, outputs / "data.txt", work, "x" * 300, False)
 
     def test_below_a_file_of_the_code(self, home: Home, outputs: Path, work: Path) -> None:
-        with pytest.raises(MountError, match=r"could not be put at train\.py/x: "):
+        with pytest.raises(MountError, match=r"could not be mounted at train\.py/x: "):
             place(home, outputs / "data.txt", work, "train.py/x", False)

@@ -237,12 +237,12 @@ class TestLinks:
         assert save(work, baseline) == (
             {},
             [
-                "pipe is neither file, folder nor link",
-                "code is a link to a folder that holds no outputs",
-                "gone is a link to nothing",
-                "loop is a link to nothing",
-                "secret is a link that leads outside the working folder",
-                "up is a link that leads outside the working folder",
+                "pipe is not a file, folder or link",
+                "code is a link to a folder without outputs",
+                "gone is a broken link",
+                "loop is a broken link",
+                "secret is a link that points outside the working folder",
+                "up is a link that points outside the working folder",
             ],
         )
 
@@ -251,7 +251,7 @@ class TestLinks:
         assert "shared" not in save(work, baseline)[0]
         (work / "shared").unlink()
         (work / "shared").symlink_to("pkg")
-        assert save(work, baseline)[1] == ["shared is a link to a folder that holds no outputs"]
+        assert save(work, baseline)[1] == ["shared is a link to a folder without outputs"]
 
 
 class TestCutOff:

@@ -78,19 +78,19 @@ def test_pin(home: Home, text: str, pinned: str) -> None:
         ("/runs/2", "is a path on this machine, not a resource"),
         ("~/x", "is a path on this machine, not a resource"),
         ("../runs/2", "is a path on this machine, not a resource"),
-        ("runs", "'runs' names all runs; name one, as in runs/12"),
-        ("uploads/", "names all uploads; name one, as in uploads/jokes"),
-        ("runs/2/../3", "steps out of its resource with '..'"),
-        ("runs/..", "steps out of its resource with '..'"),
-        ("runs/2/\u2025/x", "steps out of its resource"),
-        ("runs/2/\uff0e\uff0e", "steps out of its resource"),
-        ("runs/02", "a run's number is written in plain digits"),
-        ("runs/-1", "a run's number is written in plain digits"),
-        ("runs/\uff13", "a run's number is written in plain digits"),
-        ("runs/1e3", "a run's number is written in plain digits"),
+        ("runs", "'runs' means all runs; give one, as in runs/12"),
+        ("uploads/", "means all uploads; give one, as in uploads/jokes"),
+        ("runs/2/../3", "leaves its resource with '..'"),
+        ("runs/..", "leaves its resource with '..'"),
+        ("runs/2/\u2025/x", "leaves its resource"),
+        ("runs/2/\uff0e\uff0e", "leaves its resource"),
+        ("runs/02", "is not a run: give its number in digits"),
+        ("runs/-1", "is not a run: give its number in digits"),
+        ("runs/\uff13", "is not a run: give its number in digits"),
+        ("runs/1e3", "is not a run: give its number in digits"),
         ("runs/2\0", "is not a resource"),
-        ("uploads/jokes@x", "names no upload"),
-        ("uploads/.hidden", "cannot name an upload"),
+        ("uploads/jokes@x", "is not an upload"),
+        ("uploads/.hidden", "cannot be the name of an upload"),
     ],
 )
 def test_refused(home: Home, text: str, message: str) -> None:
@@ -129,7 +129,7 @@ def test_local_file_that_was_probably_meant(home: Home, tmp_path: Path, monkeypa
 
 def test_run_without_files(home: Home) -> None:
     home.run_folder(4).mkdir()
-    with pytest.raises(NotFoundError, match="runs/4 has no files: not yet, or they were removed"):
+    with pytest.raises(NotFoundError, match="runs/4 has no files yet, or they were removed"):
         resolve(home, "runs/4", _LINKS.get)
 
 
@@ -140,9 +140,9 @@ def test_links_that_lead_out(home: Home) -> None:
     (outputs / "inside").symlink_to("models")
     (outputs / "gone").symlink_to("nowhere")
     for name in ("etc", "etc/passwd", "other/half.txt"):
-        with pytest.raises(UsageError, match="is a link that leads outside runs/2"):
+        with pytest.raises(UsageError, match="is a link that points outside runs/2"):
             resolve(home, f"runs/2/{name}", _LINKS.get)
-    with pytest.raises(NotFoundError, match="is a link to nothing"):
+    with pytest.raises(NotFoundError, match="is a broken link"):
         resolve(home, "runs/2/gone", _LINKS.get)
     assert resolve(home, "runs/2/inside/best.bin", _LINKS.get).read_text() == "m"
 
@@ -170,5 +170,5 @@ def test_names_are_brought_to_one_form() -> None:
     "name", ["", ".", "..", ".x", "-x", " x", "x ", "a/b", "a@1", "a:b", "a\nb", "x" * 101, "a\0"]
 )
 def test_bad_names(name: str) -> None:
-    with pytest.raises(UsageError, match="cannot name an upload"):
+    with pytest.raises(UsageError, match="cannot be the name of an upload"):
         check_name("upload", name)

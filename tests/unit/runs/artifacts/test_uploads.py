@@ -87,7 +87,7 @@ def test_links(home: Home, images: Path, tmp_path: Path) -> None:
     done = upload(home, images)
     kept = read_files(content(home, "uploads/images"))
     assert (kept["near"], kept["far"]) == ("-> deep/b.png", "big")
-    assert done.skipped == ("folder is a link that leads outside", "gone is a link to nothing")
+    assert done.skipped == ("folder is a link that points outside", "gone is a broken link")
 
 
 def test_removal(home: Home, images: Path) -> None:
@@ -113,15 +113,15 @@ class TestRefusals:
 
     def test_special_file(self, home: Home, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(UsageError, match="is neither file nor folder"):
+        with pytest.raises(UsageError, match="is not a file or folder"):
             upload(home, tmp_path / "pipe")
 
     def test_conjures_own_home(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="holds conjure's own home"):
+        with pytest.raises(UsageError, match="contains conjure's home folder"):
             upload(Home(tmp_path / "deep/home"), tmp_path, "all")
 
     def test_name(self, home: Home, images: Path) -> None:
-        with pytest.raises(UsageError, match="'a/b' cannot name an upload"):
+        with pytest.raises(UsageError, match="'a/b' cannot be the name of an upload"):
             upload(home, images, "a/b")
 
     def test_full_disk_leaves_nothing(self, home: Home, images: Path, monkeypatch) -> None:

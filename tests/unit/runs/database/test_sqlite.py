@@ -140,7 +140,7 @@ def test_a_command_that_is_not_utf8_can_be_recorded(home, store):
 
 
 def test_an_unknown_number_is_answered_with_the_newest(store):
-    with pytest.raises(NotFoundError, match="there is no run 7; none was cast yet"):
+    with pytest.raises(NotFoundError, match="there is no run 7; there are no runs yet"):
         store.get(7)
     add_run(store)
     with pytest.raises(NotFoundError, match="there is no run 7; the newest is 1"):
@@ -221,7 +221,7 @@ def test_links_come_and_go(store):
     store.set_link("best", "runs/3")
     assert store.lookup_link("best") == "runs/3"
     assert [link.name for link in store.links()] == ["best"]
-    with pytest.raises(ConflictError, match="link 'best' exists already and means runs/3"):
+    with pytest.raises(ConflictError, match="link 'best' already exists and points to runs/3"):
         store.set_link("best", "runs/4")
     store.remove_link("best")
     assert store.lookup_link("best") is None

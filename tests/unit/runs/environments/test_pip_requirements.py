@@ -39,7 +39,7 @@ def test_the_runs_own_code_is_left_out_with_a_note(home, tmp_path, line):
     file.write_text(f"tqdm\n{line}\n")
     text, notes = read_requirements(home, [file])
     assert text == "tqdm\n"
-    assert notes == [f"{file}, line 2: {line} is left out: a run's own code needs no installing"]
+    assert notes == [f"{file}, line 2: {line} is left out: a run's own code is not installed"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ from conjure.runs.environments.uv import explain
             " (exit status: 1): FileNotFoundError: No such file: 'requirements.txt'",
         ),
         (["something odd"], "something odd"),
-        ([], "uv said nothing"),
+        ([], "uv printed no message"),
     ],
 )
 def test_explain(lines: list[str], sentence: str) -> None:

@@ -111,5 +111,5 @@ def test_an_unknown_run(store):
 
 def test_names():
     assert [kind_of(name) for name in ("runs/3", "uploads/a@2", FILE)] == [Kind.RUN, Kind.UPLOAD, Kind.FILE]
-    assert source_text(FILE) == "jokes.csv (a local file, sha256 0123456789ab)"
+    assert source_text(FILE) == "jokes.csv (local file, sha256 0123456789ab)"
     assert source_text("uploads/a@2") == "uploads/a@2"

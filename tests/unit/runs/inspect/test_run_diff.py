@@ -132,7 +132,7 @@ def test_code_that_is_no_longer_kept(home, tmp_path):
     before = replace(record(tmp_path), code=code)
     after = replace(record(tmp_path, 2), code=replace(code, tree="0" * 39 + "1"))
     found = compare(home, before, after, {}, {})
-    assert found.code.unknown.startswith("the files are no longer kept")
+    assert found.code.unknown.startswith("the files are no longer stored")
     unrecorded = compare(home, before, record(tmp_path, 2), {}, {})
     assert unrecorded.code.unknown == "the code of run 2 was never recorded"
     assert compare(home, record(tmp_path), record(tmp_path, 2), {}, {}).is_empty

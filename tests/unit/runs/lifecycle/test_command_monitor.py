@@ -95,7 +95,7 @@ def test_a_timeout_stops_it(tmp_path):
     result = watch(machine, tmp_path, timeout_s=90.0)
     assert (result.reason, result.exit) == (EndReason.TIMEOUT, Exit(signal=15))
     assert machine.signals == [("term", 90.0)]
-    assert result.message == "it ran for 1m 30s, its timeout"
+    assert result.message == "not finished after 1m 30s"
 
 
 def test_one_that_ignores_sigterm_is_killed_after_its_grace(tmp_path):

@@ -34,7 +34,7 @@ def notes(folder, *command, **options):
 def test_what_git_ignores_is_named(folder, command, name):
     (folder / "new.csv").write_text("x")
     (note,) = notes(folder, *command)
-    assert note.startswith(f"git ignores {name}, so the run's copy of this folder is without it; -m ./{name}")
+    assert note.startswith(f"git ignores {name}, so it is missing from the run; -m ./{name}")
 
 
 def test_an_ignored_folder_has_to_be_uploaded(folder):
@@ -44,7 +44,7 @@ def test_an_ignored_folder_has_to_be_uploaded(folder):
 
 def test_a_link_that_leads_out_is_named(folder):
     (note,) = notes(folder, "cat link/x link")
-    assert note.startswith("link is a link to ../shared, outside this folder, and leads nowhere in the run")
+    assert note.startswith("link is a link to ../shared, outside this folder, and is broken in the run")
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_standard_input(tmp_path, text, said):
     (tmp_path / "input").write_text(text)
     with (tmp_path / "input").open() as file:
         done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, stdin=file)
-    assert done.stdout.startswith("what is on standard input") == said
+    assert done.stdout.startswith("standard input") == said

@@ -39,7 +39,7 @@ def test_a_run_without_code_stays_without(home):
 
 
 def test_what_was_never_recorded_cannot_be_done_again(home):
-    with pytest.raises(UsageError, match="its code was never recorded"):
+    with pytest.raises(UsageError, match="its code was not recorded"):
         spec_of_record(home, replace(record(), code=None))
 
 
@@ -72,7 +72,7 @@ def test_secrets_can_be_given_again(home):
 
 
 def test_a_rerun_takes_no_other_variables(home):
-    with pytest.raises(UsageError, match="-e DEPTH: a rerun takes the variables as they were recorded"):
+    with pytest.raises(UsageError, match="-e DEPTH: a rerun uses the recorded variables"):
         spec_of_record(home, record(variables={"DEPTH": "3"}), {"DEPTH": "4"})
 
 
@@ -80,9 +80,9 @@ def test_a_rerun_takes_no_other_variables(home):
     ("given", "message"),
     [
         ({"variables": {"API_KEY": "x", "CREDS": "y"}}, "which are not stored: API_KEY, CREDS$"),
-        ({"params": {"password": "x"}}, "was given a secret in --param password, and"),
-        ({"command": ("x --password abc",)}, "was given a secret in its command, and"),
-        ({"output": ("a1B2c3D4e5F6g7H8*",)}, "was given a secret in --output, and"),
+        ({"params": {"password": "x"}}, "has a secret in --param password, and"),
+        ({"command": ("x --password abc",)}, "has a secret in its command, and"),
+        ({"output": ("a1B2c3D4e5F6g7H8*",)}, "has a secret in --output, and"),
         ({"environment": EnvironmentChoice(pip=("x @ https://u:p@h/x",))}, "a secret in --pip, and"),
     ],
 )
@@ -101,7 +101,7 @@ def test_the_address_of_recorded_code_is_not_needed_again(home):
 def test_conjures_own_home_is_no_folder_to_run_in(home, place, refused):
     spec = RunSpec(command=("true",), folder=home.root / place)
     if refused:
-        with pytest.raises(UsageError, match="is where conjure keeps its own things"):
+        with pytest.raises(UsageError, match="is conjure's home folder"):
             refuse_own_folder(home, spec)
     else:
         refuse_own_folder(home, spec)

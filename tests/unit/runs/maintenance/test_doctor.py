@@ -45,7 +45,7 @@ def find(home):
 def test_nothing_is_made_by_looking(home):
     found = find(home)
     assert {finding.state for finding in found.values()} == {State.OK}
-    assert "not there yet" in found["home"].text
+    assert "created by the first run" in found["home"].text
     assert not home.root.exists()
 
 
@@ -54,7 +54,7 @@ def test_all_is_well(home):
         finish(store, add_run(store).number, DONE)
     found = find(home)
     assert [name for name, finding in found.items() if finding.state is not State.OK] == []
-    assert found["runs"].text == "1 run, 0 going on"
+    assert found["runs"].text == "1 run, 0 active"
     assert found["database"].text == f"schema {NEWEST}, no faults"
     assert found["git"].text[0].isdigit()
     assert found["uv"].text[0].isdigit()
@@ -91,10 +91,10 @@ def test_an_abandoned_run_is_closed_and_named(home):
         store.create_run(
             spec, this_process(), lambda number: locks.append(RunLock.create(home.run_folder(number)))
         )
-        assert find(home)["runs"].text == "1 run, 1 going on"
+        assert find(home)["runs"].text == "1 run, 1 active"
         locks[0].release()
         found = find(home)["runs"]
-        assert (found.state, found.text) == (State.WARNING, "1 run, 0 going on; closed as interrupted: 1")
+        assert (found.state, found.text) == (State.WARNING, "1 run, 0 active; closed as interrupted: 1")
         assert store.get(1).status is RunStatus.INTERRUPTED
     assert find(home)["runs"].state is State.OK
 
@@ -110,16 +110,16 @@ def test_folders_and_rows_that_do_not_match(home):
     (home.run_folder(9) / "run.json").write_text(text.replace('"number": 2', '"number": 9'))
     found = [finding for finding in examine(home) if finding.name == "run folders"]
     assert [(finding.text, finding.fix) for finding in found] == [
-        ("not in the database, though they have a record: 9", "conjure doctor --reindex"),
+        ("run folders with a record that are missing from the database: 9", "conjure doctor --reindex"),
         (
             "neither in the database nor with a readable record: 8",
             f"look into {home.run_folder(8)}",
         ),
-        ("their folders are gone, the database alone knows them: 2", None),
+        ("runs in the database without a folder: 2", None),
     ]
     rebuild(home)
     found = [finding.text for finding in examine(home) if finding.name == "run folders"]
-    assert "not in the database, though they have a record: 9" not in found
+    assert "run folders with a record that are missing from the database: 9" not in found
 
 
 def damage(path):
@@ -165,8 +165,8 @@ def test_a_newer_database_is_left_alone(home):
     connection.close()
     found = find(home)["database"]
     assert found.state is State.FAULT
-    assert "a newer conjure wrote it" in found.text
-    with pytest.raises(StoreError, match="a newer conjure wrote it"):
+    assert "this version of conjure supports up to" in found.text
+    with pytest.raises(StoreError, match="this version of conjure supports up to"):
         rebuild(home)
     assert [path.name for path in home.root.glob("*damaged*")] == []
 

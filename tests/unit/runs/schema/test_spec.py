@@ -74,17 +74,17 @@ def test_mounts(text, expected):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "names no resource"),
-        (":in", "names no resource"),
+        ("", "has no resource"),
+        (":in", "has no resource"),
         ("runs/2:a:b", "too many colons"),
         ("s3://bucket/x:y", "too many colons"),
         ("runs/2:/data", "absolute path"),
-        ("runs/2:..", "not a place inside"),
-        ("runs/2:../x", "not a place inside"),
-        ("runs/2:a/../../x", "not a place inside"),
-        ("runs/2:.", "not a place inside"),
-        ("runs/2:", "not a place inside"),
-        ("..", "not a place inside"),
+        ("runs/2:..", "not a path inside"),
+        ("runs/2:../x", "not a path inside"),
+        ("runs/2:a/../../x", "not a path inside"),
+        ("runs/2:.", "not a path inside"),
+        ("runs/2:", "not a path inside"),
+        ("..", "not a path inside"),
     ],
 )
 def test_bad_mounts(text, why):
@@ -109,18 +109,18 @@ def test_all_faults_are_reported_at_once():
     message = str(caught.value)
     for fault in (
         "the command is empty",
-        "--commit and --committed exclude one another",
+        "--commit and --committed cannot be combined",
         "--git-ref needs --git-url",
-        "--base 'best' is neither current nor none",
+        "--base 'best' must be current or none",
         "--python 'four'",
         "--cpus must be above 0 and below 1e+06; 0 is not",
         "--gpus must be above 0 and below 1e+06; -1 is not",
-        "two mounts want the same place, 'in'",
-        "two mounts want the same place, 'in/deep'",
+        "two mounts have the same path, 'in'",
+        "two mounts have the same path, 'in/deep'",
         "label ' x'",
         "--param '1x'",
         "--env 'A-B'",
-        "a timeout must be longer than nothing",
+        "a timeout must be above 0",
         "stop condition 'loss == 3'",
     ):
         assert fault in message
@@ -128,7 +128,7 @@ def test_all_faults_are_reported_at_once():
 
 @pytest.mark.parametrize("value", ["-x", ""])
 def test_names_that_git_would_take_for_options_are_refused(value):
-    with pytest.raises(UsageError, match="is not a name that git knows"):
+    with pytest.raises(UsageError, match="is not a valid git reference"):
         spec(code=CodeChoice(commit=value))
 
 

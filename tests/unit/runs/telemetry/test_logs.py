@@ -144,7 +144,7 @@ def test_a_full_disk_costs_whole_entries_and_says_so(path, clock, monkeypatch):
     log.write(STDOUT, b"three\n")
     assert texts(path) == [
         (STDOUT, "one\n"),
-        (NOTE, "4 bytes of output were lost here: they could not be written (is the disk full?)\n"),
+        (NOTE, "4 bytes of output were lost: they could not be written (is the disk full?)\n"),
         (STDOUT, "three\n"),
     ]
     assert path.name == logs.LOG_FILE
