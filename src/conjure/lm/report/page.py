@@ -13,6 +13,7 @@ from conjure.lm.report.facts import (
     ExtractedShare,
     Extraction,
     Finding,
+    HeldOutComparison,
     HeldOutScore,
     Normal,
     Plain,
@@ -22,7 +23,13 @@ from conjure.lm.report.facts import (
 from conjure.lm.report.gallery import closest, gallery
 from conjure.lm.report.layout import Row, figure, number, pair, percent, rows_of, section, signed, table, term
 from conjure.lm.report.markup import Child, Markup, element
-from conjure.lm.report.novelty import COPY_WORDS, LONGEST_NGRAM, NEAR_COPY_RUN_WORDS, NEAR_COPY_SHARE
+from conjure.lm.report.novelty import (
+    COPY_WORDS,
+    FEW_CHANGES,
+    LONGEST_NGRAM,
+    NEAR_COPY_RUN_WORDS,
+    NEAR_COPY_SHARE,
+)
 
 _SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
 _ENDINGS = {"early_stop": ", where it stopped early", "interrupted": ", where it was interrupted"}
@@ -106,13 +113,16 @@ def _loss_figure(report: Report) -> Markup:
     course = report.course
     ended = f"Training took {course.steps:,} steps{_ENDINGS.get(course.end_reason, '')}."
     measured = any(point.held_out_loss is not None for point in course.points)
-    note = " These losses are measured on packed blocks of tokens, so they differ a little from the table's."
+    note = (
+        " The eval loss is measured on packed blocks of held-out tokens, so it differs a little from the loss "
+        "in the table."
+    )
     return figure(
         loss_curve(course),
         f"{ended} The weights of step {course.kept_step:,} were kept."
         + (note if report.verdict.state == "learned" else ""),
         ("train", "training loss"),
-        *([("unseen", "held-out loss")] if measured else []),
+        *([("unseen", "eval loss")] if measured else []),
     )
 
 
@@ -138,7 +148,19 @@ def _held_out_table(report: Report) -> Markup | None:
         ),
         f"{on.records:,} held-out texts, each after an end-of-text token: {on.tokens:,} tokens, {on.words:,} "
         f"words, {on.bytes:,} bytes; context {on.context:,} tokens, stride {on.stride:,}. "
-        f"{on.likelier:,} of the texts became likelier. ± is one standard error over the texts.",
+        f"{_counted_once(on)}± is one standard error.",
+    )
+
+
+def _counted_once(on: HeldOutComparison) -> str:
+    """What the mean and its error are of, where that is not each text."""
+    if on.units is None or on.units == on.records:
+        return f"{on.likelier:,} of the texts became likelier. "
+    if on.units > on.records:
+        return f"So few texts are counted in {on.units:,} stretches. "
+    return (
+        f"Texts that say the same are one of {on.units:,} groups, each counted once; "
+        f"{on.likelier:,} became likelier. "
     )
 
 
@@ -219,9 +241,9 @@ def _copying_table(report: Report) -> Markup:
     columns += [report.normal.novelty] if report.normal is not None else []
     copy = f"the whole text stands in one training record, and has {COPY_WORDS} words or is all of it"
     near = (
-        f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words ({COPY_WORDS} at least) stand in "
-        f"the same order in one record, or in stretches of {COPY_WORDS} that records hold; or "
-        f"{NEAR_COPY_RUN_WORDS} words in a row stand there verbatim"
+        f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words, or all but {FEW_CHANGES} "
+        f"({COPY_WORDS} at least), stand in the same order in one record, or in stretches of {COPY_WORDS} "
+        f"that records hold; or {NEAR_COPY_RUN_WORDS} words in a row stand there verbatim"
     )
     return table(
         ("", *_names(report)),
