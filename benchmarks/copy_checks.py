@@ -174,7 +174,9 @@ def _print_found(
     found = [n for n, overlap in enumerate(overlaps) if overlap.originality != "own"]
     named = sum(_names_it(overlaps[n], planted[n][0], texts[n], corpus) for n in found)
     brute = sum(corpus.truth.copied(text) for text in texts)
-    print(f"| {name} | {kind} | {len(found)} of {len(texts)} | {named} of {len(found)} | {brute} |", flush=True)
+    print(
+        f"| {name} | {kind} | {len(found)} of {len(texts)} | {named} of {len(found)} | {brute} |", flush=True
+    )
 
 
 def _names_it(overlap: Overlap, planted: int, text: str, corpus: _Corpus) -> bool:

@@ -3,6 +3,7 @@
 Main entry: `render_html`. Invariant: it says only what is in the `Report`, and every text in it is escaped.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -67,9 +68,15 @@ def _opening(report: Report) -> Markup:
         element("h1", _heading(report)),
         element("p", _models(report), class_="quiet models"),
         element("p", verdict.headline, class_="headline"),
-        element("p", verdict.next_step, class_="next") if verdict.next_step is not None else None,
+        element("p", _next_step(verdict.next_step), class_="next") if verdict.next_step is not None else None,
         element("ul", [_finding(finding) for finding in findings], class_="findings"),
     )
+
+
+def _next_step(sentence: str) -> list[Child]:
+    """A sentence whose options are not broken at their hyphens."""
+    parts = re.split(r"(--[a-z-]+)", sentence)
+    return [element("code", part) if part.startswith("--") else part for part in parts]
 
 
 def _heading(report: Report) -> str:
