@@ -216,8 +216,8 @@ def _verdicts(corpus: _Corpus, plants: dict[str, list[tuple[int, str]]], tokeniz
         contradicted += tone == "good" and true > 0
         missed += tone != "bad" and true >= SAMPLES / 5
     return (
-        f"{count} reports, {good} with ✔ it does not copy, {contradicted} of them contradicted by brute force;"
-        f" {missed} of a copier not called one"
+        f"{count} reports, {good} with ✔ it does not copy, {contradicted} of them contradicted by brute "
+        f"force; {missed} of a copier not called one"
     )
 
 

@@ -93,7 +93,7 @@ class Evidence:
         return group_tallies(scores, self.held_out_units or range(len(scores)))
 
     def one_of_each_group(self) -> Sequence[str]:
-        """The held-out texts without those that say the same as an earlier one, which would look repetitive."""
+        """The held-out texts but those that say the same as an earlier one and would look repetitive."""
         if len(self.held_out_units) != len(self.held_out):
             return self.held_out  # few long texts, counted in stretches
         first = dict(zip(reversed(self.held_out_units), reversed(self.held_out), strict=True))

@@ -121,8 +121,8 @@ def _loss_figure(report: Report) -> Markup:
     ended = f"Training took {course.steps:,} steps{_ENDINGS.get(course.end_reason, '')}."
     measured = any(point.held_out_loss is not None for point in course.points)
     note = (
-        " The eval loss is measured on packed blocks of held-out tokens, so it differs a little from the loss "
-        "in the table."
+        " The eval loss is measured on packed blocks of held-out tokens, so it differs a little from the "
+        "loss in the table."
     )
     return figure(
         loss_curve(course),
