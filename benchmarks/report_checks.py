@@ -4,6 +4,7 @@ python benchmarks/report_checks.py trainings DATA LOSSES   40 small trainings, e
 python benchmarks/report_checks.py nulls LOSSES            2,000 trainings that changed nothing, simulated
 python benchmarks/report_checks.py power LOSSES            how often a real change is seen, by its size
 python benchmarks/report_checks.py pairs DATA              precision and recall of groups on labelled pairs
+python benchmarks/report_checks.py copies FILE…            planted copies found, and compared with brute force
 python benchmarks/report_checks.py million FOLDER          time and memory for a million records
 python benchmarks/report_checks.py dedup DATA              --dedup keep, drop and weight, side by side
 
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from copy_checks import copies
 
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.language_model import LanguageModel, load
@@ -294,5 +296,5 @@ def _repeated(
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    commands = {one.__name__: one for one in (trainings, nulls, power, pairs, million, dedup)}
+    commands = {one.__name__: one for one in (trainings, nulls, power, pairs, copies, million, dedup)}
     commands[sys.argv[1]](*map(Path, sys.argv[2:]))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from conjure.runs.lifecycle.submission import submit
 
 from conjure.python_api import Run
 from conjure.reporting import RUN_VARIABLE
@@ -16,6 +15,7 @@ from conjure.runs.database.sqlite import Store, read_record
 from conjure.runs.host.process import KILL_SIGNAL, boot_id, look_at
 from conjure.runs.host.process_marks import MARKS_FILE
 from conjure.runs.lifecycle.ownership import RunLock, open_store
+from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import is_running, supervisor_of, wait_for_status, wait_until

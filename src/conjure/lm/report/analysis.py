@@ -92,13 +92,20 @@ class Evidence:
         scores = observation.scores
         return group_tallies(scores, self.held_out_units or range(len(scores)))
 
+    def one_of_each_group(self) -> Sequence[str]:
+        """The held-out texts but those that say the same as an earlier one and would look repetitive."""
+        if len(self.held_out_units) != len(self.held_out):
+            return self.held_out  # few long texts, counted in stretches
+        first = dict(zip(reversed(self.held_out_units), reversed(self.held_out), strict=True))
+        return [first[group] for group in dict.fromkeys(self.held_out_units)]
+
 
 def analyse(evidence: Evidence) -> Report:
     """Work out a report; the training records are read once, in little memory."""
     observations = (evidence.base, evidence.tuned)
     written = [[sample.text for sample in observation.samples] for observation in observations]
     pieces = excerpts(
-        evidence.held_out,
+        evidence.one_of_each_group(),
         evidence.tokenizer,
         tokens=evidence.request.max_new_tokens,
         count=_UNSEEN_PER_SAMPLE * len(evidence.tuned.samples),

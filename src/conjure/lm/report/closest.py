@@ -2,9 +2,9 @@
 
 Main entry: `ClosestRecords`. The longest verbatim run alone does not lead to the source of a copy with small
 changes: a common phrase of another record may be longer. So every stretch of a record that shares many pairs
-of neighbouring words with a text is compared with it. Invariant: a text of which four fifths of the words
-stand in order in a stretch of a record twice as long as the text is always compared with that stretch,
-unless `_MOST_STRETCHES` others of the same batch share more word pairs.
+of neighbouring words with a text is compared with it. Invariant: a text of which four fifths of the words,
+or all but two of eight, stand in order in a stretch of a record twice as long as the text is always compared
+with that stretch, unless `_MOST_STRETCHES` others of the same batch share more word pairs.
 """
 
 from collections.abc import Sequence

@@ -249,7 +249,8 @@ class Normal:
     """The same figures for held-out text cut to a sample's length: what is normal for such text.
 
     Attributes:
-        novelty: Of held-out records that are no copies or near copies of a training record themselves.
+        novelty: Of held-out records, one of each group, that are no copies or near copies of a training
+            record themselves.
         diversity: Of the same.
         left_out: Held-out records that are, and so show nothing of unseen text.
     """

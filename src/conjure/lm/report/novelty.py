@@ -29,6 +29,7 @@ COPY_WORDS = 6  # a whole text of at least so many words that stands in one trai
 # Of 272 held-out one-line jokes, 4 reach the next limit, all old jokes told in other words; of 400 excerpts
 # from held-out novels, 1 does, with seven words.
 NEAR_COPY_SHARE = 0.8  # so much of a text from training records, but for changed words here and there
+FEW_CHANGES = 2  # words: so many may be others in a short text too, of which they are more than a fifth
 NEAR_COPY_RUN_WORDS = 20  # a run of so many words is no accident, whatever is around it
 
 _BATCH_CHARACTERS = 1 << 18
@@ -68,8 +69,9 @@ class Overlap:
         originality: ``copy``: all of it, outer spaces aside, stands in one record, and it has at least
             `COPY_WORDS` words or is the whole record. ``near copy``, case and punctuation aside: it has at
             least `SHORT_COPY_WORDS` words and is a whole record; or of its words (`COPY_WORDS` at least),
-            `NEAR_COPY_SHARE` stand in the same order in a stretch of one record, or lie in stretches of
-            `COPY_WORDS` words that some record holds; or the run has at least `NEAR_COPY_RUN_WORDS` words.
+            `NEAR_COPY_SHARE`, or all but `FEW_CHANGES`, stand in the same order in a stretch of one record,
+            or lie in stretches of `COPY_WORDS` words that some record holds; or the run has at least
+            `NEAR_COPY_RUN_WORDS` words.
             ``own``: none of these.
         run: Its longest verbatim run.
         words: Its words.
@@ -249,6 +251,7 @@ class _Comparison:
         elif (
             run.words >= NEAR_COPY_RUN_WORDS
             or (words >= COPY_WORDS and kept >= NEAR_COPY_SHARE * words)
+            or kept >= max(COPY_WORDS, words - FEW_CHANGES)
             or tuple(self._words[index]) in self._whole_phrases
         ):
             originality = "near copy"

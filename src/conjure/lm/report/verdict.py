@@ -159,7 +159,7 @@ def _better(
     assert comparison is not None
     texts = _counted(comparison.records, "held-out text")
     units = comparison.units if comparison.units is not None else comparison.records
-    of = "them" if units == comparison.records else f"{units:,} groups that say the same"
+    of = "them" if units == comparison.records else f"{units:,} groups of texts that say the same"
     detail = (
         f"Its loss on {texts} is {tuned.loss:.2f} nats per token, the base model's {base.loss:.2f} "
         f"({_sure_of_change(comparison)}). {comparison.likelier:,} of {of} became likelier."

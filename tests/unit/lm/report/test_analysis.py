@@ -1,6 +1,7 @@
 """A report's figures, from evidence small enough to work out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -89,3 +90,13 @@ def test_thinning_out_keeps_ends_and_means():
 )
 def test_gallery(losses, gallery):
     assert choose_gallery(losses) == gallery
+
+
+def test_what_says_the_same_is_normal_once():
+    """Copies of one held-out text would make unseen text look repetitive, and excuse a model that repeats."""
+    once = analyse(evidence()).normal
+    copied = replace(
+        evidence(held_out=(*HELD_OUT, *[HELD_OUT[0]] * 20)),
+        held_out_units=[*range(len(HELD_OUT)), *[0] * 20],
+    )
+    assert analyse(copied).normal == once

@@ -28,6 +28,9 @@ def compare(*texts: str, training=RECORDS) -> list[Overlap]:
         ("the moon is so bright tonight, that the burglars have postponed", "near copy"),  # punctuation, case
         ("The moon is so bright tonight that the burglars have left.", "near copy"),  # the last word is new
         ("The moon is so bright that all burglars have postponed.", "near copy"),  # a word here and there
+        ("His bread has a lovely taste, all the way.", "near copy"),  # two of nine words
+        ("His bread has a poor taste, all the way.", "own"),  # three
+        ("His bread has a taste.", "own"),  # of so few words, two are too many
         ("The moon is so bright that my uncle has postponed it.", "own"),
         ("No, no.", "own"),
         ("", "own"),

@@ -43,7 +43,7 @@ def loss_curve(course: Course) -> Markup:
     low, high = min(losses), max(losses)
     margin = 0.06 * (high - low) if high > low else 0.5
     frame = Frame(32, 182, 0, max(course.steps, 1), low - margin, high + margin)
-    hints = [f"step {step:,}: held-out loss {loss:.3f} nats per token" for step, loss in held_out]
+    hints = [f"step {step:,}: eval loss {loss:.3f} nats per token" for step, loss in held_out]
     return drawing(
         f"Line chart of the loss over {course.steps:,} training steps",
         frame,

@@ -15,16 +15,20 @@ def gallery(report: Report) -> Markup:
     """The likeliest, the middling and the least likely samples of both models, and all of the tuned one's."""
     seed, tuned = report.sampling.get("seed"), report.tuned
     unchanged = report.verdict.state == "unchanged"
-    sides = [] if unchanged else [_one_side(report.base, "base")]
+    if unchanged:
+        sides = [_one_side(tuned, "base", across=True)]
+    else:
+        sides = [_one_side(report.base, "base"), _one_side(tuned, "tuned")]
+    kind = "base" if unchanged else "tuned"
     return section(
         "What does it sound like?",
         f"The likeliest, the middling and the least likely of {len(tuned.samples):,} samples, by each "
         f"model's own loss per token. Nothing was picked by hand: seed {seed} gives the same ones again.",
-        element("div", *sides, _one_side(tuned, "tuned"), class_="gallery"),
+        element("div", *sides, class_="gallery"),
         element(
             "details",
-            element("summary", f"All {len(tuned.samples):,} samples of the tuned model"),
-            [_card(sample, "tuned") for sample in tuned.samples],
+            element("summary", f"All {len(tuned.samples):,} samples of the {kind} model"),
+            [_card(sample, kind) for sample in tuned.samples],
         ),
     )
 
@@ -41,14 +45,20 @@ def closest(side: Side) -> Markup:
     )
 
 
-def _one_side(side: Side, kind: str) -> Markup:
-    parts: list[Markup] = []
-    for name in ("best", "typical", "worst"):
-        places: tuple[int, ...] = getattr(side.gallery, name)
-        if places:
-            parts.append(element("h4", name.capitalize()))
-        parts += [_card(side.samples[place], kind) for place in places]
-    return element("div", element("h3", f"{kind.capitalize()} model"), parts)
+def _one_side(side: Side, kind: str, *, across: bool = False) -> Markup:
+    """A model's samples, in a column of their own or each sort in a column across the page."""
+    chosen = {
+        "Likeliest": side.gallery.best,
+        "Middling": side.gallery.typical,
+        "Least likely": side.gallery.worst,
+    }
+    parts = [
+        element("div", element("h4", name), [_card(side.samples[place], kind) for place in places])
+        for name, places in chosen.items()
+        if places
+    ]
+    samples = element("div", parts, class_="cards") if across else parts
+    return element("div", element("h3", f"{kind.capitalize()} model"), samples)
 
 
 def _card(sample: SampleFacts, kind: str, *, with_record: bool = False) -> Markup:

@@ -3,6 +3,7 @@
 Main entry: `render_html`. Invariant: it says only what is in the `Report`, and every text in it is escaped.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -12,6 +13,7 @@ from conjure.lm.report.facts import (
     ExtractedShare,
     Extraction,
     Finding,
+    HeldOutComparison,
     HeldOutScore,
     Normal,
     Plain,
@@ -33,7 +35,13 @@ from conjure.lm.report.html.layout import (
     term,
 )
 from conjure.lm.report.html.markup import Child, Markup, element
-from conjure.lm.report.novelty import COPY_WORDS, LONGEST_NGRAM, NEAR_COPY_RUN_WORDS, NEAR_COPY_SHARE
+from conjure.lm.report.novelty import (
+    COPY_WORDS,
+    FEW_CHANGES,
+    LONGEST_NGRAM,
+    NEAR_COPY_RUN_WORDS,
+    NEAR_COPY_SHARE,
+)
 
 _SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
 _ENDINGS = {"early_stop": ", where it stopped early", "interrupted": ", where it was interrupted"}
@@ -71,9 +79,15 @@ def _opening(report: Report) -> Markup:
         element("h1", _heading(report)),
         element("p", _models(report), class_="quiet models"),
         element("p", verdict.headline, class_="headline"),
-        element("p", verdict.next_step, class_="next") if verdict.next_step is not None else None,
+        element("p", _next_step(verdict.next_step), class_="next") if verdict.next_step is not None else None,
         element("ul", [_finding(finding) for finding in findings], class_="findings"),
     )
+
+
+def _next_step(sentence: str) -> list[Child]:
+    """A sentence whose options are not broken at their hyphens."""
+    parts = re.split(r"(--[a-z-]+)", sentence)
+    return [element("code", part) if part.startswith("--") else part for part in parts]
 
 
 def _heading(report: Report) -> str:
@@ -117,13 +131,16 @@ def _loss_figure(report: Report) -> Markup:
     course = report.course
     ended = f"Training took {course.steps:,} steps{_ENDINGS.get(course.end_reason, '')}."
     measured = any(point.held_out_loss is not None for point in course.points)
-    note = " These losses are measured on packed blocks of tokens, so they differ a little from the table's."
+    note = (
+        " The eval loss is measured on packed blocks of held-out tokens, so it differs a little from the "
+        "loss in the table."
+    )
     return figure(
         loss_curve(course),
         f"{ended} The weights of step {course.kept_step:,} were kept."
         + (note if report.verdict.state == "learned" else ""),
         ("train", "training loss"),
-        *([("unseen", "held-out loss")] if measured else []),
+        *([("unseen", "eval loss")] if measured else []),
     )
 
 
@@ -149,7 +166,19 @@ def _held_out_table(report: Report) -> Markup | None:
         ),
         f"{on.records:,} held-out texts, each after an end-of-text token: {on.tokens:,} tokens, {on.words:,} "
         f"words, {on.bytes:,} bytes; context {on.context:,} tokens, stride {on.stride:,}. "
-        f"{on.likelier:,} of the texts became likelier. ± is one standard error over the texts.",
+        f"{_counted_once(on)}± is one standard error.",
+    )
+
+
+def _counted_once(on: HeldOutComparison) -> str:
+    """What the mean and its error are of, where that is not each text."""
+    if on.units is None or on.units == on.records:
+        return f"{on.likelier:,} of the texts became likelier. "
+    if on.units > on.records:
+        return f"So few texts are counted in {on.units:,} stretches. "
+    return (
+        f"Texts that say the same are one of {on.units:,} groups, each counted once; "
+        f"{on.likelier:,} became likelier. "
     )
 
 
@@ -230,9 +259,9 @@ def _copying_table(report: Report) -> Markup:
     columns += [report.normal.novelty] if report.normal is not None else []
     copy = f"the whole text stands in one training record, and has {COPY_WORDS} words or is all of it"
     near = (
-        f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words ({COPY_WORDS} at least) stand in "
-        f"the same order in one record, or in stretches of {COPY_WORDS} that records hold; or "
-        f"{NEAR_COPY_RUN_WORDS} words in a row stand there verbatim"
+        f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words, or all but {FEW_CHANGES} "
+        f"({COPY_WORDS} at least), stand in the same order in one record, or in stretches of {COPY_WORDS} "
+        f"that records hold; or {NEAR_COPY_RUN_WORDS} words in a row stand there verbatim"
     )
     return table(
         ("", *_names(report)),

@@ -144,3 +144,10 @@ def test_without_a_measured_loss_no_table_of_losses_is_explained(kind):
     assert "Perplexity is" not in page
     assert "from the table" not in page
     assert ">perplexity<" not in page
+
+
+def test_the_gallery_of_an_untouched_model_is_the_base_models():
+    text = Outline(render_html(analyse(evidence(kept_step=0)))).text
+    assert "Base model" in text
+    assert "samples of the base model" in text
+    assert "Tuned model" not in text
