@@ -12,7 +12,7 @@ def main() -> None:
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not, in the background of a shell
     if heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from conjure.cli.main import main as run
+    from conjure.cli.main import main as run  # its import takes long enough for a ^C to come
 
     run(interrupts=heard)
 
