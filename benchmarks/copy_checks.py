@@ -142,7 +142,9 @@ def _corpus(records: Sequence[str]) -> _Corpus:
     labels = group_records(records).labels
     order = np.random.default_rng(0).permutation(int(labels.max()) + 1)
     parts = np.split(order, [HELD_OUT, HELD_OUT + 3 * SAMPLES])
-    held_out, own, training = ([records[n] for n in np.flatnonzero(np.isin(labels, part))] for part in parts)
+    held_out, own, training = (
+        [records[n] for n in np.flatnonzero(np.isin(labels, part)).tolist()] for part in parts
+    )
     return _Corpus(training, held_out, [_beginning(text) for text in own], _BruteForce(training))
 
 
