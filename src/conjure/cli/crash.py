@@ -34,7 +34,7 @@ def save_crash(error: BaseException, arguments: Sequence[str]) -> ConjureError:
     reason = " ".join(reason.split())[:_LONGEST_REASON]
     return ConjureError(
         f"conjure itself failed ({reason}); this is a bug",
-        fix="send the details to whoever maintains conjure"
+        hint="send the details to whoever maintains conjure"
         + (f": {shell_words(str(where))}" if where is not None else ""),
     )
 

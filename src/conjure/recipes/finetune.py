@@ -61,14 +61,14 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     with open_store(home) as store:
         number = parse(resource, store.lookup_link).number
         if number is None:
-            raise UsageError(f"{resource} is no run", fix="conjure finetune --resume runs/3")
+            raise UsageError(f"{resource} is no run", hint="name one, as in runs/3")
         record = store.get(number)
     if record.spec.kind != "finetune":
         raise UsageError(f"run {number} was no fine-tune but `{record.spec.command_text}`")
     if "command" in (record.spec.withheld or ()):
         raise UsageError(
             f"run {number} was given a secret in its command, and secrets are not stored; it cannot go on",
-            fix="conjure finetune, with the same data and options",
+            hint="start anew with the same data and options",
         )
     state = resolve_resource(home, f"runs/{number}")
     if not (state / _STATE).is_dir():

@@ -15,6 +15,7 @@ import click
 from conjure.cli.reading_options import layout_of, reading_options, special_tokens_option
 from conjure.cli.render import note
 from conjure.cli.training_view import records_line
+from conjure.cli.typed_options import names_as_typed
 from conjure.core.quoting import printable
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def preview(
     from conjure.lm.text.tokenizer import Tokenizer
     from conjure.recipes.resources import data_path, model_lookup
 
-    records = read_records(
-        [data_path(name) for name in files], column=column, split=split, layout=layout_of(layout)
-    )
+    names = [data_path(name) for name in files]
+    with names_as_typed(click.get_current_context()):
+        records = read_records(names, column=column, split=split, layout=layout_of(layout))
     tokenizer = Tokenizer.from_folder(resolve_model(model, lookups=[model_lookup]).folder)
     for guess in _guesses(records):
         click.echo(printable(guess), err=True)

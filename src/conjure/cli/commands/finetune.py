@@ -173,12 +173,13 @@ def _spec(
     if settings["output"] is not None:
         raise UsageError(
             "--output needs --no-run: a recorded fine-tune keeps its checkpoint as runs/N/output",
-            fix="leave --output out, or add --no-run",
+            fix="--no-run",
         )
     if resume is not None:
         if data or resume == _HERE:
             raise UsageError(
-                "--resume takes the interrupted run and nothing else", fix="conjure finetune --resume runs/3"
+                "--resume takes the interrupted run and nothing else",
+                hint="as in --resume runs/3, without data",
             )
         return resumed_spec(home, resume)
     # Every fault is told here and now, before a run gets a number.
@@ -202,9 +203,11 @@ def _check_data(request: "FinetuneRequest") -> None:
     from conjure.lm.text.readers import read_records
     from conjure.recipes.resources import data_path
 
-    names = [data_path(str(name)) for name in request.data]
-    records = read_records(names, column=request.column, split=request.split, layout=request.layout)
-    next(records.pieces())
+    for data in (request.data, [request.validation] if request.validation is not None else []):
+        names = [data_path(str(name)) for name in data]
+        if names:
+            records = read_records(names, column=request.column, split=request.split, layout=request.layout)
+            next(records.pieces())
 
 
 def _show_plan(data: tuple[str, ...], settings: dict[str, Any], *, as_json: bool) -> int:

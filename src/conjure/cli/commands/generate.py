@@ -29,11 +29,13 @@ if TYPE_CHECKING:
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
 INTERRUPTED = 130  # exit status after ^C, as shells have it
+_STANDARD_INPUT = "standard input"
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 @click.command()
 @click.argument("prompt", required=False)
+@click.option("--prompt", "prompt_option", metavar="TEXT", help="The same as PROMPT.")
 @click.option("--model", default="sprite", show_default=True, help="A name, a folder, a run or a hub model.")
 @click.option(
     "--length",
@@ -106,6 +108,7 @@ def command(
     /,
     prompt: str | None,
     *,
+    prompt_option: str | None,
     prompt_file: Path | None,
     model: str,
     precision: str,
@@ -123,7 +126,7 @@ def command(
     them; everything else goes to stderr.
     """
     recording = {name: settings.pop(name) for name in RECORDING}
-    prompts = _prompts(prompt, prompt_file)
+    prompts = _prompts(_only(prompt, prompt_option), prompt_file)
     with names_as_typed(context):
         request = _request(prompts, settings)
     if save and not inside_a_run():
@@ -133,7 +136,7 @@ def command(
     single = len(prompts) * request.num_samples == 1
     if stream and not (plain and single):
         raise UsageError(
-            "--stream shows one sample as it is written", fix="-n 1, without --json or --logprobs"
+            "--stream shows one sample as it is written", hint="use -n 1, without --json or --logprobs"
         )
 
     from conjure.lm.generation.text_generator import load_writer
@@ -163,9 +166,9 @@ def _spec(
 ) -> "RunSpec":
     """The run of this command: its inputs mounted, the seed fixed, the samples in a file."""
     inputs = Inputs(Home.from_environment())
-    given = {"model", "prompt_file", "seed", "save", "output", "as_json", "stream", *RECORDING}
+    given = {"model", "prompt_option", "prompt_file", "seed", "save", "output", "as_json", "stream"}
     words = ["--model", inputs.model(context.params["model"]), f"--seed={seed}", "--output", SAMPLES_FILE]
-    words += typed_options(context, leave_out=given)
+    words += typed_options(context, leave_out=given | set(RECORDING))
     if prompt_file is not None:
         words += ["--prompt-file", inputs.data(str(prompt_file))]
     elif prompts != [""]:
@@ -179,15 +182,22 @@ def _spec(
     )
 
 
+def _only(argument: str | None, option: str | None) -> str | None:
+    """The prompt, whichever way it was given."""
+    if argument is not None and option is not None:
+        raise UsageError("PROMPT and --prompt cannot both be given", hint="leave one of them out")
+    return argument if argument is not None else option
+
+
 def _prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
     if prompt_file is None:
-        return [_text(sys.stdin.buffer.read(), "standard input") if prompt == "-" else prompt or ""]
+        return [_text(sys.stdin.buffer.read(), _STANDARD_INPUT) if prompt == "-" else prompt or ""]
     if prompt is not None:
-        raise UsageError("PROMPT and --prompt-file cannot both be given", fix="leave one of them out")
+        raise UsageError("PROMPT and --prompt-file cannot both be given", hint="leave one of them out")
     lines = _text(prompt_file.read_bytes(), str(prompt_file)).removeprefix("\ufeff").split("\n")
     lines = lines if lines[-1] else lines[:-1]
     if not lines:
-        raise DataError(f"{prompt_file} is empty, so it holds no prompt", fix="put a prompt on each line")
+        raise DataError(f"{prompt_file} is empty, so it holds no prompt", hint="put a prompt on each line")
     return [line.removesuffix("\r") for line in lines]
 
 
@@ -199,10 +209,11 @@ def _text(data: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         guess = guess_bytes(data)
         hint = f"; read as {guess.encoding} it says {guess.sample!r}" if guess is not None else ""
-        file = shell_words(name) if name != "standard input" else "-"
         raise DataError(
             f"{name} is not UTF-8 text: byte {error.start:,} cannot be read{hint}",
-            fix=f"iconv -f {guess.encoding} -t utf-8 {file} > utf8.txt" if guess is not None else None,
+            fix=f"iconv -f {guess.encoding} -t utf-8 {shell_words(name)} > utf8.txt"
+            if guess is not None and name != _STANDARD_INPUT
+            else None,
         ) from error
 
 

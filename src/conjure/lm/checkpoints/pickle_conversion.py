@@ -72,9 +72,9 @@ def convert(folder: Path | str, output: Path | str | None = None, *, to: str = "
 
 def _check_free(target: Path, name: str, *, in_place: bool) -> None:
     if in_place and (target / name).exists():
-        raise ConflictError(f"{target} holds {name} already", fix="name another folder with --output")
+        raise ConflictError(f"{target} holds {name} already", hint="name another folder with --output")
     if not in_place and target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ConflictError(f"{target} exists already", fix="name a new folder with --output")
+        raise ConflictError(f"{target} exists already", hint="name a new folder with --output")
 
 
 def _write_beside(folder: Path, name: str, write: Callable[[Path, Path], None]) -> None:

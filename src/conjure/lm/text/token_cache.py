@@ -452,7 +452,7 @@ def _storing(cache: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreError(
             f"token ids cannot be kept in {cache}: {error.strerror or error}",
-            fix=f"{'free some space, or ' if full else ''}set {HOME_VARIABLE} to a folder with room",
+            hint=f"{'free some space, or ' if full else ''}set {HOME_VARIABLE} to a folder with room",
         ) from error
 
 

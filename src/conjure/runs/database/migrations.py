@@ -136,7 +136,8 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> bool:
         raise StoreError(
             f"conjure's database has schema {before}, and this conjure knows up to {NEWEST}:"
             " a newer conjure wrote it",
-            fix="upgrade conjure (pip install --upgrade conjure), or set CONJURE_HOME to another folder",
+            hint="or set CONJURE_HOME to another folder",
+            fix="pip install --upgrade conjure",
         )
     for migration in MIGRATIONS[:up_to]:
         if migration.number > before:

@@ -270,7 +270,7 @@ def _code(home: Home) -> Finding:
             return Finding("code", State.FAULT, f"{repository} is damaged", _REINDEX)
         missing = code_store.missing_code(home, trees)
     except ConjureError as error:
-        return Finding("code", State.FAULT, str(error), error.fix)
+        return Finding("code", State.FAULT, str(error), error.fix or error.hint)
     if missing:
         text = f"the code of these runs is lost, so they cannot be run again: {_numbers(missing)}"
         return Finding("code", State.FAULT, text)
@@ -327,7 +327,7 @@ def _uv() -> Finding:
     try:
         version = _version(uv_program(), "--version")
     except BuildError as error:
-        return Finding("uv", State.FAULT, str(error), error.fix)
+        return Finding("uv", State.FAULT, str(error), error.fix or error.hint)
     if version is None:
         return Finding("uv", State.FAULT, "it does not run", "pip install --force-reinstall uv")
     return Finding("uv", State.OK, version)

@@ -132,7 +132,7 @@ class TestCache:
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(StoreError, match=r"token ids cannot be kept in .*file") as caught:
             tokenise(jokes, tiny_tokenizer(), cache=tmp_path / "file")
-        assert "CONJURE_HOME" in caught.value.fix
+        assert "CONJURE_HOME" in caught.value.hint
 
     def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, jokes, tmp_path, monkeypatch):
         def fill(*_):
@@ -141,7 +141,7 @@ class TestCache:
         monkeypatch.setattr(token_cache._Writer, "_write_batch", fill)
         with pytest.raises(StoreError, match="No space left on device") as caught:
             tokenise(jokes, tiny_tokenizer(), cache=tmp_path / "cache")
-        assert caught.value.fix.startswith("free some space")
+        assert caught.value.hint.startswith("free some space")
         assert not list((tmp_path / "cache").glob("*/ids"))
 
     def test_progress_ends_at_the_size_of_the_files(self, jokes, tmp_path):
