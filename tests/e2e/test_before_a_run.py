@@ -72,7 +72,9 @@ def test_a_dry_run_shows_the_plan_and_does_nothing_else(here, call, recorded):
 
 
 def test_a_dry_run_for_programs(here, call):
-    status, out, _ = call("finetune", "jokes.csv", "--model", "./tiny", "--dry-run", "--json", "--epochs", "2")
+    status, out, _ = call(
+        "finetune", "jokes.csv", "--model", "./tiny", "--dry-run", "--json", "--epochs", "2"
+    )
     assert status == 0
     assert json.loads(out)["epochs"] == 2
 
@@ -113,7 +115,10 @@ def test_a_recorded_prompt_is_the_prompt_whichever_way_it_was_given(here, call):
         (["score", "jokes.csv", "--encoding", "x"], "error: --encoding is 'x'; it must be"),
         (["score", "x", "--model", "./tiny", "--stride", "0"], "error: --stride is 0; it must be"),
         (["data", "preview", "jokes.csv", "--split", "lines"], "error: --split 'lines' is for text"),
-        (["finetune", "jokes.csv", "--dry-run", "--model", "./tiny", "--freeze", "9"], "error: --freeze is 9; "),
+        (
+            ["finetune", "jokes.csv", "--dry-run", "--model", "./tiny", "--freeze", "9"],
+            "error: --freeze is 9; ",
+        ),
     ],
 )
 def test_errors_name_what_was_typed(here, arguments, words):

@@ -184,14 +184,14 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--temperature", "-1"], "temperature is -1.0; it must be a number from 0 up"),
-            (["--top-p", "7"], "top_p is 7.0; it must be a number above 0, at most 1"),
-            (["--seed", "-3"], "seed is -3; it must be a whole number from 0 up"),
+            (["--temperature", "-1"], "--temperature is -1.0; it must be a number from 0 up"),
+            (["--top-p", "7"], "--top-p is 7.0; it must be a number above 0, at most 1"),
+            (["--seed", "-3"], "--seed is -3; it must be a whole number from 0 up"),
             (
                 ["--length", "0", "-n", "0"],
-                "max_new_tokens is 0; it must be a whole number from 1 up; num_samples",
+                "--max-new-tokens is 0; it must be a whole number from 1 up; --num-samples",
             ),
-            (["--stop", ""], "stop holds an empty text"),
+            (["--stop", ""], "--stop holds an empty text"),
             (["--stream", "-n", "2"], "--stream shows one sample"),
             (["--temperature", "hot"], "'hot' is not a valid float"),
             (["--prompt-file", "nowhere.txt"], "'nowhere.txt' does not exist"),

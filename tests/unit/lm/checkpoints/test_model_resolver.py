@@ -41,7 +41,7 @@ class TestFolders:
             ("./none", NotFoundError, "model folder ./none does not exist"),
             ("/no/such", NotFoundError, "model folder /no/such does not exist"),
             ("a/b/c", NotFoundError, "model folder a/b/c does not exist"),
-            ("mine/config.json", UsageError, "is a file, and a model is the folder around it"),
+            ("mine/config.json", UsageError, "is a file, and a model is a folder"),
             ("no spaces", UsageError, "'no spaces' is neither a folder nor a model's name"),
             ("a--b", UsageError, "'a--b' is neither"),
             ("x@", UsageError, "'x@' is neither"),

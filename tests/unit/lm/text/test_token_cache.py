@@ -207,7 +207,7 @@ class TestSpecialTokensInTheText:
         (tmp_path / "a.csv").write_text(content)
         records = read_records([tmp_path / "a.csv"])
         text = tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache", **options)
-        return text, describe(records, text)
+        return text, describe(records, text, find_groups([records], cache=tmp_path / "cache"))
 
     def test_they_are_characters_counted_and_said(self, tmp_path):
         text, facts = self.facts(tmp_path, "Joke\none<|endoftext|>two <|endoftext|>\nthree\n")
@@ -233,5 +233,6 @@ class TestSpecialTokensInTheText:
 def test_a_script_that_the_vocabulary_hardly_knows_is_said(tmp_path, joke, foreign):
     (tmp_path / "a.txt").write_text(joke)
     records = read_records([tmp_path / "a.txt"])
-    remarks = describe(records, tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache")).remarks
+    text = tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache")
+    remarks = describe(records, text, find_groups([records], cache=tmp_path / "cache")).remarks
     assert any("hardly knows this script" in remark for remark in remarks) == foreign
