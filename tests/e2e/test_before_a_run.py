@@ -81,7 +81,8 @@ def test_a_dry_run_for_programs(here, call):
 
 def test_the_spellings_people_type(here, call):
     plan = ["finetune", "jokes.csv", "--model", "./tiny", "--dry-run", "--json"]
-    assert call(*plan, "--lr", "1e-3")[1] == call(*plan, "--learning-rate", "1e-3")[1]
+    short, long = (json.loads(call(*plan, name, "0.002")[1]) for name in ("--lr", "--learning-rate"))
+    assert short["learning_rate"] == long["learning_rate"] == 0.002
     generate = ["generate", "--model", "./tiny", "--length", "5", "--seed", "3"]
     assert call(*generate, "--prompt", "My dog")[1] == call(*generate, "My dog")[1]
     assert call(*generate, "-o", "samples.json", "My dog")[0] == 0
