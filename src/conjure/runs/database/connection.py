@@ -149,9 +149,7 @@ def reading_rows() -> Iterator[None]:
 def full_disk(home: Home) -> StoreError:
     """What to say where nothing more can be written: of the two things a disk can lack, the one it does."""
     what = "has no inodes left: it holds as many files as it can" if _lacks_inodes(home) else "is full"
-    return StoreError(
-        f"the disk that holds {home.root} {what}", fix="conjure prune"
-    )
+    return StoreError(f"the disk that holds {home.root} {what}", fix="conjure prune")
 
 
 def _lacks_inodes(home: Home) -> bool:
@@ -173,7 +171,7 @@ def _disk_of(home: Home) -> os.statvfs_result | None:
 
 def _damaged(error: Exception) -> StoreError:
     return StoreError(
-        f"conjure's database is damaged ({type(error).__name__}: {error}); it can be rebuilt from the run folders",
+        f"conjure's database is damaged ({type(error).__name__}: {error}); the run folders hold all of it",
         fix="conjure doctor --reindex",
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from conjure.core.files import parse_json
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.core.text import plural, printable
+from conjure.core.text import plural, valid_utf8
 from conjure.core.units import format_size
 from conjure.errors import BuildError, ConjureError, StoreError
 from conjure.runs.artifacts.manifest import Manifest
@@ -368,4 +368,4 @@ def _numbers(numbers: Sequence[int]) -> str:
 
 def _names(names: Sequence[str], shown: int = 10) -> str:
     more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(map(printable, names[:shown])) + more
+    return ", ".join(map(valid_utf8, names[:shown])) + more
