@@ -96,7 +96,7 @@ def keep_file(home: Home, file: Path) -> str:
         why = str(full_disk(home)) if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise MountError(
             f"{file} ({format_size(size)}) could not be kept for the run: {why}",
-            fix="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
+            hint="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
         ) from error
     return f"{KEPT_FILES}/{digest}/{file.name}"
 
