@@ -17,8 +17,9 @@
         ├── BuildError         the environment could not be built
         └── MountError         a resource could not be mounted
 
-A message says what failed, the value seen and what is allowed; `fix` says what to type next. Two tables map
-these outward and nothing else does: the exit status here, read by ``cli/main.py``, and (later) HTTP errors.
+A message says what failed, the value seen and what is allowed; `fix` is what to type next, `hint` what to do.
+Two tables map these outward and nothing else does: the exit status here, read by ``cli/main.py``, and (later)
+HTTP errors.
 """
 
 
@@ -28,15 +29,18 @@ class ConjureError(Exception):
     Attributes:
         code: Stable name for programs (``--json`` output); never changes once released.
         exit_status: What a command line ends with.
-        fix: The next thing to type or do, or None where the message says it all.
+        fix: A command that works as it stands, or options to add to the one that was typed; None where there
+            is none. Names in it are quoted (`conjure.core.quoting.shell_words`).
+        hint: What to do, in words, where no command does it or it is not enough.
     """
 
     code = "error"
     exit_status = 1
 
-    def __init__(self, message: str, *, fix: str | None = None) -> None:
+    def __init__(self, message: str, *, fix: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.fix = fix
+        self.hint = hint
 
 
 class UsageError(ConjureError):

@@ -41,7 +41,7 @@ def test_the_installed_command_keeps_results_and_notes_apart(here):
     assert (
         done.stderr == "Column 'Joke' of jokes.csv is read, the only one with text (else: --column NAME).\n"
     )
-    assert "records     5\n" in done.stdout
+    assert "records     5 records\n" in done.stdout
     assert "The first 2 records, as the model sees them:" in done.stdout
     assert f"{JOKES[1]}<|endoftext|>" in done.stdout
     assert JOKES[2] not in done.stdout
@@ -140,7 +140,7 @@ def test_bars_show_every_length(here, capsys):
         ),
         ("jokes.csv", b"Q,A\nwho is,it is\n", [], 2, "several columns that could be the text"),
         ("jokes.csv", b'ID,"Joke\n1,a b\n', [], 1, "line 1: unclosed quote where the columns are named"),
-        ("jokes.csv", b"ID,Joke\n1,\xe9\xe8 \xe9\n", [], 1, "1 × wrong encoding (first: jokes.csv, line 2)"),
+        ("jokes.csv", b"ID,Joke\n1,\xe9\xe8 \xe9\n", [], 1, "1 × wrong encoding (first: jokes.csv, line 2"),
         ("jokes.txt", b"caf\xe9", [], 1, "1 × wrong encoding"),
         ("jokes.txt", b"a\0b", [], 1, "1 × NUL character"),
         ("jokes.txt", b"one", ["--column", "Joke"], 2, "column 'Joke' needs a table"),
@@ -171,5 +171,5 @@ def test_a_bad_row_is_left_out_and_said_so(here, capsys, content, left_out):
     (here / "jokes.csv").write_bytes(content)
     assert preview("jokes.csv") == 0
     out = capsys.readouterr().out
-    assert "records     2\n" in out
+    assert "records     2 records\n" in out
     assert f"left out    1 × {left_out} (first: jokes.csv, line " in out

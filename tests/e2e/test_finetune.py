@@ -148,11 +148,11 @@ def test_a_cyrillic_text_comes_through_whole(tmp_path, inputs):
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
-        (["--epochs", "0"], 2, "epochs is 0"),
+        (["--epochs", "0"], 2, "--epochs is 0"),
         (["--learning-rate", "fast"], 2, "'fast' is neither a number nor auto"),
-        (["--block-size", "4096"], 2, "block_size is 4096; the model's context is 32 tokens"),
-        (["--column", "Joke"], 2, "column 'Joke' needs a table"),
-        (["--freeze", "9"], 2, "freeze is 9; the model has 2 blocks"),
+        (["--block-size", "4096"], 2, "--block-size is 4096; the model's context is 32 tokens"),
+        (["--column", "Joke"], 2, "--column 'Joke' needs a table"),
+        (["--freeze", "9"], 2, "--freeze is 9; the model has 2 blocks"),
         (["--resume"], 1, "there is no unfinished training"),
         (["--model", "no-such-model-anywhere"], 1, "no-such-model-anywhere"),
     ],

@@ -184,14 +184,14 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--temperature", "-1"], "temperature must be a number from 0 up, not -1.0"),
-            (["--top-p", "7"], "top_p must be a number above 0, at most 1, not 7.0"),
-            (["--seed", "-3"], "seed must be a whole number from 0 to 18446744073709551615, not -3"),
+            (["--temperature", "-1"], "--temperature is -1.0; it must be a number from 0 up"),
+            (["--top-p", "7"], "--top-p is 7.0; it must be a number above 0, at most 1"),
+            (["--seed", "-3"], "--seed is -3; it must be a whole number from 0 up"),
             (
                 ["--length", "0", "-n", "0"],
-                "max_new_tokens must be a whole number from 1 up, not 0; num_samples",
+                "--max-new-tokens is 0; it must be a whole number from 1 up; --num-samples",
             ),
-            (["--stop", ""], "stop holds an empty text"),
+            (["--stop", ""], "--stop holds an empty text"),
             (["--stream", "-n", "2"], "--stream shows one sample"),
             (["--temperature", "hot"], "'hot' is not a valid float"),
             (["--prompt-file", "nowhere.txt"], "'nowhere.txt' does not exist"),
@@ -219,4 +219,4 @@ class TestBadInput:
         prompt = len(tiny_tokenizer().encode("My dog"))
         assert status == 1
         assert f"a prompt of {prompt} and 64 new tokens make {prompt + 64}, more than the model's" in note
-        assert f"try: write at most {64 - prompt} tokens" in note
+        assert f"hint: write at most {64 - prompt} tokens" in note

@@ -94,7 +94,7 @@ class TestInfo:
     def test_an_unknown_name_is_not_fetched(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert _run(["models", "info", "gtp2"]) == 1
         shown = capsys.readouterr().err
-        assert shown == "error: model 'gtp2' is not on this machine\n  try: did you mean gpt2?\n"
+        assert shown == "error: model 'gtp2' is not on this machine\n  hint: did you mean gpt2?\n"
 
 
 class TestConvert:

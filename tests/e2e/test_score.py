@@ -157,10 +157,10 @@ def test_two_models_side_by_side(models, capsys):
         (["My", "dog"], 1, "there is no file My"),
         (["My", "dog", "--text"], 2, "one text can be scored, and these are 2"),
         ([""], 1, "the text is empty"),
-        (["x", "--context", "33"], 2, "context must be from 1 to the model's 32 tokens, not 33"),
-        (["x", "--stride", "0"], 2, "stride must be from 1 to the context, not 0"),
+        (["x", "--context", "33"], 2, "--context is 33; it must be from 1 to the model's 32 tokens"),
+        (["x", "--stride", "0"], 2, "--stride is 0; it must be from 1 to the context"),
         (["x", "--per-token", "--compare", "a", "b"], 2, "--per-token shows one model at a time"),
-        ([], 2, "Missing argument 'TEXT|FILES…'"),
+        ([], 2, "missing argument 'TEXT|FILES…'"),
     ],
 )
 def test_each_fault_is_one_sentence(score, arguments, status, words):

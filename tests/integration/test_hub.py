@@ -23,7 +23,7 @@ try:
     found = resolve_model(sys.argv[1], fetch=sys.argv[2] == "fetch")
     answer = {"folder": str(found.folder), "kind": found.kind, "revision": found.revision, "text": str(found)}
 except ConjureError as error:
-    answer = {"error": type(error).__name__, "message": str(error), "fix": error.fix}
+    answer = {"error": type(error).__name__, "message": str(error), "fix": error.fix, "hint": error.hint}
 print(json.dumps({**answer, "torch": "torch" in sys.modules}))
 """
 
@@ -37,6 +37,7 @@ class Answer:
     error: str | None = None
     message: str = ""
     fix: str | None = None
+    hint: str | None = None
     torch: bool = False
 
 
@@ -123,7 +124,7 @@ class TestRefusals:
             "NotFoundError",
             "there is no model 'gtp2' on Hugging Face, or it is private",
         )
-        assert answer.fix == "did you mean gpt2?"
+        assert answer.hint == "did you mean gpt2?"
 
     def test_unknown_revision(self, hub: FakeHub, resolve: Resolve) -> None:
         answer = resolve("some/model@v9", hub.url)
@@ -133,7 +134,7 @@ class TestRefusals:
         hub.gated.add("some/model")
         answer = resolve("some/model", hub.url)
         assert "model 'some/model' is gated" in answer.message
-        assert "hf auth login" in (answer.fix or "")
+        assert "hf auth login" in (answer.hint or "")
 
     def test_pickle_only(self, hub: FakeHub, resolve: Resolve) -> None:
         served = hub.repositories["some/model"]
@@ -141,7 +142,7 @@ class TestRefusals:
         answer = resolve("some/model", hub.url)
         assert answer.error == "CheckpointError"
         assert "only as a pickle" in answer.message
-        assert "conjure models convert" in (answer.fix or "")
+        assert "conjure models convert" in (answer.hint or "")
 
     def test_another_architecture_before_its_weights_are_fetched(
         self, hub: FakeHub, resolve: Resolve
@@ -165,7 +166,7 @@ class TestNoNetwork:
         assert answer.message.startswith(
             "model 'gpt2' is not on this machine and Hugging Face cannot be reached ("
         )
-        assert answer.fix == (
+        assert answer.hint == (
             "connect to the network, name a local folder as ./FOLDER, or take the embedded model with"
             " --model sprite"
         )

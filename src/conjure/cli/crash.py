@@ -34,7 +34,7 @@ def save_crash(error: BaseException, arguments: Sequence[str]) -> ConjureError:
     reason = " ".join(reason.split())[:_LONGEST_REASON]
     return ConjureError(
         f"internal error ({reason}); this is a bug",
-        fix="report it with the details" + (f": {shell_words(str(where))}" if where is not None else ""),
+        hint="report it with the details" + (f": {shell_words(str(where))}" if where is not None else ""),
     )
 
 

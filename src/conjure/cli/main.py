@@ -8,14 +8,18 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
 import click
 
-from conjure.core.quoting import printable
+from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError
+
+# Their own failures have a status apart, and what follows their options is another program's.
+_CARRIERS = ("run", "rerun")
 
 # verb -> (section of --help, one line of help); the code is `command` in conjure/cli/commands/<verb>.py
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -132,7 +136,7 @@ def main(*, interrupts: bool = False) -> None:
 
 def _run(arguments: list[str], *, interrupts: bool = False) -> int:
     # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
-    own_failure = 125 if arguments[:1] in (["run"], ["rerun"]) else None
+    own_failure = 125 if arguments[:1] and arguments[0] in _CARRIERS else None
     stdout = sys.stdout
     try:
         if interrupts:
@@ -161,21 +165,21 @@ def _run(arguments: list[str], *, interrupts: bool = False) -> int:
 def _tell(error: Exception, arguments: list[str]) -> int:
     """Say what went wrong; the exit status it has for every command but `conjure run`."""
     if isinstance(error, click.ClickException):
-        _show(_in_our_form(error))
+        _show(_in_our_form(error), arguments)
         return error.exit_code
     if isinstance(error, ConjureError):
-        _show(error)
+        _show(error, arguments)
         return error.exit_status
     _write_no_more()
     if isinstance(error, OSError):
         # Whatever reads and writes files names them; what is left is stdout.
         where = error.filename if error.filename else "the output cannot be written"
-        _show(ConjureError(f"{where}: {error.strerror or error}"))
+        _show(ConjureError(f"{where}: {error.strerror or error}"), arguments)
         return 1
     # Collects what a report of the crash needs, which nothing else does.
     from conjure.cli.crash import EXIT_CRASHED, save_crash
 
-    _show(save_crash(error, arguments))
+    _show(save_crash(error, arguments), arguments)
     return EXIT_CRASHED
 
 
@@ -234,8 +238,24 @@ def _write_no_more() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show(error: ConjureError) -> None:
+def _show(error: ConjureError, arguments: Sequence[str]) -> None:
     with suppress(OSError):  # stderr cannot be written either; the exit status still tells
         click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
+        if error.hint:
+            click.echo(f"{click.style('  hint:', bold=True)} {printable(error.hint)}", err=True)
         if error.fix:
-            click.echo(f"{click.style('  try:', bold=True)} {printable(error.fix)}", err=True)
+            line = printable(_command_line(error.fix, arguments))
+            click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)
+
+
+def _command_line(fix: str, arguments: Sequence[str]) -> str:
+    """The fix as a whole command: options join the command that was typed, after what they correct.
+
+    Those of ``conjure run`` stay alone: what follows its options is another program's.
+    """
+    if not fix.startswith("-") or not arguments or arguments[0] in _CARRIERS:
+        return fix
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    typed = shell_words("conjure", *arguments[:end])
+    rest = f" {shell_words(*arguments[end:])}" if arguments[end:] else ""
+    return f"{typed} {fix}{rest}"

@@ -16,6 +16,7 @@ from conjure.runs.telemetry.series import Series, thin
 
 _SMALLEST = (30, 8)
 _TALLEST = 24
+_OUTERMOST = 1e300  # values are drawn no further out, so that the distance between two is still a float
 _LETTERS = ascii_lowercase
 _REST = 2  # lines that plotext leaves free below
 
@@ -39,7 +40,8 @@ def show_curve(title: str, curves: Mapping[str, Series], *, share: int = 1) -> N
     figure.theme("simple" if on_terminal() else "colorless")
     figure.plot_size(width, height)
     for series, (name, marker) in zip(shown.values(), _markers(shown), strict=True):
-        signal = figure.signal(series.steps.tolist(), series.values.tolist(), marker=marker).lines()
+        values = [max(-_OUTERMOST, min(_OUTERMOST, value)) for value in series.values]
+        signal = figure.signal(series.steps.tolist(), values, marker=marker).lines()
         figure.draw(signal.label(name) if len(shown) > 1 else signal)
     figure.title(visible(title))
     figure.ruler("x").ticks(_ticks(shown.values()))

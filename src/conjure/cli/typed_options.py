@@ -37,7 +37,7 @@ def names_as_typed(context: click.Context) -> Iterator[None]:
         yield
     except ValueFaultsError as error:
         spelled = {name: _as_typed(option) for name, option in options.items()}
-        raise ValueFaultsError(error.faults, lambda name: spelled.get(name, name)) from error
+        raise ValueFaultsError(error.faults, lambda name: spelled.get(name, name), fix=error.fix) from error
 
 
 def _as_typed(option: click.Option) -> str:

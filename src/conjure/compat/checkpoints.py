@@ -76,7 +76,7 @@ def evaluated_folders(output: Path, *, all_checkpoints: bool) -> list[Path]:
     if not folders:
         raise NotFoundError(
             f"--output_dir {output} contains no model to evaluate",
-            fix="--do_train makes one; to evaluate another model, give its folder as --output_dir",
+            hint="--do_train makes one; to evaluate another model, give its folder as --output_dir",
         )
     return folders
 

@@ -141,11 +141,11 @@ def _contradictions(flags: Namespace) -> Iterator[str]:
 def _check_output(flags: Namespace) -> None:
     output = Path(flags.output_dir)
     if output.exists() and not output.is_dir():
-        raise ConflictError(f"--output_dir {output} is a file", fix="name a folder")
+        raise ConflictError(f"--output_dir {output} is a file", hint="name a folder")
     if flags.do_train and not flags.overwrite_output_dir and output.exists() and any(output.iterdir()):
         raise ConflictError(
             f"--output_dir {output} exists and is not empty",
-            fix="use --overwrite_output_dir to write into it (other files are kept), or give another folder",
+            hint="use --overwrite_output_dir to write into it (other files are kept), or give another folder",
         )
 
 

@@ -59,9 +59,10 @@ def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None 
 
 def _report(error: ConjureError) -> int:
     say(f"error: {error}")
-    if error.fix:
-        # Advice from the library speaks of `conjure generate` and its kind.
-        say(f"  try: {error.fix.replace('--model ', '--model_name_or_path ')}")
+    # Advice from the library speaks of `conjure generate` and its kind.
+    for label, advice in (("hint", error.hint), ("try", error.fix)):
+        if advice:
+            say(f"  {label}: {advice.replace('--model ', '--model_name_or_path ')}")
     return error.exit_status
 
 
@@ -79,7 +80,7 @@ def check_model_type(model_type: str) -> None:
     if model_type.lower() != "gpt2":
         raise UsageError(
             f"--model_type is {model_type!r}; conjure runs GPT-2 models",
-            fix="--model_type=gpt2, with a GPT-2 model as --model_name_or_path",
+            hint="--model_type=gpt2, with a GPT-2 model as --model_name_or_path",
         )
 
 

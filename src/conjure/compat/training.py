@@ -136,7 +136,7 @@ class Training:
             raise UsageError(
                 f"--num_train_epochs is {settings.num_train_epochs}: only whole epochs are trained, and there"
                 " is none",
-                fix="--num_train_epochs 1, or --max_steps for less than an epoch",
+                hint="--num_train_epochs 1, or --max_steps for less than an epoch",
             )
         _draw_dropout_from_torch(model)
         self._optimizer = MasterOptimizer(model, old_adamw(settings))
@@ -190,7 +190,7 @@ class Training:
         if not math.isfinite(self.loss_sum):
             raise TrainingError(
                 f"the loss became {loss.item()} after {self.step:,} steps; training stopped",
-                fix="a lower --learning_rate",
+                hint="a lower --learning_rate",
             )
 
     def _update(self) -> Update:

@@ -93,7 +93,7 @@ class Home:
             raise StoreError(
                 f"conjure's home folder {self.root} contains {os.pathsep!r}, so a run could not have it"
                 " on its PATH",
-                fix=f"set {HOME_VARIABLE} to another folder",
+                hint=f"set {HOME_VARIABLE} to another folder",
             )
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
@@ -102,7 +102,7 @@ class Home:
         except OSError as error:
             raise StoreError(
                 f"conjure's home folder {self.root} cannot be used: {error.strerror}",
-                fix=f"set {HOME_VARIABLE} to a folder you can write to",
+                hint=f"set {HOME_VARIABLE} to a folder you can write to",
             ) from error
         return self
 

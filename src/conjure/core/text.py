@@ -1,6 +1,6 @@
 """Text for people: names that any terminal can show, moments, counts.
 
-Main entries: `printable`, `to_iso`, `plural`, `did_you_mean`. Invariant: pure functions of their arguments.
+Main entries: `valid_utf8`, `to_iso`, `plural`, `did_you_mean`. Invariant: pure functions of their arguments.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ def to_iso(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def printable(text: str) -> str:
+def valid_utf8(text: str) -> str:
     r"""`text` with bytes that are not UTF-8 (as Python carries them in names) shown as ``\xNN``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

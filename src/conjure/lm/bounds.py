@@ -16,6 +16,18 @@ _HARDLY_NAMED = 1_000_000
 LARGEST_COUNT = 2**31 - 1  # of anything counted, where no other limit is given
 
 
+class ValueFault(NamedTuple):
+    """What is wrong with one value.
+
+    Attributes:
+        name: The value's name in Python.
+        words: The rest of the sentence that begins with the name.
+    """
+
+    name: str
+    words: str
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """What a number given from outside may be.
@@ -56,6 +68,10 @@ class Bound:
     def __str__(self) -> str:
         return self.words_for(0)
 
+    def fault(self, name: str, value: Any) -> ValueFault:
+        """What to say of a value that is not allowed."""
+        return ValueFault(name, f"is {value!r}; it must be {self.words_for(value)}")
+
     def words_for(self, value: Any) -> str:
         """The bound in words; a limit nobody comes near by intent is named to those who exceed it."""
         kind = "a whole number" if self.whole else "a number"
@@ -67,24 +83,14 @@ class Bound:
         return f"{kind} from {self.least}" + (f" to {limit}" if limit else " up")
 
 
-class ValueFault(NamedTuple):
-    """What is wrong with one value.
-
-    Attributes:
-        name: The value's name in Python.
-        words: The rest of the sentence that begins with the name.
-    """
-
-    name: str
-    words: str
-
-
 class ValueFaultsError(UsageError):
     """Values that cannot be; an interface that has other names for them can tell it with those."""
 
-    def __init__(self, faults: Iterable[ValueFault], spell: Callable[[str], str] = str) -> None:
+    def __init__(
+        self, faults: Iterable[ValueFault], spell: Callable[[str], str] = str, *, fix: str | None = None
+    ) -> None:
         self.faults = tuple(faults)
-        super().__init__("; ".join(f"{spell(name)} {words}" for name, words in self.faults))
+        super().__init__("; ".join(f"{spell(name)} {words}" for name, words in self.faults), fix=fix)
 
 
 def bound_faults(bounds: Mapping[str, Bound], values: Mapping[str, Any]) -> Iterator[ValueFault]:
@@ -92,7 +98,12 @@ def bound_faults(bounds: Mapping[str, Bound], values: Mapping[str, Any]) -> Iter
     for name, bound in bounds.items():
         value = values[name]
         if value is not None and not bound.allows(value):
-            yield ValueFault(name, f"is {value!r}; it must be {bound.words_for(value)}")
+            yield bound.fault(name, value)
+
+
+def value_fault(name: str, words: str, *, fix: str | None = None) -> ValueFaultsError:
+    """The error for one value that cannot be; see `ValueFault`."""
+    return ValueFaultsError([ValueFault(name, words)], fix=fix)
 
 
 def refuse_faults(faults: Iterable[ValueFault]) -> None:

@@ -178,7 +178,7 @@ class LanguageModel:
         limit = self.config.context_length
         if ids.shape[1] > limit:
             raise ContextLengthError(
-                f"{ids.shape[1]} tokens do not fit the model's context of {limit}", fix=f"ids[:, -{limit}:]"
+                f"{ids.shape[1]} tokens do not fit the model's context of {limit}", hint=f"ids[:, -{limit}:]"
             )
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= self.config.vocab_size:

@@ -61,14 +61,14 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     with open_store(home) as store:
         number = parse(resource, store.lookup_link).number
         if number is None:
-            raise UsageError(f"{resource} is not a run", fix="conjure finetune --resume runs/3")
+            raise UsageError(f"{resource} is not a run", hint="conjure finetune --resume runs/3")
         record = store.get(number)
     if record.spec.kind != "finetune":
         raise UsageError(f"run {number} is not a fine-tune but `{record.spec.command_text}`")
     if "command" in (record.spec.withheld or ()):
         raise UsageError(
             f"run {number} has a secret in its command, and secrets are not stored; it cannot be resumed",
-            fix="conjure finetune, with the same data and options",
+            hint="conjure finetune, with the same data and options",
         )
     state = resolve_resource(home, f"runs/{number}")
     if not (state / _STATE).is_dir():

@@ -46,7 +46,7 @@ class Inputs:
         """
         if name == "-":
             raise UsageError(
-                "text on standard input cannot be recorded", fix="save it to a file, or add --no-run"
+                "text on standard input cannot be recorded", hint="save it to a file, or add --no-run"
             )
         if is_resource(self.home, name):
             return self._mount(name, Path(name).name)

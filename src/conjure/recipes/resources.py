@@ -7,6 +7,7 @@ Main entries: `model_lookup`, `data_path`. Invariant: a name is a resource only 
 from pathlib import Path
 
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
 from conjure.errors import NotFoundError
 from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS, resolve
 from conjure.runs.lifecycle.ownership import open_store
@@ -48,7 +49,9 @@ def checkpoint_resource(home: Home, name: str) -> str:
         return name
     if (folder / CHECKPOINT_OUTPUT / _CONFIG_FILE).is_file():
         return f"{name.rstrip('/')}/{CHECKPOINT_OUTPUT}"
-    raise NotFoundError(f"{name} contains no model (no {_CONFIG_FILE})", fix=f"conjure ls {name}")
+    raise NotFoundError(
+        f"{name} contains no model (no {_CONFIG_FILE})", fix=shell_words("conjure", "ls", name)
+    )
 
 
 def model_lookup(name: str) -> Path | None:

@@ -41,7 +41,7 @@ def tuned_models(home: Home, names: Sequence[str]) -> list[TunedModel]:
             if number is None:
                 raise UsageError(
                     f"{name} is no run; only recorded fine-tunes are compared, for their data are known",
-                    fix="conjure report 3 5",
+                    hint="name runs, as in `conjure report 3 5`",
                 )
             if number in [model.run for model in models]:
                 raise UsageError(f"run {number} is named twice")

@@ -421,8 +421,8 @@ class TestRefusals:
         with pytest.raises(SnapshotError) as caught:
             snapshot.snapshot(home, project, number=1)
         assert "1.1 GB, more than 1.0 GB; largest: data/ 1.1 GB, w.bin 40 MB" in str(caught.value)
-        assert ".conjureignore" in caught.value.fix
-        assert "--committed" in caught.value.fix
+        assert ".conjureignore" in caught.value.hint
+        assert "--committed" in caught.value.hint
         assert snapshot.snapshot(home, project, number=1, committed=True).size_bytes == 15
 
     def test_home_folder(self, home: Home, tmp_path: Path, monkeypatch) -> None:

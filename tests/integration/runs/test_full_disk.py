@@ -74,7 +74,7 @@ def test_nothing_is_cast_on_a_full_disk(client, disk):
     with pytest.raises(StoreError) as caught:
         client.run("true")
     assert "full" in str(caught.value) or "No space left" in str(caught.value)
-    assert caught.value.fix
+    assert caught.value.fix or caught.value.hint
     reserve.unlink()
     later = client.run("true").wait()
     assert later.status == "complete"
@@ -115,7 +115,7 @@ def test_a_read_only_home_can_be_looked_at_and_else_is_one_sentence(client, disk
         assert (seen.status, list(seen.logs())) == ("complete", ["hello"])
     finally:
         remount(disk, "rw")
-    assert "CONJURE_HOME" in caught.value.fix
+    assert "CONJURE_HOME" in caught.value.hint
     assert client.run("true").wait().number == 2
 
 

@@ -1,5 +1,8 @@
 """What this machine is good at: how many of its cores may be used."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -46,3 +49,18 @@ def test_a_gpu_compiles_long_work_where_there_is_triton(monkeypatch):
     for found in (None, object()):
         monkeypatch.setattr(hardware, "find_spec", lambda name, found=found: found)
         assert hardware.worth_compiling(torch.device("cuda"), 1e18) is (found is not None)
+
+
+def test_a_limit_of_address_space_is_in_what_is_available():
+    script = (
+        "import resource, psutil, torch\n"
+        "from conjure.lm.hardware import available_bytes\n"
+        "cpu = torch.device('cpu'); used = psutil.Process().memory_info().vms\n"
+        "free = available_bytes(cpu)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000, resource.RLIM_INFINITY))\n"
+        "print(free, available_bytes(cpu))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    free, limited = map(int, done.stdout.split())
+    assert free > 300_000_000
+    assert 200_000_000 < limited <= 300_000_000

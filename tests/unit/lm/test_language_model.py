@@ -13,6 +13,7 @@ from conjure.errors import (
     ShapeError,
     UsageError,
 )
+from conjure.lm import language_model
 from conjure.lm.generation.generate import GenerationRequest, generate
 from conjure.lm.generation.score import score
 from conjure.lm.language_model import LanguageModel
@@ -47,7 +48,7 @@ class TestLoad:
             conjure.load(folder, precision="int3")
 
     def test_names_only_the_caller_knows(self, folder: Path) -> None:
-        found = conjure.load("runs/3", lookups=[lambda name: folder if name == "runs/3" else None])
+        found = language_model.load("runs/3", lookups=[lambda name: folder if name == "runs/3" else None])
         assert found.origin == "runs/3 (resource)"
 
     def test_a_tokenizer_too_large_for_the_model(self, tmp_path: Path) -> None:

@@ -192,14 +192,14 @@ def _refuse_output(settings: dict[str, Any]) -> None:
     if settings["output"] is not None:
         raise UsageError(
             "--output needs --no-run: a recorded fine-tune keeps its checkpoint as runs/N/output",
-            fix="leave --output out, or add --no-run",
+            fix="--no-run",
         )
 
 
 def _resumed_spec(data: tuple[str, ...], resume: str) -> RunSpec:
     if data or resume == _HERE:
         raise UsageError(
-            "--resume takes the interrupted run and nothing else", fix="conjure finetune --resume runs/3"
+            "--resume takes the interrupted run and nothing else", hint="as in --resume runs/3, without data"
         )
     return resumed_spec(Home.from_environment(), resume)
 

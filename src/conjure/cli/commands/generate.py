@@ -18,6 +18,8 @@ from conjure.lm.text.encodings import guess_bytes, read_text
 from conjure.recipes.recording import Inputs, inside_a_run, recorded
 from conjure.runs.schema.spec import RunSpec
 
+_STANDARD_INPUT = "standard input"
+
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 
 
@@ -115,6 +117,7 @@ def command(
     /,
     prompt: str | None,
     *,
+    prompt_option: str | None,
     prompt_file: Path | None,
     model: str,
     precision: str,
@@ -132,7 +135,7 @@ def command(
     Everything else goes to stderr.
     """
     recording = {name: settings.pop(name) for name in RECORDING}
-    prompts = _prompts(prompt, prompt_file)
+    prompts = _prompts(_only(prompt, prompt_option), prompt_file)
     # Imports torch, which --help must not.
     from conjure.cli.language_model import generate as implementation
 
@@ -161,9 +164,9 @@ def _spec(
 ) -> RunSpec:
     """The run of this command: its inputs mounted, the seed fixed, the samples in a file."""
     inputs = Inputs(Home.from_environment())
-    given = {"model", "prompt_file", "seed", "save", "output", "as_json", "stream", *RECORDING}
+    given = {"model", "prompt_option", "prompt_file", "seed", "save", "output", "as_json", "stream"}
     words = ["--model", inputs.model(context.params["model"]), f"--seed={seed}", "--output", SAMPLES_FILE]
-    words += typed_options(context, leave_out=given)
+    words += typed_options(context, leave_out=given | set(RECORDING))
     if prompt_file is not None:
         words += ["--prompt-file", inputs.data(str(prompt_file))]
     elif prompts != [""]:
@@ -177,15 +180,22 @@ def _spec(
     )
 
 
+def _only(argument: str | None, option: str | None) -> str | None:
+    """The prompt, whichever way it was given."""
+    if argument is not None and option is not None:
+        raise UsageError("PROMPT and --prompt cannot both be given", hint="leave one of them out")
+    return argument if argument is not None else option
+
+
 def _prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
     if prompt_file is None:
-        return [_text(sys.stdin.buffer.read(), "standard input") if prompt == "-" else prompt or ""]
+        return [_text(sys.stdin.buffer.read(), _STANDARD_INPUT) if prompt == "-" else prompt or ""]
     if prompt is not None:
-        raise UsageError("PROMPT and --prompt-file cannot both be given", fix="leave one of them out")
+        raise UsageError("PROMPT and --prompt-file cannot both be given", hint="leave one of them out")
     lines = _text(prompt_file.read_bytes(), str(prompt_file)).removeprefix("\ufeff").split("\n")
     lines = lines if lines[-1] else lines[:-1]
     if not lines:
-        raise DataError(f"{prompt_file} is empty, so it holds no prompt", fix="put a prompt on each line")
+        raise DataError(f"{prompt_file} is empty, so it holds no prompt", hint="put a prompt on each line")
     return [line.removesuffix("\r") for line in lines]
 
 
@@ -195,8 +205,9 @@ def _text(data: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         guess = guess_bytes(data)
         hint = f"; read as {guess.encoding} it says {guess.sample!r}" if guess is not None else ""
-        file = shell_words(name) if name != "standard input" else "-"
         raise DataError(
             f"{name} is not UTF-8 text: byte {error.start:,} cannot be read{hint}",
-            fix=f"iconv -f {guess.encoding} -t utf-8 {file} > utf8.txt" if guess is not None else None,
+            fix=f"iconv -f {guess.encoding} -t utf-8 {shell_words(name)} > utf8.txt"
+            if guess is not None and name != _STANDARD_INPUT
+            else None,
         ) from error

@@ -6,7 +6,7 @@ import click
 
 from conjure.cli.render import note, visible, write_json
 from conjure.core.home import Home
-from conjure.core.text import printable
+from conjure.core.text import valid_utf8
 from conjure.core.units import format_size
 from conjure.runs.artifacts.listing import Listed, list_resource
 from conjure.runs.lifecycle.ownership import open_store
@@ -28,7 +28,7 @@ def command(resource: str | None, *, with_details: bool, as_json: bool) -> None:
         found = list_resource(home, store, resource)
     if as_json:
         prefix = "" if resource is None else f"{resource.rstrip('/')}/"
-        write_json([{"path": f"{prefix}{printable(each.name)}", **each.to_dict()} for each in found])
+        write_json([{"path": f"{prefix}{valid_utf8(each.name)}", **each.to_dict()} for each in found])
         return
     if found:
         click.echo("\n".join(_details(each) if with_details else _name(each) for each in found))
@@ -37,7 +37,7 @@ def command(resource: str | None, *, with_details: bool, as_json: bool) -> None:
 
 
 def _name(listed: Listed) -> str:
-    return visible(printable(listed.name)) + ("/" if listed.kind == "folder" else "")
+    return visible(valid_utf8(listed.name)) + ("/" if listed.kind == "folder" else "")
 
 
 def _details(listed: Listed) -> str:
@@ -45,5 +45,5 @@ def _details(listed: Listed) -> str:
     time = "-"
     if listed.modified_at is not None:
         time = f"{datetime.fromtimestamp(listed.modified_at).astimezone():%Y-%m-%d %H:%M}"
-    target = "" if listed.target is None else f" -> {visible(printable(listed.target))}"
+    target = "" if listed.target is None else f" -> {visible(valid_utf8(listed.target))}"
     return f"{size:>8}  {time:<16}  {_name(listed)}{target}"

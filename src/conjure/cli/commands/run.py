@@ -160,5 +160,7 @@ def parse_variable(text: str) -> tuple[str, str]:
     if "=" in text:
         return parse_assignment("--env", text)
     if text not in os.environ:
-        raise UsageError(f"--env {text}: there is no variable {text} here", fix=f"-e {text}=VALUE")
+        raise UsageError(
+            f"--env {text}: there is no variable {text} here", hint=f"give its value, as in -e {text}=VALUE"
+        )
     return text, os.environ[text]

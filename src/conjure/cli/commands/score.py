@@ -65,9 +65,10 @@ def command(
     argument that is not the name of a file is TEXT. Each record is scored as a document, after one
     end-of-text token; each token is scored once, given at most --context tokens before it.
     """
-    layout, recording = layout_of(settings), settings
+    with names_as_typed(click_context):
+        layout, recording = layout_of(settings), settings
     if compare is not None and per_token:
-        raise UsageError("--per-token shows one model at a time", fix="leave out --compare, or --per-token")
+        raise UsageError("--per-token shows one model at a time", hint="leave out --compare, or --per-token")
     files = _are_files(inputs, as_text=as_text)
     if save and not inside_a_run():
         models = compare if compare is not None else (model,)
@@ -119,13 +120,17 @@ def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:
     missing = [name for name in inputs if name != STANDARD_INPUT and not _exists(name)]
     if as_text or (missing and len(inputs) == 1):
         if len(inputs) > 1:
-            raise UsageError(f"one text can be scored, and these are {len(inputs)}", fix='put it in "quotes"')
+            raise UsageError(
+                f"one text can be scored, and these are {len(inputs)}", hint='put it in "quotes"'
+            )
         if not as_text and missing[0].rpartition(".")[2] in KINDS and " " not in missing[0]:
-            raise NotFoundError(f"there is no file {missing[0]}", fix="--text, if that is the text to score")
+            raise NotFoundError(
+                f"there is no file {missing[0]}", hint="add --text if that is the text to score"
+            )
         note("Scoring the text given.")
         return False
     if missing:
-        raise NotFoundError(f"there is no file {missing[0]}", fix='put a text to score in "quotes"')
+        raise NotFoundError(f"there is no file {missing[0]}", hint='put a text to score in "quotes"')
     note(f"Scoring {', '.join(inputs[:3])}{f' and {len(inputs) - 3} more' if len(inputs) > 3 else ''}.")
     return True
 

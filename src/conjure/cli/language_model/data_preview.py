@@ -13,6 +13,7 @@ import click
 
 from conjure.cli.language_model.progress import bytes_progress
 from conjure.cli.render import note
+from conjure.cli.typed_options import names_as_typed
 from conjure.core.quoting import printable
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.text.held_out import Split, hold_out
@@ -57,7 +58,9 @@ def preview(
         count: Records to show.
         as_json: Print JSON.
     """
-    records = read_records([data_path(name) for name in files], column=column, split=split, layout=layout)
+    names = [data_path(name) for name in files]
+    with names_as_typed(click.get_current_context()):
+        records = read_records(names, column=column, split=split, layout=layout)
     tokenizer = Tokenizer.from_folder(resolve_model(model, lookups=[model_lookup]).folder)
     for guess in _guesses(records):
         click.echo(printable(guess), err=True)

@@ -50,9 +50,11 @@ def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool
 
 def _check_data(request: FinetuneRequest) -> None:
     """Refuse data that cannot be read, or of which the first record cannot be found."""
-    names = [data_path(str(name)) for name in request.data]
-    records = read_records(names, column=request.column, split=request.split, layout=request.layout)
-    next(records.pieces())
+    for data in (request.data, [request.validation] if request.validation is not None else []):
+        names = [data_path(str(name)) for name in data]
+        if names:
+            records = read_records(names, column=request.column, split=request.split, layout=request.layout)
+            next(records.pieces())
 
 
 def _request(data: tuple[str, ...], settings: dict[str, Any]) -> FinetuneRequest:

@@ -65,7 +65,7 @@ def generate(
     single = len(request.prompts) * request.num_samples == 1
     if streaming and not (plain and single):
         raise UsageError(
-            "--stream shows one sample as it is written", fix="-n 1, without --json or --logprobs"
+            "--stream shows one sample as it is written", hint="use -n 1, without --json or --logprobs"
         )
 
     rows = len(request.prompts) * request.num_samples

@@ -70,7 +70,8 @@ def describe(source: ModelSource) -> ModelDescription:
         config = read_config(source.folder)
         dtype = stored_dtype(source.folder)
     except CheckpointError as error:
-        problem = f"{error} (try: {error.fix})" if error.fix else str(error)
+        advice = error.fix or error.hint
+        problem = f"{error} (try: {advice})" if advice else str(error)
     return ModelDescription(
         source=source,
         size_bytes=_weights_size_bytes(source.folder),

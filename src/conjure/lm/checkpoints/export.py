@@ -127,7 +127,7 @@ def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progr
     library = _gguf_library()
     path = folder / f"{_file_stem(source)}-{chosen}.gguf"
     if path.exists():
-        raise ConflictError(f"{path} already exists", fix="give another folder, or remove it")
+        raise ConflictError(f"{path} already exists", hint="give another folder, or remove it")
     if not has_tokenizer(source.folder):
         raise CheckpointError(f"the model {source} has no tokenizer, which a GGUF file must hold")
     model, tokenizer = load_checkpoint(source.folder)

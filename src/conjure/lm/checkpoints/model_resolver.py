@@ -100,7 +100,7 @@ def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = (), fetch: bo
     """
     text = str(name)
     if not text.strip():
-        raise UsageError("the model's name is empty", fix=f"--model {EMBEDDED_MODEL}")
+        raise UsageError("the model's name is empty", hint=f"the embedded model is named {EMBEDDED_MODEL}")
     for lookup in lookups:
         found = lookup(text)
         if found is not None:
@@ -145,7 +145,7 @@ def _embedded_folder(name: str) -> Path:
     folder = _embedded_root() / name
     if not (folder / CONFIG_FILE).exists():
         raise NotFoundError(
-            f"this installation of conjure has no embedded model {name!r}", fix="reinstall conjure"
+            f"this installation of conjure has no embedded model {name!r}", hint="reinstall conjure"
         )
     return folder
 
@@ -158,7 +158,7 @@ def _local(name: str) -> ModelSource | None:
         folder = f"{path.parent}/"
         raise UsageError(
             f"model {name} is a file; a model is a folder",
-            fix=f"--model {shell_words(folder)}" if _holds_model(path.parent) else None,
+            hint=f"--model {shell_words(folder)}" if _holds_model(path.parent) else None,
         )
     hub_part = name.partition("@")[0]
     explicit = name.startswith((".", "/", "~")) or name.endswith("/") or hub_part.count("/") > 1
@@ -184,7 +184,8 @@ def _from_hub(name: str, *, fetch: bool) -> ModelSource:
     if not fetch:
         raise NotFoundError(
             f"model {name!r} is not on this machine",
-            fix=_suggestion(name) or f"conjure generate --model {name} fetches it; see `conjure models`",
+            hint=_suggestion(name),
+            fix=None if _suggestion(name) else shell_words("conjure", "generate", "--model", name),
         )
     try:
         folder = _download(repository, revision)
@@ -253,7 +254,7 @@ def _download(repository: str, revision: str | None) -> Path:
     except errors.GatedRepoError as error:
         raise NotFoundError(
             f"model {repository!r} is gated: its terms must be accepted before it can be downloaded",
-            fix=f"accept them on the model's page, then `hf auth login`, or use --model {EMBEDDED_MODEL}",
+            hint=f"accept them on the model's page, then `hf auth login`, or use --model {EMBEDDED_MODEL}",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise NotFoundError(f"model {repository!r} has no revision {revision!r} on Hugging Face") from error
@@ -276,7 +277,7 @@ def _check_files(repository: str, names: set[str]) -> None:
     if names & set(PICKLE_FILES):
         raise CheckpointError(
             f"model {repository!r} has its weights only as a pickle, which could run code when it is loaded",
-            fix=f"hf download {repository} --local-dir FOLDER, then conjure models convert FOLDER",
+            hint=f"hf download {repository} --local-dir FOLDER, then conjure models convert FOLDER",
         )
     raise CheckpointError(f"model {repository!r} holds no {WEIGHTS_FILE}")
 
@@ -284,7 +285,8 @@ def _check_files(repository: str, names: set[str]) -> None:
 def _unknown(repository: str) -> NotFoundError:
     return NotFoundError(
         f"there is no model {repository!r} on Hugging Face, or it is private",
-        fix=_suggestion(repository) or f"--model {EMBEDDED_MODEL} needs no network; see `conjure models`",
+        hint=_suggestion(repository),
+        fix=None if _suggestion(repository) else "conjure models",
     )
 
 
@@ -293,7 +295,7 @@ def _missing(name: str, reason: str) -> NotFoundError:
     guess = _suggestion(name)
     return NotFoundError(
         f"model {name!r} is not on this machine and Hugging Face cannot be reached ({reason})",
-        fix=f"{f'{guess} or ' if guess else ''}{ways} --model {EMBEDDED_MODEL}",
+        hint=f"{f'{guess} Or ' if guess else ''}{ways} --model {EMBEDDED_MODEL}",
     )
 
 

@@ -72,7 +72,7 @@ def convert(folder: Path | str, output: Path | str | None = None, *, to: str = "
 
 def _check_free(target: Path, name: str, *, in_place: bool) -> None:
     if in_place and (target / name).exists():
-        raise ConflictError(f"{target} already contains {name}", fix="give another folder with --output")
+        raise ConflictError(f"{target} already contains {name}", hint="give another folder with --output")
     if not in_place and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConflictError(f"{target} already exists", fix="give a new folder with --output")
 

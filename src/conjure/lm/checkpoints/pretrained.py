@@ -112,7 +112,7 @@ def missing_tokenizer(origin: str) -> CheckpointError:
     """What to say where text is wanted of a model that came without a tokenizer."""
     return CheckpointError(
         f"the model {origin} has no tokenizer files, so it cannot read or write text",
-        fix="put its tokenizer.json into its folder",
+        hint="put its tokenizer.json into its folder",
     )
 
 
@@ -255,12 +255,12 @@ def _check_replaceable(folder: Path) -> None:
     if foreign:
         raise ConflictError(
             f"saving a checkpoint would replace {folder}, which also holds {foreign[0]!r}",
-            fix="give a new folder",
+            hint="give a new folder",
         )
     if held and CONFIG_FILE not in held:
         raise ConflictError(
             f"saving would replace {folder}, which is not empty and not a checkpoint",
-            fix="give a new folder",
+            hint="give a new folder",
         )
 
 

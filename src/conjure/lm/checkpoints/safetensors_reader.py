@@ -187,7 +187,7 @@ class TensorFile:
                 raise CheckpointError(
                     f"{self.path} is cut short: tensor {tensor.name} needs the file to be {tensor.stop:,}"
                     f" bytes long, and it is {size:,}",
-                    fix="copy or download the model again",
+                    hint="copy or download the model again",
                 )
             position = tensor.stop
         if position != size:

@@ -234,7 +234,7 @@ def _refuse_overflow(prompts: list[list[int]], request: GenerationRequest, conte
         raise ContextLengthError(
             f"a prompt of {tokens:,} and {request.max_new_tokens:,} new tokens make "
             f"{tokens + request.max_new_tokens:,}, more than the model's context of {context_length:,}",
-            fix=f"{first}, or let the window slide (on_overflow slide)",
+            hint=f"{first}, or let the window slide (on_overflow slide)",
         )
 
 

@@ -75,7 +75,7 @@ class SamplingSettings:
         for name, bound in self.BOUNDS.items():
             value = getattr(self, name)
             if not bound.allows(value):
-                yield ValueFault(name, f"must be {bound.words_for(value)}, not {value!r}")
+                yield bound.fault(name, value)
 
 
 def draw_seed() -> int:

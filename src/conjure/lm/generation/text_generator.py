@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from conjure.errors import UsageError
+from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, missing_tokenizer, open_model
@@ -68,7 +68,7 @@ def load_writer(
         UsageError: The name or the precision cannot be one.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"precision is {precision!r}; allowed are {', '.join(PRECISIONS)}")
+        raise value_fault("precision", f"is {precision!r}; allowed are {', '.join(PRECISIONS)}")
     source = resolve_model(name, lookups=lookups)
     config = read_config(source.folder)
     tokenizer = load_tokenizer(source.folder, config)

@@ -33,6 +33,6 @@ def rebuild_page(folder: Path) -> Path:
     path = folder / JSON_NAME
     if not path.is_file():
         raise NotFoundError(
-            f"{folder} holds no {JSON_NAME}", fix="a fine-tune writes one into its outputs when it ends"
+            f"{folder} holds no {JSON_NAME}", hint="a fine-tune writes one into its outputs when it ends"
         )
     return write_report(folder, report_from_json(path.read_text(encoding="utf-8")))

@@ -390,7 +390,7 @@ def report_from_json(text: str) -> Report:
         if schema > SCHEMA:
             raise DataError(
                 f"the report has schema {schema}; this conjure reads up to {SCHEMA}",
-                fix="use the conjure that wrote it, or a newer one",
+                hint="use the conjure that wrote it, or a newer one",
             )
         return _decode(Report, values)
     except (ValueError, KeyError, TypeError) as error:

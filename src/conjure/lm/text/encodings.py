@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
 from conjure.core.files import open_regular
-from conjure.errors import UsageError
+from conjure.lm.bounds import value_fault
 
 DEFAULT_ENCODING = "utf-8"
 MARK = "\ufeff"  # the byte order mark, decoded
@@ -67,8 +67,9 @@ def check_encoding(name: str) -> str:
         found = codecs.lookup(name)
         if found._is_text_encoding and found.name not in _NO_ENCODINGS:
             return found.name
-    raise UsageError(
-        f"encoding is {name!r}; it must be one that Python knows, such as utf-8, utf-16, cp1252 or cp1251"
+    raise value_fault(
+        "encoding",
+        f"is {name!r}; it must be one that Python knows, such as utf-8, utf-16, cp1252 or cp1251",
     )
 
 

@@ -5,7 +5,7 @@ Main entry: `Layout`. Invariant: one that exists can be followed.
 
 from dataclasses import dataclass
 
-from conjure.errors import UsageError
+from conjure.lm.bounds import value_fault
 from conjure.lm.text.encodings import check_encoding
 
 QUOTINGS = ("auto", "standard", "none")
@@ -46,9 +46,9 @@ class Layout:
     def __post_init__(self) -> None:
         """Refuse what cannot be followed."""
         if self.format is not None and self.format not in KINDS:
-            raise UsageError(f"format is {self.format!r}; it can be {', '.join(KINDS)}")
+            raise value_fault("format", f"is {self.format!r}; it can be {', '.join(KINDS)}")
         if self.quoting not in QUOTINGS:
-            raise UsageError(f"quoting is {self.quoting!r}; it can be {', '.join(QUOTINGS)}")
+            raise value_fault("quoting", f"is {self.quoting!r}; it can be {', '.join(QUOTINGS)}")
         if self.encoding is not None:
             object.__setattr__(self, "encoding", check_encoding(self.encoding))
         if self.delimiter is not None:
@@ -58,7 +58,8 @@ class Layout:
 def _one_character(typed: str) -> str:
     delimiter = _SPELLED.get(typed, typed)
     if len(delimiter) != 1 or delimiter in '"\r\n\0\ufeff':
-        raise UsageError(
-            rf"delimiter is {typed!r}; it must be one character, such as ; or | (\t for a tab), and no quote"
+        raise value_fault(
+            "delimiter",
+            rf"is {typed!r}; it must be one character, such as ; or | (\t for a tab), and no quote",
         )
     return delimiter

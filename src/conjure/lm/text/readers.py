@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes, sha256_file
 from conjure.core.quoting import shell_words
-from conjure.errors import DataError, UsageError
+from conjure.errors import DataError
+from conjure.lm.bounds import value_fault
 from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, without_marks
 from conjure.lm.text.layout import Layout
 from conjure.lm.text.sources import Source, find_sources, readable
@@ -203,11 +204,11 @@ def read_records(
         DataError: A file is empty or damaged, or a folder holds nothing of these kinds.
     """
     if split is not None and split not in SPLITS:
-        raise UsageError(f"split is {split!r}; it can be {' or '.join(SPLITS)}")
+        raise value_fault("split", f"is {split!r}; it can be {' or '.join(SPLITS)}")
     layout = layout if layout is not None else Layout()
     found = find_sources([str(source) for source in sources], column=column, layout=layout)
     if split is not None and all(source.is_table for source in found):
-        raise UsageError(f"split {split!r} is for text; {found[0].name} is a table, and each row is a record")
+        raise value_fault("split", f"{split!r} is for text; {found[0].name} is a table: each row is a record")
     return RecordSet(tuple(found), split, layout)
 
 

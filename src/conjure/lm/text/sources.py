@@ -20,6 +20,7 @@ from typing import TypeVar
 from conjure.core.files import open_regular
 from conjure.core.quoting import shell_words
 from conjure.errors import ConjureError, DataError, NotFoundError, UsageError
+from conjure.lm.bounds import value_fault
 from conjure.lm.text.layout import ENDINGS, KINDS, TABLE_KINDS, Layout
 from conjure.lm.text.table_reader import list_names, open_table
 
@@ -91,8 +92,9 @@ def find_sources(
         found.setdefault(source.path.resolve(), source)
     files = list(found.values())
     if column is not None and not any(file.is_table for file in files):
-        raise UsageError(
-            f"column {column!r} needs a table ({_endings(TABLE_KINDS)}); {files[0].name} is text",
+        raise value_fault(
+            "column",
+            f"{column!r} needs a table ({_endings(TABLE_KINDS)}); {files[0].name} is text",
             fix="--format csv" if files[0].name == _STANDARD_INPUT_NAME else None,
         )
     return _collect(lambda file: [_with_column(file, column, layout)] if file.is_table else [file], files)
@@ -141,7 +143,7 @@ def _collect(step: Callable[[_Item], list[Source]], items: Iterable[_Item]) -> l
         listed = [*map(str, faults[:_FAULTS_SHOWN])]
         more = len(faults) - len(listed)
         text = "; ".join(listed) + (f"; and {more:,} more" if more else "")
-        raise type(faults[0])(text, fix=faults[0].fix)
+        raise type(faults[0])(text, fix=faults[0].fix, hint=faults[0].hint)
     if faults:
         raise faults[0]
     return sources

@@ -452,7 +452,7 @@ def _storing(cache: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreError(
             f"token ids cannot be stored in {cache}: {error.strerror or error}",
-            fix=f"{'free space, or ' if full else ''}set {HOME_VARIABLE} to a folder with free space",
+            hint=f"{'free space, or ' if full else ''}set {HOME_VARIABLE} to a folder with free space",
         ) from error
 
 

@@ -71,7 +71,7 @@ class Tokenizer:
         if backend is None:
             raise CheckpointError(
                 f"{folder} contains no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed",
-                fix="copy those files from the base model",
+                hint="copy those files from the base model",
             )
         _refuse_prefix_space(folder)
         end_of_text = _end_of_text(folder, backend)
@@ -270,7 +270,7 @@ class Tokenizer:
                 raise DataError(
                     f"this model's vocabulary has no token for byte 0x{min(missing):02x}, "
                     f"which {_excerpt(text)} contains",
-                    fix="use a model whose vocabulary covers all 256 bytes, as GPT-2's does",
+                    hint="use a model whose vocabulary covers all 256 bytes, as GPT-2's does",
                 )
 
 
@@ -354,7 +354,7 @@ def _read_tokenizer_json(folder: Path) -> tokenizers.Tokenizer | None:
     if kind is not None:
         raise CheckpointError(
             f"{path} describes {kind}; conjure supports byte-level BPE, as in GPT-2",
-            fix="use a checkpoint with a GPT-2 tokenizer",
+            hint="use a checkpoint with a GPT-2 tokenizer",
         )
     added = settings.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
@@ -476,7 +476,7 @@ def _end_of_text(folder: Path, backend: tokenizers.Tokenizer) -> str:
     raise CheckpointError(
         f"the vocabulary in {folder} has no end-of-text token: neither {END_OF_TEXT} nor one that "
         "tokenizer_config.json names as eos_token",
-        fix="set eos_token in tokenizer_config.json to one of its tokens",
+        hint="set eos_token in tokenizer_config.json to one of its tokens",
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from conjure.errors import UsageError
+from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.model_resolver import Lookup
 from conjure.lm.checkpoints.pretrained import save_checkpoint
 from conjure.lm.generation.generate import GenerationRequest, Sample, generate
@@ -420,8 +421,9 @@ class Finetuning:
             else automatic_block_size(facts, config.context_length)
         )
         if block_size > config.context_length:
-            raise UsageError(
-                f"block_size is {block_size}; the model's context is {config.context_length} tokens",
+            raise value_fault(
+                "block_size",
+                f"is {block_size}; the model's context is {config.context_length} tokens",
                 fix=f"--block-size {config.context_length}",
             )
         blocks = Blocks(self._split.train, block_size)
@@ -553,7 +555,7 @@ class Finetuning:
         if changed:
             raise UsageError(
                 f"the data or options are not those of the interrupted training: {'; '.join(changed)}",
-                fix="use the same command as before with --resume, or omit --resume to start again",
+                hint="use the same command as before with --resume, or omit --resume to start again",
             )
         return facts
 
@@ -567,7 +569,11 @@ def _trainable_model(base: GPT2, request: FinetuneRequest) -> GPT2:
         attn_pdrop=request.attention_dropout,
     )
     if request.freeze > config.n_layer:
-        raise UsageError(f"freeze is {request.freeze}; the model has {config.n_layer} blocks")
+        raise value_fault(
+            "freeze",
+            f"is {request.freeze}; the model has {config.n_layer} blocks",
+            fix=f"--freeze {config.n_layer}",
+        )
     with torch.device("meta"):
         model = GPT2(config)
     model.load_state_dict({name: weight.clone() for name, weight in base.state_dict().items()}, assign=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from conjure.errors import UsageError
+from conjure.lm.bounds import value_fault
 from conjure.lm.models.gpt2 import GPT2
 
 _ALPHA = 6.0  # at rank 9 the scale is 2, the usual one
@@ -69,14 +69,16 @@ def add_lora(model: GPT2, rank: int, *, seed: int, first_block: int = 0) -> GPT2
         UsageError: No block is left, or the rank is above that of the matrices themselves.
     """
     if first_block >= model.config.n_layer:
-        raise UsageError(
-            f"freeze is {first_block} and the model has {model.config.n_layer} blocks: none is left for lora",
-            fix=f"--freeze {model.config.n_layer - 1}, or less",
+        raise value_fault(
+            "freeze",
+            f"is {first_block} and the model has {model.config.n_layer} blocks: none is left for lora",
+            fix=f"--freeze {model.config.n_layer - 1}",
         )
     if rank > model.config.n_embd:
-        raise UsageError(
-            f"lora is {rank}; the model's matrices have rank {model.config.n_embd} at most",
-            fix="--lora 8, or without it to train everything",
+        raise value_fault(
+            "lora",
+            f"is {rank}; the model's matrices have rank {model.config.n_embd} at most",
+            fix="--lora 8",
         )
     model.requires_grad_(requires_grad=False)
     generator = torch.Generator().manual_seed(seed)

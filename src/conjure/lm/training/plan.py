@@ -153,7 +153,7 @@ def fitting_micro_batch(
         if micro_batch == 1:
             raise TrainingError(
                 f"training needs about {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are free",
-                fix=f"a smaller model, --freeze, or --block-size {max(1, block_size // 2)}",
+                hint=f"a smaller model, --freeze, or --block-size {max(1, block_size // 2)}",
             )
         micro_batch = math.ceil(micro_batch / 2)
 

@@ -60,7 +60,7 @@ def load_training_facts(folder: Path) -> dict[str, Any]:
         return json.loads((folder / _PROGRESS).read_text())
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"there is no unfinished training in {folder}", fix="omit --resume to start again"
+            f"there is no unfinished training in {folder}", hint="omit --resume to start again"
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the training state in {folder} is damaged: {error}") from error

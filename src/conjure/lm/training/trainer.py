@@ -125,7 +125,7 @@ class Trainer:
         if compiled:
             for block in model.h:
                 block.compile()
-        self.progress = Progress()
+        self.progress, self._exact = Progress(), dtype == torch.float32
         self._stop_requested = False
         self._order: tuple[int, list[int]] = (-1, [])
         total = self.total_steps
@@ -188,7 +188,7 @@ class Trainer:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingError(
                 f"the loss became {loss} (gradient norm {grad_norm}) at step {step + 1}; training stopped",
-                fix="a lower --learning-rate, or --precision float32",
+                hint="use a lower --learning-rate" + ("" if self._exact else ", or --precision float32"),
             )
         factor = self.schedule.factor(step)
         self.optimizer.step(factor)
@@ -208,7 +208,7 @@ class Trainer:
                 if size == 1:
                     raise TrainingError(
                         f"one block of tokens does not fit in memory: {str(error).splitlines()[0]}",
-                        fix="a shorter --block-size, --freeze, --lora, or a smaller model",
+                        hint="a shorter --block-size, --freeze, --lora, or a smaller model",
                     ) from error
             self.settings = replace(self.settings, micro_batch=(size + 1) // 2)
             self.optimizer.forget_gradients()

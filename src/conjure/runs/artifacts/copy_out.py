@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conjure.core.folders import Folder, walk
 from conjure.core.home import Home
-from conjure.core.text import plural, printable
+from conjure.core.text import plural, valid_utf8
 from conjure.core.trees import Copied, copy_entry
 from conjure.errors import ConflictError, StoreError, UsageError
 from conjure.runs.artifacts.resource_paths import LinkLookup, resolve, root_of
@@ -35,7 +35,7 @@ class Retrieval:
 
     def describe_conflict(self) -> str:
         """The files in the way, as words."""
-        shown = ", ".join(map(printable, self.in_the_way[:_SHOWN]))
+        shown = ", ".join(map(valid_utf8, self.in_the_way[:_SHOWN]))
         more = len(self.in_the_way) - _SHOWN
         return f"{shown} and {more} more" if more > 0 else shown
 
@@ -94,7 +94,7 @@ def retrieve(plan: Retrieval, *, overwrite: bool, watch: Callable[[Copied], None
         count = len(plan.in_the_way)
         raise ConflictError(
             f"{plural(count, 'file')} would be overwritten: {plan.describe_conflict()}",
-            fix="-f overwrites",
+            fix="-f",
         )
     try:
         is_folder = plan.source.is_dir()

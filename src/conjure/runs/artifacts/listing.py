@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conjure.core.home import Home
-from conjure.core.text import printable, to_iso
+from conjure.core.text import to_iso, valid_utf8
 from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS, find_roots, parse, resolve
 from conjure.runs.artifacts.uploads import Upload, list_uploads
 from conjure.runs.database.sqlite import RunSize, Store
@@ -38,11 +38,11 @@ class Listed:
     def to_dict(self) -> dict[str, Any]:
         """The line as plain JSON values."""
         return {
-            "name": printable(self.name),
+            "name": valid_utf8(self.name),
             "kind": self.kind,
             "size_bytes": self.size_bytes,
             "modified_at": to_iso(self.modified_at),
-            "target": None if self.target is None else printable(self.target),
+            "target": None if self.target is None else valid_utf8(self.target),
         }
 
 

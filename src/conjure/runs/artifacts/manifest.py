@@ -18,7 +18,7 @@ from typing import Any
 from conjure.core.files import parse_json, sha256_open_file, write_atomically
 from conjure.core.folders import Entry as FoundEntry
 from conjure.core.folders import Folder, open_file, walk
-from conjure.core.text import printable
+from conjure.core.text import valid_utf8
 from conjure.errors import StoreError
 
 _FORMAT = 1
@@ -45,12 +45,12 @@ class Entry:
 
     def to_dict(self) -> dict[str, Any]:
         """The entry as plain JSON values that any program can read."""
-        values: dict[str, Any] = {"path": printable(self.path)}
+        values: dict[str, Any] = {"path": valid_utf8(self.path)}
         if values["path"] != self.path:
             values["path_base64"] = base64.b64encode(os.fsencode(self.path)).decode()
         if self.target is not None:
             target = base64.b64encode(os.fsencode(self.target)).decode()
-            return {**values, "target": printable(self.target), "target_base64": target}
+            return {**values, "target": valid_utf8(self.target), "target_base64": target}
         return {**values, "size_bytes": self.size_bytes, "digest": self.digest, "mode": f"{self.mode:04o}"}
 
     @classmethod
@@ -91,7 +91,7 @@ class Manifest:
             "format": _FORMAT,
             "digest_algorithm": "sha256",
             "files": [entry.to_dict() for entry in self.entries],
-            "skipped": [printable(phrase) for phrase in self.skipped],
+            "skipped": [valid_utf8(phrase) for phrase in self.skipped],
         }
         write_atomically(path, json.dumps(content, indent=1) + "\n")
 
@@ -116,16 +116,16 @@ class Manifest:
     def find_faults(self, folder: Path) -> list[str]:
         """How `folder` differs from the manifest: one phrase per file, none when all is well."""
         if folder.is_symlink():
-            return [f"{folder.name} is now a link to {printable(os.fspath(folder.readlink()))}"]
+            return [f"{folder.name} is now a link to {valid_utf8(os.fspath(folder.readlink()))}"]
         found = {entry.path: entry for entry in take_manifest(folder).entries} if folder.is_dir() else {}
         known = {entry.path: entry for entry in self.entries}
         faults = [_fault(entry, found.get(path)) for path, entry in known.items()]
-        faults += [f"{printable(path)} was added" for path in found.keys() - known.keys()]
+        faults += [f"{valid_utf8(path)} was added" for path in found.keys() - known.keys()]
         return sorted(filter(None, faults))
 
 
 def _fault(kept: Entry, found: Entry | None) -> str | None:
-    name = printable(kept.path)
+    name = valid_utf8(kept.path)
     if found is None:
         return f"{name} is missing"
     if (kept.target, kept.digest) != (found.target, found.digest):

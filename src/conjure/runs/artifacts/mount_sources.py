@@ -13,6 +13,7 @@ from pathlib import Path
 from conjure.core.files import sha256_file
 from conjure.core.home import Home
 from conjure.core.home_key import keyed_digest
+from conjure.core.quoting import shell_words
 from conjure.core.trees import clone_file
 from conjure.core.units import format_size
 from conjure.errors import MountError, NotFoundError, UsageError
@@ -76,14 +77,16 @@ def keep_file(home: Home, file: Path) -> str:
     if not file.is_file():
         raise UsageError(
             f"{file} is a folder; upload a folder before mounting it",
-            fix=f"conjure upload {file}, then -m uploads/{file.name}",
+            hint=f"then mount uploads/{file.name}",
+            fix=shell_words("conjure", "upload", str(file)),
         )
     size = file.stat().st_size
     if size > _LARGEST_FILE_BYTES:
         raise UsageError(
             f"{file} has {format_size(size)}; local files are stored with the run, up to"
             f" {format_size(_LARGEST_FILE_BYTES)}",
-            fix=f"conjure upload {file}, then -m uploads/{file.stem}",
+            hint=f"afterwards mount uploads/{file.stem}",
+            fix=shell_words("conjure", "upload", str(file)),
         )
     try:
         digest = sha256_file(file)
@@ -93,7 +96,7 @@ def keep_file(home: Home, file: Path) -> str:
         why = str(full_disk(home)) if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise MountError(
             f"{file} ({format_size(size)}) could not be kept for the run: {why}",
-            fix="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
+            hint="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
         ) from error
     return f"{KEPT_FILES}/{digest}/{file.name}"
 

@@ -46,7 +46,7 @@ def place(home: Home, source: Path, workdir: Folder, target: str, read_only: boo
 def _parts(target: str) -> list[str]:
     parts = Path(target).parts
     if not parts or Path(target).is_absolute() or ".." in parts or "\0" in target:
-        raise MountError(f"{target!r} is not a path inside the working folder", fix="-m runs/2:data")
+        raise MountError(f"{target!r} is not a path inside the working folder", hint="-m runs/2:data")
     return list(parts)
 
 
@@ -55,7 +55,7 @@ def _refuse_links(descent: Descent, parts: list[str], target: str) -> None:
         if _kind(descent, parts[:depth]) == stat.S_IFLNK:
             raise MountError(
                 f"cannot mount at {target}: {'/'.join(parts[:depth])} is a link in the code",
-                fix="choose another path, as in -m RESOURCE:data",
+                hint="choose another path, as in -m RESOURCE:data",
             )
 
 
@@ -79,7 +79,7 @@ def _refuse_collisions(
     if taken is not None:
         raise MountError(
             f"cannot mount at {target}: {taken} already exists in the code",
-            fix="choose another path, as in -m RESOURCE:data",
+            hint="choose another path, as in -m RESOURCE:data",
         )
 
 

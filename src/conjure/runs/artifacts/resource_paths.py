@@ -282,7 +282,8 @@ def _no_such_file(root: Path, resource: Resource) -> NotFoundError:
             break
         folder /= part
     return NotFoundError(
-        f"{resource} does not exist{_near(missing, _names(folder))}", fix=f"conjure ls {resource.owner}"
+        f"{resource} does not exist{_near(missing, _names(folder))}",
+        fix=shell_words("conjure", "ls", resource.owner),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from conjure.core.globs import DEFAULT_EXCLUSIONS
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
 from conjure.core.units import format_size
 from conjure.errors import SnapshotError
 from conjure.runs.code.git import Git, GitError, finish, own_git, users_git
@@ -92,7 +93,7 @@ def find_repository(folder: Path, home: Home) -> Repository | None:
         if foreign is not None:
             raise SnapshotError(
                 f"the git repository {foreign[1]} belongs to another user, and git refuses to read it",
-                fix=f"git config --global --add safe.directory {foreign[1]}",
+                fix=shell_words("git", "config", "--global", "--add", "safe.directory", foreign[1]),
             ) from error
         return None
     resolved = folder.resolve()
@@ -268,7 +269,7 @@ def _facts(path: bytes) -> os.stat_result | None:
     except PermissionError as error:
         raise SnapshotError(
             f"{os.fsdecode(path)} cannot be read: {error.strerror}",
-            fix=f"make it readable, or add it to {IGNORE_FILE}",
+            hint=f"make it readable, or add it to {IGNORE_FILE}",
         ) from error
 
 

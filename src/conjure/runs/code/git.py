@@ -90,7 +90,7 @@ class Git:
         except FileNotFoundError as error:
             raise SnapshotError(
                 "git is not installed; conjure needs it to record code",
-                fix="install git (2.32 or newer) and try again",
+                hint="install git (2.32 or newer) and try again",
             ) from error
         except OSError as error:  # such as a .conjureignore of a million lines
             raise SnapshotError(f"git could not be started: {error.strerror}") from error

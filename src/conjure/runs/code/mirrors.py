@@ -212,7 +212,7 @@ def _unknown_reference(address: Address, reference: str | None, remote: "_Refere
     branches = remote.branches
     if reference is None:
         have = f"; it has {', '.join(branches[:5])}" if branches else ""
-        return UsageError(f"{address.url} has no default branch{have}", fix="name one with --git-ref")
+        return UsageError(f"{address.url} has no default branch{have}", hint="name one with --git-ref")
     known = f"its branches are {', '.join(branches[:5])}" if branches else "it is empty"
     return UsageError(f"{address.url} has no branch, tag or commit {reference!r}; {known}")
 
@@ -258,7 +258,7 @@ def _explained(address: Address) -> Iterator[None]:
     except GitError as error:
         for signs, meaning, remedy in _REASONS:
             if any(sign in error.words for sign in signs):
-                raise SnapshotError(f"{address.url} cannot be fetched: {meaning}", fix=remedy) from error
+                raise SnapshotError(f"{address.url} cannot be fetched: {meaning}", hint=remedy) from error
         raise SnapshotError(f"{address.url} cannot be fetched: {error}") from error
 
 

@@ -196,7 +196,7 @@ def _take_commit(home: Home, folder: Path, repository: Repository | None, commit
     if len(resolved) != _NAME_LENGTH:
         raise SnapshotError(
             f"{repository.root} uses SHA-256 object names; commits of such repositories cannot be copied",
-            fix="leave out --commit and --committed to copy the files as they are",
+            hint="leave out --commit and --committed to copy the files as they are",
         )
     files = list_tree(users_git(repository.root), resolved, _checked_out_submodule(repository.root))
     _refuse_large(files.sizes, "remove large files from the commit")
@@ -260,7 +260,7 @@ def _refuse_home_folder(root: Path, folder: Path) -> None:
     what = "your home folder" if root == users_home else f"{root}, which holds your home folder"
     if root == folder:
         raise SnapshotError(
-            f"this is {what}; a run would copy all of it", fix="cd to the project's own folder"
+            f"this is {what}; a run would copy all of it", hint="cd to the project's own folder"
         )
     raise SnapshotError(
         f"the git repository around {folder} is {what}; a run would copy all of it",
@@ -278,7 +278,7 @@ def _refuse_large(sizes: Mapping[bytes, int], remedy: str | None = None) -> None
     raise SnapshotError(
         f"the code to copy is {format_size(total)}, more than {format_size(SIZE_LIMIT_BYTES)};"
         f" largest: {largest_parts(sizes)}",
-        fix=f"{remedy or advice}; for data, use `conjure upload` and --mount",
+        hint=f"{remedy or advice}; for data, use `conjure upload` and --mount",
     )
 
 
@@ -300,7 +300,7 @@ def _hash(home: Home, root: Path, files: CodeFiles) -> str:
         is_about_access = "Permission denied" in error.words
         raise SnapshotError(
             f"the code in {root} could not be recorded: {error.reason}",
-            fix=f"make it readable, or add it to {IGNORE_FILE}" if is_about_access else None,
+            hint=f"make it readable, or add it to {IGNORE_FILE}" if is_about_access else None,
         ) from error
 
 

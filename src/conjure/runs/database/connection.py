@@ -149,9 +149,7 @@ def reading_rows() -> Iterator[None]:
 def full_disk(home: Home) -> StoreError:
     """What to say where nothing more can be written: of the two things a disk can lack, the one it does."""
     what = "has no inodes left: it holds as many files as it can" if _lacks_inodes(home) else "is full"
-    return StoreError(
-        f"the disk that holds {home.root} {what}", fix="free space on it, for example with `conjure prune`"
-    )
+    return StoreError(f"the disk that holds {home.root} {what}", fix="conjure prune")
 
 
 def _lacks_inodes(home: Home) -> bool:
@@ -173,15 +171,15 @@ def _disk_of(home: Home) -> os.statvfs_result | None:
 
 def _damaged(error: Exception) -> StoreError:
     return StoreError(
-        f"conjure's database is damaged ({type(error).__name__}: {error})",
-        fix="conjure doctor --reindex  # rebuilds the database from the run folders",
+        f"conjure's database is damaged ({type(error).__name__}: {error}); the run folders hold all of it",
+        fix="conjure doctor --reindex",
     )
 
 
 def _not_writable(home: Home, why: str) -> StoreError:
     return StoreError(
         f"conjure's home folder {home.root} cannot be written: {why}",
-        fix=f"free space or fix permissions there, or set {HOME_VARIABLE} to another folder",
+        hint=f"free space or fix permissions there, or set {HOME_VARIABLE} to another folder",
     )
 
 
@@ -195,7 +193,7 @@ def _translated(home: Home, error: sqlite3.Error) -> StoreError:
         return _not_writable(home, os.strerror(errno.EROFS if _is_read_only(home) else errno.EACCES))
     return StoreError(
         f"conjure's database {home.database} cannot be used: {error}",
-        fix=f"set {HOME_VARIABLE} to a folder you can write to",
+        hint=f"set {HOME_VARIABLE} to a folder you can write to",
     )
 
 

@@ -134,8 +134,10 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> bool:
     before = schema_number(connection)
     if before > NEWEST:
         raise StoreError(
-            f"conjure's database has schema {before}, and this version of conjure supports up to {NEWEST}",
-            fix="upgrade conjure (pip install --upgrade conjure), or set CONJURE_HOME to another folder",
+            f"conjure's database has schema {before}, and this version of conjure supports up to {NEWEST}:"
+            " a newer conjure wrote it",
+            hint="or set CONJURE_HOME to another folder",
+            fix="pip install --upgrade conjure",
         )
     for migration in MIGRATIONS[:up_to]:
         if migration.number > before:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from conjure.core.text import printable
+from conjure.core.text import valid_utf8
 from conjure.runs.schema.record import RunRecord, facts_from_dict
 from conjure.runs.schema.status import PHASES, STATUS_OF_REASON, Facts, RunStatus
 
@@ -125,7 +125,7 @@ def to_columns(record: RunRecord) -> dict[str, Any]:
 
 def bindable(columns: dict[str, Any]) -> dict[str, Any]:
     """Values that SQLite takes: names that are not UTF-8 show their odd bytes."""
-    return {name: printable(value) if isinstance(value, str) else value for name, value in columns.items()}
+    return {name: valid_utf8(value) if isinstance(value, str) else value for name, value in columns.items()}
 
 
 def to_record(row: sqlite3.Row) -> RunRecord:

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 from conjure.core.files import parse_json, write_atomically
 from conjure.core.folders import Folder
 from conjure.core.home import Home
-from conjure.core.text import printable, to_iso
+from conjure.core.quoting import shell_words
+from conjure.core.text import to_iso, valid_utf8
 from conjure.errors import ConflictError, ConjureError, NotFoundError, StoreError
 from conjure.runs.database.connection import connect, reading_rows, retry_when_busy, translate_errors
 from conjure.runs.database.migrations import migrate
@@ -451,7 +452,8 @@ class Store:
         taken = self.link(name)
         if taken is not None:
             raise ConflictError(
-                f"link {name!r} already exists and points to {taken.resource}", fix=f"conjure unlink {name}"
+                f"link {name!r} already exists and points to {taken.resource}",
+                fix=shell_words("conjure", "unlink", name),
             )
         with self._transaction():
             self._connection.execute("INSERT INTO links VALUES (?, ?, ?)", (name, resource, self._now()))
@@ -700,7 +702,7 @@ class Store:
         self._set_sources(record.number, record.mounts)
 
     def _set_sources(self, number: int, mounts: Iterable[MountFacts]) -> None:
-        rows = {mount.source: (number, printable(mount.source), mount.source_run) for mount in mounts}
+        rows = {mount.source: (number, valid_utf8(mount.source), mount.source_run) for mount in mounts}
         self._connection.executemany("INSERT OR REPLACE INTO run_sources VALUES (?, ?, ?)", rows.values())
 
     def _summarised(self, number: int) -> list[Summary]:

@@ -162,7 +162,7 @@ def _refuse_other_version(version: str | None, current: Interpreter) -> None:
     if version is not None and not _is_version(current.version, version):
         raise BuildError(
             f"python is {current.version} here, and --python asks for {version}",
-            fix=f"--base none --python {version} builds a clean environment of that version",
+            hint=f"--base none --python {version} builds a clean environment of that version",
         )
 
 

@@ -88,7 +88,7 @@ def find_current(home: Home, variables: Mapping[str, str], folder: Path) -> Inte
     search = variables.get("PATH", os.defpath)
     found = shutil.which("python", path=search) or shutil.which("python3", path=search)
     if found is None:
-        raise BuildError("there is no python on PATH", fix="activate an environment, or use --base none")
+        raise BuildError("there is no python on PATH", hint="activate an environment, or use --base none")
     return inspect(home, Path(found), variables, folder)
 
 
@@ -173,7 +173,7 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
         words = done.stderr.decode(errors="replace").strip().splitlines()[:1] or [f"exit {done.returncode}"]
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
         words = [str(error)]
-    raise BuildError(f"{found} does not work: {words[0]}", fix="`python --version` should print a version")
+    raise BuildError(f"{found} does not work: {words[0]}", hint="`python --version` should print a version")
 
 
 def _interpreter(found: Path, answer: Mapping[str, Any]) -> Interpreter:
@@ -205,7 +205,7 @@ def find_version(home: Home, version: str, variables: Mapping[str, str], folder:
     current = find_current(home, variables, folder)
     raise BuildError(
         f"there is no Python {version} on this machine (python is {current.version} here)",
-        fix=f"install Python {version}, or omit --python",
+        hint=f"install Python {version}, or omit --python",
     )
 
 

@@ -49,7 +49,7 @@ def _read(home: Home, file: Path, lines: list[str], notes: list[str], *, depth: 
         elif _CONSTRAINT.match(text):
             raise UsageError(
                 f"{file}, line {number}: constraints ({text}) are not supported",
-                fix="put the versions into the requirements, as in numpy==2.1.0",
+                hint="put the versions into the requirements, as in numpy==2.1.0",
             )
         elif text and not text.startswith("#"):
             kept = _requirement(home, file, text)

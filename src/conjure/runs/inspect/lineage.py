@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from conjure.core.text import printable
+from conjure.core.text import valid_utf8
 from conjure.errors import NotFoundError
 from conjure.runs.artifacts.mount_sources import KEPT_FILES
 from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS
@@ -198,7 +198,7 @@ def _record(store: Store, name: str) -> RunRecord | None:
 
 
 def _traced(record: RunRecord | None) -> TracedRun | None:
-    return None if record is None else TracedRun(record.facts, printable(record.spec.command_text))
+    return None if record is None else TracedRun(record.facts, valid_utf8(record.spec.command_text))
 
 
 def _owner(source: str) -> str:

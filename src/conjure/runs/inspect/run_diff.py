@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from conjure.core.home import Home
-from conjure.core.text import printable
+from conjure.core.text import valid_utf8
 from conjure.runs.code.git import GitError, own_git
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.telemetry.metrics import Summary
@@ -128,7 +128,7 @@ def _settings(record: RunRecord) -> dict[str, Any]:
     asked = {name: value for name, value in stored.items() if name not in _COMPARED_ELSEWHERE}
     environment = stored["environment"]
     flat = {
-        "command": printable(record.spec.command_text),
+        "command": valid_utf8(record.spec.command_text),
         **asked,
         **asked.pop("resources"),
         "base": environment["base"],
@@ -208,7 +208,7 @@ def _parse(output: bytes) -> Iterator[FileChange]:
 
 
 def _name(path: bytes) -> str:
-    return printable(os.fsdecode(path))
+    return valid_utf8(os.fsdecode(path))
 
 
 def _count(lines: bytes) -> int | None:

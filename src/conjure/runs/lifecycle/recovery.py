@@ -55,7 +55,7 @@ def _load_before(path: Path, folder: Path) -> Baseline:
     except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{folder / BASELINE} is damaged, so what the run made cannot be told from what it was given",
-            fix=f"copy what is wanted out of {folder / WORK}",
+            hint=f"copy what is wanted out of {folder / WORK}",
         ) from error
 
 

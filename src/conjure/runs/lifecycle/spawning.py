@@ -89,7 +89,7 @@ class Launch:
         if self._process.returncode != 0:
             raise ExecutorError(
                 f"the run's supervisor could not start (exit {self._process.returncode})",
-                fix=f"see {self._log}",
+                hint=f"see {self._log}",
             )
 
     def __exit__(

@@ -170,7 +170,7 @@ def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
     if others:
         raise UsageError(
             f"run {record.number} has a secret in {' and '.join(others)}, and secrets are not stored",
-            fix="run the whole `conjure run` command again, with the secret in a variable: -e KEY, and $KEY"
+            hint="run the whole `conjure run` command again, with the secret in a variable: -e KEY, and $KEY"
             " in the command",
         )
     known = {name: given.get(name, os.environ.get(name)) for name in names}
@@ -178,7 +178,7 @@ def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
     if missing:
         raise UsageError(
             f"run {record.number} has secrets, which are not stored: {', '.join(missing)}",
-            fix=f"conjure rerun {record.number} {' '.join(f'-e {name}=VALUE' for name in missing)}",
+            hint=f"give them, as in conjure rerun -e {missing[0]}=VALUE {record.number}",
         )
     put_back = {name: value for name, value in known.items() if value is not None}
     return replace(spec, variables={**spec.variables, **put_back}, withheld=None)
@@ -220,7 +220,7 @@ def refuse_own_folder(home: Home, spec: RunSpec) -> None:
     if (kind, place) != ("runs", "work"):
         raise UsageError(
             f"{folder} is conjure's home folder, and a run would copy all of it",
-            fix="cd to the project's own folder",
+            hint="cd to the project's own folder",
         )
 
 

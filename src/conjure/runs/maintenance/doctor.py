@@ -16,7 +16,7 @@ from typing import Any
 
 from conjure.core.files import parse_json
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.core.text import plural, printable
+from conjure.core.text import plural, valid_utf8
 from conjure.core.units import format_size
 from conjure.errors import BuildError, ConjureError, StoreError
 from conjure.runs.artifacts.manifest import Manifest
@@ -270,7 +270,7 @@ def _code(home: Home) -> Finding:
             return Finding("code", State.FAULT, f"{repository} is damaged", _REINDEX)
         missing = code_store.missing_code(home, trees)
     except ConjureError as error:
-        return Finding("code", State.FAULT, str(error), error.fix)
+        return Finding("code", State.FAULT, str(error), error.fix or error.hint)
     if missing:
         text = f"the code of these runs is lost, so they cannot be run again: {_numbers(missing)}"
         return Finding("code", State.FAULT, text)
@@ -327,7 +327,7 @@ def _uv() -> Finding:
     try:
         version = _version(uv_program(), "--version")
     except BuildError as error:
-        return Finding("uv", State.FAULT, str(error), error.fix)
+        return Finding("uv", State.FAULT, str(error), error.fix or error.hint)
     if version is None:
         return Finding("uv", State.FAULT, "it cannot be run", "pip install --force-reinstall uv")
     return Finding("uv", State.OK, version)
@@ -368,4 +368,4 @@ def _numbers(numbers: Sequence[int]) -> str:
 
 def _names(names: Sequence[str], shown: int = 10) -> str:
     more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(map(printable, names[:shown])) + more
+    return ", ".join(map(valid_utf8, names[:shown])) + more

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from conjure.core.folders import Folder, remove_entry
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
 from conjure.core.trees import tree_size_bytes
 from conjure.errors import ConflictError, UsageError
 from conjure.runs.artifacts.resource_paths import Resource, parse
@@ -43,7 +44,7 @@ def remove(home: Home, store: Store, text: str, *, force: bool = False) -> int:
     if resource.parts:
         raise UsageError(
             f"{text} is part of {resource.owner}, which can only be removed as a whole",
-            fix=f"conjure rm {resource.owner}",
+            fix=shell_words("conjure", "rm", resource.owner),
         )
     if resource.number is not None:
         return _remove_run(home, store, resource, force=force)
@@ -115,7 +116,8 @@ def _refuse_needed(store: Store, resource: Resource, users: Iterable[int], *, fo
     if links:
         needs.append(f"{_listed('link', links)} {'lead' if links[1:] else 'leads'} to it")
     raise ConflictError(
-        f"{resource.owner} is still needed: {' and '.join(needs)}", fix=f"conjure rm -f {resource.owner}"
+        f"{resource.owner} is still needed: {' and '.join(needs)}",
+        fix=shell_words("conjure", "rm", "-f", resource.owner),
     )
 
 

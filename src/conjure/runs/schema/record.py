@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from conjure.core.text import printable, to_iso
+from conjure.core.text import to_iso, valid_utf8
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts, RunStatus
@@ -149,7 +149,7 @@ class RunRecord:
             "exit_code": None if ending is None else ending.exit_code,
             "signal": None if ending is None else ending.signal,
             "message": None if ending is None else ending.message,
-            "command": printable(self.spec.stored().command_text),
+            "command": valid_utf8(self.spec.stored().command_text),
             "description": spec["description"],
             "labels": spec["labels"],
             "params": spec["params"],

@@ -84,7 +84,7 @@ def _target(mount: str, path: str) -> str:
         )
     if normal in {"", "."} or normal == ".." or normal.startswith("../") or "\0" in normal:
         raise UsageError(
-            f"mount {mount!r}: {path!r} is not a path inside the working folder", fix="-m runs/2:data"
+            f"mount {mount!r}: {path!r} is not a path inside the working folder", hint="-m runs/2:data"
         )
     return normal
 
@@ -480,4 +480,4 @@ def current_folder() -> Path:
     try:
         return Path.cwd()
     except FileNotFoundError as error:
-        raise UsageError("the current folder no longer exists", fix="cd to another one") from error
+        raise UsageError("the current folder no longer exists", hint="cd to another one") from error

@@ -94,7 +94,7 @@ def _clause(text: str, match: re.Match[str]) -> Clause:
 def _refusal(text: str, why: str) -> UsageError:
     return UsageError(
         f"stop condition {text!r}: {why}",
-        fix="--stop-condition 'loss > 9 && step > 100'  (or 'loss > 9:100')",
+        hint="as in 'loss > 9 && step > 100', or 'loss > 9:100'",
     )
 
 

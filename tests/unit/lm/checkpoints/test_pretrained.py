@@ -1,6 +1,9 @@
 import json
 import os
+import shlex
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,12 @@ def shard(folder: Path, **places: str) -> None:
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {}, "weight_map": {**weight_map, **places}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def rename_tensors(folder: Path, rename: Callable[[str], str]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {rename(name): tensor.clone() for name, tensor in tensors.items()}
+    save_file(renamed, folder / "model.safetensors")
 
 
 def refusal(folder: Path) -> str:
@@ -169,6 +178,49 @@ class TestMisfits:
     def test_another_layer_count(self, folder: Path) -> None:
         change_config(folder, n_layer=3)
         assert "tensor h.2.ln_1.weight (16,) is missing" in refusal(folder)
+
+
+class TestNamesThatNearlyMatch:
+    @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+    def test_wrappers_of_every_tensor_are_taken_off(self, folder: Path, wrapper: str) -> None:
+        plain = load_model(folder)
+        rename_tensors(folder, lambda name: wrapper + name)
+        assert weights_equal(load_model(folder), plain)
+
+    def test_a_wrapper_beside_bare_names(self, folder: Path) -> None:
+        plain = load_model(folder)
+        rename_tensors(folder, lambda name: "module." + name.removeprefix("transformer."))
+        assert weights_equal(load_model(folder), plain)
+
+    def test_wrapped_shards(self, folder: Path) -> None:
+        plain = load_model(folder)
+        rename_tensors(folder, lambda name: "_orig_mod." + name)
+        shard(folder)
+        assert weights_equal(load_model(folder), plain)
+
+    def test_another_prefix_is_named(self, folder: Path) -> None:
+        rename_tensors(folder, lambda name: "student." + name)
+        assert "the names begin with 'student.transformer.', and would fit without it" in refusal(folder)
+
+    def test_a_wrapper_on_some_tensors_only_is_named(self, folder: Path) -> None:
+        rename_tensors(folder, lambda name: "module." + name if ".h.1." in name else name)
+        assert "the names begin with 'module.transformer.'" in refusal(folder)
+
+    def test_a_head_for_another_task_is_refused_with_a_command_that_leaves_it_out(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        plain = load_model(folder)
+        change_tensors(folder, lambda tensors: tensors.update({"score.weight": torch.ones(2, 16)}))
+        with pytest.raises(
+            CheckpointError, match=r"score\.weight \(2, 16\) is not part of the model"
+        ) as caught:
+            load_model(folder)
+        fix = caught.value.fix
+        assert fix is not None
+        python, *words = shlex.split(fix)
+        assert python == "python"
+        subprocess.run([sys.executable, *words], cwd=tmp_path, check=True, capture_output=True)
+        assert weights_equal(load_model(tmp_path / f"{folder.name}-lm"), plain)
 
 
 class TestDamage:

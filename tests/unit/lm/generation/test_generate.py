@@ -59,11 +59,11 @@ class TestRequest:
                 prompts=[],
             )
         for words in (
-            "temperature must be a number from 0 up, not -1",
-            "top_p must be a number above 0, at most 1, not 7",
-            "num_samples must be a whole number from 1 up, not 0",
-            "max_new_tokens must be a whole number from 1 up, not 0",
-            "seed must be a whole number from 0 to 18446744073709551615, not -1",
+            "temperature is -1; it must be a number from 0 up",
+            "top_p is 7; it must be a number above 0, at most 1",
+            "num_samples is 0; it must be a whole number from 1 up",
+            "max_new_tokens is 0; it must be a whole number from 1 up",
+            "seed is -1; it must be a whole number from 0 up",
             "stop holds an empty text",
             "on_overflow must be 'slide' or 'error', not 'crash'",
             "prompts is empty",
@@ -353,13 +353,13 @@ class TestOverflow:
         assert str(caught.value) == (
             "a prompt of 20 and 13 new tokens make 33, more than the model's context of 32"
         )
-        assert caught.value.fix == "generate at most 12 tokens, or let the window slide (on_overflow slide)"
+        assert caught.value.hint == "generate at most 12 tokens, or let the window slide (on_overflow slide)"
 
     def test_error_for_a_prompt_that_does_not_fit_by_itself(self):
         request = GenerationRequest(prompts=["x" * 40], max_new_tokens=1, on_overflow="error")
         with pytest.raises(ContextLengthError) as caught:
             generate(tiny_model(), TOKENIZER, request)
-        assert caught.value.fix.startswith("shorten the prompt")
+        assert caught.value.hint.startswith("shorten the prompt")
 
     def test_what_just_fits_is_no_overflow(self):
         request = GenerationRequest(prompts=["x" * 20], max_new_tokens=12, on_overflow="error")

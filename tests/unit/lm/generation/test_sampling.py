@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conjure.errors import UsageError
+from conjure.lm.bounds import LARGEST_COUNT
 from conjure.lm.generation.sampling import (
     LARGEST_SEED,
     Bound,
@@ -45,20 +46,20 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("name", "value", "words"),
         [
-            ("temperature", -1, "temperature must be a number from 0 up, not -1"),
-            ("temperature", math.nan, "temperature must be a number from 0 up, not nan"),
-            ("temperature", math.inf, "temperature must be a number from 0 up, not inf"),
-            ("temperature", -math.inf, "temperature must be a number from 0 up, not -inf"),
-            ("temperature", "hot", "temperature must be a number from 0 up, not 'hot'"),
-            ("temperature", True, "temperature must be a number from 0 up, not True"),
-            ("top_k", -1, "top_k must be a whole number from 0 up, not -1"),
-            ("top_k", 1.5, "top_k must be a whole number from 0 up, not 1.5"),
-            ("top_p", 7, "top_p must be a number above 0, at most 1, not 7"),
-            ("top_p", 0, "top_p must be a number above 0, at most 1, not 0"),
-            ("min_p", 1.1, "min_p must be a number from 0 to 1, not 1.1"),
-            ("min_p", -0.1, "min_p must be a number from 0 to 1, not -0.1"),
-            ("repetition_penalty", 0, "repetition_penalty must be a number above 0, not 0"),
-            ("no_repeat_ngram", -2, "no_repeat_ngram must be a whole number from 0 up, not -2"),
+            ("temperature", -1, "temperature is -1; it must be a number from 0 up"),
+            ("temperature", math.nan, "temperature is nan; it must be a number from 0 up"),
+            ("temperature", math.inf, "temperature is inf; it must be a number from 0 up"),
+            ("temperature", -math.inf, "temperature is -inf; it must be a number from 0 up"),
+            ("temperature", "hot", "temperature is 'hot'; it must be a number from 0 up"),
+            ("temperature", True, "temperature is True; it must be a number from 0 up"),
+            ("top_k", -1, "top_k is -1; it must be a whole number from 0 up"),
+            ("top_k", 1.5, "top_k is 1.5; it must be a whole number from 0 up"),
+            ("top_p", 7, "top_p is 7; it must be a number above 0, at most 1"),
+            ("top_p", 0, "top_p is 0; it must be a number above 0, at most 1"),
+            ("min_p", 1.1, "min_p is 1.1; it must be a number from 0 to 1"),
+            ("min_p", -0.1, "min_p is -0.1; it must be a number from 0 to 1"),
+            ("repetition_penalty", 0, "repetition_penalty is 0; it must be a number above 0"),
+            ("no_repeat_ngram", -2, "no_repeat_ngram is -2; it must be a whole number from 0 up"),
         ],
     )
     def test_a_value_out_of_bounds_is_named_with_what_is_allowed(self, name, value, words):
@@ -76,7 +77,9 @@ class TestSettings:
     def test_numbers_beyond_a_floats_reach_are_compared_exactly(self):
         assert not Bound(0, LARGEST_SEED, whole=True).allows(LARGEST_SEED + 1)
         assert Bound(0, LARGEST_SEED, whole=True).allows(LARGEST_SEED - 1)
-        assert Bound(1, whole=True).allows(10**400)
+        assert Bound(1, whole=True).allows(LARGEST_COUNT)
+        assert not Bound(1, whole=True).allows(LARGEST_COUNT + 1)
+        assert not Bound(1, whole=True).allows(10**400)
         assert not Bound(0).allows(10**400)
 
     def test_all_faults_come_at_once(self):

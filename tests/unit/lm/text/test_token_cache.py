@@ -132,7 +132,7 @@ class TestCache:
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(StoreError, match=r"token ids cannot be stored in .*file") as caught:
             tokenise(jokes, tiny_tokenizer(), cache=tmp_path / "file")
-        assert "CONJURE_HOME" in caught.value.fix
+        assert "CONJURE_HOME" in caught.value.hint
 
     def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, jokes, tmp_path, monkeypatch):
         def fill(*_):
@@ -141,7 +141,7 @@ class TestCache:
         monkeypatch.setattr(token_cache._Writer, "_write_batch", fill)
         with pytest.raises(StoreError, match="No space left on device") as caught:
             tokenise(jokes, tiny_tokenizer(), cache=tmp_path / "cache")
-        assert caught.value.fix.startswith("free space")
+        assert caught.value.hint.startswith("free space")
         assert not list((tmp_path / "cache").glob("*/ids"))
 
     def test_progress_ends_at_the_size_of_the_files(self, jokes, tmp_path):
@@ -207,7 +207,7 @@ class TestSpecialTokensInTheText:
         (tmp_path / "a.csv").write_text(content)
         records = read_records([tmp_path / "a.csv"])
         text = tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache", **options)
-        return text, describe(records, text)
+        return text, describe(records, text, find_groups([records], cache=tmp_path / "cache"))
 
     def test_they_are_characters_counted_and_said(self, tmp_path):
         text, facts = self.facts(tmp_path, "Joke\none<|endoftext|>two <|endoftext|>\nthree\n")
@@ -233,5 +233,6 @@ class TestSpecialTokensInTheText:
 def test_a_script_that_the_vocabulary_hardly_knows_is_said(tmp_path, joke, foreign):
     (tmp_path / "a.txt").write_text(joke)
     records = read_records([tmp_path / "a.txt"])
-    remarks = describe(records, tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache")).remarks
+    text = tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache")
+    remarks = describe(records, text, find_groups([records], cache=tmp_path / "cache")).remarks
     assert any("has few tokens for this script" in remark for remark in remarks) == foreign

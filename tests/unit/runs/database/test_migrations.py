@@ -81,4 +81,4 @@ def test_a_newer_schema_is_refused_in_one_sentence(tmp_path):
     assert str(caught.value) == (
         f"conjure's database has schema 99, and this version of conjure supports up to {NEWEST}"
     )
-    assert "upgrade conjure" in caught.value.fix
+    assert caught.value.fix == "pip install --upgrade conjure"

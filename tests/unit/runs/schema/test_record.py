@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from conjure.core.text import printable
+from conjure.core.text import valid_utf8
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
@@ -74,4 +74,4 @@ def test_a_mounts_run_is_known_by_its_source():
 
 
 def test_names_that_are_not_utf8_can_be_shown():
-    assert printable("caf\udce9 é") == "caf\\xe9 é"
+    assert valid_utf8("caf\udce9 é") == "caf\\xe9 é"

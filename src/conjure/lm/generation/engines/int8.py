@@ -50,7 +50,7 @@ def round_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     if not largest.isfinite().all():
         raise ModelError(
             "the model's weights hold NaN or infinity, which cannot be rounded to int8",
-            fix="use another copy of the model",
+            hint="use another copy of the model",
         )
     scales = _round_up(largest / _LARGEST_WEIGHT)
     inverse = torch.where(scales > 0, 1.0 / scales, 0.0)
