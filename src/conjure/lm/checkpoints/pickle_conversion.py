@@ -74,7 +74,7 @@ def _check_free(target: Path, name: str, *, in_place: bool) -> None:
     if in_place and (target / name).exists():
         raise ConflictError(f"{target} already contains {name}", hint="give another folder with --output")
     if not in_place and target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ConflictError(f"{target} already exists", fix="give a new folder with --output")
+        raise ConflictError(f"{target} already exists", hint="give a new folder with --output")
 
 
 def _write_beside(folder: Path, name: str, write: Callable[[Path, Path], None]) -> None:
