@@ -143,4 +143,4 @@ def test_text_that_the_model_hardly_knows_is_said_in_the_plan(here, call):
     arguments = ["finetune", "greek.txt", "--split", "lines", "--model", "./wide", "--dry-run"]
     status, out, note = call(*arguments)
     assert status == 0
-    assert "bytes a token" in out + note
+    assert "bytes per token" in out + note

@@ -119,7 +119,7 @@ def test_saved_outputs_replaced_by_a_link_are_not_fine(client, tmp_path):
     outputs.symlink_to(tmp_path / "same")
     done = conjure("verify", "1")
     assert done.returncode == 1
-    assert "outputs is a link now" in done.stdout + done.stderr
+    assert "outputs is now a link" in done.stdout + done.stderr
     conjure("rm", "runs/1")
     assert read_files(tmp_path / "same") == {"made.txt": "made\n"}
 

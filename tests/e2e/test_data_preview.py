@@ -146,7 +146,7 @@ def test_bars_show_every_length(here, capsys):
         ("jokes.txt", b"one", ["--column", "Joke"], 2, "column 'Joke' needs a table"),
         ("jokes.jsonl", b'{"Joke": \n', ["--column", "Joke"], 1, "1 × broken JSON"),
         ("jokes.parquet", b"no", [], 1, "is not a Parquet file, or is damaged"),
-        ("jokes.doc", b"text", [], 2, "jokes.doc is not a kind of file that is read"),
+        ("jokes.doc", b"text", [], 2, "jokes.doc has no supported file type"),
     ],
 )
 def test_bad_input_is_one_sentence(here, capsys, name, content, arguments, status, said):

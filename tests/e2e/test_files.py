@@ -135,7 +135,7 @@ class TestCp:
         status, _, err = call("cp", "runs/1", "out")
         assert status == 1
         assert "1 file would be overwritten: data.txt" in err
-        assert "-f overwrites" in err
+        assert "-f" in err
         assert read_files(tmp_path / "out") == {"data.txt": "mine"}
         assert call("cp", "-f", "runs/1", "out")[0] == 0
         assert (tmp_path / "out/data.txt").read_text() == "d\n"
@@ -218,7 +218,7 @@ class TestRm:
             ("runs/9", 1, "there is no run 9"),
             ("runs/1/data.txt", 2, "is part of runs/1, which can only be removed as a whole"),
             ("uploads/nope", 1, "uploads/nope does not exist"),
-            ("runs", 2, "names all runs"),
+            ("runs", 2, "means all runs"),
         ],
     )
     def test_refused(self, call, resource: str, status: int, words: str) -> None:

@@ -28,6 +28,7 @@ SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 @click.option(
     "--model", default="sprite", show_default=True, help="Model name, folder, run or Hugging Face model."
 )
+@click.option("--prompt", "prompt_option", metavar="TEXT", help="The same as PROMPT.")
 @click.option(
     "--length",
     "--max-new-tokens",

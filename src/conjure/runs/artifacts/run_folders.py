@@ -129,7 +129,8 @@ class RunFolders:
         made = self._held[name] = self.run.make_in(name)
         self._noted[name] = made.id
         noted = {name: [folder.device, folder.inode] for name, folder in self._noted.items()}
-        text = json.dumps({"boot": boot_id(), "folders": noted})
+        own = [self.run.id.device, self.run.id.inode]
+        text = json.dumps({"boot": boot_id(), "run": own, "folders": noted})
         write_atomically(self.run.here / FOLDERS_FILE, text, mode=0o600)
         return made
 
@@ -171,13 +172,16 @@ def _replaced(what: str, now: str) -> ConflictError:
 
 
 def _read_notes(run: Folder) -> dict[str, FolderId]:
-    """Which folders were made for a run; none for one of conjure 0.1, which did not write it down."""
+    """Which folders were made for a run; none for one of conjure 0.1, or in a home that was copied."""
     try:
         stored = json.loads((run.here / FOLDERS_FILE).read_bytes())
         noted = {name: FolderId(*numbers) for name, numbers in stored["folders"].items()}
+        own = FolderId(*stored["run"])
         same_boot = stored["boot"] == boot_id()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+    if own.inode != run.id.inode:
+        return {}  # a copy of the run's folder: its inodes are new, too
     if same_boot:
         return noted
     # A disk may have another number after a restart, while its inodes keep theirs.
