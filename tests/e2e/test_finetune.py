@@ -106,7 +106,7 @@ def test_the_first_signal_saves_and_says_how_to_go_on(inputs, tmp_path, number):
     out, err = process.communicate()
     assert process.returncode == 128 + number
     assert "saving" in err
-    assert "To go on: the same command with --resume" in out
+    assert "To resume: the same command with --resume" in out
     assert state_folder(output).is_dir()
     assert conjure.load(output).config.n_layer == 2
 

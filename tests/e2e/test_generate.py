@@ -94,7 +94,7 @@ class TestOutput:
 
     def test_an_overflow_is_told_beside_the_text(self, generate):
         _, out, note = generate("My dog", "--length", "80", "--seed", "1")
-        assert "outgrow the context of 64: when it is full, the model continues from the last 32." in note
+        assert "exceed the context of 64: when it is full, the model continues from the last 32." in note
         assert "outgrow" not in out
 
 
@@ -219,4 +219,4 @@ class TestBadInput:
         prompt = len(tiny_tokenizer().encode("My dog"))
         assert status == 1
         assert f"a prompt of {prompt} and 64 new tokens make {prompt + 64}, more than the model's" in note
-        assert f"hint: write at most {64 - prompt} tokens" in note
+        assert f"hint: generate at most {64 - prompt} tokens" in note

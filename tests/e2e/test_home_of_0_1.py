@@ -143,7 +143,9 @@ def test_verify_finds_every_file_as_it_was_saved(home):
 def test_doctor_finds_no_fault_before_and_after_a_new_run(home):
     for runs in ("11 runs, 0 active", "12 runs, 0 active"):
         found = json.loads(succeed("doctor", "--json"))
-        assert [each for each in found if each["state"] != "ok" and each["name"] != "disk"] == []
+        others = [each for each in found if each["state"] != "ok" and each["name"] != "disk"]
+        # The killed supervisor of run 6 left its reserve behind; `conjure recover 6` may still be wanted.
+        assert [(each["name"], each["fix"]) for each in others] == [("leftovers", "conjure prune")]
         assert runs in {each["text"] for each in found}
         succeed("run", "echo new")
 

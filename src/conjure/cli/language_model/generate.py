@@ -91,8 +91,8 @@ def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
     longest = max(1, *map(len, writer.tokenizer.encode_batch(list(request.prompts))))
     if exceeds_context(longest, request, context):
         note(
-            f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens outgrow the context of "
-            f"{context:,}: each time it is full, the model goes on from the last {context // 2:,}."
+            f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens exceed the context of "
+            f"{context:,}: when it is full, the model continues from the last {context // 2:,}."
         )
 
 

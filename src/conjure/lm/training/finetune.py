@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -546,7 +546,9 @@ class Finetuning:
 
     def _resumable_facts(self) -> dict[str, Any]:
         facts = load_training_facts(state_folder(self.output))
-        then, now = facts["agreement"], json.loads(json.dumps(self._agreement()))
+        # An option that the version which saved the state did not have was left at its default.
+        then = {each.name: each.default for each in fields(FinetuneRequest)} | facts["agreement"]
+        now = json.loads(json.dumps(self._agreement()))
         changed = [
             f"{name} was {then.get(name)!r} and is {now[name]!r}"
             for name in now
