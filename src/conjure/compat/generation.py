@@ -37,7 +37,7 @@ def generate(flags: Namespace) -> int:
     engine = TorchEngine(model.model.to(device))
     settings = settings.within(engine.context_length)
     if flags.length > settings.length:
-        say(f"--length {flags.length:,} is beyond the model's context: {settings.length:,} tokens it is.")
+        say(f"--length {flags.length:,} exceeds the context: {settings.length:,} tokens are generated.")
     for prompt in _prompts(flags.prompt):
         ids = encode(model.tokenizer, prompt)
         _announce_sliding(len(ids) + settings.length - 1, engine.context_length)
@@ -52,8 +52,8 @@ def generate(flags: Namespace) -> int:
 def _announce_sliding(tokens_read: int, context_length: int) -> None:
     if tokens_read > context_length:
         say(
-            f"Prompt and text outgrow the context of {context_length:,} tokens: each time it is full, the"
-            f" model goes on from the last {max(1, context_length // 2):,}."
+            f"Prompt and text exceed the context of {context_length:,} tokens: when it is full, the model"
+            f" continues from the last {max(1, context_length // 2):,}."
         )
 
 
@@ -73,7 +73,7 @@ def _prompts(given: str) -> Iterator[str]:
         if typed:
             yield typed
         else:
-            say("An empty prompt has no tokens; a space is the start of a document, ^D ends this.")
+            say("The prompt is empty; type a space to start a document, or ^D to exit.")
 
 
 def _ask() -> str:

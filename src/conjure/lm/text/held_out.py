@@ -197,8 +197,9 @@ def _hold_out_tail(text: TokenisedText, everything: TokenStream, groups: Groups,
     cut = total - max(1, round(_TAIL * total))
     train, tail = _span(text, groups, 0, cut), _span(text, groups, cut - 1, total)
     first = len(everything.ends) - tail.records  # the record that the cut goes through, or ends at
-    trained = everything.ends <= cut
-    shared = also_trained_on(groups, trained)[first:]
+    # Trained on are the records before the cut and, to the others like it, also the one that it goes through.
+    whole, begun = everything.ends <= cut, np.concatenate(([0], everything.ends[:-1])) < cut
+    shared = (also_trained_on(groups, whole) | also_trained_on(groups, begun))[first:]
     excluded = int(shared.sum())
     measured = tail.select(~shared)
     if len(measured) < 2:

@@ -264,7 +264,7 @@ def _refuse_home_folder(root: Path, folder: Path) -> None:
         )
     raise SnapshotError(
         f"the git repository around {folder} is {what}; a run would copy all of it",
-        fix="--committed copies only committed files; `git init` here makes this folder its own repository",
+        hint="--committed copies only committed files; `git init` here makes this folder its own repository",
     )
 
 

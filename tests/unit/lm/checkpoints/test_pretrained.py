@@ -200,7 +200,7 @@ class TestNamesThatNearlyMatch:
 
     def test_another_prefix_is_named(self, folder: Path) -> None:
         rename_tensors(folder, lambda name: "student." + name)
-        assert "the names begin with 'student.transformer.', and would fit without it" in refusal(folder)
+        assert "the names begin with 'student.transformer.', and would match without it" in refusal(folder)
 
     def test_a_wrapper_on_some_tensors_only_is_named(self, folder: Path) -> None:
         rename_tensors(folder, lambda name: "module." + name if ".h.1." in name else name)

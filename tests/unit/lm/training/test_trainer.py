@@ -120,7 +120,9 @@ def test_masters_keep_what_bfloat16_rounds_away():
 
 def first_loss_of_two_records(*, mask_records: bool) -> tuple[float, float]:
     """The first step's loss on one block of two records, and that of each record read by itself."""
-    stream = TokenStream(np.array([3, 9, 1, 7, 5, 2, 8, 4, 6]), np.array([0, 5]), np.array([5, 9]), False)
+    stream = TokenStream(
+        np.array([3, 9, 1, 7, 5, 2, 8, 4, 6]), np.array([0, 5]), np.array([5, 9]), False, np.array([0, 1])
+    )
     model = tiny_model(0, 0.5, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
     torch.nn.init.zeros_(model.wpe.weight)  # a record says the same wherever it stands in the block
     pieces = [(stream.ids[:5], stream.ids[1:6]), (stream.ids[5:8], stream.ids[6:9])]

@@ -79,6 +79,7 @@ def test_a_newer_schema_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(StoreError) as caught:
         Store.open(home)
     assert str(caught.value) == (
-        f"conjure's database has schema 99, and this version of conjure supports up to {NEWEST}"
+        f"conjure's database has schema 99, and this version of conjure supports up to {NEWEST}:"
+        " a newer conjure wrote it"
     )
     assert caught.value.fix == "pip install --upgrade conjure"

@@ -134,5 +134,5 @@ def test_code_that_is_no_longer_kept(home, tmp_path):
     found = compare(home, before, after, {}, {})
     assert found.code.unknown.startswith("the files are no longer stored")
     unrecorded = compare(home, before, record(tmp_path, 2), {}, {})
-    assert unrecorded.code.unknown == "the code of run 2 was never recorded"
+    assert unrecorded.code.unknown == "the code of run 2 was not recorded"
     assert compare(home, record(tmp_path), record(tmp_path, 2), {}, {}).is_empty

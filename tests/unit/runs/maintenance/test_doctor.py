@@ -253,7 +253,7 @@ def test_parts_of_run_folders_that_are_gone(home):
         recover(home, 4)
     with pytest.raises(NotFoundError, match="the files of run 5 were removed"):
         recover(home, 5)
-    with pytest.raises(NotFoundError, match="run 1 needs no recovering: its outputs were saved"):
+    with pytest.raises(NotFoundError, match="run 1 does not need to be recovered: its outputs were saved"):
         recover(home, 1)
 
 
@@ -323,7 +323,7 @@ def test_what_killed_processes_left_is_told_and_pruned(home):
         lock = RunLock.take_if_free(home.run_folder(going_on))
         for name in (number, going_on):
             with Folder.open(home.run_folder(name)) as folder:
-                DiskReserve(folder).take()
+                DiskReserve(folder).allocate()
         write_files(
             home.run_folder(number),
             {".run.json.abcd1234": "x", ".manifest.json.00000000": "", "processes.json": "{}"},
