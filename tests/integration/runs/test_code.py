@@ -479,7 +479,7 @@ class TestStore:
         snapshot.forget(home, 1)
         code_store.prune(home)
         check_out(home, new.tree, home.root / "new")
-        with pytest.raises(SnapshotError, match="no longer kept"):
+        with pytest.raises(SnapshotError, match="no longer stored"):
             check_out(home, old.tree, home.root / "old")
 
     def test_snapshot_after_its_objects_were_lost(self, home: Home, project: Path) -> None:

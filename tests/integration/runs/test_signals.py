@@ -238,7 +238,7 @@ def test_an_interrupt_after_the_hand_over_says_that_the_run_goes_on(home, folder
     line = "while [ ! -e ../go ]; do sleep 0.02; done"
     done = subprocess.run([sys.executable, script, "run", line], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (130, "")
-    assert "Run 1 goes on in the background." in done.stdout
+    assert "Run 1 continues in the background." in done.stdout
     (home.run_folder(1) / "go").touch()
     assert Run(home, 1).wait().status is RunStatus.COMPLETE
 
