@@ -308,7 +308,7 @@ def test_one_clear_sentence(arguments, words):
 
 def test_a_placeholder_without_param_is_noted():
     done = conjure("run", "echo :lr:")
-    assert done.stderr == "note: :lr: in the command stays as it is; there is no --param lr=…\n"
+    assert done.stderr == "note: :lr: in the command is not replaced: there is no --param lr=…\n"
     assert ":lr:" in shown(done)
 
 
