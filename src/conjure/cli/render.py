@@ -14,7 +14,6 @@ from typing import Any
 import click
 
 from conjure.core.files import write_atomically
-from conjure.core.units import format_duration
 from conjure.errors import DataError
 
 _REFRESH_S = 0.1
@@ -77,11 +76,6 @@ def save_text(path: Path, content: str) -> None:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def duration(seconds: float) -> str:
-    """A time span as everywhere: ``0.8s``, ``3m 20s``, ``2h 5m``."""
-    return format_duration(seconds)
 
 
 class StatusLine:

@@ -222,7 +222,6 @@ def _find_assigned(text: str) -> Iterator[Span]:
 # ---- places on command lines -------------------------------------------------------------------------------
 
 _USER_PASSWORD = re.compile(r"[^:\s]*:(?P<secret>.+)")
-_PASS_SOURCE = re.compile(r"(?:pass:)?(?P<secret>(?!file:|env:).+)")
 _ANYTHING = re.compile(r"(?P<secret>.+)", re.DOTALL)
 
 

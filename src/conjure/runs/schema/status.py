@@ -92,7 +92,6 @@ STATUS_OF_REASON: dict[EndReason, RunStatus] = {
     EndReason.MACHINE_RESTARTED: RunStatus.INTERRUPTED,
 }
 
-_BEFORE_THE_COMMAND = frozenset(PHASES[:4])
 _ALWAYS = frozenset({RunStatus.KILLED, RunStatus.INTERRUPTED})
 _ENDINGS: dict[RunStatus, frozenset[RunStatus]] = {
     RunStatus.REQUESTED: _ALWAYS | {RunStatus.STOPPED, RunStatus.BUILD_FAILED},
@@ -169,11 +168,6 @@ def check_move(current: RunStatus, wanted: RunStatus) -> None:
     """Raise `IllegalMoveError` unless a run may go from one status to the other."""
     if wanted not in MOVES[current]:
         raise IllegalMoveError(f"a run cannot go from {current} to {wanted}")
-
-
-def command_started(facts: Facts) -> bool:
-    """Whether the run ever reached its command."""
-    return RunStatus.RUNNING in facts.entered
 
 
 EXIT_BEFORE_START = 125
