@@ -8,7 +8,7 @@ of the models; and a model ranks above another only where the difference is more
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.words import split_words
 from conjure.lm.text.groups import GroupBuilder
 from conjure.lm.text.held_out import Split, also_trained_on, hold_out, hold_out_file
-from conjure.lm.text.readers import read_records
-from conjure.lm.text.token_cache import find_groups, tokenise
+from conjure.lm.text.layout import Layout
+from conjure.lm.text.readers import RecordSet, read_records
+from conjure.lm.text.token_cache import TokenisedText, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 
 SCHEMA = 1
@@ -193,7 +194,7 @@ class _Texts:
 
     def __init__(self, model: TunedModel, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._splits = [_split(training, tokenizer) for training in model.trainings]
+        self._splits = [remake_split(training, tokenizer) for training in model.trainings]
 
     def trained_on(self) -> Iterator[str]:
         for split in self._splits:
@@ -209,18 +210,28 @@ class _Texts:
         yield from record_texts(self._splits[-1].train, self._tokenizer)
 
 
-def _split(training: Training, tokenizer: Tokenizer) -> Split:
-    """The split that a fine-tune made, made again."""
+def remake_split(training: Training, tokenizer: Tokenizer) -> Split:
+    """The split that a fine-tune made, made again from what it kept of its settings."""
     settings = training.settings
-    options = {"column": settings.get("column"), "split": settings.get("split")}
-    records = read_records(training.data, **options)
-    text = tokenise(records, tokenizer)
     dedup = settings.get("dedup", "keep")
+    records = _read(training.data, settings)
+    text = _tokenised(records, settings, tokenizer)
     if training.validation is None:
         return hold_out(text, settings["holdout"], groups=find_groups([records]), dedup=dedup)
-    validation = read_records([training.validation], **options)
+    validation = _read([training.validation], settings)
     together = find_groups([records, validation])
-    return hold_out_file(text, tokenise(validation, tokenizer), together, dedup=dedup)
+    return hold_out_file(text, _tokenised(validation, settings, tokenizer), together, dedup=dedup)
+
+
+def _read(files: Sequence[str], settings: dict[str, Any]) -> RecordSet:
+    """Records as the fine-tune read them; an older version kept fewer settings, and had no others."""
+    names = [name.name for name in fields(Layout) if name.name in settings]
+    layout = Layout(**{name: settings[name] for name in names})
+    return read_records(files, column=settings.get("column"), split=settings.get("split"), layout=layout)
+
+
+def _tokenised(records: RecordSet, settings: dict[str, Any], tokenizer: Tokenizer) -> TokenisedText:
+    return tokenise(records, tokenizer, allow_special=settings.get("special_tokens") == "token")
 
 
 def unseen_records(texts: Sequence[Any]) -> tuple[int, list[str]]:

@@ -45,7 +45,7 @@ _QUESTIONS = (
     "Is it varied?",
 )
 _BETTER, _SHAPE, _COPYING, _VARIED = _QUESTIONS
-_Z = 1.96  # standard errors on either side of a share: 95 % confidence
+Z_95 = 1.96  # standard errors on either side of a share: 95 % confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _better(
     of = "them" if units == comparison.records else f"{units:,} groups of texts that say the same"
     detail = (
         f"Its loss on {texts} is {tuned.loss:.2f} nats per token, the base model's {base.loss:.2f} "
-        f"({_sure_of_change(comparison)}). {comparison.likelier:,} of {of} became likelier."
+        f"({_sure_of_change(comparison)}). It finds {comparison.likelier:,} of {of} more likely."
     )
     if comparison.outcome == "unclear":
         return Finding(_BETTER, "mixed", "No clear difference on unseen text", detail)
@@ -177,11 +177,11 @@ def _sure_of_change(comparison: HeldOutComparison) -> str:
     direction = "lower" if change < 0 else "higher"
     words = f"{abs(change):.2f} {direction}"
     if comparison.standard_error is not None:
-        words += f" ± {_Z * comparison.standard_error:.2f}"
+        words += f", ± {Z_95 * comparison.standard_error:.2f} with 95% confidence"
     if p_value is None:
         return words
     often = "less than once in 1,000 times" if p_value < 0.001 else f"{_times(p_value)}"
-    return f"{words}; chance alone gives as much {often}"
+    return f"{words}; chance alone makes such a difference {often}"
 
 
 def _times(p_value: float) -> str:
@@ -312,8 +312,8 @@ def share_interval(count: int, of: int) -> tuple[float, float]:
     Source:
         Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
-    middle = (count + _Z**2 / 2) / (of + _Z**2)
-    half = _Z / (of + _Z**2) * math.sqrt(count * (of - count) / of + _Z**2 / 4)
+    middle = (count + Z_95**2 / 2) / (of + Z_95**2)
+    half = Z_95 / (of + Z_95**2) * math.sqrt(count * (of - count) / of + Z_95**2 / 4)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

@@ -3,16 +3,23 @@
 import json
 from dataclasses import dataclass, field, replace
 
+import pytest
+
 from conjure.lm.generation.score import Tally
 from conjure.lm.report.compare import (
     ComparedRun,
     Comparison,
+    Training,
     comparison_to_json,
     named,
     rank,
+    remake_split,
     unseen_records,
 )
 from conjure.lm.report.html.compare_page import protocol, render_comparison
+from conjure.lm.report.observe import record_texts
+from conjure.lm.training.request import FinetuneRequest
+from support.models import tiny_tokenizer
 from support.reports import HELD_OUT, OWN_LINES, TRAINING
 
 
@@ -118,3 +125,35 @@ def test_nothing_comparable_has_no_ranking():
     assert protocol(made).startswith("No record was scored. 25 of 25 held-out records are left out")
     assert "Not comparable" in render_comparison(made)
     assert json.loads(comparison_to_json(made))["runs"][0]["rank"] is None
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_data_are_read_again_as_the_fine_tune_read_them(tmp_path, validation):
+    table, other = tmp_path / "jokes.csv", tmp_path / "others.csv"
+    jokes = [f'Шутка номер {number}; "длинная' for number in range(12)]
+    rows = "\n".join(f"{number}#{joke}<|endoftext|>" for number, joke in enumerate(jokes))
+    table.write_bytes(rows.encode("cp1251"))
+    other.write_bytes("1#Совсем другая шутка".encode("cp1251"))
+    request = FinetuneRequest(
+        data=[table],
+        output=tmp_path / "model",
+        column="2",
+        delimiter="#",
+        header=False,
+        quoting="none",
+        encoding="cp1251",
+        special_tokens="token",
+        validation=other if validation else None,
+    )
+    named_validation = str(other) if validation else None
+    training = Training(data=(str(table),), settings=request.settings(), validation=named_validation)
+
+    tokenizer = tiny_tokenizer()
+    split = remake_split(training, tokenizer)
+
+    read = list(record_texts(split.train, tokenizer))
+    assert split.heldout is not None
+    held_out = list(record_texts(split.heldout, tokenizer))
+    assert held_out == ["Совсем другая шутка"] if validation else len(held_out) > 0
+    assert all("<|endoftext|>" not in text or text[:-13] in jokes for text in read)
+    assert len(read) + (0 if validation else len(held_out)) == len(jokes)

@@ -36,8 +36,9 @@ def test_all_is_well(report):
     assert [found.tone for found in report.verdict.findings] == ["good", "mixed", "good", "good"]
     assert (report.verdict.state, report.verdict.next_step) == ("learned", None)
     assert report.verdict.findings[0].detail == (
-        "Its loss on 12 held-out texts is 3.01 nats per token, the base model's 5.01 (2.00 lower ± 0.00; "
-        "chance alone gives as much less than once in 1,000 times). 12 of them became likelier."
+        "Its loss on 12 held-out texts is 3.01 nats per token, the base model's 5.01 (2.00 lower, "
+        "± 0.00 with 95% confidence; chance alone makes such a difference less than once in 1,000 times). "
+        "It finds 12 of them more likely."
     )
 
 

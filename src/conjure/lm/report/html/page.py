@@ -42,6 +42,7 @@ from conjure.lm.report.novelty import (
     NEAR_COPY_RUN_WORDS,
     NEAR_COPY_SHARE,
 )
+from conjure.lm.report.verdict import Z_95
 
 _SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
 _ENDINGS = {"early_stop": ", where it stopped early", "interrupted": ", where it was interrupted"}
@@ -154,7 +155,7 @@ def _held_out_table(report: Report) -> Markup | None:
         change = signed(after - before, digits) if before is not None and after is not None else "–"
         return name, (number(before, digits), number(after, digits), change)
 
-    error = f" ± {on.standard_error:.2f}" if on.standard_error is not None else ""
+    error = f" ± {Z_95 * on.standard_error:.2f}" if on.standard_error is not None else ""
     loss = (f"{base.loss:.3f}", f"{tuned.loss:.3f}", f"{signed(on.change, 2)}{error}")
     return table(
         ("", *_MODELS, "change"),
@@ -166,19 +167,19 @@ def _held_out_table(report: Report) -> Markup | None:
         ),
         f"{on.records:,} held-out texts, each after an end-of-text token: {on.tokens:,} tokens, {on.words:,} "
         f"words, {on.bytes:,} bytes; context {on.context:,} tokens, stride {on.stride:,}. "
-        f"{_counted_once(on)}± is one standard error.",
+        f"{_counted_once(on)}± is 95% confidence.",
     )
 
 
 def _counted_once(on: HeldOutComparison) -> str:
     """What the mean and its error are of, where that is not each text."""
     if on.units is None or on.units == on.records:
-        return f"{on.likelier:,} of the texts became likelier. "
+        return f"{on.likelier:,} of the texts are more likely to the tuned model. "
     if on.units > on.records:
         return f"So few texts are counted in {on.units:,} stretches. "
     return (
         f"Texts that say the same are one of {on.units:,} groups, each counted once; "
-        f"{on.likelier:,} became likelier. "
+        f"{on.likelier:,} are more likely to the tuned model. "
     )
 
 
