@@ -19,6 +19,12 @@ def section(heading: str, introduction: str | None, *children: Child) -> Markup:
     return element("section", element("h2", heading), opening, *children)
 
 
+def section_beside(heading: str, introduction: str, chart: Markup) -> Markup:
+    """A part of the page that has nothing but a chart, which stands beside its heading."""
+    opening = element("div", element("h2", heading), element("p", introduction))
+    return element("section", element("div", opening, chart, class_="pair beside"))
+
+
 def pair(*children: Markup) -> Markup:
     """Things side by side where there is room, else one below the other."""
     return element("div", *children, class_="pair")

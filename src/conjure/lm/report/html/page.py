@@ -30,6 +30,7 @@ from conjure.lm.report.html.layout import (
     percent,
     rows_of,
     section,
+    section_beside,
     signed,
     table,
     term,
@@ -112,9 +113,11 @@ def _finding(finding: Finding) -> Markup:
 
 
 def _held_out(report: Report) -> Markup:
-    table_of_losses = _held_out_table(report) if report.verdict.state == "learned" else None
-    parts = [part for part in (table_of_losses, _loss_figure(report)) if part is not None]
-    return section("Better on unseen text?", _LOSSES[report.verdict.state], pair(*parts))
+    heading, introduction = "Better on unseen text?", _LOSSES[report.verdict.state]
+    figures = _held_out_table(report) if report.verdict.state == "learned" else None
+    if figures is None:
+        return section_beside(heading, introduction, _loss_figure(report))
+    return section(heading, introduction, pair(figures, _loss_figure(report)))
 
 
 _LOSSES: dict[State, str] = {
