@@ -3,7 +3,8 @@
     .venv/bin/python scripts/mutate.py -n 200 --seed 1
 
 Each change is made in a copy of the repository, and the tests nearest to the changed module run there until
-the first one fails: its own unit tests, then those listed for its folder. What no test notices is printed.
+the first one fails: its own unit tests, others that import it, then those listed for its folder. What no test
+notices is printed.
 
 Main entry: `main`. Invariant: the working tree is only read.
 """
@@ -12,6 +13,7 @@ import argparse
 import ast
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +39,7 @@ TARGETS = {
     "lm/training": ["tests/unit/lm/training", "tests/parity", "tests/e2e/test_finetune.py"],
     "lm/report": ["tests/unit/lm/report", "tests/property", "tests/integration"],
 }
+_FOLDERS = ("unit", "property", "integration", "parity")
 _COMPARISONS = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -152,15 +155,28 @@ def _is_noticed(copy: Path, mutation: Mutation) -> bool:
         module.write_bytes(original)
 
 
-def _tests_of(module: Path) -> list[str]:
+def _tests_of(module: Path) -> Iterator[list[str]]:
+    """Tests to ask, in turn: the module's own, others that import it, then those of its folder."""
     inside = module.relative_to(PACKAGE)
     own = Path("tests/unit") / inside.parent / f"test_{inside.name}"
+    imported = ".".join(("conjure", *inside.with_suffix("").parts))
+    importing = [
+        str(path.relative_to(ROOT))
+        for folder in _FOLDERS
+        for path in sorted((ROOT / "tests" / folder).rglob("test_*.py"))
+        if re.search(rf"\b{re.escape(imported)}\b", path.read_text(encoding="utf-8"))
+    ]
+    if (ROOT / own).exists():
+        yield [str(own)]
+    if others := [each for each in importing if each != str(own)]:
+        yield others
     folder = next(each for each in TARGETS if inside.is_relative_to(each))
-    return [*([str(own)] if (ROOT / own).exists() else []), *TARGETS[folder]]
+    for tests in TARGETS[folder]:
+        yield [tests]
 
 
-def _fails(copy: Path, tests: str) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", "-p", "no:cacheprovider", tests]
+def _fails(copy: Path, tests: list[str]) -> bool:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", "-p", "no:cacheprovider", *tests]
     variables = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
