@@ -20,7 +20,8 @@ from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.nn.dropout import Dropout
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy, token_logprobs
 from conjure.lm.text.tokenizer import Tokenizer
-from conjure.lm.training.master_weights import MasterOptimizer, OptimizerBuilder
+from conjure.lm.training.adamw import BETAS, AdamW
+from conjure.lm.training.master_weights import MasterOptimizer, Optimizer, OptimizerBuilder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +241,7 @@ def linear_factor(step: int, warmup_steps: int, total_steps: float) -> float:
 def old_adamw(settings: OldTraining) -> OptimizerBuilder:
     """The optimizer of transformers 2.1; everything whose name has no ``bias`` in it decays."""
 
-    def build(master_weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+    def build(master_weights: Mapping[str, nn.Parameter]) -> list[Optimizer]:
         decayed = [master for name, master in master_weights.items() if "bias" not in name]
         others = [master for name, master in master_weights.items() if "bias" in name]
         groups = [{"params": decayed, "decay": settings.weight_decay}, {"params": others, "decay": 0.0}]
@@ -249,24 +250,24 @@ def old_adamw(settings: OldTraining) -> OptimizerBuilder:
     return build
 
 
-class _OldAdamW(torch.optim.AdamW):
-    """torch's fused AdamW, with epsilon added and decay done where transformers' own did it.
+class _OldAdamW(AdamW):
+    """AdamW, with epsilon added and decay done where transformers' own did it.
 
     theirs: ``w -= rate * sqrt(c2) / c1 * m / (sqrt(v) + epsilon)``, then ``w -= rate * decay * w``;
     torch:  decay first, and ``w -= rate / c1 * m / (sqrt(v) / sqrt(c2) + epsilon)``.
     """
 
     def __init__(self, groups: list[dict], learning_rate: float, epsilon: float) -> None:
-        super().__init__(groups, lr=learning_rate, weight_decay=0.0, fused=True)
+        super().__init__(({**group, "weight_decay": 0.0} for group in groups), learning_rate)
         self._epsilon, self._updates = epsilon, 0
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self) -> None:
         """Update every parameter once."""
         self._updates += 1
         for group in self.param_groups:
-            group["eps"] = self._epsilon / math.sqrt(1.0 - group["betas"][1] ** self._updates)
-        super().step(closure)
+            group["eps"] = self._epsilon / math.sqrt(1.0 - BETAS[1] ** self._updates)
+        super().step()
         for group in self.param_groups:
             if group["decay"] > 0.0:
                 for parameter in group["params"]:

@@ -5,12 +5,38 @@ so each has a float32 master that is updated and then rounded into it. Invariant
 master; nothing is copied.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-OptimizerBuilder = Callable[[Mapping[str, nn.Parameter]], list[torch.optim.Optimizer]]
+from conjure.lm.training.adamw import AdamW
+
+
+class Optimizer(Protocol):
+    """What updates parameters by their `grad`: one of `torch.optim`, or `AdamW`."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameters that are updated alike, and how."""
+        ...
+
+    @property
+    def state(self) -> Any:
+        """Of each parameter, its values by name."""
+        ...
+
+    def step(self) -> Any:
+        """Update every parameter that has a gradient."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        ...
+
+
+OptimizerBuilder = Callable[[Mapping[str, nn.Parameter]], Sequence[Optimizer]]
 """Given every trainable master by name, the optimizers that together update each of them once."""
 
 
@@ -22,7 +48,7 @@ def adamw(learning_rate: float, weight_decay: float) -> OptimizerBuilder:
         weight_decay: Per step, times the learning rate (decoupled: Loshchilov & Hutter 2019).
     """
 
-    def build(master_weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+    def build(master_weights: Mapping[str, nn.Parameter]) -> list[Optimizer]:
         matrices = [master for master in master_weights.values() if master.dim() >= 2]
         vectors = [master for master in master_weights.values() if master.dim() < 2]
         groups = [
@@ -30,7 +56,7 @@ def adamw(learning_rate: float, weight_decay: float) -> OptimizerBuilder:
             {"params": vectors, "weight_decay": 0.0},
         ]
         present = [group for group in groups if group["params"]]
-        return [torch.optim.AdamW(present, lr=learning_rate, betas=(0.9, 0.999), fused=True)]
+        return [AdamW(present, learning_rate)]
 
     return build
 
