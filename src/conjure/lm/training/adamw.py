@@ -61,6 +61,7 @@ class AdamW:
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         if parameter not in self.state:
+            # The kernel counts where it computes: on a GPU, the count has to be there, too.
             self.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),

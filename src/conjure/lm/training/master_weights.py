@@ -147,6 +147,6 @@ class MasterOptimizer:
                 continue
             index, key, master_name = rest.split(".", 2)
             master = self.master_weights[master_name]
-            place = "cpu" if key == "step" else master.device
-            self._optimizers[int(index)].state[master][key] = tensor.to(place, copy=True)
+            values = self._optimizers[int(index)].state.setdefault(master, {})
+            values[key] = tensor.to(master.device, copy=True)
         self.copy_to_model()
