@@ -25,7 +25,7 @@ _RECORDS_PER_BLOCK = 4  # of the longer records: enough that few are cut by a bl
 _PASSES_FLOPS = 6  # per parameter and token: 2 forward, 4 backward
 _MATRIX_SHARE = 0.7  # of a training step's time is matrix products at full rate, on the machines measured
 _MEMORY_MARGIN = 0.9
-_LIBRARIES_BYTES = 100_000_000  # that torch's libraries take to work in, whatever the model
+_LIBRARIES_BYTES = 80_000_000  # that torch's libraries take to work in, whatever the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def memory_bytes(
     states = trainable * (8 + 4 + (size if copies else 0))  # AdamW's two moments, gradients in both formats
     tokens = micro_batch * block_size
     per_layer = (14 * config.n_embd + 2 * config.inner) * size + config.n_head * block_size * size // 2
-    rows = min(tokens, chunk_rows(config.vocab_size)) * (1 if copies else 2)  # products in float32 copy them
+    rows = min(tokens, chunk_rows(config.vocab_size))
     logits = (rows + config.n_embd) * config.vocab_size * size
     hidden = tokens * (config.n_layer * per_layer + 6 * config.n_embd * size)
     return _LIBRARIES_BYTES + weights + states + hidden + logits
