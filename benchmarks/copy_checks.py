@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from conjure.lm.generation.generate import GenerationRequest, Sample
+from conjure.lm.generation.generate import Sample
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.language_model import load
 from conjure.lm.report.analysis import Evidence, analyse

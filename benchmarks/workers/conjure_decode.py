@@ -5,7 +5,8 @@ import time
 
 from exchange import answer, decode_and_prefill, task
 
-from conjure.lm.generation.generate import GenerationRequest, Token, stream
+from conjure.lm.generation.generate import Token, stream
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.text_generator import load_writer
 
 

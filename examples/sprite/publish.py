@@ -12,7 +12,8 @@ from safetensors import safe_open
 from train import BATCH_SIZE, CONFIG, LEFT_OUT
 
 from conjure.lm.checkpoints.pretrained import save_checkpoint
-from conjure.lm.generation.generate import GenerationRequest, generate
+from conjure.lm.generation.generate import generate
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.language_model import load
 from conjure.lm.models.gpt2 import GPT2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conjure.lm.generation.generate import GenerationRequest
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.nn.loss import IGNORE
 from conjure.lm.report.analysis import Evidence, analyse

@@ -14,8 +14,9 @@ from transformers.generation.logits_process import (
 )
 
 from conjure.lm.checkpoints.pretrained import load_checkpoint, save_checkpoint
-from conjure.lm.generation.generate import GenerationRequest, generate
-from conjure.lm.generation.sampling import SamplingSettings, candidates, without_repetition
+from conjure.lm.generation.generate import generate
+from conjure.lm.generation.request import GenerationRequest, SamplingSettings
+from conjure.lm.generation.sampling import candidates, without_repetition
 from support.models import tiny_checkpoint, tiny_config, tiny_model, tiny_tokenizer
 from support.oracle import reference_model
 

@@ -17,7 +17,8 @@ from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.int8 import Int8GPT2, QuantisedGPT2
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
-from conjure.lm.generation.generate import GenerationRequest, Sample, stream
+from conjure.lm.generation.generate import Sample, stream
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.native.library import INSTRUCTIONS
 from conjure.lm.text.tokenizer import Tokenizer

@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conjure.lm.generation.generate import GenerationRequest, Sample, generate, stream
+from conjure.lm.generation.generate import Sample, generate, stream
+from conjure.lm.generation.request import GenerationRequest
 from support.models import tiny_model, tiny_tokenizer
 from support.scripted_engine import ScriptedEngine
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conjure.lm.generation.generate import GenerationRequest, Sample
+from conjure.lm.generation.generate import Sample
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.report.analysis import Evidence
 from conjure.lm.report.facts import CurvePoint, ExtractedShare, Extraction

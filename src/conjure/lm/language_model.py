@@ -14,8 +14,8 @@ from torch import Tensor
 from conjure.errors import ContextLengthError, ModelError, ShapeError
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, missing_tokenizer, save_checkpoint
-from conjure.lm.generation.generate import GenerationRequest, Overflow, Sample, generate
-from conjure.lm.generation.sampling import draw_seed
+from conjure.lm.generation.generate import Sample, generate
+from conjure.lm.generation.request import GenerationRequest, Overflow, draw_seed
 from conjure.lm.generation.score import Score, score
 from conjure.lm.hardware import fast_dtype
 from conjure.lm.models.gpt2 import GPT2
@@ -114,7 +114,7 @@ class LanguageModel:
             stop: A sample ends before the first occurrence of any of these texts.
             on_overflow: When prompt and text outgrow the context: ``slide`` the window, or ``error``.
             **sampling: ``temperature top_k top_p min_p repetition_penalty no_repeat_ngram``, as in
-                `conjure.lm.generation.sampling.SamplingSettings`.
+                `conjure.lm.generation.request.SamplingSettings`.
 
         Returns:
             By prompt, then by index; each with ``text``, ``token_ids`` (without the prompt), ``logprobs`` and

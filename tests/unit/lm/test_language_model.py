@@ -14,7 +14,8 @@ from conjure.errors import (
     UsageError,
 )
 from conjure.lm import language_model
-from conjure.lm.generation.generate import GenerationRequest, generate
+from conjure.lm.generation.generate import generate
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
 from conjure.lm.language_model import LanguageModel
 from support.models import TINY_VOCAB_SIZE, tiny_checkpoint, tiny_model, tiny_tokenizer

@@ -14,11 +14,14 @@ from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import DataError, UsageError
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
 from conjure.recipes.recording import Inputs, inside_a_run, recorded
 from conjure.runs.schema.spec import RunSpec
 
 _STANDARD_INPUT = "standard input"
+
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 
@@ -137,14 +140,14 @@ def command(
     """
     recording = {name: settings.pop(name) for name in RECORDING}
     prompts = _prompts(_only(prompt, prompt_option), prompt_file)
-    # Imports torch, which --help must not.
-    from conjure.cli.language_model import generate as implementation
-
     with names_as_typed(context):
-        request = implementation.generation_request(prompts, settings)
+        request = _request(prompts, settings)
     if save and not inside_a_run():
         spec = _spec(context, prompts, prompt_file, request.seed, recording)
         return record(spec, background=recording["background"], as_json=as_json)
+    # Imports torch, which neither --help nor a mistake needs.
+    from conjure.cli.language_model import generate as implementation
+
     return implementation.generate(
         request,
         model=model,
@@ -154,6 +157,23 @@ def command(
         streaming=stream,
         output=output,
     )
+
+
+def _request(prompts: list[str], settings: dict[str, Any]) -> GenerationRequest:
+    """What the options of the command ask for."""
+    stop = [_unescaped(text) for text in settings.pop("stop")]
+    given = {name: value for name, value in settings.items() if value is not None}
+    return GenerationRequest(prompts=prompts, stop=stop, **given)
+
+
+def _unescaped(text: str) -> str:
+    r"""`text` with ``\n``, ``\t`` and ``\\`` read as in Python: shells make a line end hard to type."""
+    pieces, rest = [], text
+    while rest:
+        taken = next((escape for escape in _ESCAPES if rest.startswith(escape)), rest[0])
+        pieces.append(_ESCAPES.get(taken, taken))
+        rest = rest[len(taken) :]
+    return "".join(pieces)
 
 
 def _spec(

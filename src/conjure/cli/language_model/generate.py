@@ -1,6 +1,6 @@
 """What `conjure generate` does: writes the samples, shows them as they come, keeps what an interrupt leaves.
 
-Main entries: `generation_request`, `generate`. Invariant: stdout holds what was written and nothing else.
+Main entry: `generate`. Invariant: stdout holds what was written and nothing else.
 """
 
 import time
@@ -14,30 +14,13 @@ from conjure.cli.language_model.token_view import show_tokens
 from conjure.cli.render import StatusLine, note, on_terminal, save_json, visible, write_json
 from conjure.core.units import format_duration
 from conjure.errors import UsageError
-from conjure.lm.generation.generate import GenerationRequest, Sample, Token, exceeds_context, stream
+from conjure.lm.generation.generate import Sample, Token, exceeds_context, stream
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.text_generator import Writer, load_writer
 from conjure.recipes.resources import model_lookup
 
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
 INTERRUPTED = 130  # exit status after ^C, as shells have it
-_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
-
-
-def generation_request(prompts: list[str], settings: dict[str, Any]) -> GenerationRequest:
-    """What the options of the command ask for."""
-    stop = [_unescaped(text) for text in settings.pop("stop")]
-    given = {name: value for name, value in settings.items() if value is not None}
-    return GenerationRequest(prompts=prompts, stop=stop, **given)
-
-
-def _unescaped(text: str) -> str:
-    r"""`text` with ``\n``, ``\t`` and ``\\`` read as in Python: shells make a line end hard to type."""
-    pieces, rest = [], text
-    while rest:
-        taken = next((escape for escape in _ESCAPES if rest.startswith(escape)), rest[0])
-        pieces.append(_ESCAPES.get(taken, taken))
-        rest = rest[len(taken) :]
-    return "".join(pieces)
 
 
 def generate(

@@ -1,6 +1,6 @@
 """From prompts to text: one batch of rows, each with its own randomness, until every row has ended.
 
-Main entries: `GenerationRequest`, `generate` for finished samples, `stream` for tokens as they come.
+Main entries: `generate` for finished samples, `stream` for tokens as they come.
 Invariant: in float32 a sample is a function of (model, its prompt, settings, seed, its index): alone, in a
 batch, beside other prompts or in another order it comes out the same (`sample` states the bound).
 
@@ -12,80 +12,28 @@ first read from its last ``context_length // 2`` tokens, by the same rule.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from conjure.errors import ContextLengthError, ModelError
-from conjure.lm.bounds import Bound, ValueFault
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.sampling import (
-    LARGEST_SEED,
-    SamplingSettings,
-    draw_seed,
-    random_stream,
-    sample_tokens,
-)
+from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.generation.sampling import random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
 from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 
 FinishReason = Literal["end_of_text", "stop", "length"]
-Overflow = Literal["slide", "error"]
 
 _CACHE_BYTES = 1 << 30  # of keys and values in one batch; more rows go in a second one
-_MOST_TOKENS, _MOST_SAMPLES = 10_000_000, 1_000_000  # more would take days, or a slip of the keyboard
 _MOST_ROWS = 128  # a CPU's matrix units are busy well before this
 _CROWDED = 0.75  # finished rows leave once fewer than this share still write: leaving copies the cache
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationRequest(SamplingSettings):
-    """Everything that decides what is written, checked once; see `SamplingSettings` for the rest.
-
-    Attributes:
-        prompts: Texts to go on from, encoded exactly; an empty one means the start of a document.
-        max_new_tokens: Tokens to write per sample, the end-of-text token included.
-        num_samples: Samples per prompt.
-        stop: A sample ends before the first occurrence of any of these.
-        seed: With the sample's index (0 … num_samples - 1 for each prompt) all there is to its randomness.
-        on_overflow: When a prompt and its text do not fit the model's context: ``slide`` or ``error``.
-    """
-
-    prompts: Sequence[str] = ("",)
-    max_new_tokens: int = 70
-    num_samples: int = 1
-    stop: Sequence[str] = ()
-    seed: int = field(default_factory=draw_seed)
-    on_overflow: Overflow = "slide"
-
-    BOUNDS: ClassVar[Mapping[str, Bound]] = {
-        **SamplingSettings.BOUNDS,
-        "max_new_tokens": Bound(1, _MOST_TOKENS, whole=True),
-        "num_samples": Bound(1, _MOST_SAMPLES, whole=True),
-        "seed": Bound(0, LARGEST_SEED, whole=True),
-    }
-
-    def faults(self) -> Iterator[ValueFault]:
-        """What is wrong with each value that cannot be."""
-        yield from super().faults()
-        for name in ("prompts", "stop"):
-            texts = getattr(self, name)
-            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-                yield ValueFault(name, f"must be a list of texts, not {texts!r}")
-        if not self.prompts:
-            words = "is empty; at least one is needed, and an empty text means the start of a document"
-            yield ValueFault("prompts", words)
-        if any(text == "" for text in self.stop):
-            words = "holds an empty text, which would stop every sample before its first character"
-            yield ValueFault("stop", words)
-        if self.on_overflow not in ("slide", "error"):
-            yield ValueFault("on_overflow", f"must be 'slide' or 'error', not {self.on_overflow!r}")
 
 
 @dataclass(frozen=True, slots=True)

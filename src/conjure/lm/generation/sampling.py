@@ -1,6 +1,6 @@
 """Choosing the next token from a model's logits, for many rows at once.
 
-Main entries: `SamplingSettings` and `sample_tokens`. The steps come in transformers' order: repetition
+Main entry: `sample_tokens`. The steps come in transformers' order: repetition
 penalty, no-repeat n-grams, temperature, top-k, top-p, min-p. Invariant: what a row gets depends on its own
 logits, its own history and its own `random_stream`, never on the rows beside it.
 
@@ -12,75 +12,16 @@ same tokens: logits off by at most e change a choice with probability at most ab
 
 import hashlib
 import math
-import random
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from conjure.lm.bounds import Bound, ValueFault, refuse_faults
-
-LARGEST_SEED = 2**64 - 1
-_DRAWN_SEEDS = 2**32  # a seed we draw is short enough to type again
+from conjure.lm.generation.request import SamplingSettings
 
 # Odd constants of the splitmix64 generator (Steele, Lea, Flood 2014), as the signed numbers torch has.
 _GOLDEN, _MIX_1, _MIX_2 = (
     constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingSettings:
-    """How freely to choose; the defaults are those of `conjure generate`.
-
-    Attributes:
-        temperature: Logits are divided by it: below 1 bolder, above 1 wilder; 0 always takes the likeliest.
-        top_k: Only this many of the likeliest tokens remain, of equal ones those with the lower id; 0 is off.
-        top_p: Only the likeliest tokens that together reach this probability remain; 1 is off.
-        min_p: Only tokens at least this share as likely as the likeliest remain; 0 is off.
-        repetition_penalty: Above 1 makes every token already in the row, prompt included, less likely: a
-            positive logit is divided by it, a negative one multiplied. 1 is off.
-        no_repeat_ngram: No sequence of this many tokens comes twice in a row, prompt included; 0 is off.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-
-    BOUNDS: ClassVar[Mapping[str, Bound]] = {
-        "temperature": Bound(0),
-        "top_k": Bound(0, whole=True),
-        "top_p": Bound(0, 1, above=True),
-        "min_p": Bound(0, 1),
-        "repetition_penalty": Bound(0, above=True),
-        "no_repeat_ngram": Bound(0, whole=True),
-    }
-
-    def __post_init__(self) -> None:
-        """Refuse every value out of bounds, in one error."""
-        refuse_faults(self.faults())
-
-    @property
-    def takes_likeliest(self) -> bool:
-        """Whether the choice is always the largest logit, whatever the row says already."""
-        return self.temperature == 0 and self.repetition_penalty == 1.0 and not self.no_repeat_ngram
-
-    def faults(self) -> Iterator[ValueFault]:
-        """What is wrong with each value out of bounds."""
-        for name, bound in self.BOUNDS.items():
-            value = getattr(self, name)
-            if not bound.allows(value):
-                yield bound.fault(name, value)
-
-
-def draw_seed() -> int:
-    """A fresh seed, different each time; global random state is neither used nor touched."""
-    return random.SystemRandom().randrange(_DRAWN_SEEDS)
 
 
 def random_stream(seed: int, index: int) -> int:

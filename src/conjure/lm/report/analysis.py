@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conjure.lm.generation.generate import GenerationRequest, Sample
+from conjure.lm.generation.generate import Sample
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally
 from conjure.lm.report.diversity import distinct, repeated_texts, self_bleu
 from conjure.lm.report.facts import (

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from conjure.lm.generation.generate import GenerationRequest, generate
+from conjure.lm.generation.generate import generate
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.hardware import pick_device
 from conjure.lm.language_model import LanguageModel, load

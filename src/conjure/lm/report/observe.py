@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.generate import GenerationRequest, Sample, Token, stream
+from conjure.lm.generation.generate import Sample, Token, stream
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.report.extraction import LONGEST, extracted_share

@@ -21,7 +21,8 @@ from conjure.errors import UsageError
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.model_resolver import Lookup
 from conjure.lm.checkpoints.pretrained import save_checkpoint
-from conjure.lm.generation.generate import GenerationRequest, Sample, generate
+from conjure.lm.generation.generate import Sample, generate
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.hardware import (
     available_bytes,

@@ -7,7 +7,8 @@ import torch
 
 from conjure.errors import ContextLengthError, ModelError, UsageError
 from conjure.lm.generation.engines.torch_engine import TorchEngine
-from conjure.lm.generation.generate import GenerationRequest, Sample, Token, generate, stream
+from conjure.lm.generation.generate import Sample, Token, generate, stream
+from conjure.lm.generation.request import GenerationRequest
 from support.models import tiny_model, tiny_tokenizer
 from support.scripted_engine import ScriptedEngine
 

@@ -6,13 +6,10 @@ import pytest
 import torch
 
 from conjure.errors import UsageError
-from conjure.lm.bounds import LARGEST_COUNT
+from conjure.lm.bounds import LARGEST_COUNT, Bound
+from conjure.lm.generation.request import LARGEST_SEED, SamplingSettings, draw_seed
 from conjure.lm.generation.sampling import (
-    LARGEST_SEED,
-    Bound,
-    SamplingSettings,
     ban_repeated_ngrams,
-    draw_seed,
     gumbel_noise,
     keep_nucleus,
     largest,

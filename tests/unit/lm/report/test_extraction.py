@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from conjure.lm.generation.generate import GenerationRequest, generate
+from conjure.lm.generation.generate import generate
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.report.extraction import LONGEST, SHORTEST, extracted_share
 from conjure.lm.report.facts import ExtractedShare
 from support.models import tiny_model, tiny_tokenizer

@@ -2,7 +2,8 @@
 
 import pytest
 
-from conjure.lm.generation.generate import GenerationRequest, generate
+from conjure.lm.generation.generate import generate
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
 from conjure.lm.report.observe import excerpts, held_out_texts, observe, record_texts, some_records
 from conjure.lm.text.held_out import hold_out
