@@ -1,9 +1,6 @@
 import json
 from dataclasses import replace
 
-import pytest
-
-from conjure.core.home import Home
 from conjure.runs.code.snapshot import snapshot
 from conjure.runs.inspect.run_diff import Change, FileChange, compare
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
@@ -11,11 +8,6 @@ from conjure.runs.schema.spec import ComputeRequest, EnvironmentChoice, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, Facts
 from conjure.runs.telemetry.metrics import Summary
 from support.repositories import write_files
-
-
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path / "home")
 
 
 def record(tmp_path, number=1, **given):
