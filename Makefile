@@ -44,8 +44,8 @@ fix: setup  ## what tools can mend
 docs: setup  ## the parts of docs/ that follow from the code
 	$(BIN)/python scripts/docs.py
 
-demo: setup  ## the story, start to end, with the embedded model
-	$(BIN)/conjure demo
+demo: setup  ## the story, start to end, with the embedded model; after a ^C it says itself how to go on
+	$(BIN)/conjure demo || test $$? -eq 130
 
 bench: setup  ## figures, side by side with peers; QUICK=1 for rough ones, which are not recorded
 	benchmarks/run $(if $(QUICK),--quick)

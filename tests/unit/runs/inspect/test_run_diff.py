@@ -108,6 +108,7 @@ def test_code_file_by_file(home, tmp_path):
         FileChange("é\n", "é\n", 1, 0, "added"),
     }
     assert found.code.facts == (Change("root_name", "one", "two"),)
+    assert found.code.only_in is None
     assert not found.is_empty
     json.dumps(found.to_dict())
 
@@ -116,7 +117,10 @@ def test_code_against_none(home, tmp_path):
     code = taken(home, tmp_path / "one", 1, {"a": "1\n"})
     before = replace(record(tmp_path), code=CodeFacts(tree=""))
     after = replace(record(tmp_path, 2), code=replace(code, root_name=""))
-    assert compare(home, before, after, {}, {}).code.files == (FileChange("a", "a", 1, 0, "added"),)
+    found = compare(home, before, after, {}, {}).code
+    assert (found.files, found.only_in) == ((FileChange("a", "a", 1, 0, "added"),), 2)
+    found = compare(home, after, before, {}, {}).code
+    assert (found.files, found.only_in) == ((FileChange("a", "a", 0, 1, "deleted"),), 2)
 
 
 def test_code_that_is_no_longer_kept(home, tmp_path):
