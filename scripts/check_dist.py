@@ -2,9 +2,11 @@
 
     scripts/clean-environment .venv/bin/python scripts/check_dist.py dist
 
-The run half is installed by pip, uv and pipx, from both files, with and without a C compiler; once all of it, with
-a CPU build of torch. Main entry: `main`. Invariants: what is in the files is what git tracks below src/; nothing
-is written outside a temporary folder.
+The run half is installed by pip, uv and pipx, from both files, with and without a C compiler; once
+all of it is, with a CPU build of torch.
+
+Main entry: `main`. Invariants: what is in the files is what git tracks below src/; nothing is written outside
+a temporary folder.
 """
 
 import os
