@@ -1,11 +1,11 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all coverage commands fix docs bench demo clean
+.PHONY: setup check test unit test-all coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml setup.py constraints.txt scripts/setup $(wildcard src/conjure/lm/native/*.[ch])
+.venv/.ready: pyproject.toml setup.py constraints.txt scripts/setup scripts/install-torch $(wildcard src/conjure/lm/native/*.[ch])
 	scripts/setup
 
 check: setup  ## linters, types, layers, structure, dependencies, generated docs
@@ -44,11 +44,16 @@ fix: setup  ## what tools can mend
 docs: setup  ## the parts of docs/ that follow from the code
 	$(BIN)/python scripts/docs.py
 
-demo: setup  ## the story, start to end, with the embedded model
-	$(BIN)/conjure demo
+demo: setup  ## the story, start to end, with the embedded model; after a ^C it says itself how to go on
+	$(BIN)/conjure demo || test $$? -eq 130
 
 bench: setup  ## figures, side by side with peers; QUICK=1 for rough ones, which are not recorded
 	benchmarks/run $(if $(QUICK),--quick)
+
+dist: setup  ## sdist and wheel in dist/, their contents checked and each installed; with torch once, some minutes
+	rm -rf dist
+	$(BIN)/uv build --quiet --build-constraint constraints.txt --out-dir dist
+	scripts/clean-environment $(CURDIR)/$(BIN)/python scripts/check_dist.py dist
 
 clean:
 	rm -rf .venv .coverage build dist

@@ -23,7 +23,7 @@ from machine import facts
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.runs.database.sqlite import Store
-from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, RunRecord
+from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts
 
@@ -207,6 +207,7 @@ def _record_runs(home: Home, count: int) -> None:
                 Facts(entered, now, Ending(EndReason.COMPLETED, 0)),
                 CodeFacts("", commit="0" * 40, branch="main"),
                 environment,
+                outputs=OutputFacts(1, 1000),
                 command_s=1.0,
                 total_s=2.0,
             )

@@ -3,6 +3,7 @@
 The public names; each is imported when it is first used, so that ``import conjure`` costs nothing.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,19 @@ _HOMES = {
     "load": "conjure.recipes.library",
     "log_metric": "conjure.reporting",
 }
+# What is missing elsewhere: /proc to follow processes by, O_PATH to hold folders by. None where it is there.
+UNSUPPORTED = (
+    None
+    if sys.platform.startswith("linux")
+    else f"conjure runs on Linux, which on Windows is to be had as WSL 2; this is {sys.platform}"
+)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'conjure' has no attribute {name!r}")
+    if UNSUPPORTED is not None:
+        raise ImportError(UNSUPPORTED)
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -5,10 +5,15 @@ to catch it, the system's own way of ending a process is right.
 """
 
 import signal
+import sys
+
+from conjure import UNSUPPORTED
 
 
 def main() -> None:
     """Entry point of the installed command."""
+    if UNSUPPORTED is not None:
+        sys.exit(f"error: {UNSUPPORTED}")
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not, in the background of a shell
     if heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

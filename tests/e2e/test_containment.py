@@ -11,7 +11,7 @@ import pytest
 from conjure.core.home import Home
 from conjure.runs.artifacts.uploads import upload
 from conjure.runs.schema.status import EndReason
-from support.casting import ending_runs, supervisor_of, wait_until
+from support.casting import ending_runs, nap, supervisor_of, wait_until
 from support.repositories import read_files, write_files
 from support.terminal import conjure
 
@@ -140,7 +140,7 @@ def test_the_whole_run_folder(client, precious):
 
 
 def test_recovery_after_the_supervisor_was_killed(client, precious):
-    run = client.run(f"{SWAP}; echo swapped; sleep 88333")
+    run = client.run(f"{SWAP}; echo swapped; sleep {nap(88333)}")
     wait_until(lambda: list(run.logs()), "the command's swap")
     os.kill(supervisor_of(run).pid, signal.SIGKILL)
     wait_until(lambda: run.record.status.is_final, "the end of the run")
@@ -150,7 +150,7 @@ def test_recovery_after_the_supervisor_was_killed(client, precious):
 
 
 def test_the_outputs_swapped_between_two_attempts_to_save(client, precious):
-    run = client.run("echo made > made.txt; echo ready; sleep 88444")
+    run = client.run(f"echo made > made.txt; echo ready; sleep {nap(88444)}")
     wait_until(lambda: list(run.logs()), "the command's start")
     run.kill()
     folder = client.home.run_folder(1)

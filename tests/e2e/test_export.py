@@ -42,6 +42,18 @@ def test_a_checkpoint_folder_works_at_once(model, tmp_path, capsys):
     assert _run(["generate", "My dog", "--model", out, "--length", "3"]) == 0
 
 
+def test_a_modelfile_names_the_weights_and_the_context(model, tmp_path, capsys):
+    out = tmp_path / "my out"
+    assert _run(["export", str(model), str(out), "--format", "ollama", "--type", "q8_0"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{out}/Modelfile\n"
+    assert f"ollama create my-model -f '{out}/Modelfile'" in shown.err
+    lines = (out / "Modelfile").read_text().splitlines()
+    assert lines == ["FROM ./model-q8_0.gguf", 'TEMPLATE "{{ .Prompt }}"', "PARAMETER num_ctx 32"]
+    reader = gguf.GGUFReader(out / "model-q8_0.gguf")
+    assert reader.fields["gpt2.context_length"].contents() == 32
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

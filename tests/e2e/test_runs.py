@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from conjure.core.home import Home
-from support.casting import ending_runs, is_running, wait_until
+from support.casting import ending_runs, is_running, nap, wait_until
 from support.repositories import make_repository, write_files
 from support.terminal import CONJURE, Terminal, conjure, environment
 
@@ -137,13 +137,13 @@ def test_wait_and_logs_pass_the_status_on():
 
 
 def test_in_the_background():
-    done = conjure("run", "-b", "-d", "a try", "--label", "x", "sleep 89222")
+    done = conjure("run", "-b", "-d", "a try", "--label", "x", f"sleep {nap(89222)}")
     assert done.stdout.splitlines() == ["💫 Casting run #1…", "✨ View its output: conjure logs -f 1"]
     assert (conjure("kill", "1").stdout, conjure("kill", "#1").stdout) == (
         "Run 1 killed\n",
         "Run 1 had already ended: killed\n",
     )
-    assert not is_running("89222")
+    assert not is_running(nap(89222))
 
 
 def test_interrupting_detaches_and_the_run_goes_on(conjure_home):
@@ -227,7 +227,7 @@ def test_a_closed_terminal_ends_no_run(conjure_home):
 
 def test_stop_saves_and_kill_does_not(conjure_home):
     for number in (1, 2):
-        conjure("run", "-b", "touch made; echo ready; sleep 89333")
+        conjure("run", "-b", f"touch made; echo ready; sleep {nap(89333)}")
         log = conjure_home / "runs" / str(number) / "log.jsonl"
         wait_until(lambda log=log: log.exists() and "ready" in log.read_text(), "the command's start")
     (stopped,) = json.loads(conjure("stop", "--json", "1").stdout)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.terminal import CONJURE, TIMEOUT_S, conjure, environment
+from support.terminal import CONJURE, TIMEOUT_S, Terminal, conjure, environment
 from support.tuning import tuning_inputs
 
 SETTINGS = ["--split", "lines", "--block-size", "16", "--batch-size", "4", "--learning-rate", "3e-3"]
@@ -180,3 +180,15 @@ def test_the_demo_tells_the_story():
     lengths = re.search(r"mean length .*?([\d.]+) +([\d.]+) +([\d.]+)\n", shown)
     before, after, data = (float(lengths[place]) for place in (1, 2, 3))
     assert abs(after - data) < abs(before - data) / 2
+
+
+def test_a_demo_that_is_stopped_says_how_to_go_on():
+    demo = Terminal("demo")
+    demo.read_until("Run is running")
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.close() == 130
+    assert "The demo was stopped at step 1. What to do next:" in demo.shown
+    for command in ("info 1", "ps"):
+        assert f"  conjure {command} " in demo.shown
+        succeed(*command.split())
+    assert "  conjure demo " in demo.shown

@@ -73,6 +73,11 @@ def _owner(store: Store, number: int) -> int:
     return owner.pid
 
 
+def nap(seconds: int) -> str:
+    """So many seconds for `sleep`, as no process of another worker or another suite at work here says it."""
+    return f"{seconds}.{os.getpid():07d}"
+
+
 def is_running(marker: str) -> bool:
     """Whether a process has this among its arguments."""
     for folder in Path("/proc").iterdir():

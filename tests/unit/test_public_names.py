@@ -42,3 +42,16 @@ def test_a_script_of_2019_is_still_a_module(script):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: conjure.compat.{script}")
     assert "--model_name_or_path" in done.stdout
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin", "freebsd14"])
+def test_another_platform_gets_a_sentence_and_no_traceback(platform):
+    def done(script):
+        script = f"import sys; sys.platform = {platform!r}; {script}"
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    sentence = f"conjure runs on Linux, which on Windows is to be had as WSL 2; this is {platform}\n"
+    command = done("sys.argv = ['conjure', 'ps']; from conjure.__main__ import main; main()")
+    assert (command.returncode, command.stdout, command.stderr) == (1, "", f"error: {sentence}")
+    library = done("import conjure; conjure.load")
+    assert library.stderr.endswith(f"ImportError: {sentence}")

@@ -6,7 +6,8 @@ drawn, each row is one line, and rich is not imported.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import zip_longest
 
 import click
 
@@ -44,11 +45,10 @@ Row = Sequence[str | Cell]
 
 def show_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     """Write a table with a line of headings to stdout."""
-    cells = [list(map(_one_line_cell, row)) for row in rows]
     if on_terminal():
-        _show_drawn(columns, cells)
+        _show_drawn(columns, rows)
     else:
-        _show_plain(columns, cells)
+        _show_plain(columns, rows)
 
 
 def show_facts(facts: Iterable[tuple[str, str | Cell]]) -> None:
@@ -71,33 +71,33 @@ def heading(text: str) -> None:
 
 def one_line(text: str) -> str:
     """`text` with a space for every line break or tab and the blanks around it."""
-    return _BREAKS.sub(" ", text)
+    return text if text.isprintable() else _BREAKS.sub(" ", text)
 
 
 def _cell(value: str | Cell) -> Cell:
     return value if isinstance(value, Cell) else Cell(value)
 
 
-def _one_line_cell(value: str | Cell) -> Cell:
-    cell = _cell(value)
-    text = one_line(cell.text)
-    return cell if text == cell.text else replace(cell, text=text)
+def _text(value: str | Cell) -> str:
+    return one_line(value if isinstance(value, str) else value.text)
 
 
-def _show_plain(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
-    lines = [[column.title for column in columns], *([cell.text for cell in row] for row in rows)]
-    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
-    shown = []
-    for line in lines:
-        padded = [
-            text.rjust(width) if column.right else text.ljust(width)
-            for text, width, column in zip(line, widths, columns, strict=True)
-        ]
-        shown.append(_GAP.join(padded).rstrip())
-    click.echo("\n".join(shown))  # at once: there may be very many
+def _show_plain(columns: Sequence[Column], rows: Iterable[Row]) -> None:
+    # Column by column and written at once, for there may be very many rows.
+    texts = zip(*(map(_text, row) for row in rows), strict=True)
+    shown = [
+        _padded([column.title, *below], to_the_right=column.right)
+        for column, below in zip_longest(columns, texts, fillvalue=())
+    ]
+    click.echo("\n".join(_GAP.join(line).rstrip() for line in zip(*shown, strict=True)))
 
 
-def _show_drawn(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+def _padded(texts: Sequence[str], *, to_the_right: bool) -> list[str]:
+    width = max(map(len, texts))
+    return [text.rjust(width) if to_the_right else text.ljust(width) for text in texts]
+
+
+def _show_drawn(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     # A tenth of a second to import, which only a terminal has use for.
     from rich.console import Console
     from rich.table import Table
@@ -109,7 +109,8 @@ def _show_drawn(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
         table.add_column(column.title, justify=justify, no_wrap=not column.shrinks)
     for row in rows:
         texts = (
-            Text(visible(cell.text), cell.colour or "", no_wrap=True, overflow="ellipsis") for cell in row
+            Text(visible(one_line(cell.text)), cell.colour or "", no_wrap=True, overflow="ellipsis")
+            for cell in map(_cell, row)
         )
         table.add_row(*texts)
     Console().print(table)

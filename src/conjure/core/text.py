@@ -27,12 +27,18 @@ def plural(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def near_names(typed: str, known: Iterable[str]) -> list[str]:
-    """The two nearest of the known names, dashes in front aside; none where none is near."""
+def near_names(typed: str, known: Iterable[str], *, alike: float = _ALIKE) -> list[str]:
+    """The two nearest of the known names, nearest first; none where none is near.
+
+    Args:
+        typed: What was typed.
+        known: What it may have been meant for.
+        alike: How near is near, from 0 (anything is) to 1 (the same but for dashes in front and case).
+    """
     import difflib  # milliseconds that only a mistake costs
 
     by_name = {name.lstrip("-").lower(): name for name in known}
-    near = difflib.get_close_matches(typed.lstrip("-").lower(), by_name, n=2, cutoff=_ALIKE)
+    near = difflib.get_close_matches(typed.lstrip("-").lower(), by_name, n=2, cutoff=alike)
     return [by_name[name] for name in near]
 
 

@@ -20,7 +20,7 @@ from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import is_running, supervisor_of, wait_for_status, wait_until
+from support.casting import is_running, nap, supervisor_of, wait_for_status, wait_until
 from support.repositories import read_files
 from support.terminal import CONJURE
 
@@ -79,7 +79,10 @@ def _take_calls(server, calls):
             return
 
 
-COMMAND = "trap '' TERM; (setsid sleep 88111 &) ; echo made > made.txt; echo ready; sleep 88111 & wait"
+COMMAND = (
+    f"trap '' TERM; (setsid sleep {nap(88111)} &) ; echo made > made.txt;"
+    f" echo ready; sleep {nap(88111)} & wait"
+)
 
 
 @pytest.mark.parametrize("crash", [kill_supervisor, kill_supervisor_and_guard, kill_everything])
@@ -88,7 +91,7 @@ def test_while_running(client, home, crash):
     wait_until(lambda: list(run.logs()), "the command's start")
     crash(run)
     assert_interrupted(run, "running")
-    wait_until(lambda: not is_running("88111"), "the end of its processes")
+    wait_until(lambda: not is_running(nap(88111)), "the end of its processes")
     assert recover(home, run.number).outputs.files == 1
     assert read_files(home.run_folder(run.number) / "outputs") == {"made.txt": "made\n"}
 
@@ -99,7 +102,7 @@ def test_the_guard_ends_and_closes_without_any_further_command(client, home):
     kill_supervisor(run)
     # Looking at the file alone: no command of conjure's that could close the run is called.
     wait_until(lambda: read_record(home.run_folder(run.number)).status is RunStatus.INTERRUPTED, "the guard")
-    assert not is_running("88111")
+    assert not is_running(nap(88111))
 
 
 def test_a_run_goes_on_when_its_guard_is_killed(client):
@@ -111,7 +114,7 @@ def test_a_run_goes_on_when_its_guard_is_killed(client):
 
 
 def test_the_command_killed(client):
-    run = client.run("touch made; echo ready; exec sleep 88222")
+    run = client.run(f"touch made; echo ready; exec sleep {nap(88222)}")
     wait_until(lambda: list(run.logs()), "the command's start")
     (command,) = family(supervisor_of(run).pid)
     kill(command.pid)
@@ -122,7 +125,7 @@ def test_the_command_killed(client):
 @pytest.mark.parametrize("crash", [kill_supervisor, kill_supervisor_and_guard])
 def test_while_queued(client, crash):
     every = Capacity.of_this_machine().cpus
-    first = client.run("sleep 88333", cpus=every)
+    first = client.run(f"sleep {nap(88333)}", cpus=every)
     wait_for_status(first, RunStatus.RUNNING)
     run = client.run("true", cpus=1)
     wait_for_status(run, RunStatus.QUEUED)
@@ -256,12 +259,12 @@ def test_a_lost_database_gives_no_number_twice_and_ends_no_run_that_goes_on(clie
 
 def test_a_supervisor_that_hangs_can_be_killed(client, home, monkeypatch):
     monkeypatch.setattr(termination, "DEAF_AFTER_S", 0.5)
-    run = client.run("echo ready; sleep 88444")
+    run = client.run(f"echo ready; sleep {nap(88444)}")
     wait_until(lambda: list(run.logs()), "the command's start")
     os.kill(supervisor_of(run).pid, signal.SIGSTOP)
     run.kill()
     assert run.status in ("killed", "interrupted")
-    wait_until(lambda: not is_running("88444"), "the end of its processes")
+    wait_until(lambda: not is_running(nap(88444)), "the end of its processes")
 
 
 def test_a_record_that_cannot_be_read_hides_no_other(client, home):
@@ -275,7 +278,7 @@ def test_a_record_that_cannot_be_read_hides_no_other(client, home):
 
 
 def test_an_exact_rerun_of_what_was_interrupted(client, home):
-    run = client.run(["bash", "-c", "test -e ../../2 || sleep 88555; echo second > out.txt"])
+    run = client.run(["bash", "-c", f"test -e ../../2 || sleep {nap(88555)}; echo second > out.txt"])
     wait_for_status(run, RunStatus.RUNNING)
     kill_supervisor(run)
     assert_interrupted(run, "running")

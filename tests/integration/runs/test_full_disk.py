@@ -18,13 +18,10 @@ from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.maintenance.doctor import examine
 from conjure.runs.maintenance.pruning import prune
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from support.casting import add_run, ending_runs, finish, is_running, supervisor_of, wait_until
+from support.casting import add_run, ending_runs, finish, is_running, nap, supervisor_of, wait_until
 from support.terminal import conjure
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small filesystem"),
-    pytest.mark.xdist_group("leftovers"),  # they look for processes by their words
-]
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small filesystem")
 
 
 @pytest.fixture
@@ -158,7 +155,7 @@ FULL = {"bytes": fill, "inodes": use_up_inodes}
 
 def waiting_run(client):
     """A run that goes on, and has printed ``ready``."""
-    run = client.run("echo ready; exec sleep 89111")
+    run = client.run(f"echo ready; exec sleep {nap(89111)}")
     wait_until(lambda: list(run.logs()), "the command's start")
     return run
 
@@ -168,7 +165,7 @@ def test_a_run_is_killed_on_a_full_disk(client, disk, lacks):
     run = waiting_run(client)
     FULL[lacks](disk)
     assert run.kill().status is RunStatus.KILLED
-    wait_until(lambda: not is_running("89111"), "the end of the command")
+    wait_until(lambda: not is_running(nap(89111)), "the end of the command")
     assert read_record(client.home.run_folder(run.number)).status is RunStatus.KILLED
 
 
@@ -188,7 +185,7 @@ def test_a_run_whose_supervisor_died_on_a_full_disk_is_interrupted(client, disk,
     os.kill(supervisor.parent, signal.SIGKILL)
     os.kill(supervisor.pid, signal.SIGKILL)
     assert run.wait().status is RunStatus.INTERRUPTED
-    assert not is_running("89111")
+    assert not is_running(nap(89111))
     # What the run had set aside for this is enough to write it down, too.
     assert read_record(client.home.run_folder(run.number)).status is RunStatus.INTERRUPTED
 
@@ -219,7 +216,7 @@ def test_what_is_not_written_down_is_told_in_lists_too(client, disk):
 @pytest.mark.parametrize("lacks", FULL)
 def test_pruning_on_a_full_disk_frees_what_it_can(client, disk, write, lacks):
     write("code.py", "x" * 100_000)
-    run = client.run("head -c 300000 /dev/zero > made; echo ready; exec sleep 89222")
+    run = client.run(f"head -c 300000 /dev/zero > made; echo ready; exec sleep {nap(89222)}")
     wait_until(lambda: list(run.logs()), "the command's start")
     run.kill()
     FULL[lacks](disk)

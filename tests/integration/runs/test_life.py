@@ -15,7 +15,7 @@ from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogTail, lines
-from support.casting import is_running, wait_for_status, wait_until
+from support.casting import is_running, nap, wait_for_status, wait_until
 from support.repositories import run_git
 
 
@@ -201,13 +201,13 @@ def test_stop_gives_the_command_time_and_saves(client):
 
 
 def test_kill_saves_nothing_and_recover_does_later(client, home):
-    run = client.run("trap '' TERM; echo made > made.txt; echo ready; sleep 87111 & wait")
+    run = client.run(f"trap '' TERM; echo made > made.txt; echo ready; sleep {nap(87111)} & wait")
     wait_until(lambda: list(run.logs()), "the command's start")
     with pytest.raises(ConflictError, match="is running"):
         recover(home, run.number)
     run.kill()
     assert (run.status, run.record.ending.signal) == ("killed", 9)
-    assert not is_running("87111")
+    assert not is_running(nap(87111))
     assert run.record.outputs is None
     assert resolve(home, f"runs/{run.number}/made.txt", lambda _: None).read_text() == "made\n"
     record = recover(home, run.number)
@@ -218,7 +218,7 @@ def test_kill_saves_nothing_and_recover_does_later(client, home):
 
 
 def test_a_timeout_stops_and_saves(client):
-    run = client.run("touch made; sleep 87222", timeout="0.3s").wait()
+    run = client.run(f"touch made; sleep {nap(87222)}", timeout="0.3s").wait()
     assert (run.status, run.end_reason, run.record.ending.signal) == ("stopped", "timeout", signal.SIGTERM)
     assert outputs(run) == {"made": ""}
 
@@ -237,13 +237,13 @@ def test_a_stop_condition_stops_and_saves(client, write):
 
 
 def test_daemons_do_not_outlive_their_run(client):
-    run = client.run("setsid nohup sleep 87333 > /dev/null 2>&1 & echo started").wait(check=True)
+    run = client.run(f"setsid nohup sleep {nap(87333)} > /dev/null 2>&1 & echo started").wait(check=True)
     assert list(run.logs()) == ["started"]
-    assert not is_running("87333")
+    assert not is_running(nap(87333))
 
 
 def test_a_sigterm_to_the_supervisor_is_a_wish_to_stop(client):
-    run = client.run("touch made; echo ready; sleep 87444")
+    run = client.run(f"touch made; echo ready; sleep {nap(87444)}")
     wait_until(lambda: list(run.logs()), "the command's start")
     os.kill(run.record.owner.pid, signal.SIGTERM)
     run.wait()
@@ -256,7 +256,7 @@ def test_a_sigterm_to_the_supervisor_is_a_wish_to_stop(client):
 
 def test_runs_that_ask_wait_for_one_another_and_others_do_not(client, home):
     every = Capacity.of_this_machine().cpus
-    first = client.run("sleep 87555", cpus=every)
+    first = client.run(f"sleep {nap(87555)}", cpus=every)
     wait_for_status(first, RunStatus.RUNNING)
     second = client.run("echo second", cpus=1)
     third = client.run("echo third", cpus=1)
@@ -306,7 +306,7 @@ def test_secrets_reach_the_command_and_nothing_else(client, home, monkeypatch):
 
 def test_a_stop_before_the_command_starts_saves_nothing(client, home):
     every = Capacity.of_this_machine().cpus
-    first = client.run("sleep 87666", cpus=every)
+    first = client.run(f"sleep {nap(87666)}", cpus=every)
     wait_for_status(first, RunStatus.RUNNING)
     queued = client.run("touch made", cpus=every)
     with Store.open(home) as store:

@@ -11,7 +11,7 @@ from conjure.runs.executors.base import Exit, Job, NotStartedError
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.host.process import adopt_orphans, family
 from conjure.runs.telemetry.logs import STDERR, STDOUT
-from support.casting import is_running, wait_until
+from support.casting import is_running, nap, wait_until
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def start(tmp_path):
             execution.read(0.1)
 
 
-# They look for processes by their words, so no two of them may run at the same time.
-pytestmark = pytest.mark.xdist_group("leftovers")
-
-DAEMON = "import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  time.sleep(86333)"
+DAEMON = (
+    "import os, sys, time\n"
+    "if os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  time.sleep(float(sys.argv[1]))"
+)
 
 
 def read_to_end(execution):
@@ -71,39 +71,41 @@ def test_there_is_nothing_to_read_from_stdin(start):
 
 
 def test_terminating_reaches_the_whole_group(start):
-    execution = start("sleep 86111 & sleep 86111 & wait")
-    wait_until(lambda: is_running("86111"), "the sleeps")
+    execution = start(f"sleep {nap(86111)} & sleep {nap(86111)} & wait")
+    wait_until(lambda: is_running(nap(86111)), "the sleeps")
     execution.terminate()
     read_to_end(execution)
     assert execution.exit == Exit(signal=signal.SIGTERM)
-    assert not is_running("86111")
+    assert not is_running(nap(86111))
 
 
 def test_killing_reaches_what_left_the_group(start):
-    execution = start("trap '' TERM; setsid sleep 86222 & (setsid sleep 86222 &) ; echo ready; wait")
+    execution = start(
+        f"trap '' TERM; setsid sleep {nap(86222)} & (setsid sleep {nap(86222)} &) ; echo ready; wait"
+    )
     while not execution.read(0.1):
         pass
-    wait_until(lambda: is_running("86222"), "the sleeps")
+    wait_until(lambda: is_running(nap(86222)), "the sleeps")
     execution.kill()
     read_to_end(execution)
     assert execution.exit == Exit(signal=signal.SIGKILL)
-    assert not is_running("86222")
+    assert not is_running(nap(86222))
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "sleep 86333 & echo x",
-        "setsid nohup sleep 86333 >/dev/null 2>&1 & echo x",
-        "(setsid bash -c 'setsid sleep 86333 & exit' &) ; sleep 0.1; echo x",
-        f"python3 -c '{DAEMON}' & echo x",
+        "sleep $NAP & echo x",
+        "setsid nohup sleep $NAP >/dev/null 2>&1 & echo x",
+        "(setsid bash -c 'setsid sleep $NAP & exit' &) ; sleep 0.1; echo x",
+        f"python3 -c '{DAEMON}' $NAP & echo x",
     ],
 )
 def test_what_a_command_leaves_running_is_ended_with_it(start, line):
-    execution = start(line)
+    execution = start(line.replace("$NAP", nap(86333)))
     assert read_to_end(execution)[STDOUT] == b"x\n"
     assert execution.exit == Exit(code=0)
-    wait_until(lambda: not is_running("86333"), "the end of what was left")
+    wait_until(lambda: not is_running(nap(86333)), "the end of what was left")
 
 
 def test_the_usage_of_a_command_is_measured(start, tmp_path):
@@ -149,13 +151,13 @@ def test_a_file_that_is_no_program(tmp_path):
 
 
 def test_the_command_dies_with_its_supervisor(tmp_path):
-    job = Job(("sleep", "86444"), tmp_path, dict(os.environ))
+    job = Job(("sleep", nap(86444)), tmp_path, dict(os.environ))
     supervisor = os.fork()
     if supervisor == 0:
         LocalExecutor(lambda _: False).start(job)
         time.sleep(600)
         os._exit(0)
-    wait_until(lambda: is_running("86444"), "the command")
+    wait_until(lambda: is_running(nap(86444)), "the command")
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(supervisor, 0)
-    wait_until(lambda: not is_running("86444"), "the command's end")
+    wait_until(lambda: not is_running(nap(86444)), "the command's end")

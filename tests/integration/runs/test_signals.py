@@ -18,11 +18,8 @@ from conjure.runs.lifecycle.ownership import RunLock, open_store
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import is_running, supervisor_of, wait_for_status, wait_until
+from support.casting import is_running, nap, supervisor_of, wait_for_status, wait_until
 from support.terminal import CONJURE
-
-# They look for processes by their words, so no two of them may run at the same time.
-pytestmark = pytest.mark.xdist_group("leftovers")
 
 PASSED_BY = [
     getattr(signal, name)
@@ -54,15 +51,15 @@ def test_other_signals_end_neither_supervisor_nor_guard(client):
 
 
 def test_a_kill_by_signal_is_a_kill(client):
-    run = started(client, "echo ready; exec sleep 87000")
+    run = started(client, f"echo ready; exec sleep {nap(87000)}")
     os.kill(supervisor_of(run).pid, KILL_SIGNAL)
     assert run.wait().status is RunStatus.KILLED
-    assert not is_running("87000")
+    assert not is_running(nap(87000))
 
 
 @pytest.mark.parametrize("guard_too", [False, True])
 def test_a_halted_supervisor_is_killed_and_its_run_with_it(client, guard_too):
-    run = started(client, "trap '' TERM; echo ready; sleep 87111 & wait")
+    run = started(client, f"trap '' TERM; echo ready; sleep {nap(87111)} & wait")
     supervisor = supervisor_of(run)
     for pid in (supervisor.parent, supervisor.pid) if guard_too else (supervisor.pid,):
         os.kill(pid, signal.SIGSTOP)
@@ -70,7 +67,7 @@ def test_a_halted_supervisor_is_killed_and_its_run_with_it(client, guard_too):
     record = run.kill().record
     assert (record.status, record.ending.reason) == (RunStatus.KILLED, EndReason.KILL_REQUESTED)
     assert read_record(run.home.run_folder(run.number)) == record
-    wait_until(lambda: not is_running("87111"), "the end of the command")
+    wait_until(lambda: not is_running(nap(87111)), "the end of the command")
     wait_until(lambda: has_ended(supervisor.parent), "the end of the guard")
 
 
@@ -85,9 +82,9 @@ def test_a_halted_supervisor_that_is_to_stop_goes_on(client):
 
 ORPHANS = {
     # What it is known by afterwards -> a command whose orphan has that mark and no other.
-    "cgroup": "env -i setsid sleep 87222 >/dev/null 2>&1 & echo ready; wait",
-    "pipes": "env -i setsid sleep 87222 & echo ready; wait",
-    "sessions": "env -i setsid sleep 87222 >/dev/null 2>&1 & echo ready; wait",
+    "cgroup": f"env -i setsid sleep {nap(87222)} >/dev/null 2>&1 & echo ready; wait",
+    "pipes": f"env -i setsid sleep {nap(87222)} & echo ready; wait",
+    "sessions": f"env -i setsid sleep {nap(87222)} >/dev/null 2>&1 & echo ready; wait",
 }
 
 
@@ -113,7 +110,7 @@ def test_an_orphan_without_variables_and_session_is_found(client, home, mark):
     for pid in (supervisor.parent, supervisor.pid):
         os.kill(pid, signal.SIGKILL)
     assert run.wait().status is RunStatus.INTERRUPTED
-    wait_until(lambda: not is_running("87222"), "the end of the orphan")
+    wait_until(lambda: not is_running(nap(87222)), "the end of the orphan")
     assert not marks.exists()
 
 
@@ -125,7 +122,7 @@ def test_marks_that_mean_nothing_end_nobody(home, content):
         folder = home.run_folder(1)
         lock = RunLock.create(folder)
         (folder / MARKS_FILE).write_text(content)
-        bystander = subprocess.Popen(["sleep", "87333"], start_new_session=True)
+        bystander = subprocess.Popen(["sleep", nap(87333)], start_new_session=True)
         store.create_run(RunSpec(command=("true",), folder=home.root), None, lambda _: None)
         lock.release()
     with open_store(home) as store:
@@ -139,7 +136,7 @@ def test_a_session_whose_leader_is_another_process_now_is_not_the_runs(home):
     with Store.open(home) as store:
         folder = home.run_folder(1)
         lock = RunLock.create(folder)
-        bystander = subprocess.Popen(["sleep", "87444"], start_new_session=True)
+        bystander = subprocess.Popen(["sleep", nap(87444)], start_new_session=True)
         marks = {"boot_id": boot_id(), "cgroup": None, "pipes": [], "sessions": {str(bystander.pid): "1"}}
         (folder / MARKS_FILE).write_text(json.dumps(marks))
         store.create_run(RunSpec(command=("true",), folder=home.root), None, lambda _: None)
@@ -154,7 +151,7 @@ def test_a_session_whose_leader_is_another_process_now_is_not_the_runs(home):
 def test_a_run_cast_within_one_outlives_the_kill_of_both_processes(client, home):
     """It is in no control group, session or pipe of the run that it was cast from."""
     inner = f"{CONJURE} run -b 'while [ ! -e ../go ]; do sleep 0.02; done; echo done'"
-    run = started(client, f"{inner} >/dev/null; echo ready; sleep 87555")
+    run = started(client, f"{inner} >/dev/null; echo ready; sleep {nap(87555)}")
     second = Run(home, 2)
     wait_for_status(second, RunStatus.RUNNING)
     supervisor = supervisor_of(run)
@@ -168,14 +165,14 @@ def test_a_run_cast_within_one_outlives_the_kill_of_both_processes(client, home)
 
 @pytest.mark.parametrize("what", ["the home", "the run's folder"])
 def test_what_is_removed_under_a_run_is_not_made_again(client, home, what):
-    run = started(client, "echo ready; exec sleep 87666")
+    run = started(client, f"echo ready; exec sleep {nap(87666)}")
     supervisor = supervisor_of(run)
     gone = home.root if what == "the home" else home.run_folder(run.number)
     aside = gone.with_name("aside")
     gone.rename(aside)  # in one step; removing it takes many, and the run may write between them
     wait_until(lambda: has_ended(supervisor.parent), "the end of the guard")
     shutil.rmtree(aside)
-    assert not is_running("87666")
+    assert not is_running(nap(87666))
     assert not gone.exists()
     if what != "the home":
         assert run.status is RunStatus.KILLED

@@ -14,7 +14,7 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import family, look_at
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.status import RunStatus
-from support.casting import is_running, supervisor_of, wait_for_status, wait_until
+from support.casting import is_running, nap, supervisor_of, wait_for_status, wait_until
 from support.old_conjure import as_old_conjure, unpack_code
 from support.repositories import read_files
 from support.terminal import conjure as command
@@ -80,14 +80,14 @@ def test_a_run_goes_on_and_is_saved_by_the_supervisor_it_has(client, package):
     ("what", "status", "saved"), [("stop", "stopped", {"early.txt": "early\n"}), ("kill", "killed", {})]
 )
 def test_it_is_ended_by_a_request_of_the_new_code(client, package, what, status, saved):
-    run = running_with_old(client, package, "echo early > early.txt; echo ready; exec sleep 88661")
+    run = running_with_old(client, package, f"echo early > early.txt; echo ready; exec sleep {nap(88661)}")
     upgrade(package)
     done = command(what, "1")
     assert done.returncode == 0, done.stderr
     assert run.status == status
     folder = run.home.run_folder(run.number)
     assert (outputs(run) if (folder / "outputs").is_dir() else {}) == saved
-    assert not is_running("88661")
+    assert not is_running(nap(88661))
     if what == "kill":
         assert command("recover", "1").returncode == 0
         assert outputs(run) == {"early.txt": "early\n"}
@@ -120,14 +120,16 @@ def test_a_command_reports_metrics_to_it_with_the_new_code(client, package):
 
 def test_when_it_is_killed_its_guard_leaves_no_process_and_the_run_is_interrupted(client, package):
     run = running_with_old(
-        client, package, "echo early > early.txt; (setsid sleep 88662 &) ; echo ready; exec sleep 88662"
+        client,
+        package,
+        f"echo early > early.txt; (setsid sleep {nap(88662)} &) ; echo ready; exec sleep {nap(88662)}",
     )
     supervisor = supervisor_of(run)
     upgrade(package)
     processes = family(supervisor.pid)
     os.kill(supervisor.pid, signal.SIGKILL)
     # No command of the new code is called: it is the guard of 0.1.0 that ends them.
-    wait_until(lambda: not is_running("88662"), "the end of its processes")
+    wait_until(lambda: not is_running(nap(88662)), "the end of its processes")
     assert all(look_at(process.pid) != process for process in processes)
     assert run.wait().status is RunStatus.INTERRUPTED
     assert read_record(run.home.run_folder(run.number)).status is RunStatus.INTERRUPTED

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 
-from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.artifacts.manifest import Manifest
+from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.artifacts.uploads import read_upload
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.database.sqlite import Store, folder_numbers, foreign_entries, read_links, read_record
@@ -22,11 +22,6 @@ from support.repositories import write_files
 
 DONE = Ending(EndReason.COMPLETED, 0)
 DEEP = "[" * 100_000
-
-
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path / "home")
 
 
 @pytest.fixture
@@ -172,10 +167,13 @@ def test_folders_of_other_names_are_no_runs(filled):
 def test_own_files_that_hold_anything_else(home, content):
     folder = home.run_folder(1)
     write_files(
-        home.root, {f"runs/1/{name}": content for name in ("run.json", "manifest.json", "before.json")}
+        home.root,
+        {f"runs/1/{name}": content for name in ("run.json", "manifest.json", "before.json", "folders.json")},
     )
     write_files(home.root, {"uploads/a/1/upload.json": content})
     assert read_record(folder) is None
+    with RunFolders(folder) as folders, pytest.raises(FileNotFoundError):
+        folders.open_work()
     with pytest.raises(StoreError, match=r"manifest\.json is damaged"):
         Manifest.load(folder / "manifest.json")
     with pytest.raises(StoreError, match=r"upload\.json is damaged"):

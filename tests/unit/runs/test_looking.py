@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from conjure.core.home import Home
 from conjure.errors import NotFoundError
 from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import RunRelation, Store
+from conjure.runs.database.sqlite import RunRelation
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.ownership import RunLock, mark_interrupted
 from conjure.runs.schema.record import MountFacts
@@ -18,17 +17,6 @@ from support.casting import OWNER, add_run, advance, finish
 
 DONE = Ending(EndReason.COMPLETED, 0)
 FAILED = Ending(EndReason.NONZERO_EXIT, 3)
-
-
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def store(home):
-    with Store.open(home) as store:
-        yield store
 
 
 def numbers(runs):

@@ -14,7 +14,9 @@ from conjure.core.home import Home
 from conjure.core.units import format_duration
 from conjure.recipes.demo import Step, story
 from conjure.recipes.report import REPORT_FILE, report_folder
+from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.submission import submit
+from conjure.runs.schema.status import EXIT_DETACHED, EndReason
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -34,7 +36,7 @@ def command() -> int:
     while True:
         number, status = _run(home, step, len(numbers) + 1)
         if status:
-            return status
+            return _stopped(home, len(numbers) + 1, number, status)
         numbers.append(number)
         try:
             step = steps.send(number)
@@ -43,15 +45,33 @@ def command() -> int:
     tuned = numbers[2]
     _what_changed(home, tuned)
     click.echo(f"\nFour runs in {format_duration(time.monotonic() - started)}. What to look at next:")
-    for typed, meaning in (
+    _show_commands(
         (f"conjure report {tuned} --open", "what it learned, as a page"),
         (f"conjure metrics {tuned} --plot", "its losses"),
         (f"conjure lineage {numbers[-1]}", "what came from what"),
         (f'conjure generate "My wife" --model runs/{tuned}', "more of it"),
         ("conjure finetune YOUR_TEXT.csv", "a model of your own text"),
-    ):
-        click.echo(f"  {typed:<42}  # {meaning}")
+    )
     return 0
+
+
+def _stopped(home: Home, place: int, number: int, status: int) -> int:
+    """Say how to go on after a step that did not complete; the exit status."""
+    with open_store(home) as store:
+        ending = store.get(number).ending
+    by_user = ending is None or ending.reason in (EndReason.STOP_REQUESTED, EndReason.KILL_REQUESTED)
+    click.echo(f"\nThe demo {'was stopped' if by_user else 'failed'} at step {place}. What to do next:")
+    _show_commands(
+        (f"conjure info {number}", "what became of this step"),
+        ("conjure ps", "the runs so far, which are kept"),
+        ("conjure demo", "the demo from the start"),
+    )
+    return EXIT_DETACHED if by_user else status
+
+
+def _show_commands(*commands: tuple[str, str]) -> None:
+    for typed, meaning in commands:
+        click.echo(f"  {typed:<42}  # {meaning}")
 
 
 def _run(home: Home, step: Step, place: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from conjure.cli.render import note, visible, write_json
 from conjure.cli.run_view import metric_value
 from conjure.cli.tables import heading, one_line
 from conjure.core.home import Home
+from conjure.core.text import plural
 from conjure.runs.inspect.run_diff import Change, CodeDifference, Difference, FileChange, compare
 from conjure.runs.lifecycle.ownership import open_store
 
@@ -58,13 +59,15 @@ def _code_lines(code: CodeDifference) -> Iterator[str]:
         yield from _lines("code", change)
     if code.unknown is not None:
         yield f"  {code.unknown}"
-    for file in code.files:
-        yield f"  {_line_counts(file)}  {visible(_file_name(file))}"
+    if code.only_in is None:
+        for file in code.files:
+            yield f"  {_line_counts(file)}  {visible(_file_name(file))}"
     if code.files:
+        whose = "" if code.only_in is None else f"only run {code.only_in} has code: "
         added = sum(file.added or 0 for file in code.files)
         deleted = sum(file.deleted or 0 for file in code.files)
-        count = len(code.files)
-        yield f"  {count} file{'s' * (count != 1)}, {_added(f'+{added}')} {_removed(f'-{deleted}')} lines"
+        changed = f"{_added(f'+{added}')} {_removed(f'-{deleted}')} lines"
+        yield f"  {whose}{plural(len(code.files), 'file')}, {changed}"
 
 
 def _line_counts(file: FileChange) -> str:

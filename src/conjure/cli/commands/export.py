@@ -15,22 +15,24 @@ from conjure.recipes.resources import model_lookup
 @click.argument("folder")
 @click.option(
     "--format",
-    type=click.Choice(["gguf", "safetensors"]),
+    type=click.Choice(["gguf", "ollama", "safetensors"]),
     default="gguf",
     show_default=True,
-    help="gguf: for llama.cpp and compatible tools; safetensors: for transformers, vLLM and conjure.",
+    help="gguf: for llama.cpp and compatible tools; ollama: gguf with a Modelfile; safetensors: for"
+    " transformers, vLLM and conjure.",
 )
 @click.option(
     "--type",
     type=click.Choice(["float16", "q8_0", "float32", "bfloat16"]),
-    help="Number format: float16 or q8_0 for gguf; float32, bfloat16 or float16 for safetensors.  [default:"
-    " float16 for gguf; as stored for safetensors]",
+    help="Number format: float16 or q8_0 for gguf and ollama; float32, bfloat16 or float16 for safetensors."
+    "  [default: float16 for gguf and ollama; as stored for safetensors]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, model: str, folder: str, format: str, type: str | None, as_json: bool) -> None:
     """Export MODEL, a name or a folder, to FOLDER.
 
-    A GGUF file is written into FOLDER under the model's name; a safetensors checkpoint becomes FOLDER itself.
+    A GGUF file is written into FOLDER under the model's name, for Ollama with a Modelfile beside it; a
+    safetensors checkpoint becomes FOLDER itself.
     """
     # Imports torch, which --help must not.
     from conjure.lm.checkpoints.export import export
@@ -62,4 +64,6 @@ def command(*, model: str, folder: str, format: str, type: str | None, as_json: 
 def _next_step(format: str, path: str) -> str:
     if format == "gguf":
         return f"llama-completion --model {shell_words(path)} --prompt 'Once' --n-predict 70"
+    if format == "ollama":
+        return f"ollama create my-model -f {shell_words(path)}"
     return f"conjure generate --model {shell_words(path)}"

@@ -20,7 +20,7 @@ import torch
 from conjure.core.files import folder_size_bytes, sync_folder
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError
-from conjure.lm.checkpoints.layout import has_tokenizer, read_json_object, stored_dtype
+from conjure.lm.checkpoints.layout import has_tokenizer, read_config, read_json_object, stored_dtype
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
 from conjure.lm.models.gpt2 import GPT2
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 # Format -> the number formats it can have here.
 TYPES: Mapping[str, tuple[str, ...]] = {
     "gguf": ("float16", "q8_0"),
+    "ollama": ("float16", "q8_0"),
     "safetensors": ("float32", "bfloat16", "float16"),
 }
+MODELFILE = "Modelfile"
 # What a folder is not called by intent; ./gguf is one.
-_FORMAT_WORDS = {*TYPES, "ollama", "onnx", "pytorch", "float16", "float32", "bfloat16", "q8_0"}
+_FORMAT_WORDS = {*TYPES, "onnx", "pytorch", "float16", "float32", "bfloat16", "q8_0"}
 _GGML_TYPES = {"float16": "F16", "q8_0": "Q8_0"}
 _LARGEST_FLOAT16 = 65504.0
 _Q8_BLOCK = 32  # numbers that share a scale
@@ -49,8 +51,8 @@ class Exported:
     """What was written.
 
     Attributes:
-        path: The GGUF file, or the checkpoint folder.
-        format: ``gguf`` or ``safetensors``.
+        path: The GGUF file, for ollama the Modelfile beside it, or the checkpoint folder.
+        format: ``gguf``, ``ollama`` or ``safetensors``.
         type: Number format of the matrices.
         size_bytes: On disk.
     """
@@ -75,7 +77,8 @@ def export(
     Args:
         name: Name or folder of the model.
         folder: Where to: a GGUF file goes into it, under the model's name; a checkpoint is it.
-        format: ``gguf`` or ``safetensors``.
+        format: ``gguf``, ``ollama`` (a GGUF file and the Modelfile to create a model from it) or
+            ``safetensors``.
         type: Number format, one of `TYPES`; None takes float16 for GGUF, else that of the model's file.
         lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
         progress: Told the tensors done and in all.
@@ -88,7 +91,7 @@ def export(
         CheckpointError: The model cannot be read, or the result not written.
     """
     if format not in TYPES:
-        raise UsageError(f"format is {format!r}; allowed are {' and '.join(TYPES)}")
+        raise UsageError(f"format is {format!r}; allowed are {', '.join(TYPES)}")
     if type is not None and type not in TYPES[format]:
         raise UsageError(f"type is {type!r}; for {format} it can be {' or '.join(TYPES[format])}")
     if str(folder).lower() in _FORMAT_WORDS:
@@ -102,7 +105,28 @@ def export(
     source, folder = resolve_model(name, lookups=lookups), Path(folder).resolve()
     if format == "safetensors":
         return _export_checkpoint(source, folder, type)
-    return _export_gguf(source, folder, type if type is not None else "float16", progress)
+    type = type if type is not None else "float16"
+    if format == "ollama":
+        return _export_ollama(source, folder, type, progress)
+    return _export_gguf(source, folder, type, progress)
+
+
+def _export_ollama(source: ModelSource, folder: Path, chosen: str, progress: Progress | None) -> Exported:
+    """A GGUF file, and last the Modelfile that names it."""
+    path = folder / MODELFILE
+    _refuse_existing(path)
+    written = _export_gguf(source, folder, chosen, progress)
+    context = read_config(source.folder).context_length
+    # The text goes to the model as it is: it completes, and knows no roles of a conversation.
+    text = f'FROM ./{written.path.name}\nTEMPLATE "{{{{ .Prompt }}}}"\nPARAMETER num_ctx {context}\n'
+    with _whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    return Exported(path, "ollama", chosen, written.size_bytes + path.stat().st_size)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise ConflictError(f"{path} already exists", hint="give another folder, or remove it")
 
 
 def _export_checkpoint(source: ModelSource, folder: Path, chosen: str | None) -> Exported:
@@ -126,8 +150,7 @@ def _export_checkpoint(source: ModelSource, folder: Path, chosen: str | None) ->
 def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progress | None) -> Exported:
     library = _gguf_library()
     path = folder / f"{_file_stem(source)}-{chosen}.gguf"
-    if path.exists():
-        raise ConflictError(f"{path} already exists", hint="give another folder, or remove it")
+    _refuse_existing(path)
     if not has_tokenizer(source.folder):
         raise CheckpointError(f"the model {source} has no tokenizer, which a GGUF file must hold")
     model, tokenizer = load_checkpoint(source.folder)

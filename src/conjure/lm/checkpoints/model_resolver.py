@@ -5,7 +5,6 @@ Main entry: `resolve_model`. A name is, in this order: a resource (what a caller
 one revision is meant. Invariant: a model that is already on this machine is found without the network.
 """
 
-import difflib
 import errno
 import os
 import re
@@ -16,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from conjure.core.quoting import shell_words
+from conjure.core.text import did_you_mean
 from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
 from conjure.lm.checkpoints.layout import (
     CONFIG_FILE,
@@ -300,5 +300,5 @@ def _missing(name: str, reason: str) -> NotFoundError:
 
 
 def _suggestion(name: str) -> str | None:
-    near = difflib.get_close_matches(name, [EMBEDDED_MODEL, *_MOVED], n=1, cutoff=0.75)
-    return f"did you mean {near[0]}?" if near and near[0] != name else None
+    known = [EMBEDDED_MODEL, *_MOVED]
+    return None if name in known else did_you_mean(name, known)

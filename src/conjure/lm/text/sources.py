@@ -5,7 +5,6 @@ a table, has its column.
 """
 
 import atexit
-import difflib
 import gzip
 import shutil
 import sys
@@ -19,6 +18,7 @@ from typing import TypeVar
 
 from conjure.core.files import open_regular
 from conjure.core.quoting import shell_words
+from conjure.core.text import near_names
 from conjure.errors import ConjureError, DataError, NotFoundError, UsageError
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.layout import ENDINGS, KINDS, TABLE_KINDS, Layout
@@ -195,7 +195,7 @@ def _files_in(folder: Path, format: str | None) -> list[Source]:
 
 def _nearest(path: Path) -> str:
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1)
+    near = near_names(path.name, names)
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
@@ -238,7 +238,7 @@ def _with_given_column(source: Source, column: str, samples: dict[str, list[str]
     # Of JSON, a later record may have it; if none has, reading says so.
     if column in samples or (not samples and source.kind in ("json", "jsonl")):
         return replace(source, column=column)
-    near = difflib.get_close_matches(column, samples, n=1, cutoff=0.0)
+    near = near_names(column, samples, alike=0.0)
     raise UsageError(
         f"{source.name} has no column {column!r}; its columns are {list_names(list(samples))}",
         fix=f"--column {shell_words(near[0])}" if near else None,

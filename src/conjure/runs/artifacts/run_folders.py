@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from conjure.core.files import write_atomically
+from conjure.core.files import parse_json, write_atomically
 from conjure.core.folders import Folder, FolderId, clear
 from conjure.errors import ConflictError
 from conjure.runs.host.process import boot_id
@@ -174,7 +174,7 @@ def _replaced(what: str, now: str) -> ConflictError:
 def _read_notes(run: Folder) -> dict[str, FolderId]:
     """Which folders were made for a run; none for one of conjure 0.1, or in a home that was copied."""
     try:
-        stored = json.loads((run.here / FOLDERS_FILE).read_bytes())
+        stored = parse_json((run.here / FOLDERS_FILE).read_bytes())
         noted = {name: FolderId(*numbers) for name, numbers in stored["folders"].items()}
         own = FolderId(*stored["run"])
         same_boot = stored["boot"] == boot_id()

@@ -158,10 +158,17 @@ def _same_value(stored: Any, value: Any) -> bool:
 
 def to_listed(row: sqlite3.Row) -> ListedRun:
     """A row with the `LISTED` columns as what a list shows."""
+    stored: dict[str, Any] = dict(row)
+    labels, params = stored["labels"], stored["params"]
     return ListedRun(
-        labels=tuple(row["labels"].split("\n")) if row["labels"] else (),
-        params=json.loads(row["params"]) if row["params"] else {},
-        facts=facts_from_dict(dict(row)),
-        archived=row["archived_at"] is not None,
-        **{name: row[name] for name in ("number", "kind", "command", "description", "command_s", "total_s")},
+        number=stored["number"],
+        kind=stored["kind"],
+        command=stored["command"],
+        description=stored["description"],
+        labels=tuple(labels.split("\n")) if labels else (),
+        params=json.loads(params) if params and params != "{}" else {},
+        facts=facts_from_dict(stored),
+        command_s=stored["command_s"],
+        total_s=stored["total_s"],
+        archived=stored["archived_at"] is not None,
     )

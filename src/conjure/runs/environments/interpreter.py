@@ -169,7 +169,7 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
             check=False,
         )
         if done.returncode == 0:
-            return json.loads(done.stdout.splitlines()[-1])  # before it, whatever a sitecustomize prints
+            return parse_json(done.stdout.splitlines()[-1])  # before it, whatever a sitecustomize prints
         words = done.stderr.decode(errors="replace").strip().splitlines()[:1] or [f"exit {done.returncode}"]
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
         words = [str(error)]

@@ -60,11 +60,13 @@ class CodeDifference:
         facts: Commit, branch, whether there was more than the commit, folder: what differs of them.
         files: Files that differ.
         unknown: Why the files cannot be compared, or None.
+        only_in: The run that all the files are of, where the other started without code; else None.
     """
 
     facts: tuple[Change, ...] = ()
     files: tuple[FileChange, ...] = ()
     unknown: str | None = None
+    only_in: int | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -175,7 +177,9 @@ def _compare_code(home: Home, before: RunRecord, after: RunRecord) -> CodeDiffer
     if before.code.tree == after.code.tree:
         return CodeDifference(facts)
     try:
-        return CodeDifference(facts, _changed_files(home, before.code.tree, after.code.tree))
+        files = _changed_files(home, before.code.tree, after.code.tree)
+        with_code = [run.number for run in (before, after) if run.code is not None and run.code.tree]
+        return CodeDifference(facts, files, only_in=with_code[0] if len(with_code) == 1 else None)
     except GitError as error:
         return CodeDifference(facts, unknown=f"the files are no longer stored: {error}")
 

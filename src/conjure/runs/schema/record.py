@@ -14,6 +14,8 @@ from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts, RunStatus
 
+_TIMES = tuple((phase, f"{phase}_at") for phase in PHASES)  # put together once: lists are long
+
 
 @dataclass(frozen=True, slots=True)
 class CodeFacts:
@@ -198,7 +200,6 @@ class RunRecord:
 
 def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
     """The facts among a record's JSON values."""
-    times = {phase: from_iso(stored.get(f"{phase}_at")) for phase in PHASES}
     ending = None
     if stored.get("end_reason"):
         ending = Ending(
@@ -207,7 +208,11 @@ def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
             stored.get("signal"),
             stored.get("message"),
         )
-    entered = {phase: time for phase, time in times.items() if time is not None}
+    entered = {
+        phase: datetime.fromisoformat(text).timestamp()
+        for phase, name in _TIMES
+        if (text := stored.get(name)) is not None
+    }
     return Facts(entered, from_iso(stored.get("ended_at")), ending)
 
 

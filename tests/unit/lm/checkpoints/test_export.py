@@ -200,7 +200,7 @@ class TestRefusals:
             export(tmp_path / "model", tmp_path / "out", type="q8_0")
         assert caught.value.fix == "--type float16"
 
-    @pytest.mark.parametrize("format", ["gguf", "safetensors"])
+    @pytest.mark.parametrize("format", ["gguf", "ollama", "safetensors"])
     def test_numbers_beyond_float16_leave_nothing_behind(self, tmp_path, format):
         big = tiny_model(**SHAPE)
         with torch.no_grad():
@@ -221,7 +221,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"format": "onnx"}, "format is 'onnx'; allowed are gguf and safetensors"),
+            ({"format": "onnx"}, "format is 'onnx'; allowed are gguf, ollama, safetensors"),
             ({"type": "q4_0"}, "type is 'q4_0'; for gguf it can be float16 or q8_0"),
             (
                 {"format": "safetensors", "type": "q8_0"},

@@ -14,11 +14,6 @@ from support.repositories import read_files, write_files
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
 def images(tmp_path: Path) -> Path:
     write_files(tmp_path / "images", {"a.png": "a", "deep/b.png": "bb"})
     return tmp_path / "images"

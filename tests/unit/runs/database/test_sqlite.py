@@ -3,7 +3,6 @@ import sqlite3
 
 import pytest
 
-from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.database.sqlite import KILL, STOP, Store, read_record
@@ -14,17 +13,6 @@ from conjure.runs.telemetry.metrics import Summary
 from support.casting import OWNER, add_run, advance, finish
 
 DONE = Ending(EndReason.COMPLETED, 0)
-
-
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def store(home):
-    with Store.open(home) as store:
-        yield store
 
 
 def numbers(records):

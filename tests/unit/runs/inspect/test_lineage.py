@@ -1,8 +1,6 @@
 import pytest
 
-from conjure.core.home import Home
 from conjure.errors import NotFoundError
-from conjure.runs.database.sqlite import Store
 from conjure.runs.inspect.lineage import (
     Kind,
     Products,
@@ -18,12 +16,6 @@ from conjure.runs.schema.status import RunStatus
 from support.casting import OWNER, add_run
 
 FILE = "datasets/files/0123456789abcdef/jokes.csv"
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store.open(Home(tmp_path / "home")) as store:
-        yield store
 
 
 def mount(source, target="in"):

@@ -1,9 +1,6 @@
 import json
 from dataclasses import replace
 
-import pytest
-
-from conjure.core.home import Home
 from conjure.runs.code.snapshot import snapshot
 from conjure.runs.inspect.run_diff import Change, FileChange, compare
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
@@ -11,11 +8,6 @@ from conjure.runs.schema.spec import ComputeRequest, EnvironmentChoice, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, Facts
 from conjure.runs.telemetry.metrics import Summary
 from support.repositories import write_files
-
-
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path / "home")
 
 
 def record(tmp_path, number=1, **given):
@@ -116,6 +108,7 @@ def test_code_file_by_file(home, tmp_path):
         FileChange("é\n", "é\n", 1, 0, "added"),
     }
     assert found.code.facts == (Change("root_name", "one", "two"),)
+    assert found.code.only_in is None
     assert not found.is_empty
     json.dumps(found.to_dict())
 
@@ -124,7 +117,10 @@ def test_code_against_none(home, tmp_path):
     code = taken(home, tmp_path / "one", 1, {"a": "1\n"})
     before = replace(record(tmp_path), code=CodeFacts(tree=""))
     after = replace(record(tmp_path, 2), code=replace(code, root_name=""))
-    assert compare(home, before, after, {}, {}).code.files == (FileChange("a", "a", 1, 0, "added"),)
+    found = compare(home, before, after, {}, {}).code
+    assert (found.files, found.only_in) == ((FileChange("a", "a", 1, 0, "added"),), 2)
+    found = compare(home, after, before, {}, {}).code
+    assert (found.files, found.only_in) == ((FileChange("a", "a", 0, 1, "deleted"),), 2)
 
 
 def test_code_that_is_no_longer_kept(home, tmp_path):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from conjure.core.folders import Folder
-from conjure.core.home import Home
 from conjure.errors import NotFoundError, StoreError
 from conjure.runs.artifacts.uploads import upload
 from conjure.runs.artifacts.verification import verify
@@ -30,11 +29,6 @@ from support.homes import add_outputs
 from support.repositories import write_files
 
 DONE = Ending(EndReason.COMPLETED, 0)
-
-
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path / "home")
 
 
 def find(home):
