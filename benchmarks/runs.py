@@ -23,14 +23,19 @@ from machine import facts
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.runs.database.sqlite import Store
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.host.process_usage import measure
+from conjure.runs.lifecycle.run_queue import scheduler_of
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts
+from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts, RunStatus
 
 CONJURE = Path(sys.executable).with_name("conjure")
 RECORDED_RUNS = 20_000
 POINTS = 10_000
 MANY_FILES = 100_000
+QUEUED_RUNS, QUEUED_SHORT_RUNS = 1_000, 300
+WATCHED_S = 30.0
 OUTPUT_BYTES = 1_000_000_000
 _LOG_POINTS = f"""
 import time
@@ -45,26 +50,28 @@ print(time.perf_counter() - started)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured thing: its goal in words, and every time it took."""
+    """One measured thing: its goal in words, and every time it took, or amount in another unit."""
 
     what: str
     goal: str
-    seconds: tuple[float, ...]
+    amounts: tuple[float, ...]
+    unit: str = "s"
 
     def __str__(self) -> str:
-        low, middle, high = min(self.seconds), statistics.median(self.seconds), max(self.seconds)
-        return (
-            f"| {self.what} | {middle:.3f} s | {low:.3f} – {high:.3f} s | {len(self.seconds)} | {self.goal} |"
-        )
+        low, middle, high = min(self.amounts), statistics.median(self.amounts), max(self.amounts)
+        shown = f"{middle:.3f} {self.unit} | {low:.3f} – {high:.3f} {self.unit}"
+        return f"| {self.what} | {shown} | {len(self.amounts)} | {self.goal} |"
 
 
 def main() -> None:
     """Measure everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7, help="how often each is measured (default: 7)")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--queue", action="store_true", help="measure only runs that wait for resources")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="conjure-benchmark-") as folder:
-        rows = list(_measure(Path(folder), repeats))
+        measured = _measure_queue if options.queue else _measure
+        rows = list(measured(Path(folder), options.repeats))
     machine = facts(Path("no-peers"))
     print("| what | median | range | times | goal |\n|---|---|---|---|---|")
     print("\n".join(map(str, rows)))
@@ -103,6 +110,93 @@ def _measure(folder: Path, repeats: int) -> Iterator[Row]:
         seconds = _times(max(repeats // 2, 1), lambda command=command: conjure(*command.split()))
         yield Row(f"`conjure {command}`, all {RECORDED_RUNS:,}", goal, seconds)
     yield Row(f"`conjure rm -f` of a run with {MANY_FILES:,} files", "≤ 10 s", (_remove_many(home, conjure),))
+    yield from _measure_queue(folder / "queue", repeats)
+
+
+def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
+    """What runs that wait for resources cost, and how soon they start."""
+    folder.mkdir(exist_ok=True)
+    repository = _small_repository(folder / "repository")
+    home = Home(folder / "home")
+    settings = os.environ | {HOME_VARIABLE: str(home.root)}
+    cores = Capacity.of_this_machine().cpus
+
+    def conjure(*arguments: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([CONJURE, *arguments], cwd=repository, env=settings, check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    conjure("run", "-b", "--cpus", str(cores), "sleep 100000")
+    for _ in range(QUEUED_SHORT_RUNS):
+        conjure("run", "-b", "--cpus", "1", "true")
+    conjure("kill", "1")
+    drained = _drained(home)
+    yield Row(
+        f"{QUEUED_SHORT_RUNS} queued runs of `true` with `--cpus 1`, first start to last end",
+        "≤ 45 s on 2 cores",
+        (max(record.facts.ended_at or 0 for record in drained) - min(map(_started_at, drained)),),
+    )
+    conjure("run", "-b", "--cpus", str(cores), "sleep 100000")
+    submitted = tuple(conjure("run", "-b", "--cpus", "1", "true") for _ in range(QUEUED_RUNS))
+    yield Row(f"`conjure run -b --cpus 1 true` while up to {QUEUED_RUNS:,} wait", "≤ 0.3 s", submitted)
+    yield Row(
+        f"`conjure ps` beside {QUEUED_RUNS:,} that wait", "≤ 0.15 s", _times(repeats, lambda: conjure("ps"))
+    )
+    processor, memory = _cost_of_waiting(home)
+    yield Row(f"processor time of {QUEUED_RUNS:,} waiting runs", "< 1 % of a core", (processor,), "%")
+    yield Row(f"memory of {QUEUED_RUNS:,} waiting runs", "< 100 MB", (memory,), "MB")
+    yield Row(
+        "from the end of a run to the next one's start",
+        "≤ 0.3 s",
+        tuple(_gaps(home, conjure, max(repeats, 3))),
+    )
+    while True:  # what is left is of no interest
+        with Store.open(home) as store:
+            left = [str(number) for number in sorted(store.active_numbers(), reverse=True)]
+        if not left:
+            break
+        conjure("kill", *left)
+
+
+def _drained(home: Home) -> list[RunRecord]:
+    """The records of the runs after the first, once all have ended."""
+    while True:
+        with Store.open(home) as store:
+            if not store.active_numbers():
+                return [record for record in store.select() if record.number > 1]
+        time.sleep(1.0)
+
+
+def _started_at(record: RunRecord) -> float:
+    return record.facts.entered[RunStatus.BUILDING]
+
+
+def _cost_of_waiting(home: Home) -> tuple[float, float]:
+    """Percent of a core, and megabytes, that the scheduler and what it keeps in memory files take."""
+    scheduler = scheduler_of(home)
+    assert scheduler is not None
+    before = measure(scheduler.pid)
+    time.sleep(WATCHED_S)
+    after = measure(scheduler.pid)
+    kept = sum(path.stat().st_size for path in home.queued_requests.iterdir())
+    return 100 * (after.cpu_s - before.cpu_s) / WATCHED_S, (after.memory_bytes + kept) / 1e6
+
+
+def _gaps(home: Home, conjure: Callable[..., float], repeats: int) -> Iterator[float]:
+    """End all that has started, again and again, and see when the next one starts."""
+    for _ in range(repeats):
+        with Store.open(home) as store:
+            going_on = [claim.number for claim in store.claims() if claim.started]
+            conjure("kill", *map(str, going_on))
+            ended = min(store.get(number).facts.ended_at or 0 for number in going_on)
+            while not any(claim.started and claim.number not in going_on for claim in store.claims()):
+                time.sleep(0.01)
+            starts = [_started_at(record) for record in store.select() if _has_started(record)]
+            yield min(start for start in starts if start > ended) - ended
+
+
+def _has_started(record: RunRecord) -> bool:
+    return RunStatus.BUILDING in record.facts.entered
 
 
 def _times(repeats: int, measure: Callable[[], float]) -> tuple[float, ...]:

@@ -7,11 +7,13 @@ says at that moment.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, Unpack, overload
+from typing import TypedDict, Unpack, cast, overload
 
+from conjure.core.config import load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError
+from conjure.recipes.recording import inside_a_run
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.database.sqlite import KILL, STOP
@@ -248,11 +250,13 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
     if unknown:
         known = ", ".join(RunOptions.__annotations__)
         raise UsageError(f"there is no option {unknown[0]!r}; there are {known}")
+    folder = current_folder() / options.get("folder", "")
+    options = _configured(home, folder) | options
     requirements, _ = read_requirements(home, map(Path, options.get("pip_req", ())))
     timeout, memory = options.get("timeout"), options.get("memory")
     return RunSpec(
         command=command,
-        folder=current_folder() / options.get("folder", ""),
+        folder=folder,
         code=CodeChoice(
             commit=options.get("commit"),
             committed=options.get("committed", False),
@@ -279,6 +283,14 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         params={name: str(value) for name, value in options.get("params", {}).items()},
         idempotent=options.get("idempotent", False),
     )
+
+
+def _configured(home: Home, folder: Path) -> RunOptions:
+    """Options that the user's or the project's settings set; none inside a run, as on the command line."""
+    if inside_a_run():
+        return {}
+    table = load_config(home, folder).table("run")
+    return cast("RunOptions", {name.replace("-", "_"): value for name, value in table.items()})
 
 
 def _mounts(given: Mapping[str, str] | Sequence[str]) -> tuple[Mount, ...]:

@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("Generate and fine-tune", "List, inspect and convert models."),
     "data": ("Generate and fine-tune", "Preview a text as a model will see it."),
     "demo": ("Generate and fine-tune", "Run a short demo: sample, fine-tune, sample again."),
+    "config": ("Maintain", "Show and change settings."),
     "prune": ("Maintain", "Delete cached files that no run needs."),
     "doctor": ("Maintain", "Check conjure's home folder, database and tools."),
     "help": ("Help", "Show the help of a command."),
@@ -61,6 +62,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("Help", "Print a shell completion script."),
 }
 
+
+# Commands with options whose defaults can be set.
+CONFIGURED = ("run", "generate", "finetune", "score", "data", "demo", "export", "report", "models")
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
 _LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
@@ -112,6 +116,11 @@ def cli(context: click.Context) -> None:
     """Cast runs, tune language models."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+    elif context.invoked_subcommand in CONFIGURED:
+        # What it imports would cost every other command its time.
+        from conjure.cli.configured_defaults import configured_defaults
+
+        context.default_map = configured_defaults(context.invoked_subcommand)
 
 
 def main(*, interrupts: bool = False) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from conjure.cli.render import write_json
-from conjure.cli.transcript import Transcript, ended, follow_run
+from conjure.cli.transcript import Transcript, cancel, ended, follow_run
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.sqlite import STOP
@@ -77,8 +77,9 @@ def _follow(home: Home, made: Submission, background: bool, as_json: bool, inter
     if background:
         transcript.say("✨", f"View its output: conjure logs -f {number}")
         return 0
-    transcript.say("✨", "Stop viewing logs with ^C")
-    return follow_run(home, number, interrupt_stops=interrupt_stops)
+    waits = made.record.waits_in_queue
+    transcript.say("✨", "Cancel the run with ^C" if waits else "Stop viewing logs with ^C")
+    return follow_run(home, number, interrupt_stops=interrupt_stops, interrupt_cancels=True)
 
 
 def _as_json(home: Home, made: Submission, *, background: bool) -> int:
@@ -87,8 +88,8 @@ def _as_json(home: Home, made: Submission, *, background: bool) -> int:
         try:
             record = wait_for_end(home, record.number)
         except KeyboardInterrupt:
-            Transcript(to_stderr=True).detached(record.number)
-            return EXIT_DETACHED
+            with interrupts_held():
+                return _after_interrupt(home, record.number, as_json=True, stop=False)
     write_json(record.to_dict() | {"reused": made.reused})
     return exit_status(record.ending) if record.ending is not None else 0
 
@@ -96,6 +97,10 @@ def _as_json(home: Home, made: Submission, *, background: bool) -> int:
 def _after_interrupt(home: Home, number: int, *, as_json: bool, stop: bool) -> int:
     """Say what a ^C that nobody took for anything else came to: a run called off, or one that goes on."""
     transcript = Transcript(to_stderr=as_json)
+    cancelled = cancel(home, number)
+    if cancelled is not None:
+        transcript.cancelled(cancelled)
+        return EXIT_DETACHED
     with open_store(home) as store:
         record = store.get(number)
         if record.status.is_final:

@@ -17,10 +17,12 @@ from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
 from conjure.recipes.report import learned_nothing
 from conjure.runs.database.sqlite import KILL, STOP
-from conjure.runs.lifecycle.log_following import Ended, Entered, Event, Found, Printed, follow
+from conjure.runs.lifecycle.log_following import Ended, Entered, Event, Found, Printed, Queued, follow
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.spawning import interrupts_held
+from conjure.runs.lifecycle.termination import ask_to_end, cancel_queued
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.status import EXIT_DETACHED, EndReason, RunStatus, exit_status
+from conjure.runs.schema.status import EXIT_DETACHED, Ending, EndReason, RunStatus, exit_status
 from conjure.runs.telemetry.logs import NOTE, STDERR, LogEntry, last_state
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -45,13 +47,16 @@ _TITLES = {
 }
 
 
-def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int:
+def follow_run(
+    home: Home, number: int, *, interrupt_stops: bool = False, interrupt_cancels: bool = False
+) -> int:
     """Show a run until it has ended, and give the exit status to end with.
 
     Args:
         home: Where conjure keeps things.
         number: The run.
         interrupt_stops: The first ^C asks the run to stop and save, the second kills it, a third detaches.
+        interrupt_cancels: A ^C ends the run if it still waits in the queue.
     """
     transcript = Transcript()
     interrupts = _Interrupts() if interrupt_stops else ()
@@ -67,9 +72,18 @@ def follow_run(home: Home, number: int, *, interrupt_stops: bool = False) -> int
                 assert event.record.ending is not None
                 return exit_status(event.record.ending)
     except KeyboardInterrupt:
-        transcript.detached(number)
+        with interrupts_held():
+            cancelled = cancel(home, number) if interrupt_cancels else None
+        transcript.detached(number) if cancelled is None else transcript.cancelled(cancelled)
         return EXIT_DETACHED
     raise AssertionError("a followed run ends")
+
+
+def cancel(home: Home, number: int) -> RunRecord | None:
+    """End a run that waits in the queue; None if it does not, or not any more."""
+    ending = Ending(EndReason.KILL_REQUESTED, message="cancelled while queued")
+    with open_store(home) as store:
+        return store.get(number) if cancel_queued(store, number, ending) else None
 
 
 class _Interrupts:
@@ -101,7 +115,7 @@ _INTERRUPT_NOTES = {
 
 def _request_end(home: Home, number: int, request: str) -> None:
     with open_store(home) as store:
-        store.request_end(number, request)
+        ask_to_end(store, number, request)
 
 
 class Transcript:
@@ -131,6 +145,8 @@ class Transcript:
             self._phases = _shown_phases(event.record)
         elif isinstance(event, Entered):
             self._enter(event.phase)
+        elif isinstance(event, Queued):
+            self._wait_for(event.needs)
         elif isinstance(event, Printed):
             self._print(event.entry)
         elif isinstance(event, Ended):
@@ -148,6 +164,13 @@ class Transcript:
         self.say("✨", f"Stop and save outputs:     conjure stop {number}")
         self.say("✨", f"Kill without saving:       conjure kill {number}")
 
+    def cancelled(self, record: RunRecord) -> None:
+        """The user has ended the run before it started."""
+        self._leave_line()
+        if self._on_terminal:
+            click.echo()
+        self.say(_END_MARKS.get(record.status, "💥"), ended(record))
+
     def say(self, mark: str, text: str, *, colour: str | None = None) -> None:
         """One line of the transcript's own."""
         self._leave_line()
@@ -164,6 +187,14 @@ class Transcript:
         elif phase in self._phases:
             self._open, self._detail = phase, ""
             self._spin()
+
+    def _wait_for(self, needs: str) -> None:
+        """Show what a queued run waits for: beside the spinner, or once where lines stay."""
+        if self._on_terminal:
+            self._detail = f"waiting for {needs}"
+        elif self._open is RunStatus.QUEUED and not self._detail:
+            self._detail = needs
+            self.say("✨", f"Waiting for {needs}")
 
     def _close_phase(self, outcome: str = "done") -> None:
         phase, self._open = self._open, None

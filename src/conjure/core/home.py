@@ -12,6 +12,7 @@ from conjure.errors import StoreError
 
 HOME_VARIABLE = "CONJURE_HOME"
 _PRIVATE = 0o700
+_MEMORY = Path("/dev/shm")  # noqa: S108 - what is made in it is private and checked to be ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,30 @@ class Home:
     def datasets(self) -> Path:
         """Local data files that runs used, by digest; and tokenised texts."""
         return self.root / "datasets"
+
+    @property
+    def queued_requests(self) -> Path:
+        """What the supervisors of queued runs will be given, secrets included: in memory, where there is one.
+
+        A folder of this home and this user on a file system that is never on a disk; only where the platform
+        has none, it is in the home.
+        """
+        if not os.access(_MEMORY, os.W_OK | os.X_OK):
+            return self.root / "queue"
+        import hashlib  # a few milliseconds that only runs which may have to wait need to pay
+
+        name = hashlib.sha256(os.fsencode(os.path.realpath(self.root))).hexdigest()[:16]
+        return _MEMORY / f"conjure-{os.getuid()}-{name}"
+
+    @property
+    def scheduler_lock(self) -> Path:
+        """Held by the process that starts queued runs; it holds that process's id."""
+        return self.root / "scheduler.lock"
+
+    @property
+    def scheduler_log(self) -> Path:
+        """What went wrong in the process that starts queued runs."""
+        return self.root / "scheduler.log"
 
     @property
     def config_file(self) -> Path:

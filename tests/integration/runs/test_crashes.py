@@ -12,7 +12,6 @@ import pytest
 
 from conjure.python_api import Client, Run
 from conjure.runs.database.sqlite import Store, read_record
-from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import family, look_at
 from conjure.runs.lifecycle import termination
 from conjure.runs.lifecycle.ownership import open_store
@@ -120,21 +119,6 @@ def test_the_command_killed(client):
     kill(command.pid)
     run.wait()
     assert (run.status, run.record.ending.signal, run.record.outputs.files) == ("failed", 9, 1)
-
-
-@pytest.mark.parametrize("crash", [kill_supervisor, kill_supervisor_and_guard])
-def test_while_queued(client, crash):
-    every = Capacity.of_this_machine().cpus
-    first = client.run(f"sleep {nap(88333)}", cpus=every)
-    wait_for_status(first, RunStatus.RUNNING)
-    run = client.run("true", cpus=1)
-    wait_for_status(run, RunStatus.QUEUED)
-    crash(run)
-    assert_interrupted(run, "queued")
-    # What it would have needed is free for others.
-    last = client.run("true", cpus=1)
-    first.kill()
-    assert last.wait().status == "complete"
 
 
 @pytest.mark.parametrize("crash", [kill_supervisor, kill_supervisor_and_guard])

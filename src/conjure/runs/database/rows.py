@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from conjure.core.text import valid_utf8
+from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord, facts_from_dict
+from conjure.runs.schema.spec import ComputeRequest
 from conjure.runs.schema.status import PHASES, STATUS_OF_REASON, Facts, RunStatus
 
 LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
@@ -68,6 +70,36 @@ class ListedRun:
     command_s: float | None
     total_s: float | None
     archived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an active run asks for, or has, of a machine's resources.
+
+    Attributes:
+        number: The run.
+        needs: What it asks for.
+        machine: The `host_id` of the machine it is on, or None.
+        in_queue: Whether it waits there without a process that carries it.
+        started: Whether it has what it asks for.
+        gpu_ids: GPUs it was given.
+        end_request: ``stop`` or ``kill`` when somebody asked for one.
+    """
+
+    number: int
+    needs: ComputeRequest
+    machine: str | None
+    in_queue: bool = False
+    started: bool = False
+    gpu_ids: tuple[int, ...] = ()
+    end_request: str | None = None
+
+
+CLAIM = (
+    "number, json_extract(spec, '$.resources') AS needs, owner, building_at IS NOT NULL AS started, gpu_ids,"
+    " end_request"
+)
+IN_QUEUE = "end_reason IS NULL AND coalesce(json_extract(owner, '$.pid') = 0, 0)"
 
 
 def selection(wanted: RunFilter) -> tuple[str, list[Any]]:
@@ -154,6 +186,21 @@ def _same_value(stored: Any, value: Any) -> bool:
     if isinstance(value, dict | list):
         return isinstance(stored, str) and (stored == json.dumps(value) or json.loads(stored) == value)
     return stored == value
+
+
+def to_claim(row: sqlite3.Row) -> Claim:
+    """A row with the `CLAIM` columns as what the run takes of its machine."""
+    owner = None if row["owner"] is None else Owner(**json.loads(row["owner"]))
+    needs = json.loads(row["needs"]) if row["needs"] else {}
+    return Claim(
+        row["number"],
+        ComputeRequest(needs.get("cpus"), needs.get("gpus"), needs.get("memory_bytes")),
+        None if owner is None else owner.machine,
+        in_queue=owner is not None and owner.is_queue,
+        started=bool(row["started"]),
+        gpu_ids=tuple(json.loads(row["gpu_ids"])),
+        end_request=row["end_request"],
+    )
 
 
 def to_listed(row: sqlite3.Row) -> ListedRun:

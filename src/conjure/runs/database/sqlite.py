@@ -29,15 +29,19 @@ from conjure.errors import ConflictError, ConjureError, NotFoundError, StoreErro
 from conjure.runs.database.connection import connect, reading_rows, retry_when_busy, translate_errors
 from conjure.runs.database.migrations import migrate
 from conjure.runs.database.rows import (
+    CLAIM,
     FACTS,
+    IN_QUEUE,
     LABELS,
     LAST,
     LISTED,
+    Claim,
     ListedRun,
     RunFilter,
     bindable,
     is_as_written,
     selection,
+    to_claim,
     to_columns,
     to_listed,
     to_record,
@@ -207,22 +211,53 @@ class Store:
         with self._transaction():
             self._move(number, status)
 
-    def admit(self, number: int, decide: Callable[[list[RunRecord]], tuple[int, ...] | None]) -> bool:
+    def admit(
+        self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None], owner: Owner
+    ) -> bool:
         """Let a queued run go on to building if `decide` finds room for it among the active runs.
 
         Args:
             number: The queued run.
-            decide: Given all active runs, the GPUs this one gets (an empty tuple for none), or None to wait.
+            decide: Given what all active runs claim, the GPUs this one gets (an empty tuple for none), or
+                None to wait.
+            owner: The process that then carries it.
 
         Returns:
             Whether it was let in.
+
+        Raises:
+            IllegalMoveError: It is not queued any more.
         """
         with self._transaction():
-            gpu_ids = decide(self.active())
+            check_move(self._status(number), RunStatus.BUILDING)
+            gpu_ids = decide(self.claims())
             if gpu_ids is None:
                 return False
             self._move(number, RunStatus.BUILDING)
-            self._set(number, gpu_ids=json.dumps(gpu_ids))
+            self._set(number, gpu_ids=json.dumps(gpu_ids), owner=json.dumps(asdict(owner)))
+            return True
+
+    def enqueue(self, number: int, queue: Owner) -> None:
+        """Leave a run that no process carries in a machine's queue.
+
+        Raises:
+            IllegalMoveError: It is past that already.
+        """
+        with self._transaction():
+            if self._status(number) is not RunStatus.QUEUED:
+                self._move(number, RunStatus.QUEUED)
+            self._set(number, owner=json.dumps(asdict(queue)))
+
+    def close_queued(self, number: int, ending: Ending, *, total_s: float | None = None) -> bool:
+        """Close a run if it still waits in a queue, where no process would do that.
+
+        Returns:
+            Whether it did.
+        """
+        with self._transaction():
+            if not self._value(f"SELECT count(*) FROM runs WHERE number = ? AND {IN_QUEUE}", (number,)):
+                return False
+            self._close(number, ending, None, total_s)
             return True
 
     def close(
@@ -234,18 +269,7 @@ class Store:
             IllegalMoveError: The run cannot end so from where it is; it was closed already, for one.
         """
         with self._transaction():
-            check_move(self._status(number), ending.reason.status)
-            self._set(
-                number,
-                end_reason=ending.reason,
-                exit_code=ending.exit_code,
-                signal=ending.signal,
-                message=ending.message,
-                ended_at=self._now(),
-                command_s=command_s,
-                total_s=total_s,
-            )
-            return self._rewrite(number)
+            return self._close(number, ending, command_s, total_s)
 
     def presume_ended(self, number: int, ending: Ending) -> None:
         """Tell of a run as ended though that cannot be written now; only this store says so, until it can."""
@@ -370,6 +394,26 @@ class Store:
         """Runs that have not ended, oldest first."""
         rows = self._rows("WHERE end_reason IS NULL ORDER BY number")
         return [record for record in rows if not record.status.is_final]
+
+    def carried(self) -> list[RunRecord]:
+        """Active runs that a process carries, or should; oldest first."""
+        rows = self._rows(f"WHERE end_reason IS NULL AND NOT ({IN_QUEUE}) ORDER BY number")
+        return [record for record in rows if not record.status.is_final]
+
+    def claims(self) -> list[Claim]:
+        """What the active runs ask for and have, oldest first."""
+        rows = self._query(f"SELECT {CLAIM} FROM runs WHERE end_reason IS NULL ORDER BY number")
+        with reading_rows():
+            return [claim for claim in map(to_claim, rows) if claim.number not in self._presumed]
+
+    def queued(self, queue: Owner) -> dict[int, bool]:
+        """The runs in a machine's queue, each with whether it was put there since the machine was started."""
+        rows = self._query(
+            f"SELECT number, json_extract(owner, '$.boot_id') = ? FROM runs"
+            f" WHERE {IN_QUEUE} AND json_extract(owner, '$.host_id') = ? ORDER BY number",
+            (queue.boot_id, queue.host_id),
+        )
+        return {number: bool(same_boot) for number, same_boot in rows if number not in self._presumed}
 
     def active_numbers(self) -> set[int]:
         """The numbers of the runs that have not ended."""
@@ -677,6 +721,22 @@ class Store:
             self._connection.execute("INSERT INTO sqlite_sequence VALUES ('runs', ?)", (up_to,))
         elif given < up_to:
             self._connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'runs'", (up_to,))
+
+    def _close(
+        self, number: int, ending: Ending, command_s: float | None, total_s: float | None
+    ) -> RunRecord:
+        check_move(self._status(number), ending.reason.status)
+        self._set(
+            number,
+            end_reason=ending.reason,
+            exit_code=ending.exit_code,
+            signal=ending.signal,
+            message=ending.message,
+            ended_at=self._now(),
+            command_s=command_s,
+            total_s=total_s,
+        )
+        return self._rewrite(number)
 
     def _status(self, number: int) -> RunStatus:
         return self.get(number).status

@@ -1,6 +1,6 @@
 """The second half of a run's life, in its supervisor; `submission` is the first.
 
-    resources found → code written out, environment built → mounts placed
+    code written out, environment built → mounts placed
     → command started, watched, ended → outputs saved → record closed
 
 Main entry: `carry`, with `RunContext`; the steps stand below it in order. Invariant: a run that was given a
@@ -31,14 +31,11 @@ from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
 from conjure.runs.executors.local import LocalExecutor
-from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
-from conjure.runs.lifecycle.ownership import mark_interrupted
-from conjure.runs.lifecycle.scheduler import allocate
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -49,7 +46,6 @@ from conjure.runs.telemetry.logs import LOG_FILE, LogWriter
 from conjure.runs.telemetry.metrics import METRICS_FILE, MetricTail, Summary
 
 MANIFEST, BASELINE = "manifest.json", "before.json"
-_QUEUE_EVERY_S = 0.2
 _LOOK_EVERY_S = 0.2
 _INSIST_S = 30.0
 
@@ -130,11 +126,10 @@ class RunContext:
 
 
 def carry(run: RunContext) -> None:
-    """Carry a run from the queue to its closed record."""
+    """Carry a run that was let in from building to its closed record."""
     handle_sigterm(run)
     result = None
     try:
-        wait_for_resources(run)
         place, environment = build(run)
         baseline = mount(run)
         result = execute(run, place, environment)
@@ -150,23 +145,6 @@ def handle_sigterm(run: RunContext) -> None:
     """Take a SIGTERM to the supervisor, as at a shutdown, for a wish to stop; `KILL_SIGNAL` for a kill."""
     signal.signal(signal.SIGTERM, lambda *_: setattr(run, "told_to_end", True))
     signal.signal(KILL_SIGNAL, lambda *_: setattr(run, "told_to_die", True))
-
-
-def wait_for_resources(run: RunContext) -> None:
-    """Queue until what the run needs is free; a run that needs nothing in particular goes straight on."""
-    run.store.move(run.number, RunStatus.QUEUED)
-    if not run.spec.resources.asks:
-        run.store.move(run.number, RunStatus.BUILDING)
-        return
-    capacity = Capacity.of_this_machine()
-
-    def decide(active: list[RunRecord]) -> tuple[int, ...] | None:
-        return allocate(run.number, active, capacity)
-
-    while decide(run.store.active()) is None or not run.store.admit(run.number, decide):
-        _end_if_wanted(run)
-        time.sleep(_QUEUE_EVERY_S)
-        mark_interrupted(run.store, run.store.active())
 
 
 def build(run: RunContext) -> tuple[WorkingDirectory, Environment]:

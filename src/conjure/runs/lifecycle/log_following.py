@@ -11,7 +11,10 @@ from itertools import chain
 
 from conjure.core.home import Home
 from conjure.runs.database.sqlite import Store
+from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.lifecycle.run_queue import look_after_queue
+from conjure.runs.lifecycle.scheduler import shortage
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import PHASES, Facts, RunStatus
 from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogEntry, LogTail
@@ -20,6 +23,8 @@ _SHORTEST_WAIT_S = 0.005
 _LONGEST_WAIT_S = 0.1
 _WAIT_GROWTH = 1.3
 _CARRIER_EVERY_S = 0.5
+_LONGEST_QUEUED_WAIT_S = 0.25  # there may be hundreds of those who wait
+_QUEUE_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,13 @@ class Found:
     """The run as it stands when following begins."""
 
     record: RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The run waits in the queue; for what, in words."""
+
+    needs: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,7 @@ class Ended:
     record: RunRecord
 
 
-Event = Found | Entered | Printed | Waiting | Ended
+Event = Found | Queued | Entered | Printed | Waiting | Ended
 
 
 def follow(home: Home, number: int, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Event]:
@@ -95,12 +107,23 @@ def _events(store: Store, number: int, sleep: Callable[[float], None]) -> Iterat
         if facts.ending is not None:
             yield Ended(store.get(number))
             return
+        queued = facts.status is RunStatus.QUEUED
         if time.monotonic() >= next_look_at_carrier:
-            next_look_at_carrier = time.monotonic() + _CARRIER_EVERY_S
-            mark_interrupted(store, [store.get(number)])
+            next_look_at_carrier = time.monotonic() + (_QUEUE_EVERY_S if queued else _CARRIER_EVERY_S)
+            yield from _look_after(store, store.get(number))
         yield Waiting()
-        wait_s = min(wait_s * _WAIT_GROWTH, _LONGEST_WAIT_S) if quiet else _SHORTEST_WAIT_S
+        longest = _LONGEST_QUEUED_WAIT_S if queued else _LONGEST_WAIT_S
+        wait_s = min(wait_s * _WAIT_GROWTH, longest) if quiet else _SHORTEST_WAIT_S
         sleep(wait_s)
+
+
+def _look_after(store: Store, record: RunRecord) -> Iterator[Queued]:
+    """See to it that the run goes on or ends; of one that waits, tell for what."""
+    if not record.waits_in_queue:
+        mark_interrupted(store, [record])
+        return
+    look_after_queue(store)
+    yield Queued(shortage(record.number, store.claims(), Capacity.of_this_machine()))
 
 
 class _Merge:

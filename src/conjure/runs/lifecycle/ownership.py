@@ -23,6 +23,7 @@ from conjure.runs.database.sqlite import KILL, Store, read_record
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
+from conjure.runs.lifecycle.run_queue import is_scheduler, look_after_queue
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import Ending, EndReason
 
@@ -136,6 +137,8 @@ def _open_lock(folder: Folder) -> int:
 def open_store(home: Home, *, must_exist: bool = False) -> Store:
     """The store, with every run that its carrier left behind closed first: what is then read is true.
 
+    Where runs wait and the process that starts them is gone, another is started.
+
     Args:
         home: Where conjure keeps things.
         must_exist: As `Store.open` has it.
@@ -145,7 +148,8 @@ def open_store(home: Home, *, must_exist: bool = False) -> Store:
     """
     store = Store.open(home, must_exist=must_exist)
     try:
-        mark_interrupted(store, store.active())
+        mark_interrupted(store, store.carried())
+        look_after_queue(store)
     except BaseException:
         store.close_connection()
         raise
@@ -159,7 +163,7 @@ def mark_interrupted(store: Store, records: Iterable[RunRecord]) -> None:
     """
     for record in records:
         if record.owner is not None and record.owner.host_id != host_id():
-            continue
+            continue  # also one that waits in the queue
         lock = RunLock.take_if_free(store.home.run_folder(record.number))
         if lock is None:
             continue
@@ -223,7 +227,11 @@ def kill_orphans(home: Home, number: int) -> None:
 
     def find() -> list[Process]:
         found = [*with_variables(variables), *find_marked(folder)]
-        return [process for process in found if not is_other_supervisor(home, number, process)]
+        return [
+            process
+            for process in found
+            if not is_other_supervisor(home, number, process) and not is_scheduler(home, process)
+        ]
 
     if end_all(find):
         forget_marks(folder)

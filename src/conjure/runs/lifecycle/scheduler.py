@@ -1,17 +1,17 @@
-"""Whether a run fits beside the others: counting, not enforcing.
+"""Which run fits beside the others: counting, not enforcing.
 
-Main entries: `Capacity`, `refuse_impossible`, `allocate`. Invariant: a run never goes before an earlier one
-that it would delay; so nobody waits forever.
+Main entries: `refuse_impossible`, `allocate`, `startable`, `shortage`. Invariant: a run never goes before an
+earlier one that it would delay; so nobody waits forever.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+from conjure.core.text import plural
 from conjure.core.units import format_size
 from conjure.errors import UsageError
+from conjure.runs.database.rows import Claim
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import ComputeRequest
-from conjure.runs.schema.status import RunStatus
 
 
 def refuse_impossible(needs: ComputeRequest, capacity: Capacity | None = None) -> None:
@@ -39,43 +39,110 @@ def refuse_impossible(needs: ComputeRequest, capacity: Capacity | None = None) -
         raise UsageError("; ".join(faults))
 
 
-def allocate(number: int, active: Iterable[RunRecord], capacity: Capacity) -> tuple[int, ...] | None:
+def allocate(number: int, claims: Iterable[Claim], capacity: Capacity) -> tuple[int, ...] | None:
     """The GPUs a queued run gets if it may start now, or None if it has to wait.
 
     Room is what is left after the runs that have started and the earlier ones that wait.
+
+    Args:
+        number: The run.
+        claims: Those of all active runs.
+        capacity: What there is to share.
     """
-    records = {record.number: record for record in active}
-    needs = records[number].spec.resources
-    host = _host(records[number])
-    before = [
-        record
-        for record in records.values()
-        if record.number != number
-        and record.spec.resources.asks
-        and _host(record) == host
-        and (_has_started(record) or record.number < number)
+    claims = list(claims)
+    machine = next(claim.machine for claim in claims if claim.number == number)
+    for claim, taken in _in_order(claims, machine):
+        if claim.number == number:
+            return taken.gpus_for(claim.needs, capacity) if taken.leaves(claim.needs, capacity) else None
+    raise AssertionError("a queued run is active")
+
+
+def startable(claims: Iterable[Claim], machine: str, capacity_of: Callable[[int], Capacity]) -> list[int]:
+    """The runs in a machine's queue that may start now, in the order in which they were submitted.
+
+    Args:
+        claims: Those of all active runs.
+        machine: Its `host_id`.
+        capacity_of: What there is to share, as a queued run's submitter saw it.
+    """
+    return [
+        claim.number
+        for claim, taken in _in_order(list(claims), machine)
+        if claim.in_queue and taken.leaves(claim.needs, capacity_of(claim.number))
     ]
-    taken_gpus = {gpu for record in before for gpu in record.gpu_ids}
-    free_gpus = [gpu for gpu in capacity.gpu_ids if gpu not in taken_gpus]
-    wanted = needs.gpus or 0
-    waiting = [record.spec.resources for record in before if not _has_started(record)]
-    asked = [record.spec.resources for record in before]
-    fits = (
-        _fits(needs.cpus, [other.cpus for other in asked], capacity.cpus)
-        and _fits(needs.memory_bytes, [other.memory_bytes for other in asked], capacity.memory_bytes)
-        and _fits(needs.gpus, [other.gpus for other in waiting], len(free_gpus))
-    )
-    return tuple(free_gpus[:wanted]) if fits else None
 
 
-def _fits(need: float | None, others: Iterable[float | None], available: float) -> bool:
-    """Whether there is enough for this need and the others; a run that does not ask needs none of it."""
-    return need is None or need + sum(other or 0 for other in others) <= available
+def shortage(number: int, claims: Iterable[Claim], capacity: Capacity) -> str:
+    """What a queued run waits for, in words: ``2 cores (1 of 4 free), behind 3 runs``."""
+    claims = list(claims)
+    own = next((claim for claim in claims if claim.number == number), None)
+    if own is None:
+        return ""
+    before = [one for one in claims if one.needs.asks and one.machine == own.machine]
+    started = _Taken()
+    for claim in before:
+        if claim.started:
+            started.add(claim)
+    ahead = sum(not claim.started and claim.number < number for claim in before)
+    needed = ", ".join(started.needed(own.needs, capacity))
+    return f"{needed}, behind {plural(ahead, 'run')}" if ahead else needed
 
 
-def _has_started(record: RunRecord) -> bool:
-    return RunStatus.BUILDING in record.facts.entered
+def _in_order(claims: list[Claim], machine: str | None) -> Iterator[tuple[Claim, "_Taken"]]:
+    """Runs of a machine that wait, the earliest first, each with what is taken before it."""
+    taken = _Taken()
+    asking = [claim for claim in claims if claim.needs.asks and claim.machine == machine]
+    for claim in asking:
+        if claim.started:
+            taken.add(claim)
+    for claim in sorted(asking, key=lambda claim: claim.number):
+        if not claim.started:
+            yield claim, taken
+            taken.add(claim)
 
 
-def _host(record: RunRecord) -> str | None:
-    return None if record.owner is None else record.owner.host_id
+class _Taken:
+    """What some runs take: started ones have their GPUs, others will get some."""
+
+    def __init__(self) -> None:
+        self._cpus = 0.0
+        self._memory_bytes = 0
+        self._gpu_ids: set[int] = set()
+        self._gpus_to_come = 0
+
+    def add(self, claim: Claim) -> None:
+        self._cpus += claim.needs.cpus or 0
+        self._memory_bytes += claim.needs.memory_bytes or 0
+        if claim.started:
+            self._gpu_ids.update(claim.gpu_ids)
+        else:
+            self._gpus_to_come += claim.needs.gpus or 0
+
+    def leaves(self, needs: ComputeRequest, capacity: Capacity) -> bool:
+        """Whether enough is left for these needs; who does not ask for something needs none of it."""
+        return (
+            _fits(needs.cpus, self._cpus, capacity.cpus)
+            and _fits(needs.memory_bytes, self._memory_bytes, capacity.memory_bytes)
+            and _fits(needs.gpus, self._gpus_to_come, len(self._free_gpus(capacity)))
+        )
+
+    def gpus_for(self, needs: ComputeRequest, capacity: Capacity) -> tuple[int, ...]:
+        return tuple(self._free_gpus(capacity)[: needs.gpus or 0])
+
+    def needed(self, needs: ComputeRequest, capacity: Capacity) -> Iterator[str]:
+        if needs.cpus is not None:
+            free = max(capacity.cpus - self._cpus, 0)
+            yield f"{needs.cpus:g} core{'s' * (needs.cpus != 1)} ({free:g} of {capacity.cpus} free)"
+        if needs.gpus is not None:
+            free = len(self._free_gpus(capacity))
+            yield f"{plural(needs.gpus, 'GPU')} ({free} of {len(capacity.gpu_ids)} free)"
+        if needs.memory_bytes is not None:
+            free = format_size(max(capacity.memory_bytes - self._memory_bytes, 0))
+            yield f"{format_size(needs.memory_bytes)} of memory ({free} free)"
+
+    def _free_gpus(self, capacity: Capacity) -> list[int]:
+        return [gpu for gpu in capacity.gpu_ids if gpu not in self._gpu_ids]
+
+
+def _fits(need: float | None, taken: float, available: float) -> bool:
+    return need is None or need + taken <= available

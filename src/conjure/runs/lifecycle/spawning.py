@@ -4,11 +4,9 @@ Main entry: `Launch`; its other end is `supervisor`. Invariant: what the run was
 through a pipe; it is never on disk or on a command line.
 """
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +18,10 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ExecutorError
 from conjure.reporting import OWN_VARIABLES
 from conjure.runs.environments.local_packages import with_absolute_links
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import RunLock
+from conjure.runs.lifecycle.supervisor_request import Program, SupervisorRequest
 from conjure.runs.schema.spec import RunSpec
 
 SUPERVISOR_LOG = "supervisor.log"
@@ -35,31 +36,30 @@ class Launch:
         home: Where conjure keeps things.
         number: The run.
         lock: Its lock, which the supervisor holds too from now on.
+        request: What it is to carry.
 
     Raises:
         ExecutorError: It could not be started.
     """
 
-    def __init__(self, home: Home, number: int, lock: RunLock) -> None:
+    def __init__(self, home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> None:
+        self._request = request
         self._log = home.run_folder(number) / SUPERVISOR_LOG
         assert lock.descriptor is not None
         arguments = [
-            sys.executable,
+            request.program.interpreter,
             "-P",
             "-m",
             "conjure.runs.lifecycle.supervisor",
             str(number),
             str(lock.descriptor),
         ]
-        variables = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
-        variables = with_absolute_links(variables, Path.cwd())
-        variables[HOME_VARIABLE] = str(home.root)
         try:
             # A ^C at this moment is for us, not for a child that has not left the terminal's session yet.
             with interrupts_held(), self._log.open("ab") as log:
                 self._process = subprocess.Popen(
                     arguments,
-                    env=variables,
+                    env=request.variables,
                     cwd=home.root,
                     stdin=subprocess.PIPE,
                     stdout=log,
@@ -73,17 +73,13 @@ class Launch:
     def __enter__(self) -> "Launch":
         return self
 
-    def hand_over(self, spec: RunSpec, *, requested: float) -> None:
+    def hand_over(self) -> None:
         """Give the run away, and wait until the supervisor has taken it.
-
-        Args:
-            spec: What was asked, secrets included.
-            requested: When, by `time.monotonic`, which all processes of a machine share.
 
         Raises:
             ExecutorError: The supervisor died before it could.
         """
-        message = json.dumps({"spec": spec.to_dict(secrets=True), "requested": requested})
+        message = self._request.to_json()
         with interrupts_held():  # else the run might be taken and called off at the same time
             self._process.communicate(message.encode())
         if self._process.returncode != 0:
@@ -98,6 +94,27 @@ class Launch:
         """See to it that nobody waits: a supervisor that hears nothing goes away."""
         if self._process.returncode is None:
             self._process.communicate()
+
+
+def request_of_this_process(home: Home, spec: RunSpec, requested: float) -> SupervisorRequest:
+    """What a supervisor is to be given so that it carries a run as if this process did.
+
+    Args:
+        home: Where conjure keeps things.
+        spec: What is asked, secrets included.
+        requested: When, by `time.monotonic`.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
+    variables = with_absolute_links(variables, Path.cwd())
+    variables[HOME_VARIABLE] = str(home.root)
+    return SupervisorRequest(
+        spec,
+        requested,
+        Capacity.of_this_machine(),
+        variables,
+        ProcessSettings.of_this_process(),
+        Program.of_this_process(),
+    )
 
 
 class HeldInterrupts:

@@ -1,6 +1,6 @@
 """The first half of a run's life, in the process that wants it; `execution` is the second.
 
-    RunSpec → number given → code recorded → supervisor started
+    RunSpec → number given → code recorded → supervisor started, or left to the queue
 
 Main entries: `submit`, `rerun`; the steps stand below them. Invariant: a run that could not be cast after all
 is closed before its lock is let go.
@@ -22,8 +22,9 @@ from conjure.runs.database.sqlite import Store
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.ownership import RunLock, open_store
+from conjure.runs.lifecycle.run_queue import enqueue, has_room, start_scheduler, wake_scheduler
 from conjure.runs.lifecycle.scheduler import refuse_impossible
-from conjure.runs.lifecycle.spawning import Launch, interrupts_held
+from conjure.runs.lifecycle.spawning import Launch, interrupts_held, request_of_this_process
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
 from conjure.runs.schema.status import Ending, EndReason
@@ -75,19 +76,31 @@ def submit(
         # A ^C either calls the run off, and then its record says so, or comes after it was handed over.
         with interrupts_held() as interrupts:
             number, lock = allocate_run(home, store, spec, rerun_of)
+
+            def record() -> None:
+                with interrupts.let_through():
+                    announce(number)
+                    code = snapshot_code(home, store, number, spec)
+                    store.set_facts(number, code=code, mounts=mounts)
+
             try:
-                with Launch(home, number, lock) as supervisor:
-                    with interrupts.let_through():
-                        announce(number)
-                        code = snapshot_code(home, store, number, spec)
-                        store.set_facts(number, code=code, mounts=mounts)
-                    supervisor.hand_over(spec, requested=requested)
+                request = request_of_this_process(home, spec, requested)
+                if has_room(store, number, request):
+                    with Launch(home, number, lock, request) as supervisor:
+                        record()
+                        supervisor.hand_over()
+                else:
+                    record()
+                    enqueue(home, store, number, request)
             except BaseException as error:
                 close_failed_submission(store, number, error)
                 raise
             finally:
                 lock.release()
-        return Submission(store.get(number))
+            record_now = store.get(number)
+            if record_now.waits_in_queue and not start_scheduler(home):
+                wake_scheduler(home)
+        return Submission(record_now)
 
 
 def rerun(

@@ -1,13 +1,13 @@
 """The process that carries a run: in its own session, so that it outlives the terminal it was cast from.
 
-Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER LOCK``), started by `spawning`. Two
+Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER LOCK``), started by `spawning`, and
+`leave_caller`, called by `scheduler_loop` in a copy of its process. Two
 processes stand behind a run: the supervisor, which carries it and holds its lock; and above it a guard, which
 only waits, and ends every process of the run should the supervisor be killed.
 
 Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
 """
 
-import json
 import os
 import signal
 import sys
@@ -20,7 +20,7 @@ from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.sqlite import Store
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name, this_process
+from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name
 from conjure.runs.lifecycle.execution import RunContext, carry
 from conjure.runs.lifecycle.ownership import (
     RunLock,
@@ -29,9 +29,17 @@ from conjure.runs.lifecycle.ownership import (
     open_store,
     process_name,
 )
+from conjure.runs.lifecycle.run_queue import (
+    admit,
+    enqueue,
+    is_scheduler,
+    remove_request,
+    scheduler_is_missing,
+    wake_scheduler,
+)
 from conjure.runs.lifecycle.spawning import SUPERVISOR_LOG
-from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.lifecycle.supervisor_request import SupervisorRequest
+from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError
 
 
 def main() -> NoReturn:
@@ -40,7 +48,18 @@ def main() -> NoReturn:
     written = sys.stdin.buffer.read()
     if not written:
         os._exit(0)  # the caller gave up, or died, before there was anything to carry
-    message = json.loads(written)
+    leave_caller(Home.from_environment(), number, lock, SupervisorRequest.from_json(written))
+
+
+def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> NoReturn:
+    """Make this process the guard of a run, with a supervisor below it that carries it.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run.
+        lock: Its lock.
+        request: What is to be carried.
+    """
     leave_cgroup()  # of the run this one may have been cast from within: it ends without us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us lose our children
@@ -50,7 +69,6 @@ def main() -> NoReturn:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     set_name(process_name(number))
     adopt_orphans()
-    home = Home.from_environment()
     supervisor = os.fork()
     if supervisor:
         lock.release()
@@ -58,16 +76,16 @@ def main() -> NoReturn:
     os.setsid()
     adopt_orphans()
     os.environ[RUN_VARIABLE] = str(number)  # what we start can be found by it, should guard and we both die
-    _supervise(home, number, message)
+    _supervise(home, number, request)
 
 
-def _supervise(home: Home, number: int, message: dict) -> NoReturn:
+def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
     status = 1
     try:
         with Store.open(home, must_exist=True) as store:
-            store.set_facts(number, owner=this_process())
-            spec = RunSpec.from_dict(message["spec"])
-            carry(RunContext(home, store, number, spec, message["requested"], _exclude(home, number)))
+            if _enter(home, store, number, request):
+                exclude = _exclude(home, number)
+                carry(RunContext(home, store, number, request.spec, request.requested, exclude))
         status = 0
     except BaseException as error:  # noqa: BLE001 - the edge of the process: tell, close, go
         traceback.print_exc()
@@ -76,7 +94,20 @@ def _supervise(home: Home, number: int, message: dict) -> NoReturn:
         end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
         _remove_if_empty(home, number)
         sys.stderr.flush()
+        wake_scheduler(home)  # there is room now; or the run waits again
         os._exit(status)
+
+
+def _enter(home: Home, store: Store, number: int, request: SupervisorRequest) -> bool:
+    """Begin to carry the run; where there is no room for it after all, leave it to the queue."""
+    try:
+        if not admit(store, number, request):
+            enqueue(home, store, number, request)
+            return False
+    except IllegalMoveError:
+        return False  # it was ended while it waited
+    remove_request(home, number)
+    return True
 
 
 def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
@@ -87,16 +118,17 @@ def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
         if pid == supervisor:
             break
     end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
-    if status != 0:
+    if status != 0 or scheduler_is_missing(home):
         try:
             open_store(home, must_exist=True).close_connection()
         except ConjureError:
             traceback.print_exc()  # the next command that can write will close it
+    wake_scheduler(home)
     os._exit(0)
 
 
 def _exclude(home: Home, number: int) -> Callable[[Process], bool]:
-    return lambda process: is_other_supervisor(home, number, process)
+    return lambda process: is_other_supervisor(home, number, process) or is_scheduler(home, process)
 
 
 def _close_after_our_own_fault(home: Home, number: int, error: BaseException) -> None:

@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.database.sqlite import KILL, Store
+from conjure.runs.database.sqlite import KILL, STOP, Store
 from conjure.runs.host.process import KILL_SIGNAL, Process, boot_id, host_id, look_at, send_signal
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, process_name
+from conjure.runs.lifecycle.run_queue import close_queued, wake_scheduler
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import Ending, EndReason
 
 _LOOK_EVERY_S = 0.05
 DEAF_AFTER_S = 10.0
+_REASONS = {STOP: EndReason.STOP_REQUESTED, KILL: EndReason.KILL_REQUESTED}
 
 
 def _wait_quietly(_waiting: Sequence[int]) -> None:
@@ -48,7 +51,7 @@ def end_runs(
     with open_store(home) as store:
         for number in numbers:
             store.get(number)
-        going_on = {number: _ask_to_end(store, number, what) for number in dict.fromkeys(numbers)}
+        going_on = {number: ask_to_end(store, number, what) for number in dict.fromkeys(numbers)}
         waiting = [number for number, was in going_on.items() if was and _is_here(store.get(number))]
         asked = time.monotonic()
         while waiting := [number for number in waiting if store.facts(number).ending is None]:
@@ -61,9 +64,20 @@ def end_runs(
         return [(store.get(number), was) for number, was in going_on.items()]
 
 
-def _ask_to_end(store: Store, number: int, what: str) -> bool:
-    """Ask a run's supervisor to end it; False if it has ended already."""
+def ask_to_end(store: Store, number: int, what: str) -> bool:
+    """Ask a run's supervisor to end it; one that waits in the queue ends here and now.
+
+    Args:
+        store: Where the run is recorded.
+        number: The run.
+        what: `store.STOP` or `store.KILL`.
+
+    Returns:
+        False if it has ended already.
+    """
     try:
+        if cancel_queued(store, number, Ending(_REASONS[what])):
+            return True
         return store.request_end(number, what)
     except StoreError:
         record = store.get(number)
@@ -74,8 +88,19 @@ def _ask_to_end(store: Store, number: int, what: str) -> bool:
         return True
 
 
+def cancel_queued(store: Store, number: int, ending: Ending) -> bool:
+    """End a run that waits in this machine's queue; False if it does not, or not any more."""
+    owner = store.get(number).owner
+    if owner is None or not owner.is_queue or owner.machine != host_id():
+        return False
+    if not close_queued(store, number, ending):
+        return False
+    wake_scheduler(store.home)  # a later run may not have to wait behind it any more
+    return True
+
+
 def _is_here(record: RunRecord) -> bool:
-    return record.owner is None or record.owner.host_id == host_id()
+    return record.owner is None or record.owner.machine == host_id()
 
 
 def _supervisor(record: RunRecord) -> Process | None:

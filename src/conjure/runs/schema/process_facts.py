@@ -5,6 +5,8 @@ Main entries: `Owner`, `Usage`. Invariant: plain values, the same after a restar
 
 from dataclasses import dataclass
 
+_QUEUE_OF = "queue of "
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -14,6 +16,25 @@ class Owner:
     boot_id: str
     pid: int
     started: str
+
+    @classmethod
+    def queue(cls, host_id: str, boot_id: str) -> "Owner":
+        """The queue of a machine, which has a run that waits there: no process carries it yet.
+
+        The machine's name is marked, for 0.1.0 closes a run of its own machine that no process carries, and
+        leaves those of other machines alone.
+        """
+        return cls(f"{_QUEUE_OF}{host_id}", boot_id, 0, "")
+
+    @property
+    def is_queue(self) -> bool:
+        """Whether this is a machine's queue, not a process."""
+        return self.pid == 0
+
+    @property
+    def machine(self) -> str:
+        """The `host_id` of the machine, be it a process of it or its queue."""
+        return self.host_id.removeprefix(_QUEUE_OF)
 
 
 @dataclass(frozen=True, slots=True)

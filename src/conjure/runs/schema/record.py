@@ -131,6 +131,11 @@ class RunRecord:
         return self.facts.ending
 
     @property
+    def waits_in_queue(self) -> bool:
+        """Whether it waits for resources, and no process carries it yet."""
+        return self.owner is not None and self.owner.is_queue and not self.status.is_final
+
+    @property
     def requested_at(self) -> float:
         """When it was asked for, seconds since the epoch."""
         return self.facts.entered.get(RunStatus.REQUESTED, 0.0)

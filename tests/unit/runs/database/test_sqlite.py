@@ -6,12 +6,14 @@ import pytest
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.database.sqlite import KILL, STOP, Store, read_record
-from conjure.runs.schema.process_facts import Usage
+from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
+from conjure.runs.schema.spec import ComputeRequest
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 from support.casting import OWNER, add_run, advance, finish
 
+OTHER = Owner("host", "boot", 2, "2")
 DONE = Ending(EndReason.COMPLETED, 0)
 
 
@@ -85,11 +87,47 @@ def test_an_end_can_be_asked_for_and_a_kill_outranks_a_stop(store):
 def test_admission_is_decided_and_recorded_together(store):
     number = add_run(store).number
     store.move(number, RunStatus.QUEUED)
-    assert not store.admit(number, lambda _: None)
+    assert not store.admit(number, lambda _: None, OTHER)
     assert store.get(number).status is RunStatus.QUEUED
-    assert store.admit(number, lambda active: (len(active), 3))
+    assert store.admit(number, lambda claims: (len(claims), 3), OTHER)
     record = store.get(number)
-    assert (record.status, record.gpu_ids) == (RunStatus.BUILDING, (1, 3))
+    assert (record.status, record.gpu_ids, record.owner) == (RunStatus.BUILDING, (1, 3), OTHER)
+    with pytest.raises(IllegalMoveError):
+        store.admit(number, lambda _: (), OTHER)
+
+
+def test_a_run_in_a_queue_is_carried_by_nobody(store):
+    queue = Owner.queue("host", "boot")
+    waiting, requested = add_run(store, resources=ComputeRequest(cpus=2)).number, add_run(store).number
+    store.enqueue(waiting, queue)
+    store.enqueue(waiting, queue)  # where a supervisor found no room it is put back
+    assert numbers(store.active()) == [waiting, requested]
+    assert numbers(store.carried()) == [requested]
+    assert store.get(waiting).waits_in_queue
+    claim, other = store.claims()
+    assert (claim.needs, claim.machine, claim.in_queue, claim.started) == (
+        ComputeRequest(cpus=2),
+        "host",
+        True,
+        False,
+    )
+    assert not other.in_queue
+    assert store.queued(queue) == {waiting: True}
+    assert store.queued(Owner.queue("host", "a later boot")) == {waiting: False}
+    assert store.queued(Owner.queue("another host", "boot")) == {}
+
+
+def test_a_queued_run_is_closed_where_it_waits_and_nowhere_else(store):
+    ending = Ending(EndReason.KILL_REQUESTED)
+    waiting, requested = add_run(store).number, add_run(store).number
+    store.enqueue(waiting, Owner.queue("host", "boot"))
+    assert not store.close_queued(requested, ending)
+    assert store.close_queued(waiting, ending, total_s=2.0)
+    assert not store.close_queued(waiting, ending)
+    record = store.get(waiting)
+    assert (record.status, record.total_s, record.waits_in_queue) == (RunStatus.KILLED, 2.0, False)
+    with pytest.raises(IllegalMoveError):
+        store.enqueue(waiting, Owner.queue("host", "boot"))
 
 
 # ---- the record's file -------------------------------------------------------------------------------------

@@ -1,25 +1,25 @@
-from pathlib import Path
-
 import pytest
 
 from conjure.errors import UsageError
+from conjure.runs.database.rows import Claim
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.gpus import gpu_count, gpus_named
-from conjure.runs.lifecycle.scheduler import allocate, refuse_impossible
-from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.spec import ComputeRequest, RunSpec
-from conjure.runs.schema.status import Facts, RunStatus
+from conjure.runs.lifecycle.scheduler import allocate, refuse_impossible, shortage, startable
+from conjure.runs.schema.spec import ComputeRequest
 
 MACHINE = Capacity(cpus=4, gpu_ids=(0, 1), memory_bytes=100)
 
 
-def run(number, needs, *, started=False, gpu_ids=(), host="here"):
-    entered = {RunStatus.REQUESTED: 0.0, RunStatus.QUEUED: 0.0}
-    if started:
-        entered |= {RunStatus.BUILDING: 0.0}
-    spec = RunSpec(command=("true",), folder=Path("/"), resources=needs)
-    return RunRecord(number, spec, Facts(entered), owner=Owner(host, "boot", 1, "1"), gpu_ids=gpu_ids)
+def run(number, needs, *, started=False, gpu_ids=(), host="here", in_queue=False):
+    return Claim(number, needs, host, started=started, gpu_ids=gpu_ids, in_queue=in_queue)
+
+
+def queued(number, **needs):
+    return run(number, ComputeRequest(**needs), in_queue=True)
+
+
+def ready(*claims):
+    return startable(claims, "here", lambda _: MACHINE)
 
 
 def room(number, *active):
@@ -73,6 +73,42 @@ def test_another_machines_runs_do_not_count():
         room(2, run(1, ComputeRequest(cpus=4), started=True, host="there"), run(2, ComputeRequest(cpus=4)))
         == ()
     )
+
+
+def test_all_that_fit_beside_one_another_may_start():
+    assert ready(queued(1, cpus=2), queued(2, cpus=2), queued(3, cpus=1)) == [1, 2]
+    assert ready(run(1, ComputeRequest(cpus=3), started=True), queued(2, cpus=1), queued(3, cpus=1)) == [2]
+
+
+def test_what_waits_is_started_in_its_order_and_large_requests_are_not_passed():
+    running = run(1, ComputeRequest(cpus=1), started=True)
+    assert ready(running, queued(2, cpus=4), queued(3, cpus=1), queued(4, gpus=1)) == [4]
+    assert ready(queued(5, cpus=1), queued(3, cpus=4), queued(4, cpus=1)) == [3]
+
+
+def test_only_what_is_in_this_machines_queue_is_started_from_it():
+    carried = run(1, ComputeRequest(cpus=1))  # by a supervisor of 0.1, which waits by itself
+    assert ready(carried, queued(2, cpus=3), queued(3, cpus=1)) == [2]
+    there = Claim(1, ComputeRequest(cpus=4), "there", in_queue=True)
+    assert ready(there, queued(2, cpus=4)) == [2]
+
+
+def test_each_submitter_sees_its_own_gpus():
+    one = Capacity(cpus=4, gpu_ids=(1,), memory_bytes=100)
+    taken = run(1, ComputeRequest(gpus=1), started=True, gpu_ids=(1,))
+    claims = [taken, queued(2, gpus=1), queued(3, cpus=1)]
+    assert startable(claims, "here", lambda number: one if number == 2 else MACHINE) == [3]
+
+
+def test_what_a_run_waits_for_in_words():
+    running = run(1, ComputeRequest(cpus=3, gpus=1, memory_bytes=40), started=True, gpu_ids=(0,))
+    claims = [running, queued(2, cpus=4), queued(3, cpus=1), queued(4, cpus=1.5, gpus=2, memory_bytes=90)]
+    assert shortage(2, claims, MACHINE) == "4 cores (1 of 4 free)"
+    assert shortage(3, claims, MACHINE) == "1 core (1 of 4 free), behind 1 run"
+    assert shortage(4, claims, MACHINE) == (
+        "1.5 cores (1 of 4 free), 2 GPUs (1 of 2 free), 90 B of memory (60 B free), behind 2 runs"
+    )
+    assert shortage(9, claims, MACHINE) == ""
 
 
 def test_what_can_never_be_is_refused_at_once():

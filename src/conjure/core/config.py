@@ -1,0 +1,328 @@
+"""What people set once: two files of settings, and variables above them.
+
+Main entries: `load_config`, `Config`, `SETTINGS`, `write_setting`. Invariant: a value is checked where it is
+read, and knows where it came from:
+
+    default < config.toml in the home < conjure.toml of the project < variable < option of a command
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conjure.core.files import write_atomically
+from conjure.core.home import Home
+from conjure.core.text import did_you_mean
+from conjure.core.units import parse_duration, parse_size
+from conjure.errors import UsageError
+
+PROJECT_FILE = "conjure.toml"
+DEFAULT = "default"
+_HEADING = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(#.*)?")
+
+
+class _NotAllowedError(ValueError):
+    """A value that a setting cannot have: its text says what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Something that can be set.
+
+    Attributes:
+        key: Its name, such as ``run.cpus``; what precedes the dot is a table of the file.
+        purpose: What it does, in a few words.
+        check: Gives the value back as it is to be used; raises ValueError with what is allowed.
+        default: Its value where none is set.
+        variable: A variable that is set instead, or None.
+    """
+
+    key: str
+    purpose: str
+    check: Callable[[object], Any]
+    default: Any = None
+    variable: str | None = None
+
+
+def _one_of(*allowed: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if value not in allowed:
+            raise _NotAllowedError(", ".join(allowed))
+        return str(value)
+
+    return check
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _NotAllowedError("a text")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not all(isinstance(one, str) and one for one in values):
+        raise _NotAllowedError("a list of texts")
+    return tuple(values)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise _NotAllowedError("a number above 0")
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise _NotAllowedError("a number above 0")
+    return number
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not str(value).isdecimal():
+        raise _NotAllowedError("a whole number")
+    return int(str(value))
+
+
+def _parsed(parse: Callable[[str], object], allowed: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        try:
+            parse(value if isinstance(value, str) else "")
+        except UsageError as error:
+            raise _NotAllowedError(allowed) from error
+        return str(value)
+
+    return check
+
+
+SETTINGS: dict[str, Setting] = {
+    setting.key: setting
+    for setting in (
+        Setting("model", "Model of generate, finetune, score and data preview.", _text, "sprite"),
+        Setting(
+            "precision",
+            "What `--precision auto` means.",
+            _one_of("auto", "float32", "bfloat16"),
+            "auto",
+            "CONJURE_PRECISION",
+        ),
+        Setting(
+            "native",
+            "The compiled int8 engine.",
+            _one_of("auto", "off", "portable", "avx2", "avx512vnni"),
+            "auto",
+            "CONJURE_NATIVE",
+        ),
+        Setting("run.base", "Environment that runs start from.", _one_of("current", "none"), "current"),
+        Setting("run.python", "Python version of a clean environment.", _text),
+        Setting("run.pip", "Packages to add to the environment of runs.", _texts, ()),
+        Setting("run.cpus", "Cores that a run requests.", _number),
+        Setting("run.gpus", "GPUs that a run requests.", _count),
+        Setting("run.memory", "Memory that a run requests.", _parsed(parse_size, "a size such as 8GB")),
+        Setting(
+            "run.timeout", "Time after which a run is stopped.", _parsed(parse_duration, "a time such as 90m")
+        ),
+        Setting("run.output", "Globs of new files to save.", _texts, ()),
+        Setting("run.no-output", "Globs of new files not to save.", _texts, ()),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings in force, and where each came from.
+
+    Attributes:
+        values: Each setting's value, by its key.
+        origins: Each setting's origin: ``default``, a file, or a variable.
+    """
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def is_set(self, key: str) -> bool:
+        """Whether somebody set it: it is not the default."""
+        return self.origins[key] != DEFAULT
+
+    def table(self, name: str) -> dict[str, Any]:
+        """The settings of a table that were set, by their names in it."""
+        prefix = f"{name}."
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.values.items()
+            if key.startswith(prefix) and self.is_set(key)
+        }
+
+
+def load_config(home: Home, folder: Path) -> Config:
+    """The settings in force for who stands in a folder.
+
+    Args:
+        home: Where conjure keeps things, the user's settings too.
+        folder: Of the project, or below it.
+
+    Raises:
+        UsageError: A file is not TOML, or it or a variable sets what is not allowed.
+    """
+    values = {key: setting.default for key, setting in SETTINGS.items()}
+    origins = dict.fromkeys(SETTINGS, DEFAULT)
+    project = find_project_file(folder)
+    for path in (home.config_file, *([] if project is None else [project])):
+        found = read_settings(path)
+        values |= found
+        origins |= dict.fromkeys(found, str(path))
+    for key, setting in SETTINGS.items():
+        text = os.environ.get(setting.variable or "", "")
+        if setting.variable is not None and text:
+            values[key] = _checked(setting, text, f"the variable {setting.variable}")
+            origins[key] = setting.variable
+    return Config(values, origins)
+
+
+def find_project_file(folder: Path) -> Path | None:
+    """The nearest ``conjure.toml``: in the folder, or above it up to the top of its repository."""
+    above = [folder, *folder.parents]
+    top = next((each for each in above if (each / ".git").exists()), folder)
+    within = above[: above.index(top) + 1]
+    return next((each / PROJECT_FILE for each in within if (each / PROJECT_FILE).is_file()), None)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a file sets, by key; nothing where there is no file.
+
+    Raises:
+        UsageError: It cannot be read, is not TOML, or sets what there is not.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    found = _flat(_parsed_toml(content, path))
+    return {key: _checked(find_setting(key, str(path)), value, str(path)) for key, value in found.items()}
+
+
+def _parsed_toml(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not a TOML file: {error}") from error
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tables.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def find_setting(key: str, where: str = "") -> Setting:
+    """The setting of that key.
+
+    Raises:
+        UsageError: There is none; the message starts with `where` it was named.
+    """
+    if key not in SETTINGS:
+        near = did_you_mean(key, SETTINGS) or f"there are {', '.join(SETTINGS)}"
+        raise UsageError(f"{f'{where}: ' if where else ''}there is no setting {key!r}; {near}")
+    return SETTINGS[key]
+
+
+def _checked(setting: Setting, value: object, where: str) -> Any:
+    try:
+        return setting.check(value)
+    except _NotAllowedError as error:
+        raise UsageError(f"{where}: {setting.key} cannot be {value!r}; allowed: {error}") from error
+
+
+# ---- writing -----------------------------------------------------------------------------------------------
+
+
+def write_setting(path: Path, key: str, values: tuple[str, ...] | None) -> None:
+    """Set a value in a file, or take it out, and leave all else in it as it is, comments too.
+
+    Args:
+        path: The file; it is made if need be.
+        key: The setting.
+        values: What to set, as texts; several only where a list is allowed. None takes the setting out.
+
+    Raises:
+        UsageError: There is no such setting, the value is not allowed, or the file is too unusual to change.
+    """
+    setting = find_setting(key)
+    value = None if values is None else _stored(setting, values)
+    before = read_settings(path)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    changed = _with_line(
+        text.splitlines(), key, None if value is None else json.dumps(value, ensure_ascii=False)
+    )
+    wanted = {**before, key: setting.check(value)} if value is not None else _without(before, key)
+    new = "\n".join(changed) + "\n" if changed else ""
+    if _flat_or_none(new, path) != wanted:
+        raise UsageError(f"{path} is written in a way that cannot be changed here", hint="edit it by hand")
+    write_atomically(path, new)
+
+
+def _stored(setting: Setting, values: tuple[str, ...]) -> Any:
+    """The value as the file holds it.
+
+    Raises:
+        UsageError: It is not allowed.
+    """
+    is_list = isinstance(setting.default, tuple)
+    if not is_list and len(values) != 1:
+        raise UsageError(f"{setting.key} takes one value; {len(values)} were given")
+    checked = _checked(setting, list(values) if is_list else values[0], "the value")
+    return list(checked) if is_list else checked
+
+
+def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}
+
+
+def _flat_or_none(text: str, path: Path) -> dict[str, Any] | None:
+    try:
+        found = _flat(_parsed_toml(text.encode(), path))
+        return {key: _checked(find_setting(key), value, str(path)) for key, value in found.items()}
+    except UsageError:
+        return None
+
+
+def _with_line(lines: list[str], key: str, value: str | None) -> list[str]:
+    """Lines of a TOML file with one value set or taken out; whether that was right, the caller checks."""
+    table, _, name = key.rpartition(".")
+    start, end = _extent(lines, table)
+    pattern = re.compile(rf"\s*{re.escape(name)}\s*=")
+    own = next((index for index in range(start, end) if pattern.match(lines[index])), None)
+    if own is not None:
+        comment = re.search(r"\s+#[^\"']*$", lines[own])
+        kept = [f"{name} = {value}{comment[0] if comment else ''}"] if value is not None else []
+        return [*lines[:own], *kept, *lines[own + 1 :]]
+    if value is None:
+        return lines
+    if table and not _has_heading(lines, table):
+        return [*lines, *([""] if lines else []), f"[{table}]", f"{name} = {value}"]
+    while end > start and not lines[end - 1].strip():
+        end -= 1
+    return [*lines[:end], f"{name} = {value}", *lines[end:]]
+
+
+def _has_heading(lines: list[str], table: str) -> bool:
+    return any((match := _HEADING.fullmatch(line)) and match["name"].strip() == table for line in lines)
+
+
+def _extent(lines: list[str], table: str) -> tuple[int, int]:
+    """The lines of a table, from after its heading up to the next; of no table, those before the first."""
+    headings = [
+        (index, match["name"].strip())
+        for index, line in enumerate(lines)
+        if (match := _HEADING.fullmatch(line)) is not None
+    ]
+    start = 0 if not table else next((index + 1 for index, name in headings if name == table), len(lines))
+    return start, next((index for index, _ in headings if index >= start), len(lines))

@@ -1,0 +1,207 @@
+"""What the scheduler does: look which queued runs have room, start their supervisors, and wait.
+
+Main entry: `serve_queue`. Invariant: whether a run is let in, its supervisor decides, in one transaction; so
+a scheduler that is killed at any moment loses nothing. No database is open while a process is forked.
+"""
+
+import os
+import signal
+import time
+import traceback
+from contextlib import suppress
+from typing import NoReturn
+
+from conjure.core.home import Home
+from conjure.errors import ConjureError, StoreError
+from conjure.runs.database.sqlite import KILL, Store
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.host.process import host_id, reap_children
+from conjure.runs.lifecycle.ownership import RunLock, mark_interrupted
+from conjure.runs.lifecycle.run_queue import (
+    WAKE_SIGNAL,
+    SchedulerLock,
+    close_queued,
+    look_after_queue,
+    read_request,
+    this_queue,
+)
+from conjure.runs.lifecycle.scheduler import startable
+from conjure.runs.lifecycle.spawning import SUPERVISOR_LOG, Launch
+from conjure.runs.lifecycle.supervisor import leave_caller
+from conjure.runs.lifecycle.supervisor_request import Program, SupervisorRequest
+from conjure.runs.schema.status import Ending, EndReason
+
+_LOOK_EVERY_S = 5.0
+_LOOK_UNASKED_EVERY_S = 0.5  # where nobody can wake us
+_MOST_ATTEMPTS = 5
+
+
+def serve_queue(lock: SchedulerLock) -> NoReturn:
+    """Start what waits until nothing does.
+
+    Args:
+        lock: The home's, held by this process, which has the signals that wake it blocked.
+    """
+    status = 1
+    try:
+        _Scheduler(Home.from_environment(), lock).run()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the edge of the process: what waits is found by the next command
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+class _Scheduler:
+    """One scheduler's life.
+
+    Args:
+        home: Where conjure keeps things.
+        lock: Its right to be.
+    """
+
+    def __init__(self, home: Home, lock: SchedulerLock) -> None:
+        self._home = home
+        self._lock: SchedulerLock | None = lock
+        self._requests: dict[int, SupervisorRequest] = {}
+        self._attempts: dict[int, int] = {}
+        self._program = Program.of_this_process()
+
+    def run(self) -> None:
+        """Look at the queue again and again: when woken, when a child has ended, and now and then."""
+        while self._lock is not None:
+            while self._home.database.exists() and self._look():
+                _wait_for_signal()
+                reap_children()
+            self._lock.release()
+            # Who put a run there just now may have met the lock.
+            self._lock = SchedulerLock.take_if_free(self._home) if self._anything_waits() else None
+            if self._lock is not None:
+                self._lock.write_holder()
+        _remove_traces(self._home)
+
+    def _anything_waits(self) -> bool:
+        if not self._home.database.exists():
+            return False
+        with Store.open(self._home, must_exist=True) as store:
+            return bool(store.queued(this_queue()))
+
+    def _look(self) -> bool:
+        """Start what can start; whether anything is left that waits."""
+        try:
+            with Store.open(self._home, must_exist=True) as store:
+                mark_interrupted(store, store.carried())
+                look_after_queue(store)
+                queued = store.queued(this_queue())
+                self._forget_all_but(queued)
+                ready = self._ready(store)
+        except StoreError:
+            traceback.print_exc()  # a full disk, for one: it is tried again
+            return self._home.database.exists()
+        for number in ready:
+            self._start(number)
+        return bool(queued)
+
+    def _forget_all_but(self, queued: dict[int, bool]) -> None:
+        for number in [number for number in self._requests if number not in queued]:
+            del self._requests[number]
+
+    def _ready(self, store: Store) -> list[int]:
+        """The runs to start now; those that cannot be started any more are closed."""
+        claims = store.claims()
+        for claim in claims:
+            if claim.in_queue and claim.machine == host_id():
+                self._keep_request(store, claim.number)
+                if claim.end_request is not None:
+                    killed = claim.end_request == KILL
+                    reason = EndReason.KILL_REQUESTED if killed else EndReason.STOP_REQUESTED
+                    close_queued(store, claim.number, Ending(reason))
+        known = [claim for claim in claims if not claim.in_queue or claim.number in self._requests]
+        return startable(known, host_id(), lambda number: self._capacity(number))
+
+    def _keep_request(self, store: Store, number: int) -> None:
+        """Hold what its supervisor will need: a session that ends may take what is in memory files."""
+        if number in self._requests:
+            return
+        request = read_request(self._home, number)
+        if request is not None:
+            self._requests[number] = request
+            return
+        message = "what its supervisor was to be given is gone from memory"
+        close_queued(store, number, Ending(EndReason.SUPERVISOR_DIED, message=message))
+
+    def _capacity(self, number: int) -> Capacity:
+        return self._requests[number].capacity
+
+    def _start(self, number: int) -> None:
+        """Start a run's supervisor, unless one is on its way already."""
+        lock = RunLock.take_if_free(self._home.run_folder(number))
+        if lock is None:
+            return
+        try:
+            self._attempts[number] = self._attempts.get(number, 0) + 1
+            if lock.descriptor is None or self._attempts[number] > _MOST_ATTEMPTS:
+                self._give_up(number)
+            elif self._requests[number].program == self._program:
+                self._fork_supervisor(number, lock)
+            else:
+                self._launch_supervisor(number, lock)
+        finally:
+            lock.release()
+
+    def _give_up(self, number: int) -> None:
+        where = self._home.run_folder(number) / SUPERVISOR_LOG
+        ending = Ending(EndReason.SUPERVISOR_DIED, message=f"its supervisor could not start; see {where}")
+        with Store.open(self._home, must_exist=True) as store:
+            close_queued(store, number, ending)
+
+    def _fork_supervisor(self, number: int, lock: RunLock) -> None:
+        """Have a copy of this process, which has all that a supervisor imports, carry the run."""
+        if os.fork():
+            return
+        try:
+            assert self._lock is not None
+            self._lock.release()
+            request = self._requests[number]
+            self._become_supervisor(number, request)
+            leave_caller(self._home, number, lock, request)
+        except BaseException:  # noqa: BLE001 - a copy must never go on as the scheduler
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _become_supervisor(self, number: int, request: SupervisorRequest) -> None:
+        os.setsid()
+        os.environ.clear()
+        os.environ.update(request.variables)
+        request.settings.put_in_force()
+        log = os.open(
+            self._home.run_folder(number) / SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+        )
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+
+    def _launch_supervisor(self, number: int, lock: RunLock) -> None:
+        """Have the conjure that the run was submitted with carry it."""
+        request = self._requests[number]
+        try:
+            with Launch(self._home, number, lock, request) as supervisor:
+                supervisor.hand_over()
+        except ConjureError:
+            traceback.print_exc()
+
+
+def _wait_for_signal() -> None:
+    """Wait until woken, or a child ended, or it is time to look all the same."""
+    if hasattr(signal, "sigtimedwait"):
+        signal.sigtimedwait({WAKE_SIGNAL, signal.SIGCHLD}, _LOOK_EVERY_S)
+    else:
+        time.sleep(_LOOK_UNASKED_EVERY_S)
+
+
+def _remove_traces(home: Home) -> None:
+    """Leave no log in which nothing stands."""
+    with suppress(OSError):
+        if home.scheduler_log.stat().st_size == 0:
+            home.scheduler_log.unlink()

@@ -1,0 +1,124 @@
+"""`conjure config`, and settings as the defaults of options."""
+
+import json
+import os
+
+import click
+import pytest
+
+from conjure.cli.configured_defaults import configured_defaults
+from conjure.cli.main import CONFIGURED, _run, cli
+from conjure.core.config import SETTINGS
+from conjure.errors import UsageError
+from conjure.python_api import RunOptions
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder: a repository's, without settings."""
+    folder = tmp_path / "here"
+    (folder / ".git").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for setting in SETTINGS.values():
+        if setting.variable is not None:
+            monkeypatch.setenv(setting.variable, "")  # what a command puts there is taken out again
+    return folder
+
+
+@pytest.fixture
+def call(here, capsys):
+    def run(*arguments):
+        status = _run(list(arguments))
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_all_settings_are_shown_with_where_they_were_set(call, here, conjure_home):
+    assert call("config", "set", "run.cpus", "2") == (
+        0,
+        f"run.cpus is 2 in {conjure_home / 'config.toml'}\n",
+        "",
+    )
+    call("config", "set", "--project", "run.pip", "tqdm", "rich")
+    status, shown, _ = call("config")
+    rows = [line.split() for line in shown.splitlines()]
+    assert (status, rows[0]) == (0, ["SETTING", "VALUE", "FROM"])
+    assert ["model", "sprite", "default"] in rows
+    assert ["run.cpus", "2", str(conjure_home / "config.toml")] in rows
+    assert ["run.pip", "tqdm", "rich", str(here / "conjure.toml")] in rows
+    assert {row[0] for row in rows[1:]} == set(SETTINGS)
+    listed = json.loads(call("config", "--json")[1])
+    assert {"key": "run.cpus", "value": 2.0, "from": str(conjure_home / "config.toml")} in listed
+
+
+def test_one_setting(call, conjure_home):
+    assert call("config", "get", "run.memory") == (0, "-\n", "")
+    call("config", "set", "run.memory", "8GB")
+    assert call("config", "get", "run.memory") == (0, "8GB\n", "")
+    assert json.loads(call("config", "get", "run.memory", "--json")[1])["value"] == "8GB"
+    assert call("config", "unset", "run.memory")[0] == 0
+    assert call("config", "get", "run.memory") == (0, "-\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("get", "modle"), "error: there is no setting 'modle'; did you mean model?"),
+        (("set", "run.cpus", "two"), "error: the value: run.cpus cannot be 'two'; allowed: a number above 0"),
+        (("set", "model", "a", "b"), "error: model takes one value; 2 were given"),
+        (("unset", "--project", "model"), "error: model is not set: there is no "),
+    ],
+)
+def test_a_mistake_is_one_sentence(call, arguments, message):
+    status, shown, told = call("config", *arguments)
+    assert (status != 0, shown) == (True, "")
+    assert told.startswith(message)
+
+
+def test_a_wrong_file_stops_what_uses_it_and_nothing_else(call, here):
+    (here / "conjure.toml").write_text("[run]\ncpu = 2\n")
+    status, _, told = call("run", "true")
+    assert status == 125
+    assert told.startswith(
+        f"error: {here / 'conjure.toml'}: there is no setting 'run.cpu'; did you mean run.cpus"
+    )
+    assert call("ps")[0] == 0
+
+
+def test_settings_are_defaults_of_options_that_exist(here, conjure_home):
+    conjure_home.mkdir()
+    (conjure_home / "config.toml").write_text(
+        'model = "gpt2"\n[run]\nbase = "none"\npython = "3.12"\npip = ["a"]\ncpus = 1\ngpus = 0\n'
+        'memory = "1GB"\n'
+        'timeout = "1h"\noutput = ["*"]\nno-output = ["*.tmp"]\n'
+    )
+    context = click.Context(cli)
+    for name in CONFIGURED:
+        command = cli.get_command(context, name)
+        for key, value in configured_defaults(name).get(name, {}).items():
+            target = command.commands[key] if isinstance(value, dict) else command
+            names = {parameter.name for parameter in target.params}
+            assert (value.keys() if isinstance(value, dict) else {key}) <= names
+    run = configured_defaults("run")["run"]
+    assert run.keys() == {key.removeprefix("run.").replace("-", "_") for key in SETTINGS if "run." in key}
+    assert run.keys() <= RunOptions.__annotations__.keys()
+    assert configured_defaults("generate")["generate"] == {"model": "gpt2"}
+
+
+def test_what_a_variable_stands_for_is_set_for_what_reads_it(here, conjure_home, monkeypatch):
+    monkeypatch.delenv("CONJURE_NATIVE")
+    (here / "conjure.toml").write_text('native = "off"\n')
+    configured_defaults("generate")
+    assert os.environ["CONJURE_NATIVE"] == "off"
+    monkeypatch.setenv("CONJURE_NATIVE", "portable")
+    configured_defaults("generate")
+    assert os.environ["CONJURE_NATIVE"] == "portable"
+
+
+def test_inside_a_run_nothing_is_read(here, monkeypatch):
+    (here / "conjure.toml").write_text("nonsense = 1\n")
+    with pytest.raises(UsageError):
+        configured_defaults("run")
+    monkeypatch.setenv("CONJURE_RUN", "3")
+    assert configured_defaults("run") == {}

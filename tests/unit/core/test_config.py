@@ -1,0 +1,152 @@
+"""Settings: which counts, where it came from, and files that are changed without losing anything."""
+
+import tomllib
+
+import pytest
+
+from conjure.core.config import find_project_file, load_config, write_setting
+from conjure.core.home import Home
+from conjure.errors import UsageError
+
+COMMENTED = """# mine
+model = "sprite"   # the small one
+
+[run]
+# two is enough
+cpus = 2
+pip = ["tqdm"]
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "home").create()
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder in a repository."""
+    folder = tmp_path / "project"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "deep" / "er").mkdir(parents=True)
+    return folder
+
+
+def value(home, folder, key):
+    config = load_config(home, folder)
+    return config.values[key], config.origins[key]
+
+
+def test_the_nearer_setting_counts_and_says_where_it_came_from(home, project, monkeypatch):
+    monkeypatch.delenv("CONJURE_PRECISION", raising=False)
+    assert value(home, project, "precision") == ("auto", "default")
+    home.config_file.write_text('precision = "float32"\n')
+    assert value(home, project, "precision") == ("float32", str(home.config_file))
+    (project / "conjure.toml").write_text('precision = "bfloat16"\n')
+    assert value(home, project / "deep" / "er", "precision") == ("bfloat16", str(project / "conjure.toml"))
+    monkeypatch.setenv("CONJURE_PRECISION", "float32")
+    assert value(home, project, "precision") == ("float32", "CONJURE_PRECISION")
+
+
+def test_a_projects_file_is_looked_for_up_to_the_top_of_its_repository(project, tmp_path):
+    (tmp_path / "conjure.toml").touch()
+    assert find_project_file(project / "deep") is None
+    assert find_project_file(tmp_path / "home") is None  # no repository: only the folder itself
+    (project / "deep" / "conjure.toml").touch()
+    assert find_project_file(project / "deep" / "er") == project / "deep" / "conjure.toml"
+    assert find_project_file(project) is None
+
+
+def test_what_is_set_in_a_table_is_given_as_it_is_used(home, project):
+    home.config_file.write_text('[run]\ncpus = 2\npip = ["tqdm"]\nno-output = "*.tmp"\n')
+    assert load_config(home, project).table("run") == {
+        "cpus": 2.0,
+        "pip": ("tqdm",),
+        "no-output": ("*.tmp",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run.cpu = 2", "there is no setting 'run.cpu'; did you mean run.cpus or run.gpus?"),
+        ("colour = 1", "there is no setting 'colour'; there are model, precision, native, run.base,"),
+        ("run = 3", "there is no setting 'run'; "),
+        ("run.cpus = 0", "run.cpus cannot be 0; allowed: a number above 0"),
+        ("run.cpus = true", "run.cpus cannot be True; allowed: a number above 0"),
+        ("run.gpus = 1.5", "run.gpus cannot be 1.5; allowed: a whole number"),
+        ("run.memory = 8", "run.memory cannot be 8; allowed: a size such as 8GB"),
+        ("run.timeout = '90'", "run.timeout cannot be '90'; allowed: a time such as 90m"),
+        ("run.pip = [1]", "run.pip cannot be [1]; allowed: a list of texts"),
+        ("run.base = 'other'", "run.base cannot be 'other'; allowed: current, none"),
+        ("model = ''", "model cannot be ''; allowed: a text"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_with_the_file(home, project, text, message):
+    home.config_file.write_text(f"{text}\n")
+    with pytest.raises(UsageError) as caught:
+        load_config(home, project)
+    assert str(caught.value).startswith(f"{home.config_file}: {message}")
+
+
+def test_what_is_not_toml_is_one_sentence(home, project):
+    for content in (b"model = sprite\n", b"\xff\xfe", b"a = " + b"[" * 100_000):
+        home.config_file.write_bytes(content)
+        with pytest.raises(UsageError, match=f"{home.config_file} is not a TOML file: "):
+            load_config(home, project)
+    home.config_file.unlink()
+    home.config_file.mkdir()
+    with pytest.raises(UsageError, match=f"{home.config_file} cannot be read: "):
+        load_config(home, project)
+
+
+def test_a_variable_with_a_wrong_value_is_named(home, project, monkeypatch):
+    monkeypatch.setenv("CONJURE_NATIVE", "sse2")
+    with pytest.raises(UsageError, match="the variable CONJURE_NATIVE: native cannot be 'sse2'; allowed: "):
+        load_config(home, project)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "line"),
+    [
+        ("model", ("gpt2",), 'model = "gpt2"   # the small one'),
+        ("run.cpus", ("4",), "cpus = 4.0"),
+        ("run.pip", ("a", 'b "c"'), 'pip = ["a", "b \\"c\\""]'),
+        ("run.memory", ("8GB",), 'memory = "8GB"'),
+        ("precision", ("float32",), 'precision = "float32"'),
+    ],
+)
+def test_a_value_is_set_and_all_else_stays(home, key, values, line):
+    home.config_file.write_text(COMMENTED)
+    write_setting(home.config_file, key, values)
+    text = home.config_file.read_text()
+    assert line in text.splitlines()
+    assert "# mine" in text
+    assert "# two is enough" in text
+    others = [one for one in COMMENTED.splitlines() if not one.startswith(f"{key.rpartition('.')[2]} =")]
+    assert [one for one in text.splitlines() if one in others] == others
+
+
+def test_a_setting_in_a_file_that_is_not_there_yet_and_taken_out_again(home):
+    write_setting(home.config_file, "run.gpus", ("1",))
+    write_setting(home.config_file, "model", ("gpt2",))
+    assert tomllib.loads(home.config_file.read_text()) == {"model": "gpt2", "run": {"gpus": 1}}
+    write_setting(home.config_file, "run.gpus", None)
+    write_setting(home.config_file, "run.cpus", None)  # it was not set
+    assert tomllib.loads(home.config_file.read_text()) == {"model": "gpt2", "run": {}}
+
+
+def test_a_file_that_cannot_be_changed_by_line_is_left_alone(home):
+    for text in ("run = {cpus = 2}\n", 'run.cpus = 2\nmodel = "a"\n', '[run]\npip = [\n  "a",\n]\n'):
+        home.config_file.write_text(text)
+        with pytest.raises(UsageError) as caught:
+            write_setting(home.config_file, "run.pip" if "pip" in text else "run.cpus", ("4",))
+        assert str(caught.value) == f"{home.config_file} is written in a way that cannot be changed here"
+        assert home.config_file.read_text() == text
+
+
+def test_what_is_not_allowed_is_not_written(home):
+    for key, values in (("run.cpu", ("1",)), ("run.cpus", ("none",)), ("run.cpus", ("1", "2"))):
+        with pytest.raises(UsageError):
+            write_setting(home.config_file, key, values)
+    assert not home.config_file.exists()
