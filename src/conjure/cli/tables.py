@@ -7,7 +7,6 @@ drawn, each row is one line, and rich is not imported.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import click
 
@@ -84,10 +83,10 @@ def _text(value: str | Cell) -> str:
 
 def _show_plain(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     # Column by column and written at once, for there may be very many rows.
-    texts = zip(*(map(_text, row) for row in rows), strict=True)
+    texts = list(zip(*(map(_text, row) for row in rows), strict=True)) or [()] * len(columns)
     shown = [
         _padded([column.title, *below], to_the_right=column.right)
-        for column, below in zip_longest(columns, texts, fillvalue=())
+        for column, below in zip(columns, texts, strict=True)
     ]
     click.echo("\n".join(_GAP.join(line).rstrip() for line in zip(*shown, strict=True)))
 
