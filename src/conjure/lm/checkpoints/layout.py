@@ -112,7 +112,7 @@ def stored_dtype(folder: Path) -> str:
         CheckpointError: As `open_tensors`, or the tensors are not the model's.
     """
     family = family_of(read_config(folder))
-    names = [family.stored(name)[1][0] for name in (EMBEDDING, HEAD)]
+    names = [family.stored(name)[1][0] for name in (EMBEDDING, *([HEAD] if family.has_head else []))]
     with open_tensors(folder, family) as tensors:
         for name in names:
             if name in tensors:

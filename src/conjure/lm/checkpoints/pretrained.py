@@ -126,8 +126,10 @@ def _settle_head(config: ModelConfig, tensors: dict[str, StoredTensor]) -> Model
     A stored head equal to the embedding is left out of `tensors`; one that differs is a head of its own,
     whatever the configuration says; one without an embedding beside it is the embedding.
     """
+    if not config.tied or not family_of(config).has_head:
+        return config
     (head,), (embedding,) = stored_names(config, HEAD), stored_names(config, EMBEDDING)
-    if not config.tied or head not in tensors:
+    if head not in tensors:
         return config
     if embedding not in tensors:
         tensors[embedding] = tensors.pop(head)

@@ -57,6 +57,10 @@ def joined_up(*names: str) -> Stored:
     return Stored(names, rows=attrgetter("up_rows"))
 
 
+Modules = Mapping[str, Stored]
+"""Our names of modules, with * for the number of a layer, and where a checkpoint keeps them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """One kind of checkpoint.
@@ -66,7 +70,7 @@ class Family:
         architecture: The class that transformers loads it with.
         read: Makes a configuration of a ``config.json``.
         write: Says it again, by transformers' names.
-        modules: Our names of modules, with * for the number of a layer, and where the checkpoint keeps them.
+        modules: Where the checkpoint keeps its tensors.
         prefix: What the checkpoint may put before every name but the head's.
         buffers: A regular expression of stored tensors that are no weights.
         model: The class of the model, as ``module:class``.
@@ -76,10 +80,15 @@ class Family:
     architecture: str
     read: Callable[[Settings], ModelConfig]
     write: Callable[[Any], dict[str, Any]]
-    modules: Mapping[str, Stored]
-    prefix: str
-    buffers: str = r"(?!)"
+    modules: Modules
+    prefix: str = "model."
+    buffers: str = r"(.*\.)?rotary_emb\.inv_freq"
     model: str = "conjure.lm.models.decoder:Decoder"
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a model can have a head of its own."""
+        return "lm_head" in self.modules
 
     def ours(self, stored_name: str) -> str | None:
         """Our name of a tensor that has one module of its own in a checkpoint; None where it is no such.

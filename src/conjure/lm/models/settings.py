@@ -162,7 +162,8 @@ class Settings:
 
     def fault(self, words: str) -> None:
         """Remember a fault."""
-        self._faults.append(words)
+        if words not in self._faults:
+            self._faults.append(words)
 
     def has(self, name: str) -> bool:
         """Whether this is set, and not to null."""
@@ -191,9 +192,17 @@ class Settings:
         """The values of all settings of a table, by its keys."""
         return {fact: self.take(setting) for fact, setting in table.items()}
 
-    def layers(self, setting: Setting) -> int:
+    def head_size(self, table: Table, facts: Mapping[str, Any]) -> int:
+        """Channels of a head, where the heads share all channels: the table's ``n_embd`` and ``n_head``."""
+        channels, heads = facts["n_embd"], facts["n_head"]
+        if channels % heads:
+            names = table["n_embd"].names[0], table["n_head"].names[0]
+            self.fault(f"{names[0]} {channels} is not divisible by {names[1]} {heads}")
+        return max(1, channels // heads)
+
+    def layers(self, *names: str, default: int = _REQUIRED) -> int:
         """The number of layers."""
-        layers = self.take(setting)
+        layers = self.take(whole(*names, default=default))
         if layers > MAX_LAYERS:
             self.fault(f"it asks for {layers:,} layers, more than the {MAX_LAYERS:,} allowed")
             return 1

@@ -21,7 +21,6 @@ _FACTS = {
     "bos_id": setting.token_id("bos_token_id", default=50256),
     "eos_ids": setting.token_ids("eos_token_id", default=50256),
 }
-_ALWAYS = {"norm": "layer", "qkv_bias": True, "out_bias": True, "mlp_bias": True, "learned_positions": True}
 _MODULES = {
     "embedding": plain("wte"),
     "position_embedding": plain("wpe"),
@@ -38,18 +37,14 @@ _MODULES = {
 
 def _read(settings: setting.Settings) -> Shape:
     facts = settings.facts(_FACTS)
-    C, H = facts["n_embd"], facts["n_head"]
-    if C % H:
-        settings.fault(f"n_embd {C} is not divisible by n_head {H}")
-    scale = (
-        1.0 if not settings.take(setting.flag("scale_attn_weights", default=True)) else max(1, C // H) ** -0.5
-    )
-    by_layer = settings.take(setting.flag("scale_attn_by_inverse_layer_idx", default=False))
-    numbers = range(1, 1 + settings.layers(setting.whole("n_layer", "num_hidden_layers", default=12)))
-    layers = tuple(LayerShape(scale / number if by_layer else scale) for number in numbers)
-    sizes = {"n_kv_head": H, "head_size": max(1, C // H)}
-    sizes["inner"] = settings.take(setting.optional_whole("n_inner")) or 4 * C
-    return Shape(family="gpt2", layers=layers, **facts, **sizes, **_ALWAYS)
+    D = settings.head_size(_FACTS, facts)
+    scale = D**-0.5 if settings.take(setting.flag("scale_attn_weights", default=True)) else 1.0
+    by_layer = settings.take(setting.flag("scale_attn_by_inverse_layer_idx"))
+    numbers = range(1, 1 + settings.layers("n_layer", "num_hidden_layers", default=12))
+    facts["layers"] = tuple(LayerShape(scale / number if by_layer else scale) for number in numbers)
+    facts["inner"] = settings.take(setting.optional_whole("n_inner")) or 4 * facts["n_embd"]
+    facts |= {"n_kv_head": facts["n_head"], "head_size": D, "norm": "layer", "learned_positions": True}
+    return Shape(family="gpt2", qkv_bias=True, out_bias=True, mlp_bias=True, **facts)
 
 
 def _write(shape: Shape) -> dict[str, Any]:
@@ -60,6 +55,5 @@ def _write(shape: Shape) -> dict[str, Any]:
     return {**setting.written(_FACTS, shape), **sizes, **scales}
 
 
-GPT2 = Family(
-    "gpt2", "GPT2LMHeadModel", _read, _write, _MODULES, "transformer.", r"h\.\d+\.attn\.(masked_)?bias"
-)
+_BUFFERS = r"h\.\d+\.attn\.(masked_)?bias"  # the causal mask, which early checkpoints stored
+GPT2 = Family("gpt2", "GPT2LMHeadModel", _read, _write, _MODULES, "transformer.", _BUFFERS)

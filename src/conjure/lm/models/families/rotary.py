@@ -1,7 +1,7 @@
 """How a ``config.json`` says rotary positions, by its old names and by those that transformers 5 gave them.
 
-Main entries: `read_rope`, `write_rope`. Old: ``rope_theta`` beside ``rope_scaling``; new: both in
-``rope_parameters``.
+Main entries: `equal_layers`, `read_rope`, and what undoes them. Old: ``rope_theta`` beside ``rope_scaling``;
+new: both in ``rope_parameters``.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from conjure.lm.models.settings import Setting, Settings, choice, flag, number
 from conjure.lm.models.shape import LayerShape, Rope, Shape
 
+BASE = number("rope_theta", default=10_000.0)
 SCALINGS: dict[str, tuple[Setting, ...]] = {
     "default": (),
     "linear": (number("factor"),),
@@ -26,13 +27,29 @@ _OF_THE_TRAINED_CONTEXT = ("llama3", "yarn")
 _TRAINED_CONTEXT = "original_max_position_embeddings"
 
 
-def flat(settings: Settings) -> Settings:
-    """The object with the parameters, where all layers have the same."""
-    return settings.inside("rope_scaling" if settings.has("rope_scaling") else "rope_parameters")
+def equal_layers(
+    settings: Settings, *, head_size: int, base: Setting = BASE, share: Setting | None = None
+) -> tuple[LayerShape, ...]:
+    """Layers that all turn queries and keys alike and see everything; arguments as for `read_rope`."""
+    parameters = settings.inside("rope_scaling" if settings.has("rope_scaling") else "rope_parameters")
+    rope = read_rope(settings, parameters, head_size=head_size, base=base, share=share)
+    count = settings.layers("num_hidden_layers")
+    settings.only("layer_types", ["full_attention"] * count)
+    return (LayerShape(head_size**-0.5, rope),) * count
+
+
+def write_equal_layers(shape: Shape) -> dict[str, Any]:
+    """The same as transformers 5 says it."""
+    return {"num_hidden_layers": shape.n_layer, "rope_parameters": write_rope(shape, shape.layers[0])}
 
 
 def read_rope(
-    settings: Settings, parameters: Settings, *, head_size: int, base: Setting, share: Setting | None = None
+    settings: Settings,
+    parameters: Settings,
+    *,
+    head_size: int,
+    base: Setting = BASE,
+    share: Setting | None = None,
 ) -> Rope:
     """Rotary positions.
 
