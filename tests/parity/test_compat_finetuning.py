@@ -7,6 +7,7 @@ import torch
 
 from conjure.compat.training import OldTraining, Training, evaluate
 from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.checkpoints.tensor_layout import take_apart
 from support import scripts_of_2019 as theirs
 from support.models import tiny_config
 from support.oracle import random_ids, reference_model
@@ -69,9 +70,8 @@ def assert_equal(models, recipe, count=11, **settings):
     assert got.perplexities == pytest.approx(expected.perplexities, rel=1e-4)
     weights = dict(reference.named_parameters())
     for name, weight in model.named_parameters():
-        other = weights[f"transformer.{name}"].detach()
-        other = other.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else other
-        torch.testing.assert_close(weight.detach(), other, rtol=1e-3, atol=3e-5)
+        for stored, part in take_apart(model.config, name, weight.detach()).items():
+            torch.testing.assert_close(part, weights[stored].detach(), rtol=1e-3, atol=3e-5)
     return expected, got
 
 

@@ -22,6 +22,7 @@ from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.checkpoints.tensor_layout import stored_names
 from conjure.lm.hardware import keep_freed_memory, pick_device
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.registry import build
@@ -182,8 +183,9 @@ def _with_config(model: CausalLM, config: ModelConfig) -> CausalLM:
     for name, needed in other.state_dict().items():
         if name not in weights or weights[name].shape != needed.shape:
             held = tuple(weights[name].shape) if name in weights else "missing"
+            (stored,) = stored_names(config, name)
             raise CheckpointError(
-                f"the model does not fit the configuration of --config_name: {name} is {held} and"
+                f"the model does not fit the configuration of --config_name: {stored} is {held} and"
                 f" {tuple(needed.shape)} is needed"
             )
     other.load_state_dict(weights, assign=True)

@@ -12,7 +12,7 @@ from conjure.lm.training.plan import memory_bytes
 
 SHAPES = {
     "wide vocabulary": ({"n_embd": 128, "n_layer": 2, "n_head": 2, "vocab_size": 30_000}, 8, 128),
-    "deep": ({"n_embd": 256, "n_layer": 8, "n_head": 4, "vocab_size": 2_000}, 16, 256),
+    "deep": ({"n_embd": 256, "n_layer": 4, "n_head": 4, "vocab_size": 2_000}, 8, 256),
 }
 # Steps of training, and how much memory they added to what importing everything takes.
 SCRIPT = r"""
