@@ -1,1 +1,1 @@
-"""The language-model half: GPT-2 class models that generate, fine-tune and score."""
+"""The language-model half: small language models that generate, fine-tune and score."""

@@ -22,8 +22,8 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 def command(ctx: click.Context, *, as_json: bool) -> None:
     """List, inspect and convert models.
 
-    GPT-2 models on Hugging Face (gpt2, gpt2-medium, distilgpt2, …) can be used by name; they are downloaded
-    at first use.
+    Models on Hugging Face of a supported architecture (gpt2, llama, qwen2, qwen3, gemma3_text, gpt_neox) can
+    be used by name, such as gpt2 or HuggingFaceTB/SmolLM2-135M; they are downloaded at first use.
     """
     if ctx.invoked_subcommand is None:
         _list(as_json=as_json)

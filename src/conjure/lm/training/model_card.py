@@ -20,7 +20,7 @@ library_name: transformers
 pipeline_tag: text-generation
 ---
 
-# A GPT-2 tuned with conjure
+# A language model tuned with conjure
 
 Started from `{plan.model}` ({plan.parameters:,} parameters, {plan.trainable:,} of them trained) and tuned on
 {facts.records:,} records ({facts.tokens:,} tokens) from {files}; these are the weights after {step:,} steps.

@@ -1,5 +1,6 @@
 """A second architecture behind `CausalLM`: everything else works with it unchanged."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,23 @@ def test_it_is_fine_tuned_measured_and_reported_on(tmp_path: Path, options):
     assert result.loss_after < result.loss_before
     assert (result.checkpoint / "report.html").exists()
     assert isinstance(conjure.load(result.checkpoint).model, DecayModel)
+
+
+def test_the_architecture_in_the_documentation_works(tmp_path: Path, monkeypatch):
+    page = (Path(__file__).parents[4] / "docs" / "models.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "bigram.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    bigram = importlib.import_module("bigram")
+    config = bigram.BigramConfig(
+        family="bigram", vocab_size=TINY_VOCAB_SIZE, context_length=32, n_embd=16, n_layer=2
+    )
+    save_checkpoint(tmp_path / "model", bigram.Bigram(config).initialise(0), tiny_tokenizer())
+    data, _ = tuning_inputs(tmp_path)
+    result = conjure.finetune(
+        data, model=tmp_path / "model", output=tmp_path / "tuned", split="lines", **OPTIONS
+    )
+    assert result.loss_before is not None
+    assert result.loss_after is not None
+    assert result.loss_after < result.loss_before
+    assert conjure.load(result.checkpoint).generate("My dog", max_new_tokens=50, seed=1)

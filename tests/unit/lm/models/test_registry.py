@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,3 +86,112 @@ class TestRefusals:
 def test_parameter_count_is_the_models(changes: dict[str, Any]) -> None:
     config = tiny_config(**changes)
     assert sum(weight.numel() for weight in Decoder(config).parameters()) == config.parameter_count
+
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 24,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+}
+QWEN2, QWEN3, GEMMA3, NEOX = (
+    {**LLAMA, "model_type": kind} for kind in ("qwen2", "qwen3", "gemma3_text", "gpt_neox")
+)
+
+
+def refusal(settings: dict[str, Any]) -> str:
+    with pytest.raises(ModelError) as caught:
+        read_model_config(settings)
+    return str(caught.value)
+
+
+class TestOtherFamilies:
+    @pytest.mark.parametrize("settings", [LLAMA, QWEN2, QWEN3, GEMMA3, NEOX])
+    def test_read_and_written_unchanged_it_is_what_it_was(self, settings: dict[str, Any]) -> None:
+        settings = {**settings, "architectures": ["Some"], "custom": {"kept": [1, None]}}
+        written = config_settings(read_model_config(settings))
+        assert written.pop("architectures")[0].endswith("ForCausalLM")
+        assert written == {name: value for name, value in settings.items() if name != "architectures"}
+
+    def test_only_what_changed_is_written_anew(self) -> None:
+        settings = {**LLAMA, "rope_theta": 500.0, "tie_word_embeddings": True}
+        written = config_settings(replace(read_model_config(settings), tied=False, attention_dropout=0.25))
+        assert written == {
+            **settings,
+            "tie_word_embeddings": False,
+            "attention_dropout": 0.25,
+            "architectures": ["LlamaForCausalLM"],
+        }
+
+    def test_keys_and_values_have_as_many_heads_as_queries_unless_said(self) -> None:
+        assert read_model_config(LLAMA).n_kv_head == 6
+        assert read_model_config({**LLAMA, "num_key_value_heads": 3}).n_kv_head == 3
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (
+                {"model_type": "mistral"},
+                "model_type 'mistral', which is not supported (supported: gpt2, llama",
+            ),
+            ({"model_type": ["llama"]}, "model_type ['llama']"),
+            (
+                {**LLAMA, "quantization_config": {"bits": 4}},
+                "quantization_config is {'bits': 4}, which changes",
+            ),
+            ({**LLAMA, "num_local_experts": 8}, "num_local_experts is 8"),
+            ({**GEMMA3, "final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
+            ({**GEMMA3, "attn_logit_softcapping": 50.0}, "(supported: null)"),
+            ({**GEMMA3, "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+            (
+                {**QWEN2, "use_sliding_window": True},
+                "use_sliding_window is True, which changes how the model",
+            ),
+            (
+                {**QWEN3, "layer_types": ["full_attention", "sliding_attention"]},
+                "layer_types is ['full_attention'",
+            ),
+            ({**GEMMA3, "layer_types": ["full_attention", "chunked"]}, "a list of 2, each full_attention or"),
+            ({**GEMMA3, "layer_types": ["full_attention"]}, "a list of 2, each full_attention or"),
+            ({**LLAMA, "clip_qkv": 8.0}, "clip_qkv is 8.0"),
+            ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+            (
+                {**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+                "rope_scaling.type is",
+            ),
+            (
+                {**LLAMA, "rope_parameters": {"rope_type": "longrope"}},
+                "rope_parameters.rope_type is 'longrope', one of default, linear, llama3, yarn is needed",
+            ),
+            ({**LLAMA, "rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor is missing"),
+            ({**LLAMA, "rope_scaling": "linear"}, "rope_scaling is 'linear', an object or null is needed"),
+            ({**LLAMA, "rope_theta": "1e4"}, "rope_theta is '1e4', a number of at least 0 is needed"),
+            (
+                {**LLAMA, "num_key_value_heads": 4},
+                "6 attention cannot share 4 heads of keys and values",
+            ),
+            ({**LLAMA, "head_dim": 5}, "rotary positions cannot turn 5 of 5 channels of a head"),
+            ({**LLAMA, "hidden_act": "xielu"}, "hidden_act is 'xielu', one of"),
+            ({**NEOX, "num_attention_heads": 7}, "hidden_size 24 is not divisible by num_attention_heads 7"),
+            ({**NEOX, "rotary_pct": 1.5}, "rotary positions cannot turn 6 of 4 channels of a head"),
+            ({**LLAMA, "num_hidden_layers": 10**12}, "1,000,000,000,000 layers, more than the 1,000 allowed"),
+        ],
+    )
+    def test_what_changes_numbers_and_is_not_known_is_refused(self, settings, message: str) -> None:
+        assert message in refusal(settings)
+
+    @pytest.mark.parametrize("name", [name for name in LLAMA if name != "model_type"])
+    @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3_text", "gpt_neox"])
+    def test_a_size_that_is_missing_is_named(self, name: str, kind: str) -> None:
+        settings = {key: value for key, value in LLAMA.items() if key != name}
+        assert f"{name} is missing" in refusal({**settings, "model_type": kind})
+
+    @pytest.mark.parametrize(
+        "harmless",
+        [{"use_cache": False}, {"pretraining_tp": 2}, {"quantization_config": None}],
+    )
+    def test_what_changes_no_number_is_ignored(self, harmless: dict[str, Any]) -> None:
+        assert read_model_config({**LLAMA, **harmless}) == read_model_config(LLAMA)

@@ -4,20 +4,23 @@ import torch
 from conjure.lm.nn.attention import causal_attention
 
 
-def plain_attention(query, key, value, weight_mask=None, dropout=0.0):
+def plain_attention(query, key, value, weight_mask=None, dropout=0.0, scale=None, window=None):
     """The definition: the whole score matrix, masked, softmaxed, multiplied."""
     T, D = query.shape[2:]
-    scores = query @ key.transpose(2, 3) / D**0.5
-    weights = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf).softmax(-1)
+    served = query.shape[1] // key.shape[1]
+    key, value = (each.repeat_interleave(served, 1) for each in (key, value))
+    scores = query @ key.transpose(2, 3) * (scale if scale is not None else D**-0.5)
+    hidden = torch.ones(T, T).triu(1) + torch.ones(T, T).tril(-(window or T))
+    weights = scores.masked_fill(hidden.bool(), -torch.inf).softmax(-1)
     if weight_mask is not None:
         weights = weights * weight_mask / (1 - dropout)
     return weights @ value
 
 
-def random_inputs(T, *, B=2, H=3, D=8, seed=0):
+def random_inputs(T, *, B=2, H=3, K=None, D=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    shape = (B, H, T, D)
-    return [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(3)]
+    shapes = [(B, heads, T, D) for heads in (H, K or H, K or H)]
+    return [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes]
 
 
 # One strip, a strip exactly full, one token over, several strips with a short last one.
@@ -36,6 +39,30 @@ def test_value_and_gradients_equal_the_definition(T, dropped):
     torch.testing.assert_close(mixed, expected, rtol=1e-12, atol=1e-12)
     for one, other in zip(ours, reference, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("T", [5, 257, 600])
+@pytest.mark.parametrize(("H", "K"), [(4, 1), (6, 2), (3, 3)])
+@pytest.mark.parametrize("window", [None, 1, 3, 256, 300, 1000])
+def test_shared_heads_and_windows_equal_the_definition(T, H, K, window):
+    ours, reference = random_inputs(T, B=1, H=H, K=K, D=4), random_inputs(T, B=1, H=H, K=K, D=4)
+    mask = (torch.rand(1, H, T, T, generator=torch.Generator().manual_seed(1)) > 0.25).double()
+    mixed = causal_attention(*ours, scale=0.7, window=window, mask=mask, dropout=0.25)
+    expected = plain_attention(*reference, mask, 0.25, scale=0.7, window=window)
+    upstream = torch.randn(mixed.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    mixed.backward(upstream)
+    expected.backward(upstream)
+    torch.testing.assert_close(mixed, expected, rtol=1e-12, atol=1e-12)
+    for one, other in zip(ours, reference, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_windows_in_the_number_formats_that_have_a_compiled_pass(dtype):
+    inputs = [each.detach().to(dtype) for each in random_inputs(600, H=4, K=2)]
+    mixed = causal_attention(*inputs, window=100)
+    expected = plain_attention(*(each.double() for each in inputs), window=100)
+    assert (mixed.double() - expected).abs().max() <= (1e-5 if dtype == torch.float32 else 3e-2)
 
 
 def test_a_token_sees_nothing_after_it():

@@ -99,7 +99,7 @@ class TestModel:
         model = add_lora(tiny_model(), 4, seed=0, first_block=1)
         trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
         assert len(trained) == 8
-        assert all(name.startswith("h.1.") for name in trained)
+        assert all(name.startswith("blocks.1.") for name in trained)
 
     def test_the_seed_decides_a(self):
         one, again, other = (add_lora(tiny_model(), 4, seed=seed).state_dict() for seed in (1, 1, 2))
