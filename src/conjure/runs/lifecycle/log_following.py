@@ -13,8 +13,8 @@ from conjure.core.home import Home
 from conjure.runs.database.sqlite import Store
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
-from conjure.runs.lifecycle.run_queue import look_after_queue
 from conjure.runs.lifecycle.scheduler import shortage
+from conjure.runs.lifecycle.scheduler_start import look_after_queue
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import PHASES, Facts, RunStatus
 from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogEntry, LogTail

@@ -17,15 +17,15 @@ from conjure.runs.database.sqlite import KILL, Store
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import host_id, reap_children
 from conjure.runs.lifecycle.ownership import RunLock, mark_interrupted
-from conjure.runs.lifecycle.run_queue import (
+from conjure.runs.lifecycle.run_queue import read_request
+from conjure.runs.lifecycle.scheduler import startable
+from conjure.runs.lifecycle.scheduler_start import (
     WAKE_SIGNAL,
     SchedulerLock,
     close_queued,
     look_after_queue,
-    read_request,
     this_queue,
 )
-from conjure.runs.lifecycle.scheduler import startable
 from conjure.runs.lifecycle.spawning import SUPERVISOR_LOG, Launch
 from conjure.runs.lifecycle.supervisor import leave_caller
 from conjure.runs.lifecycle.supervisor_request import Program, SupervisorRequest

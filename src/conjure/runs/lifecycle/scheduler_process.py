@@ -1,6 +1,6 @@
 """The process that starts queued runs: there while runs wait, and no longer.
 
-Main entry: `main` (``python -m conjure.runs.lifecycle.scheduler_process LOCK``), started by `run_queue`.
+Main entry: `main` (``python -m conjure.runs.lifecycle.scheduler_process LOCK``); `scheduler_start` starts it.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import set_name
-from conjure.runs.lifecycle.run_queue import SCHEDULER_NAME, WAKE_SIGNAL, SchedulerLock
+from conjure.runs.lifecycle.scheduler_start import SCHEDULER_NAME, WAKE_SIGNAL, SchedulerLock
 
 
 def main() -> None:

@@ -29,9 +29,8 @@ from conjure.runs.lifecycle.ownership import (
     open_store,
     process_name,
 )
-from conjure.runs.lifecycle.run_queue import (
-    admit,
-    enqueue,
+from conjure.runs.lifecycle.run_queue import admit, enqueue
+from conjure.runs.lifecycle.scheduler_start import (
     is_scheduler,
     remove_request,
     scheduler_is_missing,
