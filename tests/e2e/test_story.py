@@ -11,6 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from conjure.core.home import Home
+from conjure.python_api import Run
+from conjure.recipes.demo import story
+from conjure.runs.lifecycle.submission import submit
 from support.terminal import CONJURE, TIMEOUT_S, Terminal, conjure, environment
 from support.tuning import tuning_inputs
 
@@ -192,3 +196,14 @@ def test_a_demo_that_is_stopped_says_how_to_go_on():
         assert f"  conjure {command} " in demo.shown
         succeed(*command.split())
     assert "  conjure demo " in demo.shown
+
+
+def test_the_demo_needs_no_python_on_the_path(conjure_home, tmp_path, monkeypatch):
+    """As installed by pipx, or in a virtual environment that is not activated."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    home = Home(conjure_home)
+    steps = story(home)
+    next(steps)
+    run = Run(home, submit(home, steps.send(1).spec).record.number)
+    run.wait(check=True)
+    assert [line.split()[1] for line in run.logs()] == ["jokes,"]

@@ -4,10 +4,12 @@ import gzip
 import os
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
 
+from support.casting import nap
 from support.models import tiny_checkpoint
 from support.terminal import CONJURE, TIMEOUT_S, environment
 
@@ -32,7 +34,7 @@ def here(tmp_path):
     return folder
 
 
-def run(folder, line):
+def run(folder, line, **variables):
     """A line as a person types it, in bash."""
     path = f"{CONJURE.parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
@@ -41,7 +43,7 @@ def run(folder, line):
         capture_output=True,
         encoding="utf-8",
         timeout=TIMEOUT_S,
-        env={**environment(), "PATH": path},
+        env={**environment(), "PATH": path, **variables},
     )
 
 
@@ -79,6 +81,66 @@ MISTAKES = [
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_what_is_to_be_tried_works(here, mistake):
+    works_when_tried(here, mistake)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A home and a folder: run 1 made a file, run 2 used it, a link leads to run 1, an upload has a file."""
+    root = tmp_path_factory.mktemp("made")
+    (root / "project").mkdir()
+    for line in (
+        "conjure run 'echo x > data.txt'",
+        "conjure run -m runs/1/data.txt 'cp data.txt copy.txt'",
+        "conjure link best runs/1",
+        "conjure cp runs/2/copy.txt .",
+        "echo y > 'my file' && conjure upload 'my file' --name given",
+    ):
+        done = run(root / "project", line, CONJURE_HOME=str(root / "home"))
+        assert done.returncode == 0, done.stderr
+    return root
+
+
+WITH_RUNS = [
+    "conjure rm runs/1",
+    "conjure rm runs/2/copy.txt",
+    "conjure link best runs/2",
+    "conjure unlink bset",
+    "conjure cp runs/2/copy.txt .",
+    "conjure run -m 'my file:in.txt' true",
+    "conjure run --mount='my file:./in.txt:ro' cat in.txt",
+    "conjure run -m runs/1/dta.txt true",
+    "conjure info last~9",
+    "conjure logs 9",
+    "conjure rerun 9",
+    "conjure ls runs/1/dta.txt",
+    "conjure ls uploads/gven",
+    "conjure rm uploads/gven",
+    "conjure recover 1",
+    "conjure report 1",
+    "conjure generate --model runs/1",
+    "conjure export runs/1 out",
+]
+
+
+@pytest.mark.parametrize("mistake", WITH_RUNS)
+def test_what_is_to_be_tried_works_on_runs(made, tmp_path, monkeypatch, mistake):
+    shutil.copytree(made, tmp_path / "copy", symlinks=True)
+    monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "copy" / "home"))
+    works_when_tried(tmp_path / "copy" / "project", mistake)
+
+
+@pytest.mark.parametrize("mistake", ["conjure archive 1", "conjure rm runs/1", "conjure recover 1"])
+def test_what_is_to_be_tried_works_on_a_run_that_goes_on(here, mistake):
+    assert run(here, f"conjure run -b 'exec sleep {nap(88000)}'").returncode == 0
+    try:
+        works_when_tried(here, mistake)
+    finally:
+        run(here, "conjure kill 1")
+
+
+def works_when_tried(here, mistake):
+    """See that a mistake's line `try:` is a command that a shell reads, and that ends well."""
     done = run(here, mistake)
     assert done.returncode not in (0, 70), done.stderr
     assert "Traceback" not in done.stderr

@@ -6,6 +6,8 @@ below is the one place that names a command.
 
 import io
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -260,11 +262,25 @@ def _show(error: ConjureError, arguments: Sequence[str]) -> None:
 def _command_line(fix: str, arguments: Sequence[str]) -> str:
     """The fix as a whole command: options join the command that was typed, after what they correct.
 
-    Those of ``conjure run`` stay alone: what follows its options is another program's.
+    Those of ``conjure run`` replace what they correct: what follows its options is another program's.
     """
-    if not fix.startswith("-") or not arguments or arguments[0] in _CARRIERS:
+    if not fix.startswith("-") or not arguments:
         return fix
+    if arguments[0] in _CARRIERS:
+        return _corrected(fix, arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     typed = shell_words("conjure", *arguments[:end])
     rest = f" {shell_words(*arguments[end:])}" if arguments[end:] else ""
     return f"{typed} {fix}{rest}"
+
+
+def _corrected(fix: str, arguments: Sequence[str]) -> str:
+    """The command that was typed with a local file as a mount wants it, ``./FILE``; else the fix alone."""
+    option, value = shlex.split(fix)
+    file = re.escape(value.removeprefix("./"))
+    typed = re.compile(rf"(--mount=|{option})?(?={file}(:.*)?\Z)", re.DOTALL)
+    for place, word in enumerate(arguments):
+        if match := typed.match(word):
+            new = f"{match[0]}./{word[match.end() :]}"
+            return shell_words("conjure", *arguments[:place], new, *arguments[place + 1 :])
+    return fix

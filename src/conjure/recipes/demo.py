@@ -3,6 +3,7 @@
 Main entry: `story`. Invariant: it needs nothing but this installation: the model and the jokes come with it.
 """
 
+import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.recipes.finetune import finetune_spec
-from conjure.recipes.recording import Inputs, recorded
+from conjure.recipes.recording import Inputs, own_path, recorded
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 EPOCHS = 10
@@ -53,10 +54,11 @@ def story(home: Home) -> Generator[Step, int, None]:
         "Convert a table of jokes to a text file, one per line",
         "conjure run -m ./jokes.csv \"python -c '… csv to data.txt …'\"",
         RunSpec(
-            command=("python", "-c", _CSV_TO_TEXT),
+            command=(Path(sys.executable).name, "-c", _CSV_TO_TEXT),
             folder=Path.cwd(),
             code=CodeChoice(none=True),
             mounts=(Mount(str(jokes), "jokes.csv", read_only=True),),
+            variables={"PATH": own_path()},
             description="jokes.csv as text",
         ),
     )

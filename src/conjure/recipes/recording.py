@@ -71,6 +71,11 @@ class Inputs:
         return f"./{free}" if free.startswith("-") else free  # else it would be read as an option
 
 
+def own_path() -> str:
+    """``PATH`` with the Python that this process runs on first: it may be in no folder of the user's own."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
 def recorded(
     kind: str,
     arguments: Sequence[str],
@@ -88,14 +93,13 @@ def recorded(
         description: What it is for; by default the version of conjure, which is the run's code.
         labels: Names to find it by.
     """
-    executables = str(Path(sys.executable).parent)
     return RunSpec(
         command=("conjure", kind, *arguments),
         folder=Path.cwd(),
         kind=kind,
         code=CodeChoice(none=True),
         mounts=tuple(mounts),
-        variables={"PATH": os.pathsep.join([executables, os.environ.get("PATH", os.defpath)])},
+        variables={"PATH": own_path()},
         description=description if description else f"conjure {version('conjure')}",
         labels=tuple(labels),
     )
