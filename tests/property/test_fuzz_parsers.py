@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from conjure.errors import ConjureError
 from conjure.lm.checkpoints.export import export
+from conjure.lm.checkpoints.gguf.conversion import convert
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.safetensors_reader import TensorFile
 from conjure.lm.text.layout import Layout
 from conjure.lm.text.readers import read_records
 from conjure.lm.text.tokenizer import Tokenizer
+from support.gguf_files import matrices, write_gguf
 from support.models import tiny_checkpoint, tiny_tokenizer
 from support.records import JOKES, write_records
 
@@ -39,6 +41,10 @@ def seed_file(name: str) -> bytes:
         path = Path(folder) / name
         if name in ("model.safetensors", "config.json"):
             return (tiny_checkpoint(Path(folder) / "model") / name).read_bytes()
+        if name == "model.gguf":
+            return write_gguf(
+                path, "smallest", kinds=dict.fromkeys(matrices("smallest"), "Q8_0")
+            ).read_bytes()
         if name == "tokenizer.json":
             tiny_tokenizer().save(folder)
             return path.read_bytes()
@@ -109,6 +115,13 @@ def read_tokenizer(path):
     assert len(tokenizer.tokens) == tokenizer.vocab_size
 
 
+def read_gguf(path):
+    folder = path.parent / "folder"
+    folder.mkdir()
+    convert(path, folder, "")
+    read_tensors(folder / "model.safetensors")
+
+
 LAYOUTS = st.builds(
     Layout,
     delimiter=st.sampled_from([None, ";", "\t"]),
@@ -144,6 +157,7 @@ def test_records(name):
     ("name", "read"),
     [
         ("model.safetensors", read_tensors),
+        ("model.gguf", read_gguf),
         ("tokenizer.json", read_tokenizer),
         ("config.json", lambda path: read_config(path.parent)),
     ],
@@ -159,8 +173,8 @@ def test_model_files(name, read):
 
 @settings(max_examples=max(10, EXAMPLES // 50), deadline=None, database=None)
 @given(data=damaged("tokenizer.json"))
-def test_gguf(data):
-    """GGUF is written, not read: whatever the tokenizer, the file is whole or not there."""
+def test_export(data):
+    """Whatever the tokenizer, an exported file is whole or not there."""
     with tempfile.TemporaryDirectory() as folder:
         model = tiny_checkpoint(Path(folder) / "model")
         (model / "tokenizer.json").write_bytes(data)
