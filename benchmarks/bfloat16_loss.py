@@ -6,14 +6,12 @@ and the largest difference of all. The float32 losses are those of a plain loop 
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.language_model import load
-from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.text.held_out import hold_out
 from conjure.lm.text.readers import read_records
 from conjure.lm.text.token_cache import tokenise
@@ -29,8 +27,7 @@ STEPS, BATCH, BLOCK, RATE = 40, 2, 256, 1e-4
 def losses(name: str, data: Path, dtype: torch.dtype) -> list[float]:
     """The loss of each step."""
     base = load(name)
-    with torch.device("meta"):
-        model = GPT2(replace(base.config, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0))
+    model = base.model.empty_copy(embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)
     model.load_state_dict(
         {key: weight.clone() for key, weight in base.model.state_dict().items()}, assign=True
     )

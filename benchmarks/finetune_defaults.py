@@ -13,16 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from protocol import HeldOut, Material
 
 from conjure.compat.training import OldTraining, Training, read_blocks
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.language_model import load
-from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.training.finetune import Finetuning
 from conjure.lm.training.request import FinetuneRequest
 
@@ -42,8 +40,7 @@ def classic(material: Material, seed: int) -> Trained:
     """The settings of 2019, on blocks of the model's whole context."""
     settings = OldTraining(per_gpu_train_batch_size=2, num_train_epochs=10, learning_rate=5e-5, seed=seed)
     base = material.base.model
-    with torch.device("meta"):
-        model = GPT2(replace(base.config, embd_pdrop=0.1, resid_pdrop=0.1, attn_pdrop=0.1))
+    model = base.empty_copy(embedding_dropout=0.1, residual_dropout=0.1, attention_dropout=0.1)
     model.load_state_dict({name: weight.clone() for name, weight in base.state_dict().items()}, assign=True)
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "records.txt"

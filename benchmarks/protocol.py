@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.language_model import LanguageModel, load
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.decoder import Decoder
 from conjure.lm.report.observe import record_texts
 from conjure.lm.text.held_out import Split, hold_out
 from conjure.lm.text.readers import read_records
@@ -64,7 +64,7 @@ class Material:
             raise SystemExit(f"{self.data} has too few records to hold some out")
         return list(record_texts(self._split.heldout, self.tokenizer))
 
-    def measure(self, model: GPT2) -> HeldOut:
+    def measure(self, model: Decoder) -> HeldOut:
         """The held-out figures of a model."""
         return HeldOut(self._nats_per_byte(model, self.held_out), self._nats_per_byte(model, [self._joined]))
 
@@ -72,7 +72,7 @@ class Material:
     def _joined(self) -> str:
         return "\n".join(self.held_out)
 
-    def _nats_per_byte(self, model: GPT2, texts: list[str]) -> float:
+    def _nats_per_byte(self, model: Decoder, texts: list[str]) -> float:
         scores = score_documents(model, self.tokenizer, texts, Windows.of(model))
         tally = sum((score.tally for score in scores), Tally())
         return -tally.total / tally.bytes

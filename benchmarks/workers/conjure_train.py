@@ -1,7 +1,6 @@
 """conjure's training loop on ready-made blocks of tokens, whole or with one of its gains taken out."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +9,6 @@ from without import take_out
 
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.hardware import fast_dtype, keep_freed_memory, pick_device
-from conjure.lm.models.gpt2 import GPT2
 from conjure.lm.training.events import StepDone
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Batch
@@ -45,12 +43,11 @@ def main() -> None:
     device = pick_device()
     blocks, base = ReadyBlocks(assigned["blocks"]), load_model(assigned["checkpoint"])
     dropout = {
-        "embd_pdrop": assigned["dropout"],
-        "resid_pdrop": assigned["dropout"],
-        "attn_pdrop": assigned["attention_dropout"],
+        "embedding_dropout": assigned["dropout"],
+        "residual_dropout": assigned["dropout"],
+        "attention_dropout": assigned["attention_dropout"],
     }
-    with torch.device("meta"):
-        model = GPT2(replace(base.config, **dropout))
+    model = base.empty_copy(**dropout)
     model.load_state_dict(base.state_dict(), assign=True)
     batch = assigned["batch"]
     settings = TrainSettings(epochs=1000, batch_size=batch, micro_batch=batch, schedule="linear", patience=0)

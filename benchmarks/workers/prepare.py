@@ -16,12 +16,12 @@ from exchange import answer, task
 
 from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.pretrained import save_checkpoint
-from conjure.lm.models.gpt2 import GPT2
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.decoder import Decoder
+from conjure.lm.models.registry import read_model_config
 from conjure.lm.text.readers import read_records
 from conjure.lm.text.tokenizer import END_OF_TEXT, Tokenizer
 
-_TINY = GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=8192)
+_TINY = read_model_config({"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 8192})
 _BLOCKS = 64
 _PUBLISHED_NAMES = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}
 
@@ -74,11 +74,11 @@ def main() -> None:
     assigned = task()
     folder = Path(assigned["folder"])
     records = list(read_records([assigned["data"]]))
-    shape = _TINY if assigned["tiny"] else GPT2Config()
+    shape = _TINY if assigned["tiny"] else read_model_config({})
     words = tokenizer(assigned["vocabulary"], records, shape.vocab_size)
-    config = replace(shape, bos_token_id=words.end_of_text_id, eos_token_id=words.end_of_text_id)
+    config = replace(shape, bos_id=words.end_of_text_id, eos_ids=(words.end_of_text_id,), settings={})
     folder.mkdir(parents=True)
-    save_checkpoint(folder / "checkpoint", GPT2(config).initialise(0), words)
+    save_checkpoint(folder / "checkpoint", Decoder(config).initialise(0), words)
     for kind in ("float16", "q8_0"):
         export(folder / "checkpoint", folder / "gguf", type=kind)
 

@@ -8,7 +8,7 @@ import os
 from torch import Tensor
 from torch.nn import functional
 
-import conjure.lm.models.gpt2
+import conjure.lm.models.decoder
 import conjure.lm.training.trainer
 from conjure.lm.native.library import VARIABLE
 
@@ -16,7 +16,7 @@ from conjure.lm.native.library import VARIABLE
 def take_out(name: str | None) -> None:
     """Replace one part of the training step; None, and what is no part of the code, leaves all as it is."""
     if name == "attention of matrix products":
-        conjure.lm.models.gpt2.causal_attention = _flash_attention
+        conjure.lm.models.decoder.causal_attention = _flash_attention
     elif name == "chunked cross-entropy":
         conjure.lm.training.trainer.linear_cross_entropy = _plain_cross_entropy
     elif name == "compiled passes":
@@ -26,10 +26,20 @@ def take_out(name: str | None) -> None:
 
 
 def _flash_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     assert mask is None
-    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
+    assert window is None
+    return functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, dropout_p=dropout, scale=scale
+    )
 
 
 def _plain_cross_entropy(

@@ -15,20 +15,20 @@ from conjure.lm.checkpoints.pretrained import save_checkpoint
 from conjure.lm.generation.generate import GenerationRequest, generate
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.language_model import load
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.decoder import Decoder
 from conjure.lm.text.tokenizer import Tokenizer
 
 CONTEXT, STRIDE = 512, 256
 PROMPTS = ["", "The old man looked at the", '"I have been thinking," said']
 
 
-def trained_model(work: Path) -> tuple[GPT2, dict]:
+def trained_model(work: Path) -> tuple[Decoder, dict]:
     """The master weights of the last save, and how far it had come."""
     with safe_open(work / "state.safetensors", "pt") as file:
         names = [name for name in file.keys() if name.startswith("master.")]  # noqa: SIM118
         weights = {name.removeprefix("master."): file.get_tensor(name) for name in names}
         progress = json.loads(file.metadata()["progress"])
-    model = GPT2(CONFIG)
+    model = Decoder(CONFIG)
     model.load_state_dict(weights)
     return model.eval(), progress
 

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from conjure.lm.hardware import fast_dtype, keep_freed_memory, pick_device
-from conjure.lm.models.gpt2 import GPT2
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.decoder import Decoder
+from conjure.lm.models.registry import read_model_config
 from conjure.lm.text.held_out import hold_out
 from conjure.lm.text.readers import RecordSet, read_records
 from conjure.lm.text.token_cache import tokenise
@@ -33,25 +33,28 @@ from conjure.lm.training.trainer import Progress, Trainer, TrainingState, TrainS
 LEFT_OUT = {"heldout.txt", "common-voice-english-sentences.txt", "wordnet-3-0-definitions-and-examples.txt"}
 VOCABULARY = 8192
 BATCH_SIZE = 12  # blocks per step
-CONFIG = GPT2Config(
-    vocab_size=VOCABULARY,
-    context_length=512,
-    n_embd=320,
-    n_layer=6,
-    n_head=5,
-    # four passes over the text are too few to learn it by heart, so nothing need be dropped
-    embd_pdrop=0.0,
-    resid_pdrop=0.0,
-    attn_pdrop=0.0,
-    bos_token_id=VOCABULARY - 1,
-    eos_token_id=VOCABULARY - 1,
+CONFIG = read_model_config(
+    {
+        "model_type": "gpt2",
+        "vocab_size": VOCABULARY,
+        "n_positions": 512,
+        "n_embd": 320,
+        "n_layer": 6,
+        "n_head": 5,
+        # four passes over the text are too few to learn it by heart, so nothing need be dropped
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "bos_token_id": VOCABULARY - 1,
+        "eos_token_id": VOCABULARY - 1,
+    }
 )
 
 
 def muon_and_adamw(master_weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, norms and biases."""
     matrices = {
-        name for name, master in master_weights.items() if name.startswith("h.") and master.dim() == 2
+        name for name, master in master_weights.items() if name.startswith("blocks.") and master.dim() == 2
     }
     chosen = [master for name, master in master_weights.items() if name in matrices]
     rest = [master for name, master in master_weights.items() if name not in matrices]
@@ -124,7 +127,7 @@ def main() -> None:
     tokenizer, chapters = prepare(arguments.texts, arguments.work)
     device = pick_device()
     trainer = Trainer(
-        GPT2(CONFIG).initialise(seed=1).to(device),
+        Decoder(CONFIG).initialise(seed=1).to(device),
         blocks(chapters, tokenizer, arguments.work),
         blocks(read_records([arguments.texts / "heldout.txt"]), tokenizer, arguments.work),
         TrainSettings(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conjure.lm.checkpoints.pretrained import save_checkpoint
-from conjure.lm.models.gpt2 import GPT2
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.decoder import Decoder
+from conjure.lm.models.registry import read_model_config
 
 PROGRAM = """
 import resource, sys, torch
@@ -24,8 +24,8 @@ print(peak() - before)
 @pytest.mark.large
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_peak_memory_is_at_most_1_3_times_the_float32_weights(tmp_path: Path, dtype: torch.dtype) -> None:
-    config = GPT2Config()
-    save_checkpoint(tmp_path / "model", GPT2(config).initialise(0), None, dtype=dtype)
+    config = read_model_config({})
+    save_checkpoint(tmp_path / "model", Decoder(config).initialise(0), None, dtype=dtype)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, tmp_path / "model"], capture_output=True, text=True, check=True
     )

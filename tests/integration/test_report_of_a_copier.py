@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conjure.lm.generation.generate import GenerationRequest
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.decoder import Decoder
 from conjure.lm.nn.loss import IGNORE
 from conjure.lm.report.analysis import Evidence, analyse
 from conjure.lm.report.facts import CurvePoint, Report
@@ -47,7 +47,7 @@ class RecordBlocks:
 
 def report_after(epochs: int) -> Report:
     tokenizer = tiny_tokenizer()
-    model = GPT2(tiny_config(n_embd=64, n_head=4, context_length=LENGTH)).initialise(0)
+    model = Decoder(tiny_config(n_embd=64, n_head=4, context_length=LENGTH)).initialise(0)
     request = GenerationRequest(num_samples=20, max_new_tokens=LENGTH, seed=3)
     before = observe("fresh", model, tokenizer, HELD_OUT, request, trained_on=TRAINING)
     settings = TrainSettings(

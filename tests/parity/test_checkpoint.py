@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, GPT2Model
 
 from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.decoder import Decoder
 from support.models import tiny_config, tiny_model, tiny_tokenizer
 from support.oracle import assert_logits_equal, random_ids, reference_model
 
 Tensors = dict[str, Tensor]
 
 
-def logits(model: GPT2, ids: Tensor) -> Tensor:
+def logits(model: Decoder, ids: Tensor) -> Tensor:
     with torch.no_grad():
         return model.head(model(ids))
 
@@ -116,7 +116,7 @@ class TestLoading:
         model = load_model(tmp_path)
         ids = random_ids(config, 2, 32)
         assert_logits_equal(logits(model, ids), reference(ids).logits.detach())
-        assert (model.config.bos_token_id, model.config.eos_token_id) == (None, 7)
+        assert (model.config.bos_id, model.config.eos_ids) == (None, (7, 9))
 
 
 class TestSaving:

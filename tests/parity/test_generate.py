@@ -131,7 +131,7 @@ def test_an_ended_document_ends_for_both(tmp_path):
     """The ids agree to the last, which is the end-of-text token."""
     model, tokenizer = tiny_model(seed=3), tiny_tokenizer()
     with torch.no_grad():  # a model that ends soon
-        model.wte.weight[tokenizer.end_of_text_id] += 1.5 * model.ln_f.bias
+        model.embedding.weight[tokenizer.end_of_text_id] += 1.5 * model.final_norm.bias
     save_checkpoint(tmp_path / "model", model, tokenizer)
     reference = GPT2LMHeadModel.from_pretrained(tmp_path / "model")
 

@@ -14,11 +14,11 @@ from torch.nn import functional
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.generation.engines.base import Engine
-from conjure.lm.generation.engines.int8 import Int8GPT2, QuantisedGPT2
+from conjure.lm.generation.engines.int8 import Int8Decoder, QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.generation.generate import GenerationRequest, Sample, stream
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.decoder import Decoder
 from conjure.lm.native.library import INSTRUCTIONS
 from conjure.lm.text.tokenizer import Tokenizer
 from support.models import tiny_model, tiny_tokenizer
@@ -31,9 +31,9 @@ SHAPES = {
     "tiny": {},
     "one layer, one head": {"n_layer": 1, "n_head": 1},
     "deep": {"n_layer": 6, "n_embd": 24, "n_head": 3},
-    "wide": {"n_embd": 256, "n_head": 4, "vocab_size": 1000, "context_length": 64},
-    "large heads": {"n_embd": 160, "n_head": 1, "context_length": 64},
-    "odd sizes": {"n_embd": 99, "n_head": 11, "n_inner": 77, "vocab_size": 301, "context_length": 37},
+    "wide": {"n_embd": 256, "n_head": 4, "vocab_size": 1000, "n_positions": 64},
+    "large heads": {"n_embd": 160, "n_head": 1, "n_positions": 64},
+    "odd sizes": {"n_embd": 99, "n_head": 11, "n_inner": 77, "vocab_size": 301, "n_positions": 37},
     "large epsilon": {"layer_norm_epsilon": 0.1},
     "unscaled attention": {"scale_attn_weights": False},
     "attention scaled by layer": {"scale_attn_by_inverse_layer_idx": True},
@@ -61,16 +61,16 @@ def difference(logits: torch.Tensor, reference: torch.Tensor) -> float:
 def test_logits_equal_those_of_torch(changes: dict, status) -> None:
     model = tiny_model(**changes)
     ids, pad = random_ids(model.config, 3, 32), torch.tensor([0, 4, 19])
-    native = logits_of(NativeEngine(QuantisedGPT2.of(model), status), ids, pad, 20)
-    assert difference(native, logits_of(TorchEngine(Int8GPT2(model)), ids, pad, 20)) <= 2e-3
+    native = logits_of(NativeEngine(QuantisedModel.of(model), status), ids, pad, 20)
+    assert difference(native, logits_of(TorchEngine(Int8Decoder(model)), ids, pad, 20)) <= 2e-3
     assert difference(native, logits_of(TorchEngine(model), ids, pad, 20)) <= 0.15
 
 
 def test_a_model_of_ordinary_size_equals_torch(status) -> None:
     model = tiny_model(std=0.02, n_embd=768, n_head=12, n_layer=2, vocab_size=5003, context_length=300)
     ids, pad = random_ids(model.config, 2, 262), torch.tensor([0, 100])
-    native = logits_of(NativeEngine(QuantisedGPT2.of(model), status, threads=2), ids, pad, 260)
-    assert difference(native, logits_of(TorchEngine(Int8GPT2(model)), ids, pad, 260)) <= 2e-3
+    native = logits_of(NativeEngine(QuantisedModel.of(model), status, threads=2), ids, pad, 260)
+    assert difference(native, logits_of(TorchEngine(Int8Decoder(model)), ids, pad, 260)) <= 2e-3
 
 
 @pytest.mark.parametrize("changes", [{}, SHAPES["large heads"], SHAPES["odd sizes"]], ids=str)
@@ -78,8 +78,8 @@ def test_it_goes_on_from_what_another_engine_has_read(changes: dict, status) -> 
     model = tiny_model(**changes)
     ids, pad = random_ids(model.config, 3, 32), torch.tensor([0, 4, 19])
     # The same numbers on both sides, so that only the handing over can differ.
-    reader = TorchEngine(Int8GPT2(model))
-    handed_over = logits_of(NativeEngine(QuantisedGPT2.of(model), status, reader=reader), ids, pad, 30)
+    reader = TorchEngine(Int8Decoder(model))
+    handed_over = logits_of(NativeEngine(QuantisedModel.of(model), status, reader=reader), ids, pad, 30)
     assert difference(handed_over, logits_of(reader, ids, pad, 30)) <= 2e-3
 
 
@@ -96,7 +96,7 @@ def test_text_equals_that_of_torch(settings: dict, status) -> None:
         samples = [event for event in stream(engine, tokenizer, request) if isinstance(event, Sample)]
         return sorted((sample.prompt_index, sample.index, sample.text) for sample in samples)
 
-    assert written(NativeEngine(QuantisedGPT2.of(model), status)) == written(TorchEngine(Int8GPT2(model)))
+    assert written(NativeEngine(QuantisedModel.of(model), status)) == written(TorchEngine(Int8Decoder(model)))
 
 
 def teacher_forced(engine: Engine, ids: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -108,7 +108,7 @@ def teacher_forced(engine: Engine, ids: torch.Tensor) -> tuple[float, torch.Tens
 
 
 @pytest.fixture(scope="module")
-def sprite() -> GPT2:
+def sprite() -> Decoder:
     return load_model(resolve_model("sprite").folder)
 
 
@@ -120,7 +120,7 @@ def text() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def exact(sprite: GPT2, text: torch.Tensor) -> tuple[float, torch.Tensor]:
+def exact(sprite: Decoder, text: torch.Tensor) -> tuple[float, torch.Tensor]:
     return teacher_forced(TorchEngine(sprite), text)
 
 
@@ -133,7 +133,7 @@ class TestSprite:
         assert (likeliest != exact[1]).float().mean() < 0.02
 
     def test_native(self, sprite, text, exact, status) -> None:
-        self.assert_close(NativeEngine(QuantisedGPT2.of(sprite), status), text, exact)
+        self.assert_close(NativeEngine(QuantisedModel.of(sprite), status), text, exact)
 
     def test_torch(self, sprite, text, exact) -> None:
-        self.assert_close(TorchEngine(Int8GPT2(sprite)), text, exact)
+        self.assert_close(TorchEngine(Int8Decoder(sprite)), text, exact)

@@ -3,12 +3,14 @@
 At GPT-2's own standard deviation of 0.02 a wrong GELU moves them by a millionth; from 0.15 on it shows.
 """
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from conjure.lm.checkpoints.pretrained import save_checkpoint
-from conjure.lm.models.gpt2 import GPT2
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.decoder import Decoder
+from conjure.lm.models.registry import read_model_config
+from conjure.lm.models.shape import Shape
 from conjure.lm.text.tokenizer import Tokenizer
 
 STD = 0.2
@@ -22,8 +24,8 @@ TEXTS = [
 ]
 
 
-def tiny_config(**changes: object) -> GPT2Config:
-    """A model of some ten thousand weights, without dropout; any setting can be changed."""
+def tiny_config(**changes: object) -> Shape:
+    """A GPT-2 of some ten thousand weights, without dropout; `changes` are settings of ``config.json``."""
     settings = {
         "vocab_size": TINY_VOCAB_SIZE,
         "context_length": 32,
@@ -36,14 +38,18 @@ def tiny_config(**changes: object) -> GPT2Config:
         "bos_token_id": TINY_VOCAB_SIZE - 1,
         "eos_token_id": TINY_VOCAB_SIZE - 1,
     }
-    return GPT2Config(**{**settings, **changes})
+    settings |= changes
+    settings["n_positions"] = settings.pop("context_length")
+    config = read_model_config(settings)
+    assert isinstance(config, Shape)
+    return replace(config, settings={})  # as if it had not come from a file
 
 
-def tiny_model(seed: int = 0, std: float = STD, **changes: object) -> GPT2:
+def tiny_model(seed: int = 0, std: float = STD, **changes: object) -> Decoder:
     """A fresh tiny model in `eval` mode; norms and biases are random too."""
     import torch
 
-    model = GPT2(tiny_config(**changes)).initialise(seed, std)
+    model = Decoder(tiny_config(**changes)).initialise(seed, std)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -8,16 +8,15 @@ from transformers import GPT2Config as ReferenceConfig
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.registry import config_settings
+from conjure.lm.models.shape import Shape
 
 logging.disable_progress_bar()
 
 
-def reference_model(
-    config: GPT2Config, *, seed: int = 0, std: float = 0.2, **settings: Any
-) -> GPT2LMHeadModel:
+def reference_model(config: Shape, *, seed: int = 0, std: float = 0.2, **settings: Any) -> GPT2LMHeadModel:
     """transformers' model of the same shape with weights of its own, in `eval` mode."""
-    shape = {name: value for name, value in config.to_dict().items() if name != "architectures"}
+    shape = {name: value for name, value in config_settings(config).items() if name != "architectures"}
     model = GPT2LMHeadModel(ReferenceConfig(**{**shape, **settings})).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -27,7 +26,7 @@ def reference_model(
     return model
 
 
-def random_ids(config: GPT2Config, rows: int, length: int, seed: int = 0) -> Tensor:
+def random_ids(config: Shape, rows: int, length: int, seed: int = 0) -> Tensor:
     """Token ids, int64, (rows, length)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(config.vocab_size, (rows, length), generator=generator)

@@ -14,7 +14,7 @@ from conjure.core.files import sync_folder
 from conjure.errors import NotFoundError
 from conjure.lm.checkpoints.layout import CONFIG_FILE, WEIGHTS_FILE
 from conjure.lm.checkpoints.pretrained import save_checkpoint, saving
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.base import CausalLM
 from conjure.lm.text.tokenizer import Tokenizer
 
 _STAGING = ".saving"
@@ -26,7 +26,7 @@ def step_folder(output: Path, step: int) -> Path:
     return output / f"checkpoint-{step}"
 
 
-def save(folder: Path, model: GPT2, tokenizer: Tokenizer, training: Mapping[str, Any]) -> None:
+def save(folder: Path, model: CausalLM, tokenizer: Tokenizer, training: Mapping[str, Any]) -> None:
     """Write a checkpoint; files that a folder holds beside it stay.
 
     Args:

@@ -23,8 +23,9 @@ from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.hardware import keep_freed_memory, pick_device
-from conjure.lm.models.gpt2 import GPT2
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.base import CausalLM
+from conjure.lm.models.registry import build
+from conjure.lm.models.shape import ModelConfig
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.reporting import log_metric
 
@@ -95,14 +96,14 @@ class Finetuning:
         )
         return 0
 
-    def _load_base(self) -> GPT2:
+    def _load_base(self) -> CausalLM:
         model = load_model(self._base)
         if self.flags.config_name:
             model = _with_config(model, read_config(resolve_model(self.flags.config_name).folder))
         self._check_vocabulary(model)
         return model.to(self._device)
 
-    def _check_vocabulary(self, model: GPT2) -> None:
+    def _check_vocabulary(self, model: CausalLM) -> None:
         if self._tokenizer.vocab_size > model.config.vocab_size:
             raise CheckpointError(
                 f"the tokenizer has {self._tokenizer.vocab_size:,} tokens and the model only"
@@ -124,7 +125,7 @@ class Finetuning:
         )
         return blocks
 
-    def _report(self, model: GPT2, update: Update, reported: float) -> None:
+    def _report(self, model: CausalLM, update: Update, reported: float) -> None:
         if self.flags.evaluate_during_training:
             self._evaluate(model, self.output, update.step)
         loss = (update.loss_sum - reported) / self.flags.logging_steps
@@ -155,7 +156,7 @@ class Finetuning:
             self._check_vocabulary(model)
             self._evaluate(model, folder, step_of(folder))
 
-    def _evaluate(self, model: GPT2, folder: Path, step: int | None) -> None:
+    def _evaluate(self, model: CausalLM, folder: Path, step: int | None) -> None:
         """Measure `model`, and write the result to `folder`."""
         context, batch_size = model.config.context_length, self.flags.per_gpu_eval_batch_size
         if context not in self._evaluation_blocks:
@@ -174,10 +175,9 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _with_config(model: GPT2, config: GPT2Config) -> GPT2:
+def _with_config(model: CausalLM, config: ModelConfig) -> CausalLM:
     """The same weights in a model of another configuration, which must have the same shape."""
-    with torch.device("meta"):
-        other = GPT2(config)
+    other = build(config)
     weights = model.state_dict()
     for name, needed in other.state_dict().items():
         if name not in weights or weights[name].shape != needed.shape:

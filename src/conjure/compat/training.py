@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from conjure.compat.text import encode
 from conjure.errors import DataError, NotFoundError, TrainingError, UsageError
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.dropout import Dropout
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy, token_logprobs
 from conjure.lm.text.tokenizer import Tokenizer
@@ -114,7 +114,7 @@ class Training:
         loss_sum: Of all forward passes so far, each divided by the accumulation steps.
     """
 
-    def __init__(self, model: GPT2, blocks: Tensor, settings: OldTraining) -> None:
+    def __init__(self, model: CausalLM, blocks: Tensor, settings: OldTraining) -> None:
         """Prepare to train `model`, in place, on `blocks`, int64, (N, T).
 
         Raises:
@@ -180,7 +180,7 @@ class Training:
 
     def _accumulate(self, batch: Tensor) -> None:
         self.model.train()
-        ids = batch.to(self.model.wte.weight.device)  # (B, T)
+        ids = batch.to(self.model.device)  # (B, T)
         B, T = ids.shape
         divisor = B * (T - 1) * self.settings.gradient_accumulation_steps
         hidden = self.model(ids).flatten(0, 1)  # (B T, C)
@@ -202,7 +202,7 @@ class Training:
 
 
 def evaluate(
-    model: GPT2, blocks: Tensor, batch_size: int, on_batch: Callable[[], None] = lambda: None
+    model: CausalLM, blocks: Tensor, batch_size: int, on_batch: Callable[[], None] = lambda: None
 ) -> float:
     """Mean over batches of the mean loss in a batch, nats per token; a short last batch counts like others.
 
@@ -216,7 +216,7 @@ def evaluate(
     losses = []
     with torch.inference_mode():
         for batch in DataLoader(blocks, batch_size):  # pyright: ignore[reportArgumentType]
-            ids = batch.to(model.wte.weight.device)  # (B, T)
+            ids = batch.to(model.device)  # (B, T)
             logprobs = token_logprobs(model(ids).flatten(0, 1), model.head_weight, next_tokens(ids))
             losses.append(-logprobs.sum().item() / (ids.shape[0] * (ids.shape[1] - 1)))
             on_batch()
@@ -281,7 +281,7 @@ class _TorchDropout(Dropout):
         return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1.0 - p)
 
 
-def _draw_dropout_from_torch(model: GPT2) -> None:
+def _draw_dropout_from_torch(model: CausalLM) -> None:
     dropout = _TorchDropout()
     for module in list(model.modules()):
         if isinstance(getattr(module, "dropout", None), Dropout):

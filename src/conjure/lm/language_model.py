@@ -18,8 +18,8 @@ from conjure.lm.generation.generate import GenerationRequest, Overflow, Sample, 
 from conjure.lm.generation.sampling import draw_seed
 from conjure.lm.generation.score import Score, score
 from conjure.lm.hardware import fast_dtype
-from conjure.lm.models.gpt2 import GPT2
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.base import CausalLM
+from conjure.lm.models.shape import ModelConfig
 from conjure.lm.text.tokenizer import Tokenizer
 
 
@@ -27,8 +27,8 @@ def load(name: str | Path, *, precision: str = "float32", lookups: Iterable[Look
     """Load a model, ready to use.
 
     Args:
-        name: ``sprite`` (comes with conjure), a local checkpoint folder, or a model on Hugging Face with
-            GPT-2's architecture (``gpt2``, ``gpt2-medium``, …), ``name@revision`` for one revision.
+        name: ``sprite`` (comes with conjure), a local checkpoint folder, or a model on Hugging Face of
+            a supported architecture (docs/models.md), ``name@revision`` for one revision.
         precision: Number format of the weights in memory: ``float32`` (exact), ``bfloat16``, or ``auto``.
         lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
 
@@ -44,14 +44,14 @@ def load(name: str | Path, *, precision: str = "float32", lookups: Iterable[Look
 
 
 class LanguageModel:
-    """A GPT-2 model with its tokenizer.
+    """A language model with its tokenizer.
 
     Attributes:
         model: The network itself, for code that goes deeper.
         origin: Where it came from, in words.
     """
 
-    def __init__(self, model: GPT2, tokenizer: Tokenizer | None, *, origin: str = "memory") -> None:
+    def __init__(self, model: CausalLM, tokenizer: Tokenizer | None, *, origin: str = "memory") -> None:
         self.model = model.eval()
         self.origin = origin
         self._tokenizer = tokenizer
@@ -60,7 +60,7 @@ class LanguageModel:
         return f"<LanguageModel {self.origin}, {self.config.parameter_count:,} parameters>"
 
     @property
-    def config(self) -> GPT2Config:
+    def config(self) -> ModelConfig:
         """The model's shape."""
         return self.model.config
 
@@ -184,4 +184,4 @@ class LanguageModel:
         if lowest < 0 or highest >= self.config.vocab_size:
             wrong = lowest if lowest < 0 else highest
             raise ModelError(f"token id {wrong} is not from 0 to {self.config.vocab_size - 1}")
-        return ids.to(self.model.wte.weight.device)
+        return ids.to(self.model.device)

@@ -55,7 +55,7 @@ def _planned_steps(err: str) -> int:
 
 
 def weights(path) -> torch.Tensor:
-    return load_model(path).wte.weight
+    return load_model(path).embedding.weight
 
 
 class TestBlocks:

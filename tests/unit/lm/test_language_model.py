@@ -40,7 +40,7 @@ class TestLoad:
 
     def test_precision(self, folder: Path, model: LanguageModel) -> None:
         half = conjure.load(folder, precision="bfloat16")
-        assert half.model.wte.weight.dtype == torch.bfloat16
+        assert half.model.embedding.weight.dtype == torch.bfloat16
         logits = half.logits(IDS)
         assert logits.dtype == torch.float32
         assert (logits - model.logits(IDS)).abs().max() < 0.1 * model.logits(IDS).abs().max()

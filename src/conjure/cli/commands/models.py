@@ -12,6 +12,7 @@ from conjure.core.quoting import shell_words
 from conjure.lm.checkpoints.describe import ModelDescription, describe
 from conjure.lm.checkpoints.model_resolver import models_here, resolve_model
 from conjure.lm.checkpoints.packaged_models import PACKAGED_MODELS, fetch_packaged
+from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.recipes.resources import model_lookup
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -116,6 +117,13 @@ def _row(model: ModelDescription) -> tuple[str, str, str, str, str]:
     )
 
 
+def _heads(config: ModelConfig) -> str:
+    if not isinstance(config, Shape):
+        return ""
+    shared = f" on {config.n_kv_head} of keys and values" if config.n_kv_head < config.n_head else ""
+    return f", {config.n_head} heads{shared}"
+
+
 def _facts(model: ModelDescription) -> list[tuple[str, str]]:
     facts = [
         ("name", model.source.name),
@@ -129,7 +137,7 @@ def _facts(model: ModelDescription) -> list[tuple[str, str]]:
             ("parameters", f"{config.parameter_count:,}"),
             ("context length", f"{config.context_length:,} tokens"),
             ("vocabulary", f"{config.vocab_size:,} tokens"),
-            ("shape", f"{config.n_layer} layers, {config.n_embd} channels, {config.n_head} heads"),
+            ("shape", f"{config.n_layer} layers, {config.n_embd} channels{_heads(config)}"),
         ]
     facts += [
         ("number format", model.dtype or "unknown"),

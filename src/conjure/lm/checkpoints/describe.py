@@ -17,7 +17,8 @@ from conjure.lm.checkpoints.layout import (
     stored_dtype,
 )
 from conjure.lm.checkpoints.model_resolver import ModelSource
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.registry import config_settings
+from conjure.lm.models.shape import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class ModelDescription:
 
     source: ModelSource
     size_bytes: int
-    config: GPT2Config | None
+    config: ModelConfig | None
     dtype: str | None
     has_tokenizer: bool
     training: dict[str, Any] | None
@@ -53,7 +54,7 @@ class ModelDescription:
             "size_bytes": self.size_bytes,
             "dtype": self.dtype,
             "has_tokenizer": self.has_tokenizer,
-            "config": self.config.to_dict() if self.config is not None else None,
+            "config": config_settings(self.config) if self.config is not None else None,
             "training": self.training,
             "problem": self.problem,
         }

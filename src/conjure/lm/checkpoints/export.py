@@ -23,8 +23,9 @@ from conjure.errors import CheckpointError, ConflictError, ModelError, UsageErro
 from conjure.lm.checkpoints.layout import has_tokenizer, read_json_object, stored_dtype
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
-from conjure.lm.models.gpt2 import GPT2
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.checkpoints.tensor_layout import stored_names
+from conjure.lm.models.base import CausalLM
+from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.lm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _export_checkpoint(source: ModelSource, folder: Path, chosen: str | None) ->
     model = load_model(source.folder)
     if dtype == "float16":
         for weight_name, weight in model.named_parameters():
-            _check_float16(weight_name, weight)
+            _check_float16(model, weight_name, weight)
     card, training = source.folder / "README.md", source.folder / "training.json"
     save_checkpoint(
         folder,
@@ -131,10 +132,10 @@ def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progr
     if not has_tokenizer(source.folder):
         raise CheckpointError(f"the model {source} has no tokenizer, which a GGUF file must hold")
     model, tokenizer = load_checkpoint(source.folder)
-    _check_expressible(model.config, chosen)
+    shape = _check_expressible(model.config, chosen)
     with _whole_file(path) as unfinished:
         writer = library.GGUFWriter(unfinished, "gpt2")
-        _add_model(writer, model.config, _file_stem(source), chosen)
+        _add_model(writer, shape, _file_stem(source), chosen)
         _add_tokenizer(writer, tokenizer, model.config.vocab_size)
         _add_tensors(writer, model, chosen, progress)
         writer.write_header_to_file()
@@ -162,18 +163,23 @@ def _file_stem(source: ModelSource) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
-def _check_expressible(config: GPT2Config, chosen: str) -> None:
+def _check_expressible(config: ModelConfig, chosen: str) -> Shape:
     """Refuse what GGUF has no words for, or what llama.cpp's GPT-2 would compute otherwise.
 
     Raises:
         ModelError: The model is such a one.
         UsageError: Its matrices do not divide into q8_0's blocks.
     """
+    if config.family != "gpt2" or not isinstance(config, Shape):
+        raise ModelError(
+            f"GGUF is written of gpt2 models so far, and this is a {config.family}",
+            hint="--format safetensors",
+        )
     if config.activation != "gelu_tanh":
         raise ModelError(
-            f"llama.cpp's GPT-2 has activation_function gelu_new, and this model {config.activation_function}"
+            f"llama.cpp's GPT-2 has activation_function gelu_new, and this model {config.activation}"
         )
-    if not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx:
+    if any(layer.score_scale != config.head_size**-0.5 for layer in config.layers):
         raise ModelError("llama.cpp's GPT-2 scales attention by the head size, and this model otherwise")
     if chosen == "q8_0" and (config.n_embd % _Q8_BLOCK or config.inner % _Q8_BLOCK):
         raise UsageError(
@@ -181,9 +187,10 @@ def _check_expressible(config: GPT2Config, chosen: str) -> None:
             f" {config.inner} inside the feed-forward layer",
             fix="--type float16",
         )
+    return config
 
 
-def _add_model(writer: "gguf.GGUFWriter", config: GPT2Config, name: str, chosen: str) -> None:
+def _add_model(writer: "gguf.GGUFWriter", config: Shape, name: str, chosen: str) -> None:
     library = _gguf_library()
     writer.add_name(name)
     writer.add_context_length(config.context_length)
@@ -191,7 +198,7 @@ def _add_model(writer: "gguf.GGUFWriter", config: GPT2Config, name: str, chosen:
     writer.add_feed_forward_length(config.inner)
     writer.add_block_count(config.n_layer)
     writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_layer_norm_eps(config.norm_epsilon)
     writer.add_vocab_size(config.vocab_size)
     writer.add_file_type(library.LlamaFileType[f"MOSTLY_{_GGML_TYPES[chosen]}"])
     writer.add_quantization_version(library.GGML_QUANT_VERSION)
@@ -221,26 +228,30 @@ def _add_tokenizer(writer: "gguf.GGUFWriter", tokenizer: Tokenizer, vocab_size: 
     writer.add_add_bos_token(False)
 
 
-def _add_tensors(writer: "gguf.GGUFWriter", model: GPT2, chosen: str, progress: Progress | None) -> None:
+def _add_tensors(writer: "gguf.GGUFWriter", model: CausalLM, chosen: str, progress: Progress | None) -> None:
     library = _gguf_library()
-    names = library.get_tensor_name_map(library.MODEL_ARCH.GPT2, model.config.n_layer)
+    names = library.get_tensor_name_map(library.MODEL_ARCH.GPT2, model.n_layer)
     parameters = dict(model.named_parameters())
     for done, (name, weight) in enumerate(parameters.items(), 1):
         # A matrix is (out, in), as GGUF has it; norms, biases and positions are small, and stay exact.
-        matrix = weight.dim() == 2 and name != "wpe.weight"
+        matrix = weight.dim() == 2 and name != "position_embedding.weight"
         if matrix:
-            _check_float16(name, weight)  # q8_0's scales are float16, too
+            _check_float16(model, name, weight)  # q8_0's scales are float16, too
         kind = library.GGMLQuantizationType[_GGML_TYPES[chosen] if matrix else "F32"]
         stored = library.quants.quantize(weight.detach().numpy(), kind)
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), stored, raw_dtype=kind)
+        (file_name,) = stored_names(model.config, name)
+        writer.add_tensor(
+            names.get_name(file_name, try_suffixes=(".weight", ".bias")), stored, raw_dtype=kind
+        )
         if progress is not None:
             progress(done, len(parameters))
 
 
-def _check_float16(name: str, weight: torch.Tensor) -> None:
+def _check_float16(model: CausalLM, name: str, weight: torch.Tensor) -> None:
     largest = weight.detach().abs().max().item()
     if not largest <= _LARGEST_FLOAT16:
-        raise ModelError(f"float16 holds numbers up to {_LARGEST_FLOAT16:,.0f}; {name} has {largest:,.0f}")
+        stored = ", ".join(stored_names(model.config, name))
+        raise ModelError(f"float16 holds numbers up to {_LARGEST_FLOAT16:,.0f}; {stored} has {largest:,.0f}")
 
 
 @contextmanager

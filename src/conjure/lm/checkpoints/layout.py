@@ -15,7 +15,9 @@ from conjure.core.files import open_regular, restore_folder
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ModelError, NotFoundError
 from conjure.lm.checkpoints.safetensors_reader import StoredTensor, TensorFile
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.family import Family
+from conjure.lm.models.registry import family_of, read_model_config
+from conjure.lm.models.shape import ModelConfig
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -44,20 +46,16 @@ CHECKPOINT_FILES = (
 )
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json")
-PREFIX = "transformer."  # put before every name but the head's by models saved with a head
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.")
-HEAD, EMBEDDING = "lm_head.weight", "wte.weight"
-
-# The causal mask, which early checkpoints stored with the weights.
-_MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
+HEAD, EMBEDDING = "lm_head.weight", "embedding.weight"  # by our names
 
 
-def read_config(folder: Path | str) -> GPT2Config:
+def read_config(folder: Path | str) -> ModelConfig:
     """The configuration of a checkpoint folder; no weight is touched.
 
     Raises:
         NotFoundError: There is no such folder.
-        CheckpointError: ``config.json`` is missing, damaged, or not a GPT-2 that can be built.
+        CheckpointError: ``config.json`` is missing, damaged, or not a model that can be built.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -66,7 +64,7 @@ def read_config(folder: Path | str) -> GPT2Config:
         kind = "is a file, not a folder" if folder.exists() else "does not exist"
         raise NotFoundError(f"model folder {folder} {kind}")
     try:
-        return GPT2Config.from_dict(read_json_object(folder / CONFIG_FILE))
+        return read_model_config(read_json_object(folder / CONFIG_FILE))
     except ModelError as error:
         raise CheckpointError(f"the model in {folder} cannot be used: {error}") from error
 
@@ -97,27 +95,29 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def open_tensors(folder: Path) -> Iterator[dict[str, StoredTensor]]:
-    """The stored tensors by `GPT2`'s names, without mask buffers; readable until the block is left.
+def open_tensors(folder: Path, family: Family) -> Iterator[dict[str, StoredTensor]]:
+    """The stored tensors by the family's names, without prefix and buffers; readable until the block is left.
 
     Raises:
         CheckpointError: The weights are missing, damaged or of a refused kind.
     """
     with ExitStack() as files:
-        yield _canonical(folder, _open_all(folder, files))
+        yield _canonical(folder, _open_all(folder, files), family)
 
 
 def stored_dtype(folder: Path) -> str:
     """Torch's name of the weights' number format; only headers are read.
 
     Raises:
-        CheckpointError: As `open_tensors`, or the tensors are not a GPT-2's.
+        CheckpointError: As `open_tensors`, or the tensors are not the model's.
     """
-    with open_tensors(folder) as tensors:
-        for name in (EMBEDDING, HEAD):
+    family = family_of(read_config(folder))
+    names = [family.stored(name)[1][0] for name in (EMBEDDING, HEAD)]
+    with open_tensors(folder, family) as tensors:
+        for name in names:
             if name in tensors:
                 return tensors[name].dtype
-    raise CheckpointError(f"the weights in {folder} lack tensor {EMBEDDING}")
+    raise CheckpointError(f"the weights in {folder} lack tensor {names[0]}")
 
 
 def _open_all(folder: Path, files: ExitStack) -> dict[str, StoredTensor]:
@@ -175,16 +175,16 @@ def _wrapper_of(names: Iterable[str]) -> str:
         found += wrapper
 
 
-def _canonical(folder: Path, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+def _canonical(folder: Path, stored: Mapping[str, StoredTensor], family: Family) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
-    wrapper = _wrapper_of(stored)
+    wrapper, buffers = _wrapper_of(stored), re.compile(family.buffers)
     for stored_name, tensor in stored.items():
-        name = stored_name.removeprefix(wrapper).removeprefix(PREFIX)
-        if _MASK_BUFFER.fullmatch(name):
+        name = stored_name.removeprefix(wrapper).removeprefix(family.prefix)
+        if buffers.fullmatch(name):
             continue
         if name in tensors:
             raise CheckpointError(
-                f"tensor {name} is stored twice in {folder}, with and without the prefix {PREFIX!r}"
+                f"tensor {name} is stored twice in {folder}, with and without the prefix {family.prefix!r}"
             )
         tensors[name] = tensor
     return tensors

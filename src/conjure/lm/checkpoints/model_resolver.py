@@ -29,7 +29,7 @@ from conjure.lm.checkpoints.layout import (
     read_json_object,
 )
 from conjure.lm.checkpoints.packaged_models import PACKAGED_MODELS, packaged_folder
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.registry import known_families, read_model_config
 
 Lookup = Callable[[str], Path | None]
 """Tells the folder or GGUF file a name means, or None for a name not its own; may raise `NotFoundError`."""
@@ -130,7 +130,7 @@ def models_here() -> list[ModelSource]:
 
 
 def _cached_models() -> Iterator[ModelSource]:
-    """GPT-2 models in Hugging Face's cache, each by its newest revision, whether or not it can be loaded."""
+    """Models of known kinds in Hugging Face's cache, each by its newest revision, loadable or not."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     try:
@@ -143,7 +143,7 @@ def _cached_models() -> Iterator[ModelSource]:
             continue
         folder = Path(revisions[-1].snapshot_path)
         with suppress(CheckpointError):
-            if read_json_object(folder / CONFIG_FILE).get("model_type") == "gpt2":
+            if read_json_object(folder / CONFIG_FILE).get("model_type") in known_families():
                 yield ModelSource(repository.repo_id, folder, "hub", revisions[-1].commit_hash)
 
 
@@ -272,7 +272,7 @@ def _download(repository: str, revision: str | None) -> Path:
         info = HfApi().model_info(repository, revision=revision, timeout=_CONNECT_TIMEOUT_S)
         _check_files(repository, {file.rfilename for file in info.siblings or []})
         config = hf_hub_download(repository, CONFIG_FILE, revision=revision)
-        GPT2Config.from_dict(read_json_object(Path(config)))  # before gigabytes of another architecture
+        read_model_config(read_json_object(Path(config)))  # before gigabytes of another architecture
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED))
     except errors.GatedRepoError as error:
         raise NotFoundError(

@@ -23,13 +23,13 @@ from conjure.lm.checkpoints.layout import (
     EMBEDDING,
     HEAD,
     INDEX_FILE,
-    PREFIX,
     WEIGHTS_FILE,
     read_config,
     read_index,
     stored_dtype,
 )
 from conjure.lm.checkpoints.pretrained import checkpoint_tensors, load_model, saving
+from conjure.lm.checkpoints.tensor_layout import file_names
 
 PICKLE_FILE = "pytorch_model.bin"
 _PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -95,21 +95,23 @@ def _copy_other_files(folder: Path, fresh: Path) -> None:
 
 
 def _write_safetensors(folder: Path, fresh: Path) -> None:
-    save_file(_read_pickles(folder), fresh / WEIGHTS_FILE, metadata={"format": "pt"})
+    (head,) = file_names(read_config(folder), HEAD)
+    save_file(_read_pickles(folder, head), fresh / WEIGHTS_FILE, metadata={"format": "pt"})
     (fresh / WEIGHTS_FILE).chmod(0o644)
     load_model(fresh)  # what does not load is not handed out
 
 
 def _write_pickle(folder: Path, fresh: Path) -> None:
     model = load_model(folder, getattr(torch, stored_dtype(folder)))
-    tensors = checkpoint_tensors(model, model.wte.weight.dtype)
+    tensors = checkpoint_tensors(model, model.dtype)
+    (head,), (embedding,) = file_names(model.config, HEAD), file_names(model.config, EMBEDDING)
     # Old tools look for the head by name, and every torch there is reads the format before zip.
-    tensors.setdefault(HEAD, tensors[PREFIX + EMBEDDING])
+    tensors.setdefault(head, tensors[embedding])
     torch.save(tensors, fresh / PICKLE_FILE, _use_new_zipfile_serialization=False)
 
 
-def _read_pickles(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint's pickles, each in memory of its own."""
+def _read_pickles(folder: Path, head: str) -> dict[str, Tensor]:
+    """All tensors of a checkpoint's pickles, each in memory of its own; `head` is what it calls the head."""
     tensors: dict[str, Tensor] = {}
     for path in _pickle_paths(folder):
         content = _unpickle(path)
@@ -120,7 +122,7 @@ def _read_pickles(folder: Path) -> dict[str, Tensor]:
     seen: set[int] = set()
     for name, tensor in list(tensors.items()):
         place = tensor.untyped_storage().data_ptr()
-        if place in seen and name == HEAD:
+        if place in seen and name == head:
             del tensors[name]  # tied: the embedding is there
         elif place in seen:
             tensors[name] = tensor.clone()

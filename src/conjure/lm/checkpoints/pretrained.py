@@ -1,10 +1,11 @@
-"""Checkpoint folders, as Hugging Face lays them out: read into a `GPT2`, written from one.
+"""Checkpoint folders, as Hugging Face lays them out: read into a model, written from one.
 
 Main entries: `load_checkpoint`, `save_checkpoint`. Only safetensors and JSON are read. Invariant: a folder
 being saved holds, at every moment, either what it held before or the whole new checkpoint.
 
-A checkpoint spells matrices (in, out), as OpenAI's Conv1D did, and `GPT2` (out, in); it may or may not put
-``transformer.`` before names, store the tied head once more, and be split over several files.
+What a checkpoint calls its tensors and how it lays them out is its family's matter
+(`conjure.lm.checkpoints.tensor_layout`); it may or may not put a prefix before names, store the tied head
+once more, and be split over several files.
 """
 
 import json
@@ -28,22 +29,22 @@ from conjure.lm.checkpoints.layout import (
     CONFIG_FILE,
     EMBEDDING,
     HEAD,
-    PREFIX,
     WEIGHTS_FILE,
     has_tokenizer,
     open_tensors,
     read_config,
 )
 from conjure.lm.checkpoints.safetensors_reader import StoredTensor
-from conjure.lm.models.gpt2 import GPT2
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.checkpoints.tensor_layout import assemble, stored_names, stored_shapes, take_apart
+from conjure.lm.models.base import CausalLM
+from conjure.lm.models.registry import build, config_settings, family_of
+from conjure.lm.models.shape import ModelConfig
 from conjure.lm.text.tokenizer import Tokenizer
 
-_TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 _FAULTS_SHOWN = 3
 
 
-def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> tuple[GPT2, Tokenizer]:
+def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> tuple[CausalLM, Tokenizer]:
     """The model and tokenizer of a checkpoint folder.
 
     Args:
@@ -61,7 +62,7 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> t
     return model, tokenizer
 
 
-def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> GPT2:
+def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> CausalLM:
     """The model of a checkpoint folder, in `eval` mode; arguments and errors as for `load_checkpoint`."""
     with open_model(folder) as (model, read):
         state = {name: read(name, dtype) for name, _ in model.named_parameters()}
@@ -70,27 +71,30 @@ def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> GPT2:
 
 
 @contextmanager
-def open_model(folder: Path | str) -> Iterator[tuple[GPT2, Callable[[str, torch.dtype], Tensor]]]:
+def open_model(folder: Path | str) -> Iterator[tuple[CausalLM, Callable[[str, torch.dtype], Tensor]]]:
     """A checkpoint folder's model, to be read one weight at a time while the block lasts.
 
     Yields:
-        The model, without weights (on torch's ``meta`` device), and what reads a weight by its `GPT2` name,
-        in the layout `GPT2` has and the dtype that is given.
+        The model, without weights (on torch's ``meta`` device), and what reads a weight by its name in the
+        model, in the layout it has there and the dtype that is given.
 
     Raises:
         NotFoundError, CheckpointError: As for `load_checkpoint`.
     """
     folder = Path(folder)
     config = read_config(folder)
-    with open_tensors(folder) as tensors:
+    with open_tensors(folder, family_of(config)) as tensors:
         config = _settle_head(config, tensors)
-        with torch.device("meta"):
-            model = GPT2(config)
+        model = build(config)
         _check_fit(folder, model, tensors)
-        yield model, lambda name, dtype: tensors[name].read(dtype, transpose=name.endswith(_TRANSPOSED))
+
+        def read(name: str, dtype: torch.dtype) -> Tensor:
+            return assemble(config, name, lambda each, turn: tensors[each].read(dtype, transpose=turn))
+
+        yield model, read
 
 
-def load_tokenizer(folder: Path, config: GPT2Config) -> Tokenizer | None:
+def load_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
     """The tokenizer beside a model's weights; None where there is none.
 
     Raises:
@@ -116,26 +120,31 @@ def missing_tokenizer(origin: str) -> CheckpointError:
     )
 
 
-def _settle_head(config: GPT2Config, tensors: dict[str, StoredTensor]) -> GPT2Config:
+def _settle_head(config: ModelConfig, tensors: dict[str, StoredTensor]) -> ModelConfig:
     """Decide whether the head is tied, as transformers does: by what is stored, where that is telling.
 
     A stored head equal to the embedding is left out of `tensors`; one that differs is a head of its own,
     whatever the configuration says; one without an embedding beside it is the embedding.
     """
-    if not config.tie_word_embeddings or HEAD not in tensors:
+    (head,), (embedding,) = stored_names(config, HEAD), stored_names(config, EMBEDDING)
+    if not config.tied or head not in tensors:
         return config
-    if EMBEDDING not in tensors:
-        tensors[EMBEDDING] = tensors.pop(HEAD)
-    elif tensors[HEAD].same_as(tensors[EMBEDDING]):
-        del tensors[HEAD]
+    if embedding not in tensors:
+        tensors[embedding] = tensors.pop(head)
+    elif tensors[head].same_as(tensors[embedding]):
+        del tensors[head]
     else:
-        return replace(config, tie_word_embeddings=False)
+        return replace(config, tied=False)
     return config
 
 
-def _check_fit(folder: Path, model: GPT2, tensors: Mapping[str, StoredTensor]) -> None:
+def _check_fit(folder: Path, model: CausalLM, tensors: Mapping[str, StoredTensor]) -> None:
     """Refuse, all at once, what keeps the stored tensors from being this model's."""
-    needed = {name: _stored_shape(name, weight) for name, weight in model.state_dict().items()}
+    needed = {
+        name: shape
+        for ours, weight in model.named_parameters()
+        for name, shape in stored_shapes(model.config, ours, tuple(weight.shape)).items()
+    }
     known = {name: tensor for name, tensor in tensors.items() if name in needed}
     faults = [
         f"tensor {tensor.name} has shape {tensor.shape} and {needed[name]} is needed"
@@ -182,14 +191,9 @@ def _without_head(folder: Path) -> str:
     return shell_words("python", "-c", code, str(folder), target)
 
 
-def _stored_shape(name: str, weight: Tensor) -> tuple[int, ...]:
-    shape = tuple(weight.shape)
-    return shape[::-1] if name.endswith(_TRANSPOSED) else shape
-
-
 def save_checkpoint(
     folder: Path | str,
-    model: GPT2,
+    model: CausalLM,
     tokenizer: Tokenizer | None,
     *,
     dtype: torch.dtype | None = None,
@@ -212,11 +216,10 @@ def save_checkpoint(
     """
     folder = Path(folder).resolve()
     _check_replaceable(folder)
-    stored = dtype if dtype is not None else model.wte.weight.dtype
+    stored = dtype if dtype is not None else model.dtype
     with saving(folder), replace_folder(folder) as fresh:
         write_weights(fresh / WEIGHTS_FILE, model, stored)
-        settings = {**model.config.to_dict(), "dtype": str(stored).removeprefix("torch.")}
-        _write_json(fresh / CONFIG_FILE, settings)
+        _write_json(fresh / CONFIG_FILE, _settings(model.config, stored))
         _write_json(fresh / "generation_config.json", _generation_settings(model.config))
         if tokenizer is not None:
             tokenizer.save(fresh, context_length=model.config.context_length)
@@ -226,22 +229,21 @@ def save_checkpoint(
             (fresh / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_weights(path: Path, model: GPT2, dtype: torch.dtype) -> None:
+def write_weights(path: Path, model: CausalLM, dtype: torch.dtype) -> None:
     """Write a model's weights as one safetensors file, with the names and layout checkpoints use."""
     save_file(checkpoint_tensors(model, dtype), path, metadata={"format": "pt"})
     path.chmod(0o644)
 
 
-def checkpoint_tensors(model: GPT2, dtype: torch.dtype) -> dict[str, Tensor]:
+def checkpoint_tensors(model: CausalLM, dtype: torch.dtype) -> dict[str, Tensor]:
     """A model's weights by the names and in the layout checkpoints use, contiguous, on the CPU."""
     tensors = {}
     for name, weight in model.named_parameters():
-        layout = weight.detach().t() if name.endswith(_TRANSPOSED) else weight.detach()
-        stored_name = name if name == HEAD else PREFIX + name
-        tensors[stored_name] = layout.to("cpu", dtype).contiguous()
-        if not bool(torch.isfinite(tensors[stored_name]).all()):
-            kind = str(dtype).removeprefix("torch.")
-            raise CheckpointError(f"{name} holds NaN, infinity or a number too large for {kind}")
+        for stored_name, part in take_apart(model.config, name, weight.detach()).items():
+            tensors[stored_name] = part.to("cpu", dtype).contiguous()
+            if not bool(torch.isfinite(tensors[stored_name]).all()):
+                kind = str(dtype).removeprefix("torch.")
+                raise CheckpointError(f"{stored_name} holds NaN, infinity or a number too large for {kind}")
     return tensors
 
 
@@ -274,11 +276,19 @@ def saving(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"the checkpoint could not be saved to {folder}: {reason}") from error
 
 
-def _generation_settings(config: GPT2Config) -> dict[str, Any]:
+def _settings(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """What ``config.json`` says, the weights' number format included, by each name that it had there."""
+    settings = config_settings(config)
+    names = {"dtype", *(name for name in ("torch_dtype",) if name in settings)}
+    return {**settings, **dict.fromkeys(names, str(dtype).removeprefix("torch."))}
+
+
+def _generation_settings(config: ModelConfig) -> dict[str, Any]:
+    ends = list(config.eos_ids)
     return {
         "_from_model_config": True,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
+        "bos_token_id": config.bos_id,
+        "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
     }
 
 

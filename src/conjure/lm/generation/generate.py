@@ -32,7 +32,7 @@ from conjure.lm.generation.sampling import (
     sample_tokens,
 )
 from conjure.lm.generation.stop_strings import StopMatcher
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.base import CausalLM
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 
 FinishReason = Literal["end_of_text", "stop", "length"]
@@ -136,7 +136,7 @@ class Sample:
     seed: int
 
 
-def generate(model: GPT2, tokenizer: Tokenizer, request: GenerationRequest) -> list[Sample]:
+def generate(model: CausalLM, tokenizer: Tokenizer, request: GenerationRequest) -> list[Sample]:
     """Write all samples of a request; by prompt, then by index.
 
     Raises:

@@ -21,7 +21,7 @@ from conjure.errors import ModelError
 from conjure.lm.bounds import ValueFault, refuse_faults
 from conjure.lm.generation.engines.torch_engine import evaluating
 from conjure.lm.hardware import keep_freed_memory
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import IGNORE, token_logprobs
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -91,13 +91,13 @@ class Windows:
     stride: int
 
     @classmethod
-    def of(cls, model: GPT2, context: int | None = None, stride: int | None = None) -> "Windows":
+    def of(cls, model: CausalLM, context: int | None = None, stride: int | None = None) -> "Windows":
         """The windows asked for; by default the model's whole context, and half of `context` as stride.
 
         Raises:
             UsageError: A bound is broken; all faults are named at once.
         """
-        limit = model.config.context_length
+        limit = model.context_length
         context = context if context is not None else limit
         stride = stride if stride is not None else max(1, context // 2)
         faults = []
@@ -139,7 +139,7 @@ class Score:
 
 
 def score(
-    model: GPT2, tokenizer: Tokenizer, text: str, *, context: int | None = None, stride: int | None = None
+    model: CausalLM, tokenizer: Tokenizer, text: str, *, context: int | None = None, stride: int | None = None
 ) -> Score:
     """Score one text as a document.
 
@@ -161,7 +161,7 @@ def score(
 
 
 def score_documents(
-    model: GPT2,
+    model: CausalLM,
     tokenizer: Tokenizer,
     texts: Iterable[str],
     windows: Windows,
@@ -189,7 +189,7 @@ def score_documents(
 
 
 def score_ids(
-    model: GPT2,
+    model: CausalLM,
     ids: Ids,
     *,
     start_id: int,
@@ -254,7 +254,7 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _score_group(
-    model: GPT2,
+    model: CausalLM,
     documents: Sequence[Ids],
     windows: Windows,
     start_id: int,
@@ -265,7 +265,7 @@ def _score_group(
     results = [torch.empty(len(ids), dtype=torch.float32) for ids in documents]
     plan = [window for index, ids in enumerate(documents) for window in _windows(index, len(ids), windows)]
     plan.sort(key=lambda window: -window.length)
-    together = _BATCH_TOKENS if model.wte.weight.device.type == "cpu" else _BATCH_TOKENS_ON_GPU
+    together = _BATCH_TOKENS if model.device.type == "cpu" else _BATCH_TOKENS_ON_GPU
     start = 0
     while start < len(plan):
         rows = plan[start : start + max(1, together // plan[start].length)]
@@ -285,7 +285,7 @@ def _score_group(
 
 
 def _score_rows(
-    model: GPT2, documents: Sequence[Ids], rows: list[_Window], start_id: int
+    model: CausalLM, documents: Sequence[Ids], rows: list[_Window], start_id: int
 ) -> tuple[Tensor, ...]:
     """One forward pass: the new targets' log-probabilities of each window."""
     width = rows[0].length  # the longest comes first
@@ -297,7 +297,7 @@ def _score_rows(
         ids[row, : window.length + 1] = _slice(documents[window.document], window, start_id)
         new = slice(window.first - window.begin, window.length)
         targets[row, new] = ids[row, 1:][new]
-    ids, targets = ids.to(model.wte.weight.device), targets.to(model.wte.weight.device)
+    ids, targets = ids.to(model.device), targets.to(model.device)
     hidden = model(ids[:, :-1])  # (B, T, C)
     scored = targets != IGNORE
     logprobs = token_logprobs(hidden[scored], model.head_weight, targets[scored])

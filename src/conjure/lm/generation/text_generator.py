@@ -22,11 +22,12 @@ from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, missing_tokenizer, open_model
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.engines.int8 import Int8GPT2, QuantisedGPT2
+from conjure.lm.generation.engines.int8 import Int8Decoder, QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine, supports
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.hardware import PRECISION_VARIABLE, cpu_flags, fast_dtype, pick_device
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.decoder import Decoder
+from conjure.lm.models.shape import ModelConfig
 from conjure.lm.native import Status, status
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -84,7 +85,7 @@ def load_writer(
     return Writer(engine, tokenizer, str(source), words)
 
 
-def int8_is_fastest(config: GPT2Config, device: torch.device, rows: int, native: Status) -> bool:
+def int8_is_fastest(config: ModelConfig, device: torch.device, rows: int, native: Status) -> bool:
     """Whether to write so many samples in int8, given what the native engine can do here."""
     if device.type != "cpu" or native.library is None or not supports(config):
         return False
@@ -103,14 +104,22 @@ def int8_engine(folder: Path, *, read_in_bfloat16: bool) -> tuple[Engine, str]:
     """
     native = status()
     if native.library is None or not supports(read_config(folder)):
-        return TorchEngine(Int8GPT2(load_model(folder))), "int8, torch"
+        return _rounded_in_torch(folder)
     with open_model(folder) as (model, read):
-        weights = QuantisedGPT2.read(model.config, lambda name: read(name, torch.float32))
+        assert isinstance(model, Decoder), "the native engine supports no other"
+        weights = QuantisedModel.read(model.config, lambda name: read(name, torch.float32))
     words = f"int8, native {native.instructions}"
     if not read_in_bfloat16:
         return NativeEngine(weights, native), words
     reader = TorchEngine(load_model(folder, torch.bfloat16))
     return NativeEngine(weights, native, reader=reader), f"{words}, prompts in bfloat16"
+
+
+def _rounded_in_torch(folder: Path) -> tuple[Engine, str]:
+    model = load_model(folder)
+    if not isinstance(model, Decoder):
+        raise value_fault("precision", f"is int8, which {model.config.family} models cannot be rounded to")
+    return TorchEngine(Int8Decoder(model)), "int8, torch"
 
 
 def _words(dtype: torch.dtype, device: torch.device) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from conjure.lm.generation.engines.torch_engine import evaluating
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.base import CausalLM
 from conjure.lm.report.facts import ExtractedShare
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -20,7 +20,7 @@ _BATCH_TOKENS = 1024
 
 
 def extracted_share(
-    model: GPT2,
+    model: CausalLM,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     *,
@@ -37,7 +37,7 @@ def extracted_share(
     Source:
         Carlini et al. 2023, "Quantifying Memorization Across Neural Language Models".
     """
-    context = min(LONGEST, model.config.context_length)
+    context = min(LONGEST, model.context_length)
     rows = sorted(
         (ids[:context] for ids in tokenizer.encode_batch(list(texts)) if len(ids) >= SHORTEST), key=len
     )
@@ -52,10 +52,10 @@ def extracted_share(
     return ExtractedShare(len(rows), extracted) if rows else None
 
 
-def _extracted(model: GPT2, start_id: int, rows: list[list[int]]) -> int:
+def _extracted(model: CausalLM, start_id: int, rows: list[list[int]]) -> int:
     """How many of these are recited; the shorter ones are padded, which nothing looks back at."""
     width = len(rows[-1])
-    device = model.wte.weight.device
+    device = model.device
     ids = torch.tensor(
         [[start_id, *row, *[0] * (width - len(row))] for row in rows], device=device
     )  # (B, T + 1)

@@ -15,7 +15,7 @@ import numpy as np
 from conjure.lm.generation.engines.cuda_graph import torch_engine
 from conjure.lm.generation.generate import GenerationRequest, Sample, Token, stream
 from conjure.lm.generation.score import Tally, Windows, score_documents
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.base import CausalLM
 from conjure.lm.report.extraction import LONGEST, extracted_share
 from conjure.lm.report.facts import Extraction
 from conjure.lm.report.statistics import FEWEST_GROUPS, stretches
@@ -51,7 +51,7 @@ class Observation:
 
 def observe(
     name: str,
-    model: GPT2,
+    model: CausalLM,
     tokenizer: Tokenizer,
     held_out: Sequence[str],
     request: GenerationRequest,

@@ -9,13 +9,11 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from conjure.errors import UsageError
 from conjure.lm.bounds import value_fault
@@ -31,7 +29,7 @@ from conjure.lm.hardware import (
     worth_compiling,
 )
 from conjure.lm.language_model import LanguageModel, load
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.base import CausalLM
 from conjure.lm.report.analysis import Evidence, analyse
 from conjure.lm.report.build import write_report
 from conjure.lm.report.facts import CurvePoint, HeldOutFacts
@@ -295,7 +293,7 @@ class Finetuning:
     def _recited_texts(self) -> list[str]:
         return some_records(self._split.train, self.tokenizer)
 
-    def _observe(self, name: str, model: GPT2, on_progress: Progress | None) -> Observation:
+    def _observe(self, name: str, model: CausalLM, on_progress: Progress | None) -> Observation:
         return observe(
             name,
             model.to(self._device),
@@ -307,7 +305,7 @@ class Finetuning:
             on_progress=on_progress,
         )
 
-    def sample(self, model: GPT2, count: int = _SAMPLES) -> list[Sample]:
+    def sample(self, model: CausalLM, count: int = _SAMPLES) -> list[Sample]:
         """Samples from the start of a document; the same seeds every time."""
         request = GenerationRequest(num_samples=count, max_new_tokens=_SAMPLE_TOKENS, seed=self.request.seed)
         return generate(model, self.tokenizer, request)
@@ -430,7 +428,9 @@ class Finetuning:
         trainable = sum(weight.numel() for weight in self._model.parameters() if weight.requires_grad)
         available = available_bytes(self._device)
         rows = min(request.batch_size, len(blocks))
-        micro_batch = fitting_micro_batch(config, trainable, rows, blocks.block_size, self._dtype, available)
+        micro_batch = fitting_micro_batch(
+            self._model, trainable, rows, blocks.block_size, self._dtype, available
+        )
         batch_size = min(request.batch_size * request.grad_accumulation, len(blocks))
         steps = math.ceil(math.ceil(len(blocks) / batch_size) * request.epochs)
         tokens = blocks.target_count * request.epochs
@@ -457,7 +457,7 @@ class Finetuning:
             learning_rate=request.learning_rate
             if request.learning_rate is not None
             else automatic_learning_rate(config.parameter_count, lora=request.lora is not None),
-            memory_bytes=memory_bytes(config, trainable, micro_batch, blocks.block_size, self._dtype),
+            memory_bytes=memory_bytes(self._model, trainable, micro_batch, blocks.block_size, self._dtype),
             available_bytes=available,
             expected_s=expected_seconds(config.parameter_count, tokens, self._dtype, self._device),
         )
@@ -562,25 +562,22 @@ class Finetuning:
         return facts
 
 
-def _trainable_model(base: GPT2, request: FinetuneRequest) -> GPT2:
+def _trainable_model(base: CausalLM, request: FinetuneRequest) -> CausalLM:
     """A second model with the base's weights, the request's dropout, and what is frozen marked so."""
-    config = replace(
-        base.config,
-        embd_pdrop=request.dropout,
-        resid_pdrop=request.dropout,
-        attn_pdrop=request.attention_dropout,
-    )
-    if request.freeze > config.n_layer:
+    if request.freeze > base.n_layer:
         raise value_fault(
             "freeze",
-            f"is {request.freeze}; the model has {config.n_layer} blocks",
-            fix=f"--freeze {config.n_layer}",
+            f"is {request.freeze}; the model has {base.n_layer} blocks",
+            fix=f"--freeze {base.n_layer}",
         )
-    with torch.device("meta"):
-        model = GPT2(config)
+    model = base.empty_copy(
+        embedding_dropout=request.dropout,
+        residual_dropout=request.dropout,
+        attention_dropout=request.attention_dropout,
+    )
     model.load_state_dict({name: weight.clone() for name, weight in base.state_dict().items()}, assign=True)
     if request.freeze > 0:
-        for part in (model.wte, model.wpe, *model.h[: request.freeze]):
+        for part in (*model.embeddings(), *model.blocks[: request.freeze]):
             part.requires_grad_(requires_grad=False)
     if request.lora is not None:
         add_lora(model, request.lora, seed=request.seed, first_block=request.freeze)

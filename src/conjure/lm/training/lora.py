@@ -10,13 +10,16 @@ Source: Hu et al. 2021 (arXiv:2106.09685); the scale s: Kalajdzievski 2023 (arXi
 
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from conjure.lm.bounds import value_fault
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.base import CausalLM
+
+ModelT = TypeVar("ModelT", bound=CausalLM)
 
 _ALPHA = 6.0  # at rank 9 the scale is 2, the usual one
 _DOWN, _UP = "lora_a", "lora_b"
@@ -56,7 +59,7 @@ def scale(lora_a: Tensor) -> float:
     return _ALPHA / math.sqrt(lora_a.shape[0])
 
 
-def add_lora(model: GPT2, rank: int, *, seed: int, first_block: int = 0) -> GPT2:
+def add_lora(model: ModelT, rank: int, *, seed: int, first_block: int = 0) -> ModelT:
     """Freeze a model and give the linear layers of its blocks corrections to learn; in place.
 
     Args:
@@ -68,21 +71,23 @@ def add_lora(model: GPT2, rank: int, *, seed: int, first_block: int = 0) -> GPT2
     Raises:
         UsageError: No block is left, or the rank is above that of the matrices themselves.
     """
-    if first_block >= model.config.n_layer:
+    if first_block >= model.n_layer:
         raise value_fault(
             "freeze",
-            f"is {first_block} and the model has {model.config.n_layer} blocks: none is left for lora",
-            fix=f"--freeze {model.config.n_layer - 1}",
+            f"is {first_block} and the model has {model.n_layer} blocks: none is left for lora",
+            fix=f"--freeze {model.n_layer - 1}",
         )
-    if rank > model.config.n_embd:
+    layers = [each for each in model.blocks[first_block:].modules() if isinstance(each, nn.Linear)]
+    largest_rank = max((min(each.in_features, each.out_features) for each in layers), default=0)
+    if rank > largest_rank:
         raise value_fault(
             "lora",
-            f"is {rank}; the model's matrices have rank {model.config.n_embd} at most",
+            f"is {rank}; the model's matrices have rank {largest_rank} at most",
             fix="--lora 8",
         )
     model.requires_grad_(requires_grad=False)
     generator = torch.Generator().manual_seed(seed)
-    for part in list(model.h[first_block:].modules()):
+    for part in list(model.blocks[first_block:].modules()):
         for name, layer in list(part.named_children()):
             if isinstance(layer, nn.Linear):
                 setattr(part, name, LoRALinear(layer, rank, generator))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from conjure.errors import TrainingError
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import chunk_rows
 from conjure.lm.text.token_cache import DataFacts
 
@@ -111,12 +111,12 @@ def automatic_interval(steps_per_epoch: int) -> int:
 
 
 def memory_bytes(
-    config: GPT2Config, trainable: int, micro_batch: int, block_size: int, dtype: torch.dtype
+    model: CausalLM, trainable: int, micro_batch: int, block_size: int, dtype: torch.dtype
 ) -> int:
     """Memory that training takes at its peak, estimated.
 
     Args:
-        config: The model's shape.
+        model: Its weights need not be there.
         trainable: Weights that change: only they have masters, gradients and optimizer state.
         micro_batch: Blocks per forward pass.
         block_size: Tokens in a block, T.
@@ -125,20 +125,19 @@ def memory_bytes(
     Source:
         The counts are those of the tensors each step keeps; tests/unit/lm/test_plan.py compares with torch's.
     """
-    size = dtype.itemsize
+    size, config = dtype.itemsize, model.config
     copies = 0 if dtype == torch.float32 else 4
     weights = config.parameter_count * (size + copies)
     states = trainable * (8 + 4 + (size if copies else 0))  # AdamW's two moments, gradients in both formats
     tokens = micro_batch * block_size
-    per_layer = (14 * config.n_embd + 2 * config.inner) * size + config.n_head * block_size * size // 2
     rows = min(tokens, chunk_rows(config.vocab_size)) * (1 if copies else 2)  # products in float32 copy them
     logits = (rows + config.n_embd) * config.vocab_size * size
-    hidden = tokens * (config.n_layer * per_layer + 6 * config.n_embd * size)
+    hidden = tokens * (model.activations_per_token(block_size) + 6 * config.n_embd) * size
     return _LIBRARIES_BYTES + weights + states + hidden + logits
 
 
 def fitting_micro_batch(
-    config: GPT2Config, trainable: int, batch_size: int, block_size: int, dtype: torch.dtype, available: int
+    model: CausalLM, trainable: int, batch_size: int, block_size: int, dtype: torch.dtype, available: int
 ) -> int:
     """The largest `batch_size` halved again and again that fits in `available` bytes.
 
@@ -147,7 +146,7 @@ def fitting_micro_batch(
     """
     micro_batch = batch_size
     while True:
-        needed = memory_bytes(config, trainable, micro_batch, block_size, dtype)
+        needed = memory_bytes(model, trainable, micro_batch, block_size, dtype)
         if needed <= _MEMORY_MARGIN * available:
             return micro_batch
         if micro_batch == 1:

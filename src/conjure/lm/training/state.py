@@ -7,6 +7,7 @@ or after.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +18,10 @@ from safetensors.torch import save_file
 
 from conjure.core.files import replace_folder, restore_folder
 from conjure.errors import CheckpointError
+from conjure.lm.models.registry import registered
 from conjure.lm.training.trainer import Progress, TrainingState
 
+_KIND = re.compile(r"master\.|optimizer\.\d+\.\w+\.")  # what is said of a weight, before its name
 _TENSORS = "state.safetensors"
 _PROGRESS = "progress.json"
 
@@ -26,6 +29,13 @@ _PROGRESS = "progress.json"
 def state_folder(output: Path) -> Path:
     """Where the state of the training that writes `output` lies."""
     return output.parent / f"{output.name}.training"
+
+
+def _current_name(name: str) -> str:
+    """The name of a tensor in a state; before 0.2 it was that of a GPT-2 checkpoint."""
+    kind = _KIND.match(name)
+    ours = registered("gpt2").ours(name[kind.end() :]) if kind else None
+    return f"{kind[0]}{ours}" if kind and ours else name
 
 
 def save_training_state(folder: Path, state: TrainingState, facts: Mapping[str, Any]) -> None:
@@ -75,7 +85,10 @@ def load_training_state(folder: Path) -> TrainingState:
     facts = load_training_facts(folder)
     try:
         with safe_open(folder / _TENSORS, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {
+                _current_name(name): file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 (not a mapping)
+            }
         return TrainingState(Progress(**facts["progress"]), tensors)
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise CheckpointError(f"the training state in {folder} is damaged: {error}") from error

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from conjure.errors import TrainingError
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import linear_cross_entropy, token_logprobs
 from conjure.lm.training.events import Evaluated, Event, Finished, SavePoint, StepDone
 from conjure.lm.training.lora import merge_lora
@@ -109,7 +109,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: GPT2,
+        model: CausalLM,
         blocks: BlockSource,
         held_out: BlockSource | None,
         settings: TrainSettings,
@@ -123,7 +123,7 @@ class Trainer:
         self.model, self.blocks, self.held_out, self.settings = model, blocks, held_out, settings
         self.optimizer = MasterOptimizer(model, optimizer, dtype)
         if compiled:
-            for block in model.h:
+            for block in model.blocks:
                 block.compile()
         self.progress, self._exact = Progress(), dtype == torch.float32
         self._stop_requested = False
@@ -243,7 +243,7 @@ class Trainer:
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Hidden states of a batch, (B T, C)."""
-        device = self.model.wte.weight.device
+        device = self.model.device
         segments = batch.segments.to(device) if self.settings.mask_records else None
         return self.model(batch.ids.to(device), segments=segments).flatten(0, 1)
 
@@ -281,12 +281,11 @@ class Trainer:
                 count += batch.target_count
         return total / count
 
-    def full_precision_model(self) -> GPT2:
+    def full_precision_model(self) -> CausalLM:
         """The model as trained so far, in float32 and `eval` mode; it shares the master weights.
 
         What `conjure.lm.training.lora` added is merged into the matrices it belongs to.
         """
-        with torch.device("meta"):
-            model = GPT2(self.model.config)
+        model = self.model.empty_copy()
         model.load_state_dict(merge_lora(self.optimizer.full_precision()), assign=True)
         return model.eval()

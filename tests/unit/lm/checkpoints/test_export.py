@@ -24,24 +24,24 @@ def model(tmp_path):
 def weights_as_gguf_names(model) -> dict[str, np.ndarray]:
     """The model's weights by the names llama.cpp gives them, written out here once more."""
     names = {
-        "wte.weight": "token_embd.weight",
-        "wpe.weight": "position_embd.weight",
-        "ln_f.weight": "output_norm.weight",
-        "ln_f.bias": "output_norm.bias",
+        "embedding.weight": "token_embd.weight",
+        "position_embedding.weight": "position_embd.weight",
+        "final_norm.weight": "output_norm.weight",
+        "final_norm.bias": "output_norm.bias",
         "lm_head.weight": "output.weight",
     }
     parts = {
-        "ln_1": "attn_norm",
-        "attn.c_attn": "attn_qkv",
-        "attn.c_proj": "attn_output",
-        "ln_2": "ffn_norm",
-        "mlp.c_fc": "ffn_up",
-        "mlp.c_proj": "ffn_down",
+        "attention_norm": "attn_norm",
+        "attention.qkv": "attn_qkv",
+        "attention.out": "attn_output",
+        "mlp_norm": "ffn_norm",
+        "mlp.up": "ffn_up",
+        "mlp.down": "ffn_down",
     }
     for layer in range(model.config.n_layer):
         for ours, theirs in parts.items():
             for kind in ("weight", "bias"):
-                names[f"h.{layer}.{ours}.{kind}"] = f"blk.{layer}.{theirs}.{kind}"
+                names[f"blocks.{layer}.{ours}.{kind}"] = f"blk.{layer}.{theirs}.{kind}"
     return {names[name]: weight.detach().numpy() for name, weight in model.named_parameters()}
 
 
@@ -165,7 +165,7 @@ class TestCheckpoints:
         written = export(model, tmp_path / "out", format="safetensors")
 
         tuned, tokenizer = load_checkpoint(tmp_path / "out")
-        assert torch.equal(tuned.wte.weight, load_model(model).wte.weight)
+        assert torch.equal(tuned.embedding.weight, load_model(model).embedding.weight)
         assert tokenizer.digest == tiny_tokenizer().digest
         assert (tmp_path / "out" / "README.md").read_text() == "# About\n"
         assert '"step": 3' in (tmp_path / "out" / "training.json").read_text()
@@ -174,9 +174,9 @@ class TestCheckpoints:
     @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
     def test_in_another_number_format(self, model, tmp_path, kind):
         export(model, tmp_path / "out", format="safetensors", type=kind)
-        rounded = load_model(model).wte.weight.to(getattr(torch, kind)).float()
+        rounded = load_model(model).embedding.weight.to(getattr(torch, kind)).float()
         assert stored_dtype(tmp_path / "out") == kind
-        assert torch.equal(load_model(tmp_path / "out").wte.weight, rounded)
+        assert torch.equal(load_model(tmp_path / "out").embedding.weight, rounded)
 
 
 class TestRefusals:
@@ -204,7 +204,7 @@ class TestRefusals:
     def test_numbers_beyond_float16_leave_nothing_behind(self, tmp_path, format):
         big = tiny_model(**SHAPE)
         with torch.no_grad():
-            big.get_parameter("h.0.mlp.c_fc.weight")[0, 0] = 70_000
+            big.get_parameter("blocks.0.mlp.up.weight")[0, 0] = 70_000
         save_checkpoint(tmp_path / "big", big, tiny_tokenizer())
         with pytest.raises(ModelError, match=r"up to 65,504; h\.0\.mlp\.c_fc\.weight has 70,000"):
             export(tmp_path / "big", tmp_path / "out", format=format, type="float16")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from conjure.errors import CheckpointError, ConflictError, ConjureError, NotFoundError
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.decoder import Decoder
 from support.models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tiny_checkpoint(tmp_path / "model")
 
 
-def weights_equal(model: GPT2, other: GPT2) -> bool:
+def weights_equal(model: Decoder, other: Decoder) -> bool:
     ours, theirs = model.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -109,7 +109,7 @@ class TestRoundTrip:
     def test_loading_in_bfloat16(self, folder: Path) -> None:
         model = load_model(folder, torch.bfloat16)
         assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-        assert torch.equal(model.wte.weight, tiny_model().wte.weight.to(torch.bfloat16))
+        assert torch.equal(model.embedding.weight, tiny_model().embedding.weight.to(torch.bfloat16))
 
     def test_a_loaded_model_does_not_hang_on_its_files(self, folder: Path) -> None:
         model = load_model(folder)
@@ -296,7 +296,7 @@ class TestDamage:
     def test_no_tokenizer(self, folder: Path) -> None:
         for name in ("tokenizer.json", "vocab.json", "merges.txt"):
             (folder / name).unlink()
-        assert isinstance(load_model(folder), GPT2)
+        assert isinstance(load_model(folder), Decoder)
         with pytest.raises(CheckpointError, match="contains no tokenizer"):
             load_checkpoint(folder)
 

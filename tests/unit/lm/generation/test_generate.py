@@ -242,7 +242,7 @@ class TestSamples:
     def test_broken_weights_are_an_error_not_a_text(self):
         model = tiny_model()
         with torch.no_grad():
-            model.ln_f.weight.fill_(float("nan"))
+            model.final_norm.weight.fill_(float("nan"))
         with pytest.raises(ModelError, match="not numbers"):
             generate(model, TOKENIZER, GenerationRequest(max_new_tokens=3))
 
@@ -378,7 +378,7 @@ class TestBfloat16:
     def test_logits_keep_their_differences_though_they_lie_far_from_zero(self):
         model = tiny_model(n_embd=64)
         with torch.no_grad():
-            model.wte.weight += 20 * torch.randn(
+            model.embedding.weight += 20 * torch.randn(
                 64, generator=torch.Generator().manual_seed(0)
             )  # as GPT-2's do
         ids, pad = torch.tensor([TOKENIZER.encode("My dog ate")]), torch.tensor([0])

@@ -7,7 +7,7 @@ import torch
 
 from conjure.errors import UsageError
 from conjure.lm.generation.score import Score, Tally, Windows, score, score_documents, score_ids
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.decoder import Decoder
 from support.models import tiny_model, tiny_tokenizer
 
 CONTEXT = 16
@@ -15,7 +15,7 @@ START = 7
 
 
 @pytest.fixture(scope="module")
-def model() -> GPT2:
+def model() -> Decoder:
     return tiny_model(context_length=CONTEXT)
 
 
@@ -24,7 +24,7 @@ def random_ids(count: int, seed: int = 0) -> list[int]:
 
 
 @torch.inference_mode()
-def brute_force(model: GPT2, ids: list[int], start: int, context: int, stride: int) -> torch.Tensor:
+def brute_force(model: Decoder, ids: list[int], start: int, context: int, stride: int) -> torch.Tensor:
     """Each token by a forward pass of its own, from the first window that reaches it."""
     sequence = [start, *ids]
     logprobs = []

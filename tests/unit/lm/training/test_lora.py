@@ -7,7 +7,7 @@ import torch
 
 from conjure.errors import UsageError
 from conjure.lm.language_model import load
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.decoder import Decoder
 from conjure.lm.text.held_out import hold_out
 from conjure.lm.text.readers import read_records
 from conjure.lm.text.token_cache import tokenise
@@ -23,16 +23,16 @@ from support.tuning import OPTIONS, tuning_inputs
 
 JOKES = Path(__file__).parents[4] / "examples" / "jokes" / "jokes.csv"
 IDS = random_ids(tiny_config(), 3, 12)
-LAYERS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-MATRICES = [f"h.{block}.{layer}" for block in (0, 1) for layer in LAYERS]
+LAYERS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+MATRICES = [f"blocks.{block}.{layer}" for block in (0, 1) for layer in LAYERS]
 
 
-def logits(model: GPT2) -> torch.Tensor:
+def logits(model: Decoder) -> torch.Tensor:
     with torch.no_grad():
         return model.head(model(IDS))
 
 
-def disturbed(rank: int = 4) -> GPT2:
+def disturbed(rank: int = 4) -> Decoder:
     """An adapted model whose corrections are no longer zero."""
     model = add_lora(tiny_model(), rank, seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -43,8 +43,8 @@ def disturbed(rank: int = 4) -> GPT2:
     return model
 
 
-def merged_model(model: GPT2) -> GPT2:
-    plain = GPT2(model.config)
+def merged_model(model: Decoder) -> Decoder:
+    plain = Decoder(model.config)
     plain.load_state_dict(merge_lora(model.state_dict()))
     return plain.eval()
 
@@ -92,8 +92,8 @@ class TestModel:
     def test_shapes(self):
         model = add_lora(tiny_model(), 3, seed=0)
         shapes = {name: weight.shape for name, weight in model.named_parameters()}
-        assert shapes["h.0.mlp.c_fc.lora_a"] == (3, 16)
-        assert shapes["h.0.mlp.c_fc.lora_b"] == (64, 3)
+        assert shapes["blocks.0.mlp.up.lora_a"] == (3, 16)
+        assert shapes["blocks.0.mlp.up.lora_b"] == (64, 3)
 
     def test_blocks_before_the_first_are_left_alone(self):
         model = add_lora(tiny_model(), 4, seed=0, first_block=1)
@@ -103,7 +103,7 @@ class TestModel:
 
     def test_the_seed_decides_a(self):
         one, again, other = (add_lora(tiny_model(), 4, seed=seed).state_dict() for seed in (1, 1, 2))
-        name = "h.0.attn.c_attn.lora_a"
+        name = "blocks.0.attention.qkv.lora_a"
         assert torch.equal(one[name], again[name])
         assert not torch.equal(one[name], other[name])
 

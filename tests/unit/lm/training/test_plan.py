@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.registry import build, read_model_config
 from conjure.lm.training.plan import memory_bytes
 
 SHAPES = {
@@ -19,9 +19,9 @@ SCRIPT = r"""
 import json, re, sys
 from pathlib import Path
 import torch
-from conjure.lm.models.gpt2_config import GPT2Config
 from conjure.lm.text.held_out import TokenStream
-from conjure.lm.models.gpt2 import GPT2
+from conjure.lm.models.decoder import Decoder
+from conjure.lm.models.registry import read_model_config
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.trainer import Trainer, TrainSettings
@@ -31,7 +31,7 @@ def memory(name):
 shape, rows, block, dtype = json.loads(sys.argv[1])
 (torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)).sum()
 before = memory("VmRSS")
-model = GPT2(GPT2Config(**shape)).initialise(0)
+model = Decoder(read_model_config(shape)).initialise(0)
 count = 4 * rows * block
 ids = np.random.default_rng(0).integers(0, shape["vocab_size"], count)
 stream = TokenStream(ids, np.array([0]), np.array([count]), end_of_text=False, labels=np.array([0]))
@@ -48,8 +48,8 @@ print(memory("VmHWM") - before)
 @pytest.mark.parametrize("name", SHAPES)
 def test_memory_is_about_what_a_process_takes(name, dtype):
     shape, rows, block = SHAPES[name]
-    config = GPT2Config(**shape)
-    estimate = memory_bytes(config, config.parameter_count, rows, block, getattr(torch, dtype))
+    model = build(read_model_config(shape))
+    estimate = memory_bytes(model, model.config.parameter_count, rows, block, getattr(torch, dtype))
     arguments = [sys.executable, "-c", SCRIPT, json.dumps([shape, rows, block, dtype])]
     taken = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
     assert 0.6 * taken < estimate < 1.5 * taken

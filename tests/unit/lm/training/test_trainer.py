@@ -111,11 +111,13 @@ def test_bfloat16_follows_float32():
 
 def test_masters_keep_what_bfloat16_rounds_away():
     trainer = tiny_trainer(dtype=torch.bfloat16)
-    exact = tiny_trainer().model.wte.weight.detach().clone()
-    assert torch.equal(trainer.full_precision_model().wte.weight, exact)
-    assert torch.equal(trainer.model.wte.weight, exact.bfloat16())
+    exact = tiny_trainer().model.embedding.weight.detach().clone()
+    assert torch.equal(trainer.full_precision_model().embedding.weight, exact)
+    assert torch.equal(trainer.model.embedding.weight, exact.bfloat16())
     list(trainer.run())
-    assert torch.equal(trainer.full_precision_model().wte.weight.bfloat16(), trainer.model.wte.weight)
+    assert torch.equal(
+        trainer.full_precision_model().embedding.weight.bfloat16(), trainer.model.embedding.weight
+    )
 
 
 def first_loss_of_two_records(*, mask_records: bool) -> tuple[float, float]:
@@ -124,7 +126,9 @@ def first_loss_of_two_records(*, mask_records: bool) -> tuple[float, float]:
         np.array([3, 9, 1, 7, 5, 2, 8, 4, 6]), np.array([0, 5]), np.array([5, 9]), False, np.array([0, 1])
     )
     model = tiny_model(0, 0.5, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
-    torch.nn.init.zeros_(model.wpe.weight)  # a record says the same wherever it stands in the block
+    torch.nn.init.zeros_(
+        model.position_embedding.weight
+    )  # a record says the same wherever it stands in the block
     pieces = [(stream.ids[:5], stream.ids[1:6]), (stream.ids[5:8], stream.ids[6:9])]
     with torch.no_grad():
         alone = [
@@ -187,7 +191,7 @@ def test_layers_can_be_compiled_to_the_same_gradients():
     def gradients(*, compiled):
         model = tiny_model(0, 0.3).double().train()
         if compiled:
-            for block in model.h:
+            for block in model.blocks:
                 block.compile()
         model(torch.arange(24).view(2, 12)).square().mean().backward()
         return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}

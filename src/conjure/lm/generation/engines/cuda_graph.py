@@ -1,6 +1,6 @@
 """Decoding on a GPU: a step is recorded once as a CUDA graph and replayed for every token.
 
-Main entry: `torch_engine`. A step of GPT-2 is some hundred small kernels, each of which takes longer to start
+Main entry: `torch_engine`. A step is some hundred small kernels, each of which takes longer to start
 than to run; a graph starts all of them at once. Its shapes and addresses are fixed, so a step attends to the
 whole cache and a mask says which columns are filled. Invariant: logits are those of `TorchEngine` up to the
 order of sums. The fixed step is tested on the CPU; recording it has not been tried on a GPU yet.
@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from conjure.lm.generation.engines.torch_engine import TorchEngine, evaluating
-from conjure.lm.models.gpt2 import GPT2, KVCache
+from conjure.lm.models.base import CausalLM
+from conjure.lm.models.decoder import Decoder, KVCache, visible
 
 _WARM_UPS = 2  # steps before recording: libraries choose their kernels and take their memory in the first
 
 
-def torch_engine(model: GPT2) -> TorchEngine:
-    """The engine for a model where it is: a `GraphEngine` on a GPU, else a `TorchEngine`."""
-    return GraphEngine(model) if model.wte.weight.device.type == "cuda" else TorchEngine(model)
+def torch_engine(model: CausalLM) -> TorchEngine:
+    """The engine for a model where it is: a `GraphEngine` for a decoder on a GPU, else a `TorchEngine`."""
+    if isinstance(model, Decoder) and model.device.type == "cuda":
+        return GraphEngine(model)
+    return TorchEngine(model)
 
 
 class FixedKVCache(KVCache):
@@ -44,8 +47,9 @@ class FixedKVCache(KVCache):
 class GraphEngine(TorchEngine):
     """A `TorchEngine` whose steps are replayed; without a GPU they are computed likewise, one by one."""
 
-    def __init__(self, model: GPT2) -> None:
+    def __init__(self, model: Decoder) -> None:
         super().__init__(model)
+        self._decoder = model
         self._fixed: _FixedStep | None = None
 
     def prefill(self, ids: Tensor, pad: Tensor, capacity: int) -> Tensor:
@@ -60,11 +64,11 @@ class GraphEngine(TorchEngine):
 
     def step(self, ids: Tensor) -> Tensor:
         """Read one more token per row; see `Engine.step`."""
-        assert self._cache is not None, "nothing was read yet"
+        assert isinstance(self._cache, KVCache), "nothing was read yet"
         if self._fixed is None:
             cache = FixedKVCache(self._cache)
             self._cache = cache
-            self._fixed = _FixedStep(self._model, cache, self._pad, self._head, ids.to(self._device))
+            self._fixed = _FixedStep(self._decoder, cache, self._pad, self._head, ids.to(self._device))
         return self._fixed(ids)
 
 
@@ -73,7 +77,7 @@ class _FixedStep:
 
     def __init__(
         self,
-        model: GPT2,
+        model: Decoder,
         cache: FixedKVCache,
         pad: Tensor | None,
         head: Callable[[Tensor], Tensor],
@@ -81,7 +85,8 @@ class _FixedStep:
     ) -> None:
         self._model, self._cache, self._head = model, cache, head
         self._ids = ids.clone()
-        self._pad = pad[:, None] if pad is not None else torch.zeros_like(ids)[:, None]  # (R, 1)
+        self._pad = pad if pad is not None else torch.zeros_like(ids)  # (R,)
+        self._windows = {layer.window for layer in model.config.layers}
         self._columns = torch.arange(cache.capacity, device=ids.device)
         self._replay = self._recorded() if ids.device.type == "cuda" else self._compute
 
@@ -94,9 +99,12 @@ class _FixedStep:
     def _compute(self) -> Tensor:
         with evaluating(self._model):
             column = self._cache.column
-            seen = (self._columns >= self._pad) & (self._columns <= column)  # (R, S)
-            positions = column - self._pad  # (R, 1)
-            hidden = self._model.read(self._ids[:, None], positions, seen[:, None, None], self._cache)
+            masks = {
+                window: visible(column, self._columns, pad=self._pad, window=window)
+                for window in self._windows
+            }
+            positions = (column - self._pad)[:, None]  # (R, 1)
+            hidden = self._model.read(self._ids[:, None], positions, masks, self._cache)
             return self._head(hidden[:, -1])
 
     def _recorded(self) -> Callable[[], Tensor]:

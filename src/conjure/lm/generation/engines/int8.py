@@ -1,6 +1,6 @@
 """int8 weights: what is rounded, how, and the same arithmetic in torch.
 
-Main entries: `QuantisedGPT2`, which the native engine reads, and `Int8GPT2`, the same numbers as a torch
+Main entries: `QuantisedModel`, which the native engine reads, and `Int8Decoder`, the same numbers as a torch
 model: the oracle of the native engine's tests, and what int8 runs on where that engine is not built.
 Invariant: both round alike, so their logits differ only as sums in another order do.
 
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from conjure.errors import ModelError
-from conjure.lm.models.gpt2 import GPT2, Linear, query_scale
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.decoder import Decoder, Linear
+from conjure.lm.models.shape import Shape
 
 GROUP = 64  # inputs whose weights share a scale; native/forward.c has the same
 PANEL = 32  # outputs stored together; likewise
@@ -134,8 +134,8 @@ class QuantisedLayer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class QuantisedGPT2:
-    """All of a GPT-2 model, as the native engine reads it.
+class QuantisedModel:
+    """All of a model of GPT-2's kind, as the native engine reads it.
 
     Attributes:
         config: Its shape.
@@ -147,7 +147,7 @@ class QuantisedGPT2:
         head_mean: That row, float32, (C,).
     """
 
-    config: GPT2Config
+    config: Shape
     wte: Tensor
     wpe: Tensor
     layers: tuple[QuantisedLayer, ...]
@@ -156,21 +156,21 @@ class QuantisedGPT2:
     head_mean: Tensor
 
     @classmethod
-    def of(cls, model: GPT2) -> "QuantisedGPT2":
+    def of(cls, model: Decoder) -> "QuantisedModel":
         """Round a model in memory."""
         state = {name: weight.detach() for name, weight in model.named_parameters()}
         return cls.read(model.config, state.__getitem__)
 
     @classmethod
-    def read(cls, config: GPT2Config, weight: Callable[[str], Tensor]) -> "QuantisedGPT2":
-        """Round a model whose weights come one at a time, by `GPT2`'s names; no two need be there at once.
+    def read(cls, config: Shape, weight: Callable[[str], Tensor]) -> "QuantisedModel":
+        """Round a model whose weights come one at a time, by `Decoder`'s names; no two need be there at once.
 
         Raises:
             ModelError: A weight is NaN or infinite.
         """
-        wte = weight("wte.weight")
+        wte = weight("embedding.weight")
         embeddings = wte.to(torch.bfloat16)
-        head = wte if config.tie_word_embeddings else weight("lm_head.weight")
+        head = wte if config.tied else weight("lm_head.weight")
         del wte
         head_mean = head.float().mean(0)
         rounded_head = QuantisedMatrix.of(head, mean=head_mean)
@@ -178,35 +178,35 @@ class QuantisedGPT2:
         return cls(
             config=config,
             wte=embeddings,
-            wpe=weight("wpe.weight").float(),
+            wpe=weight("position_embedding.weight").float(),
             layers=tuple(_read_layer(config, weight, layer) for layer in range(config.n_layer)),
-            ln_f=_read_norm(weight, "ln_f"),
+            ln_f=_read_norm(weight, "final_norm"),
             head=rounded_head,
             head_mean=head_mean,
         )
 
 
-def _read_layer(config: GPT2Config, weight: Callable[[str], Tensor], layer: int) -> QuantisedLayer:
+def _read_layer(config: Shape, weight: Callable[[str], Tensor], layer: int) -> QuantisedLayer:
     def matrix(name: str, factors: Tensor | None = None) -> QuantisedMatrix:
-        matrix, bias = weight(f"h.{layer}.{name}.weight"), weight(f"h.{layer}.{name}.bias")
+        matrix, bias = weight(f"blocks.{layer}.{name}.weight"), weight(f"blocks.{layer}.{name}.bias")
         if factors is not None:
             matrix, bias = matrix * factors[:, None], bias * factors
         return QuantisedMatrix.of(matrix, bias)
 
     return QuantisedLayer(
-        ln_1=_read_norm(weight, f"h.{layer}.ln_1"),
-        qkv=matrix("attn.c_attn", _query_factors(config, layer)),
-        proj=matrix("attn.c_proj"),
-        ln_2=_read_norm(weight, f"h.{layer}.ln_2"),
-        fc=matrix("mlp.c_fc"),
-        fc_proj=matrix("mlp.c_proj"),
+        ln_1=_read_norm(weight, f"blocks.{layer}.attention_norm"),
+        qkv=matrix("attention.qkv", _query_factors(config, layer)),
+        proj=matrix("attention.out"),
+        ln_2=_read_norm(weight, f"blocks.{layer}.mlp_norm"),
+        fc=matrix("mlp.up"),
+        fc_proj=matrix("mlp.down"),
     )
 
 
-def _query_factors(config: GPT2Config, layer: int) -> Tensor:
-    """What queries, keys and values are multiplied by, (3C,), so that query times key is a score."""
-    factors = torch.ones(3 * config.n_embd)
-    factors[: config.n_embd] = query_scale(config, layer) / config.head_size**0.5
+def _query_factors(config: Shape, layer: int) -> Tensor:
+    """What queries, keys and values are multiplied by, (HD + 2KD,), so that query times key is a score."""
+    factors = torch.ones(sum(config.qkv_rows))
+    factors[: config.qkv_rows[0]] = config.layers[layer].score_scale
     return factors
 
 
@@ -214,23 +214,23 @@ def _read_norm(weight: Callable[[str], Tensor], name: str) -> tuple[Tensor, Tens
     return weight(f"{name}.weight").float(), weight(f"{name}.bias").float()
 
 
-class Int8GPT2(GPT2):
-    """A GPT-2 in torch whose numbers are rounded as in int8, and computed with in float32."""
+class Int8Decoder(Decoder):
+    """A decoder in torch whose numbers are rounded as in int8, and computed with in float32."""
 
-    def __init__(self, model: GPT2) -> None:
+    def __init__(self, model: Decoder) -> None:
         with torch.device("meta"):
             super().__init__(model.config)
         state = {name: weight.detach().float() for name, weight in model.named_parameters()}
         self._head_mean = model.head_weight.detach().float().mean(0)  # (C,)
         self._head = _rounded(model.head_weight.detach().float() - self._head_mean)  # (V, C)
-        state["wte.weight"] = state["wte.weight"].to(torch.bfloat16).float()
+        state["embedding.weight"] = state["embedding.weight"].to(torch.bfloat16).float()
         for name, module in self.named_modules():
-            if isinstance(module, Linear) and name.startswith("h."):
+            if isinstance(module, Linear) and name.startswith("blocks."):
                 weight = state[f"{name}.weight"]
-                if name.endswith("c_attn"):
+                if name.endswith("qkv"):
                     factors = _query_factors(self.config, int(name.split(".")[1]))[:, None]
                     state[f"{name}.weight"] = _rounded(weight * factors) / factors
-                    module.register_forward_hook(_round_memory)
+                    module.register_forward_hook(_round_memory(self.config.qkv_rows))
                 else:
                     state[f"{name}.weight"] = _rounded(weight)
                 module.register_forward_pre_hook(_round_inputs)
@@ -247,10 +247,14 @@ def _round_inputs(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     return (round_activations(inputs[0]),)
 
 
-def _round_memory(_layer: nn.Module, _inputs: tuple[Tensor, ...], heads: Tensor) -> Tensor:
-    """Queries, keys and values (B, T, 3C), with keys and values rounded as a bfloat16 cache does."""
-    query, key, value = heads.chunk(3, dim=-1)
-    return torch.cat([query, key.bfloat16().float(), value.bfloat16().float()], dim=-1)
+def _round_memory(rows: tuple[int, int, int]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """A hook that rounds keys and values, of outputs (B, T, HD + 2KD), as a bfloat16 cache does."""
+
+    def round_them(_layer: nn.Module, _inputs: tuple[Tensor, ...], heads: Tensor) -> Tensor:
+        query, key, value = heads.split(rows, dim=-1)
+        return torch.cat([query, key.bfloat16().float(), value.bfloat16().float()], dim=-1)
+
+    return round_them
 
 
 def _rounded(weight: Tensor) -> Tensor:

@@ -15,13 +15,14 @@ from conjure.lm.generation.engines.int8 import (
     BLOCK_BYTES,
     GROUP,
     PANEL,
-    QuantisedGPT2,
     QuantisedLayer,
     QuantisedMatrix,
+    QuantisedModel,
 )
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.hardware import usable_cores
-from conjure.lm.models.gpt2_config import GPT2Config
+from conjure.lm.models.decoder import KVCache
+from conjure.lm.models.shape import LayerShape, ModelConfig, Shape
 from conjure.lm.native import library as c
 
 _CHUNK = 32  # as in forward.c
@@ -31,13 +32,20 @@ _WORTH_A_READER = 64  # tokens of prompts from which handing over keys and value
 _PREFILL_TOKENS = 512  # read at a time over all rows: bounds activations to some 20 MB at 124M parameters
 
 
-def supports(config: GPT2Config) -> bool:
-    """Whether the native engine computes this kind of model."""
-    return config.activation == "gelu_tanh"
+def supports(config: ModelConfig) -> bool:
+    """Whether the native engine computes this kind of model: GPT-2's kind, so far."""
+    if not isinstance(config, Shape):
+        return False
+    plain_layers = all(layer == LayerShape(layer.score_scale) for layer in config.layers)
+    one_head_each = config.n_kv_head == config.n_head and config.n_embd == config.n_head * config.head_size
+    biased = config.qkv_bias and config.out_bias and config.mlp_bias
+    usual = (config.norm, config.residual, config.activation) == ("layer", "sequential", "gelu_tanh")
+    extras = config.gated or config.query_key_norm or config.embedding_scale != 1.0
+    return plain_layers and one_head_each and biased and usual and config.learned_positions and not extras
 
 
 class NativeEngine:
-    """A GPT-2 in int8, run by the compiled library.
+    """A model in int8, run by the compiled library.
 
     Args:
         weights: The rounded model.
@@ -53,7 +61,7 @@ class NativeEngine:
 
     def __init__(
         self,
-        weights: QuantisedGPT2,
+        weights: QuantisedModel,
         status: c.Status,
         *,
         threads: int | None = None,
@@ -61,7 +69,7 @@ class NativeEngine:
     ) -> None:
         assert status.library is not None, "ask status() first"
         if not supports(weights.config):
-            raise ModelError(f"the native engine does not compute {weights.config.activation}")
+            raise ModelError("the native engine computes models of GPT-2's kind only, and this is none")
         self._config = weights.config
         self._forward, self._summarise = status.library.conjure_forward, status.library.conjure_summarise
         self._instructions = c.INSTRUCTIONS.index(status.instructions)
@@ -154,6 +162,7 @@ class NativeEngine:
     def _read_with(self, reader: TorchEngine, ids: Tensor) -> Tensor:
         logits = reader.prefill(ids, self._pad, ids.shape[1])
         cache = reader.hand_over()
+        assert isinstance(cache, KVCache), "the reader is the same model, so a decoder"
         for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
             blocks = _by_chunk(keys.transpose(2, 3)).unflatten(3, (-1, _CHUNK)).transpose(2, 3)
             self._keys[layer][:, :, : blocks.shape[2]] = blocks  # (R, H, blocks, D, _CHUNK)
@@ -211,7 +220,7 @@ def _by_chunk(numbers: Tensor) -> Tensor:
     return filled.unflatten(-1, (-1, 2, _CHUNK // 2)).transpose(-1, -2).flatten(-3)
 
 
-def _value_width(config: GPT2Config) -> int:
+def _value_width(config: Shape) -> int:
     """Head size, rounded up to whole chunks."""
     return -(-config.head_size // _CHUNK) * _CHUNK
 
@@ -234,7 +243,7 @@ def _address(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
     return tensor.data_ptr()
 
 
-def _model(weights: QuantisedGPT2) -> c.Model:
+def _model(weights: QuantisedModel) -> c.Model:
     config = weights.config
     C, V = config.n_embd, config.vocab_size
     if len(weights.layers) != config.n_layer:
@@ -245,7 +254,7 @@ def _model(weights: QuantisedGPT2) -> c.Model:
         heads=config.n_head,
         layers=config.n_layer,
         vocab=V,
-        epsilon=config.layer_norm_epsilon,
+        epsilon=config.norm_epsilon,
         wte=_address(weights.wte, torch.bfloat16, V, C),
         wpe=_address(weights.wpe, torch.float32, config.context_length, C),
         layer=(c.Layer * config.n_layer)(*(_layer(layer, config) for layer in weights.layers)),
@@ -264,7 +273,7 @@ def _cache(keys: list[Tensor], values: list[Tensor]) -> c.Cache:
     )
 
 
-def _layer(layer: QuantisedLayer, config: GPT2Config) -> c.Layer:
+def _layer(layer: QuantisedLayer, config: Shape) -> c.Layer:
     C = config.n_embd
     return c.Layer(
         ln_1=_norm(layer.ln_1, C),

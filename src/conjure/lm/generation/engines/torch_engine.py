@@ -11,36 +11,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from conjure.lm.models.gpt2 import GPT2, KVCache
+from conjure.lm.models.base import Cache, CausalLM
 
 _PREFILL_TOKENS = 8192  # read at a time over all rows: bounds activations to some 300 MB at 124M parameters
 
 
 class TorchEngine:
-    """A GPT-2 in torch with a key/value cache, in whatever number format its weights have.
+    """A model in torch with its cache, in whatever number format its weights have.
 
     In bfloat16 the head works on centred weights and adds the mean back in float32: GPT-2's logits lie around
     -100, where neighbouring bfloat16 numbers are 0.5 apart, which would blur the choice of a token.
     """
 
-    def __init__(self, model: GPT2) -> None:
+    def __init__(self, model: CausalLM) -> None:
         self._model = model
-        self._device = model.wte.weight.device
-        self._dtype = model.wte.weight.dtype
-        self._cache: KVCache | None = None
+        self._device = model.device
+        self._dtype = model.dtype
+        self._cache: Cache | None = None
         self._pad: Tensor | None = None
         self._centred = _centred_head(model) if self._dtype != torch.float32 else None
 
     @property
     def context_length(self) -> int:
         """Most tokens a row can hold."""
-        return self._model.config.context_length
+        return self._model.context_length
 
     @property
     def bytes_per_token(self) -> int:
-        """Keys and values of all layers for one token."""
-        config = self._model.config
-        return 2 * config.n_layer * config.n_embd * self._dtype.itemsize
+        """Memory that one token of one row takes while it is remembered."""
+        return self._model.cache_bytes_per_token
 
     @property
     def length(self) -> int:
@@ -50,13 +49,13 @@ class TorchEngine:
     def prefill(self, ids: Tensor, pad: Tensor, capacity: int) -> Tensor:
         """Read new rows; see `Engine.prefill`."""
         self._pad = pad.to(self._device) if bool(pad.any()) else None
-        self._cache = KVCache(self._model.config, len(ids), capacity, self._dtype, self._device)
+        self._cache = self._model.new_cache(len(ids), capacity)
         *parts, last = ids.split(max(1, _PREFILL_TOKENS // len(ids)), dim=1)
         for part in parts:
             self._read(part)
         return self._read(last)
 
-    def hand_over(self) -> KVCache:
+    def hand_over(self) -> Cache:
         """What it remembers, for another engine to go on with; this one forgets it."""
         assert self._cache is not None, "nothing was read yet"
         cache, self._cache = self._cache, None
@@ -90,7 +89,7 @@ class TorchEngine:
 
 
 @contextmanager
-def evaluating(model: GPT2) -> Iterator[None]:
+def evaluating(model: CausalLM) -> Iterator[None]:
     """Gradients and dropout off inside the block, and dropout as it was afterwards."""
     training = model.training
     if training:  # walking through all modules takes longer than it looks, so not without need
@@ -103,7 +102,7 @@ def evaluating(model: GPT2) -> Iterator[None]:
             model.train()
 
 
-def _centred_head(model: GPT2) -> tuple[Tensor, Tensor]:
+def _centred_head(model: CausalLM) -> tuple[Tensor, Tensor]:
     """The head's weight less its mean row, (V, C), and that row in float32, (C,)."""
     with torch.inference_mode():
         weight = model.head_weight.float()

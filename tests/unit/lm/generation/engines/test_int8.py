@@ -8,9 +8,9 @@ from conjure.lm.generation.engines.int8 import (
     BLOCK_BYTES,
     GROUP,
     PANEL,
-    Int8GPT2,
-    QuantisedGPT2,
+    Int8Decoder,
     QuantisedMatrix,
+    QuantisedModel,
     round_activations,
     round_weight,
 )
@@ -104,23 +104,25 @@ class TestModel:
         model = tiny_model(n_embd=64, n_head=4)
         ids = random_ids(model.config, 4, 32)
         with torch.inference_mode():
-            exact, rounded = (each.head(each(ids)) for each in (model, Int8GPT2(model)))
+            exact, rounded = (each.head(each(ids)) for each in (model, Int8Decoder(model)))
         assert 0 < (rounded - exact).abs().max() <= 0.05 * exact.abs().max()
 
     def test_the_model_itself_is_left_as_it_is(self):
         model, untouched = tiny_model(), tiny_model()
-        Int8GPT2(model)
-        QuantisedGPT2.of(model)
+        Int8Decoder(model)
+        QuantisedModel.of(model)
         for weight, before in zip(model.parameters(), untouched.parameters(), strict=True):
             assert weight.equal(before)
 
     def test_a_head_of_its_own_is_rounded_too(self):
         model = tiny_model(tie_word_embeddings=False)
-        assert not QuantisedGPT2.of(model).head.packed.equal(QuantisedMatrix.of(model.wte.weight).packed)
+        assert not QuantisedModel.of(model).head.packed.equal(
+            QuantisedMatrix.of(model.embedding.weight).packed
+        )
 
     def test_damaged_weights_are_refused(self):
         model = tiny_model()
         with torch.no_grad():
-            model.h[1].mlp.c_fc.weight[3, 3] = float("nan")
+            model.blocks[1].mlp.up.weight[3, 3] = float("nan")
         with pytest.raises(ModelError, match="NaN or infinity"):
-            QuantisedGPT2.of(model)
+            QuantisedModel.of(model)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conjure.errors import ContextLengthError, ModelError, ShapeError
-from conjure.lm.generation.engines.int8 import QuantisedGPT2
+from conjure.lm.generation.engines.int8 import QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine, supports
 from conjure.lm.native.library import INSTRUCTIONS
 from support.models import tiny_config, tiny_model
@@ -14,7 +14,7 @@ from support.native import native_status
 from support.oracle import random_ids
 
 MODEL = tiny_model(n_embd=96, n_head=3, n_inner=200, vocab_size=333, context_length=64)
-WEIGHTS = QuantisedGPT2.of(MODEL)
+WEIGHTS = QuantisedModel.of(MODEL)
 NO_PADDING = torch.zeros(1, dtype=torch.int64)
 
 
@@ -172,8 +172,8 @@ class TestRefusals:
     def test_a_model_of_another_kind(self, monkeypatch):
         model = tiny_model(activation_function="gelu")
         assert not supports(model.config)
-        with pytest.raises(ModelError, match="the native engine does not compute gelu"):
-            NativeEngine(QuantisedGPT2.of(model), native_status("portable", monkeypatch))
+        with pytest.raises(ModelError, match="computes models of GPT-2's kind only"):
+            NativeEngine(QuantisedModel.of(model), native_status("portable", monkeypatch))
 
     @pytest.mark.parametrize(
         "changes",
@@ -198,7 +198,7 @@ class TestRefusals:
 
 def test_logits_of_a_model_that_is_no_number_are_no_numbers(status):
     broken = tiny_model(n_embd=96, n_head=3)
-    weights = QuantisedGPT2.of(broken)
+    weights = QuantisedModel.of(broken)
     weights.layers[1].ln_2[0][5] = float("nan")
     ids = random_ids(broken.config, 2, 5)
     logits = NativeEngine(weights, status).prefill(ids, torch.tensor([0, 2]), 8)

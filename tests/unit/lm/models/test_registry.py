@@ -3,15 +3,15 @@ from typing import Any
 import pytest
 
 from conjure.errors import ModelError
-from conjure.lm.models.gpt2 import GPT2
-from conjure.lm.models.gpt2_config import MAX_LAYERS, GPT2Config
+from conjure.lm.models.decoder import Decoder
+from conjure.lm.models.registry import config_settings, read_model_config
+from conjure.lm.models.shape import MAX_LAYERS
 from support.models import tiny_config
 
 
 class TestFromDict:
     def test_defaults_are_the_124m_model(self) -> None:
-        assert GPT2Config.from_dict({}) == GPT2Config()
-        assert GPT2Config().parameter_count == 124_439_808
+        assert read_model_config({}).parameter_count == 124_439_808
 
     @pytest.mark.parametrize(
         ("settings", "attribute", "value"),
@@ -23,31 +23,34 @@ class TestFromDict:
             ({"hidden_size": 96}, "n_embd", 96),
             ({"num_attention_heads": 6}, "n_head", 6),
             ({"num_hidden_layers": 3}, "n_layer", 3),
-            ({"eos_token_id": [5, 6]}, "eos_token_id", 5),
-            ({"bos_token_id": None}, "bos_token_id", None),
+            ({"eos_token_id": [5, 6]}, "eos_ids", (5, 6)),
+            ({"bos_token_id": None}, "bos_id", None),
             ({"n_inner": None}, "inner", 3072),
             ({"n_inner": 100}, "inner", 100),
             ({"activation_function": "gelu_fast"}, "activation", "gelu_tanh"),
             ({"activation_function": "swish"}, "activation", "silu"),
-            ({"attn_pdrop": 0}, "attn_pdrop", 0),
+            ({"attn_pdrop": 0}, "attention_dropout", 0),
             ({"add_cross_attention": False, "reorder_and_upcast_attn": True, "use_cache": 3}, "n_layer", 12),
         ],
     )
     def test_reads_every_spelling(self, settings: dict[str, Any], attribute: str, value: object) -> None:
-        assert getattr(GPT2Config.from_dict(settings), attribute) == value
+        assert getattr(read_model_config(settings), attribute) == value
 
     @pytest.mark.parametrize("changes", [{}, {"n_inner": 7}, {"tie_word_embeddings": False}])
     def test_to_dict_is_its_inverse(self, changes: dict[str, Any]) -> None:
         config = tiny_config(activation_function="gelu", scale_attn_weights=False, **changes)
-        assert GPT2Config.from_dict(config.to_dict()) == config
+        assert read_model_config(config_settings(config)) == config
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"model_type": "llama"}, "model_type 'llama'; conjure runs GPT-2 models"),
-            ({"add_cross_attention": True}, "cross-attention"),
+            ({"model_type": "mamba"}, "model_type 'mamba', which is not supported (supported: gpt2, llama,"),
+            (
+                {"add_cross_attention": True},
+                "add_cross_attention is True, which changes how the model computes",
+            ),
             ({"n_layer": 0}, "n_layer is 0, a whole number of at least 1 is needed"),
             ({"n_layer": "12"}, "n_layer is '12', a whole number"),
             ({"n_layer": True}, "n_layer is True, a whole number"),
@@ -69,16 +72,16 @@ class TestRefusals:
     )
     def test_one_sentence_with_the_value_and_the_limit(self, settings: dict[str, Any], message: str) -> None:
         with pytest.raises(ModelError) as caught:
-            GPT2Config.from_dict(settings)
+            read_model_config(settings)
         assert message in str(caught.value)
 
     def test_all_faults_at_once(self) -> None:
         with pytest.raises(ModelError) as caught:
-            GPT2Config(n_layer=0, vocab_size=-1, attn_pdrop=2.0)
+            read_model_config({"n_layer": 0, "vocab_size": -1, "attn_pdrop": 2.0})
         assert all(name in str(caught.value) for name in ("n_layer", "vocab_size", "attn_pdrop"))
 
 
 @pytest.mark.parametrize("changes", [{}, {"n_inner": 20}, {"tie_word_embeddings": False}])
 def test_parameter_count_is_the_models(changes: dict[str, Any]) -> None:
     config = tiny_config(**changes)
-    assert sum(weight.numel() for weight in GPT2(config).parameters()) == config.parameter_count
+    assert sum(weight.numel() for weight in Decoder(config).parameters()) == config.parameter_count

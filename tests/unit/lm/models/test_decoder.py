@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from conjure.errors import ContextLengthError
-from conjure.lm.models.gpt2 import GPT2, KVCache
+from conjure.lm.models.decoder import Decoder, KVCache
 from support.models import tiny_config, tiny_model
 
 IDS = torch.arange(12).view(2, 6)
@@ -11,37 +11,37 @@ IDS = torch.arange(12).view(2, 6)
 class TestInitialise:
     def test_equal_seeds_give_equal_weights_and_touch_no_global_state(self) -> None:
         before = torch.get_rng_state()
-        one, two = (GPT2(tiny_config()).initialise(5).state_dict() for _ in range(2))
+        one, two = (Decoder(tiny_config()).initialise(5).state_dict() for _ in range(2))
         assert torch.equal(torch.get_rng_state(), before)
         assert all(torch.equal(one[name], two[name]) for name in one)
-        assert not torch.equal(GPT2(tiny_config()).initialise(6).wte.weight, one["wte.weight"])
+        assert not torch.equal(Decoder(tiny_config()).initialise(6).embedding.weight, one["embedding.weight"])
 
     def test_spread_as_gpt2s(self) -> None:
         config = tiny_config(n_embd=64, n_layer=8, vocab_size=2000, initializer_range=0.02)
-        for name, weight in GPT2(config).initialise(0).named_parameters():
-            if "ln_" in name or name.endswith("bias"):
+        for name, weight in Decoder(config).initialise(0).named_parameters():
+            if "norm" in name or name.endswith("bias"):
                 assert set(weight.tolist()) == {1.0 if name.endswith("weight") else 0.0}, name
             else:
                 # The projections into the residual stream are scaled by 1 / sqrt(2 * layers) = 1 / 4.
-                expected = 0.02 / 4 if "c_proj" in name else 0.02
+                expected = 0.02 / 4 if name.endswith(("out.weight", "down.weight")) else 0.02
                 assert weight.std().item() == pytest.approx(expected, rel=0.05), name
 
     def test_one_standard_deviation_for_all(self) -> None:
-        model = GPT2(tiny_config(n_embd=64, tie_word_embeddings=False)).initialise(0, std=0.3)
-        for name in ("h.0.mlp.c_proj.weight", "wpe.weight", "lm_head.weight"):
+        model = Decoder(tiny_config(n_embd=64, tie_word_embeddings=False)).initialise(0, std=0.3)
+        for name in ("blocks.0.mlp.down.weight", "position_embedding.weight", "lm_head.weight"):
             assert model.get_parameter(name).std().item() == pytest.approx(0.3, rel=0.05)
 
 
 class TestHead:
     def test_tied_is_the_embedding(self) -> None:
         model = tiny_model()
-        assert model.head_weight is model.wte.weight
+        assert model.head_weight is model.embedding.weight
         assert model.head(model(IDS)).shape == (2, 6, 300)
 
     def test_untied_has_its_own(self) -> None:
         model = tiny_model(tie_word_embeddings=False)
-        assert model.head_weight is not model.wte.weight
-        assert model.head_weight.shape == model.wte.weight.shape
+        assert model.head_weight is not model.embedding.weight
+        assert model.head_weight.shape == model.embedding.weight.shape
 
 
 class TestContext:

@@ -1,0 +1,1 @@
+"""The families of checkpoints that the decoder computes, one module each."""
