@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from conjure.errors import ConjureError
 from conjure.lm.checkpoints.export import export
+from conjure.lm.checkpoints.gguf.conversion import convert
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.safetensors_reader import TensorFile
 from conjure.lm.text.layout import Layout
 from conjure.lm.text.readers import read_records
 from conjure.lm.text.tokenizer import Tokenizer
+from support.gguf_files import matrices, write_gguf
 from support.models import tiny_checkpoint, tiny_tokenizer
 from support.records import JOKES, write_records
 
@@ -41,6 +43,10 @@ def seed_file(name: str) -> bytes:
         path = Path(folder) / name
         if name in ("model.safetensors", "config.json"):
             return (tiny_checkpoint(Path(folder) / "model") / name).read_bytes()
+        if name == "model.gguf":
+            return write_gguf(
+                path, "smallest", kinds=dict.fromkeys(matrices("smallest"), "Q8_0")
+            ).read_bytes()
         if name == "tokenizer.json":
             tiny_tokenizer().save(folder)
             return path.read_bytes()
@@ -116,6 +122,12 @@ def read_tokenizer(path):
     assert len(tokenizer.tokens) == tokenizer.vocab_size
 
 
+def read_gguf(path):
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        convert(path, Path(folder), "")
+        read_tensors(Path(folder) / "model.safetensors")
+
+
 LAYOUTS = st.builds(
     Layout,
     delimiter=st.sampled_from([None, ";", "\t"]),
@@ -149,6 +161,7 @@ def test_records(tmp_path, name):
     ("name", "read"),
     [
         ("model.safetensors", read_tensors),
+        ("model.gguf", read_gguf),
         ("tokenizer.json", read_tokenizer),
         ("config.json", lambda path: read_config(path.parent)),
     ],
@@ -162,8 +175,8 @@ def test_model_files(tmp_path, name, read):
     fuzz()
 
 
-def test_gguf(tmp_path):
-    """GGUF is written, not read: whatever the tokenizer, the file is whole or not there."""
+def test_export(tmp_path):
+    """Whatever the tokenizer, an exported file is whole or not there."""
     model, out = tiny_checkpoint(tmp_path / "model"), tmp_path / "out"
 
     @settings(FUZZ, max_examples=max(EXAMPLES // 10, 1))  # each loads a model, and writes one

@@ -100,6 +100,11 @@ class Home:
         return self.root / "scheduler.log"
 
     @property
+    def models(self) -> Path:
+        """Models made from GGUF files, one folder per digest of the file."""
+        return self.root / "models"
+
+    @property
     def config_file(self) -> Path:
         """The user's settings, TOML."""
         return self.root / "config.toml"

