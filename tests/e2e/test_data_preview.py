@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conjure.cli.main import _run
+from conjure.lm.models.registry import config_settings
 from support.models import tiny_config, tiny_tokenizer
 from support.records import JOKES, many_records, write_records
 
@@ -24,7 +25,7 @@ def here(tmp_path, monkeypatch):
     model = tmp_path / "model"
     model.mkdir()
     tiny_tokenizer().save(model)
-    (model / "config.json").write_text(json.dumps(tiny_config().to_dict()))
+    (model / "config.json").write_text(json.dumps(config_settings(tiny_config())))
     (model / "model.safetensors").touch()
     return tmp_path
 
