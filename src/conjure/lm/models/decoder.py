@@ -11,8 +11,7 @@ tests/parity/test_model.py, test_families.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,21 +77,19 @@ class KVCache:
                 tensors[layer][:, :, : self.length] = old[rows, :, : self.length]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One forward pass, as every layer needs to know it.
+class Reading(NamedTuple):
+    """A forward pass, as a layer has to know it.
 
     Attributes:
-        masks: For each window there is (None: no window), which keys each query sees, bool,
-            (B or 1, 1, T, S); None where those up to its own are seen.
+        mask: Which keys each query sees, bool, (B or 1, 1, T, S); None where those up to its own are seen.
         plain: Whether nothing but its place and the window decides what a query sees.
-        rotations: For each kind of rotary positions, the angles of the new tokens.
-        cache: Extended by each layer; None where nothing is remembered.
+        rotation: The angles of the new tokens' positions; None where queries and keys are not turned.
+        cache: Extended by the layer; None where nothing is remembered.
     """
 
-    masks: Mapping[int | None, Tensor | None]
+    mask: Tensor | None
     plain: bool
-    rotations: Mapping[Rope, Rotation]
+    rotation: Rotation | None
     cache: KVCache | None
 
 
@@ -124,7 +121,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, shape: Shape, dropout: Dropout, layer: int) -> None:
         super().__init__()
         kind = shape.layers[layer]
-        self.layer, self.scale, self.rope, self.window = layer, kind.score_scale, kind.rope, kind.window
+        self.layer, self.scale, self.window = layer, kind.score_scale, kind.window
         self.heads = (shape.n_head, shape.n_kv_head, shape.n_kv_head)  # of queries, keys, values
         self.head_size = shape.head_size
         self.qkv = Linear(shape.n_embd, sum(shape.qkv_rows), bias=shape.qkv_bias)
@@ -138,8 +135,8 @@ class CausalSelfAttention(nn.Module):
         heads = self.qkv(x).view(B, T, -1, self.head_size).transpose(1, 2)  # (B, H + 2K, T, D)
         query, key, value = heads.split(self.heads, dim=1)
         query, key = self.query_norm(query), self.key_norm(key)
-        if self.rope is not None:
-            query, key = (rotate(part, reading.rotations[self.rope]) for part in (query, key))
+        if reading.rotation is not None:
+            query, key = rotate(query, reading.rotation), rotate(key, reading.rotation)
         if reading.cache is not None:
             key, value = reading.cache.extend(self.layer, key, value)  # (B, K, S, D)
         mixed = self._mix(query, key, value, reading)  # (B, H, T, D)
@@ -154,15 +151,14 @@ class CausalSelfAttention(nn.Module):
             return causal_attention(
                 query, key, value, scale=self.scale, window=self.window, mask=dropped, dropout=dropout_p
             )
-        mask = reading.masks[self.window]
         return functional.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=mask,
+            attn_mask=reading.mask,
             dropout_p=dropout_p,
             # A single query may look at every key, so only longer plain passes need the triangle.
-            is_causal=mask is None and T > 1,
+            is_causal=reading.mask is None and T > 1,
             scale=self.scale,
             enable_gqa=query.shape[1] > key.shape[1],
         )
@@ -288,12 +284,12 @@ class Decoder(CausalLM):
         if pad is not None:
             positions = (positions - pad[:, None]).clamp(min=0)  # (B, T)
         plain = pad is None and segments is None and (past == 0 or ids.shape[1] == 1)
-        masks = {
-            window: None
-            if plain and (window is None or window >= total)
-            else visible(places[past:], places, pad=pad, segments=segments, window=window)
-            for window in {layer.window for layer in self.config.layers}
-        }
+        masks: dict[int | None, Tensor | None] = {}
+        for window in {layer.window for layer in self.config.layers}:
+            if plain and (window is None or window >= total):
+                masks[window] = None
+            else:
+                masks[window] = visible(places[past:], places, pad=pad, segments=segments, window=window)
         hidden = self.read(ids, positions, masks, cache, plain=plain)
         if cache is not None:
             cache.advance(ids.shape[1])
@@ -313,9 +309,9 @@ class Decoder(CausalLM):
         Args:
             ids: Token ids, int64, (B, T).
             positions: Of each token, int64, (T,) or (B, T).
-            masks: As in `Reading`; so is `plain`.
+            masks: For each window that a layer has, None included, the mask of `Reading`.
             cache: Extended, but not moved on: that is `KVCache.advance`.
-            plain: Whether nothing but its place and the window decides what a query sees.
+            plain: As in `Reading`.
         """
         x = self.embedding(ids)  # (B, T, C)
         if self.config.embedding_scale != 1.0:
@@ -323,15 +319,18 @@ class Decoder(CausalLM):
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         x = self.dropout(x, self.config.embedding_dropout)
-        ropes = {layer.rope for layer in self.config.layers if layer.rope is not None}
         rotations = {
-            rope: rotation(positions, rope.channels, rope.base, rope.scaling, dict(rope.settings))
-            for rope in ropes
+            rope: _rotation(rope, positions) for rope in {layer.rope for layer in self.config.layers}
         }
-        reading = Reading(masks, plain, rotations, cache)
-        for block in self.blocks:
-            x = block(x, reading)
+        for layer, block in zip(self.config.layers, self.blocks, strict=True):
+            x = block(x, Reading(masks[layer.window], plain, rotations[layer.rope], cache))
         return self.final_norm(x)
+
+
+def _rotation(rope: Rope | None, positions: Tensor) -> Rotation | None:
+    if rope is None:
+        return None
+    return rotation(positions, rope.channels, rope.base, rope.scaling, dict(rope.settings))
 
 
 def visible(
