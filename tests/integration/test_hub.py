@@ -148,10 +148,10 @@ class TestRefusals:
         self, hub: FakeHub, resolve: Resolve
     ) -> None:
         served = hub.repositories["some/model"]
-        (served / "config.json").write_text('{"model_type": "llama"}')
+        (served / "config.json").write_text('{"model_type": "mamba"}')
         answer = resolve("some/model", hub.url)
         assert answer.error == "CheckpointError"
-        assert "model_type 'llama'" in answer.message
+        assert "model_type 'mamba'" in answer.message
         assert not any("safetensors" in request for request in hub.requests)
 
     def test_not_a_model(self, hub: FakeHub, resolve: Resolve) -> None:

@@ -5,10 +5,10 @@ Invariant: in float32 a sample is a function of (model, its prompt, settings, se
 batch, beside other prompts or in another order it comes out the same (`sample` states the bound).
 
 When prompt and text outgrow the model's context, the window slides: whenever a row's window is full, the row
-is read again from its last ``context_length // 2`` tokens. Positions in GPT-2 are learned and absolute, so
-remembered keys cannot be moved and reading again is the only way; half a context keeps the cost per token
-constant, and leaves the model at least that much to go on. A prompt longer than the context is
-first read from its last ``context_length // 2`` tokens, by the same rule.
+is read again from its last ``context_length // 2`` tokens. What is remembered of a token depends on all those
+before it, and with learned positions on where it stood, so only reading again gives what the rest alone
+would; half a context keeps the cost per token constant, and leaves the model at least that much to go on. A
+prompt longer than the context is first read from its last ``context_length // 2`` tokens, by the same rule.
 """
 
 import math

@@ -85,7 +85,10 @@ class CausalLM(nn.Module, ABC):
 
     @property
     def context_length(self) -> int:
-        """Most tokens a row can hold."""
+        """Most tokens a row can hold; a model without a limit says a large number.
+
+        A row that is full goes on from the last half of its tokens, read again.
+        """
         return self.config.context_length
 
     @property

@@ -11,8 +11,7 @@ tests/parity/test_model.py, test_families.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from conjure.lm.nn.attention import causal_attention
 from conjure.lm.nn.dropout import Dropout
 from conjure.lm.nn.matmul import product
 from conjure.lm.nn.norm import RMSNorm
-from conjure.lm.nn.rope import Rotation, rotate, rotation
+from conjure.lm.nn.rope import RotaryTables, apply_rotary, rotary_tables
 
 
 class KVCache:
@@ -78,21 +77,19 @@ class KVCache:
                 tensors[layer][:, :, : self.length] = old[rows, :, : self.length]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One forward pass, as every layer needs to know it.
+class AttentionContext(NamedTuple):
+    """What a layer's attention has to know of a forward pass.
 
     Attributes:
-        masks: For each window there is (None: no window), which keys each query sees, bool,
-            (B or 1, 1, T, S); None where those up to its own are seen.
-        plain: Whether nothing but its place and the window decides what a query sees.
-        rotations: For each kind of rotary positions, the angles of the new tokens.
-        cache: Extended by each layer; None where nothing is remembered.
+        mask: Which keys each query sees, bool, (B or 1, 1, T, S); None where those up to its own are seen.
+        plain: Whether nothing but its position and the window decides what a query sees.
+        rotary: Cosines and sines for the new tokens' positions; None where nothing is rotated.
+        cache: Extended by the layer; None where nothing is remembered.
     """
 
-    masks: Mapping[int | None, Tensor | None]
+    mask: Tensor | None
     plain: bool
-    rotations: Mapping[Rope, Rotation]
+    rotary: RotaryTables | None
     cache: KVCache | None
 
 
@@ -124,8 +121,8 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, shape: Shape, dropout: Dropout, layer: int) -> None:
         super().__init__()
         kind = shape.layers[layer]
-        self.layer, self.scale, self.rope, self.window = layer, kind.score_scale, kind.rope, kind.window
-        self.heads = (shape.n_head, shape.n_kv_head, shape.n_kv_head)  # of queries, keys, values
+        self.layer, self.scale, self.window = layer, kind.score_scale, kind.window
+        self.head_counts = (shape.n_head, shape.n_kv_head, shape.n_kv_head)  # of queries, keys, values
         self.head_size = shape.head_size
         self.qkv = Linear(shape.n_embd, sum(shape.qkv_rows), bias=shape.qkv_bias)
         self.out = Linear(shape.qkv_rows[0], shape.n_embd, bias=shape.out_bias)
@@ -133,36 +130,35 @@ class CausalSelfAttention(nn.Module):
         self.key_norm = new_norm(shape, shape.head_size) if shape.query_key_norm else nn.Identity()
         self.dropout, self.dropout_p = dropout, shape.attention_dropout
 
-    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         B, T, _ = x.shape
         heads = self.qkv(x).view(B, T, -1, self.head_size).transpose(1, 2)  # (B, H + 2K, T, D)
-        query, key, value = heads.split(self.heads, dim=1)
+        query, key, value = heads.split(self.head_counts, dim=1)
         query, key = self.query_norm(query), self.key_norm(key)
-        if self.rope is not None:
-            query, key = (rotate(part, reading.rotations[self.rope]) for part in (query, key))
-        if reading.cache is not None:
-            key, value = reading.cache.extend(self.layer, key, value)  # (B, K, S, D)
-        mixed = self._mix(query, key, value, reading)  # (B, H, T, D)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, -1))
+        if context.rotary is not None:
+            query, key = apply_rotary(query, context.rotary), apply_rotary(key, context.rotary)
+        if context.cache is not None:
+            key, value = context.cache.extend(self.layer, key, value)  # (B, K, S, D)
+        attended = self._attend(query, key, value, context)  # (B, H, T, D)
+        return self.out(attended.transpose(1, 2).reshape(B, T, -1))
 
-    def _mix(self, query: Tensor, key: Tensor, value: Tensor, reading: Reading) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
         T, S = query.shape[2], key.shape[2]
         dropout_p = self.dropout_p if self.dropout.active(self.dropout_p) else 0.0
         query_blocks = torch.is_grad_enabled() or query.dtype == torch.bfloat16
-        if reading.plain and T == S > 1 and query.device.type == "cpu" and query_blocks:
+        if context.plain and T == S > 1 and query.device.type == "cpu" and query_blocks:
             dropped = self.dropout.mask((*query.shape[:3], S), dropout_p, query) if dropout_p else None
             return causal_attention(
                 query, key, value, scale=self.scale, window=self.window, mask=dropped, dropout=dropout_p
             )
-        mask = reading.masks[self.window]
         return functional.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=mask,
+            attn_mask=context.mask,
             dropout_p=dropout_p,
             # A single query may look at every key, so only longer plain passes need the triangle.
-            is_causal=mask is None and T > 1,
+            is_causal=context.mask is None and T > 1,
             scale=self.scale,
             enable_gqa=query.shape[1] > key.shape[1],
         )
@@ -186,7 +182,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer layer: attention and feed-forward, each normed before and added after."""
+    """One transformer layer: attention and feed-forward, each normed before and added after.
+
+    In the sandwich form each is normed once more before it is added; in the parallel form both read the same.
+    """
 
     def __init__(self, shape: Shape, dropout: Dropout, layer: int) -> None:
         super().__init__()
@@ -199,11 +198,11 @@ class Block(nn.Module):
         self.mlp_post_norm = new_norm(shape, shape.n_embd) if sandwich else nn.Identity()
         self.dropout, self.dropout_p = dropout, shape.residual_dropout
 
-    def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        attended = self.attention_post_norm(self.attention(self.attention_norm(x), reading))
-        middle = self.dropout.add(x, attended, self.dropout_p)
-        inner = self.mlp_post_norm(self.mlp(self.mlp_norm(x if self.parallel else middle)))
-        return self.dropout.add(middle, inner, self.dropout_p)
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        branch = self.attention_post_norm(self.attention(self.attention_norm(x), context))
+        after_attention = self.dropout.add(x, branch, self.dropout_p)
+        branch = self.mlp_post_norm(self.mlp(self.mlp_norm(x if self.parallel else after_attention)))
+        return self.dropout.add(after_attention, branch, self.dropout_p)
 
 
 class Decoder(CausalLM):
@@ -283,17 +282,17 @@ class Decoder(CausalLM):
             raise ContextLengthError(
                 f"{total} tokens do not fit the model's context of {self.context_length} tokens"
             )
-        places = torch.arange(total, device=ids.device)  # (S,)
-        positions = places[past:]  # (T,)
+        keys = torch.arange(total, device=ids.device)  # (S,)
+        queries = positions = keys[past:]  # (T,)
         if pad is not None:
-            positions = (positions - pad[:, None]).clamp(min=0)  # (B, T)
+            positions = (queries - pad[:, None]).clamp(min=0)  # (B, T)
         plain = pad is None and segments is None and (past == 0 or ids.shape[1] == 1)
-        masks = {
-            window: None
-            if plain and (window is None or window >= total)
-            else visible(places[past:], places, pad=pad, segments=segments, window=window)
-            for window in {layer.window for layer in self.config.layers}
-        }
+        masks: dict[int | None, Tensor | None] = {}
+        for window in {layer.window for layer in self.config.layers}:
+            if plain and (window is None or window >= total):
+                masks[window] = None
+            else:
+                masks[window] = attention_mask(queries, keys, pad=pad, segments=segments, window=window)
         hidden = self.read(ids, positions, masks, cache, plain=plain)
         if cache is not None:
             cache.advance(ids.shape[1])
@@ -308,14 +307,14 @@ class Decoder(CausalLM):
         *,
         plain: bool = False,
     ) -> Tensor:
-        """Hidden states of tokens whose places the caller has worked out, (B, T, C).
+        """Hidden states of tokens whose positions the caller has worked out, (B, T, C).
 
         Args:
             ids: Token ids, int64, (B, T).
             positions: Of each token, int64, (T,) or (B, T).
-            masks: As in `Reading`; so is `plain`.
+            masks: For each window that a layer has, None included, the mask of `AttentionContext`.
             cache: Extended, but not moved on: that is `KVCache.advance`.
-            plain: Whether nothing but its place and the window decides what a query sees.
+            plain: As in `AttentionContext`.
         """
         x = self.embedding(ids)  # (B, T, C)
         if self.config.embedding_scale != 1.0:
@@ -323,18 +322,20 @@ class Decoder(CausalLM):
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         x = self.dropout(x, self.config.embedding_dropout)
-        ropes = {layer.rope for layer in self.config.layers if layer.rope is not None}
-        rotations = {
-            rope: rotation(positions, rope.channels, rope.base, rope.scaling, dict(rope.settings))
-            for rope in ropes
-        }
-        reading = Reading(masks, plain, rotations, cache)
-        for block in self.blocks:
-            x = block(x, reading)
+        ropes = {layer.rope for layer in self.config.layers}
+        tables = {rope: _tables(rope, positions) for rope in ropes}
+        for layer, block in zip(self.config.layers, self.blocks, strict=True):
+            x = block(x, AttentionContext(masks[layer.window], plain, tables[layer.rope], cache))
         return self.final_norm(x)
 
 
-def visible(
+def _tables(rope: Rope | None, positions: Tensor) -> RotaryTables | None:
+    if rope is None:
+        return None
+    return rotary_tables(positions, rope.channels, rope.base, rope.scaling, dict(rope.settings))
+
+
+def attention_mask(
     queries: Tensor,
     keys: Tensor,
     *,
@@ -345,8 +346,8 @@ def visible(
     """Which keys each query may see, bool, (B or 1, 1, T, S).
 
     Args:
-        queries: Places of the new tokens in the row, padding counted, int64, (T,).
-        keys: Places of all tokens, int64, (S,).
+        queries: Indices of the new tokens in the row, padding counted, int64, (T,).
+        keys: Indices of all tokens, int64, (S,).
         pad: Left-padding tokens in each row, int64, (B,).
         segments: Record number of each token, int64, (B, T); only where T = S.
         window: A query sees so many keys, its own included.

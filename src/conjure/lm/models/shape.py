@@ -67,7 +67,7 @@ class Rope:
 
     Attributes:
         base: Of the angles, often called theta.
-        channels: How many of a head's channels turn, the first ones.
+        channels: How many of a head's channels rotate, the first ones.
         scaling: ``default``, ``linear``, ``llama3`` or ``yarn``.
         settings: What the scaling is told, by name.
     """
@@ -84,7 +84,7 @@ class LayerShape:
 
     Attributes:
         score_scale: What a query times a key is multiplied by.
-        rope: How queries and keys are turned; None leaves them as they are.
+        rope: How queries and keys are rotated; None leaves them as they are.
         window: A token sees this many, itself included; None means all before it.
     """
 
@@ -106,7 +106,7 @@ class Shape(ModelConfig):
         norm: ``layer`` (mean and variance, with a bias) or ``rms``.
         norm_epsilon: Added under the root.
         norm_offset: Added to the weights of every ``rms`` norm.
-        query_key_norm: Queries and keys are normed, head by head, before they are turned.
+        query_key_norm: Queries and keys are normed, head by head, before they are rotated.
         qkv_bias: Queries, keys and values have biases.
         out_bias: The attention's output has one.
         mlp_bias: Both feed-forward matrices have one.
@@ -149,7 +149,7 @@ class Shape(ModelConfig):
             yield f"{self.n_head} attention heads cannot share {self.n_kv_head} heads of keys and values"
         for rope in {layer.rope for layer in self.layers if layer.rope is not None}:
             if not 0 < rope.channels + rope.channels % 2 <= self.head_size:
-                yield f"rotary positions cannot turn {rope.channels} of {self.head_size} channels of a head"
+                yield f"rotary positions cannot rotate {rope.channels} of {self.head_size} channels of a head"
         if self.parameter_count > MAX_PARAMETERS:
             yield f"it asks for {self.parameter_count:,} parameters, more than the {MAX_PARAMETERS:,} allowed"
 

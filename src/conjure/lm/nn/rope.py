@@ -1,7 +1,7 @@
-"""Rotary positions: channels of queries and keys are turned in pairs, by angles that grow with the position.
+"""Rotary positions: channels of queries and keys rotate in pairs, by angles that grow with the position.
 
-Main entries: `rotation`, `rotate`. Channel i is paired with channel i + N / 2 of the N that turn. Invariant:
-angles are made in float32, because bfloat16 cannot tell position 257 from 258.
+Main entries: `rotary_tables`, `apply_rotary`. Channel i is paired with channel i + N / 2 of the N that
+rotate. Invariant: angles are made in float32, because bfloat16 cannot tell position 257 from 258.
 
 Sources: Su et al. 2021 (arXiv:2104.09864); YaRN: Peng et al. 2023 (arXiv:2309.00071).
 """
@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Rotation = tuple[Tensor, Tensor]
+RotaryTables = tuple[Tensor, Tensor]
 """Cosines and sines of each position's angles, (T, N) or (B, 1, T, N)."""
 
 
-def rotation(
+def rotary_tables(
     positions: Tensor, channels: int, base: float, scaling: str, settings: Mapping[str, Any]
-) -> Rotation:
-    """What `rotate` needs for tokens at these positions.
+) -> RotaryTables:
+    """What `apply_rotary` needs for tokens at these positions.
 
     Args:
         positions: int64, (T,) or (B, T).
-        channels: How many of a head's turn, N: the first ones.
-        base: The last pair turns by almost 1 / base per position, the first by 1.
+        channels: How many of a head's rotate, N: the first ones.
+        base: The last pair rotates by about 1 / base per position, the first by 1.
         scaling: One of `SCALINGS`: how the angles are made smaller for contexts longer than trained with.
         settings: What that scaling is told, by the names in a ``config.json``.
     """
@@ -38,13 +38,13 @@ def rotation(
     return angles.cos() * factor, angles.sin() * factor
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the first N channels of each head of `x`, (B, H, T, D), and leave the others."""
-    cosines, sines = (table.to(x.dtype) for table in rotation)
-    turning, still = x.split([cosines.shape[-1], x.shape[-1] - cosines.shape[-1]], dim=-1)
-    first, second = turning.chunk(2, dim=-1)
-    turned = turning * cosines + torch.cat([-second, first], -1) * sines
-    return torch.cat([turned, still], -1) if still.shape[-1] else turned
+def apply_rotary(x: Tensor, tables: RotaryTables) -> Tensor:
+    """Rotate the first N channels of each head of `x`, (B, H, T, D), and leave the others."""
+    cosines, sines = (table.to(x.dtype) for table in tables)
+    rotating, rest = x.split([cosines.shape[-1], x.shape[-1] - cosines.shape[-1]], dim=-1)
+    first, second = rotating.chunk(2, dim=-1)
+    rotated = rotating * cosines + torch.cat([-second, first], -1) * sines
+    return torch.cat([rotated, rest], -1) if rest.shape[-1] else rotated
 
 
 def _linear(frequencies: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, float]:
@@ -53,7 +53,7 @@ def _linear(frequencies: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, floa
 
 
 def _llama3(frequencies: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, float]:
-    """Only pairs that turn seldom are slowed down; those in between by a share of it."""
+    """Only pairs that rotate slowly are slowed down; those in between by a share of it."""
     turns = (
         given["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     )  # in the context trained with

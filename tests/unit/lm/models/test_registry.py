@@ -173,10 +173,10 @@ class TestOtherFamilies:
                 {**LLAMA, "num_key_value_heads": 4},
                 "6 attention cannot share 4 heads of keys and values",
             ),
-            ({**LLAMA, "head_dim": 5}, "rotary positions cannot turn 5 of 5 channels of a head"),
+            ({**LLAMA, "head_dim": 5}, "rotary positions cannot rotate 5 of 5 channels of a head"),
             ({**LLAMA, "hidden_act": "xielu"}, "hidden_act is 'xielu', one of"),
             ({**NEOX, "num_attention_heads": 7}, "hidden_size 24 is not divisible by num_attention_heads 7"),
-            ({**NEOX, "rotary_pct": 1.5}, "rotary positions cannot turn 6 of 4 channels of a head"),
+            ({**NEOX, "rotary_pct": 1.5}, "rotary positions cannot rotate 6 of 4 channels of a head"),
             ({**LLAMA, "num_hidden_layers": 10**12}, "1,000,000,000,000 layers, more than the 1,000 allowed"),
         ],
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conjure.lm.generation.engines.torch_engine import TorchEngine, evaluating
 from conjure.lm.models.base import CausalLM
-from conjure.lm.models.decoder import Decoder, KVCache, visible
+from conjure.lm.models.decoder import Decoder, KVCache, attention_mask
 
 _WARM_UPS = 2  # steps before recording: libraries choose their kernels and take their memory in the first
 
@@ -100,7 +100,7 @@ class _FixedStep:
         with evaluating(self._model):
             column = self._cache.column
             masks = {
-                window: visible(column, self._columns, pad=self._pad, window=window)
+                window: attention_mask(column, self._columns, pad=self._pad, window=window)
                 for window in self._windows
             }
             positions = (column - self._pad)[:, None]  # (R, 1)

@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: both branches read the same, part of each head turns, q|k|v are sorted by head."""
+"""GPT-NeoX and Pythia: both branches read the same, part of each head rotates, q|k|v are sorted by head."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ _TRAINED_CONTEXT = "original_max_position_embeddings"
 def equal_layers(
     settings: Settings, *, head_size: int, base: Setting = BASE, share: Setting | None = None
 ) -> tuple[LayerShape, ...]:
-    """Layers that all turn queries and keys alike and see everything; arguments as for `read_rope`."""
+    """Layers that all rotate queries and keys alike and see everything; arguments as for `read_rope`."""
     parameters = settings.inside("rope_scaling" if settings.has("rope_scaling") else "rope_parameters")
     rope = read_rope(settings, parameters, head_size=head_size, base=base, share=share)
     count = settings.layers("num_hidden_layers")
@@ -58,7 +58,7 @@ def read_rope(
         parameters: The object with these.
         head_size: Channels of a head, D.
         base: Where the base is said outside of `parameters`, and what it is where it is not said at all.
-        share: The same for the share of a head that turns; None where it all has to.
+        share: The same for the share of a head that rotates; None where it all has to.
     """
     theta = parameters.take(number("rope_theta", default=settings.take(base)))
     scaling = parameters.take(choice("rope_type", "type", allowed=tuple(SCALINGS)))
