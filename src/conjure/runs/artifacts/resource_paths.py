@@ -16,9 +16,9 @@ from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.database.rows import LAST
+from conjure.runs.schema.run_folder import OUTPUTS, WORK, RunFolder
 
 RUNS, UPLOADS = "runs", "uploads"
-MANIFEST = "manifest.json"
 _FORMS = "write runs/12, uploads/NAME or a link's name"
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # of ASCII digits: int() would take others too
 _UPLOAD = re.compile(r"(?P<name>[^@]+)(?:@(?P<version>[1-9][0-9]{0,8}))?")
@@ -205,8 +205,8 @@ def find_roots(home: Home, resource: Resource) -> Iterator[Path]:
             yield content
         return
     folder = home.run_folder(int(resource.name))
-    saved = (folder / MANIFEST).exists()
-    for place in ("outputs",) if saved else ("outputs", "work"):
+    saved = RunFolder(folder).manifest.exists()
+    for place in (OUTPUTS,) if saved else (OUTPUTS, WORK):
         if (folder / place).is_dir() and not (folder / place).is_symlink():
             yield folder / place
 

@@ -20,8 +20,9 @@ from conjure.runs.code import snapshot
 from conjure.runs.database.sqlite import Store
 from conjure.runs.lifecycle.ownership import RunLock
 from conjure.runs.schema.record import OutputFacts
+from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK
 
-_FILES = ("outputs", "work", "before.json")
+_FILES = (OUTPUTS, WORK, BASELINE)
 
 
 def remove(home: Home, store: Store, text: str, *, force: bool = False) -> int:
