@@ -9,8 +9,9 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import NotFoundError
-from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS, resolve
+from conjure.runs.artifacts.resource_paths import resolve
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.resource import RUNS, UPLOADS
 
 CHECKPOINT_OUTPUT = "output"  # where a fine-tune's run keeps its checkpoint
 _CONFIG_FILE = "config.json"

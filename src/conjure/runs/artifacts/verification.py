@@ -10,8 +10,9 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import ConflictError, NotFoundError
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.artifacts.resource_paths import UPLOADS, parse, pin
+from conjure.runs.artifacts.resource_paths import parse, pin
 from conjure.runs.database.sqlite import Store
+from conjure.runs.schema.resource import UPLOADS
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
 

@@ -13,8 +13,8 @@ from conjure.core.home import Home
 from conjure.runs.database.sqlite import Store
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
-from conjure.runs.lifecycle.scheduler import shortage
-from conjure.runs.lifecycle.scheduler_start import look_after_queue
+from conjure.runs.scheduling.scheduler import shortage
+from conjure.runs.scheduling.scheduler_start import look_after_queue
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import PHASES, Facts, RunStatus

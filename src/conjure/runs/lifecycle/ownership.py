@@ -22,7 +22,7 @@ from conjure.runs.database.sqlite import KILL, Store, read_record
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
-from conjure.runs.lifecycle.scheduler_start import is_scheduler, look_after_queue
+from conjure.runs.scheduling.scheduler_start import is_scheduler, look_after_queue
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import LOCK_FILE, PARTIAL_FILE, RunFolder
 from conjure.runs.schema.status import Ending, EndReason

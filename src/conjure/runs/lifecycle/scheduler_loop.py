@@ -17,18 +17,18 @@ from conjure.runs.database.sqlite import KILL, Store
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import host_id, reap_children
 from conjure.runs.lifecycle.ownership import RunLock, mark_interrupted
-from conjure.runs.lifecycle.run_queue import read_request
-from conjure.runs.lifecycle.scheduler import startable
-from conjure.runs.lifecycle.scheduler_start import (
+from conjure.runs.lifecycle.spawning import Launch
+from conjure.runs.lifecycle.supervisor import leave_caller
+from conjure.runs.scheduling.run_queue import read_request
+from conjure.runs.scheduling.scheduler import startable
+from conjure.runs.scheduling.scheduler_start import (
     WAKE_SIGNAL,
     SchedulerLock,
     close_queued,
     look_after_queue,
     this_queue,
 )
-from conjure.runs.lifecycle.spawning import Launch
-from conjure.runs.lifecycle.supervisor import leave_caller
-from conjure.runs.lifecycle.supervisor_request import Program, SupervisorRequest
+from conjure.runs.scheduling.supervisor_request import Program, SupervisorRequest
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason
 

@@ -21,7 +21,7 @@ from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import RunLock
-from conjure.runs.lifecycle.supervisor_request import Program, SupervisorRequest
+from conjure.runs.scheduling.supervisor_request import Program, SupervisorRequest
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import RunSpec
 

@@ -22,10 +22,10 @@ from conjure.runs.database.sqlite import Store
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.ownership import RunLock, open_store
-from conjure.runs.lifecycle.run_queue import enqueue, has_room
-from conjure.runs.lifecycle.scheduler import refuse_impossible
-from conjure.runs.lifecycle.scheduler_start import start_scheduler, wake_scheduler
 from conjure.runs.lifecycle.spawning import Launch, interrupts_held, request_of_this_process
+from conjure.runs.scheduling.run_queue import enqueue, has_room
+from conjure.runs.scheduling.scheduler import refuse_impossible
+from conjure.runs.scheduling.scheduler_start import start_scheduler, wake_scheduler
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
 from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec

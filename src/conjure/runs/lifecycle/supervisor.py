@@ -29,14 +29,14 @@ from conjure.runs.lifecycle.ownership import (
     open_store,
     process_name,
 )
-from conjure.runs.lifecycle.run_queue import admit, enqueue
-from conjure.runs.lifecycle.scheduler_start import (
+from conjure.runs.scheduling.run_queue import admit, enqueue
+from conjure.runs.scheduling.scheduler_start import (
     is_scheduler,
     remove_request,
     scheduler_is_missing,
     wake_scheduler,
 )
-from conjure.runs.lifecycle.supervisor_request import SupervisorRequest
+from conjure.runs.scheduling.supervisor_request import SupervisorRequest
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError
 

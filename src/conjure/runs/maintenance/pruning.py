@@ -15,7 +15,6 @@ from typing import TypeVar
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
-from conjure.runs.artifacts.mount_sources import KEPT_FILES
 from conjure.runs.artifacts.resource_paths import versions
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import code_store, mirrors
@@ -23,6 +22,7 @@ from conjure.runs.database.sqlite import Store, folder_numbers
 from conjure.runs.environments import environment_build
 from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
 from conjure.runs.lifecycle.ownership import RunLock
+from conjure.runs.schema.resource import KEPT_FILES
 from conjure.runs.schema.run_folder import (
     BASELINE,
     FOLDERS_FILE,

@@ -15,9 +15,9 @@ from conjure.core.home import Home
 from conjure.errors import ConjureError, ExecutorError
 from conjure.runs.database.sqlite import Store
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle.scheduler import allocate
-from conjure.runs.lifecycle.scheduler_start import this_queue
-from conjure.runs.lifecycle.supervisor_request import SupervisorRequest
+from conjure.runs.scheduling.scheduler import allocate
+from conjure.runs.scheduling.scheduler_start import this_queue
+from conjure.runs.scheduling.supervisor_request import SupervisorRequest
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus
 
