@@ -25,7 +25,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.runs.database.sqlite import Store
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process_usage import measure
-from conjure.runs.lifecycle.scheduler_start import scheduler_of
+from conjure.runs.scheduling.scheduler_start import scheduler_of
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts, RunStatus

@@ -24,6 +24,7 @@ from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.submission import rerun, submit
 from conjure.runs.lifecycle.termination import end_runs
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import (
     CodeChoice,
     ComputeRequest,
@@ -33,7 +34,7 @@ from conjure.runs.schema.spec import (
     current_folder,
 )
 from conjure.runs.schema.status import EndReason, RunStatus
-from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogEntry, LogTail, lines
+from conjure.runs.telemetry.logs import NOTE, LogEntry, LogTail, lines
 from conjure.runs.telemetry.metrics import Point, Summary, read_points
 
 
@@ -92,7 +93,7 @@ class Run:
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Lines the command printed, stdout and stderr as they came; with `follow` until it has ended."""
-        entries = _printed(self) if follow else LogTail(self._folder / LOG_FILE).read()
+        entries = _printed(self) if follow else LogTail(RunFolder(self._folder).log).read()
         return (line.text for line in lines(entries) if line.stream != NOTE)
 
     @overload

@@ -12,6 +12,7 @@ import pytest
 import conjure
 from conjure import errors
 from conjure.cli.main import COMMANDS
+from conjure.core.config import SETTINGS
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.pages import DOCS, PAGES, REPOSITORY, load_script
 
@@ -79,6 +80,12 @@ def test_every_variable_is_listed():
     used = set(re.findall(r"\bCONJURE_[A-Z][A-Z_]*[A-Z]\b", source))
     listed = set(re.findall(r"`(CONJURE_[A-Z_]+)`", (DOCS / "configuration.md").read_text()))
     assert listed == used
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_is_listed(setting):
+    rows = [line.split(" | ")[0] for line in (DOCS / "configuration.md").read_text().splitlines()]
+    assert any(f"`{setting}`" in row for row in rows if row.startswith("| `"))
 
 
 @pytest.mark.parametrize("status", RunStatus)

@@ -12,9 +12,9 @@ from conjure.runs.database.sqlite import Store
 from conjure.runs.host.process import Process, look_at
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, RunStatus
-from conjure.runs.telemetry.logs import LOG_FILE
 
 OWNER = Owner("host", "boot", 1, "1")
 _PATIENCE_S = 60.0

@@ -12,6 +12,7 @@ from conjure.errors import ConjureError, NotFoundError
 from conjure.recipes.resources import is_resource, resolve_resource
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.run_folder import RunFolder
 
 REPORT_FILE = "report.json"
 _NUMBER = re.compile(r"#?[1-9][0-9]{0,17}")
@@ -48,7 +49,7 @@ def _newest_report(home: Home) -> Path:
     with open_store(home) as store:
         numbers = sorted(store.numbers(), reverse=True)
     for number in numbers:
-        folder = home.run_folder(number) / "outputs"
+        folder = RunFolder.of(home, number).outputs
         if (folder / REPORT_FILE).is_file():
             return folder
     raise NotFoundError(f"no run has a report; {_WHO_WRITES_ONE}", fix="conjure ps")

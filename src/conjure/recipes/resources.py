@@ -10,8 +10,9 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import NotFoundError
 from conjure.lm.checkpoints.gguf.conversion import is_gguf
-from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS, resolve
+from conjure.runs.artifacts.resource_paths import resolve
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.resource import RUNS, UPLOADS
 
 CHECKPOINT_OUTPUT = "output"  # where a fine-tune's run keeps its checkpoint
 _CONFIG_FILE = "config.json"

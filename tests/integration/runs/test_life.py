@@ -13,8 +13,9 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.lifecycle.submission import rerun
+from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import EndReason, RunStatus
-from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogTail, lines
+from conjure.runs.telemetry.logs import NOTE, LogTail, lines
 from support.casting import is_running, nap, wait_for_status, wait_until
 from support.repositories import run_git
 

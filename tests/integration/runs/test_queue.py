@@ -13,8 +13,8 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import look_at
 from conjure.runs.lifecycle import spawning
 from conjure.runs.lifecycle.ownership import RunLock
-from conjure.runs.lifecycle.scheduler_start import SCHEDULER_NAME, scheduler_of
-from conjure.runs.lifecycle.supervisor_request import Program
+from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, scheduler_of
+from conjure.runs.scheduling.supervisor_request import Program
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import wait_for_status, wait_until
 from support.repositories import read_files

@@ -13,9 +13,9 @@ from conjure.python_api import Run
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.sqlite import Store, read_record
 from conjure.runs.host.process import KILL_SIGNAL, boot_id, look_at
-from conjure.runs.host.process_marks import MARKS_FILE
 from conjure.runs.lifecycle.ownership import RunLock, open_store
 from conjure.runs.lifecycle.submission import submit
+from conjure.runs.schema.run_folder import MARKS_FILE
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import is_running, nap, supervisor_of, wait_for_status, wait_until

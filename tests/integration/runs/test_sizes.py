@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.telemetry.logs import LOG_FILE, LogTail
+from conjure.runs.schema.run_folder import LOG_FILE
+from conjure.runs.telemetry.logs import LogTail
 from support.casting import supervisor_of, wait_until
 
 LARGE = [pytest.mark.large, pytest.mark.timeout(900)]

@@ -15,8 +15,9 @@ from conjure.runs.artifacts.uploads import read_upload
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.database.sqlite import Store, folder_numbers, foreign_entries, read_links, read_record
 from conjure.runs.maintenance.doctor import examine, rebuild
+from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import Ending, EndReason
-from conjure.runs.telemetry.logs import LOG_FILE, LogTail
+from conjure.runs.telemetry.logs import LogTail
 from support.casting import add_run, finish
 from support.repositories import write_files
 

@@ -19,6 +19,7 @@ from conjure.runs.database.sqlite import Link
 from conjure.runs.inspect.lineage import Edge, Products, Tie, run_number, source_text
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.resource import Resource
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.telemetry.metrics import Summary
 
@@ -50,7 +51,7 @@ def command(number: int, *, as_json: bool) -> None:
 
 
 def _names_run(link: Link, number: int) -> bool:
-    return link.resource.split("/")[:2] == ["runs", str(number)]
+    return Resource.of_source(link.resource).number == number
 
 
 def _to_dict(

@@ -18,17 +18,9 @@ from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import EXIT_DETACHED, exit_status
-from conjure.runs.telemetry.logs import (
-    LOG_FILE,
-    STDOUT,
-    LineAssembler,
-    LogEntry,
-    LogLine,
-    LogTail,
-    lines,
-    log_is_lost,
-)
+from conjure.runs.telemetry.logs import STDOUT, LineAssembler, LogEntry, LogLine, LogTail, lines, log_is_lost
 
 
 @click.command
@@ -59,9 +51,9 @@ def command(
     folder = home.run_folder(number)
     if log_is_lost(folder, record):
         raise NotFoundError(
-            f"what run {number} printed is lost: {folder / LOG_FILE} is missing", fix="conjure doctor"
+            f"what run {number} printed is lost: {RunFolder(folder).log} is missing", fix="conjure doctor"
         )
-    entries = LogTail(folder / LOG_FILE).read()
+    entries = LogTail(RunFolder(folder).log).read()
     if wanted.asks:
         wanted.show(lines(entries))
     elif not _write_exactly(entries):

@@ -17,7 +17,8 @@ from conjure.core.home import Home
 from conjure.core.text import did_you_mean
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.telemetry.metrics import METRICS_FILE, MetricTail, Point, Summary
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry.metrics import MetricTail, Point, Summary
 from conjure.runs.telemetry.series import read_series
 
 _FIELDS = ("name", "step", "value", "time")
@@ -93,7 +94,7 @@ def _chosen(number: int, names: Sequence[str], summaries: dict[str, Summary]) ->
 
 def _points(folder: Path, names: Sequence[str]) -> Iterator[Point]:
     """The points of these metrics; of none given, all that are in the file by now."""
-    points = MetricTail(folder / METRICS_FILE).read()
+    points = MetricTail(RunFolder(folder).metrics).read()
     return (point for point in points if point.name in names) if names else points
 
 

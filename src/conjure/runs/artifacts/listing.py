@@ -12,10 +12,11 @@ from typing import Any
 
 from conjure.core.home import Home
 from conjure.core.text import to_iso, valid_utf8
-from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS, find_roots, parse, resolve
-from conjure.runs.artifacts.run_folders import OUTPUTS, WORK
+from conjure.runs.artifacts.resource_paths import find_roots, parse, resolve
 from conjure.runs.artifacts.uploads import Upload, list_uploads
 from conjure.runs.database.sqlite import RunSize, Store
+from conjure.runs.schema.resource import RUNS, UPLOADS
+from conjure.runs.schema.run_folder import OUTPUTS, WORK
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from conjure.runs.artifacts import resource_paths
 from conjure.runs.database.connection import full_disk
 from conjure.runs.database.sqlite import Store
 from conjure.runs.schema.record import CodeFacts, MountFacts
+from conjure.runs.schema.resource import KEPT_FILES, Resource
 from conjure.runs.schema.spec import Mount, RunSpec
 
-KEPT_FILES = "datasets/files"
 _LARGEST_FILE_BYTES = 1_000_000_000
 
 
@@ -43,7 +43,7 @@ def resolve_mounts(home: Home, store: Store, mounts: Iterable[Mount]) -> tuple[M
 def _pin(home: Home, store: Store, mount: Mount) -> str:
     if mount.is_local_file:
         return keep_file(home, Path(mount.resource).expanduser().absolute())
-    if mount.resource.startswith(f"{KEPT_FILES}/"):
+    if Resource.of_source(mount.resource).kind == KEPT_FILES:
         locate(home, mount.resource)
         return mount.resource
     resource_paths.resolve(home, mount.resource, store.lookup_link)
@@ -56,7 +56,7 @@ def locate(home: Home, source: str) -> Path:
     Raises:
         NotFoundError: It is no longer there.
     """
-    if not source.startswith(f"{KEPT_FILES}/"):
+    if Resource.of_source(source).kind != KEPT_FILES:
         return resource_paths.resolve(home, source, lambda _: None)
     path = home.root / source
     if not path.is_file() or ".." in path.parts:
@@ -98,7 +98,7 @@ def keep_file(home: Home, file: Path) -> str:
             f"{file} ({format_size(size)}) could not be kept for the run: {why}",
             hint="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
         ) from error
-    return f"{KEPT_FILES}/{digest}/{file.name}"
+    return str(Resource(KEPT_FILES, digest, None, (file.name,)))
 
 
 def _kept(home: Home, digest: str, name: str) -> Path:

@@ -8,7 +8,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.core.home import Home
@@ -16,9 +15,9 @@ from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.database.rows import LAST
+from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
+from conjure.runs.schema.run_folder import OUTPUTS, WORK, RunFolder
 
-RUNS, UPLOADS = "runs", "uploads"
-MANIFEST = "manifest.json"
 _FORMS = "write runs/12, uploads/NAME or a link's name"
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # of ASCII digits: int() would take others too
 _UPLOAD = re.compile(r"(?P<name>[^@]+)(?:@(?P<version>[1-9][0-9]{0,8}))?")
@@ -26,37 +25,6 @@ _NAME = re.compile(r"\w[\w.+ -]{0,98}[\w+-]|\w")
 
 # The resource a link stands for, by its name; None if there is no such link.
 LinkLookup = Callable[[str], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """A resource path taken apart.
-
-    Attributes:
-        kind: ``runs`` or ``uploads``.
-        name: The run's number or the upload's name.
-        version: Which version of an upload, None for the newest.
-        parts: The path inside, without ``.`` and ``..``.
-    """
-
-    kind: str
-    name: str
-    version: int | None = None
-    parts: tuple[str, ...] = ()
-
-    @property
-    def number(self) -> int | None:
-        """The run's number, or None for an upload."""
-        return int(self.name) if self.kind == RUNS else None
-
-    @property
-    def owner(self) -> str:
-        """The run or upload as a whole: ``runs/12``, ``uploads/NAME@2``."""
-        version = "" if self.version is None else f"@{self.version}"
-        return f"{self.kind}/{self.name}{version}"
-
-    def __str__(self) -> str:
-        return "/".join((self.owner, *self.parts))
 
 
 def parse(text: str, lookup_link: LinkLookup) -> Resource:
@@ -205,8 +173,8 @@ def find_roots(home: Home, resource: Resource) -> Iterator[Path]:
             yield content
         return
     folder = home.run_folder(int(resource.name))
-    saved = (folder / MANIFEST).exists()
-    for place in ("outputs",) if saved else ("outputs", "work"):
+    saved = RunFolder(folder).manifest.exists()
+    for place in (OUTPUTS,) if saved else (OUTPUTS, WORK):
         if (folder / place).is_dir() and not (folder / place).is_symlink():
             yield folder / place
 

@@ -21,9 +21,8 @@ from conjure.core.files import parse_json, write_atomically
 from conjure.core.folders import Folder, FolderId, clear
 from conjure.errors import ConflictError
 from conjure.runs.host.process import boot_id
+from conjure.runs.schema.run_folder import FOLDERS_FILE, OUTPUTS, WORK
 
-WORK, OUTPUTS = "work", "outputs"
-FOLDERS_FILE = "folders.json"
 _WORDS = {WORK: "working folder", OUTPUTS: "outputs folder"}
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP)
 

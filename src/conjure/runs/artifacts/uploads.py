@@ -21,7 +21,8 @@ from conjure.core.home import Home
 from conjure.core.trees import Copied, copy_entry, remove_tree
 from conjure.errors import NotFoundError, StoreError, UsageError
 from conjure.runs.artifacts.manifest import Manifest, take_manifest
-from conjure.runs.artifacts.resource_paths import MANIFEST, check_name, latest_version, versions
+from conjure.runs.artifacts.resource_paths import check_name, latest_version, versions
+from conjure.runs.schema.run_folder import MANIFEST
 
 _SUMMARY = "upload.json"
 

@@ -10,8 +10,10 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import ConflictError, NotFoundError
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.artifacts.resource_paths import MANIFEST, UPLOADS, parse, pin
+from conjure.runs.artifacts.resource_paths import parse, pin
 from conjure.runs.database.sqlite import Store
+from conjure.runs.schema.resource import UPLOADS
+from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def verify(home: Home, store: Store, text: str) -> Verified:
         if record.outputs is not None and record.outputs.removed:
             raise NotFoundError(f"the files of run {record.number} were removed")
         folder = home.run_folder(record.number)
-        content = folder / "outputs"
+        content = RunFolder(folder).outputs
         if record.outputs is None and not (folder / MANIFEST).exists():
             raise NotFoundError(
                 f"{resource.owner} has no saved outputs: the run ended {record.status}",

@@ -56,6 +56,7 @@ from conjure.runs.schema.record import (
     facts_from_dict,
     from_iso,
 )
+from conjure.runs.schema.run_folder import RECORD_FILE, RunFolder
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import (
     Ending,
@@ -66,7 +67,6 @@ from conjure.runs.schema.status import (
 )
 from conjure.runs.telemetry.metrics import Summary, read_points, summarise
 
-RECORD_FILE = "run.json"
 _LINKS_FORMAT = 1
 _BATCH = 100
 # Numbers are given one by one, so a larger one is no run's; it would be the end of all numbers after it.
@@ -857,7 +857,7 @@ class Store:
 def read_record(folder: Path) -> RunRecord | None:
     """The record in a run's folder, or None if there is none that can be read."""
     try:
-        return RunRecord.from_dict(parse_json((folder / RECORD_FILE).read_bytes()))
+        return RunRecord.from_dict(parse_json(RunFolder(folder).record.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ConjureError):
         return None
 

@@ -21,8 +21,8 @@ from conjure.core.files import parse_json
 from conjure.core.folders import Folder
 from conjure.runs.host.cgroup import make_cgroup, processes_in, remove_cgroup
 from conjure.runs.host.process import Process, boot_id, everybody
+from conjure.runs.schema.run_folder import MARKS_FILE
 
-MARKS_FILE = "processes.json"
 _PROC = Path("/proc")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 

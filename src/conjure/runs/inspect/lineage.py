@@ -12,10 +12,9 @@ from typing import Any
 
 from conjure.core.text import valid_utf8
 from conjure.errors import NotFoundError
-from conjure.runs.artifacts.mount_sources import KEPT_FILES
-from conjure.runs.artifacts.resource_paths import RUNS, UPLOADS
 from conjure.runs.database.sqlite import Store
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.resource import KEPT_FILES, RUNS, UPLOADS, Resource
 from conjure.runs.schema.status import Facts
 
 
@@ -92,28 +91,28 @@ def run_name(number: int) -> str:
 
 def run_number(name: str) -> int | None:
     """The number of the run of that name, or None for another thing."""
-    return int(name.partition("/")[2]) if kind_of(name) is Kind.RUN else None
+    return Resource.of_source(name).number
 
 
 def kind_of(name: str) -> Kind:
     """What sort of thing has this name."""
-    first = name.partition("/")[0]
-    return {RUNS: Kind.RUN, UPLOADS: Kind.UPLOAD}.get(first, Kind.FILE)
+    return {RUNS: Kind.RUN, UPLOADS: Kind.UPLOAD}.get(Resource.of_source(name).kind, Kind.FILE)
 
 
 def source_text(source: str) -> str:
     """The source of a mount; a local file by its name, and the digest by which it is kept."""
-    if not source.startswith(f"{KEPT_FILES}/"):
+    resource = Resource.of_source(source)
+    if resource.kind != KEPT_FILES:
         return source
-    digest, _, name = source.removeprefix(f"{KEPT_FILES}/").partition("/")
-    return f"{name} (local file, sha256 {digest[:12]})"
+    return f"{'/'.join(resource.parts)} (local file, sha256 {resource.name[:12]})"
 
 
 def sources_of(record: RunRecord) -> list[Edge]:
     """What a run came from directly: what it mounts, what it repeats, what it was cast from within."""
     name = run_name(record.number)
     edges = [
-        Edge(_owner(mount.source), name, Tie.MOUNT, mount.source, mount.target) for mount in record.mounts
+        Edge(Resource.of_source(mount.source).owner, name, Tie.MOUNT, mount.source, mount.target)
+        for mount in record.mounts
     ]
     if record.rerun_of is not None:
         edges.append(Edge(run_name(record.rerun_of), name, Tie.RERUN))
@@ -199,10 +198,3 @@ def _record(store: Store, name: str) -> RunRecord | None:
 
 def _traced(record: RunRecord | None) -> TracedRun | None:
     return None if record is None else TracedRun(record.facts, valid_utf8(record.spec.command_text))
-
-
-def _owner(source: str) -> str:
-    """The thing a mounted resource belongs to."""
-    if source.startswith(f"{KEPT_FILES}/"):
-        return source
-    return "/".join(source.split("/")[:2])

@@ -15,7 +15,7 @@ from conjure.reporting import METRICS_VARIABLE, RUN_VARIABLE
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.telemetry.metrics import METRICS_FILE
+from conjure.runs.schema.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def command_variables(
     variables["PWD"] = str(place.folder)
     variables[HOME_VARIABLE] = str(home.root)
     variables[RUN_VARIABLE] = str(record.number)
-    variables[METRICS_VARIABLE] = str(home.run_folder(record.number) / METRICS_FILE)
+    variables[METRICS_VARIABLE] = str(RunFolder.of(home, record.number).metrics)
     if record.spec.resources.gpus is not None:
         variables[VISIBLE_GPUS_VARIABLE] = ",".join(map(str, record.gpu_ids))
     return variables

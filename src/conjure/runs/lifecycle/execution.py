@@ -24,7 +24,7 @@ from conjure.errors import ConjureError, StoreError
 from conjure.runs.artifacts import mounts, outputs
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
-from conjure.runs.artifacts.run_folders import WORK, RunFolders
+from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
 from conjure.runs.database.sqlite import KILL, STOP, Store
 from conjure.runs.environments import environment_build
@@ -33,20 +33,20 @@ from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
 from conjure.runs.host.process_marks import ProcessMarks
+from conjure.runs.lifecycle.cancellation import raising
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
+from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
-from conjure.runs.telemetry.logs import LOG_FILE, LogWriter
-from conjure.runs.telemetry.metrics import METRICS_FILE, MetricTail, Summary
+from conjure.runs.telemetry.logs import LogWriter
+from conjure.runs.telemetry.metrics import MetricTail, Summary
 
-MANIFEST, BASELINE = "manifest.json", "before.json"
-_LOOK_EVERY_S = 0.2
 _INSIST_S = 30.0
 
 
@@ -93,7 +93,7 @@ class RunContext:
         self.marks = ProcessMarks(self.folders.run)
         self.executor = LocalExecutor(self.exclude, self.marks)
         self.reserve = DiskReserve(self.folders.run)
-        self.log = LogWriter(self.folder / LOG_FILE)
+        self.log = LogWriter(RunFolder(self.folder).log)
 
     @property
     def folder(self) -> Path:
@@ -103,13 +103,17 @@ class RunContext:
     @property
     def work(self) -> Path:
         """Its working folder: the code's root."""
-        return self.folder / WORK
+        return RunFolder(self.folder).work
 
-    def requested_end(self) -> EndReason | None:
-        """Why somebody wants the run to end, or None."""
+    def requested_end(self, store: Store | None = None) -> EndReason | None:
+        """Why somebody wants the run to end, or None.
+
+        Args:
+            store: Where to look; the supervisor's own, of its main thread, if None.
+        """
         if self.told_to_die or not self.folder.is_dir():  # or its home was removed under it
             return EndReason.KILL_REQUESTED
-        wanted = self.store.end_request(self.number)
+        wanted = (store if store is not None else self.store).end_request(self.number)
         if wanted == KILL:
             return EndReason.KILL_REQUESTED
         return EndReason.STOP_REQUESTED if wanted == STOP or self.told_to_end else None
@@ -208,7 +212,7 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment) 
 def _watch(run: RunContext, job: Job) -> CommandResult:
     execution = run.executor.start(job)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
-    metrics = MetricTail(run.folder / METRICS_FILE)
+    metrics = MetricTail(RunFolder(run.folder).metrics)
     return CommandMonitor(execution, run.log, metrics, run, conditions, run.spec.timeout_s).until_end()
 
 
@@ -291,18 +295,15 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
 def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterator[None]:
     """Let a stop or kill cut the work inside short, by looking for one several times a second."""
 
-    def look(*_: object) -> None:
-        wanted = run.requested_end()
-        if wanted is not None and only in (None, wanted):
-            raise EndRun(Ending(wanted))
+    def look(store: Store) -> EndRun | None:
+        wanted = run.requested_end(store)
+        return EndRun(Ending(wanted)) if wanted is not None and only in (None, wanted) else None
 
-    look()
-    signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, _LOOK_EVERY_S, _LOOK_EVERY_S)
-    try:
+    at_once = look(run.store)
+    if at_once is not None:
+        raise at_once
+    with raising(look, run.home):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _end_if_wanted(run: RunContext) -> None:

@@ -13,11 +13,12 @@ from conjure.core.home import Home
 from conjure.runs.database.sqlite import Store
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
-from conjure.runs.lifecycle.scheduler import shortage
-from conjure.runs.lifecycle.scheduler_start import look_after_queue
+from conjure.runs.scheduling.scheduler import shortage
+from conjure.runs.scheduling.scheduler_start import look_after_queue
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import PHASES, Facts, RunStatus
-from conjure.runs.telemetry.logs import LOG_FILE, NOTE, LogEntry, LogTail
+from conjure.runs.telemetry.logs import NOTE, LogEntry, LogTail
 
 _SHORTEST_WAIT_S = 0.005
 _LONGEST_WAIT_S = 0.1
@@ -96,7 +97,7 @@ def wait_for_end(home: Home, number: int) -> RunRecord:
 
 
 def _events(store: Store, number: int, sleep: Callable[[float], None]) -> Iterator[Event]:
-    merge = _Merge(LogTail(store.home.run_folder(number) / LOG_FILE))
+    merge = _Merge(LogTail(RunFolder.of(store.home, number).log))
     wait_s, next_look_at_carrier = _SHORTEST_WAIT_S, 0.0
     while True:
         facts = store.facts(number)  # before the log: what was printed in a phase is there when it is over

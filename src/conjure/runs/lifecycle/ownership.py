@@ -8,7 +8,6 @@ A run of another machine is never judged from here.
 import errno
 import fcntl
 import os
-import re
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -23,13 +22,11 @@ from conjure.runs.database.sqlite import KILL, Store, read_record
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
-from conjure.runs.lifecycle.scheduler_start import is_scheduler, look_after_queue
+from conjure.runs.scheduling.scheduler_start import is_scheduler, look_after_queue
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.run_folder import LOCK_FILE, PARTIAL_FILE, RunFolder
 from conjure.runs.schema.status import Ending, EndReason
 
-LOCK_FILE = "lock"
-# As `files.write_atomically` and `process_marks` name what they have not finished.
-PARTIAL_FILE = re.compile(r"\.(run|manifest|before|folders)\.json\.[a-z0-9_]{8}|\.processes\.json\.new")
 _NOT_IGNORED = {
     signal.SIGKILL,
     signal.SIGSTOP,
@@ -74,7 +71,7 @@ class RunLock:
                         errno.ENOTDIR, "it is not a folder", str(folder.parent)
                     ) from error
         folder.mkdir(mode=0o700)
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(RunFolder(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return cls(descriptor)
 
@@ -248,7 +245,7 @@ def is_other_supervisor(home: Home, own_number: int, process: Process) -> bool:
     if number == process.name or not number.isdecimal() or int(number) == own_number:
         return False
     folder = home.run_folder(int(number))
-    if not (folder / LOCK_FILE).exists():
+    if not RunFolder(folder).lock.exists():
         return False  # it only calls itself so
     lock = RunLock.take_if_free(folder)
     if lock is None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts.outputs import Baseline
-from conjure.runs.artifacts.run_folders import OUTPUTS, WORK, RunFolders
-from conjure.runs.lifecycle.execution import BASELINE, collect_outputs
+from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.lifecycle.execution import collect_outputs
 from conjure.runs.lifecycle.ownership import RunLock, open_store
 from conjure.runs.schema.record import OutputFacts, RunRecord
+from conjure.runs.schema.run_folder import BASELINE, WORK, RunFolder
 from conjure.runs.schema.status import RunStatus
 
 
@@ -54,15 +55,16 @@ def _load_before(path: Path, folder: Path) -> Baseline:
         return Baseline.load(path)
     except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{folder / BASELINE} is damaged, so what the run made cannot be told from what it was given",
-            hint=f"copy what is wanted out of {folder / WORK}",
+            f"{RunFolder(folder).baseline} is damaged, so what the run made cannot be told from what it"
+            " was given",
+            hint=f"copy what is wanted out of {RunFolder(folder).work}",
         ) from error
 
 
 def _nothing_kept(folder: Path, record: RunRecord) -> NotFoundError:
-    if record.outputs is not None and not record.outputs.removed and not (folder / OUTPUTS).is_dir():
+    if record.outputs is not None and not record.outputs.removed and not RunFolder(folder).outputs.is_dir():
         return NotFoundError(
-            f"the outputs of run {record.number} were saved, but {folder / OUTPUTS} is gone;"
+            f"the outputs of run {record.number} were saved, but {RunFolder(folder).outputs} is gone;"
             " nothing is left to recover them from",
             fix="conjure doctor",
         )
@@ -75,7 +77,7 @@ def _nothing_kept(folder: Path, record: RunRecord) -> NotFoundError:
         )
     if RunStatus.RUNNING in record.facts.entered:
         return NotFoundError(
-            f"what run {record.number} made is gone: {folder / WORK} is not there any more",
+            f"what run {record.number} made is gone: {RunFolder(folder).work} is not there any more",
             fix=f"conjure logs {record.number}",
         )
     return NotFoundError(

@@ -17,18 +17,19 @@ from conjure.runs.database.sqlite import KILL, Store
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import host_id, reap_children
 from conjure.runs.lifecycle.ownership import RunLock, mark_interrupted
-from conjure.runs.lifecycle.run_queue import read_request
-from conjure.runs.lifecycle.scheduler import startable
-from conjure.runs.lifecycle.scheduler_start import (
+from conjure.runs.lifecycle.spawning import Launch
+from conjure.runs.lifecycle.supervisor import leave_caller
+from conjure.runs.scheduling.run_queue import read_request
+from conjure.runs.scheduling.scheduler import startable
+from conjure.runs.scheduling.scheduler_start import (
     WAKE_SIGNAL,
     SchedulerLock,
     close_queued,
     look_after_queue,
     this_queue,
 )
-from conjure.runs.lifecycle.spawning import SUPERVISOR_LOG, Launch
-from conjure.runs.lifecycle.supervisor import leave_caller
-from conjure.runs.lifecycle.supervisor_request import Program, SupervisorRequest
+from conjure.runs.scheduling.supervisor_request import Program, SupervisorRequest
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason
 
 _LOOK_EVERY_S = 5.0
@@ -150,7 +151,7 @@ class _Scheduler:
             lock.release()
 
     def _give_up(self, number: int) -> None:
-        where = self._home.run_folder(number) / SUPERVISOR_LOG
+        where = RunFolder.of(self._home, number).supervisor_log
         ending = Ending(EndReason.SUPERVISOR_DIED, message=f"its supervisor could not start; see {where}")
         with Store.open(self._home, must_exist=True) as store:
             close_queued(store, number, ending)
@@ -176,7 +177,7 @@ class _Scheduler:
         os.environ.update(request.variables)
         request.settings.put_in_force()
         log = os.open(
-            self._home.run_folder(number) / SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+            RunFolder.of(self._home, number).supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
         )
         os.dup2(log, 1)
         os.dup2(log, 2)

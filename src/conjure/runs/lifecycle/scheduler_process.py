@@ -9,7 +9,7 @@ import sys
 
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import set_name
-from conjure.runs.lifecycle.scheduler_start import SCHEDULER_NAME, WAKE_SIGNAL, SchedulerLock
+from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, WAKE_SIGNAL, SchedulerLock
 
 
 def main() -> None:

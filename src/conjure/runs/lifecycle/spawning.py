@@ -21,10 +21,9 @@ from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import RunLock
-from conjure.runs.lifecycle.supervisor_request import Program, SupervisorRequest
+from conjure.runs.scheduling.supervisor_request import Program, SupervisorRequest
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import RunSpec
-
-SUPERVISOR_LOG = "supervisor.log"
 
 
 class Launch:
@@ -44,7 +43,7 @@ class Launch:
 
     def __init__(self, home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> None:
         self._request = request
-        self._log = home.run_folder(number) / SUPERVISOR_LOG
+        self._log = RunFolder.of(home, number).supervisor_log
         assert lock.descriptor is not None
         arguments = [
             request.program.interpreter,

@@ -22,11 +22,12 @@ from conjure.runs.database.sqlite import Store
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.ownership import RunLock, open_store
-from conjure.runs.lifecycle.run_queue import enqueue, has_room
-from conjure.runs.lifecycle.scheduler import refuse_impossible
-from conjure.runs.lifecycle.scheduler_start import start_scheduler, wake_scheduler
 from conjure.runs.lifecycle.spawning import Launch, interrupts_held, request_of_this_process
+from conjure.runs.scheduling.run_queue import enqueue, has_room
+from conjure.runs.scheduling.scheduler import refuse_impossible
+from conjure.runs.scheduling.scheduler_start import start_scheduler, wake_scheduler
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
+from conjure.runs.schema.run_folder import WORK
 from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
 from conjure.runs.schema.status import Ending, EndReason
 
@@ -231,7 +232,7 @@ def refuse_own_folder(home: Home, spec: RunSpec) -> None:
     if not takes_folder or not folder.is_relative_to(root):
         return
     kind, _, place, *_ = *folder.relative_to(root).parts, "", "", ""
-    if (kind, place) != ("runs", "work"):
+    if (kind, place) != ("runs", WORK):
         raise UsageError(
             f"{folder} is conjure's home folder, and a run would copy all of it",
             hint="cd to the project's own folder",

@@ -29,15 +29,15 @@ from conjure.runs.lifecycle.ownership import (
     open_store,
     process_name,
 )
-from conjure.runs.lifecycle.run_queue import admit, enqueue
-from conjure.runs.lifecycle.scheduler_start import (
+from conjure.runs.scheduling.run_queue import admit, enqueue
+from conjure.runs.scheduling.scheduler_start import (
     is_scheduler,
     remove_request,
     scheduler_is_missing,
     wake_scheduler,
 )
-from conjure.runs.lifecycle.spawning import SUPERVISOR_LOG
-from conjure.runs.lifecycle.supervisor_request import SupervisorRequest
+from conjure.runs.scheduling.supervisor_request import SupervisorRequest
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError
 
 
@@ -131,7 +131,7 @@ def _exclude(home: Home, number: int) -> Callable[[Process], bool]:
 
 
 def _close_after_our_own_fault(home: Home, number: int, error: BaseException) -> None:
-    where = home.run_folder(number) / SUPERVISOR_LOG
+    where = RunFolder.of(home, number).supervisor_log
     message = f"internal error ({type(error).__name__}: {error}); see {where}"
     try:
         with Store.open(home, must_exist=True) as store:
@@ -142,7 +142,7 @@ def _close_after_our_own_fault(home: Home, number: int, error: BaseException) ->
 
 
 def _remove_if_empty(home: Home, number: int) -> None:
-    path = home.run_folder(number) / SUPERVISOR_LOG
+    path = RunFolder.of(home, number).supervisor_log
     if path.exists() and path.stat().st_size == 0:
         path.unlink()
 

@@ -14,7 +14,7 @@ from conjure.errors import StoreError
 from conjure.runs.database.sqlite import KILL, STOP, Store
 from conjure.runs.host.process import KILL_SIGNAL, Process, boot_id, host_id, look_at, send_signal
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, process_name
-from conjure.runs.lifecycle.scheduler_start import close_queued, wake_scheduler
+from conjure.runs.scheduling.scheduler_start import close_queued, wake_scheduler
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import Ending, EndReason
 

@@ -20,8 +20,7 @@ from conjure.core.text import plural, valid_utf8
 from conjure.core.units import format_size
 from conjure.errors import BuildError, ConjureError, StoreError
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.artifacts.resource_paths import MANIFEST, upload_content, versions
-from conjure.runs.artifacts.run_folders import OUTPUTS
+from conjure.runs.artifacts.resource_paths import upload_content, versions
 from conjure.runs.artifacts.uploads import read_upload
 from conjure.runs.code import code_store
 from conjure.runs.code.code_store import provisional_references
@@ -33,8 +32,8 @@ from conjure.runs.environments.uv import uv_program
 from conjure.runs.host.gpus import GpuMeter
 from conjure.runs.lifecycle.ownership import mark_interrupted
 from conjure.runs.maintenance.pruning import find_leftovers, unused_folders
+from conjure.runs.schema.run_folder import LOG_FILE, MANIFEST, OUTPUTS
 from conjure.runs.schema.status import RunStatus
-from conjure.runs.telemetry.logs import LOG_FILE
 
 _OLDEST_GIT = (2, 32)
 _LITTLE_ROOM_BYTES = 1_000_000_000

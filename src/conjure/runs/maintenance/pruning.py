@@ -15,19 +15,28 @@ from typing import TypeVar
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
-from conjure.runs.artifacts.mount_sources import KEPT_FILES
-from conjure.runs.artifacts.resource_paths import MANIFEST, versions
-from conjure.runs.artifacts.run_folders import FOLDERS_FILE, OUTPUTS, WORK, RunFolders
+from conjure.runs.artifacts.resource_paths import versions
+from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import code_store, mirrors
-from conjure.runs.database.sqlite import RECORD_FILE, Store, folder_numbers
+from conjure.runs.database.sqlite import Store, folder_numbers
 from conjure.runs.environments import environment_build
-from conjure.runs.host.process_marks import MARKS_FILE
 from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
-from conjure.runs.lifecycle.execution import BASELINE
-from conjure.runs.lifecycle.ownership import LOCK_FILE, PARTIAL_FILE, RunLock
-from conjure.runs.lifecycle.spawning import SUPERVISOR_LOG
-from conjure.runs.telemetry.logs import LOG_FILE
-from conjure.runs.telemetry.metrics import METRICS_FILE
+from conjure.runs.lifecycle.ownership import RunLock
+from conjure.runs.schema.resource import KEPT_FILES
+from conjure.runs.schema.run_folder import (
+    BASELINE,
+    FOLDERS_FILE,
+    LOCK_FILE,
+    LOG_FILE,
+    MANIFEST,
+    MARKS_FILE,
+    METRICS_FILE,
+    OUTPUTS,
+    PARTIAL_FILE,
+    RECORD_FILE,
+    SUPERVISOR_LOG,
+    WORK,
+)
 
 _YOUNG_S = 3600
 # What processes leave that were killed while they wrote it. A run's own is in its folder.

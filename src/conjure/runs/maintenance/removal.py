@@ -13,15 +13,17 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.trees import tree_size_bytes
 from conjure.errors import ConflictError, UsageError
-from conjure.runs.artifacts.resource_paths import Resource, parse
+from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.artifacts.uploads import remove_upload
 from conjure.runs.code import snapshot
 from conjure.runs.database.sqlite import Store
 from conjure.runs.lifecycle.ownership import RunLock
 from conjure.runs.schema.record import OutputFacts
+from conjure.runs.schema.resource import Resource
+from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK
 
-_FILES = ("outputs", "work", "before.json")
+_FILES = (OUTPUTS, WORK, BASELINE)
 
 
 def remove(home: Home, store: Store, text: str, *, force: bool = False) -> int:
@@ -91,11 +93,10 @@ def _runs_using(store: Store, resource: Resource) -> list[int]:
     """Runs that mounted this upload, in any of the versions meant."""
     found = set()
     for source, numbers in store.sources_in_use().items():
-        owner = source.split("/")[:2]
-        if owner == ["uploads", resource.name] or owner[-1].startswith(f"{resource.name}@"):
-            version = owner[-1].partition("@")[2]
-            if resource.version is None or version in ("", str(resource.version)):
-                found.update(numbers)
+        used = Resource.of_source(source)
+        same_version = resource.version is None or used.version in (None, resource.version)
+        if (used.kind, used.name) == (resource.kind, resource.name) and same_version:
+            found.update(numbers)
     return sorted(found)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from conjure.core.text import to_iso, valid_utf8
 from conjure.runs.schema.process_facts import Owner, Usage
+from conjure.runs.schema.resource import Resource
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts, RunStatus
 
@@ -73,9 +74,7 @@ class MountFacts:
     @property
     def source_run(self) -> int | None:
         """The run the resource belongs to, if it belongs to one."""
-        kind, _, rest = self.source.partition("/")
-        number = rest.partition("/")[0]
-        return int(number) if kind == "runs" and number.isdecimal() else None
+        return Resource.of_source(self.source).number
 
 
 @dataclass(frozen=True, slots=True)

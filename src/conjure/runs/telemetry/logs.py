@@ -21,9 +21,9 @@ from pathlib import Path
 from conjure.core.files import parse_json
 from conjure.core.line_tail import LineTail
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus
 
-LOG_FILE = "log.jsonl"
 STDOUT, STDERR, NOTE = "stdout", "stderr", "conjure"
 
 _LONGEST_PIECE_BYTES = 1 << 16
@@ -158,7 +158,7 @@ class LogWriter:
 
 def log_is_lost(folder: Path, record: RunRecord) -> bool:
     """Whether a run must have a log, as all have that got as far as a supervisor, and it is not there."""
-    return RunStatus.QUEUED in record.facts.entered and not (folder / LOG_FILE).is_file()
+    return RunStatus.QUEUED in record.facts.entered and not RunFolder(folder).log.is_file()
 
 
 class LogTail:

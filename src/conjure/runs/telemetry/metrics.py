@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.core.line_tail import LineTail
+from conjure.runs.schema.run_folder import RunFolder
 
 _LARGEST_STEP = 1 << 62  # as far as the database counts
-METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ class MetricTail:
 def read_points(folder: Path, names: Iterable[str] = ()) -> list[Point]:
     """All points in a run's folder, in the order they were reported; only `names` if any are given."""
     wanted = frozenset(names)
-    return [point for point in MetricTail(folder / METRICS_FILE).read() if not wanted or point.name in wanted]
+    points = MetricTail(RunFolder(folder).metrics).read()
+    return [point for point in points if not wanted or point.name in wanted]
 
 
 def summarise(points: Iterable[Point], earlier: Iterable[Summary] = ()) -> dict[str, Summary]:

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conjure.runs.telemetry.metrics import METRICS_FILE, MetricTail
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry.metrics import MetricTail
 
 
 @dataclass(slots=True)
@@ -26,7 +27,7 @@ class Series:
 def read_series(folder: Path, names: Iterable[str]) -> dict[str, Series]:
     """The points of some metrics of the run in `folder`; a metric without points is an empty series."""
     found = {name: Series() for name in names}
-    for point in MetricTail(folder / METRICS_FILE).read():
+    for point in MetricTail(RunFolder(folder).metrics).read():
         series = found.get(point.name)
         if series is not None:
             series.steps.append(point.step)

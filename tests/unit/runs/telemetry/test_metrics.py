@@ -1,4 +1,5 @@
-from conjure.runs.telemetry.metrics import METRICS_FILE, MetricTail, Point, Summary, read_points, summarise
+from conjure.runs.schema.run_folder import METRICS_FILE
+from conjure.runs.telemetry.metrics import MetricTail, Point, Summary, read_points, summarise
 
 LINE = '{"name": "%s", "step": %d, "value": %r, "time": 1.5}\n'
 

@@ -4,7 +4,7 @@ from conjure.errors import UsageError
 from conjure.runs.database.rows import Claim
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.gpus import gpu_count, gpus_named
-from conjure.runs.lifecycle.scheduler import allocate, refuse_impossible, shortage, startable
+from conjure.runs.scheduling.scheduler import allocate, refuse_impossible, shortage, startable
 from conjure.runs.schema.spec import ComputeRequest
 
 MACHINE = Capacity(cpus=4, gpu_ids=(0, 1), memory_bytes=100)

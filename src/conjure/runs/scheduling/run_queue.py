@@ -15,11 +15,11 @@ from conjure.core.home import Home
 from conjure.errors import ConjureError, ExecutorError
 from conjure.runs.database.sqlite import Store
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle.scheduler import allocate
-from conjure.runs.lifecycle.scheduler_start import this_queue
-from conjure.runs.lifecycle.supervisor_request import SupervisorRequest
+from conjure.runs.scheduling.scheduler import allocate
+from conjure.runs.scheduling.scheduler_start import this_queue
+from conjure.runs.scheduling.supervisor_request import SupervisorRequest
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus
-from conjure.runs.telemetry.logs import LOG_FILE
 
 _PRIVATE = 0o700
 
@@ -31,7 +31,7 @@ def enqueue(home: Home, store: Store, number: int, request: SupervisorRequest) -
         ExecutorError: What its supervisor will need cannot be kept in memory.
         IllegalMoveError: The run is past that already.
     """
-    (home.run_folder(number) / LOG_FILE).touch(mode=0o600)
+    RunFolder.of(home, number).log.touch(mode=0o600)
     write_request(home, number, request)
     store.enqueue(number, this_queue())
 

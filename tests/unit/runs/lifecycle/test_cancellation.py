@@ -1,0 +1,84 @@
+"""Work that is cut short: by whom, in which thread, and until when."""
+
+import signal
+import threading
+from contextlib import suppress
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.errors import StoreError
+from conjure.runs.database.sqlite import STOP, Store
+from conjure.runs.lifecycle.cancellation import raising
+from support.casting import add_run
+
+
+class CutShortError(Exception):
+    """What the tests have raised."""
+
+
+@pytest.fixture
+def home(conjure_home):
+    return Home(conjure_home)
+
+
+def wait_for_ever():
+    threading.Event().wait(60)
+    raise AssertionError("it was not interrupted")
+
+
+def test_a_wish_in_the_database_interrupts_what_the_main_thread_does(home):
+    threads = []
+    with Store.open(home) as store:
+        number = add_run(store).number
+
+        def look(own):
+            threads.append(threading.current_thread())
+            return CutShortError() if own.end_request(number) == STOP else None
+
+        def work():
+            with raising(look, home):
+                store.request_end(number, STOP)
+                wait_for_ever()
+
+        with pytest.raises(CutShortError):
+            work()
+    assert threading.main_thread() not in threads
+
+
+def test_it_is_raised_again_where_something_swallows_it(home):
+    Store.open(home).close_connection()
+
+    def work():
+        with raising(lambda _: CutShortError(), home):
+            with suppress(CutShortError):
+                wait_for_ever()
+            wait_for_ever()
+
+    with pytest.raises(CutShortError):
+        work()
+
+
+def test_nothing_is_left_when_the_block_is_over(home):
+    Store.open(home).close_connection()
+    before = signal.getsignal(signal.SIGALRM)
+    looked = threading.Event()
+    with raising(lambda _: looked.set(), home):
+        assert looked.wait(60)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert [thread.name for thread in threading.enumerate() if thread.name == "cancellation"] == []
+
+
+def test_a_database_that_cannot_be_read_is_tried_again(home):
+    Store.open(home).close_connection()
+    looks = []
+    looked_again = threading.Event()
+
+    def look(_):
+        looks.append(True)
+        if len(looks) == 1:
+            raise StoreError("the disk is full")
+        looked_again.set()
+
+    with raising(look, home):
+        assert looked_again.wait(60)
