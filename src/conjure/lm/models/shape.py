@@ -149,7 +149,8 @@ class Shape(ModelConfig):
             yield f"{self.n_head} attention heads cannot share {self.n_kv_head} heads of keys and values"
         for rope in {layer.rope for layer in self.layers if layer.rope is not None}:
             if not 0 < rope.channels + rope.channels % 2 <= self.head_size:
-                yield f"rotary positions cannot turn {rope.channels} of the {self.head_size} channels of a head"
+                size = self.head_size
+                yield f"rotary positions cannot turn {rope.channels} of the {size} channels of a head"
         if self.parameter_count > MAX_PARAMETERS:
             yield f"it asks for {self.parameter_count:,} parameters, more than the {MAX_PARAMETERS:,} allowed"
 
