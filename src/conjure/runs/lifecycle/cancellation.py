@@ -13,17 +13,20 @@ from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.sqlite import Store
 
+Look = Callable[[Store | None], Exception | None]
+
 _LOOK_EVERY_S = 0.2
 
 
 @contextmanager
-def raising(look: Callable[[Store], Exception | None], home: Home) -> Iterator[None]:
+def raising(look: Look, home: Home) -> Iterator[None]:
     """Raise in the block what `look` finds, several times a second, until the block is over.
 
     To be called in the main thread, which is the one that takes signals.
 
     Args:
-        look: Called in another thread with a store of that thread's; None if all is to go on.
+        look: Called in another thread with a store of that thread's, or None where that cannot be read; gives
+            None if all is to go on.
         home: Of the store.
     """
     watch = _Watch(look, home)
@@ -44,7 +47,7 @@ def raising(look: Callable[[Store], Exception | None], home: Home) -> Iterator[N
 class _Watch:
     """The thread's half, and the handler, which runs in the main thread."""
 
-    def __init__(self, look: Callable[[Store], Exception | None], home: Home) -> None:
+    def __init__(self, look: Look, home: Home) -> None:
         self._look = look
         self._home = home
         self._main = threading.get_ident()
@@ -58,14 +61,17 @@ class _Watch:
                 with Store.open(self._home, must_exist=True) as store:
                     self._look_until_over(store)
             except StoreError:
-                continue  # a full or slow disk: it is tried again
+                self._look_once(None)  # a full disk, or the home is gone; it is tried again
 
     def _look_until_over(self, store: Store) -> None:
         while not self.is_over.is_set():
-            self._found = self._look(store)
-            if self._found is not None:
-                signal.pthread_kill(self._main, signal.SIGALRM)
+            self._look_once(store)
             self.is_over.wait(_LOOK_EVERY_S)
+
+    def _look_once(self, store: Store | None) -> None:
+        self._found = self._look(store)
+        if self._found is not None:
+            signal.pthread_kill(self._main, signal.SIGALRM)
 
     def deliver(self, *_: object) -> None:
         """Interrupt the main thread."""

@@ -105,15 +105,20 @@ class RunContext:
         """Its working folder: the code's root."""
         return RunFolder(self.folder).work
 
-    def requested_end(self, store: Store | None = None) -> EndReason | None:
+    def requested_end(self) -> EndReason | None:
+        """Why somebody wants the run to end, or None."""
+        return self.find_wish(self.store)
+
+    def find_wish(self, store: Store | None) -> EndReason | None:
         """Why somebody wants the run to end, or None.
 
         Args:
-            store: Where to look; the supervisor's own, of its main thread, if None.
+            store: Where wishes stand, of the thread this is called in; None where it cannot be read, so that
+                only what came by a signal counts.
         """
         if self.told_to_die or not self.folder.is_dir():  # or its home was removed under it
             return EndReason.KILL_REQUESTED
-        wanted = (store if store is not None else self.store).end_request(self.number)
+        wanted = None if store is None else store.end_request(self.number)
         if wanted == KILL:
             return EndReason.KILL_REQUESTED
         return EndReason.STOP_REQUESTED if wanted == STOP or self.told_to_end else None
@@ -295,8 +300,8 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
 def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterator[None]:
     """Let a stop or kill cut the work inside short, by looking for one several times a second."""
 
-    def look(store: Store) -> EndRun | None:
-        wanted = run.requested_end(store)
+    def look(store: Store | None) -> EndRun | None:
+        wanted = run.find_wish(store)
         return EndRun(Ending(wanted)) if wanted is not None and only in (None, wanted) else None
 
     at_once = look(run.store)

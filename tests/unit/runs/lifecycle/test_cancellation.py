@@ -74,11 +74,22 @@ def test_a_database_that_cannot_be_read_is_tried_again(home):
     looks = []
     looked_again = threading.Event()
 
-    def look(_):
-        looks.append(True)
+    def look(store):
+        looks.append(store)
         if len(looks) == 1:
             raise StoreError("the disk is full")
-        looked_again.set()
+        if len(looks) == 3:
+            looked_again.set()
 
     with raising(look, home):
         assert looked_again.wait(60)
+    assert [store is not None for store in looks[:3]] == [True, False, True]
+
+
+def test_a_wish_that_came_by_a_signal_is_heard_where_nothing_can_be_read(home):
+    def work():
+        with raising(lambda store: CutShortError() if store is None else None, home):  # there is no database
+            wait_for_ever()
+
+    with pytest.raises(CutShortError):
+        work()
