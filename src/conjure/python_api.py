@@ -13,7 +13,7 @@ from conjure.core.config import load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError
-from conjure.recipes.recording import inside_a_run
+from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.database.sqlite import KILL, STOP

@@ -27,6 +27,11 @@ _file: tuple[str, int] | None = None
 _torn = False
 
 
+def inside_a_run() -> bool:
+    """Whether this process is a run's command already: what it does then belongs to that run."""
+    return RUN_VARIABLE in os.environ
+
+
 def log_metric(name: str, value: Any, step: int | None = None) -> None:
     """Add one point to a metric of the run this is called in.
 

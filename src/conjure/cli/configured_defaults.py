@@ -9,7 +9,7 @@ from typing import Any
 
 from conjure.core.config import SETTINGS, Config, load_config
 from conjure.core.home import Home
-from conjure.recipes.recording import inside_a_run
+from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import current_folder
 
 _WITH_A_MODEL = ("generate", "finetune", "score")

@@ -14,15 +14,9 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.recipes.resources import checkpoint_resource, is_resource
-from conjure.reporting import RUN_VARIABLE
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 MODEL_MOUNT = "model"
-
-
-def inside_a_run() -> bool:
-    """Whether this process is a run's command already: what it does then belongs to that run."""
-    return RUN_VARIABLE in os.environ
 
 
 @dataclass

@@ -13,7 +13,7 @@ from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.finetune import finetune_spec, resumed_spec
-from conjure.recipes.recording import inside_a_run
+from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 _HERE = "here"  # --resume without a run: the state beside --output

@@ -10,8 +10,8 @@ from conjure.errors import UsageError
 from conjure.lm.text.readers import read_records
 from conjure.lm.training.request import FinetuneRequest
 from conjure.recipes.finetune import claim
-from conjure.recipes.recording import inside_a_run
 from conjure.recipes.resources import data_path
+from conjure.reporting import inside_a_run
 
 
 def check(data: tuple[str, ...], settings: dict[str, Any]) -> None:
