@@ -12,7 +12,7 @@
     ├── TrainingError          training cannot start or go on
     ├── StoreError             conjure's own database or home folder is unusable
     ├── RunFailedError         a run ended in another way than `complete`
-    └── ExecutorError          a run could not be carried
+    └── ExecutorError          a run could not be executed
         ├── SnapshotError      the code could not be recorded
         ├── BuildError         the environment could not be built
         └── MountError         a resource could not be mounted
@@ -111,7 +111,7 @@ class RunFailedError(ConjureError):
 
 
 class ExecutorError(ConjureError):
-    """A run could not be carried."""
+    """A run could not be executed."""
 
     code = "executor"
 

@@ -141,7 +141,7 @@ class Run:
         return self
 
     def rerun(self) -> "Run":
-        """Cast the run's exact record again."""
+        """Submit the run's exact record again."""
         return Run(self.home, rerun(self.home, self.number).record.number)
 
     @property
@@ -199,7 +199,7 @@ class RunOptions(TypedDict, total=False):
 
 
 class Client:
-    """Casts runs and looks at them.
+    """Submits runs and looks at them.
 
     Example:
         >>> client = conjure.Client()
@@ -215,14 +215,14 @@ class Client:
         self.home = Home.from_environment() if home is None else Home(Path(home).expanduser().absolute())
 
     def run(self, command: str | Sequence[str], **options: Unpack[RunOptions]) -> Run:
-        """Cast a run; it continues in the background.
+        """Submit a run; it continues in the background.
 
         Args:
             command: A line for the shell, or a program and its arguments.
             **options: See `RunOptions`.
 
         Raises:
-            ConjureError: It cannot be cast; the message says why.
+            ConjureError: It cannot be submitted; the message says why.
         """
         words = (command,) if isinstance(command, str) else tuple(command)
         return Run(self.home, submit(self.home, _spec(self.home, words, options)).record.number)

@@ -1,1 +1,1 @@
-"""Where the two halves meet: language-model work carried as runs."""
+"""Where the two halves meet: language-model work recorded as runs."""

@@ -83,7 +83,7 @@ def _tie(edge: Edge, *, down: bool) -> str:
         return f"as {place} → " if down else f"{place} ← "
     if edge.tie is Tie.RERUN:
         return "repeated as " if down else "repeats "
-    return "cast " if down else "started by "
+    return "started " if down else "started by "
 
 
 def _thing(trace: Trace, name: str) -> str:

@@ -1,7 +1,7 @@
 """From the name of a model to the folder that holds it.
 
 Main entry: `resolve_model`. A name is, in this order: a resource (what a caller's lookups know, such as
-``runs/3``), an embedded model (``sprite``), one that a package carries (``smollm2``), a local folder or GGUF
+``runs/3``), an embedded model (``sprite``), one inside a package (``smollm2``), a local folder or GGUF
 file, or a model on Hugging Face, ``name@revision`` if one revision is meant. Invariant: a model that is
 already on this machine is found without the network.
 """

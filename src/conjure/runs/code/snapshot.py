@@ -49,7 +49,7 @@ _MISSING_TREE = ("not a tree", "failed to unpack", "unable to read tree")
 
 @dataclass(frozen=True, slots=True)
 class CodeSnapshot:
-    """Code as it was when a run was cast.
+    """Code as it was when a run was submitted.
 
     Attributes:
         tree: Object name of the git tree in ``code.git``.

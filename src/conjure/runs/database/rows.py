@@ -80,7 +80,7 @@ class Claim:
         number: The run.
         needs: What it asks for.
         machine: The `host_id` of the machine it is on, or None.
-        in_queue: Whether it waits there without a process that carries it.
+        in_queue: Whether it waits there, without a supervisor.
         started: Whether it has what it asks for.
         gpu_ids: GPUs it was given.
         end_request: ``stop`` or ``kill`` when somebody asked for one.

@@ -79,7 +79,7 @@ _HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
 
 @dataclass(frozen=True, slots=True)
 class RunRelation:
-    """Which run a run repeats, and which one it was cast from within."""
+    """Which run a run repeats, and which one started it."""
 
     number: int
     rerun_of: int | None
@@ -182,10 +182,10 @@ class Store:
 
         Args:
             spec: What is asked; only its stored form, without secrets, is written down.
-            owner: Who carries it for now.
+            owner: The process that supervises it for now.
             reserve: Called with the number inside the transaction; it takes possession of the run's folder,
                 and raises FileExistsError where that number was given before (by a database since lost).
-            parent: The run this one is cast from within.
+            parent: The run that starts this one.
             rerun_of: The run this one repeats.
         """
         with self._transaction():
@@ -220,7 +220,7 @@ class Store:
             number: The queued run.
             decide: Given what all active runs claim, the GPUs this one gets (an empty tuple for none), or
                 None to wait.
-            owner: The process that then carries it.
+            owner: The process that then supervises it.
 
         Returns:
             Whether it was let in.
@@ -238,7 +238,7 @@ class Store:
             return True
 
     def enqueue(self, number: int, queue: Owner) -> None:
-        """Leave a run that no process carries in a machine's queue.
+        """Leave a run without a supervisor in a machine's queue.
 
         Raises:
             IllegalMoveError: It is past that already.
@@ -395,8 +395,8 @@ class Store:
         rows = self._rows("WHERE end_reason IS NULL ORDER BY number")
         return [record for record in rows if not record.status.is_final]
 
-    def carried(self) -> list[RunRecord]:
-        """Active runs that a process carries, or should; oldest first."""
+    def supervised(self) -> list[RunRecord]:
+        """Active runs that have a supervisor, or should; oldest first."""
         rows = self._rows(f"WHERE end_reason IS NULL AND NOT ({IN_QUEUE}) ORDER BY number")
         return [record for record in rows if not record.status.is_final]
 
@@ -435,7 +435,7 @@ class Store:
         return [row["run"] for row in rows]
 
     def kinships(self) -> list[RunRelation]:
-        """The runs that repeat another, or were cast from within one; oldest first."""
+        """The runs that repeat another, or were started by one; oldest first."""
         rows = self._query(
             "SELECT number, rerun_of, parent FROM runs"
             " WHERE rerun_of IS NOT NULL OR parent IS NOT NULL ORDER BY number"

@@ -21,8 +21,8 @@ _DEEPEST = 20
 def read_requirements(home: Home, files: Iterable[Path]) -> tuple[str, list[str]]:
     """The content of requirements files, those they include put in place.
 
-    A line that installs the folder the run is cast from is left out: a run's own code is importable without
-    being installed. Other local packages are kept in the home, and paths are named in full.
+    A line that installs the folder the run is submitted from is left out: a run's own code is importable
+    without being installed. Other local packages are kept in the home, and paths are named in full.
 
     Returns:
         The text, and what was left out, in words.
@@ -62,7 +62,7 @@ def _read(home: Home, file: Path, lines: list[str], notes: list[str], *, depth: 
 
 
 def _requirement(home: Home, file: Path, text: str) -> str | None:
-    """A line of `file` as it is kept; None for the code that the run is cast from."""
+    """A line of `file` as it is kept; None for the run's own code."""
     editable = _EDITABLE.fullmatch(text)
     what = editable["what"] if editable else text
     what, remark, comment = what.partition(" #")

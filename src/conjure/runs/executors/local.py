@@ -39,7 +39,7 @@ class LocalExecutor:
     """Starts commands on this machine.
 
     Args:
-        exclude: Descendants that are not this run's to end: the supervisors of runs it has cast.
+        exclude: Descendants that are not this run's to end: the supervisors of runs it has started.
         marks: Where to note what the command's processes can be known by, should this process be killed.
     """
 

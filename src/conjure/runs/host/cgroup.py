@@ -33,7 +33,7 @@ def join_cgroup(group: Path) -> None:
 
 
 def leave_cgroup() -> None:
-    """Go back to the group above, if this is a run's: what a run casts is no part of it."""
+    """Go back to the group above, if this is a run's: a run that it starts is no part of it."""
     own = _own_cgroup()
     if own is not None and own.name.startswith(_PREFIX):
         join_cgroup(own.parent)

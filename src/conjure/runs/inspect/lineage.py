@@ -23,7 +23,7 @@ class Tie(StrEnum):
 
     MOUNT = "mount"  # it was given its files
     RERUN = "rerun"  # it repeats it
-    CAST = "cast"  # it was cast from within it
+    STARTED = "started"  # it was started by it
 
 
 class Kind(StrEnum):
@@ -108,7 +108,7 @@ def source_text(source: str) -> str:
 
 
 def sources_of(record: RunRecord) -> list[Edge]:
-    """What a run came from directly: what it mounts, what it repeats, what it was cast from within."""
+    """What a run came from directly: what it mounts, what it repeats, what started it."""
     name = run_name(record.number)
     edges = [
         Edge(Resource.of_source(mount.source).owner, name, Tie.MOUNT, mount.source, mount.target)
@@ -117,7 +117,7 @@ def sources_of(record: RunRecord) -> list[Edge]:
     if record.rerun_of is not None:
         edges.append(Edge(run_name(record.rerun_of), name, Tie.RERUN))
     if record.parent is not None:
-        edges.append(Edge(run_name(record.parent), name, Tie.CAST))
+        edges.append(Edge(run_name(record.parent), name, Tie.STARTED))
     return edges
 
 
@@ -127,12 +127,12 @@ class Products:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._reruns: dict[int, list[int]] = {}
-        self._cast: dict[int, list[int]] = {}
+        self._started: dict[int, list[int]] = {}
         for kin in store.kinships():
             if kin.rerun_of is not None:
                 self._reruns.setdefault(kin.rerun_of, []).append(kin.number)
             if kin.parent is not None:
-                self._cast.setdefault(kin.parent, []).append(kin.number)
+                self._started.setdefault(kin.parent, []).append(kin.number)
 
     def of(self, number: int) -> list[Edge]:
         """Every use of a run by a later one: the mounts first, each kind oldest first."""
@@ -144,7 +144,7 @@ class Products:
             if mount.source_run == number
         ]
         edges += [Edge(name, run_name(rerun), Tie.RERUN) for rerun in self._reruns.get(number, ())]
-        return edges + [Edge(name, run_name(child), Tie.CAST) for child in self._cast.get(number, ())]
+        return edges + [Edge(name, run_name(child), Tie.STARTED) for child in self._started.get(number, ())]
 
 
 def trace_sources(store: Store, number: int) -> Trace:

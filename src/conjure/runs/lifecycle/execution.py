@@ -3,7 +3,7 @@
     code written out, environment built → mounts placed
     → command started, watched, ended → outputs saved → record closed
 
-Main entry: `carry`, with `RunContext`; the steps stand below it in order. Invariant: a run that was given a
+Main entry: `supervise`, with `RunContext`; the steps stand below it in order. Invariant: a run that was given a
 number ends with exactly one ending, whatever happens in between; a step that cannot be done raises `EndRun`
 with it.
 """
@@ -134,8 +134,8 @@ class RunContext:
             self.store.set_facts(self.number, usage=usage)
 
 
-def carry(run: RunContext) -> None:
-    """Carry a run that was let in from building to its closed record."""
+def supervise(run: RunContext) -> None:
+    """Take a run that was let in from building to its closed record."""
     handle_sigterm(run)
     result = None
     try:

@@ -21,7 +21,7 @@ _MOST_NAMES = 200
 
 
 def overlooked(spec: RunSpec) -> Iterator[str]:
-    """Notes on a run that is about to be cast, one sentence each."""
+    """Notes on a run that is about to be submitted, one sentence each."""
     if _has_input():
         yield "standard input is not passed to the run; save it to a file and mount it with -m"
     choice = spec.code

@@ -1,7 +1,7 @@
-"""Who carries a run, and what becomes of runs whose carrier is gone.
+"""Who supervises a run, and what becomes of runs whose supervisor is gone.
 
-Main entries: `RunLock`, `open_store`, `mark_interrupted`. Invariant: a run that has not ended is carried by
-the one process that holds the lock in its folder; a lock that can be taken means that nobody carries it.
+Main entries: `RunLock`, `open_store`, `mark_interrupted`. Invariant: a run that has not ended is supervised
+by the one process that holds the lock in its folder; a lock that can be taken means that it has none.
 A run of another machine is never judged from here.
 """
 
@@ -48,7 +48,7 @@ class RunLock:
     """Possession of a run: a lock the kernel takes back when the last process holding it is gone.
 
     Attributes:
-        descriptor: Of the open lock file; None for a run whose folder is gone, which nobody can carry.
+        descriptor: Of the open lock file; None for a run whose folder is gone.
     """
 
     def __init__(self, descriptor: int | None) -> None:
@@ -77,9 +77,9 @@ class RunLock:
 
     @classmethod
     def take_if_free(cls, folder: Path) -> "RunLock | None":
-        """Take possession of a run that nobody carries; None if somebody does.
+        """Take possession of a run without a supervisor; None if it has one.
 
-        A run whose folder somebody removed is carried by nobody; the folder is not made again.
+        A run whose folder somebody removed has no supervisor; the folder is not made again.
         """
         try:
             with Folder.open(folder) as opened:
@@ -145,7 +145,7 @@ def open_store(home: Home, *, must_exist: bool = False) -> Store:
     """
     store = Store.open(home, must_exist=must_exist)
     try:
-        mark_interrupted(store, store.carried())
+        mark_interrupted(store, store.supervised())
         look_after_queue(store)
     except BaseException:
         store.close_connection()
@@ -154,7 +154,7 @@ def open_store(home: Home, *, must_exist: bool = False) -> Store:
 
 
 def mark_interrupted(store: Store, records: Iterable[RunRecord]) -> None:
-    """Close as interrupted those of the runs that nobody carries any more.
+    """Close as interrupted those of the runs whose supervisor is gone.
 
     Where that cannot be written, as on a full disk, `store` tells of them as ended all the same.
     """
@@ -240,7 +240,7 @@ def process_name(number: int) -> str:
 
 
 def is_other_supervisor(home: Home, own_number: int, process: Process) -> bool:
-    """Whether a process carries or guards another run, one cast from within this one; those outlive it."""
+    """Whether a process supervises or guards another run, started by this one; those outlive it."""
     number = process.name.removeprefix(_PROCESS_NAME)
     if number == process.name or not number.isdecimal() or int(number) == own_number:
         return False

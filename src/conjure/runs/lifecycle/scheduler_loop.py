@@ -91,7 +91,7 @@ class _Scheduler:
         """Start what can start; whether anything is left that waits."""
         try:
             with Store.open(self._home, must_exist=True) as store:
-                mark_interrupted(store, store.carried())
+                mark_interrupted(store, store.supervised())
                 look_after_queue(store)
                 queued = store.queued(this_queue())
                 self._forget_all_but(queued)
@@ -157,7 +157,7 @@ class _Scheduler:
             close_queued(store, number, ending)
 
     def _fork_supervisor(self, number: int, lock: RunLock) -> None:
-        """Have a copy of this process, which has all that a supervisor imports, carry the run."""
+        """Have a copy of this process, which has all that a supervisor imports, supervise the run."""
         if os.fork():
             return
         try:
@@ -184,7 +184,7 @@ class _Scheduler:
         os.close(log)
 
     def _launch_supervisor(self, number: int, lock: RunLock) -> None:
-        """Have the conjure that the run was submitted with carry it."""
+        """Have the conjure that the run was submitted with supervise it."""
         request = self._requests[number]
         try:
             with Launch(self._home, number, lock, request) as supervisor:

@@ -1,4 +1,4 @@
-"""Handing a run from the command that cast it to a supervisor of its own.
+"""Handing a run from the command that submits it to a supervisor of its own.
 
 Main entry: `Launch`; its other end is `supervisor`. Invariant: what the run was asked, secrets included, goes
 through a pipe; it is never on disk or on a command line.
@@ -35,7 +35,7 @@ class Launch:
         home: Where conjure keeps things.
         number: The run.
         lock: Its lock, which the supervisor holds too from now on.
-        request: What it is to carry.
+        request: The run, and what its command is given.
 
     Raises:
         ExecutorError: It could not be started.
@@ -96,7 +96,7 @@ class Launch:
 
 
 def request_of_this_process(home: Home, spec: RunSpec, requested: float) -> SupervisorRequest:
-    """What a supervisor is to be given so that it carries a run as if this process did.
+    """What a supervisor is to be given so that it runs the command as this process would.
 
     Args:
         home: Where conjure keeps things.

@@ -2,8 +2,8 @@
 
     RunSpec → number given → code recorded → supervisor started, or left to the queue
 
-Main entries: `submit`, `rerun`; the steps stand below them. Invariant: a run that could not be cast after all
-is closed before its lock is let go.
+Main entries: `submit`, `rerun`; the steps stand below them. Invariant: a run that could not be submitted
+after all is closed before its lock is let go.
 """
 
 import os
@@ -112,7 +112,7 @@ def rerun(
     announce: Callable[[int], None] = _say_nothing,
     variables: Mapping[str, str] | None = None,
 ) -> Submission:
-    """Cast a run's exact record again: same code, environment, mounts, command.
+    """Submit a run's exact record again: same code, environment, mounts, command.
 
     Args:
         home: Where conjure keeps things.

@@ -1,9 +1,9 @@
-"""The process that carries a run: in its own session, so that it outlives the terminal it was cast from.
+"""The process that supervises a run: in its own session, so that it outlives the terminal.
 
 Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER LOCK``), started by `spawning`, and
-`leave_caller`, called by `scheduler_loop` in a copy of its process. Two
-processes stand behind a run: the supervisor, which carries it and holds its lock; and above it a guard, which
-only waits, and ends every process of the run should the supervisor be killed.
+`leave_caller`, called by `scheduler_loop` in a copy of its process. Two processes stand behind a run: the
+supervisor, which takes it through and holds its lock; and above it a guard, which only waits, and ends every
+process of the run should the supervisor be killed.
 
 Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
 """
@@ -21,7 +21,7 @@ from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.sqlite import Store
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name
-from conjure.runs.lifecycle.execution import RunContext, carry
+from conjure.runs.lifecycle.execution import RunContext, supervise
 from conjure.runs.lifecycle.ownership import (
     RunLock,
     ignore_signals,
@@ -42,24 +42,24 @@ from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError
 
 
 def main() -> NoReturn:
-    """Read what is to be carried from stdin, leave the caller behind, and carry it."""
+    """Read the request from stdin, leave the caller behind, and supervise the run."""
     number, lock = int(sys.argv[1]), RunLock(int(sys.argv[2]))
     written = sys.stdin.buffer.read()
     if not written:
-        os._exit(0)  # the caller gave up, or died, before there was anything to carry
+        os._exit(0)  # the caller gave up, or died, before there was a request
     leave_caller(Home.from_environment(), number, lock, SupervisorRequest.from_json(written))
 
 
 def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> NoReturn:
-    """Make this process the guard of a run, with a supervisor below it that carries it.
+    """Make this process the guard of a run, with its supervisor below it.
 
     Args:
         home: Where conjure keeps things.
         number: The run.
         lock: Its lock.
-        request: What is to be carried.
+        request: The run, and what its command is given.
     """
-    leave_cgroup()  # of the run this one may have been cast from within: it ends without us
+    leave_cgroup()  # of the run that may have started this one: it ends without us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us lose our children
     ignore_signals()
@@ -84,7 +84,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
         with Store.open(home, must_exist=True) as store:
             if _enter(home, store, number, request):
                 exclude = _exclude(home, number)
-                carry(RunContext(home, store, number, request.spec, request.requested, exclude))
+                supervise(RunContext(home, store, number, request.spec, request.requested, exclude))
         status = 0
     except BaseException as error:  # noqa: BLE001 - the edge of the process: tell, close, go
         traceback.print_exc()
@@ -98,7 +98,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
 
 
 def _enter(home: Home, store: Store, number: int, request: SupervisorRequest) -> bool:
-    """Begin to carry the run; where there is no room for it after all, leave it to the queue."""
+    """Begin the run; where there is no room for it after all, leave it to the queue."""
     try:
         if not admit(store, number, request):
             enqueue(home, store, number, request)

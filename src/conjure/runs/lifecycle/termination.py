@@ -104,7 +104,7 @@ def _is_here(record: RunRecord) -> bool:
 
 
 def _supervisor(record: RunRecord) -> Process | None:
-    """The process that carries a run, if it is one of this machine and lives."""
+    """The supervisor of a run, if it is a process of this machine and lives."""
     owner = record.owner
     if owner is None or (owner.host_id, owner.boot_id) != (host_id(), boot_id()):
         return None

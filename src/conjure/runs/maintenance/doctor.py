@@ -165,7 +165,7 @@ def _integrity(store: Store, suspects: list[int]) -> Finding:
 
 
 def _runs(store: Store) -> Finding:
-    """How many runs there are; those that nobody carries any more are closed on the way."""
+    """How many runs there are; those whose supervisor is gone are closed on the way."""
     before = store.active()
     mark_interrupted(store, before)
     after = [store.get(record.number) for record in before]

@@ -128,7 +128,7 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
         home: Where conjure keeps things.
         store: The store of that home.
         everything: Also what ended runs used but can be had again: environments and mirrors.
-        now: The time, seconds since the epoch; what is younger than an hour may belong to a run being cast.
+        now: The time, seconds since the epoch; what is younger than an hour may belong to a new run.
     """
     long_ago = _long_ago(now)
     not_done: list[str] = []

@@ -1,4 +1,4 @@
-"""What a supervisor is given: all it takes to carry a run as the process that submitted it would have.
+"""What a supervisor is given: all it takes to run a command as the process that submitted it would have.
 
 Main entry: `SupervisorRequest`. Invariant: it holds secrets, so it goes through pipes and memory only.
 """
@@ -18,7 +18,7 @@ _PACKAGE = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A conjure that can carry runs: its interpreter, and which state its code is in."""
+    """A conjure that can supervise runs: its interpreter, and which state its code is in."""
 
     interpreter: str
     code: str

@@ -10,7 +10,7 @@ _QUEUE_OF = "queue of "
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The process that carries a run: enough to tell it from any other, on any machine, after any restart."""
+    """A run's supervisor: enough to tell it from any other process, on any machine, after any restart."""
 
     host_id: str
     boot_id: str
@@ -19,9 +19,9 @@ class Owner:
 
     @classmethod
     def queue(cls, host_id: str, boot_id: str) -> "Owner":
-        """The queue of a machine, which has a run that waits there: no process carries it yet.
+        """The queue of a machine, which has a run that waits there: it has no supervisor yet.
 
-        The machine's name is marked, for 0.1.0 closes a run of its own machine that no process carries, and
+        The machine's name is marked, for 0.1.0 closes a run of its own machine that has no supervisor, and
         leaves those of other machines alone.
         """
         return cls(f"{_QUEUE_OF}{host_id}", boot_id, 0, "")

@@ -89,12 +89,12 @@ class RunRecord:
         environment: The environment, once built.
         mounts: The mounts, resolved.
         outputs: What was saved, once it was.
-        owner: Who carries it, or carried it.
+        owner: The process that supervises it, or did.
         command_s: Seconds the command ran, by a clock that does not jump; None until it has ended.
         total_s: Seconds from request to end, by the same clock.
         gpu_ids: GPUs it was given.
         end_request: ``stop`` or ``kill`` when somebody asked for one.
-        parent: The run this one was cast from within, or None.
+        parent: The run that started this one, or None.
         rerun_of: The run this one repeats, or None.
         usage: What it used of the machine, once known.
         archived_at: When it was put away, or None.
@@ -131,7 +131,7 @@ class RunRecord:
 
     @property
     def waits_in_queue(self) -> bool:
-        """Whether it waits for resources, and no process carries it yet."""
+        """Whether it waits for resources, and has no supervisor yet."""
         return self.owner is not None and self.owner.is_queue and not self.status.is_final
 
     @property

@@ -102,7 +102,7 @@ def test_a_run_in_a_queue_is_carried_by_nobody(store):
     store.enqueue(waiting, queue)
     store.enqueue(waiting, queue)  # where a supervisor found no room it is put back
     assert numbers(store.active()) == [waiting, requested]
-    assert numbers(store.carried()) == [requested]
+    assert numbers(store.supervised()) == [requested]
     assert store.get(waiting).waits_in_queue
     claim, other = store.claims()
     assert (claim.needs, claim.machine, claim.in_queue, claim.started) == (

@@ -49,7 +49,7 @@ def edges(trace):
 def test_all_that_a_run_came_from(family):
     trace = trace_sources(family, 5)
     assert edges(trace) == {
-        ("runs/4", "runs/5", Tie.CAST),
+        ("runs/4", "runs/5", Tie.STARTED),
         ("runs/2", "runs/4", Tie.MOUNT),
         ("runs/1", "runs/4", Tie.MOUNT),
         ("runs/1", "runs/2", Tie.MOUNT),
@@ -69,7 +69,7 @@ def test_all_that_came_from_a_run(family):
         ("runs/1", "runs/4", Tie.MOUNT),
         ("runs/2", "runs/4", Tie.MOUNT),
         ("runs/2", "runs/3", Tie.RERUN),
-        ("runs/4", "runs/5", Tie.CAST),
+        ("runs/4", "runs/5", Tie.STARTED),
     }
     assert trace.runs["runs/5"].facts.status is RunStatus.REQUESTED
 
