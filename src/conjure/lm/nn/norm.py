@@ -5,6 +5,8 @@ Main entry: `RMSNorm`. Invariant: the mean is taken in float32, whatever the num
 Source: Zhang & Sennrich 2019 (arXiv:1910.07467).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +25,31 @@ class RMSNorm(nn.Module):
         self.epsilon, self.offset = epsilon, offset
 
     def forward(self, x: Tensor) -> Tensor:
+        return _RMSNorm.apply(x, self.weight, self.epsilon, self.offset)  # pyright: ignore[reportReturnType]
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps its input and one number for each vector; autograd's own would keep three tensors more."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
         exact = x.float()
-        scaled = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.epsilon)
-        if self.offset:
-            return (scaled * (self.weight.float() + self.offset)).to(x.dtype)
-        return scaled.to(x.dtype) * self.weight
+        inverse = torch.rsqrt(exact.square().mean(-1, keepdim=True) + epsilon)  # (…, 1)
+        ctx.save_for_backward(x, weight, inverse)
+        ctx.offset = offset
+        if offset:
+            return (exact * inverse * (weight.float() + offset)).to(x.dtype)
+        return (exact * inverse).to(x.dtype) * weight
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight, inverse = ctx.saved_tensors
+        scaled, grad = x.float() * inverse, upstream[0].float()
+        weight_grad = (
+            (grad * scaled).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        )
+        if not ctx.needs_input_grad[0]:
+            return None, weight_grad, None, None
+        grad = grad * (weight.float() + ctx.offset)
+        x_grad = inverse * (grad - scaled * (grad * scaled).mean(-1, keepdim=True))
+        return x_grad.to(x.dtype), weight_grad, None, None

@@ -171,7 +171,7 @@ class TestOtherFamilies:
             ({**LLAMA, "rope_theta": "1e4"}, "rope_theta is '1e4', a number of at least 0 is needed"),
             (
                 {**LLAMA, "num_key_value_heads": 4},
-                "6 attention cannot share 4 heads of keys and values",
+                "cannot share 4 heads of keys and values",
             ),
             ({**LLAMA, "head_dim": 5}, "rotary positions cannot rotate 5 of 5 channels of a head"),
             ({**LLAMA, "hidden_act": "xielu"}, "hidden_act is 'xielu', one of"),
