@@ -185,11 +185,11 @@ def _print_table(results: list[_Result]) -> None:
 
 
 def _facts(result: _Result) -> dict[str, str]:
-    tally, windows, end_of_text = result.tally, result.windows, result.model.tokenizer.end_of_text
+    tally, windows, start = result.tally, result.windows, result.model.tokenizer.start_token
     records, words = _count(result.records, "record"), _count(tally.words, "word")
     facts = {
         "model": f"{result.model.origin}, float32",
-        "protocol": f"after {end_of_text}, context {windows.context}, stride {windows.stride}",
+        "protocol": f"after {start}, context {windows.context}, stride {windows.stride}",
         "text": f"{records}, {words}, {tally.bytes:,} bytes",
         "scored": _count(tally.tokens, "token"),
         "log-probability": f"{tally.total:,.3f} nats",

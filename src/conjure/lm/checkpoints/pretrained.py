@@ -222,7 +222,7 @@ def save_checkpoint(
     with saving(folder), replace_folder(folder) as fresh:
         write_weights(fresh / WEIGHTS_FILE, model, stored)
         _write_json(fresh / CONFIG_FILE, _settings(model.config, stored))
-        _write_json(fresh / "generation_config.json", _generation_settings(model.config))
+        _write_json(fresh / "generation_config.json", _generation_settings(model.config, tokenizer))
         if tokenizer is not None:
             tokenizer.save(fresh, context_length=model.config.context_length)
         if training is not None:
@@ -285,8 +285,9 @@ def _settings(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     return {**settings, **dict.fromkeys(names, str(dtype).removeprefix("torch."))}
 
 
-def _generation_settings(config: ModelConfig) -> dict[str, Any]:
-    ends = list(config.eos_ids)
+def _generation_settings(config: ModelConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    known = tokenizer.end_ids if tokenizer is not None else frozenset()
+    ends = list(dict.fromkeys([*config.eos_ids, *sorted(known)]))
     return {
         "_from_model_config": True,
         "bos_token_id": config.bos_id,

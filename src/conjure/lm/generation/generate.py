@@ -109,7 +109,7 @@ def stream(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> 
         ModelError: The model's logits are not numbers.
     """
     encoded = tokenizer.encode_batch(list(request.prompts))
-    prompts = [ids if ids else [tokenizer.end_of_text_id] for ids in encoded]
+    prompts = [[*tokenizer.start_ids, *ids] or [tokenizer.start_id] for ids in encoded]
     if request.on_overflow == "error":
         _refuse_overflow(prompts, request, engine.context_length)
     for rows in _batches(prompts, engine, tokenizer, request):
@@ -136,8 +136,10 @@ class _Row:
         self.stream = random_stream(request.seed, index)
         self.finish_reason: FinishReason | None = None
         self._request = request
-        self._end_of_text_id = tokenizer.end_of_text_id
-        self._decoder, self._matcher = IncrementalDecoder(tokenizer), StopMatcher(request.stop)
+        self._end_ids = tokenizer.end_ids
+        continues = prompt_ids != [tokenizer.start_id]
+        self._decoder = IncrementalDecoder(tokenizer, continues=continues)
+        self._matcher = StopMatcher(request.stop)
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
         self._text: list[str] = []
@@ -147,7 +149,7 @@ class _Row:
         self._token_ids.append(token_id)
         self._logprobs.append(logprob)
         text = ""
-        if token_id == self._end_of_text_id:
+        if token_id in self._end_ids:
             self.finish_reason = "end_of_text"
         else:
             text = self._matcher.feed(self._decoder.feed(token_id))

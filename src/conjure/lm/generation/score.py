@@ -181,7 +181,7 @@ def score_documents(
     """
     for group in _groups(texts):
         ids = tokenizer.encode_batch(group)
-        scored = _score_group(model, ids, windows, tokenizer.end_of_text_id, report)
+        scored = _score_group(model, ids, windows, tokenizer.start_id, report)
         for text, encoded, logprobs in zip(group, ids, scored, strict=True):
             total = logprobs.double().sum().item()
             tally = Tally(total, len(encoded), len(text.split()), len(text.encode()))

@@ -45,7 +45,7 @@ def extracted_share(
     while start < len(rows):
         longest = len(rows[min(len(rows), start + _BATCH_TOKENS // len(rows[start])) - 1])
         batch = rows[start : start + max(1, _BATCH_TOKENS // longest)]
-        extracted += _extracted(model, tokenizer.end_of_text_id, batch)
+        extracted += _extracted(model, tokenizer.start_id, batch)
         start += len(batch)
         if on_progress is not None:
             on_progress(sum(map(len, batch)))

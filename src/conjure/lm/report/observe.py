@@ -242,6 +242,8 @@ def _record_text(
     start = int(stream.starts[number])
     if size and stream.ids[start + size - 1] == tokenizer.end_of_text_id:
         size -= 1
+    if size and stream.ids[start] == stream.start_id:
+        start, size = start + 1, size - 1
     if most_tokens is not None:
         size = min(size, most_tokens)
     ids = stream.ids[start : start + size]

@@ -38,6 +38,7 @@ class TokenStream:
         end_of_text: Whether every record is followed by the end-of-text token.
         labels: The group of each record, int64, (R,).
         weights: What each record counts in training, float32, (R,); None where all count alike.
+        start_id: The token that every record starts with; None where there is none.
     """
 
     ids: npt.NDArray[Any]
@@ -46,6 +47,7 @@ class TokenStream:
     end_of_text: bool
     labels: Numbers
     weights: npt.NDArray[np.float32] | None = None
+    start_id: int | None = None
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -261,7 +263,8 @@ def _records(groups: Groups) -> str:
 def _all_records(text: TokenisedText, groups: Groups) -> TokenStream:
     ends = text.ends.astype(np.int64)
     starts = np.concatenate(([0], ends[:-1]))
-    return TokenStream(text.ids, starts, ends, text.end_of_text, groups.labels[: len(ends)])
+    labels = groups.labels[: len(ends)]
+    return TokenStream(text.ids, starts, ends, text.end_of_text, labels, start_id=text.start_id)
 
 
 def _span(text: TokenisedText, groups: Groups, start: int, stop: int) -> TokenStream:
@@ -276,4 +279,5 @@ def _span(text: TokenisedText, groups: Groups, start: int, stop: int) -> TokenSt
         np.concatenate((inner, [stop])) - start,
         text.end_of_text,
         groups.labels[first : last + 1],
+        start_id=text.start_id,
     )

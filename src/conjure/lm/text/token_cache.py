@@ -31,7 +31,7 @@ from conjure.lm.text.readers import BadRows, Piece, RecordSet
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
-_FORMAT = 2  # of the folder; a change here makes every older folder unused
+_FORMAT = 3  # of the folder; a change here makes every older folder unused
 _GROUPS_FORMAT = 1  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
@@ -121,6 +121,7 @@ class TokenisedText:
     Attributes:
         ids: Token ids, uint16 or uint32, (N,).
         ends: Where each record ends in `ids`, its end-of-text token included, uint64, (R,).
+        start_id: The token that every record starts with; None where the model wants none.
         hashes: A 64-bit hash of each record's text, (R,): what the held-out split goes by.
         end_of_text: Whether every record is followed by the end-of-text token.
         size_bytes: Bytes of text in the records, as UTF-8.
@@ -128,6 +129,8 @@ class TokenisedText:
         bad_rows: Rows left out, by reason.
         written_special: How often each special token is written out in the text.
         allow_special: Whether those were taken for the tokens.
+        altered: Records that the tokenizer does not give back exactly.
+        alters: What it does to them, in words; None where every text comes back.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,6 +139,9 @@ class TokenisedText:
         self.ends = _mapped(folder / "ends", np.dtype("<u8"), meta["records"])
         self.hashes = _mapped(folder / "hashes", np.dtype("<u8"), meta["records"])
         self.end_of_text: bool = meta["end_of_text"]
+        self.start_id: int | None = meta["start_id"]
+        self.altered: int = meta["altered"]
+        self.alters: str | None = meta["alters"]
         self.size_bytes: int = meta["size_bytes"]
         self.characters: int = meta["characters"]
         self.written_special: dict[str, int] = meta["written_special"]
@@ -149,8 +155,9 @@ class TokenisedText:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens in each record, the end-of-text token not counted, (R,)."""
-        return np.diff(self.ends.astype(np.int64), prepend=0) - int(self.end_of_text)
+        """Tokens in each record, those that start and end it not counted, (R,)."""
+        added = int(self.end_of_text) + (self.start_id is not None)
+        return np.diff(self.ends.astype(np.int64), prepend=0) - added
 
 
 def tokenise(
@@ -291,6 +298,9 @@ def _remarks(text: TokenisedText) -> Iterator[str]:
             yield (
                 f"{token} occurs in the text {times} and is read as plain text (else: --special-tokens token)"
             )
+    if text.altered:
+        count = "1 record is" if text.altered == 1 else f"{text.altered:,} records are"
+        yield f"{count} altered by the model's tokenizer: {text.alters}"
     if text.size_bytes < _FEW_BYTES * len(text.ids) and text.characters < _FOREIGN * text.size_bytes:
         yield (
             "the model's vocabulary has few tokens for this script"
@@ -335,12 +345,16 @@ class _Writer:
         self._written_special: Counter[str] = Counter()
         self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self._hash = _new_hash()
-        self._tokens = self._records = self._size_bytes = self._characters = 0
+        self._tokens = self._records = self._size_bytes = self._characters = self._altered = 0
+        self._at_start = True
 
     def write(self, records: RecordSet, progress: Progress | None) -> None:
         total = records.size_bytes
         with self._file("ids") as ids, self._file("ends") as ends, self._file("hashes") as hashes:
-            for batch in _batches(records.pieces()):
+            # Pieces are cut where GPT-2 splits words; for others a record is put together again.
+            pieces = records.pieces()
+            whole = pieces if self._tokenizer.kind.is_gpt2 else _whole_records(pieces)
+            for batch in _batches(whole):
                 self._write_batch(batch, ids, ends, hashes)
                 if progress is not None:
                     progress(min(self._size_bytes, total), total)
@@ -354,6 +368,9 @@ class _Writer:
             "tokens": self._tokens,
             "records": self._records,
             "end_of_text": self._end_of_text,
+            "start_id": next(iter(self._tokenizer.start_ids), None),
+            "altered": self._altered,
+            "alters": self._tokenizer.alters,
             "size_bytes": self._size_bytes,
             "characters": self._characters,
             "written_special": self._written_special,
@@ -374,7 +391,11 @@ class _Writer:
         encoded = self._tokenizer.encode_batch([p.text for p in batch], allow_special=self._allow_special)
         for piece, piece_ids in zip(batch, encoded, strict=True):
             self._written_special += self._tokenizer.count_special(piece.text)
+            stream += self._tokenizer.start_ids if self._at_start else []
+            self._at_start = piece.ends_record
             stream += piece_ids
+            if self._tokenizer.alters is not None:  # and so the piece is a whole record
+                self._altered += self._tokenizer.decode(piece_ids) != piece.text
             data = piece.text.encode()
             self._hash.update(data)
             self._size_bytes += len(data)
@@ -393,6 +414,16 @@ class _Writer:
 
 def _new_hash() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=8)
+
+
+def _whole_records(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Each record in one piece."""
+    parts: list[str] = []
+    for piece in pieces:
+        parts.append(piece.text)
+        if piece.ends_record:
+            yield Piece("".join(parts), ends_record=True)
+            parts = []
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -1,8 +1,9 @@
-"""GPT-2's byte-level BPE: text to token ids and back, exactly.
+"""BPE vocabularies: text to token ids and back.
 
 Main entries: `Tokenizer.from_folder`, `Tokenizer.train`, `IncrementalDecoder`. The `tokenizers` library does
-the merging; here is what makes it exact: nothing is stripped, prefixed, normalised or cleaned up, and special
-tokens written in a text are ordinary text unless asked for. Invariant: ``decode(encode(text)) == text``.
+the splitting and merging, as the folder's own files say; here is what makes it exact: nothing is stripped or
+cleaned up, and special tokens written in a text are ordinary text unless asked for. Invariant:
+``decode(encode(text)) == text``, but for what `Tokenizer.alters` says of the model.
 
 Source: Radford et al. 2019, section 2.2. Parity: tests/parity/test_tokenizer.py.
 """
@@ -12,6 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -22,8 +24,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 
 from conjure.core.files import open_regular, sha256_bytes
 from conjure.errors import CheckpointError, DataError, UsageError
-
-END_OF_TEXT = "<|endoftext|>"
+from conjure.lm.text.special_tokens import END_OF_TEXT, SpecialTokens, read_json, read_special_tokens
+from conjure.lm.text.tokenizer_kind import GPT2_KIND, SPACE, Kind, kind_of
 
 # Names under which GPT-2's vocabulary and merges are published, ours (and Hugging Face's) first.
 _VOCABULARY_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -31,26 +33,30 @@ _BYTES = 256
 _LARGEST_ID = (1 << 22) - 1  # sixteen times the largest vocabulary in use; an id beyond it is damage
 _PIECE_CHARACTERS = 1 << 16  # a longer text is encoded in pieces, on all cores and in little memory
 
-# Places where GPT-2's pre-tokenizer always starts a new word, whatever surrounds them: before a space or a
-# line end that follows a non-space, and between punctuation and a letter (an apostrophe may start a
-# contraction, so it does not count). U+180E was a space in older Unicode versions: left alone.
-_SAFE_CUT = re.compile(
-    r"(?<=[^\s\x85\u180e])(?=[ \n])|(?<=[,.;:!?。，、！？；：])(?=[A-Za-z\u3040-\u30ff\u4e00-\u9fff])"
-)
-
 
 class Tokenizer:
-    """A byte-level BPE vocabulary with one end-of-text token.
+    """A BPE vocabulary with an end-of-text token.
 
     Made by `from_folder` or `train`; safe to share between threads, and immutable.
+
+    Attributes:
+        end_of_text: The token that ends a document.
+        end_of_text_id: Its id.
+        end_ids: Every id that ends a text, a chat's turn included.
+        start_ids: What stands before every document: BOS where the model wants it, else nothing.
+        kind: How tokens are spelled, and what is done to text.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str) -> None:
-        end_of_text_id = backend.token_to_id(end_of_text)
-        assert end_of_text_id is not None, f"{end_of_text} is not in the vocabulary"
+    def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens, kind: Kind = GPT2_KIND) -> None:
+        end_of_text_id = backend.token_to_id(special.end)
+        assert end_of_text_id is not None, f"{special.end} is not in the vocabulary"
         self._backend = backend
-        self.end_of_text = end_of_text
+        self._special_tokens = special
+        self.kind = kind
+        self.end_of_text = special.end
         self.end_of_text_id = end_of_text_id
+        self.end_ids = special.end_ids | {end_of_text_id}
+        self.start_ids = [] if special.start is None else [backend.token_to_id(special.start)]
         self._special = {
             token.content: id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special
         }
@@ -63,20 +69,23 @@ class Tokenizer:
         ``encoder.json`` and ``vocab.bpe``). Padding and truncation are switched off.
 
         Raises:
-            CheckpointError: The files are missing, damaged, or describe another kind of tokenizer, or one
-                that changes a text before it cuts it (a normaliser, a space put in front).
+            CheckpointError: The files are missing, damaged, or describe a tokenizer of no known kind.
         """
         folder = Path(folder)
-        backend = _read_tokenizer_json(folder) or _read_vocabulary_and_merges(folder)
+        content, kind = _read_tokenizer_json(folder)
+        backend = _backend(folder, content) if content is not None else _read_vocabulary_and_merges(folder)
         if backend is None:
             raise CheckpointError(
                 f"{folder} contains no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed",
                 hint="copy those files from the base model",
             )
-        _refuse_prefix_space(folder)
-        end_of_text = _end_of_text(folder, backend)
-        backend.add_special_tokens([AddedToken(end_of_text, special=True, normalized=False)])
-        return cls(_made_exact(backend), end_of_text)
+        if kind.byte_level:
+            _refuse_prefix_space(folder)
+        special = read_special_tokens(folder, backend, content)
+        added = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        if special.end not in added:
+            backend.add_special_tokens([AddedToken(special.end, special=True, normalized=False)])
+        return cls(_made_exact(backend, kind), special, kind)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -105,7 +114,8 @@ class Tokenizer:
         vocabulary = {**learned["vocab"], END_OF_TEXT: len(learned["vocab"])}
         backend = tokenizers.Tokenizer(models.BPE(vocabulary, [tuple(pair) for pair in learned["merges"]]))
         backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-        return cls(_made_exact(backend), END_OF_TEXT)
+        special = SpecialTokens(END_OF_TEXT, None, frozenset(), {})
+        return cls(_made_exact(backend, GPT2_KIND), special)
 
     def limited_to(self, vocab_size: int) -> "Tokenizer | None":
         """This tokenizer without the ids that a model of `vocab_size` lacks; None if text can need them.
@@ -122,7 +132,30 @@ class Tokenizer:
             return None
         settings["model"]["vocab"] = {token: id_ for token, id_ in vocabulary.items() if token not in beyond}
         settings["added_tokens"] = [token for token in settings["added_tokens"] if token["id"] < vocab_size]
-        return Tokenizer(_made_exact(tokenizers.Tokenizer.from_str(json.dumps(settings))), self.end_of_text)
+        backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
+        ends = frozenset(id_ for id_ in self.end_ids if id_ < vocab_size)
+        special = replace(self._special_tokens, end_ids=ends)
+        return Tokenizer(_made_exact(backend, self.kind), special, self.kind)
+
+    @property
+    def alters(self) -> str | None:
+        """What is not exact about decoding an encoded text, in words; None where nothing is."""
+        return self.kind.alters
+
+    @property
+    def start_id(self) -> int:
+        """What a document is read after: BOS where the model wants it, else the end of another document."""
+        return self.start_ids[0] if self.start_ids else self.end_of_text_id
+
+    @property
+    def start_token(self) -> str:
+        """`start_id`, as it is written."""
+        return self._special_tokens.start or self.end_of_text
+
+    @property
+    def chat_template(self) -> Any:
+        """The chat template, as the folder has it; None where it has none."""
+        return self._special_tokens.settings.get("chat_template")
 
     def ids_without_token(self, count: int) -> list[int]:
         """Of the ids below `count` those that mean nothing: holes, and what a padded vocabulary has more."""
@@ -166,7 +199,7 @@ class Tokenizer:
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides which ids a text gets."""
-        return sha256_bytes(f"{self._backend.to_str()}\n{self.end_of_text}".encode())
+        return sha256_bytes(f"{self._backend.to_str()}\n{self.end_of_text}{self.start_ids or ''}".encode())
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """The ids of `text`, every character of it.
@@ -189,7 +222,7 @@ class Tokenizer:
         """
         if allow_special and any(map(self._written_special.search, texts)):
             return [self._encode_with_special(text) for text in texts]
-        pieces = [list(split_safely(text)) for text in texts]
+        pieces = [list(split_safely(text, cut=self.kind.cut)) for text in texts]
         flat = list(chain.from_iterable(pieces))
         try:
             encodings = iter(self._backend.encode_batch_fast(flat, add_special_tokens=False))
@@ -208,8 +241,9 @@ class Tokenizer:
         return [*ids, *self.encode(text[start:])]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD, nothing else is altered."""
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        """The text of a document's `ids`; bytes that are not UTF-8 become U+FFFD, nothing else is altered."""
+        text = self.decode_bytes(ids).decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if self.kind.prefix_space else text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes `ids` stand for; an id that no token has (a padded vocabulary's) stands for none."""
@@ -226,21 +260,26 @@ class Tokenizer:
         """
         folder = Path(folder)
         self._backend.save(str(folder / "tokenizer.json"))
+        settings: dict[str, Any] = {**self._special_tokens.settings, "eos_token": self.end_of_text}
+        if self.kind.is_gpt2:
+            self._save_vocabulary_and_merges(folder)
+            settings |= {
+                "add_prefix_space": False,
+                "bos_token": self.end_of_text,
+                "clean_up_tokenization_spaces": False,
+                "tokenizer_class": "GPT2Tokenizer",
+                "unk_token": self.end_of_text,
+            }
+        if context_length is not None:
+            settings["model_max_length"] = context_length
+        text = json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True)
+        (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
+    def _save_vocabulary_and_merges(self, folder: Path) -> None:
         model = json.loads(self._backend.to_str())["model"]
         (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
         lines = ["#version: 0.2", *self.merges, ""]
         (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-        settings: dict[str, Any] = {
-            "add_prefix_space": False,
-            "bos_token": self.end_of_text,
-            "clean_up_tokenization_spaces": False,
-            "eos_token": self.end_of_text,
-            "tokenizer_class": "GPT2Tokenizer",
-            "unk_token": self.end_of_text,
-        }
-        if context_length is not None:
-            settings["model_max_length"] = context_length
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @cached_property
     def _written_special(self) -> re.Pattern[str]:
@@ -252,15 +291,18 @@ class Tokenizer:
         """Bytes of each token, by id; ids that no token has are empty."""
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
+        spell = _bytes_of if self.kind.byte_level else _bytes_of_characters
         table = [b""] * (max(vocabulary.values()) + 1)
         for token, id_ in vocabulary.items():
-            table[id_] = token.encode() if token in added else _bytes_of(token)
+            table[id_] = token.encode() if token in added else spell(token)
         return table
 
     @cached_property
     def _missing_bytes(self) -> frozenset[int]:
         """Bytes without a token: none in GPT-2's vocabulary, some in carelessly trained ones."""
         known = self._backend.get_vocab()
+        if not self.kind.byte_level:
+            return frozenset()
         return frozenset(byte for byte, character in _BYTE_TO_CHARACTER.items() if character not in known)
 
     def _refuse_missing_bytes(self, texts: Iterable[str]) -> None:
@@ -278,38 +320,50 @@ class IncrementalDecoder:
     """Turns a stream of ids into text as they come, never half a character.
 
     Joined, the pieces are what `Tokenizer.decode` gives for all the ids at once.
+
+    Args:
+        tokenizer: Whose ids.
+        continues: Whether the ids go on from others, so that a space before them is one.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, continues: bool = False) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._drops_space = tokenizer.kind.prefix_space and not continues
 
     def feed(self, token_id: int) -> str:
         """The characters this id completes, perhaps none."""
-        return self._decoder.decode(self._tokenizer.decode_bytes([token_id]))
+        text = self._decoder.decode(self._tokenizer.decode_bytes([token_id]))
+        if self._drops_space and text:
+            self._drops_space = False
+            return text.removeprefix(" ")
+        return text
 
     def flush(self) -> str:
         """What is left of a character that never became whole, as U+FFFD."""
         return self._decoder.decode(b"", final=True)
 
 
-def split_safely(text: str, size: int = _PIECE_CHARACTERS) -> Iterator[str]:
+def split_safely(
+    text: str, size: int = _PIECE_CHARACTERS, *, cut: re.Pattern[str] | None = GPT2_KIND.cut
+) -> Iterator[str]:
     """Cut a long text where its ids are sure to stay the same: at word boundaries of the pre-tokenizer.
 
     Args:
         text: Any text.
         size: Characters in a piece, at least; a piece is longer where no safe place comes sooner.
+        cut: Safe places, as `Kind.cut` has them; None cuts nowhere.
 
     Yields:
         Pieces that join up to `text`; their ids join up to the text's ids.
     """
     start = 0
-    while len(text) - start > size:
-        cut = _SAFE_CUT.search(text, start + size)
-        if cut is None:
+    while cut is not None and len(text) - start > size:
+        place = cut.search(text, start + size)
+        if place is None:
             break
-        yield text[start : cut.start()]
-        start = cut.start()
+        yield text[start : place.start()]
+        start = place.start()
     yield text[start:] if start else text
 
 
@@ -333,62 +387,54 @@ def _bytes_of(token: str) -> bytes:
         return token.encode()
 
 
-def _made_exact(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Switch off whatever would change a text on its way in or out."""
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def _bytes_of_characters(token: str) -> bytes:
+    byte = _BYTE_TOKEN.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
+
+
+def _made_exact(backend: tokenizers.Tokenizer, kind: Kind) -> tokenizers.Tokenizer:
+    """Switch off what would cut or pad a text, or take what is written in it for special tokens."""
     backend.no_padding()
     backend.no_truncation()
+    backend.encode_special_tokens = True  # that is: as the ordinary text they are written in
+    if not kind.is_gpt2:
+        return backend
+    # The vocabulary files of GPT-2 say nothing of the rest, and what is said elsewhere of it may be wrong.
     backend.normalizer = None  # pyright: ignore[reportAttributeAccessIssue]
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     backend.decoder = decoders.ByteLevel()
-    backend.encode_special_tokens = True  # that is: as the ordinary text they are written in
     return backend
 
 
-def _read_tokenizer_json(folder: Path) -> tokenizers.Tokenizer | None:
+def _read_tokenizer_json(folder: Path) -> tuple[dict[str, Any] | None, Kind]:
+    """The content of tokenizer.json, None where there is none, and the kind of tokenizer."""
     path = folder / "tokenizer.json"
     if not path.exists():
-        return None
-    settings = _read_json(path)
-    kind = _unsuitable_kind(settings)
-    if kind is not None:
+        return None, GPT2_KIND
+    content = read_json(path)
+    kind = kind_of(content)
+    if isinstance(kind, str):
         raise CheckpointError(
-            f"{path} describes {kind}; conjure supports byte-level BPE, as in GPT-2",
-            hint="use a checkpoint with a GPT-2 tokenizer",
+            f"{path} describes {kind}; conjure supports byte-level BPE, and BPE with byte fallback",
+            hint="use a checkpoint with such a tokenizer, as GPT-2, Llama, Qwen and Gemma have",
         )
-    added = settings.get("added_tokens") or []
+    added = content.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
         raise CheckpointError(f"{path} is damaged: added_tokens is not a list of tokens")
-    _check_ids(path, settings["model"].get("vocab"))
+    _check_ids(path, content["model"].get("vocab"))
     _check_ids(path, {str(token.get("content")): token.get("id") for token in added})
+    return content, kind
+
+
+def _backend(folder: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(settings))
+        return tokenizers.Tokenizer.from_str(json.dumps(content))
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def _unsuitable_kind(settings: Mapping[str, Any]) -> str | None:
-    """What a tokenizer.json describes, if it is not a byte-level BPE with GPT-2's word pattern."""
-    model = settings.get("model") or {}
-    if not isinstance(model, dict):
-        return "no tokenizer"
-    if model.get("type", "BPE") != "BPE" or "merges" not in model:
-        return f"a {model.get('type', 'nameless')} tokenizer"
-    if (
-        model.get("byte_fallback")
-        or model.get("continuing_subword_prefix")
-        or model.get("end_of_word_suffix")
-    ):
-        return "a BPE tokenizer that is not byte-level"
-    if model.get("dropout"):
-        return "a tokenizer that leaves out merges at random (dropout)"
-    normalizer = settings.get("normalizer") or {}
-    if normalizer and not (normalizer.get("type") == "Sequence" and not normalizer.get("normalizers")):
-        return f"a tokenizer that normalizes text ({normalizer.get('type', 'normalizer')})"
-    words = settings.get("pre_tokenizer") or {}
-    if words.get("type") != "ByteLevel" or not words.get("use_regex", True):
-        return f"a BPE tokenizer with the unsupported pre-tokenizer {words.get('type', 'nothing')}"
-    return None
+        raise CheckpointError(f"{folder / 'tokenizer.json'} is damaged: {error}") from error
 
 
 def _check_ids(path: Path, vocabulary: Any) -> None:
@@ -414,11 +460,13 @@ def _refuse_prefix_space(folder: Path) -> None:
         CheckpointError: It does.
     """
     config, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    settings = _read_json(config) if config.exists() else {}
+    settings = read_json(config) if config.exists() else {}
     follows_config = str(settings.get("tokenizer_class") or "GPT2").startswith("GPT2")
     decides = config if follows_config or not tokenizer.exists() else tokenizer
     if decides is tokenizer:
-        settings = _read_json(tokenizer).get("pre_tokenizer") or {}
+        words = read_json(tokenizer).get("pre_tokenizer") or {}
+        steps = words.get("pretokenizers", [words])
+        settings = steps[-1] if isinstance(steps, list) and steps and isinstance(steps[-1], dict) else {}
     if settings.get("add_prefix_space"):
         raise CheckpointError(
             f"{decides} asks for a space before every text (add_prefix_space), which conjure does not add:"
@@ -431,7 +479,7 @@ def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
         vocabulary_path, merges_path = folder / vocabulary_name, folder / merges_name
         if not vocabulary_path.exists() or not merges_path.exists():
             continue
-        vocabulary = _read_json(vocabulary_path)
+        vocabulary = read_json(vocabulary_path)
         _check_ids(vocabulary_path, vocabulary)
         try:
             with open_regular(merges_path) as file:
@@ -449,48 +497,12 @@ def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
 
 def _add_tokens(path: Path, backend: tokenizers.Tokenizer) -> None:
     """Tokens that a fine-tune put after the vocabulary, as transformers once kept them."""
-    added = _read_json(path) if path.exists() else {}
+    added = read_json(path) if path.exists() else {}
     _check_ids(path, added)
     for token, id_ in sorted(added.items(), key=lambda item: str(item[1]).zfill(9)):
         backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         if backend.token_to_id(token) != id_:
             raise CheckpointError(f"{path} gives {token!r} id {id_!r}; {backend.token_to_id(token)} is next")
-
-
-def _end_of_text(folder: Path, backend: tokenizers.Tokenizer) -> str:
-    """The token that ends a document: as the folder's settings name it, else GPT-2's own.
-
-    Raises:
-        CheckpointError: None of them is in the vocabulary.
-    """
-    candidates = []
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = _read_json(folder / name).get("eos_token") if (folder / name).exists() else None
-        candidates.append(token.get("content") if isinstance(token, dict) else token)
-    if (folder / "config.json").exists():
-        number = _read_json(folder / "config.json").get("eos_token_id")
-        candidates.append(backend.id_to_token(number) if isinstance(number, int) and number >= 0 else None)
-    for token in (*candidates, END_OF_TEXT):
-        if isinstance(token, str) and backend.token_to_id(token) is not None:
-            return token
-    raise CheckpointError(
-        f"the vocabulary in {folder} has no end-of-text token: neither {END_OF_TEXT} nor one that "
-        "tokenizer_config.json names as eos_token",
-        hint="set eos_token in tokenizer_config.json to one of its tokens",
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        with open_regular(path) as file:
-            value = json.loads(file.read())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON, or is cut short: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} should hold a JSON object and holds a {type(value).__name__}")
-    return value
 
 
 def _not_text(texts: Sequence[str]) -> Exception:

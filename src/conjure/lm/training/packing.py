@@ -63,8 +63,9 @@ class Blocks:
         self._stream = stream
         self.target_count = len(stream) - 1
         self.block_size = min(block_size, self.target_count)
-        # An end-of-text token, as input, opens the next record: it is that record's first context.
-        self._segment_ends = stream.ends - int(stream.end_of_text)
+        # An end-of-text token, as input, opens the next record: it is that record's first context, unless
+        # records have a token of their own to start with.
+        self._segment_ends = stream.ends - int(stream.end_of_text and stream.start_id is None)
 
     def __len__(self) -> int:
         """Number of blocks; the last may be partly empty."""
@@ -83,7 +84,7 @@ class Blocks:
             tokens = self._stream.read(start, stop + 1)
             filled = slice(0, stop - start)
             ids[row, filled] = tokens[:-1]
-            targets[row, filled] = tokens[1:]
+            targets[row, filled] = np.where(tokens[1:] == self._stream.start_id, IGNORE, tokens[1:])
             segments[row, filled] = np.searchsorted(self._segment_ends, np.arange(start, stop), side="right")
             if weights is not None:
                 weights[row, filled] = self._stream.weights_of(start + 1, stop + 1)

@@ -165,7 +165,11 @@ class TestFromFolder:
         ("changes", "said"),
         [
             ({"model": {"type": "WordPiece", "vocab": {}}}, "a WordPiece tokenizer"),
-            ({"model": {"type": "BPE", "merges": [], "byte_fallback": True}}, "not byte-level"),
+            ({"model": {"type": "BPE", "merges": [], "end_of_word_suffix": "</w>"}}, "marks parts of words"),
+            (
+                {"model": {"type": "BPE", "merges": [], "byte_fallback": True}},
+                "pre-tokenizer ByteLevel",
+            ),
             ({"pre_tokenizer": {"type": "Metaspace"}}, "unsupported pre-tokenizer Metaspace"),
             ({"pre_tokenizer": None}, "unsupported pre-tokenizer nothing"),
         ],
@@ -180,7 +184,7 @@ class TestFromFolder:
         ("change", "said"),
         [
             ({"normalizer": {"type": "Lowercase"}}, r"normalizes text \(Lowercase\)"),
-            ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}}, "normalizes text"),
+            ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Strip"}]}}, "normalizes text"),
             ({"normalizer": {"type": "Prepend", "prepend": " "}}, "normalizes text"),
         ],
     )
