@@ -54,13 +54,7 @@ def _sentence_piece(*, prefix: bool) -> dict:
     scores = [-1.0 - rank for rank in range(len(pieces))]
     return {
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": [
-            "<unk>",
-            "<s>",
-            "</s>",
-            *(f"<0x{byte:02X}>" for byte in range(256)),
-            *pieces,
-        ],
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *bytes_, *pieces],
         "tokenizer.ggml.scores": [0.0] * 259 + scores,
         "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(pieces)],
         "tokenizer.ggml.add_space_prefix": prefix,

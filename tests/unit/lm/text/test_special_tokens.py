@@ -55,12 +55,8 @@ class TestEnds:
         assert Tokenizer.from_folder(smollm).end_ids == {end, 7, 9}
 
     def test_the_template_s_end_of_turn_counts(self, smollm):
-        content = json.loads((smollm / "tokenizer.json").read_text())
-        token = {
-            **content["added_tokens"][0],
-            "content": "<|im_end|>",
-            "id": content["added_tokens"][0]["id"] + 1,
-        }
+        (end,) = json.loads((smollm / "tokenizer.json").read_text())["added_tokens"]
+        token = {**end, "content": "<|im_end|>", "id": end["id"] + 1}
         change(smollm / "tokenizer.json", added_tokens=[end, token])
         assert token["id"] not in Tokenizer.from_folder(smollm).end_ids
         change(smollm / "tokenizer_config.json", chat_template="{{ x }}<|im_end|>")
