@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers
 
-from conjure.lm.checkpoints.gguf.families import FAMILIES, HEAD
+from conjure.lm.checkpoints.gguf.families import EMBEDDING, FAMILIES, HEAD
 from conjure.lm.checkpoints.gguf.header import Shape, llama3_divisors
 from support.models import tiny_tokenizer
 
@@ -44,7 +44,7 @@ CONFIGS = {
     "qwen2": lambda: transformers.Qwen2Config(**_GATED, tie_word_embeddings=True),
     "qwen3": lambda: transformers.Qwen3Config(**_GATED, head_dim=32, tie_word_embeddings=True),
     "gemma3": lambda: transformers.Gemma3TextConfig(
-        **{**_GATED, "num_hidden_layers": 7}, head_dim=32, sliding_window=16, query_pre_attn_scalar=256
+        **{**_GATED, "num_hidden_layers": 7}, head_dim=32, sliding_window=16, query_pre_attn_scalar=32
     ),
     "gptneox": lambda: transformers.GPTNeoXConfig(**_SMALL, rotary_pct=0.25),
     "gpt2": lambda: transformers.GPT2Config(
@@ -142,6 +142,7 @@ def write_gguf(
     keys: dict[str, Any] | None = None,
     tensors: dict[str, np.ndarray] | None = None,
     kinds: dict[str, str] | None = None,
+    vocabulary: int = VOCABULARY,
 ) -> Path:
     """Write a model of `CONFIGS` with the tiny tokenizer.
 
@@ -152,6 +153,7 @@ def write_gguf(
         keys: Changed or, where None, left out; whole names.
         tensors: Changed, added or, where None, left out.
         kinds: Number format of tensors, ``F32`` where none is given.
+        vocabulary: Rows of the embedding; those beyond the model's are zero.
     """
     model = random_model(name, seed)
     kind, shape_keys = keys_of(model)
@@ -173,6 +175,8 @@ def write_gguf(
     for key, value in content.items():
         _add(writer, key, value)
     for tensor, numbers in {**stored(model), **(tensors or {})}.items():
+        if tensor in (EMBEDDING, HEAD) and numbers is not None:
+            numbers = np.pad(numbers, ((0, vocabulary - len(numbers)), (0, 0)))
         if numbers is not None:
             wanted = gguf.GGMLQuantizationType[(kinds or {}).get(tensor, "F32")]
             writer.add_tensor(tensor, gguf.quantize(numbers, wanted), raw_dtype=wanted)

@@ -12,35 +12,42 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from conjure.core.files import folder_size_bytes, sync_folder
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError
+from conjure.lm.checkpoints.gguf.reader import gguf_library
+from conjure.lm.checkpoints.gguf.writing import header_keys, stored_tensors, vocabulary_keys
 from conjure.lm.checkpoints.layout import has_tokenizer, read_config, read_json_object, stored_dtype
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
-from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
-from conjure.lm.checkpoints.tensor_layout import stored_names
+from conjure.lm.checkpoints.pretrained import (
+    checkpoint_tensors,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
 from conjure.lm.models.base import CausalLM
-from conjure.lm.models.shape import ModelConfig, Shape
+from conjure.lm.models.shape import Shape
 from conjure.lm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import gguf
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Format -> the number formats it can have here.
 TYPES: Mapping[str, tuple[str, ...]] = {
-    "gguf": ("float16", "q8_0"),
-    "ollama": ("float16", "q8_0"),
+    "gguf": ("float16", "q8_0", "float32"),
+    "ollama": ("float16", "q8_0", "float32"),
     "safetensors": ("float32", "bfloat16", "float16"),
 }
 MODELFILE = "Modelfile"
 # What a folder is not called by intent; ./gguf is one.
 _FORMAT_WORDS = {*TYPES, "onnx", "pytorch", "float16", "float32", "bfloat16", "q8_0"}
-_GGML_TYPES = {"float16": "F16", "q8_0": "Q8_0"}
+_GGML_TYPES = {"float16": "F16", "q8_0": "Q8_0", "float32": "F32"}
 _LARGEST_FLOAT16 = 65504.0
 _Q8_BLOCK = 32  # numbers that share a scale
 
@@ -134,8 +141,8 @@ def _export_checkpoint(source: ModelSource, folder: Path, chosen: str | None) ->
     dtype = chosen if chosen is not None else stored_dtype(source.folder)
     model = load_model(source.folder)
     if dtype == "float16":
-        for weight_name, weight in model.named_parameters():
-            _check_float16(model, weight_name, weight)
+        for weight_name, weight in checkpoint_tensors(model, torch.float32).items():
+            _check_rounding(weight_name, weight.numpy(), dtype)
     card, training = source.folder / "README.md", source.folder / "training.json"
     save_checkpoint(
         folder,
@@ -149,33 +156,23 @@ def _export_checkpoint(source: ModelSource, folder: Path, chosen: str | None) ->
 
 
 def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progress | None) -> Exported:
-    library = _gguf_library()
+    library = gguf_library("writing GGUF")
     path = folder / f"{_file_stem(source)}-{chosen}.gguf"
     _refuse_existing(path)
     if not has_tokenizer(source.folder):
         raise CheckpointError(f"the model {source} has no tokenizer, which a GGUF file must hold")
     model, tokenizer = load_checkpoint(source.folder)
-    shape = _check_expressible(model.config, chosen)
+    architecture, keys, _ = header_keys(model.config)
     with _whole_file(path) as unfinished:
-        writer = library.GGUFWriter(unfinished, "gpt2")
-        _add_model(writer, shape, _file_stem(source), chosen)
-        _add_tokenizer(writer, tokenizer, model.config.vocab_size)
+        writer = library.GGUFWriter(unfinished, architecture)
+        _add_model(writer, architecture, keys, _file_stem(source), chosen)
+        _add_keys(writer, vocabulary_keys(tokenizer, model.config.vocab_size))
         _add_tensors(writer, model, chosen, progress)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
     return Exported(path, "gguf", chosen, path.stat().st_size)
-
-
-def _gguf_library() -> ModuleType:
-    try:
-        import gguf
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "writing GGUF needs the gguf library, which is not installed", fix="pip install 'conjure[export]'"
-        ) from error
-    return gguf
 
 
 def _file_stem(source: ModelSource) -> str:
@@ -186,95 +183,62 @@ def _file_stem(source: ModelSource) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
-def _check_expressible(config: ModelConfig, chosen: str) -> Shape:
-    """Refuse what GGUF has no words for, or what llama.cpp's GPT-2 would compute otherwise.
-
-    Raises:
-        ModelError: The model is such a one.
-        UsageError: Its matrices do not divide into q8_0's blocks.
-    """
-    if config.family != "gpt2" or not isinstance(config, Shape):
-        raise ModelError(
-            f"GGUF is written of gpt2 models so far, and this is a {config.family}",
-            hint="--format safetensors",
-        )
-    if config.activation != "gelu_tanh":
-        raise ModelError(
-            f"llama.cpp's GPT-2 has activation_function gelu_new, and this model {config.activation}"
-        )
-    if any(layer.score_scale != config.head_size**-0.5 for layer in config.layers):
-        raise ModelError("llama.cpp's GPT-2 scales attention by the head size, and this model otherwise")
-    if chosen == "q8_0" and (config.n_embd % _Q8_BLOCK or config.inner % _Q8_BLOCK):
-        raise UsageError(
-            f"q8_0 needs rows of a multiple of {_Q8_BLOCK} numbers; this model has n_embd {config.n_embd} and"
-            f" {config.inner} inside the feed-forward layer",
-            fix="--type float16",
-        )
-    return config
-
-
-def _add_model(writer: "gguf.GGUFWriter", config: Shape, name: str, chosen: str) -> None:
-    library = _gguf_library()
+def _add_model(
+    writer: "gguf.GGUFWriter", architecture: str, keys: Mapping[str, Any], name: str, chosen: str
+) -> None:
+    library = gguf_library("writing GGUF")
     writer.add_name(name)
-    writer.add_context_length(config.context_length)
-    writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(config.inner)
-    writer.add_block_count(config.n_layer)
-    writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(config.norm_epsilon)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(library.LlamaFileType[f"MOSTLY_{_GGML_TYPES[chosen]}"])
+    _add_keys(writer, {f"{architecture}.{key}": value for key, value in keys.items()})
+    exact = {"float32": "ALL_F32"}
+    writer.add_file_type(library.LlamaFileType[exact.get(chosen, f"MOSTLY_{_GGML_TYPES[chosen]}")])
     writer.add_quantization_version(library.GGML_QUANT_VERSION)
 
 
-def _add_tokenizer(writer: "gguf.GGUFWriter", tokenizer: Tokenizer, vocab_size: int) -> None:
-    """The vocabulary, filled up to the model's: llama.cpp wants a token for every row of the embedding."""
-    kinds = _gguf_library().TokenType
-    tokens = tokenizer.tokens + [""] * (vocab_size - tokenizer.vocab_size)
-    special, added = tokenizer.special_tokens, tokenizer.added_tokens
-
-    def kind(token: str) -> int:
-        if token in special:
-            return kinds.CONTROL
-        if token in added:  # found in a text before it is cut, and spelled as it is
-            return kinds.USER_DEFINED
-        return kinds.NORMAL if token else kinds.UNUSED
-
-    types = list(map(kind, tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")  # without it llama.cpp splits words in a way of its own
-    writer.add_token_list([token or f"[PAD{id_}]" for id_, token in enumerate(tokens)])
-    writer.add_token_types(types)
-    writer.add_token_merges(tokenizer.merges)
-    writer.add_bos_token_id(tokenizer.end_of_text_id)
-    writer.add_eos_token_id(tokenizer.end_of_text_id)
-    writer.add_add_bos_token(False)
+def _add_keys(writer: "gguf.GGUFWriter", keys: Mapping[str, Any]) -> None:
+    for key, value in keys.items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_array(key, value)
 
 
 def _add_tensors(writer: "gguf.GGUFWriter", model: CausalLM, chosen: str, progress: Progress | None) -> None:
-    library = _gguf_library()
-    names = library.get_tensor_name_map(library.MODEL_ARCH.GPT2, model.n_layer)
-    parameters = dict(model.named_parameters())
-    for done, (name, weight) in enumerate(parameters.items(), 1):
-        # A matrix is (out, in), as GGUF has it; norms, biases and positions are small, and stay exact.
-        matrix = weight.dim() == 2 and name != "position_embedding.weight"
-        if matrix:
-            _check_float16(model, name, weight)  # q8_0's scales are float16, too
-        kind = library.GGMLQuantizationType[_GGML_TYPES[chosen] if matrix else "F32"]
-        stored = library.quants.quantize(weight.detach().numpy(), kind)
-        (file_name,) = stored_names(model.config, name)
-        writer.add_tensor(
-            names.get_name(file_name, try_suffixes=(".weight", ".bias")), stored, raw_dtype=kind
-        )
+    library = gguf_library("writing GGUF")
+    tensors = {name: each.numpy() for name, each in checkpoint_tensors(model, torch.float32).items()}
+    assert isinstance(model.config, Shape)  # else it has no keys
+    stored = list(stored_tensors(model.config, tensors))
+    for done, (name, ours, numbers) in enumerate(stored, 1):
+        # Matrices are rounded; norms, biases and positions are small, and stay exact.
+        is_matrix = numbers.ndim == 2 and name != "position_embd.weight"
+        if is_matrix and chosen != "float32":
+            _check_rounding(ours, numbers, chosen)
+        kind = library.GGMLQuantizationType[_GGML_TYPES[chosen] if is_matrix else "F32"]
+        writer.add_tensor(name, library.quants.quantize(numbers, kind), raw_dtype=kind)
         if progress is not None:
-            progress(done, len(parameters))
+            progress(done, len(stored))
 
 
-def _check_float16(model: CausalLM, name: str, weight: torch.Tensor) -> None:
-    largest = weight.detach().abs().max().item()
-    if not largest <= _LARGEST_FLOAT16:
-        stored = ", ".join(stored_names(model.config, name))
-        raise ModelError(f"float16 holds numbers up to {_LARGEST_FLOAT16:,.0f}; {stored} has {largest:,.0f}")
+def _check_rounding(name: str, numbers: "NDArray[np.float32]", chosen: str) -> None:
+    """Refuse numbers that a format cannot hold.
+
+    Raises:
+        ModelError: They are too large.
+        UsageError: Rows do not divide into q8_0's blocks.
+    """
+    largest = float(abs(numbers).max())
+    if not largest <= _LARGEST_FLOAT16:  # q8_0's scales are float16, too
+        raise ModelError(f"float16 holds numbers up to {_LARGEST_FLOAT16:,.0f}; {name} has {largest:,.0f}")
+    if chosen == "q8_0" and numbers.shape[1] % _Q8_BLOCK:
+        raise UsageError(
+            f"q8_0 needs rows of a multiple of {_Q8_BLOCK} numbers; {name} has rows of {numbers.shape[1]}",
+            fix="--type float16",
+        )
 
 
 @contextmanager

@@ -177,6 +177,11 @@ class Tokenizer:
         return spelled
 
     @property
+    def content(self) -> dict[str, Any]:
+        """What ``tokenizer.json`` says of it."""
+        return json.loads(self._backend.to_str())
+
+    @property
     def merges(self) -> list[str]:
         """The merges in order, as ``merges.txt`` spells them."""
         return [" ".join(pair) for pair in json.loads(self._backend.to_str())["model"]["merges"]]

@@ -226,12 +226,12 @@ def _qwen3_config(shape: Shape) -> dict[str, Any]:
 def _gemma3_config(shape: Shape) -> dict[str, Any]:
     # Local base, pattern, activation and score scale stand in no key: they are the family's.
     every = 6
-    is_largest = shape.layers == 62
+    is_largest = shape.layers == 62  # the 27B model, as llama.cpp tells it
     return {
         "architectures": ["Gemma3ForCausalLM"],
         **_config(shape),
         "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": shape.channels // shape.heads if is_largest else 256,
+        "query_pre_attn_scalar": shape.channels // shape.heads if is_largest else shape.head_size,
         "rope_local_base_freq": 10_000.0,
         "sliding_window": shape.window or 512,
         "layer_types": [

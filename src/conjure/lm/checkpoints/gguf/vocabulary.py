@@ -12,7 +12,7 @@ from typing import Any
 
 from conjure.errors import ModelError
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _SPACE = "▁"  # SentencePiece's space
 
 _GPT2_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -63,6 +63,30 @@ _WITHOUT_NAME = {"gpt2": "gpt-2", "gptneox": "olmo"}
 _SPECIAL_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 _ENDS = ("eos", "eot", "eom")
 _NAMED = (*_SPECIAL_KEYS.values(), *_ENDS[1:])
+
+
+def pre_tokenizer_name(content: Mapping[str, Any]) -> str | None:
+    """llama.cpp's name for the way a ``tokenizer.json`` splits words; None where it has none."""
+    found = _signature(content)
+    for name, split in _SPLITS.items():
+        model = {"ignore_merges": split.whole_words}
+        steps = {"type": "Sequence", "pretokenizers": list(split.steps)}
+        normalizer = {"type": "NFC"} if split.composed else None
+        if found == _signature({"model": model, "pre_tokenizer": steps, "normalizer": normalizer}):
+            return name
+    return None
+
+
+def _signature(content: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides how a byte-level tokenizer splits text."""
+    normalizer, words = content.get("normalizer"), content.get("pre_tokenizer") or {}
+    steps = words["pretokenizers"] if words.get("type") == "Sequence" else [words]
+    telling = [
+        (step["type"], step.get("use_regex", True), step.get("individual_digits"), step.get("pattern"))
+        for step in steps
+    ]
+    whole_words = bool((content.get("model") or {}).get("ignore_merges"))
+    return normalizer["type"] if normalizer else None, telling, whole_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +149,13 @@ def _tokens(keys: Mapping[str, Any], vocabulary: int) -> tuple[list[str], list[i
     tokens = _list(keys, "tokens", str)
     if not tokens:
         raise ModelError("it has no vocabulary (tokenizer.ggml.tokens)")
-    types = _list(keys, "token_type", int) or [_NORMAL] * len(tokens)
+    types = _list(keys, "token_type", int) or [NORMAL] * len(tokens)
     if len(types) != len(tokens):
         raise ModelError(f"its vocabulary has {len(tokens):,} tokens and {len(types):,} types")
     if len(tokens) > vocabulary:
         raise ModelError(f"its vocabulary has {len(tokens):,} tokens, and its embedding {vocabulary:,} rows")
     filling = [
-        kind == _UNUSED and token == f"[PAD{id_}]"
+        kind == UNUSED and token == f"[PAD{id_}]"
         for id_, (token, kind) in enumerate(zip(tokens, types, strict=True))
     ]
     tokens = ["" if fills else token for token, fills in zip(tokens, filling, strict=True)]
@@ -190,10 +214,10 @@ def _sentence_piece(keys: Mapping[str, Any], tokens: list[str], types: list[int]
     scores = _list(keys, "scores", float)
     if len(scores) != len(tokens):
         raise ModelError(f"its vocabulary has {len(tokens):,} tokens and {len(scores):,} scores")
-    byte_tokens = {token for token, kind in zip(tokens, types, strict=True) if kind == _BYTE}
+    byte_tokens = {token for token, kind in zip(tokens, types, strict=True) if kind == BYTE}
     if byte_tokens != {f"<0x{byte:02X}>" for byte in range(256)}:
         raise ModelError(f"its vocabulary has {len(byte_tokens)} of the 256 bytes")
-    unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
+    unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
     prefixed = _flag(keys, "add_space_prefix", default=True)
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     steps = [{"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}, {"type": "ByteFallback"}]
@@ -225,7 +249,7 @@ def _merges_by_score(
     ids = {
         token: id_
         for id_, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind in (_NORMAL, _USER_DEFINED, _UNUSED) and token
+        if kind in (NORMAL, USER_DEFINED, UNUSED) and token
     }
     for token in sorted(ids, key=lambda token: (-scores[ids[token]], ids[token])):
         splits = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
@@ -259,9 +283,9 @@ def _bpe(
 def _added_ids(tokens: Sequence[str], types: Sequence[int]) -> dict[int, bool]:
     """Ids of tokens that text is searched for before it is cut, and whether they are special."""
     return {
-        id_: kind != _USER_DEFINED
+        id_: kind != USER_DEFINED
         for id_, kind in enumerate(types)
-        if kind in (_CONTROL, _USER_DEFINED, _UNKNOWN) and tokens[id_]
+        if kind in (CONTROL, USER_DEFINED, UNKNOWN) and tokens[id_]
     }
 
 

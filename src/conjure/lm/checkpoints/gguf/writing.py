@@ -1,0 +1,200 @@
+"""What a GGUF file says of a model of ours: its keys, its vocabulary, its tensors.
+
+Main entries: `header_keys`, `vocabulary_keys`, `stored_tensors`. Invariant: keys that, read back, would
+describe another model are not written; the reading side decides.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from conjure.errors import ModelError
+from conjure.lm.checkpoints.gguf.families import FAMILIES, ROPE_FREQS
+from conjure.lm.checkpoints.gguf.header import Shape, llama3_divisors
+from conjure.lm.checkpoints.gguf.vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    pre_tokenizer_name,
+)
+from conjure.lm.models.registry import read_model_config
+from conjure.lm.models.shape import ModelConfig
+from conjure.lm.models.shape import Shape as DecoderShape
+from conjure.lm.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_NO_MERGE = -1e6  # the score of a token that no merge makes: after all the others
+# What is said elsewhere, or matters only while training.
+_NOT_SAID = {"family", "bos_id", "eos_ids", "settings", "initializer_range"}
+
+
+def header_keys(config: ModelConfig) -> tuple[str, dict[str, Any], list[float] | None]:
+    """The architecture's name in llama.cpp, the keys of the shape, and the divisors of rotary frequencies.
+
+    Raises:
+        ModelError: GGUF cannot describe this model.
+    """
+    names = {family.model_type: name for name, family in FAMILIES.items()}
+    if config.family not in names or not isinstance(config, DecoderShape):
+        raise ModelError(
+            f"GGUF is written of {', '.join(names)} models, and this is a {config.family}",
+            hint="--format safetensors",
+        )
+    architecture = names[config.family]
+    keys, divisors = _keys(architecture, config)
+    _check_says_the_same(architecture, keys, divisors, config)
+    return architecture, keys, divisors
+
+
+def _keys(architecture: str, config: DecoderShape) -> tuple[dict[str, Any], list[float] | None]:
+    keys: dict[str, Any] = {
+        "context_length": config.context_length,
+        "embedding_length": config.n_embd,
+        "feed_forward_length": config.inner,
+        "block_count": config.n_layer,
+        "attention.head_count": config.n_head,
+        "vocab_size": config.vocab_size,
+    }
+    kind = "layer_norm_rms_epsilon" if config.norm == "rms" else "layer_norm_epsilon"
+    keys[f"attention.{kind}"] = config.norm_epsilon
+    if architecture == "gptneox":
+        keys["use_parallel_residual"] = config.residual == "parallel"
+    elif architecture != "gpt2":
+        keys["attention.head_count_kv"] = config.n_kv_head
+        keys["attention.key_length"] = keys["attention.value_length"] = config.head_size
+    window = next((layer.window for layer in config.layers if layer.window is not None), None)
+    if window is not None:
+        keys["attention.sliding_window"] = window
+    rope = next((layer.rope for layer in config.layers if layer.window is None), config.layers[0].rope)
+    if rope is None:
+        return keys, None
+    keys |= {"rope.freq_base": rope.base, "rope.dimension_count": rope.channels}
+    told = dict(rope.settings)
+    if rope.scaling == "llama3":
+        return keys, llama3_divisors(told, rope.base, rope.channels)
+    if rope.scaling != "default":
+        keys |= {"rope.scaling.type": rope.scaling, "rope.scaling.factor": told["factor"]}
+    if rope.scaling == "yarn":
+        keys["rope.scaling.original_context_length"] = int(told["original_max_position_embeddings"] or 0)
+        for name in ("beta_fast", "beta_slow"):
+            if told.get(name) is not None:
+                keys[f"rope.scaling.yarn_{name}"] = told[name]
+    return keys, None
+
+
+def _check_says_the_same(
+    architecture: str, keys: Mapping[str, Any], divisors: list[float] | None, config: DecoderShape
+) -> None:
+    """Read the keys back as a file's, and compare.
+
+    Raises:
+        ModelError: Another model would come out.
+    """
+    shape = _shape(architecture, keys, divisors, config)
+    family = FAMILIES[architecture]
+    settings = {
+        "model_type": family.model_type,
+        **family.config(shape),
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tied,
+        # Told by the tensors that are there, not by keys.
+        **({"attention_bias": config.out_bias} if architecture == "llama" else {}),
+        **({"mlp_bias": config.mlp_bias} if architecture == "llama" else {}),
+    }
+    back = read_model_config(settings)
+    names = [each.name for each in fields(config) if each.name not in _NOT_SAID]
+    differs = [
+        name
+        for name in names
+        if not name.endswith("_dropout") and getattr(back, name, None) != getattr(config, name)
+    ]
+    if differs:
+        name = differs[0]
+        raise ModelError(
+            f"GGUF cannot describe this model: llama.cpp's {architecture} has {name}"
+            f" {_excerpt(getattr(back, name, None))}, and this model {_excerpt(getattr(config, name))}"
+        )
+
+
+def _excerpt(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else text[:119] + "…"
+
+
+def _shape(
+    architecture: str, keys: Mapping[str, Any], divisors: list[float] | None, config: DecoderShape
+) -> Shape:
+    named = {f"{architecture}.{key}": value for key, value in keys.items()}
+    return Shape.from_keys(
+        {"general.architecture": architecture, **named},
+        vocabulary=config.vocab_size,
+        tied=config.tied,
+        rope_divisors=divisors,
+    )
+
+
+def stored_tensors(
+    config: DecoderShape, tensors: "Mapping[str, NDArray[np.float32]]"
+) -> "Iterator[tuple[str, str, NDArray[np.float32]]]":
+    """Every tensor in GGUF's layout: its name there, its name in a checkpoint folder, its numbers."""
+    import numpy as np
+
+    architecture, keys, divisors = header_keys(config)
+    shape = _shape(architecture, keys, divisors, config)
+    for name, rule in FAMILIES[architecture].rules(config.n_layer).items():
+        if rule.name in tensors:
+            yield name, rule.name, np.ascontiguousarray(rule.write(tensors[rule.name], shape))
+    if divisors is not None:
+        yield ROPE_FREQS, ROPE_FREQS, np.array(divisors, np.float32)
+
+
+def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+    """The vocabulary, filled up to the model's: llama.cpp wants a token for every row of the embedding.
+
+    Raises:
+        ModelError: GGUF has no name for its way of splitting words.
+    """
+    tokens = tokenizer.tokens + [""] * (vocab_size - tokenizer.vocab_size)
+    keys: dict[str, Any] = {
+        "tokens": [token or f"[PAD{id_}]" for id_, token in enumerate(tokens)],
+        "token_type": [_type(token, tokenizer) for token in tokens],
+        "bos_token_id": tokenizer.start_id,
+        "eos_token_id": tokenizer.end_of_text_id,
+        "add_bos_token": bool(tokenizer.start_ids),
+    }
+    if tokenizer.kind.byte_level:
+        name = pre_tokenizer_name(tokenizer.content)
+        if name is None:
+            raise ModelError("GGUF has no name for the way in which this model's tokenizer splits words")
+        keys |= {"model": "gpt2", "pre": name, "merges": tokenizer.merges}
+    else:
+        ranks: dict[str, float] = {}
+        for rank, merge in enumerate(tokenizer.merges):
+            ranks.setdefault(merge.replace(" ", ""), -float(rank))
+        keys |= {
+            "model": "llama",
+            "scores": [ranks.get(token, _NO_MERGE) for token in tokens],
+            "add_space_prefix": tokenizer.kind.prefix_space,
+        }
+    named = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+    template = tokenizer.chat_template
+    return named | ({"tokenizer.chat_template": template} if isinstance(template, str) else {})
+
+
+def _type(token: str, tokenizer: Tokenizer) -> int:
+    if not token:
+        return UNUSED
+    if not tokenizer.kind.byte_level and len(token) == 6 and token.startswith("<0x"):
+        return BYTE
+    if token == "<unk>" and not tokenizer.kind.byte_level:  # noqa: S105  # no password
+        return UNKNOWN
+    if token in tokenizer.special_tokens:
+        return CONTROL
+    # An added token is found in a text before it is cut, and spelled as it is.
+    return USER_DEFINED if token in tokenizer.added_tokens else NORMAL
