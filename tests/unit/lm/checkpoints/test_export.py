@@ -196,7 +196,7 @@ class TestRefusals:
 
     def test_rows_that_do_not_divide_into_blocks(self, tmp_path):
         tiny_checkpoint(tmp_path / "model", n_embd=16)
-        with pytest.raises(UsageError, match="multiple of 32 numbers; .* has rows of 16") as caught:
+        with pytest.raises(UsageError, match=r"multiple of 32 numbers; .* has rows of 16") as caught:
             export(tmp_path / "model", tmp_path / "out", type="q8_0")
         assert caught.value.fix == "--type float16"
 
