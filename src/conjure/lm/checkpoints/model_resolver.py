@@ -58,6 +58,7 @@ _WANTED = [
     INDEX_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
