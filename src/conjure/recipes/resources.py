@@ -9,7 +9,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import NotFoundError
-from conjure.lm.checkpoints.gguf.conversion import is_gguf
+from conjure.lm.checkpoints.gguf.detection import is_gguf
 from conjure.runs.artifacts.resource_paths import resolve
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.resource import RUNS, UPLOADS

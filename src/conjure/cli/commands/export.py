@@ -24,8 +24,8 @@ from conjure.recipes.resources import model_lookup
 @click.option(
     "--type",
     type=click.Choice(["float16", "q8_0", "float32", "bfloat16"]),
-    help="Number format: float16, q8_0 or float32 for gguf and ollama; float32, bfloat16 or float16 for "
-    "safetensors.  [default: float16 for gguf and ollama; as stored for safetensors]",
+    help="Number format: float16, q8_0 or float32 for gguf and ollama; float32, bfloat16 or float16 for"
+    " safetensors.  [default: float16 for gguf and ollama; as stored for safetensors]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, model: str, folder: str, format: str, type: str | None, as_json: bool) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
-from conjure.lm.checkpoints.gguf.conversion import checkpoint_folder, is_gguf
+from conjure.lm.checkpoints.gguf.conversion import checkpoint_folder
+from conjure.lm.checkpoints.gguf.detection import is_gguf
 from conjure.lm.checkpoints.layout import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -58,6 +59,7 @@ _WANTED = [
     INDEX_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",

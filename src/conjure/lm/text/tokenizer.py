@@ -56,7 +56,8 @@ class Tokenizer:
         self.end_of_text = special.end
         self.end_of_text_id = end_of_text_id
         self.end_ids = special.end_ids | {end_of_text_id}
-        self.start_ids = [] if special.start is None else [backend.token_to_id(special.start)]
+        start_id = None if special.start is None else backend.token_to_id(special.start)
+        self.start_ids: list[int] = [] if start_id is None else [start_id]
         self._special = {
             token.content: id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special
         }

@@ -132,10 +132,9 @@ def _with_byte_fallback(
     form = next((form for form in forms if form in _UNICODE_FORMS), None)
     vocabulary = model.get("vocab")
     crosses = re.compile(f"[^{SPACE}]{SPACE}")
-    is_safe = not prefix and form in (None, "NFC") and isinstance(vocabulary, dict)
+    tokens = [token for token in vocabulary if isinstance(token, str)] if isinstance(vocabulary, dict) else []
     # A cut before a space is safe if no token goes on with a space after something else.
-    if is_safe and any(crosses.search(token) for token in vocabulary if isinstance(token, str)):
-        is_safe = False
+    is_safe = not prefix and form in (None, "NFC") and not any(map(crosses.search, tokens))
     return Kind(
         byte_level=False, form=form, prefix_space=prefix, cut=_SPACE_CUT if is_safe else None, is_gpt2=False
     )

@@ -3,9 +3,9 @@
     code written out, environment built → mounts placed
     → command started, watched, ended → outputs saved → record closed
 
-Main entry: `supervise`, with `RunContext`; the steps stand below it in order. Invariant: a run that was given a
-number ends with exactly one ending, whatever happens in between; a step that cannot be done raises `EndRun`
-with it.
+Main entry: `supervise`, with `RunContext`; the steps stand below it in order. Invariant: a run that was given
+a number ends with exactly one ending, whatever happens in between; a step that cannot be done raises
+`EndRun` with it.
 """
 
 import os

@@ -27,7 +27,7 @@ from conjure.lm.checkpoints.gguf.families import (
     stored_shape,
 )
 from conjure.lm.checkpoints.gguf.header import Shape
-from conjure.lm.checkpoints.gguf.reader import MAGIC, GGUFFile, PackedTensor
+from conjure.lm.checkpoints.gguf.reader import GGUFFile, PackedTensor
 from conjure.lm.checkpoints.gguf.vocabulary import tokenizer_files
 from conjure.lm.checkpoints.safetensors_writer import TensorSource, write_safetensors
 
@@ -43,17 +43,6 @@ _COMPARED_ROWS = 256
 _SIXTEEN_BITS = {"F16": "F16", "BF16": "BF16"}
 
 Report = Callable[[str], None]
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a file is one, or is meant to be."""
-    if path.suffix.lower() == ".gguf":
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 def checkpoint_folder(path: Path, report: Report | None = None) -> Path:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from conjure.core.files import open_regular
 from conjure.errors import CheckpointError, UsageError
+from conjure.lm.checkpoints.gguf.detection import MAGIC
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 # Far beyond what any file holds; a count above them is damage.
 _MAX_KEYS = 65_536
