@@ -3,11 +3,9 @@
 import gc
 import io
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,11 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# Runs under test call `python`, which Debian has only within a virtual environment that is activated.
-if shutil.which("python") is None:
-    _programs = tempfile.TemporaryDirectory(prefix="conjure-tests-")
-    Path(_programs.name, "python").symlink_to(Path(sys.base_prefix, "bin", "python3"))
-    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), _programs.name])
+# Runs under test call `python`: the one that the tests have, whatever else a machine calls so, or does not.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 # A job in the background is started with ^C ignored, one under nohup with the terminal's end ignored, and
 # either would be handed on to every command under test.

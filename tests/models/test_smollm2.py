@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-import xllamacpp
 from transformers.utils import logging
 
 from conjure import load
@@ -99,6 +98,8 @@ def test_plain_prose_costs_little(ours):
 @pytest.fixture(scope="module")
 def llama_cpp(folder, tmp_path_factory):
     """llama.cpp on our own float32 GGUF."""
+    import xllamacpp  # of the group `large`, which other tests do without
+
     parameters = xllamacpp.CommonParams()
     out = tmp_path_factory.mktemp("gguf")
     parameters.model.path = str(export("smollm2", out, type="float32").path)

@@ -17,6 +17,7 @@ def text_of(lengths, hashes):
     text.ends = np.cumsum(lengths).astype("<u8")
     text.hashes = np.array(hashes, "<u8")
     text.end_of_text = True
+    text.start_id = None
     return text
 
 
