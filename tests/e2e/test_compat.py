@@ -66,7 +66,7 @@ def test_the_first_signal_saves_a_checkpoint_that_works(folder, number, status):
     process.send_signal(number)
     _, rest = process.communicate(timeout=TIMEOUT_S)
 
-    assert process.returncode == status
+    assert process.returncode == status, rest
     assert "Traceback" not in rest
     (checkpoint,) = (folder / "output").iterdir()
     assert f"the model was saved to output/{checkpoint.name}" in rest

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from typing import TextIO
 
 import click
 
@@ -139,7 +140,7 @@ def main(*, interrupts: bool = False) -> None:
     try:
         sys.stdout.flush()
     except OSError:  # it was told already
-        _write_no_more()
+        _write_no_more(sys.stdout)
     if interrupts:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: a ^C now just ends what is left
     sys.exit(status)
@@ -166,7 +167,7 @@ def _run(arguments: list[str], *, interrupts: bool = False) -> int:
             raise
         return 0  # click swaps stdout and exits when the reader (`| head`) has gone while we wrote
     except BrokenPipeError:
-        _write_no_more()  # the reader (`| head`) has what it wanted
+        _write_no_more(sys.stdout)  # the reader (`| head`) has what it wanted
         return 0
     except Exception as error:  # noqa: BLE001 - the last net: whatever happens, it is told in one sentence
         status = _tell(error, arguments)
@@ -181,7 +182,7 @@ def _tell(error: Exception, arguments: list[str]) -> int:
     if isinstance(error, ConjureError):
         _show(error, arguments)
         return error.exit_status
-    _write_no_more()
+    _write_no_more(sys.stdout)
     if isinstance(error, OSError):
         # Whatever reads and writes files names them; what is left is stdout.
         where = error.filename if error.filename else "the output cannot be written"
@@ -243,20 +244,22 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
-def _write_no_more() -> None:
-    """Drop what stdout still holds: it could not be written, and must not raise again at exit."""
-    with suppress(OSError, ValueError):  # a stdout without a descriptor, in tests and inside other programs
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _write_no_more(stream: TextIO) -> None:
+    """Drop what a stream still holds: it could not be written, and must not raise again at exit."""
+    with suppress(OSError, ValueError):  # a stream without a descriptor, in tests and inside other programs
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _show(error: ConjureError, arguments: Sequence[str]) -> None:
-    with suppress(OSError):  # stderr cannot be written either; the exit status still tells
+    try:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
         if error.hint:
             click.echo(f"{click.style('  hint:', bold=True)} {printable(error.hint)}", err=True)
         if error.fix:
             line = printable(_command_line(error.fix, arguments))
             click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)
+    except OSError:  # stderr cannot be written either; the exit status still tells
+        _write_no_more(sys.stderr)
 
 
 def _command_line(fix: str, arguments: Sequence[str]) -> str:
