@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from conjure.core.stderr import write_from_handler
 from conjure.errors import ConjureError, UsageError
 
 _LANGUAGE_MODEL_HALF = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub")
@@ -106,7 +107,7 @@ def stopping_in_order(stop: Callable[[], None]) -> Iterator[list[int]]:
     def first(number: int, _frame: FrameType | None) -> None:
         came.append(number)
         restore()
-        say("\nStopping after this step and saving; press ^C again to stop at once.")
+        write_from_handler("\nStopping after this step and saving; press ^C again to stop at once.")
         stop()
 
     def restore() -> None:

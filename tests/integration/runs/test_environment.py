@@ -83,8 +83,10 @@ class TestCurrent:
         self, home: Home, variables, base: Path, tmp_path: Path
     ) -> None:
         log = tmp_path / "asked"
-        hook = base / f"lib/python{_VERSION}/site-packages/sitecustomize.py"
-        hook.write_text(f"open({str(log)!r}, 'a').write('x'); print('noise')\n")
+        # Runs whenever Python starts; the folder may be read twice, as lib and as lib64.
+        hook = base / f"lib/python{_VERSION}/site-packages/hook.pth"
+        ask = f"open({str(log)!r}, 'a').write('x'), print('noise')"
+        hook.write_text(f"import sys; hasattr(sys, 'asked') or (setattr(sys, 'asked', 1), {ask})\n")
         try:
             first = find_current(home, variables, tmp_path)
             assert find_current(home, variables, tmp_path) == first

@@ -21,6 +21,7 @@ from conjure.cli.language_model.training_view import (
     result_lines,
 )
 from conjure.cli.render import StatusLine, note, write_json
+from conjure.core.stderr import write_from_handler
 from conjure.lm.training.finetune import Finetuning
 from conjure.lm.training.request import FinetuneRequest
 from conjure.recipes.metrics import report_metrics, report_result
@@ -86,7 +87,7 @@ def _stopping(tuning: Finetuning) -> Iterator[list[int]]:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         came.append(number)
-        note("\nStopping after this step and saving; once more ends it at once.")
+        write_from_handler("\nStopping after this step and saving; press ^C again to stop at once.")
         tuning.stop()
         for name in handled:
             signal.signal(name, handled[name])

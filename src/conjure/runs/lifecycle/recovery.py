@@ -30,7 +30,10 @@ def recover(home: Home, number: int) -> RunRecord:
         record = store.get(number)
         lock = RunLock.take_when_free(folder) if record.status.is_final else None
         if lock is None:
-            raise ConflictError(f"run {number} is {record.status}; it saves its outputs when it ends")
+            raise ConflictError(
+                f"run {number} is {record.status}; it saves its outputs when it ends",
+                fix=f"conjure stop {number}",
+            )
         try:
             with RunFolders(folder) as folders:
                 if folders.run.id_of(WORK) is None or folders.run.id_of(BASELINE) is None:
