@@ -92,7 +92,8 @@ def test_log_probabilities_are_those_of_transformers(ours, theirs):
 
 def test_plain_prose_costs_little(ours):
     score = ours.score(PARAGRAPH)
-    assert -score.total / 0.6931 / len(PARAGRAPH.encode()) < 1.0
+    # With queries and keys not put back in order it is about twice as much.
+    assert -score.total / 0.6931 / len(PARAGRAPH.encode()) < 1.2
 
 
 @pytest.fixture(scope="module")
