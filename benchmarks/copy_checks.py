@@ -22,8 +22,8 @@ from conjure.lm.report.analysis import Evidence, analyse
 from conjure.lm.report.facts import Extraction
 from conjure.lm.report.novelty import Overlap, compare_with_training
 from conjure.lm.report.observe import Observation
-from conjure.lm.text.groups import group_records
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.near_duplicates import group_records
+from conjure.lm.text.records import read_records
 from conjure.lm.text.tokenizer import Tokenizer
 
 PLANTS = 100  # of each kind in a text

@@ -13,7 +13,7 @@ from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.report.observe import record_texts
 from conjure.lm.text.held_out import Split, hold_out
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.records import read_records
 from conjure.lm.text.token_cache import tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 

@@ -30,8 +30,8 @@ from copy_checks import copies
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.report.statistics import compare_losses, group_tallies
-from conjure.lm.text.groups import group_records
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.near_duplicates import group_records
+from conjure.lm.text.records import read_records
 from conjure.lm.training.finetune import Finetuning, finetune
 from conjure.lm.training.request import FinetuneRequest
 

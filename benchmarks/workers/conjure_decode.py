@@ -5,9 +5,9 @@ import time
 
 from exchange import answer, decode_and_prefill, task
 
+from conjure.lm.generation.engine_loading import load_writer
 from conjure.lm.generation.generate import Token, stream
 from conjure.lm.generation.request import GenerationRequest
-from conjure.lm.generation.text_generator import load_writer
 
 
 def main() -> None:

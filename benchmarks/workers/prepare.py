@@ -18,7 +18,7 @@ from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.pretrained import save_checkpoint
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.models.registry import read_model_config
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.records import read_records
 from conjure.lm.text.tokenizer import END_OF_TEXT, Tokenizer
 
 _TINY = read_model_config({"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 8192})

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from conjure.errors import ConjureError
     from conjure.lm.language_model import LanguageModel
     from conjure.python_api import Client
-    from conjure.recipes.library import finetune, load
+    from conjure.recipes.model_api import finetune, load
     from conjure.reporting import log_metric
 
 __all__ = ["Client", "ConjureError", "LanguageModel", "finetune", "load", "log_metric"]
@@ -20,8 +20,8 @@ _HOMES = {
     "Client": "conjure.python_api",
     "ConjureError": "conjure.errors",
     "LanguageModel": "conjure.lm.language_model",
-    "finetune": "conjure.recipes.library",
-    "load": "conjure.recipes.library",
+    "finetune": "conjure.recipes.model_api",
+    "load": "conjure.recipes.model_api",
     "log_metric": "conjure.reporting",
 }
 # What is missing elsewhere: /proc to follow processes by, O_PATH to hold folders by. None where it is there.

@@ -21,8 +21,8 @@ from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.lifecycle.submission import rerun, submit
-from conjure.runs.lifecycle.termination import end_runs
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import (

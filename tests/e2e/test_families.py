@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import conjure
-from conjure.lm.generation.text_generator import load_writer
+from conjure.lm.generation.engine_loading import load_writer
 from support.families import CONTEXT, FAMILIES, reference
 from support.models import tiny_tokenizer
 from support.texts import ONE_LINERS

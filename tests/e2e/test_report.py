@@ -6,8 +6,8 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
+from conjure.recipes.comparison_inputs import tuned_models
 from conjure.recipes.report import learned_nothing
-from conjure.recipes.tuned_models import tuned_models
 from conjure.runs.lifecycle.ownership import open_store
 from support.terminal import conjure
 from support.tuning import tuning_inputs

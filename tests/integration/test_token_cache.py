@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.records import read_records
 from conjure.lm.text.token_cache import tokenise
 from support.models import tiny_tokenizer
 from support.records import many_records, write_records
@@ -17,7 +17,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from conjure.lm.text import token_cache
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.records import read_records
 from conjure.lm.text.tokenizer import Tokenizer
 
 token_cache._BATCH_CHARACTERS = 500

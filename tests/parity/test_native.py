@@ -14,7 +14,7 @@ from torch.nn import functional
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.generation.engines.base import Engine
-from conjure.lm.generation.engines.int8 import Int8Decoder, QuantisedModel
+from conjure.lm.generation.engines.int8_quantization import Int8Decoder, QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.generation.generate import Sample, stream

@@ -20,8 +20,8 @@ from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.gguf.conversion import convert
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.safetensors_reader import TensorFile
-from conjure.lm.text.layout import Layout
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.read_options import Layout
+from conjure.lm.text.records import read_records
 from conjure.lm.text.tokenizer import Tokenizer
 from support.gguf_files import matrices, write_gguf
 from support.models import tiny_checkpoint, tiny_tokenizer

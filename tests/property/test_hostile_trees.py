@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conjure.core.folders import Folder
+from conjure.core.dir_fd import Folder
 from conjure.core.home import Home
 from conjure.core.trees import copy_entry, remove_tree, tree_size_bytes
 from conjure.errors import ConjureError

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.records import read_records
 from conjure.lm.text.table_reader import open_table
 from support.records import KINDS, write_records
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from conjure.core.folders import Folder
+from conjure.core.dir_fd import Folder
 from conjure.core.home import Home
 from conjure.errors import ConjureError, MountError
 from conjure.runs.artifacts.mounts import place

@@ -6,7 +6,7 @@ Arguments: working folder, file that `Baseline.save` wrote, outputs folder.
 import sys
 from pathlib import Path
 
-from conjure.core.folders import Folder
+from conjure.core.dir_fd import Folder
 from conjure.runs.artifacts import outputs
 
 

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from conjure.core.folders import Folder
+from conjure.core.dir_fd import Folder
 from conjure.core.home import Home
 from conjure.runs.code import snapshot
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from conjure.lm.text.layout import Layout
+from conjure.lm.text.read_options import Layout
 
 LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
 

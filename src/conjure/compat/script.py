@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from conjure.core.stderr import write_from_handler
+from conjure.core.signal_safe_stderr import write_from_handler
 from conjure.errors import ConjureError, UsageError
 
 _LANGUAGE_MODEL_HALF = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub")

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conjure.core.dir_fd import Descent, Entry, Folder, open_file, remove_entry, walk
 from conjure.core.files import sha256_bytes
-from conjure.core.folders import Descent, Entry, Folder, open_file, remove_entry, walk
 
 _FICLONE = 0x40049409  # from linux/fs.h: let two files share their blocks until one is written to
 _CHUNK_BYTES = 1 << 30

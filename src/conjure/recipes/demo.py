@@ -10,8 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.recipes.finetune import finetune_spec
-from conjure.recipes.recording import Inputs, own_path, recorded
+from conjure.recipes.finetune_specs import finetune_spec
+from conjure.recipes.run_specs import Inputs, own_path, recorded
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 EPOCHS = 10

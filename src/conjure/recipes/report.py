@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import ConjureError, NotFoundError
-from conjure.recipes.resources import is_resource, resolve_resource
+from conjure.recipes.resource_lookup import is_resource, resolve_resource
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder

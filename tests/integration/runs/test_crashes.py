@@ -13,7 +13,7 @@ import pytest
 from conjure.python_api import Client, Run
 from conjure.runs.database.sqlite import Store, read_record
 from conjure.runs.host.process import family, look_at
-from conjure.runs.lifecycle import termination
+from conjure.runs.lifecycle import stop_requests as termination
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.lifecycle.submission import rerun

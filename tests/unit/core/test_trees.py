@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conjure.core import trees
-from conjure.core.folders import Folder, walk
+from conjure.core.dir_fd import Folder, walk
 from conjure.core.trees import Copied, clone_file, remove_tree, tree_size_bytes
 from support.repositories import read_files, write_files
 

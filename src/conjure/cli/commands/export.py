@@ -7,7 +7,7 @@ import click
 
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.core.quoting import shell_words
-from conjure.recipes.resources import model_lookup
+from conjure.recipes.resource_lookup import model_lookup
 
 
 @click.command()

@@ -12,7 +12,7 @@ from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.recipes.finetune import finetune_spec, resumed_spec
+from conjure.recipes.finetune_specs import finetune_spec, resumed_spec
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 

@@ -16,7 +16,7 @@ from conjure.core.quoting import shell_words
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
-from conjure.recipes.recording import Inputs, recorded
+from conjure.recipes.run_specs import Inputs, recorded
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 

@@ -13,7 +13,7 @@ from conjure.lm.checkpoints.describe import ModelDescription, describe
 from conjure.lm.checkpoints.model_resolver import models_here, resolve_model
 from conjure.lm.checkpoints.packaged_models import PACKAGED_MODELS, fetch_packaged
 from conjure.lm.models.shape import ModelConfig, Shape
-from conjure.recipes.resources import model_lookup
+from conjure.recipes.resource_lookup import model_lookup
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

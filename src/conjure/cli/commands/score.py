@@ -16,8 +16,8 @@ from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.lm.text.sources import KINDS, STANDARD_INPUT
-from conjure.recipes.recording import Inputs, recorded
-from conjure.recipes.resources import is_resource
+from conjure.recipes.resource_lookup import is_resource
+from conjure.recipes.run_specs import Inputs, recorded
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 

@@ -17,11 +17,11 @@ from conjure.cli.typed_options import names_as_typed
 from conjure.core.quoting import printable
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.text.held_out import Split, hold_out
-from conjure.lm.text.layout import Layout
-from conjure.lm.text.readers import RecordSet, read_records
+from conjure.lm.text.read_options import Layout
+from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import DataFacts, Histogram, TokenisedText, describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
-from conjure.recipes.resources import data_path, model_lookup
+from conjure.recipes.resource_lookup import data_path, model_lookup
 
 _SHOWN_TOKENS = 80  # of a record; a novel would fill the screen
 _BAR_WIDTH = 40

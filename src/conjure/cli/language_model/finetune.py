@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from conjure.errors import UsageError
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.records import read_records
 from conjure.lm.training.request import FinetuneRequest
-from conjure.recipes.finetune import claim
-from conjure.recipes.resources import data_path
+from conjure.recipes.finetune_specs import claim
+from conjure.recipes.resource_lookup import data_path
 from conjure.reporting import inside_a_run
 
 

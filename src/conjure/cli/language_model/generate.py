@@ -14,10 +14,10 @@ from conjure.cli.language_model.token_view import show_tokens
 from conjure.cli.render import StatusLine, note, on_terminal, save_json, visible, write_json
 from conjure.core.units import format_duration
 from conjure.errors import UsageError
+from conjure.lm.generation.engine_loading import Writer, load_writer
 from conjure.lm.generation.generate import Sample, Token, exceeds_context, stream
 from conjure.lm.generation.request import GenerationRequest
-from conjure.lm.generation.text_generator import Writer, load_writer
-from conjure.recipes.resources import model_lookup
+from conjure.recipes.resource_lookup import model_lookup
 
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
 INTERRUPTED = 130  # exit status after ^C, as shells have it

@@ -11,7 +11,7 @@ from conjure.cli.render import note, save_text
 from conjure.core.home import Home
 from conjure.lm.report.compare import Comparison, compare, comparison_to_json
 from conjure.lm.report.html.compare_page import place, protocol, render_comparison
-from conjure.recipes.tuned_models import tuned_models
+from conjure.recipes.comparison_inputs import tuned_models
 
 
 def compare_runs(home: Home, names: tuple[str, ...], output: Path | None, *, as_json: bool) -> Path | None:

@@ -18,9 +18,9 @@ from conjure.core.units import format_duration
 from conjure.errors import DataError
 from conjure.lm.generation.score import Score, Tally, Windows, score_documents
 from conjure.lm.language_model import LanguageModel, load
-from conjure.lm.text.layout import Layout
-from conjure.lm.text.readers import RecordSet, read_records
-from conjure.recipes.resources import data_path, model_lookup
+from conjure.lm.text.read_options import Layout
+from conjure.lm.text.records import RecordSet, read_records
+from conjure.recipes.resource_lookup import data_path, model_lookup
 
 
 def score(

@@ -21,11 +21,11 @@ from conjure.cli.language_model.training_view import (
     result_lines,
 )
 from conjure.cli.render import StatusLine, note, write_json
-from conjure.core.stderr import write_from_handler
+from conjure.core.signal_safe_stderr import write_from_handler
 from conjure.lm.training.finetune import Finetuning
 from conjure.lm.training.request import FinetuneRequest
 from conjure.recipes.metrics import report_metrics, report_result
-from conjure.recipes.resources import model_lookup
+from conjure.recipes.resource_lookup import model_lookup
 from conjure.reporting import RUN_VARIABLE
 
 

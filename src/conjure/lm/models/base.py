@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conjure.lm.models.shape import ModelConfig
 from conjure.lm.nn.dropout import Dropout
-from conjure.lm.nn.matmul import product
+from conjure.lm.nn.linear import product
 
 
 class Cache(Protocol):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from conjure.lm.native import kernels
-from conjure.lm.nn.matmul import product
+from conjure.lm.nn.linear import product
 
 IGNORE = -100  # a target of this value is no target (the field's convention)
 # Logits at a time: 268 MB of bfloat16, 2,670 rows of GPT-2's. Fewer starve the matrix products.

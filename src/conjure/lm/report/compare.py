@@ -26,10 +26,10 @@ from conjure.lm.report.novelty import compare_with_training, summarise
 from conjure.lm.report.observe import record_texts
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.words import split_words
-from conjure.lm.text.groups import GroupBuilder
 from conjure.lm.text.held_out import Split, also_trained_on, hold_out, hold_out_file
-from conjure.lm.text.layout import Layout
-from conjure.lm.text.readers import RecordSet, read_records
+from conjure.lm.text.near_duplicates import GroupBuilder
+from conjure.lm.text.read_options import Layout
+from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import TokenisedText, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 

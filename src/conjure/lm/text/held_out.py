@@ -1,8 +1,8 @@
 """Which part of a text a model is not trained on, so that what it learned can be measured.
 
 Main entries: `hold_out`, `hold_out_file`. What goes to one side is a group of records that say the same
-(`conjure.lm.text.groups`), and the hash of its first record decides, so a group stays on its side when
-records are added after it, unless one of them joins it to another. Invariants: no record is on one side that
+(`conjure.lm.text.near_duplicates`), and the hash of its first record decides, so a group stays on its side
+when records are added after it, unless one joins it to another. Invariants: no record is on one side that
 has another of its group on the other; every token is a training token or a held-out token, never both.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.text.groups import Groups, groups_of_equals
+from conjure.lm.text.near_duplicates import Groups, groups_of_equals
 from conjure.lm.text.token_cache import TokenisedText
 
 Dedup = Literal["keep", "drop", "weight"]

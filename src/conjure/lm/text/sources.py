@@ -21,7 +21,7 @@ from conjure.core.quoting import shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError, DataError, NotFoundError, UsageError
 from conjure.lm.bounds import value_fault
-from conjure.lm.text.layout import ENDINGS, KINDS, TABLE_KINDS, Layout
+from conjure.lm.text.read_options import ENDINGS, KINDS, TABLE_KINDS, Layout
 from conjure.lm.text.table_reader import list_names, open_table
 
 STANDARD_INPUT = "-"

@@ -19,7 +19,7 @@ from conjure.core.quoting import shell_words
 from conjure.errors import DataError
 from conjure.lm.text.delimiters import DELIMITERS, choose_delimiter
 from conjure.lm.text.encodings import open_text, read_lines
-from conjure.lm.text.layout import Layout
+from conjure.lm.text.read_options import Layout
 
 _SAMPLE_ROWS = 1000
 _HEAD_CHARACTERS = 1 << 20  # of the rows by which a delimiter is chosen

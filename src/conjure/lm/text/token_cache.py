@@ -26,8 +26,8 @@ import numpy.typing as npt
 from conjure.core.files import sha256_bytes, sync_folder
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
-from conjure.lm.text.groups import GroupBuilder, Groups
-from conjure.lm.text.readers import BadRows, Piece, RecordSet
+from conjure.lm.text.near_duplicates import GroupBuilder, Groups
+from conjure.lm.text.records import BadRows, Piece, RecordSet
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -86,7 +86,7 @@ class DataFacts:
         files: Name, kind and column of every file.
         records: Usable records.
         distinct: Those that differ in more than case, space and punctuation.
-        groups: Groups of records that say the same (`conjure.lm.text.groups`).
+        groups: Groups of records that say the same (`conjure.lm.text.near_duplicates`).
         largest_group: Records in the largest of them.
         tokens: Token ids, end-of-text tokens included.
         size_bytes: Bytes of text in the records, as UTF-8.

@@ -25,7 +25,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 from conjure.core.files import open_regular, sha256_bytes
 from conjure.errors import CheckpointError, DataError, UsageError
 from conjure.lm.text.special_tokens import END_OF_TEXT, SpecialTokens, read_json, read_special_tokens
-from conjure.lm.text.tokenizer_kind import GPT2_KIND, SPACE, Kind, kind_of
+from conjure.lm.text.tokenizer_detection import GPT2_KIND, SPACE, Kind, kind_of
 
 # Names under which GPT-2's vocabulary and merges are published, ours (and Hugging Face's) first.
 _VOCABULARY_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))

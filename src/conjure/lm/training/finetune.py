@@ -46,7 +46,7 @@ from conjure.lm.report.observe import (
 )
 from conjure.lm.report.statistics import group_tallies
 from conjure.lm.text.held_out import Split, hold_out, hold_out_file
-from conjure.lm.text.readers import RecordSet, read_records
+from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import describe, find_groups, tokenise
 from conjure.lm.training.events import Evaluated, Event, Finished, SavePoint, StepDone
 from conjure.lm.training.lora import add_lora

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from conjure.core.folders import Folder, walk
+from conjure.core.dir_fd import Folder, walk
 from conjure.core.home import Home
 from conjure.core.text import plural, valid_utf8
 from conjure.core.trees import Copied, copy_entry

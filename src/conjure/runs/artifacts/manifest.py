@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conjure.core.dir_fd import Entry as FoundEntry
+from conjure.core.dir_fd import Folder, open_file, walk
 from conjure.core.files import parse_json, sha256_open_file, write_atomically
-from conjure.core.folders import Entry as FoundEntry
-from conjure.core.folders import Folder, open_file, walk
 from conjure.core.text import valid_utf8
 from conjure.errors import StoreError
 

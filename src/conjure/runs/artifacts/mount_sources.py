@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conjure.core.files import sha256_file
 from conjure.core.home import Home
-from conjure.core.home_key import keyed_digest
+from conjure.core.keyed_digest import keyed_digest
 from conjure.core.quoting import shell_words
 from conjure.core.trees import clone_file
 from conjure.core.units import format_size

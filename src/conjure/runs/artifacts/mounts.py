@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from conjure.core.folders import Descent, Folder, change_mode, walk
+from conjure.core.dir_fd import Descent, Folder, change_mode, walk
 from conjure.core.home import Home
 from conjure.core.trees import Copied, copy_entry
 from conjure.errors import MountError

@@ -18,8 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conjure.core.files import parse_json, write_atomically
-from conjure.core.folders import (
+from conjure.core.dir_fd import (
     Descent,
     Entry,
     Folder,
@@ -29,6 +28,7 @@ from conjure.core.folders import (
     open_name,
     walk,
 )
+from conjure.core.files import parse_json, write_atomically
 from conjure.core.globs import DEFAULT_EXCLUSIONS, GlobSet
 from conjure.core.trees import clone_open_file, partial_name
 from conjure.errors import ConflictError

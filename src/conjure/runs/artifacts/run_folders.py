@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from conjure.core.dir_fd import Folder, FolderId, clear
 from conjure.core.files import parse_json, write_atomically
-from conjure.core.folders import Folder, FolderId, clear
 from conjure.errors import ConflictError
 from conjure.runs.host.process import boot_id
 from conjure.runs.schema.run_folder import FOLDERS_FILE, OUTPUTS, WORK

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from conjure.core.dir_fd import Folder, change_mode, walk
 from conjure.core.files import parse_json, write_atomically
-from conjure.core.folders import Folder, change_mode, walk
 from conjure.core.home import Home
 from conjure.core.trees import Copied, copy_entry, remove_tree
 from conjure.errors import NotFoundError, StoreError, UsageError

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from conjure.core.folders import Folder
+from conjure.core.dir_fd import Folder
 from conjure.core.home import Home
 from conjure.core.units import format_size
 from conjure.errors import SnapshotError, UsageError

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from conjure.core.dir_fd import Folder
 from conjure.core.files import parse_json, write_atomically
-from conjure.core.folders import Folder
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import to_iso, valid_utf8

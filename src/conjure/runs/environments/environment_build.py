@@ -21,8 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from conjure.core.dir_fd import walk
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
-from conjure.core.folders import walk
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
 from conjure.errors import BuildError

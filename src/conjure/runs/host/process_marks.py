@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conjure.core.dir_fd import Folder
 from conjure.core.files import parse_json
-from conjure.core.folders import Folder
 from conjure.runs.host.cgroup import make_cgroup, processes_in, remove_cgroup
 from conjure.runs.host.process import Process, boot_id, everybody
 from conjure.runs.schema.run_folder import MARKS_FILE

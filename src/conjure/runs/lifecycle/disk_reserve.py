@@ -7,7 +7,7 @@ truthfully, because what its record and manifest need is released before they ar
 import os
 from contextlib import suppress
 
-from conjure.core.folders import Folder, remove_entry
+from conjure.core.dir_fd import Folder, remove_entry
 
 BALLAST_FOLDER = "ballast"
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

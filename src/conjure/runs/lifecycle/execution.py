@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from conjure.core.dir_fd import Descent
 from conjure.core.files import sha256_bytes
-from conjure.core.folders import Descent
 from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.artifacts import mounts, outputs

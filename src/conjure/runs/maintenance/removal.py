@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from conjure.core.folders import Folder, remove_entry
+from conjure.core.dir_fd import Folder, remove_entry
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.trees import tree_size_bytes

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from conjure.errors import DataError, NotFoundError, UsageError
-from conjure.lm.text.layout import Layout
+from conjure.lm.text.read_options import Layout
 from conjure.lm.text.sources import find_sources, text_columns
 from support.records import JOKES, write_records
 

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from conjure.errors import DataError
-from conjure.lm.text.layout import Layout
+from conjure.lm.text.read_options import Layout
 from conjure.lm.text.table_reader import Fault, Row, open_table
 from support.records import JOKES, KINDS, write_records
 

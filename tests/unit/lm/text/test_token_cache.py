@@ -5,8 +5,8 @@ import pytest
 
 from conjure.errors import DataError, StoreError
 from conjure.lm.text import token_cache
-from conjure.lm.text.groups import group_records
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.near_duplicates import group_records
+from conjure.lm.text.records import read_records
 from conjure.lm.text.token_cache import describe, find_groups, summarise_lengths, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from support.models import tiny_tokenizer
@@ -47,7 +47,7 @@ def test_a_marker_in_a_record_ends_nothing(tmp_path):
 
 
 def test_a_long_record_in_many_batches_is_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("conjure.lm.text.readers._CHUNK", 40)
+    monkeypatch.setattr("conjure.lm.text.records._CHUNK", 40)
     monkeypatch.setattr("conjure.lm.text.token_cache._BATCH_CHARACTERS", 64)
     content = "".join(f"Line {n}, it's long.\n" for n in range(100))
     (tmp_path / "a.txt").write_text(content)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.core.folders import Folder
+from conjure.core.dir_fd import Folder
 from conjure.core.home import Home
 from conjure.core.trees import Copied
 from conjure.errors import MountError

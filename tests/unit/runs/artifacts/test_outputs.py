@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.core.folders import Folder
+from conjure.core.dir_fd import Folder
 from conjure.runs.artifacts import outputs
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.outputs import Baseline

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.core.folders import Folder
+from conjure.core.dir_fd import Folder
 from conjure.errors import NotFoundError, StoreError
 from conjure.runs.artifacts.uploads import upload
 from conjure.runs.artifacts.verification import verify

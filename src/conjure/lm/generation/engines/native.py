@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from conjure.errors import ContextLengthError, ModelError, ShapeError
-from conjure.lm.generation.engines.int8 import (
+from conjure.lm.generation.engines.int8_quantization import (
     BLOCK_BYTES,
     GROUP,
     PANEL,

@@ -1,7 +1,7 @@
-"""What runs a model while it writes: the seam between the decode loop and how logits are computed.
+"""The engine that computes with torch, on any device and for every architecture.
 
-Main entries: the `Engine` protocol and `TorchEngine`. Invariant: an engine's logits are those of a plain
-forward pass over each row's own tokens; rows never see each other or the padding.
+Main entry: `TorchEngine`. Invariant: an engine's logits are those of a plain forward pass over each row's own
+tokens; rows never see each other or the padding.
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conjure.errors import ContextLengthError, ModelError, ShapeError
-from conjure.lm.generation.engines.int8 import QuantisedModel
+from conjure.lm.generation.engines.int8_quantization import QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine, supports
 from conjure.lm.native.library import INSTRUCTIONS
 from support.models import tiny_config, tiny_model

@@ -6,8 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from conjure.lm.text import groups
-from conjure.lm.text.groups import CONTAINMENT, FEWEST_SHARED, FEWEST_SHINGLES, GroupBuilder, group_records
+from conjure.lm.text import near_duplicates as groups
+from conjure.lm.text.near_duplicates import (
+    CONTAINMENT,
+    FEWEST_SHARED,
+    FEWEST_SHINGLES,
+    GroupBuilder,
+    group_records,
+)
 
 WORDS = [f"word{number}" for number in range(3000)]
 

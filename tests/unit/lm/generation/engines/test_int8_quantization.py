@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conjure.errors import ModelError
-from conjure.lm.generation.engines.int8 import (
+from conjure.lm.generation.engines.int8_quantization import (
     BLOCK_BYTES,
     GROUP,
     PANEL,

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.text.layout import Layout
-from conjure.lm.text.readers import read_records
+from conjure.lm.text.read_options import Layout
+from conjure.lm.text.records import read_records
 from conjure.lm.text.table_reader import Fault
 from support.models import tiny_tokenizer
 from support.records import JOKES, KINDS, ONE_LINERS, write_records
@@ -154,7 +154,7 @@ def test_a_nul_late_in_a_long_text_spoils_it_before_any_of_it_is_used(text_file)
 
 
 def test_a_long_text_comes_in_pieces_with_the_ids_of_the_whole(text_file, monkeypatch):
-    monkeypatch.setattr("conjure.lm.text.readers._CHUNK", 50)
+    monkeypatch.setattr("conjure.lm.text.records._CHUNK", 50)
     content = "".join(f"Sentence {n}, isn't it?  \n" for n in range(60)) + "x" * 300
     pieces = list(read_records([text_file(content)]).pieces())
     assert len(pieces) > 20

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from conjure.lm.nn import matmul
-from conjure.lm.nn.matmul import product
+from conjure.lm.nn import linear as matmul
+from conjure.lm.nn.linear import product
 
 
 @pytest.fixture(params=[False, True], ids=["mkl", "onednn"])

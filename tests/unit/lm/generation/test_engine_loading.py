@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError, UsageError
 from conjure.lm.checkpoints.pretrained import save_checkpoint
+from conjure.lm.generation.engine_loading import int8_engine, int8_is_fastest, load_writer
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
-from conjure.lm.generation.text_generator import int8_engine, int8_is_fastest, load_writer
 from conjure.lm.hardware import PRECISION_VARIABLE
 from conjure.lm.native import Status, library
 from support.models import tiny_checkpoint, tiny_config, tiny_model, tiny_tokenizer

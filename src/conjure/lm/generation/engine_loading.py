@@ -22,7 +22,7 @@ from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, missing_tokenizer, open_model
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.engines.int8 import Int8Decoder, QuantisedModel
+from conjure.lm.generation.engines.int8_quantization import Int8Decoder, QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine, supports
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.hardware import PRECISION_VARIABLE, cpu_flags, fast_dtype, pick_device

@@ -10,7 +10,7 @@ from typing import Any
 from conjure.lm import language_model
 from conjure.lm.training import finetune as tuning
 from conjure.lm.training.events import Event
-from conjure.recipes.resources import data_path, model_lookup
+from conjure.recipes.resource_lookup import data_path, model_lookup
 
 
 def load(name: str | Path, *, precision: str = "float32") -> language_model.LanguageModel:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.recipes.recording import Inputs, recorded
-from conjure.recipes.resources import CHECKPOINT_OUTPUT, resolve_resource
+from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
+from conjure.recipes.run_specs import Inputs, recorded
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import Mount, RunSpec

@@ -11,8 +11,8 @@ from typing import Any
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.lm.report.compare import Training, TunedModel
-from conjure.recipes.recording import MODEL_MOUNT
-from conjure.recipes.resources import CHECKPOINT_OUTPUT, is_resource, resolve_resource
+from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, is_resource, resolve_resource
+from conjure.recipes.run_specs import MODEL_MOUNT
 from conjure.runs.artifacts.mount_sources import locate
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.database.sqlite import Store

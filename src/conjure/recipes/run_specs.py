@@ -13,7 +13,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from conjure.recipes.resources import checkpoint_resource, is_resource
+from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 MODEL_MOUNT = "model"

@@ -16,7 +16,7 @@ from conjure.core.quoting import shell_words
 from conjure.errors import DataError
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, without_marks
-from conjure.lm.text.layout import Layout
+from conjure.lm.text.read_options import Layout
 from conjure.lm.text.sources import Source, find_sources, readable
 from conjure.lm.text.table_reader import Fault, Row, open_table
 from conjure.lm.text.tokenizer import split_safely
@@ -190,7 +190,7 @@ def read_records(
     """The records in files and folders.
 
     Args:
-        sources: Files of the kinds in `conjure.lm.text.layout.ENDINGS` (all but Parquet also as ``.gz``),
+        sources: Files of the kinds in `read_options.ENDINGS` (all but Parquet also as ``.gz``),
             folders holding some, or ``-`` for standard input.
         column: The column to read from tables; by default the one that holds text, if there is just one.
         split: Cut texts into `lines` or `paragraphs`; by default each is one record.
