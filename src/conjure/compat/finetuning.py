@@ -15,9 +15,10 @@ from torch import Tensor
 
 from conjure.compat.checkpoints import evaluated_folders, prune, save, step_folder, step_of
 from conjure.compat.progress import Progress
-from conjure.compat.script import say, stopping_in_order
+from conjure.compat.script import say
 from conjure.compat.training import OldTraining, Training, Update, evaluate, read_blocks
 from conjure.core.files import write_atomically
+from conjure.core.stop_signals import stopping_in_order
 from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import resolve_model

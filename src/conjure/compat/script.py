@@ -8,12 +8,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from conjure.core.signal_safe_stderr import write_from_handler
 from conjure.errors import ConjureError, UsageError
 
 _LANGUAGE_MODEL_HALF = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub")
@@ -93,31 +90,3 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed <= _LARGEST_SEED:
         raise UsageError(f"--seed is {seed}; a whole number from 0 to {_LARGEST_SEED} is needed")
-
-
-@contextmanager
-def stopping_in_order(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Call `stop` on the first ^C or SIGTERM, and let the second end the process as ever.
-
-    Yields:
-        The signals that came, so far none or one.
-    """
-    came: list[int] = []
-
-    def first(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
-        restore()
-        write_from_handler("\nStopping after this step and saving; press ^C again to stop at once.")
-        stop()
-
-    def restore() -> None:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    for name in before:
-        signal.signal(name, first)
-    try:
-        yield came
-    finally:
-        restore()

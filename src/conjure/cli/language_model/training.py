@@ -5,11 +5,7 @@ second ends it at once.
 """
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -21,7 +17,7 @@ from conjure.cli.language_model.training_view import (
     result_lines,
 )
 from conjure.cli.render import StatusLine, note, write_json
-from conjure.core.signal_safe_stderr import write_from_handler
+from conjure.core.stop_signals import stopping_in_order
 from conjure.lm.training.finetune import Finetuning
 from conjure.lm.training.request import FinetuneRequest
 from conjure.recipes.metrics import report_metrics, report_result
@@ -54,7 +50,7 @@ def train(request: FinetuneRequest, *, as_json: bool) -> int:
     tuning = _planned(request)
     for line in plan_lines(tuning.plan):
         note(line)
-    with _stopping(tuning) as signals, TrainingView(tuning.plan) as view:
+    with stopping_in_order(tuning.stop) as signals, TrainingView(tuning.plan) as view:
         for event in tuning.run():
             report_metrics(event)
             view.show(event)
@@ -78,25 +74,3 @@ def train(request: FinetuneRequest, *, as_json: bool) -> int:
         for line in result_lines(result, report):
             click.echo(line)
     return 128 + signals[0] if signals and result.reason == "interrupted" else 0
-
-
-@contextmanager
-def _stopping(tuning: Finetuning) -> Iterator[list[int]]:
-    """Stop on the first signal, in order; let the second one through. Yields the signals that came."""
-    came: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
-        write_from_handler("\nStopping after this step and saving; press ^C again to stop at once.")
-        tuning.stop()
-        for name in handled:
-            signal.signal(name, handled[name])
-
-    handled = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    for name in handled:
-        signal.signal(name, stop)
-    try:
-        yield came
-    finally:
-        for name, handler in handled.items():
-            signal.signal(name, handler)
