@@ -26,11 +26,11 @@ from conjure.lm.report.novelty import compare_with_training, summarise
 from conjure.lm.report.observe import record_texts
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.words import split_words
-from conjure.lm.text.held_out import Split, also_trained_on, hold_out, hold_out_file
+from conjure.lm.text.held_out import Split, also_trained_on, split_records
 from conjure.lm.text.near_duplicates import GroupBuilder
 from conjure.lm.text.read_options import Layout
 from conjure.lm.text.records import RecordSet, read_records
-from conjure.lm.text.token_cache import TokenisedText, find_groups, tokenise
+from conjure.lm.text.token_cache import tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 
 SCHEMA = 1
@@ -214,14 +214,17 @@ class _Texts:
 def remake_split(training: Training, tokenizer: Tokenizer) -> Split:
     """The split that a fine-tune made, made again from what it kept of its settings."""
     settings = training.settings
-    dedup = settings.get("dedup", "keep")
     records = _read(training.data, settings)
-    text = _tokenised(records, settings, tokenizer)
-    if training.validation is None:
-        return hold_out(text, settings["holdout"], groups=find_groups([records]), dedup=dedup)
-    validation = _read([training.validation], settings)
-    together = find_groups([records, validation])
-    return hold_out_file(text, _tokenised(validation, settings, tokenizer), together, dedup=dedup)
+    allow_special = settings.get("special_tokens") == "token"
+    return split_records(
+        records,
+        tokenise(records, tokenizer, allow_special=allow_special),
+        tokenizer,
+        _read([training.validation], settings) if training.validation is not None else None,
+        holdout=settings["holdout"],
+        dedup=settings.get("dedup", "keep"),
+        allow_special=allow_special,
+    )
 
 
 def _read(files: Sequence[str], settings: dict[str, Any]) -> RecordSet:
@@ -229,10 +232,6 @@ def _read(files: Sequence[str], settings: dict[str, Any]) -> RecordSet:
     names = [name.name for name in fields(Layout) if name.name in settings]
     layout = Layout(**{name: settings[name] for name in names})
     return read_records(files, column=settings.get("column"), split=settings.get("split"), layout=layout)
-
-
-def _tokenised(records: RecordSet, settings: dict[str, Any], tokenizer: Tokenizer) -> TokenisedText:
-    return tokenise(records, tokenizer, allow_special=settings.get("special_tokens") == "token")
 
 
 def unseen_records(texts: Sequence[Any]) -> tuple[int, list[str]]:

@@ -1,11 +1,13 @@
 """Which part of a text a model is not trained on, so that what it learned can be measured.
 
-Main entries: `hold_out`, `hold_out_file`. What goes to one side is a group of records that say the same
-(`conjure.lm.text.near_duplicates`), and the hash of its first record decides, so a group stays on its side
-when records are added after it, unless one joins it to another. Invariants: no record is on one side that
-has another of its group on the other; every token is a training token or a held-out token, never both.
+Main entries: `split_records`, and below it `hold_out` and `hold_out_file`. What goes to one side is a group
+of records that say the same (`conjure.lm.text.near_duplicates`), and the hash of its first record decides, so
+a group stays on its side when records are added after it, unless one joins it to another. Invariants: no
+record is on one side that has another of its group on the other; every token is a training token or a
+held-out token, never both.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +16,9 @@ import numpy.typing as npt
 
 from conjure.errors import DataError, UsageError
 from conjure.lm.text.near_duplicates import Groups, groups_of_equals
-from conjure.lm.text.token_cache import TokenisedText
+from conjure.lm.text.records import RecordSet
+from conjure.lm.text.token_cache import TokenisedText, find_groups, tokenise
+from conjure.lm.text.tokenizer import Tokenizer
 
 Dedup = Literal["keep", "drop", "weight"]
 DEDUP: tuple[Dedup, ...] = ("keep", "drop", "weight")
@@ -112,6 +116,35 @@ class Split:
     method: str
     reason: str | None = None
     excluded: int = 0
+
+
+def split_records(
+    records: RecordSet,
+    text: TokenisedText,
+    tokenizer: Tokenizer,
+    validation: RecordSet | None,
+    *,
+    holdout: float,
+    dedup: Dedup,
+    allow_special: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Split:
+    """Split records as a fine-tune does: a share of them is held out, or a file of the user's.
+
+    Args:
+        records: What to train on.
+        text: The same in tokens.
+        tokenizer: Which made them.
+        validation: What to measure on; None holds out a share of `records`.
+        holdout: That share.
+        dedup: See `hold_out`.
+        allow_special: Whether special tokens written in `validation` are tokens.
+        progress: Told the bytes of text done and in all.
+    """
+    if validation is None:
+        return hold_out(text, holdout, groups=find_groups([records], progress=progress), dedup=dedup)
+    measured = tokenise(validation, tokenizer, allow_special=allow_special, progress=progress)
+    return hold_out_file(text, measured, find_groups([records, validation], progress=progress), dedup=dedup)
 
 
 def hold_out(

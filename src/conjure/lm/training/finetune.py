@@ -45,7 +45,7 @@ from conjure.lm.report.observe import (
     some_records,
 )
 from conjure.lm.report.statistics import group_tallies
-from conjure.lm.text.held_out import Split, hold_out, hold_out_file
+from conjure.lm.text.held_out import Split, split_records
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import describe, find_groups, tokenise
 from conjure.lm.training.events import Evaluated, Event, Finished, SavePoint, StepDone
@@ -256,15 +256,21 @@ class Finetuning:
     def _make_split(self, progress: Callable[[int, int], None] | None) -> Split:
         request = self.request
         self._groups = find_groups([self.records], progress=progress)
-        if request.validation is None:
-            return hold_out(self._text, request.holdout, groups=self._groups, dedup=request.dedup)
-        validation = read_records(
-            [request.validation], column=request.column, split=request.split, layout=request.layout
+        validation = None
+        if request.validation is not None:
+            validation = read_records(
+                [request.validation], column=request.column, split=request.split, layout=request.layout
+            )
+        return split_records(
+            self.records,
+            self._text,
+            self.tokenizer,
+            validation,
+            holdout=request.holdout,
+            dedup=request.dedup,
+            allow_special=request.special_tokens == "token",
+            progress=progress,
         )
-        allow_special = request.special_tokens == "token"
-        text = tokenise(validation, self.tokenizer, allow_special=allow_special, progress=progress)
-        together = find_groups([self.records, validation], progress=progress)
-        return hold_out_file(self._text, text, together, dedup=request.dedup)
 
     @cached_property
     def _held_out(self) -> HeldOutTexts:
