@@ -10,6 +10,7 @@ import transformers
 
 from conjure.lm.checkpoints.gguf.families import EMBEDDING, FAMILIES, HEAD
 from conjure.lm.checkpoints.gguf.header import Shape, llama3_divisors
+from conjure.lm.checkpoints.gguf.writing import add_keys
 from support.models import tiny_tokenizer
 
 VOCABULARY = 320  # twenty rows more than the tiny tokenizer has tokens
@@ -172,8 +173,7 @@ def write_gguf(
     }
     architecture = content.pop("general.architecture", kind)
     writer = gguf.GGUFWriter(path, architecture)
-    for key, value in content.items():
-        _add(writer, key, value)
+    add_keys(writer, {key: value for key, value in content.items() if value is not None})
     for tensor, numbers in {**stored(model), **(tensors or {})}.items():
         if tensor in (EMBEDDING, HEAD) and numbers is not None:
             numbers = np.pad(numbers, ((0, vocabulary - len(numbers)), (0, 0)))
@@ -185,16 +185,3 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    elif value is not None:
-        writer.add_array(key, value)

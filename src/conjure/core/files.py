@@ -167,6 +167,24 @@ def _locked_folder_beside(folder: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, made if need be; the system lets it go when this process ends, however it ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def lock_or_close(descriptor: int) -> bool:
+    """Lock an open file unless somebody else has it locked; then it is closed, and the answer is False."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return False
+    return True
+
+
 def _remove_unlocked(folder: Path) -> bool:
     """Remove a leftover; False where its maker is alive."""
     try:

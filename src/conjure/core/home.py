@@ -89,6 +89,10 @@ class Home:
         name = hashlib.sha256(os.fsencode(os.path.realpath(self.root))).hexdigest()[:16]
         return _MEMORY / f"conjure-{os.getuid()}-{name}"
 
+    def queued_request(self, number: int) -> Path:
+        """What the supervisor of one of them will be given."""
+        return self.queued_requests / f"{number}.json"
+
     @property
     def scheduler_lock(self) -> Path:
         """Held by the process that starts queued runs; it holds that process's id."""

@@ -2,7 +2,7 @@
 
 Main entry: `export`. GGUF is the format of llama.cpp and of what is built on it; its own `gguf` library
 writes it. Invariant: what is written is whole or not there at all, and says the same as the model: float16 to
-the last bit it holds, q8_0 to half a step of its scale (tests/unit/lm/test_export.py).
+the last bit it holds, q8_0 to half a step of its scale (tests/unit/lm/checkpoints/test_export.py).
 """
 
 import os
@@ -20,7 +20,7 @@ from conjure.core.files import folder_size_bytes, sync_folder
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError
 from conjure.lm.checkpoints.gguf.reader import gguf_library
-from conjure.lm.checkpoints.gguf.writing import header_keys, stored_tensors, vocabulary_keys
+from conjure.lm.checkpoints.gguf.writing import add_keys, header_keys, stored_tensors, vocabulary_keys
 from conjure.lm.checkpoints.layout import has_tokenizer, read_config, read_json_object, stored_dtype
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import (
@@ -166,7 +166,7 @@ def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progr
     with _whole_file(path) as unfinished:
         writer = library.GGUFWriter(unfinished, architecture)
         _add_model(writer, architecture, keys, _file_stem(source), chosen)
-        _add_keys(writer, vocabulary_keys(tokenizer, model.config.vocab_size))
+        add_keys(writer, vocabulary_keys(tokenizer, model.config.vocab_size))
         _add_tensors(writer, model, chosen, progress)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -188,24 +188,10 @@ def _add_model(
 ) -> None:
     library = gguf_library("writing GGUF")
     writer.add_name(name)
-    _add_keys(writer, {f"{architecture}.{key}": value for key, value in keys.items()})
+    add_keys(writer, {f"{architecture}.{key}": value for key, value in keys.items()})
     exact = {"float32": "ALL_F32"}
     writer.add_file_type(library.LlamaFileType[exact.get(chosen, f"MOSTLY_{_GGML_TYPES[chosen]}")])
     writer.add_quantization_version(library.GGML_QUANT_VERSION)
-
-
-def _add_keys(writer: "gguf.GGUFWriter", keys: Mapping[str, Any]) -> None:
-    for key, value in keys.items():
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_array(key, value)
 
 
 def _add_tensors(writer: "gguf.GGUFWriter", model: CausalLM, chosen: str, progress: Progress | None) -> None:

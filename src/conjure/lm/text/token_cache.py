@@ -7,7 +7,6 @@ once are safe.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from conjure.core.files import sha256_bytes, sync_folder
+from conjure.core.files import locked, sha256_bytes, sync_folder
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.lm.text.near_duplicates import GroupBuilder, Groups
@@ -254,7 +253,7 @@ def _made_once(
     found = _open(folder, read)
     if found is not None:
         return found
-    with _storing(cache), _locked(cache / f"{key}.lock"):
+    with _storing(cache), locked(cache / f"{key}.lock"):
         found = _open(folder, read)  # another process may have made it while this one waited
         if found is not None:
             return found
@@ -459,14 +458,6 @@ def _open(folder: Path, read: Callable[[Path], _Kept]) -> _Kept | None:
         return read(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system lets go when this process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from conjure.core.files import sha256_bytes
+from conjure.core.files import locked, sha256_bytes
 from conjure.core.home import Home
 from conjure.core.trees import tree_size_bytes
 from conjure.errors import SnapshotError
@@ -148,8 +148,7 @@ def prune(home: Home) -> int:
     """
     if not is_store(home.code_repository):
         return 0
-    with (home.code_repository / "conjure.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(home.code_repository / "conjure.lock"):
         _drop_provisional_references(home)
         if not _has_changed(home.code_repository):
             return 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from conjure.core.files import sha256_bytes
+from conjure.core.files import locked, sha256_bytes
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError, SnapshotError, UsageError
@@ -267,8 +267,7 @@ def _locked_mirror(home: Home, address: Address) -> Iterator[Path]:
     home.create()
     home.mirrors.mkdir(exist_ok=True)
     repository = home.mirrors / f"{sha256_bytes(os.fsencode(address.url))[:32]}.git"
-    with repository.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(repository.with_suffix(".lock")):
         if not repository.exists():
             with tempfile.TemporaryDirectory(dir=home.mirrors, ignore_cleanup_errors=True) as temporary:
                 own_git(Path(temporary) / "new.git")("init", "--quiet", "--bare", "--template=")

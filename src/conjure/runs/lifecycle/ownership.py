@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from conjure.core.dir_fd import Folder
+from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
@@ -88,12 +89,7 @@ class RunLock:
             return cls(None)
         except OSError:
             return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return None
-        return cls(descriptor)
+        return cls(descriptor) if lock_or_close(descriptor) else None
 
     @classmethod
     @contextmanager

@@ -118,7 +118,7 @@ class _Scheduler:
                     reason = EndReason.KILL_REQUESTED if killed else EndReason.STOP_REQUESTED
                     close_queued(store, claim.number, Ending(reason))
         known = [claim for claim in claims if not claim.in_queue or claim.number in self._requests]
-        return startable(known, host_id(), lambda number: self._capacity(number))
+        return startable(known, host_id(), self._capacity)
 
     def _keep_request(self, store: Store, number: int) -> None:
         """Hold what its supervisor will need: a session that ends may take what is in memory files."""

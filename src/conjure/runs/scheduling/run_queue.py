@@ -73,7 +73,7 @@ def write_request(home: Home, number: int, request: SupervisorRequest) -> None:
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(request.to_json())
-            new.replace(folder / f"{number}.json")
+            new.replace(home.queued_request(number))
         finally:
             new.unlink(missing_ok=True)
     except OSError as error:
@@ -92,6 +92,6 @@ def _make_own(folder: Path) -> None:
 def read_request(home: Home, number: int) -> SupervisorRequest | None:
     """What the supervisor of a queued run is to be given; None if it is gone."""
     try:
-        return SupervisorRequest.from_json((home.queued_requests / f"{number}.json").read_bytes())
+        return SupervisorRequest.from_json(home.queued_request(number).read_bytes())
     except (OSError, ValueError, KeyError, TypeError, ConjureError):
         return None

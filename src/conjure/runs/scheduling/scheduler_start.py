@@ -4,7 +4,6 @@ Main entries: `look_after_queue`, `start_scheduler`, `wake_scheduler`, `close_qu
 lives in a home; runs that wait without one are found by the next command, and by the next supervisor to end.
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 
+from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
@@ -44,12 +44,7 @@ class SchedulerLock:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(home.scheduler_lock, flags, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return None
-        return cls(descriptor)
+        return cls(descriptor) if lock_or_close(descriptor) else None
 
     def write_holder(self) -> None:
         """Write down that this process holds it, so that it can be woken."""
@@ -159,14 +154,14 @@ def look_after_queue(store: Store) -> None:
 def remove_request(home: Home, number: int) -> None:
     """Forget what was kept of a run that waits no more."""
     with suppress(OSError):
-        (home.queued_requests / f"{number}.json").unlink()
+        home.queued_request(number).unlink()
     with suppress(OSError):
         home.queued_requests.rmdir()  # the last one
 
 
 def _seconds_since_request(home: Home, number: int) -> float | None:
     try:
-        requested = json.loads((home.queued_requests / f"{number}.json").read_bytes())["requested"]
+        requested = json.loads(home.queued_request(number).read_bytes())["requested"]
         return round(time.monotonic() - requested, 3)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -5,16 +5,14 @@ that is moved is not converted again and one that is changed is. Invariant: a fo
 whole; one that a crash or a careless hand damaged is made anew.
 """
 
-import fcntl
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conjure.core.files import replace_folder, sha256_bytes, sha256_file, write_atomically
+from conjure.core.files import locked, replace_folder, sha256_bytes, sha256_file, write_atomically
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, ModelError
 from conjure.lm.checkpoints.gguf.families import (
@@ -40,7 +38,7 @@ _FORMAT = 1  # of what is written here; a change makes old folders be made anew
 _PIECE_NUMBERS = 1 << 23
 _DIGESTED_BELOW_BYTES = 1 << 26  # smaller files of a folder are known by digest, larger ones by size
 _COMPARED_ROWS = 256
-_SIXTEEN_BITS = {"F16": "F16", "BF16": "BF16"}
+_SIXTEEN_BITS = ("F16", "BF16")
 
 Report = Callable[[str], None]
 
@@ -61,7 +59,7 @@ def checkpoint_folder(path: Path, report: Report | None = None) -> Path:
     folder = root / digest
     if is_whole(folder):
         return folder
-    with _storing(folder), _locked(root / f".{digest}.lock"):
+    with _storing(folder), locked(root / f".{digest}.lock"):
         if not is_whole(folder):
             if report is not None:
                 report(f"Converting {path.name} (once)")
@@ -125,20 +123,22 @@ def _write(file: GGUFFile, folder: Path) -> None:
     config = {
         "model_type": family.model_type,
         **family.config(shape),
+        **{key: _has(file, tensor) for key, tensor in family.biases.items()},
         "vocab_size": shape.vocabulary,
         "tie_word_embeddings": tied,
         "dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[sources[0].dtype],
         **files.generation,
     }
-    if any(name.endswith("attn_q.bias") for name in file.tensors) and family.model_type == "llama":
-        config["attention_bias"] = True
-    if any(name.endswith("ffn_up.bias") for name in file.tensors) and family.model_type == "llama":
-        config["mlp_bias"] = True
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", files.generation)
     # Without indentation: a vocabulary is long, and Python's fast encoder makes none.
     (folder / "tokenizer.json").write_text(json.dumps(files.tokenizer, ensure_ascii=False), encoding="utf-8")
     _write_json(folder / "tokenizer_config.json", files.config)
+
+
+def _has(file: GGUFFile, tensor: str) -> bool:
+    """Whether any layer has this tensor."""
+    return any(name.endswith(f".{tensor}") for name in file.tensors)
 
 
 def _rope_divisors(file: GGUFFile) -> Sequence[float] | None:
@@ -189,7 +189,7 @@ def _sources(file: GGUFFile, family: Family, shape: Shape) -> list[TensorSource]
 
 def _source(tensor: PackedTensor, rule: Rule, shape: Shape) -> TensorSource:
     # Numbers of 16 bits stay so; a norm may have had 1 subtracted, and is small.
-    dtype = _SIXTEEN_BITS.get(tensor.type, "F32") if len(tensor.shape) > 1 else "F32"
+    dtype = tensor.type if tensor.type in _SIXTEEN_BITS and len(tensor.shape) > 1 else "F32"
     stored = tensor.shape[::-1] if rule.transposes else tensor.shape
     return TensorSource(rule.name, dtype, stored, lambda: _pieces(tensor, rule, shape))
 
@@ -267,14 +267,3 @@ def _storing(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"the converted model could not be stored in {folder}: {reason}") from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One conversion of a file at a time; the lock goes with the process that holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -2,11 +2,11 @@
 
 Main entry: `FAMILIES`. A family is data: which tensor is which, what is done to its numbers on the way in
 and back out, and what `config.json` says. Invariant: ``write(read(x)) == x`` for every tensor, to the last
-bit but for Gemma's norms, whose 1 is subtracted and added (tests/unit/lm/test_gguf_families.py).
+bit but for Gemma's norms, whose 1 is subtracted and added (tests/unit/lm/checkpoints/gguf).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from conjure.lm.checkpoints.gguf.header import Shape
@@ -55,6 +55,7 @@ class Family:
         layer: Rules of a layer's tensors, by GGUF's name after ``blk.N.``.
         outer: Rules of the others.
         config: What `config.json` says beside the sizes all families have.
+        biases: What it says of biases that a model may lack, and the tensor in each layer that tells.
     """
 
     model_type: str
@@ -62,6 +63,7 @@ class Family:
     layer: Mapping[str, Rule]
     outer: Mapping[str, Rule]
     config: Callable[[Shape], dict[str, Any]]
+    biases: Mapping[str, str] = field(default_factory=dict)
 
     def rules(self, layers: int) -> dict[str, Rule]:
         """Every tensor's rule by its name in GGUF, with whole names."""
@@ -210,7 +212,7 @@ def _config(shape: Shape) -> dict[str, Any]:
 
 
 def _llama_config(shape: Shape) -> dict[str, Any]:
-    return {"architectures": ["LlamaForCausalLM"], **_config(shape), "mlp_bias": False}
+    return {"architectures": ["LlamaForCausalLM"], **_config(shape)}
 
 
 def _qwen2_config(shape: Shape) -> dict[str, Any]:
@@ -291,6 +293,7 @@ FAMILIES: Mapping[str, Family] = {
         },
         _OUTER,
         _llama_config,
+        {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_up.bias"},
     ),
     "qwen2": Family(
         "qwen2",

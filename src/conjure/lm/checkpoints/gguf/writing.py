@@ -26,12 +26,28 @@ from conjure.lm.models.shape import Shape as DecoderShape
 from conjure.lm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import gguf
     import numpy as np
     from numpy.typing import NDArray
 
 _NO_MERGE = -1e6  # the score of a token that no merge makes: after all the others
 # What is said elsewhere, or matters only while training.
 _NOT_SAID = {"family", "bos_id", "eos_ids", "settings", "initializer_range"}
+
+
+def add_keys(writer: "gguf.GGUFWriter", keys: Mapping[str, Any]) -> None:
+    """Have keys written, each as the kind of number or text that its value is."""
+    for key, value in keys.items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_array(key, value)
 
 
 def header_keys(config: ModelConfig) -> tuple[str, dict[str, Any], list[float] | None]:
