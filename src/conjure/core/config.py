@@ -204,15 +204,16 @@ def read_settings(path: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    found = _flat(_parsed_toml(content, path))
-    return {key: _checked(find_setting(key, str(path)), value, str(path)) for key, value in found.items()}
+    return _settings_in(content, path)
 
 
-def _parsed_toml(content: bytes, path: Path) -> dict[str, Any]:
+def _settings_in(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(content.decode())
+        tables = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not a TOML file: {error}") from error
+    found = _flat(tables)
+    return {key: _checked(find_setting(key, str(path)), value, str(path)) for key, value in found.items()}
 
 
 def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -264,7 +265,7 @@ def write_setting(path: Path, key: str, values: tuple[str, ...] | None) -> None:
     )
     wanted = {**before, key: setting.check(value)} if value is not None else _without(before, key)
     new = "\n".join(changed) + "\n" if changed else ""
-    if _flat_or_none(new, path) != wanted:
+    if not _says(new, wanted, path):
         raise UsageError(f"{path} is written in a way that cannot be changed here", hint="edit it by hand")
     write_atomically(path, new)
 
@@ -286,12 +287,11 @@ def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != key}
 
 
-def _flat_or_none(text: str, path: Path) -> dict[str, Any] | None:
+def _says(text: str, wanted: dict[str, Any], path: Path) -> bool:
     try:
-        found = _flat(_parsed_toml(text.encode(), path))
-        return {key: _checked(find_setting(key), value, str(path)) for key, value in found.items()}
+        return _settings_in(text.encode(), path) == wanted
     except UsageError:
-        return None
+        return False
 
 
 def _with_line(lines: list[str], key: str, value: str | None) -> list[str]:

@@ -280,9 +280,9 @@ def saving(folder: Path) -> Iterator[None]:
 
 def _settings(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     """What ``config.json`` says, the weights' number format included, by each name that it had there."""
-    settings = config_settings(config)
-    names = {"dtype", *(name for name in ("torch_dtype",) if name in settings)}
-    return {**settings, **dict.fromkeys(names, str(dtype).removeprefix("torch."))}
+    settings, stored = config_settings(config), str(dtype).removeprefix("torch.")
+    older = {"torch_dtype": stored} if "torch_dtype" in settings else {}
+    return {**settings, "dtype": stored, **older}
 
 
 def _generation_settings(config: ModelConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def score(
         UsageError: `context` or `stride` is out of range.
 
     Source:
-        Parity and brute force: tests/parity/test_score.py, tests/unit/lm/test_score.py.
+        Parity and brute force: tests/parity/test_score.py, tests/unit/lm/generation/test_score.py.
     """
     windows = Windows.of(model, context, stride)
     return next(score_documents(model, tokenizer, [text], windows))

@@ -3,7 +3,7 @@
 Main entry: `causal_attention`. torch's flash attention never forms the score matrix, which saves memory
 traffic on a GPU but leaves a CPU's bfloat16 matrix units idle; here the queries go in blocks, each block sees
 only the keys up to its own end, and every product is one batched matrix product. Invariant: value and
-gradients equal softmax(q k' scale + causal mask) v (float64; tests/unit/lm/test_attention.py).
+gradients equal softmax(q k' scale + causal mask) v (float64; tests/unit/lm/nn/test_attention.py).
 """
 
 from typing import Any, NamedTuple

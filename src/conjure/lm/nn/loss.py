@@ -5,7 +5,7 @@ cross-entropy touches three of them; here a chunk of rows is multiplied at once,
 the fast ones, and then turned into its own gradient in place, a few rows at a time, because those stay in the
 cache. Invariant: value and gradients equal
 ``cross_entropy(hidden @ weight.T, targets, reduction="sum") / divisor``, each target's share times its weight
-(float64; tests/unit/lm/test_loss.py).
+(float64; tests/unit/lm/nn/test_loss.py).
 """
 
 from collections.abc import Iterator

@@ -66,13 +66,11 @@ def _start(
     backend: tokenizers.Tokenizer, settings: Mapping[str, Any], content: Mapping[str, Any] | None
 ) -> str | None:
     """BOS, if the model wants it: as the settings say, else as the tokenizer's own post-processor does."""
-    bos = _spelling(settings.get("bos_token"))
-    puts_first = _first_of_template(content)
-    wanted = settings.get("add_bos_token")
-    if wanted is None:
-        return puts_first if puts_first is not None and backend.token_to_id(puts_first) is not None else None
-    start = bos if bos is not None else puts_first
-    return start if wanted and start is not None and backend.token_to_id(start) is not None else None
+    start, wanted = _first_of_template(content), settings.get("add_bos_token")
+    if wanted is not None:
+        bos = _spelling(settings.get("bos_token"))
+        start = (bos if bos is not None else start) if wanted else None
+    return start if start is not None and backend.token_to_id(start) is not None else None
 
 
 def _first_of_template(content: Mapping[str, Any] | None) -> str | None:

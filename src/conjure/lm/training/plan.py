@@ -123,7 +123,8 @@ def memory_bytes(
         dtype: Number format of forward and backward passes.
 
     Source:
-        The counts are those of the tensors each step keeps; tests/unit/lm/test_plan.py compares with torch's.
+        The counts are those of the tensors each step keeps, compared with what a process takes in
+        tests/unit/lm/training/test_plan.py.
     """
     size, config = dtype.itemsize, model.config
     copies = 0 if dtype == torch.float32 else 4

@@ -23,6 +23,16 @@ def random_inputs(T, *, B=2, H=3, K=None, D=8, seed=0):
     return [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes]
 
 
+def assert_equal_both_ways(mixed, inputs, expected, reference):
+    """The same values, and from the same upstream gradient the same gradients of the inputs."""
+    upstream = torch.randn(mixed.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    mixed.backward(upstream)
+    expected.backward(upstream)
+    torch.testing.assert_close(mixed, expected, rtol=1e-12, atol=1e-12)
+    for one, other in zip(inputs, reference, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-10)
+
+
 # One strip, a strip exactly full, one token over, several strips with a short last one.
 @pytest.mark.parametrize("T", [1, 5, 256, 257, 600])
 @pytest.mark.parametrize("dropped", [False, True])
@@ -33,12 +43,7 @@ def test_value_and_gradients_equal_the_definition(T, dropped):
     mask = mask if dropped else None
     mixed = causal_attention(*ours, mask=mask, dropout=dropout)
     expected = plain_attention(*reference, mask, dropout)
-    upstream = torch.randn(mixed.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    mixed.backward(upstream)
-    expected.backward(upstream)
-    torch.testing.assert_close(mixed, expected, rtol=1e-12, atol=1e-12)
-    for one, other in zip(ours, reference, strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-10)
+    assert_equal_both_ways(mixed, ours, expected, reference)
 
 
 @pytest.mark.parametrize("T", [5, 257, 600])
@@ -49,12 +54,7 @@ def test_shared_heads_and_windows_equal_the_definition(T, H, K, window):
     mask = (torch.rand(1, H, T, T, generator=torch.Generator().manual_seed(1)) > 0.25).double()
     mixed = causal_attention(*ours, scale=0.7, window=window, mask=mask, dropout=0.25)
     expected = plain_attention(*reference, mask, 0.25, scale=0.7, window=window)
-    upstream = torch.randn(mixed.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    mixed.backward(upstream)
-    expected.backward(upstream)
-    torch.testing.assert_close(mixed, expected, rtol=1e-12, atol=1e-12)
-    for one, other in zip(ours, reference, strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-10)
+    assert_equal_both_ways(mixed, ours, expected, reference)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
