@@ -51,8 +51,8 @@ It is meant to be fine-tuned.
 - **Shape**: {parameters:,} parameters ({layers} layers, {heads} heads, {channels} channels),
   context {context} tokens, its own byte-level BPE of {vocabulary:,} tokens, stored in bfloat16.
 - **Data**: {megabytes:.0f} MB of English prose in the public domain in the United States, mostly fiction
-  from before 1931, and also presidents' addresses and the Jargon File; `examples/sprite/SOURCES.md` lists every
-  text and its rights. Paragraphs with slurs of that time were removed with a word list, which cannot
+  from before 1931, and also presidents' addresses and the Jargon File; `examples/sprite/SOURCES.md` lists
+  every text and its rights. Paragraphs with slurs of that time were removed with a word list, which cannot
   find everything.
 - **Training**: {steps:,} steps of {step_tokens:,} tokens, {tokens:.1f} M tokens in all, in {minutes:.0f}
   minutes of one processor core, with Muon and AdamW, by `examples/sprite/train.py`.
