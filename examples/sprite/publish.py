@@ -43,15 +43,16 @@ pipeline_tag: text-generation
 
 # sprite
 
-The model that comes with conjure: GPT-2's architecture at a twelfth of its size, so that the first minute
-needs no network and every test is real. **It is small, it knows English only, and it writes old-fashioned
-prose**: what it says is not true, and its people talk as people did in 1900. It is there to be tuned.
+The small model that comes with conjure. It has GPT-2's architecture at a twelfth of its size, so you can
+start, and run the tests with a trained model, without a network. **It is small, it knows only English, and
+it writes old-fashioned prose**: its statements are not facts, and its characters talk like people in 1900.
+It is meant to be fine-tuned.
 
 - **Shape**: {parameters:,} parameters ({layers} layers, {heads} heads, {channels} channels),
   context {context} tokens, its own byte-level BPE of {vocabulary:,} tokens, stored in bfloat16.
 - **Data**: {megabytes:.0f} MB of English prose in the public domain in the United States, mostly fiction
-  from before 1931, also presidents' addresses and the Jargon File; `examples/sprite/SOURCES.md` lists every
-  text and its rights. Paragraphs with the slurs of their time were removed with a word list, which cannot
+  from before 1931, and also presidents' addresses and the Jargon File; `examples/sprite/SOURCES.md` lists
+  every text and its rights. Paragraphs with slurs of that time were removed with a word list, which cannot
   find everything.
 - **Training**: {steps:,} steps of {step_tokens:,} tokens, {tokens:.1f} M tokens in all, in {minutes:.0f}
   minutes of one processor core, with Muon and AdamW, by `examples/sprite/train.py`.
