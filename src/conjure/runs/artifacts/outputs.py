@@ -187,8 +187,7 @@ class _Move:
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise ConflictError(
-                    f"a folder of the outputs that {name} belongs in was replaced by a link or a file;"
-                    " nothing was written through it"
+                    f"the output folder of {name} was replaced by a link or a file; nothing was written there"
                 ) from error
             raise
 
