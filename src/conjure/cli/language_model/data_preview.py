@@ -17,7 +17,7 @@ from conjure.cli.typed_options import names_as_typed
 from conjure.core.quoting import printable
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.text.held_out import Split, hold_out
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import DataFacts, Histogram, TokenisedText, describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
@@ -40,7 +40,7 @@ def preview(
     *,
     column: str | None,
     split: str | None,
-    layout: Layout,
+    layout: ReadOptions,
     special_tokens: str,
     model: str,
     count: int,
