@@ -51,7 +51,9 @@ def generate(
         )
 
     rows = len(request.prompts) * request.num_samples
-    writer = load_writer(model, precision=precision, rows=rows, lookups=[model_lookup])
+    writer = load_writer(
+        model, precision=precision, rows=rows, lookups=[model_lookup], on_making=_note_making
+    )
     _note_overflow(writer, request)
     streamed = plain and single and (streaming if streaming is not None else on_terminal())
     writing = _Writing(writer, request, streamed=streamed)
@@ -64,6 +66,10 @@ def generate(
         _print(writing, logprobs=logprobs)
     note(writing.summary())
     return INTERRUPTED if writing.interrupted else 0
+
+
+def _note_making() -> None:
+    note("Rounding the model's weights to int8, which is done once.")
 
 
 def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
