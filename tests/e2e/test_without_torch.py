@@ -37,7 +37,7 @@ def conjure(tmp_path):
 
 @pytest.mark.parametrize("precision", ["auto", "int8", "float32"])
 def test_generate(conjure, model, precision):
-    done = conjure("generate", "My dog", "-m", model, "--precision", precision, "--seed", "1", "--json")
+    done = conjure("generate", "My dog", "--model", model, "--precision", precision, "--seed", "1", "--json")
     assert done.returncode == 0, done.stderr
     (sample,) = json.loads(done.stdout)
     assert sample["token_ids"]
@@ -45,19 +45,19 @@ def test_generate(conjure, model, precision):
 
 def test_models(conjure, model):
     assert "sprite" in conjure("models").stdout
-    assert conjure("models", "show", model).returncode == 0
+    assert "300" in conjure("models", "info", model).stdout
 
 
 def test_what_needs_torch_names_what_to_install(conjure, model):
     for arguments in (["score", "My dog"], ["generate", "--precision", "bfloat16"]):
-        done = conjure(*arguments, "-m", model)
+        done = conjure(*arguments, "--model", model)
         assert done.returncode == 1
         assert "torch is not installed" in done.stderr
         assert "pip install 'conjure[lm]'" in done.stderr
 
 
 def test_the_second_start_rounds_nothing(conjure, model):
-    first, second = (conjure("generate", "-m", model, "--precision", "int8") for _ in range(2))
+    first, second = (conjure("generate", "--model", model, "--precision", "int8") for _ in range(2))
     assert "Rounding the model's weights to int8" in first.stderr
     assert "Rounding" not in second.stderr
 

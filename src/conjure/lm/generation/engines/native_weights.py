@@ -249,9 +249,7 @@ def _bytes(outputs: int, inputs: int, format: Format) -> int:
 
 
 def _damaged() -> ModelError:
-    return ModelError(
-        "the weights are damaged: they hold NaN or infinity", hint="use another copy of the model"
-    )
+    return ModelError("the model's weights hold NaN or infinity", hint="use another copy of the model")
 
 
 def _mean_row(parts: Sequence[np.ndarray]) -> np.ndarray:
