@@ -15,8 +15,7 @@ from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError
 from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
-from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import KILL, STOP
+from conjure.runs.database.base import KILL, STOP, RunFilter
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
