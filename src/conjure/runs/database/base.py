@@ -191,16 +191,13 @@ class Runs(Protocol):
         """
         ...
 
-    def admit(
-        self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None], owner: Owner
-    ) -> bool:
+    def admit(self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None]) -> bool:
         """Let a queued run go on to building if `decide` finds room for it among the active runs.
 
         Args:
             number: The queued run.
             decide: Given what all active runs claim, the GPUs this one gets (an empty tuple for none), or
                 None to wait. It may be called again where the database makes a transaction be repeated.
-            owner: The process that then supervises it.
 
         Returns:
             Whether it was let in.

@@ -86,9 +86,7 @@ class RunStatements(Statements):
         check_move(self.get(number).status, status)
         self._set(number, {f"{status}_at": self._now()})
 
-    def admit(
-        self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None], owner: Owner
-    ) -> bool:
+    def admit(self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None]) -> bool:
         """Let a queued run go on to building if there is room for it."""
 
         def admit() -> bool:
@@ -97,7 +95,7 @@ class RunStatements(Statements):
             if gpu_ids is None:
                 return False
             self._move(number, RunStatus.BUILDING)
-            self._set(number, {"gpu_ids": as_json(gpu_ids), "owner": fact_as_json(owner)})
+            self._set(number, {"gpu_ids": as_json(gpu_ids)})
             return True
 
         return self._change_alone(number, admit)

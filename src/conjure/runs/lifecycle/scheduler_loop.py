@@ -14,6 +14,7 @@ from typing import NoReturn
 from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.database.base import KILL, Database
+from conjure.runs.database.migrations import NewerSchemaError
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import host_id, reap_children
@@ -97,6 +98,8 @@ class _Scheduler:
                 queued = store.queued(this_queue())
                 self._forget_all_but(queued)
                 ready = self._ready(store)
+        except NewerSchemaError:
+            raise  # conjure was replaced: what waits is for the scheduler that the new one starts
         except StoreError:
             traceback.print_exc()  # a full disk, for one: it is tried again
             return self._home.database.exists()

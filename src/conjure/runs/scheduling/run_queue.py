@@ -14,7 +14,6 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.errors import ConjureError, ExecutorError
 from conjure.runs.database.base import Database
-from conjure.runs.host.process import this_process
 from conjure.runs.scheduling.scheduler import allocate
 from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.scheduling.supervisor_request import SupervisorRequest
@@ -43,7 +42,7 @@ def has_room(store: Database, number: int, request: SupervisorRequest) -> bool:
 
 
 def admit(store: Database, number: int, request: SupervisorRequest) -> bool:
-    """Let a run whose supervisor is this process go on to building, if there is room for it.
+    """Let a run go on to building, if there is room for it; its supervisor, which owns it, asks.
 
     Raises:
         IllegalMoveError: It has ended meanwhile.
@@ -51,12 +50,9 @@ def admit(store: Database, number: int, request: SupervisorRequest) -> bool:
     if store.facts(number).status is RunStatus.REQUESTED:
         store.move(number, RunStatus.QUEUED)
     if not request.spec.resources.asks:
-        store.set_facts(number, owner=this_process())
         store.move(number, RunStatus.BUILDING)
         return True
-    return store.admit(
-        number, lambda claims: allocate(number, claims, request.capacity), owner=this_process()
-    )
+    return store.admit(number, lambda claims: allocate(number, claims, request.capacity))
 
 
 def write_request(home: Home, number: int, request: SupervisorRequest) -> None:

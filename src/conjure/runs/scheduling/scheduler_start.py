@@ -16,7 +16,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
 from conjure.runs.database.base import Database
-from conjure.runs.host.process import Process, boot_id, host_id, look_at, send_signal, this_process
+from conjure.runs.host.process import Process, boot_id, end_all, host_id, look_at, send_signal, this_process
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import Ending, EndReason
 
@@ -108,6 +108,12 @@ def scheduler_of(home: Home) -> Process | None:
         return process if lives else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def end_scheduler(home: Home) -> None:
+    """End the scheduler of a home, if there is one: nothing is lost, and the next one goes on."""
+    process = scheduler_of(home)
+    end_all(lambda: [] if process is None or scheduler_of(home) != process else [process])
 
 
 def scheduler_is_missing(home: Home) -> bool:
