@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
-from conjure.cli.typed_options import names_as_typed, typed_options
+from conjure.cli.typed_options import typed_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import DataError, UsageError
@@ -141,8 +141,7 @@ def command(
     """
     recording = {name: settings.pop(name) for name in RECORDING}
     prompts = _prompts(_only(prompt, prompt_option), prompt_file)
-    with names_as_typed(context):
-        request = _request(prompts, settings)
+    request = _request(prompts, settings)
     if save and not inside_a_run():
         spec = _spec(context, prompts, prompt_file, request.seed, recording)
         return record(spec, background=recording["background"], as_json=as_json)

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.model_resolver import Lookup
 from conjure.lm.checkpoints.pretrained import save_checkpoint
@@ -429,7 +429,7 @@ class Finetuning:
             raise value_fault(
                 "block_size",
                 f"is {block_size}; the model's context is {config.context_length} tokens",
-                fix=f"--block-size {config.context_length}",
+                fix=option("block_size", config.context_length),
             )
         blocks = Blocks(self._split.train, block_size)
         trainable = sum(weight.numel() for weight in self._model.parameters() if weight.requires_grad)
@@ -564,7 +564,7 @@ class Finetuning:
         if changed:
             raise UsageError(
                 f"the data or options are not those of the interrupted training: {'; '.join(changed)}",
-                hint="use the same command as before with --resume, or omit --resume to start again",
+                hint=f"use the same command as before with {option('resume')}, or omit it to start again",
             )
         return facts
 
@@ -575,7 +575,7 @@ def _trainable_model(base: CausalLM, request: FinetuneRequest) -> CausalLM:
         raise value_fault(
             "freeze",
             f"is {request.freeze}; the model has {base.n_layer} blocks",
-            fix=f"--freeze {base.n_layer}",
+            fix=option("freeze", base.n_layer),
         )
     model = base.empty_copy(
         embedding_dropout=request.dropout,

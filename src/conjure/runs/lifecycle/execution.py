@@ -29,8 +29,8 @@ from conjure.runs.code import snapshot
 from conjure.runs.database.base import KILL, STOP, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
-from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
-from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.executors.command_process import start_command
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import raising
@@ -71,7 +71,6 @@ class RunContext:
         requested: When, by `time.monotonic`.
         exclude: Descendants that are not this run's to end.
         heartbeat: What others judge by whether this supervisor lives.
-        executor: Where the command is carried out.
         folders: The run's folder and those in it, held open.
     """
 
@@ -82,7 +81,6 @@ class RunContext:
     requested: float
     exclude: Callable[[Process], bool]
     heartbeat: Heartbeat
-    executor: Executor = field(init=False)
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     reserve: DiskReserve = field(init=False)
@@ -94,7 +92,6 @@ class RunContext:
         """Open the run's folder and the log."""
         self.folders = RunFolders(self.folder)
         self.marks = ProcessMarks(self.folders.run)
-        self.executor = LocalExecutor(self.exclude, self.marks)
         self.reserve = DiskReserve(self.folders.run)
         self.log = LogWriter(RunFolder(self.folder).log)
 
@@ -221,7 +218,7 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment) 
 
 
 def _watch(run: RunContext, job: Job) -> CommandResult:
-    execution = run.executor.start(job)
+    execution = start_command(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
     return CommandMonitor(execution, run.log, metrics, run, conditions, run.spec.timeout_s).until_end()
