@@ -59,6 +59,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("Generate and fine-tune", "Preview a text as a model will see it."),
     "demo": ("Generate and fine-tune", "Run a short demo: sample, fine-tune, sample again."),
     "config": ("Maintain", "Show and change settings."),
+    "team": ("Maintain", "Share a home between machines."),
     "prune": ("Maintain", "Delete cached files that no run needs."),
     "doctor": ("Maintain", "Check conjure's home folder, database and tools."),
     "help": ("Help", "Show the help of a command."),

@@ -35,6 +35,8 @@ _CONNECT_TIMEOUT_S = 10
 class PostgresDatabase(MaintenanceStatements):
     """Runs, labels, links and the index of metrics of one home (see `base.Database`)."""
 
+    is_shared = True
+
     @classmethod
     def open(cls, home: Home, address: str) -> Self:
         """The database of a shared home; its schema is not changed.

@@ -13,7 +13,7 @@ from types import TracebackType
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.errors import ExecutorError
-from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.opening import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
@@ -62,7 +62,7 @@ class LocalExecutor(Executor):
 
     def end(self, number: int) -> None:
         """SIGKILL to the supervisor; its guard then ends the processes of the run."""
-        with SqliteDatabase.open(self._home, must_exist=True) as store:
+        with open_database(self._home, must_exist=True) as store:
             supervisor = find_supervisor(store.get(number).owner)
         if supervisor is not None:
             send_signal(supervisor, signal.SIGKILL)

@@ -16,13 +16,14 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.base import KILL, Database
+from conjure.runs.database.opening import open_database
 from conjure.runs.database.record_files import read_record
-from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
+from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
 from conjure.runs.scheduling.scheduler_start import end_scheduler, is_scheduler, look_after_queue
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
@@ -52,12 +53,12 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
 
     Args:
         home: Where conjure keeps things.
-        must_exist: As `SqliteDatabase.open` has it.
+        must_exist: As `open_database` has it.
 
     Raises:
         StoreError: The home or its database cannot be used.
     """
-    store = SqliteDatabase.open(home, must_exist=must_exist)
+    store = open_database(home, must_exist=must_exist)
     try:
         if store.was_upgraded:
             end_scheduler(home)  # it is older, cannot open the database any more, and would hold its place
@@ -79,8 +80,10 @@ def mark_interrupted(store: Database, records: Iterable[RunRecord], executor: Ex
         records: The runs.
         executor: One beside this machine whose runs can be judged from here.
     """
+    records = list(records)
+    lost = _lost_elsewhere(store, records)
     for record in records:
-        if not _can_be_judged(record, executor):
+        if record.number not in lost and not _can_be_judged(record, executor):
             continue
         lock = RunLock.take_if_free(store.home.run_folder(record.number))
         if lock is None:
@@ -89,6 +92,14 @@ def mark_interrupted(store: Database, records: Iterable[RunRecord], executor: Ex
             _close_one(store, record.number)
         finally:
             lock.release()
+
+
+def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:
+    """Runs of other machines that were not heard of for so long that their supervisors have given up."""
+    elsewhere = [record for record in records if record.owner and record.owner.host_id != host_id()]
+    if not store.is_shared or not elsewhere:
+        return set()
+    return {number for number, lease in store.leases().items() if lease.heartbeat_age_s > TAKE_OVER_AFTER_S}
 
 
 def _can_be_judged(record: RunRecord, executor: Executor | None) -> bool:
@@ -109,6 +120,8 @@ def _close_one(store: Database, number: int) -> None:
         store.put_record(written)  # its end was written, but the database lost it in a power cut
         return
     owner = record.owner
+    if owner is not None and not owner.is_queue and owner.host_id != host_id() and not owner.is_executor:
+        store.begin_attempt(number, owner)  # nothing that it writes is accepted from now on, should it live
     restarted = owner is not None and owner.host_id == host_id() and owner.boot_id != boot_id()
     if not restarted:
         kill_orphans(store.home, number)

@@ -15,7 +15,7 @@ from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.database.base import KILL, Database
 from conjure.runs.database.migrations import NewerSchemaError
-from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.opening import open_database
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
@@ -87,13 +87,13 @@ class _Scheduler:
     def _anything_waits(self) -> bool:
         if not self._home.database.exists():
             return False
-        with SqliteDatabase.open(self._home, must_exist=True) as store:
+        with open_database(self._home, must_exist=True) as store:
             return bool(store.queued(this_queue()))
 
     def _look(self) -> bool:
         """Start what can start; whether anything is left that waits."""
         try:
-            with SqliteDatabase.open(self._home, must_exist=True) as store:
+            with open_database(self._home, must_exist=True) as store:
                 mark_interrupted(store, store.supervised())
                 look_after_queue(store)
                 queued = store.queued(this_queue())
@@ -158,7 +158,7 @@ class _Scheduler:
     def _give_up(self, number: int) -> None:
         where = RunFolder.of(self._home, number).supervisor_log
         ending = Ending(EndReason.SUPERVISOR_DIED, message=f"its supervisor could not start; see {where}")
-        with SqliteDatabase.open(self._home, must_exist=True) as store:
+        with open_database(self._home, must_exist=True) as store:
             close_queued(store, number, ending)
 
     def _fork_supervisor(self, number: int, lock: RunLock) -> None:

@@ -20,7 +20,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.base import Database, SupersededError
-from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.opening import open_database
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
@@ -107,10 +107,10 @@ def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequ
 def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
     status = 1
     try:
-        with SqliteDatabase.open(home, must_exist=True) as store:
+        with open_database(home, must_exist=True) as store:
             attempt = _enter(home, store, number, request)
             if attempt is not None:
-                exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt)
+                exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
                 supervise(
                     RunContext(home, store, number, request.spec, request.requested, exclude, heartbeat)
                 )
@@ -171,7 +171,7 @@ def _close_after_our_own_fault(home: Home, number: int, error: BaseException) ->
     where = RunFolder.of(home, number).supervisor_log
     message = f"internal error ({type(error).__name__}: {error}); see {where}"
     try:
-        with SqliteDatabase.open(home, must_exist=True) as store:
+        with open_database(home, must_exist=True) as store:
             if not store.get(number).status.is_final:
                 store.end_run(number, Ending(EndReason.SUPERVISOR_DIED, message=message))
     except ConjureError:
