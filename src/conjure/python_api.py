@@ -18,8 +18,7 @@ from conjure.recipes.generation_specs import generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions
 from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
-from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import KILL, STOP
+from conjure.runs.database.base import KILL, STOP, RunFilter
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
