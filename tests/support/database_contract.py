@@ -121,6 +121,22 @@ def test_a_run_in_a_queue_is_carried_by_nobody(store):
     assert store.queued(Owner.queue("another host", "boot")) == {}
 
 
+def test_a_run_waits_for_those_that_have_not_completed(store):
+    done, failed, active = (add_run(store).number for _ in range(3))
+    finish(store, done, DONE)
+    store.end_run(failed, Ending(EndReason.KILL_REQUESTED))
+    waiting = [add_run(store, after=after).number for after in ((done,), (active, done), (failed, active))]
+    found = {claim.number: (claim.after, claim.failed) for claim in store.claims()}
+    assert [found[number] for number in waiting] == [
+        ((), None),
+        ((active,), None),
+        ((failed, active), (failed, RunStatus.KILLED)),
+    ]
+    lost = add_run(store, after=(active, 99)).number
+    assert store.claims()[-1].number == lost
+    assert store.claims()[-1].failed == (99, None)
+
+
 def test_a_queued_run_is_closed_where_it_waits_and_nowhere_else(store):
     ending = Ending(EndReason.KILL_REQUESTED)
     waiting, requested = add_run(store).number, add_run(store).number

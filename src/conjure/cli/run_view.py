@@ -41,6 +41,8 @@ def status_cell(facts: Facts, lease: Lease | None = None) -> Cell:
     if ending is not None and status is RunStatus.FAILED:
         how = f" (signal {ending.signal})" if ending.signal else f" (exit {ending.exit_code})"
         how = " (not saved)" if ending.reason is EndReason.SAVE_FAILED else how
+    if ending is not None and ending.reason is EndReason.DEPENDENCY_FAILED:
+        how = f" ({ending.message})"
     return Cell(f"{status}{how}", _COLOURS.get(status))
 
 

@@ -20,7 +20,7 @@ from conjure.recipes.report import learned_nothing
 from conjure.runs.database.base import KILL, STOP
 from conjure.runs.lifecycle.log_following import Ended, Entered, Event, Found, Printed, Queued, follow
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.lifecycle.stop_requests import ask_to_end, cancel_queued
+from conjure.runs.lifecycle.stop_requests import cancel_queued, request_end
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import EXIT_DETACHED, Ending, EndReason, RunStatus, exit_status
 from conjure.runs.telemetry.logs import NOTE, STDERR, LogEntry, last_state
@@ -115,7 +115,7 @@ _INTERRUPT_NOTES = {
 
 def _request_end(home: Home, number: int, request: str) -> None:
     with open_store(home) as store:
-        ask_to_end(store, number, request)
+        request_end(store, number, request)
 
 
 class Transcript:
@@ -298,7 +298,7 @@ def details(record: RunRecord) -> list[str]:
 def _shown_phases(record: RunRecord) -> frozenset[RunStatus]:
     """Phases worth a line: not queued where nothing was requested, not mounting where there are no mounts."""
     needless = set()
-    if not record.spec.resources.asks:
+    if not (record.spec.resources.asks or record.spec.after):
         needless.add(RunStatus.QUEUED)
     if not record.spec.mounts:
         needless.add(RunStatus.MOUNTING)

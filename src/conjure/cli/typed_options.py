@@ -1,10 +1,11 @@
 """The options of a command as they were typed: to hand them on to the same command elsewhere, or to tell.
 
-Main entries: `typed_options`, `spell_as_typed`. Invariant: an option left out is left out again; defaults
+Main entries: `given_options`, `spell_as_typed`. Invariant: an option left out is left out again; defaults
 stay defaults.
 """
 
 from collections.abc import Sequence, Set
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -13,15 +14,13 @@ from conjure.core.quoting import shell_words
 from conjure.errors import Spell
 
 
-def typed_options(context: click.Context, *, leave_out: Set[str]) -> list[str]:
-    """The words of all options given on the command line, but for those whose parameters are left out."""
-    words: list[str] = []
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if isinstance(parameter, click.Option) and given and name not in leave_out:
-            words += _words(parameter, context.params[name])
-    return words
+def given_options(context: click.Context, known: type) -> dict[str, Any]:
+    """The values of the options given on the command line, of those that a `TypedDict` names."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if name in known.__annotations__ and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
 
 
 def spell_as_typed(command: click.Command, typed: Sequence[str]) -> Spell:
@@ -47,11 +46,3 @@ def spell_as_typed(command: click.Command, typed: Sequence[str]) -> Spell:
 def _as_typed(option: click.Option, words: Set[str]) -> str:
     """The spelling of an option that is on the command line; its longest where none is."""
     return next((spelling for spelling in option.opts if spelling in words), max(option.opts, key=len))
-
-
-def _words(option: click.Option, value: object) -> list[str]:
-    flag = max(option.opts, key=len)
-    if option.is_flag:
-        return [flag if value else max(option.secondary_opts, key=len)]
-    values = value if isinstance(value, tuple) else (value,)
-    return [f"{flag}={'auto' if one is None else one}" for one in values]

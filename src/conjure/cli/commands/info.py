@@ -149,6 +149,8 @@ def _asked(record: RunRecord) -> Iterator[Fact]:
     if amounts:
         given = f" (given {', '.join(map(str, record.gpu_ids))})" if record.gpu_ids else ""
         yield "needs", ", ".join(amounts) + given
+    if spec.after:
+        yield "after", ", ".join(f"run {number}" for number in spec.after)
     if spec.timeout_s is not None:
         yield "timeout", format_duration(spec.timeout_s)
     if spec.stop_conditions:

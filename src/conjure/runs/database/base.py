@@ -84,6 +84,8 @@ class Claim:
         machine: The `host_id` of the machine it is on, or None.
         in_queue: Whether it waits there, without a supervisor.
         started: Whether it has what it asks for.
+        after: Runs that have to complete before it starts, and have not yet.
+        failed: The first of them that never will, with its status; None as the status where it is gone.
         gpu_ids: GPUs it was given.
         end_request: ``stop`` or ``kill`` when somebody asked for one.
     """
@@ -93,6 +95,8 @@ class Claim:
     machine: str | None
     in_queue: bool = False
     started: bool = False
+    after: tuple[int, ...] = ()
+    failed: tuple[int, RunStatus | None] | None = None
     gpu_ids: tuple[int, ...] = ()
     end_request: str | None = None
 

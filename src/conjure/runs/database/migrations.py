@@ -130,6 +130,7 @@ MIGRATIONS: tuple[Migration, ...] = (
                 runs.*,
                 (SELECT group_concat(label, char(10)) FROM run_labels WHERE run = number) AS labels,
                 json_extract(spec, '$.params') AS params,
+                json_extract(spec, '$.after') AS after,
                 json_extract(spec, '$.resources.cpus') AS cpus,
                 json_extract(spec, '$.resources.gpus') AS gpus,
                 json_extract(spec, '$.resources.memory_bytes') AS memory_bytes,

@@ -203,6 +203,7 @@ class PostgresSession:
 _EXTRACTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "spec": {
         "params": ("params",),
+        "after": ("after",),
         "cpus": ("resources", "cpus"),
         "gpus": ("resources", "gpus"),
         "memory_bytes": ("resources", "memory_bytes"),
@@ -217,7 +218,7 @@ _EXTRACTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 def _inside(stored: Any, place: tuple[str, ...]) -> Any:
     for name in place:
         stored = None if stored is None else stored.get(name)
-    if isinstance(stored, dict):
+    if isinstance(stored, dict | list):
         return json.dumps(stored)
     return int(stored) if isinstance(stored, bool) else stored
 

@@ -57,6 +57,7 @@ POSTGRES_MIGRATIONS: tuple[PostgresMigration, ...] = (
                 spec TEXT NOT NULL,
                 environment TEXT,
                 params TEXT,
+                after TEXT,
                 cpus DOUBLE PRECISION,
                 gpus INTEGER,
                 memory_bytes BIGINT,

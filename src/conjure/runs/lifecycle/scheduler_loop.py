@@ -29,6 +29,7 @@ from conjure.runs.scheduling.scheduler_start import (
     WAKE_SIGNAL,
     SchedulerLock,
     close_queued,
+    dependency_failed,
     look_after_queue,
     this_queue,
 )
@@ -122,6 +123,8 @@ class _Scheduler:
                     killed = claim.end_request == KILL
                     reason = EndReason.KILL_REQUESTED if killed else EndReason.STOP_REQUESTED
                     close_queued(store, claim.number, Ending(reason))
+                elif claim.failed is not None:
+                    close_queued(store, claim.number, dependency_failed(*claim.failed))
         known = [claim for claim in claims if not claim.in_queue or claim.number in self._requests]
         return startable(known, host_id(), self._capacity)
 

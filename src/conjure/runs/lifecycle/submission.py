@@ -17,7 +17,7 @@ from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
-from conjure.runs.artifacts.mount_sources import identity_of, resolve_mounts
+from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.environments.local_packages import with_absolute_links
@@ -31,12 +31,12 @@ from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
-from conjure.runs.scheduling.scheduler_start import start_scheduler, wake_scheduler
+from conjure.runs.scheduling.scheduler_start import dependency_failed, start_scheduler, wake_scheduler
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
 from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
-from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
 _VARIABLES = "variables."
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
@@ -84,6 +84,9 @@ def submit(
         if is_local:
             refuse_impossible(spec.resources)
         mounts = resolve_mounts(home, store, spec.mounts)
+        spec = _with_dependencies(home, store, spec, mounts)
+        if spec.after and not is_local:
+            raise UsageError(f"a run with {option('after')} can only be carried out on this machine")
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:
             return Submission(equal, reused=True)
@@ -142,6 +145,24 @@ def request_of_this_process(home: Home, spec: RunSpec, requested: float, executo
     )
 
 
+def _with_dependencies(home: Home, store: Database, spec: RunSpec, mounts: tuple[MountFacts, ...]) -> RunSpec:
+    """The spec with all runs that have to complete first, those that it mounts among them.
+
+    Raises:
+        NotFoundError: There is no such run.
+        UsageError: One of them ended otherwise, or is the run that this is called in.
+    """
+    for number in spec.after:
+        status = store.facts(number).status
+        if status.is_final and status is not RunStatus.COMPLETE:
+            reason = dependency_failed(number, status).message
+            raise UsageError(f"{reason}, so a run after it would never start", field="after")
+    after = tuple(sorted({*spec.after, *active_sources(store, mounts)}))
+    if _parent(home) in after:
+        raise UsageError(f"a run started by run {_parent(home)} cannot wait for it to complete")
+    return replace(spec, after=after)
+
+
 def rerun(
     home: Home,
     number: int,
@@ -185,6 +206,7 @@ def spec_of_record(home: Home, record: RunRecord, variables: Mapping[str, str] |
         environment=_same_environment(home, record),
         mounts=tuple(Mount(mount.source, mount.target, mount.read_only) for mount in record.mounts),
         idempotent=False,
+        after=(),
     )
 
 

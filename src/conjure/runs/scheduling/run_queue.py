@@ -36,9 +36,14 @@ def enqueue(home: Home, store: Database, number: int, request: SupervisorRequest
 
 
 def has_room(store: Database, number: int, request: SupervisorRequest) -> bool:
-    """Whether a run may start now, as far as can be seen; its supervisor decides that again."""
-    needs = request.spec.resources
-    return not needs.asks or allocate(number, store.claims(), request.capacity) is not None
+    """Whether a run may start now, as far as can be seen; its supervisor asks for resources again."""
+    needs, after = request.spec.resources, request.spec.after
+    if not (needs.asks or after):
+        return True
+    claims = store.claims()
+    if any(claim.number == number and claim.after for claim in claims):
+        return False
+    return not needs.asks or allocate(number, claims, request.capacity) is not None
 
 
 def admit(store: Database, number: int, request: SupervisorRequest) -> bool:
