@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.database.base import KILL, STOP, Database
+from conjure.runs.database.base import KILL, PRUNE, STOP, Database
 from conjure.runs.host.process import KILL_SIGNAL, Process, boot_id, host_id, look_at, send_signal
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, process_name
 from conjure.runs.scheduling.scheduler_start import close_queued, wake_scheduler
@@ -20,7 +20,11 @@ from conjure.runs.schema.status import Ending, EndReason
 
 _LOOK_EVERY_S = 0.05
 DEAF_AFTER_S = 10.0
-_REASONS = {STOP: EndReason.STOP_REQUESTED, KILL: EndReason.KILL_REQUESTED}
+_REASONS = {
+    STOP: EndReason.STOP_REQUESTED,
+    PRUNE: EndReason.PRUNED,
+    KILL: EndReason.KILL_REQUESTED,
+}
 
 
 def _wait_quietly(_waiting: Sequence[int]) -> None:
