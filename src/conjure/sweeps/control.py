@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from conjure.core.files import lock_or_close
@@ -37,6 +38,7 @@ def start_sweep(home: Home, request: SweepRequest) -> int:
     Raises:
         ConjureError: It cannot be started.
     """
+    require_packages(request)
     with open_store(home) as store:
         refuse_own_folder(home, request.spec)
         refuse_impossible(request.spec.resources)
@@ -48,6 +50,16 @@ def start_sweep(home: Home, request: SweepRequest) -> int:
         )
     start_driver(home, number, request)
     return number
+
+
+def require_packages(request: SweepRequest) -> None:
+    """Refuse a method whose packages are not installed.
+
+    Raises:
+        UsageError: They are not.
+    """
+    if request.method == "tpe" and find_spec("optuna") is None:
+        raise UsageError("tpe needs Optuna, which is not installed", fix="pip install 'conjure[sweeps]'")
 
 
 def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: int = 0) -> SweepRow:
