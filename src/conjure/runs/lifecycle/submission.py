@@ -28,7 +28,7 @@ from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import this_process
+from conjure.runs.host.process import boot_id, this_process
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.scheduling.run_queue import enqueue, has_room
@@ -147,6 +147,7 @@ def request_of_this_process(home: Home, spec: RunSpec, requested: float, executo
         ProcessSettings.of_this_process(),
         Program.of_this_process(),
         executor,
+        boot_id(),
     )
 
 
