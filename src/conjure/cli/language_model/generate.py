@@ -15,8 +15,8 @@ from conjure.cli.render import StatusLine, note, on_terminal, save_json, visible
 from conjure.core.units import format_duration
 from conjure.errors import UsageError
 from conjure.lm.generation.engine_loading import Writer, load_writer
-from conjure.lm.generation.generate import Sample, Token, exceeds_context, stream
-from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.generation.generate import Sample, Token, encode_prompts, exceeds_context, stream
+from conjure.lm.generation.request import GenerationRequest, prompt_text
 from conjure.recipes.resource_lookup import model_lookup
 
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
@@ -71,7 +71,7 @@ def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
     if request.on_overflow != "slide":
         return
     context = writer.engine.context_length
-    longest = max(1, *map(len, writer.tokenizer.encode_batch(list(request.prompts))))
+    longest = max(map(len, encode_prompts(writer.tokenizer, request.prompts)))
     if exceeds_context(longest, request, context):
         note(
             f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens exceed the context of "
@@ -123,7 +123,7 @@ class _Writing:
     def run(self) -> None:
         start = time.monotonic()
         if self._streamed:
-            _show_prompt(self.request.prompts[0])
+            _show_prompt(prompt_text(self.request.prompts[0]))
         with StatusLine() as status:
             try:
                 for event in stream(self.writer.engine, self.writer.tokenizer, self.request):
@@ -151,7 +151,9 @@ class _Writing:
     def _take(self, token: Token) -> None:
         key = (token.prompt_index, token.index)
         if key not in self._drafts:
-            self._drafts[key] = _Draft(self.request.prompts[token.prompt_index], token, self.request.seed)
+            self._drafts[key] = _Draft(
+                prompt_text(self.request.prompts[token.prompt_index]), token, self.request.seed
+            )
         self._drafts[key].tokens.append(token)
         self._tokens += 1
         if self._streamed and token.text:

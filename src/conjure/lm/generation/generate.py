@@ -12,7 +12,7 @@ prompt longer than the context is first read from its last ``context_length // 2
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Literal
@@ -23,7 +23,7 @@ from torch import Tensor
 from conjure.errors import ContextLengthError, ModelError
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.generation.request import GenerationRequest, Prompt, prompt_text
 from conjure.lm.generation.sampling import random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
 from conjure.lm.models.base import CausalLM
@@ -108,12 +108,22 @@ def stream(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> 
         ContextLengthError: A prompt does not fit and `on_overflow` is ``error``; before anything is written.
         ModelError: The model's logits are not numbers.
     """
-    encoded = tokenizer.encode_batch(list(request.prompts))
-    prompts = [[*tokenizer.start_ids, *ids] or [tokenizer.start_id] for ids in encoded]
+    prompts = encode_prompts(tokenizer, request.prompts)
     if request.on_overflow == "error":
         _refuse_overflow(prompts, request, engine.context_length)
     for rows in _batches(prompts, engine, tokenizer, request):
         yield from _write(rows, engine, request, tokenizer)
+
+
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The tokens of each prompt, at least one: what a document starts from, where there is nothing else."""
+    texts = iter(tokenizer.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))
+    return [
+        ([*tokenizer.start_ids, *next(texts)] or [tokenizer.start_id])
+        if isinstance(prompt, str)
+        else [*prompt.ids]
+        for prompt in prompts
+    ]
 
 
 def exceeds_context(prompt_tokens: int, request: GenerationRequest, context_length: int) -> bool:
@@ -165,7 +175,7 @@ class _Row:
     def sample(self) -> Sample:
         assert self.finish_reason is not None, "the row is still being written"
         return Sample(
-            prompt=self._request.prompts[self.prompt_index],
+            prompt=prompt_text(self._request.prompts[self.prompt_index]),
             prompt_index=self.prompt_index,
             index=self.index,
             text="".join(self._text),
