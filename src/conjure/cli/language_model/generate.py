@@ -5,6 +5,8 @@ Main entry: `generate`. Invariant: stdout holds what was written and nothing els
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from conjure.core.units import format_duration
 from conjure.errors import UsageError
 from conjure.lm.generation.engine_loading import Writer, load_writer
 from conjure.lm.generation.generate import Sample, Token, encode_prompts, exceeds_context, stream
-from conjure.lm.generation.request import GenerationRequest, prompt_text
+from conjure.lm.generation.request import EncodedPrompt, GenerationRequest, Prompt, prompt_text
+from conjure.lm.text.chat.encoding import ChatEncoder
+from conjure.lm.text.chat.formats import Message
 from conjure.recipes.resource_lookup import model_lookup
 
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
@@ -28,6 +32,7 @@ def generate(
     *,
     model: str,
     precision: str,
+    chat_on: date | None,
     logprobs: bool,
     as_json: bool,
     streaming: bool | None,
@@ -39,6 +44,7 @@ def generate(
         request: What is to be written.
         model: A name, a folder, a resource or a hub model.
         precision: Number format of the weights.
+        chat_on: Ask the prompts as questions, by the model's chat template, on this date; None: continue.
         logprobs: Show how likely each token was.
         as_json: Print a JSON array.
         streaming: Print as it is written; None does so on a terminal.
@@ -53,6 +59,8 @@ def generate(
 
     rows = len(request.prompts) * request.num_samples
     writer = load_writer(model, precision=precision, rows=rows, lookups=[model_lookup])
+    if chat_on is not None:
+        request = _as_questions(request, ChatEncoder.of(writer.tokenizer, model=model, today=chat_on))
     _note_overflow(writer, request)
     streamed = plain and single and (streaming if streaming is not None else on_terminal())
     writing = _Writing(writer, request, streamed=streamed)
@@ -65,6 +73,14 @@ def generate(
         _print(writing, logprobs=logprobs)
     note(writing.summary())
     return INTERRUPTED if writing.interrupted else 0
+
+
+def _as_questions(request: GenerationRequest, encoder: ChatEncoder) -> GenerationRequest:
+    """The request with each prompt as a conversation's first message."""
+    texts = [prompt_text(prompt) for prompt in request.prompts]
+    return replace(
+        request, prompts=[EncodedPrompt(text, encoder.prompt([Message("user", text)])) for text in texts]
+    )
 
 
 def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
@@ -83,7 +99,7 @@ class _Draft:
     """One sample as far as it has been written."""
 
     def __init__(self, prompt: str, token: Token, seed: int) -> None:
-        self.prompt, self.index, self.seed = prompt, token.index, seed
+        self.prompt, self.prompt_index, self.index, self.seed = prompt, token.prompt_index, token.index, seed
         self.tokens: list[Token] = []
         self.finish_reason = "interrupted"  # unless it comes to its end
 
@@ -123,7 +139,7 @@ class _Writing:
     def run(self) -> None:
         start = time.monotonic()
         if self._streamed:
-            _show_prompt(prompt_text(self.request.prompts[0]))
+            _show_prompt(self.request.prompts[0])
         with StatusLine() as status:
             try:
                 for event in stream(self.writer.engine, self.writer.tokenizer, self.request):
@@ -179,7 +195,7 @@ def _print(writing: _Writing, *, logprobs: bool) -> None:
         if on_terminal():
             if len(drafts) > 1:
                 click.echo(click.style(f"── {number} of {len(drafts)} " + "─" * 20, dim=True))
-            _show_prompt(draft.prompt)
+            _show_prompt(writing.request.prompts[draft.prompt_index])
         elif number > 1:
             click.echo(SEPARATOR)
         if logprobs:
@@ -188,6 +204,8 @@ def _print(writing: _Writing, *, logprobs: bool) -> None:
             click.echo(visible(draft.text))
 
 
-def _show_prompt(prompt: str) -> None:
+def _show_prompt(prompt: Prompt) -> None:
+    """Show what a text goes on from; an answer begins on a line of its own."""
     if on_terminal():
-        click.echo(click.style(visible(prompt), dim=True), nl=False)
+        is_question = isinstance(prompt, EncodedPrompt)
+        click.echo(click.style(visible(prompt_text(prompt)), dim=True), nl=is_question)

@@ -14,8 +14,8 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class ChatTemplate:
 
     source: str
     variables: Mapping[str, str]
-    today: date = field(default_factory=date.today)
+    today: date
 
     @property
     def asks_for_date(self) -> bool:
@@ -102,7 +102,12 @@ def find_template(tokenizer: Tokenizer, *, today: date | None = None) -> ChatTem
             f"the model's chat template is larger than {LARGEST_TEMPLATE:,} characters, the most allowed"
         )
     variables = tokenizer.named_special_tokens
-    return ChatTemplate(source, variables, today if today is not None else date.today())  # noqa: DTZ011
+    return ChatTemplate(source, variables, today if today is not None else this_day())
+
+
+def this_day() -> date:
+    """Today's date where this machine is."""
+    return datetime.now().astimezone().date()
 
 
 def _source(found: Any) -> str | None:

@@ -13,7 +13,7 @@ from conjure.lm.text.tokenizer import Tokenizer
 from support.chats import FAMILIES, chat_folder
 
 ASKED = [Message("user", "Hello")]
-GOOD = ChatTemplate("{{ messages[0].content }}", {})
+GOOD = ChatTemplate("{{ messages[0].content }}", {}, date(2026, 3, 1))
 
 
 def template(source):
