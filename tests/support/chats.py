@@ -8,7 +8,10 @@ from pathlib import Path
 
 import tokenizers
 
+from conjure.lm.checkpoints.pretrained import save_checkpoint
 from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.tokenizer import Tokenizer
+from support.models import tiny_model
 from support.tokenizers_of_kinds import hostile_texts, tokenizer_folder
 
 Pieces = list[tuple[str, bool]]  # what is rendered, and whether it is to be learned
@@ -189,3 +192,15 @@ def conversations(count: int, *, seed: int = 0) -> list[list[Message]]:
             turns += [Message("user", draw.choice(texts)), Message("assistant", draw.choice(texts))]
         made.append(turns)
     return made
+
+
+def chat_checkpoint(folder: Path, family: Family, *, context_length: int = 256) -> Path:
+    """A checkpoint of a tiny model with large random weights that has a family's tokenizer and template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer.from_folder(chat_folder(folder, family))
+    ends = tokenizer.end_of_text_id
+    model = tiny_model(
+        vocab_size=tokenizer.vocab_size, context_length=context_length, bos_token_id=ends, eos_token_id=ends
+    )
+    save_checkpoint(folder.parent / f"{folder.name}-model", model, tokenizer)
+    return folder.parent / f"{folder.name}-model"
