@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from conjure.core.text import today
+
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds what `conjure.lm.generation.request.SamplingSettings` holds."""
@@ -70,7 +72,7 @@ precision_option = click.option(
 
 
 def _date(_context: click.Context, _parameter: click.Parameter, given: datetime | None) -> date:
-    return (given if given is not None else datetime.now().astimezone()).date()
+    return given.date() if given is not None else today()
 
 
 chat_date_option = click.option(

@@ -53,4 +53,4 @@ def command(
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import chat as implementation
 
-    return implementation.chat(request, model=model, precision=precision, today=chat_date)
+    return implementation.chat(request, model=model, precision=precision, day=chat_date)

@@ -25,17 +25,17 @@ _COMMAND = re.compile(r"/[a-z]+\s*")
 _RESET = "/reset"
 
 
-def chat(request: GenerationRequest, *, model: str, precision: str, today: date) -> int:
+def chat(request: GenerationRequest, *, model: str, precision: str, day: date) -> int:
     """Chat until the messages end; the exit status.
 
     Args:
         request: How to write; its prompts are not looked at.
         model: A name, a folder, a resource or a hub model.
         precision: Number format of the weights.
-        today: What a chat template gets that asks for the date.
+        day: What a chat template gets that asks for the date.
     """
     writer = load_writer(model, precision=precision, lookups=[model_lookup])
-    encoder = ChatEncoder.of(writer.tokenizer, model=model, today=today)
+    encoder = ChatEncoder.of(writer.tokenizer, model=model, day=day)
     talk = Chat(writer, encoder, request)
     note(f"{writer.origin} · {writer.precision} · seed {request.seed} · /reset starts over, ^D ends")
     for message in _messages():

@@ -60,7 +60,7 @@ def generate(
     rows = len(request.prompts) * request.num_samples
     writer = load_writer(model, precision=precision, rows=rows, lookups=[model_lookup])
     if chat_on is not None:
-        request = _as_questions(request, ChatEncoder.of(writer.tokenizer, model=model, today=chat_on))
+        request = _as_questions(request, ChatEncoder.of(writer.tokenizer, model=model, day=chat_on))
     _note_overflow(writer, request)
     streamed = plain and single and (streaming if streaming is not None else on_terminal())
     writing = _Writing(writer, request, streamed=streamed)

@@ -30,7 +30,7 @@ def tokenizer(tmp_path):
 
 @pytest.fixture
 def encoder(tokenizer):
-    return ChatEncoder.of(tokenizer, model="it", today=date(2026, 3, 1))
+    return ChatEncoder.of(tokenizer, model="it", day=date(2026, 3, 1))
 
 
 @pytest.fixture

@@ -90,19 +90,19 @@ class ChatEncoder:
         self.template = template
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, *, model: str, today: date | None = None) -> "ChatEncoder":
+    def of(cls, tokenizer: Tokenizer, *, model: str, day: date | None = None) -> "ChatEncoder":
         """The encoder of a model.
 
         Args:
             tokenizer: The model's.
             model: What to call it in a message.
-            today: What the template gets when it asks for the date; None is today.
+            day: What the template gets when it asks for the date; None is today.
 
         Raises:
             UsageError: The model has no chat template.
             CheckpointError: Its template cannot be used.
         """
-        template = find_template(tokenizer, today=today)
+        template = find_template(tokenizer, day=day)
         if template is None:
             raise UsageError(
                 f"{model} has no chat template: it is a base model, which continues text and does not chat",
@@ -113,8 +113,8 @@ class ChatEncoder:
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of what decides the tokens of a conversation, the tokenizer apart."""
-        today = self.template.today.isoformat() if self.template.asks_for_date else None
-        facts = [self.template.source, dict(self.template.variables), today]
+        day = self.template.day.isoformat() if self.template.asks_for_date else None
+        facts = [self.template.source, dict(self.template.variables), day]
         return sha256_bytes(json.dumps(facts, sort_keys=True).encode())
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:

@@ -15,10 +15,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from conjure.core.text import today
 from conjure.errors import CheckpointError, DataError
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.special_tokens import LARGEST_TEMPLATE
@@ -35,12 +36,12 @@ class ChatTemplate:
     Attributes:
         source: The jinja2 text.
         variables: Special tokens by the names that templates use for them.
-        today: What the template gets when it asks for the date.
+        day: What the template gets when it asks for the date.
     """
 
     source: str
     variables: Mapping[str, str]
-    today: date
+    day: date
 
     @property
     def asks_for_date(self) -> bool:
@@ -75,7 +76,7 @@ class ChatTemplate:
             "generation_start": generation_marks[0],
             "generation_end": generation_marks[1],
         }
-        request = {"template": self.source, "variables": variables, "date": self.today.isoformat()}
+        request = {"template": self.source, "variables": variables, "date": self.day.isoformat()}
         answer = _worker.ask(request)
         if "refused" in answer:
             raise DataError(f"the chat template refuses the conversation: {answer['refused']}")
@@ -84,12 +85,12 @@ class ChatTemplate:
         return answer["text"]
 
 
-def find_template(tokenizer: Tokenizer, *, today: date | None = None) -> ChatTemplate | None:
+def find_template(tokenizer: Tokenizer, *, day: date | None = None) -> ChatTemplate | None:
     """The chat template of a model; None where it has none.
 
     Args:
         tokenizer: The model's own.
-        today: What the template gets when it asks for the date; None is today.
+        day: What the template gets when it asks for the date; None is today.
 
     Raises:
         CheckpointError: The template is too large, or none of several is the one to use.
@@ -102,12 +103,7 @@ def find_template(tokenizer: Tokenizer, *, today: date | None = None) -> ChatTem
             f"the model's chat template is larger than {LARGEST_TEMPLATE:,} characters, the most allowed"
         )
     variables = tokenizer.named_special_tokens
-    return ChatTemplate(source, variables, today if today is not None else this_day())
-
-
-def this_day() -> date:
-    """Today's date where this machine is."""
-    return datetime.now().astimezone().date()
+    return ChatTemplate(source, variables, day if day is not None else today())
 
 
 def _source(found: Any) -> str | None:
