@@ -9,8 +9,6 @@ from typing import Any
 
 import click
 
-from conjure.core.text import today
-
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds what `conjure.lm.generation.request.SamplingSettings` holds."""
@@ -71,8 +69,8 @@ precision_option = click.option(
 )
 
 
-def _date(_context: click.Context, _parameter: click.Parameter, given: datetime | None) -> date:
-    return given.date() if given is not None else today()
+def _date(_context: click.Context, _parameter: click.Parameter, given: datetime | None) -> date | None:
+    return given.date() if given is not None else None
 
 
 chat_date_option = click.option(

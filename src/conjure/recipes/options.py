@@ -41,6 +41,8 @@ class FinetuneOptions(ReadingOptions, total=False):
     special_tokens: Literal["text", "token"]
     holdout: float
     validation: str | Path
+    prompt_loss_weight: float
+    chat_date: str | date
     dedup: Literal["keep", "drop", "weight"]
     epochs: float
     batch_size: int

@@ -20,7 +20,7 @@ from conjure.recipes.resource_lookup import data_path
 _LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
 
 
-def check_finetune(home: Home, data: Sequence[str], model: str, options: FinetuneOptions) -> None:
+def check_finetune(home: Home, data: Sequence[str], model: str, options: FinetuneOptions) -> FinetuneOptions:
     """Refuse what cannot be trained.
 
     Args:
@@ -28,6 +28,10 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
         data: Files, folders and resources.
         model: Model to start from.
         options: What else is asked.
+
+    Returns:
+        The options, for conversations with the date that a chat template is given, so that a rerun gives it
+        the same.
 
     Raises:
         ConjureError: A value is out of its bounds, or the data cannot be read.
@@ -37,12 +41,16 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
         raise UsageError("no data was named: name a file, a folder, or - for standard input")
     request = FinetuneRequest(data=data, output="output", model=model, **_values(options))
     if "-" in data:
-        return
+        return options
+    dated: FinetuneOptions = {}
     for named in (request.data, [request.validation] if request.validation is not None else []):
         names = [data_path(str(name), home) for name in named]
         if names:
             records = read_records(names, column=request.column, split=request.split, layout=request.layout)
             next(records.pieces())
+            if records.chat_formats:
+                dated = {"chat_date": today()}
+    return {**dated, **options}
 
 
 def check_generate(prompts: Sequence[str], options: GenerateOptions) -> GenerateOptions:

@@ -10,6 +10,7 @@ import click
 
 from conjure.cli.sampling_options import chat_date_option, precision_option, sampling_options
 from conjure.cli.typed_options import names_as_typed
+from conjure.core.text import today
 from conjure.lm.generation.request import GenerationRequest
 
 
@@ -39,7 +40,7 @@ def command(
     *,
     model: str,
     precision: str,
-    chat_date: date,
+    chat_date: date | None,
     **settings: Any,
 ) -> int:
     """Chat with a model: type a message, read the answer.
@@ -53,4 +54,5 @@ def command(
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import chat as implementation
 
-    return implementation.chat(request, model=model, precision=precision, day=chat_date)
+    day = chat_date if chat_date is not None else today()
+    return implementation.chat(request, model=model, precision=precision, day=day)

@@ -9,6 +9,7 @@ import click
 
 from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.sampling_options import chat_date_option
 from conjure.cli.typed_options import names_as_typed
 from conjure.core.home import Home
 from conjure.errors import UsageError
@@ -57,6 +58,15 @@ class Automatic(click.ParamType):
     show_default=True,
     help="Duplicate records: train on all, on one of each group, or weight each group as one.",
 )
+@click.option(
+    "--prompt-loss-weight",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="W",
+    help="Weight of the tokens of a conversation that are not answers.",
+)
+@chat_date_option
 @click.option(
     "--epochs", type=float, default=3, show_default=True, help="Maximum number of passes over the text."
 )
@@ -164,8 +174,9 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     """Fine-tune a model on text: files, folders, or - for standard input.
 
     A record (one joke, one document) is a row of a table (.csv .tsv .json .jsonl .parquet), a text file, or
-    with --split each of its lines or paragraphs. A tenth of the records is held out, and the weights with the
-    lowest held-out loss are saved as a Hugging Face checkpoint.
+    with --split each of its lines or paragraphs; or a conversation, of which the answers are learned. A tenth
+    of the records is held out, and the weights with the lowest held-out loss are saved as a Hugging Face
+    checkpoint.
 
     The fine-tune is recorded as a run: the checkpoint is runs/N/output, the report is runs/N/report.html. The
     first ^C saves and stops, the second aborts; if the terminal is closed, the run continues.

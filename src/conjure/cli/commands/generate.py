@@ -16,6 +16,7 @@ from conjure.cli.sampling_options import chat_date_option, precision_option, sam
 from conjure.cli.typed_options import given_options, names_as_typed
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
+from conjure.core.text import today
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
@@ -92,7 +93,7 @@ def command(
     as_json: bool,
     stream: bool | None,
     chat: bool,
-    chat_date: date,
+    chat_date: date | None,
     save: bool,
     output: Path | None,
     **settings: Any,
@@ -107,6 +108,7 @@ def command(
     prompts = _prompts(_only(prompt, prompt_option), prompt_file)
     if chat and not all(text.strip() for text in prompts):
         raise UsageError("--chat needs a question: give it as PROMPT")
+    day = chat_date if chat_date is not None else today()
     with names_as_typed(context):
         request = _request(prompts, settings)
     if save and not inside_a_run():
@@ -118,7 +120,7 @@ def command(
         request,
         model=model,
         precision=precision,
-        chat_on=chat_date if chat else None,
+        chat_on=day if chat else None,
         logprobs=logprobs,
         as_json=as_json,
         streaming=stream,

@@ -19,7 +19,6 @@ from conjure.errors import UsageError
 from conjure.lm.checkpoints.model_resolver import Lookup
 from conjure.lm.checkpoints.pretrained import save_checkpoint
 from conjure.lm.generation.generate import Sample, generate
-from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.hardware import worth_compiling
 from conjure.lm.models.base import CausalLM
@@ -248,11 +247,8 @@ def _respond(
 
 
 def _samples(prepared: Prepared, model: CausalLM) -> list[Sample]:
-    """Samples from the start of a document; the same seeds every time."""
-    request = GenerationRequest(
-        num_samples=_SAMPLES, max_new_tokens=_SAMPLE_TOKENS, seed=prepared.request.seed
-    )
-    return generate(model, prepared.tokenizer, request)
+    """Samples from the start of a document, or answers; the same seeds every time."""
+    return generate(model, prepared.tokenizer, prepared.generation_request(_SAMPLES, _SAMPLE_TOKENS))
 
 
 def _save(prepared: Prepared, trainer: Trainer, history: History) -> None:

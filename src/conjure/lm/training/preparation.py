@@ -6,16 +6,20 @@ cannot be done is refused here.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.model_resolver import Lookup
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.models.base import CausalLM
+from conjure.lm.report.observe import questions
+from conjure.lm.text.chat.encoding import conversation_encoder
 from conjure.lm.text.held_out import Split, split_records
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, tokenise
@@ -66,6 +70,16 @@ class Prepared:
         """The base model's."""
         return self.base.tokenizer
 
+    def generation_request(self, samples: int, tokens: int) -> GenerationRequest:
+        """What a model of it is asked to write: the starts of records, or answers to held-out questions."""
+        seed = self.request.seed
+        asked = self.split.heldout if self.split.heldout is not None else self.split.train
+        prompts = questions(asked, self.tokenizer, samples) if asked.kinds is not None else []
+        if not prompts:
+            return GenerationRequest(num_samples=samples, max_new_tokens=tokens, seed=seed)
+        each = max(1, samples // len(prompts))
+        return GenerationRequest(prompts=prompts, num_samples=each, max_new_tokens=tokens, seed=seed)
+
     @property
     def output(self) -> Path:
         """The checkpoint folder to write."""
@@ -88,20 +102,27 @@ def prepare(
     keep_freed_memory()
     records = _read(request, request.data)
     base = load(request.model, lookups=lookups)
-    text = tokenise(
-        records, base.tokenizer, allow_special=request.special_tokens == "token", progress=progress
+    encode = partial(
+        tokenise,
+        tokenizer=base.tokenizer,
+        allow_special=request.special_tokens == "token",
+        chat=conversation_encoder(
+            records.chat_formats, base.tokenizer, model=str(request.model), day=request.chat_day
+        ),
+        progress=progress,
     )
+    text = encode(records)
     facts = describe(records, text, find_groups([records], progress=progress))
     split = split_records(
         records,
         text,
-        base.tokenizer,
         _read(request, [request.validation]) if request.validation is not None else None,
+        encode,
         holdout=request.holdout,
         dedup=request.dedup,
-        allow_special=request.special_tokens == "token",
         progress=progress,
     )
+    split = replace(split, train=replace(split.train, given_weight=request.prompt_loss_weight))
     device = pick_device()
     dtype = fast_dtype(device, request.precision)
     model = _trainable_model(base.model, request)

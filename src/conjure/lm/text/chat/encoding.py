@@ -11,15 +11,14 @@ there, as it is when the model itself writes the answer.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from conjure.core.files import sha256_bytes
 from conjure.errors import DataError, UsageError
-from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.chat.formats import ChatFormat, Message
 from conjure.lm.text.chat.template import ChatTemplate, find_template
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -56,6 +55,36 @@ class EncodedChat:
 
     ids: list[int]
     kinds: list[int]
+
+    def answers(self, end_ids: Collection[int] = ()) -> Iterator[range]:
+        """The places of each answer.
+
+        Args:
+            end_ids: Tokens that end an answer; they are left out at its end.
+        """
+        start = None
+        for place, kind in enumerate([*self.kinds, GIVEN]):
+            if kind == ANSWER and start is None:
+                start = place
+            elif kind != ANSWER and start is not None:
+                stop = place
+                while stop > start and self.ids[stop - 1] in end_ids:
+                    stop -= 1
+                yield range(start, stop)
+                start = None
+
+    def answer_text(self, tokenizer: Tokenizer) -> str:
+        """What the answers say, one below the other."""
+        spans = self.answers(tokenizer.end_ids)
+        texts = (tokenizer.decode_bytes(self.ids[span.start : span.stop]) for span in spans)
+        return b"\n".join(texts).decode("utf-8", "replace")
+
+    def question(self, tokenizer: Tokenizer) -> tuple[str, list[int]]:
+        """What comes before the last answer: its text without control tokens, and its tokens."""
+        last = list(self.answers())[-1]
+        ids = self.ids[: last.start]
+        special = set(tokenizer.special_tokens.values())
+        return tokenizer.decode([id_ for id_ in ids if id_ not in special]), ids
 
 
 class ConversationEncoder(Protocol):
@@ -110,7 +139,7 @@ class ChatEncoder:
             )
         return cls(tokenizer, template)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Hex SHA-256 of what decides the tokens of a conversation, the tokenizer apart."""
         day = self.template.day.isoformat() if self.template.asks_for_date else None
@@ -244,6 +273,35 @@ class PromptEncoder:
         ids = [*start, *(id_ for id_, _ in tokens), self._tokenizer.end_of_text_id]
         kinds = [ANSWER if learned else GIVEN for _, learned in tokens]
         return EncodedChat(ids, [*[FIRST] * len(start), *kinds, ANSWER])
+
+
+def conversation_encoder(
+    formats: frozenset[ChatFormat], tokenizer: Tokenizer, *, model: str, day: date | None = None
+) -> ConversationEncoder | None:
+    """What turns conversations into a model's tokens; None where there are no conversations.
+
+    Args:
+        formats: How the conversations are kept.
+        tokenizer: The model's.
+        model: What to call it in a message.
+        day: What a chat template gets when it asks for the date; None is today.
+
+    Raises:
+        UsageError: The model has no chat template, and the conversations are no plain prompts.
+        CheckpointError: Its template cannot be used.
+    """
+    if not formats:
+        return None
+    template = find_template(tokenizer, day=day)
+    if template is not None:
+        return ChatEncoder(tokenizer, template)
+    if formats == {ChatFormat.PROMPT}:
+        return PromptEncoder(tokenizer)
+    raise UsageError(
+        f"{model} has no chat template, and the data hold conversations ({', '.join(sorted(formats))})",
+        hint="use a chat model, such as smollm2; or keep the data as prompt and completion; or read one"
+        " column as plain text, with --column NAME",
+    )
 
 
 def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[tuple[str, bool]]) -> list[tuple[int, bool]]:
