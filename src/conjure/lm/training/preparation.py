@@ -81,6 +81,11 @@ class Prepared:
         return GenerationRequest(prompts=prompts, num_samples=each, max_new_tokens=tokens, seed=seed)
 
     @property
+    def adapter_output(self) -> Path:
+        """The PEFT folder to write, where one is asked for."""
+        return self.output.with_name(f"{self.output.name}.adapter")
+
+    @property
     def output(self) -> Path:
         """The checkpoint folder to write."""
         return Path(self.request.output).absolute()
@@ -101,7 +106,7 @@ def prepare(
     """
     keep_freed_memory()
     records = _read(request, request.data)
-    base = load(request.model, lookups=lookups)
+    base = load(request.model, adapter=request.adapter, lookups=lookups)
     encode = partial(
         tokenise,
         tokenizer=base.tokenizer,
