@@ -138,12 +138,15 @@ class TokenisedText:
         kinds: Of conversations, what each token is to training (`conjure.lm.text.chat.encoding`); else None.
     """
 
+    kinds: npt.NDArray[np.uint8] | None = None
+
     def __init__(self, folder: Path) -> None:
         meta = json.loads((folder / "text.json").read_text(encoding="utf-8"))
         self.ids = _mapped(folder / "ids", np.dtype(meta["dtype"]), meta["tokens"])
         self.ends = _mapped(folder / "ends", np.dtype("<u8"), meta["records"])
         self.hashes = _mapped(folder / "hashes", np.dtype("<u8"), meta["records"])
-        self.kinds = _mapped(folder / "kinds", np.dtype("u1"), meta["tokens"]) if "chat" in meta else None
+        if "chat" in meta:
+            self.kinds = _mapped(folder / "kinds", np.dtype("u1"), meta["tokens"])
         self.end_of_text: bool = meta["end_of_text"]
         self.start_id: int | None = meta["start_id"]
         self.altered: int = meta["altered"]
@@ -384,7 +387,7 @@ class _Writer:
         *,
         end_of_text: bool,
         allow_special: bool,
-        chat: ConversationEncoder | None,
+        chat: ConversationEncoder | None = None,
     ) -> None:
         self._folder = folder
         self._chat, self._refused = chat, list[tuple[str, str]]()

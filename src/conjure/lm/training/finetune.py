@@ -262,7 +262,7 @@ def _save(prepared: Prepared, trainer: Trainer, history: History) -> None:
         "eval_loss": trainer.progress.best_loss if trainer.held_out is not None else None,
         "history": history.to_dict(),
     }
-    card = model_card(prepared.plan, trainer.progress.step)
+    card = model_card(prepared.plan, trainer.progress.step, prepared.base_facts)
     model = trainer.full_precision_model()
     save_checkpoint(prepared.output, model, prepared.tokenizer, training=training, card=card)
     if prepared.request.lora_output == "adapter":
