@@ -14,6 +14,8 @@ from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.training.lora import ALPHA, add_lora, merge_lora
 from support.families import FAMILIES, reference
 
+# transformers warns of a name that peft 0.21 uses.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 IDS = torch.randint(1, 300, (2, 40), generator=torch.Generator().manual_seed(0))
 
 
