@@ -144,6 +144,8 @@ def apply_adapter(source: ModelSource, adapter: str | Path | None) -> ModelSourc
         raise NotFoundError(f"{adapter} is not an adapter folder: it has no {CONFIG_FILE}")
     root = Home.from_environment().create().models
     merged = root / _digest(source.folder, folder)
+    with saving(merged):
+        root.mkdir(exist_ok=True)
     with locked(root / f".{merged.name}.lock"):
         if not (merged / "config.json").is_file():
             model = load_model(source.folder)
