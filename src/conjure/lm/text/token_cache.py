@@ -27,6 +27,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat
+from conjure.lm.text.chat.formats import ChatFormat
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
 from conjure.lm.text.sources import Source
@@ -113,6 +114,11 @@ class DataFacts:
     bad_row_count: int
     remarks: tuple[str, ...] = ()
     answer_tokens: int | None = None
+
+    @property
+    def are_chats(self) -> bool:
+        """Whether it holds conversations that only a chat template can write."""
+        return bool({file.get("chat") for file in self.files} - {None, str(ChatFormat.PROMPT)})
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain values, for JSON."""

@@ -77,7 +77,7 @@ Started from `{plan.model}` ({plan.parameters:,} parameters, {plan.trainable:,} 
 It writes what its training text is like, with that text's mistakes and biases, and may repeat parts of it.
 
 ```
-conjure {"chat" if _uses_template(plan) else "generate"} --model THIS_FOLDER
+conjure {"chat" if facts.are_chats else "generate"} --model THIS_FOLDER
 ```
 """
 
@@ -97,11 +97,6 @@ def _learned(plan: Plan) -> str:
     return (
         "" if count is None else f"- the data are conversations; learned are the answers, {count:,} tokens\n"
     )
-
-
-def _uses_template(plan: Plan) -> bool:
-    formats = {file.get("chat") for file in plan.data.files} - {None, "prompt/completion"}
-    return bool(formats)
 
 
 def _origin(folder: Path) -> dict:
