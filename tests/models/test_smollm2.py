@@ -147,11 +147,12 @@ def test_llama_cpp_differs_only_where_two_tokens_are_level(ours, llama_cpp):
         assert theirs_first - theirs_second < 0.02, prompt
 
 
-class TestChat:
-    @pytest.fixture(scope="class")
-    def encoder(self, ours):
-        return ChatEncoder.of(ours.tokenizer, model="smollm2")
+@pytest.fixture(scope="module")
+def encoder(ours):
+    return ChatEncoder.of(ours.tokenizer, model="smollm2")
 
+
+class TestChat:
     def test_conversations_have_the_tokens_of_transformers(self, encoder, folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         for piece in read_records([CHATS]).pieces():

@@ -349,7 +349,8 @@ def _remarks(text: TokenisedText) -> Iterator[str]:
     if text.altered:
         count = "1 record is" if text.altered == 1 else f"{text.altered:,} records are"
         yield f"{count} altered by the model's tokenizer: {text.alters}"
-    if text.size_bytes < _FEW_BYTES * len(text.ids) and text.characters < _FOREIGN * text.size_bytes:
+    foreign = text.kinds is None and text.characters < _FOREIGN * text.size_bytes
+    if foreign and text.size_bytes < _FEW_BYTES * len(text.ids):
         yield (
             "the model's vocabulary has few tokens for this script"
             f" ({text.size_bytes / len(text.ids):.2f} bytes per token): training is slow and the context"
