@@ -157,7 +157,7 @@ def _spec(home: Home, options: dict[str, Any]) -> RunSpec:
 
 def _params(texts: Iterable[str]) -> dict[str, str]:
     params: dict[str, str] = {}
-    for name, value in (parse_assignment("--param", text) for text in texts):
+    for name, value in (parse_assignment("params", text) for text in texts):
         if name in params:
             raise UsageError(f"--param {name} is given twice: {params[name]!r} and {value!r}")
         params[name] = value
@@ -167,7 +167,7 @@ def _params(texts: Iterable[str]) -> dict[str, str]:
 def parse_variable(text: str) -> tuple[str, str]:
     """``KEY=VALUE``, or ``KEY`` with the value it has here."""
     if "=" in text:
-        return parse_assignment("--env", text)
+        return parse_assignment("env", text)
     if text not in os.environ:
         raise UsageError(
             f"--env {text}: there is no variable {text} here", hint=f"give its value, as in -e {text}=VALUE"
