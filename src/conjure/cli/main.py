@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("Files", "Delete the files of a run or an upload."),
     "verify": ("Files", "Check stored files against their digests."),
     "generate": ("Generate and fine-tune", "Generate text with a model."),
+    "chat": ("Generate and fine-tune", "Chat with a model."),
     "finetune": ("Generate and fine-tune", "Fine-tune a model on your own text."),
     "report": ("Generate and fine-tune", "Show the report of a fine-tune, or compare several."),
     "score": ("Generate and fine-tune", "Compute the loss and perplexity of a text."),
@@ -73,10 +74,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _ALIASES = {"hyper": "sweep"}
 
 # Commands with options whose defaults can be set.
-CONFIGURED = ("run", "generate", "finetune", "score", "data", "demo", "export", "report", "models")
+CONFIGURED = ("run", "generate", "chat", "finetune", "score", "data", "demo", "export", "report", "models")
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
-_LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
+_LM_PACKAGES = {"gguf", "huggingface_hub", "jinja2", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 
 
 _NO_MEMORY = ("can't allocate memory", "out of memory")
