@@ -93,7 +93,7 @@ def _table(runs: list[RunRow], metric: str | None) -> tuple[list[Column], list[R
         *([Column("LABELS")] if has_labels else []),
         Column("COMMAND", shrinks=True),
     ]
-    rows = [
+    rows: list[Row] = [
         [
             str(row.number),
             status_cell(row.run.facts),
