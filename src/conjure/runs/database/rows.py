@@ -44,7 +44,12 @@ class RunFilter:
         kind: Only this kind, or None.
         archived: Also runs that were put away.
         sort_metric: Order by this metric's newest value, lowest first; runs without it are left out.
-        highest_first: Turn the order of `sort_metric` around.
+        highest_first: Turn the order of `sort_metric` or `order` around.
+        search: Only runs that match every word: text in the command, description, a label or a param;
+            ``lr=0.1`` for a param's value, ``loss<0.5`` or ``loss>0.5`` for a metric's newest one.
+        order: Order by one of `ORDERS`, by ``param:NAME`` or by ``metric:NAME``; runs without a value come
+            last. None for newest first.
+        offset: Leave out so many at the beginning.
     """
 
     limit: int | None = None
@@ -54,6 +59,23 @@ class RunFilter:
     archived: bool = False
     sort_metric: str | None = None
     highest_first: bool = False
+    search: str = ""
+    order: str | None = None
+    offset: int = 0
+
+
+# What a list can be ordered by, beside params and metrics; the words are SQL.
+ORDERS = {
+    "number": "number",
+    "status": "coalesce(end_reason, 'a')",
+    "kind": "kind",
+    "command": "lower(command)",
+    "description": "lower(nullif(description, ''))",
+    "label": "(SELECT min(lower(label)) FROM run_labels WHERE run_labels.run = number)",
+    "duration": "total_s",
+}
+PARAM, METRIC = "param:", "metric:"
+_COMPARED = re.compile(r"(?P<name>[^<>=]+)(?P<sign>[<>=])(?P<value>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +133,57 @@ def selection(wanted: RunFilter) -> tuple[str, list[Any]]:
         where = f"JOIN metrics ON metrics.run = number AND metrics.name = ? {where}"
         values = [wanted.sort_metric, *values]
         order = f"ORDER BY last_value {'DESC' if wanted.highest_first else 'ASC'}, number DESC"
-    limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d}"
+    elif wanted.order is not None:
+        joined, order, bound, ordering = _ordered(wanted.order, highest_first=wanted.highest_first)
+        where, values = f"{joined} {where}", [*bound, *values, *ordering]
+    limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d} OFFSET {wanted.offset:d}"
     return f"{where} {order} {limit}", values
+
+
+def _ordered(order: str, *, highest_first: bool) -> tuple[str, str, list[Any], list[Any]]:
+    """A join and an ORDER BY, and what each binds."""
+    way = "DESC" if highest_first else "ASC"
+    if order.startswith(METRIC):
+        joined = "LEFT JOIN metrics ON metrics.run = number AND metrics.name = ?"
+        by = f"ORDER BY last_value IS NULL, last_value {way}, number DESC"
+        return joined, by, [order.removeprefix(METRIC)], []
+    if order.startswith(PARAM):
+        path = _param_path(order.removeprefix(PARAM))
+        value = "json_extract(spec, ?)"
+        by = f"ORDER BY {value} IS NULL, CAST({value} AS REAL) {way}, {value} {way}, number DESC"
+        return "", by, [], [path] * 3
+    value = ORDERS[order]
+    return "", f"ORDER BY {value} IS NULL, {value} {way}, number DESC", [], []
+
+
+def _param_path(name: str) -> str:
+    return f"""$.params."{name.replace('"', "")}\""""
+
+
+def _search_condition(word: str) -> tuple[str, list[Any]]:
+    """SQL for "this run matches the word", and the values it binds."""
+    pattern = "%" + re.sub(r"([\\%_])", r"\\\1", valid_utf8(word)) + "%"
+    parts = [
+        "command LIKE ? ESCAPE '\\'",
+        "description LIKE ? ESCAPE '\\'",
+        "EXISTS (SELECT 1 FROM run_labels WHERE run_labels.run = number AND label LIKE ? ESCAPE '\\')",
+        "json_extract(spec, '$.params') LIKE ? ESCAPE '\\'",
+    ]
+    values: list[Any] = [pattern] * len(parts)
+    if re.fullmatch(r"#?[0-9]{1,18}", word):
+        parts.append("number = ?")
+        values.append(int(word.removeprefix("#")))
+    compared = _COMPARED.fullmatch(word)
+    if compared is not None and compared["sign"] == "=":
+        parts.append("json_extract(spec, ?) = ?")
+        values += [_param_path(compared["name"]), compared["value"]]
+    elif compared is not None and re.fullmatch(r"-?[0-9.]+(e-?[0-9]+)?", compared["value"]):
+        parts.append(
+            "EXISTS (SELECT 1 FROM metrics WHERE metrics.run = number AND metrics.name = ?"
+            f" AND metrics.last_value {compared['sign']} CAST(? AS REAL))"
+        )
+        values += [compared["name"], compared["value"]]
+    return f"({' OR '.join(parts)})", values
 
 
 def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
@@ -129,6 +200,10 @@ def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
         marks = ", ".join("?" * len(wanted.labels))
         clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks}))")
         values += wanted.labels
+    for word in wanted.search.split():
+        clause, bound = _search_condition(word)
+        clauses.append(clause)
+        values += bound
     return clauses, values
 
 

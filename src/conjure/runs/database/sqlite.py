@@ -167,6 +167,10 @@ class Store:
         """Let go of the file."""
         self._connection.close()
 
+    def forbid_writing(self) -> None:
+        """Refuse every change from now on: for who only looks."""
+        self._connection.execute("PRAGMA query_only = ON")
+
     # ---- a run's life --------------------------------------------------------------------------------------
 
     def create_run(
@@ -361,7 +365,7 @@ class Store:
 
     def count(self, wanted: RunFilter) -> int:
         """How many runs a filter lets through, its limit aside."""
-        rest, values = selection(replace(wanted, limit=None))
+        rest, values = selection(replace(wanted, limit=None, offset=0))
         return self._query(f"SELECT count(*) FROM runs {rest}", values)[0][0]
 
     def sizes(self) -> list[RunSize]:
