@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stats": ("Look at runs", "Show the CPU, memory, disk and GPU use of a run."),
     "diff": ("Look at runs", "Compare two runs."),
     "lineage": ("Look at runs", "Show where a run's inputs came from."),
+    "web": ("Look at runs", "Show runs in a browser: live curves and logs, comparison."),
     "wait": ("Control runs", "Wait until runs have ended."),
     "stop": ("Control runs", "Stop runs and save their outputs."),
     "kill": ("Control runs", "Kill runs without saving their outputs."),
@@ -72,6 +73,8 @@ CONFIGURED = ("run", "generate", "finetune", "score", "data", "demo", "export", 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
 _LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 
+# Packages of the `web` and `serve` extras.
+_WEB_PACKAGES = {"jinja2", "markupsafe", "starlette", "uvicorn"}
 
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 
@@ -215,6 +218,11 @@ def _call(arguments: list[str]) -> object:
     try:
         return cli.main(args=arguments, prog_name="conjure", standalone_mode=False)
     except ModuleNotFoundError as error:
+        if error.name in _WEB_PACKAGES:
+            raise ConjureError(
+                f"this command needs the packages for serving; {error.name} is not installed",
+                fix=f"pip install 'conjure[{'serve' if arguments[0] == 'serve' else 'web'}]'",
+            ) from error
         if error.name not in _LM_PACKAGES:
             raise
         raise ConjureError(

@@ -154,6 +154,21 @@ class RunRow:
         """Whether it has not ended."""
         return not self.run.facts.status.is_final
 
+    @property
+    def status(self) -> str:
+        """The status as `status_text` has it."""
+        return status_text(self.run.facts)
+
+    @property
+    def tone(self) -> Tone | None:
+        """The status's colour."""
+        return status_tone(self.run.facts)
+
+    @property
+    def elapsed_s(self) -> float | None:
+        """Seconds from request to end or until now."""
+        return elapsed_s(self.run.facts, self.run.total_s)
+
     def metric_text(self, name: str | None = None) -> str:
         """A metric with its newest value, ``loss 0.5``; of the key metric if none is named, "" if none is."""
         name = name if name is not None else key_metric(self.metrics)

@@ -31,7 +31,9 @@ def origin_of(record: RunRecord) -> float:
     return record.facts.entered.get(RunStatus.RUNNING, record.requested_at)
 
 
-def curve_answer(columns: MetricColumns, name: str, *, after: int | None = None, **wanted: Any) -> dict[str, Any]:
+def curve_answer(
+    columns: MetricColumns, name: str, *, after: int | None = None, **wanted: Any
+) -> dict[str, Any]:
     """A curve as JSON; with `after`, what to add to one that has so many points.
 
     Where the points do not come in the order of x, all of them are given, and ``from`` says 0.
@@ -41,7 +43,8 @@ def curve_answer(columns: MetricColumns, name: str, *, after: int | None = None,
     grows = (x == "step" and column.steps_ascend) or (x == "time" and column.times_ascend)
     begin = after if grows and after is not None and after <= len(column) else None
     curve = draw_curve(columns, name, after=begin, **wanted)
-    return {
+    smooth = {"smooth": list(curve.smooth)} if curve.smooth else {}
+    return smooth | {
         "from": begin or 0,
         "x": list(curve.x),
         "y": list(curve.y),
@@ -66,7 +69,9 @@ def rows_of(columns: Sequence[tuple[int, MetricColumns, float]], names: Sequence
             column = metrics.column(name)
             for start in range(0, len(column), _PIECE_ROWS):
                 part = slice(start, start + _PIECE_ROWS)
-                for step, at, value in zip(column.steps[part], column.times[part], column.values[part], strict=True):
+                for step, at, value in zip(
+                    column.steps[part], column.times[part], column.values[part], strict=True
+                ):
                     rows.writerow([number, _inert(name), step, f"{at - origin:.6f}", repr(value)])
                 yield text.getvalue()
                 text.seek(0)
@@ -104,10 +109,14 @@ def chart(
     for value in _ticks(low, high):
         y = _scaled(value, low, high, bottom, top)
         parts.append(f'<path d="M{left} {y:.1f}H{right}" stroke="#8886" stroke-width="1"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#6b6f76">{format_number(value)}</text>')
+        parts.append(
+            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#6b6f76">{format_number(value)}</text>'
+        )
     for value in _ticks(low_x, high_x):
         at = _scaled(value, low_x, high_x, left, right)
-        parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#6b6f76">{format_number(value)}</text>')
+        parts.append(
+            f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#6b6f76">{format_number(value)}</text>'
+        )
     parts.append(f'<text x="{right}" y="{bottom + 32}" text-anchor="end" fill="#6b6f76">{escape(x)}</text>')
     for place, (name, curve) in enumerate(curves):
         colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
@@ -129,7 +138,12 @@ def _range(curves: Iterable[Curve]) -> tuple[float, float, float, float]:
 
 
 def _paths(
-    curve: Curve, left: float, right: float, bottom: float, top: float, bounds: tuple[float, float, float, float]
+    curve: Curve,
+    left: float,
+    right: float,
+    bottom: float,
+    top: float,
+    bounds: tuple[float, float, float, float],
 ) -> str:
     low_x, high_x, low, high = bounds
     parts, pen_is_up = [], True

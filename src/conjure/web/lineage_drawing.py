@@ -114,7 +114,9 @@ def _ordered(layers: list[list[str]], pairs: Sequence[tuple[str, str]]) -> list[
         for layer in order:
             place = {name: row / max(len(each) - 1, 1) for each in layers for row, name in enumerate(each)}
             middles = {name: _middle([place[each] for each in neighbours.get(name, [])]) for name in layer}
-            layer.sort(key=lambda name, at=middles, now=place: at[name] if at[name] is not None else now[name])
+            layer.sort(
+                key=lambda name, at=middles, now=place: at[name] if at[name] is not None else now[name]
+            )
     return layers
 
 

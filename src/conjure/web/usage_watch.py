@@ -51,6 +51,11 @@ class UsageWatch:
                 sample = watched.sampler.sample()
                 if sample is not None:
                     watched.samples.append(
-                        (round(time.time(), 1), sample.cpu_percent, sample.memory_bytes, sample.gpu_memory_bytes)
+                        (
+                            round(time.time(), 1),
+                            sample.cpu_percent,
+                            sample.memory_bytes,
+                            sample.gpu_memory_bytes,
+                        )
                     )
             return [each for each in watched.samples if each[0] > after]

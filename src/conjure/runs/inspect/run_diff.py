@@ -118,7 +118,9 @@ def compare_many(
         told = [tell(record, summary) for record, summary in zip(records, summaries, strict=True)]
         names = sorted({name for each in told for name in each})
         rows = [(name, tuple(each.get(name) for each in told)) for name in names]
-        found[section] = [(name, values) for name, values in rows if any(value != values[0] for value in values)]
+        found[section] = [
+            (name, values) for name, values in rows if any(value != values[0] for value in values)
+        ]
     return found
 
 

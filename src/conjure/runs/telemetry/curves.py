@@ -8,7 +8,7 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conjure.runs.telemetry.columns import BUCKET, Column, MetricColumns
@@ -27,6 +27,7 @@ class Curve:
         total: How many points there are in the range that was asked for.
         points: How many the metric has in all.
         gaps: How many values in the range are not finite.
+        smooth: The smoothed values at the same places, over all points; empty where none were asked for.
     """
 
     x: Sequence[float]
@@ -35,6 +36,7 @@ class Curve:
     total: int
     points: int
     gaps: int
+    smooth: Sequence[float | None] = ()
 
 
 def draw_curve(
@@ -47,6 +49,7 @@ def draw_curve(
     upper: float | None = None,
     parts: int = 400,
     after: int | None = None,
+    smoothing: float = 0.0,
 ) -> Curve:
     """The curve of a metric, or of a part of it.
 
@@ -59,12 +62,14 @@ def draw_curve(
         upper: Where it ends; a point after it comes too.
         parts: In how many stretches it is cut; each gives at most five points.
         after: Only points from this place in the metric's order on, for who has the earlier ones.
+        smoothing: From 0, none, to below 1: how much of the mean so far is left after a thousandth of the
+            whole curve.
     """
     column = columns.column(name)
     if x == STEP and column.steps_ascend:
-        return _in_order(column, column.steps, 0.0, lower, upper, parts, after)
+        return _in_order(column, column.steps, 0.0, _Wanted(lower, upper, parts, after, smoothing))
     if x == TIME and column.times_ascend:
-        return _in_order(column, column.times, origin, lower, upper, parts, after)
+        return _in_order(column, column.times, origin, _Wanted(lower, upper, parts, after, smoothing))
     if x in (STEP, TIME):
         places = column.steps if x == STEP else column.times
         order = sorted(range(len(column)), key=places.__getitem__)
@@ -72,30 +77,55 @@ def draw_curve(
         pairs = [(places[index] - shift, column.values[index]) for index in order]
     else:
         pairs = _paired(columns.column(x), column)
-    return _sorted(pairs, len(column), lower, upper, parts)
+    return _sorted(pairs, len(column), _Wanted(lower, upper, parts, None, smoothing))
 
 
-def _in_order(
-    column: Column,
-    places: "array[Any]",
-    origin: float,
-    lower: float | None,
-    upper: float | None,
-    parts: int,
-    after: int | None,
-) -> Curve:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which part of a curve, and how; as `draw_curve` has them."""
+
+    lower: float | None
+    upper: float | None
+    parts: int
+    after: int | None
+    smoothing: float
+
+
+def _in_order(column: Column, places: "array[Any]", origin: float, wanted: _Wanted) -> Curve:
     count = len(column)
-    start = 0 if lower is None else max(bisect_left(places, lower + origin) - 1, 0)
-    stop = count if upper is None else min(bisect_right(places, upper + origin) + 1, count)
-    start = max(start, after or 0)
-    kept = thin(column, start, stop, parts)
-    xs = [_short(places[index] - origin) if origin else places[index] for index in kept]
-    gaps = sum(1 for index in kept if not math.isfinite(column.values[index]))
-    if len(kept) < stop - start:
-        gaps = _count_gaps(column, start, stop)
+    start = 0 if wanted.lower is None else max(bisect_left(places, wanted.lower + origin) - 1, 0)
+    stop = count if wanted.upper is None else min(bisect_right(places, wanted.upper + origin) + 1, count)
+    start = max(start, wanted.after or 0)
+    kept = thin(column, start, stop, wanted.parts)
     return Curve(
-        xs, [_value(column.values[index]) for index in kept], len(kept), max(stop - start, 0), count, gaps
+        [_short(places[index] - origin) if origin else places[index] for index in kept],
+        [_value(column.values[index]) for index in kept],
+        len(kept),
+        max(stop - start, 0),
+        count,
+        _count_gaps(column, start, stop),
+        _smooth(column.values, places, kept, wanted.smoothing) if wanted.smoothing > 0 else (),
     )
+
+
+def _smooth(
+    values: Sequence[float], places: Sequence[float], kept: Sequence[int], smoothing: float
+) -> list[float | None]:
+    """A moving mean that forgets by distance, not by number of points; None where a value is not finite."""
+    if not kept:
+        return []
+    per_place = math.log(smoothing) * 1000 / ((places[-1] - places[0]) or 1)
+    total, weight, last = 0.0, 0.0, places[0]
+    chosen, smoothed, exp = set(kept), [], math.exp
+    for index in range(kept[-1] + 1):
+        value = values[index]
+        if math.isfinite(value):
+            left = exp(per_place * (places[index] - last))
+            last = places[index]
+            total, weight = total * left + value, weight * left + 1
+        if index in chosen:
+            smoothed.append(_short(total / weight) if math.isfinite(value) else None)
+    return smoothed
 
 
 def thin(column: Column, start: int, stop: int, parts: int) -> list[int]:
@@ -163,13 +193,11 @@ def _paired(over: Column, column: Column) -> list[tuple[float, float]]:
     return sorted((pair for pair in pairs if math.isfinite(pair[0])), key=lambda pair: pair[0])
 
 
-def _sorted(
-    pairs: list[tuple[float, float]], points: int, lower: float | None, upper: float | None, parts: int
-) -> Curve:
+def _sorted(pairs: list[tuple[float, float]], points: int, wanted: _Wanted) -> Curve:
     column = Column()
     column.extend(list(range(len(pairs))), [value for _, value in pairs], [place for place, _ in pairs])
-    drawn = _in_order(column, column.times, 0.0, lower, upper, parts, None)
-    return Curve(list(map(_short, drawn.x)), drawn.y, drawn.shown, drawn.total, points, drawn.gaps)
+    drawn = _in_order(column, column.times, 0.0, wanted)
+    return replace(drawn, x=list(map(_short, drawn.x)), points=points)
 
 
 def _value(value: float) -> float | None:

@@ -39,7 +39,9 @@ def show(request: Request) -> Response:
     return page(
         request,
         "compare.html",
-        records=[(record, status_text(record.facts), status_tone(record.facts) or "waiting") for record in records],
+        records=[
+            (record, status_text(record.facts), status_tone(record.facts) or "waiting") for record in records
+        ],
         numbers=numbers,
         sections={
             name: [(row, [_shown(row, value) for value in values]) for row, values in rows]
@@ -77,7 +79,9 @@ def _generated(home: Home, number: int) -> dict[str, str]:
             return {}
         stored = json.loads(file.read_text("utf-8"))
         return {
-            f"prompt {sample['prompt']!r}, seed {sample['seed']}, sample {sample['index']}": str(sample["text"])
+            f"prompt {sample['prompt']!r}, seed {sample['seed']}, sample {sample['index']}": str(
+                sample["text"]
+            )
             for sample in stored["samples"]
         }
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

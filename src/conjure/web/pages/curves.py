@@ -29,6 +29,7 @@ def curves(request: Request) -> Response:
         "lower": _number(query.get("lower"), "lower"),
         "upper": _number(query.get("upper"), "upper"),
         "parts": _parts(query.get("parts")),
+        "smoothing": _smoothing(query.get("smoothing")),
     }
     found = {
         record.number: curve_answer(site.columns(record.number), name, origin=origin_of(record), **wanted)
@@ -113,6 +114,13 @@ def _parts(text: str | None) -> int:
     if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_PARTS:
         raise UsageError(f"parts must be from 1 to {MOST_PARTS}; {text!r} is not")
     return int(text)
+
+
+def _smoothing(text: str | None) -> float:
+    value = _number(text, "smoothing") or 0.0
+    if not 0 <= value < 1:
+        raise UsageError(f"smoothing must be from 0 to below 1; {text} is not")
+    return value
 
 
 def _saved_as(name: str) -> dict[str, str]:

@@ -64,7 +64,9 @@ def browse(request: Request) -> Response:
         except NotFoundError:
             if path:
                 raise
-            return page(request, "files.html", record=record, path_parts=[], entries=None, preview=None, name="")
+            return page(
+                request, "files.html", record=record, path_parts=[], entries=None, preview=None, name=""
+            )
         listed = list_resource(site.home, store, _resource(number, path))
     parts = path.split("/") if path else []
     crumbs = [(valid_utf8(part), "/".join(parts[: index + 1])) for index, part in enumerate(parts)]

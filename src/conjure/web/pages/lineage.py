@@ -13,7 +13,6 @@ from conjure.runs.database.sqlite import Store
 from conjure.runs.inspect.lineage import (
     Edge,
     TracedRun,
-    Tie,
     run_name,
     run_number,
     source_text,
@@ -92,14 +91,28 @@ def _shown(store: Store, box: Box, known: dict[str, TracedRun | None]) -> dict[s
     """A box with what stands in it."""
     number = run_number(box.name)
     if number is None:
-        return {"box": box, "number": None, "title": source_text(box.name), "note": "", "tone": "", "status": ""}
+        return {
+            "box": box,
+            "number": None,
+            "title": source_text(box.name),
+            "note": "",
+            "tone": "",
+            "status": "",
+        }
     run = known.get(box.name)
     if run is None:
         try:
             record = store.get(number)
             run = TracedRun(record.facts, record.spec.stored().command_text)
         except NotFoundError:
-            return {"box": box, "number": None, "title": f"run {number}", "note": "removed", "tone": "", "status": ""}
+            return {
+                "box": box,
+                "number": None,
+                "title": f"run {number}",
+                "note": "removed",
+                "tone": "",
+                "status": "",
+            }
     return {
         "box": box,
         "number": number,
@@ -108,5 +121,3 @@ def _shown(store: Store, box: Box, known: dict[str, TracedRun | None]) -> dict[s
         "tone": status_tone(run.facts) or "waiting",
         "status": status_text(run.facts),
     }
-
-

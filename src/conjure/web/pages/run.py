@@ -63,7 +63,9 @@ def live(request: Request) -> Response:
     if query.get("log", "").isdecimal():
         window = read_after(RunFolder.of(site.home, number).log, int(query["log"]))
         answer["log"] = window_answer(window)
-    seen = site.usage.look_at(view.record, float(query["usage"]) if _is_moment(query.get("usage", "")) else 0.0)
+    seen = site.usage.look_at(
+        view.record, float(query["usage"]) if _is_moment(query.get("usage", "")) else 0.0
+    )
     if seen:
         answer["usage"] = seen
     columns = site.columns(number)
@@ -139,6 +141,9 @@ def _is_moment(text: str) -> bool:
 
 def _having(text: str) -> list[tuple[int, int]]:
     try:
-        return [(int(index), int(points)) for index, points in (each.split(":") for each in text.split(",") if each)]
+        return [
+            (int(index), int(points))
+            for index, points in (each.split(":") for each in text.split(",") if each)
+        ]
     except ValueError as error:
         raise UsageError(f"have={text} is not a list of index:points") from error

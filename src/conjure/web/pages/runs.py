@@ -16,9 +16,8 @@ from starlette.responses import JSONResponse, Response
 from conjure.core.text import did_you_mean
 from conjure.errors import UsageError
 from conjure.runs.database.rows import METRIC, ORDERS, PARAM, RunFilter
-from conjure.runs.database.sqlite import Store
 from conjure.runs.schema.status import RunStatus
-from conjure.runs.views import RunRow, elapsed_s, key_metric, list_runs, status_text, status_tone
+from conjure.runs.views import RunRow, key_metric, list_runs
 from conjure.web.rendering import page, piece
 from conjure.web.site import Site
 
@@ -83,7 +82,10 @@ class TableQuery:
         order = query.get("sort") or None
         name = None if order is None else order.removeprefix("-")
         columns = tuple(dict.fromkeys(query.getlist("column")))
-        for what, given, known in (("order", name, ORDERS), *(("column", each, _COLUMNS) for each in columns)):
+        for what, given, known in (
+            ("order", name, ORDERS),
+            *(("column", each, _COLUMNS) for each in columns),
+        ):
             if given is not None and given not in known and not given.startswith((PARAM, METRIC)):
                 raise UsageError(
                     f"the table has no {what} {given!r}; {did_you_mean(given, known) or _names(known)}"
@@ -186,11 +188,6 @@ def changes(request: Request) -> Response:
     return JSONResponse(answer)
 
 
-def newest(store: Store, count: int, **wanted: Any) -> list[RunRow]:
-    """The newest runs of a kind, for the first page."""
-    return list_runs(store, RunFilter(limit=count, **wanted))
-
-
 def _columns(query: TableQuery, rows: list[RunRow]) -> list[TableColumn]:
     if query.columns:
         return [_column(key) for key in query.columns]
@@ -226,9 +223,9 @@ def _cells(row: RunRow, columns: list[TableColumn]) -> list[str]:
 def _shown(row: RunRow) -> Mapping[str, Any]:
     """What the templates need of a row beside the row itself."""
     return {
-        "status": status_text(row.run.facts),
-        "tone": status_tone(row.run.facts) or "waiting",
-        "elapsed": elapsed_s(row.run.facts, row.run.total_s),
+        "status": row.status,
+        "tone": row.tone or "waiting",
+        "elapsed": row.elapsed_s,
         "key": key_metric(row.metrics),
     }
 
@@ -237,7 +234,9 @@ def _state(cells: Mapping[int, list[str]]) -> dict[int, int]:
     return {number: hash(tuple(each)) for number, each in cells.items()}
 
 
-def _choices(columns: list[TableColumn], rows: list[RunRow], metrics: list[str]) -> list[tuple[str, list[Any]]]:
+def _choices(
+    columns: list[TableColumn], rows: list[RunRow], metrics: list[str]
+) -> list[tuple[str, list[Any]]]:
     """Every column there could be, in groups, each with whether it is shown."""
     chosen = {column.key for column in columns}
     params = dict.fromkeys(name for row in rows for name in row.run.params)
