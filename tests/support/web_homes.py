@@ -12,7 +12,7 @@ from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from support.casting import OWNER, add_run, advance, finish
+from support.casting import OWNER, add_run, advance
 
 # What no page may take for markup, a script or a command.
 HOSTILE = (
@@ -23,7 +23,7 @@ HOSTILE = (
     "\x1b]0;title\x07\x1b[31mred\x1b[0m \x07 \x9b31m",
     "a\u202egnp.exe \u2028 \u2029 \ufeff end",
     "'; DROP TABLE runs; -- %_\\",
-    "=HYPERLINK(\"http://evil\")",
+    '=HYPERLINK("http://evil")',
     "</title></textarea></style></svg>",
 )
 
@@ -44,7 +44,11 @@ def print_lines(home: Home, number: int, lines, *, stream: str = "stdout") -> No
     """Lines that a run's command printed."""
     with RunFolder.of(home, number).log.open("a") as file:
         for place, line in enumerate(lines):
-            entry = {"time": round(time.time() - 600 + place * 0.01, 3), "stream": stream, "text": f"{line}\n"}
+            entry = {
+                "time": round(time.time() - 600 + place * 0.01, 3),
+                "stream": stream,
+                "text": f"{line}\n",
+            }
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
@@ -66,10 +70,28 @@ def loss_curve(points: int, seed: int, floor: float = 0.4) -> list[float]:
     return values
 
 
+class _Clock:
+    """Time that goes on by itself: every look at it is some seconds later, the last about now."""
+
+    def __init__(self) -> None:
+        self.now = time.time() - 7200
+
+    def __call__(self) -> float:
+        self.now += 3.7
+        return self.now
+
+
+def _finish(store: Store, clock: _Clock, number: int, ending: Ending, runs_s: float = 541.0) -> None:
+    advance(store, number, RunStatus.RUNNING)
+    clock.now += runs_s
+    store.move(number, RunStatus.SAVING)
+    store.close(number, ending, command_s=runs_s, total_s=runs_s + 24.2)
+
+
 def small_home(root: Path) -> Home:
     """A dozen runs of every kind: complete, failed, running, labelled, mounted, repeated."""
-    home = Home(root)
-    with Store.open(home) as store:
+    home, clock = Home(root), _Clock()
+    with Store.open(home, clock=clock) as store:
         for rate in ("0.001", "0.003", "0.01"):
             record = add_run(
                 store,
@@ -88,8 +110,12 @@ def small_home(root: Path) -> Home:
                 environment=EnvironmentFacts("d" * 64, "3.12.4", packages),
             )
             log_points(home, number, "loss", loss_curve(2500, number, float(rate) * 20))
-            log_points(home, number, "eval_loss", loss_curve(50, number + 50, float(rate) * 20 + 0.1), every_s=50)
-            log_points(home, number, "tokens_per_s", [2400 + 200 * math.sin(step / 40) for step in range(400)])
+            log_points(
+                home, number, "eval_loss", loss_curve(50, number + 50, float(rate) * 20 + 0.1), every_s=50
+            )
+            log_points(
+                home, number, "tokens_per_s", [2400 + 200 * math.sin(step / 40) for step in range(400)]
+            )
             print_lines(
                 home,
                 number,
@@ -105,12 +131,12 @@ def small_home(root: Path) -> Home:
             store.set_facts(
                 number, outputs=OutputFacts(3, 5061), usage=Usage(cpu_s=812.5, peak_memory_bytes=812_000_000)
             )
-            finish(store, number, Ending(EndReason.COMPLETED, 0))
+            _finish(store, clock, number, Ending(EndReason.COMPLETED, 0))
             store.refresh_summaries(number)
         sampled = add_run(store, "python sample.py --model 3/model --seed 7", labels=("samples",)).number
         store.set_facts(sampled, mounts=(MountFacts("runs/3/model", "model", False, "runs/3/model"),))
         print_lines(home, sampled, ["Why did the chicken cross the road?", "To get to the other slide."])
-        finish(store, sampled, Ending(EndReason.COMPLETED, 0))
+        _finish(store, clock, sampled, Ending(EndReason.COMPLETED, 0))
         failed = add_run(store, "python evaluate.py --split test").number
         store.set_facts(failed, mounts=(MountFacts("runs/3/model", "model", True, "runs/3/model"),))
         print_lines(
@@ -119,19 +145,21 @@ def small_home(root: Path) -> Home:
             ["Traceback (most recent call last):", '  File "evaluate.py", line 12', "KeyError: 'label'"],
             stream="stderr",
         )
-        finish(store, failed, Ending(EndReason.NONZERO_EXIT, 1))
+        _finish(store, clock, failed, Ending(EndReason.NONZERO_EXIT, 1))
         again = store.create_run(
             store.get(1).spec, OWNER, lambda number: home.run_folder(number).mkdir(parents=True), rerun_of=1
         ).number
         log_points(home, again, "loss", [*loss_curve(300, 9), "nan", "nan", *loss_curve(200, 10)])
-        finish(store, again, Ending(EndReason.SIGNALLED, None, 9))
+        _finish(store, clock, again, Ending(EndReason.SIGNALLED, None, 9))
         store.refresh_summaries(again)
         build = add_run(store, "python train.py --fp8").number
         advance(store, build, RunStatus.BUILDING)
         store.close(
             build, Ending(EndReason.BUILD_FAILED, message="no version of fp8-kernels works with Python 3.12")
         )
-        running = add_run(store, "python train.py --lr 0.03 --epochs 20", params={"lr": "0.03", "batch": "16"})
+        running = add_run(
+            store, "python train.py --lr 0.03 --epochs 20", params={"lr": "0.03", "batch": "16"}
+        )
         advance(store, running.number, RunStatus.RUNNING)
         log_points(home, running.number, "loss", loss_curve(900, 77, 0.9))
         print_lines(home, running.number, [f"step {step}" for step in range(120)])

@@ -116,7 +116,7 @@ def _refusal(scope: Scope, app: Starlette) -> Response:
         return error_response(HttpError(401, words, code="no_token"))
     request = Request({**scope, "app": app})
     hint = "open the address that `conjure web` printed in the terminal; it has the token"
-    return page(request, "error.html", status=401, words=words, hint=hint, fix="conjure web", nav=False)
+    return page(request, "error.html", status_code=401, words=words, hint=hint, fix="conjure web", nav=False)
 
 
 async def _static(request: Request) -> Response:
@@ -145,4 +145,4 @@ async def _error_page(request: Request, error: Exception) -> Response:
     if request.url.path.endswith(_ANSWERS) or request.method not in ("GET", "HEAD"):
         return error_response(HttpError(told.status, words, code=told.code, headers=told.headers))
     fix = getattr(error, "fix", None)
-    return page(request, "error.html", status=told.status, words=words, hint=hint, fix=fix, nav=True)
+    return page(request, "error.html", status_code=told.status, words=words, hint=hint, fix=fix, nav=True)

@@ -1,13 +1,14 @@
 """Curves as JSON, CSV and SVG.
 
-Main entries: `curve_answer`, `rows_of`, `sparkline`, `chart`. Invariant: an exported file holds every point as it
-was reported; only what is drawn is thinned.
+Main entries: `curve_answer`, `rows_of`, `sparkline`, `chart`. Invariant: an exported file holds every point
+as it was reported; only what is drawn is thinned.
 """
 
 import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -16,10 +17,12 @@ from conjure.core.units import format_number
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.telemetry.columns import MetricColumns
-from conjure.runs.telemetry.curves import Curve, draw_curve
+from conjure.runs.telemetry.curves import Curve, CurveRequest, draw_curve, grows_in_order
+from conjure.web.rendering import shown
 
 MOST_PARTS = 2000
 _PIECE_ROWS = 2000
+_Bounds = tuple[float, float, float, float]  # lowest and highest x, lowest and highest y
 # Eight hues that differ for colour-blind eyes, dark enough on white and light enough on black; dashes tell
 # them apart as well.
 COLOURS = ("#3b7dd8", "#d9622b", "#1f9d74", "#b0589c", "#b98700", "#4aa3c7", "#8463d2", "#7d7d7d")
@@ -31,21 +34,19 @@ def origin_of(record: RunRecord) -> float:
     return record.facts.entered.get(RunStatus.RUNNING, record.requested_at)
 
 
-def curve_answer(
-    columns: MetricColumns, name: str, *, after: int | None = None, **wanted: Any
-) -> dict[str, Any]:
+def curve_answer(columns: MetricColumns, name: str, wanted: CurveRequest) -> dict[str, Any]:
     """A curve as JSON; with `after`, what to add to one that has so many points.
 
     Where the points do not come in the order of x, all of them are given, and ``from`` says 0.
     """
     column = columns.column(name)
-    x = wanted.get("x", "step")
-    grows = (x == "step" and column.steps_ascend) or (x == "time" and column.times_ascend)
-    begin = after if grows and after is not None and after <= len(column) else None
-    curve = draw_curve(columns, name, after=begin, **wanted)
+    begin = wanted.after or 0
+    if begin > len(column) or not grows_in_order(column, wanted.x):
+        begin = 0
+    curve = draw_curve(columns, name, replace(wanted, after=begin))
     smooth = {"smooth": list(curve.smooth)} if curve.smooth else {}
     return smooth | {
-        "from": begin or 0,
+        "from": begin,
         "x": list(curve.x),
         "y": list(curve.y),
         "total": curve.total,
@@ -87,10 +88,8 @@ def _inert(text: str) -> str:
 def sparkline(curve: Curve, width: int = 96, height: int = 24) -> str:
     """A curve as a small picture without axes."""
     paths = _paths(curve, 1.5, width - 1.5, height - 2.0, 2.0, _range([curve]))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-        f'<path d="{paths}" fill="none" stroke="{COLOURS[0]}" stroke-width="1.5" stroke-linejoin="round"/></svg>'
-    )
+    line = f'fill="none" stroke="{COLOURS[0]}" stroke-width="1.5" stroke-linejoin="round"'
+    return f'{_opening(width, height)}><path d="{paths}" {line}/></svg>'
 
 
 def chart(
@@ -98,38 +97,49 @@ def chart(
 ) -> Markup:
     """Curves with axes and their names, as a picture that needs neither style nor script."""
     left, right, top, bottom = 64, width - 16, 34, height - 40 - 18 * (len(curves) > 1)
-    drawn = [curve for _, curve in curves]
-    bounds = _range(drawn)
+    bounds = _range([curve for _, curve in curves])
     low_x, high_x, low, high = bounds
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-        f' font-family="system-ui, sans-serif" font-size="12" role="img" aria-label="{escape(title)}">',
-        f'<text x="{left}" y="18" font-weight="600" fill="#6b6f76">{escape(title)}</text>',
-    ]
+    named = (
+        f'font-family="system-ui, sans-serif" font-size="12" role="img" aria-label="{escape(shown(title))}"'
+    )
+    parts = [f"{_opening(width, height)} {named}>", _text(title, left, 18, "start", bold=True)]
     for value in _ticks(low, high):
         y = _scaled(value, low, high, bottom, top)
         parts.append(f'<path d="M{left} {y:.1f}H{right}" stroke="#8886" stroke-width="1"/>')
-        parts.append(
-            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#6b6f76">{format_number(value)}</text>'
-        )
+        parts.append(_text(format_number(value), left - 6, y + 4, "end"))
     for value in _ticks(low_x, high_x):
         at = _scaled(value, low_x, high_x, left, right)
-        parts.append(
-            f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#6b6f76">{format_number(value)}</text>'
-        )
-    parts.append(f'<text x="{right}" y="{bottom + 32}" text-anchor="end" fill="#6b6f76">{escape(x)}</text>')
+        parts.append(_text(format_number(value), at, bottom + 16, "middle"))
+    parts.append(_text(x, right, bottom + 32, "end"))
     for place, (name, curve) in enumerate(curves):
-        colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-        line = f'fill="none" stroke="{colour}" stroke-width="1.75" stroke-dasharray="{dash}" stroke-linejoin="round"'
+        line = _stroke(place)
         parts.append(f'<path d="{_paths(curve, left, right, bottom, top, bounds)}" {line}/>')
         if len(curves) > 1:
             at = left + place * (right - left) / len(curves)
             parts.append(f'<path d="M{at:.0f} {height - 10}h18" {line}/>')
-            parts.append(f'<text x="{at + 24:.0f}" y="{height - 6}" fill="#6b6f76">{escape(name)}</text>')
-    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 - every text in it is escaped above
+            parts.append(_text(name, at + 24, height - 6, "start"))
+    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 - every text in it is escaped
 
 
-def _range(curves: Iterable[Curve]) -> tuple[float, float, float, float]:
+def _opening(width: float, height: float) -> str:
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}'
+
+
+def _text(text: str, x: float, y: float, anchor: str, *, bold: bool = False) -> str:
+    weight = ' font-weight="600"' if bold else ""
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {place}{weight} fill="#6b6f76">{escape(shown(text))}</text>'
+
+
+def _stroke(place: int) -> str:
+    colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+    return (
+        f'fill="none" stroke="{colour}" stroke-width="1.75" stroke-dasharray="{dash}" stroke-linejoin="round"'
+    )
+
+
+def _range(curves: Iterable[Curve]) -> _Bounds:
     xs = [x for curve in curves for x in (*curve.x[:1], *curve.x[-1:])] or [0.0, 1.0]
     ys = [y for curve in curves for y in curve.y if y is not None] or [0.0, 1.0]
     low, high = min(ys), max(ys)

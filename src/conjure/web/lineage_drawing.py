@@ -91,7 +91,7 @@ def _layers(names: Iterable[str], pairs: Sequence[tuple[str, str]]) -> list[list
 
 
 def _set_depth(name: str, sources: Mapping[str, Sequence[str]], depth: dict[str, int]) -> None:
-    """Without recursion, for a chain of reruns may be long; a thing met again on its own way counts as a source."""
+    """Without recursion, for a chain of reruns may be long; one met again is not waited for."""
     waiting, open_ = [name], set()
     while waiting:
         current = waiting[-1]
@@ -113,12 +113,6 @@ def _ordered(layers: list[list[str]], pairs: Sequence[tuple[str, str]]) -> list[
         order = layers if sweep % 2 == 0 else layers[::-1]
         for layer in order:
             place = {name: row / max(len(each) - 1, 1) for each in layers for row, name in enumerate(each)}
-            middles = {name: _middle([place[each] for each in neighbours.get(name, [])]) for name in layer}
-            layer.sort(
-                key=lambda name, at=middles, now=place: at[name] if at[name] is not None else now[name]
-            )
+            middles = {name: fmean(place[each] for each in neighbours.get(name, [name])) for name in layer}
+            layer.sort(key=middles.__getitem__)
     return layers
-
-
-def _middle(places: Sequence[float]) -> float | None:
-    return sum(places) / len(places) if places else None

@@ -28,7 +28,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
 
-def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+def page(request: Request, template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
     """A whole page."""
     site: Site = request.app.state.site
     text = (
@@ -43,7 +43,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
             **values,
         )
     )
-    return HTMLResponse(text, status)
+    return HTMLResponse(text, status_code)
 
 
 def piece(template: str, macro: str, *arguments: Any) -> str:

@@ -43,7 +43,7 @@ class Session:
         return any(hmac.compare_digest(each.encode(), self._cookie.encode()) for each in found)
 
     def login(self, scope: Scope) -> Response | None:
-        """For a request with the token (or a key) in its address: the same address without it, and the cookie."""
+        """For a request with the token or a key in its address: the address without it, and the cookie."""
         if scope["method"] not in ("GET", "HEAD"):
             return None
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)

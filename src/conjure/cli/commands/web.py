@@ -32,9 +32,7 @@ from conjure.core.home import Home
     metavar="FILE",
     help="File with API keys, one a line; needed to listen beyond this machine.",
 )
-@click.option(
-    "--allow-actions", is_flag=True, help="Let the page stop, kill, label, archive and repeat runs."
-)
+@click.option("--allow-actions", is_flag=True, help="Let the page stop, kill, label, archive and rerun runs.")
 @click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
 @click.pass_context
 def command(

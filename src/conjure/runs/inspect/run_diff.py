@@ -1,7 +1,7 @@
 """What differs between runs: what they were asked, what they ran with, and what came out.
 
-Main entries: `compare` for two runs, `compare_many` for several. Invariant: what is equal in all runs is not mentioned, and neither is what differs
-between any two runs (numbers, times, processes).
+Main entries: `compare` for two runs, `compare_many` for several. Invariant: what is equal in all runs is not
+mentioned, and neither is what differs between any two runs (numbers, times, processes).
 """
 
 import os
@@ -112,7 +112,7 @@ def compare(
 def compare_many(
     records: Sequence[RunRecord], summaries: Sequence[Mapping[str, Summary]]
 ) -> dict[str, list[tuple[str, tuple[Any, ...]]]]:
-    """What differs among some runs, in sections: a name, and its value in each run, None where it has none."""
+    """What differs among runs, by section: names, each with its value in each run, None where it has none."""
     found = {}
     for section, tell in _SECTIONS.items():
         told = [tell(record, summary) for record, summary in zip(records, summaries, strict=True)]

@@ -39,23 +39,11 @@ class Curve:
     smooth: Sequence[float | None] = ()
 
 
-def draw_curve(
-    columns: MetricColumns,
-    name: str,
-    *,
-    x: str = STEP,
-    origin: float = 0.0,
-    lower: float | None = None,
-    upper: float | None = None,
-    parts: int = 400,
-    after: int | None = None,
-    smoothing: float = 0.0,
-) -> Curve:
-    """The curve of a metric, or of a part of it.
+@dataclass(frozen=True, slots=True)
+class CurveRequest:
+    """What to draw of a metric, and how.
 
-    Args:
-        columns: The run's metrics.
-        name: The metric.
+    Attributes:
         x: What it is drawn over: `STEP`, `TIME`, or another metric's name, by the step they share.
         origin: The moment that is time 0, seconds since the epoch.
         lower: Where the part that is wanted begins; a point before it comes too.
@@ -65,33 +53,38 @@ def draw_curve(
         smoothing: From 0, none, to below 1: how much of the mean so far is left after a thousandth of the
             whole curve.
     """
+
+    x: str = STEP
+    origin: float = 0.0
+    lower: float | None = None
+    upper: float | None = None
+    parts: int = 400
+    after: int | None = None
+    smoothing: float = 0.0
+
+
+def draw_curve(columns: MetricColumns, name: str, wanted: CurveRequest = CurveRequest()) -> Curve:
+    """The curve of a metric, or of a part of it."""
     column = columns.column(name)
-    if x == STEP and column.steps_ascend:
-        return _in_order(column, column.steps, 0.0, _Wanted(lower, upper, parts, after, smoothing))
-    if x == TIME and column.times_ascend:
-        return _in_order(column, column.times, origin, _Wanted(lower, upper, parts, after, smoothing))
-    if x in (STEP, TIME):
-        places = column.steps if x == STEP else column.times
+    if grows_in_order(column, wanted.x):
+        places = column.steps if wanted.x == STEP else column.times
+        return _in_order(column, places, 0.0 if wanted.x == STEP else wanted.origin, wanted)
+    if wanted.x in (STEP, TIME):
+        places = column.steps if wanted.x == STEP else column.times
+        shift = 0.0 if wanted.x == STEP else wanted.origin
         order = sorted(range(len(column)), key=places.__getitem__)
-        shift = 0.0 if x == STEP else origin
         pairs = [(places[index] - shift, column.values[index]) for index in order]
     else:
-        pairs = _paired(columns.column(x), column)
-    return _sorted(pairs, len(column), _Wanted(lower, upper, parts, None, smoothing))
+        pairs = _paired(columns.column(wanted.x), column)
+    return _sorted(pairs, len(column), replace(wanted, after=None))
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """Which part of a curve, and how; as `draw_curve` has them."""
-
-    lower: float | None
-    upper: float | None
-    parts: int
-    after: int | None
-    smoothing: float
+def grows_in_order(column: Column, x: str) -> bool:
+    """Whether new points of a metric always come at the end of its curve."""
+    return (x == STEP and column.steps_ascend) or (x == TIME and column.times_ascend)
 
 
-def _in_order(column: Column, places: "array[Any]", origin: float, wanted: _Wanted) -> Curve:
+def _in_order(column: Column, places: "array[Any]", origin: float, wanted: CurveRequest) -> Curve:
     count = len(column)
     start = 0 if wanted.lower is None else max(bisect_left(places, wanted.lower + origin) - 1, 0)
     stop = count if wanted.upper is None else min(bisect_right(places, wanted.upper + origin) + 1, count)
@@ -193,7 +186,7 @@ def _paired(over: Column, column: Column) -> list[tuple[float, float]]:
     return sorted((pair for pair in pairs if math.isfinite(pair[0])), key=lambda pair: pair[0])
 
 
-def _sorted(pairs: list[tuple[float, float]], points: int, wanted: _Wanted) -> Curve:
+def _sorted(pairs: list[tuple[float, float]], points: int, wanted: CurveRequest) -> Curve:
     column = Column()
     column.extend(list(range(len(pairs))), [value for _, value in pairs], [place for place, _ in pairs])
     drawn = _in_order(column, column.times, 0.0, wanted)

@@ -1,7 +1,7 @@
 """Parts of a long log: its end, what stands before or after a place in it, where a text occurs.
 
-Main entries: `read_before`, `read_after`, `search`. A place is an offset in ``log.jsonl``, always the start of
-an entry. Invariant: a part costs what it holds, however long the log is; only `search` reads further, and
+Main entries: `read_before`, `read_after`, `search`. A place is an offset in ``log.jsonl``, always the start
+of an entry. Invariant: a part costs what it holds, however long the log is; only `search` reads further, and
 stops when its time is over.
 """
 

@@ -65,7 +65,7 @@ def _shown(name: str, value: Any) -> str | None:
 
 
 def _samples(home: Home, records: list[RunRecord]) -> list[tuple[str, list[str | None]]]:
-    """Texts that the runs generated from the same prompt with the same seed: what they share, and each's text."""
+    """What the runs generated from the same prompt with the same seed: what they share, and each's text."""
     by_run = [_generated(home, record.number) for record in records]
     shared = [key for key in by_run[0] if sum(key in each for each in by_run) > 1] if len(by_run) > 1 else []
     return [(key, [each.get(key) for each in by_run]) for key in shared[:_MOST_SAMPLES]]

@@ -1,17 +1,18 @@
 """Curves of one or more runs: as JSON for the page, as CSV and SVG to take away, as small pictures.
 
-Main entries: `curves`, `as_csv`, `as_svg`, `small`. Invariant: an answer holds no more points than a screen has
-columns, four times over.
+Main entries: `curves`, `as_csv`, `as_svg`, `small`. Invariant: an answer holds no more points than a screen
+has columns, four times over.
 """
 
 import math
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from conjure.errors import UsageError
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.telemetry.curves import draw_curve
+from conjure.runs.telemetry.curves import CurveRequest, draw_curve
 from conjure.runs.views import key_metric
 from conjure.web.curve_answers import MOST_PARTS, chart, curve_answer, origin_of, rows_of, sparkline
 from conjure.web.site import Site
@@ -24,15 +25,17 @@ def curves(request: Request) -> Response:
     site: Site = request.app.state.site
     query = request.query_params
     name = query.get("metric", "")
-    wanted = {
-        "x": query.get("x", "step"),
-        "lower": _number(query.get("lower"), "lower"),
-        "upper": _number(query.get("upper"), "upper"),
-        "parts": _parts(query.get("parts")),
-        "smoothing": _smoothing(query.get("smoothing")),
-    }
+    wanted = CurveRequest(
+        x=query.get("x", "step"),
+        lower=_number(query.get("lower"), "lower"),
+        upper=_number(query.get("upper"), "upper"),
+        parts=_parts(query.get("parts")),
+        smoothing=_smoothing(query.get("smoothing")),
+    )
     found = {
-        record.number: curve_answer(site.columns(record.number), name, origin=origin_of(record), **wanted)
+        record.number: curve_answer(
+            site.columns(record.number), name, replace(wanted, origin=origin_of(record))
+        )
         | {"active": not record.status.is_final}
         for record in _runs(site, query.get("runs", ""))
     }
@@ -56,7 +59,10 @@ def as_svg(request: Request) -> Response:
     query = request.query_params
     name, x = query.get("metric", ""), query.get("x", "step")
     drawn = [
-        (f"run {record.number}", draw_curve(site.columns(record.number), name, x=x, origin=origin_of(record)))
+        (
+            f"run {record.number}",
+            draw_curve(site.columns(record.number), name, CurveRequest(x, origin_of(record))),
+        )
         for record in _runs(site, query.get("runs", ""))
     ]
     picture = chart(name, drawn, x=x, width=960, height=420)
@@ -69,7 +75,7 @@ def small(request: Request) -> Response:
     number = request.path_params["number"]
     columns = site.columns(number)
     name = request.query_params.get("metric") or key_metric(dict.fromkeys(columns.names(), 0.0)) or ""
-    picture = sparkline(draw_curve(columns, name, parts=24))
+    picture = sparkline(draw_curve(columns, name, CurveRequest(parts=24)))
     headers = {"Cache-Control": "private, max-age=31536000, immutable"}  # its address counts the points
     return Response(picture, media_type="image/svg+xml", headers=headers)
 

@@ -1,7 +1,7 @@
 """The files of a run: listed, shown where that is safe, and given out.
 
-Main entries: `browse`, `raw`. Invariant: only what lies in the run's own folder is given out, and nothing that
-a run made is ever a page of ours: pictures are sent as pictures, all else as files to be saved.
+Main entries: `browse`, `raw`. Invariant: only what lies in the run's own folder is given out, and nothing
+that a run made is ever a page of ours: pictures are sent as pictures, all else as files to be saved.
 """
 
 import codecs

@@ -1,7 +1,7 @@
 """The page of one run, and what changes on it while the run goes on.
 
-Main entries: `show`, `live`. Invariant: one answer of `live` holds all that is new on the page: the state, new
-lines of the log, new points of the curves that are shown; it is short where nothing is new.
+Main entries: `show`, `live`. Invariant: one answer of `live` holds all that is new on the page: the state,
+new lines of the log, new points of the curves that are shown; it is short where nothing is new.
 """
 
 import re
@@ -15,6 +15,7 @@ from conjure.recipes.report import REPORT_FILE
 from conjure.runs.inspect.code_diff import diff_against_commit
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus
+from conjure.runs.telemetry.curves import CurveRequest
 from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read_before
 from conjure.runs.views import RunView, elapsed_s, phases, status_text, status_tone, view_run
 from conjure.web.curve_answers import curve_answer, origin_of
@@ -37,7 +38,7 @@ def show(request: Request) -> Response:
         "run.html",
         view=view,
         record=view.record,
-        **_state(view),
+        state=_state(view),
         head_digest=_digest(head),
         metrics=[(name, view.summaries.get(name)) for name in columns.names()],
         log=read_before(folder.log, lines=_FIRST_LINES),
@@ -49,8 +50,9 @@ def show(request: Request) -> Response:
 def live(request: Request) -> Response:
     """What is new since what the address tells that the page has.
 
-    ``head``: digest of the state; ``log``: offset up to which the log is known; ``have``: of the shown curves,
-    ``index:points``, apart by commas; ``x``: what they are drawn over; ``usage``: moment of the last sample.
+    ``head``: digest of the state; ``log``: offset up to which the log is known; ``have``: of the shown
+    curves, ``index:points``, apart by commas; ``x``: what they are drawn over; ``usage``: moment of the last
+    sample.
     """
     site, number = _asked(request)
     query = request.query_params
@@ -63,9 +65,7 @@ def live(request: Request) -> Response:
     if query.get("log", "").isdecimal():
         window = read_after(RunFolder.of(site.home, number).log, int(query["log"]))
         answer["log"] = window_answer(window)
-    seen = site.usage.look_at(
-        view.record, float(query["usage"]) if _is_moment(query.get("usage", "")) else 0.0
-    )
+    seen = site.usage.look_at(view.record, _moment(query.get("usage", "")))
     if seen:
         answer["usage"] = seen
     columns = site.columns(number)
@@ -74,9 +74,8 @@ def live(request: Request) -> Response:
     curves = {}
     for index, points in _having(query.get("have", "")):
         if index < len(names) and columns.count(names[index]) != points:
-            curves[index] = curve_answer(
-                columns, names[index], x=query.get("x", "step"), origin=origin_of(view.record), after=points
-            )
+            wanted = CurveRequest(query.get("x", "step"), origin_of(view.record), after=points)
+            curves[index] = curve_answer(columns, names[index], wanted)
     return JSONResponse(answer | ({"curves": curves} if curves else {}))
 
 
@@ -135,15 +134,12 @@ def _digest(text: str) -> str:
     return f"{hash(text) & 0xFFFFFFFFFFFF:x}"
 
 
-def _is_moment(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text) is not None
+def _moment(text: str) -> float:
+    return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text) else 0.0
 
 
 def _having(text: str) -> list[tuple[int, int]]:
-    try:
-        return [
-            (int(index), int(points))
-            for index, points in (each.split(":") for each in text.split(",") if each)
-        ]
-    except ValueError as error:
-        raise UsageError(f"have={text} is not a list of index:points") from error
+    pairs = [each.partition(":") for each in text.split(",") if each]
+    if not all(re.fullmatch(r"[0-9]{1,15}", word) for index, _, points in pairs for word in (index, points)):
+        raise UsageError(f"have={text} is not a list of index:points")
+    return [(int(index), int(points)) for index, _, points in pairs]

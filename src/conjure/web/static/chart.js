@@ -210,7 +210,7 @@ class Figure {
       scales: { x: { time: false, distr: logx ? 3 : 1, ...(zoom ? { range: () => zoom } : {}) }, y: { distr: logy ? 3 : 1 } },
       axes: [
         { ...axis, label: undefined, size: 34, values: (_, ticks) => ticks.map((each) => each === null ? "" : number(each)) },
-        { ...axis, size: (_, values) => 14 + 7 * Math.max(3, ...(values || []).map((each) => String(each).length)), values: (_, ticks) => ticks.map((each) => each === null ? "" : number(each)) },
+        { ...axis, size: (_, values) => 20 + 7 * Math.max(3, ...(values || []).map((each) => String(each).length)), values: (_, ticks) => ticks.map((each) => each === null ? "" : number(each)) },
       ],
       series: [{ label: x }, ...series.map(({ run, place, pale }) => ({
         label: `run ${run}`, stroke: style(`--s${place % 8}`) + (pale ? "55" : ""), width: pale ? 1 : 1.75,
