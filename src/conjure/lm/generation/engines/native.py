@@ -69,7 +69,7 @@ class NativeEngine:
     ) -> None:
         assert status.library is not None, "ask status() first"
         if not supports(weights.config):
-            raise ModelError("the native engine computes models of GPT-2's kind only, and this is none")
+            raise ModelError("the native engine supports only GPT-2 models")
         self._config = weights.config
         self._forward, self._summarise = status.library.conjure_forward, status.library.conjure_summarise
         self._instructions = c.INSTRUCTIONS.index(status.instructions)
