@@ -18,7 +18,7 @@ from conjure.http.errors import HttpError, bad_value
 from conjure.http.request_body import read_json_object
 from conjure.runs.database.sqlite import KILL, STOP
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.lifecycle.stop_requests import ask_to_end, end_runs
+from conjure.runs.lifecycle.stop_requests import request_end, end_runs
 from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.spec import label_fault
 from conjure.web.site import Site
@@ -56,7 +56,7 @@ def _end(what: str) -> Callable[[Home, Sequence[int], Any], dict[str, Any]]:
         with open_store(home) as store:
             for number in numbers:
                 store.facts(number)
-            asked = [number for number in numbers if ask_to_end(store, number, what)]
+            asked = [number for number in numbers if request_end(store, number, what)]
         # Sees to a supervisor that does not hear, which takes its time.
         threading.Thread(target=end_runs, args=(home, asked, what), daemon=True).start()
         return {"runs": asked}

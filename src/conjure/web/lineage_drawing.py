@@ -6,6 +6,7 @@ that few lines cross. Invariant: every line leads from left to right.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from conjure.runs.inspect.lineage import Edge, Tie
 
