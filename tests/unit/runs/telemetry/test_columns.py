@@ -219,7 +219,9 @@ class TestCurves:
         assert list(draw_curve(columns, "loss", CurveRequest(lower=1, upper=5)).x) == [0, 1, 5, 6]
 
     def test_over_another_metric_by_the_step_they_share(self, folder):
-        lines = [line("tokens", step, 1000 - step) for step in range(4)] + [line("loss", step, step) for step in range(6)]
+        lines = [line("tokens", step, 1000 - step) for step in range(4)] + [
+            line("loss", step, step) for step in range(6)
+        ]
         curve = draw_curve(self.columns(folder, *lines), "loss", CurveRequest("tokens"))
         assert list(curve.x) == [997, 998, 999, 1000]
         assert list(curve.y) == [3, 2, 1, 0]
@@ -241,4 +243,8 @@ class TestCurves:
 
 def test_a_bucket_whose_sum_overflows_still_knows_its_extremes():
     column = column_of([1e308, 1e308, -1e308, *[0.0] * (BUCKET - 3)])
-    assert (column.lowest, column.highest, column.broken) == (array("q", [2]), array("q", [0]), array("q", [-1]))
+    assert (column.lowest, column.highest, column.broken) == (
+        array("q", [2]),
+        array("q", [0]),
+        array("q", [-1]),
+    )
