@@ -46,6 +46,11 @@ def page(request: Request, template: str, *, status_code: int = 200, **values: A
     return HTMLResponse(text, status_code)
 
 
+def render(template: str, **values: Any) -> str:
+    """A template filled in."""
+    return _environment().get_template(template).render(**values)
+
+
 def piece(template: str, macro: str, *arguments: Any) -> str:
     """A piece of a page: what a macro of a template makes."""
     return str(getattr(_environment().get_template(template).module, macro)(*arguments))

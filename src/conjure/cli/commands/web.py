@@ -1,11 +1,13 @@
 """`conjure web`: the runs in a browser."""
 
 import webbrowser
+from importlib import import_module
 from pathlib import Path
 
 import click
 
-from conjure.cli.render import note
+from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.render import note, save_text
 from conjure.core.home import Home
 
 
@@ -52,10 +54,8 @@ def command(
     """
     if context.invoked_subcommand is not None:
         return
-    # Imports the web framework, which --help must not.
-    from conjure.web.serving import ServingOptions, serve
-
-    options = ServingOptions(host, port, allowed_hosts, api_key_file, allow_actions=allow_actions)
+    serving = import_module("conjure.web.serving")  # the web framework, which --help must not import
+    options = serving.ServingOptions(host, port, allowed_hosts, api_key_file, allow_actions=allow_actions)
 
     def ready(address: str) -> None:
         click.echo(address)
@@ -63,4 +63,21 @@ def command(
         if not no_open:
             webbrowser.open(address)
 
-    serve(Home.from_environment(), options, ready)
+    serving.serve(Home.from_environment(), options, ready)
+
+
+@command.command("export")
+@click.argument("numbers", metavar="RUN…", nargs=-1, required=True, type=RUN_NUMBER)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Write the page to this file.",
+)
+def export(numbers: tuple[int, ...], *, output: Path) -> None:
+    """Save runs as one HTML file that can be read anywhere: no server, no scripts."""
+    page = import_module("conjure.web.export").export_page(Home.from_environment(), numbers)
+    save_text(output, page)
+    note(f"saved {output}")

@@ -44,7 +44,7 @@ def show(request: Request) -> Response:
         ],
         numbers=numbers,
         sections={
-            name: [(row, [_shown(row, value) for value in values]) for row, values in rows]
+            name: [(row, [shown_value(row, value) for value in values]) for row, values in rows]
             for name, rows in sections.items()
             if rows
         },
@@ -54,7 +54,8 @@ def show(request: Request) -> Response:
     )
 
 
-def _shown(name: str, value: Any) -> str | None:
+def shown_value(name: str, value: Any) -> str | None:
+    """A value of a comparison as text, None where a run has none."""
     if value is None or isinstance(value, str):
         return value
     if name.endswith("_bytes") and isinstance(value, int):
