@@ -53,6 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("Generate and fine-tune", "Fine-tune a model on your own text."),
     "report": ("Generate and fine-tune", "Show the report of a fine-tune, or compare several."),
     "score": ("Generate and fine-tune", "Compute the loss and perplexity of a text."),
+    "serve": ("Generate and fine-tune", "Serve models over HTTP, by OpenAI's API."),
     "export": ("Generate and fine-tune", "Export a model for llama.cpp and other tools."),
     "models": ("Generate and fine-tune", "List, inspect and convert models."),
     "data": ("Generate and fine-tune", "Preview a text as a model will see it."),
@@ -67,11 +68,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 # Commands with options whose defaults can be set.
-CONFIGURED = ("run", "generate", "finetune", "score", "data", "demo", "export", "report", "models")
+CONFIGURED = ("run", "generate", "finetune", "score", "serve", "data", "demo", "export", "report", "models")
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
 _LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 
+# Packages of the `serve` extra.
+_SERVE_PACKAGES = {"starlette", "uvicorn"}
 
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 
@@ -215,6 +218,11 @@ def _call(arguments: list[str]) -> object:
     try:
         return cli.main(args=arguments, prog_name="conjure", standalone_mode=False)
     except ModuleNotFoundError as error:
+        if error.name in _SERVE_PACKAGES:
+            raise ConjureError(
+                f"this command needs the packages of the API server; {error.name} is not installed",
+                fix="pip install 'conjure[serve]'",
+            ) from error
         if error.name not in _LM_PACKAGES:
             raise
         raise ConjureError(
