@@ -304,7 +304,7 @@ def _status(name: str) -> RunStatus:
     try:
         return RunStatus(name)
     except ValueError as error:
-        raise UsageError(f"{name!r} is no status; there are {', '.join(RunStatus)}") from error
+        raise UsageError(f"{name!r} is not a status; allowed: {', '.join(RunStatus)}") from error
 
 
 def _printed(run: Run) -> Iterator[LogEntry]:

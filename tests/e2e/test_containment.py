@@ -56,8 +56,8 @@ def test_the_working_folder(client, precious):
     done = conjure("run", SWAP)
     assert done.returncode == 125
     assert (
-        "the run's working folder was moved away and a link is in its place, so nothing was saved;"
-        " what is there now was left as it is" in done.stdout + done.stderr
+        "the run's working folder was replaced by a link, so nothing was saved;"
+        " what is there now was not changed" in done.stdout + done.stderr
     )
     folder = client.home.run_folder(1)
     assert (folder / "work").is_symlink()
@@ -65,7 +65,7 @@ def test_the_working_folder(client, precious):
     assert (folder / "elsewhere/made.txt").read_text() == "made\n"
     again = conjure("recover", "1")
     assert again.returncode == 1
-    assert "working folder was moved away and a link is in its place" in again.stderr
+    assert "working folder was replaced by a link" in again.stderr
     assert "Traceback" not in again.stderr
     for arguments in (("prune",), ("rm", "runs/1"), ("ls", "runs/1"), ("cp", "runs/1", "out")):
         assert "Traceback" not in conjure(*arguments).stderr
@@ -87,14 +87,14 @@ def test_another_folder_in_place_of_the_working_folder(client, precious):
     folder = client.home.run_folder(1)
     before = _state(folder / "work")
     done = conjure("recover", "1")
-    assert "another folder is in its place" in done.stderr
+    assert "was replaced by another folder" in done.stderr
     conjure("prune")
     assert _state(folder / "work") == before
 
 
 def test_the_working_folder_removed(client, precious):
     done = conjure("run", "cd ..; rm -r work")
-    assert "the run's working folder was moved away and nothing is in its place" in done.stdout + done.stderr
+    assert "the run's working folder was moved away or removed" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_the_working_folder_removed(client, precious):
 )
 def test_the_outputs(client, precious, what):
     done = conjure("run", f"echo made > made.txt; {what}")
-    assert "the run's outputs folder was moved away and " in done.stdout + done.stderr
+    assert "the run's outputs folder was " in done.stdout + done.stderr
     folder = client.home.run_folder(1)
     assert read_files(folder / "work") == {"made.txt": "made\n"}
-    assert "outputs folder was moved away" in conjure("recover", "1").stderr
+    assert "outputs folder was " in conjure("recover", "1").stderr
     (folder / "outputs/x").unlink(missing_ok=True)
     (folder / "outputs").unlink() if (folder / "outputs").is_symlink() else (folder / "outputs").rmdir()
     assert conjure("recover", "1").returncode == 0
@@ -134,7 +134,7 @@ def test_a_folder_inside(client, precious):
 
 def test_the_whole_run_folder(client, precious):
     done = conjure("run", 'cd ../..; mv 1 moved; ln -s "$PRECIOUS" 1')
-    assert "the run's folder was moved away and something else is in its place" in done.stdout + done.stderr
+    assert "the run's folder was replaced by something else" in done.stdout + done.stderr
     for arguments in (("recover", "1"), ("rm", "-f", "runs/1"), ("prune",), ("ps",)):
         assert "Traceback" not in conjure(*arguments).stderr
 
@@ -146,7 +146,7 @@ def test_recovery_after_the_supervisor_was_killed(client, precious):
     wait_until(lambda: run.record.status.is_final, "the end of the run")
     done = conjure("recover", "1")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "working folder was moved away and a link is in its place" in done.stderr
+    assert "working folder was replaced by a link" in done.stderr
 
 
 def test_the_outputs_swapped_between_two_attempts_to_save(client, precious):
@@ -162,10 +162,10 @@ def test_the_outputs_swapped_between_two_attempts_to_save(client, precious):
     (folder / "outputs").rename(folder / "aside")
     (folder / "outputs").symlink_to(precious)
     refused = conjure("recover", "1").stderr
-    assert "the run's outputs folder was moved away and a link is in its place" in refused
+    assert "the run's outputs folder was replaced by a link" in refused
     (folder / "outputs").unlink()
     (folder / "outputs").mkdir()
-    assert "another folder is in its place" in conjure("recover", "1").stderr
+    assert "was replaced by another folder" in conjure("recover", "1").stderr
     (folder / "outputs").rmdir()
     (folder / "aside").rename(folder / "outputs")
     assert conjure("recover", "1").returncode == 0
@@ -185,5 +185,5 @@ def test_the_working_folder_swapped_while_it_is_filled(client, precious, place, 
     (folder / "work").symlink_to(precious)
     record = run.wait().record
     assert record.ending.reason is reason
-    assert "a link is in its place" in record.ending.message
+    assert "was replaced by a link" in record.ending.message
     assert (folder / "elsewhere/data/5999").exists()

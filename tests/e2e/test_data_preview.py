@@ -40,7 +40,8 @@ def test_the_installed_command_keeps_results_and_notes_apart(here):
     arguments = ["data", "preview", "jokes.csv", "--model", "model", "-n", "2"]
     done = subprocess.run([CONJURE, *arguments], capture_output=True, text=True, check=True, timeout=60)
     assert (
-        done.stderr == "Column 'Joke' of jokes.csv is read, the only one with text (else: --column NAME).\n"
+        done.stderr
+        == "Reading column 'Joke' of jokes.csv, the only one with text (use --column NAME for another).\n"
     )
     assert "records     5 records\n" in done.stdout
     assert "The first 2 records, as the model sees them:" in done.stdout
@@ -157,7 +158,7 @@ def test_bad_input_is_one_sentence(here, capsys, name, content, arguments, statu
     captured = capsys.readouterr()
     assert captured.out == ""
     assert said in captured.err
-    sentences = [line for line in captured.err.splitlines() if not line.startswith("Column ")]
+    sentences = [line for line in captured.err.splitlines() if not line.startswith("Reading column ")]
     assert len(sentences) <= 2  # what is wrong, and what to do
 
 

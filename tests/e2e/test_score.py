@@ -155,7 +155,7 @@ def test_two_models_side_by_side(models, capsys):
     [
         (["jokes.csv"], 1, "there is no file jokes.csv"),
         (["My", "dog"], 1, "there is no file My"),
-        (["My", "dog", "--text"], 2, "one text can be scored, and these are 2"),
+        (["My", "dog", "--text"], 2, "only one text can be scored; 2 were given"),
         ([""], 1, "the text is empty"),
         (["x", "--context", "33"], 2, "--context is 33; it must be from 1 to the model's 32 tokens"),
         (["x", "--stride", "0"], 2, "--stride is 0; it must be from 1 to the context"),

@@ -20,7 +20,7 @@ from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.gguf.conversion import convert
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.safetensors_reader import TensorFile
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.text.tokenizer import Tokenizer
 from support.gguf_files import matrices, write_gguf
@@ -129,7 +129,7 @@ def read_gguf(path):
 
 
 LAYOUTS = st.builds(
-    Layout,
+    ReadOptions,
     delimiter=st.sampled_from([None, ";", "\t"]),
     header=st.booleans(),
     quoting=st.sampled_from(["auto", "standard", "none"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 
 LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
 
@@ -51,9 +51,9 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def layout_of(settings: dict[str, Any]) -> Layout:
+def layout_of(settings: dict[str, Any]) -> ReadOptions:
     """What was said about how the files are written, taken out of a command's settings."""
-    return Layout(**{name: settings.pop(name) for name in LAYOUT})
+    return ReadOptions(**{name: settings.pop(name) for name in LAYOUT})
 
 
 special_tokens_option = click.option(

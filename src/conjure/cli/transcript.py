@@ -20,7 +20,7 @@ from conjure.runs.database.sqlite import KILL, STOP
 from conjure.runs.lifecycle.log_following import Ended, Entered, Event, Found, Printed, Queued, follow
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.spawning import interrupts_held
-from conjure.runs.lifecycle.stop_requests import ask_to_end, cancel_queued
+from conjure.runs.lifecycle.stop_requests import cancel_queued, request_end
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import EXIT_DETACHED, Ending, EndReason, RunStatus, exit_status
 from conjure.runs.telemetry.logs import NOTE, STDERR, LogEntry, last_state
@@ -115,7 +115,7 @@ _INTERRUPT_NOTES = {
 
 def _request_end(home: Home, number: int, request: str) -> None:
     with open_store(home) as store:
-        ask_to_end(store, number, request)
+        request_end(store, number, request)
 
 
 class Transcript:

@@ -4,7 +4,7 @@ A path is looked up anew each time it is used, and any part of it may have becom
 looked at. A descriptor goes on meaning the same folder. Everything that is moved, written, removed or has its
 mode changed in a folder that a command could reach goes through here, one step of a path at a time.
 
-Main entries: `Folder`, `Descent`, `walk`, `remove_entry`. Invariant: no symbolic link is ever followed.
+Main entries: `Folder`, `FolderCursor`, `walk`, `remove_entry`. Invariant: no symbolic link is ever followed.
 """
 
 import errno
@@ -88,7 +88,7 @@ class Folder:
         """A path that means this very folder in this process, for functions that take nothing else."""
         return Path(f"/proc/self/fd/{self.descriptor}")
 
-    def let_owner_in(self) -> None:
+    def give_owner_access(self) -> None:
         """Let us look into it and take from it, should a command have closed it."""
         mode = os.fstat(self.descriptor).st_mode
         if mode & stat.S_IRWXU != stat.S_IRWXU:
@@ -157,7 +157,7 @@ def change_open_mode(descriptor: int, mode: int) -> None:
     os.chmod(f"/proc/self/fd/{descriptor}", mode)  # noqa: PTH101 - such a descriptor takes no fchmod
 
 
-def let_owner_in(folder: int, name: str) -> None:
+def give_owner_access(folder: int, name: str) -> None:
     """Let us look into and take from a folder that a command closed."""
     mode = os.stat(_checked(name), dir_fd=folder, follow_symlinks=False).st_mode
     if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
@@ -171,7 +171,7 @@ class _Level:
     id: FolderId
 
 
-class Descent:
+class FolderCursor:
     """A way down into a folder, one step at a time, however deep.
 
     Args:
@@ -330,7 +330,7 @@ def walk(
             yield from walk(opened, enter=enter, on_error=on_error)
         return
     # A stack rather than recursion: a command may nest folders deeper than Python nests calls.
-    with Descent(root) as descent:
+    with FolderCursor(root) as descent:
         waiting = [("", iter(_list(descent.descriptor)))]
         while waiting:
             prefix, entries = waiting[-1]
@@ -382,7 +382,7 @@ def remove_entry(folder: Folder, name: str) -> None:
     try:
         _unlink(folder.descriptor, name)
     except IsADirectoryError:
-        let_owner_in(folder.descriptor, name)
+        give_owner_access(folder.descriptor, name)
         with folder.open_in(name) as opened:
             clear(opened)
         os.rmdir(name, dir_fd=folder.descriptor)
@@ -394,15 +394,15 @@ def clear(folder: Folder) -> None:
     Raises:
         OSError: Something cannot be removed.
     """
-    folder.let_owner_in()
-    with Descent(folder) as descent:
+    folder.give_owner_access()
+    with FolderCursor(folder) as descent:
         waiting = [iter(_list(descent.descriptor))]
         path: list[str] = []
         while waiting:
             name = next(waiting[-1], (None,))[0]
             if name is not None:
                 if not _removed(descent.descriptor, name):
-                    let_owner_in(descent.descriptor, name)
+                    give_owner_access(descent.descriptor, name)
                     descent.down(name)
                     path.append(name)
                     waiting.append(iter(_list(descent.descriptor)))

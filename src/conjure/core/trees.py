@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conjure.core.dir_fd import Descent, Entry, Folder, open_file, remove_entry, walk
+from conjure.core.dir_fd import Entry, Folder, FolderCursor, open_file, remove_entry, walk
 from conjure.core.files import sha256_bytes
 
 _FICLONE = 0x40049409  # from linux/fs.h: let two files share their blocks until one is written to
@@ -148,14 +148,14 @@ def copy_entry(
     Raises:
         OSError: A file exists already at the destination, a part of its path is a link, the disk is full …
     """
-    with Descent(into) as destination:
+    with FolderCursor(into) as destination:
         return _Copy(source, destination, boundary.resolve(), overwrite, watch).run(name)
 
 
 @dataclass(slots=True)
 class _Copy:
     source: Path
-    destination: Descent
+    destination: FolderCursor
     boundary: Path
     overwrite: bool
     watch: Callable[[Copied], None] | None

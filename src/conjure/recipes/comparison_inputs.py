@@ -40,7 +40,7 @@ def tuned_models(home: Home, names: Sequence[str]) -> list[TunedModel]:
             number = parse(resource, store.lookup_link).number if is_resource(home, resource) else None
             if number is None:
                 raise UsageError(
-                    f"{name} is no run; only recorded fine-tunes are compared, for their data are known",
+                    f"{name} is not a run; only recorded fine-tunes can be compared",
                     hint="name runs, as in `conjure report 3 5`",
                 )
             if number in [model.run for model in models]:
@@ -61,7 +61,7 @@ def _trainings(home: Home, store: Store, number: int) -> tuple[Training, ...]:
     """What a run's model was trained on, what it started from first."""
     record = store.get(number)
     if record.spec.kind != "finetune":
-        raise UsageError(f"run {number} was no fine-tune but `{record.spec.command_text}`")
+        raise UsageError(f"run {number} is not a fine-tune; its command is `{record.spec.command_text}`")
     settings: dict[str, Any] = json.loads((_checkpoint(home, number) / _TRAINING_FILE).read_text("utf-8"))[
         "settings"
     ]

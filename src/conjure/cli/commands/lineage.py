@@ -12,11 +12,11 @@ from conjure.cli.tables import one_line
 from conjure.core.home import Home
 from conjure.runs.inspect.lineage import (
     Edge,
-    Kind,
+    SourceKind,
     Tie,
     Trace,
-    kind_of,
     run_number,
+    source_kind,
     source_text,
     trace_products,
     trace_sources,
@@ -87,7 +87,7 @@ def _tie(edge: Edge, *, down: bool) -> str:
 
 
 def _thing(trace: Trace, name: str) -> str:
-    if kind_of(name) is not Kind.RUN:
+    if source_kind(name) is not SourceKind.RUN:
         return visible(source_text(name))
     run = trace.runs[name]
     if run is None:

@@ -44,7 +44,7 @@ def command(*, everything: bool, force: bool, as_json: bool) -> int:
     else:
         click.echo(_describe(freed))
     for reason in freed.not_done:
-        note(f"left as it is: {reason}")
+        note(f"not deleted: {reason}")
     return 0
 
 

@@ -122,7 +122,7 @@ def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:
     if as_text or (missing and len(inputs) == 1):
         if len(inputs) > 1:
             raise UsageError(
-                f"one text can be scored, and these are {len(inputs)}", hint='put it in "quotes"'
+                f"only one text can be scored; {len(inputs)} were given", hint='put it in "quotes"'
             )
         if not as_text and missing[0].rpartition(".")[2] in KINDS and " " not in missing[0]:
             raise NotFoundError(

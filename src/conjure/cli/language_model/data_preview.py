@@ -17,7 +17,7 @@ from conjure.cli.typed_options import names_as_typed
 from conjure.core.quoting import printable
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.text.held_out import Split, hold_out
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import DataFacts, Histogram, TokenisedText, describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
@@ -40,7 +40,7 @@ def preview(
     *,
     column: str | None,
     split: str | None,
-    layout: Layout,
+    layout: ReadOptions,
     special_tokens: str,
     model: str,
     count: int,
@@ -105,7 +105,10 @@ def _guesses(records: RecordSet) -> Iterator[str]:
             columns.setdefault(source.column, []).append(source.name)
     for column, names in columns.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield f"Column {column!r} of {names[0]}{more} is read, the only one with text (else: --column NAME)."
+        yield (
+            f"Reading column {column!r} of {names[0]}{more}, the only one with text "
+            "(use --column NAME for another)."
+        )
 
 
 def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
@@ -115,7 +118,7 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
         "tokens": f"{facts.tokens:,} (vocabulary of {vocabulary})",
         "bytes": f"{facts.size_bytes:,} ({facts.size_bytes / facts.tokens:.2f} a token)",
         "lengths": f"{lengths.shortest:,} to {lengths.longest:,} tokens a record; mean {lengths.mean:,.1f}, "
-        f"median {lengths.median:,.0f}, nine in ten at most {lengths.p90:,.0f}",
+        f"median {lengths.median:,.0f}, 90th percentile {lengths.p90:,.0f}",
         "held out": _held_out(parts),
     }
     if facts.bad_row_count:
@@ -126,8 +129,8 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
 def _held_out(parts: Split) -> str:
     if parts.heldout is None or parts.reason is not None:
         return str(parts.reason)
-    more = f" ({parts.excluded:,} more left out, because the like is trained on)" if parts.excluded else ""
-    return f"{parts.heldout.records:,} records with {len(parts.heldout):,} tokens, to measure on{more}"
+    more = f" ({parts.excluded:,} more left out: duplicates of training records)" if parts.excluded else ""
+    return f"{parts.heldout.records:,} records, {len(parts.heldout):,} tokens (for evaluation){more}"
 
 
 def _bars(histogram: Histogram) -> Iterator[str]:

@@ -18,7 +18,7 @@ from conjure.core.units import format_duration
 from conjure.errors import DataError
 from conjure.lm.generation.score import Score, Tally, Windows, score_documents
 from conjure.lm.language_model import LanguageModel, load
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.recipes.resource_lookup import data_path, model_lookup
 
@@ -30,7 +30,7 @@ def score(
     files: bool,
     column: str | None,
     split: str | None,
-    layout: Layout,
+    layout: ReadOptions,
     context: int | None,
     stride: int | None,
     per_token: bool,
@@ -80,7 +80,7 @@ def score(
     return 0
 
 
-def _records(inputs: Sequence[str], column: str | None, split: str | None, layout: Layout) -> RecordSet:
+def _records(inputs: Sequence[str], column: str | None, split: str | None, layout: ReadOptions) -> RecordSet:
     records = read_records(inputs, column=column, split=split, layout=layout)
     for source in records.sources:
         if source.guessed:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conjure.lm.models.shape import ModelConfig
 from conjure.lm.nn.dropout import Dropout
-from conjure.lm.nn.linear import product
+from conjure.lm.nn.linear import linear
 
 
 class Cache(Protocol):
@@ -107,7 +107,7 @@ class CausalLM(nn.Module, ABC):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of hidden states (…, C)."""
-        return product(hidden, self.head_weight)
+        return linear(hidden, self.head_weight)
 
     @abstractmethod
     def initialise(self, seed: int, std: float | None = None) -> Self:

@@ -23,7 +23,7 @@ from conjure.lm.models.shape import Rope, Shape
 from conjure.lm.nn.activation import ACTIVATIONS
 from conjure.lm.nn.attention import causal_attention
 from conjure.lm.nn.dropout import Dropout
-from conjure.lm.nn.linear import product
+from conjure.lm.nn.linear import linear
 from conjure.lm.nn.norm import RMSNorm
 from conjure.lm.nn.rope import RotaryTables, apply_rotary, rotary_tables
 
@@ -99,7 +99,7 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None: ...
 
     def forward(self, input: Tensor) -> Tensor:
-        return product(input, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):

@@ -1,6 +1,6 @@
 """Matrix products in float32, by whichever of torch's two libraries is the faster one here.
 
-Main entry: `product`. torch multiplies float32 with MKL, which on AMD processors is half as fast as oneDNN,
+Main entry: `linear`. torch multiplies float32 with MKL, which on AMD processors is half as fast as oneDNN,
 the library it uses for everything else, whether a product waits for arithmetic or, with one row, for memory.
 Invariant: value and gradients are those of ``left @ right.T + bias`` up to the order of its sums.
 """
@@ -15,7 +15,7 @@ from torch.nn import functional
 from conjure.lm.hardware import cpu_vendor
 
 
-def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """``left @ right.T + bias``, differentiable in all three.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from conjure.lm.native import kernels
-from conjure.lm.nn.linear import product
+from conjure.lm.nn.linear import linear
 
 IGNORE = -100  # a target of this value is no target (the field's convention)
 # Logits at a time: 268 MB of bfloat16, 2,670 rows of GPT-2's. Fewer starve the matrix products.
@@ -79,7 +79,7 @@ def _chunks_of_logits(hidden: Tensor, weight: Tensor, size: int) -> Iterator[tup
     for start in range(0, len(hidden), size):
         rows = slice(start, min(start + size, len(hidden)))
         if hidden.element_size() > 2:
-            yield rows, product(hidden[rows], weight)
+            yield rows, linear(hidden[rows], weight)
             continue
         padded = hidden.new_empty(rows.stop - start, -(-len(weight) // _LINE) * _LINE)
         padded[:, len(weight) :] = 0
@@ -136,7 +136,7 @@ def _turn_into_grad(logits: Tensor, targets: Tensor, divisor: float, weights: Te
 def _outer(left: Tensor, right: Tensor) -> Tensor:
     """``left.T @ right`` of two matrices with equally many rows, (N, M) and (N, K)."""
     if left.element_size() > 2:
-        return product(left.t(), right.t())
+        return linear(left.t(), right.t())
     length = left.stride(0)  # the zeros at the end of the rows come along: a whole number of lines
     return torch.mm(left.as_strided((len(left), length), (length, 1)).t(), right)[: left.shape[1]]
 
@@ -155,7 +155,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             of_rows = weights[rows] if weights is not None else None
             total += _turn_into_grad(logits, targets[rows], divisor, of_rows)
             if hidden_grad is not None:
-                hidden_grad[rows] = product(logits, weight.t())
+                hidden_grad[rows] = linear(logits, weight.t())
             if ctx.needs_input_grad[1]:
                 part = _outer(logits, hidden[rows])
                 weight_grad = part if weight_grad is None else weight_grad.add_(part)

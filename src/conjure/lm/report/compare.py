@@ -26,9 +26,9 @@ from conjure.lm.report.novelty import compare_with_training, summarise
 from conjure.lm.report.observe import record_texts
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.words import split_words
-from conjure.lm.text.held_out import Split, also_trained_on, split_records
+from conjure.lm.text.held_out import Split, overlapping_training, split_records
 from conjure.lm.text.near_duplicates import GroupBuilder
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import tokenise
 from conjure.lm.text.tokenizer import Tokenizer
@@ -229,8 +229,8 @@ def remake_split(training: Training, tokenizer: Tokenizer) -> Split:
 
 def _read(files: Sequence[str], settings: dict[str, Any]) -> RecordSet:
     """Records as the fine-tune read them; an older version kept fewer settings, and had no others."""
-    names = [name.name for name in fields(Layout) if name.name in settings]
-    layout = Layout(**{name: settings[name] for name in names})
+    names = [name.name for name in fields(ReadOptions) if name.name in settings]
+    layout = ReadOptions(**{name: settings[name] for name in names})
     return read_records(files, column=settings.get("column"), split=settings.get("split"), layout=layout)
 
 
@@ -249,7 +249,7 @@ def unseen_records(texts: Sequence[Any]) -> tuple[int, list[str]]:
     for record in held_out:
         builder.add(record)
     groups = builder.build()
-    seen = also_trained_on(groups, np.arange(len(groups.labels)) < trained)[trained:]
+    seen = overlapping_training(groups, np.arange(len(groups.labels)) < trained)[trained:]
     labels = groups.labels[trained:]
     firsts: dict[int, str] = {}
     for record, label, known in zip(held_out, labels.tolist(), seen.tolist(), strict=True):

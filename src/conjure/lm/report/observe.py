@@ -175,7 +175,7 @@ def held_out_texts(stream: TokenStream | None, tokenizer: Tokenizer, *, tokens: 
 
 def _sampled_records(stream: TokenStream, tokens: int) -> list[int]:
     """The records of as many groups as have so many tokens, one group at least."""
-    first = stream.one_of_each()
+    first = stream.first_of_each_group()
     sizes = np.bincount(stream.labels, np.diff(stream.ends, prepend=0))
     chosen, total = set[int](), 0
     for place in np.argsort(

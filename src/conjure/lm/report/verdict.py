@@ -96,12 +96,12 @@ def judge(figures: Figures) -> Verdict:
 
 _NOT_MEASURED: dict[State, str] = {
     "nothing_held_out": "Nothing was held out, so whether it is better was not measured",
-    "not_comparable": "All held-out text is also trained on, so whether it is better cannot be told",
+    "not_comparable": "All held-out text is also in the training text, so improvement could not be measured",
 }
 _WHY_NOT_MEASURED: dict[State, str] = {
     "nothing_held_out": "Nothing was held out of the training data.",
     "not_comparable": "Every held-out record is also a training record, or nearly one, "
-    "so its loss says nothing about text the model has not seen.",
+    "so its loss does not measure unseen text.",
 }
 _NEXT_STEPS: dict[State, str | None] = {
     "learned": None,
@@ -159,10 +159,10 @@ def _better(
     assert comparison is not None
     texts = _counted(comparison.records, "held-out text")
     units = comparison.units if comparison.units is not None else comparison.records
-    of = "them" if units == comparison.records else f"{units:,} groups of texts that say the same"
+    of = "them" if units == comparison.records else f"{units:,} groups of duplicate texts"
     detail = (
         f"Its loss on {texts} is {tuned.loss:.2f} nats per token, the base model's {base.loss:.2f} "
-        f"({_sure_of_change(comparison)}). It finds {comparison.likelier:,} of {of} more likely."
+        f"({_sure_of_change(comparison)}). {comparison.likelier:,} of {of} became more likely."
     )
     if comparison.outcome == "unclear":
         return Finding(_BETTER, "mixed", "No clear difference on unseen text", detail)
@@ -181,7 +181,7 @@ def _sure_of_change(comparison: HeldOutComparison) -> str:
     if p_value is None:
         return words
     often = "less than once in 1,000 times" if p_value < 0.001 else f"{_times(p_value)}"
-    return f"{words}; chance alone makes such a difference {often}"
+    return f"{words}; a difference this large occurs by chance {often}"
 
 
 def _times(p_value: float) -> str:
@@ -197,7 +197,7 @@ def _shape(base: Side, tuned: Side, lengths: LengthScale) -> Finding:
         return Finding(_SHAPE, "unknown", "Samples are too short to tell", detail)
     detail = (
         f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model {before:.1f}; "
-        f"chance alone: up to {normal:.1f} in 95 of 100 cases)."
+        f"random real records: up to {normal:.1f} in 95 of 100 draws)."
     )
     if after <= normal:
         kept = before <= normal
@@ -219,11 +219,11 @@ def _copying(tuned: Side, normal: Normal | None) -> Finding:
     if share >= COPIER:
         return Finding(_COPYING, "bad", "It copies the training text", detail)
     if recited >= COPIER:
-        return Finding(_COPYING, "bad", "It knows training records by heart", detail)
+        return Finding(_COPYING, "bad", "It has memorized training records", detail)
     if share > usual or share >= COPYING:
         return Finding(_COPYING, "mixed", "It copies now and then", detail)
     if recited >= RECITED:
-        return Finding(_COPYING, "mixed", "It knows some training records by heart", detail)
+        return Finding(_COPYING, "mixed", "It has memorized some training records", detail)
     return Finding(_COPYING, "good", "It does not copy", detail)
 
 
@@ -243,7 +243,7 @@ def _variety(tuned: Side, normal: Diversity | None) -> Finding:
     if repeated >= REPEATING * samples or (share is not None and share < MONOTONOUS):
         return Finding(_VARIED, "bad", "It repeats itself", detail)
     if share is None:
-        return Finding(_VARIED, "unknown", "Nothing to compare with", detail)
+        return Finding(_VARIED, "unknown", "Not measured: no held-out text to compare with", detail)
     if share < VARIED:
         return Finding(_VARIED, "mixed", "It is less varied than real text", detail)
     return Finding(_VARIED, "good", "It is varied", detail)

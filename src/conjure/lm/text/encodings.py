@@ -102,10 +102,10 @@ def read_lines(path: Path, encoding: str | None = None) -> Iterator[str]:
     """
     with open_text(path, encoding) as file:
         for line in file:
-            yield without_marks(line)
+            yield strip_byte_order_marks(line)
 
 
-def without_marks(text: str) -> str:
+def strip_byte_order_marks(text: str) -> str:
     """`text` without byte order marks."""
     return text.replace(MARK, "") if MARK in text else text
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.text.near_duplicates import Groups, groups_of_equals
+from conjure.lm.text.near_duplicates import DuplicateGroups, groups_of_equals
 from conjure.lm.text.records import RecordSet
 from conjure.lm.text.token_cache import TokenisedText, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
@@ -92,7 +92,7 @@ class TokenStream:
             weights=weights,
         )
 
-    def one_of_each(self) -> "TokenStream":
+    def first_of_each_group(self) -> "TokenStream":
         """The first record of every group; all of them where those are too short to predict anything."""
         once = self.select(_first_of_group(self.labels))
         return once if len(once) >= 2 else self
@@ -148,7 +148,11 @@ def split_records(
 
 
 def hold_out(
-    text: TokenisedText, fraction: float = 0.1, *, groups: Groups | None = None, dedup: Dedup = "keep"
+    text: TokenisedText,
+    fraction: float = 0.1,
+    *,
+    groups: DuplicateGroups | None = None,
+    dedup: Dedup = "keep",
 ) -> Split:
     """Split a text into a part to train on and a part to measure on.
 
@@ -178,7 +182,7 @@ def hold_out(
 
 
 def hold_out_file(
-    text: TokenisedText, validation: TokenisedText, groups: Groups, *, dedup: Dedup = "keep"
+    text: TokenisedText, validation: TokenisedText, groups: DuplicateGroups, *, dedup: Dedup = "keep"
 ) -> Split:
     """Train on a whole text, and measure on another, but for what stands in the first as well.
 
@@ -196,7 +200,7 @@ def hold_out_file(
     count = len(text.ends)
     train = _all_records(text, groups)
     held_out = replace(_all_records(validation, groups), labels=groups.labels[count:])
-    kept = ~also_trained_on(groups, np.arange(len(groups.labels)) < count)[count:]
+    kept = ~overlapping_training(groups, np.arange(len(groups.labels)) < count)[count:]
     excluded = int((~kept).sum())
     remaining = held_out.select(kept)
     if len(remaining) < 2:
@@ -208,12 +212,12 @@ def hold_out_file(
     return Split(_deduplicated(train, dedup), remaining, "file", reason, excluded)
 
 
-def _split(text: TokenisedText, everything: TokenStream, groups: Groups, fraction: float) -> Split:
+def _split(text: TokenisedText, everything: TokenStream, groups: DuplicateGroups, fraction: float) -> Split:
     if fraction == 0:
         return Split(everything, None, "none", "nothing is held out, as asked")
     held_out = _chosen_groups(text, groups, fraction)[groups.labels]
     if held_out.any():
-        left_out = held_out & also_trained_on(groups, ~held_out)
+        left_out = held_out & overlapping_training(groups, ~held_out)
         train = everything.select(~held_out)
         measured = everything.select(held_out & ~left_out)
         if len(train) >= 2 and len(measured) >= 2:
@@ -224,7 +228,9 @@ def _split(text: TokenisedText, everything: TokenStream, groups: Groups, fractio
     return _hold_out_tail(text, everything, groups, few)
 
 
-def _hold_out_tail(text: TokenisedText, everything: TokenStream, groups: Groups, reason: str) -> Split:
+def _hold_out_tail(
+    text: TokenisedText, everything: TokenStream, groups: DuplicateGroups, reason: str
+) -> Split:
     """The last tokens, but for the records among them that stand before them as well."""
     total = len(text.ids)
     if total < 3:
@@ -234,7 +240,7 @@ def _hold_out_tail(text: TokenisedText, everything: TokenStream, groups: Groups,
     first = len(everything.ends) - tail.records  # the record that the cut goes through, or ends at
     # Trained on are the records before the cut and, to the others like it, also the one that it goes through.
     whole, begun = everything.ends <= cut, np.concatenate(([0], everything.ends[:-1])) < cut
-    shared = (also_trained_on(groups, whole) | also_trained_on(groups, begun))[first:]
+    shared = (overlapping_training(groups, whole) | overlapping_training(groups, begun))[first:]
     excluded = int(shared.sum())
     measured = tail.select(~shared)
     if len(measured) < 2:
@@ -249,7 +255,7 @@ def _hold_out_tail(text: TokenisedText, everything: TokenStream, groups: Groups,
     return Split(train, measured, "tail", reason, excluded)
 
 
-def _chosen_groups(text: TokenisedText, groups: Groups, fraction: float) -> Mask:
+def _chosen_groups(text: TokenisedText, groups: DuplicateGroups, fraction: float) -> Mask:
     """Which groups to hold out, (groups,): those whose first records have the least hashes."""
     hashes = text.hashes[groups.first_records]
     eligible = groups.sizes <= max(1, _MOST_OF_A_TEXT * len(groups.labels))
@@ -262,7 +268,7 @@ def _chosen_groups(text: TokenisedText, groups: Groups, fraction: float) -> Mask
     return chosen
 
 
-def also_trained_on(groups: Groups, trained: Mask) -> Mask:
+def overlapping_training(groups: DuplicateGroups, trained: Mask) -> Mask:
     """Which records have the like among those of a mask, (R,): in their group, or as a longer neighbour."""
     seen = np.zeros(groups.count, bool)
     seen[groups.labels[trained]] = True
@@ -276,7 +282,7 @@ def _deduplicated(stream: TokenStream, dedup: Dedup) -> TokenStream:
     if dedup == "keep":
         return stream
     if dedup == "drop":
-        return stream.one_of_each()
+        return stream.first_of_each_group()
     _, inverse, sizes = np.unique(stream.labels, return_inverse=True, return_counts=True)
     return replace(stream, weights=(1 / sizes[inverse]).astype(np.float32))
 
@@ -287,20 +293,20 @@ def _first_of_group(labels: Numbers) -> Mask:
     return first
 
 
-def _records(groups: Groups) -> str:
+def _records(groups: DuplicateGroups) -> str:
     count = len(groups.labels)
     records = f"{count:,} record{'s' * (count != 1)}"
     return records if groups.count == count else f"{records}, {groups.count:,} of them different"
 
 
-def _all_records(text: TokenisedText, groups: Groups) -> TokenStream:
+def _all_records(text: TokenisedText, groups: DuplicateGroups) -> TokenStream:
     ends = text.ends.astype(np.int64)
     starts = np.concatenate(([0], ends[:-1]))
     labels = groups.labels[: len(ends)]
     return TokenStream(text.ids, starts, ends, text.end_of_text, labels, start_id=text.start_id)
 
 
-def _span(text: TokenisedText, groups: Groups, start: int, stop: int) -> TokenStream:
+def _span(text: TokenisedText, groups: DuplicateGroups, start: int, stop: int) -> TokenStream:
     """All tokens from `start` to `stop`; the records at its edges may be cut."""
     ends = text.ends.astype(np.int64)
     first = int(np.searchsorted(ends, start, side="right"))

@@ -59,7 +59,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class DuplicateGroups:
     """Which records belong together.
 
     Attributes:
@@ -89,7 +89,7 @@ class Groups:
         return np.unique(self.labels, return_index=True)[1]
 
 
-def group_records(texts: Iterable[str]) -> Groups:
+def group_records(texts: Iterable[str]) -> DuplicateGroups:
     """The groups of some records."""
     builder = GroupBuilder()
     for text in texts:
@@ -97,12 +97,12 @@ def group_records(texts: Iterable[str]) -> Groups:
     return builder.build()
 
 
-def groups_of_equals(hashes: Hashes) -> Groups:
+def groups_of_equals(hashes: Hashes) -> DuplicateGroups:
     """The groups of records that have equal hashes, and nothing else in common."""
     labels = _first_of_each(hashes)[1]
     sizes = np.bincount(labels)
     largest = int(sizes.max(initial=0))
-    return Groups(labels, len(sizes), largest, len(sizes), np.empty((0, 2), np.int64))
+    return DuplicateGroups(labels, len(sizes), largest, len(sizes), np.empty((0, 2), np.int64))
 
 
 class GroupBuilder:
@@ -127,7 +127,7 @@ class GroupBuilder:
         if self._batch_characters >= _BATCH_CHARACTERS:
             self._take_batch()
 
-    def build(self) -> Groups:
+    def build(self) -> DuplicateGroups:
         """The groups of all records taken in."""
         self._take_batch()
         keys = np.array(self._keys, np.uint64)
@@ -136,7 +136,7 @@ class GroupBuilder:
         relation = _related(shingles, owners, len(representatives))
         numbered = _first_of_each(_components(len(representatives), relation.strong)[distinct_of])[1]
         sizes = np.bincount(numbered)
-        return Groups(
+        return DuplicateGroups(
             labels=numbered,
             count=len(sizes),
             largest=int(sizes.max(initial=0)),

@@ -1,6 +1,6 @@
 """How a person says a text is written, where its own looks do not tell: kind, delimiter, header, quotes.
 
-Main entry: `Layout`. Invariant: one that exists can be followed.
+Main entry: `ReadOptions`. Invariant: one that exists can be followed.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _SPELLED = {r"\t": "\t", "tab": "\t"}
 
 
 @dataclass(frozen=True)
-class Layout:
+class ReadOptions:
     r"""What was said about the files; the defaults say nothing.
 
     Attributes:

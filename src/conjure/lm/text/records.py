@@ -15,9 +15,9 @@ from conjure.core.files import sha256_bytes, sha256_file
 from conjure.core.quoting import shell_words
 from conjure.errors import DataError
 from conjure.lm.bounds import value_fault
-from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, without_marks
-from conjure.lm.text.read_options import Layout
-from conjure.lm.text.sources import Source, find_sources, readable
+from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, strip_byte_order_marks
+from conjure.lm.text.read_options import ReadOptions
+from conjure.lm.text.sources import Source, find_sources, translate_read_errors
 from conjure.lm.text.table_reader import Fault, Row, open_table
 from conjure.lm.text.tokenizer import split_safely
 
@@ -68,7 +68,7 @@ class RecordSet:
 
     sources: tuple[Source, ...]
     split: str | None = None
-    layout: Layout = field(default_factory=Layout)
+    layout: ReadOptions = field(default_factory=ReadOptions)
     bad_rows: dict[Fault, BadRows] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[str]:
@@ -94,7 +94,7 @@ class RecordSet:
         found = False
         for index, source in enumerate(self.sources):
             whole = source.kind == "txt" and self.split is None
-            with readable(source.name):
+            with translate_read_errors(source.name):
                 for piece in self._whole(index, source) if whole else self._rows(index, source):
                     found = True
                     yield piece
@@ -105,9 +105,9 @@ class RecordSet:
     def digest(self) -> str:
         """Hex SHA-256 of the content of the files and of how it is cut into records."""
         # What says nothing leaves no mark: a training that 0.1 interrupted goes on with the same data.
-        parts = [] if self.layout == Layout() else [f"{self.layout!r}\n"]
+        parts = [] if self.layout == ReadOptions() else [f"{self.layout!r}\n"]
         for source in self.sources:
-            with readable(source.name):
+            with translate_read_errors(source.name):
                 parts.append(f"{source.kind} {source.column!r} {self.split} {sha256_file(source.path)}\n")
         return sha256_bytes("".join(parts).encode("utf-8", "surrogateescape"))
 
@@ -133,7 +133,7 @@ class RecordSet:
         source = self.sources[bad.source_index]
         if bad.fault not in (Fault.WRONG_ENCODING, Fault.NUL) or source.kind == "parquet":
             return ""
-        with readable(source.name):
+        with translate_read_errors(source.name):
             guess = guess_encoding(source.path)
         if guess is None or guess.encoding == self.layout.encoding:
             return ""
@@ -148,7 +148,7 @@ class RecordSet:
 
     def _rows(self, index: int, source: Source) -> Iterator[Piece]:
         for row in _rows_of(source, self.split, self.layout):
-            text = _with_line_feeds(without_marks(row.text)) if row.text is not None else ""
+            text = _with_line_feeds(strip_byte_order_marks(row.text)) if row.text is not None else ""
             fault = row.fault if row.fault is not None else _fault_in(text)
             if fault is None:
                 yield Piece(text, ends_record=True)
@@ -185,7 +185,7 @@ def read_records(
     *,
     column: str | None = None,
     split: str | None = None,
-    layout: Layout | None = None,
+    layout: ReadOptions | None = None,
 ) -> RecordSet:
     """The records in files and folders.
 
@@ -206,14 +206,14 @@ def read_records(
     """
     if split is not None and split not in SPLITS:
         raise value_fault("split", f"is {split!r}; it can be {' or '.join(SPLITS)}")
-    layout = layout if layout is not None else Layout()
+    layout = layout if layout is not None else ReadOptions()
     found = find_sources([str(source) for source in sources], column=column, layout=layout)
     if split is not None and all(source.is_table for source in found):
         raise value_fault("split", f"{split!r} is for text; {found[0].name} is a table: each row is a record")
     return RecordSet(tuple(found), split, layout)
 
 
-def _rows_of(source: Source, split: str | None, layout: Layout) -> Iterator[Row]:
+def _rows_of(source: Source, split: str | None, layout: ReadOptions) -> Iterator[Row]:
     if source.column is not None:
         return open_table(source.path, source.kind, layout).rows(source.column)
     lines = read_lines(source.path, layout.encoding)
@@ -244,7 +244,7 @@ def _whole_text(path: Path, encoding: str | None) -> Iterator[Piece]:
     with open_text(path, encoding) as file:
         waiting = ""
         while chunk := file.read(max(_CHUNK, len(waiting))):  # doubling: a text may have no place to cut
-            *ready, waiting = split_safely(waiting + without_marks(chunk), _CHUNK)
+            *ready, waiting = split_safely(waiting + strip_byte_order_marks(chunk), _CHUNK)
             for text in ready:
                 yield Piece(text, ends_record=False)
         yield Piece(waiting, ends_record=True)
@@ -255,7 +255,7 @@ def _fault_in_file(path: Path, encoding: str | None) -> Fault | None:
     blank = True
     with open_text(path, encoding) as file:
         while chunk := file.read(_CHUNK):
-            text = without_marks(chunk)
+            text = strip_byte_order_marks(chunk)
             if "\0" in text:
                 return Fault.NUL
             blank = blank and not text.strip()

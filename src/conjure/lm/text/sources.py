@@ -21,7 +21,7 @@ from conjure.core.quoting import shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError, DataError, NotFoundError, UsageError
 from conjure.lm.bounds import value_fault
-from conjure.lm.text.read_options import ENDINGS, KINDS, TABLE_KINDS, Layout
+from conjure.lm.text.read_options import ENDINGS, KINDS, TABLE_KINDS, ReadOptions
 from conjure.lm.text.table_reader import list_names, open_table
 
 STANDARD_INPUT = "-"
@@ -70,7 +70,7 @@ class Source:
 
 
 def find_sources(
-    names: Sequence[str], *, column: str | None = None, layout: Layout | None = None
+    names: Sequence[str], *, column: str | None = None, layout: ReadOptions | None = None
 ) -> list[Source]:
     """Every file meant, once each, in order, with the column to read.
 
@@ -84,7 +84,7 @@ def find_sources(
         UsageError: A kind of file that is not read, an unknown column, or several that could be meant.
         DataError: A file is empty or damaged, or a folder holds nothing of these kinds.
     """
-    layout = layout if layout is not None else Layout()
+    layout = layout if layout is not None else ReadOptions()
     if not names:
         raise UsageError("no data was given: give a file, a folder, or - for standard input")
     found: dict[Path, Source] = {}
@@ -101,7 +101,7 @@ def find_sources(
 
 
 @contextmanager
-def readable(name: str) -> Iterator[None]:
+def translate_read_errors(name: str) -> Iterator[None]:
     """Turn the system's refusal to read a file into one sentence.
 
     Raises:
@@ -185,7 +185,7 @@ def _copy_of_standard_input() -> Path:
 def _files_in(folder: Path, format: str | None) -> list[Source]:
     """The readable kinds of file below a folder, in order of their paths; hidden ones are left alone."""
     wanted = KINDS if format is None else (format,)
-    with readable(str(folder)):
+    with translate_read_errors(str(folder)):
         paths = sorted(path for path in folder.rglob("*") if _kind(path) in wanted and path.is_file())
     shown = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
     if not shown:
@@ -200,16 +200,16 @@ def _nearest(path: Path) -> str:
 
 
 def _checked(source: Source) -> Source:
-    with readable(source.name), open_regular(source.path) as file:
+    with translate_read_errors(source.name), open_regular(source.path) as file:
         empty = not file.read(1)
     if empty:
         raise DataError(f"{source.name} is empty (0 bytes)")
     return source
 
 
-def _with_column(source: Source, column: str | None, layout: Layout) -> Source:
+def _with_column(source: Source, column: str | None, layout: ReadOptions) -> Source:
     """The source with the column to read: the one given, or the only one that holds text."""
-    with readable(source.name):
+    with translate_read_errors(source.name):
         table = open_table(source.path, source.kind, layout)
         samples, remarks = table.samples(), table.remarks
     source = replace(source, remarks=remarks)

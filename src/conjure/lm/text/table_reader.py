@@ -19,7 +19,7 @@ from conjure.core.quoting import shell_words
 from conjure.errors import DataError
 from conjure.lm.text.delimiters import DELIMITERS, choose_delimiter
 from conjure.lm.text.encodings import open_text, read_lines
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 
 _SAMPLE_ROWS = 1000
 _HEAD_CHARACTERS = 1 << 20  # of the rows by which a delimiter is chosen
@@ -86,7 +86,7 @@ class Table(Protocol):
         ...
 
 
-def open_table(path: Path, kind: str, layout: Layout | None = None) -> Table:
+def open_table(path: Path, kind: str, layout: ReadOptions | None = None) -> Table:
     """The table in a file.
 
     Args:
@@ -94,7 +94,7 @@ def open_table(path: Path, kind: str, layout: Layout | None = None) -> Table:
         kind: One of `TABLE_KINDS`.
         layout: What was said about how it is written.
     """
-    layout = layout if layout is not None else Layout()
+    layout = layout if layout is not None else ReadOptions()
     match kind:
         case "jsonl":
             return JsonLinesTable(path, layout)
@@ -113,7 +113,7 @@ class SeparatedTable:
         DataError: The first row cannot be read, or gives two columns one name.
     """
 
-    def __init__(self, path: Path, layout: Layout, *, tabs: bool) -> None:
+    def __init__(self, path: Path, layout: ReadOptions, *, tabs: bool) -> None:
         self._path, self._layout = path, layout
         head = self._head()
         said = _SEPARATOR_LINE.fullmatch(head[0]) if head else None
@@ -388,7 +388,7 @@ class JsonLinesTable:
 
     remarks: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: ReadOptions) -> None:
         self._path, self._encoding = path, layout.encoding
 
     def samples(self) -> dict[str, list[str]]:

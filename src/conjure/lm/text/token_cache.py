@@ -25,7 +25,7 @@ import numpy.typing as npt
 from conjure.core.files import locked, sha256_bytes, sync_folder
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
-from conjure.lm.text.near_duplicates import GroupBuilder, Groups
+from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
@@ -195,7 +195,7 @@ def tokenise(
 
 def find_groups(
     sources: Sequence[RecordSet], *, cache: Path | None = None, progress: Progress | None = None
-) -> Groups:
+) -> DuplicateGroups:
     """Which records of some texts together say the same, found now or at an earlier time.
 
     Args:
@@ -220,7 +220,7 @@ def find_groups(
     return _made_once(cache, key, _read_groups, write)
 
 
-def _group(sources: Sequence[RecordSet], progress: Progress | None) -> Groups:
+def _group(sources: Sequence[RecordSet], progress: Progress | None) -> DuplicateGroups:
     builder = GroupBuilder()
     done, total = 0, sum(records.size_bytes for records in sources)
     for records in sources:
@@ -233,9 +233,9 @@ def _group(sources: Sequence[RecordSet], progress: Progress | None) -> Groups:
     return builder.build()
 
 
-def _read_groups(folder: Path) -> Groups:
+def _read_groups(folder: Path) -> DuplicateGroups:
     meta = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
-    return Groups(
+    return DuplicateGroups(
         labels=_mapped(folder / "labels", np.dtype("<i8"), meta["records"]),
         count=meta["count"],
         largest=meta["largest"],
@@ -270,7 +270,7 @@ def _made_once(
     return read(folder)
 
 
-def describe(records: RecordSet, text: TokenisedText, groups: Groups) -> DataFacts:
+def describe(records: RecordSet, text: TokenisedText, groups: DuplicateGroups) -> DataFacts:
     """The facts about a text that has been read and turned into ids."""
     return DataFacts(
         files=tuple({"name": s.name, "kind": s.kind, "column": s.column} for s in records.sources),

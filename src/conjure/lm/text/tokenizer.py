@@ -25,7 +25,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 from conjure.core.files import open_regular, sha256_bytes
 from conjure.errors import CheckpointError, DataError, UsageError
 from conjure.lm.text.special_tokens import END_OF_TEXT, SpecialTokens, read_json, read_special_tokens
-from conjure.lm.text.tokenizer_detection import GPT2_KIND, SPACE, Kind, kind_of
+from conjure.lm.text.tokenizer_detection import GPT2_KIND, SPACE, TokenizerKind, detect_kind
 
 # Names under which GPT-2's vocabulary and merges are published, ours (and Hugging Face's) first.
 _VOCABULARY_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -47,7 +47,9 @@ class Tokenizer:
         kind: How tokens are spelled, and what is done to text.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens, kind: Kind = GPT2_KIND) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, special: SpecialTokens, kind: TokenizerKind = GPT2_KIND
+    ) -> None:
         end_of_text_id = backend.token_to_id(special.end)
         assert end_of_text_id is not None, f"{special.end} is not in the vocabulary"
         self._backend = backend
@@ -358,7 +360,7 @@ def split_safely(
     Args:
         text: Any text.
         size: Characters in a piece, at least; a piece is longer where no safe place comes sooner.
-        cut: Safe places, as `Kind.cut` has them; None cuts nowhere.
+        cut: Safe places, as `TokenizerKind.cut` has them; None cuts nowhere.
 
     Yields:
         Pieces that join up to `text`; their ids join up to the text's ids.
@@ -401,7 +403,7 @@ def _bytes_of_characters(token: str) -> bytes:
     return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
 
 
-def _made_exact(backend: tokenizers.Tokenizer, kind: Kind) -> tokenizers.Tokenizer:
+def _made_exact(backend: tokenizers.Tokenizer, kind: TokenizerKind) -> tokenizers.Tokenizer:
     """Switch off what would cut or pad a text, or take what is written in it for special tokens."""
     backend.no_padding()
     backend.no_truncation()
@@ -416,13 +418,13 @@ def _made_exact(backend: tokenizers.Tokenizer, kind: Kind) -> tokenizers.Tokeniz
     return backend
 
 
-def _read_tokenizer_json(folder: Path) -> tuple[dict[str, Any] | None, Kind]:
+def _read_tokenizer_json(folder: Path) -> tuple[dict[str, Any] | None, TokenizerKind]:
     """The content of tokenizer.json, None where there is none, and the kind of tokenizer."""
     path = folder / "tokenizer.json"
     if not path.exists():
         return None, GPT2_KIND
     content = read_json(path)
-    kind = kind_of(content)
+    kind = detect_kind(content)
     if isinstance(kind, str):
         raise CheckpointError(
             f"{path} describes {kind}; conjure supports byte-level BPE, and BPE with byte fallback",

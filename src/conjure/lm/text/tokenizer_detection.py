@@ -1,8 +1,8 @@
 """What kind of tokenizer a ``tokenizer.json`` describes: how tokens are spelled, and what is done to text.
 
-Main entry: `kind_of`. Two kinds are known: byte-level BPE (GPT-2, SmolLM, Llama 3, Qwen, NeoX), whatever its
-way of splitting words, and BPE over characters with ▁ for the space and bytes for what is missing (Llama 2,
-Gemma). Invariant: a text cut where a kind says it may be cut has the ids of its pieces.
+Main entry: `detect_kind`. Two kinds are known: byte-level BPE (GPT-2, SmolLM, Llama 3, Qwen, NeoX), whatever
+its way of splitting words, and BPE over characters with ▁ for the space and bytes for what is missing (Llama
+2, Gemma). Invariant: a text cut where a kind says it may be cut has the ids of its pieces.
 """
 
 import re
@@ -31,7 +31,7 @@ _UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TokenizerKind:
     """One kind of tokenizer.
 
     Attributes:
@@ -56,10 +56,10 @@ class Kind:
         return ", and ".join(changes) or None
 
 
-GPT2_KIND = Kind(is_gpt2=True)
+GPT2_KIND = TokenizerKind(is_gpt2=True)
 
 
-def kind_of(settings: Mapping[str, Any]) -> Kind | str:
+def detect_kind(settings: Mapping[str, Any]) -> TokenizerKind | str:
     """The kind that the content of a ``tokenizer.json`` describes; words for what is not known."""
     model = settings.get("model") or {}
     if not isinstance(model, dict):
@@ -89,7 +89,9 @@ def _steps(part: Any, name: str) -> Iterator[Mapping[str, Any]]:
             yield from _steps(each, name)
 
 
-def _byte_level(normalizers: list[Mapping[str, Any]], splitters: list[Mapping[str, Any]]) -> Kind | str:
+def _byte_level(
+    normalizers: list[Mapping[str, Any]], splitters: list[Mapping[str, Any]]
+) -> TokenizerKind | str:
     kinds = [str(step.get("type")) for step in splitters]
     if kinds[-1:] != ["ByteLevel"] or not {*kinds} <= {"ByteLevel", "Digits", "Split"}:
         return f"a BPE tokenizer with the unsupported pre-tokenizer {'+'.join(kinds) or 'nothing'}"
@@ -109,7 +111,7 @@ def _byte_level(normalizers: list[Mapping[str, Any]], splitters: list[Mapping[st
         cut = _GPT2_CUT
     elif form in (None, "NFC") and patterns <= _SPACE_CUT_PATTERNS:
         cut = _SPACE_CUT
-    return Kind(form=form, cut=cut)
+    return TokenizerKind(form=form, cut=cut)
 
 
 def _pattern_of(step: Mapping[str, Any]) -> Any:
@@ -119,7 +121,7 @@ def _pattern_of(step: Mapping[str, Any]) -> Any:
 
 def _with_byte_fallback(
     model: Mapping[str, Any], normalizers: list[Mapping[str, Any]], splitters: list[Mapping[str, Any]]
-) -> Kind | str:
+) -> TokenizerKind | str:
     forms = [str(step.get("type")) for step in normalizers]
     unknown = {*forms} - {"Prepend", "Replace", *_UNICODE_FORMS}
     if unknown:
@@ -135,6 +137,6 @@ def _with_byte_fallback(
     tokens = [token for token in vocabulary if isinstance(token, str)] if isinstance(vocabulary, dict) else []
     # A cut before a space is safe if no token goes on with a space after something else.
     is_safe = not prefix and form in (None, "NFC") and not any(map(crosses.search, tokens))
-    return Kind(
+    return TokenizerKind(
         byte_level=False, form=form, prefix_space=prefix, cut=_SPACE_CUT if is_safe else None, is_gpt2=False
     )

@@ -493,7 +493,7 @@ class Finetuning:
         return Trainer(
             self._model.to(self._device),
             Blocks(self._split.train, plan.block_size),
-            Blocks(held_out.one_of_each(), plan.block_size) if held_out is not None else None,
+            Blocks(held_out.first_of_each_group(), plan.block_size) if held_out is not None else None,
             settings,
             adamw(plan.learning_rate, request.weight_decay),
             self._dtype,

@@ -10,7 +10,7 @@ from typing import Any
 
 from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
 from conjure.lm.text.held_out import DEDUP, Dedup
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
 
 SPECIAL_TOKENS = ("text", "token")
@@ -48,7 +48,7 @@ class FinetuneRequest:
         output: Checkpoint folder to write.
         column: Column of tables that holds the text.
         split: Cut texts into ``lines`` or ``paragraphs``.
-        format: Kind of the files; see `conjure.lm.text.read_options.Layout` for this and the next four.
+        format: Kind of the files; see `conjure.lm.text.read_options.ReadOptions` for this and the next four.
         delimiter: What separates columns.
         header: Whether the first row names the columns.
         quoting: Whether fields may be in quotes.
@@ -136,9 +136,9 @@ class FinetuneRequest:
         _ = self.layout  # refuses what cannot be followed
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ReadOptions:
         """What was said about how the files are written."""
-        return Layout(self.format, self.delimiter, self.header, self.quoting, self.encoding)
+        return ReadOptions(self.format, self.delimiter, self.header, self.quoting, self.encoding)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must agree with: everything but places."""

@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from conjure.core.dir_fd import Descent, Folder, change_mode, walk
+from conjure.core.dir_fd import Folder, FolderCursor, change_mode, walk
 from conjure.core.home import Home
 from conjure.core.trees import Copied, copy_entry
 from conjure.errors import MountError
@@ -33,7 +33,7 @@ def place(home: Home, source: Path, workdir: Folder, target: str, read_only: boo
     """
     try:
         parts = _parts(target)
-        with Descent(workdir) as descent:
+        with FolderCursor(workdir) as descent:
             _refuse_links(descent, parts, target)
             _refuse_collisions(source, descent, parts, target, read_only)
             if read_only:
@@ -50,7 +50,7 @@ def _parts(target: str) -> list[str]:
     return list(parts)
 
 
-def _refuse_links(descent: Descent, parts: list[str], target: str) -> None:
+def _refuse_links(descent: FolderCursor, parts: list[str], target: str) -> None:
     for depth in range(1, len(parts)):
         if _kind(descent, parts[:depth]) == stat.S_IFLNK:
             raise MountError(
@@ -59,7 +59,7 @@ def _refuse_links(descent: Descent, parts: list[str], target: str) -> None:
             )
 
 
-def _kind(descent: Descent, parts: list[str]) -> int | None:
+def _kind(descent: FolderCursor, parts: list[str]) -> int | None:
     """What stands at a path: its file type as in `stat`, or None for nothing."""
     try:
         folder = descent.go_to(parts[:-1])
@@ -69,7 +69,7 @@ def _kind(descent: Descent, parts: list[str]) -> int | None:
 
 
 def _refuse_collisions(
-    source: Path, descent: Descent, parts: list[str], target: str, read_only: bool
+    source: Path, descent: FolderCursor, parts: list[str], target: str, read_only: bool
 ) -> None:
     taken, kind = None, _kind(descent, parts)
     if kind is not None:
@@ -83,7 +83,7 @@ def _refuse_collisions(
         )
 
 
-def _first_collision(source: Path, descent: Descent, parts: list[str], target: str) -> str | None:
+def _first_collision(source: Path, descent: FolderCursor, parts: list[str], target: str) -> str | None:
     """The first file of `source` that would land on something; folders may be shared."""
     for name, entry in walk(source):
         kind = _kind(descent, [*parts, *name.split("/")])
@@ -92,7 +92,7 @@ def _first_collision(source: Path, descent: Descent, parts: list[str], target: s
     return None
 
 
-def _link(source: Path, descent: Descent, parts: list[str]) -> Copied:
+def _link(source: Path, descent: FolderCursor, parts: list[str]) -> Copied:
     linked = Copied()
     folder = descent.go_to(parts[:-1], make=True)
     if not source.is_dir():

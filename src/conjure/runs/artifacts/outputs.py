@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conjure.core.dir_fd import (
-    Descent,
     Entry,
     Folder,
+    FolderCursor,
     change_open_mode,
-    let_owner_in,
+    give_owner_access,
     open_file,
     open_name,
     walk,
@@ -133,9 +133,9 @@ def collect(
         OSError: The disk is full or a folder not writable; calling again goes on from there.
         ConflictError: A folder in `destination` has been replaced.
     """
-    workdir.let_owner_in()
+    workdir.give_owner_access()
     found = _find_changed(workdir, baseline, _Choice(GlobSet(include), GlobSet(exclude)), destination)
-    with Descent(workdir) as source, Descent(destination) as target:
+    with FolderCursor(workdir) as source, FolderCursor(destination) as target:
         move = _Move(source, target)
         # Links first: once the files have moved, where a link leads can no longer be seen.
         for name in found.links:
@@ -160,8 +160,8 @@ class _ReplacedError(Exception):
 class _Move:
     """Two ways down, from which files are taken and to which they go."""
 
-    source: Descent
-    target: Descent
+    source: FolderCursor
+    target: FolderCursor
 
     def from_folder(self, name: str) -> int:
         """The descriptor of the folder that `name` is in.
@@ -187,8 +187,7 @@ class _Move:
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise ConflictError(
-                    f"a folder of the outputs that {name} belongs in was replaced by a link or a file;"
-                    " nothing was written through it"
+                    f"the output folder of {name} was replaced by a link or a file; nothing was written there"
                 ) from error
             raise
 
@@ -221,7 +220,7 @@ def _find_changed(workdir: Folder, baseline: Baseline, choice: _Choice, destinat
 
     def enter(name: str, entry: Entry) -> bool:
         with suppress(PermissionError, FileNotFoundError):
-            let_owner_in(entry.folder, entry.name)
+            give_owner_access(entry.folder, entry.name)
         return bool(choice.include) or not choice.default.matches(name)
 
     def pass_over(name: str, error: OSError) -> None:

@@ -164,9 +164,9 @@ def _described(facts: os.stat_result | None) -> str:
 
 
 def _replaced(what: str, now: str) -> ConflictError:
+    change = "moved away or removed" if now == "nothing" else f"replaced by {now}"
     return ConflictError(
-        f"the run's {what} was moved away and {now} is in its place, so nothing was saved;"
-        " what is there now was left as it is"
+        f"the run's {what} was {change}, so nothing was saved; what is there now was not changed"
     )
 
 

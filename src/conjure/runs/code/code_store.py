@@ -236,7 +236,7 @@ def mend(home: Home) -> bool:
     try:
         _fill_store(repository)
     except OSError as error:
-        raise SnapshotError(f"{repository} cannot be mended: {error.strerror}: {error.filename}") from error
+        raise SnapshotError(f"{repository} cannot be repaired: {error.strerror}: {error.filename}") from error
     return True
 
 

@@ -26,7 +26,7 @@ class Tie(StrEnum):
     STARTED = "started"  # it was started by it
 
 
-class Kind(StrEnum):
+class SourceKind(StrEnum):
     """What a run can come from."""
 
     RUN = "run"
@@ -94,9 +94,11 @@ def run_number(name: str) -> int | None:
     return Resource.of_source(name).number
 
 
-def kind_of(name: str) -> Kind:
+def source_kind(name: str) -> SourceKind:
     """What sort of thing has this name."""
-    return {RUNS: Kind.RUN, UPLOADS: Kind.UPLOAD}.get(Resource.of_source(name).kind, Kind.FILE)
+    return {RUNS: SourceKind.RUN, UPLOADS: SourceKind.UPLOAD}.get(
+        Resource.of_source(name).kind, SourceKind.FILE
+    )
 
 
 def source_text(source: str) -> str:
@@ -182,7 +184,7 @@ def _trace(
             continue
         record = _record(store, name)
         trace.edges[name] = [] if record is None else list(step(record))
-        if kind_of(name) is Kind.RUN:
+        if source_kind(name) is SourceKind.RUN:
             trace.runs[name] = _traced(record)
         waiting.extend(map(far_end, trace.edges[name]))
     return trace

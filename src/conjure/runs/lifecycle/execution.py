@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from conjure.core.dir_fd import Descent
+from conjure.core.dir_fd import FolderCursor
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
@@ -166,7 +166,7 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment]:
         work = run.folders.make_work()
         if record.code.tree:
             snapshot.checkout(run.home, record.code.tree, work)
-        with Descent(work) as descent:
+        with FolderCursor(work) as descent:
             descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)
         run.folders.check()
     for warning in record.code.warnings:

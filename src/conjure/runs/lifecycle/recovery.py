@@ -58,8 +58,8 @@ def _load_before(path: Path, folder: Path) -> Baseline:
         return Baseline.load(path)
     except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{RunFolder(folder).baseline} is damaged, so what the run made cannot be told from what it"
-            " was given",
+            f"{RunFolder(folder).baseline} is damaged, so the run's outputs cannot be distinguished"
+            " from its inputs",
             hint=f"copy what is wanted out of {RunFolder(folder).work}",
         ) from error
 
@@ -80,7 +80,7 @@ def _nothing_kept(folder: Path, record: RunRecord) -> NotFoundError:
         )
     if RunStatus.RUNNING in record.facts.entered:
         return NotFoundError(
-            f"what run {record.number} made is gone: {RunFolder(folder).work} is not there any more",
+            f"the files of run {record.number} are lost: {RunFolder(folder).work} no longer exists",
             fix=f"conjure logs {record.number}",
         )
     return NotFoundError(

@@ -51,7 +51,7 @@ def end_runs(
     with open_store(home) as store:
         for number in numbers:
             store.get(number)
-        going_on = {number: ask_to_end(store, number, what) for number in dict.fromkeys(numbers)}
+        going_on = {number: request_end(store, number, what) for number in dict.fromkeys(numbers)}
         waiting = [number for number, was in going_on.items() if was and _is_here(store.get(number))]
         asked = time.monotonic()
         while waiting := [number for number in waiting if store.facts(number).ending is None]:
@@ -64,7 +64,7 @@ def end_runs(
         return [(store.get(number), was) for number, was in going_on.items()]
 
 
-def ask_to_end(store: Store, number: int, what: str) -> bool:
+def request_end(store: Store, number: int, what: str) -> bool:
     """Ask a run's supervisor to end it; one that waits in the queue ends here and now.
 
     Args:

@@ -233,7 +233,7 @@ def _faults_of_folder(home: Home, kept: KeptParts) -> Iterator[str]:
     if not kept.outputs:
         return
     if not os.path.isdir(f"{folder}/{OUTPUTS}"):  # noqa: PTH112
-        yield "their outputs are gone, though nobody removed them with `conjure rm`"
+        yield "their outputs are missing, but were not removed with `conjure rm`"
     try:
         with open(f"{folder}/{MANIFEST}", "rb") as file:  # noqa: PTH123
             parse_json(file.read())["files"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from conjure.lm.nn import linear as matmul
-from conjure.lm.nn.linear import product
+from conjure.lm.nn.linear import linear
 
 
 @pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
@@ -20,7 +20,7 @@ def test_value_and_gradients_are_those_of_the_plain_product(shape, with_bias):
     tensors = [draw(*shape), draw(17, 24), *([draw(17)] if with_bias else [])]
     ours = [tensor.clone().requires_grad_() for tensor in tensors]
     exact = [tensor.double().requires_grad_() for tensor in tensors]
-    result = product(*ours)
+    result = linear(*ours)
     expected = exact[0] @ exact[1].T + (exact[2] if with_bias else 0)
     upstream = draw(*result.shape)
     result.backward(upstream)
@@ -33,6 +33,6 @@ def test_value_and_gradients_are_those_of_the_plain_product(shape, with_bias):
 @pytest.mark.usefixtures("library")
 def test_only_the_gradients_asked_for_are_made():
     left, right = torch.randn(64, 8, requires_grad=True), torch.randn(5, 8)
-    product(left, right).sum().backward()
+    linear(left, right).sum().backward()
     assert left.grad is not None
     assert right.grad is None

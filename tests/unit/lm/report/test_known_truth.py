@@ -14,7 +14,7 @@ from conjure.lm.generation.score import Tally
 from conjure.lm.report.observe import held_out_texts, record_texts
 from conjure.lm.report.statistics import LossChange, compare_losses, group_tallies
 from conjure.lm.text.held_out import Split, hold_out, hold_out_file
-from conjure.lm.text.near_duplicates import Groups
+from conjure.lm.text.near_duplicates import DuplicateGroups
 from conjure.lm.text.records import read_records
 from conjure.lm.text.token_cache import find_groups, tokenise
 from support.models import tiny_tokenizer
@@ -58,7 +58,7 @@ def one_word_changed(source: random.Random, text: str) -> str:
 
 @pytest.fixture
 def split_of(tmp_path):
-    def make(texts, fraction=0.1, **options) -> tuple[Split, Groups]:
+    def make(texts, fraction=0.1, **options) -> tuple[Split, DuplicateGroups]:
         records = read_records([write_records(tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl", texts)])
         text = tokenise(records, tiny_tokenizer(), cache=tmp_path / "cache")
         groups = find_groups([records], cache=tmp_path / "cache")

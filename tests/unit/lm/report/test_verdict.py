@@ -37,8 +37,8 @@ def test_all_is_well(report):
     assert (report.verdict.state, report.verdict.next_step) == ("learned", None)
     assert report.verdict.findings[0].detail == (
         "Its loss on 12 held-out texts is 3.01 nats per token, the base model's 5.01 (2.00 lower, "
-        "± 0.00 with 95% confidence; chance alone makes such a difference less than once in 1,000 times). "
-        "It finds 12 of them more likely."
+        "± 0.00 with 95% confidence; a difference this large occurs by chance less than once in 1,000 "
+        "times). 12 of them became more likely."
     )
 
 
@@ -126,9 +126,9 @@ def test_no_normal_excuses_every_twentieth_sample(report):
     [
         (0, 0, "It does not copy", "good"),
         (4, 0, "It does not copy", "good"),
-        (5, 0, "It knows some training records by heart", "mixed"),
+        (5, 0, "It has memorized some training records", "mixed"),
         (30, 26, "It does not copy", "good"),  # easy records: held-out ones are completed as often
-        (31, 10, "It knows training records by heart", "bad"),
+        (31, 10, "It has memorized training records", "bad"),
     ],
 )
 def test_what_a_model_can_recite_counts_as_copying(report, trained_on, held_out, answer, tone):
@@ -174,7 +174,7 @@ def test_the_answer_is_what_the_test_shows(report, outcome, answer):
 def test_nothing_held_out():
     report = analyse(evidence(held_out=()))
     assert finding(report, "better").answer == "Not measured"
-    assert finding(report, "varied").answer == "Nothing to compare with"
+    assert finding(report, "varied").answer == "Not measured: no held-out text to compare with"
     assert report.verdict.headline == (
         "Nothing was held out, so whether it is better was not measured; it learned the shape; it does not "
         "copy."
@@ -232,7 +232,7 @@ def test_shape(report, before, after, answer, tone):
     assert (found.answer, found.tone) == (answer, tone)
     assert found.detail == (
         f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model {before:.1f}; "
-        "chance alone: up to 5.0 in 95 of 100 cases)."
+        "random real records: up to 5.0 in 95 of 100 draws)."
     )
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.text.table_reader import Fault
 from support.models import tiny_tokenizer
@@ -230,13 +230,13 @@ class TestEncodings:
     def test_the_encoding_that_was_named_is_taken(self, tmp_path, encoding):
         path = tmp_path / "a.csv"
         path.write_bytes("ID,Шутка\n1,Часы идут.\n".encode(encoding))
-        records = read_records([path], column="Шутка", layout=Layout(encoding=encoding))
+        records = read_records([path], column="Шутка", layout=ReadOptions(encoding=encoding))
         assert list(records) == ["Часы идут."]
 
     def test_a_mark_goes_before_the_encoding_that_was_named(self, tmp_path):
         path = tmp_path / "a.txt"
         path.write_text("naïve", encoding="utf-8-sig")
-        assert list(read_records([path], layout=Layout(encoding="cp1251"))) == ["naïve"]
+        assert list(read_records([path], layout=ReadOptions(encoding="cp1251"))) == ["naïve"]
 
     @pytest.mark.parametrize("split", [None, "lines", "paragraphs"])
     def test_marks_of_joined_files_are_no_text(self, tmp_path, split):

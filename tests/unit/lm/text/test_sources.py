@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from conjure.errors import DataError, NotFoundError, UsageError
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.sources import find_sources, text_columns
 from support.records import JOKES, write_records
 
@@ -111,7 +111,7 @@ def test_another_kind_of_file_is_refused_with_the_kinds_that_are_read(here):
     ) as caught:
         find_sources(["notes.md"])
     assert caught.value.fix == "--format txt"
-    assert [source.kind for source in find_sources(["notes.md"], layout=Layout(format="txt"))] == ["txt"]
+    assert [source.kind for source in find_sources(["notes.md"], layout=ReadOptions(format="txt"))] == ["txt"]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.parquet"])
@@ -224,7 +224,7 @@ def test_a_damaged_compressed_file_is_one_sentence(here):
 
 def test_a_table_on_standard_input(here, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ID,Joke\n1,two words\n")))
-    (source,) = find_sources(["-"], layout=Layout(format="csv"))
+    (source,) = find_sources(["-"], layout=ReadOptions(format="csv"))
     assert (source.kind, source.column) == ("csv", "Joke")
 
 
@@ -242,5 +242,5 @@ def test_a_table_on_standard_input(here, monkeypatch):
 )
 def test_a_layout_that_cannot_be_followed_is_refused(said, wrong):
     with pytest.raises(UsageError) as caught:
-        Layout(**said)
+        ReadOptions(**said)
     assert wrong in str(caught.value)

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from conjure.errors import DataError
-from conjure.lm.text.read_options import Layout
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.table_reader import Fault, Row, open_table
 from support.records import JOKES, KINDS, write_records
 
@@ -161,7 +161,7 @@ class TestSeparated:
     def test_what_is_said_about_a_table_is_followed(self, path):
         def rows(content, column, kind="csv", **said):
             path.write_text(content)
-            return [row.text for row in open_table(path, kind, Layout(**said)).rows(column)]
+            return [row.text for row in open_table(path, kind, ReadOptions(**said)).rows(column)]
 
         assert rows("1,I came\n2,I saw\n", "2", header=False) == ["I came", "I saw"]
         assert rows("a:b\n1:x, y\n", "b", delimiter=":") == ["x, y"]

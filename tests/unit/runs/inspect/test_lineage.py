@@ -2,10 +2,10 @@ import pytest
 
 from conjure.errors import NotFoundError
 from conjure.runs.inspect.lineage import (
-    Kind,
     Products,
+    SourceKind,
     Tie,
-    kind_of,
+    source_kind,
     source_text,
     trace_products,
     trace_sources,
@@ -102,6 +102,10 @@ def test_an_unknown_run(store):
 
 
 def test_names():
-    assert [kind_of(name) for name in ("runs/3", "uploads/a@2", FILE)] == [Kind.RUN, Kind.UPLOAD, Kind.FILE]
+    assert [source_kind(name) for name in ("runs/3", "uploads/a@2", FILE)] == [
+        SourceKind.RUN,
+        SourceKind.UPLOAD,
+        SourceKind.FILE,
+    ]
     assert source_text(FILE) == "jokes.csv (local file, sha256 0123456789ab)"
     assert source_text("uploads/a@2") == "uploads/a@2"

@@ -235,7 +235,7 @@ def test_parts_of_run_folders_that_are_gone(home):
         "log.jsonl is missing, so what they printed is lost: 1",
         "manifest.json cannot be read, so outputs cannot be checked: 3",
         "manifest.json is missing, so outputs cannot be checked: 2",
-        "their outputs are gone, though nobody removed them with `conjure rm`: 4",
+        "their outputs are missing, but were not removed with `conjure rm`: 4",
     ]
     with Store.open(home) as store:
         with pytest.raises(NotFoundError, match=r"runs/2 cannot be checked: \S+manifest\.json is missing"):

@@ -237,7 +237,7 @@ class _Cursor:
     def take(self, size: int) -> bytes:
         if size > self.left:
             raise CheckpointError(
-                f"{self._path} is cut short or damaged: its header goes on after the end of the file",
+                f"{self._path} is cut short or damaged: its header extends past the end of the file",
                 hint="copy or download the file again",
             )
         start, self.position = self.position, self.position + size

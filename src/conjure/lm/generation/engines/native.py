@@ -61,7 +61,7 @@ class NativeEngine:
     def __init__(self, weights: QuantisedModel, status: c.Status, *, threads: int | None = None) -> None:
         assert status.library is not None, "ask status() first"
         if not supports(weights.config):
-            raise ModelError("the native engine computes models of GPT-2's kind only, and this is none")
+            raise ModelError("the native engine supports only GPT-2 models")
         self.config = weights.config
         self._forward = status.library.conjure_forward
         self._instructions = c.INSTRUCTIONS.index(status.instructions)

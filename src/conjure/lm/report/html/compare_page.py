@@ -60,7 +60,7 @@ def protocol(comparison: Comparison) -> str:
     if comparison.left_out:
         left_out = (
             f" {comparison.left_out:,} of {comparison.candidates:,} held-out records are left out, because a "
-            "run was trained on them or on records that say the same."
+            "run was trained on them or on duplicates of them."
         )
     if not comparison.scored:
         return f"No record was scored.{left_out}"
@@ -71,8 +71,8 @@ def protocol(comparison: Comparison) -> str:
     )
     return (
         f"{which} held-out records that no run was trained on were scored, each after an end-of-text token, "
-        f"context {comparison.context:,} tokens, stride {comparison.stride:,}.{left_out} Runs share a place "
-        "where a sign-flip test shows no clear difference (p of 0.05 or more)."
+        f"context {comparison.context:,} tokens, stride {comparison.stride:,}.{left_out} Runs share a rank "
+        "if a sign-flip test shows no clear difference (p of 0.05 or more)."
     )
 
 

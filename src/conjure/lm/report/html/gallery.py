@@ -22,8 +22,8 @@ def gallery(report: Report) -> Markup:
     kind = "base" if unchanged else "tuned"
     return section(
         "What does it sound like?",
-        f"The likeliest, the middling and the least likely of {len(tuned.samples):,} samples, by each "
-        f"model's own loss per token. Nothing was picked by hand: seed {seed} gives the same ones again.",
+        f"The most likely, median and least likely of {len(tuned.samples):,} samples, by each model's own "
+        f"loss per token. Samples are selected by these figures only; seed {seed} reproduces them.",
         element("div", *sides, class_="gallery"),
         element(
             "details",
@@ -48,8 +48,8 @@ def closest(side: Side) -> Markup:
 def _one_side(side: Side, kind: str, *, across: bool = False) -> Markup:
     """A model's samples, in a column of their own or each sort in a column across the page."""
     chosen = {
-        "Likeliest": side.gallery.best,
-        "Middling": side.gallery.typical,
+        "Most likely": side.gallery.best,
+        "Median": side.gallery.typical,
         "Least likely": side.gallery.worst,
     }
     parts = [

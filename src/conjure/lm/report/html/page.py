@@ -122,12 +122,13 @@ def _held_out(report: Report) -> Markup:
 
 _LOSSES: dict[State, str] = {
     "learned": "Both models read the same held-out texts. Perplexity is the number of equally likely tokens "
-    "a model hesitates between; lower is better.",
+    "that would be as uncertain; lower is better.",
     "unchanged": "Held-out text was read before training and at intervals during it. The loss was never "
-    "lower than before training, so the weights from before training were kept.",
+    "lower than before training, so the base model's weights were kept.",
     "nothing_held_out": "Nothing was held out of the training data, so there is no loss on unseen text. The "
     "training loss alone does not tell whether a model got better.",
-    "not_comparable": "All that was held out is also trained on, so its loss tells nothing of unseen text.",
+    "not_comparable": "All held-out text is also in the training text, so its loss does not measure "
+    "unseen text.",
 }
 
 
@@ -163,7 +164,7 @@ def _held_out_table(report: Report) -> Markup | None:
     return table(
         ("", *_MODELS, "change"),
         (
-            (term("loss", "Mean nats per token: how surprised the model is"), loss),
+            (term("loss", "Mean negative log-probability, in nats per token"), loss),
             row(term("perplexity", "e to the loss; depends on the tokenizer"), 1, lambda s: s.perplexity),
             row(term("bits per byte", "Comparable across tokenizers"), 3, lambda s: s.bits_per_byte),
             row(term("perplexity per word", "Comparable across tokenizers"), 0, lambda s: s.word_perplexity),
@@ -179,9 +180,9 @@ def _counted_once(on: HeldOutComparison) -> str:
     if on.units is None or on.units == on.records:
         return f"{on.likelier:,} of the texts are more likely to the tuned model. "
     if on.units > on.records:
-        return f"So few texts are counted in {on.units:,} stretches. "
+        return f"Because there are few texts, they are split into {on.units:,} stretches, each counted once. "
     return (
-        f"Texts that say the same are one of {on.units:,} groups, each counted once; "
+        f"Duplicate texts are grouped; each of the {on.units:,} groups is counted once; "
         f"{on.likelier:,} are more likely to the tuned model. "
     )
 
@@ -228,13 +229,13 @@ def _copying(report: Report) -> Markup:
     )
     ngrams = figure(
         new_ngrams_chart(report),
-        "Share of the word n-grams that no training record holds; case and punctuation aside.",
+        "Share of the word n-grams that occur in no training record, ignoring case and punctuation.",
         *zip(("base", "tuned", "unseen"), _names(report), strict=False),
     )
     runs = figure(
         runs_chart(report),
-        "The longest stretch of each text that stands in a training record, character for character. Copies "
-        "and near copies are larger, and red. Point at a dot for its figures.",
+        "The longest part of each text that occurs in a training record, character for character. Copies "
+        "and near copies are larger, and red. Hover over a dot for its figures.",
     )
     return section(
         "Just copying?",
@@ -305,9 +306,9 @@ def _recital(report: Report) -> Markup | None:
             row("training records completed", lambda extraction: extraction.training),
             row("held-out records completed", lambda extraction: extraction.held_out),
         ),
-        "Each model is given the first half of a record and always goes on with the likeliest token. The "
-        f"record counts where the second half comes out without a wrong token. Records of {SHORTEST} tokens "
-        f"or more; of those longer than {LONGEST}, the beginning.",
+        "Each model is given the first half of a record and continues it with greedy decoding. A record "
+        f"counts if the second half is reproduced exactly. Records of {SHORTEST} tokens or more; of those "
+        f"longer than {LONGEST}, the beginning.",
     )
 
 
@@ -337,7 +338,7 @@ def _variety(report: Report) -> Markup:
     explanation = element(
         "p",
         "distinct-n is the share of different words, pairs and triples among all: higher is more varied. "
-        "self-BLEU says how alike the texts are to one another, 1 being the same: lower is more varied.",
+        "self-BLEU measures how similar the texts are; 1 means identical: lower is more varied.",
     )
     return section("Varied?", None, pair(figures, explanation))
 

@@ -83,7 +83,7 @@ class TestRefusals:
     def test_a_model_of_another_kind(self, monkeypatch):
         model = tiny_model(activation_function="gelu")
         assert not supports(model.config)
-        with pytest.raises(ModelError, match="computes models of GPT-2's kind only"):
+        with pytest.raises(ModelError, match="supports only GPT-2 models"):
             NativeEngine(QuantisedModel.of(model), native_status("portable", monkeypatch))
 
     @pytest.mark.parametrize(
