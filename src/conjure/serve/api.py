@@ -165,6 +165,9 @@ class Api:
         self, answer: Answer, ticket: Ticket, clock: RequestClock
     ) -> AsyncGenerator[list[Event], None]:
         """Events of a job that is worked on while they are asked for."""
+        if not answer.call.job.computes:
+            yield []
+            return
         async with self.service.submitted(answer.model, answer.call.job) as submitted:
             async for events in self.service.events(submitted):
                 if ticket.waited_s is None:

@@ -164,6 +164,8 @@ async def stream_completion(
 ) -> AsyncGenerator[bytes, None]:
     """The answer as events."""
     stream = _Stream(answer)
+    for part in stream.first_parts():
+        yield part
     async for batch in events:
         for part in stream.parts(batch):
             yield part
@@ -190,6 +192,14 @@ class _Stream:
     def ended(self) -> bool:
         """Whether every text has."""
         return self._writing == 0
+
+    def first_parts(self) -> Iterable[bytes]:
+        """Chunks that wait for nothing: those of an echo alone."""
+        job = self._answer.call.job
+        if not job.computes:
+            for prompt in range(len(job.prompts)):
+                for sample in range(job.samples):
+                    yield from self._chunk(prompt, sample, [])
 
     def parts(self, events: Iterable[Event]) -> Iterable[bytes]:
         """Chunks to send now; tokens of one text that came together go in one."""

@@ -42,6 +42,11 @@ class GenerationJob:
     prompt_logprobs: int | None = None
 
     @property
+    def computes(self) -> bool:
+        """Whether there is anything to compute at all: an echo alone is known already."""
+        return self.max_tokens > 0 or self.prompt_logprobs is not None
+
+    @property
     def from_exact(self) -> bool:
         """Whether the generated tokens come from the same exact pass as the prompts' log-probabilities.
 

@@ -39,7 +39,7 @@ class LogitSettings(SamplingSettings):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **SamplingSettings.BOUNDS,
         "temperature": Bound(0, 2),
-        "repetition_penalty": Bound(0, 100, above=True),
+        "repetition_penalty": Bound(0.01, 100),
         "presence_penalty": Bound(-2, 2),
         "frequency_penalty": Bound(-2, 2),
         "min_tokens": Bound(0, whole=True),
