@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("Generate and fine-tune", "Fine-tune a model on your own text."),
     "report": ("Generate and fine-tune", "Show the report of a fine-tune, or compare several."),
     "score": ("Generate and fine-tune", "Compute the loss and perplexity of a text."),
+    "serve": ("Generate and fine-tune", "Serve models over HTTP, by OpenAI's API."),
     "export": ("Generate and fine-tune", "Export a model for llama.cpp and other tools."),
     "models": ("Generate and fine-tune", "List, inspect and convert models."),
     "data": ("Generate and fine-tune", "Preview a text as a model will see it."),
@@ -68,7 +69,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 # Commands with options whose defaults can be set.
-CONFIGURED = ("run", "generate", "finetune", "score", "data", "demo", "export", "report", "models")
+CONFIGURED = ("run", "generate", "finetune", "score", "serve", "data", "demo", "export", "report", "models")
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
 _LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}

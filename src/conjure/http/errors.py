@@ -21,6 +21,7 @@ from conjure.errors import (
 )
 
 INVALID = "invalid_request_error"
+_SHOWN = 60  # characters of a wrong value that an error repeats
 
 # What the `type` of an error is where nothing else is said.
 _TYPES = {
@@ -112,3 +113,12 @@ def bad_value(param: str, words: str, *, code: str | None = None) -> HttpError:
 def unavailable(message: str, *, retry_after_s: int = 1) -> HttpError:
     """The error while something is loading or shutting down."""
     return HttpError(503, message, headers={"Retry-After": str(retry_after_s)})
+
+
+def shown(value: Any) -> str:
+    """A value of a request in an error: short, whatever it is."""
+    try:
+        words = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, a list of lists of lists
+        return f"a {type(value).__name__} that is too long to show"
+    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"

@@ -1,0 +1,135 @@
+"""`conjure serve`: models behind OpenAI's API.
+
+Main entry: `command`. Invariant: stdout holds the address, once requests are taken; logs go to stderr.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.typed_options import typed_options
+from conjure.core.home import Home
+from conjure.core.quoting import shell_words
+from conjure.errors import UsageError
+from conjure.recipes.run_specs import Inputs, recorded
+from conjure.reporting import inside_a_run
+from conjure.runs.schema.spec import RunSpec
+
+DEFAULT_PORT = 8000
+
+
+@click.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="[NAME=]MODEL",
+    help="Model name, folder, run, link or Hugging Face model, and what requests call it. Repeatable."
+    "  [default: sprite]",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with API keys, one per line; requests must bring one. Default: $CONJURE_API_KEY, if set.",
+)
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="Also answer requests for this host name, as behind a reverse proxy. Repeatable.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="Number format; auto: the fastest on this machine; float32 is exact.",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 256),
+    default=64,
+    show_default=True,
+    help="Texts generated at once, for each model.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1, 100_000),
+    default=256,
+    show_default=True,
+    help="Requests that may wait; further ones are refused with status 429.",
+)
+@click.option("--log-prompts", is_flag=True, help="Also log the body of each request.")
+@click.option("--save", is_flag=True, help="Record the server as a run.")
+@recording_options
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    models: tuple[str, ...],
+    *,
+    save: bool,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    **options: Any,
+) -> int:
+    """Serve models over HTTP, by OpenAI's API.
+
+    Prints the address once requests are taken. ^C and SIGTERM let answers in progress finish for up to 15
+    seconds; a second one ends them at once. See docs/serving.md for the routes and their fields.
+    """
+    recording = {name: options.pop(name) for name in RECORDING}
+    models = models or ("sprite",)
+    if save and not inside_a_run():
+        spec = _spec(context, models, api_key_file, recording)
+        return record(spec, background=recording["background"], as_json=False)
+    # Imports the web framework and the language-model half, which neither --help nor a recording needs.
+    from conjure.cli.language_model import serve as implementation
+
+    return implementation.serve(models, host=host, port=port, api_key_file=api_key_file, **options)
+
+
+def _spec(
+    context: click.Context, models: Sequence[str], api_key_file: Path | None, recording: dict[str, Any]
+) -> RunSpec:
+    """The run of this command: its models mounted, under the names they were given."""
+    inputs = Inputs(Home.from_environment())
+    words = []
+    for given in models:
+        name, source = split_model(given)
+        words += ["--model", f"{name}={inputs.model(source)}"]
+    if api_key_file is not None:
+        words += ["--api-key-file", str(api_key_file.absolute())]
+    words += typed_options(context, leave_out={"models", "api_key_file", "save", *RECORDING})
+    return recorded(
+        "serve", words, inputs.mounts, description=recording["description"], labels=recording["label"]
+    )
+
+
+def split_model(given: str) -> tuple[str, str]:
+    """What requests call a model, and what it is: ``jokes=runs/3``, or one word for both.
+
+    Raises:
+        UsageError: One of them is missing, or the name is not printable.
+    """
+    name, equals, source = given.partition("=")
+    if not equals or name.startswith((".", "/", "~")):
+        name, source = given, given
+    if not name or not source or not name.isprintable() or name != name.strip():
+        raise UsageError(
+            f"--model {given!r} is neither a model nor NAME=MODEL",
+            fix=shell_words("--model", f"{name.strip() or 'NAME'}={source or 'sprite'}"),
+        )
+    return name, source
