@@ -6,6 +6,7 @@ from conjure.core.home import Home
 from conjure.http.api_keys import ApiKeys
 from conjure.http.server import HttpServer, Shutdown, listen
 from conjure.web.app import create_app
+from conjure.web.pages.playground import LazyPlayground
 from conjure.web.session import Session
 from conjure.web.site import Site
 from support.http_servers import Client
@@ -46,8 +47,9 @@ def visiting(root, *, allow_actions=False, keys=None, logged_in=True):
     bound = listen("127.0.0.1", 0, has_key=False)
     port = bound.getsockname()[1]
     session = Session(port, None if keys is None else ApiKeys(keys))
-    app = create_app(Site(Home(root), allow_actions=allow_actions), session)
-    server = HttpServer(app, bound, Shutdown(lambda: None, lambda: None))
+    playground = LazyPlayground(Home(root))
+    app = create_app(Site(Home(root), allow_actions=allow_actions), session, playground)
+    server = HttpServer(app, bound, Shutdown(playground.drain, playground.abort))
     ready = threading.Event()
     thread = threading.Thread(target=server.run, args=[ready.set])
     thread.start()
@@ -58,4 +60,5 @@ def visiting(root, *, allow_actions=False, keys=None, logged_in=True):
     finally:
         server.end()
         thread.join(30)
+        playground.end()
         assert not thread.is_alive()

@@ -19,7 +19,8 @@ from conjure.http.access import AccessRules
 from conjure.http.application import application
 from conjure.http.errors import HttpError, error_response, to_http_error
 from conjure.web.actions import act
-from conjure.web.pages import compare, curves, files, home, lineage, log, run, runs
+from conjure.web.pages import compare, curves, files, home, lineage, log, playground, run, runs
+from conjure.web.pages.playground import LazyPlayground
 from conjure.web.rendering import assets, assets_version, page
 from conjure.web.session import Session
 from conjure.web.site import Site
@@ -72,15 +73,21 @@ _ROUTES = [
     Route("/metrics.csv", curves.as_csv),
     Route("/curves.svg", curves.as_svg),
     Route("/actions", act, methods=["POST"]),
+    Route("/playground", playground.show),
+    Route("/playground/generate", playground.generate, methods=["POST"]),
+    Route("/playground/score", playground.score, methods=["POST"]),
 ]
 
 
-def create_app(site: Site, session: Session, *, allowed_hosts: Collection[str] = ()) -> ASGIApp:
+def create_app(
+    site: Site, session: Session, lazy_playground: LazyPlayground, *, allowed_hosts: Collection[str] = ()
+) -> ASGIApp:
     """The application.
 
     Args:
         site: What the pages show.
         session: Who may see them.
+        lazy_playground: Generates text, once somebody asks.
         allowed_hosts: Host names it answers to beside this machine's own.
     """
     inner = Starlette(
@@ -94,7 +101,7 @@ def create_app(site: Site, session: Session, *, allowed_hosts: Collection[str] =
     )
     inner.router.redirect_slashes = False  # a redirect would leave the checked path
     inner.state.site = site
-    inner.state.playground = None
+    inner.state.playground = lazy_playground
     return application([Mount("", app=_Gate(inner, session))], AccessRules(allowed_hosts))
 
 

@@ -37,7 +37,6 @@ def page(request: Request, template: str, *, status_code: int = 200, **values: A
         .render(
             static=f"/static/{assets_version()}",
             allow_actions=site.allow_actions,
-            playground=bool(getattr(request.app.state, "playground", None)),
             path=request.url.path,
             home=site.home.root,
             **values,

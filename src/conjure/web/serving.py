@@ -15,6 +15,7 @@ from conjure.http.api_keys import ApiKeys, load_api_keys
 from conjure.http.server import HttpServer, Shutdown, address_of, listen
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.web.app import create_app
+from conjure.web.pages.playground import LazyPlayground
 from conjure.web.session import Session
 from conjure.web.site import Site
 
@@ -58,9 +59,14 @@ def serve(home: Home, options: ServingOptions, ready: Callable[[str], object]) -
     bound = _listen(options, keys)
     session = Session(bound.getsockname()[1], keys)
     site = Site(home, allow_actions=options.allow_actions)
-    app = create_app(site, session, allowed_hosts=[name.lower() for name in options.allowed_hosts])
-    nothing = Shutdown(drain=lambda: None, abort=lambda: None)
-    HttpServer(app, bound, nothing).run(lambda: ready(f"{address_of(bound)}/?token={session.token}"))
+    playground = LazyPlayground(home)
+    hosts = [name.lower() for name in options.allowed_hosts]
+    app = create_app(site, session, playground, allowed_hosts=hosts)
+    server = HttpServer(app, bound, Shutdown(playground.drain, playground.abort))
+    try:
+        server.run(lambda: ready(f"{address_of(bound)}/?token={session.token}"))
+    finally:
+        playground.end()
 
 
 def _listen(options: ServingOptions, keys: ApiKeys | None) -> socket:

@@ -79,20 +79,16 @@ function patch(cell, html) {
 function update(told) {
   const body = table.querySelector("tbody");
   const known = new Map(rows().map((row) => [row.dataset.run, row]));
-  const focused = document.activeElement;
   for (const [number, cells] of Object.entries(told.changed)) {
     const row = known.get(number) || newRow(number, cells.length);
     known.set(number, row);
     cells.forEach((html, place) => patch(row.children[place + 2], html));
   }
   const wanted = told.order.map((number) => known.get(String(number))).filter(Boolean);
-  const current = rows();
-  if (wanted.length !== current.length || wanted.some((row, place) => row !== current[place])) {
-    const marked = current[at];
-    body.replaceChildren(...wanted);
-    at = marked ? wanted.indexOf(marked) : -1;
-    if (focused && body.contains(focused)) focused.focus({ preventScroll: true });
-  }
+  const marked = rows()[at];
+  wanted.forEach((row, place) => { if (body.children[place] !== row) body.insertBefore(row, body.children[place] ?? null); });
+  while (body.childElementCount > wanted.length) body.lastElementChild.remove();
+  at = marked ? wanted.indexOf(marked) : -1;
   const total = document.querySelector("[data-total]");
   if (total && !total.textContent.includes(" of ")) total.textContent = `${told.total.toLocaleString("en")} run${told.total === 1 ? "" : "s"}`;
 }
