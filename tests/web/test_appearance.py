@@ -29,6 +29,7 @@ PAGES = [
     "/lineage",
     "/compare",
     "/compare?runs=1,2,3",
+    "/playground",
 ]
 
 

@@ -70,10 +70,10 @@ def test_everything_is_reached_by_tab(window, small):
 def test_search_sort_and_columns_stay_in_the_address(window, small):
     page = window(small).page
     page.goto(f"{page.url}runs?q=train")
-    page.get_by_role("link", name="lr", exact=True).click()
+    page.get_by_role("link", name=re.compile("^lr")).click()
     expect(page).to_have_url(re.compile(r"q=train.*sort=-param%3Alr|sort=-param%3Alr.*q=train"))
     expect(page.locator("tbody tr").first).to_have_attribute("data-run", "8")
-    page.get_by_role("link", name="lr", exact=True).click()
+    page.get_by_role("link", name=re.compile("^lr")).click()
     expect(page.locator("tbody tr").first).to_have_attribute("data-run", "6")
     page.locator("summary", has_text="Columns").click()
     page.locator("label", has_text="tokens_per_s").click()
@@ -297,3 +297,23 @@ def test_a_long_log_stays_light(window, tmp_path):
         assert shown == list(range(shown[0], shown[0] + len(shown)))
         page.keyboard.press("End")
         expect(lines).to_contain_text("line 29999")
+
+
+def test_a_text_is_written_and_scored(window, small):
+    opened = window(small)
+    opened.open("/playground")
+    page = opened.page
+    page.get_by_label("Tokens").fill("12")
+    page.get_by_label("Prompt").focus()
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text(re.compile("12 tokens in|ended by the model"))).to_be_visible(timeout=120_000)
+    first = page.locator(".tokens").inner_text()
+    assert first.startswith("Why did the")
+    page.locator(".tok[tabindex]").first.focus()
+    expect(page.locator("[data-about] tbody tr").first).to_contain_text("%")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_text(re.compile("12 tokens in|ended by the model"))).to_be_visible()
+    assert page.locator(".tokens").inner_text() == first
+    page.get_by_role("button", name="Score the prompt").click()
+    expect(page.get_by_text(re.compile("perplexity"))).to_be_visible(timeout=120_000)
+    assert opened.axe() == []
