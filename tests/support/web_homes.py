@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts
 from conjure.runs.schema.run_folder import RunFolder
@@ -81,17 +81,17 @@ class _Clock:
         return self.now
 
 
-def _finish(store: Store, clock: _Clock, number: int, ending: Ending, runs_s: float = 541.0) -> None:
+def _finish(store: SqliteDatabase, clock: _Clock, number: int, ending: Ending, runs_s: float = 541.0) -> None:
     advance(store, number, RunStatus.RUNNING)
     clock.now += runs_s
     store.move(number, RunStatus.SAVING)
-    store.close(number, ending, command_s=runs_s, total_s=runs_s + 24.2)
+    store.end_run(number, ending, command_s=runs_s, total_s=runs_s + 24.2)
 
 
 def small_home(root: Path) -> Home:
     """A dozen runs of every kind: complete, failed, running, labelled, mounted, repeated."""
     home, clock = Home(root), _Clock()
-    with Store.open(home, clock=clock) as store:
+    with SqliteDatabase.open(home, clock=clock) as store:
         for rate in ("0.001", "0.003", "0.01"):
             record = add_run(
                 store,
@@ -154,7 +154,7 @@ def small_home(root: Path) -> Home:
         store.refresh_summaries(again)
         build = add_run(store, "python train.py --fp8").number
         advance(store, build, RunStatus.BUILDING)
-        store.close(
+        store.end_run(
             build, Ending(EndReason.BUILD_FAILED, message="no version of fp8-kernels works with Python 3.12")
         )
         running = add_run(

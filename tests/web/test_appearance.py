@@ -5,7 +5,7 @@ import re
 import pytest
 
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason
 from support.casting import add_run, finish
 from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file
@@ -56,7 +56,7 @@ def test_nothing_is_wider_than_the_window(window, small, width, zoom):
 
 def test_hostile_strings_do_nothing(window, tmp_path):
     home = Home(tmp_path)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         for place, text in enumerate(HOSTILE):
             name = "".join(one for one in text if one.isprintable())[:79].strip()
             record = add_run(store, text, description=text, labels=(name,), params={"p": text})

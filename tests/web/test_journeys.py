@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run, advance, finish
 from support.web_homes import log_points, loss_curve, print_lines, small_home
@@ -144,7 +144,7 @@ def test_the_log_is_searched_and_followed(window, small):
 
 def test_new_points_and_lines_are_seen_and_nothing_else_moves(window, writing, tmp_path):
     home = Home(tmp_path)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         number = add_run(store, "python train.py").number
         advance(store, number, RunStatus.RUNNING)
     log_points(home, number, "loss", loss_curve(50, 1))
@@ -172,9 +172,9 @@ def test_new_points_and_lines_are_seen_and_nothing_else_moves(window, writing, t
         print(f"a line on screen after {min(delays):.2f} to {max(delays):.2f} s")
         log_points(home, number, "accuracy", [0.5, 0.6])
         expect(page.locator("figure[data-metric=accuracy] canvas")).to_be_visible()
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             store.move(number, RunStatus.SAVING)
-            store.close(number, Ending(EndReason.COMPLETED, 0))
+            store.end_run(number, Ending(EndReason.COMPLETED, 0))
         expect(page.get_by_role("heading", name=re.compile("complete"))).to_be_visible()
 
 
@@ -194,7 +194,7 @@ def test_a_hidden_or_finished_page_asks_nothing(window, small):
 
 def test_the_table_is_live_and_keeps_selection_focus_and_scroll(window, tmp_path):
     home = Home(tmp_path)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         for _ in range(60):
             finish(store, add_run(store, "true").number, Ending(EndReason.COMPLETED, 0))
         active = add_run(store, "python long.py").number
@@ -219,7 +219,7 @@ def test_the_table_is_live_and_keeps_selection_focus_and_scroll(window, tmp_path
 
 def test_twelve_tabs_of_a_live_run_work(window, tmp_path):
     home = Home(tmp_path)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         number = add_run(store, "python train.py").number
         advance(store, number, RunStatus.RUNNING)
     print_lines(home, number, ["begin"])
@@ -254,7 +254,7 @@ def test_runs_are_labelled_and_archived_in_bulk(window, tmp_path):
         page.get_by_role("button", name="OK").click()
         expect(page.get_by_role("status").last).to_contain_text("Asked run 8 to end")
         opened.context.close()
-    with Store.open(Home(tmp_path)) as store:
+    with SqliteDatabase.open(Home(tmp_path)) as store:
         assert store.get(8).end_request == "stop"
 
 
@@ -274,7 +274,7 @@ def test_without_scripts_pages_say_what_they_show(browser, small):
 
 def test_a_long_log_stays_light(window, tmp_path):
     home = Home(tmp_path)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         number = add_run(store, "yes").number
         print_lines(home, number, (f"line {count}" for count in range(30_000)))
         finish(store, number, Ending(EndReason.COMPLETED, 0))

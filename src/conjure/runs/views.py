@@ -14,9 +14,9 @@ from typing import Any
 from conjure.core.text import plural, to_iso, valid_utf8
 from conjure.core.times import moment
 from conjure.core.units import format_duration, format_number, format_size
-from conjure.runs.database.rows import ListedRun, RunFilter
-from conjure.runs.database.sqlite import Link, Store
+from conjure.runs.database.base import Database, Lease, Link, ListedRun, RunFilter
 from conjure.runs.inspect.lineage import Edge, Products, Tie, run_number, source_text
+from conjure.runs.lifecycle.heartbeat import is_unreachable
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import Resource
 from conjure.runs.schema.status import PHASES, EndReason, Facts, RunStatus
@@ -71,9 +71,18 @@ class Phase:
     lasted_s: float | None
 
 
-def status_text(facts: Facts) -> str:
-    """The status, with the exit code or signal of a command that failed: ``failed (exit 1)``."""
+def status_text(facts: Facts, lease: Lease | None = None) -> str:
+    """The status, with the exit code or signal of a command that failed: ``failed (exit 1)``.
+
+    Args:
+        facts: How far the run has come.
+        lease: Who has it, where that is known; a supervisor out of reach may be alive or dead.
+    """
     status, ending = facts.status, facts.ending
+    if ending is None and lease is not None and is_unreachable(lease):
+        return f"unreachable (last heartbeat {lease.heartbeat_age_s:.0f} s ago)"
+    if ending is not None and ending.reason is EndReason.DEPENDENCY_FAILED:
+        return f"{status} ({ending.message})"
     if ending is None or status is not RunStatus.FAILED:
         return str(status)
     if ending.reason is EndReason.SAVE_FAILED:
@@ -81,9 +90,16 @@ def status_text(facts: Facts) -> str:
     return f"{status} (signal {ending.signal})" if ending.signal else f"{status} (exit {ending.exit_code})"
 
 
-def status_tone(facts: Facts) -> Tone | None:
+def status_tone(facts: Facts, lease: Lease | None = None) -> Tone | None:
     """The colour of the status, None for one that is neither good nor bad yet."""
+    if facts.ending is None and lease is not None and is_unreachable(lease):
+        return Tone.CAUTION
     return _TONES.get(facts.status)
+
+
+def heartbeat_age_s(lease: Lease | None) -> float | None:
+    """How long ago a run's supervisor was last heard of; None where that is not told."""
+    return None if lease is None else round(lease.heartbeat_age_s, 3)
 
 
 def elapsed_s(facts: Facts, total_s: float | None, now: float | None = None) -> float | None:
@@ -134,10 +150,12 @@ class RunRow:
     Attributes:
         run: What the database has of it.
         metrics: The newest value of each metric.
+        lease: Who has it, where that is known.
     """
 
     run: ListedRun
     metrics: Mapping[str, float]
+    lease: Lease | None = None
 
     @property
     def number(self) -> int:
@@ -157,12 +175,12 @@ class RunRow:
     @property
     def status(self) -> str:
         """The status as `status_text` has it."""
-        return status_text(self.run.facts)
+        return status_text(self.run.facts, self.lease)
 
     @property
     def tone(self) -> Tone | None:
         """The status's colour."""
-        return status_tone(self.run.facts)
+        return status_tone(self.run.facts, self.lease)
 
     @property
     def elapsed_s(self) -> float | None:
@@ -194,15 +212,17 @@ class RunRow:
             "command_s": run.command_s,
             "total_s": run.total_s,
             "archived": run.archived,
+            "heartbeat_age_s": heartbeat_age_s(self.lease),
             "metrics": dict(self.metrics),
         }
 
 
-def list_runs(store: Store, wanted: RunFilter) -> list[RunRow]:
+def list_runs(store: Database, wanted: RunFilter) -> list[RunRow]:
     """The runs that a filter lets through, with the newest values of their metrics."""
     runs = store.listing(wanted)
     values = store.latest_values(run.number for run in runs)
-    return [RunRow(run, values.get(run.number, {})) for run in runs]
+    leases = store.leases() if any(run.facts.ending is None for run in runs) else {}
+    return [RunRow(run, values.get(run.number, {}), leases.get(run.number)) for run in runs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +234,24 @@ class RunView:
         summaries: How its metrics stand, by name.
         uses: What later runs made of it.
         links: Links that point into it.
+        lease: Who has it, where that is known.
     """
 
     record: RunRecord
     summaries: Mapping[str, Summary]
     uses: list[Edge]
     links: list[Link]
+    lease: Lease | None = None
+
+    @property
+    def status(self) -> str:
+        """The status as `status_text` has it."""
+        return status_text(self.record.facts, self.lease)
+
+    @property
+    def tone(self) -> Tone | None:
+        """The status's colour."""
+        return status_tone(self.record.facts, self.lease)
 
     @property
     def command(self) -> str:
@@ -232,7 +264,7 @@ class RunView:
         record = self.record
         return [
             Fact("run", str(record.number)),
-            Fact("status", status_text(record.facts), status_tone(record.facts)),
+            Fact("status", self.status, self.tone),
             *ending_facts(record),
             Fact("command", self.command),
             *_optional("description", record.spec.description),
@@ -268,11 +300,12 @@ class RunView:
         return self.record.to_dict() | {
             "metrics": {name: summary.to_dict() for name, summary in self.summaries.items()},
             "made_from_it": [edge.to_dict() for edge in self.uses],
+            "heartbeat_age_s": heartbeat_age_s(self.lease),
             "links": [{"name": link.name, "resource": link.resource} for link in self.links],
         }
 
 
-def view_run(store: Store, number: int) -> RunView:
+def view_run(store: Database, number: int) -> RunView:
     """One run.
 
     Raises:
@@ -283,6 +316,7 @@ def view_run(store: Store, number: int) -> RunView:
         store.summaries(number),
         Products(store).of(number),
         [link for link in store.links() if Resource.of_source(link.resource).number == number],
+        store.leases().get(number),
     )
 
 
@@ -353,6 +387,8 @@ def requested_facts(record: RunRecord) -> Iterator[Fact]:
     if amounts:
         given = f" (given {', '.join(map(str, record.gpu_ids))})" if record.gpu_ids else ""
         yield Fact("needs", ", ".join(amounts) + given)
+    if spec.after:
+        yield Fact("after", ", ".join(f"run {number}" for number in spec.after))
     if spec.timeout_s is not None:
         yield Fact("timeout", format_duration(spec.timeout_s))
     if spec.stop_conditions:

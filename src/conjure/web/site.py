@@ -4,18 +4,17 @@ Main entry: `Site`. Invariant: a page that only shows something gets a store tha
 """
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.telemetry.columns import ColumnCache, MetricColumns
 from conjure.web.usage_watch import UsageWatch
 
-_LOOK_AFTER_EVERY_S = 1.0
 _STATES_KEPT = 200
 
 
@@ -39,30 +38,18 @@ class Site:
         self.states = ShownStates()
         self.usage = UsageWatch(home)
         self._columns = ColumnCache()
-        self._looked_after_at = float("-inf")
-        self._looking = threading.Lock()
 
     @contextmanager
-    def store(self) -> Iterator[Store]:
+    def store(self) -> Iterator[Database]:
         """The store, for looking only; runs that their supervisor left behind are closed first."""
-        self._look_after()
-        with Store.open(self.home) as store:
-            store.forbid_writing()
+        with open_store(self.home) as store:
+            if isinstance(store, SqliteDatabase):
+                store.forbid_writing()
             yield store
 
     def columns(self, number: int) -> MetricColumns:
         """A run's metrics as columns, up to date."""
         return self._columns.open(self.home.run_folder(number))
-
-    def _look_after(self) -> None:
-        if time.monotonic() - self._looked_after_at < _LOOK_AFTER_EVERY_S:
-            return
-        if self._looking.acquire(blocking=False):
-            try:
-                with open_store(self.home):
-                    self._looked_after_at = time.monotonic()
-            finally:
-                self._looking.release()
 
 
 class ShownStates:

@@ -3,7 +3,7 @@
 import pytest
 
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run, advance, finish
 from support.web_sites import visiting
@@ -12,7 +12,7 @@ from support.web_sites import visiting
 @pytest.fixture
 def home(tmp_path):
     home = Home(tmp_path)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         for _ in range(2):
             finish(store, add_run(store).number, Ending(EndReason.COMPLETED, 0))
         advance(store, add_run(store, "sleep 99").number, RunStatus.RUNNING)
@@ -20,7 +20,7 @@ def home(tmp_path):
 
 
 def record(home, number):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         return store.get(number)
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason
 from support.casting import add_run, finish
 from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file
@@ -92,7 +92,7 @@ class TestTable:
 
 
 def test_only_changed_rows_are_sent(tmp_path):
-    with Store.open(Home(tmp_path)) as store:
+    with SqliteDatabase.open(Home(tmp_path)) as store:
         for _ in range(3):
             finish(store, add_run(store).number, Ending(EndReason.COMPLETED, 0))
         with visiting(tmp_path) as visitor:
@@ -105,7 +105,7 @@ def test_only_changed_rows_are_sent(tmp_path):
 
 
 def test_pages_of_the_table(tmp_path):
-    with Store.open(Home(tmp_path)) as store:
+    with SqliteDatabase.open(Home(tmp_path)) as store:
         for _ in range(103):
             add_run(store)
         with visiting(tmp_path) as visitor:
@@ -261,7 +261,7 @@ class TestFiles:
     def test_links_that_lead_out_are_refused(self, tmp_path):
         home = Home(tmp_path / "home")
         (tmp_path / "secret").write_text("secret")
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             number = add_run(store).number
             save_file(home, number, "out/inside.txt", "fine")
             (home.run_folder(number) / "outputs" / "link").symlink_to(tmp_path / "secret")
@@ -275,7 +275,7 @@ class TestFiles:
     def test_odd_names_are_found_again(self, tmp_path):
         home = Home(tmp_path / "home")
         names = ["a b & c.txt", "100%.txt", "?x#y.txt", "\u00e9\u4e2d.txt", "latin-\udce9.txt", "'\"<b>.txt"]
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             number = add_run(store).number
             for name in names:
                 save_file(home, number, name, "content of it")
@@ -288,7 +288,7 @@ class TestFiles:
 
     def test_a_picture_is_a_picture_and_svg_is_not(self, tmp_path):
         home = Home(tmp_path / "home")
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             number = add_run(store).number
             save_file(home, number, "plot.png", b"\x89PNG\r\n\x1a\n")
             save_file(home, number, "plot.svg", "<svg onload='alert(1)'/>")
@@ -327,7 +327,7 @@ class TestCompare:
 
     def test_samples_of_the_same_prompt_and_seed(self, tmp_path):
         home = Home(tmp_path)
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             for text in ("to the other side", "to the moon"):
                 number = add_run(store).number
                 sample = f'{{"samples": [{{"prompt": "Why?", "seed": 7, "index": 0, "text": "{text}"}}]}}'
@@ -356,7 +356,7 @@ class TestLineage:
 
 def test_hostile_strings_stay_texts(tmp_path):
     home = Home(tmp_path)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         for place, text in enumerate(HOSTILE):
             printable = "".join(one for one in text if one.isprintable())[:79].strip()
             record = add_run(

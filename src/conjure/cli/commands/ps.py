@@ -7,7 +7,7 @@ from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Column, Row, show_table
 from conjure.core.home import Home
 from conjure.core.times import short_age
-from conjure.runs.database.rows import RunFilter
+from conjure.runs.database.base import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.views import RunRow, elapsed, list_runs
@@ -96,7 +96,7 @@ def _table(runs: list[RunRow], metric: str | None) -> tuple[list[Column], list[R
     rows: list[Row] = [
         [
             str(row.number),
-            status_cell(row.run.facts),
+            status_cell(row.run.facts, row.lease),
             "-" if row.requested_at is None else short_age(row.requested_at),
             elapsed(row.run.facts, row.run.total_s),
             *([row.metric_text(metric)] if has_metrics else []),

@@ -26,7 +26,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
-from conjure.runs.database.sqlite import KILL, STOP, Store
+from conjure.runs.database.base import KILL, STOP, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
@@ -37,6 +37,7 @@ from conjure.runs.lifecycle.cancellation import raising
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
+from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -69,16 +70,18 @@ class RunContext:
         spec: What was asked, secrets included.
         requested: When, by `time.monotonic`.
         exclude: Descendants that are not this run's to end.
+        heartbeat: What others judge by whether this supervisor lives.
         executor: Where the command is carried out.
         folders: The run's folder and those in it, held open.
     """
 
     home: Home
-    store: Store
+    store: Database
     number: int
     spec: RunSpec
     requested: float
     exclude: Callable[[Process], bool]
+    heartbeat: Heartbeat
     executor: Executor = field(init=False)
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
@@ -109,14 +112,17 @@ class RunContext:
         """Why somebody wants the run to end, or None."""
         return self.find_wish(self.store)
 
-    def find_wish(self, store: Store | None) -> EndReason | None:
+    def find_wish(self, store: Database | None) -> EndReason | None:
         """Why somebody wants the run to end, or None.
 
         Args:
             store: Where wishes stand, of the thread this is called in; None where it cannot be read, so that
                 only what came by a signal counts.
         """
-        if self.told_to_die or not self.folder.is_dir():  # or its home was removed under it
+        if store is not None:
+            self.heartbeat.beat(store)
+        # Told to die; or it is another supervisor's now; or its home was removed under it.
+        if self.told_to_die or self.heartbeat.superseded or not self.folder.is_dir():
             return EndReason.KILL_REQUESTED
         wanted = None if store is None else store.end_request(self.number)
         if wanted == KILL:
@@ -248,8 +254,14 @@ def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> 
 
 
 def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None:
-    """Leave nothing running, and close the record."""
+    """Leave nothing running, and close the record.
+
+    Raises:
+        SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
+    """
     end_all(lambda: family(os.getpid(), exclude=run.exclude))
+    if run.heartbeat.superseded:
+        raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
     run.marks.end()
     run.reserve.release()
     run.log.close()
@@ -262,7 +274,7 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     total_s = round(time.monotonic() - run.requested, 3)
     if result is not None:
         retry_on_full_disk(lambda: run.store.set_facts(run.number, usage=result.usage))
-    retry_on_full_disk(lambda: run.store.close(run.number, ending, command_s=command_s, total_s=total_s))
+    retry_on_full_disk(lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
 
 
 def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:
@@ -300,7 +312,7 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
 def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterator[None]:
     """Let a stop or kill cut the work inside short, by looking for one several times a second."""
 
-    def look(store: Store | None) -> EndRun | None:
+    def look(store: Database | None) -> EndRun | None:
         wanted = run.find_wish(store)
         return EndRun(Ending(wanted)) if wanted is not None and only in (None, wanted) else None
 

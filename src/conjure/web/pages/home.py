@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from conjure.core.home import Home
-from conjure.runs.database.rows import RunFilter
+from conjure.runs.database.base import RunFilter
 from conjure.runs.schema.status import PHASES, RunStatus
 from conjure.runs.views import list_runs
 from conjure.web.rendering import page

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from conjure.errors import NotFoundError
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.inspect.lineage import (
     Edge,
     TracedRun,
@@ -60,7 +60,7 @@ def of_home(request: Request) -> Response:
     return page(request, "lineage.html", record=None, drawing=drawing, boxes=boxes, left_out=0)
 
 
-def _newest_edges(store: Store) -> list[Edge]:
+def _newest_edges(store: Database) -> list[Edge]:
     users = {number for numbers in store.sources_in_use().values() for number in numbers}
     kin = {each.number for each in store.kinships()}
     edges: list[Edge] = []
@@ -87,7 +87,7 @@ def _nearest(edges: Iterable[Edge], root: str) -> list[Edge]:
     return [edge for edge in edges if edge.source in near and edge.target in near]
 
 
-def _shown(store: Store, box: Box, known: dict[str, TracedRun | None]) -> dict[str, object]:
+def _shown(store: Database, box: Box, known: dict[str, TracedRun | None]) -> dict[str, object]:
     """A box with what stands in it."""
     number = run_number(box.name)
     if number is None:

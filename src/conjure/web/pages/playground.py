@@ -17,7 +17,7 @@ from conjure.core.home import Home
 from conjure.http.errors import HttpError
 from conjure.http.event_stream import EventStream
 from conjure.http.request_body import read_json_object
-from conjure.runs.database.rows import RunFilter
+from conjure.runs.database.base import RunFilter
 from conjure.runs.schema.status import RunStatus
 from conjure.web.rendering import page
 from conjure.web.site import Site

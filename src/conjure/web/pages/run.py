@@ -17,7 +17,7 @@ from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.telemetry.curves import CurveRequest
 from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read_before
-from conjure.runs.views import RunView, elapsed_s, phases, status_text, status_tone, view_run
+from conjure.runs.views import RunView, elapsed_s, phases, view_run
 from conjure.web.curve_answers import curve_answer, origin_of
 from conjure.web.rendering import page, piece
 from conjure.web.site import Site
@@ -117,8 +117,8 @@ def _state(view: RunView) -> dict[str, Any]:
     record = view.record
     steps = phases(record.facts)
     return {
-        "status": status_text(record.facts),
-        "tone": status_tone(record.facts) or "waiting",
+        "status": view.status,
+        "tone": view.tone or "waiting",
         "phases": steps,
         "elapsed": elapsed_s(record.facts, record.total_s),
         "can_stop": not record.status.is_final,

@@ -4,7 +4,7 @@ Main entries: `table`, `changes`. Invariant: what the table shows follows from i
 of it is read from the database, never all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from conjure.core.text import did_you_mean
 from conjure.errors import UsageError
-from conjure.runs.database.rows import METRIC, ORDERS, PARAM, RunFilter
+from conjure.runs.database.base import METRIC, ORDERS, PARAM, RunFilter
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.views import RunRow, key_metric, list_runs
 from conjure.web.rendering import page, piece
@@ -262,5 +262,5 @@ def _page_number(text: str) -> int:
     return int(text)
 
 
-def _names(known: Mapping[str, object]) -> str:
+def _names(known: Iterable[str]) -> str:
     return f"there are {', '.join(known)}, param:NAME and metric:NAME"
