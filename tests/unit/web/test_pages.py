@@ -343,7 +343,7 @@ class TestLineage:
     def test_of_a_run(self, visitor):
         page = visitor.page("/runs/3/lineage")
         for number in (3, 4, 5):
-            assert f'<a href="/runs/{number}">\n<rect' in page
+            assert f'<a href="/runs/{number}"><rect' in page
         assert 'class="tie mount"' in page
 
     def test_of_a_run_alone(self, visitor):
