@@ -18,9 +18,7 @@ def registry_of(folders, *, precision="float32", **options):
     return ModelRegistry(
         [ModelName(name, str(folder)) for name, folder in folders.items()],
         find=lambda source: next(folder for folder in folders.values() if str(folder) == source),
-        load=lambda name, source, folder: load_served_model(
-            name, source, folder, precision=precision, rows=8, lookups=[]
-        ),
+        load=lambda name, folder: load_served_model(name, folder, precision=precision, rows=8),
         **options,
     )
 

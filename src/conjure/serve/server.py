@@ -100,11 +100,9 @@ def _registry(settings: ServerSettings) -> ModelRegistry:
     def find(source: str) -> Path:
         return resolve_model(source, lookups=[model_lookup]).folder
 
-    def load(name: str, source: str, folder: Path) -> ServedModel:
+    def load(name: str, folder: Path) -> ServedModel:
         rows = settings.limits.most_rows
-        return load_served_model(
-            name, source, folder, precision=settings.precision, rows=rows, lookups=[model_lookup]
-        )
+        return load_served_model(name, folder, precision=settings.precision, rows=rows)
 
     def links_version() -> object:
         try:

@@ -5,12 +5,10 @@ prompts need, is loaded when it is first asked for and kept.
 """
 
 import threading
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conjure.lm.checkpoints.model_resolver import Lookup
 from conjure.lm.generation.engine_loading import load_writer
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.text.tokenizer import Tokenizer
@@ -59,21 +57,17 @@ class ServedModel:
             return self._exact
 
 
-def load_served_model(
-    name: str, source: str, folder: Path, *, precision: str, rows: int, lookups: Iterable[Lookup]
-) -> ServedModel:
+def load_served_model(name: str, folder: Path, *, precision: str, rows: int) -> ServedModel:
     """Load a model.
 
     Args:
         name: What requests call it.
-        source: As for `conjure.lm.language_model.load`.
-        folder: What `source` was found to be.
+        folder: Its checkpoint.
         precision: As for `load_writer`.
         rows: How many texts may be written at once.
-        lookups: Tell the folders of names only the caller knows.
 
     Raises:
         ConjureError: It cannot be loaded.
     """
-    writer = load_writer(source, precision=precision, rows=rows, lookups=lookups)
+    writer = load_writer(folder, precision=precision, rows=rows)
     return ServedModel(name, folder, writer.engine, writer.tokenizer, writer.precision)
