@@ -4,11 +4,13 @@ Main entries: `status_cell`, `elapsed`, `key_metric`. Invariant: these take what
 file of the run is read.
 """
 
+import shlex
 import time
 from collections.abc import Mapping
 
 from conjure.cli.tables import Cell
 from conjure.core.units import format_duration, format_number
+from conjure.runs.database.rows import ListedRun
 from conjure.runs.schema.status import EndReason, Facts, RunStatus
 
 _COLOURS = {
@@ -22,6 +24,7 @@ _COLOURS = {
     RunStatus.BUILD_FAILED: "red",
     RunStatus.MOUNT_FAILED: "red",
 }
+PORT_METRIC = "port"  # what a server reports
 _MEASURED = ("eval", "val", "test")
 
 
@@ -48,6 +51,16 @@ def elapsed(facts: Facts, total_s: float | None, now: float | None = None) -> st
 def key_metric(values: Mapping[str, float]) -> str | None:
     """The one metric to show of a run: a held-out loss, else one on other data, else a loss, else any."""
     return min(values, key=lambda name: (_rank(name), name), default=None)
+
+
+def server_address(run: ListedRun, values: Mapping[str, float]) -> str | None:
+    """Where a run of ``conjure serve`` can be reached now; None for all others."""
+    port = values.get(PORT_METRIC)
+    if run.kind != "serve" or run.facts.status is not RunStatus.RUNNING or port is None:
+        return None
+    words = shlex.split(run.command)
+    host = next((word.partition("=")[2] for word in words if word.startswith("--host=")), "127.0.0.1")
+    return f"http://[{host}]:{port:.0f}" if ":" in host else f"http://{host}:{port:.0f}"
 
 
 def _rank(name: str) -> int:

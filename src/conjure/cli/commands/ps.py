@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from conjure.cli.render import note, write_json
-from conjure.cli.run_view import elapsed, key_metric, metric_value, status_cell
+from conjure.cli.run_view import PORT_METRIC, elapsed, key_metric, metric_value, server_address, status_cell
 from conjure.cli.tables import Column, Row, show_table
 from conjure.cli.times import short_age
 from conjure.core.home import Home
@@ -120,7 +120,11 @@ class _Listed:
 
     def _shown_metric(self, run: ListedRun) -> str:
         values = self.values.get(run.number, {})
-        name = self._metric if self._metric is not None else key_metric(values)
+        address = server_address(run, values)
+        if address is not None and self._metric is None:
+            return address
+        telling = {name: value for name, value in values.items() if name != PORT_METRIC}
+        name = self._metric if self._metric is not None else key_metric(telling)
         return "" if name is None else f"{name} {metric_value(values[name])}"
 
 
@@ -145,6 +149,7 @@ def _to_dict(run: ListedRun, metrics: dict[str, float]) -> dict[str, Any]:
         "total_s": run.total_s,
         "archived": run.archived,
         "metrics": metrics,
+        "address": server_address(run, metrics),
     }
 
 

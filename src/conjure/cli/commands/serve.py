@@ -92,6 +92,8 @@ def command(
     """
     recording = {name: options.pop(name) for name in RECORDING}
     models = models or ("sprite",)
+    for given in models:
+        split_model(given)
     if save and not inside_a_run():
         spec = _spec(context, models, api_key_file, recording)
         return record(spec, background=recording["background"], as_json=False)

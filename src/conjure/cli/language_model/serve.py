@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from conjure.cli.commands.serve import split_model
+from conjure.cli.run_view import PORT_METRIC
 from conjure.core.text import plural
 from conjure.errors import UsageError
 from conjure.http.api_keys import load_api_keys
@@ -26,7 +27,6 @@ from conjure.serve.api import Api
 from conjure.serve.server import ServerSettings, run_server
 
 _REPORT_EVERY_S = 5.0
-PORT_METRIC = "port"  # what `conjure ps` takes a server's address from
 
 
 def serve(
