@@ -2,9 +2,9 @@
 
 Main entries: `generate` for finished samples, `stream` for tokens as they come, `Generation` for what there
 is when that is broken off, `Batch` for samples that join and leave while others are written. Invariant: a
-sample is a function of (model, its prompt, settings, seed, its index): alone, in a batch, beside other prompts
-or in another order it comes out the same. With the native engine that holds bit for bit, with torch in float32
-for the text (`sampling` states the bound).
+sample is a function of (model, its prompt, settings, seed, its index): alone, in a batch, beside other
+prompts or in another order it comes out the same. With the native engine that holds bit for bit, with torch
+in float32 for the text (`sampling` states the bound).
 
 When prompt and text outgrow the model's context, the window slides: whenever a row's window is full, the row
 is read again from its last ``context_length // 2`` tokens. What is remembered of a token depends on all those
