@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("Files", "Delete the files of a run or an upload."),
     "verify": ("Files", "Check stored files against their digests."),
     "generate": ("Generate and fine-tune", "Generate text with a model."),
+    "chat": ("Generate and fine-tune", "Chat with a model."),
     "finetune": ("Generate and fine-tune", "Fine-tune a model on your own text."),
     "report": ("Generate and fine-tune", "Show the report of a fine-tune, or compare several."),
     "score": ("Generate and fine-tune", "Compute the loss and perplexity of a text."),
@@ -68,10 +69,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 # Commands with options whose defaults can be set.
-CONFIGURED = ("run", "generate", "finetune", "score", "serve", "data", "demo", "export", "report", "models")
+CONFIGURED = (
+    "run", "generate", "chat", "finetune", "score", "serve", "data", "demo", "export", "report", "models",
+)  # fmt: skip
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
-_LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
+_LM_PACKAGES = {"gguf", "huggingface_hub", "jinja2", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 
 # Packages of the `serve` extra.
 _SERVE_PACKAGES = {"starlette", "uvicorn"}

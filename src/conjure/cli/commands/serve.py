@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
-from conjure.cli.typed_options import typed_options
+from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import UsageError
+from conjure.recipes.options import ServeOptions, option_words
 from conjure.recipes.run_specs import Inputs, recorded
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
@@ -114,7 +115,7 @@ def _spec(
         words += ["--model", f"{name}={inputs.model(source)}"]
     if api_key_file is not None:
         words += ["--api-key-file", str(api_key_file.absolute())]
-    words += typed_options(context, leave_out={"models", "api_key_file", "save", *RECORDING})
+    words += option_words(given_options(context, ServeOptions))
     return recorded(
         "serve", words, inputs.mounts, description=recording["description"], labels=recording["label"]
     )

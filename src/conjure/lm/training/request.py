@@ -5,6 +5,7 @@ Main entry: `FinetuneRequest`. Invariant: one that exists has every value within
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _BOUNDS = {
     "save_every": Bound(0, whole=True),
     "sample_every": Bound(0, whole=True),
     "holdout": Bound(0, 0.9),
+    "prompt_loss_weight": Bound(0, 1),
 }
 
 
@@ -56,6 +58,8 @@ class FinetuneRequest:
         special_tokens: Whether special tokens written in a text are plain ``text`` or that ``token``.
         holdout: Share of the records to hold out.
         validation: File to measure on in place of a share of the records.
+        prompt_loss_weight: What a token of a conversation counts that is not part of an answer.
+        chat_date: What a chat template gets when it asks for the date, as 2026-03-01; None is today.
         dedup: What to train on where several records say the same (`conjure.lm.text.held_out.hold_out`).
         epochs: Passes over the text; fewer if the held-out loss stops falling (`patience`).
         batch_size: Blocks per forward pass.
@@ -95,6 +99,8 @@ class FinetuneRequest:
     special_tokens: str = "text"
     holdout: float = 0.1
     validation: str | Path | None = None
+    prompt_loss_weight: float = 0.0
+    chat_date: str | date | None = None
     dedup: Dedup = "keep"
     epochs: float = 3
     batch_size: int = 8
@@ -130,10 +136,20 @@ class FinetuneRequest:
             faults.append(ValueFault("special_tokens", f"is {self.special_tokens!r}; allowed are {allowed}"))
         if self.dedup not in DEDUP:
             faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed are {', '.join(DEDUP)}"))
+        if self.chat_date is not None and self.chat_day is None:
+            faults.append(ValueFault("chat_date", f"is {self.chat_date!r}; it must be a date: 2026-03-01"))
         if not self.data:
             faults.append(ValueFault("data", "is empty: no data was given"))
         refuse_faults(faults)
         _ = self.layout  # refuses what cannot be followed
+
+    @property
+    def chat_day(self) -> date | None:
+        """The date for the chat template; None where none is given that is one."""
+        try:
+            return date.fromisoformat(str(self.chat_date))
+        except ValueError:
+            return None
 
     @property
     def layout(self) -> ReadOptions:
@@ -146,4 +162,5 @@ class FinetuneRequest:
             name: value for name, value in asdict(self).items() if name not in ("data", "output", "resume")
         }
         validation = str(self.validation) if self.validation is not None else None
-        return {**kept, "model": str(self.model), "validation": validation}
+        chat_date = str(self.chat_date) if self.chat_date is not None else None
+        return {**kept, "model": str(self.model), "validation": validation, "chat_date": chat_date}

@@ -114,6 +114,36 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX metrics_by_value ON metrics (name, last_value)",
         ),
     ),
+    Migration(
+        4,
+        "leases, and rows with what is in their JSON",
+        (
+            """
+            CREATE TABLE leases (
+                run INTEGER PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+                attempt INTEGER NOT NULL,
+                heartbeat_at REAL NOT NULL
+            )
+            """,
+            """
+            CREATE VIEW run_rows AS SELECT
+                runs.*,
+                (SELECT group_concat(label, char(10)) FROM run_labels WHERE run = number) AS labels,
+                json_extract(spec, '$.params') AS params,
+                json_extract(spec, '$.resources.cpus') AS cpus,
+                json_extract(spec, '$.resources.gpus') AS gpus,
+                json_extract(spec, '$.resources.memory_bytes') AS memory_bytes,
+                json_extract(owner, '$.pid') AS owner_pid,
+                json_extract(owner, '$.host_id') AS owner_host_id,
+                json_extract(owner, '$.boot_id') AS owner_boot_id,
+                json_extract(code, '$.tree') AS code_tree,
+                json_extract(environment, '$.digest') AS environment_digest,
+                json_extract(outputs, '$.size_bytes') AS outputs_size_bytes,
+                json_extract(outputs, '$.removed') AS outputs_removed
+            FROM runs
+            """,
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

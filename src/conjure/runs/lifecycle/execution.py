@@ -26,7 +26,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
-from conjure.runs.database.sqlite import KILL, STOP, Store
+from conjure.runs.database.base import KILL, STOP, Database
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
@@ -74,7 +74,7 @@ class RunContext:
     """
 
     home: Home
-    store: Store
+    store: Database
     number: int
     spec: RunSpec
     requested: float
@@ -109,7 +109,7 @@ class RunContext:
         """Why somebody wants the run to end, or None."""
         return self.find_wish(self.store)
 
-    def find_wish(self, store: Store | None) -> EndReason | None:
+    def find_wish(self, store: Database | None) -> EndReason | None:
         """Why somebody wants the run to end, or None.
 
         Args:
@@ -262,7 +262,7 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     total_s = round(time.monotonic() - run.requested, 3)
     if result is not None:
         retry_on_full_disk(lambda: run.store.set_facts(run.number, usage=result.usage))
-    retry_on_full_disk(lambda: run.store.close(run.number, ending, command_s=command_s, total_s=total_s))
+    retry_on_full_disk(lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
 
 
 def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:
@@ -300,7 +300,7 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
 def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterator[None]:
     """Let a stop or kill cut the work inside short, by looking for one several times a second."""
 
-    def look(store: Store | None) -> EndRun | None:
+    def look(store: Database | None) -> EndRun | None:
         wanted = run.find_wish(store)
         return EndRun(Ending(wanted)) if wanted is not None and only in (None, wanted) else None
 

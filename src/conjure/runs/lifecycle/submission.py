@@ -18,7 +18,7 @@ from conjure.errors import ConjureError, UsageError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.artifacts.mount_sources import identity_of, resolve_mounts
 from conjure.runs.code import snapshot
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.ownership import RunLock, open_store
@@ -239,7 +239,7 @@ def refuse_own_folder(home: Home, spec: RunSpec) -> None:
         )
 
 
-def allocate_run(home: Home, store: Store, spec: RunSpec, rerun_of: int | None) -> tuple[int, RunLock]:
+def allocate_run(home: Home, store: Database, spec: RunSpec, rerun_of: int | None) -> tuple[int, RunLock]:
     """A number for a new run, and possession of its folder."""
     taken: list[RunLock] = []
     try:
@@ -264,7 +264,7 @@ def _parent(home: Home) -> int | None:
     return int(number) if same_home and number.isdecimal() else None
 
 
-def snapshot_code(home: Home, store: Store, number: int, spec: RunSpec) -> CodeFacts:
+def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> CodeFacts:
     """Record the code a run is to start from, under the run's number.
 
     Raises:
@@ -290,7 +290,7 @@ def snapshot_code(home: Home, store: Store, number: int, spec: RunSpec) -> CodeF
 
 
 def find_identical_run(
-    home: Home, store: Store, spec: RunSpec, mounted: tuple[MountFacts, ...]
+    home: Home, store: Database, spec: RunSpec, mounted: tuple[MountFacts, ...]
 ) -> RunRecord | None:
     """A completed run that did just this; found before a number is given, so that none is wasted."""
     # What it imports would cost every other `conjure run` its time.
@@ -306,7 +306,7 @@ def find_identical_run(
     return store.completed_equal(identity_of(home, spec, taken, built.digest, mounted))
 
 
-def close_failed_submission(store: Store, number: int, error: BaseException) -> None:
+def close_failed_submission(store: Database, number: int, error: BaseException) -> None:
     """Close the record of a run that never reached a supervisor."""
     if isinstance(error, KeyboardInterrupt):
         ending = Ending(EndReason.KILL_REQUESTED, message="cancelled during submission")
@@ -316,6 +316,6 @@ def close_failed_submission(store: Store, number: int, error: BaseException) -> 
         message = f"it could not be submitted: {type(error).__name__}: {error}"
         ending = Ending(EndReason.SUBMISSION_FAILED, message=message)
     try:
-        store.close(number, ending)
+        store.end_run(number, ending)
     except ConjureError:
         store.presume_ended(number, ending)  # the next command that can write will close it
