@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from conjure.core.text import today
 from conjure.errors import CheckpointError, DataError
 from conjure.http.errors import HttpError, bad_value, shown
 from conjure.http.generation.requests import GenerationJob
@@ -16,7 +17,7 @@ from conjure.lm.bounds import Bound
 from conjure.lm.generation.request import draw_seed
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
-from conjure.lm.text.chat.template import find_template
+from conjure.lm.text.chat.template import ChatTemplate, find_template
 from conjure.serve.completion_call import (
     IGNORED,
     MOST_LOGPROBS,
@@ -158,7 +159,7 @@ def _content(value: Any, number: int) -> str:
 def _prompt(messages: list[Message], model: ServedModel) -> list[int]:
     """The tokens of a conversation and of what opens its answer."""
     try:
-        template = find_template(model.tokenizer)
+        template = _template(model)
         if template is None:
             raise HttpError(
                 400,
@@ -169,3 +170,10 @@ def _prompt(messages: list[Message], model: ServedModel) -> list[int]:
         return ChatEncoder(model.tokenizer, template).prompt(messages)
     except (DataError, CheckpointError) as error:
         raise bad_value("messages", f"cannot be used: {error}") from error
+
+
+def _template(model: ServedModel) -> ChatTemplate | None:
+    """The template that the server was given, else the model's own."""
+    if model.chat_template is None:
+        return find_template(model.tokenizer)
+    return ChatTemplate(model.chat_template, model.tokenizer.named_special_tokens, today())

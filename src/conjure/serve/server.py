@@ -35,6 +35,7 @@ class ServerSettings:
         allowed_hosts: Host names beside this machine's own.
         keys: Keys that requests must bring; None asks for none.
         log_prompts: Whether the bodies of requests are logged.
+        chat_template: A template to use instead of the models' own.
     """
 
     models: Sequence[ModelName]
@@ -43,6 +44,7 @@ class ServerSettings:
     allowed_hosts: Collection[str] = ()
     keys: ApiKeys | None = None
     log_prompts: bool = False
+    chat_template: str | None = None
 
 
 def run_server(
@@ -102,7 +104,10 @@ def _registry(settings: ServerSettings) -> ModelRegistry:
 
     def load(name: str, folder: Path) -> ServedModel:
         rows = settings.limits.most_rows
-        return load_served_model(name, folder, precision=settings.precision, rows=rows)
+        template = settings.chat_template
+        return load_served_model(
+            name, folder, precision=settings.precision, rows=rows, chat_template=template
+        )
 
     def links_version() -> object:
         try:

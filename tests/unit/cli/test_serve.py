@@ -10,6 +10,7 @@ _OPTIONS = {
     "host": "127.0.0.1",
     "port": 0,
     "api_key_file": None,
+    "chat_template": None,
     "allow_host": (),
     "precision": "auto",
     "slots": 1,

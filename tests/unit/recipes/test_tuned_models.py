@@ -2,7 +2,7 @@
 
 from conjure.core.home import Home
 from conjure.recipes.tuned_models import tuned_models
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.record import MountFacts
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus
@@ -33,7 +33,7 @@ def test_without_a_home_there_are_none(tmp_path):
 
 
 def test_each_says_what_it_was_tuned_on_and_its_links(tmp_path):
-    with Store.open(Home(tmp_path / "home").create()) as store:
+    with SqliteDatabase.open(Home(tmp_path / "home").create()) as store:
         add_run(store, "true")
         add_run(store, "conjure", kind="finetune")  # which saved nothing
         number = _tune(

@@ -3,7 +3,7 @@
 Main entry: `command`. Invariant: stdout holds the address, once requests are taken; logs go to stderr.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ DEFAULT_PORT = 8000
     show_default=True,
     help="Requests that may wait; further ones are refused with status 429.",
 )
+@click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with a chat template to use instead of the models' own.",
+)
 @click.option("--log-prompts", is_flag=True, help="Also log the body of each request.")
 @click.option("--save", is_flag=True, help="Record the server as a run.")
 @recording_options
@@ -84,6 +89,7 @@ def command(
     host: str,
     port: int,
     api_key_file: Path | None,
+    chat_template: Path | None,
     **options: Any,
 ) -> int:
     """Serve models over HTTP, by OpenAI's API.
@@ -96,25 +102,34 @@ def command(
     for given in models:
         split_model(given)
     if save and not inside_a_run():
-        spec = _spec(context, models, api_key_file, recording)
+        files = {"api-key-file": api_key_file, "chat-template": chat_template}
+        spec = _spec(context, models, files, recording)
         return record(spec, background=recording["background"], as_json=False)
     # Imports the web framework and the language-model half, which neither --help nor a recording needs.
     from conjure.cli.language_model import serve as implementation
 
-    return implementation.serve(models, host=host, port=port, api_key_file=api_key_file, **options)
+    return implementation.serve(
+        models, host=host, port=port, api_key_file=api_key_file, chat_template=chat_template, **options
+    )
 
 
 def _spec(
-    context: click.Context, models: Sequence[str], api_key_file: Path | None, recording: dict[str, Any]
+    context: click.Context,
+    models: Sequence[str],
+    files: Mapping[str, Path | None],
+    recording: dict[str, Any],
 ) -> RunSpec:
-    """The run of this command: its models mounted, under the names they were given."""
+    """The run of this command: its models mounted, under the names they were given.
+
+    Files stay where they are: keys are no data, and a run that holds a copy of them would keep them.
+    """
     inputs = Inputs(Home.from_environment())
     words = []
     for given in models:
         name, source = split_model(given)
         words += ["--model", f"{name}={inputs.model(source)}"]
-    if api_key_file is not None:
-        words += ["--api-key-file", str(api_key_file.absolute())]
+    for option, file in files.items():
+        words += [f"--{option}", str(file.absolute())] if file is not None else []
     words += option_words(given_options(context, ServeOptions))
     return recorded(
         "serve", words, inputs.mounts, description=recording["description"], labels=recording["label"]

@@ -35,6 +35,7 @@ def serve(
     host: str,
     port: int,
     api_key_file: Path | None,
+    chat_template: Path | None,
     allow_host: Sequence[str],
     precision: str,
     slots: int,
@@ -50,6 +51,7 @@ def serve(
         allowed_hosts=[name.lower() for name in allow_host],
         keys=keys,
         log_prompts=log_prompts,
+        chat_template=_read_text(chat_template) if chat_template is not None else None,
     )
     for each in settings.models:
         resolve_model(each.source, lookups=[model_lookup])
@@ -62,6 +64,13 @@ def serve(
     finally:
         ended.set()
     return 0
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text: byte {error.start:,} cannot be read") from error
 
 
 def _named(models: Sequence[str]) -> list[ModelName]:
