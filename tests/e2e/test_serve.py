@@ -118,3 +118,29 @@ def test_as_a_run_it_has_an_address_and_metrics_and_stops(folder):
     assert (run["status"], run["address"]) == ("stopped", None)
     assert run["metrics"]["requests"] == 1
     assert "Serving tiny" in conjure("logs", "1").stdout
+
+
+def test_a_predictor_runs_in_a_run_with_the_code_of_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "word.txt").write_text("hello")
+    monkeypatch.chdir(tmp_path / "project")
+    (tmp_path / "project" / "config.yaml").write_text("suffix: '!'\n")
+    (tmp_path / "project" / "greeter.py").write_text(
+        "from pathlib import Path\n"
+        "class Greeter:\n"
+        "    def __init__(self, suffix): self.suffix = suffix\n"
+        "    def predict(self, payload): return Path('word/word.txt').read_text() + self.suffix\n"
+    )
+    assert conjure("upload", str(tmp_path / "data"), "--name", "word").returncode == 0
+    arguments = ["--predictor", "greeter.py", "--config", "config.yaml", "-m", "uploads/word:word"]
+    refused = conjure("serve", *arguments)
+    assert "this is no run" in refused.stderr
+    assert conjure("serve", *arguments, "--save", "-b", "--port", "0").returncode == 0
+    address = None
+    while address is None:
+        (run,) = json.loads(conjure("ps", "--json").stdout)
+        assert run["end_reason"] is None, conjure("logs", "1").stdout
+        address = run["address"]
+    assert Client(int(address.rpartition(":")[2])).post("/predict", {}).json == "hello!"
+    assert conjure("stop", "1").returncode == 0

@@ -77,7 +77,7 @@ CONFIGURED = (
 _LM_PACKAGES = {"gguf", "huggingface_hub", "jinja2", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 
 # Packages of the `serve` extra.
-_SERVE_PACKAGES = {"starlette", "uvicorn"}
+_SERVE_PACKAGES = {"starlette", "uvicorn", "yaml"}
 
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 

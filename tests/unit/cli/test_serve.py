@@ -7,6 +7,8 @@ from conjure.cli.language_model.serve import serve
 from conjure.errors import UsageError
 
 _OPTIONS = {
+    "predictor": None,
+    "config": None,
     "host": "127.0.0.1",
     "port": 0,
     "api_key_file": None,
