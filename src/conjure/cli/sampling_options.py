@@ -1,4 +1,4 @@
-"""The options by which a command is told how freely to write, and by what date to chat.
+"""The options by which a command is told how freely to write, with which adapter, and by what date to chat.
 
 Main entry: `sampling_options`. Invariant: every command that writes text has them with the same defaults.
 """
@@ -79,4 +79,8 @@ chat_date_option = click.option(
     callback=_date,
     metavar="DATE",
     help="Date that the chat template is given; default: today.",
+)
+
+adapter_option = click.option(
+    "--adapter", metavar="DIR", help="PEFT folder whose LoRA weights to merge into the model."
 )

@@ -61,6 +61,8 @@ class FinetuneOptions(ReadingOptions, total=False):
     precision: Literal["auto", "float32", "bfloat16"]
     freeze: int
     lora: int
+    lora_output: Literal["merged", "adapter"]
+    adapter: str | Path
     max_steps: int
     eval_every: int
     save_every: int
@@ -87,6 +89,8 @@ class GenerateOptions(TypedDict, total=False):
     """Whether the prompt is asked as a question, by the model's chat template."""
     chat_date: str | date
     """What the chat template gets when it asks for the date."""
+    adapter: str | Path
+    """A PEFT folder whose LoRA weights to merge into the model."""
 
 
 class ScoreOptions(ReadingOptions, total=False):
@@ -96,6 +100,8 @@ class ScoreOptions(ReadingOptions, total=False):
     """Context length in tokens."""
     stride: int
     """Tokens from one window to the next."""
+    adapter: str | Path
+    """A PEFT folder whose LoRA weights to merge into the model."""
     per_token: bool
     """Whether the log-probability of each token is kept."""
 

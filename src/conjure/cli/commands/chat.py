@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from conjure.cli.sampling_options import chat_date_option, precision_option, sampling_options
+from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
 from conjure.cli.typed_options import names_as_typed
 from conjure.core.text import today
 from conjure.lm.generation.request import GenerationRequest
@@ -33,12 +33,14 @@ from conjure.lm.generation.request import GenerationRequest
 @click.option("--seed", type=int, help="Random seed; default: a new one, which is printed.")
 @precision_option
 @chat_date_option
+@adapter_option
 @click.pass_context
 def command(
     context: click.Context,
     /,
     *,
     model: str,
+    adapter: str | None,
     precision: str,
     chat_date: date | None,
     **settings: Any,
@@ -55,4 +57,4 @@ def command(
     from conjure.cli.language_model import chat as implementation
 
     day = chat_date if chat_date is not None else today()
-    return implementation.chat(request, model=model, precision=precision, day=day)
+    return implementation.chat(request, model=model, adapter=adapter, precision=precision, day=day)

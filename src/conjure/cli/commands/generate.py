@@ -12,7 +12,7 @@ from typing import Any, cast
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
-from conjure.cli.sampling_options import chat_date_option, precision_option, sampling_options
+from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
 from conjure.cli.typed_options import given_options, names_as_typed
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
@@ -69,6 +69,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 @precision_option
 @click.option("--chat", is_flag=True, help="Ask PROMPT as a question, by the model's chat template.")
 @chat_date_option
+@adapter_option
 @click.option("--logprobs", is_flag=True, help="Show the log-probability of each token.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of samples.")
 @click.option(
@@ -88,6 +89,7 @@ def command(
     prompt_option: str | None,
     prompt_file: Path | None,
     model: str,
+    adapter: str | None,
     precision: str,
     logprobs: bool,
     as_json: bool,
@@ -119,6 +121,7 @@ def command(
     return implementation.generate(
         request,
         model=model,
+        adapter=adapter,
         precision=precision,
         chat_on=day if chat else None,
         logprobs=logprobs,

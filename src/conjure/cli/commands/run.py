@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.run_following import follow_submission
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
@@ -74,6 +75,13 @@ _NOT_YET = {
     multiple=True,
     metavar="'loss > 9'",
     help="Stop the run when a metric meets this condition.",
+)
+@click.option(
+    "--after",
+    multiple=True,
+    type=RUN_NUMBER,
+    metavar="NUMBER",
+    help="Wait until this run has completed; end if it does not.",
 )
 @click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free.")
 @click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free.")
@@ -143,6 +151,7 @@ def _spec(home: Home, options: dict[str, Any]) -> RunSpec:
         labels=options["label"],
         params=_params(options["param"]),
         idempotent=options["idempotent"],
+        after=options["after"],
     )
 
 

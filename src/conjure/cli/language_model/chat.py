@@ -19,22 +19,28 @@ from conjure.lm.generation.generate import Sample, exceeds_context, stream
 from conjure.lm.generation.request import LARGEST_SEED, EncodedPrompt, GenerationRequest
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
-from conjure.recipes.resource_lookup import model_lookup
+from conjure.recipes.resource_lookup import data_path, model_lookup
 
 _COMMAND = re.compile(r"/[a-z]+\s*")
 _RESET = "/reset"
 
 
-def chat(request: GenerationRequest, *, model: str, precision: str, day: date) -> int:
+def chat(request: GenerationRequest, *, model: str, adapter: str | None, precision: str, day: date) -> int:
     """Chat until the messages end; the exit status.
 
     Args:
         request: How to write; its prompts are not looked at.
         model: A name, a folder, a resource or a hub model.
+        adapter: A PEFT folder or resource whose LoRA weights to merge into it.
         precision: Number format of the weights.
         day: What a chat template gets that asks for the date.
     """
-    writer = load_writer(model, precision=precision, lookups=[model_lookup])
+    writer = load_writer(
+        model,
+        precision=precision,
+        adapter=data_path(adapter) if adapter is not None else None,
+        lookups=[model_lookup],
+    )
     encoder = ChatEncoder.of(writer.tokenizer, model=model, day=day)
     talk = Chat(writer, encoder, request)
     note(f"{writer.origin} · {writer.precision} · seed {request.seed} · /reset starts over, ^D ends")

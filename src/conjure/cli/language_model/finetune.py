@@ -60,6 +60,8 @@ def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool
     names = tuple(data_path(name) for name in data)
     if settings["validation"] is not None:
         settings = {**settings, "validation": data_path(settings["validation"])}
+    if settings["adapter"] is not None:
+        settings = {**settings, "adapter": data_path(settings["adapter"])}
     request = _request(names, settings)
     if request.resume and inside_a_run():
         claim(Path(request.output))

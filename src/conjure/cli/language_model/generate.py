@@ -20,7 +20,7 @@ from conjure.lm.generation.generate import Generation, Sample, Token, encode_pro
 from conjure.lm.generation.request import EncodedPrompt, GenerationRequest, Prompt, prompt_text
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
-from conjure.recipes.resource_lookup import model_lookup
+from conjure.recipes.resource_lookup import data_path, model_lookup
 
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
 INTERRUPTED = 130  # exit status after ^C, as shells have it
@@ -30,6 +30,7 @@ def generate(
     request: GenerationRequest,
     *,
     model: str,
+    adapter: str | None,
     precision: str,
     chat_on: date | None,
     logprobs: bool,
@@ -42,6 +43,7 @@ def generate(
     Args:
         request: What is to be written.
         model: A name, a folder, a resource or a hub model.
+        adapter: A PEFT folder or resource whose LoRA weights to merge into it.
         precision: Number format of the weights.
         chat_on: Ask the prompts as questions, by the model's chat template, on this date; None: continue.
         logprobs: Show how likely each token was.
@@ -57,7 +59,13 @@ def generate(
         )
 
     rows = len(request.prompts) * request.num_samples
-    writer = load_writer(model, precision=precision, rows=rows, lookups=[model_lookup])
+    writer = load_writer(
+        model,
+        precision=precision,
+        rows=rows,
+        adapter=data_path(adapter) if adapter is not None else None,
+        lookups=[model_lookup],
+    )
     if chat_on is not None:
         request = _as_questions(request, ChatEncoder.of(writer.tokenizer, model=model, day=chat_on))
     _note_overflow(writer, request)

@@ -34,6 +34,7 @@ def score(
     layout: ReadOptions,
     context: int | None,
     stride: int | None,
+    adapter: str | None,
     per_token: bool,
     as_json: bool,
     output: Path | None,
@@ -49,6 +50,7 @@ def score(
         layout: How the files are written.
         context: Tokens seen at once; None takes all the model can.
         stride: Tokens from one window to the next; None takes half the context.
+        adapter: A PEFT folder or resource whose LoRA weights to merge into the model.
         per_token: Show every token.
         as_json: Print JSON.
         output: A file for that JSON.
@@ -57,7 +59,8 @@ def score(
     texts = _records(names, column, split, layout) if files else inputs
     results = []
     for name in models:
-        language_model = load(name, lookups=[model_lookup])
+        merged = data_path(adapter) if adapter is not None else None
+        language_model = load(name, adapter=merged, lookups=[model_lookup])
         windows = Windows.of(language_model.model, context, stride)
         result = _Result(language_model, windows)
         keep = per_token or not files

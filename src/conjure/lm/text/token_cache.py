@@ -27,6 +27,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat
+from conjure.lm.text.chat.formats import ChatFormat
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
 from conjure.lm.text.sources import Source
@@ -114,6 +115,11 @@ class DataFacts:
     remarks: tuple[str, ...] = ()
     answer_tokens: int | None = None
 
+    @property
+    def are_chats(self) -> bool:
+        """Whether it holds conversations that only a chat template can write."""
+        return bool({file.get("chat") for file in self.files} - {None, str(ChatFormat.PROMPT)})
+
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain values, for JSON."""
         return asdict(self)
@@ -138,12 +144,15 @@ class TokenisedText:
         kinds: Of conversations, what each token is to training (`conjure.lm.text.chat.encoding`); else None.
     """
 
+    kinds: npt.NDArray[np.uint8] | None = None
+
     def __init__(self, folder: Path) -> None:
         meta = json.loads((folder / "text.json").read_text(encoding="utf-8"))
         self.ids = _mapped(folder / "ids", np.dtype(meta["dtype"]), meta["tokens"])
         self.ends = _mapped(folder / "ends", np.dtype("<u8"), meta["records"])
         self.hashes = _mapped(folder / "hashes", np.dtype("<u8"), meta["records"])
-        self.kinds = _mapped(folder / "kinds", np.dtype("u1"), meta["tokens"]) if "chat" in meta else None
+        if "chat" in meta:
+            self.kinds = _mapped(folder / "kinds", np.dtype("u1"), meta["tokens"])
         self.end_of_text: bool = meta["end_of_text"]
         self.start_id: int | None = meta["start_id"]
         self.altered: int = meta["altered"]
@@ -340,7 +349,8 @@ def _remarks(text: TokenisedText) -> Iterator[str]:
     if text.altered:
         count = "1 record is" if text.altered == 1 else f"{text.altered:,} records are"
         yield f"{count} altered by the model's tokenizer: {text.alters}"
-    if text.size_bytes < _FEW_BYTES * len(text.ids) and text.characters < _FOREIGN * text.size_bytes:
+    foreign = text.kinds is None and text.characters < _FOREIGN * text.size_bytes
+    if foreign and text.size_bytes < _FEW_BYTES * len(text.ids):
         yield (
             "the model's vocabulary has few tokens for this script"
             f" ({text.size_bytes / len(text.ids):.2f} bytes per token): training is slow and the context"
@@ -384,7 +394,7 @@ class _Writer:
         *,
         end_of_text: bool,
         allow_special: bool,
-        chat: ConversationEncoder | None,
+        chat: ConversationEncoder | None = None,
     ) -> None:
         self._folder = folder
         self._chat, self._refused = chat, list[tuple[str, str]]()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from conjure.lm.bounds import value_fault
-from conjure.lm.checkpoints.model_resolver import Lookup
+from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device
 from conjure.lm.language_model import LanguageModel, load
@@ -25,6 +25,7 @@ from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.lora import add_lora
+from conjure.lm.training.model_card import BaseFacts
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.plan import (
     Plan,
@@ -46,6 +47,7 @@ class Prepared:
     Attributes:
         request: What was asked for.
         base: The model to start from; it stays as it is.
+        base_facts: What its folder tells of its origin.
         model: A second model with the same weights, which training changes.
         records: The text.
         text: Its tokens.
@@ -57,6 +59,7 @@ class Prepared:
 
     request: FinetuneRequest
     base: LanguageModel
+    base_facts: BaseFacts
     model: CausalLM
     records: RecordSet
     text: TokenisedText
@@ -81,6 +84,11 @@ class Prepared:
         return GenerationRequest(prompts=prompts, num_samples=each, max_new_tokens=tokens, seed=seed)
 
     @property
+    def adapter_output(self) -> Path:
+        """The PEFT folder to write, where one is asked for."""
+        return self.output.with_name(f"{self.output.name}.adapter")
+
+    @property
     def output(self) -> Path:
         """The checkpoint folder to write."""
         return Path(self.request.output).absolute()
@@ -100,8 +108,10 @@ def prepare(
         ConjureError: The model, the text or the settings cannot be used, or memory does not suffice.
     """
     keep_freed_memory()
+    lookups = list(lookups)
     records = _read(request, request.data)
-    base = load(request.model, lookups=lookups)
+    folder = resolve_model(request.model, lookups=lookups).folder
+    base = load(request.model, adapter=request.adapter, lookups=lookups)
     encode = partial(
         tokenise,
         tokenizer=base.tokenizer,
@@ -129,6 +139,7 @@ def prepare(
     return Prepared(
         request=request,
         base=base,
+        base_facts=BaseFacts.of(str(request.model), folder),
         model=model,
         records=records,
         text=text,

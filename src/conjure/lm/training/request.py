@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
 from conjure.lm.text.held_out import DEDUP, Dedup
@@ -15,6 +15,8 @@ from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
 
 SPECIAL_TOKENS = ("text", "token")
+LoRAOutput = Literal["merged", "adapter"]
+LORA_OUTPUTS: tuple[LoRAOutput, ...] = ("merged", "adapter")
 
 _BOUNDS = {
     "epochs": Bound(0, above=True),
@@ -79,6 +81,9 @@ class FinetuneRequest:
         freeze: Leave the embeddings and this many first blocks as they are; 0 trains everything.
         lora: Rank of the corrections to learn instead of the weights (`conjure.lm.training.lora`), merged
             when saved; None trains the weights.
+        lora_output: ``merged``: what LoRA learned is in the checkpoint alone. ``adapter``: it is also kept as
+            a PEFT folder, beside the checkpoint.
+        adapter: A PEFT folder to merge into the model before it is trained.
         max_steps: Most optimizer steps.
         eval_every: Optimizer steps between evaluations.
         save_every: Optimizer steps between saves of the training state; 0 saves when interrupted only.
@@ -119,6 +124,8 @@ class FinetuneRequest:
     precision: str = "auto"
     freeze: int = 0
     lora: int | None = None
+    lora_output: LoRAOutput = "merged"
+    adapter: str | Path | None = None
     max_steps: int | None = None
     eval_every: int | None = None
     save_every: int | None = None
@@ -134,6 +141,11 @@ class FinetuneRequest:
         if self.special_tokens not in SPECIAL_TOKENS:
             allowed = ", ".join(SPECIAL_TOKENS)
             faults.append(ValueFault("special_tokens", f"is {self.special_tokens!r}; allowed are {allowed}"))
+        if self.lora_output not in LORA_OUTPUTS:
+            words = f"is {self.lora_output!r}; allowed are {', '.join(LORA_OUTPUTS)}"
+            faults.append(ValueFault("lora_output", words))
+        elif self.lora_output == "adapter" and self.lora is None:
+            faults.append(ValueFault("lora_output", "is 'adapter', which needs LoRA; add --lora 8"))
         if self.dedup not in DEDUP:
             faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed are {', '.join(DEDUP)}"))
         if self.chat_date is not None and self.chat_day is None:
@@ -163,4 +175,6 @@ class FinetuneRequest:
         }
         validation = str(self.validation) if self.validation is not None else None
         chat_date = str(self.chat_date) if self.chat_date is not None else None
-        return {**kept, "model": str(self.model), "validation": validation, "chat_date": chat_date}
+        adapter = str(self.adapter) if self.adapter is not None else None
+        places = {"model": str(self.model), "validation": validation, "adapter": adapter}
+        return {**kept, **places, "chat_date": chat_date}
