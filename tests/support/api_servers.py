@@ -13,13 +13,13 @@ from conjure.serve.api import ADVICE, OPEN_PATHS, Api
 from support.http_servers import running
 
 
-def registry_of(folders, *, precision="float32", **options):
+def registry_of(folders, *, precision="float32", chat_template=None, **options):
     """A registry that serves checkpoint folders by their names."""
     return ModelRegistry(
         [ModelName(name, str(folder)) for name, folder in folders.items()],
         find=lambda source: next(folder for folder in folders.values() if str(folder) == source),
-        load=lambda name, source, folder: load_served_model(
-            name, source, folder, precision=precision, rows=8, lookups=[]
+        load=lambda name, folder: load_served_model(
+            name, folder, precision=precision, rows=8, chat_template=chat_template
         ),
         **options,
     )

@@ -19,6 +19,7 @@ from conjure.runs.schema.spec import Mount, RunSpec
 
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
 _RESUME = "--resume"
+_INPUTS = ("validation", "adapter")  # options that name what a run must find
 
 
 def finetune_spec(
@@ -47,7 +48,8 @@ def finetune_spec(
     """
     inputs = Inputs(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
-    words += option_words({name: value for name, value in options.items() if name != "validation"})
+    words += option_words({name: value for name, value in options.items() if name not in _INPUTS})
+    words += inputs.adapter(options.get("adapter"))
     validation = options.get("validation")
     if validation is not None:
         words.append(f"--validation={inputs.data(str(validation))}")

@@ -4,6 +4,7 @@ Main entries: `list_runs` for a list, `view_run` for one run. Invariant: what is
 words here and nowhere else; a row of a list reads no file of the run.
 """
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from conjure.runs.schema.resource import Resource
 from conjure.runs.schema.status import PHASES, EndReason, Facts, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 
+PORT_METRIC = "port"  # what a server reports
 _MEASURED = ("eval", "val", "test")
 
 
@@ -187,9 +189,29 @@ class RunRow:
         """Seconds from request to end or until now."""
         return elapsed_s(self.run.facts, self.run.total_s)
 
+    @property
+    def key_metric(self) -> str | None:
+        """The one metric to show; the port of a server is none."""
+        return key_metric({name: value for name, value in self.metrics.items() if name != PORT_METRIC})
+
+    @property
+    def address(self) -> str | None:
+        """Where a run of ``conjure serve`` can be reached now; None for all others."""
+        port = self.metrics.get(PORT_METRIC)
+        if self.run.kind != "serve" or self.run.facts.status is not RunStatus.RUNNING or port is None:
+            return None
+        words = shlex.split(self.run.command)
+        host = next((word.partition("=")[2] for word in words if word.startswith("--host=")), "127.0.0.1")
+        return f"http://[{host}]:{port:.0f}" if ":" in host else f"http://{host}:{port:.0f}"
+
     def metric_text(self, name: str | None = None) -> str:
-        """A metric with its newest value, ``loss 0.5``; of the key metric if none is named, "" if none is."""
-        name = name if name is not None else key_metric(self.metrics)
+        """A metric with its newest value, ``loss 0.5``; if none is named, of the key metric, "" if none is.
+
+        Of a server that runs, it is the address.
+        """
+        if name is None and self.address is not None:
+            return self.address
+        name = name if name is not None else self.key_metric
         return "" if name is None else f"{name} {format_number(self.metrics[name])}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -213,6 +235,7 @@ class RunRow:
             "total_s": run.total_s,
             "archived": run.archived,
             "heartbeat_age_s": heartbeat_age_s(self.lease),
+            "address": self.address,
             "metrics": dict(self.metrics),
         }
 

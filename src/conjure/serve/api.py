@@ -8,8 +8,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -21,11 +22,13 @@ from conjure.http.application import errors_log
 from conjure.http.errors import HttpError, JsonResponse, bad_value, unavailable
 from conjure.http.event_stream import EventStream, until_disconnected
 from conjure.http.generation.model_registry import ModelRegistry
-from conjure.http.generation.requests import Event
+from conjure.http.generation.requests import Event, GenerationJob
 from conjure.http.generation.served_model import ServedModel
 from conjure.http.generation.service import GenerationService, Ticket
 from conjure.http.metrics_text import CONTENT_TYPE
 from conjure.http.request_body import read_json_object
+from conjure.serve.chat import ChatAnswer, answer_chat, stream_chat
+from conjure.serve.chat_call import read_chat_call
 from conjure.serve.completion_call import read_completion_call
 from conjure.serve.completions import Answer, complete, stream_completion
 from conjure.serve.monitoring import Monitoring, RequestClock
@@ -62,6 +65,7 @@ class Api:
         post = ["POST"]
         return [
             Route("/v1/completions", self.completions, methods=post),
+            Route("/v1/chat/completions", self.chat_completions, methods=post),
             Route("/v1/models", self.models),
             Route("/v1/models/{name:path}", self.one_model),
             Route("/tokenize", self.tokenize, methods=post),
@@ -74,13 +78,21 @@ class Api:
 
     async def completions(self, request: Request) -> Any:
         """``POST /v1/completions``."""
+        return await self._answer(request, _COMPLETIONS)
+
+    async def chat_completions(self, request: Request) -> Any:
+        """``POST /v1/chat/completions``."""
+        return await self._answer(request, _CHAT)
+
+    async def _answer(self, request: Request, kind: "_Kind") -> Any:
+        """Read a request, compute, and answer at once or as a stream."""
         ticket = self._enter()
         try:
             body = await read_json_object(request)
             if self._log_prompts:
                 bodies_log.info("%s", json.dumps(body))
             model = await self._model_of(body)
-            call = await _in_thread(request, read_completion_call, body, model)
+            call = await _in_thread(request, kind.read, body, model)
             if call.job.prompt_logprobs is not None:
                 await asyncio.to_thread(model.exact)
         except BaseException:
@@ -88,13 +100,13 @@ class Api:
             raise
         clock = RequestClock(self.monitoring, model.name)
         clock.read(call.job.prompts)
-        answer = Answer(call, model, body["model"])
-        events = self._events(answer, ticket, clock)
+        answer = kind.answer(call, model, body["model"])
+        events = self._events(model, call.job, ticket, clock)
         if call.stream:
-            return _Streamed(stream_completion(answer, events), events, ticket)
+            return _Streamed(kind.stream(answer, events), events, ticket)
         try:
             async with aclosing(events):
-                content = await until_disconnected(request.receive, complete(answer, events))
+                content = await until_disconnected(request.receive, kind.complete(answer, events))
         finally:
             ticket.give_back()
         return JsonResponse(content) if content is not None else Response(status_code=499)
@@ -162,13 +174,13 @@ class Api:
         return await self.registry.get(name)
 
     async def _events(
-        self, answer: Answer, ticket: Ticket, clock: RequestClock
+        self, model: ServedModel, job: GenerationJob, ticket: Ticket, clock: RequestClock
     ) -> AsyncGenerator[list[Event], None]:
         """Events of a job that is worked on while they are asked for."""
-        if not answer.call.job.computes:
+        if not job.computes:
             yield []
             return
-        async with self.service.submitted(answer.model, answer.call.job) as submitted:
+        async with self.service.submitted(model, job) as submitted:
             async for events in self.service.events(submitted):
                 if ticket.waited_s is None:
                     ticket.give_back()
@@ -181,6 +193,27 @@ class Api:
         described = {"id": name, "object": "model", "created": self._started, "owned_by": "conjure"}
         model = self.registry.loaded.get(name)
         return described | ({"max_model_len": model.context_length} if model is not None else {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is particular to a route that generates.
+
+    Attributes:
+        read: Checks a request.
+        answer: What is common to the parts of an answer.
+        complete: The whole answer.
+        stream: The answer as events.
+    """
+
+    read: Callable[[Mapping[str, Any], ServedModel], Any]
+    answer: Callable[[Any, ServedModel, str], Any]
+    complete: Callable[[Any, AsyncGenerator[list[Event], None]], Coroutine[Any, Any, dict[str, Any]]]
+    stream: Callable[[Any, AsyncGenerator[list[Event], None]], AsyncGenerator[bytes, None]]
+
+
+_COMPLETIONS = _Kind(read_completion_call, Answer, complete, stream_completion)
+_CHAT = _Kind(read_chat_call, ChatAnswer, answer_chat, stream_chat)
 
 
 class _Streamed:

@@ -24,9 +24,9 @@ _MOST_STOPS, _LONGEST_STOP = 64, 1000
 _MOST_BIASES = 1024
 _LARGEST_COUNT = 2**31 - 1
 _COUNT = Bound(0, whole=True)
-_SAMPLES = Bound(1, 128, whole=True)
+SAMPLES = Bound(1, 128, whole=True)
 _LOGPROBS = Bound(0, MOST_LOGPROBS, whole=True)
-_SEED = Bound(-(2**63), LARGEST_SEED, whole=True)
+SEED = Bound(-(2**63), LARGEST_SEED, whole=True)
 
 IGNORED = ("user", "metadata", "store", "service_tier")
 SAMPLING = (
@@ -77,8 +77,8 @@ def read_completion_call(body: Mapping[str, Any], model: ServedModel) -> Complet
     if fields.value("suffix"):
         raise bad_value("suffix", "is not served: the models here only continue texts")
     settings = read_settings(fields, model.tokenizer)
-    n = fields.number("n", _SAMPLES, 1)
-    best_of = fields.number("best_of", _SAMPLES, n)
+    n = fields.number("n", SAMPLES, 1)
+    best_of = fields.number("best_of", SAMPLES, n)
     stream, include_usage = read_streaming(fields)
     if best_of < n:
         raise bad_value("best_of", f"is {best_of}; it must be at least n, {n}")
@@ -100,7 +100,7 @@ def read_completion_call(body: Mapping[str, Any], model: ServedModel) -> Complet
         settings=settings,
         samples=best_of,
         max_tokens=max_tokens,
-        seed=fields.number("seed", _SEED, None) if fields.given("seed") else draw_seed(),
+        seed=fields.number("seed", SEED, None) if fields.given("seed") else draw_seed(),
         stop=read_stop(fields),
         stop_token_ids=read_stop_ids(fields, model.tokenizer),
         ignore_eos=fields.flag("ignore_eos"),

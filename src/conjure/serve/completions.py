@@ -7,29 +7,14 @@ have come at once, and each text is the one that the library generates for the s
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from conjure.http.event_stream import DONE, event
 from conjure.http.generation.requests import Event, PromptScored, TokenLogprob, TokenWritten
 from conjure.http.generation.served_model import ServedModel
 from conjure.serve.completion_call import CompletionCall
+from conjure.serve.texts import Text, gather
 from conjure.serve.token_texts import LegacyLogprobs, prompt_logprobs
-
-
-@dataclass
-class _Text:
-    """One text so far."""
-
-    pieces: list[str] = field(default_factory=list)
-    tokens: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-
-    @property
-    def mean_logprob(self) -> float:
-        """What `best_of` goes by."""
-        return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
 
 
 class Answer:
@@ -100,47 +85,18 @@ class Answer:
 async def complete(answer: Answer, events: AsyncIterable[list[Event]]) -> dict[str, Any]:
     """The whole answer, once all texts have ended."""
     job = answer.call.job
-    texts = {(prompt, sample): _Text() for prompt in range(len(job.prompts)) for sample in range(job.samples)}
-    scored: dict[int, PromptScored] = {}
-    writing = len(texts) if job.max_tokens else 0
-    scoring = len(job.prompts) if job.prompt_logprobs is not None else 0
-    if job.max_tokens == 0:
-        for text in texts.values():
-            text.finish_reason = "length"
-    async for batch in events:
-        for each in batch:
-            if isinstance(each, PromptScored):
-                scored[each.prompt] = each
-            elif isinstance(each, TokenWritten):
-                writing -= _add(texts[each.prompt, each.sample], each)
-                answer.generated += 1
-        if not writing and len(scored) == scoring:
-            break
+    gathered = await gather(job, events)
+    answer.generated = gathered.generated
     choices = [
-        _choice(answer, prompt, index, text, scored.get(prompt))
+        _choice(answer, prompt, index, text, gathered.scored.get(prompt))
         for prompt in range(len(job.prompts))
-        for index, text in enumerate(_best(answer.call, [texts[prompt, each] for each in range(job.samples)]))
+        for index, text in enumerate(gathered.best(prompt, answer.call.n))
     ]
     return {**answer.head, "choices": choices, "usage": answer.usage, "seed": job.seed}
 
 
-def _add(text: _Text, written: TokenWritten) -> bool:
-    """Add a token; whether that ended the text."""
-    text.pieces.append(written.text)
-    text.tokens.append(written.token)
-    text.finish_reason, text.stop_reason = written.finish_reason, written.stop_reason
-    return written.finish_reason is not None
-
-
-def _best(call: CompletionCall, texts: list[_Text]) -> list[_Text]:
-    """The texts to answer with: the likeliest by token where there are more than asked for."""
-    if call.job.samples == call.n:
-        return texts
-    return sorted(texts, key=lambda text: -text.mean_logprob)[: call.n]
-
-
 def _choice(
-    answer: Answer, prompt: int, sample: int, text: _Text, scored: PromptScored | None
+    answer: Answer, prompt: int, sample: int, text: Text, scored: PromptScored | None
 ) -> dict[str, Any]:
     call = answer.call
     logprobs = answer.logprobs_of(prompt)

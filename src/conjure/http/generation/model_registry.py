@@ -37,7 +37,7 @@ class ModelRegistry:
     Args:
         given: Their names; the first is loaded first.
         find: Tells the folder of a source.
-        load: Loads a model, given its name, source and folder; called in a thread.
+        load: Loads a model, given its name and folder; called in a thread.
         links_version: Something that differs when links may have changed.
     """
 
@@ -46,7 +46,7 @@ class ModelRegistry:
         given: Sequence[ModelName],
         *,
         find: Callable[[str], Path],
-        load: Callable[[str, str, Path], ServedModel],
+        load: Callable[[str, Path], ServedModel],
         links_version: Callable[[], object] = lambda: None,
     ) -> None:
         self.given = tuple(given)
@@ -114,7 +114,7 @@ class ModelRegistry:
         key = (given.name, folder)
         task = self._models.get(key)
         if task is None or (task.done() and task.exception() is not None):
-            task = asyncio.create_task(asyncio.to_thread(self._load, given.name, given.source, folder))
+            task = asyncio.create_task(asyncio.to_thread(self._load, given.name, folder))
             self._models[key] = task
             self._retire_others(key)
         return task

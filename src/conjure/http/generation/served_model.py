@@ -5,15 +5,11 @@ prompts need, is loaded when it is first asked for and kept.
 """
 
 import threading
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conjure.lm.checkpoints.model_resolver import Lookup
-from conjure.lm.generation.engine_loading import load_writer
-from conjure.lm.generation.engines.base import Engine
-from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.generation.engine_loading import Writer, load_writer
 
 if TYPE_CHECKING:
     from conjure.lm.models.base import CausalLM
@@ -28,12 +24,21 @@ class ServedModel:
         engine: Computes the next token's logits.
         tokenizer: Its own.
         precision: Number format and engine, in words.
+        chat_template: A template to use instead of the model's own; None uses its own, if it has one.
         retired: No new request will name it; it goes when its last one has ended.
     """
 
-    def __init__(self, name: str, folder: Path, engine: Engine, tokenizer: Tokenizer, precision: str) -> None:
-        self.name, self.folder, self.engine, self.tokenizer = name, folder, engine, tokenizer
-        self.precision = precision
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        writer: Writer,
+        *,
+        chat_template: str | None = None,
+    ) -> None:
+        self.name, self.folder = name, folder
+        self.engine, self.tokenizer, self.precision = writer.engine, writer.tokenizer, writer.precision
+        self.chat_template = chat_template
         self.retired = False
         self._exact: CausalLM | None = None
         self._loading = threading.Lock()
@@ -60,20 +65,19 @@ class ServedModel:
 
 
 def load_served_model(
-    name: str, source: str, folder: Path, *, precision: str, rows: int, lookups: Iterable[Lookup]
+    name: str, folder: Path, *, precision: str, rows: int, chat_template: str | None = None
 ) -> ServedModel:
     """Load a model.
 
     Args:
         name: What requests call it.
-        source: As for `conjure.lm.language_model.load`.
-        folder: What `source` was found to be.
+        folder: Its checkpoint.
         precision: As for `load_writer`.
         rows: How many texts may be written at once.
-        lookups: Tell the folders of names only the caller knows.
+        chat_template: A template to use instead of the model's own.
 
     Raises:
         ConjureError: It cannot be loaded.
     """
-    writer = load_writer(source, precision=precision, rows=rows, lookups=lookups)
-    return ServedModel(name, folder, writer.engine, writer.tokenizer, writer.precision)
+    writer = load_writer(folder, precision=precision, rows=rows)
+    return ServedModel(name, folder, writer, chat_template=chat_template)

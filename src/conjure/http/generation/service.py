@@ -98,7 +98,10 @@ class GenerationService:
     @property
     def running(self) -> dict[str, int]:
         """Texts being written now, by the name of the model."""
-        return {lane.model.name: lane.running for lane in list(self._lanes.values())}
+        running: dict[str, int] = {}
+        for lane in list(self._lanes.values()):  # a name that was moved has one for each of its models
+            running[lane.model.name] = running.get(lane.model.name, 0) + lane.running
+        return running
 
     @property
     def is_healthy(self) -> bool:

@@ -2,9 +2,9 @@
 
 Main entries: `generate` for finished samples, `stream` for tokens as they come, `Generation` for what there
 is when that is broken off, `Batch` for samples that join and leave while others are written. Invariant: a
-sample is a function of (model, its prompt, settings, seed, its index): alone, in a batch, beside other prompts
-or in another order it comes out the same. With the native engine that holds bit for bit, with torch in float32
-for the text (`sampling` states the bound).
+sample is a function of (model, its prompt, settings, seed, its index): alone, in a batch, beside other
+prompts or in another order it comes out the same. With the native engine that holds bit for bit, with torch
+in float32 for the text (`sampling` states the bound).
 
 When prompt and text outgrow the model's context, the window slides: whenever a row's window is full, the row
 is read again from its last ``context_length // 2`` tokens. What is remembered of a token depends on all those
@@ -24,7 +24,7 @@ import numpy as np
 from conjure.errors import ContextLengthError, ModelError
 from conjure.lm.generation.engines.base import PIECE, Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.generation.request import GenerationRequest, Prompt, prompt_text
 from conjure.lm.generation.sampling import random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
 from conjure.lm.models.base import CausalLM
@@ -128,7 +128,9 @@ class Generation:
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> None:
         self._engine, self._tokenizer, self._request = engine, tokenizer, request
-        self._prompts = encode_prompts(tokenizer, request, engine.context_length)
+        self._prompts = encode_prompts(tokenizer, request.prompts)
+        if request.on_overflow == "error":
+            _refuse_overflow(self._prompts, request, engine.context_length)
         self._begun: list[PartialSample] = []
 
     def __iter__(self) -> Iterator[Token | Sample]:
@@ -154,17 +156,15 @@ class Generation:
         return sorted(written, key=lambda sample: (sample.prompt_index, sample.index))
 
 
-def encode_prompts(tokenizer: Tokenizer, request: GenerationRequest, context_length: int) -> list[list[int]]:
-    """The ids that each prompt of a request begins with.
-
-    Raises:
-        ContextLengthError: One does not fit and `on_overflow` is ``error``.
-    """
-    encoded = tokenizer.encode_batch(list(request.prompts))
-    prompts = [[*tokenizer.start_ids, *ids] or [tokenizer.start_id] for ids in encoded]
-    if request.on_overflow == "error":
-        _refuse_overflow(prompts, request, context_length)
-    return prompts
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The tokens of each prompt, at least one: what a document starts from, where there is nothing else."""
+    texts = iter(tokenizer.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))
+    return [
+        ([*tokenizer.start_ids, *next(texts)] or [tokenizer.start_id])
+        if isinstance(prompt, str)
+        else [*prompt.ids]
+        for prompt in prompts
+    ]
 
 
 def exceeds_context(prompt_tokens: int, request: GenerationRequest, context_length: int) -> bool:
@@ -230,7 +230,7 @@ class PartialSample:
     def sample(self) -> Sample:
         """What is written so far."""
         return Sample(
-            prompt=self.request.prompts[self.prompt_index],
+            prompt=prompt_text(self.request.prompts[self.prompt_index]),
             prompt_index=self.prompt_index,
             index=self.index,
             text="".join(self._text),

@@ -153,9 +153,19 @@ def fitting_micro_batch(
         if micro_batch == 1:
             raise TrainingError(
                 f"training needs about {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are free",
-                hint=f"a smaller model, --freeze, or --block-size {max(1, block_size // 2)}",
+                hint=_what_fits(model, trainable, block_size, dtype, available),
             )
         micro_batch = math.ceil(micro_batch / 2)
+
+
+def _what_fits(model: CausalLM, trainable: int, block_size: int, dtype: torch.dtype, available: int) -> str:
+    """What to change where not even one block fits: the block, where a shorter one does."""
+    size = block_size // 2
+    while size > 1 and memory_bytes(model, trainable, 1, size, dtype) > _MEMORY_MARGIN * available:
+        size //= 2
+    if size > 1:
+        return f"--block-size {size} fits; --lora 8, --freeze or a smaller model need less too"
+    return "no block size fits: use --lora 8, --freeze or a smaller model"
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:

@@ -17,7 +17,7 @@ from conjure.core.text import did_you_mean
 from conjure.errors import UsageError
 from conjure.runs.database.base import METRIC, ORDERS, PARAM, RunFilter
 from conjure.runs.schema.status import RunStatus
-from conjure.runs.views import RunRow, key_metric, list_runs
+from conjure.runs.views import RunRow, list_runs
 from conjure.web.rendering import page, piece
 from conjure.web.site import Site
 
@@ -226,7 +226,7 @@ def _shown(row: RunRow) -> Mapping[str, Any]:
         "status": row.status,
         "tone": row.tone or "waiting",
         "elapsed": row.elapsed_s,
-        "key": key_metric(row.metrics),
+        "key": row.key_metric,
     }
 
 

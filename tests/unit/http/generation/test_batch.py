@@ -23,7 +23,7 @@ def model(request, tmp_path_factory):
     if request.param == "int8" and status().library is None:
         pytest.skip(status().reason)
     folder = tiny_checkpoint(tmp_path_factory.mktemp("tiny"), context_length=_CONTEXT)
-    return load_served_model("tiny", str(folder), folder, precision=request.param, rows=8, lookups=[])
+    return load_served_model("tiny", folder, precision=request.param, rows=8)
 
 
 def _lane(model, most_rows=4, most_bytes=1 << 30):
@@ -186,7 +186,7 @@ def test_a_row_whose_logits_are_no_numbers_fails_alone(model):
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory):
     folder = tiny_checkpoint(tmp_path_factory.mktemp("tiny"), context_length=512)
-    return load_served_model("tiny", str(folder), folder, precision="auto", rows=8, lookups=[])
+    return load_served_model("tiny", folder, precision="auto", rows=8)
 
 
 def test_logprobs_of_prompts_are_those_of_a_plain_forward_pass(exact):

@@ -95,7 +95,7 @@ class _FixedStep:
                 window: attention_mask(column, self._columns, pad=self._pad, window=window)
                 for window in self._windows
             }
-            positions = (column - self._pad)[:, None]  # (R, 1)
+            positions = (column - self._pad).clamp(min=0)[:, None]  # (R, 1)
             hidden = self._model.read(self._ids[:, None], positions, masks, self._cache)
             return self._head(hidden[:, -1])
 

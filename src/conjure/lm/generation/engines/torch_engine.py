@@ -68,6 +68,11 @@ class Cohort:
         if forked or len(self.alive) < _CROWDED * len(self.rows):
             self.keep(self.alive)
 
+    def pad_again(self, pad: Sequence[int]) -> None:
+        """Change how much padding each row of the cache, arranged as it is, has or will have on its left."""
+        self.replay = None
+        self._arranged(torch.tensor(pad, device=self.pad.device))
+
     def _arranged(self, pad: Tensor) -> None:
         self.pad, self._padded = pad, bool(pad.any())
         self.sources = list(range(len(pad)))
@@ -177,6 +182,10 @@ class TorchSession:
         """Read the next columns of a cohort, whose rows all end in the same one."""
         queues = [self._queues[row] if row is not None else None for row in cohort.rows]
         left = max(queue.unread for queue in queues if queue is not None)
+        if cohort.cache.length and any(queue is not None and not queue.length for queue in queues):
+            # Longer rows may have left before these began.
+            width = cohort.cache.length + left
+            cohort.pad_again([width - queue.length - queue.unread if queue else 0 for queue in queues])
         columns = min(left, piece, max(1, _MOST_TOKENS // len(queues)))
         ids = torch.zeros((len(queues), columns), dtype=torch.int64)
         for row, queue in zip(ids, queues, strict=True):
