@@ -322,6 +322,8 @@ def _how(record: RunRecord) -> str:
         return f"exit {ending.exit_code}"
     if ending.reason is EndReason.SIGNALLED and ending.signal is not None:
         return f"signal {ending.signal}, {signal.strsignal(ending.signal)}"
+    if ending.reason is EndReason.PRUNED:
+        return "pruned"
     if ending.reason in (EndReason.TIMEOUT, EndReason.STOP_CONDITION):
         return f"{str(ending.reason).replace('_', ' ')}: {ending.message}"
     message = ending.message or ""

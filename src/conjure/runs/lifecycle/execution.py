@@ -8,6 +8,7 @@ a number ends with exactly one ending, whatever happens in between; a step that 
 `EndRun` with it.
 """
 
+import math
 import os
 import posixpath
 import signal
@@ -26,7 +27,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
-from conjure.runs.database.base import KILL, STOP, Database, SupersededError
+from conjure.runs.database.base import KILL, PRUNE, STOP, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.executors.command import Exit, Job, NotStartedError
@@ -47,6 +48,7 @@ from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
 from conjure.runs.telemetry.logs import LogWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary
+from conjure.runs.telemetry.rungs import RungLadder
 
 _INSIST_S = 30.0
 
@@ -123,6 +125,8 @@ class RunContext:
         wanted = None if store is None else self._end_request(store)
         if wanted == KILL:
             return EndReason.KILL_REQUESTED
+        if wanted == PRUNE:
+            return EndReason.PRUNED
         return EndReason.STOP_REQUESTED if wanted == STOP or self.told_to_end else None
 
     def _end_request(self, store: Database) -> str | None:
@@ -142,6 +146,11 @@ class RunContext:
         """Write down what the run has used so far."""
         with suppress(StoreError):
             self.store.set_facts(self.number, usage=usage)
+
+    def note_rung(self, rung: int, value: float) -> None:
+        """Write down how the run stands beside other trials of its sweep."""
+        with suppress(StoreError):
+            self.store.set_rung(self.number, rung, value if math.isfinite(value) else None)
 
 
 def supervise(run: RunContext) -> None:
@@ -228,7 +237,11 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
     execution = start_command(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
-    return CommandMonitor(execution, run.log, metrics, run, conditions, run.spec.timeout_s).until_end()
+    metric = run.store.rung_metric(run.number)
+    ladder = None if metric is None else RungLadder(metric)
+    return CommandMonitor(
+        execution, run.log, metrics, run, conditions, run.spec.timeout_s, ladder=ladder
+    ).until_end()
 
 
 def how_it_ended(result: CommandResult) -> Ending:

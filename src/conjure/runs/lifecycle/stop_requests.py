@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.database.base import KILL, STOP, Database
+from conjure.runs.database.base import KILL, PRUNE, STOP, Database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.local import find_supervisor
 from conjure.runs.executors.run_lock import RunLock
@@ -24,7 +24,11 @@ from conjure.runs.schema.status import Ending, EndReason
 
 _LOOK_EVERY_S = 0.05
 DEAF_AFTER_S = 10.0
-_REASONS = {STOP: EndReason.STOP_REQUESTED, KILL: EndReason.KILL_REQUESTED}
+_REASONS = {
+    STOP: EndReason.STOP_REQUESTED,
+    PRUNE: EndReason.PRUNED,
+    KILL: EndReason.KILL_REQUESTED,
+}
 
 
 def _wait_quietly(_waiting: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ after all is closed before its lock is let go.
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,13 +21,14 @@ from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
+from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.executors.base import Executor
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import this_process
+from conjure.runs.host.process import boot_id, this_process
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.scheduling.run_queue import enqueue, has_room
@@ -61,6 +63,7 @@ def submit(
     announce: Callable[[int], None] = _say_nothing,
     rerun_of: int | None = None,
     executor: Executor | None = None,
+    trial: TrialClaim | None = None,
 ) -> Submission:
     """Give a run its number, record its code, and hand it to a supervisor; it then goes on by itself.
 
@@ -70,8 +73,10 @@ def submit(
         announce: Told the number as soon as there is one.
         rerun_of: The run this one repeats.
         executor: Where the supervisor is started; this machine if None.
+        trial: The trial of a sweep that it is.
 
     Raises:
+        TrialRefusedError: That trial must not be started now; no run is made.
         ConjureError: It cannot be; what could be checked was checked before a number was given.
         KeyboardInterrupt: After a number was announced: the record tells whether the run was called off, or
             goes on because it had been handed over.
@@ -92,7 +97,7 @@ def submit(
             return Submission(equal, reused=True)
         # A ^C either calls the run off, and then its record says so, or comes after it was handed over.
         with interrupts_held() as interrupts:
-            number, lock = allocate_run(home, store, spec, rerun_of)
+            number, lock = allocate_run(home, store, spec, rerun_of, trial)
 
             def record() -> None:
                 with interrupts.let_through():
@@ -142,6 +147,7 @@ def request_of_this_process(home: Home, spec: RunSpec, requested: float, executo
         ProcessSettings.of_this_process(),
         Program.of_this_process(),
         executor,
+        boot_id(),
     )
 
 
@@ -298,22 +304,26 @@ def refuse_own_folder(home: Home, spec: RunSpec) -> None:
         )
 
 
-def allocate_run(home: Home, store: Database, spec: RunSpec, rerun_of: int | None) -> tuple[int, RunLock]:
+def allocate_run(
+    home: Home, store: Database, spec: RunSpec, rerun_of: int | None, trial: TrialClaim | None = None
+) -> tuple[int, RunLock]:
     """A number for a new run, and possession of its folder."""
-    taken: list[RunLock] = []
+    taken: dict[int, RunLock] = {}
+
+    def take(number: int) -> None:
+        taken[number] = RunLock.create(home.run_folder(number))
+
     try:
         record = store.create_run(
-            spec,
-            this_process(),
-            lambda number: taken.append(RunLock.create(home.run_folder(number))),
-            parent=_parent(home),
-            rerun_of=rerun_of,
+            spec, this_process(), take, parent=_parent(home), rerun_of=rerun_of, trial=trial
         )
-    except BaseException:
-        for lock in taken:
+    except BaseException as error:
+        for number, lock in taken.items():
+            if isinstance(error, TrialRefusedError):
+                shutil.rmtree(home.run_folder(number), ignore_errors=True)  # there is no such run
             lock.release()
         raise
-    return record.number, taken[-1]
+    return record.number, taken[record.number]
 
 
 def _parent(home: Home) -> int | None:
