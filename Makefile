@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-serve test-web test-cluster bench-serve coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-serve test-web test-cluster bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -64,6 +64,10 @@ demo: setup  ## the story, start to end, with the embedded model; after a ^C it 
 
 bench: setup  ## figures, side by side with peers; QUICK=1 for rough ones, which are not recorded
 	benchmarks/run $(if $(QUICK),--quick)
+
+bench-web: setup  ## figures of the pages in Chromium; QUICK=1 for a tenth of the sizes
+	scripts/setup-browser
+	$(BIN)/python benchmarks/web_pages.py $(if $(QUICK),--quick)
 
 dist: setup  ## sdist and wheel in dist/, their contents checked and each installed; with torch once, some minutes
 	rm -rf dist

@@ -1,5 +1,7 @@
 """`conjure web`: the runs in a browser."""
 
+import os
+import sys
 import webbrowser
 from importlib import import_module
 from pathlib import Path
@@ -60,10 +62,15 @@ def command(
     def ready(address: str) -> None:
         click.echo(address)
         note("^C ends it")
-        if not no_open:
+        if not no_open and _has_screen():
             webbrowser.open(address)
 
     serving.serve(Home.from_environment(), options, ready)
+
+
+def _has_screen() -> bool:
+    """Whether a browser can show itself: without one, a browser for terminals would take this one over."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 @command.command("export")
