@@ -200,6 +200,7 @@ class RunOptions(TypedDict, total=False):
     no_output: Sequence[str]
     """Globs of new files not to keep."""
     idempotent: bool
+    after: Sequence[int]
     """Reuse a completed run with identical code, environment, mounts and command."""
 
 
@@ -507,6 +508,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         labels=tuple(options.get("labels", ())),
         params={name: str(value) for name, value in options.get("params", {}).items()},
         idempotent=options.get("idempotent", False),
+        after=tuple(options.get("after", ())),
     )
 
 

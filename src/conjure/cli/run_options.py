@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import UsageError
@@ -74,6 +75,13 @@ _OPTIONS = (
         metavar="'loss > 9'",
         help="Stop the run when a metric meets this condition.",
     ),
+    click.option(
+        "--after",
+        multiple=True,
+        type=RUN_NUMBER,
+        metavar="NUMBER",
+        help="Wait until this run has completed; end if it does not.",
+    ),
     click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
     click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
     click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
@@ -133,6 +141,7 @@ def run_spec(
         labels=options["label"],
         params=params,
         idempotent=idempotent,
+        after=options["after"],
     )
 
 

@@ -298,7 +298,7 @@ def details(record: RunRecord) -> list[str]:
 def _shown_phases(record: RunRecord) -> frozenset[RunStatus]:
     """Phases worth a line: not queued where nothing was requested, not mounting where there are no mounts."""
     needless = set()
-    if not record.spec.resources.asks:
+    if not (record.spec.resources.asks or record.spec.after):
         needless.add(RunStatus.QUEUED)
     if not record.spec.mounts:
         needless.add(RunStatus.MOUNTING)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from conjure.cli.render import note, write_json
-from conjure.cli.run_view import elapsed, key_metric, metric_value, status_cell
+from conjure.cli.run_view import elapsed, heartbeat_age_s, key_metric, metric_value, status_cell
 from conjure.cli.tables import Column, Row, show_table
 from conjure.cli.times import short_age
 from conjure.core.home import Home
@@ -80,7 +80,7 @@ def command(
         listed = _Listed(runs[:last] if more else runs, metric, store)
         names = store.metric_names() if metric is not None and not runs else []
     if as_json:
-        write_json([_to_dict(run, listed.values.get(run.number, {})) for run in listed.runs])
+        write_json([listed.to_dict(run) for run in listed.runs])
     elif as_csv:
         _write_csv(listed)
     elif runs:
@@ -118,6 +118,7 @@ class _Listed:
     def __init__(self, runs: list[ListedRun], metric: str | None, store: Database) -> None:
         self.runs = runs
         self.values = store.latest_values(run.number for run in runs)
+        self.leases = store.leases() if any(run.facts.ending is None for run in runs) else {}
         self._metric = metric
         self._has_labels = any(run.labels for run in runs)
 
@@ -134,11 +135,35 @@ class _Listed:
         ]
         return columns, [self._row(run) for run in self.runs]
 
+    def to_dict(self, run: ListedRun) -> dict[str, Any]:
+        """The keys that `conjure info --json` has too, and every metric's newest value."""
+        ending = run.facts.ending
+        return {
+            "number": run.number,
+            "status": str(run.facts.status),
+            "end_reason": None if ending is None else str(ending.reason),
+            "exit_code": None if ending is None else ending.exit_code,
+            "signal": None if ending is None else ending.signal,
+            "message": None if ending is None else ending.message,
+            "kind": run.kind,
+            "command": run.command,
+            "description": run.description,
+            "labels": list(run.labels),
+            "params": dict(run.params),
+            **{f"{phase}_at": to_iso(run.facts.entered.get(phase)) for phase in PHASES},
+            "ended_at": to_iso(run.facts.ended_at),
+            "command_s": run.command_s,
+            "total_s": run.total_s,
+            "archived": run.archived,
+            "heartbeat_age_s": heartbeat_age_s(self.leases.get(run.number)),
+            "metrics": self.values.get(run.number, {}),
+        }
+
     def _row(self, run: ListedRun) -> Row:
         requested = run.facts.entered.get(RunStatus.REQUESTED)
         return [
             str(run.number),
-            status_cell(run.facts),
+            status_cell(run.facts, self.leases.get(run.number)),
             "-" if requested is None else short_age(requested),
             elapsed(run.facts, run.total_s),
             *([self._shown_metric(run)] if self.values else []),
@@ -150,30 +175,6 @@ class _Listed:
         values = self.values.get(run.number, {})
         name = self._metric if self._metric is not None else key_metric(values)
         return "" if name is None else f"{name} {metric_value(values[name])}"
-
-
-def _to_dict(run: ListedRun, metrics: dict[str, float]) -> dict[str, Any]:
-    """The keys that `conjure info --json` has too, and every metric's newest value."""
-    ending = run.facts.ending
-    return {
-        "number": run.number,
-        "status": str(run.facts.status),
-        "end_reason": None if ending is None else str(ending.reason),
-        "exit_code": None if ending is None else ending.exit_code,
-        "signal": None if ending is None else ending.signal,
-        "message": None if ending is None else ending.message,
-        "kind": run.kind,
-        "command": run.command,
-        "description": run.description,
-        "labels": list(run.labels),
-        "params": dict(run.params),
-        **{f"{phase}_at": to_iso(run.facts.entered.get(phase)) for phase in PHASES},
-        "ended_at": to_iso(run.facts.ended_at),
-        "command_s": run.command_s,
-        "total_s": run.total_s,
-        "archived": run.archived,
-        "metrics": metrics,
-    }
 
 
 def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, cast
 from conjure.core.home import Home
 from conjure.core.text import valid_utf8
 from conjure.runs.database.maintenance_statements import MaintenanceStatements
-from conjure.runs.database.migrations import migrate
+from conjure.runs.database.migrations import NEWEST, migrate
 from conjure.runs.database.session import Row
 from conjure.runs.database.sqlite_connection import connect, retry_when_busy, translate_errors
 
@@ -21,7 +21,13 @@ _Result = TypeVar("_Result")
 
 
 class SqliteDatabase(MaintenanceStatements):
-    """Runs, labels, links and the index of metrics of one home (see `base.Database`)."""
+    """Runs, labels, links and the index of metrics of one home (see `base.Database`).
+
+    Attributes:
+        was_upgraded: Whether opening it changed its schema, so that older programs cannot open it any more.
+    """
+
+    was_upgraded = False
 
     @classmethod
     def open(cls, home: Home, *, clock: Callable[[], float] = time.time, must_exist: bool = False) -> Self:
@@ -42,7 +48,9 @@ class SqliteDatabase(MaintenanceStatements):
         with translate_errors(home):
             connection = connect(home.database, must_exist=must_exist)
             database = cls(SqliteSession(home, connection, clock))
-            if retry_when_busy(lambda: migrate(connection)) and home.runs.is_dir():
+            before = retry_when_busy(lambda: migrate(connection))
+            database.was_upgraded = 0 < before < NEWEST
+            if before == 0 and home.runs.is_dir():
                 database.reindex()
             return database
 

@@ -27,7 +27,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
-from conjure.runs.database.base import KILL, PRUNE, STOP, Database
+from conjure.runs.database.base import KILL, PRUNE, STOP, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
@@ -38,6 +38,7 @@ from conjure.runs.lifecycle.cancellation import raising
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
+from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -71,6 +72,7 @@ class RunContext:
         spec: What was asked, secrets included.
         requested: When, by `time.monotonic`.
         exclude: Descendants that are not this run's to end.
+        heartbeat: What others judge by whether this supervisor lives.
         executor: Where the command is carried out.
         folders: The run's folder and those in it, held open.
     """
@@ -81,6 +83,7 @@ class RunContext:
     spec: RunSpec
     requested: float
     exclude: Callable[[Process], bool]
+    heartbeat: Heartbeat
     executor: Executor = field(init=False)
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
@@ -118,7 +121,10 @@ class RunContext:
             store: Where wishes stand, of the thread this is called in; None where it cannot be read, so that
                 only what came by a signal counts.
         """
-        if self.told_to_die or not self.folder.is_dir():  # or its home was removed under it
+        if store is not None:
+            self.heartbeat.beat(store)
+        # Told to die; or it is another supervisor's now; or its home was removed under it.
+        if self.told_to_die or self.heartbeat.superseded or not self.folder.is_dir():
             return EndReason.KILL_REQUESTED
         wanted = None if store is None else store.end_request(self.number)
         if wanted == KILL:
@@ -261,8 +267,14 @@ def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> 
 
 
 def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None:
-    """Leave nothing running, and close the record."""
+    """Leave nothing running, and close the record.
+
+    Raises:
+        SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
+    """
     end_all(lambda: family(os.getpid(), exclude=run.exclude))
+    if run.heartbeat.superseded:
+        raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
     run.marks.end()
     run.reserve.release()
     run.log.close()

@@ -25,7 +25,7 @@ from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
-from conjure.runs.scheduling.scheduler_start import is_scheduler, look_after_queue
+from conjure.runs.scheduling.scheduler_start import end_scheduler, is_scheduler, look_after_queue
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import LOCK_FILE, PARTIAL_FILE, RunFolder
 from conjure.runs.schema.status import Ending, EndReason
@@ -143,6 +143,8 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
     """
     store = SqliteDatabase.open(home, must_exist=must_exist)
     try:
+        if store.was_upgraded:
+            end_scheduler(home)  # it is older, cannot open the database any more, and would hold its place
         mark_interrupted(store, store.supervised())
         look_after_queue(store)
     except BaseException:

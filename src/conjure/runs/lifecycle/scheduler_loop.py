@@ -14,6 +14,7 @@ from typing import NoReturn
 from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.database.base import KILL, Database
+from conjure.runs.database.migrations import NewerSchemaError
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import host_id, reap_children
@@ -26,6 +27,7 @@ from conjure.runs.scheduling.scheduler_start import (
     WAKE_SIGNAL,
     SchedulerLock,
     close_queued,
+    dependency_failed,
     look_after_queue,
     this_queue,
 )
@@ -97,6 +99,8 @@ class _Scheduler:
                 queued = store.queued(this_queue())
                 self._forget_all_but(queued)
                 ready = self._ready(store)
+        except NewerSchemaError:
+            raise  # conjure was replaced: what waits is for the scheduler that the new one starts
         except StoreError:
             traceback.print_exc()  # a full disk, for one: it is tried again
             return self._home.database.exists()
@@ -118,6 +122,8 @@ class _Scheduler:
                     killed = claim.end_request == KILL
                     reason = EndReason.KILL_REQUESTED if killed else EndReason.STOP_REQUESTED
                     close_queued(store, claim.number, Ending(reason))
+                elif claim.failed is not None:
+                    close_queued(store, claim.number, dependency_failed(*claim.failed))
         known = [claim for claim in claims if not claim.in_queue or claim.number in self._requests]
         return startable(known, host_id(), self._capacity)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, UsageError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.artifacts.mount_sources import identity_of, resolve_mounts
+from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
@@ -27,11 +27,11 @@ from conjure.runs.lifecycle.ownership import RunLock, open_store
 from conjure.runs.lifecycle.spawning import Launch, interrupts_held, request_of_this_process
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
-from conjure.runs.scheduling.scheduler_start import start_scheduler, wake_scheduler
+from conjure.runs.scheduling.scheduler_start import dependency_failed, start_scheduler, wake_scheduler
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
 from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
-from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
 _VARIABLES = "variables."
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
@@ -77,6 +77,7 @@ def submit(
         refuse_own_folder(home, spec)
         refuse_impossible(spec.resources)
         mounts = resolve_mounts(home, store, spec.mounts)
+        spec = _with_dependencies(home, store, spec, mounts)
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:
             return Submission(equal, reused=True)
@@ -108,6 +109,24 @@ def submit(
             if record_now.waits_in_queue and not start_scheduler(home):
                 wake_scheduler(home)
         return Submission(record_now)
+
+
+def _with_dependencies(home: Home, store: Database, spec: RunSpec, mounts: tuple[MountFacts, ...]) -> RunSpec:
+    """The spec with all runs that have to complete first, those that it mounts among them.
+
+    Raises:
+        NotFoundError: There is no such run.
+        UsageError: One of them ended otherwise, or is the run that this is called in.
+    """
+    for number in spec.after:
+        status = store.facts(number).status
+        if status.is_final and status is not RunStatus.COMPLETE:
+            reason = dependency_failed(number, status).message
+            raise UsageError(f"{reason}, so a run after it would never start", field="after")
+    after = tuple(sorted({*spec.after, *active_sources(store, mounts)}))
+    if _parent(home) in after:
+        raise UsageError(f"a run started by run {_parent(home)} cannot wait for it to complete")
+    return replace(spec, after=after)
 
 
 def rerun(
@@ -153,6 +172,7 @@ def spec_of_record(home: Home, record: RunRecord, variables: Mapping[str, str] |
         environment=_same_environment(home, record),
         mounts=tuple(Mount(mount.source, mount.target, mount.read_only) for mount in record.mounts),
         idempotent=False,
+        after=(),
     )
 
 

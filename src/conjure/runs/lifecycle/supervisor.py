@@ -18,11 +18,12 @@ from typing import NoReturn
 from conjure.core.home import Home
 from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.database.base import Database
+from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name
+from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name, this_process
 from conjure.runs.lifecycle.execution import RunContext, supervise
+from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (
     RunLock,
     ignore_signals,
@@ -83,9 +84,15 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
     status = 1
     try:
         with SqliteDatabase.open(home, must_exist=True) as store:
-            if _enter(home, store, number, request):
-                exclude = _exclude(home, number)
-                supervise(RunContext(home, store, number, request.spec, request.requested, exclude))
+            attempt = _enter(home, store, number, request)
+            if attempt is not None:
+                exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt)
+                supervise(
+                    RunContext(home, store, number, request.spec, request.requested, exclude, heartbeat)
+                )
+        status = 0
+    except SupersededError as error:
+        sys.stderr.write(f"{error}\n")
         status = 0
     except BaseException as error:  # noqa: BLE001 - the edge of the process: tell, close, go
         traceback.print_exc()
@@ -98,16 +105,21 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
         os._exit(status)
 
 
-def _enter(home: Home, store: Database, number: int, request: SupervisorRequest) -> bool:
-    """Begin the run; where there is no room for it after all, leave it to the queue."""
+def _enter(home: Home, store: Database, number: int, request: SupervisorRequest) -> int | None:
+    """Take the run over and begin it: the number of the attempt.
+
+    None where there is no room for it after all, so that it is left to the queue, or where it has ended.
+    """
     try:
+        attempt = store.begin_attempt(number, this_process())
+        store.write_as(number, attempt)
         if not admit(store, number, request):
             enqueue(home, store, number, request)
-            return False
+            return None
     except IllegalMoveError:
-        return False  # it was ended while it waited
+        return None  # it was ended while it waited
     remove_request(home, number)
-    return True
+    return attempt
 
 
 def _guard(home: Home, number: int, supervisor: int) -> NoReturn:

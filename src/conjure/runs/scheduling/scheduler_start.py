@@ -16,9 +16,9 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
 from conjure.runs.database.base import Database
-from conjure.runs.host.process import Process, boot_id, host_id, look_at, send_signal, this_process
+from conjure.runs.host.process import Process, boot_id, end_all, host_id, look_at, send_signal, this_process
 from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
 WAKE_SIGNAL = signal.SIGUSR1
 SCHEDULER_NAME = "conjure-queue"
@@ -110,6 +110,12 @@ def scheduler_of(home: Home) -> Process | None:
         return None
 
 
+def end_scheduler(home: Home) -> None:
+    """End the scheduler of a home, if there is one: nothing is lost, and the next one goes on."""
+    process = scheduler_of(home)
+    end_all(lambda: [] if process is None or scheduler_of(home) != process else [process])
+
+
 def scheduler_is_missing(home: Home) -> bool:
     """Whether a scheduler was killed, so that runs may wait that nobody starts."""
     return home.scheduler_lock.exists() and scheduler_of(home) is None
@@ -130,6 +136,24 @@ def close_queued(store: Database, number: int, ending: Ending) -> bool:
     if closed:
         remove_request(store.home, number)
     return closed
+
+
+def dependency_failed(number: int, status: RunStatus | None) -> Ending:
+    """The end of a run that waited for another one, which did not complete.
+
+    Args:
+        number: The other run.
+        status: How it ended; None where there is no record of it any more.
+    """
+    how = "no longer exists" if status is None else _HOW_ENDED.get(status, "failed")
+    return Ending(EndReason.DEPENDENCY_FAILED, message=f"run {number} {how}")
+
+
+_HOW_ENDED = {
+    RunStatus.STOPPED: "was stopped",
+    RunStatus.KILLED: "was killed",
+    RunStatus.INTERRUPTED: "was interrupted",
+}
 
 
 def look_after_queue(store: Database) -> None:

@@ -227,6 +227,7 @@ class RunSpec:
         labels: Names to find it by.
         params: ``:NAME:`` in the command is replaced by the value.
         idempotent: Reuse an equal run that completed.
+        after: Runs that have to complete before this one starts; those whose files it mounts among them.
         withheld: Of a spec as it is stored, what it does not hold because it was secret, as in ``command``
             and ``variables.API_KEY``; None for a spec that holds everything.
     """
@@ -247,6 +248,7 @@ class RunSpec:
     labels: tuple[str, ...] = ()
     params: Mapping[str, str] = field(default_factory=dict)
     idempotent: bool = False
+    after: tuple[int, ...] = ()
     withheld: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -340,6 +342,7 @@ class RunSpec:
             "labels": list(safe.labels),
             "params": dict(safe.params),
             "idempotent": safe.idempotent,
+            "after": list(safe.after),
             "withheld": None if safe.withheld is None else list(safe.withheld),
         }
 
@@ -348,7 +351,7 @@ class RunSpec:
         """The spec that `to_dict` wrote; unknown keys (of a later version) are passed over."""
         environment = dict(stored.get("environment", {}))
         environment["pip"] = tuple(environment.get("pip", ()))
-        lists = ("command", "stop_conditions", "output", "no_output", "labels")
+        lists = ("command", "stop_conditions", "output", "no_output", "labels", "after")
         plain = ("kind", "timeout_s", "description", "variables", "params", "idempotent")
         withheld = stored["withheld"] if "withheld" in stored else _starred(stored)
         return cls(

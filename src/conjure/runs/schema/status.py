@@ -62,6 +62,7 @@ class EndReason(StrEnum):
     TIMEOUT = "timeout"
     STOP_CONDITION = "stop_condition"
     PRUNED = "pruned"
+    DEPENDENCY_FAILED = "dependency_failed"
     KILL_REQUESTED = "kill_requested"
     SUBMISSION_FAILED = "submission_failed"
     CODE_FAILED = "code_failed"
@@ -85,6 +86,7 @@ STATUS_OF_REASON: dict[EndReason, RunStatus] = {
     EndReason.TIMEOUT: RunStatus.STOPPED,
     EndReason.STOP_CONDITION: RunStatus.STOPPED,
     EndReason.PRUNED: RunStatus.STOPPED,
+    EndReason.DEPENDENCY_FAILED: RunStatus.STOPPED,
     EndReason.KILL_REQUESTED: RunStatus.KILLED,
     EndReason.SUBMISSION_FAILED: RunStatus.BUILD_FAILED,
     EndReason.CODE_FAILED: RunStatus.BUILD_FAILED,
@@ -186,5 +188,7 @@ def exit_status(ending: Ending) -> int:
         return 128 + ending.signal
     if ending.exit_code is not None and (ending.exit_code or ending.reason is not EndReason.SAVE_FAILED):
         return ending.exit_code
+    if ending.reason is EndReason.DEPENDENCY_FAILED:
+        return EXIT_BEFORE_START
     before_start = {RunStatus.STOPPED: 128 + SIGTERM, RunStatus.KILLED: 128 + SIGKILL}
     return before_start.get(ending.reason.status, EXIT_BEFORE_START)
