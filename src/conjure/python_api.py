@@ -5,7 +5,7 @@ says at that moment.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack, cast, overload
 
@@ -21,6 +21,7 @@ from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from conjure.runs.database.base import KILL, STOP, RunFilter
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
+from conjure.runs.executors.base import Executor
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs
@@ -50,10 +51,12 @@ class Run:
     Attributes:
         home: Where conjure keeps things.
         number: The run's number.
+        executor: Where its supervisor was started from here, if not on this machine.
     """
 
     home: Home
     number: int
+    executor: Executor | None = field(default=None, compare=False, repr=False)
 
     @property
     def record(self) -> RunRecord:
@@ -87,7 +90,7 @@ class Run:
         Raises:
             RunFailedError: With `check`, it ended in another way than `complete`.
         """
-        record = wait_for_end(self.home, self.number)
+        record = wait_for_end(self.home, self.number, self.executor)
         if check and record.status is not RunStatus.COMPLETE:
             ending = record.ending
             detail = "" if ending is None or ending.message is None else f": {ending.message}"
@@ -137,12 +140,12 @@ class Run:
 
     def stop(self) -> "Run":
         """End the run and save its outputs; returns when it has ended."""
-        end_runs(self.home, [self.number], STOP)
+        end_runs(self.home, [self.number], STOP, executor=self.executor)
         return self
 
     def kill(self) -> "Run":
         """End the run at once, saving nothing; returns when it has ended."""
-        end_runs(self.home, [self.number], KILL)
+        end_runs(self.home, [self.number], KILL, executor=self.executor)
         return self
 
     def rerun(self) -> "Run":
@@ -215,9 +218,11 @@ class Client:
 
     Args:
         home: Where conjure keeps things; what ``CONJURE_HOME`` names, or the platform's folder, if None.
+        executor: Where the supervisors of runs are started; this machine if None.
     """
 
-    def __init__(self, home: str | Path | None = None) -> None:
+    def __init__(self, home: str | Path | None = None, *, executor: Executor | None = None) -> None:
+        self.executor = executor
         self.home = Home.from_environment() if home is None else Home(Path(home).expanduser().absolute())
 
     def run(self, command: str | Sequence[str], **options: Unpack[RunOptions]) -> Run:
@@ -414,7 +419,8 @@ class Client:
             return Sweep(self.home, store.sweep(number).number)
 
     def _submit(self, spec: RunSpec) -> Run:
-        return Run(self.home, submit(self.home, spec).record.number)
+        made = submit(self.home, spec, executor=self.executor)
+        return Run(self.home, made.record.number, self.executor)
 
     def get(self, number: int) -> Run:
         """A run by its number.
@@ -423,7 +429,7 @@ class Client:
             NotFoundError: There is none.
         """
         with open_store(self.home) as store:
-            return Run(self.home, store.get(number).number)
+            return Run(self.home, store.get(number).number, self.executor)
 
     def runs(
         self, *, limit: int | None = 20, status: str | None = None, labels: Sequence[str] = ()
@@ -432,7 +438,7 @@ class Client:
         statuses = () if status is None else (_status(status),)
         with open_store(self.home) as store:
             found = store.listing(RunFilter(limit=limit, statuses=statuses, labels=tuple(labels)))
-        return RunList(Run(self.home, listed.number) for listed in found)
+        return RunList(Run(self.home, listed.number, self.executor) for listed in found)
 
 
 class RunList(list[Run]):
@@ -534,6 +540,6 @@ def _status(name: str) -> RunStatus:
 
 
 def _printed(run: Run) -> Iterator[LogEntry]:
-    for event in follow(run.home, run.number):
+    for event in follow(run.home, run.number, executor=run.executor):
         if isinstance(event, Printed):
             yield event.entry

@@ -148,7 +148,7 @@ def run_spec(
 def parse_variable(text: str) -> tuple[str, str]:
     """``KEY=VALUE``, or ``KEY`` with the value it has here."""
     if "=" in text:
-        return parse_assignment("--env", text)
+        return parse_assignment("env", text)
     if text not in os.environ:
         raise UsageError(
             f"--env {text}: there is no variable {text} here", hint=f"give its value, as in -e {text}=VALUE"

@@ -11,7 +11,7 @@ from typing import Any, cast
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
-from conjure.cli.typed_options import given_options, names_as_typed
+from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import DataError, UsageError
@@ -142,8 +142,7 @@ def command(
     """
     recording = {name: settings.pop(name) for name in RECORDING}
     prompts = _prompts(_only(prompt, prompt_option), prompt_file)
-    with names_as_typed(context):
-        request = _request(prompts, settings)
+    request = _request(prompts, settings)
     if save and not inside_a_run():
         return record(run_spec(context), background=recording["background"], as_json=as_json)
     # Imports torch, which neither --help nor a mistake needs.

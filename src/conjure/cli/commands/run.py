@@ -52,7 +52,7 @@ def command(**options: Any) -> int:
 
 def _params(texts: Iterable[str]) -> dict[str, str]:
     params: dict[str, str] = {}
-    for name, value in (parse_assignment("--param", text) for text in texts):
+    for name, value in (parse_assignment("params", text) for text in texts):
         if name in params:
             raise UsageError(f"--param {name} is given twice: {params[name]!r} and {value!r}")
         params[name] = value

@@ -53,9 +53,14 @@ class SamplingSettings:
         refuse_faults(self.faults())
 
     @property
+    def looks_back(self) -> bool:
+        """Whether the choice depends on what the row says already."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram > 0
+
+    @property
     def takes_likeliest(self) -> bool:
         """Whether the choice is always the largest logit, whatever the row says already."""
-        return self.temperature == 0 and self.repetition_penalty == 1.0 and not self.no_repeat_ngram
+        return self.temperature == 0 and not self.looks_back
 
     def faults(self) -> Iterator[ValueFault]:
         """What is wrong with each value out of bounds."""

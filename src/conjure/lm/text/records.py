@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes, sha256_file
-from conjure.core.quoting import shell_words
-from conjure.errors import DataError
+from conjure.errors import DataError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, strip_byte_order_marks
 from conjure.lm.text.read_options import ReadOptions
@@ -177,7 +176,7 @@ class RecordSet:
         guess = guess_encoding(self.sources[bad.source_index].path)
         if guess is None or guess.encoding == self.layout.encoding:
             return None
-        return f"--encoding {shell_words(guess.encoding)}"
+        return option("encoding", guess.encoding)
 
 
 def read_records(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from conjure.errors import TrainingError
+from conjure.errors import TrainingError, option
 from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import chunk_rows
 from conjure.lm.text.token_cache import DataFacts
@@ -153,7 +153,8 @@ def fitting_micro_batch(
         if micro_batch == 1:
             raise TrainingError(
                 f"training needs about {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are free",
-                hint=f"a smaller model, --freeze, or --block-size {max(1, block_size // 2)}",
+                hint=f"a smaller model, {option('freeze')}, or"
+                f" {option('block_size', max(1, block_size // 2))}",
             )
         micro_batch = math.ceil(micro_batch / 2)
 

@@ -526,6 +526,16 @@ class Database(Runs, Sweeps, LabelsAndLinks, Metrics, Maintenance, Protocol):
         """The home it belongs to."""
         ...
 
+    @property
+    def was_upgraded(self) -> bool:
+        """Whether opening it changed its schema, so that older programs cannot open it any more."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines use it too, and a clock of its own tells how old a lease is."""
+        ...
+
     def close(self) -> None:
         """Let go of the connection."""
         ...
