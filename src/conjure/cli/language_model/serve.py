@@ -16,7 +16,6 @@ import click
 import yaml
 
 from conjure.cli.commands.serve import split_model
-from conjure.cli.run_view import PORT_METRIC
 from conjure.core.text import plural
 from conjure.errors import UsageError
 from conjure.http.api_keys import load_api_keys
@@ -26,6 +25,7 @@ from conjure.http.server import listen
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.recipes.resource_lookup import model_lookup
 from conjure.reporting import inside_a_run, log_metric
+from conjure.runs.views import PORT_METRIC
 from conjure.serve.api import Api
 from conjure.serve.predictor import PredictorApi, load_predictor
 from conjure.serve.server import ServerSettings, run_predictor, run_server

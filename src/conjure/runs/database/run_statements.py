@@ -4,18 +4,20 @@ Main entry: `RunStatements` (see `base.Runs`). Invariant: a run moves only where
 that is checked in the transaction that moves it.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from conjure.errors import NotFoundError
-from conjure.runs.database.base import KILL, Claim, Lease, ListedRun, RunFilter, RunRelation
+from conjure.runs.database.base import KILL, PARAM, Claim, Lease, ListedRun, RunFilter, RunRelation
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.database.rows import (
     CLAIM,
     IN_QUEUE,
     LISTED,
     as_json,
+    by_param,
     ending_columns,
     fact_as_json,
     marks,
@@ -23,7 +25,9 @@ from conjure.runs.database.rows import (
     to_claim,
     to_listed,
 )
-from conjure.runs.database.statements import Statements, reading_rows
+from conjure.runs.database.statements import reading_rows
+from conjure.runs.database.sweep_rows import TrialClaim
+from conjure.runs.database.sweep_statements import SweepStatements
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
@@ -32,7 +36,7 @@ from conjure.runs.schema.status import Ending, EndReason, Facts, IllegalMoveErro
 _HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
 
 
-class RunStatements(Statements):
+class RunStatements(SweepStatements):
     """See `base.Runs`, which says what each method does."""
 
     # ---- a run's life --------------------------------------------------------------------------------------
@@ -45,6 +49,7 @@ class RunStatements(Statements):
         *,
         parent: int | None = None,
         rerun_of: int | None = None,
+        trial: TrialClaim | None = None,
     ) -> RunRecord:
         """Give a run its number."""
         number = self._reserve_number(reserve)
@@ -58,6 +63,8 @@ class RunStatements(Statements):
                 parent=parent,
                 rerun_of=rerun_of,
             )
+            if trial is not None:
+                self._claim_trial(trial, number)
             self._insert(record)
             self._write_record(record)
             return record
@@ -252,6 +259,8 @@ class RunStatements(Statements):
         return self._by_status(wanted, self._listing)
 
     def _listing(self, wanted: RunFilter) -> list[ListedRun]:
+        if wanted.order is not None and wanted.order.startswith(PARAM):
+            return self._listing_by_param(wanted, wanted.order.removeprefix(PARAM))
         rest, values = selection(wanted)
         rows = self._session.query(f"SELECT {LISTED} FROM run_rows {rest}", values)
         with reading_rows():
@@ -259,6 +268,23 @@ class RunStatements(Statements):
         if not self._presumed:
             return listed
         return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in listed]
+
+    def _listing_by_param(self, wanted: RunFilter, name: str) -> list[ListedRun]:
+        """As `_listing`; params are JSON, whose values databases order each in a way of their own."""
+        rest, values = selection(replace(wanted, order=None, limit=None))
+        rows = self._session.query(f"SELECT number, params FROM run_rows {rest}", values)
+        with reading_rows():
+            params = [(row["number"], json.loads(row["params"] or "{}")) for row in rows]
+        numbers = by_param(params, name, highest_first=wanted.highest_first)
+        end = None if wanted.limit is None else wanted.offset + wanted.limit
+        numbers = numbers[wanted.offset : end]
+        found = self._session.query(
+            f"SELECT {LISTED} FROM run_rows WHERE number IN ({marks(numbers)})", numbers
+        )
+        with reading_rows():
+            listed = {run.number: run for run in map(to_listed, found)}
+        runs = [listed[number] for number in numbers if number in listed]
+        return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in runs]
 
     def _by_status(self, wanted: RunFilter, find: Callable[[RunFilter], list[_HasFacts]]) -> list[_HasFacts]:
         """What `find` finds; where a status is presumed, the database cannot choose by it."""
@@ -269,7 +295,7 @@ class RunStatements(Statements):
 
     def count(self, wanted: RunFilter) -> int:
         """How many runs a filter lets through, its limit aside."""
-        rest, values = selection(replace(wanted, limit=None))
+        rest, values = selection(replace(wanted, limit=None, order=None))
         return self._value(f"SELECT count(*) FROM (SELECT number FROM run_rows {rest}) AS found", values)
 
     def active(self) -> list[RunRecord]:

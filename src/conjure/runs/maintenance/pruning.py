@@ -21,11 +21,12 @@ from conjure.runs.code import code_store, mirrors
 from conjure.runs.database.base import Database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments import environment_build
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
-from conjure.runs.lifecycle.ownership import RunLock
 from conjure.runs.schema.resource import KEPT_FILES
 from conjure.runs.schema.run_folder import (
     BASELINE,
+    COLUMNS_FILE,
     FOLDERS_FILE,
     LOCK_FILE,
     LOG_FILE,
@@ -52,7 +53,17 @@ _UNFINISHED = (
 )
 _REMOVED = ".removed-"
 # What most folders hold, and nothing else.
-_ORDINARY = {RECORD_FILE, LOCK_FILE, LOG_FILE, METRICS_FILE, MANIFEST, BASELINE, FOLDERS_FILE, OUTPUTS}
+_ORDINARY = {
+    RECORD_FILE,
+    LOCK_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    COLUMNS_FILE,
+    MANIFEST,
+    BASELINE,
+    FOLDERS_FILE,
+    OUTPUTS,
+}
 _Result = TypeVar("_Result")
 
 
