@@ -1,6 +1,6 @@
 """Makes the pictures of docs/web.md: every page of `conjure web`, on a small home that is made for it.
 
-    scripts/setup-browser && .venv/bin/python scripts/web_screenshots.py
+    scripts/setup-browser && .venv/bin/python tests/web/screenshots.py
 
 Main entry: `main`. Invariant: only docs/images/ is written to; what the pictures show is made up.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 sys.path.insert(0, str(ROOT / "tests"))
 
