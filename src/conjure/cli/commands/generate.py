@@ -13,7 +13,7 @@ import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
-from conjure.cli.typed_options import given_options, names_as_typed
+from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import today
@@ -111,8 +111,7 @@ def command(
     if chat and not all(text.strip() for text in prompts):
         raise UsageError("--chat needs a question: give it as PROMPT")
     day = chat_date if chat_date is not None else today()
-    with names_as_typed(context):
-        request = _request(prompts, settings)
+    request = _request(prompts, settings)
     if save and not inside_a_run():
         return record(run_spec(context), background=recording["background"], as_json=as_json)
     # Imports torch, which neither --help nor a mistake needs.

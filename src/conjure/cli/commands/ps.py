@@ -1,5 +1,8 @@
 """`conjure ps`: the runs there are."""
 
+import csv
+import sys
+
 import click
 
 from conjure.cli.render import note, write_json
@@ -7,6 +10,7 @@ from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Column, Row, show_table
 from conjure.core.home import Home
 from conjure.core.times import short_age
+from conjure.errors import UsageError
 from conjure.runs.database.base import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.status import RunStatus
@@ -40,6 +44,12 @@ _STATUSES = [str(status) for status in RunStatus]
     metavar="[-]METRIC",
     help="Sort by a metric's last value, lowest first; -METRIC sorts highest first.",
 )
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print CSV, with columns for params and last metrics.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
 def command(
     last: int,
@@ -48,9 +58,12 @@ def command(
     status: tuple[str, ...],
     label: tuple[str, ...],
     sort: str | None,
+    as_csv: bool,
     as_json: bool,
 ) -> None:
     """List runs, newest first."""
+    if as_csv and as_json:
+        raise UsageError("--csv and --json cannot be combined")
     highest_first, metric = _sort_order(sort)
     wanted = RunFilter(
         limit=None if everything else last + 1,  # one more tells whether there are more
@@ -67,12 +80,30 @@ def command(
     shown = runs[:last] if more else runs
     if as_json:
         write_json([row.to_dict() for row in shown])
+    elif as_csv:
+        _write_csv(shown)
     elif shown:
         show_table(*_table(shown, metric))
     if more:
         note(f"showing the {'newest' if metric is None else 'first'} {last}; `conjure ps -a` shows all")
     if not runs:
         note(_nothing(wanted, names))
+
+
+def _write_csv(runs: list[RunRow]) -> None:
+    """The runs as CSV, in the columns of `conjure.python_api.RunList.rows`."""
+    rows = []
+    for listed in runs:
+        run = listed.run
+        row = {"run": run.number, "status": str(run.facts.status), "command": run.command}
+        row["seconds"] = run.command_s
+        row |= {f"param.{name}": value for name, value in run.params.items()}
+        row |= {f"metric.{name}": value for name, value in listed.metrics.items()}
+        rows.append(row)
+    names = dict.fromkeys(["run", "status", "command", "seconds", *(name for row in rows for name in row)])
+    writer = csv.DictWriter(sys.stdout, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def _sort_order(sort: str | None) -> tuple[bool, str | None]:

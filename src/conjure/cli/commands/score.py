@@ -13,7 +13,7 @@ from conjure.cli.reading_options import layout_of, reading_options
 from conjure.cli.recording import record, recording_options
 from conjure.cli.render import note
 from conjure.cli.sampling_options import adapter_option
-from conjure.cli.typed_options import given_options, names_as_typed
+from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.lm.text.sources import KINDS, STANDARD_INPUT
@@ -68,8 +68,7 @@ def command(
     argument that is not the name of a file is TEXT. Each record is scored as a document, after one
     end-of-text token; each token is scored once, given at most --context tokens before it.
     """
-    with names_as_typed(click_context):
-        layout, recording = layout_of(settings), settings
+    layout, recording = layout_of(settings), settings
     if compare is not None and per_token:
         raise UsageError("--per-token shows one model at a time", hint="leave out --compare, or --per-token")
     if compare is not None and adapter is not None:
@@ -81,21 +80,20 @@ def command(
     # Imports torch, which neither --help nor a recording needs.
     from conjure.cli.language_model import score as implementation
 
-    with names_as_typed(click_context):
-        return implementation.score(
-            inputs,
-            models=compare if compare is not None else [model],
-            files=files,
-            column=column,
-            split=split,
-            layout=layout,
-            context=context,
-            stride=stride,
-            adapter=adapter,
-            per_token=per_token,
-            as_json=as_json,
-            output=output,
-        )
+    return implementation.score(
+        inputs,
+        models=compare if compare is not None else [model],
+        files=files,
+        column=column,
+        split=split,
+        layout=layout,
+        context=context,
+        stride=stride,
+        adapter=adapter,
+        per_token=per_token,
+        as_json=as_json,
+        output=output,
+    )
 
 
 def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = None) -> RunSpec:

@@ -13,7 +13,6 @@ import click
 
 from conjure.cli.language_model.progress import bytes_progress
 from conjure.cli.render import note, on_terminal
-from conjure.cli.typed_options import names_as_typed
 from conjure.core.quoting import printable
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.text.chat.encoding import ANSWER, EncodedChat, conversation_encoder
@@ -61,8 +60,7 @@ def preview(
         as_json: Print JSON.
     """
     names = [data_path(name) for name in files]
-    with names_as_typed(click.get_current_context()):
-        records = read_records(names, column=column, split=split, layout=layout)
+    records = read_records(names, column=column, split=split, layout=layout)
     tokenizer = Tokenizer.from_folder(resolve_model(model, lookups=[model_lookup]).folder)
     chat = conversation_encoder(records.chat_formats, tokenizer, model=model)
     for guess in _guesses(records):

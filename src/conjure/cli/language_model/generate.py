@@ -94,7 +94,7 @@ def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
     if request.on_overflow != "slide":
         return
     context = writer.engine.context_length
-    longest = max(map(len, encode_prompts(writer.tokenizer, request.prompts)))
+    longest = max(map(len, encode_prompts(writer.tokenizer, request, context)))
     if exceeds_context(longest, request, context):
         note(
             f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens exceed the context of "

@@ -18,7 +18,7 @@ import torch
 
 from conjure.core.files import folder_size_bytes, sync_folder
 from conjure.core.quoting import shell_words
-from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError
+from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError, option
 from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.gguf.reader import gguf_library
 from conjure.lm.checkpoints.gguf.writing import add_keys, header_keys, stored_tensors, vocabulary_keys
@@ -227,7 +227,7 @@ def _check_rounding(name: str, numbers: "NDArray[np.float32]", chosen: str) -> N
     if chosen == "q8_0" and numbers.shape[1] % _Q8_BLOCK:
         raise UsageError(
             f"q8_0 needs rows of a multiple of {_Q8_BLOCK} numbers; {name} has rows of {numbers.shape[1]}",
-            fix="--type float16",
+            fix=option("type", "float16"),
         )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from conjure.errors import ContextLengthError, ModelError
 from conjure.lm.generation.engines.base import PIECE, Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.request import GenerationRequest, Prompt, prompt_text
+from conjure.lm.generation.request import GenerationRequest, prompt_text
 from conjure.lm.generation.sampling import random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
 from conjure.lm.models.base import CausalLM
@@ -128,9 +128,7 @@ class Generation:
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> None:
         self._engine, self._tokenizer, self._request = engine, tokenizer, request
-        self._prompts = encode_prompts(tokenizer, request.prompts)
-        if request.on_overflow == "error":
-            _refuse_overflow(self._prompts, request, engine.context_length)
+        self._prompts = encode_prompts(tokenizer, request, engine.context_length)
         self._begun: list[PartialSample] = []
 
     def __iter__(self) -> Iterator[Token | Sample]:
@@ -156,15 +154,22 @@ class Generation:
         return sorted(written, key=lambda sample: (sample.prompt_index, sample.index))
 
 
-def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """The tokens of each prompt, at least one: what a document starts from, where there is nothing else."""
-    texts = iter(tokenizer.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))
-    return [
+def encode_prompts(tokenizer: Tokenizer, request: GenerationRequest, context_length: int) -> list[list[int]]:
+    """The ids that each prompt of a request begins with.
+
+    Raises:
+        ContextLengthError: One does not fit and `on_overflow` is ``error``.
+    """
+    texts = iter(tokenizer.encode_batch([prompt for prompt in request.prompts if isinstance(prompt, str)]))
+    prompts = [
         ([*tokenizer.start_ids, *next(texts)] or [tokenizer.start_id])
         if isinstance(prompt, str)
         else [*prompt.ids]
-        for prompt in prompts
+        for prompt in request.prompts
     ]
+    if request.on_overflow == "error":
+        _refuse_overflow(prompts, request, context_length)
+    return prompts
 
 
 def exceeds_context(prompt_tokens: int, request: GenerationRequest, context_length: int) -> bool:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes, sha256_file
-from conjure.core.quoting import shell_words
-from conjure.errors import DataError, UsageError
+from conjure.errors import DataError, UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.formats import ChatFormat, Conversation, read_conversation
 from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, strip_byte_order_marks
@@ -198,7 +197,7 @@ class RecordSet:
         guess = guess_encoding(self.sources[bad.source_index].path)
         if guess is None or guess.encoding == self.layout.encoding:
             return None
-        return f"--encoding {shell_words(guess.encoding)}"
+        return option("encoding", guess.encoding)
 
 
 def read_records(
@@ -246,7 +245,7 @@ def _refuse_mixture(sources: Sequence[Source]) -> None:
         plain = next(source for source in sources if source.chat is None)
         raise UsageError(
             f"{chats[0].name} holds conversations ({chats[0].chat}) and {plain.name} plain text",
-            hint="use one kind at a time, or --column NAME to read one column as plain text",
+            hint=f"use one kind at a time, or {option('column')} to read one column as plain text",
         )
 
 

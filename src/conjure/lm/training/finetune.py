@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 from conjure.lm.checkpoints.adapters import save_adapter
 from conjure.lm.checkpoints.model_resolver import Lookup
 from conjure.lm.checkpoints.pretrained import save_checkpoint
@@ -302,6 +302,6 @@ def _resumable_facts(prepared: Prepared) -> dict[str, Any]:
     if changed:
         raise UsageError(
             f"the data or options are not those of the interrupted training: {'; '.join(changed)}",
-            hint="use the same command as before with --resume, or omit --resume to start again",
+            hint=f"use the same command as before with {option('resume')}, or omit it to start again",
         )
     return facts

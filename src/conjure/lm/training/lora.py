@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from conjure.errors import option
 from conjure.lm.bounds import value_fault
 from conjure.lm.models.base import CausalLM
 
@@ -75,7 +76,7 @@ def add_lora(model: ModelT, rank: int, *, seed: int, first_block: int = 0) -> Mo
         raise value_fault(
             "freeze",
             f"is {first_block} and the model has {model.n_layer} blocks: none is left for lora",
-            fix=f"--freeze {model.n_layer - 1}",
+            fix=option("freeze", model.n_layer - 1),
         )
     layers = [each for each in model.blocks[first_block:].modules() if isinstance(each, nn.Linear)]
     largest_rank = max((min(each.in_features, each.out_features) for each in layers), default=0)
@@ -83,7 +84,7 @@ def add_lora(model: ModelT, rank: int, *, seed: int, first_block: int = 0) -> Mo
         raise value_fault(
             "lora",
             f"is {rank}; the model's matrices have rank {largest_rank} at most",
-            fix="--lora 8",
+            fix=option("lora", 8),
         )
     model.requires_grad_(requires_grad=False)
     generator = torch.Generator().manual_seed(seed)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from conjure.errors import option
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.generation.request import GenerationRequest
@@ -160,7 +161,7 @@ def _trainable_model(base: CausalLM, request: FinetuneRequest) -> CausalLM:
         raise value_fault(
             "freeze",
             f"is {request.freeze}; the model has {base.n_layer} blocks",
-            fix=f"--freeze {base.n_layer}",
+            fix=option("freeze", base.n_layer),
         )
     model = base.empty_copy(
         embedding_dropout=request.dropout,
@@ -230,6 +231,6 @@ def _block_size(request: FinetuneRequest, facts: DataFacts, context_length: int)
         raise value_fault(
             "block_size",
             f"is {size}; the model's context is {context_length} tokens",
-            fix=f"--block-size {context_length}",
+            fix=option("block_size", context_length),
         )
     return size

@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from conjure.errors import option
 from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
 from conjure.lm.text.held_out import DEDUP, Dedup
 from conjure.lm.text.read_options import ReadOptions
@@ -145,7 +146,7 @@ class FinetuneRequest:
             words = f"is {self.lora_output!r}; allowed are {', '.join(LORA_OUTPUTS)}"
             faults.append(ValueFault("lora_output", words))
         elif self.lora_output == "adapter" and self.lora is None:
-            faults.append(ValueFault("lora_output", "is 'adapter', which needs LoRA; add --lora 8"))
+            faults.append(ValueFault("lora_output", f"is 'adapter', which needs {option('lora', 8)}"))
         if self.dedup not in DEDUP:
             faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed are {', '.join(DEDUP)}"))
         if self.chat_date is not None and self.chat_day is None:

@@ -1,7 +1,8 @@
 """What is known of runs, as everything above asks for it: the seam between conjure and a database.
 
-Main entries: `Database`, which is the four protocols before it taken together; `RunFilter`; and the plain
-rows that are given back. Invariant: nothing here knows SQL, or which database there is.
+Main entries: `Database`, which is the protocols before it and `sweep_rows.Sweeps` taken together;
+`RunFilter`; and the plain rows that are given back. Invariant: nothing here knows SQL, or which database
+there is.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import Protocol
 
 from conjure.core.home import Home
 from conjure.errors import ConjureError
+from conjure.runs.database.sweep_rows import Sweeps, TrialClaim
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import (
     CodeFacts,
@@ -25,6 +27,7 @@ from conjure.runs.schema.status import Ending, Facts, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 
 STOP, KILL = "stop", "kill"
+PRUNE = "prune"  # a stop, for a trial that does worse than others
 
 LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
 
@@ -186,6 +189,7 @@ class Runs(Protocol):
         *,
         parent: int | None = None,
         rerun_of: int | None = None,
+        trial: TrialClaim | None = None,
     ) -> RunRecord:
         """Give a run its number.
 
@@ -197,6 +201,10 @@ class Runs(Protocol):
                 since lost).
             parent: The run that starts this one.
             rerun_of: The run this one repeats.
+            trial: The trial of a sweep that it is.
+
+        Raises:
+            TrialRefusedError: That trial must not be started now; no run is made.
         """
         ...
 
@@ -255,7 +263,7 @@ class Runs(Protocol):
         ...
 
     def request_end(self, number: int, what: str) -> bool:
-        """Ask the owner of an active run to `STOP` or `KILL` it; a kill outranks a stop.
+        """Ask the owner of an active run to `STOP`, `PRUNE` or `KILL` it; a kill outranks the others.
 
         Returns:
             False if the run has ended already.
@@ -263,7 +271,7 @@ class Runs(Protocol):
         ...
 
     def end_request(self, number: int) -> str | None:
-        """`STOP` or `KILL` if somebody asked for it, else None."""
+        """`STOP`, `PRUNE` or `KILL` if somebody asked for it, else None."""
         ...
 
     def set_facts(
@@ -523,12 +531,22 @@ class Maintenance(Protocol):
         ...
 
 
-class Database(Runs, LabelsAndLinks, Metrics, Maintenance, Protocol):
+class Database(Runs, Sweeps, LabelsAndLinks, Metrics, Maintenance, Protocol):
     """All that is known of the runs of one home. Use one object per thread; it is a context manager."""
 
     @property
     def home(self) -> Home:
         """The home it belongs to."""
+        ...
+
+    @property
+    def was_upgraded(self) -> bool:
+        """Whether opening it changed its schema, so that older programs cannot open it any more."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines use it too, and a clock of its own tells how old a lease is."""
         ...
 
     def close(self) -> None:

@@ -145,6 +145,46 @@ MIGRATIONS: tuple[Migration, ...] = (
             """,
         ),
     ),
+    Migration(
+        5,
+        "sweeps",
+        (
+            """
+            CREATE TABLE sweeps (
+                number INTEGER PRIMARY KEY,
+                created_at TEXT NOT NULL,
+                request TEXT NOT NULL,
+                trials INTEGER NOT NULL,
+                parallel INTEGER NOT NULL,
+                rung_metric TEXT,
+                state TEXT NOT NULL,
+                message TEXT,
+                ended_at TEXT
+            )
+            """,
+            """
+            CREATE TABLE sweep_trials (
+                sweep INTEGER NOT NULL REFERENCES sweeps ON DELETE CASCADE,
+                trial INTEGER NOT NULL,
+                run INTEGER NOT NULL UNIQUE,
+                attempt INTEGER NOT NULL,
+                params TEXT NOT NULL,
+                settled INTEGER NOT NULL,
+                value REAL,
+                step INTEGER,
+                PRIMARY KEY (sweep, trial)
+            ) WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE sweep_rungs (
+                run INTEGER NOT NULL,
+                rung INTEGER NOT NULL,
+                value REAL,
+                PRIMARY KEY (run, rung)
+            ) WITHOUT ROWID
+            """,
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

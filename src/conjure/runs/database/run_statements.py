@@ -25,7 +25,9 @@ from conjure.runs.database.rows import (
     to_claim,
     to_listed,
 )
-from conjure.runs.database.statements import Statements, reading_rows
+from conjure.runs.database.statements import reading_rows
+from conjure.runs.database.sweep_rows import TrialClaim
+from conjure.runs.database.sweep_statements import SweepStatements
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
@@ -34,7 +36,7 @@ from conjure.runs.schema.status import Ending, EndReason, Facts, IllegalMoveErro
 _HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
 
 
-class RunStatements(Statements):
+class RunStatements(SweepStatements):
     """See `base.Runs`, which says what each method does."""
 
     # ---- a run's life --------------------------------------------------------------------------------------
@@ -47,6 +49,7 @@ class RunStatements(Statements):
         *,
         parent: int | None = None,
         rerun_of: int | None = None,
+        trial: TrialClaim | None = None,
     ) -> RunRecord:
         """Give a run its number."""
         number = self._reserve_number(reserve)
@@ -60,6 +63,8 @@ class RunStatements(Statements):
                 parent=parent,
                 rerun_of=rerun_of,
             )
+            if trial is not None:
+                self._claim_trial(trial, number)
             self._insert(record)
             self._write_record(record)
             return record

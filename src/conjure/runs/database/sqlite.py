@@ -21,13 +21,7 @@ _Result = TypeVar("_Result")
 
 
 class SqliteDatabase(MaintenanceStatements):
-    """Runs, labels, links and the index of metrics of one home (see `base.Database`).
-
-    Attributes:
-        was_upgraded: Whether opening it changed its schema, so that older programs cannot open it any more.
-    """
-
-    was_upgraded = False
+    """Runs, labels, links and the index of metrics of one home (see `base.Database`)."""
 
     @classmethod
     def open(cls, home: Home, *, clock: Callable[[], float] = time.time, must_exist: bool = False) -> Self:

@@ -14,9 +14,9 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.errors import ConjureError, ExecutorError
 from conjure.runs.database.base import Database
+from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
 from conjure.runs.scheduling.scheduler import allocate
 from conjure.runs.scheduling.scheduler_start import this_queue
-from conjure.runs.scheduling.supervisor_request import SupervisorRequest
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus
 
@@ -54,7 +54,7 @@ def admit(store: Database, number: int, request: SupervisorRequest) -> bool:
     """
     if store.facts(number).status is RunStatus.REQUESTED:
         store.move(number, RunStatus.QUEUED)
-    if not request.spec.resources.asks:
+    if not request.spec.resources.asks or request.executor != LOCAL:  # another executor counts by itself
         store.move(number, RunStatus.BUILDING)
         return True
     return store.admit(number, lambda claims: allocate(number, claims, request.capacity))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from conjure.core.text import plural
 from conjure.core.units import format_size
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 from conjure.runs.database.base import Claim
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.schema.spec import ComputeRequest
@@ -30,12 +30,12 @@ def refuse_impossible(needs: ComputeRequest, capacity: Capacity | None = None) -
     capacity = capacity if capacity is not None else Capacity.of_this_machine()
     faults = []
     if (needs.cpus or 0) > capacity.cpus:
-        faults.append(f"--cpus {needs.cpus:g}: this machine has {capacity.cpus}")
+        faults.append(f"{option('cpus', needs.cpus or 0)}: this machine has {capacity.cpus}")
     if (needs.gpus or 0) > len(capacity.gpu_ids):
-        faults.append(f"--gpus {needs.gpus}: this machine has {len(capacity.gpu_ids)}")
+        faults.append(f"{option('gpus', needs.gpus or 0)}: this machine has {len(capacity.gpu_ids)}")
     if (needs.memory_bytes or 0) > capacity.memory_bytes:
         asked, there = format_size(needs.memory_bytes or 0), format_size(capacity.memory_bytes)
-        faults.append(f"--memory {asked}: this machine has {there}")
+        faults.append(f"{option('memory')} {asked}: this machine has {there}")
     if faults:
         raise UsageError("; ".join(faults))
 

@@ -62,6 +62,7 @@ class EndReason(StrEnum):
     TIMEOUT = "timeout"
     STOP_CONDITION = "stop_condition"
     DEPENDENCY_FAILED = "dependency_failed"
+    PRUNED = "pruned"
     KILL_REQUESTED = "kill_requested"
     SUBMISSION_FAILED = "submission_failed"
     CODE_FAILED = "code_failed"
@@ -85,6 +86,7 @@ STATUS_OF_REASON: dict[EndReason, RunStatus] = {
     EndReason.TIMEOUT: RunStatus.STOPPED,
     EndReason.STOP_CONDITION: RunStatus.STOPPED,
     EndReason.DEPENDENCY_FAILED: RunStatus.STOPPED,
+    EndReason.PRUNED: RunStatus.STOPPED,
     EndReason.KILL_REQUESTED: RunStatus.KILLED,
     EndReason.SUBMISSION_FAILED: RunStatus.BUILD_FAILED,
     EndReason.CODE_FAILED: RunStatus.BUILD_FAILED,

@@ -12,15 +12,21 @@ from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.tokenizer import Tokenizer
 from support.chats import FAMILIES, chat_folder
-from support.scripted_engine import ScriptedEngine
+from support.scripted_engine import ScriptedEngine, ScriptedSession
 
 
 class Listener(ScriptedEngine):
     """Says its script whatever it reads, and keeps what it read."""
 
-    def prefill(self, ids, pad, capacity):
-        self.read = ids[0].tolist()
-        return super().prefill(ids, pad, capacity)
+    def session(self):
+        return ListeningSession(self)
+
+
+class ListeningSession(ScriptedSession):
+    def add(self, rows, capacities):
+        if rows:
+            self._engine.read = list(rows[0])
+        return super().add(rows, capacities)
 
 
 @pytest.fixture

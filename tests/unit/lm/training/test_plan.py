@@ -64,10 +64,10 @@ class TestBlocksThatDoNotFit:
         available = int(memory_bytes(model, trainable, 1, 4096, torch.float32) / 0.9) + 1
         with pytest.raises(TrainingError, match="training needs about") as refused:
             fitting_micro_batch(model, trainable, 1, 131_072, torch.float32, available)
-        assert refused.value.hint.startswith("--block-size 4096 fits; --lora 8, --freeze or a smaller model")
+        assert refused.value.hint.startswith("block_size=4096 fits; lora=8, freeze or a smaller model")
         assert fitting_micro_batch(model, trainable, 1, 4096, torch.float32, available) == 1
 
     def test_where_none_fits_it_is_said(self):
         with pytest.raises(TrainingError) as refused:
             fitting_micro_batch(tiny_model(), 1000, 1, 32, torch.float32, 1)
-        assert refused.value.hint == "no block size fits: use --lora 8, --freeze or a smaller model"
+        assert refused.value.hint == "no block size fits: use lora=8, freeze or a smaller model"

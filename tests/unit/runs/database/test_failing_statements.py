@@ -8,6 +8,7 @@ import pytest
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
 from conjure.runs.database.sqlite import SqliteDatabase, SqliteSession
+from conjure.runs.database.sweep_rows import SweepState, TrialClaim
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import MountFacts, OutputFacts
 from conjure.runs.schema.spec import RunSpec
@@ -18,7 +19,7 @@ from support.casting import OWNER, add_run, advance, finish
 DONE = Ending(EndReason.COMPLETED, 0)
 QUEUE = Owner.queue("host", "boot")
 MOUNTS = (MountFacts("runs/1/x", "x", read_only=True, source="runs/1/x"),)
-ENDED, REQUESTED, QUEUED, SAVING = 1, 2, 3, 4
+ENDED, REQUESTED, QUEUED, SAVING, TRIAL = 1, 2, 3, 4, 5
 _STATEMENTS = 100  # more than any of them takes
 
 
@@ -46,6 +47,8 @@ def home(home):
         store.enqueue(add_run(store).number, QUEUE)
         advance(store, add_run(store).number, RunStatus.SAVING)
         store.begin_attempt(SAVING, OWNER)
+        sweep = store.create_sweep({}, trials=2, parallel=2, rung_metric="loss")
+        create(store, trial=TrialClaim(sweep, 0, 1, {}))
         store.set_link("best", "runs/1")
         store.set_summaries(ENDED, [Summary("loss", 1, 0, 1.0, 1.0, 1.0)])
     return home
@@ -68,13 +71,14 @@ def content(home):
     return rows
 
 
-def create(store):
+def create(store, **more):
     spec = RunSpec(command=("true",), folder=store.home.root)
-    store.create_run(spec, OWNER, lambda number: store.home.run_folder(number).mkdir())
+    store.create_run(spec, OWNER, lambda number: store.home.run_folder(number).mkdir(), **more)
 
 
 CHANGES = {
     "create_run": create,
+    "create_run as a trial": lambda store: create(store, trial=TrialClaim(1, 1, 1, {"lr": "1e-3"})),
     "move": lambda store: store.move(REQUESTED, RunStatus.QUEUED),
     "admit": lambda store: store.admit(QUEUED, lambda _: (0,)),
     "enqueue": lambda store: store.enqueue(REQUESTED, QUEUE),
@@ -94,6 +98,11 @@ CHANGES = {
     "set_summaries": lambda store: store.set_summaries(
         SAVING, [Summary(name, 1, 0, 1.0, 1.0, 1.0) for name in ("a", "b")]
     ),
+    "create_sweep": lambda store: store.create_sweep({}, trials=2, parallel=1, rung_metric=None),
+    "end_sweep": lambda store: store.end_sweep(1, SweepState.STOPPED),
+    "continue_sweep": lambda store: store.continue_sweep(1, trials=9),
+    "settle_trial": lambda store: store.settle_trial(1, 0, TRIAL, 0.5, 3),
+    "set_rung": lambda store: store.set_rung(TRIAL, 4, 0.5),
     "put_record": lambda store: store.put_record(store.get(ENDED)),
 }
 
@@ -137,6 +146,7 @@ def test_every_change_there_is_is_tried():
         *("active_numbers", "numbers", "newest_number", "last_number", "users_of", "sources_in_use"),
         *("kinships", "completed_equal", "end_request", "link", "links", "lookup_link", "summaries"),
         *("latest_values", "metric_names", "sizes", "environments_in_use", "code_trees", "kept_parts"),
+        *("sweep", "sweeps", "trials", "sweep_of", "rung_metric", "rungs"),
         *("stray_rows", "damaged_rows", "suspects", "holds"),
     }
 
@@ -151,5 +161,6 @@ def test_a_rebuilding_that_was_cut_short_is_done_again(home):
             if error_of(store.reindex) is not None:
                 cut_short += 1
                 store.reindex()
+            store._session.connection.fails_at = 0
             assert (store.select(), store.links()) == before[:2]
     assert cut_short > 3

@@ -117,7 +117,7 @@ def test_what_can_never_be_is_refused_at_once():
     with pytest.raises(UsageError) as caught:
         refuse_impossible(ComputeRequest(5, 3, 10**9), MACHINE)
     assert str(caught.value) == (
-        "--cpus 5: this machine has 4; --gpus 3: this machine has 2; --memory 1.0 GB: this machine has 100 B"
+        "cpus=5: this machine has 4; gpus=3: this machine has 2; memory 1.0 GB: this machine has 100 B"
     )
 
 

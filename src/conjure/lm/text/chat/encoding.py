@@ -17,7 +17,7 @@ from datetime import date
 from typing import NamedTuple, Protocol
 
 from conjure.core.files import sha256_bytes
-from conjure.errors import DataError, UsageError
+from conjure.errors import DataError, UsageError, option
 from conjure.lm.text.chat.formats import ChatFormat, Message
 from conjure.lm.text.chat.template import ChatTemplate, find_template
 from conjure.lm.text.tokenizer import Tokenizer
@@ -135,7 +135,7 @@ class ChatEncoder:
         if template is None:
             raise UsageError(
                 f"{model} has no chat template: it is a base model, which continues text and does not chat",
-                hint="use a chat model, such as smollm2, or generate without --chat",
+                hint=f"use a chat model, such as smollm2, or generate without {option('chat')}",
             )
         return cls(tokenizer, template)
 
@@ -300,7 +300,7 @@ def conversation_encoder(
     raise UsageError(
         f"{model} has no chat template, and the data hold conversations ({', '.join(sorted(formats))})",
         hint="use a chat model, such as smollm2; or keep the data as prompt and completion; or read one"
-        " column as plain text, with --column NAME",
+        f" column as plain text, with {option('column')}",
     )
 
 
