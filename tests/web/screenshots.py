@@ -69,7 +69,8 @@ def _prepare(page: Page, name: str) -> None:
         page.get_by_text(" tokens in ").wait_for(timeout=120_000)
         page.locator(".tok[tabindex]").nth(3).focus()
     if name == "home":
-        page.locator("code", has_text="/home").evaluate("place => place.textContent = '~/.local/share/conjure'")
+        folder = page.locator("code", has_text="/home")
+        folder.evaluate("place => place.textContent = '~/.local/share/conjure'")
     page.wait_for_timeout(1200)
 
 
