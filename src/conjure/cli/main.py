@@ -17,6 +17,7 @@ from typing import TextIO
 
 import click
 
+from conjure.cli.typed_options import spell_as_typed
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError
@@ -27,6 +28,7 @@ _CARRIERS = ("run", "rerun")
 # verb -> (section of --help, one line of help); the code is `command` in conjure/cli/commands/<verb>.py
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("Run commands", "Run a command as a numbered, isolated, recorded run."),
+    "sweep": ("Run commands", "Run a command with many parameter values and rank the results."),
     "rerun": ("Run commands", "Repeat a run with the same code, environment and command."),
     "ps": ("Look at runs", "List runs."),
     "info": ("Look at runs", "Show the details of a run."),
@@ -35,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stats": ("Look at runs", "Show the CPU, memory, disk and GPU use of a run."),
     "diff": ("Look at runs", "Compare two runs."),
     "lineage": ("Look at runs", "Show where a run's inputs came from."),
+    "web": ("Look at runs", "Show runs in a browser: live curves and logs, comparison."),
     "wait": ("Control runs", "Wait until runs have ended."),
     "stop": ("Control runs", "Stop runs and save their outputs."),
     "kill": ("Control runs", "Kill runs without saving their outputs."),
@@ -50,14 +53,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("Files", "Delete the files of a run or an upload."),
     "verify": ("Files", "Check stored files against their digests."),
     "generate": ("Generate and fine-tune", "Generate text with a model."),
+    "chat": ("Generate and fine-tune", "Chat with a model."),
     "finetune": ("Generate and fine-tune", "Fine-tune a model on your own text."),
     "report": ("Generate and fine-tune", "Show the report of a fine-tune, or compare several."),
     "score": ("Generate and fine-tune", "Compute the loss and perplexity of a text."),
+    "serve": ("Generate and fine-tune", "Serve models over HTTP, by OpenAI's API."),
     "export": ("Generate and fine-tune", "Export a model for llama.cpp and other tools."),
     "models": ("Generate and fine-tune", "List, inspect and convert models."),
     "data": ("Generate and fine-tune", "Preview a text as a model will see it."),
     "demo": ("Generate and fine-tune", "Run a short demo: sample, fine-tune, sample again."),
     "config": ("Maintain", "Show and change settings."),
+    "team": ("Maintain", "Share a home between machines."),
     "prune": ("Maintain", "Delete cached files that no run needs."),
     "doctor": ("Maintain", "Check conjure's home folder, database and tools."),
     "help": ("Help", "Show the help of a command."),
@@ -66,12 +72,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+# What a command is called elsewhere.
+_ALIASES = {"hyper": "sweep"}
+
 # Commands with options whose defaults can be set.
-CONFIGURED = ("run", "generate", "finetune", "score", "data", "demo", "export", "report", "models")
+CONFIGURED = (
+    "run", "generate", "chat", "finetune", "score", "serve", "data", "demo", "export", "report", "models",
+)  # fmt: skip
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
-_LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
+_LM_PACKAGES = {"gguf", "huggingface_hub", "jinja2", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 
+# Packages of the `web` and `serve` extras.
+_WEB_PACKAGES = {"jinja2", "markupsafe", "starlette", "uvicorn", "yaml"}
+_SERVING = ("serve", "web")  # the commands that need them
 
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 
@@ -85,6 +99,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The verb's command, imported now; None for an unknown one."""
+        cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         return import_module(f"conjure.cli.commands.{cmd_name}").command
@@ -94,7 +109,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, but an unknown verb is answered with the nearest known ones."""
         name = args[0]
-        if name not in COMMANDS:
+        if name not in COMMANDS and name not in _ALIASES:
             near = near_names(name, COMMANDS)
             hint = f"did you mean {' or '.join(f'`conjure {verb}`' for verb in near)}?" if near else None
             ctx.fail(f"there is no command {name!r}{f'; {hint}' if hint else ''}")
@@ -215,6 +230,12 @@ def _call(arguments: list[str]) -> object:
     try:
         return cli.main(args=arguments, prog_name="conjure", standalone_mode=False)
     except ModuleNotFoundError as error:
+        verb = arguments[0] if arguments else ""
+        if error.name in _WEB_PACKAGES and verb in _SERVING:
+            raise ConjureError(
+                f"this command needs the packages for serving; {error.name} is not installed",
+                fix=f"pip install 'conjure[{verb}]'",
+            ) from error
         if error.name not in _LM_PACKAGES:
             raise
         raise ConjureError(
@@ -252,14 +273,28 @@ def _write_no_more(stream: TextIO) -> None:
 
 def _show(error: ConjureError, arguments: Sequence[str]) -> None:
     try:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
-        if error.hint:
-            click.echo(f"{click.style('  hint:', bold=True)} {printable(error.hint)}", err=True)
-        if error.fix:
-            line = printable(_command_line(error.fix, arguments))
+        told = error.told(spell_as_typed(_command_of(arguments), arguments))
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(told.message)}", err=True)
+        if told.hint:
+            click.echo(f"{click.style('  hint:', bold=True)} {printable(told.hint)}", err=True)
+        if told.fix:
+            line = printable(_command_line(told.fix, arguments))
             click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)
     except OSError:  # stderr cannot be written either; the exit status still tells
         _write_no_more(sys.stderr)
+
+
+def _command_of(arguments: Sequence[str]) -> click.Command:
+    """The command that was typed, down to the last of a group's."""
+    command: click.Command = cli
+    for word in arguments:
+        found = (
+            command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        )
+        if found is None:
+            break
+        command = found
+    return command
 
 
 def _command_line(fix: str, arguments: Sequence[str]) -> str:
@@ -281,7 +316,7 @@ def _corrected(fix: str, arguments: Sequence[str]) -> str:
     """The command that was typed with a local file as a mount wants it, ``./FILE``; else the fix alone."""
     option, value = shlex.split(fix)
     file = re.escape(value.removeprefix("./"))
-    typed = re.compile(rf"(--mount=|{option})?(?={file}(:.*)?\Z)", re.DOTALL)
+    typed = re.compile(rf"(--mount=|{re.escape(option)})?(?={file}(:.*)?\Z)", re.DOTALL)
     for place, word in enumerate(arguments):
         if match := typed.match(word):
             new = f"{match[0]}./{word[match.end() :]}"

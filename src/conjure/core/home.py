@@ -41,6 +41,11 @@ class Home:
         return self.root / "conjure.db"
 
     @property
+    def team_file(self) -> Path:
+        """Which database the home shares with other machines; not there where it shares none."""
+        return self.root / "team.json"
+
+    @property
     def code_repository(self) -> Path:
         """Bare git repository with every snapshot's objects."""
         return self.root / "code.git"
@@ -102,6 +107,11 @@ class Home:
     def scheduler_log(self) -> Path:
         """What went wrong in the process that starts queued runs."""
         return self.root / "scheduler.log"
+
+    @property
+    def sweeps(self) -> Path:
+        """The locks and logs of the processes that drive sweeps."""
+        return self.root / "sweeps"
 
     @property
     def models(self) -> Path:

@@ -4,29 +4,33 @@ Main entries: `finetune_spec`, `resumed_spec`. Invariant: `resumed_spec` repeats
 run's command word for word; only then can training go on from its state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import UsageError
+from conjure.recipes.options import FinetuneOptions, option_words
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
 from conjure.recipes.run_specs import Inputs, recorded
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import Mount, RunSpec
 
+_BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes beside the checkpoint
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
+_OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
 _RESUME = "--resume"
+_INPUTS = ("validation", "adapter")  # options that name what a run must find
 
 
 def finetune_spec(
     home: Home,
     data: Sequence[str],
     model: str,
-    options: Sequence[str],
+    options: FinetuneOptions,
     *,
-    validation: str | None = None,
+    placeholders: Mapping[str, str] | None = None,
     description: str = "",
     labels: Sequence[str] = (),
 ) -> RunSpec:
@@ -36,8 +40,8 @@ def finetune_spec(
         home: Where conjure keeps things.
         data: Files, folders and resources.
         model: Name, folder or resource.
-        options: Further words of ``conjure finetune``, as they were typed.
-        validation: File or resource to measure on.
+        options: What else is asked.
+        placeholders: Options whose values are texts with ``:NAME:`` in them, for the run's params.
         description: What the run is for.
         labels: Names to find it by.
 
@@ -45,9 +49,13 @@ def finetune_spec(
         ConjureError: A resource is not there, or cannot be used so.
     """
     inputs = Inputs(home)
-    words = [*(inputs.data(name) for name in data), "--model", inputs.model(model), *options]
+    words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
+    words += option_words({name: value for name, value in options.items() if name not in _INPUTS})
+    words += inputs.adapter(options.get("adapter"))
+    validation = options.get("validation")
     if validation is not None:
-        words.append(f"--validation={inputs.data(validation)}")
+        words.append(f"--validation={inputs.data(str(validation))}")
+    words += option_words(placeholders or {})
     return recorded("finetune", words, inputs.mounts, description=description, labels=labels)
 
 
@@ -79,9 +87,9 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     kept = [
         Mount(mount.source, mount.target, mount.read_only)
         for mount in record.mounts
-        if mount.target not in (CHECKPOINT_OUTPUT, _STATE)
+        if mount.target not in _OUTPUTS
     ]
-    parts = [Mount(f"runs/{number}/{part}", part) for part in (CHECKPOINT_OUTPUT, _STATE)]
+    parts = [Mount(f"runs/{number}/{part}", part) for part in _OUTPUTS if (state / part).is_dir()]
     command = tuple(word for word in record.spec.command if word != _RESUME)
     return replace(
         recorded("finetune", [*command[2:], _RESUME], [*kept, *parts], labels=record.spec.labels),
@@ -90,10 +98,10 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
 
 
 def claim(checkpoint: Path) -> None:
-    """Make the checkpoint and state that a resumed run was given count as its own outputs.
+    """Make the checkpoint, state and adapter that a resumed run was given count as its own outputs.
 
     A run's outputs are the files it changed; if nothing better comes, these are still its result.
     """
-    for folder in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.training")):
-        for file in folder.glob("*"):
+    for suffix in ("", *_BESIDE):
+        for file in checkpoint.with_name(f"{checkpoint.name}{suffix}").glob("*"):
             file.touch()

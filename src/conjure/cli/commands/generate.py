@@ -4,27 +4,31 @@ Main entry: `command`. Invariant: stdout holds what was written and nothing else
 """
 
 import sys
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
-from conjure.cli.typed_options import names_as_typed, typed_options
+from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
+from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
+from conjure.core.text import today
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.recipes.generation_specs import generate_spec
+from conjure.recipes.options import GenerateOptions
+from conjure.recipes.request_checks import check_generate
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 _STANDARD_INPUT = "standard input"
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
-
-SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 
 
 @click.command()
@@ -45,44 +49,7 @@ SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 @click.option(
     "-n", "--num-samples", type=int, default=1, show_default=True, help="Number of samples per prompt."
 )
-@click.option(
-    "--temperature",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Lower is more predictable, higher more random; 0 is greedy.",
-)
-@click.option(
-    "--top-k", type=int, default=50, show_default=True, help="Sample from the K most likely tokens; 0: all."
-)
-@click.option(
-    "--top-p",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Sample from the most likely tokens whose probabilities add up to P.",
-)
-@click.option(
-    "--min-p",
-    type=float,
-    default=0.0,
-    show_default=True,
-    help="Drop tokens less likely than P times the most likely one.",
-)
-@click.option(
-    "--repetition-penalty",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Above 1 makes tokens that already occurred less likely.",
-)
-@click.option(
-    "--no-repeat-ngram",
-    type=int,
-    default=0,
-    show_default=True,
-    help="Never repeat a sequence of N tokens; 0: off.",
-)
+@sampling_options
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help=r"Stop before this text (\n: a line break). Repeatable."
 )
@@ -99,13 +66,10 @@ SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
     show_default=True,
     help="What to do when prompt and text exceed the model's context.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
-    default="auto",
-    show_default=True,
-    help="Number format; auto: the fastest on this machine; float32 is exact.",
-)
+@precision_option
+@click.option("--chat", is_flag=True, help="Ask PROMPT as a question, by the model's chat template.")
+@chat_date_option
+@adapter_option
 @click.option("--logprobs", is_flag=True, help="Show the log-probability of each token.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of samples.")
 @click.option(
@@ -125,10 +89,13 @@ def command(
     prompt_option: str | None,
     prompt_file: Path | None,
     model: str,
+    adapter: str | None,
     precision: str,
     logprobs: bool,
     as_json: bool,
     stream: bool | None,
+    chat: bool,
+    chat_date: date | None,
     save: bool,
     output: Path | None,
     **settings: Any,
@@ -137,22 +104,25 @@ def command(
 
     Without PROMPT a new document is started; - reads the prompt from standard input. The text goes to stdout,
     without the prompt (a terminal shows it dimmed); several samples are separated by a line of twenty =.
-    Everything else goes to stderr.
+    Everything else goes to stderr. With --chat, PROMPT is a question, and the text is the model's answer.
     """
     recording = {name: settings.pop(name) for name in RECORDING}
     prompts = _prompts(_only(prompt, prompt_option), prompt_file)
-    with names_as_typed(context):
-        request = _request(prompts, settings)
+    if chat and not all(text.strip() for text in prompts):
+        raise UsageError("--chat needs a question: give it as PROMPT")
+    day = chat_date if chat_date is not None else today()
+    request = _request(prompts, settings)
     if save and not inside_a_run():
-        spec = _spec(context, prompts, prompt_file, request.seed, recording)
-        return record(spec, background=recording["background"], as_json=as_json)
+        return record(run_spec(context), background=recording["background"], as_json=as_json)
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import generate as implementation
 
     return implementation.generate(
         request,
         model=model,
+        adapter=adapter,
         precision=precision,
+        chat_on=day if chat else None,
         logprobs=logprobs,
         as_json=as_json,
         streaming=stream,
@@ -177,28 +147,31 @@ def _unescaped(text: str) -> str:
     return "".join(pieces)
 
 
-def _spec(
-    context: click.Context,
-    prompts: list[str],
-    prompt_file: Path | None,
-    seed: int,
-    recording: dict[str, Any],
-) -> RunSpec:
-    """The run of this command: its inputs mounted, the seed fixed, the samples in a file."""
-    inputs = Inputs(Home.from_environment())
-    given = {"model", "prompt_option", "prompt_file", "seed", "save", "output", "as_json", "stream"}
-    words = ["--model", inputs.model(context.params["model"]), f"--seed={seed}", "--output", SAMPLES_FILE]
-    words += typed_options(context, leave_out=given | set(RECORDING))
-    if prompt_file is not None:
-        words += ["--prompt-file", inputs.data(str(prompt_file))]
-    elif prompts != [""]:
-        words += ["--", *prompts]
-    return recorded(
-        "generate",
-        words,
-        inputs.mounts,
-        description=recording["description"],
-        labels=recording["label"],
+def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = None) -> RunSpec:
+    """The run of this command line: its inputs mounted, the seed fixed, the samples in a file.
+
+    Args:
+        context: The parsed command line.
+        placeholders: Options to fill in later, by name, with the text that stands for them.
+    """
+    given = context.params
+    prompt = _only(given["prompt"], given["prompt_option"])
+    prompts = _prompts(prompt, given["prompt_file"])
+    options = cast("GenerateOptions", given_options(context, GenerateOptions))
+    if "stop" in options:
+        options["stop"] = [_unescaped(text) for text in options["stop"]]
+    options = check_generate(prompts, options)
+    for name in placeholders or {}:
+        options.pop(name, None)
+    return generate_spec(
+        Home.from_environment(),
+        prompts[0],
+        given["model"],
+        options,
+        prompt_file=given["prompt_file"],
+        placeholders=placeholders,
+        description=given["description"],
+        labels=given["label"],
     )
 
 

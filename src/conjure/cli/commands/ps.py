@@ -1,19 +1,20 @@
 """`conjure ps`: the runs there are."""
 
-from typing import Any
+import csv
+import sys
 
 import click
 
 from conjure.cli.render import note, write_json
-from conjure.cli.run_view import elapsed, key_metric, metric_value, status_cell
+from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Column, Row, show_table
-from conjure.cli.times import short_age
 from conjure.core.home import Home
-from conjure.core.text import to_iso
-from conjure.runs.database.rows import ListedRun, RunFilter
-from conjure.runs.database.sqlite import Store
+from conjure.core.times import short_age
+from conjure.errors import UsageError
+from conjure.runs.database.base import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.schema.status import PHASES, RunStatus
+from conjure.runs.schema.status import RunStatus
+from conjure.runs.views import RunRow, elapsed, list_runs
 
 _SHOWN = 20
 _STATUSES = [str(status) for status in RunStatus]
@@ -43,6 +44,12 @@ _STATUSES = [str(status) for status in RunStatus]
     metavar="[-]METRIC",
     help="Sort by a metric's last value, lowest first; -METRIC sorts highest first.",
 )
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print CSV, with columns for params and last metrics.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
 def command(
     last: int,
@@ -51,9 +58,12 @@ def command(
     status: tuple[str, ...],
     label: tuple[str, ...],
     sort: str | None,
+    as_csv: bool,
     as_json: bool,
 ) -> None:
     """List runs, newest first."""
+    if as_csv and as_json:
+        raise UsageError("--csv and --json cannot be combined")
     highest_first, metric = _sort_order(sort)
     wanted = RunFilter(
         limit=None if everything else last + 1,  # one more tells whether there are more
@@ -64,18 +74,36 @@ def command(
         highest_first=highest_first,
     )
     with open_store(Home.from_environment()) as store:
-        runs = store.listing(wanted)
-        more = not everything and len(runs) > last
-        listed = _Listed(runs[:last] if more else runs, metric, store)
+        runs = list_runs(store, wanted)
         names = store.metric_names() if metric is not None and not runs else []
+    more = not everything and len(runs) > last
+    shown = runs[:last] if more else runs
     if as_json:
-        write_json([_to_dict(run, listed.values.get(run.number, {})) for run in listed.runs])
-    elif runs:
-        show_table(*listed.table())
+        write_json([row.to_dict() for row in shown])
+    elif as_csv:
+        _write_csv(shown)
+    elif shown:
+        show_table(*_table(shown, metric))
     if more:
         note(f"showing the {'newest' if metric is None else 'first'} {last}; `conjure ps -a` shows all")
     if not runs:
         note(_nothing(wanted, names))
+
+
+def _write_csv(runs: list[RunRow]) -> None:
+    """The runs as CSV, in the columns of `conjure.python_api.RunList.rows`."""
+    rows = []
+    for listed in runs:
+        run = listed.run
+        row = {"run": run.number, "status": str(run.facts.status), "command": run.command}
+        row["seconds"] = run.command_s
+        row |= {f"param.{name}": value for name, value in run.params.items()}
+        row |= {f"metric.{name}": value for name, value in listed.metrics.items()}
+        rows.append(row)
+    names = dict.fromkeys(["run", "status", "command", "seconds", *(name for row in rows for name in row)])
+    writer = csv.DictWriter(sys.stdout, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def _sort_order(sort: str | None) -> tuple[bool, str | None]:
@@ -84,68 +112,31 @@ def _sort_order(sort: str | None) -> tuple[bool, str | None]:
     return sort.startswith("-"), sort.removeprefix("-")
 
 
-class _Listed:
-    """Runs with what is shown of them."""
-
-    def __init__(self, runs: list[ListedRun], metric: str | None, store: Store) -> None:
-        self.runs = runs
-        self.values = store.latest_values(run.number for run in runs)
-        self._metric = metric
-        self._has_labels = any(run.labels for run in runs)
-
-    def table(self) -> tuple[list[Column], list[Row]]:
-        """Headings and rows; a column that would be empty is left out."""
-        columns = [
-            Column("RUN", right=True),
-            Column("STATUS"),
-            Column("AGE", right=True),
-            Column("DURATION", right=True),
-            *([Column("METRIC")] if self.values else []),
-            *([Column("LABELS")] if self._has_labels else []),
-            Column("COMMAND", shrinks=True),
+def _table(runs: list[RunRow], metric: str | None) -> tuple[list[Column], list[Row]]:
+    """Headings and rows; a column that would be empty is left out."""
+    has_metrics, has_labels = any(row.metrics for row in runs), any(row.run.labels for row in runs)
+    columns = [
+        Column("RUN", right=True),
+        Column("STATUS"),
+        Column("AGE", right=True),
+        Column("DURATION", right=True),
+        *([Column("METRIC")] if has_metrics else []),
+        *([Column("LABELS")] if has_labels else []),
+        Column("COMMAND", shrinks=True),
+    ]
+    rows: list[Row] = [
+        [
+            str(row.number),
+            status_cell(row.run.facts, row.lease),
+            "-" if row.requested_at is None else short_age(row.requested_at),
+            elapsed(row.run.facts, row.run.total_s),
+            *([row.metric_text(metric)] if has_metrics else []),
+            *([", ".join(row.run.labels)] if has_labels else []),
+            row.run.command,
         ]
-        return columns, [self._row(run) for run in self.runs]
-
-    def _row(self, run: ListedRun) -> Row:
-        requested = run.facts.entered.get(RunStatus.REQUESTED)
-        return [
-            str(run.number),
-            status_cell(run.facts),
-            "-" if requested is None else short_age(requested),
-            elapsed(run.facts, run.total_s),
-            *([self._shown_metric(run)] if self.values else []),
-            *([", ".join(run.labels)] if self._has_labels else []),
-            run.command,
-        ]
-
-    def _shown_metric(self, run: ListedRun) -> str:
-        values = self.values.get(run.number, {})
-        name = self._metric if self._metric is not None else key_metric(values)
-        return "" if name is None else f"{name} {metric_value(values[name])}"
-
-
-def _to_dict(run: ListedRun, metrics: dict[str, float]) -> dict[str, Any]:
-    """The keys that `conjure info --json` has too, and every metric's newest value."""
-    ending = run.facts.ending
-    return {
-        "number": run.number,
-        "status": str(run.facts.status),
-        "end_reason": None if ending is None else str(ending.reason),
-        "exit_code": None if ending is None else ending.exit_code,
-        "signal": None if ending is None else ending.signal,
-        "message": None if ending is None else ending.message,
-        "kind": run.kind,
-        "command": run.command,
-        "description": run.description,
-        "labels": list(run.labels),
-        "params": dict(run.params),
-        **{f"{phase}_at": to_iso(run.facts.entered.get(phase)) for phase in PHASES},
-        "ended_at": to_iso(run.facts.ended_at),
-        "command_s": run.command_s,
-        "total_s": run.total_s,
-        "archived": run.archived,
-        "metrics": metrics,
-    }
+        for row in runs
+    ]
+    return columns, rows
 
 
 def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:

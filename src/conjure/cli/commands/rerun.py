@@ -2,9 +2,9 @@
 
 import click
 
-from conjure.cli.commands.run import parse_variable
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.run_following import follow_submission
+from conjure.cli.run_options import parse_variable
 from conjure.core.home import Home
 from conjure.runs.lifecycle.submission import rerun
 

@@ -55,6 +55,7 @@ def load_writer(
     *,
     precision: str = "auto",
     rows: int = 1,
+    adapter: str | Path | None = None,
     lookups: Iterable[Lookup] = (),
     on_making: Callable[[], None] = lambda: None,
 ) -> Writer:
@@ -64,6 +65,7 @@ def load_writer(
         name: As for `conjure.lm.language_model.load`.
         precision: One of `PRECISIONS`.
         rows: How many samples will be written; ``auto`` looks at it.
+        adapter: A PEFT folder whose LoRA weights to merge into the model.
         lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
         on_making: Called before a model's int8 weights are made, once for each model; it takes seconds.
 
@@ -75,6 +77,11 @@ def load_writer(
     if precision not in PRECISIONS:
         raise value_fault("precision", f"is {precision!r}; allowed are {', '.join(PRECISIONS)}")
     source = resolve_model(name, lookups=lookups)
+    if adapter is not None:
+        # It merges weights with torch, which nobody else pays for here.
+        from conjure.lm.checkpoints.adapters import apply_adapter
+
+        source = apply_adapter(source, adapter)
     config = read_config(source.folder)
     tokenizer = load_tokenizer(source.folder, config)
     if tokenizer is None:

@@ -8,6 +8,7 @@ a number ends with exactly one ending, whatever happens in between; a step that 
 `EndRun` with it.
 """
 
+import math
 import os
 import posixpath
 import signal
@@ -26,17 +27,18 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
-from conjure.runs.database.sqlite import KILL, STOP, Store
+from conjure.runs.database.base import KILL, PRUNE, STOP, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
-from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
-from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.executors.command_process import start_command
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import raising
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
+from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -46,6 +48,7 @@ from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
 from conjure.runs.telemetry.logs import LogWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary
+from conjure.runs.telemetry.rungs import RungLadder
 
 _INSIST_S = 30.0
 
@@ -69,17 +72,17 @@ class RunContext:
         spec: What was asked, secrets included.
         requested: When, by `time.monotonic`.
         exclude: Descendants that are not this run's to end.
-        executor: Where the command is carried out.
+        heartbeat: What others judge by whether this supervisor lives.
         folders: The run's folder and those in it, held open.
     """
 
     home: Home
-    store: Store
+    store: Database
     number: int
     spec: RunSpec
     requested: float
     exclude: Callable[[Process], bool]
-    executor: Executor = field(init=False)
+    heartbeat: Heartbeat
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     reserve: DiskReserve = field(init=False)
@@ -91,7 +94,6 @@ class RunContext:
         """Open the run's folder and the log."""
         self.folders = RunFolders(self.folder)
         self.marks = ProcessMarks(self.folders.run)
-        self.executor = LocalExecutor(self.exclude, self.marks)
         self.reserve = DiskReserve(self.folders.run)
         self.log = LogWriter(RunFolder(self.folder).log)
 
@@ -109,19 +111,31 @@ class RunContext:
         """Why somebody wants the run to end, or None."""
         return self.find_wish(self.store)
 
-    def find_wish(self, store: Store | None) -> EndReason | None:
+    def find_wish(self, store: Database | None) -> EndReason | None:
         """Why somebody wants the run to end, or None.
 
         Args:
             store: Where wishes stand, of the thread this is called in; None where it cannot be read, so that
                 only what came by a signal counts.
         """
-        if self.told_to_die or not self.folder.is_dir():  # or its home was removed under it
+        self.heartbeat.beat(store)
+        # Told to die; or it is another supervisor's now; or its home was removed under it.
+        if self.told_to_die or self.heartbeat.superseded or not self.folder.is_dir():
             return EndReason.KILL_REQUESTED
-        wanted = None if store is None else store.end_request(self.number)
+        wanted = None if store is None else self._end_request(store)
         if wanted == KILL:
             return EndReason.KILL_REQUESTED
+        if wanted == PRUNE:
+            return EndReason.PRUNED
         return EndReason.STOP_REQUESTED if wanted == STOP or self.told_to_end else None
+
+    def _end_request(self, store: Database) -> str | None:
+        try:
+            return store.end_request(self.number)
+        except StoreError:
+            if not store.is_shared:
+                raise
+            return None  # its server is away: the run goes on, and asks again
 
     def index(self, summaries: Iterable[Summary]) -> None:
         """Keep the database's view of the metrics up to date."""
@@ -132,6 +146,11 @@ class RunContext:
         """Write down what the run has used so far."""
         with suppress(StoreError):
             self.store.set_facts(self.number, usage=usage)
+
+    def note_rung(self, rung: int, value: float) -> None:
+        """Write down how the run stands beside other trials of its sweep."""
+        with suppress(StoreError):
+            self.store.set_rung(self.number, rung, value if math.isfinite(value) else None)
 
 
 def supervise(run: RunContext) -> None:
@@ -215,10 +234,14 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment) 
 
 
 def _watch(run: RunContext, job: Job) -> CommandResult:
-    execution = run.executor.start(job)
+    execution = start_command(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
-    return CommandMonitor(execution, run.log, metrics, run, conditions, run.spec.timeout_s).until_end()
+    metric = run.store.rung_metric(run.number)
+    ladder = None if metric is None else RungLadder(metric)
+    return CommandMonitor(
+        execution, run.log, metrics, run, conditions, run.spec.timeout_s, ladder=ladder
+    ).until_end()
 
 
 def how_it_ended(result: CommandResult) -> Ending:
@@ -235,21 +258,27 @@ def how_it_ended(result: CommandResult) -> Ending:
 def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> None:
     """Move what the command made to the run's outputs; after that the working folder is not needed."""
     run.reserve.release()
-    retry_on_full_disk(lambda: run.store.move(run.number, RunStatus.SAVING))
+    _write_result(run, lambda: run.store.move(run.number, RunStatus.SAVING))
     failed = Ending(EndReason.SAVE_FAILED, result.exit.code, result.exit.signal)
     with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
         saved = collect_outputs(run.folders, baseline, run.spec)
     for skipped in saved.skipped:
         run.log.note(f"not saved: {skipped}")
     facts = OutputFacts(len(saved.entries), saved.size_bytes)
-    retry_on_full_disk(lambda: run.store.set_facts(run.number, outputs=facts))
+    _write_result(run, lambda: run.store.set_facts(run.number, outputs=facts))
     with suppress(OSError):  # a container's files may be another user's; what was to be saved is saved
         run.folders.remove_work()
 
 
 def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None:
-    """Leave nothing running, and close the record."""
+    """Leave nothing running, and close the record.
+
+    Raises:
+        SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
+    """
     end_all(lambda: family(os.getpid(), exclude=run.exclude))
+    if run.heartbeat.superseded:
+        raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
     run.marks.end()
     run.reserve.release()
     run.log.close()
@@ -261,8 +290,8 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     command_s = None if result is None else round(result.command_s, 3)
     total_s = round(time.monotonic() - run.requested, 3)
     if result is not None:
-        retry_on_full_disk(lambda: run.store.set_facts(run.number, usage=result.usage))
-    retry_on_full_disk(lambda: run.store.close(run.number, ending, command_s=command_s, total_s=total_s))
+        _write_result(run, lambda: run.store.set_facts(run.number, usage=result.usage))
+    _write_result(run, lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
 
 
 def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:
@@ -300,7 +329,7 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
 def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterator[None]:
     """Let a stop or kill cut the work inside short, by looking for one several times a second."""
 
-    def look(store: Store | None) -> EndRun | None:
+    def look(store: Database | None) -> EndRun | None:
         wanted = run.find_wish(store)
         return EndRun(Ending(wanted)) if wanted is not None and only in (None, wanted) else None
 
@@ -317,9 +346,9 @@ def _end_if_wanted(run: RunContext) -> None:
         raise EndRun(Ending(wanted))
 
 
-def retry_on_full_disk(act: Callable[[], object]) -> None:
-    """Do it, waiting for room on a full disk for a while: what comes now is the run's result."""
-    until = time.monotonic() + _INSIST_S
+def _write_result(run: RunContext, act: Callable[[], object]) -> None:
+    """Do it, waiting for room on a full disk, or for a server that is away: what comes now is the result."""
+    until = time.monotonic() + (GIVE_UP_AFTER_S if run.store.is_shared else _INSIST_S)
     while True:
         try:
             act()
@@ -327,5 +356,6 @@ def retry_on_full_disk(act: Callable[[], object]) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(1.0)
+            run.heartbeat.beat(run.store)
         else:
             return

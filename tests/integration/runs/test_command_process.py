@@ -1,0 +1,163 @@
+"""Real processes of commands: what they print, how they end, and that nobody is left."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.executors.command_process import start_command
+from conjure.runs.host.process import adopt_orphans, family
+from conjure.runs.telemetry.logs import STDERR, STDOUT
+from support.casting import is_running, nap, wait_until
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts shell lines as a supervisor would: orphans come to this process, but other tests' are spared."""
+    adopt_orphans()
+    others = {process.pid for process in family(os.getpid())}
+    started = []
+
+    def _start(line):
+        job = Job(("bash", "-c", line), tmp_path, dict(os.environ))
+        started.append(start_command(job, lambda process: process.pid in others))
+        return started[-1]
+
+    yield _start
+    for execution in started:
+        while execution.exit is None:
+            execution.kill()
+            execution.read(0.1)
+
+
+DAEMON = (
+    "import os, sys, time\n"
+    "if os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  time.sleep(float(sys.argv[1]))"
+)
+
+
+def read_to_end(execution):
+    written = {STDOUT: b"", STDERR: b""}
+    while execution.exit is None:
+        for stream, data in execution.read(0.1):
+            written[stream] += data
+    return written
+
+
+def test_what_is_printed_and_how_it_ends(start):
+    execution = start("echo out; echo err >&2; exit 3")
+    assert read_to_end(execution) == {STDOUT: b"out\n", STDERR: b"err\n"}
+    assert execution.exit == Exit(code=3)
+
+
+def test_an_end_by_a_signal(start):
+    execution = start("kill -SEGV $$")
+    read_to_end(execution)
+    assert execution.exit == Exit(signal=signal.SIGSEGV)
+
+
+def test_nothing_that_was_printed_is_lost(start):
+    execution = start("seq 200000; seq 200000 >&2")
+    expected = "".join(f"{number}\n" for number in range(1, 200001)).encode()
+    assert read_to_end(execution) == {STDOUT: expected, STDERR: expected}
+
+
+def test_there_is_nothing_to_read_from_stdin(start):
+    execution = start("cat; echo done")
+    assert read_to_end(execution)[STDOUT] == b"done\n"
+
+
+def test_terminating_reaches_the_whole_group(start):
+    execution = start(f"sleep {nap(86111)} & sleep {nap(86111)} & wait")
+    wait_until(lambda: is_running(nap(86111)), "the sleeps")
+    execution.terminate()
+    read_to_end(execution)
+    assert execution.exit == Exit(signal=signal.SIGTERM)
+    assert not is_running(nap(86111))
+
+
+def test_killing_reaches_what_left_the_group(start):
+    execution = start(
+        f"trap '' TERM; setsid sleep {nap(86222)} & (setsid sleep {nap(86222)} &) ; echo ready; wait"
+    )
+    while not execution.read(0.1):
+        pass
+    wait_until(lambda: is_running(nap(86222)), "the sleeps")
+    execution.kill()
+    read_to_end(execution)
+    assert execution.exit == Exit(signal=signal.SIGKILL)
+    assert not is_running(nap(86222))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sleep $NAP & echo x",
+        "setsid nohup sleep $NAP >/dev/null 2>&1 & echo x",
+        "(setsid bash -c 'setsid sleep $NAP & exit' &) ; sleep 0.1; echo x",
+        f"python3 -c '{DAEMON}' $NAP & echo x",
+    ],
+)
+def test_what_a_command_leaves_running_is_ended_with_it(start, line):
+    execution = start(line.replace("$NAP", nap(86333)))
+    assert read_to_end(execution)[STDOUT] == b"x\n"
+    assert execution.exit == Exit(code=0)
+    wait_until(lambda: not is_running(nap(86333)), "the end of what was left")
+
+
+def test_the_usage_of_a_command_is_measured(start, tmp_path):
+    execution = start("python3 -c 'x = bytearray(60_000_000)\nfor i in range(3_000_000): pass'")
+    while execution.exit is None:
+        execution.usage()
+        execution.read(0.05)
+    used = execution.usage()
+    assert used.cpu_s > 0.02
+    assert used.peak_memory_bytes > 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        (
+            "#!/bin/sh\r\n",
+            "its first line ends as on Windows, so that it names '/bin/sh' with a carriage return",
+        ),
+        ("#!/no/such/python3 -u\n", "its first line names '/no/such/python3 -u', which does not exist"),
+    ],
+)
+def test_a_script_whose_interpreter_is_not_there(tmp_path, first, why):
+    script = tmp_path / "run.sh"
+    script.write_bytes(f"{first}echo".encode())
+    script.chmod(0o755)
+    with pytest.raises(NotStartedError, match=re.escape(f"./run.sh: {why}")) as caught:
+        start_command(Job(("./run.sh",), tmp_path, dict(os.environ)), lambda _: True)
+    assert caught.value.exit_code == 127
+
+
+def test_no_such_program(tmp_path):
+    with pytest.raises(NotStartedError, match="no-such-program: command not found") as caught:
+        start_command(Job(("no-such-program", "x"), tmp_path, dict(os.environ)), lambda _: False)
+    assert caught.value.exit_code == 127
+
+
+def test_a_file_that_is_no_program(tmp_path):
+    (tmp_path / "plain").write_text("hello")
+    with pytest.raises(NotStartedError, match="Permission denied") as caught:
+        start_command(Job(("./plain", "x"), tmp_path, dict(os.environ)), lambda _: False)
+    assert caught.value.exit_code == 126
+
+
+def test_the_command_dies_with_its_supervisor(tmp_path):
+    job = Job(("sleep", nap(86444)), tmp_path, dict(os.environ))
+    supervisor = os.fork()
+    if supervisor == 0:
+        start_command(job, lambda _: False)
+        time.sleep(600)
+        os._exit(0)
+    wait_until(lambda: is_running(nap(86444)), "the command")
+    os.kill(supervisor, signal.SIGKILL)
+    os.waitpid(supervisor, 0)
+    wait_until(lambda: not is_running(nap(86444)), "the command's end")
