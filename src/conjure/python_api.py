@@ -265,7 +265,7 @@ class Client:
         from conjure.recipes.request_checks import check_finetune
 
         names = _names(data)
-        check_finetune(self.home, names, str(model), options)
+        options = check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
         return self._submit(spec)
 

@@ -57,6 +57,10 @@ class Inputs:
         path = Path(name).expanduser()
         return str(path.absolute()) if path.is_dir() or path.is_file() else name
 
+    def adapter(self, name: str | Path | None) -> list[str]:
+        """The option for an adapter folder, by the name it has in the run; nothing where none is given."""
+        return [f"--adapter={self.data(str(name))}"] if name is not None else []
+
     def _mount(self, source: str, target: str) -> str:
         taken = {mount.target for mount in self.mounts}
         number, free = 2, target

@@ -9,6 +9,7 @@ import click
 
 from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.sampling_options import adapter_option, chat_date_option
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.finetune_specs import resumed_spec
@@ -56,6 +57,15 @@ class Automatic(click.ParamType):
     show_default=True,
     help="Duplicate records: train on all, on one of each group, or weight each group as one.",
 )
+@click.option(
+    "--prompt-loss-weight",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="W",
+    help="Weight of the tokens of a conversation that are not answers.",
+)
+@chat_date_option
 @click.option(
     "--epochs", type=float, default=3, show_default=True, help="Maximum number of passes over the text."
 )
@@ -129,6 +139,14 @@ class Automatic(click.ParamType):
     "--freeze", type=int, default=0, show_default=True, help="Freeze the embeddings and the first N blocks."
 )
 @click.option("--lora", type=int, metavar="R", help="Train LoRA adapters of rank R instead of all weights.")
+@click.option(
+    "--lora-output",
+    type=click.Choice(["merged", "adapter"]),
+    default="merged",
+    show_default=True,
+    help="adapter: also keep the LoRA weights as a PEFT folder, beside the merged model.",
+)
+@adapter_option
 @click.option("--max-steps", type=int, help="Maximum number of optimizer steps.")
 @click.option(
     "--eval-every", type=Automatic(int), default="auto", show_default=True, help="Steps between evaluations."
@@ -163,11 +181,13 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     """Fine-tune a model on text: files, folders, or - for standard input.
 
     A record (one joke, one document) is a row of a table (.csv .tsv .json .jsonl .parquet), a text file, or
-    with --split each of its lines or paragraphs. A tenth of the records is held out, and the weights with the
-    lowest held-out loss are saved as a Hugging Face checkpoint.
+    with --split each of its lines or paragraphs; or a conversation, of which the answers are learned. A tenth
+    of the records is held out, and the weights with the lowest held-out loss are saved as a Hugging Face
+    checkpoint.
 
-    The fine-tune is recorded as a run: the checkpoint is runs/N/output, the report is runs/N/report.html. The
-    first ^C saves and stops, the second aborts; if the terminal is closed, the run continues.
+    The fine-tune is recorded as a run: the checkpoint is runs/N/output, the report is runs/N/report.html, a
+    LoRA adapter is runs/N/output.adapter. The first ^C saves and stops, the second aborts; if the terminal is
+    closed, the run continues.
     """
     # Imports numpy and tokenizers, which --help must not.
     from conjure.cli.language_model import finetune as implementation

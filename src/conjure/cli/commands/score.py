@@ -12,6 +12,7 @@ import click
 from conjure.cli.reading_options import layout_of, reading_options
 from conjure.cli.recording import record, recording_options
 from conjure.cli.render import note
+from conjure.cli.sampling_options import adapter_option
 from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
@@ -33,6 +34,7 @@ from conjure.runs.schema.spec import RunSpec
 @reading_options
 @click.option("--context", type=int, help="Context length in tokens; default: the model's.")
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
+@adapter_option
 @click.option("--per-token", is_flag=True, help="Show the log-probability of each token.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -53,6 +55,7 @@ def command(
     split: str | None,
     context: int | None,
     stride: int | None,
+    adapter: str | None,
     per_token: bool,
     as_json: bool,
     output: Path | None,
@@ -68,6 +71,8 @@ def command(
     layout, recording = layout_of(settings), settings
     if compare is not None and per_token:
         raise UsageError("--per-token shows one model at a time", hint="leave out --compare, or --per-token")
+    if compare is not None and adapter is not None:
+        raise UsageError("--adapter is for one model", hint="leave out --compare, or --adapter")
     if save and not inside_a_run():
         return record(run_spec(click_context), background=recording["background"], as_json=as_json)
     files = _are_files(inputs, as_text=as_text)
@@ -84,6 +89,7 @@ def command(
         layout=layout,
         context=context,
         stride=stride,
+        adapter=adapter,
         per_token=per_token,
         as_json=as_json,
         output=output,

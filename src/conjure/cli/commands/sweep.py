@@ -9,13 +9,12 @@ import click
 
 from conjure.cli.render import note, write_json
 from conjure.cli.run_options import run_options, run_spec
-from conjure.cli.run_view import metric_value
 from conjure.cli.sweeps.following import follow_sweep
 from conjure.cli.sweeps.recipe_template import is_recipe, recipe_template
 from conjure.cli.sweeps.view import show_plots, show_sweep
 from conjure.cli.tables import Cell, Column, show_table
 from conjure.core.home import Home
-from conjure.core.units import parse_duration
+from conjure.core.units import format_number, parse_duration
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import RunSpec
@@ -260,7 +259,7 @@ def _listed_row(view: SweepView) -> list[str | Cell]:
         view.request.method,
         f"{view.ended}/{view.row.trials}",
         view.request.metric or "",
-        "" if best is None or best.value is None else metric_value(best.value),
+        "" if best is None or best.value is None else format_number(best.value),
         view.request.spec.stored().command_text,
     ]
 
@@ -305,7 +304,7 @@ def best(number: int, *, as_command: bool, as_json: bool) -> None:
         click.echo(view.request.command_of(found.trials[0].params))
     else:
         runs = ", ".join(str(trial.run) for trial in found.trials)
-        click.echo(f"{view.request.metric} {metric_value(found.value)}  run {runs}")
+        click.echo(f"{view.request.metric} {format_number(found.value)}  run {runs}")
         for name, value in found.params.items():
             click.echo(f"{name} {value}")
 

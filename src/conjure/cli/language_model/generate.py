@@ -4,6 +4,8 @@ Main entry: `generate`. Invariant: stdout holds what was written and nothing els
 """
 
 import time
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from conjure.cli.render import StatusLine, note, on_terminal, save_json, visible
 from conjure.core.units import format_duration
 from conjure.errors import UsageError
 from conjure.lm.generation.engine_loading import Writer, load_writer
-from conjure.lm.generation.generate import Generation, Sample, Token, exceeds_context
-from conjure.lm.generation.request import GenerationRequest
-from conjure.recipes.resource_lookup import model_lookup
+from conjure.lm.generation.generate import Generation, Sample, Token, encode_prompts, exceeds_context
+from conjure.lm.generation.request import EncodedPrompt, GenerationRequest, Prompt, prompt_text
+from conjure.lm.text.chat.encoding import ChatEncoder
+from conjure.lm.text.chat.formats import Message
+from conjure.recipes.resource_lookup import data_path, model_lookup
 
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
 INTERRUPTED = 130  # exit status after ^C, as shells have it
@@ -26,7 +30,9 @@ def generate(
     request: GenerationRequest,
     *,
     model: str,
+    adapter: str | None,
     precision: str,
+    chat_on: date | None,
     logprobs: bool,
     as_json: bool,
     streaming: bool | None,
@@ -37,7 +43,9 @@ def generate(
     Args:
         request: What is to be written.
         model: A name, a folder, a resource or a hub model.
+        adapter: A PEFT folder or resource whose LoRA weights to merge into it.
         precision: Number format of the weights.
+        chat_on: Ask the prompts as questions, by the model's chat template, on this date; None: continue.
         logprobs: Show how likely each token was.
         as_json: Print a JSON array.
         streaming: Print as it is written; None does so on a terminal.
@@ -51,7 +59,15 @@ def generate(
         )
 
     rows = len(request.prompts) * request.num_samples
-    writer = load_writer(model, precision=precision, rows=rows, lookups=[model_lookup])
+    writer = load_writer(
+        model,
+        precision=precision,
+        rows=rows,
+        adapter=data_path(adapter) if adapter is not None else None,
+        lookups=[model_lookup],
+    )
+    if chat_on is not None:
+        request = _as_questions(request, ChatEncoder.of(writer.tokenizer, model=model, day=chat_on))
     _note_overflow(writer, request)
     streamed = plain and single and (streaming if streaming is not None else on_terminal())
     writing = _Writing(writer, request, streamed=streamed)
@@ -66,11 +82,19 @@ def generate(
     return INTERRUPTED if writing.interrupted else 0
 
 
+def _as_questions(request: GenerationRequest, encoder: ChatEncoder) -> GenerationRequest:
+    """The request with each prompt as a conversation's first message."""
+    texts = [prompt_text(prompt) for prompt in request.prompts]
+    return replace(
+        request, prompts=[EncodedPrompt(text, encoder.prompt([Message("user", text)])) for text in texts]
+    )
+
+
 def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
     if request.on_overflow != "slide":
         return
     context = writer.engine.context_length
-    longest = max(1, *map(len, writer.tokenizer.encode_batch(list(request.prompts))))
+    longest = max(map(len, encode_prompts(writer.tokenizer, request, context)))
     if exceeds_context(longest, request, context):
         note(
             f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens exceed the context of "
@@ -152,7 +176,7 @@ def _print(writing: _Writing, *, logprobs: bool) -> None:
         if on_terminal():
             if len(samples) > 1:
                 click.echo(click.style(f"── {number} of {len(samples)} " + "─" * 20, dim=True))
-            _show_prompt(sample.prompt)
+            _show_prompt(writing.request.prompts[sample.prompt_index])
         elif number > 1:
             click.echo(SEPARATOR)
         if logprobs:
@@ -161,6 +185,8 @@ def _print(writing: _Writing, *, logprobs: bool) -> None:
             click.echo(visible(sample.text))
 
 
-def _show_prompt(prompt: str) -> None:
+def _show_prompt(prompt: Prompt) -> None:
+    """Show what a text goes on from; an answer begins on a line of its own."""
     if on_terminal():
-        click.echo(click.style(visible(prompt), dim=True), nl=False)
+        is_question = isinstance(prompt, EncodedPrompt)
+        click.echo(click.style(visible(prompt_text(prompt)), dim=True), nl=is_question)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from conjure.lm.bounds import value_fault
+from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, missing_tokenizer, open_model
@@ -53,7 +54,12 @@ class Writer:
 
 
 def load_writer(
-    name: str | Path, *, precision: str = "auto", rows: int = 1, lookups: Iterable[Lookup] = ()
+    name: str | Path,
+    *,
+    precision: str = "auto",
+    rows: int = 1,
+    adapter: str | Path | None = None,
+    lookups: Iterable[Lookup] = (),
 ) -> Writer:
     """Load a model for writing.
 
@@ -61,6 +67,7 @@ def load_writer(
         name: As for `conjure.lm.language_model.load`.
         precision: One of `PRECISIONS`.
         rows: How many samples will be written; ``auto`` looks at it.
+        adapter: A PEFT folder whose LoRA weights to merge into the model.
         lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
 
     Raises:
@@ -70,7 +77,7 @@ def load_writer(
     """
     if precision not in PRECISIONS:
         raise value_fault("precision", f"is {precision!r}; allowed are {', '.join(PRECISIONS)}")
-    source = resolve_model(name, lookups=lookups)
+    source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
     config = read_config(source.folder)
     tokenizer = load_tokenizer(source.folder, config)
     if tokenizer is None:

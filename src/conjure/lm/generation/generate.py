@@ -24,7 +24,7 @@ import numpy as np
 from conjure.errors import ContextLengthError, ModelError
 from conjure.lm.generation.engines.base import PIECE, Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.generation.request import GenerationRequest, prompt_text
 from conjure.lm.generation.sampling import random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
 from conjure.lm.models.base import CausalLM
@@ -160,8 +160,13 @@ def encode_prompts(tokenizer: Tokenizer, request: GenerationRequest, context_len
     Raises:
         ContextLengthError: One does not fit and `on_overflow` is ``error``.
     """
-    encoded = tokenizer.encode_batch(list(request.prompts))
-    prompts = [[*tokenizer.start_ids, *ids] or [tokenizer.start_id] for ids in encoded]
+    texts = iter(tokenizer.encode_batch([prompt for prompt in request.prompts if isinstance(prompt, str)]))
+    prompts = [
+        ([*tokenizer.start_ids, *next(texts)] or [tokenizer.start_id])
+        if isinstance(prompt, str)
+        else [*prompt.ids]
+        for prompt in request.prompts
+    ]
     if request.on_overflow == "error":
         _refuse_overflow(prompts, request, context_length)
     return prompts
@@ -230,7 +235,7 @@ class PartialSample:
     def sample(self) -> Sample:
         """What is written so far."""
         return Sample(
-            prompt=self.request.prompts[self.prompt_index],
+            prompt=prompt_text(self.request.prompts[self.prompt_index]),
             prompt_index=self.prompt_index,
             index=self.index,
             text="".join(self._text),

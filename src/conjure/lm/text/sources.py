@@ -21,6 +21,7 @@ from conjure.core.quoting import shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError, DataError, NotFoundError, UsageError, option
 from conjure.lm.bounds import value_fault
+from conjure.lm.text.chat.formats import ChatFormat, find_format
 from conjure.lm.text.read_options import ENDINGS, KINDS, TABLE_KINDS, ReadOptions
 from conjure.lm.text.table_reader import list_names, open_table
 
@@ -53,6 +54,7 @@ class Source:
         kind: One of `KINDS`.
         column: The column read, of a table.
         guessed: Whether the column was found rather than given.
+        chat: The format of its conversations, of a table that holds some.
         remarks: What was taken for granted about it and may be otherwise, a sentence each.
     """
 
@@ -61,6 +63,7 @@ class Source:
     kind: str
     column: str | None = None
     guessed: bool = False
+    chat: ChatFormat | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -221,6 +224,9 @@ def _with_column(source: Source, column: str | None, layout: ReadOptions) -> Sou
         raise DataError(f"{source.name} has no columns: none of its first rows can be read{example}")
     if column is not None:
         return _with_given_column(source, column, samples)
+    chat = find_format(samples)
+    if chat is not None:
+        return replace(source, chat=chat)
     if not any(samples.values()):
         raise DataError(
             f"{source.name} has no text in its first rows; its columns are {list_names(list(samples))}"

@@ -22,7 +22,7 @@ from conjure.lm.models.base import CausalLM
 
 ModelT = TypeVar("ModelT", bound=CausalLM)
 
-_ALPHA = 6.0  # at rank 9 the scale is 2, the usual one
+ALPHA = 6.0  # at rank 9 the scale is 2, the usual one
 _DOWN, _UP = "lora_a", "lora_b"
 
 
@@ -57,7 +57,7 @@ def scale(lora_a: Tensor) -> float:
     rank suits others. With alpha / rank, the first paper's, high ranks learn too slowly; with a constant,
     too fast (docs/decisions/0007-lora-of-our-own.md).
     """
-    return _ALPHA / math.sqrt(lora_a.shape[0])
+    return ALPHA / math.sqrt(lora_a.shape[0])
 
 
 def add_lora(model: ModelT, rank: int, *, seed: int, first_block: int = 0) -> ModelT:

@@ -225,7 +225,7 @@ class Trainer:
         loss = 0.0
         for number, batch in enumerate(batches):
             self.model.dropout.reseed(self.settings.seed, step, number)
-            part = self._loss(batch, divisor=weight)
+            part = self._loss(batch, divisor=weight or 1.0)  # of long prompts, a step may have no target
             part.backward()
             self.optimizer.collect_gradients()
             loss += part.item()
@@ -281,7 +281,7 @@ class Trainer:
                 targets = batch.targets.flatten().to(hidden.device)
                 total -= token_logprobs(hidden, self.model.head_weight, targets).double().sum().item()
                 count += batch.target_count
-        return total / count
+        return total / count if count else math.nan
 
     def full_precision_model(self) -> CausalLM:
         """The model as trained so far, in float32 and `eval` mode; it shares the master weights.

@@ -135,8 +135,8 @@ POSTGRES_MIGRATIONS: tuple[PostgresMigration, ...] = (
                 number BIGINT PRIMARY KEY,
                 created_at TEXT NOT NULL,
                 request TEXT NOT NULL,
-                trials BIGINT NOT NULL,
-                parallel BIGINT NOT NULL,
+                trials INTEGER NOT NULL,
+                parallel INTEGER NOT NULL,
                 rung_metric TEXT,
                 state TEXT NOT NULL,
                 message TEXT,
@@ -146,11 +146,11 @@ POSTGRES_MIGRATIONS: tuple[PostgresMigration, ...] = (
             """
             CREATE TABLE sweep_trials (
                 sweep BIGINT NOT NULL REFERENCES sweeps ON DELETE CASCADE,
-                trial BIGINT NOT NULL,
+                trial INTEGER NOT NULL,
                 run BIGINT NOT NULL UNIQUE,
-                attempt BIGINT NOT NULL,
+                attempt INTEGER NOT NULL,
                 params TEXT NOT NULL,
-                settled BIGINT NOT NULL,
+                settled INTEGER NOT NULL,
                 value DOUBLE PRECISION,
                 step BIGINT,
                 PRIMARY KEY (sweep, trial)
@@ -159,7 +159,7 @@ POSTGRES_MIGRATIONS: tuple[PostgresMigration, ...] = (
             """
             CREATE TABLE sweep_rungs (
                 run BIGINT NOT NULL,
-                rung BIGINT NOT NULL,
+                rung INTEGER NOT NULL,
                 value DOUBLE PRECISION,
                 PRIMARY KEY (run, rung)
             )

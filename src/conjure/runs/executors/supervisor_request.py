@@ -44,6 +44,7 @@ class SupervisorRequest:
         settings: What else it would have inherited.
         program: The conjure that was called.
         executor: Name of the executor that starts the supervisor.
+        boot_id: Where and since when `requested` counts.
     """
 
     spec: RunSpec
@@ -53,6 +54,7 @@ class SupervisorRequest:
     settings: ProcessSettings
     program: Program
     executor: str = LOCAL
+    boot_id: str = ""
 
     def arguments(self, number: int) -> list[str]:
         """The supervisor of a run, as a command: it reads this request, as JSON, from standard input."""
@@ -75,4 +77,5 @@ class SupervisorRequest:
             ProcessSettings.from_dict(stored["settings"]),
             Program(**stored["program"]),
             stored.get("executor", LOCAL),
+            stored.get("boot_id", ""),
         )

@@ -28,7 +28,7 @@ from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import this_process
+from conjure.runs.host.process import boot_id, this_process
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.scheduling.run_queue import enqueue, has_room
@@ -62,8 +62,8 @@ def submit(
     *,
     announce: Callable[[int], None] = _say_nothing,
     rerun_of: int | None = None,
-    trial: TrialClaim | None = None,
     executor: Executor | None = None,
+    trial: TrialClaim | None = None,
 ) -> Submission:
     """Give a run its number, record its code, and hand it to a supervisor; it then goes on by itself.
 
@@ -72,8 +72,8 @@ def submit(
         spec: What is asked.
         announce: Told the number as soon as there is one.
         rerun_of: The run this one repeats.
-        trial: The trial of a sweep that it is.
         executor: Where the supervisor is started; this machine if None.
+        trial: The trial of a sweep that it is.
 
     Raises:
         TrialRefusedError: That trial must not be started now; no run is made.
@@ -147,6 +147,7 @@ def request_of_this_process(home: Home, spec: RunSpec, requested: float, executo
         ProcessSettings.of_this_process(),
         Program.of_this_process(),
         executor,
+        boot_id(),
     )
 
 

@@ -11,8 +11,10 @@ Invariant: whatever ends the supervisor, no process of the run is left and its r
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,7 +26,7 @@ from conjure.runs.database.opening import open_database
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name, this_process
+from conjure.runs.host.process import Process, adopt_orphans, boot_id, end_all, family, set_name, this_process
 from conjure.runs.lifecycle.execution import RunContext, supervise
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (
@@ -61,6 +63,8 @@ def main() -> NoReturn:
     lock = RunLock.take_when_free(home.run_folder(number))
     if lock is None or lock.descriptor is None:
         sys.exit(f"run {number} has a supervisor, or no folder in {home.root}")
+    if request.boot_id != boot_id():
+        request = replace(request, requested=time.monotonic())  # another machine's clock says nothing here
     os.chdir(home.root)
     take_surroundings(home, number, request)
     leave_caller(home, number, lock, request)

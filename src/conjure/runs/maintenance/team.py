@@ -62,21 +62,17 @@ def init(home: Home, address: str) -> TeamStatus:
         raise ConflictError("this home shares a database already", fix="conjure team status")
     home.create()
     _refuse_active(home)
-    session = PostgresSession(home, address)
-    try:
-        upgrade(session)
-        with PostgresDatabase(session) as database:
-            foreign = database.numbers() - set(folder_numbers(home.runs))
-            if foreign:
-                raise ConflictError(
-                    f"the database holds {plural(len(foreign), 'run')} of another home;"
-                    " each home needs a database of its own",
-                    hint="create one: createdb NAME",
-                )
-            database.reindex()
-            share(home, SharedDatabase(address))
-    finally:
-        session.close()
+    _upgrade(home, address)
+    with PostgresDatabase.open(home, address) as database:
+        foreign = database.numbers() - set(folder_numbers(home.runs))
+        if foreign:
+            raise ConflictError(
+                f"the database holds {plural(len(foreign), 'run')} of another home;"
+                " each home needs a database of its own",
+                hint="create one: createdb NAME",
+            )
+        database.reindex()
+        share(home, SharedDatabase(address))
     return status(home)
 
 
@@ -89,7 +85,11 @@ def upgrade_schema(home: Home) -> tuple[int, int]:
     Raises:
         StoreError: It cannot be reached or changed, or the home shares none.
     """
-    session = PostgresSession(home, _shared(home).address)
+    return _upgrade(home, _shared(home).address)
+
+
+def _upgrade(home: Home, address: str) -> tuple[int, int]:
+    session = PostgresSession(home, address)
     try:
         return upgrade(session), schema_number(session)
     finally:

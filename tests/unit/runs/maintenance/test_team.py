@@ -6,7 +6,9 @@ from conjure.errors import ConflictError, StoreError, UsageError
 from conjure.runs.database.migrations import NewerSchemaError
 from conjure.runs.database.opening import SharedDatabase, open_database, share, shared_database, stop_sharing
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.host.process import host_id
 from conjure.runs.maintenance import team
+from conjure.runs.scheduling.scheduler_start import lock_path
 from conjure.runs.schema.status import Ending, EndReason
 from support.casting import add_run, finish
 
@@ -44,9 +46,11 @@ def test_a_home_that_shares_is_closed_to_whoever_looks_for_a_file(home):
     share(home, SharedDatabase("postgresql://host/db"))
     assert shared_database(home) == SharedDatabase("postgresql://host/db")
     assert home.team_file.stat().st_mode & 0o777 == 0o600
+    assert lock_path(home).name == f"scheduler-{host_id()}.lock"  # each machine starts its own
     with pytest.raises(NewerSchemaError):
         SqliteDatabase.open(home)
     stop_sharing(home)
+    assert lock_path(home) == home.scheduler_lock
     with open_database(home) as store:
         assert store.select() == before
 
