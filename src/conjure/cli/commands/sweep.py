@@ -91,7 +91,7 @@ def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _drawn_options = (
-    click.option("-n", "--trials", "cells", type=int, required=True, metavar="N", help="Number of trials."),
+    click.option("-n", "--trials", "trials", type=int, required=True, metavar="N", help="Number of trials."),
     click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
 )
 
@@ -149,7 +149,7 @@ def _request(home: Home, method: str, options: dict[str, Any]) -> SweepRequest:
         spec=_spec(home, space, options),
         space=space,
         method=method,  # type: ignore[arg-type]
-        cells=options.get("cells"),
+        cells=options.get("trials"),
         seeds=options["seeds"],
         seed=options.get("seed", 0),
         parallel=options["parallel"],

@@ -1,6 +1,6 @@
 """Makes the pictures of docs/web.md: every page of `conjure web`, on a small home that is made for it.
 
-    scripts/setup-browser && .venv/bin/python scripts/web_screenshots.py
+    scripts/setup-browser && .venv/bin/python tests/web/screenshots.py
 
 Main entry: `main`. Invariant: only docs/images/ is written to; what the pictures show is made up.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -69,7 +69,8 @@ def _prepare(page: Page, name: str) -> None:
         page.get_by_text(" tokens in ").wait_for(timeout=120_000)
         page.locator(".tok[tabindex]").nth(3).focus()
     if name == "home":
-        page.locator("code", has_text="/home").evaluate("place => place.textContent = '~/.local/share/conjure'")
+        folder = page.locator("code", has_text="/home")
+        folder.evaluate("place => place.textContent = '~/.local/share/conjure'")
     page.wait_for_timeout(1200)
 
 
