@@ -57,17 +57,18 @@ def parallel_coordinates(request: SweepRequest, trials: Sequence[Trial]) -> Mark
     axes = [_axis(request, name, [trial.params.get(name, "") for trial in valued]) for name in names]
     low, high = _bounds(valued)
     width = 2 * _LEFT + _COLUMN * len(names)
-    parts = [_opening(width, _HEIGHT + 20, f"Parameters and {request.metric} of every trial")]
+    texts: list[str] = []
+    parts = [_opening(width, _BOTTOM + 20, f"Parameters and {request.metric} of every trial")]
     for place, name in enumerate([*names, str(request.metric)]):
         x = _LEFT + _COLUMN * place
         parts.append(f'<path class="axis" d="M{x} {_TOP + 16}V{_BOTTOM}"/>')
-        parts.append(_text(name, x, _TOP, "middle"))
+        texts.append(_text(name, x, _TOP, "middle"))
         ticks = (
             axes[place].ticks
             if place < len(names)
             else [(0.0, format_number(low)), (1.0, format_number(high))]
         )
-        parts += [_text(text, x - 6, _height(share) + 4, "end") for share, text in ticks]
+        texts += [_text(text, x - 6, _height(share) + 4, "end") for share, text in ticks]
     ordered = sorted(valued, key=lambda trial: trial.value or 0.0, reverse=request.direction == "maximize")
     best = {trial.trial for trial in ordered[: max(len(ordered) // 3, 1)]}
     for trial in sorted(valued, key=lambda trial: trial.trial in best):
@@ -78,7 +79,7 @@ def parallel_coordinates(request: SweepRequest, trials: Sequence[Trial]) -> Mark
         )
         kind = "way good" if trial.trial in best else "way"
         parts.append(_link(trial, request, f'<path class="{kind}" d="M{line}"/>'))
-    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 - every text in it is escaped
+    return Markup("".join([*parts, *texts, "</svg>"]))  # noqa: S704 - every text in it is escaped
 
 
 def _axis(request: SweepRequest, name: str, texts: Sequence[str]) -> _Axis:
