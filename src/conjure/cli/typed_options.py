@@ -20,6 +20,8 @@ def typed_options(context: click.Context, *, leave_out: Set[str]) -> list[str]:
     for parameter in context.command.params:
         name = parameter.name or ""
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not parameter.expose_value:  # --from-file, whose words count as typed here
+            continue
         if isinstance(parameter, click.Option) and given and name not in leave_out:
             words += _words(parameter, context.params[name])
     return words

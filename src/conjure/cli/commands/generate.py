@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
+from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.cli.typed_options import names_as_typed, typed_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
@@ -27,7 +29,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 
 
-@click.command()
+@click.command(cls=SavableCommand)
 @click.argument("prompt", required=False)
 @click.option(
     "--model", default="sprite", show_default=True, help="Model name, folder, run or Hugging Face model."
@@ -116,6 +118,7 @@ SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 )
 @click.option("--save", is_flag=True, help="Record a run, with the samples as its output.")
 @recording_options
+@saved_command_options
 @click.pass_context
 def command(
     context: click.Context,
@@ -130,6 +133,7 @@ def command(
     as_json: bool,
     stream: bool | None,
     save: bool,
+    save_command: Path | None,
     output: Path | None,
     **settings: Any,
 ) -> int:
@@ -143,6 +147,8 @@ def command(
     prompts = _prompts(_only(prompt, prompt_option), prompt_file)
     with names_as_typed(context):
         request = _request(prompts, settings)
+    if save_command is not None:
+        return save_to_file(context, save_command)
     if save and not inside_a_run():
         spec = _spec(context, prompts, prompt_file, request.seed, recording)
         return record(spec, background=recording["background"], as_json=as_json)

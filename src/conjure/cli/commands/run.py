@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from conjure.cli.run_following import follow_submission
+from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
+from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import UsageError
@@ -26,6 +29,7 @@ from conjure.runs.schema.spec import (
     parse_assignment,
 )
 
+_CURRENT = "current"
 _NOT_YET = {
     "conda_file": "--conda-file: conda environments are not supported yet; use --pip or --pip-req",
     "apt": "--apt: system packages are not supported yet; install them on this machine",
@@ -34,6 +38,7 @@ _NOT_YET = {
 
 
 @click.command(
+    cls=SavableCommand,
     context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS] [--]",
     epilog="A COMMAND of one word is run by the shell; several words are a program and its arguments, passed"
@@ -47,10 +52,11 @@ _NOT_YET = {
 @click.option("--python", metavar="X.Y", help="Python version of a clean environment.")
 @click.option(
     "--base",
-    default="current",
+    default=_CURRENT,
     metavar="current|none",
     help="Start from the current environment or from none.",
 )
+@click.option("--deps-from-env", is_flag=True, help="The same as --base current.")
 @click.option(
     "-e",
     "--env",
@@ -88,14 +94,18 @@ _NOT_YET = {
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of the transcript."
 )
+@saved_command_options
 @click.option("--conda-file", hidden=True)
 @click.option("--apt", multiple=True, hidden=True)
 @click.option("--docker-image", "--from", hidden=True)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND...")
-def command(**options: Any) -> int:
+@click.pass_context
+def command(context: click.Context, /, *, save_command: Path | None, **options: Any) -> int:
     """Run COMMAND as a numbered, isolated, recorded run."""
     home = Home.from_environment()
-    spec = _spec(home, options)
+    spec = _spec(home, options, base=_base(context))
+    if save_command is not None:
+        return save_to_file(context, save_command, spec.stored().withheld or ())
     for name in unknown_placeholders(spec.command, spec.params):
         click.echo(f"note: :{name}: in the command is not replaced: there is no --param {name}=…", err=True)
     for note in overlooked(spec):
@@ -108,7 +118,21 @@ def command(**options: Any) -> int:
     )
 
 
-def _spec(home: Home, options: dict[str, Any]) -> RunSpec:
+def _base(context: click.Context) -> str:
+    """The environment that --base and --deps-from-env choose.
+
+    Raises:
+        UsageError: They choose different ones.
+    """
+    base = context.params["base"]
+    if not context.params["deps_from_env"]:
+        return base
+    if base != _CURRENT and context.get_parameter_source("base") is ParameterSource.COMMANDLINE:
+        raise UsageError(f"--deps-from-env and --base {base} cannot be combined")
+    return _CURRENT
+
+
+def _spec(home: Home, options: dict[str, Any], *, base: str) -> RunSpec:
     for name, refusal in _NOT_YET.items():
         if options[name]:
             raise UsageError(refusal)
@@ -125,7 +149,7 @@ def _spec(home: Home, options: dict[str, Any]) -> RunSpec:
             git_ref=options["git_ref"],
         ),
         environment=EnvironmentChoice(
-            options["base"],
+            base,
             options["python"],
             keep_packages(home, options["pip"], current_folder()),
             requirements or None,

@@ -181,7 +181,7 @@ def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
     withheld = [part for part in spec.withheld or () if part != "code.git_url"]  # its code is recorded
     names = [part.removeprefix(_VARIABLES) for part in withheld if part.startswith(_VARIABLES)]
     _refuse_unknown(given, names, record.number)
-    others = [_in_words(part) for part in withheld if not part.startswith(_VARIABLES)]
+    others = [part_in_words(part) for part in withheld if not part.startswith(_VARIABLES)]
     if others:
         raise UsageError(
             f"run {record.number} has a secret in {' and '.join(others)}, and secrets are not stored",
@@ -212,7 +212,7 @@ def _refuse_unknown(given: Mapping[str, str], withheld: Iterable[str], number: i
         )
 
 
-def _in_words(part: str) -> str:
+def part_in_words(part: str) -> str:
     """A part of a spec as it is written on the command line."""
     kind, _, name = part.partition(".")
     if kind == "params":
