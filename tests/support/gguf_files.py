@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from conjure.lm.checkpoints.gguf.families import EMBEDDING, FAMILIES, HEAD
-from conjure.lm.checkpoints.gguf.header import Shape, llama3_divisors
+from conjure.lm.checkpoints.gguf.header import GGUFShape, llama3_divisors
 from conjure.lm.checkpoints.gguf.writing import add_keys
 from support.models import tiny_tokenizer
 
@@ -109,7 +109,7 @@ def stored(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     if kind == "gptneox":  # transformers renames it while loading and saving
         state["embed_out.weight"] = state.pop("lm_head.weight")
-    shape = Shape.from_keys(
+    shape = GGUFShape.from_keys(
         {"general.architecture": kind, **{f"{kind}.{key}": value for key, value in keys.items()}},
         vocabulary=VOCABULARY,
         tied=False,

@@ -24,7 +24,7 @@ from conjure.lm.checkpoints.gguf.families import (
     Rule,
     stored_shape,
 )
-from conjure.lm.checkpoints.gguf.header import Shape
+from conjure.lm.checkpoints.gguf.header import GGUFShape
 from conjure.lm.checkpoints.gguf.reader import GGUFFile, PackedTensor
 from conjure.lm.checkpoints.gguf.vocabulary import tokenizer_files
 from conjure.lm.checkpoints.safetensors_writer import TensorSource, write_safetensors
@@ -111,7 +111,7 @@ def _write(file: GGUFFile, folder: Path) -> None:
     if embedding is None:
         raise ModelError(f"it has no tensor {EMBEDDING}")
     tied = head is None or _same_matrix(embedding, head)
-    shape = Shape.from_keys(
+    shape = GGUFShape.from_keys(
         file.keys,
         vocabulary=embedding.shape[0],
         tied=tied,
@@ -168,7 +168,7 @@ def _rounding(tensor: PackedTensor) -> float:
     return exact[tensor.type] if tensor.type in exact else 4 * 2.0**-tensor.bits
 
 
-def _sources(file: GGUFFile, family: Family, shape: Shape) -> list[TensorSource]:
+def _sources(file: GGUFFile, family: Family, shape: GGUFShape) -> list[TensorSource]:
     rules = family.rules(shape.layers)
     tensors = {name: tensor for name, tensor in file.tensors.items() if name != ROPE_FREQS}
     foreign = next((name for name in tensors if name not in rules), None)
@@ -187,14 +187,14 @@ def _sources(file: GGUFFile, family: Family, shape: Shape) -> list[TensorSource]
     return [_source(tensors[name], rule, shape) for name, rule in rules.items() if name in tensors]
 
 
-def _source(tensor: PackedTensor, rule: Rule, shape: Shape) -> TensorSource:
+def _source(tensor: PackedTensor, rule: Rule, shape: GGUFShape) -> TensorSource:
     # Numbers of 16 bits stay so; a norm may have had 1 subtracted, and is small.
     dtype = tensor.type if tensor.type in _SIXTEEN_BITS and len(tensor.shape) > 1 else "F32"
     stored = tensor.shape[::-1] if rule.transposes else tensor.shape
     return TensorSource(rule.name, dtype, stored, lambda: _pieces(tensor, rule, shape))
 
 
-def _pieces(tensor: PackedTensor, rule: Rule, shape: Shape) -> "Iterator[NDArray[np.float32]]":
+def _pieces(tensor: PackedTensor, rule: Rule, shape: GGUFShape) -> "Iterator[NDArray[np.float32]]":
     if not rule.by_rows or len(tensor.shape) == 1:
         yield _finite(rule.read(tensor.read(), shape), tensor)
         return

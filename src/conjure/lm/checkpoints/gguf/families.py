@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from conjure.lm.checkpoints.gguf.header import Shape
+from conjure.lm.checkpoints.gguf.header import GGUFShape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +30,8 @@ class Rule:
     """
 
     name: str
-    read: "Callable[[Numbers, Shape], Numbers]"
-    write: "Callable[[Numbers, Shape], Numbers]"
+    read: "Callable[[Numbers, GGUFShape], Numbers]"
+    write: "Callable[[Numbers, GGUFShape], Numbers]"
     optional: bool = False
 
     @property
@@ -62,7 +62,7 @@ class Family:
     layer_prefix: str
     layer: Mapping[str, Rule]
     outer: Mapping[str, Rule]
-    config: Callable[[Shape], dict[str, Any]]
+    config: Callable[[GGUFShape], dict[str, Any]]
     biases: Mapping[str, str] = field(default_factory=dict)
 
     def rules(self, layers: int) -> dict[str, Rule]:
@@ -79,7 +79,7 @@ class Family:
 HEAD, EMBEDDING, ROPE_FREQS = "output.weight", "token_embd.weight", "rope_freqs.weight"
 
 
-def stored_shape(name: str, shape: Shape) -> tuple[int, ...]:
+def stored_shape(name: str, shape: GGUFShape) -> tuple[int, ...]:
     """The shape a tensor has in a GGUF file, rows first."""
     channels, queries, keys = shape.channels, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     matrices = {
@@ -102,41 +102,41 @@ def stored_shape(name: str, shape: Shape) -> tuple[int, ...]:
     return size[:1] if kind == "bias" else size
 
 
-def _same(numbers: "Numbers", shape: Shape) -> "Numbers":  # noqa: ARG001  # a rule's form
+def _same(numbers: "Numbers", shape: GGUFShape) -> "Numbers":  # noqa: ARG001  # a rule's form
     return numbers
 
 
-def _transposed(numbers: "Numbers", shape: Shape) -> "Numbers":  # noqa: ARG001
+def _transposed(numbers: "Numbers", shape: GGUFShape) -> "Numbers":  # noqa: ARG001
     return numbers.T
 
 
-def _less_one(numbers: "Numbers", shape: Shape) -> "Numbers":  # noqa: ARG001
+def _less_one(numbers: "Numbers", shape: GGUFShape) -> "Numbers":  # noqa: ARG001
     return numbers - 1
 
 
-def _plus_one(numbers: "Numbers", shape: Shape) -> "Numbers":  # noqa: ARG001
+def _plus_one(numbers: "Numbers", shape: GGUFShape) -> "Numbers":  # noqa: ARG001
     return numbers + 1
 
 
-def _halves_from_pairs(numbers: "Numbers", shape: Shape) -> "Numbers":
+def _halves_from_pairs(numbers: "Numbers", shape: GGUFShape) -> "Numbers":
     """Rows of q or k that llama.cpp rotates in adjacent pairs, put so that halves of a head are rotated."""
     return (
         numbers.reshape(-1, shape.head_size // 2, 2, *numbers.shape[1:]).swapaxes(1, 2).reshape(numbers.shape)
     )
 
 
-def _pairs_from_halves(numbers: "Numbers", shape: Shape) -> "Numbers":
+def _pairs_from_halves(numbers: "Numbers", shape: GGUFShape) -> "Numbers":
     return (
         numbers.reshape(-1, 2, shape.head_size // 2, *numbers.shape[1:]).swapaxes(1, 2).reshape(numbers.shape)
     )
 
 
-def _by_head(numbers: "Numbers", shape: Shape) -> "Numbers":
+def _by_head(numbers: "Numbers", shape: GGUFShape) -> "Numbers":
     """All q, all k, all v, put as q, k and v of each head in turn."""
     return numbers.reshape(3, shape.heads, -1, *numbers.shape[1:]).swapaxes(0, 1).reshape(numbers.shape)
 
 
-def _by_kind(numbers: "Numbers", shape: Shape) -> "Numbers":
+def _by_kind(numbers: "Numbers", shape: GGUFShape) -> "Numbers":
     return numbers.reshape(shape.heads, 3, -1, *numbers.shape[1:]).swapaxes(0, 1).reshape(numbers.shape)
 
 
@@ -190,7 +190,7 @@ _QWEN = {
 }
 
 
-def _config(shape: Shape) -> dict[str, Any]:
+def _config(shape: GGUFShape) -> dict[str, Any]:
     """What families with rotary positions and RMS norms have in common, by the names every reader knows."""
     config = {
         "hidden_size": shape.channels,
@@ -211,21 +211,21 @@ def _config(shape: Shape) -> dict[str, Any]:
     return config
 
 
-def _llama_config(shape: Shape) -> dict[str, Any]:
+def _llama_config(shape: GGUFShape) -> dict[str, Any]:
     return {"architectures": ["LlamaForCausalLM"], **_config(shape)}
 
 
-def _qwen2_config(shape: Shape) -> dict[str, Any]:
+def _qwen2_config(shape: GGUFShape) -> dict[str, Any]:
     config = {"architectures": ["Qwen2ForCausalLM"], **_config(shape), "use_sliding_window": False}
     del config["attention_bias"], config["head_dim"]  # q, k and v always have one; C / H always
     return config
 
 
-def _qwen3_config(shape: Shape) -> dict[str, Any]:
+def _qwen3_config(shape: GGUFShape) -> dict[str, Any]:
     return {"architectures": ["Qwen3ForCausalLM"], **_config(shape), "use_sliding_window": False}
 
 
-def _gemma3_config(shape: Shape) -> dict[str, Any]:
+def _gemma3_config(shape: GGUFShape) -> dict[str, Any]:
     # Local base, pattern, activation and score scale stand in no key: they are the family's.
     every = 6
     is_largest = shape.layers == 62  # the 27B model, as llama.cpp tells it
@@ -244,7 +244,7 @@ def _gemma3_config(shape: Shape) -> dict[str, Any]:
     }
 
 
-def _neox_config(shape: Shape) -> dict[str, Any]:
+def _neox_config(shape: GGUFShape) -> dict[str, Any]:
     return {
         "architectures": ["GPTNeoXForCausalLM"],
         "hidden_size": shape.channels,
@@ -261,7 +261,7 @@ def _neox_config(shape: Shape) -> dict[str, Any]:
     }
 
 
-def _gpt2_config(shape: Shape) -> dict[str, Any]:
+def _gpt2_config(shape: GGUFShape) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         "n_positions": shape.context,

@@ -1,6 +1,6 @@
 """What a GGUF header says of a model's shape, each value held against what it can be.
 
-Main entry: `Shape.from_keys`. Invariant: a `Shape` that exists has whole numbers in bounds, and nothing in
+Main entry: `GGUFShape.from_keys`. Invariant: one that exists has whole numbers in bounds, and nothing in
 the header that would change a model's numbers has been passed over.
 """
 
@@ -32,7 +32,7 @@ _REFUSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class GGUFShape:
     """Sizes and settings that all families have.
 
     Attributes:
@@ -74,7 +74,7 @@ class Shape:
     @classmethod
     def from_keys(
         cls, keys: Mapping[str, Any], *, vocabulary: int, tied: bool, rope_divisors: Sequence[float] | None
-    ) -> "Shape":
+    ) -> "GGUFShape":
         """Read the shape.
 
         Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from conjure.errors import ModelError
 from conjure.lm.checkpoints.gguf.families import FAMILIES, ROPE_FREQS
-from conjure.lm.checkpoints.gguf.header import Shape, llama3_divisors
+from conjure.lm.checkpoints.gguf.header import GGUFShape, llama3_divisors
 from conjure.lm.checkpoints.gguf.vocabulary import (
     BYTE,
     CONTROL,
@@ -21,8 +21,7 @@ from conjure.lm.checkpoints.gguf.vocabulary import (
     pre_tokenizer_name,
 )
 from conjure.lm.models.registry import read_model_config
-from conjure.lm.models.shape import ModelConfig
-from conjure.lm.models.shape import Shape as DecoderShape
+from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.lm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def header_keys(config: ModelConfig) -> tuple[str, dict[str, Any], list[float] |
         ModelError: GGUF cannot describe this model.
     """
     names = {family.model_type: name for name, family in FAMILIES.items()}
-    if config.family not in names or not isinstance(config, DecoderShape):
+    if config.family not in names or not isinstance(config, Shape):
         raise ModelError(
             f"GGUF is written of {', '.join(names)} models, and this is a {config.family}",
             hint="--format safetensors",
@@ -68,7 +67,7 @@ def header_keys(config: ModelConfig) -> tuple[str, dict[str, Any], list[float] |
     return architecture, keys, divisors
 
 
-def _keys(architecture: str, config: DecoderShape) -> tuple[dict[str, Any], list[float] | None]:
+def _keys(architecture: str, config: Shape) -> tuple[dict[str, Any], list[float] | None]:
     keys: dict[str, Any] = {
         "context_length": config.context_length,
         "embedding_length": config.n_embd,
@@ -105,7 +104,7 @@ def _keys(architecture: str, config: DecoderShape) -> tuple[dict[str, Any], list
 
 
 def _check_says_the_same(
-    architecture: str, keys: Mapping[str, Any], divisors: list[float] | None, config: DecoderShape
+    architecture: str, keys: Mapping[str, Any], divisors: list[float] | None, config: Shape
 ) -> None:
     """Read the keys back as a file's, and compare.
 
@@ -144,10 +143,10 @@ def _excerpt(value: object) -> str:
 
 
 def _shape(
-    architecture: str, keys: Mapping[str, Any], divisors: list[float] | None, config: DecoderShape
-) -> Shape:
+    architecture: str, keys: Mapping[str, Any], divisors: list[float] | None, config: Shape
+) -> GGUFShape:
     named = {f"{architecture}.{key}": value for key, value in keys.items()}
-    return Shape.from_keys(
+    return GGUFShape.from_keys(
         {"general.architecture": architecture, **named},
         vocabulary=config.vocab_size,
         tied=config.tied,
@@ -156,7 +155,7 @@ def _shape(
 
 
 def stored_tensors(
-    config: DecoderShape, tensors: "Mapping[str, NDArray[np.float32]]"
+    config: Shape, tensors: "Mapping[str, NDArray[np.float32]]"
 ) -> "Iterator[tuple[str, str, NDArray[np.float32]]]":
     """Every tensor in GGUF's layout: its name there, its name in a checkpoint folder, its numbers."""
     import numpy as np

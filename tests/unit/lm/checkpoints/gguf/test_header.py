@@ -3,7 +3,7 @@
 import pytest
 
 from conjure.errors import ModelError
-from conjure.lm.checkpoints.gguf.header import Shape, llama3_divisors, llama3_scaling
+from conjure.lm.checkpoints.gguf.header import GGUFShape, llama3_divisors, llama3_scaling
 
 KEYS = {
     "general.architecture": "qwen2",
@@ -18,7 +18,7 @@ KEYS = {
 
 def shape(**changes):
     keys = {**KEYS, **{f"qwen2.{key.replace('__', '.')}": value for key, value in changes.items()}}
-    return Shape.from_keys(keys, vocabulary=100, tied=True, rope_divisors=None)
+    return GGUFShape.from_keys(keys, vocabulary=100, tied=True, rope_divisors=None)
 
 
 @pytest.mark.parametrize(
