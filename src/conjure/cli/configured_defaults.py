@@ -27,7 +27,7 @@ def configured_defaults(command: str) -> dict[str, Any]:
         return {}
     config = load_config(Home.from_environment(), current_folder())
     if command == "run":
-        return {"run": {name.replace("-", "_"): value for name, value in config.table("run").items()}}
+        return {"run": config.run_options()}
     _set_variables(config)
     if not config.is_set("model"):
         return {}

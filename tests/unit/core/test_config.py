@@ -59,7 +59,7 @@ def test_a_projects_file_is_looked_for_up_to_the_top_of_its_repository(project, 
 
 def test_what_is_set_in_a_table_is_given_as_it_is_used(home, project):
     home.config_file.write_text('[run]\ncpus = 2\npip = ["tqdm"]\nno-output = "*.tmp"\n')
-    assert load_config(home, project).table("run") == {
+    assert load_config(home, project).run_options() == {
         "cpus": 2.0,
         "pip": ("tqdm",),
         "no-output": ("*.tmp",),

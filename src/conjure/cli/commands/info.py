@@ -140,6 +140,8 @@ def _environment(record: RunRecord) -> Iterator[Fact]:
 
 def _asked(record: RunRecord) -> Iterator[Fact]:
     spec, needs = record.spec, record.spec.resources
+    if spec.sandbox:
+        yield "sandbox", "with network" if spec.network else "without network"
     amounts = [
         *([] if needs.cpus is None else [f"cpus {needs.cpus:g}"]),
         *([] if needs.gpus is None else [f"gpus {needs.gpus}"]),

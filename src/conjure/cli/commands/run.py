@@ -1,7 +1,7 @@
 """`conjure run`: put it in front of any command."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ _NOT_YET = {
 }
 
 
+def sandbox_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of the sandbox."""
+    for option in (
+        click.option("--network", is_flag=True, help="Let a sandboxed command reach the network."),
+        click.option(
+            "--sandbox/--no-sandbox",
+            default=False,
+            help="Hide home folders, other processes and the network; the system is read-only.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(
     cls=SavableCommand,
     context_settings={"allow_interspersed_args": False},
@@ -70,6 +84,7 @@ _NOT_YET = {
     "-c", "--commit", "--commit-ref", metavar="REF", help="Run this commit of the current repository."
 )
 @click.option("--committed", is_flag=True, help="Leave out uncommitted and untracked files.")
+@sandbox_options
 @click.option("-b", "--background", is_flag=True, help="Start the run and return at once.")
 @click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run.")
 @click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run.")
@@ -167,6 +182,8 @@ def _spec(home: Home, options: dict[str, Any], *, base: str) -> RunSpec:
         labels=options["label"],
         params=_params(options["param"]),
         idempotent=options["idempotent"],
+        sandbox=options["sandbox"],
+        network=options["network"],
     )
 
 

@@ -71,6 +71,8 @@ def _run_values(record: RunRecord) -> dict[str, Any]:
         "output": spec.output,
         "no-output": spec.no_output,
         "idempotent": spec.idempotent,
+        "sandbox": spec.sandbox,
+        "network": spec.network,
     }
 
 

@@ -5,16 +5,20 @@ sees to the command, the guard in `supervisor` to whatever it started); and when
 what it left running is ended too before the execution counts as over.
 """
 
+import errno
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from conjure.core.quoting import shell_words
 from conjure.runs.executors.base import Exit, Job, NotStartedError
+from conjure.runs.executors.sandbox import Sandbox, bwrap_arguments
 from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
 from conjure.runs.host.process import (
@@ -53,6 +57,27 @@ class LocalExecutor:
         Raises:
             NotStartedError: There is no such program, or it cannot be run.
         """
+        if job.sandbox is not None:
+            return self._start_sandboxed(job, job.sandbox)
+        process = self._open(job, job.arguments)
+        return LocalExecution(process, self._exclude, _meter(job), self._marks)
+
+    def _start_sandboxed(self, job: Job, sandbox: Sandbox) -> "LocalExecution":
+        _refuse_program(job, sandbox)
+        status, descriptor = os.pipe()
+        try:
+            arguments = bwrap_arguments(sandbox, job.arguments, job.folder, descriptor)
+            process = self._open(job, arguments, keep=(descriptor,))
+        except BaseException:
+            os.close(status)
+            raise
+        finally:
+            os.close(descriptor)
+        return SandboxedExecution(process, self._exclude, _meter(job), self._marks, status)
+
+    def _open(
+        self, job: Job, arguments: Sequence[str], *, keep: Sequence[int] = ()
+    ) -> subprocess.Popen[bytes]:
         supervisor = os.getpid()
         cgroup = None if self._marks is None else self._marks.cgroup
 
@@ -62,8 +87,8 @@ class LocalExecutor:
                 join_cgroup(cgroup)
 
         try:
-            process = subprocess.Popen(
-                job.arguments,
+            return subprocess.Popen(
+                arguments,
                 cwd=job.folder,
                 env=dict(job.variables),
                 stdin=subprocess.DEVNULL,
@@ -72,13 +97,33 @@ class LocalExecutor:
                 bufsize=0,
                 start_new_session=True,
                 preexec_fn=prepare,
+                pass_fds=keep,
             )
         except FileNotFoundError as error:
             raise NotStartedError(f"{job.arguments[0]}: {_why_not_found(job)}", 127) from error
         except OSError as error:
             raise NotStartedError(f"{job.arguments[0]}: {error.strerror}", 126) from error
-        own_gpus = gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, ""))
-        return LocalExecution(process, self._exclude, UsageMeter(own_gpus), self._marks)
+
+
+def _meter(job: Job) -> UsageMeter:
+    return UsageMeter(gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, "")))
+
+
+def _refuse_program(job: Job, sandbox: Sandbox) -> None:
+    """Say what a shell would of a program that cannot be run: bubblewrap's own words name neither.
+
+    Raises:
+        NotStartedError: There is no such program, or it cannot be run, or not be seen in the sandbox.
+    """
+    name = job.arguments[0]
+    search = job.variables.get("PATH", os.defpath)
+    path = str(job.folder / name) if "/" in name else shutil.which(name, os.F_OK, search)
+    if path is None or not os.path.exists(path):  # noqa: PTH110 - as it was typed
+        raise NotStartedError(f"{name}: {_why_not_found(job)}", 127)
+    if os.path.isdir(path) or not os.access(path, os.X_OK):  # noqa: PTH112
+        raise NotStartedError(f"{name}: {os.strerror(errno.EACCES)}", 126)
+    if not sandbox.shows(Path(path)):
+        raise NotStartedError(f"{name}: {path} cannot be seen in the sandbox", 127)
 
 
 def _why_not_found(job: Job) -> str:
@@ -185,10 +230,13 @@ class LocalExecution:
             return
         self._process.returncode = reaped.code  # it has been waited for: Popen must not try
         self._meter.note_peak(reaped.peak_memory_bytes)
-        self._main_exit = Exit(code=reaped.code) if reaped.code >= 0 else Exit(signal=-reaped.code)
+        self._main_exit = self._exit_from(reaped.code)
         if self._end_signal is not None:
             self._selector.unregister(self._end_signal)
             os.close(self._end_signal)
+
+    def _exit_from(self, code: int) -> Exit:
+        return Exit(code=code) if code >= 0 else Exit(signal=-code)
 
     def _nobody_left(self) -> bool:
         """Whether the command's descendants are gone; those that are not are asked to go, then made to."""
@@ -221,6 +269,63 @@ class LocalExecution:
                 os.killpg(self._process.pid, number)
         else:
             _send(self._family(), number)
+
+
+class SandboxedExecution(LocalExecution):
+    """A command in a sandbox; the process started is bubblewrap, with its init below it, then the command.
+
+    Args:
+        status: Read end of the pipe for bubblewrap's status.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        exclude: Callable[[Process], bool],
+        meter: UsageMeter,
+        marks: ProcessMarks | None,
+        status: int,
+    ) -> None:
+        super().__init__(process, exclude, meter, marks)
+        os.set_blocking(status, False)
+        self._status = status
+
+    def _exit_from(self, code: int) -> Exit:
+        """How the command ended: bubblewrap ends with its exit code, or with 128 and the signal's number."""
+        with os.fdopen(self._status, "rb") as pipe:
+            was_started = b'"exit-code"' in (pipe.read() or b"")
+        if code >= 0 and not was_started:
+            return Exit(code=127)
+        if code - 128 in signal.valid_signals():
+            return Exit(signal=code - 128)
+        return super()._exit_from(code)
+
+    def _signal_group(self, number: int) -> None:
+        """As for other commands, but bubblewrap is spared what the command may take its time for."""
+        if number != signal.SIGKILL and self._main_exit is None:
+            own = self._command_processes()
+            if own:
+                _send(own, number)
+                return
+        super()._signal_group(number)
+
+    def _command_processes(self) -> list[Process]:
+        """The processes of the command's own group; none before it has been started."""
+        bubblewrap = self._process.pid
+        found = self._family()
+        init = {process.pid for process in found if process.parent == bubblewrap}
+        return [
+            process
+            for process in found
+            if process.pid not in {bubblewrap, *init} and _group(process.pid) == bubblewrap
+        ]
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _send(processes: list[Process], number: int) -> None:

@@ -29,8 +29,10 @@ from conjure.runs.code import snapshot
 from conjure.runs.database.sqlite import KILL, STOP, Store
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
+from conjure.runs.environments.interpreter import find_current
 from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
 from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import raising
@@ -201,9 +203,11 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment) 
     """Start the command and watch it to its end."""
     record = run.store.get(run.number)
     arguments = to_arguments(fill_in(run.spec.command, run.spec.params))
-    job = Job(
-        arguments, place.folder, command_variables(run.home, record, place, environment, run.spec.variables)
-    )
+    variables = command_variables(run.home, record, place, environment, run.spec.variables)
+    job = Job(arguments, place.folder, variables)
+    if run.spec.sandbox:
+        with _ending_with(EndReason.BUILD_FAILED):
+            job = _sandboxed(run, job, environment, record)
     _end_if_wanted(run)
     run.store.move(run.number, RunStatus.RUNNING)
     run.marks.begin(f"{sha256_bytes(os.fsencode(run.home.root))[:12]}-{run.number}")
@@ -212,6 +216,24 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment) 
     except NotStartedError as error:
         run.log.note(str(error))
         return CommandResult(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
+
+
+def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
+    """The same command, in a sandbox."""
+    callers = {**os.environ, **run.spec.variables}
+    interpreter = find_current(run.home, callers, job.folder)
+    metrics = RunFolder(run.folder).metrics
+    metrics.touch(0o600)  # it is shown in the sandbox by itself, so it must be there
+    sandbox = sandbox_of(
+        run.home,
+        environment,
+        interpreter,
+        job.variables,
+        writable=[run.work, metrics],
+        mounted=[locate(run.home, each.source) for each in record.mounts if each.read_only],
+        network=run.spec.network,
+    )
+    return replace(job, variables=variables_inside(job.variables, interpreter), sandbox=sandbox)
 
 
 def _watch(run: RunContext, job: Job) -> CommandResult:

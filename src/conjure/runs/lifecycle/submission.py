@@ -20,6 +20,7 @@ from conjure.runs.artifacts.mount_sources import identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.sqlite import Store
 from conjure.runs.environments.local_packages import with_absolute_links
+from conjure.runs.executors.sandbox import require_sandbox
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.ownership import RunLock, open_store
 from conjure.runs.lifecycle.spawning import Launch, interrupts_held, request_of_this_process
@@ -71,6 +72,8 @@ def submit(
     with open_store(home) as store:
         refuse_own_folder(home, spec)
         refuse_impossible(spec.resources)
+        if spec.sandbox:
+            require_sandbox()
         mounts = resolve_mounts(home, store, spec.mounts)
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:

@@ -227,6 +227,8 @@ class RunSpec:
         labels: Names to find it by.
         params: ``:NAME:`` in the command is replaced by the value.
         idempotent: Reuse an equal run that completed.
+        sandbox: Hide the machine from the command, but for what it needs.
+        network: Let a sandboxed command reach the network.
         withheld: Of a spec as it is stored, what it does not hold because it was secret, as in ``command``
             and ``variables.API_KEY``; None for a spec that holds everything.
     """
@@ -247,6 +249,8 @@ class RunSpec:
     labels: tuple[str, ...] = ()
     params: Mapping[str, str] = field(default_factory=dict)
     idempotent: bool = False
+    sandbox: bool = False
+    network: bool = False
     withheld: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -263,6 +267,7 @@ class RunSpec:
             + self._mount_faults()
             + self._name_faults()
             + self._stop_faults()
+            + ["--network needs --sandbox"] * (self.network and not self.sandbox)
         )
         if faults:
             raise UsageError("; ".join(faults))
@@ -340,6 +345,8 @@ class RunSpec:
             "labels": list(safe.labels),
             "params": dict(safe.params),
             "idempotent": safe.idempotent,
+            "sandbox": safe.sandbox,
+            "network": safe.network,
             "withheld": None if safe.withheld is None else list(safe.withheld),
         }
 
@@ -349,7 +356,16 @@ class RunSpec:
         environment = dict(stored.get("environment", {}))
         environment["pip"] = tuple(environment.get("pip", ()))
         lists = ("command", "stop_conditions", "output", "no_output", "labels")
-        plain = ("kind", "timeout_s", "description", "variables", "params", "idempotent")
+        plain = (
+            "kind",
+            "timeout_s",
+            "description",
+            "variables",
+            "params",
+            "idempotent",
+            "sandbox",
+            "network",
+        )
         withheld = stored["withheld"] if "withheld" in stored else _starred(stored)
         return cls(
             withheld=None if withheld is None else tuple(withheld),
