@@ -7,8 +7,9 @@ named writable and the private folders; a folder named hidden is empty but for w
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from glob import glob
 from pathlib import Path
 
@@ -50,9 +51,8 @@ class Sandbox:
 
     def shows(self, path: Path) -> bool:
         """Whether a path of this machine can be seen in the sandbox."""
-        real = Path(os.path.realpath(path))
-        layers = _layers(self)
-        return _cover(real, layers) != _HIDE
+        layers = {layer.path: layer for layer in _layers(self)}
+        return _cover(_follow(path, {}), layers) != _HIDE
 
 
 def sandbox_fault() -> str | None:
@@ -153,41 +153,43 @@ def _private_folder(path: str, *, shared: bool) -> list[str]:
     return ["--perms", "1777" if shared else "0700", "--tmpfs", path]
 
 
-def _layers(sandbox: Sandbox) -> list[_Layer]:
+@lru_cache(maxsize=1)  # it is asked for twice: what can be seen, and how to make it so
+def _layers(sandbox: Sandbox) -> tuple[_Layer, ...]:
     """The mounts in the order in which they are made: what lies deeper comes later, and so lies on top."""
-    layers = [_Layer(path, _HIDE) for path in sandbox.hidden]
-    named = [(path, _OPEN) for path in sandbox.writable] + [(path, _SHOW) for path in sandbox.readable]
+    layers = {path: _Layer(path, _HIDE) for path in sandbox.hidden}
     wanted, links = set(), {}
-    for path, kind in named:
-        links.update(_links_on(path))
-        wanted.add((Path(os.path.realpath(path)), kind))
+    for paths, kind in ((sandbox.writable, _OPEN), (sandbox.readable, _SHOW)):
+        for path in paths:
+            real = _follow(path, links)
+            if real not in sandbox.hidden:  # it stays hidden, whoever would like to read all of it
+                wanted.add((real, kind))
     for path, kind in sorted(wanted, key=lambda each: (len(each[0].parts), each[1])):
-        if path in sandbox.hidden or not path.exists():
-            continue  # a hidden folder stays hidden, whoever would like to read all of it
-        covered = _cover(path, layers)
-        if kind == _OPEN or covered == _HIDE:
-            layers.append(_Layer(path, kind))
-    layers += [_Layer(link, _LINK, target) for link, target in links.items() if _cover(link, layers) == _HIDE]
-    return sorted(layers, key=lambda layer: (len(layer.path.parts), layer.kind != _HIDE))
+        if (kind == _OPEN or _cover(path, layers) == _HIDE) and path.exists():
+            layers[path] = _Layer(path, kind)
+    for link, target in links.items():
+        if _cover(link, layers) == _HIDE:
+            layers[link] = _Layer(link, _LINK, target)
+    return tuple(sorted(layers.values(), key=lambda layer: len(layer.path.parts)))
 
 
-def _cover(path: Path, layers: Iterable[_Layer]) -> str | None:
+def _cover(path: Path, layers: Mapping[Path, _Layer]) -> str | None:
     """The kind of the deepest layer that a path lies on; None for what is simply the machine's."""
-    above = [layer for layer in layers if path.is_relative_to(layer.path)]
-    return max(above, key=lambda layer: len(layer.path.parts)).kind if above else None
+    return next((layers[each].kind for each in (path, *path.parents) if each in layers), None)
 
 
-def _links_on(path: Path) -> Iterator[tuple[Path, str]]:
-    """The symbolic links on the way to a path, each by its real place, with what it says."""
-    rest = list(reversed(Path(os.path.abspath(path)).parts[1:]))  # noqa: PTH100 - resolves no links
-    here, links = Path("/"), 0
-    while rest and links < _MOST_LINKS:
-        here = here / rest.pop()
-        if not here.is_symlink():
+def _follow(path: Path, links: dict[Path, str]) -> Path:
+    """The real place of a path; the symbolic links on the way are noted, each with what it says."""
+    rest = os.path.abspath(path).split("/")[:0:-1]  # noqa: PTH100 - resolves no links
+    here, count = "", 0
+    while rest and count < _MOST_LINKS:
+        step = f"{here}/{rest.pop()}"
+        try:
+            target = os.readlink(step)  # noqa: PTH115 - as it is written
+        except OSError:  # no link
+            here = step
             continue
-        target = os.readlink(here)  # noqa: PTH115 - as it is written
-        yield here, target
-        links += 1
-        leads_to = os.path.normpath(here.parent / target)
-        rest += reversed(Path(leads_to).parts[1:])
-        here = Path("/")
+        links[Path(step)] = target
+        count += 1
+        rest += os.path.normpath(f"{here}/{target}" if target[:1] != "/" else target).split("/")[:0:-1]
+        here = ""
+    return Path(here or "/", *reversed(rest))
