@@ -129,3 +129,15 @@ def test_a_rerun_is_sandboxed_too(client):
     client.run("true", sandbox=True, network=True).wait()
     again = client.get(1).rerun().wait()
     assert (again.record.spec.sandbox, again.record.spec.network) == (True, True)
+
+
+def test_a_sandbox_that_cannot_be_made_is_said_in_one_sentence(client, monkeypatch, tmp_path):
+    bubblewrap = tmp_path / "bin" / "bwrap"
+    bubblewrap.parent.mkdir()
+    bubblewrap.write_text("#!/bin/sh\n[ -e trial-was-done ] && exec false\nexit 0\n")
+    bubblewrap.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bubblewrap.parent}:{os.environ['PATH']}")
+    run = client.run("echo ran", sandbox=True).wait()
+    assert run.record.ending.exit_code == 127
+    assert "bubblewrap could not start the command" in run.record.ending.message
+    assert list(run.logs()) == []

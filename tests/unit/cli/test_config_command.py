@@ -89,7 +89,8 @@ def test_a_wrong_file_stops_what_uses_it_and_nothing_else(call, here):
 def test_settings_are_defaults_of_options_that_exist(here, conjure_home):
     conjure_home.mkdir()
     (conjure_home / "config.toml").write_text(
-        'model = "gpt2"\nsandbox = true\n[run]\nbase = "none"\npython = "3.12"\npip = ["a"]\ncpus = 1\ngpus = 0\n'
+        'model = "gpt2"\nsandbox = true\n'
+        '[run]\nbase = "none"\npython = "3.12"\npip = ["a"]\ncpus = 1\ngpus = 0\n'
         'memory = "1GB"\n'
         'timeout = "1h"\noutput = ["*"]\nno-output = ["*.tmp"]\n'
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from conjure.core.quoting import shell_words
 from conjure.runs.executors.base import Exit, Job, NotStartedError
-from conjure.runs.executors.sandbox import Sandbox, bwrap_arguments
+from conjure.runs.executors.sandbox import Sandbox, bwrap_arguments, sandbox_fault
 from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
 from conjure.runs.host.process import (
@@ -289,16 +289,21 @@ class SandboxedExecution(LocalExecution):
         super().__init__(process, exclude, meter, marks)
         os.set_blocking(status, False)
         self._status = status
+        self._was_started = False
 
     def _exit_from(self, code: int) -> Exit:
         """How the command ended: bubblewrap ends with its exit code, or with 128 and the signal's number."""
         with os.fdopen(self._status, "rb") as pipe:
-            was_started = b'"exit-code"' in (pipe.read() or b"")
-        if code >= 0 and not was_started:
-            return Exit(code=127)
+            self._was_started = b'"exit-code"' in (pipe.read() or b"")
         if code - 128 in signal.valid_signals():
             return Exit(signal=code - 128)
         return super()._exit_from(code)
+
+    def _close(self) -> None:
+        super()._close()
+        if not self._was_started and self._main_exit is not None and self._main_exit.signal is None:
+            fault = sandbox_fault() or "bubblewrap could not start the command; the log has its words"
+            raise NotStartedError(fault, 127)
 
     def _signal_group(self, number: int) -> None:
         """As for other commands, but bubblewrap is spared what the command may take its time for."""
