@@ -21,7 +21,9 @@ from protocol import HeldOut, Material
 from conjure.compat.training import OldTraining, Training, read_blocks
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.language_model import load
-from conjure.lm.training.finetune import Finetuning
+from conjure.lm.training.events import StepDone
+from conjure.lm.training.finetune import train as tune
+from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 
 DATA = Path(__file__).parents[1] / "examples" / "jokes" / "jokes.csv"
@@ -66,14 +68,12 @@ def ours(material: Material, seed: int, precision: str = "auto") -> Trained:
             sample_every=0,
             precision=precision,
         )
-        tuning = Finetuning(request)
-        events = tuning.run()
+        events = tune(prepare(request))
         next(events)  # the evaluation before the first step
         started = time.perf_counter()
-        for _ in events:
-            pass
+        steps = sum(isinstance(event, StepDone) for event in events)
         seconds = time.perf_counter() - started
-        return Trained(material.measure(load(output).model), seconds, len(tuning.history.train))
+        return Trained(material.measure(load(output).model), seconds, steps)
 
 
 def rows(material: Material, seeds: list[int]) -> Iterator[str]:

@@ -19,7 +19,8 @@ from typing import Any
 from protocol import Material
 
 from conjure.lm.training.events import Evaluated, Finished
-from conjure.lm.training.finetune import Finetuning
+from conjure.lm.training.finetune import make_trainer
+from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 
 DATA = Path(__file__).parents[1] / "examples" / "jokes" / "jokes.csv"
@@ -41,7 +42,7 @@ def train(material: Material, settings: dict[str, Any]) -> Trained:
             data=[material.data], model=material.model, output=Path(folder) / "output", **settings
         )
         # The loop itself: no samples, no report, no checkpoint.
-        trainer = Finetuning(request)._make_trainer()
+        trainer = make_trainer(prepare(request))
         started = time.perf_counter()
         best, step = material.measure(material.base.model).separate, 0
         for event in trainer.run():

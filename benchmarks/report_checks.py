@@ -32,7 +32,8 @@ from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
-from conjure.lm.training.finetune import Finetuning, finetune
+from conjure.lm.training.finetune import finetune, run_training
+from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 
 TRAININGS = 40
@@ -100,9 +101,7 @@ def _tune(folder: Path, texts: Sequence[str], rate: float, steps: int, seed: int
     request = FinetuneRequest(
         data=[path], output=folder / "tuned", schedule="constant", sample_every=0, seed=seed, **options
     )
-    tuning = Finetuning(request)
-    for _ in tuning.run():
-        pass
+    run_training(prepare(request))
     return load(folder / "tuned")
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from machine import facts
 
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process_usage import measure
 from conjure.runs.scheduling.scheduler_start import scheduler_of
@@ -155,7 +155,7 @@ def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
         tuple(_gaps(home, conjure, max(repeats, 3))),
     )
     while True:  # what is left is of no interest
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             left = [str(number) for number in sorted(store.active_numbers(), reverse=True)]
         if not left:
             break
@@ -165,7 +165,7 @@ def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
 def _drained(home: Home) -> list[RunRecord]:
     """The records of the runs after the first, once all have ended."""
     while True:
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             if not store.active_numbers():
                 return [record for record in store.select() if record.number > 1]
         time.sleep(1.0)
@@ -189,7 +189,7 @@ def _cost_of_waiting(home: Home) -> tuple[float, float]:
 def _gaps(home: Home, conjure: Callable[..., float], repeats: int) -> Iterator[float]:
     """End all that has started, again and again, and see when the next one starts."""
     for _ in range(repeats):
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             going_on = [claim.number for claim in store.claims() if claim.started]
             conjure("kill", *map(str, going_on))
             ended = min(store.get(number).facts.ended_at or 0 for number in going_on)
@@ -230,7 +230,7 @@ def _saving(home: Home, conjure: Callable[..., float], folder: Path, repeats: in
     saving, hashing, copying = [], [], []
     for _ in range(repeats):
         conjure("run", f"head -c {OUTPUT_BYTES} /dev/urandom > output.bin")
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             record = store.select()[0]
         entered, ended = record.facts.entered, record.facts.ended_at
         saving.append((ended or 0) - entered[PHASES[-1]])
@@ -296,7 +296,7 @@ def _record_runs(home: Home, count: int) -> None:
     packages = {f"package-{number}": f"{number}.0" for number in range(100)}
     environment = EnvironmentFacts("0" * 32, "/usr/bin/python3", packages)
     now = time.time()
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         first = (store.newest_number() or 0) + 1
         for number in range(first, first + count):
             entered = {phase: now - 3600 + place for place, phase in enumerate(PHASES)}
@@ -326,7 +326,7 @@ def _write_folder(home: Home, record: RunRecord) -> None:
 def _remove_many(home: Home, conjure: Callable[..., float]) -> float:
     line = f"for i in range({MANY_FILES}): open(f'{{i}}', 'w').close()"
     conjure("run", "python3", "-c", line)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         number = store.newest_number()
     return conjure("rm", "-f", f"runs/{number}")
 

@@ -8,7 +8,8 @@ import psutil
 from exchange import answer, task
 
 from conjure.lm.training.events import StepDone
-from conjure.lm.training.finetune import Finetuning
+from conjure.lm.training.finetune import train
+from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 
 
@@ -23,7 +24,7 @@ def main() -> None:
             block_size=assigned["block"],
             max_steps=1,
         )
-        for event in Finetuning(request).run():
+        for event in train(prepare(request)):
             if isinstance(event, StepDone):
                 answer(first_step=time.time() - psutil.Process().create_time())
                 return

@@ -13,10 +13,12 @@ from conjure.core.config import load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError
+from conjure.recipes.finetune_specs import finetune_spec
+from conjure.recipes.generation_specs import generate_spec, score_spec
+from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions
 from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
-from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import KILL, STOP
+from conjure.runs.database.base import KILL, STOP, RunFilter
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
@@ -229,7 +231,120 @@ class Client:
             ConjureError: It cannot be submitted; the message says why.
         """
         words = (command,) if isinstance(command, str) else tuple(command)
-        return Run(self.home, submit(self.home, _spec(self.home, words, options)).record.number)
+        return self._submit(_spec(self.home, words, options))
+
+    def finetune(
+        self,
+        data: str | Path | Sequence[str | Path],
+        *,
+        model: str | Path = "sprite",
+        description: str = "",
+        labels: Sequence[str] = (),
+        **options: Unpack[FinetuneOptions],
+    ) -> Run:
+        """Submit a fine-tune as a run, as ``conjure finetune`` does; it continues in the background.
+
+        Its checkpoint is ``output`` among the run's outputs, its report ``report.html``.
+
+        Args:
+            data: Files, folders or resources (``runs/2/data.csv``).
+            model: Model to start from: a name, a folder or a run (``runs/3``).
+            description: Description of the run.
+            labels: Names to find the run by.
+            **options: The options of ``conjure finetune``, with underscores; see `FinetuneOptions`.
+
+        Raises:
+            ConjureError: It cannot be submitted; the message says why.
+        """
+        # Imports numpy and tokenizers, which the rest of a client does without.
+        from conjure.recipes.request_checks import check_finetune
+
+        names = _names(data)
+        check_finetune(self.home, names, str(model), options)
+        spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
+        return self._submit(spec)
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        model: str | Path = "sprite",
+        prompt_file: str | Path | None = None,
+        description: str = "",
+        labels: Sequence[str] = (),
+        **options: Unpack[GenerateOptions],
+    ) -> Run:
+        """Submit a generation as a run, as ``conjure generate --save`` does; its output is ``samples.json``.
+
+        Args:
+            prompt: What the text continues, exactly.
+            model: A name, a folder or a run (``runs/3``).
+            prompt_file: A file with a prompt on each line, in place of `prompt`.
+            description: Description of the run.
+            labels: Names to find the run by.
+            **options: The options of ``conjure generate``, with underscores; see `GenerateOptions`.
+
+        Raises:
+            ConjureError: It cannot be submitted; the message says why.
+        """
+        # As for `finetune`.
+        from conjure.recipes.request_checks import check_generate
+
+        spec = generate_spec(
+            self.home,
+            prompt,
+            str(model),
+            check_generate([prompt], options),
+            prompt_file=prompt_file,
+            description=description,
+            labels=labels,
+        )
+        return self._submit(spec)
+
+    def score(
+        self,
+        text: str | None = None,
+        *,
+        files: str | Path | Sequence[str | Path] = (),
+        model: str | Path | Sequence[str | Path] = "sprite",
+        description: str = "",
+        labels: Sequence[str] = (),
+        **options: Unpack[ScoreOptions],
+    ) -> Run:
+        """Submit a scoring as a run, as ``conjure score --save`` does; its output is ``score.json``.
+
+        Args:
+            text: The text to score.
+            files: Files, folders or resources to score in place of a text.
+            model: A name, a folder or a run (``runs/3``); two of them are compared.
+            description: Description of the run.
+            labels: Names to find the run by.
+            **options: The options of ``conjure score``, with underscores; see `ScoreOptions`.
+
+        Raises:
+            ConjureError: It cannot be submitted; the message says why.
+        """
+        # As for `finetune`.
+        from conjure.recipes.request_checks import check_score
+
+        names, models = _names(files), _names(model)
+        if (text is None) == (not names):
+            raise UsageError("score takes either a text or files", hint='client.score("a text")')
+        check_score(self.home, names, models, options)
+        given = names if text is None else [text]
+        spec = score_spec(
+            self.home,
+            given,
+            models,
+            options,
+            files=text is None,
+            description=description,
+            labels=labels,
+        )
+        return self._submit(spec)
+
+    def _submit(self, spec: RunSpec) -> Run:
+        return Run(self.home, submit(self.home, spec).record.number)
 
     def get(self, number: int) -> Run:
         """A run by its number.
@@ -248,6 +363,11 @@ class Client:
         with open_store(self.home) as store:
             found = store.select(RunFilter(limit=limit, statuses=statuses, labels=tuple(labels)))
         return [Run(self.home, record.number) for record in found]
+
+
+def _names(given: str | Path | Sequence[str | Path]) -> list[str]:
+    """Names of one thing or of several."""
+    return [str(given)] if isinstance(given, str | Path) else list(map(str, given))
 
 
 def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:

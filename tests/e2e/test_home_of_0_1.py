@@ -13,7 +13,7 @@ import pytest
 
 import conjure as public
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from support.old_conjure import unpack_home
 from support.repositories import read_files
 from support.terminal import CONJURE, conjure
@@ -106,7 +106,7 @@ def test_logs_and_metrics_are_read(home):
     assert [float(row["value"]) for row in rows] == [1 / 3, 2 / 3, 1.0]
     points = json.loads(succeed("metrics", "4", "--json"))
     assert {point["name"] for point in points} >= {"loss", "held_out_loss"}
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         assert store.summaries(1)["share"].last_value == 1.0
         assert store.summaries(1)["share"].points == 3
         assert store.latest_values([4])[4]["held_out_loss"] > 0
@@ -280,13 +280,13 @@ def test_the_schema_only_grows_and_opening_it_again_changes_nothing(home):
 
     old_steps, old_columns = schema(home.database)
     assert [step[0] for step in old_steps] == [1, 2, 3]
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         records = store.select()
     steps, columns = schema(home.database)
     assert steps[:3] == old_steps
     # A supervisor of 0.1.0 that is still running writes these.
     assert columns >= old_columns
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         assert store.select() == records
     assert schema(home.database) == (steps, columns)
 

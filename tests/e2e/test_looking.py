@@ -14,7 +14,7 @@ import pytest
 
 from conjure.cli.main import COMMANDS, _run
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from support.repositories import make_repository, write_files
 from support.terminal import CONJURE, Terminal, conjure, environment
 
@@ -224,7 +224,7 @@ class TestInfo:
 
     def test_json(self, read, home: Home) -> None:
         info = read("info", "2")
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             record = json.loads(json.dumps(store.get(2).to_dict()))
         assert {name: info[name] for name in record} == record
         assert info["metrics"]["loss"]["highest"] == 1.0
@@ -460,7 +460,7 @@ class TestDoctor:
         )
         while not (home.run_folder(9) / "work/up").exists():
             time.sleep(0.02)
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             owner = store.get(9).owner
         assert owner is not None
         os.kill(owner.pid, signal.SIGKILL)
@@ -478,8 +478,8 @@ class TestDoctor:
 @pytest.mark.usefixtures("home")
 def test_names_that_are_not_utf_8_do_not_end_a_listing(home: Home) -> None:
     odd = """SET spec = json_set(spec, '$.variables', json('{"A": "caf\\udce9"}')) WHERE number = 1"""
-    with Store.open(home) as store, store._transaction():
-        store._connection.execute(f"UPDATE runs {odd}")
+    with SqliteDatabase.open(home) as store, store._session.transaction():
+        store._session.connection.execute(f"UPDATE runs {odd}")
     for arguments in (["info", "1"], ["info", "1", "--json"], ["diff", "1", "2", "--json"]):
         done = conjure(*arguments)
         assert (done.returncode, done.stderr) == (0, "")

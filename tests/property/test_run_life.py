@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import MOVES, PHASES, Ending, EndReason, IllegalMoveError, RunStatus
 from support.casting import add_run
 
@@ -26,7 +26,7 @@ class RunLives(RuleBasedStateMachine):
         super().__init__()
         self._folder = tempfile.TemporaryDirectory(dir=IN_MEMORY)
         self.home = Home(Path(self._folder.name) / "home")
-        self.store = Store.open(self.home)
+        self.store = SqliteDatabase.open(self.home)
         self.status: dict[int, RunStatus] = {}
 
     @rule(target=runs)
@@ -51,24 +51,24 @@ class RunLives(RuleBasedStateMachine):
         except IllegalMoveError:
             return
         if reason.status in MOVES[self.status[number]]:
-            record = self.store.close(number, ending)
+            record = self.store.end_run(number, ending)
             self.status[number] = reason.status
             assert record.ending == ending
         else:
-            self._must_refuse(lambda: self.store.close(number, ending))
+            self._must_refuse(lambda: self.store.end_run(number, ending))
 
     @rule()
     def open_again(self):
-        self.store.close_connection()
-        self.store = Store.open(self.home)
+        self.store.close()
+        self.store = SqliteDatabase.open(self.home)
 
     @rule()
     def lose_the_database(self):
         """What went on is taken up from its beginning; what had ended stays as it ended."""
-        self.store.close_connection()
+        self.store.close()
         for path in self.home.root.glob("conjure.db*"):
             path.unlink()
-        self.store = Store.open(self.home)
+        self.store = SqliteDatabase.open(self.home)
         for number, status in self.status.items():
             self.status[number] = status if status.is_final else RunStatus.REQUESTED
 
@@ -97,7 +97,7 @@ class RunLives(RuleBasedStateMachine):
         raise AssertionError("an illegal move was made")
 
     def teardown(self):
-        self.store.close_connection()
+        self.store.close()
         self._folder.cleanup()
 
 

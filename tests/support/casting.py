@@ -8,7 +8,8 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.python_api import Client, Run
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import Process, look_at
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
@@ -20,7 +21,7 @@ OWNER = Owner("host", "boot", 1, "1")
 _PATIENCE_S = 60.0
 
 
-def add_run(store: Store, command: str = "true", **spec: object) -> RunRecord:
+def add_run(store: Database, command: str = "true", **spec: object) -> RunRecord:
     """A run that was only asked for: a row and a folder, no process."""
     return store.create_run(
         RunSpec(command=(command,), folder=Path("/code"), **spec),
@@ -29,17 +30,17 @@ def add_run(store: Store, command: str = "true", **spec: object) -> RunRecord:
     )
 
 
-def advance(store: Store, number: int, to: RunStatus) -> None:
+def advance(store: Database, number: int, to: RunStatus) -> None:
     """Move a run through its phases up to one, as its supervisor would, which also begins the log."""
     (store.home.run_folder(number) / LOG_FILE).touch()
     for phase in PHASES[1 : PHASES.index(to) + 1]:
         store.move(number, phase)
 
 
-def finish(store: Store, number: int, ending: Ending) -> RunRecord:
+def finish(store: Database, number: int, ending: Ending) -> RunRecord:
     """Take a run that was only asked for to this ending."""
     advance(store, number, RunStatus.SAVING)
-    return store.close(number, ending)
+    return store.end_run(number, ending)
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -53,21 +54,21 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 def wait_for_status(run: Run, *statuses: RunStatus) -> RunRecord:
     """Wait until a run has one of the statuses; without closing abandoned runs, as a command would."""
-    with Store.open(run.home) as store:
+    with SqliteDatabase.open(run.home) as store:
         wait_until(lambda: store.get(run.number).status in statuses, f"run {run.number} {statuses}")
         return store.get(run.number)
 
 
 def supervisor_of(run: Run) -> Process:
     """The supervisor's process, once it has taken over from the caller."""
-    with Store.open(run.home) as store:
+    with SqliteDatabase.open(run.home) as store:
         wait_until(lambda: _owner(store, run.number) != os.getpid(), "a supervisor")
         process = look_at(_owner(store, run.number))
     assert process is not None
     return process
 
 
-def _owner(store: Store, number: int) -> int:
+def _owner(store: Database, number: int) -> int:
     owner = store.get(number).owner
     assert owner is not None
     return owner.pid
@@ -97,7 +98,7 @@ def ending_runs(home: Home) -> Iterator[Client]:
     try:
         yield client
     finally:
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             going_on = [record.number for record in store.active()]
         for number in going_on:
             Run(home, number).kill()

@@ -27,6 +27,7 @@ _CARRIERS = ("run", "rerun")
 # verb -> (section of --help, one line of help); the code is `command` in conjure/cli/commands/<verb>.py
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("Run commands", "Run a command as a numbered, isolated, recorded run."),
+    "sweep": ("Run commands", "Run a command with many parameter values and rank the results."),
     "rerun": ("Run commands", "Repeat a run with the same code, environment and command."),
     "ps": ("Look at runs", "List runs."),
     "info": ("Look at runs", "Show the details of a run."),
@@ -66,6 +67,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+# What a command is called elsewhere.
+_ALIASES = {"hyper": "sweep"}
+
 # Commands with options whose defaults can be set.
 CONFIGURED = ("run", "generate", "finetune", "score", "data", "demo", "export", "report", "models")
 
@@ -85,6 +89,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The verb's command, imported now; None for an unknown one."""
+        cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         return import_module(f"conjure.cli.commands.{cmd_name}").command
@@ -94,7 +99,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, but an unknown verb is answered with the nearest known ones."""
         name = args[0]
-        if name not in COMMANDS:
+        if name not in COMMANDS and name not in _ALIASES:
             near = near_names(name, COMMANDS)
             hint = f"did you mean {' or '.join(f'`conjure {verb}`' for verb in near)}?" if near else None
             ctx.fail(f"there is no command {name!r}{f'; {hint}' if hint else ''}")

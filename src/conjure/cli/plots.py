@@ -1,11 +1,11 @@
-"""Curves in a terminal.
+"""Curves and points in a terminal.
 
-Main entry: `show_curve`. Invariant: a curve is no larger than the terminal, however many points it has, and
-has no colours elsewhere.
+Main entries: `show_curve`, `show_points`. Invariant: a curve is no larger than the terminal, however many
+points it has, and has no colours elsewhere.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from string import ascii_lowercase
 
@@ -18,6 +18,7 @@ _SMALLEST = (30, 8)
 _TALLEST = 24
 _OUTERMOST = 1e300  # values are drawn no further out, so that the distance between two is still a float
 _LETTERS = ascii_lowercase
+_MOST_TICKS = 5
 _REST = 2  # lines that plotext leaves free below
 
 
@@ -60,3 +61,35 @@ def _ticks(curves: Iterable[Series]) -> list[int]:
     steps = [step for series in curves for step in (min(series.steps), max(series.steps))]
     first, last = min(steps), max(steps)
     return sorted({first + (last - first) * part // 4 for part in range(5)})
+
+
+def show_points(
+    title: str, positions: Sequence[float], values: Sequence[float], names: Sequence[str]
+) -> None:
+    """Draw values over positions as points on stdout.
+
+    Args:
+        title: Above it.
+        positions: Where each value stands, from left to right.
+        values: The values.
+        names: What stands below each position.
+    """
+    from plotext import figure  # half a tenth of a second that only plots need
+
+    columns, _ = shutil.get_terminal_size()
+    figure.clear()
+    figure.theme("simple" if on_terminal() else "colorless")
+    figure.plot_size(max(columns, _SMALLEST[0]), 2 * _SMALLEST[1])
+    figure.draw(figure.signal(list(positions), list(values), marker="o"))
+    figure.title(visible(title))
+    labels = dict(zip(positions, names, strict=True))
+    ticks = _spread(sorted(labels))
+    figure.ruler("x").ticks(ticks, [visible(labels[tick]) for tick in ticks])
+    click.echo(figure.build().string(not on_terminal()), nl=False)
+
+
+def _spread(positions: list[float]) -> list[float]:
+    """So many of the positions that their names have room."""
+    if len(positions) <= _MOST_TICKS:
+        return positions
+    return [positions[place * (len(positions) - 1) // (_MOST_TICKS - 1)] for place in range(_MOST_TICKS)]

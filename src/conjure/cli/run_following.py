@@ -10,7 +10,7 @@ from conjure.cli.render import write_json
 from conjure.cli.transcript import Transcript, cancel, ended, follow_run
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.database.sqlite import STOP
+from conjure.runs.database.base import STOP
 from conjure.runs.lifecycle.log_following import wait_for_end
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.spawning import interrupts_held

@@ -10,7 +10,7 @@ import click
 from conjure.cli.render import StatusLine, write_json
 from conjure.cli.transcript import ended
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import STOP
+from conjure.runs.database.base import STOP
 from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.schema.record import RunRecord
 

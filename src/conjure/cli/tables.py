@@ -7,6 +7,7 @@ drawn, each row is one line, and rich is not imported.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -99,6 +100,13 @@ def _padded(texts: Sequence[str], *, to_the_right: bool) -> list[str]:
 def _show_drawn(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     # A tenth of a second to import, which only a terminal has use for.
     from rich.console import Console
+
+    Console().print(drawn_table(columns, rows))
+
+
+def drawn_table(columns: Sequence[Column], rows: Iterable[Row]) -> Any:
+    """The table as rich draws it, for who shows it again and again."""
+    # As above.
     from rich.table import Table
     from rich.text import Text
 
@@ -112,4 +120,4 @@ def _show_drawn(columns: Sequence[Column], rows: Iterable[Row]) -> None:
             for cell in map(_cell, row)
         )
         table.add_row(*texts)
-    Console().print(table)
+    return table

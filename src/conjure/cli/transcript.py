@@ -16,7 +16,7 @@ import click
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
 from conjure.recipes.report import learned_nothing
-from conjure.runs.database.sqlite import KILL, STOP
+from conjure.runs.database.base import KILL, STOP
 from conjure.runs.lifecycle.log_following import Ended, Entered, Event, Found, Printed, Queued, follow
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.spawning import interrupts_held
@@ -322,6 +322,8 @@ def _how(record: RunRecord) -> str:
         return f"exit {ending.exit_code}"
     if ending.reason is EndReason.SIGNALLED and ending.signal is not None:
         return f"signal {ending.signal}, {signal.strsignal(ending.signal)}"
+    if ending.reason is EndReason.PRUNED:
+        return "pruned"
     if ending.reason in (EndReason.TIMEOUT, EndReason.STOP_CONDITION):
         return f"{str(ending.reason).replace('_', ' ')}: {ending.message}"
     message = ending.message or ""

@@ -104,6 +104,11 @@ class Home:
         return self.root / "scheduler.log"
 
     @property
+    def sweeps(self) -> Path:
+        """The locks and logs of the processes that drive sweeps."""
+        return self.root / "sweeps"
+
+    @property
     def models(self) -> Path:
         """Models made from GGUF files, one folder per digest of the file."""
         return self.root / "models"

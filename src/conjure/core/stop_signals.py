@@ -13,8 +13,11 @@ from types import FrameType
 
 
 @contextmanager
-def stopping_in_order(stop: Callable[[], object]) -> Iterator[list[int]]:
+def stopping_in_order(stop: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
     """Call `stop` on the first ^C or SIGTERM, and let the second end the process as ever.
+
+    Args:
+        stop: Called in the signal handler; not needed by who looks at the signals that came.
 
     Yields:
         The signals that came, so far none or one.

@@ -15,7 +15,7 @@ from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, is_resource, reso
 from conjure.recipes.run_specs import MODEL_MOUNT
 from conjure.runs.artifacts.mount_sources import locate
 from conjure.runs.artifacts.resource_paths import parse
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
 
@@ -57,7 +57,7 @@ def _checkpoint(home: Home, number: int) -> Path:
     return folder
 
 
-def _trainings(home: Home, store: Store, number: int) -> tuple[Training, ...]:
+def _trainings(home: Home, store: Database, number: int) -> tuple[Training, ...]:
     """What a run's model was trained on, what it started from first."""
     record = store.get(number)
     if record.spec.kind != "finetune":

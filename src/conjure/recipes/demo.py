@@ -11,7 +11,9 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.recipes.finetune_specs import finetune_spec
-from conjure.recipes.run_specs import Inputs, own_path, recorded
+from conjure.recipes.generation_specs import generate_spec
+from conjure.recipes.options import GenerateOptions
+from conjure.recipes.run_specs import own_path
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 EPOCHS = 10
@@ -62,18 +64,15 @@ def story(home: Home) -> Generator[Step, int, None]:
             description="jokes.csv as text",
         ),
     )
-    options = ["--split=lines", f"--epochs={EPOCHS}"]
     tuned = yield Step(
         f"Fine-tune on it for {EPOCHS} epochs",
         f"conjure finetune runs/{data}/data.txt --split lines --epochs {EPOCHS}",
-        finetune_spec(home, [f"runs/{data}/data.txt"], "sprite", options),
+        finetune_spec(home, [f"runs/{data}/data.txt"], "sprite", {"split": "lines", "epochs": EPOCHS}),
     )
     yield _sample(home, f"runs/{tuned}", f"Sample again, with the seeds of run {first}")
 
 
 def _sample(home: Home, model: str, title: str) -> Step:
-    inputs = Inputs(home)
-    settings = ["-n", str(SAMPLES), "--length", str(LENGTH), "--seed", str(SEED)]
-    words = ["--model", inputs.model(model), *settings, "--output", "samples.json"]
-    command = f"conjure generate --model {model} {' '.join(settings)} --save"
-    return Step(title, command, recorded("generate", words, inputs.mounts))
+    command = f"conjure generate --model {model} -n {SAMPLES} --length {LENGTH} --seed {SEED} --save"
+    options: GenerateOptions = {"num_samples": SAMPLES, "max_new_tokens": LENGTH, "seed": SEED}
+    return Step(title, command, generate_spec(home, "", model, options))

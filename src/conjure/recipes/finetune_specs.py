@@ -4,12 +4,13 @@ Main entries: `finetune_spec`, `resumed_spec`. Invariant: `resumed_spec` repeats
 run's command word for word; only then can training go on from its state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import UsageError
+from conjure.recipes.options import FinetuneOptions, option_words
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
 from conjure.recipes.run_specs import Inputs, recorded
 from conjure.runs.artifacts.resource_paths import parse
@@ -24,9 +25,9 @@ def finetune_spec(
     home: Home,
     data: Sequence[str],
     model: str,
-    options: Sequence[str],
+    options: FinetuneOptions,
     *,
-    validation: str | None = None,
+    placeholders: Mapping[str, str] | None = None,
     description: str = "",
     labels: Sequence[str] = (),
 ) -> RunSpec:
@@ -36,8 +37,8 @@ def finetune_spec(
         home: Where conjure keeps things.
         data: Files, folders and resources.
         model: Name, folder or resource.
-        options: Further words of ``conjure finetune``, as they were typed.
-        validation: File or resource to measure on.
+        options: What else is asked.
+        placeholders: Options whose values are texts with ``:NAME:`` in them, for the run's params.
         description: What the run is for.
         labels: Names to find it by.
 
@@ -45,9 +46,12 @@ def finetune_spec(
         ConjureError: A resource is not there, or cannot be used so.
     """
     inputs = Inputs(home)
-    words = [*(inputs.data(name) for name in data), "--model", inputs.model(model), *options]
+    words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
+    words += option_words({name: value for name, value in options.items() if name != "validation"})
+    validation = options.get("validation")
     if validation is not None:
-        words.append(f"--validation={inputs.data(validation)}")
+        words.append(f"--validation={inputs.data(str(validation))}")
+    words += option_words(placeholders or {})
     return recorded("finetune", words, inputs.mounts, description=description, labels=labels)
 
 

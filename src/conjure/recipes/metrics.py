@@ -4,12 +4,12 @@ Main entries: `report_metrics` as it goes, `report_result` at the end. Invariant
 nothing.
 """
 
-from conjure.lm.training.events import Evaluated, StepDone
+from conjure.lm.training.events import Evaluated, StepDone, TuningEvent
 from conjure.lm.training.finetune import FinetuneResult
 from conjure.reporting import log_metric
 
 
-def report_metrics(event: object) -> None:
+def report_metrics(event: TuningEvent) -> None:
     """Hand what an event tells to the run this process belongs to, if to any."""
     if isinstance(event, StepDone):
         log_metric("loss", event.loss, step=event.step)

@@ -9,7 +9,7 @@ from typing import Any
 
 from conjure.lm import language_model
 from conjure.lm.training import finetune as tuning
-from conjure.lm.training.events import Event
+from conjure.lm.training.events import TuningEvent
 from conjure.recipes.resource_lookup import data_path, model_lookup
 
 
@@ -31,7 +31,7 @@ def finetune(
     *,
     output: str | Path,
     model: str | Path = "sprite",
-    on_event: Callable[[Event | tuning.Sampled | tuning.Saved], None] | None = None,
+    on_event: Callable[[TuningEvent], None] | None = None,
     **options: Any,
 ) -> tuning.FinetuneResult:
     """Tune a model on text; see `conjure.lm.training.finetune.finetune` for all it takes and gives.

@@ -70,11 +70,15 @@ def model_lookup(name: str) -> Path | None:
     return resolve_resource(home, checkpoint_resource(home, name))
 
 
-def data_path(name: str) -> str:
+def data_path(name: str, home: Home | None = None) -> str:
     """The path of data that may be a resource; anything else as it is.
+
+    Args:
+        name: A file, a folder or a resource.
+        home: Where conjure keeps things; the environment's if None.
 
     Raises:
         NotFoundError: It is a resource, and not there.
     """
-    home = Home.from_environment()
+    home = Home.from_environment() if home is None else home
     return str(resolve_resource(home, name)) if is_resource(home, name) else name

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 from conjure.python_api import Client, Run
-from conjure.runs.database.sqlite import Store, read_record
+from conjure.runs.database.record_files import read_record
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import family, look_at
 from conjure.runs.lifecycle import stop_requests as termination
 from conjure.runs.lifecycle.ownership import open_store
@@ -199,12 +200,14 @@ def test_a_restarted_machine_and_a_database_from_before_its_end(client, home):
     run = client.run("echo made > made.txt").wait(check=True)
     ended = run.record
     # As after a power cut: the folder has the end, the database has lost it.
-    with Store.open(home) as store:
-        store._connection.execute("UPDATE runs SET end_reason = NULL, saving_at = NULL WHERE number = 1")
+    with SqliteDatabase.open(home) as store:
+        store._session.connection.execute(
+            "UPDATE runs SET end_reason = NULL, saving_at = NULL WHERE number = 1"
+        )
         assert store.get(1).status is RunStatus.RUNNING
     assert run.record == ended
     # And a run of another boot, without an end anywhere.
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         other = store.create_run(
             ended.spec,
             Owner(ended.owner.host_id, "another-boot", 1, "1"),
@@ -216,7 +219,7 @@ def test_a_restarted_machine_and_a_database_from_before_its_end(client, home):
 
 
 def test_a_run_of_another_machine_is_never_closed_from_here(client, home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         spec = client.run("true").wait().record.spec
         other = store.create_run(
             spec, Owner("elsewhere", "boot", 1, "1"), lambda number: home.run_folder(number).mkdir()

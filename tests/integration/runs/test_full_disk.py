@@ -11,8 +11,8 @@ import pytest
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.python_api import Client
-from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import read_record
+from conjure.runs.database.base import RunFilter
+from conjure.runs.database.record_files import read_record
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.maintenance.doctor import examine
@@ -124,7 +124,7 @@ def test_a_home_that_cannot_be_made_is_one_sentence():
 def test_the_record_of_an_abandoned_run_waits_for_room(client, disk):
     with open_store(client.home) as store:
         number = add_run(store).number
-        store._connection.execute("UPDATE runs SET owner = NULL")
+        store._session.connection.execute("UPDATE runs SET owner = NULL")
     reserve = fill(disk)
     assert client.get(number).status is RunStatus.INTERRUPTED  # nobody carries it, written or not
     assert client.get(number).wait().status is RunStatus.INTERRUPTED
@@ -201,7 +201,7 @@ def test_a_run_that_takes_all_room_itself_does_not_stay_in_saving(client, disk, 
 def test_what_is_not_written_down_is_told_in_lists_too(client, disk):
     with open_store(client.home) as store:
         number = add_run(store).number
-        store._connection.execute("UPDATE runs SET owner = NULL")
+        store._session.connection.execute("UPDATE runs SET owner = NULL")
         finish(store, add_run(store).number, Ending(EndReason.COMPLETED, 0))
     reserve = fill(disk)
     with open_store(client.home) as store:

@@ -8,7 +8,9 @@ import pytest
 from conjure.errors import ConflictError, NotFoundError, RunFailedError, UsageError
 from conjure.python_api import Run
 from conjure.runs.artifacts.resource_paths import resolve
-from conjure.runs.database.sqlite import STOP, Store, read_record
+from conjure.runs.database.base import STOP
+from conjure.runs.database.record_files import read_record
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
@@ -310,7 +312,7 @@ def test_a_stop_before_the_command_starts_saves_nothing(client, home):
     first = client.run(f"sleep {nap(87666)}", cpus=every)
     wait_for_status(first, RunStatus.RUNNING)
     queued = client.run("touch made", cpus=every)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         store.request_end(queued.number, STOP)
     queued.wait()
     assert (queued.status, queued.exit_code) == ("stopped", None)

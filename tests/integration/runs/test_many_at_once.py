@@ -7,7 +7,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.python_api import Client
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import with_variables
 from conjure.runs.schema.status import RunStatus
 from support.casting import add_run, wait_until
@@ -55,7 +55,7 @@ def test_a_new_home_is_opened_by_many_at_once(tmp_path):
     home = Home(tmp_path / "new")
 
     def open_and_ask(_turn):
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             return [add_run(store).number for _ in range(10)]
 
     with ThreadPoolExecutor(8) as pool:
@@ -65,8 +65,8 @@ def test_a_new_home_is_opened_by_many_at_once(tmp_path):
 
 def test_a_writer_that_takes_its_time_is_waited_for(tmp_path):
     home = Home(tmp_path / "home")
-    with Store.open(home) as busy, ThreadPoolExecutor(1) as pool:
-        with busy._transaction():
+    with SqliteDatabase.open(home) as busy, ThreadPoolExecutor(1) as pool:
+        with busy._session.transaction():
             waiting = pool.submit(_ask, home)
             add = busy._query("SELECT 1")
             assert add
@@ -76,7 +76,7 @@ def test_a_writer_that_takes_its_time_is_waited_for(tmp_path):
 
 
 def _ask(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         return add_run(store).number
 
 

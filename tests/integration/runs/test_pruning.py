@@ -10,7 +10,8 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.runs.code import snapshot
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import build
 from conjure.runs.maintenance.pruning import prune, recoverable
@@ -30,11 +31,11 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def store(home: Home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         yield store
 
 
-def add_run(store: Store, number: int, *, ended: bool = True, **facts: object) -> None:
+def add_run(store: Database, number: int, *, ended: bool = True, **facts: object) -> None:
     """Put a run into the store."""
     folder = store.home.run_folder(number)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,7 @@ def add_run(store: Store, number: int, *, ended: bool = True, **facts: object) -
     store.put_record(RunRecord(number, spec, Facts(entered, 2000.0 if ended else None, ending), **facts))
 
 
-def test_working_folders_of_ended_runs_only(home: Home, store: Store) -> None:
+def test_working_folders_of_ended_runs_only(home: Home, store: Database) -> None:
     add_run(store, 1)
     add_run(store, 2, ended=False)
     add_run(store, 3)
@@ -60,7 +61,7 @@ def test_working_folders_of_ended_runs_only(home: Home, store: Store) -> None:
     assert read_files(home.run_folder(3) / "outputs") == {"kept": "k"}
 
 
-def test_kept_files_that_no_run_was_given(home: Home, store: Store) -> None:
+def test_kept_files_that_no_run_was_given(home: Home, store: Database) -> None:
     source = "datasets/files/aaa/data.csv"
     write_files(home.root, {source: "a", "datasets/files/bbb/x.csv": "b", "datasets/tokens/t": "t"})
     add_run(store, 1, mounts=(MountFacts("./data.csv", "data.csv", False, source),))
@@ -69,7 +70,7 @@ def test_kept_files_that_no_run_was_given(home: Home, store: Store) -> None:
     assert read_files(home.datasets) == {"files/aaa/data.csv": "a", "tokens/t": "t"}
 
 
-def test_what_crashes_left_behind(home: Home, store: Store) -> None:
+def test_what_crashes_left_behind(home: Home, store: Database) -> None:
     write_files(
         home.root,
         {
@@ -93,24 +94,24 @@ class TestEnvironments:
         os.close(environment_build._in_use.pop(built.digest))  # as when the process that used it has ended
         return built
 
-    def test_recorded_ones_stay_unless_everything_goes(self, home: Home, store: Store, built) -> None:
+    def test_recorded_ones_stay_unless_everything_goes(self, home: Home, store: Database, built) -> None:
         facts = EnvironmentFacts(built.digest, str(built.python))
         add_run(store, 1, environment=facts, archived_at=3000.0)
         assert prune(home, store).environments == 0
         assert prune(home, store, everything=True).environments == 1
         assert not built.prefix.exists()
 
-    def test_removed_runs_need_none(self, home: Home, store: Store, built) -> None:
+    def test_removed_runs_need_none(self, home: Home, store: Database, built) -> None:
         facts = EnvironmentFacts(built.digest, str(built.python))
         add_run(store, 1, environment=facts, outputs=OutputFacts(removed=True))
         assert prune(home, store).environments == 1
 
-    def test_runs_at_work_keep_theirs(self, home: Home, store: Store, built) -> None:
+    def test_runs_at_work_keep_theirs(self, home: Home, store: Database, built) -> None:
         facts = EnvironmentFacts(built.digest, str(built.python))
         add_run(store, 1, environment=facts, ended=False)
         assert prune(home, store, everything=True).environments == 0
 
-    def test_one_in_use_by_another_process_stays(self, home: Home, store: Store, built) -> None:
+    def test_one_in_use_by_another_process_stays(self, home: Home, store: Database, built) -> None:
         script = (
             "import sys; from pathlib import Path\n"
             "from conjure.core.home import Home\n"
@@ -130,7 +131,7 @@ class TestEnvironments:
         assert not built.prefix.exists()
 
 
-def test_mirrors_only_when_everything_goes(home: Home, store: Store, tmp_path: Path) -> None:
+def test_mirrors_only_when_everything_goes(home: Home, store: Database, tmp_path: Path) -> None:
     make_repository(tmp_path / "remote", {"a": "a"})
     taken = snapshot.snapshot_remote(home, 1, str(tmp_path / "remote"))
     add_run(store, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conjure.python_api import Run
-from conjure.runs.database.sqlite import read_record
+from conjure.runs.database.record_files import read_record
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import look_at
 from conjure.runs.lifecycle import spawning

@@ -11,7 +11,8 @@ import pytest
 
 from conjure.python_api import Run
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.database.sqlite import Store, read_record
+from conjure.runs.database.record_files import read_record
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import KILL_SIGNAL, boot_id, look_at
 from conjure.runs.lifecycle.ownership import RunLock, open_store
 from conjure.runs.lifecycle.submission import submit
@@ -118,7 +119,7 @@ def test_an_orphan_without_variables_and_session_is_found(client, home, mark):
     "content", ["", "[]", '{"boot_id": "another", "cgroup": null, "pipes": [], "sessions": {"1": null}}']
 )
 def test_marks_that_mean_nothing_end_nobody(home, content):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         folder = home.run_folder(1)
         lock = RunLock.create(folder)
         (folder / MARKS_FILE).write_text(content)
@@ -133,7 +134,7 @@ def test_marks_that_mean_nothing_end_nobody(home, content):
 
 
 def test_a_session_whose_leader_is_another_process_now_is_not_the_runs(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         folder = home.run_folder(1)
         lock = RunLock.create(folder)
         bystander = subprocess.Popen(["sleep", nap(87444)], start_new_session=True)
@@ -211,7 +212,7 @@ def test_an_interrupt_while_the_number_is_given_calls_the_run_off(home, folder, 
 
 
 def test_a_second_interrupt_does_not_keep_the_first_from_being_written(home, folder, monkeypatch):
-    monkeypatch.setattr(Store, "close", press(after=Store.close))
+    monkeypatch.setattr(SqliteDatabase, "end_run", press(after=SqliteDatabase.end_run))
     with pytest.raises(KeyboardInterrupt):
         submit(home, spec(folder), announce=press(after=lambda _: None))
     assert Run(home, 1).status is RunStatus.KILLED

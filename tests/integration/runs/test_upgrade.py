@@ -3,17 +3,20 @@
 import os
 import shutil
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 import conjure
 from conjure.python_api import Run
-from conjure.runs.database.sqlite import read_record
+from conjure.runs.database.record_files import read_record
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import family, look_at
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import RunStatus
+from conjure.runs.telemetry.logs import LogTail
 from support.casting import is_running, nap, supervisor_of, wait_for_status, wait_until
 from support.old_conjure import as_old_conjure, unpack_code
 from support.repositories import read_files
@@ -43,11 +46,22 @@ def upgrade(package):
     package.symlink_to(NEW_PACKAGE)
 
 
-def running_with_old(client, package, line):
-    """A run whose command has begun."""
-    run = run_with_old(client, package, line)
-    wait_until(lambda: list(run.logs()), "the command's start")
+def running_with_old(client, package, line, **resources):
+    """A run whose command has begun. Nothing of the new code looks at the database before."""
+    run = run_with_old(client, package, line, **resources)
+    log = LogTail(run.home.run_folder(run.number) / LOG_FILE)
+    wait_until(lambda: list(log.read()), "the command's start")
     return run
+
+
+def has_queued(home, number):
+    """Whether 0.1.0 has written that a run is queued; asked without opening the database as conjure does."""
+    connection = sqlite3.connect(home.database)
+    try:
+        rows = connection.execute("SELECT queued_at FROM runs WHERE number = ?", (number,)).fetchall()
+    finally:
+        connection.close()
+    return rows and rows[0][0] is not None
 
 
 def release(run):
@@ -95,10 +109,9 @@ def test_it_is_ended_by_a_request_of_the_new_code(client, package, what, status,
 
 def test_one_that_waits_in_the_queue_is_carried_through_by_the_code_it_has(client, package):
     cpus = Capacity.of_this_machine().cpus
-    first = client.run(UNTIL_GO, cpus=cpus)
-    wait_for_status(first, RunStatus.RUNNING)
+    first = running_with_old(client, package, UNTIL_GO, cpus=cpus)
     waiting = run_with_old(client, package, "echo late > late.txt", cpus=1)
-    wait_for_status(waiting, RunStatus.QUEUED)
+    wait_until(lambda: has_queued(client.home, waiting.number), "that it waits")
     upgrade(package)
     behind = client.run("true", cpus=cpus, params={"note": "of the new code"})  # the old queue reads it too
     wait_for_status(behind, RunStatus.QUEUED)

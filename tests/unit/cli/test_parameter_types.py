@@ -6,7 +6,7 @@ from conjure.cli.main import _run
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.resource_paths import check_link_name, parse, pin
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from support.casting import add_run
 from support.homes import add_outputs
 
@@ -14,7 +14,7 @@ from support.homes import add_outputs
 @pytest.fixture
 def home(conjure_home):
     home = Home(conjure_home).create()
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         for command in ("echo one", "echo two", "echo three"):
             add_run(store, command)
     return home
@@ -62,7 +62,7 @@ def test_the_last_run_of_none(conjure_home, capsys):
 
 def test_resources_of_the_last_run(home):
     add_outputs(home, 2, {"a/b.txt": "x"})
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         for text in ("last~1/a/b.txt", "runs/last~1/a/b.txt", "runs/last~1//a/./b.txt"):
             assert str(parse(text, store.lookup_link)) == "runs/2/a/b.txt"
             assert pin(home, text, store.lookup_link) == "runs/2/a/b.txt"

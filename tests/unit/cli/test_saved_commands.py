@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from conjure.cli.commands import finetune, generate, run
+from conjure.cli.commands import finetune, generate, run, sweep
 from conjure.cli.main import _run
 from conjure.cli.saved_commands.recorded import values_of_run
 from conjure.errors import UsageError
@@ -171,6 +171,18 @@ def test_a_saved_finetune_and_generate_are_parsed_as_typed(call):
     words = ["Hello\nyou", "-n", "2", "--stop", "\\n", "--top-p", "0.9", "--no-stream"]
     assert call("generate", *words, "--save-command", "g.toml")[0] == 0
     assert parsed(generate.command, "--from-file", "g.toml") == parsed(generate.command, *words)
+
+
+def test_a_saved_sweep_is_parsed_as_typed(call):
+    words = ["--param", "lr=0.1,0.2", "--param", "x=1", "--metric", "loss", "--minimize", "-n", "3"]
+    command = ["--", "python", "t.py", ":lr:", ":x:"]
+    status, said = call("sweep", "random", *words, "--save-command", "s.toml", *command)
+    assert (status, said) == (0, "s.toml written; run it with: conjure sweep random --from-file s.toml\n")
+    assert saved("s.toml")["minimize"] is True
+    random = sweep.command.commands["random"]
+    assert parsed(random, "--from-file", "s.toml") == parsed(random, *words, *command)
+    read = parsed(random, "--from-file", "s.toml", "--maximize", "--param", "x=2")
+    assert (read["direction"], read["parameters"]) == ("maximize", ("lr=0.1,0.2", "x=2"))
 
 
 def test_a_mistake_is_told_before_anything_is_saved(call):

@@ -3,7 +3,7 @@
 import pytest
 
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 
 
 @pytest.fixture
@@ -13,5 +13,5 @@ def home(tmp_path):
 
 @pytest.fixture
 def store(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         yield store

@@ -12,8 +12,9 @@ from conjure.errors import ConjureError, StoreError
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.artifacts.uploads import read_upload
-from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import Store, folder_numbers, foreign_entries, read_links, read_record
+from conjure.runs.database.base import RunFilter
+from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_links, read_record
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.maintenance.doctor import examine, rebuild
 from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import Ending, EndReason
@@ -28,7 +29,7 @@ DEEP = "[" * 100_000
 @pytest.fixture
 def filled(home):
     """A home with three ended runs, labels, links and a metric; all of it in the database's one file."""
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         for number in range(1, 4):
             finish(store, add_run(store, f"train {number}", labels=("a", f"b{number}")).number, DONE)
             point = {"name": "loss", "step": 1, "value": 0.5, "time": 1.0}
@@ -36,12 +37,12 @@ def filled(home):
             store.refresh_summaries(number)
         store.set_link("best", "runs/2")
         store.set_link("worst", "runs/1")
-        store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        store._session.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return home
 
 
 def everything(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         records = store.select(RunFilter(archived=True))
         metrics = [store.summaries(record.number) for record in records]
         links = [(link.name, link.resource) for link in store.links()]
@@ -107,11 +108,11 @@ def test_a_row_that_cannot_be_read_is_one_sentence_and_made_anew(filled, stateme
 
 def test_a_row_that_cannot_be_read_and_has_no_folder_goes(filled):
     shutil.rmtree(filled.run_folder(2))
-    with Store.open(filled) as store:
-        store._connection.execute("UPDATE runs SET spec = 'x' WHERE number = 2")
+    with SqliteDatabase.open(filled) as store:
+        store._session.connection.execute("UPDATE runs SET spec = 'x' WHERE number = 2")
     rebuild(filled)
     assert [record.number for record in everything(filled)[0]] == [3, 1]
-    with Store.open(filled) as store:
+    with SqliteDatabase.open(filled) as store:
         assert add_run(store).number == 4
 
 
@@ -120,7 +121,7 @@ def test_a_lost_database_is_made_anew_with_its_links(filled):
     for part in filled.root.glob("conjure.db*"):
         part.unlink()
     assert everything(filled) == before
-    with Store.open(filled) as store:
+    with SqliteDatabase.open(filled) as store:
         store.remove_link("worst")
     filled.database.unlink()
     assert everything(filled)[2] == [("best", "runs/2")]
@@ -152,7 +153,7 @@ def test_folders_of_other_names_are_no_runs(filled):
     assert rebuild(filled).numbers == (1, 2, 3)
     text = next(finding.text for finding in examine(filled) if finding.name == "run folders")
     assert "99999999999999999999" in text
-    with Store.open(filled) as store:
+    with SqliteDatabase.open(filled) as store:
         taken = []
 
         def reserve(number):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from conjure.runs.artifacts.listing import list_resource
-from conjure.runs.database.rows import RunFilter
+from conjure.runs.database.base import RunFilter
 from conjure.runs.maintenance.pruning import prune
 from conjure.runs.maintenance.removal import remove
 from conjure.runs.schema.record import OutputFacts
@@ -42,11 +42,11 @@ def looks():
 def statements(store):
     """The SQL statements that are carried out while the block lasts."""
     found: list[str] = []
-    store._connection.set_trace_callback(found.append)
+    store._session.connection.set_trace_callback(found.append)
     try:
         yield found
     finally:
-        store._connection.set_trace_callback(None)
+        store._session.connection.set_trace_callback(None)
 
 
 @pytest.fixture

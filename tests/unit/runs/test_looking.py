@@ -5,8 +5,7 @@ import json
 import pytest
 
 from conjure.errors import NotFoundError
-from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import RunRelation
+from conjure.runs.database.base import RunFilter, RunRelation
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.ownership import RunLock, mark_interrupted
 from conjure.runs.schema.record import MountFacts
@@ -86,11 +85,11 @@ def test_what_counts_is_all_and_not_the_limit(some):
 )
 def test_a_short_list_of_many_runs_sorts_nothing(some, wanted):
     statements = []
-    some._connection.set_trace_callback(statements.append)
+    some._session.connection.set_trace_callback(statements.append)
     some.listing(wanted)
-    some._connection.set_trace_callback(None)
+    some._session.connection.set_trace_callback(None)
     (statement,) = statements
-    plan = [row[3] for row in some._connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    plan = [row[3] for row in some._session.connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
     assert not [step for step in plan if "TEMP B-TREE FOR ORDER BY" in step or step == "SCAN metrics"], plan
 
 
@@ -118,15 +117,15 @@ def test_reindexing_leaves_a_run_that_goes_on_as_far_as_it_is(home, store):
     assert store.reindex() == ([1], [])
     assert store.get(2).status is RunStatus.RUNNING
     store.move(2, RunStatus.SAVING)
-    assert store.close(2, DONE).status is RunStatus.COMPLETE
+    assert store.end_run(2, DONE).status is RunStatus.COMPLETE
 
 
 def test_reindexing_mends_rows_that_say_otherwise(home, store):
     record = finish(store, add_run(store, labels=("a",)).number, DONE)
     report(home, 1, 3.0, 2.0)
-    with store._transaction():
-        store._connection.execute("UPDATE runs SET exit_code = 9, end_reason = 'nonzero_exit'")
-        store._connection.execute("DELETE FROM run_labels")
+    with store._session.transaction():
+        store._session.connection.execute("UPDATE runs SET exit_code = 9, end_reason = 'nonzero_exit'")
+        store._session.connection.execute("DELETE FROM run_labels")
     assert store.reindex() == ([1], [])
     assert store.get(1) == record
     assert store.summaries(1)["loss"] == Summary("loss", 2, 1, 2.0, 2.0, 3.0)
@@ -157,8 +156,8 @@ def test_rows_of_runs_that_are_not_there_are_found(home, store):
     add_run(store)
     store.set_facts(1, mounts=(MountFacts("uploads/a@1", "a", read_only=False, source="uploads/a@1"),))
     assert store.stray_rows() == []
-    store._connection.execute("PRAGMA foreign_keys = OFF")
-    store._connection.execute("DELETE FROM runs")
+    store._session.connection.execute("PRAGMA foreign_keys = OFF")
+    store._session.connection.execute("DELETE FROM runs")
     assert store.stray_rows() == ["run_sources has rows of runs that are not there: 1"]
 
 

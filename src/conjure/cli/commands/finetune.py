@@ -10,10 +10,10 @@ import click
 from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
-from conjure.cli.typed_options import names_as_typed, typed_options
+from conjure.cli.typed_options import names_as_typed
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.recipes.finetune_specs import finetune_spec, resumed_spec
+from conjure.recipes.finetune_specs import resumed_spec
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
@@ -181,7 +181,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     with names_as_typed(context):
         if saved_to is not None:
             if settings["resume"] is None:
-                implementation.check(data, settings)
+                implementation.checked_spec(context)
             return save_command(context, saved_to)
         if dry_run or no_run or inside_a_run():
             return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
@@ -190,8 +190,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
             spec = _resumed_spec(data, settings["resume"])
         else:
             # Every fault is told here and now, before a run gets a number.
-            implementation.check(data, settings)
-            spec = _spec(context, data, settings, recording)
+            spec = implementation.checked_spec(context)
     return record(spec, background=recording["background"], as_json=as_json)
 
 
@@ -209,17 +208,3 @@ def _resumed_spec(data: tuple[str, ...], resume: str) -> RunSpec:
             "--resume takes the interrupted run and nothing else", hint="as in --resume runs/3, without data"
         )
     return resumed_spec(Home.from_environment(), resume)
-
-
-def _spec(
-    context: click.Context, data: tuple[str, ...], settings: dict[str, Any], recording: dict[str, Any]
-) -> RunSpec:
-    return finetune_spec(
-        Home.from_environment(),
-        data,
-        settings["model"],
-        typed_options(context, leave_out={"model", "validation", "as_json", *RECORDING}),
-        validation=settings["validation"],
-        description=recording["description"],
-        labels=recording["label"],
-    )

@@ -4,29 +4,30 @@ Main entry: `command`. Invariant: stdout holds what was written and nothing else
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
-from conjure.cli.typed_options import names_as_typed, typed_options
+from conjure.cli.typed_options import given_options, names_as_typed
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.recipes.generation_specs import generate_spec
+from conjure.recipes.options import GenerateOptions
+from conjure.recipes.request_checks import check_generate
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 _STANDARD_INPUT = "standard input"
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
-
-SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 
 
 @click.command(cls=SavableCommand)
@@ -150,8 +151,7 @@ def command(
     if save_command is not None:
         return save_to_file(context, save_command)
     if save and not inside_a_run():
-        spec = _spec(context, prompts, prompt_file, request.seed, recording)
-        return record(spec, background=recording["background"], as_json=as_json)
+        return record(run_spec(context), background=recording["background"], as_json=as_json)
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import generate as implementation
 
@@ -183,28 +183,31 @@ def _unescaped(text: str) -> str:
     return "".join(pieces)
 
 
-def _spec(
-    context: click.Context,
-    prompts: list[str],
-    prompt_file: Path | None,
-    seed: int,
-    recording: dict[str, Any],
-) -> RunSpec:
-    """The run of this command: its inputs mounted, the seed fixed, the samples in a file."""
-    inputs = Inputs(Home.from_environment())
-    given = {"model", "prompt_option", "prompt_file", "seed", "save", "output", "as_json", "stream"}
-    words = ["--model", inputs.model(context.params["model"]), f"--seed={seed}", "--output", SAMPLES_FILE]
-    words += typed_options(context, leave_out=given | set(RECORDING))
-    if prompt_file is not None:
-        words += ["--prompt-file", inputs.data(str(prompt_file))]
-    elif prompts != [""]:
-        words += ["--", *prompts]
-    return recorded(
-        "generate",
-        words,
-        inputs.mounts,
-        description=recording["description"],
-        labels=recording["label"],
+def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = None) -> RunSpec:
+    """The run of this command line: its inputs mounted, the seed fixed, the samples in a file.
+
+    Args:
+        context: The parsed command line.
+        placeholders: Options to fill in later, by name, with the text that stands for them.
+    """
+    given = context.params
+    prompt = _only(given["prompt"], given["prompt_option"])
+    prompts = _prompts(prompt, given["prompt_file"])
+    options = cast("GenerateOptions", given_options(context, GenerateOptions))
+    if "stop" in options:
+        options["stop"] = [_unescaped(text) for text in options["stop"]]
+    options = check_generate(prompts, options)
+    for name in placeholders or {}:
+        options.pop(name, None)
+    return generate_spec(
+        Home.from_environment(),
+        prompts[0],
+        given["model"],
+        options,
+        prompt_file=given["prompt_file"],
+        placeholders=placeholders,
+        description=given["description"],
+        labels=given["label"],
     )
 
 

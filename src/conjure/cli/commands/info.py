@@ -15,7 +15,7 @@ from conjure.cli.tables import Cell, heading, show_facts
 from conjure.cli.times import moment
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
-from conjure.runs.database.sqlite import Link
+from conjure.runs.database.base import Link
 from conjure.runs.inspect.lineage import Edge, Products, Tie, run_number, source_text
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord

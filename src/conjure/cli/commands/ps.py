@@ -10,8 +10,7 @@ from conjure.cli.tables import Column, Row, show_table
 from conjure.cli.times import short_age
 from conjure.core.home import Home
 from conjure.core.text import to_iso
-from conjure.runs.database.rows import ListedRun, RunFilter
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database, ListedRun, RunFilter
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.status import PHASES, RunStatus
 
@@ -87,7 +86,7 @@ def _sort_order(sort: str | None) -> tuple[bool, str | None]:
 class _Listed:
     """Runs with what is shown of them."""
 
-    def __init__(self, runs: list[ListedRun], metric: str | None, store: Store) -> None:
+    def __init__(self, runs: list[ListedRun], metric: str | None, store: Database) -> None:
         self.runs = runs
         self.values = store.latest_values(run.number for run in runs)
         self._metric = metric

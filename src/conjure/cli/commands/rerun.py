@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.commands.run import parse_variable
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.run_following import follow_submission
+from conjure.cli.run_options import parse_variable
 from conjure.cli.saved_commands.options import write_command
 from conjure.cli.saved_commands.recorded import values_of_run
 from conjure.core.home import Home

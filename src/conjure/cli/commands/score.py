@@ -3,25 +3,24 @@
 Main entry: `command`. Invariant: weights are float32 whatever the machine, so that numbers can be compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from conjure.cli.reading_options import layout_of, reading_options
-from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.recording import record, recording_options
 from conjure.cli.render import note
-from conjure.cli.typed_options import names_as_typed, typed_options
+from conjure.cli.typed_options import given_options, names_as_typed
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.lm.text.sources import KINDS, STANDARD_INPUT
+from conjure.recipes.generation_specs import score_spec
+from conjure.recipes.options import ScoreOptions
 from conjure.recipes.resource_lookup import is_resource
-from conjure.recipes.run_specs import Inputs, recorded
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
-
-FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
 
 
 @click.command()
@@ -70,11 +69,9 @@ def command(
         layout, recording = layout_of(settings), settings
     if compare is not None and per_token:
         raise UsageError("--per-token shows one model at a time", hint="leave out --compare, or --per-token")
-    files = _are_files(inputs, as_text=as_text)
     if save and not inside_a_run():
-        models = compare if compare is not None else (model,)
-        spec = _spec(click_context, inputs, models, recording, files=files)
-        return record(spec, background=recording["background"], as_json=as_json)
+        return record(run_spec(click_context), background=recording["background"], as_json=as_json)
+    files = _are_files(inputs, as_text=as_text)
 
     # Imports torch, which neither --help nor a recording needs.
     from conjure.cli.language_model import score as implementation
@@ -95,24 +92,26 @@ def command(
         )
 
 
-def _spec(
-    context: click.Context,
-    given: Sequence[str],
-    models: Sequence[str],
-    recording: dict[str, Any],
-    *,
-    files: bool,
-) -> RunSpec:
-    """The run of this command: its inputs mounted, the figures in a file."""
-    inputs = Inputs(Home.from_environment())
-    named = [inputs.model(name) for name in models]
-    words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
-    words += ["--output", FIGURES_FILE]
-    left_out = {"model", "compare", "save", "output", "as_json", "as_text", *RECORDING}
-    words += typed_options(context, leave_out=left_out)
-    words += ["--", *map(inputs.data, given)] if files else ["--text", "--", *given]
-    return recorded(
-        "score", words, inputs.mounts, description=recording["description"], labels=recording["label"]
+def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = None) -> RunSpec:
+    """The run of this command line: its inputs mounted, the figures in a file.
+
+    Args:
+        context: The parsed command line.
+        placeholders: Options to fill in later, by name, with the text that stands for them.
+    """
+    given = context.params
+    options = cast("ScoreOptions", given_options(context, ScoreOptions))
+    for name in placeholders or {}:
+        options.pop(name, None)
+    return score_spec(
+        Home.from_environment(),
+        given["inputs"],
+        given["compare"] if given["compare"] is not None else [given["model"]],
+        options,
+        files=_are_files(given["inputs"], as_text=given["as_text"]),
+        placeholders=placeholders,
+        description=given["description"],
+        labels=given["label"],
     )
 
 

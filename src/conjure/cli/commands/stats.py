@@ -12,7 +12,7 @@ from conjure.cli.run_view import status_cell
 from conjure.cli.tables import Cell, show_facts
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.host.gpus import GpuReading
 from conjure.runs.inspect.live_usage import Sample, Sampler
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
@@ -43,7 +43,7 @@ def command(number: int, *, following: bool, as_json: bool) -> None:
 
 
 def _looks(
-    home: Home, store: Store, number: int, *, following: bool
+    home: Home, store: Database, number: int, *, following: bool
 ) -> Iterator[tuple[RunRecord, Sample | None]]:
     """The run with a sample of it, once, or every second until it has ended; the last look has no sample."""
     record = store.get(number)

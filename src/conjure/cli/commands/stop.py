@@ -4,7 +4,7 @@ import click
 
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.run_termination import show_ending
-from conjure.runs.database.sqlite import STOP
+from conjure.runs.database.base import STOP
 
 
 @click.command

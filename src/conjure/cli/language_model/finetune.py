@@ -1,28 +1,51 @@
 """What `conjure finetune` does: checks what is asked, and trains where no run is to be recorded.
 
-Main entries: `check`, `train_here`. Invariant: the check before a run gets a number does not import torch.
+Main entries: `checked_spec`, `train_here`. Invariant: the check before a run gets a number does not import
+torch.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import click
+
+from conjure.cli.typed_options import given_options
+from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.lm.text.records import read_records
 from conjure.lm.training.request import FinetuneRequest
-from conjure.recipes.finetune_specs import claim
+from conjure.recipes.finetune_specs import claim, finetune_spec
+from conjure.recipes.options import FinetuneOptions
+from conjure.recipes.request_checks import check_finetune
 from conjure.recipes.resource_lookup import data_path
 from conjure.reporting import inside_a_run
+from conjure.runs.schema.spec import RunSpec
 
 
-def check(data: tuple[str, ...], settings: dict[str, Any]) -> None:
-    """Refuse what cannot be trained.
+def checked_spec(context: click.Context, placeholders: Mapping[str, str] | None = None) -> RunSpec:
+    """The run of a `conjure finetune` command line, once everything about it is found right.
+
+    Args:
+        context: The parsed command line.
+        placeholders: Options to fill in later, by name, with the text that stands for them.
 
     Raises:
         ConjureError: A value is out of its bounds, or the data cannot be read.
     """
-    request = _request(data, settings)
-    if "-" not in data:
-        _check_data(request)
+    home, given = Home.from_environment(), context.params
+    options = cast("FinetuneOptions", given_options(context, FinetuneOptions))
+    check_finetune(home, given["data"], given["model"], options)
+    for name in placeholders or {}:
+        options.pop(name, None)
+    return finetune_spec(
+        home,
+        given["data"],
+        given["model"],
+        options,
+        placeholders=placeholders,
+        description=given["description"],
+        labels=given["label"],
+    )
 
 
 def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool, as_json: bool) -> int:
@@ -46,15 +69,6 @@ def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool
     if dry_run:
         return training.show_plan(request, as_json=as_json)
     return training.train(request, as_json=as_json)
-
-
-def _check_data(request: FinetuneRequest) -> None:
-    """Refuse data that cannot be read, or of which the first record cannot be found."""
-    for data in (request.data, [request.validation] if request.validation is not None else []):
-        names = [data_path(str(name)) for name in data]
-        if names:
-            records = read_records(names, column=request.column, split=request.split, layout=request.layout)
-            next(records.pieces())
 
 
 def _request(data: tuple[str, ...], settings: dict[str, Any]) -> FinetuneRequest:

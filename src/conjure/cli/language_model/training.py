@@ -18,7 +18,10 @@ from conjure.cli.language_model.training_view import (
 )
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.core.stop_signals import stopping_in_order
-from conjure.lm.training.finetune import Finetuning
+from conjure.lm.training.comparison import measure, write_report
+from conjure.lm.training.events import TuningEvent
+from conjure.lm.training.finetune import FinetuneResult, run_training
+from conjure.lm.training.preparation import Prepared, prepare
 from conjure.lm.training.request import FinetuneRequest
 from conjure.recipes.metrics import report_metrics, report_result
 from conjure.recipes.resource_lookup import model_lookup
@@ -27,7 +30,7 @@ from conjure.reporting import RUN_VARIABLE
 
 def show_plan(request: FinetuneRequest, *, as_json: bool) -> int:
     """Print what would be trained; the exit status."""
-    plan = _planned(request).plan
+    plan = _prepared(request).plan
     if as_json:
         write_json(plan.to_dict())
     else:
@@ -36,9 +39,9 @@ def show_plan(request: FinetuneRequest, *, as_json: bool) -> int:
     return 0
 
 
-def _planned(request: FinetuneRequest) -> Finetuning:
+def _prepared(request: FinetuneRequest) -> Prepared:
     with StatusLine() as status:
-        return Finetuning(
+        return prepare(
             request,
             lookups=[model_lookup],
             progress=lambda done, total: status.show(f"Reading text… {done / max(1, total):.0%}"),
@@ -47,24 +50,31 @@ def _planned(request: FinetuneRequest) -> Finetuning:
 
 def train(request: FinetuneRequest, *, as_json: bool) -> int:
     """Train, and print what changed; the exit status."""
-    tuning = _planned(request)
-    for line in plan_lines(tuning.plan):
+    prepared = _prepared(request)
+    for line in plan_lines(prepared.plan):
         note(line)
-    with stopping_in_order(tuning.stop) as signals, TrainingView(tuning.plan) as view:
-        for event in tuning.run():
+
+    with stopping_in_order() as signals, TrainingView(prepared.plan) as view:
+
+        def show(event: TuningEvent) -> None:
             report_metrics(event)
             view.show(event)
-    if not signals:
+
+        trained = run_training(prepared, on_event=show, should_stop=lambda: bool(signals))
+    comparison = report = None
+    if not trained.interrupted:
         note("Measuring both models…")
-    with MeasuringView() as measuring:
-        tuning.measure(measuring.show)
-    result = tuning.result()
+        with MeasuringView() as measuring:
+            comparison = measure(prepared, trained, measuring.show)
+    result = FinetuneResult.of(prepared, trained, comparison)
     report_result(result)
-    report = None
-    if result.reason != "interrupted":
+    if comparison is not None:
         note("Writing the report…")
         number = os.environ.get(RUN_VARIABLE)
-        report = tuning.write_report(
+        report = write_report(
+            prepared,
+            trained,
+            comparison,
             Path.cwd() if number is not None else result.checkpoint,
             run=int(number) if number is not None else None,
         )
@@ -73,4 +83,4 @@ def train(request: FinetuneRequest, *, as_json: bool) -> int:
     else:
         for line in result_lines(result, report):
             click.echo(line)
-    return 128 + signals[0] if signals and result.reason == "interrupted" else 0
+    return 128 + signals[0] if signals and trained.interrupted else 0

@@ -17,8 +17,8 @@ from conjure.cli.language_model.data_preview import records_line
 from conjure.cli.render import StatusLine, note, visible
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.lm.report.facts import HeldOutFacts
-from conjure.lm.training.events import Evaluated, Event, StepDone
-from conjure.lm.training.finetune import FinetuneResult, Sampled, Saved
+from conjure.lm.training.events import Evaluated, Sampled, StepDone, TuningEvent
+from conjure.lm.training.finetune import FinetuneResult
 from conjure.lm.training.plan import Plan
 from conjure.reporting import RUN_VARIABLE
 
@@ -80,12 +80,14 @@ class TrainingView:
     def __exit__(self, *_: object) -> None:
         self._status.clear()
 
-    def show(self, event: Event | Sampled | Saved) -> None:
+    def show(self, event: TuningEvent) -> None:
         """Show one event."""
-        handlers = {"StepDone": self._step, "Evaluated": self._evaluated, "Sampled": self._sampled}
-        handler = handlers.get(type(event).__name__)
-        if handler is not None:
-            handler(event)
+        if isinstance(event, StepDone):
+            self._step(event)
+        elif isinstance(event, Evaluated):
+            self._evaluated(event)
+        elif isinstance(event, Sampled):
+            self._sampled(event)
 
     def _step(self, event: StepDone) -> None:
         if self._first_step is None:
@@ -115,7 +117,7 @@ class TrainingView:
             f"step {event.step:,}: eval loss {event.loss:.4f}" + (" (best so far)" if event.improved else "")
         )
 
-    def _sampled(self, event: "Sampled") -> None:
+    def _sampled(self, event: Sampled) -> None:
         for sample in event.samples:
             text = " ".join(sample.text.split())
             click.echo(click.style("  ▸ ", fg="cyan") + visible(text), err=True)

@@ -39,9 +39,14 @@ class SavableCommand(click.Command):
         if not ctx.resilient_parsing:
             typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             if isinstance(typed.get("from_file"), str):
-                words = read_words(Path(typed["from_file"]), self, ctx.info_name or "")
+                words = read_words(Path(typed["from_file"]), self, _verb(ctx))
                 args = _joined(words, self, typed, args)
         return super().parse_args(ctx, args)
+
+
+def _verb(context: click.Context) -> str:
+    """A command's name, of a command of a group with the group's."""
+    return context.command_path.removeprefix("conjure ")
 
 
 def saved_command_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,7 +93,7 @@ def save_command(context: click.Context, path: Path, withheld: Iterable[str] | N
     env = values.get("env")
     if isinstance(env, tuple):
         values["env"] = tuple(_without_value(text, secret_variables) for text in env)
-    write_command(path, values, context.info_name or "")
+    write_command(path, values, _verb(context))
     return 0
 
 
@@ -105,13 +110,13 @@ def write_command(path: Path, values: dict[str, Value], verb: str) -> None:
         elif isinstance(value, tuple):
             values[key] = tuple(map(redact_text, value))
     write_values(path, values)
-    line = shell_words("conjure", verb, "--from-file", str(path))
+    line = shell_words("conjure", *verb.split(), "--from-file", str(path))
     click.echo(f"{path} written; run it with: {line}", err=True)
 
 
 def _secret_words(context: click.Context, values: dict[str, Value]) -> list[str]:
     """What is secret among a command's words, as in `RunSpec.withheld`."""
-    words = ["conjure", context.info_name or ""]
+    words = ["conjure", *_verb(context).split()]
     for key, value in values.items():
         texts = value if isinstance(value, tuple) else (value,)
         words += [] if key in _TEXTS else [f"--{key}={text}" for text in texts]
@@ -143,6 +148,8 @@ def _without_value(text: str, secret: set[str]) -> str:
 
 def _value(parameter: click.Parameter, value: Any) -> Value | None:
     """A parameter's value as a file holds it; None for one that is not set."""
+    if isinstance(parameter, click.Option) and parameter.is_flag and isinstance(parameter.flag_value, str):
+        return True if value == parameter.flag_value else None  # one of several flags for one parameter
     if isinstance(value, tuple):
         words = tuple(map(str, value))
         is_shell_line = parameter.name == "command" and len(words) == 1
@@ -157,7 +164,9 @@ def _value(parameter: click.Parameter, value: Any) -> Value | None:
 def _joined(words: SavedWords, command: click.Command, typed: dict[str, Any], args: list[str]) -> list[str]:
     """The typed words with those of the file that they do not replace."""
     given = {key_of(parameter) for parameter in command.params if _is_typed(parameter, typed)}
-    options = [word for key, saved in words.options.items() for word in _kept(key, saved, given, typed)]
+    options = [
+        word for key, saved in words.options.items() for word in _kept(key, saved, given, typed, command)
+    ]
     missing = [word for key, saved in words.arguments.items() if key not in given for word in saved]
     if not missing:
         return [*options, *args]
@@ -171,11 +180,14 @@ def _is_typed(parameter: click.Parameter, typed: dict[str, Any]) -> bool:
     return isinstance(value, str | tuple) and value != ()  # the parser names arguments that were not typed
 
 
-def _kept(key: str, saved: list[str], given: set[str], typed: dict[str, Any]) -> list[str]:
+def _kept(
+    key: str, saved: list[str], given: set[str], typed: dict[str, Any], command: click.Command
+) -> list[str]:
     """The words of an option of the file that what was typed does not replace."""
     if key not in given:
         return saved
     if key not in _ASSIGNMENTS:
         return []
-    names = {text.partition("=")[0] for text in typed[key]}
+    typed_texts = next(typed[each.name] for each in command.params if key_of(each) == key and each.name)
+    names = {text.partition("=")[0] for text in typed_texts}
     return [word for word in saved if word.split("=")[1] not in names]

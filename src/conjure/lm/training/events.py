@@ -1,9 +1,14 @@
 """What a training run reports while it goes on.
 
-Main entry: `Event`. Invariant: plain values; whoever reads them needs no torch.
+Main entries: `Event`, of the training loop; `TuningEvent`, of a whole fine-tune. Invariant: plain values;
+whoever reads them needs no torch.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conjure.lm.generation.generate import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +68,20 @@ class Finished:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The model wrote some samples, after `step` steps."""
+
+    step: int
+    samples: "list[Sample]"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The best checkpoint so far is in the output folder."""
+
+    step: int
+
+
 Event = StepDone | Evaluated | SavePoint | Finished
+TuningEvent = Event | Sampled | Saved

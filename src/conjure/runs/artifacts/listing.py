@@ -14,7 +14,7 @@ from conjure.core.home import Home
 from conjure.core.text import to_iso, valid_utf8
 from conjure.runs.artifacts.resource_paths import find_roots, parse, resolve
 from conjure.runs.artifacts.uploads import Upload, list_uploads
-from conjure.runs.database.sqlite import RunSize, Store
+from conjure.runs.database.base import Database, RunSize
 from conjure.runs.schema.resource import RUNS, UPLOADS
 from conjure.runs.schema.run_folder import OUTPUTS, WORK
 
@@ -48,7 +48,7 @@ class Listed:
         }
 
 
-def list_resource(home: Home, store: Store, text: str | None) -> list[Listed]:
+def list_resource(home: Home, store: Database, text: str | None) -> list[Listed]:
     """What is in a resource; without one, what resources there are.
 
     Raises:
@@ -89,7 +89,7 @@ def _listed_upload(home: Home, upload: Upload) -> Listed:
     return Listed(upload.name, kind, upload.size_bytes, upload.created_at)
 
 
-def _listed_folder(home: Home, text: str, path: Path, store: Store) -> list[Listed]:
+def _listed_folder(home: Home, text: str, path: Path, store: Database) -> list[Listed]:
     """The entries of a folder; while a run's outputs are being saved, of both folders its files are in."""
     resource = parse(text, store.lookup_link)
     folders = {path, *(root.joinpath(*resource.parts) for root in find_roots(home, resource))}

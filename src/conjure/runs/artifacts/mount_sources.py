@@ -18,8 +18,8 @@ from conjure.core.trees import clone_file
 from conjure.core.units import format_size
 from conjure.errors import MountError, NotFoundError, UsageError
 from conjure.runs.artifacts import resource_paths
-from conjure.runs.database.connection import full_disk
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
+from conjure.runs.database.sqlite_connection import full_disk
 from conjure.runs.schema.record import CodeFacts, MountFacts
 from conjure.runs.schema.resource import KEPT_FILES, Resource
 from conjure.runs.schema.spec import Mount, RunSpec
@@ -27,7 +27,7 @@ from conjure.runs.schema.spec import Mount, RunSpec
 _LARGEST_FILE_BYTES = 1_000_000_000
 
 
-def resolve_mounts(home: Home, store: Store, mounts: Iterable[Mount]) -> tuple[MountFacts, ...]:
+def resolve_mounts(home: Home, store: Database, mounts: Iterable[Mount]) -> tuple[MountFacts, ...]:
     """Every mount with what it stands for; nothing is put anywhere yet.
 
     Raises:
@@ -40,7 +40,7 @@ def resolve_mounts(home: Home, store: Store, mounts: Iterable[Mount]) -> tuple[M
     )
 
 
-def _pin(home: Home, store: Store, mount: Mount) -> str:
+def _pin(home: Home, store: Database, mount: Mount) -> str:
     if mount.is_local_file:
         return keep_file(home, Path(mount.resource).expanduser().absolute())
     if Resource.of_source(mount.resource).kind == KEPT_FILES:

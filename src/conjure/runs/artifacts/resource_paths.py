@@ -14,7 +14,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import NotFoundError, UsageError
-from conjure.runs.database.rows import LAST
+from conjure.runs.database.base import LAST
 from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
 from conjure.runs.schema.run_folder import OUTPUTS, WORK, RunFolder
 

@@ -11,7 +11,7 @@ from conjure.core.text import plural
 from conjure.errors import ConflictError, NotFoundError
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import parse, pin
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.schema.resource import UPLOADS
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
@@ -37,7 +37,7 @@ class Verified:
         return asdict(self) | {"faults": list(self.faults)}
 
 
-def verify(home: Home, store: Store, text: str) -> Verified:
+def verify(home: Home, store: Database, text: str) -> Verified:
     """Check a run's outputs or an upload.
 
     Args:

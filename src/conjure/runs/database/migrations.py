@@ -114,6 +114,76 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX metrics_by_value ON metrics (name, last_value)",
         ),
     ),
+    Migration(
+        4,
+        "leases, and rows with what is in their JSON",
+        (
+            """
+            CREATE TABLE leases (
+                run INTEGER PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+                attempt INTEGER NOT NULL,
+                heartbeat_at REAL NOT NULL
+            )
+            """,
+            """
+            CREATE VIEW run_rows AS SELECT
+                runs.*,
+                (SELECT group_concat(label, char(10)) FROM run_labels WHERE run = number) AS labels,
+                json_extract(spec, '$.params') AS params,
+                json_extract(spec, '$.resources.cpus') AS cpus,
+                json_extract(spec, '$.resources.gpus') AS gpus,
+                json_extract(spec, '$.resources.memory_bytes') AS memory_bytes,
+                json_extract(owner, '$.pid') AS owner_pid,
+                json_extract(owner, '$.host_id') AS owner_host_id,
+                json_extract(owner, '$.boot_id') AS owner_boot_id,
+                json_extract(code, '$.tree') AS code_tree,
+                json_extract(environment, '$.digest') AS environment_digest,
+                json_extract(outputs, '$.size_bytes') AS outputs_size_bytes,
+                json_extract(outputs, '$.removed') AS outputs_removed
+            FROM runs
+            """,
+        ),
+    ),
+    Migration(
+        5,
+        "sweeps",
+        (
+            """
+            CREATE TABLE sweeps (
+                number INTEGER PRIMARY KEY,
+                created_at TEXT NOT NULL,
+                request TEXT NOT NULL,
+                trials INTEGER NOT NULL,
+                parallel INTEGER NOT NULL,
+                rung_metric TEXT,
+                state TEXT NOT NULL,
+                message TEXT,
+                ended_at TEXT
+            )
+            """,
+            """
+            CREATE TABLE sweep_trials (
+                sweep INTEGER NOT NULL REFERENCES sweeps ON DELETE CASCADE,
+                trial INTEGER NOT NULL,
+                run INTEGER NOT NULL UNIQUE,
+                attempt INTEGER NOT NULL,
+                params TEXT NOT NULL,
+                settled INTEGER NOT NULL,
+                value REAL,
+                step INTEGER,
+                PRIMARY KEY (sweep, trial)
+            ) WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE sweep_rungs (
+                run INTEGER NOT NULL,
+                rung INTEGER NOT NULL,
+                value REAL,
+                PRIMARY KEY (run, rung)
+            ) WITHOUT ROWID
+            """,
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

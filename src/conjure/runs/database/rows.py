@@ -1,109 +1,47 @@
-"""How runs lie in the database: records as rows and back, and filters as SQL.
+"""How runs lie in the database's tables: records as rows and back, and filters as SQL.
 
-Main entries: `RunFilter`, `selection`, `to_columns`, `to_record`. Invariant: a row holds what the record's
-JSON form holds, and is read back by the record's own reader.
+Main entries: `to_columns`, `to_record`, `selection`. Invariant: every column of the table ``runs`` is named
+here and nowhere else. The view ``run_rows`` has them too, with the labels, and single values of what is
+stored as JSON.
 """
 
 import json
-import re
-import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
-from conjure.core.text import valid_utf8
-from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.record import RunRecord, facts_from_dict
-from conjure.runs.schema.spec import ComputeRequest
-from conjure.runs.schema.status import PHASES, STATUS_OF_REASON, Facts, RunStatus
-
-LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
-
-
-_JSON_COLUMNS = ("spec", "owner", "outputs", "usage", "code", "environment", "mounts", "gpu_ids")
-
-FACTS = ", ".join(
-    [*(f"{phase}_at" for phase in PHASES), "ended_at", "end_reason", "exit_code", "signal", "message"]
+from conjure.core.text import to_iso, valid_utf8
+from conjure.runs.database.base import Claim, ListedRun, RunFilter
+from conjure.runs.schema.process_facts import Owner, Usage
+from conjure.runs.schema.record import (
+    CodeFacts,
+    EnvironmentFacts,
+    MountFacts,
+    OutputFacts,
+    RunRecord,
+    facts_from_dict,
+    from_iso,
+    read_fact,
 )
-LABELS = "(SELECT group_concat(label, char(10)) FROM run_labels WHERE run_labels.run = number) AS labels"
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
+from conjure.runs.schema.status import PHASES, STATUS_OF_REASON, Ending, RunStatus
+
+_TIMES = ", ".join(f"{phase}_at" for phase in PHASES)
+
+FACTS = f"{_TIMES}, ended_at, end_reason, exit_code, signal, message"
+# All of a run. The view has more, which would cost its time.
+RECORD = (
+    f"number, kind, command, description, labels, {FACTS}, command_s, total_s, end_request, gpu_ids, parent,"
+    " rerun_of, archived_at, identity, owner, outputs, usage, mounts, code, environment, spec"
+)
 # Without what is large of a run, so that thousands can be listed at once.
-LISTED = (
-    f"number, kind, command, description, {LABELS}, json_extract(spec, '$.params') AS params, {FACTS},"
-    " command_s, total_s, archived_at"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class RunFilter:
-    """Which runs to list, newest first unless sorted by a metric.
-
-    Attributes:
-        limit: At most so many, or None for all.
-        statuses: Only these; empty for any.
-        labels: Only runs with at least one of these; empty for any.
-        kind: Only this kind, or None.
-        archived: Also runs that were put away.
-        sort_metric: Order by this metric's newest value, lowest first; runs without it are left out.
-        highest_first: Turn the order of `sort_metric` around.
-    """
-
-    limit: int | None = None
-    statuses: tuple[RunStatus, ...] = ()
-    labels: tuple[str, ...] = ()
-    kind: str | None = None
-    archived: bool = False
-    sort_metric: str | None = None
-    highest_first: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ListedRun:
-    """As much of a run as a list of many shows; its facts tell its status."""
-
-    number: int
-    kind: str
-    command: str
-    description: str
-    labels: tuple[str, ...]
-    params: Mapping[str, str]
-    facts: Facts
-    command_s: float | None
-    total_s: float | None
-    archived: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What an active run asks for, or has, of a machine's resources.
-
-    Attributes:
-        number: The run.
-        needs: What it asks for.
-        machine: The `host_id` of the machine it is on, or None.
-        in_queue: Whether it waits there, without a supervisor.
-        started: Whether it has what it asks for.
-        gpu_ids: GPUs it was given.
-        end_request: ``stop`` or ``kill`` when somebody asked for one.
-    """
-
-    number: int
-    needs: ComputeRequest
-    machine: str | None
-    in_queue: bool = False
-    started: bool = False
-    gpu_ids: tuple[int, ...] = ()
-    end_request: str | None = None
-
-
-CLAIM = (
-    "number, json_extract(spec, '$.resources') AS needs, owner, building_at IS NOT NULL AS started, gpu_ids,"
-    " end_request"
-)
-IN_QUEUE = "end_reason IS NULL AND coalesce(json_extract(owner, '$.pid') = 0, 0)"
+LISTED = f"number, kind, command, description, labels, params, {FACTS}, command_s, total_s, archived_at"
+CLAIM = "number, cpus, gpus, memory_bytes, owner, building_at, gpu_ids, end_request"
+IN_QUEUE = "end_reason IS NULL AND coalesce(owner_pid, 1) = 0"
 
 
 def selection(wanted: RunFilter) -> tuple[str, list[Any]]:
-    """What follows "FROM runs" to select what a filter lets through, and the values it binds."""
+    """What follows "FROM run_rows" to select what a filter lets through, and the values it binds."""
     clauses, values = _conditions(wanted)
     where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
     order = "ORDER BY number DESC"
@@ -113,6 +51,11 @@ def selection(wanted: RunFilter) -> tuple[str, list[Any]]:
         order = f"ORDER BY last_value {'DESC' if wanted.highest_first else 'ASC'}, number DESC"
     limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d}"
     return f"{where} {order} {limit}", values
+
+
+def marks(values: Iterable[object]) -> str:
+    """A mark for each of some values, as a list in SQL."""
+    return ", ".join("?" for _ in values)
 
 
 def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
@@ -126,8 +69,7 @@ def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
     if wanted.statuses:
         clauses.append(f"({' OR '.join(_status_condition(status) for status in wanted.statuses)})")
     if wanted.labels:
-        marks = ", ".join("?" * len(wanted.labels))
-        clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks}))")
+        clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks(wanted.labels)}))")
         values += wanted.labels
     return clauses, values
 
@@ -142,41 +84,106 @@ def _status_condition(status: RunStatus) -> str:
     return f"({' AND '.join(parts)})"
 
 
+# ---- records as rows ---------------------------------------------------------------------------------------
+
+
 def to_columns(record: RunRecord) -> dict[str, Any]:
-    """A record as a row: the keys of its JSON form, where what is not plain stays JSON text."""
-    stored = record.to_dict() | {"kind": record.spec.kind}
-    for derived in ("status", "labels", "params"):
-        del stored[derived]
-    return bindable(
-        {
-            name: json.dumps(value) if isinstance(value, dict | list) else value
-            for name, value in stored.items()
-        }
+    """A record as a row of the table ``runs``; its labels have a table of their own."""
+    spec = record.spec.stored()
+    return {
+        "number": record.number,
+        "kind": spec.kind,
+        "command": valid_utf8(spec.command_text),
+        "description": valid_utf8(spec.description),
+        **{f"{phase}_at": to_iso(record.facts.entered.get(phase)) for phase in PHASES},
+        **ending_columns(record.ending, to_iso(record.facts.ended_at), record.command_s, record.total_s),
+        "end_request": record.end_request,
+        "gpu_ids": as_json(record.gpu_ids),
+        "parent": record.parent,
+        "rerun_of": record.rerun_of,
+        "archived_at": to_iso(record.archived_at),
+        "identity": record.identity,
+        "owner": fact_as_json(record.owner),
+        "outputs": fact_as_json(record.outputs),
+        "usage": fact_as_json(record.usage),
+        "mounts": as_json([asdict(mount) for mount in record.mounts]),
+        "code": fact_as_json(record.code),
+        "environment": fact_as_json(record.environment),
+        "spec": as_json(spec.to_dict()),
+    }
+
+
+def ending_columns(
+    ending: Ending | None, ended_at: str | None, command_s: float | None, total_s: float | None
+) -> dict[str, Any]:
+    """How a run ended, as columns."""
+    message = None if ending is None or ending.message is None else valid_utf8(ending.message)
+    return {
+        "end_reason": None if ending is None else str(ending.reason),
+        "exit_code": None if ending is None else ending.exit_code,
+        "signal": None if ending is None else ending.signal,
+        "message": message,
+        "ended_at": ended_at,
+        "command_s": command_s,
+        "total_s": total_s,
+    }
+
+
+def as_json(value: object) -> str:
+    """What stays JSON in a column."""
+    return json.dumps(value)
+
+
+def fact_as_json(fact: Any) -> str | None:
+    """A dataclass as JSON in a column."""
+    return None if fact is None else as_json(asdict(fact))
+
+
+def _loaded(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def labels_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels in a row of the view."""
+    return tuple(row["labels"].split("\n")) if row["labels"] else ()
+
+
+def to_record(row: Mapping[str, Any]) -> RunRecord:
+    """A row with the `RECORD` columns as a record.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: It is damaged.
+    """
+    return RunRecord(
+        number=int(row["number"]),
+        spec=RunSpec.from_dict(_loaded(row["spec"]) | {"labels": list(labels_of(row))}),
+        facts=facts_from_dict(dict(row)),
+        code=read_fact(CodeFacts, _loaded(row["code"])),
+        environment=read_fact(EnvironmentFacts, _loaded(row["environment"])),
+        mounts=tuple(read_fact(MountFacts, mount) for mount in _loaded(row["mounts"])),
+        outputs=read_fact(OutputFacts, _loaded(row["outputs"])),
+        owner=read_fact(Owner, _loaded(row["owner"])),
+        command_s=row["command_s"],
+        total_s=row["total_s"],
+        gpu_ids=tuple(_loaded(row["gpu_ids"])),
+        end_request=row["end_request"],
+        parent=row["parent"],
+        rerun_of=row["rerun_of"],
+        usage=read_fact(Usage, _loaded(row["usage"])),
+        archived_at=from_iso(row["archived_at"]),
+        identity=row["identity"],
     )
 
 
-def bindable(columns: dict[str, Any]) -> dict[str, Any]:
-    """Values that SQLite takes: names that are not UTF-8 show their odd bytes."""
-    return {name: valid_utf8(value) if isinstance(value, str) else value for name, value in columns.items()}
-
-
-def to_record(row: sqlite3.Row) -> RunRecord:
-    """A row as a record, through the record's own reader."""
-    stored: dict[str, Any] = dict(row)
-    for name in _JSON_COLUMNS:
-        stored[name] = None if stored[name] is None else json.loads(stored[name])
-    stored["spec"]["labels"] = stored["labels"].split("\n") if stored["labels"] else []
-    return RunRecord.from_dict(stored)
-
-
-def is_as_written(row: sqlite3.Row, written: Mapping[str, Any]) -> bool:
-    """Whether a row says just what the JSON form of a record says; quicker than reading either as a record.
+def is_as_written(row: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
+    """Whether a row says just what a record's file says; quicker than reading either as a record.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: One of them is damaged.
     """
-    labels = row["labels"].split("\n") if row["labels"] else []
-    if sorted(labels) != sorted(written["labels"]) or row["kind"] != written["spec"].get("kind", "run"):
+    if sorted(labels_of(row)) != sorted(written["labels"]):
+        return False
+    if row["kind"] != written["spec"].get("kind", "run"):
         return False
     names = (name for name in row.keys() if name in written and name != "labels")  # noqa: SIM118
     return all(_same_value(row[name], written[name]) for name in names)
@@ -188,34 +195,32 @@ def _same_value(stored: Any, value: Any) -> bool:
     return stored == value
 
 
-def to_claim(row: sqlite3.Row) -> Claim:
+def to_claim(row: Mapping[str, Any]) -> Claim:
     """A row with the `CLAIM` columns as what the run takes of its machine."""
     owner = None if row["owner"] is None else Owner(**json.loads(row["owner"]))
-    needs = json.loads(row["needs"]) if row["needs"] else {}
     return Claim(
         row["number"],
-        ComputeRequest(needs.get("cpus"), needs.get("gpus"), needs.get("memory_bytes")),
+        ComputeRequest(row["cpus"], row["gpus"], row["memory_bytes"]),
         None if owner is None else owner.machine,
         in_queue=owner is not None and owner.is_queue,
-        started=bool(row["started"]),
+        started=row["building_at"] is not None,
         gpu_ids=tuple(json.loads(row["gpu_ids"])),
         end_request=row["end_request"],
     )
 
 
-def to_listed(row: sqlite3.Row) -> ListedRun:
+def to_listed(row: Mapping[str, Any]) -> ListedRun:
     """A row with the `LISTED` columns as what a list shows."""
-    stored: dict[str, Any] = dict(row)
-    labels, params = stored["labels"], stored["params"]
+    params = row["params"]
     return ListedRun(
-        number=stored["number"],
-        kind=stored["kind"],
-        command=stored["command"],
-        description=stored["description"],
-        labels=tuple(labels.split("\n")) if labels else (),
+        number=row["number"],
+        kind=row["kind"],
+        command=row["command"],
+        description=row["description"],
+        labels=labels_of(row),
         params=json.loads(params) if params and params != "{}" else {},
-        facts=facts_from_dict(stored),
-        command_s=stored["command_s"],
-        total_s=stored["total_s"],
-        archived=stored["archived_at"] is not None,
+        facts=facts_from_dict(dict(row)),
+        command_s=row["command_s"],
+        total_s=row["total_s"],
+        archived=row["archived_at"] is not None,
     )

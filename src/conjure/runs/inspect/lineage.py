@@ -12,7 +12,7 @@ from typing import Any
 
 from conjure.core.text import valid_utf8
 from conjure.errors import NotFoundError
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, RUNS, UPLOADS, Resource
 from conjure.runs.schema.status import Facts
@@ -126,7 +126,7 @@ def sources_of(record: RunRecord) -> list[Edge]:
 class Products:
     """Answers what came directly from a run, for many runs of a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
         self._reruns: dict[int, list[int]] = {}
         self._started: dict[int, list[int]] = {}
@@ -149,7 +149,7 @@ class Products:
         return edges + [Edge(name, run_name(child), Tie.STARTED) for child in self._started.get(number, ())]
 
 
-def trace_sources(store: Store, number: int) -> Trace:
+def trace_sources(store: Database, number: int) -> Trace:
     """All that a run came from.
 
     Raises:
@@ -159,7 +159,7 @@ def trace_sources(store: Store, number: int) -> Trace:
     return _trace(store, number, sources_of, lambda edge: edge.source)
 
 
-def trace_products(store: Store, number: int) -> Trace:
+def trace_products(store: Database, number: int) -> Trace:
     """All that came from a run.
 
     Raises:
@@ -171,7 +171,7 @@ def trace_products(store: Store, number: int) -> Trace:
 
 
 def _trace(
-    store: Store,
+    store: Database,
     number: int,
     step: Callable[[RunRecord], Iterable[Edge]],
     far_end: Callable[[Edge], str],
@@ -190,7 +190,7 @@ def _trace(
     return trace
 
 
-def _record(store: Store, name: str) -> RunRecord | None:
+def _record(store: Database, name: str) -> RunRecord | None:
     number = run_number(name)
     try:
         return None if number is None else store.get(number)

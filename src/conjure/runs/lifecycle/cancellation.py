@@ -11,9 +11,10 @@ from contextlib import contextmanager
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
+from conjure.runs.database.sqlite import SqliteDatabase
 
-Look = Callable[[Store | None], Exception | None]
+Look = Callable[[Database | None], Exception | None]
 
 _LOOK_EVERY_S = 0.2
 
@@ -58,17 +59,17 @@ class _Watch:
         """Look again and again."""
         while not self.is_over.wait(_LOOK_EVERY_S):
             try:
-                with Store.open(self._home, must_exist=True) as store:
+                with SqliteDatabase.open(self._home, must_exist=True) as store:
                     self._look_until_over(store)
             except StoreError:
                 self._look_once(None)  # a full disk, or the home is gone; it is tried again
 
-    def _look_until_over(self, store: Store) -> None:
+    def _look_until_over(self, store: Database) -> None:
         while not self.is_over.is_set():
             self._look_once(store)
             self.is_over.wait(_LOOK_EVERY_S)
 
-    def _look_once(self, store: Store | None) -> None:
+    def _look_once(self, store: Database | None) -> None:
         self._found = self._look(store)
         if self._found is not None:
             signal.pthread_kill(self._main, signal.SIGALRM)

@@ -17,6 +17,7 @@ from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch
 from conjure.runs.telemetry.logs import LogWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary, summarise
+from conjure.runs.telemetry.rungs import RungLadder
 
 GRACE_S = 30.0
 _TICK_S = 0.1
@@ -39,6 +40,10 @@ class RunControl(Protocol):
 
     def note_usage(self, usage: Usage) -> None:
         """Take note of what the command has used so far."""
+        ...
+
+    def note_rung(self, rung: int, value: float) -> None:
+        """Take note of the value with which a rung was reached."""
         ...
 
 
@@ -74,6 +79,7 @@ class CommandMonitor:
         timeout_s: After how long it is stopped, or None.
         timer: Seconds, by a clock that does not jump.
         grace_s: How long after being asked to end it is made to.
+        ladder: The rungs of the metric that others are compared with, if it is.
     """
 
     execution: Execution
@@ -84,6 +90,7 @@ class CommandMonitor:
     timeout_s: float | None = None
     timer: Callable[[], float] = time.monotonic
     grace_s: float = GRACE_S
+    ladder: RungLadder | None = None
     _summaries: dict[str, Summary] = field(default_factory=dict)
     _reason: EndReason | None = None
     _message: str | None = None
@@ -123,6 +130,8 @@ class CommandMonitor:
             self._summaries = summarise(finite, self._summaries.values())
             self._unindexed = True
         for point in points:
+            for rung in self.ladder.reached(point.name, point.step) if self.ladder is not None else ():
+                self.control.note_rung(rung, point.value)
             condition = self.conditions.see(point.name, point.step, point.value)
             what = f"{point.name} was {point.value:g} at step {point.step}"
             if condition is not None:

@@ -8,6 +8,7 @@ a number ends with exactly one ending, whatever happens in between; a step that 
 `EndRun` with it.
 """
 
+import math
 import os
 import posixpath
 import signal
@@ -26,7 +27,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
-from conjure.runs.database.sqlite import KILL, STOP, Store
+from conjure.runs.database.base import KILL, PRUNE, STOP, Database
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.interpreter import find_current
@@ -48,6 +49,7 @@ from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
 from conjure.runs.telemetry.logs import LogWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary
+from conjure.runs.telemetry.rungs import RungLadder
 
 _INSIST_S = 30.0
 
@@ -76,7 +78,7 @@ class RunContext:
     """
 
     home: Home
-    store: Store
+    store: Database
     number: int
     spec: RunSpec
     requested: float
@@ -111,7 +113,7 @@ class RunContext:
         """Why somebody wants the run to end, or None."""
         return self.find_wish(self.store)
 
-    def find_wish(self, store: Store | None) -> EndReason | None:
+    def find_wish(self, store: Database | None) -> EndReason | None:
         """Why somebody wants the run to end, or None.
 
         Args:
@@ -123,6 +125,8 @@ class RunContext:
         wanted = None if store is None else store.end_request(self.number)
         if wanted == KILL:
             return EndReason.KILL_REQUESTED
+        if wanted == PRUNE:
+            return EndReason.PRUNED
         return EndReason.STOP_REQUESTED if wanted == STOP or self.told_to_end else None
 
     def index(self, summaries: Iterable[Summary]) -> None:
@@ -134,6 +138,11 @@ class RunContext:
         """Write down what the run has used so far."""
         with suppress(StoreError):
             self.store.set_facts(self.number, usage=usage)
+
+    def note_rung(self, rung: int, value: float) -> None:
+        """Write down how the run stands beside other trials of its sweep."""
+        with suppress(StoreError):
+            self.store.set_rung(self.number, rung, value if math.isfinite(value) else None)
 
 
 def supervise(run: RunContext) -> None:
@@ -240,7 +249,11 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
     execution = run.executor.start(job)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
-    return CommandMonitor(execution, run.log, metrics, run, conditions, run.spec.timeout_s).until_end()
+    metric = run.store.rung_metric(run.number)
+    ladder = None if metric is None else RungLadder(metric)
+    return CommandMonitor(
+        execution, run.log, metrics, run, conditions, run.spec.timeout_s, ladder=ladder
+    ).until_end()
 
 
 def how_it_ended(result: CommandResult) -> Ending:
@@ -284,7 +297,7 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     total_s = round(time.monotonic() - run.requested, 3)
     if result is not None:
         retry_on_full_disk(lambda: run.store.set_facts(run.number, usage=result.usage))
-    retry_on_full_disk(lambda: run.store.close(run.number, ending, command_s=command_s, total_s=total_s))
+    retry_on_full_disk(lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
 
 
 def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:
@@ -322,7 +335,7 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
 def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterator[None]:
     """Let a stop or kill cut the work inside short, by looking for one several times a second."""
 
-    def look(store: Store | None) -> EndRun | None:
+    def look(store: Database | None) -> EndRun | None:
         wanted = run.find_wish(store)
         return EndRun(Ending(wanted)) if wanted is not None and only in (None, wanted) else None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from conjure.core.home import Home
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.scheduling.scheduler import shortage
@@ -96,7 +96,7 @@ def wait_for_end(home: Home, number: int) -> RunRecord:
     raise AssertionError("a followed run ends")
 
 
-def _events(store: Store, number: int, sleep: Callable[[float], None]) -> Iterator[Event]:
+def _events(store: Database, number: int, sleep: Callable[[float], None]) -> Iterator[Event]:
     merge = _Merge(LogTail(RunFolder.of(store.home, number).log))
     wait_s, next_look_at_carrier = _SHORTEST_WAIT_S, 0.0
     while True:
@@ -118,7 +118,7 @@ def _events(store: Store, number: int, sleep: Callable[[float], None]) -> Iterat
         sleep(wait_s)
 
 
-def _look_after(store: Store, record: RunRecord) -> Iterator[Queued]:
+def _look_after(store: Database, record: RunRecord) -> Iterator[Queued]:
     """See to it that the run goes on or ends; of one that waits, tell for what."""
     if not record.waits_in_queue:
         mark_interrupted(store, [record])

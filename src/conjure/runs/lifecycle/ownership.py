@@ -19,7 +19,9 @@ from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.database.sqlite import KILL, Store, read_record
+from conjure.runs.database.base import KILL, Database
+from conjure.runs.database.record_files import read_record
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
@@ -127,29 +129,29 @@ def _open_lock(folder: Folder) -> int:
         return os.open(LOCK_FILE, flags | os.O_CREAT, 0o600, dir_fd=folder.descriptor)
 
 
-def open_store(home: Home, *, must_exist: bool = False) -> Store:
+def open_store(home: Home, *, must_exist: bool = False) -> Database:
     """The store, with every run that its carrier left behind closed first: what is then read is true.
 
     Where runs wait and the process that starts them is gone, another is started.
 
     Args:
         home: Where conjure keeps things.
-        must_exist: As `Store.open` has it.
+        must_exist: As `SqliteDatabase.open` has it.
 
     Raises:
         StoreError: The home or its database cannot be used.
     """
-    store = Store.open(home, must_exist=must_exist)
+    store = SqliteDatabase.open(home, must_exist=must_exist)
     try:
         mark_interrupted(store, store.supervised())
         look_after_queue(store)
     except BaseException:
-        store.close_connection()
+        store.close()
         raise
     return store
 
 
-def mark_interrupted(store: Store, records: Iterable[RunRecord]) -> None:
+def mark_interrupted(store: Database, records: Iterable[RunRecord]) -> None:
     """Close as interrupted those of the runs whose supervisor is gone.
 
     Where that cannot be written, as on a full disk, `store` tells of them as ended all the same.
@@ -166,7 +168,7 @@ def mark_interrupted(store: Store, records: Iterable[RunRecord]) -> None:
             lock.release()
 
 
-def _close_one(store: Store, number: int) -> None:
+def _close_one(store: Database, number: int) -> None:
     record = store.get(number)  # again, now that nobody else can be closing it
     if record.status.is_final:
         return
@@ -182,7 +184,7 @@ def _close_one(store: Store, number: int) -> None:
     ending = _ending_of_abandoned(record, restarted=restarted)
     try:
         store.refresh_summaries(number)  # its supervisor may not have seen the last points
-        store.close(number, ending)
+        store.end_run(number, ending)
     except StoreError:
         store.presume_ended(number, ending)
     else:

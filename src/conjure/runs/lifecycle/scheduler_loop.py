@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
-from conjure.runs.database.sqlite import KILL, Store
+from conjure.runs.database.base import KILL, Database
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import host_id, reap_children
 from conjure.runs.lifecycle.ownership import RunLock, mark_interrupted
@@ -84,13 +85,13 @@ class _Scheduler:
     def _anything_waits(self) -> bool:
         if not self._home.database.exists():
             return False
-        with Store.open(self._home, must_exist=True) as store:
+        with SqliteDatabase.open(self._home, must_exist=True) as store:
             return bool(store.queued(this_queue()))
 
     def _look(self) -> bool:
         """Start what can start; whether anything is left that waits."""
         try:
-            with Store.open(self._home, must_exist=True) as store:
+            with SqliteDatabase.open(self._home, must_exist=True) as store:
                 mark_interrupted(store, store.supervised())
                 look_after_queue(store)
                 queued = store.queued(this_queue())
@@ -107,7 +108,7 @@ class _Scheduler:
         for number in [number for number in self._requests if number not in queued]:
             del self._requests[number]
 
-    def _ready(self, store: Store) -> list[int]:
+    def _ready(self, store: Database) -> list[int]:
         """The runs to start now; those that cannot be started any more are closed."""
         claims = store.claims()
         for claim in claims:
@@ -120,7 +121,7 @@ class _Scheduler:
         known = [claim for claim in claims if not claim.in_queue or claim.number in self._requests]
         return startable(known, host_id(), self._capacity)
 
-    def _keep_request(self, store: Store, number: int) -> None:
+    def _keep_request(self, store: Database, number: int) -> None:
         """Hold what its supervisor will need: a session that ends may take what is in memory files."""
         if number in self._requests:
             return
@@ -153,7 +154,7 @@ class _Scheduler:
     def _give_up(self, number: int) -> None:
         where = RunFolder.of(self._home, number).supervisor_log
         ending = Ending(EndReason.SUPERVISOR_DIED, message=f"its supervisor could not start; see {where}")
-        with Store.open(self._home, must_exist=True) as store:
+        with SqliteDatabase.open(self._home, must_exist=True) as store:
             close_queued(store, number, ending)
 
     def _fork_supervisor(self, number: int, lock: RunLock) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.database.sqlite import KILL, STOP, Store
+from conjure.runs.database.base import KILL, PRUNE, STOP, Database
 from conjure.runs.host.process import KILL_SIGNAL, Process, boot_id, host_id, look_at, send_signal
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, process_name
 from conjure.runs.scheduling.scheduler_start import close_queued, wake_scheduler
@@ -20,7 +20,11 @@ from conjure.runs.schema.status import Ending, EndReason
 
 _LOOK_EVERY_S = 0.05
 DEAF_AFTER_S = 10.0
-_REASONS = {STOP: EndReason.STOP_REQUESTED, KILL: EndReason.KILL_REQUESTED}
+_REASONS = {
+    STOP: EndReason.STOP_REQUESTED,
+    PRUNE: EndReason.PRUNED,
+    KILL: EndReason.KILL_REQUESTED,
+}
 
 
 def _wait_quietly(_waiting: Sequence[int]) -> None:
@@ -64,7 +68,7 @@ def end_runs(
         return [(store.get(number), was) for number, was in going_on.items()]
 
 
-def request_end(store: Store, number: int, what: str) -> bool:
+def request_end(store: Database, number: int, what: str) -> bool:
     """Ask a run's supervisor to end it; one that waits in the queue ends here and now.
 
     Args:
@@ -88,7 +92,7 @@ def request_end(store: Store, number: int, what: str) -> bool:
         return True
 
 
-def cancel_queued(store: Store, number: int, ending: Ending) -> bool:
+def cancel_queued(store: Database, number: int, ending: Ending) -> bool:
     """End a run that waits in this machine's queue; False if it does not, or not any more."""
     owner = store.get(number).owner
     if owner is None or not owner.is_queue or owner.machine != host_id():

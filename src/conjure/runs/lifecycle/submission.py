@@ -8,6 +8,7 @@ after all is closed before its lock is let go.
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from conjure.errors import ConjureError, UsageError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.artifacts.mount_sources import identity_of, resolve_mounts
 from conjure.runs.code import snapshot
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
+from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.executors.sandbox import require_sandbox
 from conjure.runs.host.process import this_process
@@ -54,6 +56,7 @@ def submit(
     *,
     announce: Callable[[int], None] = _say_nothing,
     rerun_of: int | None = None,
+    trial: TrialClaim | None = None,
 ) -> Submission:
     """Give a run its number, record its code, and hand it to a supervisor; it then goes on by itself.
 
@@ -62,8 +65,10 @@ def submit(
         spec: What is asked.
         announce: Told the number as soon as there is one.
         rerun_of: The run this one repeats.
+        trial: The trial of a sweep that it is.
 
     Raises:
+        TrialRefusedError: That trial must not be started now; no run is made.
         ConjureError: It cannot be; what could be checked was checked before a number was given.
         KeyboardInterrupt: After a number was announced: the record tells whether the run was called off, or
             goes on because it had been handed over.
@@ -80,7 +85,7 @@ def submit(
             return Submission(equal, reused=True)
         # A ^C either calls the run off, and then its record says so, or comes after it was handed over.
         with interrupts_held() as interrupts:
-            number, lock = allocate_run(home, store, spec, rerun_of)
+            number, lock = allocate_run(home, store, spec, rerun_of, trial)
 
             def record() -> None:
                 with interrupts.let_through():
@@ -242,22 +247,26 @@ def refuse_own_folder(home: Home, spec: RunSpec) -> None:
         )
 
 
-def allocate_run(home: Home, store: Store, spec: RunSpec, rerun_of: int | None) -> tuple[int, RunLock]:
+def allocate_run(
+    home: Home, store: Database, spec: RunSpec, rerun_of: int | None, trial: TrialClaim | None = None
+) -> tuple[int, RunLock]:
     """A number for a new run, and possession of its folder."""
-    taken: list[RunLock] = []
+    taken: dict[int, RunLock] = {}
+
+    def take(number: int) -> None:
+        taken[number] = RunLock.create(home.run_folder(number))
+
     try:
         record = store.create_run(
-            spec,
-            this_process(),
-            lambda number: taken.append(RunLock.create(home.run_folder(number))),
-            parent=_parent(home),
-            rerun_of=rerun_of,
+            spec, this_process(), take, parent=_parent(home), rerun_of=rerun_of, trial=trial
         )
-    except BaseException:
-        for lock in taken:
+    except BaseException as error:
+        for number, lock in taken.items():
+            if isinstance(error, TrialRefusedError):
+                shutil.rmtree(home.run_folder(number), ignore_errors=True)  # there is no such run
             lock.release()
         raise
-    return record.number, taken[-1]
+    return record.number, taken[record.number]
 
 
 def _parent(home: Home) -> int | None:
@@ -267,7 +276,7 @@ def _parent(home: Home) -> int | None:
     return int(number) if same_home and number.isdecimal() else None
 
 
-def snapshot_code(home: Home, store: Store, number: int, spec: RunSpec) -> CodeFacts:
+def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> CodeFacts:
     """Record the code a run is to start from, under the run's number.
 
     Raises:
@@ -293,7 +302,7 @@ def snapshot_code(home: Home, store: Store, number: int, spec: RunSpec) -> CodeF
 
 
 def find_identical_run(
-    home: Home, store: Store, spec: RunSpec, mounted: tuple[MountFacts, ...]
+    home: Home, store: Database, spec: RunSpec, mounted: tuple[MountFacts, ...]
 ) -> RunRecord | None:
     """A completed run that did just this; found before a number is given, so that none is wasted."""
     # What it imports would cost every other `conjure run` its time.
@@ -309,7 +318,7 @@ def find_identical_run(
     return store.completed_equal(identity_of(home, spec, taken, built.digest, mounted))
 
 
-def close_failed_submission(store: Store, number: int, error: BaseException) -> None:
+def close_failed_submission(store: Database, number: int, error: BaseException) -> None:
     """Close the record of a run that never reached a supervisor."""
     if isinstance(error, KeyboardInterrupt):
         ending = Ending(EndReason.KILL_REQUESTED, message="cancelled during submission")
@@ -319,6 +328,6 @@ def close_failed_submission(store: Store, number: int, error: BaseException) -> 
         message = f"it could not be submitted: {type(error).__name__}: {error}"
         ending = Ending(EndReason.SUBMISSION_FAILED, message=message)
     try:
-        store.close(number, ending)
+        store.end_run(number, ending)
     except ConjureError:
         store.presume_ended(number, ending)  # the next command that can write will close it

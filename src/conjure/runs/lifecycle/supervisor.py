@@ -18,7 +18,8 @@ from typing import NoReturn
 from conjure.core.home import Home
 from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name
 from conjure.runs.lifecycle.execution import RunContext, supervise
@@ -81,7 +82,7 @@ def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequ
 def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
     status = 1
     try:
-        with Store.open(home, must_exist=True) as store:
+        with SqliteDatabase.open(home, must_exist=True) as store:
             if _enter(home, store, number, request):
                 exclude = _exclude(home, number)
                 supervise(RunContext(home, store, number, request.spec, request.requested, exclude))
@@ -97,7 +98,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
         os._exit(status)
 
 
-def _enter(home: Home, store: Store, number: int, request: SupervisorRequest) -> bool:
+def _enter(home: Home, store: Database, number: int, request: SupervisorRequest) -> bool:
     """Begin the run; where there is no room for it after all, leave it to the queue."""
     try:
         if not admit(store, number, request):
@@ -119,7 +120,7 @@ def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
     end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
     if status != 0 or scheduler_is_missing(home):
         try:
-            open_store(home, must_exist=True).close_connection()
+            open_store(home, must_exist=True).close()
         except ConjureError:
             traceback.print_exc()  # the next command that can write will close it
     wake_scheduler(home)
@@ -134,9 +135,9 @@ def _close_after_our_own_fault(home: Home, number: int, error: BaseException) ->
     where = RunFolder.of(home, number).supervisor_log
     message = f"internal error ({type(error).__name__}: {error}); see {where}"
     try:
-        with Store.open(home, must_exist=True) as store:
+        with SqliteDatabase.open(home, must_exist=True) as store:
             if not store.get(number).status.is_final:
-                store.close(number, Ending(EndReason.SUPERVISOR_DIED, message=message))
+                store.end_run(number, Ending(EndReason.SUPERVISOR_DIED, message=message))
     except ConjureError:
         traceback.print_exc()
 

@@ -24,10 +24,11 @@ from conjure.runs.artifacts.resource_paths import upload_content, versions
 from conjure.runs.artifacts.uploads import read_upload
 from conjure.runs.code import code_store
 from conjure.runs.code.code_store import provisional_references
-from conjure.runs.database.connection import is_damaged
+from conjure.runs.database.base import Database, KeptParts, RunFilter
 from conjure.runs.database.migrations import NEWEST
-from conjure.runs.database.rows import RunFilter
-from conjure.runs.database.sqlite import KeptParts, Store, folder_numbers, foreign_entries, read_record
+from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_record
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.sqlite_connection import is_damaged
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.sandbox import sandbox_fault
 from conjure.runs.host.gpus import GpuMeter
@@ -104,7 +105,7 @@ def rebuild(home: Home) -> Rebuilt:
         SnapshotError: The code store cannot be mended.
     """
     aside = _set_aside(home) if is_damaged(home.database) else None
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         numbers, unreadable = store.reindex()
     if home.code_repository.exists():
         code_store.mend(home)
@@ -146,7 +147,7 @@ def _database(home: Home) -> Iterator[Finding]:
         if is_damaged(home.database):
             yield Finding("database", State.FAULT, f"{home.database} is damaged", _REINDEX)
             return
-        with Store.open(home) as store:
+        with SqliteDatabase.open(home) as store:
             suspects = store.suspects()
             yield _integrity(store, suspects)
             yield _runs(store)
@@ -156,7 +157,7 @@ def _database(home: Home) -> Iterator[Finding]:
         yield Finding("database", State.FAULT, str(error), _REINDEX)
 
 
-def _integrity(store: Store, suspects: list[int]) -> Finding:
+def _integrity(store: Database, suspects: list[int]) -> Finding:
     faults = store.stray_rows()
     damaged = store.damaged_rows(suspects)
     if damaged:
@@ -166,7 +167,7 @@ def _integrity(store: Store, suspects: list[int]) -> Finding:
     return Finding("database", State.OK, f"schema {NEWEST}, no faults")
 
 
-def _runs(store: Store) -> Finding:
+def _runs(store: Database) -> Finding:
     """How many runs there are; those whose supervisor is gone are closed on the way."""
     before = store.active()
     mark_interrupted(store, before)
@@ -178,7 +179,7 @@ def _runs(store: Store) -> Finding:
     return Finding("runs", State.OK, text)
 
 
-def _run_folders(home: Home, store: Store, suspects: list[int]) -> Iterator[Finding]:
+def _run_folders(home: Home, store: Database, suspects: list[int]) -> Iterator[Finding]:
     """Whether rows and folders go together, and the folders hold what they must."""
     rows, folders = store.numbers(), set(folder_numbers(home.runs))
     unused = set(unused_folders(home, store))
@@ -201,7 +202,7 @@ def _run_folders(home: Home, store: Store, suspects: list[int]) -> Iterator[Find
     yield from _run_files(home, store, folders)
 
 
-def _records(home: Home, store: Store, folders: set[int], suspects: list[int]) -> Iterator[Finding]:
+def _records(home: Home, store: Database, folders: set[int], suspects: list[int]) -> Iterator[Finding]:
     """Whether the records of runs that have ended are there, and the database says the same."""
     lost, other = [], []
     for number in suspects:
@@ -218,7 +219,7 @@ def _records(home: Home, store: Store, folders: set[int], suspects: list[int]) -
         yield Finding("records", State.FAULT, text, _REINDEX)
 
 
-def _run_files(home: Home, store: Store, folders: set[int]) -> Iterator[Finding]:
+def _run_files(home: Home, store: Database, folders: set[int]) -> Iterator[Finding]:
     """Whether the folders of runs that have ended hold what they must."""
     wrong: dict[str, list[int]] = {}
     for kept in store.kept_parts():
@@ -245,7 +246,7 @@ def _faults_of_folder(home: Home, kept: KeptParts) -> Iterator[str]:
         yield f"{MANIFEST} cannot be read, so outputs cannot be checked"
 
 
-def _leftovers(home: Home, store: Store) -> Iterator[Finding]:
+def _leftovers(home: Home, store: Database) -> Iterator[Finding]:
     left = find_leftovers(home, store)
     references = provisional_references(home)
     if left or references:
@@ -261,7 +262,7 @@ def _code(home: Home) -> Finding:
     repository = home.code_repository
     try:
         if home.database.exists() and not is_damaged(home.database):
-            with Store.open(home, must_exist=True) as store:
+            with SqliteDatabase.open(home, must_exist=True) as store:
                 trees = store.code_trees()
         else:
             trees = {}

@@ -18,7 +18,8 @@ from conjure.errors import ConjureError
 from conjure.runs.artifacts.resource_paths import versions
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import code_store, mirrors
-from conjure.runs.database.sqlite import Store, folder_numbers
+from conjure.runs.database.base import Database
+from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments import environment_build
 from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
 from conjure.runs.lifecycle.ownership import RunLock
@@ -93,7 +94,7 @@ class _InRunFolders:
     empty: list[int] = field(default_factory=list)
 
 
-def recoverable(home: Home, store: Store) -> list[int]:
+def recoverable(home: Home, store: Database) -> list[int]:
     """Ended runs whose outputs were never saved, and still could be by `conjure recover`."""
     at_work = store.active_numbers()
     return [
@@ -103,7 +104,7 @@ def recoverable(home: Home, store: Store) -> list[int]:
     ]
 
 
-def find_leftovers(home: Home, store: Store, *, now: float | None = None) -> list[Path]:
+def find_leftovers(home: Home, store: Database, *, now: float | None = None) -> list[Path]:
     """What killed processes left, of the kinds that `prune` removes."""
     at_work, seen = store.active_numbers(), _look_into_run_folders(home)
     in_folders = [path for number, paths in seen.leftovers.items() if number not in at_work for path in paths]
@@ -111,17 +112,17 @@ def find_leftovers(home: Home, store: Store, *, now: float | None = None) -> lis
     return [*in_folders, *empty, *_old_unfinished(home, _long_ago(now))]
 
 
-def unused_folders(home: Home, store: Store) -> list[int]:
+def unused_folders(home: Home, store: Database) -> list[int]:
     """Run folders in which nothing of a run is, because the command that made them was cut off."""
     return _unused(home, store, _look_into_run_folders(home).empty)
 
 
-def _unused(home: Home, store: Store, empty: list[int]) -> list[int]:
+def _unused(home: Home, store: Database, empty: list[int]) -> list[int]:
     rows = store.numbers() if empty else set()
     return [number for number in empty if number not in rows and _is_free(home.run_folder(number))]
 
 
-def prune(home: Home, store: Store, *, everything: bool = False, now: float | None = None) -> Pruned:
+def prune(home: Home, store: Database, *, everything: bool = False, now: float | None = None) -> Pruned:
     """Free environments, working folders, files and code that no run needs.
 
     Args:
@@ -158,7 +159,7 @@ def prune(home: Home, store: Store, *, everything: bool = False, now: float | No
 
 
 def _prune_run_folders(
-    home: Home, store: Store, seen: _InRunFolders, not_done: list[str]
+    home: Home, store: Database, seen: _InRunFolders, not_done: list[str]
 ) -> tuple[list[int], int, int]:
     """Remove working folders and leftovers of ended runs: numbers, how many leftovers, bytes."""
     at_work = store.active_numbers()
@@ -254,7 +255,7 @@ def _changed_at(path: Path) -> float:
     return path.lstat().st_ctime
 
 
-def _unused_files(home: Home, store: Store) -> Iterator[Path]:
+def _unused_files(home: Home, store: Database) -> Iterator[Path]:
     kept = home.root / KEPT_FILES
     used = {
         Path(source).parts[-2] for source in store.sources_in_use() if source.startswith(f"{KEPT_FILES}/")

@@ -17,7 +17,7 @@ from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.artifacts.uploads import remove_upload
 from conjure.runs.code import snapshot
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.lifecycle.ownership import RunLock
 from conjure.runs.schema.record import OutputFacts
 from conjure.runs.schema.resource import Resource
@@ -26,7 +26,7 @@ from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK
 _FILES = (OUTPUTS, WORK, BASELINE)
 
 
-def remove(home: Home, store: Store, text: str, *, force: bool = False) -> int:
+def remove(home: Home, store: Database, text: str, *, force: bool = False) -> int:
     """Remove the files of a run or upload.
 
     Args:
@@ -59,7 +59,7 @@ def remove(home: Home, store: Store, text: str, *, force: bool = False) -> int:
     return size
 
 
-def _remove_run(home: Home, store: Store, resource: Resource, *, force: bool) -> int:
+def _remove_run(home: Home, store: Database, resource: Resource, *, force: bool) -> int:
     number = int(resource.name)
     record = store.get(number)
     if not record.status.is_final:
@@ -89,7 +89,7 @@ def _remove_at_once(folder: Folder, name: str) -> None:
         remove_entry(folder, aside)
 
 
-def _runs_using(store: Store, resource: Resource) -> list[int]:
+def _runs_using(store: Database, resource: Resource) -> list[int]:
     """Runs that mounted this upload, in any of the versions meant."""
     found = set()
     for source, numbers in store.sources_in_use().items():
@@ -100,7 +100,7 @@ def _runs_using(store: Store, resource: Resource) -> list[int]:
     return sorted(found)
 
 
-def _refuse_needed(store: Store, resource: Resource, users: Iterable[int], *, force: bool) -> None:
+def _refuse_needed(store: Database, resource: Resource, users: Iterable[int], *, force: bool) -> None:
     records = [store.get(number) for number in users]
     at_work = [record.number for record in records if not record.status.is_final]
     if at_work:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import ConjureError, ExecutorError
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.host.process import this_process
 from conjure.runs.scheduling.scheduler import allocate
 from conjure.runs.scheduling.scheduler_start import this_queue
@@ -24,7 +24,7 @@ from conjure.runs.schema.status import RunStatus
 _PRIVATE = 0o700
 
 
-def enqueue(home: Home, store: Store, number: int, request: SupervisorRequest) -> None:
+def enqueue(home: Home, store: Database, number: int, request: SupervisorRequest) -> None:
     """Leave a run to this machine's queue; the caller possesses it, lets it go, and wakes the scheduler.
 
     Raises:
@@ -36,13 +36,13 @@ def enqueue(home: Home, store: Store, number: int, request: SupervisorRequest) -
     store.enqueue(number, this_queue())
 
 
-def has_room(store: Store, number: int, request: SupervisorRequest) -> bool:
+def has_room(store: Database, number: int, request: SupervisorRequest) -> bool:
     """Whether a run may start now, as far as can be seen; its supervisor decides that again."""
     needs = request.spec.resources
     return not needs.asks or allocate(number, store.claims(), request.capacity) is not None
 
 
-def admit(store: Store, number: int, request: SupervisorRequest) -> bool:
+def admit(store: Database, number: int, request: SupervisorRequest) -> bool:
     """Let a run whose supervisor is this process go on to building, if there is room for it.
 
     Raises:

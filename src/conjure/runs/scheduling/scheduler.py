@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from conjure.core.text import plural
 from conjure.core.units import format_size
 from conjure.errors import UsageError
-from conjure.runs.database.rows import Claim
+from conjure.runs.database.base import Claim
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.schema.spec import ComputeRequest
 

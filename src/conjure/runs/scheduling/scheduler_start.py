@@ -15,7 +15,7 @@ from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.base import Database
 from conjure.runs.host.process import Process, boot_id, host_id, look_at, send_signal, this_process
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import Ending, EndReason
@@ -120,19 +120,19 @@ def is_scheduler(home: Home, process: Process) -> bool:
     return process.name == SCHEDULER_NAME and process == scheduler_of(home)
 
 
-def close_queued(store: Store, number: int, ending: Ending) -> bool:
+def close_queued(store: Database, number: int, ending: Ending) -> bool:
     """Close a run if it is in a queue; False if it is not.
 
     Raises:
         StoreError: That cannot be written.
     """
-    closed = store.close_queued(number, ending, total_s=_seconds_since_request(store.home, number))
+    closed = store.end_queued_run(number, ending, total_s=_seconds_since_request(store.home, number))
     if closed:
         remove_request(store.home, number)
     return closed
 
 
-def look_after_queue(store: Store) -> None:
+def look_after_queue(store: Database) -> None:
     """See to it that this machine's queue has a scheduler if runs wait in it, and that what is read is true.
 
     It never fails: who only looks must not be kept from it.

@@ -1,6 +1,6 @@
 """From a run's command as it was written to the arguments that are executed.
 
-Main entries: `fill_in`, `to_arguments`, `unknown_placeholders`. Invariant: a param's value arrives at the
+Main entries: `fill_in`, `to_arguments`, `placeholders`. Invariant: a param's value arrives at the
 command as exactly the text that was given, whatever quotes stand around its ``:NAME:`` in a shell line.
 """
 
@@ -31,8 +31,12 @@ def to_arguments(command: tuple[str, ...]) -> tuple[str, ...]:
 
 def unknown_placeholders(command: tuple[str, ...], params: Mapping[str, str]) -> list[str]:
     """Names that stand in the command like placeholders, but that no param has."""
-    found = (match[1] for word in command for match in _PLACEHOLDER.finditer(word))
-    return list(dict.fromkeys(name for name in found if name not in params))
+    return [name for name in placeholders(command) if name not in params]
+
+
+def placeholders(command: tuple[str, ...]) -> list[str]:
+    """Names that stand in the command like placeholders: as ``:NAME:``, not within a word."""
+    return list(dict.fromkeys(match[1] for word in command for match in _PLACEHOLDER.finditer(word)))
 
 
 def _fill_in_line(line: str, params: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """What is known of a run: what was asked, what was found, how it went.
 
-Main entry: `RunRecord`, whose `to_dict` is both ``runs/N/run.json`` and what ``--json`` prints. Invariant:
-``RunRecord.from_json(record.to_json())`` equals the record, so that a run folder alone can rebuild its rows.
+Main entry: `RunRecord`, whose `to_dict` is what ``--json`` prints. Invariant: plain values that never change;
+how they are stored is for `conjure.runs.database` to say, as a row and as the file ``runs/N/run.json``.
 """
 
 from collections.abc import Mapping
@@ -178,29 +178,6 @@ class RunRecord:
             "spec": spec,
         }
 
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "RunRecord":
-        """The record that `to_dict` wrote, of this version or another; unknown keys are passed over.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is not such a record.
-        """
-        plain = ("command_s", "total_s", "end_request", "parent", "rerun_of", "identity")
-        return cls(
-            number=int(stored["number"]),
-            spec=RunSpec.from_dict(stored["spec"]),
-            facts=facts_from_dict(stored),
-            code=_read(CodeFacts, stored.get("code")),
-            environment=_read(EnvironmentFacts, stored.get("environment")),
-            mounts=tuple(_read(MountFacts, mount) for mount in stored.get("mounts") or ()),
-            outputs=_read(OutputFacts, stored.get("outputs")),
-            owner=_read(Owner, stored.get("owner")),
-            usage=_read(Usage, stored.get("usage")),
-            gpu_ids=tuple(stored.get("gpu_ids") or ()),
-            archived_at=from_iso(stored.get("archived_at")),
-            **{name: stored.get(name) for name in plain},
-        )
-
 
 def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
     """The facts among a record's JSON values."""
@@ -220,7 +197,8 @@ def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
     return Facts(entered, from_iso(stored.get("ended_at")), ending)
 
 
-def _read(kind: Any, stored: Mapping[str, Any] | None) -> Any:
+def read_fact(kind: Any, stored: Mapping[str, Any] | None) -> Any:
+    """A dataclass from its JSON values, of this version or another; unknown keys are passed over."""
     if stored is None:
         return None
     values = {name: value for name, value in stored.items() if name in kind.__dataclass_fields__}

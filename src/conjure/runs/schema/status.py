@@ -61,6 +61,7 @@ class EndReason(StrEnum):
     STOP_REQUESTED = "stop_requested"
     TIMEOUT = "timeout"
     STOP_CONDITION = "stop_condition"
+    PRUNED = "pruned"
     KILL_REQUESTED = "kill_requested"
     SUBMISSION_FAILED = "submission_failed"
     CODE_FAILED = "code_failed"
@@ -83,6 +84,7 @@ STATUS_OF_REASON: dict[EndReason, RunStatus] = {
     EndReason.STOP_REQUESTED: RunStatus.STOPPED,
     EndReason.TIMEOUT: RunStatus.STOPPED,
     EndReason.STOP_CONDITION: RunStatus.STOPPED,
+    EndReason.PRUNED: RunStatus.STOPPED,
     EndReason.KILL_REQUESTED: RunStatus.KILLED,
     EndReason.SUBMISSION_FAILED: RunStatus.BUILD_FAILED,
     EndReason.CODE_FAILED: RunStatus.BUILD_FAILED,

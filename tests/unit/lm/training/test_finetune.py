@@ -6,9 +6,11 @@ import torch
 import conjure
 from conjure.errors import UsageError
 from conjure.lm.report.facts import report_from_json
-from conjure.lm.training import finetune as module
-from conjure.lm.training.events import Evaluated, Finished, StepDone
-from conjure.lm.training.finetune import Finetuning, Sampled, Saved, finetune
+from conjure.lm.training import comparison, preparation
+from conjure.lm.training.events import Evaluated, Finished, Sampled, Saved, StepDone
+from conjure.lm.training.finetune import FinetuneResult, finetune, train
+from conjure.lm.training.history import Trained
+from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.state import state_folder
 from conjure.recipes import metrics
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.slow  # each trains a model
 
 @pytest.fixture
 def inputs(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_REPORT_SAMPLES", 3)  # the reports have tests of their own
+    monkeypatch.setattr(comparison, "_REPORT_SAMPLES", 3)  # the reports have tests of their own
     return tuning_inputs(tmp_path)
 
 
@@ -78,12 +80,13 @@ def test_stopped_and_resumed_equals_unbroken(inputs, tmp_path, precision):
     request = FinetuneRequest(
         data=[data], model=model, output=tmp_path / "broken", split="lines", **{**OPTIONS, **options}
     )
-    tuning, before = Finetuning(request), []
-    for event in tuning.run():
-        before.append(event)
-        if isinstance(event, StepDone) and event.step == 7:
-            tuning.stop()
-    assert before[-1] == Finished(7, "interrupted")
+    prepared, before = prepare(request), []
+    before.extend(train(prepared, should_stop=lambda: len(before) > 0 and before[-1].step == 7))
+    trained = before[-1]
+    assert isinstance(trained, Trained)
+    assert (trained.interrupted, trained.steps) == (True, 7)
+    assert before[-2] == Finished(7, "interrupted")
+    assert FinetuneResult.of(prepared, trained, None).loss_after is None
     assert state_folder(request.output).exists()
     resumed, after = tune(inputs, tmp_path / "broken", resume=True, **options)
     assert loss_curve(before) + loss_curve(after) == loss_curve(events)
@@ -96,9 +99,7 @@ def test_stopped_and_resumed_equals_unbroken(inputs, tmp_path, precision):
 def test_resume_refuses_another_training_and_says_what_differs(inputs, tmp_path):
     data, model = inputs
     request = FinetuneRequest(data=[data], model=model, output=tmp_path / "out", split="lines", **OPTIONS)
-    tuning = Finetuning(request)
-    tuning.stop()
-    list(tuning.run())
+    list(train(prepare(request), should_stop=lambda: True))
     with pytest.raises(UsageError, match=r"learning_rate was 0\.003 and is 0\.1; seed was 42 and is 7"):
         tune(inputs, tmp_path / "out", resume=True, learning_rate=0.1, seed=7)
 
@@ -147,10 +148,10 @@ def test_memory_that_does_not_suffice_halves_the_micro_batch_to_the_same_losses(
     inputs, tmp_path, monkeypatch
 ):
     _, whole = tune(inputs, tmp_path / "whole", epochs=1, dropout=0)
-    plan = Finetuning(
+    plan = prepare(
         FinetuneRequest(data=[inputs[0]], model=inputs[1], output=tmp_path / "x", split="lines", **OPTIONS)
     ).plan
-    monkeypatch.setattr(module, "available_bytes", lambda device: int((plan.memory_bytes - 1) / 0.9))
+    monkeypatch.setattr(preparation, "available_bytes", lambda device: int((plan.memory_bytes - 1) / 0.9))
     result, parts = tune(inputs, tmp_path / "parts", epochs=1, dropout=0)
     assert result.plan.micro_batch < result.plan.batch_size == 4
     for one, other in zip(loss_curve(whole), loss_curve(parts), strict=True):

@@ -7,7 +7,7 @@ from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts import mount_sources
 from conjure.runs.artifacts.mount_sources import identity_of, keep_file, locate, resolve_mounts
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.record import CodeFacts, MountFacts
 from conjure.runs.schema.spec import Mount, RunSpec
 from support.homes import add_outputs
@@ -54,7 +54,7 @@ def test_a_kept_file_leads_nowhere_else(home, source):
 def test_mounts_are_resolved_and_links_followed(home, tmp_path):
     add_outputs(home, 3, {"a/b.txt": "x"})
     (tmp_path / "own.txt").write_text("own")
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         store.set_link("best", "runs/3/a")
         mounts = [
             Mount("best/b.txt", "b"),

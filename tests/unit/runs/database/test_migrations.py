@@ -6,7 +6,7 @@ from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database import migrations
 from conjure.runs.database.migrations import MIGRATIONS, NEWEST, Migration, migrate, schema_number
-from conjure.runs.database.sqlite import Store
+from conjure.runs.database.sqlite import SqliteDatabase
 from support.casting import add_run
 
 FIRST_ROW = (
@@ -46,7 +46,7 @@ def test_every_schema_since_the_first_is_brought_up_to_date_with_its_rows(tmp_pa
     migrate(connection, up_to=start)
     connection.execute(FIRST_ROW)
     connection.close()
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         assert store.get(1).spec.command == ("true",)
         assert add_run(store).number == 2
 
@@ -71,13 +71,13 @@ def test_a_half_migrated_file_goes_on_where_it_stopped(connection):
 
 def test_a_newer_schema_is_refused_in_one_sentence(tmp_path):
     home = Home(tmp_path)
-    with Store.open(home):
+    with SqliteDatabase.open(home):
         pass
     connection = sqlite3.connect(home.database, isolation_level=None)
     connection.execute("INSERT INTO schema_migrations VALUES (99, 'from the future', '')")
     connection.close()
     with pytest.raises(StoreError) as caught:
-        Store.open(home)
+        SqliteDatabase.open(home)
     assert str(caught.value) == (
         f"conjure's database has schema 99, and this version of conjure supports up to {NEWEST}:"
         " a newer conjure wrote it"

@@ -8,7 +8,8 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.database.sqlite import STOP, Store
+from conjure.runs.database.base import STOP
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.lifecycle.cancellation import raising
 from support.casting import add_run
 
@@ -29,7 +30,7 @@ def wait_for_ever():
 
 def test_a_wish_in_the_database_interrupts_what_the_main_thread_does(home):
     threads = []
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         number = add_run(store).number
 
         def look(own):
@@ -47,7 +48,7 @@ def test_a_wish_in_the_database_interrupts_what_the_main_thread_does(home):
 
 
 def test_it_is_raised_again_where_something_swallows_it(home):
-    Store.open(home).close_connection()
+    SqliteDatabase.open(home).close()
 
     def work():
         with raising(lambda _: CutShortError(), home):
@@ -60,7 +61,7 @@ def test_it_is_raised_again_where_something_swallows_it(home):
 
 
 def test_nothing_is_left_when_the_block_is_over(home):
-    Store.open(home).close_connection()
+    SqliteDatabase.open(home).close()
     before = signal.getsignal(signal.SIGALRM)
     looked = threading.Event()
     with raising(lambda _: looked.set(), home):
@@ -70,7 +71,7 @@ def test_nothing_is_left_when_the_block_is_over(home):
 
 
 def test_a_database_that_cannot_be_read_is_tried_again(home):
-    Store.open(home).close_connection()
+    SqliteDatabase.open(home).close()
     looks = []
     looked_again = threading.Event()
 

@@ -12,7 +12,8 @@ from conjure.runs.artifacts.verification import verify
 from conjure.runs.code import code_store, snapshot
 from conjure.runs.code.git import own_git
 from conjure.runs.database.migrations import NEWEST
-from conjure.runs.database.sqlite import Store, read_record
+from conjure.runs.database.record_files import read_record
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.ownership import RunLock
@@ -44,7 +45,7 @@ def test_nothing_is_made_by_looking(home):
 
 
 def test_all_is_well(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         finish(store, add_run(store).number, DONE)
     found = find(home)
     assert [name for name, finding in found.items() if finding.state is not State.OK] == []
@@ -80,7 +81,7 @@ def test_a_home_that_is_a_file(home):
 
 
 def test_an_abandoned_run_is_closed_and_named(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         locks = []
         spec = RunSpec(command=("true",), folder=Path("/code"))
         store.create_run(
@@ -95,7 +96,7 @@ def test_an_abandoned_run_is_closed_and_named(home):
 
 
 def test_folders_and_rows_that_do_not_match(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         for _ in range(2):
             finish(store, add_run(store).number, DONE)
     home.run_folder(8).mkdir()
@@ -123,7 +124,7 @@ def damage(path):
 
 
 def test_a_damaged_database_is_found_set_aside_and_made_anew(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         finish(store, add_run(store, labels=("a",)).number, DONE)
         before = store.get(1)
     damage(home.database)
@@ -132,17 +133,17 @@ def test_a_damaged_database_is_found_set_aside_and_made_anew(home):
     rebuilt = rebuild(home)
     assert (rebuilt.numbers, rebuilt.unreadable) == ((1,), ())
     assert rebuilt.set_aside.read_bytes()[:3] == b"xxx"
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         assert store.get(1) == before
     damage(home.database)
     assert rebuild(home).set_aside != rebuilt.set_aside
 
 
 def test_damage_in_the_middle_is_found(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         for _ in range(5):
             add_run(store, "x" * 12_000)
-        store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        store._session.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = home.database.stat().st_size
     with home.database.open("r+b") as file:
         file.seek(size // 2)
@@ -153,7 +154,7 @@ def test_damage_in_the_middle_is_found(home):
 
 
 def test_a_newer_database_is_left_alone(home):
-    with Store.open(home):
+    with SqliteDatabase.open(home):
         pass
     with sqlite3.connect(home.database) as connection:
         connection.execute("INSERT INTO schema_migrations VALUES (999, 'later', '')")
@@ -167,7 +168,7 @@ def test_a_newer_database_is_left_alone(home):
 
 
 def test_a_healthy_database_is_rebuilt_in_place(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         finish(store, add_run(store).number, DONE)
         home.run_folder(5).mkdir()
     rebuilt = rebuild(home)
@@ -192,13 +193,13 @@ def with_outputs(home, store):
     advance(store, number, RunStatus.SAVING)
     add_outputs(home, number, {"made": "x"})
     store.set_facts(number, outputs=OutputFacts(1, 1))
-    store.close(number, DONE)
+    store.end_run(number, DONE)
     return number
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[" * 100_000, '{"number": 2}'])
 def test_a_lost_record_is_told_and_written_anew_from_the_database(home, content):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         number = with_outputs(home, store)
         before = store.get(number)
         path = home.run_folder(number) / "run.json"
@@ -211,18 +212,18 @@ def test_a_lost_record_is_told_and_written_anew_from_the_database(home, content)
 
 
 def test_a_record_that_says_something_else_than_the_database(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         number = with_outputs(home, store)
-        store._connection.execute("UPDATE runs SET exit_code = 1, end_reason = 'nonzero_exit'")
+        store._session.connection.execute("UPDATE runs SET exit_code = 1, end_reason = 'nonzero_exit'")
     assert named(home, "records")[0][1] == "run.json and the database tell different things: 1"
     rebuild(home)
     assert named(home, "records") == []
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         assert store.get(number).status is RunStatus.COMPLETE
 
 
 def test_parts_of_run_folders_that_are_gone(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         numbers = [with_outputs(home, store) for _ in range(4)]
         removed = with_outputs(home, store)
         remove(home, store, f"runs/{removed}")
@@ -238,7 +239,7 @@ def test_parts_of_run_folders_that_are_gone(home):
         "manifest.json is missing, so outputs cannot be checked: 2",
         "their outputs are missing, but were not removed with `conjure rm`: 4",
     ]
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         with pytest.raises(NotFoundError, match=r"runs/2 cannot be checked: \S+manifest\.json is missing"):
             verify(home, store, "2")
         with pytest.raises(StoreError, match=r"manifest\.json is damaged"):
@@ -278,7 +279,7 @@ def test_a_damaged_code_store_is_told_and_mended(home, tmp_path, fault):
     source = tmp_path / "source"
     write_files(source, {"a.py": "a"})
     taken = snapshot.snapshot(home, source, number=1)
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         store.set_facts(add_run(store).number, code=CodeFacts(taken.tree))
     assert named(home, "code") == [(State.OK, "of 1 run", None)]
     fault(home.code_repository)
@@ -312,7 +313,7 @@ def test_uploads_without_their_parts(home, tmp_path):
 
 
 def test_what_killed_processes_left_is_told_and_pruned(home):
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         number = with_outputs(home, store)
         going_on = add_run(store).number
         lock = RunLock.take_if_free(home.run_folder(going_on))
@@ -335,7 +336,7 @@ def test_what_killed_processes_left_is_told_and_pruned(home):
         "6 things that killed processes left",
         "conjure prune",
     )
-    with Store.open(home) as store:
+    with SqliteDatabase.open(home) as store:
         freed = prune(home, store)
     assert (freed.leftovers, freed.not_done) == (5, ())
     assert named(home, "leftovers") == []

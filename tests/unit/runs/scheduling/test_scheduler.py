@@ -1,7 +1,7 @@
 import pytest
 
 from conjure.errors import UsageError
-from conjure.runs.database.rows import Claim
+from conjure.runs.database.base import Claim
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.gpus import gpu_count, gpus_named
 from conjure.runs.scheduling.scheduler import allocate, refuse_impossible, shortage, startable

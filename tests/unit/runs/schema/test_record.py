@@ -2,7 +2,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from conjure.core.text import valid_utf8
+from conjure.runs.database.record_files import record_from_dict, record_to_dict
+from conjure.runs.database.rows import to_columns, to_record
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
@@ -34,17 +38,13 @@ FULL = RunRecord(
 
 
 STORED = replace(FULL, spec=FULL.spec.stored())
+BARE = RunRecord(1, RunSpec(command=("true",), folder=Path("/code")).stored())
 
 
-def test_it_survives_the_way_through_json():
-    assert RunRecord.from_dict(json.loads(json.dumps(FULL.to_dict()))) == STORED
-
-
-def test_a_run_that_was_only_asked_for_survives_too():
-    bare = RunRecord(1, RunSpec(command=("true",), folder=Path("/code")).stored())
-    assert RunRecord.from_dict(json.loads(json.dumps(bare.to_dict()))) == replace(
-        bare, spec=bare.spec.stored()
-    )
+@pytest.mark.parametrize("record", [STORED, BARE], ids=["full", "only asked for"])
+def test_it_survives_the_way_through_its_file_and_through_a_row(record):
+    assert record_from_dict(json.loads(json.dumps(record_to_dict(record)))) == record
+    assert to_record({**to_columns(record), "labels": "\n".join(record.labels)}) == record
 
 
 def test_json_leads_with_what_programs_look_for():
@@ -57,10 +57,14 @@ def test_json_leads_with_what_programs_look_for():
 
 
 def test_unknown_keys_are_passed_over():
-    stored = FULL.to_dict()
+    stored = record_to_dict(FULL)
     stored["later"] = 1
     stored["code"]["later"] = 1
-    assert RunRecord.from_dict(stored) == STORED
+    assert record_from_dict(stored) == STORED
+
+
+def test_the_file_says_its_format():
+    assert record_to_dict(FULL)["format"] == 1
 
 
 def test_a_mounts_run_is_known_by_its_source():

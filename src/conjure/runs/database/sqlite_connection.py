@@ -1,7 +1,7 @@
-"""SQLite as the store needs it: patient with other processes, and with errors people can act on.
+"""SQLite as conjure needs it: patient with other processes, and with errors people can act on.
 
-Main entries: `connect`, `is_damaged`, `retry_when_busy`, `translate_errors`, `reading_rows`. Invariant: no
-exception of SQLite's leaves `translate_errors`.
+Main entries: `connect`, `is_damaged`, `retry_when_busy`, `translate_errors`. Invariant: no exception of
+SQLite's leaves `translate_errors`.
 """
 
 import errno
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.errors import ConjureError, StoreError
+from conjure.errors import StoreError
 from conjure.runs.database.migrations import has_known_schema
+from conjure.runs.database.statements import damaged
 
 _BUSY_S = 60.0
 _BUSY_TRIES = 5
@@ -124,26 +125,13 @@ def translate_errors(home: Home) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _translated(home, error) from error
     except UnicodeDecodeError as error:
-        raise _damaged(error) from error
+        raise damaged(error) from error
     except OSError as error:
         if isinstance(error, FileExistsError):
             raise
         if error.errno in _NO_ROOM_ERRORS:
             raise full_disk(home) from error
         raise _not_writable(home, error.strerror or str(error)) from error
-
-
-@contextmanager
-def reading_rows() -> Iterator[None]:
-    """What a row holds is what was written there: whatever its readers make of another content is damage.
-
-    Raises:
-        StoreError: In place of what the readers raised inside.
-    """
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConjureError) as error:
-        raise _damaged(error) from error
 
 
 def full_disk(home: Home) -> StoreError:
@@ -169,13 +157,6 @@ def _disk_of(home: Home) -> os.statvfs_result | None:
         return None
 
 
-def _damaged(error: Exception) -> StoreError:
-    return StoreError(
-        f"conjure's database is damaged ({type(error).__name__}: {error}); the run folders hold all of it",
-        fix="conjure doctor --reindex",
-    )
-
-
 def _not_writable(home: Home, why: str) -> StoreError:
     return StoreError(
         f"conjure's home folder {home.root} cannot be written: {why}",
@@ -188,7 +169,7 @@ def _translated(home: Home, error: sqlite3.Error) -> StoreError:
     if code == sqlite3.SQLITE_FULL or (code in _NO_ROOM and _is_full(home)):
         return full_disk(home)
     if _tells_of_damage(error):
-        return _damaged(error)
+        return damaged(error)
     if code == sqlite3.SQLITE_READONLY:
         return _not_writable(home, os.strerror(errno.EROFS if _is_read_only(home) else errno.EACCES))
     return StoreError(

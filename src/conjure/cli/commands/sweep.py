@@ -1,0 +1,345 @@
+"""`conjure sweep`: a command with many values of its parameters, and which are best."""
+
+import csv
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import click
+
+from conjure.cli.render import note, write_json
+from conjure.cli.run_options import run_options, run_spec
+from conjure.cli.run_view import metric_value
+from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
+from conjure.cli.sweeps.following import follow_sweep
+from conjure.cli.sweeps.recipe_template import is_recipe, recipe_template
+from conjure.cli.sweeps.view import show_plots, show_sweep
+from conjure.cli.tables import Cell, Column, show_table
+from conjure.core.home import Home
+from conjure.core.units import parse_duration
+from conjure.errors import NotFoundError, UsageError
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.spec import RunSpec
+from conjure.sweeps.control import resume_sweep, start_sweep, stop_sweep
+from conjure.sweeps.proposals import propose
+from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
+from conjure.sweeps.space import Choice, Domain, parse_parameter
+from conjure.sweeps.view import SweepView, look_at_sweep
+
+_ALIASES = {"bayesian": "tpe"}
+_ASK_FIRST = 10  # trials that tpe draws before it has anything to go by
+_STATE_COLOURS = {"complete": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
+
+
+class _Group(click.Group):
+    """A group whose commands have other names too."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
+
+@click.group("sweep", cls=_Group)
+def command() -> None:
+    """Run a command with many values of its parameters, and rank the results.
+
+    :NAME: in COMMAND is replaced by a value of --param NAME. Trials are ordinary runs.
+    """
+
+
+def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `grid`, `random` and `tpe`, and those of `conjure run`."""
+    options = (
+        click.option(
+            "--param",
+            "parameters",
+            multiple=True,
+            metavar="NAME=VALUES",
+            help="Values to try: a,b,c or MIN:MAX[:linear|log][:int|float].",
+        ),
+        click.option("--metric", metavar="NAME", help="Metric to rank the trials by."),
+        click.option("--minimize", "direction", flag_value="minimize", help="Lower values are better."),
+        click.option("--maximize", "direction", flag_value="maximize", help="Higher values are better."),
+        click.option(
+            "--metric-agg",
+            type=click.Choice(["last", "min", "max", "mean"]),
+            default="last",
+            show_default=True,
+            help="Which of the metric's values counts.",
+        ),
+        click.option(
+            "-j",
+            "--parallel",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Maximum number of trials at a time.",
+        ),
+        click.option("--seeds", type=int, default=1, show_default=True, help="Run each trial with N seeds."),
+        click.option(
+            "--prune",
+            type=click.Choice(["median", "asha"]),
+            help="Stop trials early that do worse than others.",
+        ),
+        click.option("--time-limit", metavar="2h", help="Stop the sweep after this time."),
+        click.option("--dry-run", is_flag=True, help="Print the commands and exit."),
+        click.option("-b", "--background", is_flag=True, help="Start the sweep and return at once."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end."),
+        run_options,
+        saved_command_options,
+        click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND..."),
+    )
+    for option in reversed(options):
+        make = option(make)
+    return make
+
+
+_drawn_options = (
+    click.option("-n", "--trials", "cells", type=int, required=True, metavar="N", help="Number of trials."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
+)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    return command.command(
+        name,
+        cls=SavableCommand,
+        context_settings={"allow_interspersed_args": False},
+        options_metavar="[OPTIONS] [--]",
+    )
+
+
+@_method("grid")
+@_sweep_options
+def grid(**options: Any) -> int:
+    """Try all combinations of the values."""
+    return _start("grid", options)
+
+
+@_method("random")
+@_drawn_options[0]
+@_drawn_options[1]
+@_sweep_options
+def random(**options: Any) -> int:
+    """Try random values."""
+    return _start("random", options)
+
+
+@_method("tpe")
+@_drawn_options[0]
+@_drawn_options[1]
+@_sweep_options
+def tpe(**options: Any) -> int:
+    """Try values like those that did well (tree-structured Parzen estimator).
+
+    Needs the sweeps extra: pip install 'conjure[sweeps]'. Also called bayesian.
+    """
+    _require_optuna()
+    return _start("tpe", options)
+
+
+def _require_optuna() -> None:
+    from importlib.util import find_spec  # only this method needs to know
+
+    if find_spec("optuna") is None:
+        raise UsageError("tpe needs Optuna, which is not installed", fix="pip install 'conjure[sweeps]'")
+
+
+def _start(method: str, options: dict[str, Any]) -> int:
+    home = Home.from_environment()
+    request = _request(home, method, options)
+    if options["save_command"] is not None:
+        context, withheld = click.get_current_context(), request.spec.stored().withheld
+        return save_command(context, options["save_command"], withheld or ())
+    if options["dry_run"]:
+        _show_commands(request)
+        return 0
+    number = start_sweep(home, request)
+    if not options["as_json"]:
+        note(f"Sweep {number}: {request.trial_count} trials, {request.parallel} at a time")
+    return follow_sweep(home, number, background=options["background"], as_json=options["as_json"])
+
+
+def _request(home: Home, method: str, options: dict[str, Any]) -> SweepRequest:
+    space = _space(options["parameters"])
+    return SweepRequest(
+        spec=_spec(home, space, options),
+        space=space,
+        method=method,  # type: ignore[arg-type]
+        cells=options.get("cells"),
+        seeds=options["seeds"],
+        seed=options.get("seed", 0),
+        parallel=options["parallel"],
+        metric=options["metric"],
+        direction=options["direction"],
+        aggregation=options["metric_agg"],
+        prune=options["prune"],
+        time_limit_s=parse_duration(options["time_limit"]) if options["time_limit"] is not None else None,
+    )
+
+
+def _space(texts: Iterable[str]) -> dict[str, Domain]:
+    space: dict[str, Domain] = {}
+    for name, domain in map(parse_parameter, texts):
+        if name in space:
+            raise UsageError(f"--param {name} is given twice")
+        space[name] = domain
+    return space
+
+
+def _spec(home: Home, space: Mapping[str, Domain], options: dict[str, Any]) -> RunSpec:
+    words = options["command"]
+    if not is_recipe(words):
+        return run_spec(home, options, {})
+    run = run_spec(home, {**options, "command": ("conjure",)}, {})
+    seeded = {SEED_PARAMETER: "1"} if options["seeds"] > 1 else {}
+    return recipe_template(words, list(_checked_trials(space, seeded)), options, run)
+
+
+def _checked_trials(space: Mapping[str, Domain], seeded: Mapping[str, str]) -> Iterable[dict[str, str]]:
+    """Trials that together have every value of a list, and both ends of every range."""
+    values = {
+        name: domain.values
+        if isinstance(domain, Choice)
+        else (domain.text(domain.low), domain.text(domain.high))
+        for name, domain in space.items()
+    }
+    first = {name: some[0] for name, some in values.items()} | dict(seeded)
+    yield first
+    for name, some in values.items():
+        yield from (first | {name: value} for value in some[1:])
+
+
+def _show_commands(request: SweepRequest) -> None:
+    asked = request.trial_count if request.method != "tpe" else min(request.trial_count, _ASK_FIRST)
+    for trial in range(asked):
+        click.echo(request.command_of(propose(request, trial)))
+    if asked < request.trial_count:
+        note(f"{request.trial_count - asked} more follow, chosen by how these do")
+
+
+@command.command("show")
+@click.argument("number", type=int)
+@click.option("--plot", is_flag=True, help="Plot the metric against each parameter.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def show(number: int, *, plot: bool, as_json: bool) -> None:
+    """Show the trials of sweep NUMBER, best first."""
+    view = _view(number)
+    if as_json:
+        write_json(view.to_dict())
+    elif plot:
+        show_plots(view)
+    else:
+        show_sweep(view)
+
+
+def _view(number: int) -> SweepView:
+    home = Home.from_environment()
+    with open_store(home) as store:
+        return look_at_sweep(home, store, number)
+
+
+@command.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
+def ls(*, as_json: bool) -> None:
+    """List sweeps, newest first."""
+    home = Home.from_environment()
+    with open_store(home) as store:
+        views = [look_at_sweep(home, store, row.number) for row in store.sweeps()]
+    if as_json:
+        write_json([_listed(view) for view in views])
+        return
+    if not views:
+        note("no sweeps yet; start one: conjure sweep grid --param x=1,2 -- echo :x:")
+        return
+    columns = [
+        Column("SWEEP", right=True),
+        Column("STATE"),
+        Column("METHOD"),
+        Column("TRIALS", right=True),
+        Column("METRIC"),
+        Column("BEST", right=True),
+        Column("COMMAND", shrinks=True),
+    ]
+    show_table(columns, map(_listed_row, views))
+
+
+def _listed(view: SweepView) -> dict[str, Any]:
+    return {name: value for name, value in view.to_dict().items() if name not in ("trials", "importance")}
+
+
+def _listed_row(view: SweepView) -> list[str | Cell]:
+    best, state = view.best, str(view.row.state)
+    return [
+        str(view.row.number),
+        Cell("no driver" if view.is_abandoned else state, _STATE_COLOURS[state]),
+        view.request.method,
+        f"{view.ended}/{view.row.trials}",
+        view.request.metric or "",
+        "" if best is None or best.value is None else metric_value(best.value),
+        view.request.spec.stored().command_text,
+    ]
+
+
+@command.command("stop")
+@click.argument("number", type=int)
+def stop(number: int) -> None:
+    """Stop sweep NUMBER and its trials; their outputs are saved."""
+    row, stopped = stop_sweep(Home.from_environment(), number)
+    click.echo(f"sweep {number}: {row.state}, {stopped} of its trials stopped")
+
+
+@command.command("resume")
+@click.argument("number", type=int)
+@click.option("--retry-failed", is_flag=True, help="Also run the failed trials again.")
+@click.option(
+    "-n", "--more", type=click.IntRange(min=1), default=None, metavar="MORE", help="Add more trials."
+)
+@click.option("-b", "--background", is_flag=True, help="Resume the sweep and return at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def resume(number: int, *, retry_failed: bool, more: int | None, background: bool, as_json: bool) -> int:
+    """Continue sweep NUMBER with the same proposals; trials that were lost run again."""
+    home = Home.from_environment()
+    resume_sweep(home, number, retry_failed=retry_failed, more=more or 0)
+    return follow_sweep(home, number, background=background, as_json=as_json)
+
+
+@command.command("best")
+@click.argument("number", type=int)
+@click.option("--command", "as_command", is_flag=True, help="Print the command with the best values.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def best(number: int, *, as_command: bool, as_json: bool) -> None:
+    """Show the best values of sweep NUMBER so far."""
+    view = _view(number)
+    found = view.best
+    if found is None or found.value is None:
+        why = "has no metric" if view.request.metric is None else "has no finished trial with a value"
+        raise NotFoundError(f"sweep {number} {why}", fix=f"conjure sweep show {number}")
+    if as_json:
+        write_json(view.to_dict()["best"])
+    elif as_command:
+        click.echo(view.request.command_of(found.trials[0].params))
+    else:
+        runs = ", ".join(str(trial.run) for trial in found.trials)
+        click.echo(f"{view.request.metric} {metric_value(found.value)}  run {runs}")
+        for name, value in found.params.items():
+            click.echo(f"{name} {value}")
+
+
+@command.command("export")
+@click.argument("number", type=int)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, which is the default.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
+def export(number: int, *, as_csv: bool, as_json: bool) -> None:
+    """Print the trials of sweep NUMBER for other programs, one per row."""
+    if as_csv and as_json:
+        raise UsageError("--csv and --json cannot be combined")
+    view = _view(number)
+    if as_json:
+        write_json([trial.to_dict() for trial in view.trials])
+        return
+    names = list(view.trials[0].params) if view.trials else list(view.request.space)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["trial", "run", *names, "status", "value", "step"])
+    writer.writerows(
+        [t.trial, t.run, *(t.params[name] for name in names), t.status, t.value, t.step] for t in view.trials
+    )

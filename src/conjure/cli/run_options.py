@@ -1,0 +1,173 @@
+"""The options that say what a run is: those of `conjure run`, which trials of a sweep take too.
+
+Main entries: `run_options`, `run_spec`. Invariant: an option means the same wherever it is taken.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from conjure.core.home import Home
+from conjure.core.units import parse_duration, parse_size
+from conjure.errors import UsageError
+from conjure.runs.environments.local_packages import keep_packages
+from conjure.runs.environments.pip_requirements import read_requirements
+from conjure.runs.schema.spec import (
+    CodeChoice,
+    ComputeRequest,
+    EnvironmentChoice,
+    Mount,
+    RunSpec,
+    current_folder,
+    parse_assignment,
+)
+
+_CURRENT = "current"
+_NOT_YET = {
+    "conda_file": "--conda-file: conda environments are not supported yet; use --pip or --pip-req",
+    "apt": "--apt: system packages are not supported yet; install them on this machine",
+    "docker_image": "--docker-image: containers are not supported yet",
+}
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say what a run is, but for those about params, and how it is shown."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS = (
+    click.option(
+        "-m", "--mount", multiple=True, metavar="RES[:PATH][:ro]", help="Mount a resource or local file."
+    ),
+    click.option("--pip", multiple=True, metavar="PKG", help="Add a Python package to the environment."),
+    click.option("--pip-req", multiple=True, metavar="FILE", help="Add the packages of a requirements file."),
+    click.option("--python", metavar="X.Y", help="Python version of a clean environment."),
+    click.option(
+        "--base",
+        default=_CURRENT,
+        metavar="current|none",
+        help="Start from the current environment or from none.",
+    ),
+    click.option("--deps-from-env", is_flag=True, help="The same as --base current."),
+    click.option(
+        "-e",
+        "--env",
+        multiple=True,
+        metavar="KEY[=VALUE]",
+        help="Set an environment variable, or pass one through.",
+    ),
+    click.option("--git-url", "--github-url", metavar="URL", help="Run another repository's code."),
+    click.option("--git-ref", "--github-ref", metavar="REF", help="Branch, tag or commit of --git-url."),
+    click.option(
+        "-c", "--commit", "--commit-ref", metavar="REF", help="Run this commit of the current repository."
+    ),
+    click.option("--committed", is_flag=True, help="Leave out uncommitted and untracked files."),
+    click.option(
+        "--sandbox/--no-sandbox",
+        default=False,
+        help="Hide home folders, other processes and the network; the system is read-only.",
+    ),
+    click.option("--network", is_flag=True, help="Let a sandboxed command reach the network."),
+    click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run."),
+    click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run."),
+    click.option("--timeout", metavar="90m", help="Stop the run after this time."),
+    click.option(
+        "--stop-condition",
+        multiple=True,
+        metavar="'loss > 9'",
+        help="Stop the run when a metric meets this condition.",
+    ),
+    click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
+    click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
+    click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
+    click.option("--output", multiple=True, metavar="GLOB", help="Save only new files that match."),
+    click.option("--no-output", multiple=True, metavar="GLOB", help="Do not save new files that match."),
+    click.option("--conda-file", hidden=True),
+    click.option("--apt", multiple=True, hidden=True),
+    click.option("--docker-image", "--from", hidden=True),
+)
+
+
+def run_spec(
+    home: Home, options: Mapping[str, Any], params: Mapping[str, str], *, idempotent: bool = False
+) -> RunSpec:
+    """The run that the options ask for.
+
+    Args:
+        home: Where conjure keeps things.
+        options: The values of `run_options`, and the ``command``.
+        params: What replaces ``:NAME:`` in the command.
+        idempotent: Reuse an equal run that completed.
+
+    Raises:
+        UsageError: What they say cannot be.
+    """
+    for name, refusal in _NOT_YET.items():
+        if options[name]:
+            raise UsageError(refusal)
+    requirements, notes = read_requirements(home, map(Path, options["pip_req"]))
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    return RunSpec(
+        command=options["command"],
+        folder=current_folder(),
+        code=CodeChoice(
+            commit=options["commit"],
+            committed=options["committed"],
+            git_url=options["git_url"],
+            git_ref=options["git_ref"],
+        ),
+        environment=EnvironmentChoice(
+            _base(options),
+            options["python"],
+            keep_packages(home, options["pip"], current_folder()),
+            requirements or None,
+        ),
+        variables=dict(map(parse_variable, options["env"])),
+        mounts=tuple(map(Mount.parse, options["mount"])),
+        resources=ComputeRequest(
+            options["cpus"], options["gpus"], parse_size(options["memory"]) if options["memory"] else None
+        ),
+        timeout_s=parse_duration(options["timeout"]) if options["timeout"] is not None else None,
+        stop_conditions=options["stop_condition"],
+        output=options["output"],
+        no_output=options["no_output"],
+        description=options["description"],
+        labels=options["label"],
+        params=params,
+        idempotent=idempotent,
+        sandbox=options["sandbox"],
+        network=options["network"],
+    )
+
+
+def _base(options: Mapping[str, Any]) -> str:
+    """The environment that --base and --deps-from-env choose.
+
+    Raises:
+        UsageError: They choose different ones.
+    """
+    base = options["base"]
+    if not options["deps_from_env"]:
+        return base
+    typed = click.get_current_context().get_parameter_source("base") is ParameterSource.COMMANDLINE
+    if typed and base != _CURRENT:
+        raise UsageError(f"--deps-from-env and --base {base} cannot be combined")
+    return _CURRENT
+
+
+def parse_variable(text: str) -> tuple[str, str]:
+    """``KEY=VALUE``, or ``KEY`` with the value it has here."""
+    if "=" in text:
+        return parse_assignment("--env", text)
+    if text not in os.environ:
+        raise UsageError(
+            f"--env {text}: there is no variable {text} here", hint=f"give its value, as in -e {text}=VALUE"
+        )
+    return text, os.environ[text]

@@ -1,0 +1,1 @@
+"""What `conjure sweep` shares: reading what a trial is, and showing sweeps."""

@@ -1,0 +1,148 @@
+"""`conjure finetune`, `generate` and `score` as the command of a sweep: a trial is such a run itself.
+
+Main entries: `is_recipe`, `recipe_template`. Invariant: everything about the command is checked with the
+values of a trial before the sweep starts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import click
+
+from conjure.cli.typed_options import names_as_typed
+from conjure.errors import UsageError
+from conjure.recipes.options import option_words
+from conjure.runs.schema.argv import fill_in, placeholders
+from conjure.runs.schema.spec import RunSpec
+
+_CONJURE = "conjure"
+_RECIPES = ("finetune", "generate", "score")
+_SPEC_OF = {
+    "finetune": ("conjure.cli.language_model.finetune", "checked_spec"),
+    "generate": ("conjure.cli.commands.generate", "run_spec"),
+    "score": ("conjure.cli.commands.score", "run_spec"),
+}
+# Options of `conjure run` that say nothing about a run of conjure itself.
+_OF_OTHERS = (
+    "mount",
+    "pip",
+    "pip_req",
+    "python",
+    "git_url",
+    "git_ref",
+    "commit",
+    "committed",
+    "output",
+    "no_output",
+)
+
+
+def is_recipe(words: Sequence[str]) -> bool:
+    """Whether words are such a command."""
+    return len(words) > 1 and words[0] == _CONJURE and words[1] in _RECIPES
+
+
+def recipe_template(
+    words: Sequence[str], trials: Sequence[Mapping[str, str]], given: Mapping[str, Any], run: RunSpec
+) -> RunSpec:
+    """The run of every trial, with ``:NAME:`` where its values go.
+
+    A parameter without a placeholder fills the option of that name.
+
+    Args:
+        words: The command as it was typed.
+        trials: Values of parameters to check the command with; the first is that of the first trial.
+        given: The options of `run_options`.
+        run: What they ask for, as the run of any command.
+
+    Raises:
+        UsageError: The command cannot be, or takes its values elsewhere than in options.
+        ConjureError: Something that it names is not there.
+    """
+    kind = words[1]
+    _refuse_others(given, kind)
+    command: click.Command = import_module(f"conjure.cli.commands.{kind}").command
+    words = _with_options(command, kind, words, list(trials[0]))
+    module, function = _SPEC_OF[kind]
+    make: Callable[..., RunSpec] = getattr(import_module(module), function)
+
+    def made(params: Mapping[str, str]) -> RunSpec:
+        context = command.make_context(kind, list(fill_in(tuple(words), params))[2:])
+        with names_as_typed(context):
+            return make(context, _swept(command, context, words[2:]))
+
+    for params in trials[1:]:
+        made(params)
+    spec = made(trials[0])
+    return replace(
+        spec,
+        resources=run.resources,
+        timeout_s=run.timeout_s,
+        stop_conditions=run.stop_conditions,
+        variables={**spec.variables, **run.variables},
+        labels=tuple(dict.fromkeys([*spec.labels, *run.labels])),
+        description=run.description or spec.description,
+    )
+
+
+def _refuse_others(given: Mapping[str, Any], kind: str) -> None:
+    for name in _OF_OTHERS:
+        if given[name]:
+            flag = option_words({name: "x"})[0].partition("=")[0]
+            raise UsageError(f"{flag} cannot be combined with conjure {kind}, which has its own environment")
+
+
+def _with_options(command: click.Command, kind: str, words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The words, with an option for each parameter that has no placeholder in them."""
+    filled = []
+    for name in names:
+        if not any(f":{name}:" in word for word in words):
+            flag = _flag(command, name)
+            if flag is None:
+                raise UsageError(
+                    f"conjure {kind} has no option of the name {name!r}, and :{name}: is not in the command",
+                    hint=f"conjure {kind} --help",
+                )
+            filled.append(f"{flag}=:{name}:")
+    return [*words[:2], *filled, *words[2:]]
+
+
+def _flag(command: click.Command, name: str) -> str | None:
+    flags = (f"--{name.replace('_', '-')}", f"--{name}")
+    options = [one for one in command.params if isinstance(one, click.Option) and not one.is_flag]
+    return next((flag for flag in flags for option in options if flag in option.opts), None)
+
+
+def _swept(command: click.Command, context: click.Context, words: Sequence[str]) -> dict[str, str]:
+    """The options whose texts have placeholders in them.
+
+    Raises:
+        UsageError: A placeholder is elsewhere.
+    """
+    raw, _, _ = command.make_parser(context).parse_args(list(words))
+    swept: dict[str, str] = {}
+    for parameter in command.params:
+        name = parameter.name or ""
+        texts = raw.get(name)
+        texts = (
+            [texts] if isinstance(texts, str) else list(texts or ()) if not isinstance(texts, bool) else []
+        )
+        if not placeholders(tuple(text for text in texts if isinstance(text, str))):
+            continue
+        if isinstance(parameter, click.Argument) or len(texts) > 1 or name in _NOT_SWEPT:
+            where = (
+                max(parameter.opts, key=len)
+                if isinstance(parameter, click.Option)
+                else parameter.human_readable_name
+            )
+            raise UsageError(
+                f"{where} cannot have a placeholder: its files are mounted once, for all trials",
+                hint="sweep over other options, or start a sweep for each",
+            )
+        swept[name] = str(texts[0])
+    return swept
+
+
+_NOT_SWEPT = ("model", "validation", "prompt_file", "output", "label", "description", "compare")

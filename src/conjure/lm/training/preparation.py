@@ -1,0 +1,203 @@
+"""The first step of a fine-tune: the model loaded, the text read and split, the plan worked out.
+
+Main entry: `prepare`. Invariant: nothing is written and nothing is trained; whatever a request asks for that
+cannot be done is refused here.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from conjure.lm.bounds import value_fault
+from conjure.lm.checkpoints.model_resolver import Lookup
+from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device
+from conjure.lm.language_model import LanguageModel, load
+from conjure.lm.models.base import CausalLM
+from conjure.lm.text.held_out import Split, split_records
+from conjure.lm.text.records import RecordSet, read_records
+from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, tokenise
+from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.training.lora import add_lora
+from conjure.lm.training.packing import Blocks
+from conjure.lm.training.plan import (
+    Plan,
+    automatic_block_size,
+    automatic_learning_rate,
+    expected_seconds,
+    fitting_micro_batch,
+    memory_bytes,
+)
+from conjure.lm.training.request import FinetuneRequest
+
+BytesProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A fine-tune that can start.
+
+    Attributes:
+        request: What was asked for.
+        base: The model to start from; it stays as it is.
+        model: A second model with the same weights, which training changes.
+        records: The text.
+        text: Its tokens.
+        split: What to learn from, and what to measure on.
+        plan: What will be done.
+        device: Where to train.
+        dtype: Number format of forward and backward passes.
+    """
+
+    request: FinetuneRequest
+    base: LanguageModel
+    model: CausalLM
+    records: RecordSet
+    text: TokenisedText
+    split: Split
+    plan: Plan
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The base model's."""
+        return self.base.tokenizer
+
+    @property
+    def output(self) -> Path:
+        """The checkpoint folder to write."""
+        return Path(self.request.output).absolute()
+
+
+def prepare(
+    request: FinetuneRequest, *, lookups: Iterable[Lookup] = (), progress: BytesProgress | None = None
+) -> Prepared:
+    """Load the model, read the text, and work out the plan.
+
+    Args:
+        request: What to do.
+        lookups: Tell the folders of model names only the caller knows, such as ``runs/3``.
+        progress: Told the bytes of text done and in all, while text is turned into tokens.
+
+    Raises:
+        ConjureError: The model, the text or the settings cannot be used, or memory does not suffice.
+    """
+    keep_freed_memory()
+    records = _read(request, request.data)
+    base = load(request.model, lookups=lookups)
+    text = tokenise(
+        records, base.tokenizer, allow_special=request.special_tokens == "token", progress=progress
+    )
+    facts = describe(records, text, find_groups([records], progress=progress))
+    split = split_records(
+        records,
+        text,
+        base.tokenizer,
+        _read(request, [request.validation]) if request.validation is not None else None,
+        holdout=request.holdout,
+        dedup=request.dedup,
+        allow_special=request.special_tokens == "token",
+        progress=progress,
+    )
+    device = pick_device()
+    dtype = fast_dtype(device, request.precision)
+    model = _trainable_model(base.model, request)
+    return Prepared(
+        request=request,
+        base=base,
+        model=model,
+        records=records,
+        text=text,
+        split=split,
+        plan=_plan(request, base.origin, model, facts, split, device, dtype),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _read(request: FinetuneRequest, data: Sequence[str | Path]) -> RecordSet:
+    return read_records(data, column=request.column, split=request.split, layout=request.layout)
+
+
+def _trainable_model(base: CausalLM, request: FinetuneRequest) -> CausalLM:
+    """A second model with the base's weights, the request's dropout, and what is frozen marked so."""
+    if request.freeze > base.n_layer:
+        raise value_fault(
+            "freeze",
+            f"is {request.freeze}; the model has {base.n_layer} blocks",
+            fix=f"--freeze {base.n_layer}",
+        )
+    model = base.empty_copy(
+        embedding_dropout=request.dropout,
+        residual_dropout=request.dropout,
+        attention_dropout=request.attention_dropout,
+    )
+    model.load_state_dict({name: weight.clone() for name, weight in base.state_dict().items()}, assign=True)
+    if request.freeze > 0:
+        for part in (*model.embeddings(), *model.blocks[: request.freeze]):
+            part.requires_grad_(requires_grad=False)
+    if request.lora is not None:
+        add_lora(model, request.lora, seed=request.seed, first_block=request.freeze)
+    return model
+
+
+def _plan(
+    request: FinetuneRequest,
+    origin: str,
+    model: CausalLM,
+    facts: DataFacts,
+    split: Split,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Plan:
+    parameters, held_out = model.config.parameter_count, split.heldout
+    blocks = Blocks(split.train, _block_size(request, facts, model.config.context_length))
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    available = available_bytes(device)
+    rows = min(request.batch_size, len(blocks))
+    micro_batch = fitting_micro_batch(model, trainable, rows, blocks.block_size, dtype, available)
+    batch_size = min(request.batch_size * request.grad_accumulation, len(blocks))
+    steps = math.ceil(math.ceil(len(blocks) / batch_size) * request.epochs)
+    return Plan(
+        model=origin,
+        parameters=parameters,
+        trainable=trainable,
+        device=device.type,
+        dtype=str(dtype).removeprefix("torch."),
+        data=facts,
+        train_tokens=len(split.train),
+        held_out_tokens=len(held_out) if held_out is not None else 0,
+        held_out_records=held_out.records if held_out is not None else 0,
+        held_out_groups=held_out.groups if held_out is not None else 0,
+        held_out_excluded=split.excluded,
+        held_out_method=split.method,
+        held_out_reason=split.reason,
+        block_size=blocks.block_size,
+        blocks=len(blocks),
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        epochs=request.epochs,
+        steps=min(steps, request.max_steps) if request.max_steps is not None else steps,
+        learning_rate=request.learning_rate
+        if request.learning_rate is not None
+        else automatic_learning_rate(parameters, lora=request.lora is not None),
+        memory_bytes=memory_bytes(model, trainable, micro_batch, blocks.block_size, dtype),
+        available_bytes=available,
+        expected_s=expected_seconds(parameters, blocks.target_count * request.epochs, dtype, device),
+    )
+
+
+def _block_size(request: FinetuneRequest, facts: DataFacts, context_length: int) -> int:
+    size = request.block_size
+    if size is None:
+        size = automatic_block_size(facts, context_length)
+    if size > context_length:
+        raise value_fault(
+            "block_size",
+            f"is {size}; the model's context is {context_length} tokens",
+            fix=f"--block-size {context_length}",
+        )
+    return size

@@ -1,0 +1,91 @@
+"""Generating and scoring as runs.
+
+Main entries: `generate_spec`, `score_spec`. Invariant: what a run writes is among its outputs, as JSON.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.recipes.options import GenerateOptions, ScoreOptions, option_words
+from conjure.recipes.run_specs import Inputs, recorded
+from conjure.runs.schema.spec import RunSpec
+
+SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
+FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
+
+
+def generate_spec(
+    home: Home,
+    prompt: str,
+    model: str,
+    options: GenerateOptions,
+    *,
+    prompt_file: str | Path | None = None,
+    placeholders: Mapping[str, str] | None = None,
+    description: str = "",
+    labels: Sequence[str] = (),
+) -> RunSpec:
+    """The run that generates text.
+
+    Args:
+        home: Where conjure keeps things.
+        prompt: What the text continues, exactly.
+        model: Name, folder or resource.
+        options: What else is asked.
+        prompt_file: A file with a prompt on each line, in place of `prompt`.
+        placeholders: Options whose values are texts with ``:NAME:`` in them, for the run's params.
+        description: What the run is for.
+        labels: Names to find it by.
+
+    Raises:
+        ConjureError: A resource or file is not there.
+    """
+    inputs = Inputs(home)
+    words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
+    words += option_words({**options, "stop": [_escaped(text) for text in options.get("stop", ())]})
+    words += option_words(placeholders or {})
+    if prompt_file is not None:
+        words += ["--prompt-file", inputs.data(str(prompt_file))]
+    elif prompt:
+        words += ["--", prompt]
+    return recorded("generate", words, inputs.mounts, description=description, labels=labels)
+
+
+def _escaped(text: str) -> str:
+    r"""A text as the command line takes it, which reads ``\n``, ``\t`` and ``\\`` as in Python."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+
+
+def score_spec(
+    home: Home,
+    given: Sequence[str],
+    models: Sequence[str],
+    options: ScoreOptions,
+    *,
+    files: bool,
+    placeholders: Mapping[str, str] | None = None,
+    description: str = "",
+    labels: Sequence[str] = (),
+) -> RunSpec:
+    """The run that scores text.
+
+    Args:
+        home: Where conjure keeps things.
+        given: The text; or files, folders and resources.
+        models: Name, folder or resource of the model, or of two models to compare.
+        options: What else is asked.
+        files: Whether `given` are names of files.
+        placeholders: Options whose values are texts with ``:NAME:`` in them, for the run's params.
+        description: What the run is for.
+        labels: Names to find it by.
+
+    Raises:
+        ConjureError: A resource or file is not there.
+    """
+    inputs = Inputs(home)
+    named = [inputs.model(name) for name in models]
+    words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
+    words += ["--output", FIGURES_FILE, *option_words(options), *option_words(placeholders or {})]
+    words += ["--", *map(inputs.data, given)] if files else ["--text", "--", *given]
+    return recorded("score", words, inputs.mounts, description=description, labels=labels)

@@ -1,0 +1,132 @@
+"""The options of the recorded commands, typed, and the words of the command line that they stand for.
+
+Main entries: `FinetuneOptions`, `GenerateOptions`, `ScoreOptions`, `option_words`. Invariant: an option that
+is not given is not written; so a run records what was asked, and defaults stay defaults.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from conjure.core.text import did_you_mean
+from conjure.errors import UsageError
+
+_NEGATED = {"header": "--no-header"}  # flags that are on if nothing is said
+_SPELLED = {"max_new_tokens": "--length"}
+
+
+class ReadingOptions(TypedDict, total=False):
+    """How text is read; see `conjure.lm.text.read_options.ReadOptions`."""
+
+    column: str
+    """Column of tables that holds the text."""
+    split: Literal["lines", "paragraphs"]
+    """Cut text files into records."""
+    format: str
+    """File format, whatever the files' names end in."""
+    delimiter: str
+    """What separates columns."""
+    header: bool
+    """Whether the first row names the columns."""
+    quoting: Literal["auto", "standard", "none"]
+    """Whether fields may be in quotes."""
+    encoding: str
+    """Of text files without a byte order mark."""
+
+
+class FinetuneOptions(ReadingOptions, total=False):
+    """The options of ``conjure finetune``; see `conjure.lm.training.request.FinetuneRequest` for each."""
+
+    special_tokens: Literal["text", "token"]
+    holdout: float
+    validation: str | Path
+    dedup: Literal["keep", "drop", "weight"]
+    epochs: float
+    batch_size: int
+    block_size: int
+    learning_rate: float
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    dropout: float
+    attention_dropout: float
+    grad_accumulation: int
+    mask_records: bool
+    patience: int
+    seed: int
+    precision: Literal["auto", "float32", "bfloat16"]
+    freeze: int
+    lora: int
+    max_steps: int
+    eval_every: int
+    save_every: int
+    sample_every: int
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The options of ``conjure generate``; see `conjure.lm.generation.request.GenerationRequest` for each."""
+
+    max_new_tokens: int
+    num_samples: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    no_repeat_ngram: int
+    stop: Sequence[str]
+    seed: int
+    on_overflow: Literal["slide", "error"]
+    precision: Literal["auto", "float32", "bfloat16", "int8"]
+    logprobs: bool
+
+
+class ScoreOptions(ReadingOptions, total=False):
+    """The options of ``conjure score``."""
+
+    context: int
+    """Context length in tokens."""
+    stride: int
+    """Tokens from one window to the next."""
+    per_token: bool
+    """Whether the log-probability of each token is kept."""
+
+
+def refuse_unknown(options: Mapping[str, object], known: type) -> None:
+    """Refuse options that a command does not have: the type checker does so, but nothing else would.
+
+    Raises:
+        UsageError: There is one.
+    """
+    names = list(known.__annotations__)
+    for name in options:
+        if name not in names:
+            raise UsageError(
+                f"there is no option {name!r}",
+                hint=did_you_mean(name, names) or f"there are {', '.join(names)}",
+            )
+
+
+def option_words(options: Mapping[str, object]) -> list[str]:
+    """Options as words of the command line; None is as good as not given.
+
+    Args:
+        options: By their names in Python. A text is written as it is.
+    """
+    words: list[str] = []
+    for name, value in options.items():
+        flag = _SPELLED.get(name, f"--{name.replace('_', '-')}")
+        if isinstance(value, bool):
+            words += _flag_words(name, flag, on=value)
+        elif isinstance(value, list | tuple):
+            words += [f"{flag}={one}" for one in value]
+        elif value is not None:
+            words.append(f"{flag}={value}")
+    return words
+
+
+def _flag_words(name: str, flag: str, *, on: bool) -> list[str]:
+    if name in _NEGATED:
+        return [flag if on else _NEGATED[name]]
+    return [flag] if on else []

@@ -1,0 +1,534 @@
+"""What is known of runs, as everything above asks for it: the seam between conjure and a database.
+
+Main entries: `Database`, which is the protocols before it and `sweep_rows.Sweeps` taken together;
+`RunFilter`; and the plain rows that are given back. Invariant: nothing here knows SQL, or which database
+there is.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from conjure.core.home import Home
+from conjure.errors import ConjureError
+from conjure.runs.database.sweep_rows import Sweeps, TrialClaim
+from conjure.runs.schema.process_facts import Owner, Usage
+from conjure.runs.schema.record import (
+    CodeFacts,
+    EnvironmentFacts,
+    MountFacts,
+    OutputFacts,
+    RunRecord,
+)
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
+from conjure.runs.schema.status import Ending, Facts, RunStatus
+from conjure.runs.telemetry.metrics import Summary
+
+STOP, KILL = "stop", "kill"
+PRUNE = "prune"  # a stop, for a trial that does worse than others
+
+LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
+
+
+class SupersededError(ConjureError):
+    """Another process supervises the run now: whoever is told so must write nothing more of it."""
+
+    code = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list, newest first unless sorted by a metric.
+
+    Attributes:
+        limit: At most so many, or None for all.
+        statuses: Only these; empty for any.
+        labels: Only runs with at least one of these; empty for any.
+        kind: Only this kind, or None.
+        archived: Also runs that were put away.
+        sort_metric: Order by this metric's newest value, lowest first; runs without it are left out.
+        highest_first: Turn the order of `sort_metric` around.
+    """
+
+    limit: int | None = None
+    statuses: tuple[RunStatus, ...] = ()
+    labels: tuple[str, ...] = ()
+    kind: str | None = None
+    archived: bool = False
+    sort_metric: str | None = None
+    highest_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """As much of a run as a list of many shows; its facts tell its status."""
+
+    number: int
+    kind: str
+    command: str
+    description: str
+    labels: tuple[str, ...]
+    params: Mapping[str, str]
+    facts: Facts
+    command_s: float | None
+    total_s: float | None
+    archived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an active run asks for, or has, of a machine's resources.
+
+    Attributes:
+        number: The run.
+        needs: What it asks for.
+        machine: The `host_id` of the machine it is on, or None.
+        in_queue: Whether it waits there, without a supervisor.
+        started: Whether it has what it asks for.
+        gpu_ids: GPUs it was given.
+        end_request: ``stop`` or ``kill`` when somebody asked for one.
+    """
+
+    number: int
+    needs: ComputeRequest
+    machine: str | None
+    in_queue: bool = False
+    started: bool = False
+    gpu_ids: tuple[int, ...] = ()
+    end_request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who has an active run, as other machines can judge it.
+
+    Attributes:
+        number: The run.
+        attempt: How many supervisors it has had; each writes under its own number, and only the highest may.
+        machine: The `host_id` of its owner.
+        heartbeat_age_s: Seconds since its supervisor was last heard of, by the database's clock.
+    """
+
+    number: int
+    attempt: int
+    machine: str | None
+    heartbeat_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRelation:
+    """Which run a run repeats, and which one started it."""
+
+    number: int
+    rerun_of: int | None
+    parent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSize:
+    """A run as a list of files shows it.
+
+    Attributes:
+        number: The run.
+        was_saved: Whether its outputs were saved, and not removed since.
+        size_bytes: How much its outputs hold, or None.
+        changed_at: When it ended, else when it was asked for.
+    """
+
+    number: int
+    was_saved: bool
+    size_bytes: int | None
+    changed_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptParts:
+    """Which parts the folder of a run that has ended must have: a log, and outputs with their manifest."""
+
+    number: int
+    log: bool
+    outputs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A name for a resource."""
+
+    name: str
+    resource: str
+    created_at: str
+
+
+class Runs(Protocol):
+    """Runs: how they come to be, move and end, and what is known of them."""
+
+    def create_run(
+        self,
+        spec: RunSpec,
+        owner: Owner,
+        reserve: Callable[[int], None],
+        *,
+        parent: int | None = None,
+        rerun_of: int | None = None,
+        trial: TrialClaim | None = None,
+    ) -> RunRecord:
+        """Give a run its number.
+
+        Args:
+            spec: What is asked; only its stored form, without secrets, is written down.
+            owner: The process that supervises it for now.
+            reserve: Called with the number before the run is there for others; it takes possession of the
+                run's folder, and raises FileExistsError where that number was given before (by a database
+                since lost).
+            parent: The run that starts this one.
+            rerun_of: The run this one repeats.
+            trial: The trial of a sweep that it is.
+
+        Raises:
+            TrialRefusedError: That trial must not be started now; no run is made.
+        """
+        ...
+
+    def move(self, number: int, status: RunStatus) -> None:
+        """Enter the next phase.
+
+        Raises:
+            IllegalMoveError: The run cannot go there from where it is.
+        """
+        ...
+
+    def admit(
+        self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None], owner: Owner
+    ) -> bool:
+        """Let a queued run go on to building if `decide` finds room for it among the active runs.
+
+        Args:
+            number: The queued run.
+            decide: Given what all active runs claim, the GPUs this one gets (an empty tuple for none), or
+                None to wait. It may be called again where the database makes a transaction be repeated.
+            owner: The process that then supervises it.
+
+        Returns:
+            Whether it was let in.
+
+        Raises:
+            IllegalMoveError: It is not queued any more.
+        """
+        ...
+
+    def enqueue(self, number: int, queue: Owner) -> None:
+        """Leave a run without a supervisor in a machine's queue.
+
+        Raises:
+            IllegalMoveError: It is past that already.
+        """
+        ...
+
+    def end_queued_run(self, number: int, ending: Ending, *, total_s: float | None = None) -> bool:
+        """End a run if it still waits in a queue, where no process would do that.
+
+        Returns:
+            Whether it did.
+        """
+        ...
+
+    def end_run(
+        self, number: int, ending: Ending, *, command_s: float | None = None, total_s: float | None = None
+    ) -> RunRecord:
+        """Close a run's record for good.
+
+        Raises:
+            IllegalMoveError: The run cannot end so from where it is; it has ended already, for one.
+        """
+        ...
+
+    def presume_ended(self, number: int, ending: Ending) -> None:
+        """Tell of a run as ended though that cannot be written now; until then this object alone says so."""
+        ...
+
+    def request_end(self, number: int, what: str) -> bool:
+        """Ask the owner of an active run to `STOP`, `PRUNE` or `KILL` it; a kill outranks the others.
+
+        Returns:
+            False if the run has ended already.
+        """
+        ...
+
+    def end_request(self, number: int) -> str | None:
+        """`STOP`, `PRUNE` or `KILL` if somebody asked for it, else None."""
+        ...
+
+    def set_facts(
+        self,
+        number: int,
+        *,
+        owner: Owner | None = None,
+        code: CodeFacts | None = None,
+        environment: EnvironmentFacts | None = None,
+        mounts: tuple[MountFacts, ...] | None = None,
+        outputs: OutputFacts | None = None,
+        usage: Usage | None = None,
+        identity: str | None = None,
+    ) -> None:
+        """Write down what became known of a run; None leaves what is there."""
+        ...
+
+    def begin_attempt(self, number: int, owner: Owner) -> int:
+        """Take a run over: from now on nothing that an earlier supervisor writes of it is accepted.
+
+        Returns:
+            The number of the attempt.
+
+        Raises:
+            IllegalMoveError: It has ended.
+        """
+        ...
+
+    def write_as(self, number: int, attempt: int) -> None:
+        """Make this object write of a run as the supervisor of that attempt.
+
+        Every later change raises SupersededError, and changes nothing, once there is a newer attempt.
+        """
+        ...
+
+    def renew_lease(self, number: int, attempt: int) -> bool:
+        """Tell that the supervisor of a run lives; False if another one has the run now."""
+        ...
+
+    def leases(self) -> dict[int, Lease]:
+        """The leases of the active runs whose supervisors tell that they live, by run."""
+        ...
+
+    def get(self, number: int) -> RunRecord:
+        """One run.
+
+        Raises:
+            NotFoundError: There is none of that number; the message names the newest.
+        """
+        ...
+
+    def facts(self, number: int) -> Facts:
+        """How far a run has come: less to read than all of it, for who looks often.
+
+        Raises:
+            NotFoundError: There is none of that number.
+        """
+        ...
+
+    def select(self, wanted: RunFilter | None = None) -> list[RunRecord]:
+        """The runs that a filter lets through."""
+        ...
+
+    def listing(self, wanted: RunFilter) -> list[ListedRun]:
+        """The runs that a filter lets through, with what a list shows of them."""
+        ...
+
+    def count(self, wanted: RunFilter) -> int:
+        """How many runs a filter lets through, its limit aside."""
+        ...
+
+    def active(self) -> list[RunRecord]:
+        """Runs that have not ended, oldest first."""
+        ...
+
+    def supervised(self) -> list[RunRecord]:
+        """Active runs that have a supervisor, or should; oldest first."""
+        ...
+
+    def claims(self) -> list[Claim]:
+        """What the active runs ask for and have, oldest first."""
+        ...
+
+    def queued(self, queue: Owner) -> dict[int, bool]:
+        """The runs in a machine's queue, each with whether it was put there since the machine was started."""
+        ...
+
+    def active_numbers(self) -> set[int]:
+        """The numbers of the runs that have not ended."""
+        ...
+
+    def numbers(self) -> set[int]:
+        """The numbers of all runs there are rows of."""
+        ...
+
+    def newest_number(self) -> int | None:
+        """The highest number given, or None before the first run."""
+        ...
+
+    def last_number(self, back: int = 0) -> int:
+        """The number of the newest run, or of the one so many before it.
+
+        Raises:
+            NotFoundError: There are not so many runs.
+        """
+        ...
+
+    def users_of(self, number: int) -> list[int]:
+        """Runs that mount something of this run, oldest first."""
+        ...
+
+    def sources_in_use(self) -> dict[str, list[int]]:
+        """Every resource that some run mounts, with the numbers of those runs."""
+        ...
+
+    def kinships(self) -> list[RunRelation]:
+        """The runs that repeat another, or were started by one; oldest first."""
+        ...
+
+    def completed_equal(self, identity: str) -> RunRecord | None:
+        """The newest completed run with this identity whose outputs are still there, or None."""
+        ...
+
+
+class LabelsAndLinks(Protocol):
+    """Names that people give to runs and to resources, and what they put away."""
+
+    def add_label(self, number: int, label: str) -> None:
+        """Give a run a label; it may have it already.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        ...
+
+    def remove_label(self, number: int, label: str) -> None:
+        """Take a label off a run.
+
+        Raises:
+            NotFoundError: The run does not have it.
+        """
+        ...
+
+    def set_archived(self, number: int, *, archived: bool) -> None:
+        """Put a run away, or take it out again."""
+        ...
+
+    def set_link(self, name: str, resource: str) -> None:
+        """Give a resource a name.
+
+        Raises:
+            ConflictError: The name is taken.
+        """
+        ...
+
+    def remove_link(self, name: str) -> None:
+        """Take a name away.
+
+        Raises:
+            NotFoundError: There is no such link.
+        """
+        ...
+
+    def link(self, name: str) -> Link | None:
+        """The link of that name, or None."""
+        ...
+
+    def links(self) -> list[Link]:
+        """All links, by name."""
+        ...
+
+    def lookup_link(self, name: str) -> str | None:
+        """The resource a name stands for, or None.
+
+        Raises:
+            NotFoundError: It is ``last`` or ``last~N``, and there are not so many runs.
+        """
+        ...
+
+
+class Metrics(Protocol):
+    """How the metrics of runs stand; the points themselves are in the runs' folders."""
+
+    def set_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
+        """Write down how a run's metrics stand."""
+        ...
+
+    def refresh_summaries(self, number: int) -> None:
+        """Make the index of a run's metrics say what their file says."""
+        ...
+
+    def summaries(self, number: int) -> dict[str, Summary]:
+        """How a run's metrics stand, by name."""
+        ...
+
+    def latest_values(self, numbers: Iterable[int]) -> dict[int, dict[str, float]]:
+        """The newest value of every metric of some runs: run -> name -> value."""
+        ...
+
+    def metric_names(self) -> list[str]:
+        """The names of all metrics that any run has, in order."""
+        ...
+
+
+class Maintenance(Protocol):
+    """What `conjure doctor`, `prune`, `rm` and `ls` ask, and rebuilding from the run folders."""
+
+    def sizes(self) -> list[RunSize]:
+        """Every run, the newest first, with how much its outputs hold: little to read, for long lists."""
+        ...
+
+    def environments_in_use(self, *, active_only: bool) -> set[str]:
+        """Digests of the environments of runs whose files were not removed; or of the active ones alone."""
+        ...
+
+    def code_trees(self) -> dict[int, str]:
+        """The tree of each run whose code is kept."""
+        ...
+
+    def kept_parts(self) -> list[KeptParts]:
+        """What must be in the folders of the runs that have ended."""
+        ...
+
+    def put_record(self, record: RunRecord) -> None:
+        """Make the database say what a record says, whatever it said before."""
+        ...
+
+    def reindex(self) -> tuple[list[int], list[int]]:
+        """Rebuild the rows of all runs from their folders, but of those that still go on; the links too.
+
+        A row that cannot be read is made anew, or goes where there is no record to make it from.
+
+        Returns:
+            Numbers that were rebuilt, and numbers whose folder holds no readable record. Neither will be
+            given again.
+        """
+        ...
+
+    def suspects(self) -> list[int]:
+        """Runs whose row does not say, word for word, what their file says: one of them may be damaged."""
+        ...
+
+    def damaged_rows(self, suspects: Iterable[int]) -> list[int]:
+        """Those of the runs whose rows cannot be read."""
+        ...
+
+    def holds(self, record: RunRecord) -> bool:
+        """Whether the database says of a run what a record says."""
+        ...
+
+    def stray_rows(self) -> list[str]:
+        """Rows that belong to runs that are not there, one phrase per table; there should be none."""
+        ...
+
+    def while_no_number_is_given(self) -> AbstractContextManager[None]:
+        """Keep other processes from giving numbers, and from every other change, while the block lasts."""
+        ...
+
+
+class Database(Runs, Sweeps, LabelsAndLinks, Metrics, Maintenance, Protocol):
+    """All that is known of the runs of one home. Use one object per thread; it is a context manager."""
+
+    @property
+    def home(self) -> Home:
+        """The home it belongs to."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+    def __enter__(self) -> "Database": ...
+
+    def __exit__(self, *_: object) -> None: ...

@@ -1,0 +1,176 @@
+"""What lies beside the database as files: a run's ``run.json``, the links, and the run folders themselves.
+
+Main entries: `read_record`, `write_record`, `read_links`, `folder_numbers`. Invariant: the files alone are
+enough to rebuild the database: ``record_from_dict(record_to_dict(record))`` equals the record.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from conjure.core.dir_fd import Folder
+from conjure.core.files import parse_json, write_atomically
+from conjure.core.home import Home
+from conjure.core.text import to_iso, valid_utf8
+from conjure.errors import ConjureError
+from conjure.runs.database.base import Link
+from conjure.runs.schema.process_facts import Owner, Usage
+from conjure.runs.schema.record import (
+    CodeFacts,
+    EnvironmentFacts,
+    MountFacts,
+    OutputFacts,
+    RunRecord,
+    facts_from_dict,
+    from_iso,
+    read_fact,
+)
+from conjure.runs.schema.run_folder import RECORD_FILE, RunFolder
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import PHASES
+
+RECORD_FORMAT = 1  # raised when a reader of before could take the file for something else
+_LINKS_FORMAT = 1
+# Numbers are given one by one, so a larger one is no run's; it would be the end of all numbers after it.
+_RUN_FOLDER = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def record_to_dict(record: RunRecord) -> dict[str, Any]:
+    """A record as ``run.json`` holds it; status, command and params are there for other programs."""
+    spec, ending = record.spec.stored(), record.ending
+    stored = spec.to_dict()
+    return {
+        "format": RECORD_FORMAT,
+        "number": record.number,
+        "status": str(record.status),
+        "end_reason": None if ending is None else str(ending.reason),
+        "exit_code": None if ending is None else ending.exit_code,
+        "signal": None if ending is None else ending.signal,
+        "message": None if ending is None else ending.message,
+        "command": valid_utf8(spec.command_text),
+        "description": stored["description"],
+        "labels": stored["labels"],
+        "params": stored["params"],
+        **{f"{phase}_at": to_iso(record.facts.entered.get(phase)) for phase in PHASES},
+        "ended_at": to_iso(record.facts.ended_at),
+        "command_s": record.command_s,
+        "total_s": record.total_s,
+        "code": _fact(record.code),
+        "environment": _fact(record.environment),
+        "mounts": [asdict(mount) for mount in record.mounts],
+        "outputs": _fact(record.outputs),
+        "usage": _fact(record.usage),
+        "gpu_ids": list(record.gpu_ids),
+        "parent": record.parent,
+        "rerun_of": record.rerun_of,
+        "archived_at": to_iso(record.archived_at),
+        "end_request": record.end_request,
+        "identity": record.identity,
+        "owner": _fact(record.owner),
+        "spec": stored,
+    }
+
+
+def _fact(fact: Any) -> dict[str, Any] | None:
+    return None if fact is None else asdict(fact)
+
+
+def record_from_dict(stored: Mapping[str, Any]) -> RunRecord:
+    """The record that `record_to_dict` wrote, of this version or another; unknown keys are passed over.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is not such a record.
+    """
+    return RunRecord(
+        number=int(stored["number"]),
+        spec=RunSpec.from_dict(stored["spec"]),
+        facts=facts_from_dict(stored),
+        code=read_fact(CodeFacts, stored.get("code")),
+        environment=read_fact(EnvironmentFacts, stored.get("environment")),
+        mounts=tuple(read_fact(MountFacts, mount) for mount in stored.get("mounts") or ()),
+        outputs=read_fact(OutputFacts, stored.get("outputs")),
+        owner=read_fact(Owner, stored.get("owner")),
+        command_s=stored.get("command_s"),
+        total_s=stored.get("total_s"),
+        gpu_ids=tuple(stored.get("gpu_ids") or ()),
+        end_request=stored.get("end_request"),
+        parent=stored.get("parent"),
+        rerun_of=stored.get("rerun_of"),
+        usage=read_fact(Usage, stored.get("usage")),
+        archived_at=from_iso(stored.get("archived_at")),
+        identity=stored.get("identity"),
+    )
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record in a run's folder, or None if there is none that can be read."""
+    try:
+        return record_from_dict(parse_json(RunFolder(folder).record.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ConjureError):
+        return None
+
+
+def write_record(home: Home, record: RunRecord) -> None:
+    """Bring a record's file up to date.
+
+    Where somebody removed the folder by hand, or a link took its place, nothing is written.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        folder = Folder.open(home.run_folder(record.number))
+    except (NotADirectoryError, FileNotFoundError):
+        return
+    with folder:
+        text = json.dumps(record_to_dict(record), indent=1) + "\n"
+        write_atomically(folder.here / RECORD_FILE, text, mode=0o600)
+
+
+def read_links(home: Home) -> list[Link] | None:
+    """The links in their file, or None if there is none that can be read."""
+    try:
+        stored = parse_json(home.links_file.read_bytes())["links"]
+        return [Link(*(str(link[name]) for name in ("name", "resource", "created_at"))) for link in stored]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_links(home: Home, links: Iterable[Link]) -> None:
+    """Let a file say what the links are, so that they outlive the database.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    content = {"format": _LINKS_FORMAT, "links": [asdict(link) for link in links]}
+    write_atomically(home.links_file, json.dumps(content, indent=1) + "\n", mode=0o600)
+
+
+def folder_numbers(runs: Path) -> list[int]:
+    """The numbers that have a folder, in order; a folder of another name is no run's."""
+    return sorted(
+        int(entry.name)
+        for entry in _entries(runs)
+        if _RUN_FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+    )
+
+
+def foreign_entries(runs: Path) -> list[str]:
+    """Names of what lies among the run folders and is none, in order."""
+    return sorted(
+        entry.name
+        for entry in _entries(runs)
+        if not _RUN_FOLDER.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False)
+    )
+
+
+def _entries(folder: Path) -> Sequence[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

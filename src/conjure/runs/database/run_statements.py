@@ -1,0 +1,354 @@
+"""Runs in a database: how they come to be, move and end, and what is known of them.
+
+Main entry: `RunStatements` (see `base.Runs`). Invariant: a run moves only where `schema.status` lets it, and
+that is checked in the transaction that moves it.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from conjure.errors import NotFoundError
+from conjure.runs.database.base import KILL, Claim, Lease, ListedRun, RunFilter, RunRelation
+from conjure.runs.database.record_files import folder_numbers
+from conjure.runs.database.rows import (
+    CLAIM,
+    IN_QUEUE,
+    LISTED,
+    as_json,
+    ending_columns,
+    fact_as_json,
+    selection,
+    to_claim,
+    to_listed,
+)
+from conjure.runs.database.statements import reading_rows
+from conjure.runs.database.sweep_rows import TrialClaim
+from conjure.runs.database.sweep_statements import SweepStatements
+from conjure.runs.schema.process_facts import Owner, Usage
+from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
+from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.status import Ending, EndReason, Facts, IllegalMoveError, RunStatus, check_move
+
+_HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
+
+
+class RunStatements(SweepStatements):
+    """See `base.Runs`, which says what each method does."""
+
+    # ---- a run's life --------------------------------------------------------------------------------------
+
+    def create_run(
+        self,
+        spec: RunSpec,
+        owner: Owner,
+        reserve: Callable[[int], None],
+        *,
+        parent: int | None = None,
+        rerun_of: int | None = None,
+        trial: TrialClaim | None = None,
+    ) -> RunRecord:
+        """Give a run its number."""
+        number = self._reserve_number(reserve)
+
+        def create() -> RunRecord:
+            record = RunRecord(
+                number,
+                spec.stored(),
+                Facts({RunStatus.REQUESTED: round(self._session.now(), 6)}),
+                owner=owner,
+                parent=parent,
+                rerun_of=rerun_of,
+            )
+            if trial is not None:
+                self._claim_trial(trial, number)
+            self._insert(record)
+            self._write_record(record)
+            return record
+
+        return self._session.transact(create)
+
+    def _reserve_number(self, reserve: Callable[[int], None]) -> int:
+        """A number whose folder is ours; making the folder keeps nobody from the database."""
+        while True:
+            number = self._session.reserve_number()
+            try:
+                with self._session.errors_translated():
+                    reserve(number)
+            except FileExistsError:
+                self._session.skip_numbers(max([number, *folder_numbers(self.home.runs)]))
+            except BaseException:
+                self._session.release_number(number)
+                raise
+            else:
+                return number
+
+    def move(self, number: int, status: RunStatus) -> None:
+        """Enter the next phase."""
+        self._change(number, lambda: self._move(number, status))
+
+    def _move(self, number: int, status: RunStatus) -> None:
+        check_move(self.get(number).status, status)
+        self._set(number, {f"{status}_at": self._now()})
+
+    def admit(
+        self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None], owner: Owner
+    ) -> bool:
+        """Let a queued run go on to building if there is room for it."""
+
+        def admit() -> bool:
+            check_move(self.get(number).status, RunStatus.BUILDING)
+            gpu_ids = decide(self.claims())
+            if gpu_ids is None:
+                return False
+            self._move(number, RunStatus.BUILDING)
+            self._set(number, {"gpu_ids": as_json(gpu_ids), "owner": fact_as_json(owner)})
+            return True
+
+        return self._change_alone(number, admit)
+
+    def _change_alone(self, number: int, act: Callable[[], bool]) -> bool:
+        """Change a run while nobody admits another."""
+
+        def change() -> bool:
+            self._session.lock_all()
+            self._session.lock_run(number)
+            self._check_fence(number)
+            return act()
+
+        return self._session.transact(change)
+
+    def enqueue(self, number: int, queue: Owner) -> None:
+        """Leave a run without a supervisor in a machine's queue."""
+
+        def enqueue() -> None:
+            if self.get(number).status is not RunStatus.QUEUED:
+                self._move(number, RunStatus.QUEUED)
+            self._set(number, {"owner": fact_as_json(queue)})
+
+        self._change(number, enqueue)
+
+    def end_queued_run(self, number: int, ending: Ending, *, total_s: float | None = None) -> bool:
+        """End a run if it still waits in a queue."""
+
+        def end() -> bool:
+            waits = self._value(f"SELECT count(*) FROM run_rows WHERE number = ? AND {IN_QUEUE}", (number,))
+            if waits:
+                self._end(number, ending, None, total_s)
+            return bool(waits)
+
+        return self._change(number, end)
+
+    def end_run(
+        self, number: int, ending: Ending, *, command_s: float | None = None, total_s: float | None = None
+    ) -> RunRecord:
+        """Close a run's record for good."""
+        return self._change(number, lambda: self._end(number, ending, command_s, total_s))
+
+    def _end(self, number: int, ending: Ending, command_s: float | None, total_s: float | None) -> RunRecord:
+        check_move(self.get(number).status, ending.reason.status)
+        self._set(number, ending_columns(ending, self._now(), command_s, total_s))
+        return self._rewrite(number)
+
+    def presume_ended(self, number: int, ending: Ending) -> None:
+        """Tell of a run as ended though that cannot be written now."""
+        self._presumed[number] = (ending, self._session.now())
+
+    def request_end(self, number: int, what: str) -> bool:
+        """Ask the owner of an active run to stop or kill it."""
+
+        def request() -> bool:
+            record = self.get(number)
+            if record.status.is_final:
+                return False
+            if record.end_request != KILL:
+                self._set(number, {"end_request": what})
+            return True
+
+        return self._change(number, request)
+
+    def end_request(self, number: int) -> str | None:
+        """`STOP` or `KILL` if somebody asked for it, else None."""
+        return self._value("SELECT end_request FROM runs WHERE number = ?", (number,))
+
+    def set_facts(
+        self,
+        number: int,
+        *,
+        owner: Owner | None = None,
+        code: CodeFacts | None = None,
+        environment: EnvironmentFacts | None = None,
+        mounts: tuple[MountFacts, ...] | None = None,
+        outputs: OutputFacts | None = None,
+        usage: Usage | None = None,
+        identity: str | None = None,
+    ) -> None:
+        """Write down what became known of a run; None leaves what is there."""
+        given = {"owner": owner, "code": code, "environment": environment, "outputs": outputs, "usage": usage}
+        columns: dict[str, Any] = {
+            name: fact_as_json(fact) for name, fact in given.items() if fact is not None
+        }
+        if identity is not None:
+            columns["identity"] = identity
+        if mounts is not None:
+            columns["mounts"] = as_json([asdict(mount) for mount in mounts])
+
+        def write() -> None:
+            self._set_sources(number, mounts or ())
+            self._set(number, columns)
+            if self.facts(number).status.is_final:
+                self._rewrite(number)
+
+        self._change(number, write)
+
+    # ---- leases --------------------------------------------------------------------------------------------
+
+    def begin_attempt(self, number: int, owner: Owner) -> int:
+        """Take a run over."""
+
+        def begin() -> int:
+            status = self.get(number).status
+            if status.is_final:
+                raise IllegalMoveError(f"run {number} is {status}: no supervisor can take it over")
+            self._session.execute(
+                "INSERT INTO leases (run, attempt, heartbeat_at) VALUES (?, 1, ?) ON CONFLICT (run)"
+                " DO UPDATE SET attempt = leases.attempt + 1, heartbeat_at = excluded.heartbeat_at",
+                (number, self._session.now()),
+            )
+            self._set(number, {"owner": fact_as_json(owner)})
+            return self._value("SELECT attempt FROM leases WHERE run = ?", (number,))
+
+        return self._change(number, begin)
+
+    def write_as(self, number: int, attempt: int) -> None:
+        """Make this object write of a run as the supervisor of that attempt."""
+        self._fence = (number, attempt)
+
+    def renew_lease(self, number: int, attempt: int) -> bool:
+        """Tell that the supervisor of a run lives."""
+        renewed = self._session.execute(
+            "UPDATE leases SET heartbeat_at = ? WHERE run = ? AND attempt = ?",
+            (self._session.now(), number, attempt),
+        )
+        return renewed > 0 or not self._value("SELECT count(*) FROM leases WHERE run = ?", (number,))
+
+    def leases(self) -> dict[int, Lease]:
+        """The leases of the active runs whose supervisors tell that they live."""
+        now = self._session.now()
+        rows = self._session.query(
+            "SELECT number, attempt, owner_host_id, heartbeat_at FROM run_rows"
+            " JOIN leases ON leases.run = number WHERE end_reason IS NULL AND owner_pid > 0"
+        )
+        return {
+            row["number"]: Lease(
+                row["number"], row["attempt"], row["owner_host_id"], max(now - row["heartbeat_at"], 0.0)
+            )
+            for row in rows
+        }
+
+    # ---- looking -------------------------------------------------------------------------------------------
+
+    def select(self, wanted: RunFilter | None = None) -> list[RunRecord]:
+        """The runs that a filter lets through."""
+        wanted = wanted if wanted is not None else RunFilter()
+        return self._by_status(wanted, lambda wider: self._rows(*selection(wider)))
+
+    def listing(self, wanted: RunFilter) -> list[ListedRun]:
+        """The runs that a filter lets through, with what a list shows of them."""
+        return self._by_status(wanted, self._listing)
+
+    def _listing(self, wanted: RunFilter) -> list[ListedRun]:
+        rest, values = selection(wanted)
+        rows = self._session.query(f"SELECT {LISTED} FROM run_rows {rest}", values)
+        with reading_rows():
+            listed = list(map(to_listed, rows))
+        if not self._presumed:
+            return listed
+        return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in listed]
+
+    def _by_status(self, wanted: RunFilter, find: Callable[[RunFilter], list[_HasFacts]]) -> list[_HasFacts]:
+        """What `find` finds; where a status is presumed, the database cannot choose by it."""
+        if not self._presumed or not wanted.statuses:
+            return find(wanted)
+        found = find(replace(wanted, statuses=(), limit=None))
+        return [one for one in found if one.facts.status in wanted.statuses][: wanted.limit]
+
+    def count(self, wanted: RunFilter) -> int:
+        """How many runs a filter lets through, its limit aside."""
+        rest, values = selection(replace(wanted, limit=None))
+        return self._value(f"SELECT count(*) FROM (SELECT number FROM run_rows {rest}) AS found", values)
+
+    def active(self) -> list[RunRecord]:
+        """Runs that have not ended, oldest first."""
+        rows = self._rows("WHERE end_reason IS NULL ORDER BY number")
+        return [record for record in rows if not record.status.is_final]
+
+    def supervised(self) -> list[RunRecord]:
+        """Active runs that have a supervisor, or should; oldest first."""
+        rows = self._rows(f"WHERE end_reason IS NULL AND NOT ({IN_QUEUE}) ORDER BY number")
+        return [record for record in rows if not record.status.is_final]
+
+    def claims(self) -> list[Claim]:
+        """What the active runs ask for and have, oldest first."""
+        rows = self._session.query(f"SELECT {CLAIM} FROM run_rows WHERE end_reason IS NULL ORDER BY number")
+        with reading_rows():
+            return [claim for claim in map(to_claim, rows) if claim.number not in self._presumed]
+
+    def queued(self, queue: Owner) -> dict[int, bool]:
+        """The runs in a machine's queue, each with whether it was put there since the machine was started."""
+        rows = self._session.query(
+            f"SELECT number, owner_boot_id FROM run_rows WHERE {IN_QUEUE} AND owner_host_id = ?"
+            " ORDER BY number",
+            (queue.host_id,),
+        )
+        return {
+            row["number"]: row["owner_boot_id"] == queue.boot_id
+            for row in rows
+            if row["number"] not in self._presumed
+        }
+
+    def active_numbers(self) -> set[int]:
+        """The numbers of the runs that have not ended."""
+        return set(self._column("SELECT number FROM runs WHERE end_reason IS NULL"))
+
+    def numbers(self) -> set[int]:
+        """The numbers of all runs there are rows of."""
+        return set(self._column("SELECT number FROM runs"))
+
+    def last_number(self, back: int = 0) -> int:
+        """The number of the newest run, or of the one so many before it."""
+        number = self._value("SELECT number FROM runs ORDER BY number DESC LIMIT 1 OFFSET ?", (back,))
+        if number is None:
+            count = self._value("SELECT count(*) FROM runs")
+            have = f"there are only {count}" if count else "there are no runs yet"
+            raise NotFoundError(f"there is no run last{f'~{back}' if back else ''}; {have}", fix="conjure ps")
+        return number
+
+    def users_of(self, number: int) -> list[int]:
+        """Runs that mount something of this run, oldest first."""
+        return self._column(
+            "SELECT DISTINCT run FROM run_sources WHERE source_run = ? ORDER BY run", (number,)
+        )
+
+    def sources_in_use(self) -> dict[str, list[int]]:
+        """Every resource that some run mounts, with the numbers of those runs."""
+        found: dict[str, list[int]] = {}
+        for row in self._session.query("SELECT source, run FROM run_sources ORDER BY run"):
+            found.setdefault(row["source"], []).append(row["run"])
+        return found
+
+    def kinships(self) -> list[RunRelation]:
+        """The runs that repeat another, or were started by one; oldest first."""
+        rows = self._session.query(
+            "SELECT number, rerun_of, parent FROM runs"
+            " WHERE rerun_of IS NOT NULL OR parent IS NOT NULL ORDER BY number"
+        )
+        return [RunRelation(row["number"], row["rerun_of"], row["parent"]) for row in rows]
+
+    def completed_equal(self, identity: str) -> RunRecord | None:
+        """The newest completed run with this identity whose outputs are still there, or None."""
+        rows = self._rows(
+            "WHERE identity = ? AND end_reason = ? AND archived_at IS NULL ORDER BY number DESC",
+            (identity, str(EndReason.COMPLETED)),
+        )
+        return next((row for row in rows if row.outputs is None or not row.outputs.removed), None)

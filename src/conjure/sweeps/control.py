@@ -1,0 +1,203 @@
+"""Starting, stopping and resuming sweeps: what is done from outside the driver.
+
+Main entries: `start_sweep`, `resume_sweep`, `stop_sweep`, `has_driver`. Invariant: at most one driver of a
+sweep lives in a home; the kernel takes its lock back when it dies.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from conjure.core.files import lock_or_close
+from conjure.core.home import HOME_VARIABLE, Home
+from conjure.errors import ConflictError, ExecutorError, UsageError
+from conjure.runs.database.base import STOP, Database
+from conjure.runs.database.sweep_rows import SweepRow, SweepState
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.stop_requests import end_runs
+from conjure.runs.lifecycle.submission import refuse_own_folder
+from conjure.runs.scheduling.scheduler import refuse_impossible
+from conjure.runs.schema.spec import RunSpec
+from conjure.sweeps.request import SweepRequest
+
+_VARIABLES = "variables."
+_PRIVATE = 0o700
+_ATTEMPTS, _BETWEEN_S = 5, 0.02
+
+
+def start_sweep(home: Home, request: SweepRequest) -> int:
+    """Give a sweep its number and start its driver; the sweep then goes on by itself.
+
+    Raises:
+        ConjureError: It cannot be started.
+    """
+    with open_store(home) as store:
+        refuse_own_folder(home, request.spec)
+        refuse_impossible(request.spec.resources)
+        number = store.create_sweep(
+            request.to_dict(),
+            trials=request.trial_count,
+            parallel=request.parallel,
+            rung_metric=request.rung_metric,
+        )
+    start_driver(home, number, request)
+    return number
+
+
+def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: int = 0) -> SweepRow:
+    """Let a sweep go on: with the same proposals, and with a new run of each trial that was lost.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The sweep.
+        retry_failed: Also run failed trials again.
+        more: So many more different trials than before.
+
+    Raises:
+        NotFoundError: There is no such sweep.
+        ConflictError: It has a driver already.
+        UsageError: A grid has no more trials, or the sweep has secrets that are not set here.
+    """
+    with open_store(home) as store:
+        sweep = store.sweep(number)
+        request = SweepRequest.from_dict(sweep.request)
+        if more and request.method == "grid":
+            raise UsageError(f"sweep {number} is a grid: it has no more than its {sweep.trials} trials")
+        if has_driver(home, number):
+            raise ConflictError(f"sweep {number} is going on already", fix=f"conjure sweep show {number}")
+        request = replace(request, spec=_with_secrets(number, request.spec))
+        trials = sweep.trials + more * request.seeds
+        store.continue_sweep(number, trials=trials)
+    start_driver(home, number, request, retry_failed=retry_failed)
+    return replace(sweep, state=SweepState.RUNNING, trials=trials)
+
+
+def _with_secrets(number: int, spec: RunSpec) -> RunSpec:
+    """The spec with the secret variables put back that are set here."""
+    withheld = spec.withheld or ()
+    others = [part for part in withheld if not part.startswith(_VARIABLES)]
+    names = [part.removeprefix(_VARIABLES) for part in withheld if part.startswith(_VARIABLES)]
+    if others:
+        raise UsageError(
+            f"sweep {number} has a secret in its {others[0]}, and secrets are not stored",
+            hint="start it again, with the secret in a variable: -e KEY, and $KEY in the command",
+        )
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"sweep {number} has secrets, which are not stored: {', '.join(missing)}",
+            hint=f"set {missing[0]} in the environment",
+        )
+    put_back = {name: os.environ[name] for name in names}
+    return replace(spec, variables={**spec.variables, **put_back}, withheld=None)
+
+
+def stop_sweep(home: Home, number: int) -> tuple[SweepRow, int]:
+    """End a sweep, and stop its trials that go on; returns when they have ended.
+
+    Returns:
+        The sweep, and how many trials were stopped.
+
+    Raises:
+        NotFoundError: There is no such sweep.
+    """
+    with open_store(home) as store:
+        store.sweep(number)
+        store.end_sweep(number, SweepState.STOPPED)  # from here on no trial starts
+        runs = going_on(store, number)
+    end_runs(home, runs, STOP)
+    with open_store(home) as store:
+        return store.sweep(number), len(runs)
+
+
+def going_on(store: Database, number: int) -> list[int]:
+    """The runs of a sweep that have not ended."""
+    return [row.run for row in store.trials(number) if row.facts.ending is None]
+
+
+class DriverLock:
+    """The right to drive a sweep of a home."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def take_if_free(cls, home: Home, number: int) -> "DriverLock | None":
+        """The lock, or None if somebody has it."""
+        home.sweeps.mkdir(mode=_PRIVATE, exist_ok=True)
+        path = home.sweeps / f"{number}.lock"
+        for _ in range(_ATTEMPTS):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            if lock_or_close(descriptor):
+                return cls(descriptor)
+            time.sleep(_BETWEEN_S)  # who only looks has it for a moment
+        return None
+
+    def release(self) -> None:
+        """Let go; a process that was given the same lock still has it."""
+        os.close(self.descriptor)
+
+
+def has_driver(home: Home, number: int) -> bool:
+    """Whether a sweep has a driver on this machine."""
+    try:
+        descriptor = os.open(home.sweeps / f"{number}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def driver_log(home: Home, number: int) -> Path:
+    """What went wrong in a sweep's driver."""
+    return home.sweeps / f"{number}.log"
+
+
+def start_driver(home: Home, number: int, request: SweepRequest, *, retry_failed: bool = False) -> None:
+    """Start the driver of a sweep, unless it has one.
+
+    What it is asked, secrets included, goes through a pipe.
+
+    Raises:
+        ExecutorError: It cannot be started.
+    """
+    lock = DriverLock.take_if_free(home, number)
+    if lock is None:
+        return
+    asked = json.dumps({"request": request.to_dict(secrets=True), "retry_failed": retry_failed})
+    try:
+        with driver_log(home, number).open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "conjure.sweeps.driver_process",
+                    str(number),
+                    str(lock.descriptor),
+                ],
+                env={**os.environ, HOME_VARIABLE: str(home.root)},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock.descriptor,),
+                start_new_session=True,
+            )
+        process.communicate(asked.encode())  # it leaves a child behind at once
+    finally:
+        lock.release()
+    if process.returncode != 0:
+        raise ExecutorError(
+            f"the driver of sweep {number} could not be started (exit {process.returncode})",
+            hint=f"see {driver_log(home, number)}",
+        )

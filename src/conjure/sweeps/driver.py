@@ -1,0 +1,250 @@
+"""What drives a sweep: it starts trials, writes down what they came to, and ends those that do badly.
+
+Main entry: `Driver.run`. Invariant: the database alone says what has been done, and whether a trial may start
+is decided there; so a driver that is killed at any moment, or that is not alone, loses and repeats nothing.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from conjure.core.home import Home
+from conjure.core.text import plural
+from conjure.core.units import format_duration
+from conjure.errors import ConjureError, StoreError
+from conjure.runs.database.base import PRUNE, STOP, Database
+from conjure.runs.database.sweep_rows import Rungs, SweepState, TrialClaim, TrialRefusedError, TrialRow
+from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.lifecycle.stop_requests import request_end
+from conjure.runs.lifecycle.submission import submit
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.schema.spec import CodeChoice, RunSpec
+from conjure.runs.schema.status import EndReason, RunStatus
+from conjure.runs.telemetry.logs import LogTail, lines
+from conjure.sweeps.proposals import propose
+from conjure.sweeps.pruning import Climb, decide
+from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
+from conjure.sweeps.trials import Trial, history, is_infrastructure_failure
+from conjure.sweeps.values import aggregate
+
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
+_LOOK_FOR_DEAD_EVERY_S = 2.0
+_MOST_ATTEMPTS = 3  # runs of a trial that ended through no fault of its command
+_FAILING_ALIKE = 3
+_LAST_LINES = 5
+
+
+class Driver:
+    """One driver's life.
+
+    Args of the constructor:
+        home: Where conjure keeps things.
+        number: The sweep.
+        request: What was asked, secrets included.
+        retry_failed: Whether trials that failed before now get another run.
+    """
+
+    def __init__(self, home: Home, number: int, request: SweepRequest, *, retry_failed: bool = False) -> None:
+        self._home, self._number, self._request = home, number, request
+        self._retry_failed = retry_failed
+        self._retries: set[int] = set()
+        self._ended: list[TrialRow] = []
+        self._pruned: set[int] = set()
+        self._started = time.monotonic()
+        self._looked_for_dead = 0.0
+
+    def run(self) -> None:
+        """Drive the sweep to its end, or until somebody else ends it."""
+        with open_store(self._home) as store:
+            if self._retry_failed:
+                self._retries = {row.trial for row in store.trials(self._number) if _has_failed(row)}
+            wait = _SHORTEST_WAIT_S
+            while store.sweep(self._number).state is SweepState.RUNNING:
+                try:
+                    acted = self._step(store)
+                except StoreError:
+                    acted = False  # a full disk, for one: it is tried again
+                wait = _SHORTEST_WAIT_S if acted else min(1.5 * wait, _LONGEST_WAIT_S)
+                time.sleep(wait)
+
+    def _step(self, store: Database) -> bool:
+        """Do what is to be done now; whether there was anything."""
+        self._look_for_dead(store)
+        rows = store.trials(self._number)
+        settled = self._settle(store, rows)
+        fault = self._fault(store) or self._time_is_up()
+        if fault is not None:
+            self._end(store, rows, *fault)
+            return True
+        self._prune(store, rows)
+        started = self._start_next(store, rows)
+        if not started and self._is_done(store, rows):
+            store.end_sweep(self._number, SweepState.COMPLETE, self._saved_by_pruning(rows))
+        return settled or started
+
+    # ---- what has ended ------------------------------------------------------------------------------------
+
+    def _look_for_dead(self, store: Database) -> None:
+        """Close, now and then, the runs whose supervisors are gone: nobody else may be there to."""
+        now = time.monotonic()
+        if now - self._looked_for_dead >= _LOOK_FOR_DEAD_EVERY_S:
+            self._looked_for_dead = now
+            active = [row.run for row in store.trials(self._number) if row.facts.ending is None]
+            mark_interrupted(store, map(store.get, active))
+
+    def _settle(self, store: Database, rows: list[TrialRow]) -> bool:
+        fresh = [row for row in rows if row.facts.ending is not None and not row.settled]
+        for row in fresh:
+            value, step = None, None
+            if self._request.metric is not None:
+                folder = self._home.run_folder(row.run)
+                value, step = aggregate(folder, self._request.metric, self._request.aggregation)
+            store.settle_trial(self._number, row.trial, row.run, value, step)
+            if not is_infrastructure_failure(row):
+                self._ended.append(replace(row, settled=True, value=value, step=step))
+        return bool(fresh)
+
+    def _fault(self, store: Database) -> tuple[SweepState, str] | None:
+        """Why the sweep cannot come to anything, if so."""
+        metric = self._request.metric
+        for row in self._ended[:1] if metric is not None else ():
+            if row.facts.status is RunStatus.COMPLETE and row.step is None:
+                names = ", ".join(store.summaries(row.run)) or "none at all"
+                return SweepState.FAILED, (
+                    f"run {row.run} completed without reporting the metric {metric!r}; it reported {names}"
+                )
+        first = self._ended[:_FAILING_ALIKE]
+        if len(first) == _FAILING_ALIKE and all(map(_has_failed, first)) and len({*map(_how, first)}) == 1:
+            last = first[-1]
+            log = "\n".join(self._last_lines(last.run))
+            said = f"; the last lines of run {last.run}:\n{log}" if log else ""
+            return SweepState.FAILED, f"the first {_FAILING_ALIKE} trials failed alike ({_how(last)}){said}"
+        return None
+
+    def _last_lines(self, run: int) -> list[str]:
+        entries = LogTail(RunFolder.of(self._home, run).log).read()
+        return [line.text for line in lines(entries)][-_LAST_LINES:]
+
+    def _time_is_up(self) -> tuple[SweepState, str] | None:
+        limit = self._request.time_limit_s
+        if limit is None or time.monotonic() - self._started < limit:
+            return None
+        return SweepState.STOPPED, f"its time limit of {format_duration(limit)} was reached"
+
+    def _end(self, store: Database, rows: list[TrialRow], state: SweepState, message: str) -> None:
+        store.end_sweep(self._number, state, message)
+        for row in rows:
+            if row.facts.ending is None:
+                request_end(store, row.run, STOP)
+
+    # ---- what does badly -----------------------------------------------------------------------------------
+
+    def _prune(self, store: Database, rows: list[TrialRow]) -> None:
+        if self._request.prune is None or all(row.facts.ending is not None for row in rows):
+            return
+        for verdict in decide(self._request, climbs(rows, store.rungs(self._number))):
+            if verdict.run not in self._pruned:
+                self._pruned.add(verdict.run)
+                store.request_end(verdict.run, PRUNE)
+
+    def _saved_by_pruning(self, rows: list[TrialRow]) -> str | None:
+        pruned = [row.command_s for row in rows if _reason(row) is EndReason.PRUNED]
+        whole = [row.command_s for row in rows if _reason(row) is EndReason.COMPLETED]
+        times = [seconds for seconds in whole if seconds is not None]
+        if self._request.prune is None or not times:
+            return None
+        mean = sum(times) / len(times)
+        saved = sum(max(0.0, mean - (seconds or 0.0)) for seconds in pruned)
+        share = saved / (saved + sum(times) + sum(seconds or 0.0 for seconds in pruned) or 1.0)
+        return (
+            f"pruning ended {plural(len(pruned), 'trial')} early and saved about {format_duration(saved)}"
+            f" of running time ({share:.0%})"
+        )
+
+    # ---- what comes next -----------------------------------------------------------------------------------
+
+    def _start_next(self, store: Database, rows: list[TrialRow]) -> bool:
+        if sum(row.facts.ending is None for row in rows) >= self._request.parallel:
+            return False
+        claim = next(self._claims(store, rows), None)
+        if claim is None:
+            return False
+        spec = self._spec(store, claim, rows)
+        try:
+            submit(self._home, spec, trial=claim)
+        except TrialRefusedError:
+            return False  # another driver was quicker, or somebody stops the sweep
+        except ConjureError as error:
+            if store.trials(self._number) == rows:  # no run was made that could tell of it
+                self._end(store, rows, SweepState.FAILED, f"no trial can be started: {error}")
+        self._retries.discard(claim.trial)
+        return True
+
+    def _claims(self, store: Database, rows: list[TrialRow]) -> Iterator[TrialClaim]:
+        """What may be started: lost trials first, then new ones."""
+        for row in rows:
+            lost = is_infrastructure_failure(row) and row.attempt < _MOST_ATTEMPTS
+            if row.facts.ending is not None and (lost or row.trial in self._retries):
+                yield TrialClaim(self._number, row.trial, row.attempt + 1, row.params)
+        taken = {row.trial: row for row in rows}
+        for trial in range(store.sweep(self._number).trials):
+            if trial not in taken:
+                yield TrialClaim(self._number, trial, 1, self._params(store, trial, taken))
+
+    def _params(self, store: Database, trial: int, taken: Mapping[int, TrialRow]) -> Mapping[str, str]:
+        """The values of a new trial: those of its cell, if an earlier repetition has them already."""
+        request = self._request
+        cell, repetition = divmod(trial, request.seeds)
+        for earlier in range(cell * request.seeds, trial):
+            if earlier in taken:
+                return {**taken[earlier].params, SEED_PARAMETER: str(repetition + 1)}
+        if request.method != "tpe":
+            return propose(request, trial)
+        trials = [Trial.of(row) for row in taken.values()]
+        return propose(request, trial, history(request, trials, cell, store.rungs(self._number)))
+
+    def _spec(self, store: Database, claim: TrialClaim, rows: list[TrialRow]) -> RunSpec:
+        """The run of a trial, on the code of the trials before it: what is changed meanwhile is not tried."""
+        spec = self._request.trial_spec(claim.params, claim.sweep)
+        if spec.code.none or spec.code.run is not None:
+            return spec
+        for row in rows:
+            code = store.get(row.run).code
+            if code is not None and code.tree:
+                return replace(spec, code=CodeChoice(run=row.run))
+        return spec
+
+    def _is_done(self, store: Database, rows: list[TrialRow]) -> bool:
+        going_on = any(row.facts.ending is None for row in rows)
+        return not going_on and next(self._claims(store, rows), None) is None
+
+
+def climbs(rows: list[TrialRow], rungs: Mapping[int, Rungs]) -> list[Climb]:
+    """How far the trials of a sweep have come."""
+    return [
+        Climb(
+            row.run,
+            rungs[row.run].values if row.run in rungs else {},
+            complete=row.facts.status is RunStatus.COMPLETE,
+            goes_on=row.facts.status is RunStatus.RUNNING,
+        )
+        for row in rows
+    ]
+
+
+def _reason(row: TrialRow) -> EndReason | None:
+    return None if row.facts.ending is None else row.facts.ending.reason
+
+
+def _has_failed(row: TrialRow) -> bool:
+    """Whether a trial's run ended in another way than it should, and not because somebody ended it."""
+    failed = (RunStatus.FAILED, RunStatus.BUILD_FAILED, RunStatus.MOUNT_FAILED)
+    return row.facts.status in failed
+
+
+def _how(row: TrialRow) -> str:
+    ending = row.facts.ending
+    assert ending is not None
+    if ending.exit_code is not None:
+        return f"exit {ending.exit_code}"
+    return f"signal {ending.signal}" if ending.signal is not None else ending.message or str(ending.reason)

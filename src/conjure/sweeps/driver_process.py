@@ -1,0 +1,33 @@
+"""The process that drives a sweep: there until the sweep has ended.
+
+Main entry: `main` (``python -m conjure.sweeps.driver_process SWEEP LOCK``); `control` starts it.
+"""
+
+import json
+import os
+import sys
+
+from conjure.core.home import Home
+from conjure.runs.host.process import set_name
+from conjure.sweeps.driver import Driver
+from conjure.sweeps.request import SweepRequest
+
+_NAME = "conjure-sweep"
+
+
+def main() -> None:
+    """Leave the caller behind, and drive the sweep.
+
+    The lock whose descriptor is given is held by this process as long as it lives.
+    """
+    number = int(sys.argv[1])
+    asked = json.load(sys.stdin)
+    request = SweepRequest.from_dict(asked["request"])
+    if os.fork():
+        os._exit(0)  # the caller waits for this alone
+    set_name(_NAME)
+    Driver(Home.from_environment(), number, request, retry_failed=asked["retry_failed"]).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Which trials to end early, by the rungs that they and others have reached.
+
+Main entry: `decide`. Invariant: a trial is only compared with values that others had at the same rung; the
+best of those that go on is never ended.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from conjure.sweeps.request import SweepRequest
+
+MEDIAN_NEEDS = 5  # finished trials, before any is judged by the median
+ASHA_NEEDS = 1  # which says how long a trial is
+ASHA_KEEPS = 2  # one of so many goes on from each rung
+_SHORTEST_SHARE = 16  # no trial is judged before this part of a whole one
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """How far a trial has come.
+
+    Attributes:
+        run: Its run.
+        rungs: Rung -> value; None for a value that is no number.
+        complete: Whether it is finished.
+        goes_on: Whether it can be ended.
+    """
+
+    run: int
+    rungs: Mapping[int, float | None]
+    complete: bool = False
+    goes_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A trial to be ended, and why."""
+
+    run: int
+    why: str
+
+
+def needed(request: SweepRequest, climbs: Iterable[Climb]) -> int:
+    """How many more trials have to finish before any is ended."""
+    wanted = MEDIAN_NEEDS if request.prune == "median" else ASHA_NEEDS
+    return max(0, wanted - sum(climb.complete for climb in climbs))
+
+
+def decide(request: SweepRequest, climbs: Iterable[Climb]) -> list[Verdict]:
+    """The trials to end now."""
+    climbs = list(climbs)
+    if request.prune is None or needed(request, climbs) > 0:
+        return []
+    whole = max(max(climb.rungs, default=0) for climb in climbs if climb.complete)
+    verdicts = []
+    for climb in climbs:
+        highest = max(climb.rungs, default=0)
+        if climb.goes_on and highest and highest * _SHORTEST_SHARE >= whole:
+            why = _judged(request, climb, highest, climbs)
+            if why is not None:
+                verdicts.append(Verdict(climb.run, why))
+    return verdicts
+
+
+def _judged(request: SweepRequest, climb: Climb, rung: int, climbs: list[Climb]) -> str | None:
+    value = climb.rungs[rung]
+    others = [other.rungs[rung] for other in climbs if other.run != climb.run and rung in other.rungs]
+    numbers = [other for other in others if other is not None]
+    if not numbers:
+        return None
+    metric = request.rung_metric
+    if value is None:
+        return f"{metric} is no number at step {rung}"
+    worse = 1.0 if request.direction == "minimize" else -1.0
+    if request.prune == "median":
+        median = statistics.median(numbers)
+        if worse * (value - median) > 0:
+            return f"{metric} {value:.6g} at step {rung}; the median of {len(numbers)} others is {median:.6g}"
+        return None
+    better = sum(worse * (value - other) > 0 for other in numbers)
+    kept = max(1, (len(numbers) + 1) // ASHA_KEEPS)
+    if better >= kept:
+        return f"{metric} {value:.6g} at step {rung}; {better} of {len(numbers)} others are better"
+    return None

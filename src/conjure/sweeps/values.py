@@ -1,0 +1,39 @@
+"""What a trial's run came to: its metric as one number.
+
+Main entry: `aggregate`. Invariant: a value that is no number is told from one that was never reported: the
+first has a step.
+"""
+
+import math
+import statistics
+from pathlib import Path
+
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry.metrics import MetricTail
+from conjure.sweeps.request import Aggregation
+
+
+def aggregate(folder: Path, metric: str, how: Aggregation) -> tuple[float | None, int | None]:
+    """A run's metric as one number, with its step.
+
+    Args:
+        folder: The run's folder.
+        metric: The metric's name.
+        how: Which of its values counts.
+
+    Returns:
+        Value and step: no value if it is NaN or infinite, and neither if the metric was not reported.
+    """
+    found = [point for point in MetricTail(RunFolder(folder).metrics).read_all() if point.name == metric]
+    if not found:
+        return None, None
+    last = found[-1]
+    if how == "last":
+        return (last.value if math.isfinite(last.value) else None), last.step
+    finite = [point for point in found if math.isfinite(point.value)]
+    if not finite:
+        return None, last.step
+    if how == "mean":
+        return statistics.fmean(point.value for point in finite), last.step
+    extreme = (min if how == "min" else max)(finite, key=lambda point: point.value)
+    return extreme.value, extreme.step

@@ -1,0 +1,386 @@
+"""What every database of conjure's must do: tests for whichever one the fixture `store` opens.
+
+A module of tests for one database imports all of this; its `home` is where the files of the runs are.
+"""
+
+import json
+
+import pytest
+
+from conjure.errors import ConflictError, NotFoundError, StoreError
+from conjure.runs.database.base import KILL, STOP, RunFilter, SupersededError
+from conjure.runs.database.record_files import read_record, record_from_dict
+from conjure.runs.schema.process_facts import Owner, Usage
+from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts
+from conjure.runs.schema.spec import ComputeRequest
+from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
+from conjure.runs.telemetry.metrics import Summary
+from support.casting import OWNER, add_run, advance, finish
+
+OTHER = Owner("host", "boot", 2, "2")
+DONE = Ending(EndReason.COMPLETED, 0)
+
+
+def numbers(records):
+    return [record.number for record in records]
+
+
+# ---- a run's life ------------------------------------------------------------------------------------------
+
+
+def test_numbers_count_up_from_1(store):
+    assert [add_run(store).number for _ in range(3)] == [1, 2, 3]
+
+
+def test_what_is_given_back_is_what_is_stored(store):
+    record = add_run(store, "echo hi", labels=("a", "b"), params={"lr": "1"}, description="a try")
+    assert store.get(record.number) == record
+    assert record.status is RunStatus.REQUESTED
+
+
+def test_a_run_moves_through_its_phases_to_its_end(store):
+    number = add_run(store).number
+    advance(store, number, RunStatus.SAVING)
+    assert store.get(number).status is RunStatus.SAVING
+    record = store.end_run(number, DONE, command_s=1.0, total_s=2.0)
+    assert (record.status, record.command_s, record.total_s) == (RunStatus.COMPLETE, 1.0, 2.0)
+    assert store.facts(number) == record.facts
+
+
+@pytest.mark.parametrize("to", [RunStatus.REQUESTED, RunStatus.BUILDING, RunStatus.SAVING])
+def test_an_illegal_move_changes_nothing(store, to):
+    number = add_run(store).number
+    before = store.get(number)
+    with pytest.raises(IllegalMoveError):
+        store.move(number, to)
+    assert store.get(number) == before
+
+
+def test_a_run_ends_once(store):
+    number = finish(store, add_run(store).number, DONE).number
+    with pytest.raises(IllegalMoveError):
+        store.end_run(number, Ending(EndReason.KILL_REQUESTED))
+    with pytest.raises(IllegalMoveError):
+        store.move(number, RunStatus.RUNNING)
+    assert store.get(number).status is RunStatus.COMPLETE
+
+
+def test_facts_are_written_down(store):
+    number = add_run(store).number
+    code, environment = CodeFacts("tree", warnings=("w",)), EnvironmentFacts("d", "python", {"a": "1"})
+    mounts = (MountFacts("runs/9/x", "x", read_only=True, source="runs/9/x"),)
+    store.set_facts(number, code=code, environment=environment, mounts=mounts, identity="same")
+    store.set_facts(number, outputs=OutputFacts(1, 2), usage=Usage(cpu_s=3.0))
+    record = store.get(number)
+    assert (record.code, record.environment, record.mounts) == (code, environment, mounts)
+    assert (record.outputs, record.usage, record.identity) == (OutputFacts(1, 2), Usage(cpu_s=3.0), "same")
+
+
+def test_an_end_can_be_asked_for_and_a_kill_outranks_a_stop(store):
+    number = add_run(store).number
+    assert store.end_request(number) is None
+    assert store.request_end(number, STOP)
+    assert store.end_request(number) == STOP
+    assert store.request_end(number, KILL)
+    assert store.request_end(number, STOP)
+    assert store.end_request(number) == KILL
+    store.end_run(number, Ending(EndReason.KILL_REQUESTED))
+    assert not store.request_end(number, STOP)
+
+
+def test_admission_is_decided_and_recorded_together(store):
+    number = add_run(store).number
+    store.move(number, RunStatus.QUEUED)
+    assert not store.admit(number, lambda _: None, OTHER)
+    assert store.get(number).status is RunStatus.QUEUED
+    assert store.admit(number, lambda claims: (len(claims), 3), OTHER)
+    record = store.get(number)
+    assert (record.status, record.gpu_ids, record.owner) == (RunStatus.BUILDING, (1, 3), OTHER)
+    with pytest.raises(IllegalMoveError):
+        store.admit(number, lambda _: (), OTHER)
+
+
+def test_a_run_in_a_queue_is_carried_by_nobody(store):
+    queue = Owner.queue("host", "boot")
+    waiting, requested = add_run(store, resources=ComputeRequest(cpus=2)).number, add_run(store).number
+    store.enqueue(waiting, queue)
+    store.enqueue(waiting, queue)  # where a supervisor found no room it is put back
+    assert numbers(store.active()) == [waiting, requested]
+    assert numbers(store.supervised()) == [requested]
+    assert store.get(waiting).waits_in_queue
+    claim, other = store.claims()
+    assert (claim.needs, claim.machine, claim.in_queue, claim.started) == (
+        ComputeRequest(cpus=2),
+        "host",
+        True,
+        False,
+    )
+    assert not other.in_queue
+    assert store.queued(queue) == {waiting: True}
+    assert store.queued(Owner.queue("host", "a later boot")) == {waiting: False}
+    assert store.queued(Owner.queue("another host", "boot")) == {}
+
+
+def test_a_queued_run_is_closed_where_it_waits_and_nowhere_else(store):
+    ending = Ending(EndReason.KILL_REQUESTED)
+    waiting, requested = add_run(store).number, add_run(store).number
+    store.enqueue(waiting, Owner.queue("host", "boot"))
+    assert not store.end_queued_run(requested, ending)
+    assert store.end_queued_run(waiting, ending, total_s=2.0)
+    assert not store.end_queued_run(waiting, ending)
+    record = store.get(waiting)
+    assert (record.status, record.total_s, record.waits_in_queue) == (RunStatus.KILLED, 2.0, False)
+    with pytest.raises(IllegalMoveError):
+        store.enqueue(waiting, Owner.queue("host", "boot"))
+
+
+# ---- the record's file -------------------------------------------------------------------------------------
+
+
+def test_the_file_says_what_the_row_says(home, store):
+    number = add_run(store, labels=("a",)).number
+    assert read_record(home.run_folder(number)) == store.get(number)
+    finish(store, number, DONE)
+    store.add_label(number, "b")
+    store.set_archived(number, archived=True)
+    store.set_facts(number, outputs=OutputFacts(1, 2))
+    assert read_record(home.run_folder(number)) == store.get(number)
+
+
+def test_a_command_that_is_not_utf8_can_be_recorded(home, store):
+    number = add_run(store, "cat caf\udce9").number
+    assert store.get(number).spec.command == ("cat caf\udce9",)
+    assert store.get(number).to_dict()["command"] == "cat caf\\xe9"
+    assert read_record(home.run_folder(number)) == store.get(number)
+
+
+# ---- looking -----------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_number_is_answered_with_the_newest(store):
+    with pytest.raises(NotFoundError, match="there is no run 7; there are no runs yet"):
+        store.get(7)
+    add_run(store)
+    with pytest.raises(NotFoundError, match="there is no run 7; the newest is 1"):
+        store.get(7)
+
+
+def test_runs_are_listed_newest_first_and_filtered(store):
+    for labels in [("a",), ("b",), ("a", "b"), ()]:
+        add_run(store, labels=labels)
+    finish(store, 1, DONE)
+    finish(store, 2, Ending(EndReason.TIMEOUT, 0))
+    store.set_archived(4, archived=True)
+    assert numbers(store.select()) == [3, 2, 1]
+    assert numbers(store.select(RunFilter(archived=True))) == [4, 3, 2, 1]
+    assert numbers(store.select(RunFilter(limit=2))) == [3, 2]
+    assert numbers(store.select(RunFilter(labels=("a",)))) == [3, 1]
+    assert numbers(store.select(RunFilter(labels=("a", "b")))) == [3, 2, 1]
+    assert numbers(store.select(RunFilter(statuses=(RunStatus.COMPLETE, RunStatus.STOPPED)))) == [2, 1]
+    assert numbers(store.select(RunFilter(kind="finetune"))) == []
+    assert numbers(store.active()) == [3, 4]
+
+
+@pytest.mark.parametrize("status", [status for status in RunStatus if not status.is_final])
+def test_a_status_finds_exactly_the_runs_that_have_it(store, status):
+    for phase in [status for status in RunStatus if not status.is_final]:
+        advance(store, add_run(store).number, phase)
+    assert [record.status for record in store.select(RunFilter(statuses=(status,)))] == [status]
+
+
+def test_runs_are_ordered_by_a_metric(store):
+    for value in (2.0, 1.0, 3.0):
+        number = add_run(store).number
+        store.set_summaries(number, [Summary("loss", 1, 0, value, value, value)])
+    add_run(store)
+    assert numbers(store.select(RunFilter(sort_metric="loss"))) == [2, 1, 3]
+    assert numbers(store.select(RunFilter(sort_metric="loss", highest_first=True, limit=1))) == [3]
+
+
+def test_runs_that_mount_another_are_known(store):
+    for source in ("runs/1/a", "runs/12/a", "uploads/1", "runs/1"):
+        number = add_run(store).number
+        store.set_facts(number, mounts=(MountFacts("x", "x", read_only=False, source=source),))
+    assert store.users_of(1) == [1, 4]
+    assert store.users_of(12) == [2]
+    assert store.sources_in_use()["uploads/1"] == [3]
+
+
+def test_an_equal_completed_run_is_found(store):
+    for ending in (DONE, DONE, Ending(EndReason.NONZERO_EXIT, 1)):
+        number = add_run(store).number
+        store.set_facts(number, identity="same")
+        finish(store, number, ending)
+    found = store.completed_equal("same")
+    assert found is not None
+    assert found.number == 2
+    assert store.completed_equal("other") is None
+    store.set_facts(2, outputs=OutputFacts(removed=True))
+    assert store.completed_equal("same").number == 1
+
+
+# ---- labels, links, metrics --------------------------------------------------------------------------------
+
+
+def test_labels_come_and_go(store):
+    number = add_run(store, labels=("a",)).number
+    store.add_label(number, "b")
+    store.add_label(number, "b")
+    assert store.get(number).labels == ("a", "b")
+    store.remove_label(number, "a")
+    assert store.get(number).labels == ("b",)
+    with pytest.raises(NotFoundError, match="run 1 has no label 'a'; its labels are b"):
+        store.remove_label(number, "a")
+    with pytest.raises(NotFoundError):
+        store.add_label(99, "x")
+
+
+def test_links_come_and_go(store):
+    store.set_link("best", "runs/3")
+    assert store.lookup_link("best") == "runs/3"
+    assert [link.name for link in store.links()] == ["best"]
+    with pytest.raises(ConflictError, match="link 'best' already exists and points to runs/3"):
+        store.set_link("best", "runs/4")
+    store.remove_link("best")
+    assert store.lookup_link("best") is None
+    with pytest.raises(NotFoundError):
+        store.remove_link("best")
+
+
+def test_summaries_are_replaced(store):
+    number = add_run(store).number
+    store.set_summaries(number, [Summary("a", 1, 0, 1.0, 1.0, 1.0), Summary("b", 1, 0, 1.0, 1.0, 1.0)])
+    store.set_summaries(number, [Summary("a", 2, 1, 3.0, 1.0, 3.0)])
+    assert store.summaries(number)["a"] == Summary("a", 2, 1, 3.0, 1.0, 3.0)
+    assert set(store.summaries(number)) == {"a", "b"}
+
+
+# ---- rebuilding --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_appears_later_is_stepped_over(home, store):
+    add_run(store)
+    (home.runs / "2").mkdir()
+    (home.runs / "5").mkdir()
+    assert add_run(store).number == 6
+
+
+def test_reindexing_tells_what_it_could_not_read(home, store):
+    finish(store, add_run(store).number, DONE)
+    refused = json.dumps(store.get(1).to_dict() | {"number": 5, "spec": {"command": [], "folder": "/"}})
+    for number, content in [(2, "{"), (3, '{"number": 3}'), (4, None), (5, refused)]:
+        home.run_folder(number).mkdir()
+        if content is not None:
+            (home.run_folder(number) / "run.json").write_text(content)
+    assert store.reindex() == ([1], [2, 3, 4, 5])
+    assert add_run(store).number == 6
+
+
+def test_a_failed_reservation_leaves_no_trace(store):
+    def refuse(_number):
+        raise OSError(28, "No space left on device")
+
+    spec = add_run(store).spec
+    with pytest.raises(StoreError, match=r"the disk that holds \S+ is full"):
+        store.create_run(spec, OWNER, refuse)
+    assert numbers(store.select()) == [1]
+
+
+# ---- trouble -----------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_that_fails_is_undone_whole(store):
+    number = add_run(store).number
+    with pytest.raises(TypeError):
+        store.set_facts(number, identity="new", code=CodeFacts(tree=object()))
+    assert store.get(number).identity is None
+
+
+def test_foreign_keys_are_held(store):
+    with pytest.raises(StoreError):
+        store.set_summaries(99, [Summary("a", 1, 0, 1.0, 1.0, 1.0)])
+
+
+def test_a_record_is_readable_json_for_any_program(home, store):
+    finish(store, add_run(store).number, DONE)
+    stored = json.loads((home.run_folder(1) / "run.json").read_text())
+    assert stored["status"] == "complete"
+    assert record_from_dict(stored).number == 1
+
+
+# ---- leases ------------------------------------------------------------------------------------------------
+
+
+def snapshot(store, number):
+    return store.get(number), store.summaries(number), store.links()
+
+
+def test_each_supervisor_has_an_attempt_of_its_own(store):
+    number = add_run(store).number
+    assert store.begin_attempt(number, OWNER) == 1
+    assert store.get(number).owner == OWNER
+    assert store.begin_attempt(number, OTHER) == 2
+    assert store.get(number).owner == OTHER
+    store.end_run(number, Ending(EndReason.KILL_REQUESTED))
+    with pytest.raises(IllegalMoveError):
+        store.begin_attempt(number, OWNER)
+
+
+WRITES = {
+    "move": lambda store, number: store.move(number, RunStatus.QUEUED),
+    "end_run": lambda store, number: store.end_run(number, Ending(EndReason.KILL_REQUESTED)),
+    "set_facts": lambda store, number: store.set_facts(number, usage=Usage(1.0), outputs=OutputFacts(1, 1)),
+    "set_summaries": lambda store, number: store.set_summaries(number, [Summary("a", 1, 0, 1.0, 1.0, 1.0)]),
+    "enqueue": lambda store, number: store.enqueue(number, Owner.queue("host", "boot")),
+    "admit": lambda store, number: store.admit(number, lambda _: (), OWNER),
+    "begin_attempt": lambda store, number: store.begin_attempt(number, OWNER),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_nothing_that_a_supervisor_writes_is_accepted_once_another_has_the_run(store, second_store, write):
+    number = add_run(store).number
+    store.write_as(number, store.begin_attempt(number, OWNER))
+    store.set_facts(number, identity="of the first")
+    second_store.begin_attempt(number, OTHER)
+    before = snapshot(second_store, number)
+    with pytest.raises(SupersededError, match="run 1 was taken over: this is attempt 1 of 2"):
+        WRITES[write](store, number)
+    assert snapshot(second_store, number) == before
+
+
+def test_a_supervisor_writes_of_other_runs_as_anybody_does(store, second_store):
+    own, other = add_run(store).number, add_run(store).number
+    store.write_as(own, store.begin_attempt(own, OWNER))
+    second_store.begin_attempt(own, OTHER)
+    store.move(other, RunStatus.QUEUED)
+    assert store.get(other).status is RunStatus.QUEUED
+
+
+def test_a_lease_is_renewed_by_its_attempt_alone(store):
+    number = add_run(store).number
+    attempt = store.begin_attempt(number, OWNER)
+    assert store.renew_lease(number, attempt)
+    assert store.leases()[number].attempt == attempt
+    assert store.leases()[number].machine == "host"
+    assert 0 <= store.leases()[number].heartbeat_age_s < 60
+    store.begin_attempt(number, OTHER)
+    assert not store.renew_lease(number, attempt)
+    finish(store, number, DONE)
+    assert store.leases() == {}
+
+
+def test_a_run_in_a_queue_has_nobody_to_hear_of(store):
+    number = add_run(store).number
+    store.begin_attempt(number, OWNER)
+    store.enqueue(number, Owner.queue("host", "boot"))
+    assert store.leases() == {}
+
+
+def test_a_record_that_is_put_back_lets_no_earlier_supervisor_write(store, second_store):
+    number = add_run(store).number
+    store.write_as(number, store.begin_attempt(number, OWNER))
+    second_store.begin_attempt(number, OTHER)
+    second_store.put_record(second_store.get(number))
+    with pytest.raises(SupersededError):
+        store.move(number, RunStatus.QUEUED)

@@ -1,0 +1,91 @@
+"""The typed options say what the command line and the requests say."""
+
+import click
+import pytest
+
+from conjure.cli.commands import finetune, generate, score
+from conjure.core.home import Home
+from conjure.errors import UsageError
+from conjure.lm.training.request import FinetuneRequest
+from conjure.recipes.finetune_specs import finetune_spec
+from conjure.recipes.generation_specs import generate_spec, score_spec
+from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, option_words
+from conjure.recipes.request_checks import check_finetune, check_generate, check_score
+
+COMMANDS = [(finetune, FinetuneOptions), (generate, GenerateOptions), (score, ScoreOptions)]
+NOT_RECORDED = {"model", "output", "resume", "dry_run", "no_run", "save", "as_json", "stream"}
+GIVEN_APART = {"prompt", "prompt_option", "prompt_file", "inputs", "data", "as_text", "compare"}
+RECORDING = {"label", "description", "background"}
+
+
+@pytest.mark.parametrize(("module", "options"), COMMANDS)
+def test_every_option_of_a_command_is_a_keyword(module, options):
+    names = {parameter.name for parameter in module.command.params}
+    assert set(options.__annotations__) == names - NOT_RECORDED - GIVEN_APART - RECORDING
+
+
+@pytest.mark.parametrize(("module", "options"), COMMANDS)
+def test_every_keyword_is_spelled_as_the_command_takes_it(module, options):
+    flags = {flag for each in module.command.params for flag in (*each.opts, *each.secondary_opts)}
+    for name in options.__annotations__:
+        kind = next(each for each in module.command.params if each.name == name)
+        assert isinstance(kind, click.Option)
+        for value in (True, False) if kind.is_flag else ("x",):
+            assert {word.partition("=")[0] for word in option_words({name: value})} <= flags
+
+
+def test_a_fine_tune_takes_every_field_of_the_request():
+    fields = set(FinetuneRequest.__dataclass_fields__) - {"data", "output", "model", "resume"}
+    assert set(FinetuneOptions.__annotations__) == fields
+
+
+def test_options_that_are_not_given_are_not_written():
+    assert option_words({"epochs": 2, "lora": None, "mask_records": False, "header": False}) == [
+        "--epochs=2",
+        "--no-header",
+    ]
+
+
+def test_a_fine_tune_has_its_data_mounted_and_placeholders_last(tmp_path):
+    (tmp_path / "jokes.txt").write_text("A joke.\n")
+    spec = finetune_spec(
+        Home(tmp_path / "home"),
+        [str(tmp_path / "jokes.txt")],
+        "sprite",
+        {"epochs": 2},
+        placeholders={"learning_rate": ":lr:"},
+    )
+    assert spec.kind == "finetune"
+    assert [mount.target for mount in spec.mounts] == ["jokes.txt"]
+    assert spec.command[2:] == ("jokes.txt", "--model", "sprite", "--epochs=2", "--learning-rate=:lr:")
+
+
+def test_stop_texts_arrive_as_they_are(tmp_path):
+    spec = generate_spec(Home(tmp_path), "My", "sprite", {"stop": ["\n", r"a\n"]})
+    words = [word.partition("=")[2] for word in spec.command if word.startswith("--stop")]
+    assert [generate._unescaped(word) for word in words] == ["\n", r"a\n"]
+
+
+def test_a_scored_text_is_not_taken_for_a_file(tmp_path):
+    spec = score_spec(Home(tmp_path), ["--text"], ["sprite"], {}, files=False)
+    assert spec.command[-3:] == ("--text", "--", "--text")
+
+
+def test_a_generation_has_its_seed_fixed():
+    assert check_generate([""], {"temperature": 0.5})["seed"] != check_generate([""], {})["seed"]
+    assert check_generate([""], {"seed": 7}) == {"seed": 7}
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (lambda home: check_finetune(home, ["x"], "sprite", {"epoch": 2}), "there is no option 'epoch'"),
+        (lambda home: check_finetune(home, [], "sprite", {}), "no data was named"),
+        (lambda home: check_finetune(home, ["x"], "sprite", {"epochs": 0}), "epochs is 0"),
+        (lambda home: check_generate([""], {"top_p": 7}), "top_p is 7"),
+        (lambda home: check_score(home, [], ["a", "b", "c"], {}), "3 models were named"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, check, said):
+    with pytest.raises(UsageError, match=said):
+        check(Home(tmp_path))
