@@ -98,7 +98,7 @@ def test_settings_are_defaults_of_options_that_exist(here, conjure_home):
     for name in CONFIGURED:
         command = cli.get_command(context, name)
         for key, value in configured_defaults(name).get(name, {}).items():
-            target = command.commands[key] if isinstance(value, dict) else command
+            target = command.get_command(context, key) if isinstance(value, dict) else command
             names = {parameter.name for parameter in target.params}
             assert (value.keys() if isinstance(value, dict) else {key}) <= names
     run = configured_defaults("run")["run"]
