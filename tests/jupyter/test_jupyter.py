@@ -23,14 +23,9 @@ _ADDRESS = re.compile(r"JupyterLab: (http://127\.0\.0\.1:\d+)/lab\?token=([0-9a-
 _NOTEBOOK = {"type": "notebook", "content": {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}}
 
 
-@pytest.fixture(autouse=True)
-def online(monkeypatch):
-    """JupyterLab comes from the package index; it is built once, into a home that all tests share."""
-    monkeypatch.delenv("UV_OFFLINE", raising=False)
-
-
 @pytest.fixture
 def client(tmp_path_factory, monkeypatch, tmp_path):
+    """Runs in a project of the test; the home is shared, for the sake of the environment in it."""
     home = Home(tmp_path_factory.getbasetemp() / "home")
     monkeypatch.setenv("CONJURE_HOME", str(home.root))
     folder = tmp_path / "project"
@@ -38,6 +33,7 @@ def client(tmp_path_factory, monkeypatch, tmp_path):
     (folder / "module.py").write_text("NAME = 'mine'\n")
     monkeypatch.chdir(folder)
     with ending_runs(home) as client:
+        client.run("true", pip=["jupyterlab"]).wait(check=True)  # fetching it takes minutes, once
         yield client
 
 

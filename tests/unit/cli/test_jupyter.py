@@ -9,7 +9,6 @@ from conjure.cli.commands import jupyter
 from conjure.cli.main import _run
 from conjure.core.home import Home
 
-
 TOKEN = "3bbd0294d3b2ab786796e9612c5cb0efff58f18a5ed0ef08"
 
 
