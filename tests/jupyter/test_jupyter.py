@@ -111,18 +111,18 @@ def test_a_killed_server_leaves_no_kernel(client):
     lab = Lab(client)
     lab.ask("POST", "/api/kernels", {})
     wait_until(lab.kernels, "a kernel runs")
-    server = next(
-        process
-        for process in everybody()
-        if process.name.startswith("jupyter-lab") and _is_of(process, lab.token)
-    )
+    server = next(process for process in everybody() if _is_server(process, lab.token))
     os.kill(server.pid, signal.SIGKILL)
     assert lab.run.wait().status is RunStatus.FAILED
     assert lab.kernels() == {}
 
 
-def _is_of(process, token):
+def _is_server(process, token):
+    folder = Path(f"/proc/{process.pid}")
     try:
-        return f"JUPYTER_TOKEN={token}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+        mine = f"JUPYTER_TOKEN={token}".encode() in (folder / "environ").read_bytes().split(b"\0")
+        return mine and any(
+            word.endswith(b"/jupyter-lab") for word in (folder / "cmdline").read_bytes().split(b"\0")
+        )
     except OSError:
         return False
