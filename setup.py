@@ -10,7 +10,11 @@ setup(
     ext_modules=[
         Extension(
             "conjure.lm.native._forward",
-            ["src/conjure/lm/native/forward.c", "src/conjure/lm/native/training.c"],
+            [
+                "src/conjure/lm/native/forward.c",
+                "src/conjure/lm/native/logits.c",
+                "src/conjure/lm/native/training.c",
+            ],
             depends=["src/conjure/lm/native/numbers.h"],
             extra_compile_args=["-std=gnu11", "-O3", "-fopenmp", "-fno-math-errno", "-Wall", "-Wextra"],
             extra_link_args=["-fopenmp"],

@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from conjure.python_api import Client
     from conjure.recipes.model_api import finetune, load
     from conjure.reporting import log_metric
+    from conjure.sweeps.space import log_uniform, uniform
 
-__all__ = ["Client", "ConjureError", "LanguageModel", "finetune", "load", "log_metric"]
+__all__ = [
+    "Client",
+    "ConjureError",
+    "LanguageModel",
+    "finetune",
+    "load",
+    "log_metric",
+    "log_uniform",
+    "uniform",
+]
 
 _HOMES = {
     "Client": "conjure.python_api",
@@ -23,6 +33,8 @@ _HOMES = {
     "finetune": "conjure.recipes.model_api",
     "load": "conjure.recipes.model_api",
     "log_metric": "conjure.reporting",
+    "log_uniform": "conjure.sweeps.space",
+    "uniform": "conjure.sweeps.space",
 }
 # What is missing elsewhere: /proc to follow processes by, O_PATH to hold folders by. None where it is there.
 UNSUPPORTED = (

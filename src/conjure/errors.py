@@ -18,9 +18,50 @@
         └── MountError         a resource could not be mounted
 
 A message says what failed, the value seen and what is allowed; `fix` is what to type next, `hint` what to do.
-Two tables map these outward and nothing else does: the exit status here, read by ``cli/main.py``, and (later)
-HTTP errors.
+What was asked for has a name in each interface: ``--max-new-tokens 5`` in a terminal, ``max_new_tokens=5`` in
+Python, a key in JSON. So a message names it with `option`, and whoever tells the error spells it
+(`ConjureError.told`); what tells nothing else spells as Python does.
 """
+
+import json
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+_BEGIN, _VALUE, _END = "\ue000", "\ue001", "\ue002"  # of characters that no text has
+_NAMED = re.compile(f"{_BEGIN}([^{_VALUE}]*){_VALUE}([^{_END}]*){_END}")
+
+# Spells an option: its name as Python has it, and its values; none where only the name is told.
+Spell = Callable[[str, tuple[object, ...]], str]
+
+
+def option(name: str, *values: str | float | bool) -> str:
+    """An option in the text of an error, to be spelled by the interface that tells it.
+
+    Args:
+        name: Its name in Python, such as ``max_new_tokens``.
+        *values: What to give it, True for one that is only switched on; none where only its name is told.
+    """
+    return f"{_BEGIN}{name}{_VALUE}{json.dumps(values)}{_END}"
+
+
+def spell_in_python(name: str, values: tuple[object, ...]) -> str:
+    """An option as an argument: ``max_new_tokens=5``."""
+    if not values:
+        return name
+    return f"{name}={values[0]!r}" if len(values) == 1 else f"{name}={list(values)!r}"
+
+
+def _spelled(text: str, spell: Spell) -> str:
+    return _NAMED.sub(lambda found: spell(found[1], tuple(json.loads(found[2]))), text)
+
+
+class Told(NamedTuple):
+    """An error in the words of one interface."""
+
+    message: str
+    fix: str | None
+    hint: str | None
 
 
 class ConjureError(Exception):
@@ -29,6 +70,9 @@ class ConjureError(Exception):
     Attributes:
         code: Stable name for programs (``--json`` output); never changes once released.
         exit_status: What a command line ends with.
+        field: Name of the option that is wrong, as Python has it; None where it is none's fault.
+        unspelled: Message, fix and hint for another error to be made of; options in them are still to be
+            spelled.
         fix: A command that works as it stands, or options to add to the one that was typed; None where there
             is none. Names in it are quoted (`conjure.core.quoting.shell_words`).
         hint: What to do, in words, where no command does it or it is not enough.
@@ -37,10 +81,25 @@ class ConjureError(Exception):
     code = "error"
     exit_status = 1
 
-    def __init__(self, message: str, *, fix: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.fix = fix
-        self.hint = hint
+    def __init__(
+        self, message: str, *, field: str | None = None, fix: str | None = None, hint: str | None = None
+    ) -> None:
+        self.unspelled = Told(message, fix, hint)
+        told = self.told(spell_in_python)
+        super().__init__(told.message)
+        named = _NAMED.search(message)
+        self.field = field if field is not None or named is None else named[1]
+        self.fix = told.fix
+        self.hint = told.hint
+
+    def told(self, spell: Spell) -> Told:
+        """The error as an interface tells it that spells options so."""
+        message, fix, hint = self.unspelled
+        return Told(
+            _spelled(message, spell),
+            None if fix is None else _spelled(fix, spell),
+            None if hint is None else _spelled(hint, spell),
+        )
 
 
 class UsageError(ConjureError):

@@ -5,7 +5,7 @@ says at that moment.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack, cast, overload
 
@@ -15,12 +15,13 @@ from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import generate_spec, score_spec
-from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions
+from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
 from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from conjure.runs.database.base import KILL, STOP, RunFilter
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
+from conjure.runs.executors.base import Executor
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs
@@ -38,6 +39,9 @@ from conjure.runs.schema.spec import (
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import NOTE, LogEntry, LogTail, lines
 from conjure.runs.telemetry.metrics import Point, Summary, read_points
+from conjure.sweeps.control import start_sweep
+from conjure.sweeps.handle import Space, Sweep, SweepOptions, domains_of, request_of
+from conjure.sweeps.space import Domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,12 @@ class Run:
     Attributes:
         home: Where conjure keeps things.
         number: The run's number.
+        executor: Where its supervisor was started from here, if not on this machine.
     """
 
     home: Home
     number: int
+    executor: Executor | None = field(default=None, compare=False, repr=False)
 
     @property
     def record(self) -> RunRecord:
@@ -84,7 +90,7 @@ class Run:
         Raises:
             RunFailedError: With `check`, it ended in another way than `complete`.
         """
-        record = wait_for_end(self.home, self.number)
+        record = wait_for_end(self.home, self.number, self.executor)
         if check and record.status is not RunStatus.COMPLETE:
             ending = record.ending
             detail = "" if ending is None or ending.message is None else f": {ending.message}"
@@ -134,12 +140,12 @@ class Run:
 
     def stop(self) -> "Run":
         """End the run and save its outputs; returns when it has ended."""
-        end_runs(self.home, [self.number], STOP)
+        end_runs(self.home, [self.number], STOP, executor=self.executor)
         return self
 
     def kill(self) -> "Run":
         """End the run at once, saving nothing; returns when it has ended."""
-        end_runs(self.home, [self.number], KILL)
+        end_runs(self.home, [self.number], KILL, executor=self.executor)
         return self
 
     def rerun(self) -> "Run":
@@ -198,6 +204,8 @@ class RunOptions(TypedDict, total=False):
     """Globs of new files not to keep."""
     idempotent: bool
     """Reuse a completed run with identical code, environment, mounts and command."""
+    after: Sequence[int]
+    """Wait until these runs have completed."""
     sandbox: bool
     """Hide home folders, other processes and the network from the command; the system is read-only."""
     network: bool
@@ -215,9 +223,11 @@ class Client:
 
     Args:
         home: Where conjure keeps things; what ``CONJURE_HOME`` names, or the platform's folder, if None.
+        executor: Where the supervisors of runs are started; this machine if None.
     """
 
-    def __init__(self, home: str | Path | None = None) -> None:
+    def __init__(self, home: str | Path | None = None, *, executor: Executor | None = None) -> None:
+        self.executor = executor
         self.home = Home.from_environment() if home is None else Home(Path(home).expanduser().absolute())
 
     def run(self, command: str | Sequence[str], **options: Unpack[RunOptions]) -> Run:
@@ -260,7 +270,7 @@ class Client:
         from conjure.recipes.request_checks import check_finetune
 
         names = _names(data)
-        check_finetune(self.home, names, str(model), options)
+        options = check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
         return self._submit(spec)
 
@@ -343,8 +353,79 @@ class Client:
         )
         return self._submit(spec)
 
+    def sweep(
+        self,
+        command: str | Sequence[str],
+        space: Space,
+        *,
+        run: RunOptions | None = None,
+        **options: Unpack[SweepOptions],
+    ) -> Sweep:
+        """Start a sweep: a command with many values of its parameters; it continues in the background.
+
+        Args:
+            command: A line for the shell, or a program and its arguments, with ``:NAME:`` where values go.
+            space: Values by parameter: a list, or `uniform` or `log_uniform`.
+            run: What each trial is given, as for `run`.
+            **options: See `SweepOptions`.
+
+        Raises:
+            ConjureError: It cannot be started; the message says why.
+        """
+        words = (command,) if isinstance(command, str) else tuple(command)
+        return self._sweep(_spec(self.home, words, run or {}), domains_of(space), options)
+
+    def sweep_finetune(
+        self,
+        data: str | Path | Sequence[str | Path],
+        space: Space,
+        *,
+        model: str | Path = "sprite",
+        finetune: FinetuneOptions | None = None,
+        **options: Unpack[SweepOptions],
+    ) -> Sweep:
+        """Start a sweep of fine-tunes: each trial is one, recorded as `finetune` does.
+
+        The metric is ``held_out_loss``, to be minimized, if none is named.
+
+        Args:
+            data: Files, folders or resources.
+            space: Values by option of `finetune`: a list, or `uniform` or `log_uniform`.
+            model: Model to start from: a name, a folder or a run (``runs/3``).
+            finetune: Options that all trials share.
+            **options: See `SweepOptions`.
+
+        Raises:
+            ConjureError: It cannot be started; the message says why.
+        """
+        # As for `finetune`.
+        from conjure.recipes.request_checks import check_finetune
+
+        names, shared, domains = _names(data), finetune or {}, domains_of(space)
+        swept = [*domains, *(["seed"] if options.get("seeds", 1) > 1 else [])]
+        refuse_unknown(dict.fromkeys(swept), FinetuneOptions)
+        check_finetune(self.home, names, str(model), shared)
+        placeholders = {name: f":{name}:" for name in swept}
+        spec = finetune_spec(self.home, names, str(model), shared, placeholders=placeholders)
+        chosen: SweepOptions = {"metric": "held_out_loss", "direction": "minimize", **options}
+        return self._sweep(spec, domains, chosen)
+
+    def _sweep(self, spec: RunSpec, space: Mapping[str, Domain], options: SweepOptions) -> Sweep:
+        refuse_unknown(options, SweepOptions)
+        return Sweep(self.home, start_sweep(self.home, request_of(spec, space, options)))
+
+    def get_sweep(self, number: int) -> Sweep:
+        """A sweep by its number.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        with open_store(self.home) as store:
+            return Sweep(self.home, store.sweep(number).number)
+
     def _submit(self, spec: RunSpec) -> Run:
-        return Run(self.home, submit(self.home, spec).record.number)
+        made = submit(self.home, spec, executor=self.executor)
+        return Run(self.home, made.record.number, self.executor)
 
     def get(self, number: int) -> Run:
         """A run by its number.
@@ -353,16 +434,47 @@ class Client:
             NotFoundError: There is none.
         """
         with open_store(self.home) as store:
-            return Run(self.home, store.get(number).number)
+            return Run(self.home, store.get(number).number, self.executor)
 
     def runs(
         self, *, limit: int | None = 20, status: str | None = None, labels: Sequence[str] = ()
-    ) -> list[Run]:
+    ) -> "RunList":
         """The newest runs, newest first; those with any of the labels, if any are named."""
         statuses = () if status is None else (_status(status),)
         with open_store(self.home) as store:
-            found = store.select(RunFilter(limit=limit, statuses=statuses, labels=tuple(labels)))
-        return [Run(self.home, record.number) for record in found]
+            found = store.listing(RunFilter(limit=limit, statuses=statuses, labels=tuple(labels)))
+        return RunList(Run(self.home, listed.number, self.executor) for listed in found)
+
+
+class RunList(list[Run]):
+    """Some runs, newest first."""
+
+    def rows(self) -> list[dict[str, object]]:
+        """The runs as rows of a table, with a column for each param and for the last value of each metric.
+
+        The columns are ``run``, ``status``, ``command``, ``seconds``, ``param.NAME`` and ``metric.NAME``;
+        a run without a param or metric has None there. `pandas.DataFrame` takes them.
+        """
+        if not self:
+            return []
+        with open_store(self[0].home) as store:
+            found = [store.get(run.number) for run in self]
+            metrics = store.latest_values(run.number for run in self)
+        rows = [run_row(record, metrics.get(record.number, {})) for record in found]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return [{name: row.get(name) for name in names} for row in rows]
+
+
+def run_row(record: RunRecord, metrics: Mapping[str, float]) -> dict[str, object]:
+    """A run as a row of a table; see `RunList.rows`."""
+    return {
+        "run": record.number,
+        "status": str(record.status),
+        "command": record.spec.stored().command_text,
+        "seconds": record.command_s,
+        **{f"param.{name}": value for name, value in record.spec.params.items()},
+        **{f"metric.{name}": value for name, value in metrics.items()},
+    }
 
 
 def _names(given: str | Path | Sequence[str | Path]) -> list[str]:
@@ -409,6 +521,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         idempotent=options.get("idempotent", False),
         sandbox=options.get("sandbox", False),
         network=options.get("network", False),
+        after=tuple(options.get("after", ())),
     )
 
 
@@ -433,6 +546,6 @@ def _status(name: str) -> RunStatus:
 
 
 def _printed(run: Run) -> Iterator[LogEntry]:
-    for event in follow(run.home, run.number):
+    for event in follow(run.home, run.number, executor=run.executor):
         if isinstance(event, Printed):
             yield event.entry

@@ -189,7 +189,7 @@ class TestBadInput:
             (["--seed", "-3"], "--seed is -3; it must be a whole number from 0 up"),
             (
                 ["--length", "0", "-n", "0"],
-                "--max-new-tokens is 0; it must be a whole number from 1 up; --num-samples",
+                "--length is 0; it must be a whole number from 1 up; -n is 0;",
             ),
             (["--stop", ""], "--stop holds an empty text"),
             (["--stream", "-n", "2"], "--stream shows one sample"),

@@ -3,6 +3,7 @@
 ``make test-models`` runs these. They fetch the model themselves and fail where it cannot be had.
 """
 
+import io
 import os
 from pathlib import Path
 
@@ -12,14 +13,25 @@ import transformers
 from transformers.utils import logging
 
 from conjure import load
+from conjure.cli.main import _run
 from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.packaged_models import fetch_packaged
+from conjure.lm.generation.generate import generate
+from conjure.lm.generation.request import EncodedPrompt, GenerationRequest
+from conjure.lm.text.chat.encoding import ChatEncoder
+from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.records import read_records
+from conjure.lm.training.events import Evaluated
+from conjure.lm.training.finetune import run_training
+from conjure.lm.training.preparation import prepare
+from conjure.lm.training.request import FinetuneRequest
 from support.tokenizers_of_kinds import hostile_texts
 
 pytestmark = pytest.mark.models
 logging.disable_progress_bar()
 
 NEW_TOKENS = 40
+CHATS = Path(__file__).parents[2] / "examples" / "chat" / "chat.jsonl"
 PROMPTS = [
     f"{opening} {subject}"
     for opening in (
@@ -133,3 +145,44 @@ def test_llama_cpp_differs_only_where_two_tokens_are_level(ours, llama_cpp):
         assert first - second < 0.02, prompt
         theirs_first, theirs_second = (each["logprob"] for each in steps[differing]["top_logprobs"][:2])
         assert theirs_first - theirs_second < 0.02, prompt
+
+
+@pytest.fixture(scope="module")
+def encoder(ours):
+    return ChatEncoder.of(ours.tokenizer, model="smollm2")
+
+
+class TestChat:
+    def test_conversations_have_the_tokens_of_transformers(self, encoder, folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        for piece in read_records([CHATS]).pieces():
+            messages = piece.conversation.messages
+            plain = [message._asdict() for message in messages]
+            assert encoder.encode(messages).ids == tokenizer.apply_chat_template(plain, return_dict=False)
+            asked = tokenizer.apply_chat_template(plain[:-1], add_generation_prompt=True, return_dict=False)
+            assert encoder.prompt(messages[:-1]) == asked
+
+    def test_it_answers_and_ends(self, ours, encoder):
+        question = "What is the capital of France?"
+        prompt = EncodedPrompt(question, encoder.prompt([Message("user", question)]))
+        request = GenerationRequest(prompts=[prompt], temperature=0.0, max_new_tokens=NEW_TOKENS)
+        (sample,) = generate(ours.model, ours.tokenizer, request)
+        assert "Paris" in sample.text
+        assert sample.finish_reason == "end_of_text"
+
+    def test_the_command_chats(self, folder, capfd, monkeypatch):
+        monkeypatch.setattr("sys.stdin", io.StringIO("What is the capital of France?\n"))
+        assert (
+            _run(["chat", "--model", str(folder), "--temperature", "0", "--length", "40", "--seed", "1"]) == 0
+        )
+        assert "Paris" in capfd.readouterr().out
+
+    def test_a_few_steps_on_conversations_lower_the_loss_on_held_out_answers(self, folder, tmp_path):
+        request = FinetuneRequest(
+            data=[CHATS], output=tmp_path / "out", model=folder, max_steps=8, batch_size=4, sample_every=0
+        )
+        events = []
+        run_training(prepare(request), on_event=events.append)
+        losses = [event.loss for event in events if isinstance(event, Evaluated)]
+        assert losses[-1] < losses[0] - 0.1
+        assert load(tmp_path / "out").tokenizer.chat_template is not None

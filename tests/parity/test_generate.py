@@ -91,9 +91,10 @@ def test_the_distribution_sampled_from_is_theirs(settings):
     history = torch.randint(0, 300, (8, 30), generator=generator)
     wanted = SamplingSettings(**settings)
 
-    ids, scores = candidates(without_repetition(logits, history, wanted), wanted)
+    ids, scores = candidates(without_repetition(logits.numpy(), history.tolist(), wanted), wanted)
 
-    ours = torch.zeros(8, 300, dtype=torch.float64).scatter(1, ids, scores.softmax(1))
+    shares = torch.from_numpy(scores).softmax(1)
+    ours = torch.zeros(8, 300, dtype=torch.float64).scatter(1, torch.from_numpy(ids.copy()), shares)
     theirs = their_processors(wanted)(history, logits.clone()).double().softmax(1)
     assert torch.equal(ours > 0, theirs > 0)
     assert torch.allclose(ours, theirs, atol=1e-6)

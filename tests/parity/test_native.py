@@ -22,6 +22,7 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.native.library import INSTRUCTIONS
 from conjure.lm.text.tokenizer import Tokenizer
+from support.engines import logits_of
 from support.models import tiny_model, tiny_tokenizer
 from support.native import native_status
 from support.oracle import random_ids
@@ -47,13 +48,6 @@ def status(request, monkeypatch):
     return native_status(request.param, monkeypatch)
 
 
-def logits_of(engine: Engine, ids: torch.Tensor, pad: torch.Tensor, prompt: int) -> torch.Tensor:
-    """A prompt and then one token at a time, (R, T - prompt + 1, V)."""
-    logits = [engine.prefill(ids[:, :prompt], pad, ids.shape[1]).clone()]
-    logits += [engine.step(column).clone() for column in ids[:, prompt:].unbind(1)]
-    return torch.stack(logits, 1)
-
-
 def difference(logits: torch.Tensor, reference: torch.Tensor) -> float:
     return ((logits - reference).abs().max() / reference.abs().max()).item()
 
@@ -74,16 +68,6 @@ def test_a_model_of_ordinary_size_equals_torch(status) -> None:
     assert difference(native, logits_of(TorchEngine(Int8Decoder(model)), ids, pad, 260)) <= 2e-3
 
 
-@pytest.mark.parametrize("changes", [{}, SHAPES["large heads"], SHAPES["odd sizes"]], ids=str)
-def test_it_goes_on_from_what_another_engine_has_read(changes: dict, status) -> None:
-    model = tiny_model(**changes)
-    ids, pad = random_ids(model.config, 3, 32), torch.tensor([0, 4, 19])
-    # The same numbers on both sides, so that only the handing over can differ.
-    reader = TorchEngine(Int8Decoder(model))
-    handed_over = logits_of(NativeEngine(QuantisedModel.of(model), status, reader=reader), ids, pad, 30)
-    assert difference(handed_over, logits_of(reader, ids, pad, 30)) <= 2e-3
-
-
 @pytest.mark.parametrize(
     "settings", [{"temperature": 0.0}, {"seed": 5, "top_p": 0.9}], ids=["greedy", "sampled"]
 )
@@ -102,8 +86,7 @@ def test_text_equals_that_of_torch(settings: dict, status) -> None:
 
 def teacher_forced(engine: Engine, ids: torch.Tensor) -> tuple[float, torch.Tensor]:
     """The mean loss over `ids`, (R, T), from the second token on, and the likeliest token in each place."""
-    no_padding = torch.zeros(len(ids), dtype=torch.int64)
-    logits = logits_of(engine, ids[:, :-1], no_padding, prompt=1)
+    logits = logits_of(engine, ids[:, :-1], prompt=1)
     loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     return loss.item(), logits.argmax(-1)
 

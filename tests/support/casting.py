@@ -9,7 +9,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.python_api import Client, Run
 from conjure.runs.database.base import Database
-from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.opening import open_database
 from conjure.runs.host.process import Process, look_at
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
@@ -54,14 +54,14 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 def wait_for_status(run: Run, *statuses: RunStatus) -> RunRecord:
     """Wait until a run has one of the statuses; without closing abandoned runs, as a command would."""
-    with SqliteDatabase.open(run.home) as store:
+    with open_database(run.home) as store:
         wait_until(lambda: store.get(run.number).status in statuses, f"run {run.number} {statuses}")
         return store.get(run.number)
 
 
 def supervisor_of(run: Run) -> Process:
     """The supervisor's process, once it has taken over from the caller."""
-    with SqliteDatabase.open(run.home) as store:
+    with open_database(run.home) as store:
         wait_until(lambda: _owner(store, run.number) != os.getpid(), "a supervisor")
         process = look_at(_owner(store, run.number))
     assert process is not None
@@ -98,7 +98,7 @@ def ending_runs(home: Home) -> Iterator[Client]:
     try:
         yield client
     finally:
-        with SqliteDatabase.open(home) as store:
+        with open_database(home) as store:
             going_on = [record.number for record in store.active()]
         for number in going_on:
             Run(home, number).kill()

@@ -91,13 +91,13 @@ def test_an_end_can_be_asked_for_and_a_kill_outranks_a_stop(store):
 def test_admission_is_decided_and_recorded_together(store):
     number = add_run(store).number
     store.move(number, RunStatus.QUEUED)
-    assert not store.admit(number, lambda _: None, OTHER)
+    assert not store.admit(number, lambda _: None)
     assert store.get(number).status is RunStatus.QUEUED
-    assert store.admit(number, lambda claims: (len(claims), 3), OTHER)
+    assert store.admit(number, lambda claims: (len(claims), 3))
     record = store.get(number)
-    assert (record.status, record.gpu_ids, record.owner) == (RunStatus.BUILDING, (1, 3), OTHER)
+    assert (record.status, record.gpu_ids) == (RunStatus.BUILDING, (1, 3))
     with pytest.raises(IllegalMoveError):
-        store.admit(number, lambda _: (), OTHER)
+        store.admit(number, lambda _: ())
 
 
 def test_a_run_in_a_queue_is_carried_by_nobody(store):
@@ -119,6 +119,22 @@ def test_a_run_in_a_queue_is_carried_by_nobody(store):
     assert store.queued(queue) == {waiting: True}
     assert store.queued(Owner.queue("host", "a later boot")) == {waiting: False}
     assert store.queued(Owner.queue("another host", "boot")) == {}
+
+
+def test_a_run_waits_for_those_that_have_not_completed(store):
+    done, failed, active = (add_run(store).number for _ in range(3))
+    finish(store, done, DONE)
+    store.end_run(failed, Ending(EndReason.KILL_REQUESTED))
+    waiting = [add_run(store, after=after).number for after in ((done,), (active, done), (failed, active))]
+    found = {claim.number: (claim.after, claim.failed) for claim in store.claims()}
+    assert [found[number] for number in waiting] == [
+        ((), None),
+        ((active,), None),
+        ((failed, active), (failed, RunStatus.KILLED)),
+    ]
+    lost = add_run(store, after=(active, 99)).number
+    assert store.claims()[-1].number == lost
+    assert store.claims()[-1].failed == (99, None)
 
 
 def test_a_queued_run_is_closed_where_it_waits_and_nowhere_else(store):
@@ -332,7 +348,7 @@ WRITES = {
     "set_facts": lambda store, number: store.set_facts(number, usage=Usage(1.0), outputs=OutputFacts(1, 1)),
     "set_summaries": lambda store, number: store.set_summaries(number, [Summary("a", 1, 0, 1.0, 1.0, 1.0)]),
     "enqueue": lambda store, number: store.enqueue(number, Owner.queue("host", "boot")),
-    "admit": lambda store, number: store.admit(number, lambda _: (), OWNER),
+    "admit": lambda store, number: store.admit(number, lambda _: ()),
     "begin_attempt": lambda store, number: store.begin_attempt(number, OWNER),
 }
 

@@ -17,6 +17,7 @@ from typing import TextIO
 
 import click
 
+from conjure.cli.typed_options import spell_as_typed
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError
@@ -52,6 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("Files", "Delete the files of a run or an upload."),
     "verify": ("Files", "Check stored files against their digests."),
     "generate": ("Generate and fine-tune", "Generate text with a model."),
+    "chat": ("Generate and fine-tune", "Chat with a model."),
     "finetune": ("Generate and fine-tune", "Fine-tune a model on your own text."),
     "report": ("Generate and fine-tune", "Show the report of a fine-tune, or compare several."),
     "score": ("Generate and fine-tune", "Compute the loss and perplexity of a text."),
@@ -60,6 +62,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("Generate and fine-tune", "Preview a text as a model will see it."),
     "demo": ("Generate and fine-tune", "Run a short demo: sample, fine-tune, sample again."),
     "config": ("Maintain", "Show and change settings."),
+    "team": ("Maintain", "Share a home between machines."),
     "prune": ("Maintain", "Delete cached files that no run needs."),
     "doctor": ("Maintain", "Check conjure's home folder, database and tools."),
     "help": ("Help", "Show the help of a command."),
@@ -74,11 +77,11 @@ _ALIASES = {"hyper": "sweep"}
 # Commands with options whose defaults can be set.
 CONFIGURED = (
     *("run", "jupyter", "sweep", "hyper"),
-    *("generate", "finetune", "score", "data", "demo", "export", "report", "models"),
+    *("generate", "chat", "finetune", "score", "data", "demo", "export", "report", "models"),
 )
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
-_LM_PACKAGES = {"gguf", "huggingface_hub", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
+_LM_PACKAGES = {"gguf", "huggingface_hub", "jinja2", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 
 
 _NO_MEMORY = ("can't allocate memory", "out of memory")
@@ -261,14 +264,28 @@ def _write_no_more(stream: TextIO) -> None:
 
 def _show(error: ConjureError, arguments: Sequence[str]) -> None:
     try:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
-        if error.hint:
-            click.echo(f"{click.style('  hint:', bold=True)} {printable(error.hint)}", err=True)
-        if error.fix:
-            line = printable(_command_line(error.fix, arguments))
+        told = error.told(spell_as_typed(_command_of(arguments), arguments))
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(told.message)}", err=True)
+        if told.hint:
+            click.echo(f"{click.style('  hint:', bold=True)} {printable(told.hint)}", err=True)
+        if told.fix:
+            line = printable(_command_line(told.fix, arguments))
             click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)
     except OSError:  # stderr cannot be written either; the exit status still tells
         _write_no_more(sys.stderr)
+
+
+def _command_of(arguments: Sequence[str]) -> click.Command:
+    """The command that was typed, down to the last of a group's."""
+    command: click.Command = cli
+    for word in arguments:
+        found = (
+            command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        )
+        if found is None:
+            break
+        command = found
+    return command
 
 
 def _command_line(fix: str, arguments: Sequence[str]) -> str:
@@ -290,7 +307,7 @@ def _corrected(fix: str, arguments: Sequence[str]) -> str:
     """The command that was typed with a local file as a mount wants it, ``./FILE``; else the fix alone."""
     option, value = shlex.split(fix)
     file = re.escape(value.removeprefix("./"))
-    typed = re.compile(rf"(--mount=|{option})?(?={file}(:.*)?\Z)", re.DOTALL)
+    typed = re.compile(rf"(--mount=|{re.escape(option)})?(?={file}(:.*)?\Z)", re.DOTALL)
     for place, word in enumerate(arguments):
         if match := typed.match(word):
             new = f"{match[0]}./{word[match.end() :]}"

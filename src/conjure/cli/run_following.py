@@ -8,12 +8,12 @@ from contextlib import suppress
 
 from conjure.cli.render import write_json
 from conjure.cli.transcript import Transcript, cancel, ended, follow_run
+from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
 from conjure.runs.lifecycle.log_following import wait_for_end
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.lifecycle.spawning import interrupts_held
 from conjure.runs.lifecycle.submission import Submission
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import EXIT_DETACHED, exit_status

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import UsageError
@@ -83,6 +84,13 @@ _OPTIONS = (
         metavar="'loss > 9'",
         help="Stop the run when a metric meets this condition.",
     ),
+    click.option(
+        "--after",
+        multiple=True,
+        type=RUN_NUMBER,
+        metavar="NUMBER",
+        help="Wait until this run has completed; end if it does not.",
+    ),
     click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
     click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
     click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
@@ -144,6 +152,7 @@ def run_spec(
         idempotent=idempotent,
         sandbox=options["sandbox"],
         network=options["network"],
+        after=options["after"],
     )
 
 
@@ -165,7 +174,7 @@ def _base(options: Mapping[str, Any]) -> str:
 def parse_variable(text: str) -> tuple[str, str]:
     """``KEY=VALUE``, or ``KEY`` with the value it has here."""
     if "=" in text:
-        return parse_assignment("--env", text)
+        return parse_assignment("env", text)
     if text not in os.environ:
         raise UsageError(
             f"--env {text}: there is no variable {text} here", hint=f"give its value, as in -e {text}=VALUE"

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from conjure.cli.tables import Cell
 from conjure.core.units import format_duration, format_number
+from conjure.runs.database.base import Lease
+from conjure.runs.lifecycle.heartbeat import is_unreachable
 from conjure.runs.schema.status import EndReason, Facts, RunStatus
 
 _COLOURS = {
@@ -25,14 +27,28 @@ _COLOURS = {
 _MEASURED = ("eval", "val", "test")
 
 
-def status_cell(facts: Facts) -> Cell:
-    """The status, with the exit code or signal of a command that failed: ``failed (exit 1)``."""
+def status_cell(facts: Facts, lease: Lease | None = None) -> Cell:
+    """The status, with the exit code or signal of a command that failed: ``failed (exit 1)``.
+
+    Args:
+        facts: How far the run has come.
+        lease: Who has it, where that is known; a supervisor out of reach may be alive or dead.
+    """
     status, ending = facts.status, facts.ending
+    if ending is None and lease is not None and is_unreachable(lease):
+        return Cell(f"unreachable (last heartbeat {lease.heartbeat_age_s:.0f} s ago)", "yellow")
     how = ""
     if ending is not None and status is RunStatus.FAILED:
         how = f" (signal {ending.signal})" if ending.signal else f" (exit {ending.exit_code})"
         how = " (not saved)" if ending.reason is EndReason.SAVE_FAILED else how
+    if ending is not None and ending.reason is EndReason.DEPENDENCY_FAILED:
+        how = f" ({ending.message})"
     return Cell(f"{status}{how}", _COLOURS.get(status))
+
+
+def heartbeat_age_s(lease: Lease | None) -> float | None:
+    """How long ago a run's supervisor was last heard of; None where that is not told."""
+    return None if lease is None else round(lease.heartbeat_age_s, 3)
 
 
 def elapsed(facts: Facts, total_s: float | None, now: float | None = None) -> str:

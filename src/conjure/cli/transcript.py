@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
 from conjure.recipes.report import learned_nothing
 from conjure.runs.database.base import KILL, STOP
 from conjure.runs.lifecycle.log_following import Ended, Entered, Event, Found, Printed, Queued, follow
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.lifecycle.spawning import interrupts_held
 from conjure.runs.lifecycle.stop_requests import cancel_queued, request_end
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import EXIT_DETACHED, Ending, EndReason, RunStatus, exit_status
@@ -298,7 +298,7 @@ def details(record: RunRecord) -> list[str]:
 def _shown_phases(record: RunRecord) -> frozenset[RunStatus]:
     """Phases worth a line: not queued where nothing was requested, not mounting where there are no mounts."""
     needless = set()
-    if not record.spec.resources.asks:
+    if not (record.spec.resources.asks or record.spec.after):
         needless.add(RunStatus.QUEUED)
     if not record.spec.mounts:
         needless.add(RunStatus.MOUNTING)

@@ -1,18 +1,17 @@
-"""The options of a command as they were typed, to hand them on to the same command elsewhere.
+"""The options of a command as they were typed: to hand them on to the same command elsewhere, or to tell.
 
-Main entries: `given_options`, `names_as_typed`. Invariant: an option left out is left out again; defaults
+Main entries: `given_options`, `spell_as_typed`. Invariant: an option left out is left out again; defaults
 stay defaults.
 """
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence, Set
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from conjure.lm.bounds import ValueFaultsError
+from conjure.core.quoting import shell_words
+from conjure.errors import Spell
 
 
 def given_options(context: click.Context, known: type) -> dict[str, Any]:
@@ -24,22 +23,26 @@ def given_options(context: click.Context, known: type) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def names_as_typed(context: click.Context) -> Iterator[None]:
-    """Tell faults of values by the options they were given with, as they were typed.
+def spell_as_typed(command: click.Command, typed: Sequence[str]) -> Spell:
+    """How a command's options are told: as they were typed; by their longest name where they were not.
 
-    Raises:
-        ValueFaultsError: One was raised inside the block.
+    Args:
+        command: The command; what is no option of it is told as one of its kind would be.
+        typed: The words of the command line.
     """
-    options = {option.name: option for option in context.command.params if isinstance(option, click.Option)}
-    try:
-        yield
-    except ValueFaultsError as error:
-        spelled = {name: _as_typed(option) for name, option in options.items()}
-        raise ValueFaultsError(error.faults, lambda name: spelled.get(name, name), fix=error.fix) from error
+    options = {each.name: each for each in command.params if isinstance(each, click.Option)}
+    options |= {f"{name}s": each for name, each in options.items() if each.multiple}  # Python has lists
+    words = {word.partition("=")[0] for word in typed}
+
+    def spell(name: str, values: tuple[object, ...]) -> str:
+        found = options.get(name)
+        flag = f"--{name.replace('_', '-')}" if found is None else _as_typed(found, words)
+        shown = [shell_words(str(value)) for value in values if value is not True]
+        return " ".join(f"{flag} {value}" for value in shown) if shown else flag
+
+    return spell
 
 
-def _as_typed(option: click.Option) -> str:
+def _as_typed(option: click.Option, words: Set[str]) -> str:
     """The spelling of an option that is on the command line; its longest where none is."""
-    typed = {word.partition("=")[0] for word in sys.argv[1:]}
-    return next((spelling for spelling in option.opts if spelling in typed), max(option.opts, key=len))
+    return next((spelling for spelling in option.opts if spelling in words), max(option.opts, key=len))

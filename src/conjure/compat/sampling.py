@@ -9,11 +9,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from conjure.errors import ModelError, UsageError
-from conjure.lm.generation.engines.base import Engine
+from conjure.lm.generation.engines.base import Engine, Session
 from conjure.lm.generation.sampling import penalise_repetition
 
 
@@ -81,43 +82,55 @@ def sample(
     Raises:
         ModelError: The model's logits are not numbers.
     """
-    history = torch.tensor([prompt] * settings.num_samples)  # (R, T)
-    written = []
-    logits = _read(engine, history, settings.length) if settings.length > 0 else None
-    for step in range(settings.length):
-        assert logits is not None, "there is something to write"
-        chosen = sample_tokens(logits, history.to(logits.device), settings, generator)  # (R,)
-        written.append(chosen)
-        history = torch.cat([history, chosen[:, None].cpu()], 1)
+    if settings.length == 0:
+        return [[] for _ in range(settings.num_samples)]
+    session, device = engine.session(), generator.device
+    written: list[list[int]] = [[] for _ in range(settings.num_samples)]
+    rows, logits = _read(session, engine.context_length, [prompt] * settings.num_samples, settings.length)
+    while True:
+        history = [prompt + row for row in written]
+        chosen = sample_tokens(torch.from_numpy(logits).to(device), history, settings, generator).tolist()
+        for row, token in zip(written, chosen, strict=True):
+            row.append(token)
         on_token()
-        left = settings.length - step - 1
-        if left and engine.length < engine.context_length:
-            logits = engine.step(chosen)
-        elif left:
-            logits = _read(engine, history, left)
-    return torch.stack(written, 1).tolist() if written else [[] for _ in range(settings.num_samples)]
+        left = settings.length - len(written[0])
+        if not left:
+            return written
+        if session.room(rows[0]):
+            for row, token in zip(rows, chosen, strict=True):
+                session.append(row, token)
+            _, logits = session.step(rows)
+        else:
+            session.drop(rows)
+            rows, logits = _read(session, engine.context_length, [prompt + row for row in written], left)
 
 
-def _read(engine: Engine, history: Tensor, new_tokens: int) -> Tensor:
-    """Read all rows afresh, only their last half context where they do not fit; logits (R, V)."""
-    context = engine.context_length
-    if history.shape[1] > context:
-        history = history[:, -max(1, context // 2) :]
-    rows, row_of = history.unique(dim=0, return_inverse=True)  # at first all rows are the prompt
-    capacity = min(context, rows.shape[1] + new_tokens - 1)
-    logits = engine.prefill(rows, torch.zeros(len(rows), dtype=torch.long), capacity)
-    engine.select(row_of)
-    return logits[row_of.to(logits.device)]
+def _read(
+    session: Session, context: int, history: list[list[int]], new_tokens: int
+) -> tuple[list[int], np.ndarray]:
+    """Read rows afresh, only their last half context where they do not fit: their numbers, logits (R, V)."""
+    if len(history[0]) > context:
+        history = [row[-max(1, context // 2) :] for row in history]
+    capacity = min(context, len(history[0]) + new_tokens - 1)
+    once = all(row == history[0] for row in history)  # at first all rows are the prompt
+    rows = session.add(history[:1] if once else history, [capacity] * (1 if once else len(history)))
+    ready, logits = [], np.empty(0)
+    while not ready:
+        ready, logits = session.step(rows, context)
+    if once:
+        rows += session.fork(rows[0], len(history) - 1)
+        logits = logits.repeat(len(history), axis=0)
+    return rows, logits
 
 
 def sample_tokens(
-    logits: Tensor, history: Tensor, settings: OldSampling, generator: torch.Generator
+    logits: Tensor, history: list[list[int]], settings: OldSampling, generator: torch.Generator
 ) -> Tensor:
     """The next token of each row, int64, (R,).
 
     Args:
         logits: Of the next token, float32, (R, V).
-        history: The rows so far, prompt included, int64, (R, T).
+        history: The rows so far, prompt included.
         settings: How to choose.
         generator: Gives one multinomial draw for all rows; not used at temperature 0.
 
@@ -132,7 +145,8 @@ def sample_tokens(
             f" {settings.temperature} is too small"
         )
     if settings.repetition_penalty != 1.0:
-        logits = penalise_repetition(logits, history, settings.repetition_penalty)
+        penalised = penalise_repetition(logits.cpu().numpy(), history, settings.repetition_penalty)
+        logits = torch.from_numpy(penalised).to(logits.device)
     logits = keep_top_p(keep_top_k(logits, settings.top_k), settings.top_p)
     if settings.temperature == 0:
         return logits.argmax(1)

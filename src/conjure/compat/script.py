@@ -11,9 +11,25 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from conjure.errors import ConjureError, UsageError
+from conjure.core.quoting import shell_words
+from conjure.errors import ConjureError, UsageError, spell_in_python
 
 _LANGUAGE_MODEL_HALF = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub")
+# What the flags of 2019 are called in conjure.
+_FLAGS = {
+    **{name: name for name in ("block_size", "learning_rate", "repetition_penalty", "seed", "temperature")},
+    **{
+        name: name
+        for name in ("top_k", "top_p", "warmup_steps", "weight_decay", "max_grad_norm", "num_samples")
+    },
+    "batch_size": "per_gpu_train_batch_size",
+    "epochs": "num_train_epochs",
+    "max_new_tokens": "length",
+    "max_steps": "max_steps",
+    "model": "model_name_or_path",
+    "output": "output_dir",
+    "stop": "stop_token",
+}
 _LARGEST_SEED = 2**32 - 1  # numpy's, which they seeded too
 
 
@@ -56,12 +72,20 @@ def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None 
 
 
 def _report(error: ConjureError) -> int:
-    say(f"error: {error}")
-    # Advice from the library speaks of `conjure generate` and its kind.
-    for label, advice in (("hint", error.hint), ("try", error.fix)):
+    told = error.told(_spell)
+    say(f"error: {told.message}")
+    for label, advice in (("hint", told.hint), ("try", told.fix)):
         if advice:
-            say(f"  {label}: {advice.replace('--model ', '--model_name_or_path ')}")
+            say(f"  {label}: {advice}")
     return error.exit_status
+
+
+def _spell(name: str, values: tuple[object, ...]) -> str:
+    """An option as a flag of 2019; one that the scripts do not have is told as Python has it."""
+    if name not in _FLAGS:
+        return spell_in_python(name, values)
+    flag = f"--{_FLAGS[name]}"
+    return " ".join(f"{flag} {shell_words(str(value))}" for value in values) if values else flag
 
 
 def say(text: str) -> None:

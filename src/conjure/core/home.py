@@ -41,6 +41,11 @@ class Home:
         return self.root / "conjure.db"
 
     @property
+    def team_file(self) -> Path:
+        """Which database the home shares with other machines; not there where it shares none."""
+        return self.root / "team.json"
+
+    @property
     def code_repository(self) -> Path:
         """Bare git repository with every snapshot's objects."""
         return self.root / "code.git"

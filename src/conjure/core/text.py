@@ -4,7 +4,7 @@ Main entries: `valid_utf8`, `to_iso`, `plural`, `did_you_mean`. Invariant: pure 
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 # serve and score have 0.6, version and verify 0.62; inof and info 0.75, genrate and generate 0.93
 _ALIKE = 0.72
@@ -15,6 +15,11 @@ def to_iso(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def today() -> date:
+    """The date where this machine is."""
+    return datetime.now().astimezone().date()
 
 
 def valid_utf8(text: str) -> str:

@@ -5,12 +5,12 @@ checked at once.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 
 _HARDLY_NAMED = 1_000_000
 LARGEST_COUNT = 2**31 - 1  # of anything counted, where no other limit is given
@@ -84,13 +84,11 @@ class Bound:
 
 
 class ValueFaultsError(UsageError):
-    """Values that cannot be; an interface that has other names for them can tell it with those."""
+    """Values that cannot be."""
 
-    def __init__(
-        self, faults: Iterable[ValueFault], spell: Callable[[str], str] = str, *, fix: str | None = None
-    ) -> None:
+    def __init__(self, faults: Iterable[ValueFault], *, fix: str | None = None) -> None:
         self.faults = tuple(faults)
-        super().__init__("; ".join(f"{spell(name)} {words}" for name, words in self.faults), fix=fix)
+        super().__init__("; ".join(f"{option(name)} {words}" for name, words in self.faults), fix=fix)
 
 
 def bound_faults(bounds: Mapping[str, Bound], values: Mapping[str, Any]) -> Iterator[ValueFault]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from conjure.errors import ContextLengthError, ModelError, ShapeError
+from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, missing_tokenizer, save_checkpoint
 from conjure.lm.generation.generate import Sample, generate
@@ -23,13 +24,20 @@ from conjure.lm.models.shape import ModelConfig
 from conjure.lm.text.tokenizer import Tokenizer
 
 
-def load(name: str | Path, *, precision: str = "float32", lookups: Iterable[Lookup] = ()) -> "LanguageModel":
+def load(
+    name: str | Path,
+    *,
+    precision: str = "float32",
+    adapter: str | Path | None = None,
+    lookups: Iterable[Lookup] = (),
+) -> "LanguageModel":
     """Load a model, ready to use.
 
     Args:
         name: ``sprite`` (comes with conjure), a local checkpoint folder, or a model on Hugging Face of
             a supported architecture (docs/models.md), ``name@revision`` for one revision.
         precision: Number format of the weights in memory: ``float32`` (exact), ``bfloat16``, or ``auto``.
+        adapter: A PEFT folder whose LoRA weights to merge into the model.
         lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
 
     Raises:
@@ -38,7 +46,7 @@ def load(name: str | Path, *, precision: str = "float32", lookups: Iterable[Look
         UsageError: The name or the precision cannot be one.
     """
     dtype = fast_dtype(torch.device("cpu"), precision)
-    source = resolve_model(name, lookups=lookups)
+    source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
     model = load_model(source.folder, dtype)
     return LanguageModel(model, load_tokenizer(source.folder, model.config), origin=str(source))
 

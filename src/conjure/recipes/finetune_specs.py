@@ -17,8 +17,11 @@ from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import Mount, RunSpec
 
+_BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes beside the checkpoint
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
+_OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
 _RESUME = "--resume"
+_INPUTS = ("validation", "adapter")  # options that name what a run must find
 
 
 def finetune_spec(
@@ -47,7 +50,8 @@ def finetune_spec(
     """
     inputs = Inputs(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
-    words += option_words({name: value for name, value in options.items() if name != "validation"})
+    words += option_words({name: value for name, value in options.items() if name not in _INPUTS})
+    words += inputs.adapter(options.get("adapter"))
     validation = options.get("validation")
     if validation is not None:
         words.append(f"--validation={inputs.data(str(validation))}")
@@ -83,9 +87,9 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     kept = [
         Mount(mount.source, mount.target, mount.read_only)
         for mount in record.mounts
-        if mount.target not in (CHECKPOINT_OUTPUT, _STATE)
+        if mount.target not in _OUTPUTS
     ]
-    parts = [Mount(f"runs/{number}/{part}", part) for part in (CHECKPOINT_OUTPUT, _STATE)]
+    parts = [Mount(f"runs/{number}/{part}", part) for part in _OUTPUTS if (state / part).is_dir()]
     command = tuple(word for word in record.spec.command if word != _RESUME)
     return replace(
         recorded("finetune", [*command[2:], _RESUME], [*kept, *parts], labels=record.spec.labels),
@@ -94,10 +98,10 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
 
 
 def claim(checkpoint: Path) -> None:
-    """Make the checkpoint and state that a resumed run was given count as its own outputs.
+    """Make the checkpoint, state and adapter that a resumed run was given count as its own outputs.
 
     A run's outputs are the files it changed; if nothing better comes, these are still its result.
     """
-    for folder in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.training")):
-        for file in folder.glob("*"):
+    for suffix in ("", *_BESIDE):
+        for file in checkpoint.with_name(f"{checkpoint.name}{suffix}").glob("*"):
             file.touch()

@@ -43,7 +43,9 @@ def generate_spec(
     """
     inputs = Inputs(home)
     words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
-    words += option_words({**options, "stop": [_escaped(text) for text in options.get("stop", ())]})
+    given = {name: value for name, value in options.items() if name != "adapter"}
+    words += option_words({**given, "stop": [_escaped(text) for text in options.get("stop", ())]})
+    words += inputs.adapter(options.get("adapter"))
     words += option_words(placeholders or {})
     if prompt_file is not None:
         words += ["--prompt-file", inputs.data(str(prompt_file))]
@@ -86,6 +88,8 @@ def score_spec(
     inputs = Inputs(home)
     named = [inputs.model(name) for name in models]
     words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
-    words += ["--output", FIGURES_FILE, *option_words(options), *option_words(placeholders or {})]
+    given_options = {name: value for name, value in options.items() if name != "adapter"}
+    words += ["--output", FIGURES_FILE, *option_words(given_options), *option_words(placeholders or {})]
+    words += inputs.adapter(options.get("adapter"))
     words += ["--", *map(inputs.data, given)] if files else ["--text", "--", *given]
     return recorded("score", words, inputs.mounts, description=description, labels=labels)

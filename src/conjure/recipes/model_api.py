@@ -13,17 +13,21 @@ from conjure.lm.training.events import TuningEvent
 from conjure.recipes.resource_lookup import data_path, model_lookup
 
 
-def load(name: str | Path, *, precision: str = "float32") -> language_model.LanguageModel:
+def load(
+    name: str | Path, *, precision: str = "float32", adapter: str | Path | None = None
+) -> language_model.LanguageModel:
     """Load a model, ready to use.
 
     Args:
         name: ``sprite``, a checkpoint folder, a run (``runs/3``), or a model on Hugging Face.
         precision: Number format of the weights in memory: ``float32`` (exact), ``bfloat16``, or ``auto``.
+        adapter: A PEFT folder or resource (``runs/3/output.adapter``) to merge into the model.
 
     Raises:
         ConjureError: As `conjure.lm.language_model.load`.
     """
-    return language_model.load(name, precision=precision, lookups=[model_lookup])
+    merged = data_path(str(adapter)) if adapter is not None else None
+    return language_model.load(name, precision=precision, adapter=merged, lookups=[model_lookup])
 
 
 def finetune(

@@ -5,6 +5,7 @@ is not given is not written; so a run records what was asked, and defaults stay 
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -40,6 +41,8 @@ class FinetuneOptions(ReadingOptions, total=False):
     special_tokens: Literal["text", "token"]
     holdout: float
     validation: str | Path
+    prompt_loss_weight: float
+    chat_date: str | date
     dedup: Literal["keep", "drop", "weight"]
     epochs: float
     batch_size: int
@@ -58,6 +61,8 @@ class FinetuneOptions(ReadingOptions, total=False):
     precision: Literal["auto", "float32", "bfloat16"]
     freeze: int
     lora: int
+    lora_output: Literal["merged", "adapter"]
+    adapter: str | Path
     max_steps: int
     eval_every: int
     save_every: int
@@ -80,6 +85,12 @@ class GenerateOptions(TypedDict, total=False):
     on_overflow: Literal["slide", "error"]
     precision: Literal["auto", "float32", "bfloat16", "int8"]
     logprobs: bool
+    chat: bool
+    """Whether the prompt is asked as a question, by the model's chat template."""
+    chat_date: str | date
+    """What the chat template gets when it asks for the date."""
+    adapter: str | Path
+    """A PEFT folder whose LoRA weights to merge into the model."""
 
 
 class ScoreOptions(ReadingOptions, total=False):
@@ -89,6 +100,8 @@ class ScoreOptions(ReadingOptions, total=False):
     """Context length in tokens."""
     stride: int
     """Tokens from one window to the next."""
+    adapter: str | Path
+    """A PEFT folder whose LoRA weights to merge into the model."""
     per_token: bool
     """Whether the log-probability of each token is kept."""
 

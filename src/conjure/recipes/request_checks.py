@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from conjure.core.home import Home
+from conjure.core.text import today
 from conjure.errors import UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.read_options import ReadOptions
@@ -19,7 +20,7 @@ from conjure.recipes.resource_lookup import data_path
 _LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
 
 
-def check_finetune(home: Home, data: Sequence[str], model: str, options: FinetuneOptions) -> None:
+def check_finetune(home: Home, data: Sequence[str], model: str, options: FinetuneOptions) -> FinetuneOptions:
     """Refuse what cannot be trained.
 
     Args:
@@ -27,6 +28,10 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
         data: Files, folders and resources.
         model: Model to start from.
         options: What else is asked.
+
+    Returns:
+        The options, for conversations with the date that a chat template is given, so that a rerun gives it
+        the same.
 
     Raises:
         ConjureError: A value is out of its bounds, or the data cannot be read.
@@ -36,12 +41,16 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
         raise UsageError("no data was named: name a file, a folder, or - for standard input")
     request = FinetuneRequest(data=data, output="output", model=model, **_values(options))
     if "-" in data:
-        return
+        return options
+    dated: FinetuneOptions = {}
     for named in (request.data, [request.validation] if request.validation is not None else []):
         names = [data_path(str(name), home) for name in named]
         if names:
             records = read_records(names, column=request.column, split=request.split, layout=request.layout)
             next(records.pieces())
+            if records.chat_formats:
+                dated = {"chat_date": today()}
+    return {**dated, **options}
 
 
 def check_generate(prompts: Sequence[str], options: GenerateOptions) -> GenerateOptions:
@@ -52,7 +61,8 @@ def check_generate(prompts: Sequence[str], options: GenerateOptions) -> Generate
         options: What else is asked.
 
     Returns:
-        The options with the seed that was drawn where none was given, so that a rerun repeats the samples.
+        The options with the seed that was drawn where none was given, and with the date of a chat, so that a
+        rerun repeats the samples.
 
     Raises:
         ConjureError: A value is out of its bounds.
@@ -60,7 +70,8 @@ def check_generate(prompts: Sequence[str], options: GenerateOptions) -> Generate
     refuse_unknown(options, GenerateOptions)
     names = GenerationRequest.__dataclass_fields__
     request = GenerationRequest(prompts=prompts, **_values(options, names))
-    return {**options, "seed": request.seed}
+    dated: GenerateOptions = {"chat_date": today()} if options.get("chat") else {}
+    return {**dated, **options, "seed": request.seed}
 
 
 def check_score(home: Home, files: Sequence[str], models: Sequence[str], options: ScoreOptions) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import NotFoundError, UsageError, option
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
@@ -40,7 +40,8 @@ class Inputs:
         """
         if name == "-":
             raise UsageError(
-                "text on standard input cannot be recorded", hint="save it to a file, or add --no-run"
+                "text on standard input cannot be recorded",
+                hint=f"save it to a file, or add {option('no_run')}",
             )
         if is_resource(self.home, name):
             return self._mount(name, Path(name).name)
@@ -55,6 +56,10 @@ class Inputs:
             return self._mount(checkpoint_resource(self.home, name), MODEL_MOUNT)
         path = Path(name).expanduser()
         return str(path.absolute()) if path.is_dir() or path.is_file() else name
+
+    def adapter(self, name: str | Path | None) -> list[str]:
+        """The option for an adapter folder, by the name it has in the run; nothing where none is given."""
+        return [f"--adapter={self.data(str(name))}"] if name is not None else []
 
     def _mount(self, source: str, target: str) -> str:
         taken = {mount.target for mount in self.mounts}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from conjure.core.files import lock_or_close
@@ -28,6 +29,7 @@ from conjure.sweeps.request import SweepRequest
 _VARIABLES = "variables."
 _PRIVATE = 0o700
 _ATTEMPTS, _BETWEEN_S = 5, 0.02
+_LEAVES_WITHIN_S = 10.0
 
 
 def start_sweep(home: Home, request: SweepRequest) -> int:
@@ -36,6 +38,7 @@ def start_sweep(home: Home, request: SweepRequest) -> int:
     Raises:
         ConjureError: It cannot be started.
     """
+    require_packages(request)
     with open_store(home) as store:
         refuse_own_folder(home, request.spec)
         refuse_impossible(request.spec.resources)
@@ -47,6 +50,16 @@ def start_sweep(home: Home, request: SweepRequest) -> int:
         )
     start_driver(home, number, request)
     return number
+
+
+def require_packages(request: SweepRequest) -> None:
+    """Refuse a method whose packages are not installed.
+
+    Raises:
+        UsageError: They are not.
+    """
+    if request.method == "tpe" and find_spec("optuna") is None:
+        raise UsageError("tpe needs Optuna, which is not installed", fix="pip install 'conjure[sweeps]'")
 
 
 def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: int = 0) -> SweepRow:
@@ -68,13 +81,23 @@ def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: i
         request = SweepRequest.from_dict(sweep.request)
         if more and request.method == "grid":
             raise UsageError(f"sweep {number} is a grid: it has no more than its {sweep.trials} trials")
-        if has_driver(home, number):
+        if has_driver(home, number) and (sweep.state is SweepState.RUNNING or not _leaves(home, number)):
             raise ConflictError(f"sweep {number} is going on already", fix=f"conjure sweep show {number}")
         request = replace(request, spec=_with_secrets(number, request.spec))
         trials = sweep.trials + more * request.seeds
         store.continue_sweep(number, trials=trials)
     start_driver(home, number, request, retry_failed=retry_failed)
     return replace(sweep, state=SweepState.RUNNING, trials=trials)
+
+
+def _leaves(home: Home, number: int) -> bool:
+    """Whether the driver of a sweep that has ended goes away, as it does soon."""
+    deadline = time.monotonic() + _LEAVES_WITHIN_S
+    while has_driver(home, number):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_BETWEEN_S)
+    return True
 
 
 def _with_secrets(number: int, spec: RunSpec) -> RunSpec:

@@ -28,6 +28,7 @@ class SweepView:
         request: What was asked.
         trials: The trials that were started, in order.
         seconds: Running time of each trial that has ended, by trial.
+        settled: The trials that have ended, and whose values are written down.
         driven: Whether it has a driver on this machine.
         pruning_waits: What pruning waits for, in words, or None.
     """
@@ -36,6 +37,7 @@ class SweepView:
     request: SweepRequest
     trials: tuple[Trial, ...]
     seconds: Mapping[int, float]
+    settled: frozenset[int]
     driven: bool
     pruning_waits: str | None = None
 
@@ -117,6 +119,7 @@ def look_at_sweep(home: Home, store: Database, number: int) -> SweepView:
     Raises:
         NotFoundError: There is none of that number.
     """
+    driven = has_driver(home, number)  # first: a driver that ends its sweep goes away after that
     row = store.sweep(number)
     rows = store.trials(number)
     request = SweepRequest.from_dict(row.request)
@@ -130,7 +133,8 @@ def look_at_sweep(home: Home, store: Database, number: int) -> SweepView:
             )
     seconds = {each.trial: each.command_s for each in rows if each.command_s is not None}
     trials = tuple(map(Trial.of, rows))
-    return SweepView(row, request, trials, seconds, has_driver(home, number), waits)
+    settled = frozenset(each.trial for each in rows if each.settled)
+    return SweepView(row, request, trials, seconds, settled, driven, waits)
 
 
 def pruned_count(view: SweepView) -> int:

@@ -9,12 +9,11 @@ import pytest
 
 from conjure.python_api import Run
 from conjure.runs.database.record_files import read_record
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.supervisor_request import Program
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import look_at
-from conjure.runs.lifecycle import spawning
-from conjure.runs.lifecycle.ownership import RunLock
 from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, scheduler_of
-from conjure.runs.scheduling.supervisor_request import Program
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import wait_for_status, wait_until
 from support.repositories import read_files
@@ -103,7 +102,7 @@ def test_each_has_the_surroundings_it_was_submitted_from(client, filler, monkeyp
 
 def test_one_of_another_conjure_is_carried_by_that(client, filler, monkeypatch):
     other = Program(sys.executable, "another state of the code")
-    monkeypatch.setattr(spawning.Program, "of_this_process", lambda: other)
+    monkeypatch.setattr(Program, "of_this_process", lambda: other)
     waiting = client.run("echo made > made.txt", cpus=1)
     release(filler)
     waiting.wait(check=True)

@@ -13,8 +13,9 @@ from conjure.python_api import Run
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import KILL_SIGNAL, boot_id, look_at
-from conjure.runs.lifecycle.ownership import RunLock, open_store
+from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.run_folder import MARKS_FILE
 from conjure.runs.schema.spec import RunSpec
@@ -224,7 +225,7 @@ def test_an_interrupt_after_the_hand_over_says_that_the_run_goes_on(home, folder
     script.write_text(
         "import os, signal, sys\n"
         "from conjure.cli.main import main\n"
-        "from conjure.runs.lifecycle.spawning import Launch\n"
+        "from conjure.runs.executors.local import _Launch as Launch\n"
         "given = Launch.hand_over\n"
         "def hand_over(*arguments, **options):\n"
         "    given(*arguments, **options)\n"

@@ -17,8 +17,8 @@ from conjure.runs.lifecycle.ownership import open_store
 @click.command
 @click.argument("source", metavar="SRC")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
-@click.option("-f", "--force", is_flag=True, help="Overwrite existing files without asking.")
-def command(source: str, folder: Path, *, force: bool) -> int:
+@click.option("-f", "--force", "overwrite", is_flag=True, help="Overwrite existing files without asking.")
+def command(source: str, folder: Path, *, overwrite: bool) -> int:
     """Copy SRC (runs/N[/path], uploads/NAME[/path] or a link's name) into the folder DIR.
 
     A file is copied into DIR; of a folder, its content. DIR is created if missing; the default is the
@@ -28,17 +28,17 @@ def command(source: str, folder: Path, *, force: bool) -> int:
     home = Home.from_environment()
     with open_store(home) as store:
         plan = plan_retrieval(home, source, folder, store.lookup_link)
-    if plan.in_the_way and not force and sys.stdin.isatty():
+    if plan.in_the_way and not overwrite and sys.stdin.isatty():
         if not click.confirm(f"Overwrite {plan.describe_conflict()}?", err=True):
             note("nothing was copied")
             return 1
-        force = True
+        overwrite = True
     with StatusLine() as status:
 
         def show(copied: Copied) -> None:
             status.show(f"Copying… {plural(copied.files, 'file')}, {format_size(copied.size_bytes)}")
 
-        copied = retrieve(plan, overwrite=force, watch=show)
+        copied = retrieve(plan, overwrite=overwrite, watch=show)
     for skipped in copied.skipped:
         note(f"left out: {valid_utf8(skipped)}")
     note(f"copied {plural(copied.files, 'file')} ({format_size(copied.size_bytes)}) to {folder}")

@@ -6,8 +6,9 @@ Main entry: `command`. Invariant: stdout holds the path of what was written, or 
 import click
 
 from conjure.cli.render import StatusLine, note, write_json
+from conjure.cli.sampling_options import adapter_option
 from conjure.core.quoting import shell_words
-from conjure.recipes.resource_lookup import model_lookup
+from conjure.recipes.resource_lookup import data_path, model_lookup
 
 
 @click.command()
@@ -27,8 +28,11 @@ from conjure.recipes.resource_lookup import model_lookup
     help="Number format: float16, q8_0 or float32 for gguf and ollama; float32, bfloat16 or float16 for"
     " safetensors.  [default: float16 for gguf and ollama; as stored for safetensors]",
 )
+@adapter_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(*, model: str, folder: str, format: str, type: str | None, as_json: bool) -> None:
+def command(
+    *, model: str, folder: str, format: str, type: str | None, adapter: str | None, as_json: bool
+) -> None:
     """Export MODEL, a name or a folder, to FOLDER.
 
     A GGUF file is written into FOLDER under the model's name, for Ollama with a Modelfile beside it; a
@@ -43,6 +47,7 @@ def command(*, model: str, folder: str, format: str, type: str | None, as_json: 
             folder,
             format=format,
             type=type,
+            adapter=data_path(adapter) if adapter is not None else None,
             lookups=[model_lookup],
             progress=lambda done, total: status.show(f"Converting… {done} of {total} tensors"),
         )

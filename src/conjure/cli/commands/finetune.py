@@ -9,8 +9,8 @@ import click
 
 from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.sampling_options import adapter_option, chat_date_option
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
-from conjure.cli.typed_options import names_as_typed
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.finetune_specs import resumed_spec
@@ -58,6 +58,15 @@ class Automatic(click.ParamType):
     show_default=True,
     help="Duplicate records: train on all, on one of each group, or weight each group as one.",
 )
+@click.option(
+    "--prompt-loss-weight",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="W",
+    help="Weight of the tokens of a conversation that are not answers.",
+)
+@chat_date_option
 @click.option(
     "--epochs", type=float, default=3, show_default=True, help="Maximum number of passes over the text."
 )
@@ -131,6 +140,14 @@ class Automatic(click.ParamType):
     "--freeze", type=int, default=0, show_default=True, help="Freeze the embeddings and the first N blocks."
 )
 @click.option("--lora", type=int, metavar="R", help="Train LoRA adapters of rank R instead of all weights.")
+@click.option(
+    "--lora-output",
+    type=click.Choice(["merged", "adapter"]),
+    default="merged",
+    show_default=True,
+    help="adapter: also keep the LoRA weights as a PEFT folder, beside the merged model.",
+)
+@adapter_option
 @click.option("--max-steps", type=int, help="Maximum number of optimizer steps.")
 @click.option(
     "--eval-every", type=Automatic(int), default="auto", show_default=True, help="Steps between evaluations."
@@ -166,11 +183,13 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     """Fine-tune a model on text: files, folders, or - for standard input.
 
     A record (one joke, one document) is a row of a table (.csv .tsv .json .jsonl .parquet), a text file, or
-    with --split each of its lines or paragraphs. A tenth of the records is held out, and the weights with the
-    lowest held-out loss are saved as a Hugging Face checkpoint.
+    with --split each of its lines or paragraphs; or a conversation, of which the answers are learned. A tenth
+    of the records is held out, and the weights with the lowest held-out loss are saved as a Hugging Face
+    checkpoint.
 
-    The fine-tune is recorded as a run: the checkpoint is runs/N/output, the report is runs/N/report.html. The
-    first ^C saves and stops, the second aborts; if the terminal is closed, the run continues.
+    The fine-tune is recorded as a run: the checkpoint is runs/N/output, the report is runs/N/report.html, a
+    LoRA adapter is runs/N/output.adapter. The first ^C saves and stops, the second aborts; if the terminal is
+    closed, the run continues.
     """
     # Imports numpy and tokenizers, which --help must not.
     from conjure.cli.language_model import finetune as implementation
@@ -178,19 +197,18 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     recording = {name: settings.pop(name) for name in RECORDING}
     saved_to = settings.pop("save_command")
     as_json, no_run, dry_run = (settings.pop(name) for name in ("as_json", "no_run", "dry_run"))
-    with names_as_typed(context):
-        if saved_to is not None:
-            if settings["resume"] is None:
-                implementation.checked_spec(context)
-            return save_command(context, saved_to)
-        if dry_run or no_run or inside_a_run():
-            return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
-        _refuse_output(settings)
-        if settings["resume"] is not None:
-            spec = _resumed_spec(data, settings["resume"])
-        else:
-            # Every fault is told here and now, before a run gets a number.
-            spec = implementation.checked_spec(context)
+    if saved_to is not None:
+        if settings["resume"] is None:
+            implementation.checked_spec(context)
+        return save_command(context, saved_to)
+    if dry_run or no_run or inside_a_run():
+        return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
+    _refuse_output(settings)
+    if settings["resume"] is not None:
+        spec = _resumed_spec(data, settings["resume"])
+    else:
+        # Every fault is told here and now, before a run gets a number.
+        spec = implementation.checked_spec(context)
     return record(spec, background=recording["background"], as_json=as_json)
 
 

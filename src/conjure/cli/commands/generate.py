@@ -5,17 +5,20 @@ Main entry: `command`. Invariant: stdout holds what was written and nothing else
 
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
-from conjure.cli.typed_options import given_options, names_as_typed
+from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
+from conjure.core.text import today
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
@@ -48,44 +51,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 @click.option(
     "-n", "--num-samples", type=int, default=1, show_default=True, help="Number of samples per prompt."
 )
-@click.option(
-    "--temperature",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Lower is more predictable, higher more random; 0 is greedy.",
-)
-@click.option(
-    "--top-k", type=int, default=50, show_default=True, help="Sample from the K most likely tokens; 0: all."
-)
-@click.option(
-    "--top-p",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Sample from the most likely tokens whose probabilities add up to P.",
-)
-@click.option(
-    "--min-p",
-    type=float,
-    default=0.0,
-    show_default=True,
-    help="Drop tokens less likely than P times the most likely one.",
-)
-@click.option(
-    "--repetition-penalty",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Above 1 makes tokens that already occurred less likely.",
-)
-@click.option(
-    "--no-repeat-ngram",
-    type=int,
-    default=0,
-    show_default=True,
-    help="Never repeat a sequence of N tokens; 0: off.",
-)
+@sampling_options
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help=r"Stop before this text (\n: a line break). Repeatable."
 )
@@ -102,13 +68,10 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
     show_default=True,
     help="What to do when prompt and text exceed the model's context.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
-    default="auto",
-    show_default=True,
-    help="Number format; auto: the fastest on this machine; float32 is exact.",
-)
+@precision_option
+@click.option("--chat", is_flag=True, help="Ask PROMPT as a question, by the model's chat template.")
+@chat_date_option
+@adapter_option
 @click.option("--logprobs", is_flag=True, help="Show the log-probability of each token.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of samples.")
 @click.option(
@@ -129,10 +92,13 @@ def command(
     prompt_option: str | None,
     prompt_file: Path | None,
     model: str,
+    adapter: str | None,
     precision: str,
     logprobs: bool,
     as_json: bool,
     stream: bool | None,
+    chat: bool,
+    chat_date: date | None,
     save: bool,
     save_command: Path | None,
     output: Path | None,
@@ -142,12 +108,14 @@ def command(
 
     Without PROMPT a new document is started; - reads the prompt from standard input. The text goes to stdout,
     without the prompt (a terminal shows it dimmed); several samples are separated by a line of twenty =.
-    Everything else goes to stderr.
+    Everything else goes to stderr. With --chat, PROMPT is a question, and the text is the model's answer.
     """
     recording = {name: settings.pop(name) for name in RECORDING}
     prompts = _prompts(_only(prompt, prompt_option), prompt_file)
-    with names_as_typed(context):
-        request = _request(prompts, settings)
+    if chat and not all(text.strip() for text in prompts):
+        raise UsageError("--chat needs a question: give it as PROMPT")
+    day = chat_date if chat_date is not None else today()
+    request = _request(prompts, settings)
     if save_command is not None:
         return save_to_file(context, save_command)
     if save and not inside_a_run():
@@ -158,7 +126,9 @@ def command(
     return implementation.generate(
         request,
         model=model,
+        adapter=adapter,
         precision=precision,
+        chat_on=day if chat else None,
         logprobs=logprobs,
         as_json=as_json,
         streaming=stream,

@@ -10,12 +10,12 @@ import click
 
 from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import on_terminal, visible, write_json
-from conjure.cli.run_view import elapsed, metric_value, status_cell
+from conjure.cli.run_view import elapsed, heartbeat_age_s, metric_value, status_cell
 from conjure.cli.tables import Cell, heading, show_facts
 from conjure.cli.times import moment
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
-from conjure.runs.database.base import Link
+from conjure.runs.database.base import Lease, Link
 from conjure.runs.inspect.lineage import Edge, Products, Tie, run_number, source_text
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
@@ -37,10 +37,11 @@ def command(number: int, *, as_json: bool) -> None:
         summaries = store.summaries(number)
         uses = Products(store).of(number)
         links = [link for link in store.links() if _names_run(link, number)]
+        lease = store.leases().get(number)
     if as_json:
-        write_json(_to_dict(record, summaries, uses, links))
+        write_json(_to_dict(record, summaries, uses, links) | {"heartbeat_age_s": heartbeat_age_s(lease)})
         return
-    show_facts(_facts(record))
+    show_facts(_facts(record, lease))
     for title, facts in _sections(record, summaries, uses, links):
         if facts:
             heading(title)
@@ -64,10 +65,10 @@ def _to_dict(
     }
 
 
-def _facts(record: RunRecord) -> list[Fact]:
+def _facts(record: RunRecord, lease: Lease | None) -> list[Fact]:
     return [
         ("run", str(record.number)),
-        ("status", status_cell(record.facts)),
+        ("status", status_cell(record.facts, lease)),
         *_ending(record),
         ("command", record.spec.stored().command_text),
         *_optional("description", record.spec.description),
@@ -150,6 +151,8 @@ def _asked(record: RunRecord) -> Iterator[Fact]:
     if amounts:
         given = f" (given {', '.join(map(str, record.gpu_ids))})" if record.gpu_ids else ""
         yield "needs", ", ".join(amounts) + given
+    if spec.after:
+        yield "after", ", ".join(f"run {number}" for number in spec.after)
     if spec.timeout_s is not None:
         yield "timeout", format_duration(spec.timeout_s)
     if spec.stop_conditions:

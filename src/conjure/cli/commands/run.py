@@ -60,7 +60,7 @@ def command(context: click.Context, /, *, save_command: Path | None, **options: 
 
 def _params(texts: Iterable[str]) -> dict[str, str]:
     params: dict[str, str] = {}
-    for name, value in (parse_assignment("--param", text) for text in texts):
+    for name, value in (parse_assignment("params", text) for text in texts):
         if name in params:
             raise UsageError(f"--param {name} is given twice: {params[name]!r} and {value!r}")
         params[name] = value

@@ -12,7 +12,8 @@ import click
 from conjure.cli.reading_options import layout_of, reading_options
 from conjure.cli.recording import record, recording_options
 from conjure.cli.render import note
-from conjure.cli.typed_options import given_options, names_as_typed
+from conjure.cli.sampling_options import adapter_option
+from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.lm.text.sources import KINDS, STANDARD_INPUT
@@ -33,6 +34,7 @@ from conjure.runs.schema.spec import RunSpec
 @reading_options
 @click.option("--context", type=int, help="Context length in tokens; default: the model's.")
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
+@adapter_option
 @click.option("--per-token", is_flag=True, help="Show the log-probability of each token.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -53,6 +55,7 @@ def command(
     split: str | None,
     context: int | None,
     stride: int | None,
+    adapter: str | None,
     per_token: bool,
     as_json: bool,
     output: Path | None,
@@ -65,10 +68,11 @@ def command(
     argument that is not the name of a file is TEXT. Each record is scored as a document, after one
     end-of-text token; each token is scored once, given at most --context tokens before it.
     """
-    with names_as_typed(click_context):
-        layout, recording = layout_of(settings), settings
+    layout, recording = layout_of(settings), settings
     if compare is not None and per_token:
         raise UsageError("--per-token shows one model at a time", hint="leave out --compare, or --per-token")
+    if compare is not None and adapter is not None:
+        raise UsageError("--adapter is for one model", hint="leave out --compare, or --adapter")
     if save and not inside_a_run():
         return record(run_spec(click_context), background=recording["background"], as_json=as_json)
     files = _are_files(inputs, as_text=as_text)
@@ -76,20 +80,20 @@ def command(
     # Imports torch, which neither --help nor a recording needs.
     from conjure.cli.language_model import score as implementation
 
-    with names_as_typed(click_context):
-        return implementation.score(
-            inputs,
-            models=compare if compare is not None else [model],
-            files=files,
-            column=column,
-            split=split,
-            layout=layout,
-            context=context,
-            stride=stride,
-            per_token=per_token,
-            as_json=as_json,
-            output=output,
-        )
+    return implementation.score(
+        inputs,
+        models=compare if compare is not None else [model],
+        files=files,
+        column=column,
+        split=split,
+        layout=layout,
+        context=context,
+        stride=stride,
+        adapter=adapter,
+        per_token=per_token,
+        as_json=as_json,
+        output=output,
+    )
 
 
 def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = None) -> RunSpec:

@@ -20,7 +20,7 @@ from conjure.core.units import parse_duration
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import RunSpec
-from conjure.sweeps.control import resume_sweep, start_sweep, stop_sweep
+from conjure.sweeps.control import require_packages, resume_sweep, start_sweep, stop_sweep
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.space import Choice, Domain, parse_parameter
@@ -133,15 +133,7 @@ def tpe(**options: Any) -> int:
 
     Needs the sweeps extra: pip install 'conjure[sweeps]'. Also called bayesian.
     """
-    _require_optuna()
     return _start("tpe", options)
-
-
-def _require_optuna() -> None:
-    from importlib.util import find_spec  # only this method needs to know
-
-    if find_spec("optuna") is None:
-        raise UsageError("tpe needs Optuna, which is not installed", fix="pip install 'conjure[sweeps]'")
 
 
 def _start(method: str, options: dict[str, Any]) -> int:
@@ -151,6 +143,7 @@ def _start(method: str, options: dict[str, Any]) -> int:
         context, withheld = click.get_current_context(), request.spec.stored().withheld
         return save_command(context, options["save_command"], withheld or ())
     if options["dry_run"]:
+        require_packages(request)
         _show_commands(request)
         return 0
     number = start_sweep(home, request)

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from conjure.cli.language_model.progress import bytes_progress
-from conjure.cli.render import note
-from conjure.cli.typed_options import names_as_typed
+from conjure.cli.render import note, on_terminal
 from conjure.core.quoting import printable
 from conjure.lm.checkpoints.model_resolver import resolve_model
+from conjure.lm.text.chat.encoding import ANSWER, EncodedChat, conversation_encoder
 from conjure.lm.text.held_out import Split, hold_out
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
@@ -24,6 +24,7 @@ from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 from conjure.recipes.resource_lookup import data_path, model_lookup
 
 _SHOWN_TOKENS = 80  # of a record; a novel would fill the screen
+_SHOWN_CHAT_TOKENS = 400  # of a conversation: its answers come last
 _BAR_WIDTH = 40
 
 # What would move the cursor, ring the bell or hide a line end is shown as its picture.
@@ -59,13 +60,15 @@ def preview(
         as_json: Print JSON.
     """
     names = [data_path(name) for name in files]
-    with names_as_typed(click.get_current_context()):
-        records = read_records(names, column=column, split=split, layout=layout)
+    records = read_records(names, column=column, split=split, layout=layout)
     tokenizer = Tokenizer.from_folder(resolve_model(model, lookups=[model_lookup]).folder)
+    chat = conversation_encoder(records.chat_formats, tokenizer, model=model)
     for guess in _guesses(records):
         click.echo(printable(guess), err=True)
     with bytes_progress("Turning text into tokens") as progress:
-        text = tokenise(records, tokenizer, allow_special=special_tokens == "token", progress=progress)
+        text = tokenise(
+            records, tokenizer, allow_special=special_tokens == "token", chat=chat, progress=progress
+        )
     with bytes_progress("Comparing records") as progress:
         groups = find_groups([records], progress=progress)
     facts, parts = describe(records, text, groups), hold_out(text, groups=groups)
@@ -73,7 +76,7 @@ def preview(
         note(printable(f"Note: {remark}."))
     shown = min(count, facts.records)
     if as_json:
-        first = [_record_as_json(text.record(index).tolist(), tokenizer) for index in range(shown)]
+        first = [_record_as_json(text, index, tokenizer) for index in range(shown)]
         vocabulary = {"model": model, "vocab_size": tokenizer.vocab_size}
         result = {**vocabulary, **facts.to_dict(), "holdout": _holdout_as_json(parts), "first_records": first}
         click.echo(json.dumps(result, indent=2))
@@ -85,6 +88,8 @@ def preview(
     if shown:
         what = "record, as the model sees it" if shown == 1 else f"{shown} records, as the model sees them"
         click.echo(f"\nThe first {what}:")
+        if text.kinds is not None:
+            click.echo(_style_legend())
     for index in range(shown):
         click.echo(_record_as_text(text, index, tokenizer))
 
@@ -98,7 +103,11 @@ def records_line(data: DataFacts) -> str:
 
 
 def _guesses(records: RecordSet) -> Iterator[str]:
-    """What was chosen without being told, a line for each column."""
+    """What was chosen without being told, a line for each column and each format of conversations."""
+    for format_ in sorted(records.chat_formats):
+        names = [source.name for source in records.sources if source.chat == format_]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"{names[0]}{more}: conversations ({format_}); answers are learned (else: --column NAME)."
     columns: dict[str, list[str]] = {}
     for source in records.sources:
         if source.guessed and source.column is not None:
@@ -116,6 +125,7 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
     rows = {
         "records": records_line(facts),
         "tokens": f"{facts.tokens:,} (vocabulary of {vocabulary})",
+        **_answers(facts),
         "bytes": f"{facts.size_bytes:,} ({facts.size_bytes / facts.tokens:.2f} a token)",
         "lengths": f"{lengths.shortest:,} to {lengths.longest:,} tokens a record; mean {lengths.mean:,.1f}, "
         f"median {lengths.median:,.0f}, 90th percentile {lengths.p90:,.0f}",
@@ -124,6 +134,11 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
     if facts.bad_row_count:
         rows["left out"] = printable("; ".join(facts.bad_rows))
     return rows
+
+
+def _answers(facts: DataFacts) -> dict[str, str]:
+    count = facts.answer_tokens
+    return {} if count is None else {"answers": f"{count:,} tokens to learn ({count / facts.tokens:.0%})"}
 
 
 def _held_out(parts: Split) -> str:
@@ -150,8 +165,41 @@ def _bars(histogram: Histogram) -> Iterator[str]:
         yield f"  {label:>{margin}}  {count:>{len(f'{most:,}')},}  {bar}".rstrip()
 
 
+def _style_legend() -> str:
+    """What colours mean; without colours, answers stand in brackets."""
+    if not on_terminal():
+        return "⟦answers, which are learned⟧"
+    return (
+        f"{click.style('answers, which are learned', fg='green')}; {click.style('control tokens', fg='cyan')}"
+    )
+
+
+def _conversation_as_text(chat: EncodedChat, tokenizer: Tokenizer) -> str:
+    """A conversation with its answers marked, control tokens in place."""
+    by_id = {id_: token for token, id_ in tokenizer.special_tokens.items()}
+    ids, kinds = chat.ids[:_SHOWN_CHAT_TOKENS], chat.kinds
+    pairs = [(kinds[place] == ANSWER, id_) for place, id_ in enumerate(ids)]
+    content = []
+    for learned, group in groupby(pairs, key=itemgetter(0)):
+        decoder = IncrementalDecoder(tokenizer, continues=True)
+        parts = [(id_ in by_id, by_id.get(id_) or decoder.feed(id_)) for _, id_ in group]
+        text = "".join(
+            click.style("".join(text for _, text in same), fg="green" if learned else "cyan")
+            if special
+            else click.style(_plain(same, tokenizer), fg="green" if learned else None)
+            for special, same in groupby(parts, key=itemgetter(0))
+        )
+        content.append(f"⟦{text}⟧" if learned and not on_terminal() else text)
+    hidden = len(chat.ids) - len(ids)
+    return "".join(content) + (click.style(f" … {hidden:,} more tokens", dim=True) if hidden else "")
+
+
 def _record_as_text(text: TokenisedText, index: int, tokenizer: Tokenizer) -> str:
     ids = text.record(index)
+    chat = text.conversation(index)
+    if chat is not None:
+        number = click.style(f"{index + 1:>3} {len(ids):>6,} tokens ", dim=True)
+        return f"{number} {_conversation_as_text(chat, tokenizer)}"
     separator = tokenizer.end_of_text if text.end_of_text else ""
     shown = ids[: min(_SHOWN_TOKENS, len(ids) - bool(separator))]
     hidden = len(ids) - bool(separator) - len(shown)
@@ -175,8 +223,11 @@ def _plain(parts: Iterable[tuple[bool, str]], tokenizer: Tokenizer) -> str:
     return text
 
 
-def _record_as_json(ids: list[int], tokenizer: Tokenizer) -> dict[str, Any]:
-    return {"tokens": len(ids), "token_ids": ids, "text": tokenizer.decode(ids)}
+def _record_as_json(text: TokenisedText, index: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    ids = text.record(index).tolist()
+    shown = {"tokens": len(ids), "token_ids": ids, "text": tokenizer.decode(ids)}
+    chat = text.conversation(index)
+    return shown if chat is None else {**shown, "learned": [kind == ANSWER for kind in chat.kinds]}
 
 
 def _holdout_as_json(parts: Split) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def checked_spec(context: click.Context, placeholders: Mapping[str, str] | None 
     """
     home, given = Home.from_environment(), context.params
     options = cast("FinetuneOptions", given_options(context, FinetuneOptions))
-    check_finetune(home, given["data"], given["model"], options)
+    options = check_finetune(home, given["data"], given["model"], options)
     for name in placeholders or {}:
         options.pop(name, None)
     return finetune_spec(
@@ -60,6 +60,8 @@ def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool
     names = tuple(data_path(name) for name in data)
     if settings["validation"] is not None:
         settings = {**settings, "validation": data_path(settings["validation"])}
+    if settings["adapter"] is not None:
+        settings = {**settings, "adapter": data_path(settings["adapter"])}
     request = _request(names, settings)
     if request.resume and inside_a_run():
         claim(Path(request.output))

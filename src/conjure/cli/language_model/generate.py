@@ -4,7 +4,8 @@ Main entry: `generate`. Invariant: stdout holds what was written and nothing els
 """
 
 import time
-from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from conjure.cli.render import StatusLine, note, on_terminal, save_json, visible
 from conjure.core.units import format_duration
 from conjure.errors import UsageError
 from conjure.lm.generation.engine_loading import Writer, load_writer
-from conjure.lm.generation.generate import Sample, Token, exceeds_context, stream
-from conjure.lm.generation.request import GenerationRequest
-from conjure.recipes.resource_lookup import model_lookup
+from conjure.lm.generation.generate import Generation, Sample, Token, encode_prompts, exceeds_context
+from conjure.lm.generation.request import EncodedPrompt, GenerationRequest, Prompt, prompt_text
+from conjure.lm.text.chat.encoding import ChatEncoder
+from conjure.lm.text.chat.formats import Message
+from conjure.recipes.resource_lookup import data_path, model_lookup
 
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
 INTERRUPTED = 130  # exit status after ^C, as shells have it
@@ -27,7 +30,9 @@ def generate(
     request: GenerationRequest,
     *,
     model: str,
+    adapter: str | None,
     precision: str,
+    chat_on: date | None,
     logprobs: bool,
     as_json: bool,
     streaming: bool | None,
@@ -38,7 +43,9 @@ def generate(
     Args:
         request: What is to be written.
         model: A name, a folder, a resource or a hub model.
+        adapter: A PEFT folder or resource whose LoRA weights to merge into it.
         precision: Number format of the weights.
+        chat_on: Ask the prompts as questions, by the model's chat template, on this date; None: continue.
         logprobs: Show how likely each token was.
         as_json: Print a JSON array.
         streaming: Print as it is written; None does so on a terminal.
@@ -52,26 +59,42 @@ def generate(
         )
 
     rows = len(request.prompts) * request.num_samples
-    writer = load_writer(model, precision=precision, rows=rows, lookups=[model_lookup])
+    writer = load_writer(
+        model,
+        precision=precision,
+        rows=rows,
+        adapter=data_path(adapter) if adapter is not None else None,
+        lookups=[model_lookup],
+    )
+    if chat_on is not None:
+        request = _as_questions(request, ChatEncoder.of(writer.tokenizer, model=model, day=chat_on))
     _note_overflow(writer, request)
     streamed = plain and single and (streaming if streaming is not None else on_terminal())
     writing = _Writing(writer, request, streamed=streamed)
     writing.run()
     if output is not None:
-        save_json(output, [draft.as_json(logprobs=True) for draft in writing.drafts()])
+        save_json(output, [_as_json(sample, logprobs=True) for sample in writing.samples])
     if as_json:
-        write_json([draft.as_json(logprobs=logprobs) for draft in writing.drafts()])
+        write_json([_as_json(sample, logprobs=logprobs) for sample in writing.samples])
     elif not streamed:
         _print(writing, logprobs=logprobs)
     note(writing.summary())
     return INTERRUPTED if writing.interrupted else 0
 
 
+def _as_questions(request: GenerationRequest, encoder: ChatEncoder) -> GenerationRequest:
+    """The request with each prompt as a conversation's first message."""
+    texts = [prompt_text(prompt) for prompt in request.prompts]
+    return replace(
+        request, prompts=[EncodedPrompt(text, encoder.prompt([Message("user", text)])) for text in texts]
+    )
+
+
 def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
     if request.on_overflow != "slide":
         return
     context = writer.engine.context_length
-    longest = max(1, *map(len, writer.tokenizer.encode_batch(list(request.prompts))))
+    longest = max(map(len, encode_prompts(writer.tokenizer, request, context)))
     if exceeds_context(longest, request, context):
         note(
             f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens exceed the context of "
@@ -79,36 +102,16 @@ def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
         )
 
 
-class _Draft:
-    """One sample as far as it has been written."""
-
-    def __init__(self, prompt: str, token: Token, seed: int) -> None:
-        self.prompt, self.index, self.seed = prompt, token.index, seed
-        self.tokens: list[Token] = []
-        self.finish_reason = "interrupted"  # unless it comes to its end
-
-    @property
-    def text(self) -> str:
-        return "".join(token.text for token in self.tokens)
-
-    @property
-    def token_ids(self) -> list[int]:
-        return [token.token_id for token in self.tokens]
-
-    @property
-    def logprobs(self) -> list[float]:
-        return [token.logprob for token in self.tokens]
-
-    def as_json(self, *, logprobs: bool) -> dict[str, Any]:
-        return {
-            "prompt": self.prompt,
-            "index": self.index,
-            "text": self.text,
-            "token_ids": self.token_ids,
-            **({"logprobs": self.logprobs} if logprobs else {}),
-            "finish_reason": self.finish_reason,
-            "seed": self.seed,
-        }
+def _as_json(sample: Sample, *, logprobs: bool) -> dict[str, Any]:
+    return {
+        "prompt": sample.prompt,
+        "index": sample.index,
+        "text": sample.text,
+        "token_ids": sample.token_ids,
+        **({"logprobs": sample.logprobs} if logprobs else {}),
+        "finish_reason": sample.finish_reason,
+        "seed": sample.seed,
+    }
 
 
 class _Writing:
@@ -117,7 +120,7 @@ class _Writing:
     def __init__(self, writer: Writer, request: GenerationRequest, *, streamed: bool) -> None:
         self.writer, self.request, self.interrupted = writer, request, False
         self._streamed = streamed
-        self._drafts: dict[tuple[int, int], _Draft] = {}
+        self._generation = Generation(writer.engine, writer.tokenizer, request)
         self._tokens, self._seconds, self._finished = 0, 0.0, 0
 
     def run(self) -> None:
@@ -126,8 +129,8 @@ class _Writing:
             _show_prompt(self.request.prompts[0])
         with StatusLine() as status:
             try:
-                for event in stream(self.writer.engine, self.writer.tokenizer, self.request):
-                    self._end(event) if isinstance(event, Sample) else self._take(event)
+                for event in self._generation:
+                    self._take(event)
                     self._seconds = time.monotonic() - start
                     if not self._streamed:
                         status.show(self._progress())
@@ -136,30 +139,26 @@ class _Writing:
         if self._streamed:
             click.echo()
 
-    def drafts(self) -> Iterator[_Draft]:
-        """By prompt, then by index."""
-        return (self._drafts[key] for key in sorted(self._drafts))
+    @property
+    def samples(self) -> list[Sample]:
+        """What was written, by prompt, then by index."""
+        return self._generation.samples
 
     def summary(self) -> str:
         facts = [self.writer.origin, self.writer.precision]
         facts += [f"seed {self.request.seed}", f"{self._tokens:,} tokens in {format_duration(self._seconds)}"]
         if self._seconds > 0:
             facts.append(f"{self._tokens / self._seconds:,.0f} tokens/s")
-        reasons = {draft.finish_reason for draft in self._drafts.values()}
+        reasons = {sample.finish_reason for sample in self.samples}
         return " · ".join([*facts, *(reason.replace("_", " ") for reason in sorted(reasons))])
 
-    def _take(self, token: Token) -> None:
-        key = (token.prompt_index, token.index)
-        if key not in self._drafts:
-            self._drafts[key] = _Draft(self.request.prompts[token.prompt_index], token, self.request.seed)
-        self._drafts[key].tokens.append(token)
+    def _take(self, event: Token | Sample) -> None:
+        if isinstance(event, Sample):
+            self._finished += 1
+            return
         self._tokens += 1
-        if self._streamed and token.text:
-            click.echo(visible(token.text), nl=False)
-
-    def _end(self, sample: Sample) -> None:
-        self._drafts[sample.prompt_index, sample.index].finish_reason = sample.finish_reason
-        self._finished += 1
+        if self._streamed and event.text:
+            click.echo(visible(event.text), nl=False)
 
     def _progress(self) -> str:
         samples = len(self.request.prompts) * self.request.num_samples
@@ -172,20 +171,22 @@ class _Writing:
 
 
 def _print(writing: _Writing, *, logprobs: bool) -> None:
-    drafts = list(writing.drafts())
-    for number, draft in enumerate(drafts, start=1):
+    samples = writing.samples
+    for number, sample in enumerate(samples, start=1):
         if on_terminal():
-            if len(drafts) > 1:
-                click.echo(click.style(f"── {number} of {len(drafts)} " + "─" * 20, dim=True))
-            _show_prompt(draft.prompt)
+            if len(samples) > 1:
+                click.echo(click.style(f"── {number} of {len(samples)} " + "─" * 20, dim=True))
+            _show_prompt(writing.request.prompts[sample.prompt_index])
         elif number > 1:
             click.echo(SEPARATOR)
         if logprobs:
-            show_tokens(writing.writer.tokenizer, draft.token_ids, draft.logprobs)
+            show_tokens(writing.writer.tokenizer, sample.token_ids, sample.logprobs)
         else:
-            click.echo(visible(draft.text))
+            click.echo(visible(sample.text))
 
 
-def _show_prompt(prompt: str) -> None:
+def _show_prompt(prompt: Prompt) -> None:
+    """Show what a text goes on from; an answer begins on a line of its own."""
     if on_terminal():
-        click.echo(click.style(visible(prompt), dim=True), nl=False)
+        is_question = isinstance(prompt, EncodedPrompt)
+        click.echo(click.style(visible(prompt_text(prompt)), dim=True), nl=is_question)

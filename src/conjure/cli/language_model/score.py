@@ -5,7 +5,7 @@ Main entry: `score`. Invariant: weights are float32 whatever the machine, so tha
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from conjure.cli.language_model.token_view import show_tokens
 from conjure.cli.render import StatusLine, note, save_json, write_json
 from conjure.core.units import format_duration
 from conjure.errors import DataError
-from conjure.lm.generation.score import Score, Tally, Windows, score_documents
+from conjure.lm.generation.score import Score, Tally, Windows, score_chats, score_documents
 from conjure.lm.language_model import LanguageModel, load
+from conjure.lm.text.chat.encoding import EncodedChat, conversation_encoder
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.recipes.resource_lookup import data_path, model_lookup
@@ -33,6 +34,7 @@ def score(
     layout: ReadOptions,
     context: int | None,
     stride: int | None,
+    adapter: str | None,
     per_token: bool,
     as_json: bool,
     output: Path | None,
@@ -48,15 +50,17 @@ def score(
         layout: How the files are written.
         context: Tokens seen at once; None takes all the model can.
         stride: Tokens from one window to the next; None takes half the context.
+        adapter: A PEFT folder or resource whose LoRA weights to merge into the model.
         per_token: Show every token.
         as_json: Print JSON.
         output: A file for that JSON.
     """
     names = [data_path(name) for name in inputs] if files else inputs
-    texts: Iterable[str] = _records(names, column, split, layout) if files else inputs
+    texts = _records(names, column, split, layout) if files else inputs
     results = []
     for name in models:
-        language_model = load(name, lookups=[model_lookup])
+        merged = data_path(adapter) if adapter is not None else None
+        language_model = load(name, adapter=merged, lookups=[model_lookup])
         windows = Windows.of(language_model.model, context, stride)
         result = _Result(language_model, windows)
         keep = per_token or not files
@@ -83,6 +87,8 @@ def score(
 def _records(inputs: Sequence[str], column: str | None, split: str | None, layout: ReadOptions) -> RecordSet:
     records = read_records(inputs, column=column, split=split, layout=layout)
     for source in records.sources:
+        if source.chat is not None:
+            note(f"{source.name} holds conversations ({source.chat}): their answers are scored.")
         if source.guessed:
             note(f"Reading column {source.column!r} of {source.name} (--column NAME: another).")
     return records
@@ -144,12 +150,30 @@ def _tokens(score: Score) -> dict[str, Any]:
     return {"token_ids": score.token_ids, "token_logprobs": score.token_logprobs}
 
 
-def _with_progress(result: _Result, texts: Iterable[str]) -> Iterator[Score]:
+def _conversations(records: RecordSet, model: LanguageModel) -> Iterator[EncodedChat]:
+    """The conversations of the records in a model's tokens."""
+    encoder = conversation_encoder(records.chat_formats, model.tokenizer, model=model.origin)
+    assert encoder is not None
+    for piece in records.pieces():
+        assert piece.conversation is not None
+        try:
+            yield encoder.encode(piece.conversation.messages)
+        except DataError as error:
+            raise DataError(f"{piece.conversation.where}: {error}") from error
+
+
+def _count_tokens(texts: RecordSet | Sequence[str], model: LanguageModel) -> int:
+    if isinstance(texts, RecordSet) and texts.chat_formats:
+        return sum(len(chat.ids) for chat in _conversations(texts, model))
+    return sum(len(model.tokenizer.encode(text)) for text in texts)
+
+
+def _with_progress(result: _Result, texts: RecordSet | Sequence[str]) -> Iterator[Score]:
     """The scores of all texts, with how far it is on stderr."""
     model = result.model
     with StatusLine() as status:
         # Counting takes a small part of the time that scoring does.
-        total = sum(len(model.tokenizer.encode(text)) for text in texts) if status.enabled else 0
+        total = _count_tokens(texts, model) if status.enabled else 0
         started, tokens = time.monotonic(), 0
 
         def report(scored: int) -> None:
@@ -159,7 +183,14 @@ def _with_progress(result: _Result, texts: Iterable[str]) -> Iterator[Score]:
             left = format_duration(max(0, total - tokens) / rate)
             status.show(f"{tokens:,} of {total:,} tokens · {rate:,.0f} tokens/s · {left} left")
 
-        for score in score_documents(model.model, model.tokenizer, texts, result.windows, report=report):
+        scores = (
+            score_chats(
+                model.model, model.tokenizer, _conversations(texts, model), result.windows, report=report
+            )
+            if isinstance(texts, RecordSet) and texts.chat_formats
+            else score_documents(model.model, model.tokenizer, texts, result.windows, report=report)
+        )
+        for score in scores:
             status.clear()  # whoever takes it may print
             yield score
 

@@ -7,6 +7,7 @@ rewritten; anything else gets whole lines, a few a minute.
 import os
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from conjure.cli.language_model.data_preview import records_line
 from conjure.cli.render import StatusLine, note, visible
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.lm.report.facts import HeldOutFacts
+from conjure.lm.text.token_cache import DataFacts
 from conjure.lm.training.events import Evaluated, Sampled, StepDone, TuningEvent
 from conjure.lm.training.finetune import FinetuneResult
 from conjure.lm.training.plan import Plan
@@ -35,6 +37,7 @@ def plan_lines(plan: Plan) -> list[str]:
         + ("" if plan.trainable == plan.parameters else f", {_count(plan.trainable)} trainable"),
         f"Text     {records_line(data)}{',' if data.groups == data.records else ';'} {data.tokens:,} tokens"
         f" (median {data.lengths.median:.0f}, max {data.lengths.longest:,})",
+        *_learned(data),
         *(f"         {visible(sentence)}" for sentence in (*data.bad_rows, *data.remarks)),
         f"Split    {plan.train_tokens:,} training tokens, {_held_out(plan)}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
@@ -49,6 +52,13 @@ def plan_lines(plan: Plan) -> list[str]:
         f"; about {format_duration(plan.expected_s)} on an idle machine",
     ]
     return lines
+
+
+def _learned(data: DataFacts) -> Iterator[str]:
+    """Of conversations, what is learned of them."""
+    if data.answer_tokens is not None:
+        formats = ", ".join(sorted({str(file["chat"]) for file in data.files}))
+        yield f"         conversations ({formats}): {data.answer_tokens:,} tokens of answers are learned"
 
 
 def _held_out(plan: Plan) -> str:
@@ -162,10 +172,15 @@ def result_lines(result: FinetuneResult, report: Path | None) -> list[str]:
             f"{'loss (nats per token)':<24}{before.loss:>10.3f}{after.loss:>10.3f}",
             f"{'perplexity':<24}{before.perplexity:>10.1f}{after.perplexity:>10.1f}",
             f"{'bits per byte':<24}{before.bits_per_byte:>10.3f}{after.bits_per_byte:>10.3f}",
-            f"({_scored(result.held_out)}, each after an end-of-text token, context"
+            f"({_scored(result.held_out)}, {_after(result)}, context"
             f" {result.windows.context}, stride {result.windows.stride})",
         ]
     return [*lines, "", *_whereabouts(result, report)]
+
+
+def _after(result: FinetuneResult) -> str:
+    is_chat = result.plan.data.answer_tokens is not None
+    return "their answers after what comes before them" if is_chat else "each after an end-of-text token"
 
 
 def _kept(result: FinetuneResult) -> str:
@@ -190,7 +205,8 @@ def _whereabouts(result: FinetuneResult, report: Path | None) -> list[str]:
         model, page = f"runs/{number}", f"conjure report {number}"
     else:
         model, page = _short(result.checkpoint), _short(report) if report is not None else ""
-    return [f"Report: {page}", f"Next:   conjure generate --model {model}"]
+    verb = "chat" if result.plan.data.are_chats else "generate"
+    return [f"Report: {page}", f"Next:   conjure {verb} --model {model}"]
 
 
 def _short(path: Path) -> str:

@@ -56,22 +56,16 @@ def follow_sweep(home: Home, number: int, *, background: bool, as_json: bool) ->
 def _watch(home: Home, store: Database, number: int, quiet: bool) -> SweepView:
     if on_terminal() and not quiet:
         return _watch_table(home, store, number)
-    told: dict[int, str] = {}
+    told: set[int] = set()
     while True:
         view = look_at_sweep(home, store, number)
         for trial in view.trials if not quiet else ():
-            if trial.has_ended and told.get(trial.run) != trial.status and _is_settled(view, trial.trial):
-                told[trial.run] = trial.status
+            if trial.has_ended and trial.trial in view.settled and trial.run not in told:
+                told.add(trial.run)
                 click.echo(trial_line(view, trial), err=True)
         if _is_over(view):
             return view
         time.sleep(_LOOK_EVERY_S)
-
-
-def _is_settled(view: SweepView, trial: int) -> bool:
-    """Whether a trial's value is known, or will not be."""
-    row = next(each for each in view.trials if each.trial == trial)
-    return view.request.metric is None or row.step is not None or row.status != "complete"
 
 
 def _watch_table(home: Home, store: Database, number: int) -> SweepView:

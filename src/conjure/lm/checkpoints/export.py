@@ -18,7 +18,8 @@ import torch
 
 from conjure.core.files import folder_size_bytes, sync_folder
 from conjure.core.quoting import shell_words
-from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError
+from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError, option
+from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.gguf.reader import gguf_library
 from conjure.lm.checkpoints.gguf.writing import add_keys, header_keys, stored_tensors, vocabulary_keys
 from conjure.lm.checkpoints.layout import has_tokenizer, read_config, read_json_object, stored_dtype
@@ -77,6 +78,7 @@ def export(
     *,
     format: str = "gguf",
     type: str | None = None,
+    adapter: str | Path | None = None,
     lookups: Iterable[Lookup] = (),
     progress: Progress | None = None,
 ) -> Exported:
@@ -88,6 +90,7 @@ def export(
         format: ``gguf``, ``ollama`` (a GGUF file and the Modelfile to create a model from it) or
             ``safetensors``.
         type: Number format, one of `TYPES`; None takes float16 for GGUF, else that of the model's file.
+        adapter: A PEFT folder whose LoRA weights to merge into the model.
         lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
         progress: Told the tensors done and in all.
 
@@ -110,7 +113,8 @@ def export(
             if chosen in TYPES
             else shell_words("conjure", "export", str(name), f"./{folder}"),
         )
-    source, folder = resolve_model(name, lookups=lookups), Path(folder).resolve()
+    source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
+    folder = Path(folder).resolve()
     if format == "safetensors":
         return _export_checkpoint(source, folder, type)
     type = type if type is not None else "float16"
@@ -223,7 +227,7 @@ def _check_rounding(name: str, numbers: "NDArray[np.float32]", chosen: str) -> N
     if chosen == "q8_0" and numbers.shape[1] % _Q8_BLOCK:
         raise UsageError(
             f"q8_0 needs rows of a multiple of {_Q8_BLOCK} numbers; {name} has rows of {numbers.shape[1]}",
-            fix="--type float16",
+            fix=option("type", "float16"),
         )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
-from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
+from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError, option
 from conjure.lm.checkpoints.gguf.conversion import checkpoint_folder
 from conjure.lm.checkpoints.gguf.detection import is_gguf
 from conjure.lm.checkpoints.layout import (
@@ -182,7 +182,7 @@ def _local(name: str) -> ModelSource | None:
         folder = f"{path.parent}/"
         raise UsageError(
             f"model {name} is a file, and not a GGUF file; a model is that or a folder",
-            hint=f"--model {shell_words(folder)}" if _holds_model(path.parent) else None,
+            hint=option("model", folder) if _holds_model(path.parent) else None,
         )
     hub_part = name.partition("@")[0]
     explicit = name.startswith((".", "/", "~")) or name.endswith("/") or hub_part.count("/") > 1
@@ -279,7 +279,8 @@ def _download(repository: str, revision: str | None) -> Path:
     except errors.GatedRepoError as error:
         raise NotFoundError(
             f"model {repository!r} is gated: its terms must be accepted before it can be downloaded",
-            hint=f"accept them on the model's page, then `hf auth login`, or use --model {EMBEDDED_MODEL}",
+            hint="accept them on the model's page, then `hf auth login`, or use"
+            f" {option('model', EMBEDDED_MODEL)}",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise NotFoundError(f"model {repository!r} has no revision {revision!r} on Hugging Face") from error
@@ -320,7 +321,7 @@ def _missing(name: str, reason: str) -> NotFoundError:
     guess = _suggestion(name)
     return NotFoundError(
         f"model {name!r} is not on this machine and Hugging Face cannot be reached ({reason})",
-        hint=f"{f'{guess} Or ' if guess else ''}{ways} --model {EMBEDDED_MODEL}",
+        hint=f"{f'{guess} Or ' if guess else ''}{ways} {option('model', EMBEDDED_MODEL)}",
     )
 
 

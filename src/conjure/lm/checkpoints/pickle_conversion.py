@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conjure.core.files import open_regular, replace_folder, sync_folder
-from conjure.errors import CheckpointError, ConflictError, UsageError
+from conjure.errors import CheckpointError, ConflictError, UsageError, option
 from conjure.lm.checkpoints.layout import (
     CHECKPOINT_FILES,
     CONFIG_FILE,
@@ -73,9 +73,11 @@ def convert(folder: Path | str, output: Path | str | None = None, *, to: str = "
 
 def _check_free(target: Path, name: str, *, in_place: bool) -> None:
     if in_place and (target / name).exists():
-        raise ConflictError(f"{target} already contains {name}", hint="give another folder with --output")
+        raise ConflictError(
+            f"{target} already contains {name}", hint=f"give another folder with {option('output')}"
+        )
     if not in_place and target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ConflictError(f"{target} already exists", hint="give a new folder with --output")
+        raise ConflictError(f"{target} already exists", hint=f"give a new folder with {option('output')}")
 
 
 def _write_beside(folder: Path, name: str, write: Callable[[Path, Path], None]) -> None:

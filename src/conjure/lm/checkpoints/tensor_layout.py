@@ -4,7 +4,7 @@ Main entries: `assemble` and its inverse, `take_apart`. Invariant: numbers only 
 and assembled again is the same to the last bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, cat
 
@@ -52,12 +52,18 @@ def assemble(config: ModelConfig, name: str, read: Callable[[str, bool], Tensor]
 def take_apart(config: ModelConfig, name: str, weight: Tensor) -> dict[str, Tensor]:
     """What a checkpoint stores in place of our tensor of this name, by its names in files."""
     stored, _ = family_of(config).stored(name)
+    parts = split_rows(config, name, weight)
+    if stored.layout == "transposed":
+        parts = [part.t() for part in parts]
+    return dict(zip(file_names(config, name), parts, strict=True))
+
+
+def split_rows(config: ModelConfig, name: str, weight: Tensor) -> Sequence[Tensor]:
+    """The rows of our tensor of this name, or of what makes them, by the checkpoint's tensors they go to."""
+    stored, _ = family_of(config).stored(name)
     if stored.layout == "by_head":
         weight = _regrouped(weight, 3, _heads(config))
-    elif stored.layout == "transposed":
-        weight = weight.t()
-    parts = weight.split(_rows(stored, config, weight.shape[0]))
-    return dict(zip(file_names(config, name), parts, strict=True))
+    return weight.split(_rows(stored, config, weight.shape[0]))
 
 
 def _rows(stored: Stored, config: ModelConfig, all_rows: int) -> list[int]:

@@ -6,7 +6,7 @@ for, by name or as ``auto``.
 ``auto`` takes, on a GPU, what `fast_dtype` finds. On a CPU it takes int8 where the native engine is built:
 that reads half of bfloat16's bytes per token, and with AVX512-VNNI or AVX2 multiplies faster than torch, for
 one row as for many. Where it runs its portable instructions, that is so for few rows only; many get what
-`fast_dtype` finds. Where there is AMX, which multiplies bfloat16 faster still, prompts are read in bfloat16.
+`fast_dtype` finds.
 """
 
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from conjure.lm.bounds import value_fault
+from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, missing_tokenizer, open_model
@@ -25,7 +26,7 @@ from conjure.lm.generation.engines.cuda_graph import torch_engine
 from conjure.lm.generation.engines.int8_quantization import Int8Decoder, QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine, supports
 from conjure.lm.generation.engines.torch_engine import TorchEngine
-from conjure.lm.hardware import PRECISION_VARIABLE, cpu_flags, fast_dtype, pick_device
+from conjure.lm.hardware import PRECISION_VARIABLE, fast_dtype, pick_device
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.models.shape import ModelConfig
 from conjure.lm.native import Status, status
@@ -53,7 +54,12 @@ class Writer:
 
 
 def load_writer(
-    name: str | Path, *, precision: str = "auto", rows: int = 1, lookups: Iterable[Lookup] = ()
+    name: str | Path,
+    *,
+    precision: str = "auto",
+    rows: int = 1,
+    adapter: str | Path | None = None,
+    lookups: Iterable[Lookup] = (),
 ) -> Writer:
     """Load a model for writing.
 
@@ -61,6 +67,7 @@ def load_writer(
         name: As for `conjure.lm.language_model.load`.
         precision: One of `PRECISIONS`.
         rows: How many samples will be written; ``auto`` looks at it.
+        adapter: A PEFT folder whose LoRA weights to merge into the model.
         lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
 
     Raises:
@@ -70,7 +77,7 @@ def load_writer(
     """
     if precision not in PRECISIONS:
         raise value_fault("precision", f"is {precision!r}; allowed are {', '.join(PRECISIONS)}")
-    source = resolve_model(name, lookups=lookups)
+    source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
     config = read_config(source.folder)
     tokenizer = load_tokenizer(source.folder, config)
     if tokenizer is None:
@@ -78,7 +85,7 @@ def load_writer(
     device = pick_device()
     automatic = precision == "auto" and PRECISION_VARIABLE not in os.environ
     if precision == "int8" or (automatic and int8_is_fastest(config, device, rows, status())):
-        engine, words = int8_engine(source.folder, read_in_bfloat16=automatic and "amx_bf16" in cpu_flags())
+        engine, words = int8_engine(source.folder)
     else:
         dtype = fast_dtype(device, precision)
         engine, words = torch_engine(load_model(source.folder, dtype).to(device)), _words(dtype, device)
@@ -92,12 +99,11 @@ def int8_is_fastest(config: ModelConfig, device: torch.device, rows: int, native
     return native.instructions != "portable" or rows < _ROWS_FOR_TORCH
 
 
-def int8_engine(folder: Path, *, read_in_bfloat16: bool) -> tuple[Engine, str]:
+def int8_engine(folder: Path) -> tuple[Engine, str]:
     """The native engine, weights rounded as they are read; where it cannot, torch with the same numbers.
 
     Args:
         folder: The checkpoint's.
-        read_in_bfloat16: Whether the native engine is to have prompts read by torch.
 
     Returns:
         The engine, and what to call it.
@@ -108,11 +114,7 @@ def int8_engine(folder: Path, *, read_in_bfloat16: bool) -> tuple[Engine, str]:
     with open_model(folder) as (model, read):
         assert isinstance(model, Decoder), "the native engine supports no other"
         weights = QuantisedModel.read(model.config, lambda name: read(name, torch.float32))
-    words = f"int8, native {native.instructions}"
-    if not read_in_bfloat16:
-        return NativeEngine(weights, native), words
-    reader = TorchEngine(load_model(folder, torch.bfloat16))
-    return NativeEngine(weights, native, reader=reader), f"{words}, prompts in bfloat16"
+    return NativeEngine(weights, native), f"int8, native {native.instructions}"
 
 
 def _rounded_in_torch(folder: Path) -> tuple[Engine, str]:

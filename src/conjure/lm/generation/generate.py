@@ -1,8 +1,10 @@
-"""From prompts to text: one batch of rows, each with its own randomness, until every row has ended.
+"""From prompts to text: rows of tokens, each with its own randomness, until every row has ended.
 
-Main entries: `generate` for finished samples, `stream` for tokens as they come.
-Invariant: in float32 a sample is a function of (model, its prompt, settings, seed, its index): alone, in a
-batch, beside other prompts or in another order it comes out the same (`sample` states the bound).
+Main entries: `generate` for finished samples, `stream` for tokens as they come, `Generation` for what there
+is when that is broken off, `Batch` for samples that join and leave while others are written. Invariant: a
+sample is a function of (model, its prompt, settings, seed, its index): alone, in a batch, beside other
+prompts or in another order it comes out the same. With the native engine that holds bit for bit, with torch
+in float32 for the text (`sampling` states the bound).
 
 When prompt and text outgrow the model's context, the window slides: whenever a row's window is full, the row
 is read again from its last ``context_length // 2`` tokens. What is remembered of a token depends on all those
@@ -12,28 +14,28 @@ prompt longer than the context is first read from its last ``context_length // 2
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from conjure.errors import ContextLengthError, ModelError
-from conjure.lm.generation.engines.base import Engine
+from conjure.lm.generation.engines.base import PIECE, Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.generation.request import GenerationRequest, prompt_text
 from conjure.lm.generation.sampling import random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
 from conjure.lm.models.base import CausalLM
+from conjure.lm.native.logits import summarise
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 
-FinishReason = Literal["end_of_text", "stop", "length"]
+FinishReason = Literal["end_of_text", "stop", "length", "interrupted"]
 
 _CACHE_BYTES = 1 << 30  # of keys and values in one batch; more rows go in a second one
 _MOST_ROWS = 128  # a CPU's matrix units are busy well before this
-_CROWDED = 0.75  # finished rows leave once fewer than this share still write: leaving copies the cache
+_WHOLE = 1 << 20  # where nobody waits, prompts are read in as large pieces as the engine likes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Sample:
         logprobs: Log-probability of each under the model's own distribution, before any setting changed it,
             nats.
         finish_reason: ``end_of_text``: the model ended it. ``stop``: a stop string appeared. ``length``:
-            `max_new_tokens` were written.
+            `max_new_tokens` were written. ``interrupted``: it was left before its end.
         seed: The request's.
     """
 
@@ -91,9 +93,10 @@ def generate(model: CausalLM, tokenizer: Tokenizer, request: GenerationRequest) 
         ContextLengthError: A prompt does not fit and `on_overflow` is ``error``.
         ModelError: The model's logits are not numbers.
     """
-    events = stream(torch_engine(model), tokenizer, request)
-    samples = [event for event in events if isinstance(event, Sample)]
-    return sorted(samples, key=lambda sample: (sample.prompt_index, sample.index))
+    generation = Generation(torch_engine(model), tokenizer, request)
+    for _ in generation:
+        pass
+    return generation.samples
 
 
 def stream(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> Iterator[Token | Sample]:
@@ -108,12 +111,65 @@ def stream(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> 
         ContextLengthError: A prompt does not fit and `on_overflow` is ``error``; before anything is written.
         ModelError: The model's logits are not numbers.
     """
-    encoded = tokenizer.encode_batch(list(request.prompts))
-    prompts = [[*tokenizer.start_ids, *ids] or [tokenizer.start_id] for ids in encoded]
+    return iter(Generation(engine, tokenizer, request))
+
+
+class Generation:
+    """A request on its way: iterating writes it, and what is written so far can be had at any time.
+
+    Args:
+        engine: What runs the model.
+        tokenizer: The model's own.
+        request: What to write.
+
+    Raises:
+        ContextLengthError: A prompt does not fit and `on_overflow` is ``error``.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> None:
+        self._engine, self._tokenizer, self._request = engine, tokenizer, request
+        self._prompts = encode_prompts(tokenizer, request, engine.context_length)
+        self._begun: list[PartialSample] = []
+
+    def __iter__(self) -> Iterator[Token | Sample]:
+        """Each token as it is chosen, and each sample when it has ended.
+
+        Raises:
+            ModelError: The model's logits are not numbers.
+        """
+        batch = Batch(self._engine, self._tokenizer)
+        for samples in _batches(self._prompts, self._engine, self._tokenizer, self._request):
+            self._begun += samples
+            batch.add(samples)
+            while batch.samples:
+                for sample, token in batch.step(piece=_WHOLE):
+                    yield token
+                    if sample.finish_reason is not None:
+                        yield sample.sample()
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What is written so far, by prompt, then by index; samples without a token are left out."""
+        written = [partial.sample() for partial in self._begun if partial.token_ids]
+        return sorted(written, key=lambda sample: (sample.prompt_index, sample.index))
+
+
+def encode_prompts(tokenizer: Tokenizer, request: GenerationRequest, context_length: int) -> list[list[int]]:
+    """The ids that each prompt of a request begins with.
+
+    Raises:
+        ContextLengthError: One does not fit and `on_overflow` is ``error``.
+    """
+    texts = iter(tokenizer.encode_batch([prompt for prompt in request.prompts if isinstance(prompt, str)]))
+    prompts = [
+        ([*tokenizer.start_ids, *next(texts)] or [tokenizer.start_id])
+        if isinstance(prompt, str)
+        else [*prompt.ids]
+        for prompt in request.prompts
+    ]
     if request.on_overflow == "error":
-        _refuse_overflow(prompts, request, engine.context_length)
-    for rows in _batches(prompts, engine, tokenizer, request):
-        yield from _write(rows, engine, request, tokenizer)
+        _refuse_overflow(prompts, request, context_length)
+    return prompts
 
 
 def exceeds_context(prompt_tokens: int, request: GenerationRequest, context_length: int) -> bool:
@@ -121,39 +177,53 @@ def exceeds_context(prompt_tokens: int, request: GenerationRequest, context_leng
     return prompt_tokens + request.max_new_tokens > context_length
 
 
-class _Row:
-    """One sample while it is being written."""
+class PartialSample:
+    """One sample while it is being written.
+
+    Attributes:
+        request: What is asked for.
+        prompt_ids: The tokens it goes on from.
+        prompt_index: Which of the request's prompts that is.
+        index: Which sample of that prompt.
+        stream: Its randomness.
+        token_ids: The tokens chosen so far.
+        finish_reason: Why it has ended; None while it has not.
+    """
 
     def __init__(
         self,
         request: GenerationRequest,
         tokenizer: Tokenizer,
-        prompt_ids: list[int],
-        prompt_index: int,
-        index: int,
+        prompt_ids: Sequence[int],
+        prompt_index: int = 0,
+        index: int = 0,
     ) -> None:
-        self.prompt_index, self.index, self.prompt_ids = prompt_index, index, prompt_ids
+        self.request, self.prompt_ids, self.prompt_index, self.index = (
+            request,
+            prompt_ids,
+            prompt_index,
+            index,
+        )
         self.stream = random_stream(request.seed, index)
+        self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
-        self._request = request
         self._end_ids = tokenizer.end_ids
-        continues = prompt_ids != [tokenizer.start_id]
+        continues = list(prompt_ids) != [tokenizer.start_id]
         self._decoder = IncrementalDecoder(tokenizer, continues=continues)
         self._matcher = StopMatcher(request.stop)
-        self._token_ids: list[int] = []
         self._logprobs: list[float] = []
         self._text: list[str] = []
 
     def take(self, token_id: int, logprob: float) -> Token:
-        """Add the token just chosen, and end the row if that ends it."""
-        self._token_ids.append(token_id)
+        """Add the token just chosen, and end the sample if that ends it."""
+        self.token_ids.append(token_id)
         self._logprobs.append(logprob)
         text = ""
         if token_id in self._end_ids:
             self.finish_reason = "end_of_text"
         else:
             text = self._matcher.feed(self._decoder.feed(token_id))
-            if len(self._token_ids) == self._request.max_new_tokens:
+            if len(self.token_ids) == self.request.max_new_tokens:
                 self.finish_reason = "length"
         if self.finish_reason is not None:
             text += self._matcher.feed(self._decoder.flush()) + self._matcher.flush()
@@ -163,17 +233,146 @@ class _Row:
         return Token(self.prompt_index, self.index, token_id, logprob, text)
 
     def sample(self) -> Sample:
-        assert self.finish_reason is not None, "the row is still being written"
+        """What is written so far."""
         return Sample(
-            prompt=self._request.prompts[self.prompt_index],
+            prompt=prompt_text(self.request.prompts[self.prompt_index]),
             prompt_index=self.prompt_index,
             index=self.index,
             text="".join(self._text),
-            token_ids=self._token_ids,
-            logprobs=self._logprobs,
-            finish_reason=self.finish_reason,
-            seed=self._request.seed,
+            token_ids=[*self.token_ids],
+            logprobs=[*self._logprobs],
+            finish_reason=self.finish_reason or "interrupted",
+            seed=self.request.seed,
         )
+
+    def window(self, context_length: int) -> tuple[list[int], int]:
+        """The tokens to read it from, and how many there are to be with those to come.
+
+        All of them, or the last half context where they do not fit.
+        """
+        ids = [*self.prompt_ids, *self.token_ids]
+        if len(ids) > context_length:
+            ids = ids[-max(1, context_length // 2) :]
+        # The last token that is written is never read.
+        left = self.request.max_new_tokens - len(self.token_ids)
+        return ids, min(context_length, len(ids) + left - 1)
+
+
+class Batch:
+    """Samples that are written together; each step, every one whose prompt has been read gets a token.
+
+    Samples join with `add` and leave when they end or with `drop`, between any two steps, and none is changed
+    by that. Those with equal prompts that join together read it once.
+
+    Attributes:
+        samples: Those that have not ended.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
+        self._session, self._context = engine.session(), engine.context_length
+        self._tokenizer = tokenizer
+        self._rows: dict[
+            int, list[PartialSample]
+        ] = {}  # row of the session to the samples that it is read for
+        self._reading: dict[int, None] = {}  # rows whose prompt is not read to its end, the oldest first
+        self._without_token: list[int] | None = None
+
+    @property
+    def samples(self) -> list[PartialSample]:
+        """Those that have not ended."""
+        return [sample for samples in self._rows.values() for sample in samples]
+
+    def add(self, samples: Sequence[PartialSample]) -> None:
+        """Take in samples; nothing is computed before the next step."""
+        together: dict[tuple[int, ...], list[PartialSample]] = {}
+        for sample in samples:
+            together.setdefault(tuple(sample.window(self._context)[0]), []).append(sample)
+        rooms = [max(sample.window(self._context)[1] for sample in each) for each in together.values()]
+        rows = self._session.add(list(together), rooms)
+        self._rows.update(zip(rows, together.values(), strict=True))
+        self._reading.update(dict.fromkeys(rows))
+
+    def drop(self, sample: PartialSample) -> None:
+        """Leave a sample as it is; in the next step it is not computed any more."""
+        for row, samples in self._rows.items():
+            if sample in samples:
+                samples.remove(sample)
+                if not samples:
+                    self._forget(row)
+                return
+
+    def step(self, *, piece: int = PIECE, prompts: int | None = None) -> list[tuple[PartialSample, Token]]:
+        """Read on, and choose the next token of each sample whose prompt has been read.
+
+        Args:
+            piece: How many tokens of a prompt are read in one step.
+            prompts: Of how many prompts at most a piece is read, the first that were added; None means all.
+
+        Returns:
+            The tokens chosen. Samples that have a `finish_reason` now are no longer in the batch.
+
+        Raises:
+            ModelError: The model's logits are not numbers.
+        """
+        reading = list(islice(self._reading, prompts))
+        writing = [row for row in self._rows if row not in self._reading]
+        ready, logits = self._session.step([*writing, *reading], piece)
+        samples = [sample for row in ready for sample in self._rows[row]]
+        if len(samples) > len(ready):
+            logits = np.repeat(logits, [len(self._rows[row]) for row in ready], axis=0)
+        chosen, logprobs = self._choose(logits, samples)
+        taken = zip(samples, chosen.tolist(), logprobs.tolist(), strict=True)
+        tokens = [(sample, sample.take(token_id, logprob)) for sample, token_id, logprob in taken]
+        self._go_on(ready)
+        return tokens
+
+    def _choose(self, logits: np.ndarray, samples: list[PartialSample]) -> tuple[np.ndarray, np.ndarray]:
+        """The next token of each sample, int64, (R,), and its log-probability, float32, (R,)."""
+        logsumexp, argmax = summarise(logits)
+        _refuse_what_is_no_number(logsumexp)
+        if self._without_token is None:
+            self._without_token = self._tokenizer.ids_without_token(logits.shape[1])
+        if self._without_token:
+            logits[:, self._without_token] = -math.inf
+        chosen = np.empty(len(samples), np.int64)
+        alike: dict[int, list[int]] = {}
+        for number, sample in enumerate(samples):
+            alike.setdefault(id(sample.request), []).append(number)
+        for numbers in alike.values():
+            same = numbers if len(numbers) < len(samples) else slice(None)
+            settings = samples[numbers[0]].request
+            if settings.takes_likeliest:
+                chosen[same] = logits[same].argmax(1) if self._without_token else argmax[same]
+            else:
+                chosen[same] = _sample([samples[number] for number in numbers], logits[same], settings)
+        return chosen, logits[np.arange(len(samples)), chosen] - logsumexp
+
+    def _go_on(self, ready: list[int]) -> None:
+        """Prepare the rows that have got a token for the next step."""
+        sliding = []
+        for row in ready:
+            self._reading.pop(row, None)
+            going = [sample for sample in self._rows[row] if sample.finish_reason is None]
+            if going and self._session.room(row):
+                rows = [row, *self._session.fork(row, len(going) - 1)]
+                for each, sample in zip(rows, going, strict=True):
+                    self._rows[each] = [sample]
+                    self._session.append(each, sample.token_ids[-1])
+            else:
+                sliding += going
+                self._forget(row)
+        self.add(sliding)
+
+    def _forget(self, row: int) -> None:
+        del self._rows[row]
+        self._reading.pop(row, None)
+        self._session.drop([row])
+
+
+def _sample(samples: list[PartialSample], logits: np.ndarray, settings: GenerationRequest) -> np.ndarray:
+    histories = [[*sample.prompt_ids, *sample.token_ids] if settings.looks_back else [] for sample in samples]
+    streams = [sample.stream for sample in samples]
+    return sample_tokens(logits, histories, streams, [len(sample.token_ids) for sample in samples], settings)
 
 
 def _refuse_overflow(prompts: list[list[int]], request: GenerationRequest, context_length: int) -> None:
@@ -190,11 +389,11 @@ def _refuse_overflow(prompts: list[list[int]], request: GenerationRequest, conte
 
 def _batches(
     prompts: list[list[int]], engine: Engine, tokenizer: Tokenizer, request: GenerationRequest
-) -> Iterator[list[_Row]]:
-    """All rows, in batches that fit in memory, with prompts of like length together.
+) -> Iterator[list[PartialSample]]:
+    """All samples, in batches that fit in memory, with prompts of like length together.
 
-    Rows that will outgrow the context share a batch only with prompts of their own length: then they all
-    slide at once, each as it would alone.
+    Those that will outgrow the context share a batch only with prompts of their own length: then they all
+    slide at once.
     """
     context = engine.context_length
 
@@ -209,71 +408,11 @@ def _batches(
         most = min(_MOST_ROWS, max(1, _CACHE_BYTES // (columns * engine.bytes_per_token)))
         pairs = ((prompt_index, index) for prompt_index in members for index in range(request.num_samples))
         while chunk := list(islice(pairs, most)):
-            yield [_Row(request, tokenizer, prompts[pair[0]], *pair) for pair in chunk]
+            yield [PartialSample(request, tokenizer, prompts[pair[0]], *pair) for pair in chunk]
 
 
-def _write(
-    rows: list[_Row], engine: Engine, request: GenerationRequest, tokenizer: Tokenizer
-) -> Iterator[Token | Sample]:
-    """Write one batch of rows to their ends; ids that no token has are never chosen."""
-    width = max(len(row.prompt_ids) for row in rows)
-    history = torch.tensor([[-1] * (width - len(row.prompt_ids)) + row.prompt_ids for row in rows])  # (R, T)
-    logits = _read_prompts(engine, history, request.max_new_tokens)  # (R, V)
-    history = history.to(logits.device)
-    streams = torch.tensor([row.stream for row in rows], device=logits.device)
-    without_token = torch.tensor(tokenizer.ids_without_token(logits.shape[1]), device=logits.device)
-    for step in range(request.max_new_tokens):
-        logsumexp, argmax = engine.summarise(logits)  # (R, 1), (R,)
-        _refuse_what_is_no_number(logsumexp)
-        usable = logits.index_fill(1, without_token, -math.inf) if len(without_token) else logits
-        if request.takes_likeliest:
-            chosen = usable.argmax(1) if len(without_token) else argmax
-        else:
-            chosen = sample_tokens(usable, history, streams, torch.full_like(streams, step), request)  # (R,)
-        logprobs = (logits.gather(1, chosen[:, None]) - logsumexp).squeeze(1)
-        for row, token_id, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
-            if row.finish_reason is None:
-                yield row.take(token_id, logprob)
-                if row.finish_reason is not None:
-                    yield row.sample()
-        history = torch.cat([history, chosen[:, None]], 1)
-        writing = [number for number, row in enumerate(rows) if row.finish_reason is None]
-        if not writing:
-            return
-        if len(writing) < _CROWDED * len(rows):
-            kept = torch.tensor(writing, device=logits.device)
-            engine.select(kept)
-            rows, streams, history = [rows[number] for number in writing], streams[kept], history[kept]
-        if engine.length < engine.context_length:
-            logits = engine.step(history[:, -1])
-        else:
-            logits = _read(engine, history, request.max_new_tokens - step - 1)
-    raise AssertionError("every row ends at max_new_tokens")
-
-
-def _read_prompts(engine: Engine, history: Tensor, max_new_tokens: int) -> Tensor:
-    """Read each prompt once, however many rows begin with it; logits of all rows, (R, V)."""
-    prompts, prompt_of_row = history.unique_consecutive(return_inverse=True, dim=0)
-    logits = _read(engine, prompts, max_new_tokens)
-    if len(prompts) == len(history):
-        return logits
-    engine.select(prompt_of_row)
-    return logits[prompt_of_row.to(logits.device)]
-
-
-def _read(engine: Engine, history: Tensor, max_new_tokens: int) -> Tensor:
-    """Read rows afresh, only their last half context where they do not fit; logits (R, V)."""
-    context = engine.context_length
-    if history.shape[1] > context:
-        history = history[:, -max(1, context // 2) :]
-    pad = (history < 0).sum(1)
-    # The last token that is written is never read.
-    capacity = min(context, history.shape[1] + max_new_tokens - 1)
-    return engine.prefill(history.clamp(min=0), pad, capacity)
-
-
-def _refuse_what_is_no_number(logsumexp: Tensor) -> None:
-    if not all(math.isfinite(normaliser) for normaliser in logsumexp.flatten().tolist()):
+def _refuse_what_is_no_number(logsumexp: np.ndarray) -> None:
+    if not np.isfinite(logsumexp).all():
         raise ModelError(
             "the model's logits are not numbers (NaN or infinity): its weights are too large for this number"
             " format, or damaged"

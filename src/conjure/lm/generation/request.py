@@ -7,7 +7,7 @@ bounds; nothing here needs torch.
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from conjure.lm.bounds import Bound, ValueFault, refuse_faults
 
@@ -53,9 +53,14 @@ class SamplingSettings:
         refuse_faults(self.faults())
 
     @property
+    def looks_back(self) -> bool:
+        """Whether the choice depends on what the row says already."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram > 0
+
+    @property
     def takes_likeliest(self) -> bool:
         """Whether the choice is always the largest logit, whatever the row says already."""
-        return self.temperature == 0 and self.repetition_penalty == 1.0 and not self.no_repeat_ngram
+        return self.temperature == 0 and not self.looks_back
 
     def faults(self) -> Iterator[ValueFault]:
         """What is wrong with each value out of bounds."""
@@ -70,12 +75,32 @@ def draw_seed() -> int:
     return random.SystemRandom().randrange(_DRAWN_SEEDS)
 
 
+class EncodedPrompt(NamedTuple):
+    """A prompt that is already in tokens, such as a conversation by its chat template.
+
+    Attributes:
+        text: What to show for it.
+        ids: Its tokens, BOS included where the model wants it; at least one.
+    """
+
+    text: str
+    ids: Sequence[int]
+
+
+Prompt = str | EncodedPrompt
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """What to show for a prompt."""
+    return prompt if isinstance(prompt, str) else prompt.text
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest(SamplingSettings):
     """Everything that decides what is written, checked once; see `SamplingSettings` for the rest.
 
     Attributes:
-        prompts: Texts to go on from, encoded exactly; an empty one means the start of a document.
+        prompts: Texts to go on from, encoded exactly, or tokens; an empty text means the start of a document.
         max_new_tokens: Tokens to write per sample, the end-of-text token included.
         num_samples: Samples per prompt.
         stop: A sample ends before the first occurrence of any of these.
@@ -83,7 +108,7 @@ class GenerationRequest(SamplingSettings):
         on_overflow: When a prompt and its text do not fit the model's context: ``slide`` or ``error``.
     """
 
-    prompts: Sequence[str] = ("",)
+    prompts: Sequence[Prompt] = ("",)
     max_new_tokens: int = 70
     num_samples: int = 1
     stop: Sequence[str] = ()
@@ -100,9 +125,9 @@ class GenerationRequest(SamplingSettings):
     def faults(self) -> Iterator[ValueFault]:
         """What is wrong with each value that cannot be."""
         yield from super().faults()
-        for name in ("prompts", "stop"):
+        for name, kinds in (("prompts", (str, EncodedPrompt)), ("stop", (str,))):
             texts = getattr(self, name)
-            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            if isinstance(texts, str | EncodedPrompt) or not all(isinstance(text, kinds) for text in texts):
                 yield ValueFault(name, f"must be a list of texts, not {texts!r}")
         if not self.prompts:
             words = "is empty; at least one is needed, and an empty text means the start of a document"

@@ -12,6 +12,7 @@ first window is predicted from at least ``context - stride + 1`` tokens, and the
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import SupportsInt
 
 import torch
@@ -23,10 +24,12 @@ from conjure.lm.generation.engines.torch_engine import evaluating
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import IGNORE, token_logprobs
+from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.tokenizer import Tokenizer
 
 # Per forward pass. On a CPU enough for full matrix products: more would only be more new memory to clear.
 _BATCH_TOKENS, _BATCH_TOKENS_ON_GPU = 1024, 16_384
+_CHATS_TOGETHER = 256
 _GROUP_CHARACTERS = 1 << 17  # short texts gathered before sorting, so that batches hold equal lengths
 
 Ids = Sequence[SupportsInt]  # a list, a (memory-mapped) numpy array, …: anything that has a length and slices
@@ -181,11 +184,40 @@ def score_documents(
     """
     for group in _groups(texts):
         ids = tokenizer.encode_batch(group)
-        scored = _score_group(model, ids, windows, tokenizer.start_id, report)
+        scored = _score_group(model, ids, windows, [tokenizer.start_id] * len(ids), report)
         for text, encoded, logprobs in zip(group, ids, scored, strict=True):
             total = logprobs.double().sum().item()
             tally = Tally(total, len(encoded), len(text.split()), len(text.encode()))
             yield Score(encoded, logprobs.tolist(), tally, windows)
+
+
+def score_chats(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    chats: Iterable[EncodedChat],
+    windows: Windows,
+    *,
+    report: Callable[[int], object] | None = None,
+) -> Iterator[Score]:
+    """Score the answers of each conversation, in order, given all that comes before them.
+
+    Args:
+        model: In float32 for exact results.
+        tokenizer: The model's own.
+        chats: The conversations; what ends an answer is not scored.
+        windows: How much of a conversation is seen at once.
+        report: Told after each forward pass how many more tokens have been read.
+    """
+    remaining = iter(chats)
+    while group := list(islice(remaining, _CHATS_TOGETHER)):
+        documents = [chat.ids[1:] for chat in group]
+        scored = _score_group(model, documents, windows, [chat.ids[0] for chat in group], report)
+        for chat, logprobs in zip(group, scored, strict=True):
+            places = [place for span in chat.answers(tokenizer.end_ids) for place in span]
+            found = [logprobs[place - 1].item() for place in places]
+            text = chat.answer_text(tokenizer)
+            tally = Tally(math.fsum(found), len(found), len(text.split()), len(text.encode()))
+            yield Score([chat.ids[place] for place in places], found, tally, windows)
 
 
 def score_ids(
@@ -214,7 +246,7 @@ def score_ids(
     Raises:
         UsageError: `context` or `stride` is out of range.
     """
-    return _score_group(model, [ids], Windows.of(model, context, stride), start_id, report)[0]
+    return _score_group(model, [ids], Windows.of(model, context, stride), [start_id], report)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +289,7 @@ def _score_group(
     model: CausalLM,
     documents: Sequence[Ids],
     windows: Windows,
-    start_id: int,
+    start_ids: Sequence[int],
     report: Callable[[int], object] | None,
 ) -> list[Tensor]:
     """Log-probabilities of each document, (N_i,); windows of like length are read together."""
@@ -270,7 +302,7 @@ def _score_group(
     while start < len(plan):
         rows = plan[start : start + max(1, together // plan[start].length)]
         with evaluating(model):
-            scored = _score_rows(model, documents, rows, start_id)
+            scored = _score_rows(model, documents, rows, start_ids)
         if not all(math.isfinite(logprobs.sum().item()) for logprobs in scored):
             raise ModelError(
                 "the model gives log-probabilities that are not numbers (NaN or infinity): its weights are"
@@ -285,7 +317,7 @@ def _score_group(
 
 
 def _score_rows(
-    model: CausalLM, documents: Sequence[Ids], rows: list[_Window], start_id: int
+    model: CausalLM, documents: Sequence[Ids], rows: list[_Window], start_ids: Sequence[int]
 ) -> tuple[Tensor, ...]:
     """One forward pass: the new targets' log-probabilities of each window."""
     width = rows[0].length  # the longest comes first
@@ -294,7 +326,7 @@ def _score_rows(
     )  # (B, T + 1); right padding is never looked back at
     targets = torch.full((len(rows), width), IGNORE)  # (B, T)
     for row, window in enumerate(rows):
-        ids[row, : window.length + 1] = _slice(documents[window.document], window, start_id)
+        ids[row, : window.length + 1] = _slice(documents[window.document], window, start_ids[window.document])
         new = slice(window.first - window.begin, window.length)
         targets[row, new] = ids[row, 1:][new]
     ids, targets = ids.to(model.device), targets.to(model.device)

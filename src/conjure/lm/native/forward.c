@@ -1,7 +1,6 @@
 /* GPT-2's forward pass: int8 weights times int16 activations, float32 in between, bfloat16 keys and values.
  *
- * Main entries: `conjure_forward`, which reads some new tokens of each row and gives the logits of what follows,
- * and `conjure_summarise`, which says of logits what choosing a token needs.
+ * Main entry: `conjure_forward`, which reads some new tokens of each row and gives the logits of what follows.
  * One body of code is compiled once per instruction set (see the end), so one build serves every machine; only
  * `multiply_*`, where nearly all time goes, is written by hand for each. Invariant: a row's logits do not
  * depend, in any bit, on the rows beside it, on how its tokens are portioned, or on the number of threads.
@@ -21,7 +20,7 @@
 #include <immintrin.h>
 #endif
 
-#define ABI_VERSION 3 /* library.py has the same: a library left over from other sources is not used */
+#define ABI_VERSION 4 /* library.py has the same: a library left over from other sources is not used */
 
 enum {
     PANEL = 32,        /* outputs computed together; weights are stored by panel */
@@ -32,7 +31,6 @@ enum {
     QUERIES = 4,       /* queries of a row that go over its keys together */
     MAX_ROWS = 8,      /* rows multiplied together, at most */
     SEGMENT = 96,      /* rows whose activations stay in the second-level cache while weights pass by */
-    STRETCH = 1024,    /* logits summed up together */
     SPINS = 4000,      /* looks for the other threads before yielding the core, some 50 microseconds */
 };
 
@@ -71,30 +69,20 @@ typedef struct {
     const float *head_mean;  /* … which is this, (channels) */
 } Model;
 
-/* What is remembered: per layer, for each slot and head, keys [capacity / CHUNK][D][CHUNK] and values
- * [capacity][D rounded up to CHUNK], both in the order of `place_of`; `capacity` is a multiple of CHUNK. */
+/* Some new tokens of each row, which has read `lengths[row]` before. What a row remembers is one piece of memory:
+ * per layer first, for each head, keys [capacity / CHUNK][D][CHUNK], then, for each head, values
+ * [capacity][D rounded up to CHUNK], both in the order of `place_of`; capacities are multiples of CHUNK. */
 typedef struct {
-    bfloat16 *const *keys, *const *values;
-    int64_t capacity;
-} Cache;
-
-/* `rows` x `tokens` new token ids, which go to columns start, start + 1, … of each row's slot. Columns before
- * pad[row] are padding: they are neither computed nor attended to, and positions count from there. */
-typedef struct {
-    const int64_t *ids, *slots, *pad;
-    int64_t rows, tokens, start;
-    float *logits; /* (rows, vocab), after each row's last token; NULL where nobody wants them */
+    const int64_t *ids;        /* the new tokens of all rows, one row after the other */
+    const int64_t *tokens;     /* (rows) how many each has, at least one */
+    const int64_t *lengths;    /* (rows) */
+    bfloat16 *const *memory;   /* (rows) */
+    const int64_t *capacities; /* (rows) */
+    const int64_t *wanted;     /* (outputs) the new tokens, by their places in `ids`, after which logits are wanted */
+    int64_t rows, outputs;
+    float *logits; /* (outputs, vocab) */
     int32_t threads, instructions;
 } Call;
-
-/* Of logits: what turns them into log-probabilities when it is taken off, and the first of the largest. */
-typedef struct {
-    const float *logits; /* (rows, vocab) */
-    int64_t rows, vocab;
-    float *logsumexp; /* (rows) */
-    int64_t *argmax; /* (rows) */
-    int32_t threads, instructions;
-} Summary;
 
 /* ---- threads ----
  *
@@ -323,39 +311,49 @@ typedef void Product(const Matrix *m, const Activations *x, int64_t rows, const 
 
 typedef struct {
     const Model *model;
-    const Cache *cache;
     const Call *call;
     Barrier *barrier;
-    int64_t *first_column; /* per row: of its new tokens, without padding */
-    int64_t *first_position;  /* per row: where those lie in the arrays below; one more entry: how many in all */
-    float *residual;       /* (positions, channels) */
-    float *wide;           /* (positions, wide_stride): queries, keys and values, and later the inner layer */
-    float *mixed;          /* (positions, channels) */
+    int64_t *first_position; /* per row: where its new tokens lie in the arrays below; one more entry: how many in all */
+    int64_t *work;           /* per row: what attention in the rows before it costs; one more entry: in all */
+    float *residual;         /* (positions, channels) */
+    float *wide;             /* (positions, wide_stride): queries, keys and values, and later the inner layer */
+    float *mixed;            /* (positions, channels) */
     Activations activations;
-    float *head_shift; /* (rows) */
+    float *head_shift; /* (outputs) */
     float *scratch;    /* (threads, scratch_stride): a row of channels, or scores */
     int64_t positions, wide_stride, channel_stride, scratch_stride, head_size;
 } Job;
 
 INLINE void embed(const Job *job, int64_t row, Range positions) {
     const Model *model = job->model;
-    const Call *call = job->call;
-    for (int64_t position = at_least(positions.from, job->first_position[row]);
+    int64_t first = job->first_position[row];
+    for (int64_t position = at_least(positions.from, first);
          position < at_most(positions.to, job->first_position[row + 1]); position++) {
-        int64_t column = job->first_column[row] + position - job->first_position[row];
-        int64_t id = call->ids[row * call->tokens + column - call->start];
-        const bfloat16 *token = model->wte + id * model->channels;
-        const float *embedding = model->wpe + (column - call->pad[row]) * model->channels;
+        const bfloat16 *token = model->wte + job->call->ids[position] * model->channels;
+        const float *embedding = model->wpe + (job->call->lengths[row] + position - first) * model->channels;
         float *x = job->residual + position * job->channel_stride;
         SIMD for (int64_t c = 0; c < model->channels; c++) x[c] = widen(token[c]) + embedding[c];
     }
 }
 
-/* Puts one head's new keys and values of one row into the cache. */
+/* Where a row's keys of one layer and head begin; the head's values begin `values_after` them. */
+INLINE bfloat16 *keys_of(const Job *job, int64_t layer, int64_t row, int64_t head) {
+    int64_t D = job->head_size, capacity = job->call->capacities[row];
+    return job->call->memory[row] + layer * job->model->heads * capacity * (D + round_up(D, CHUNK)) +
+           head * capacity * D;
+}
+
+INLINE bfloat16 *values_of(const Job *job, int64_t layer, int64_t row, int64_t head) {
+    int64_t capacity = job->call->capacities[row];
+    return keys_of(job, layer, row, job->model->heads) + head * capacity * round_up(job->head_size, CHUNK);
+}
+
+/* Puts one head's new keys and values of one row into its memory. */
 INLINE void remember(const Job *job, int64_t row, int64_t head, bfloat16 *keys, bfloat16 *values) {
     int64_t D = job->head_size, padded = round_up(D, CHUNK), C = job->model->channels;
-    for (int64_t position = job->first_position[row]; position < job->first_position[row + 1]; position++) {
-        int64_t column = job->first_column[row] + position - job->first_position[row];
+    int64_t first = job->first_position[row];
+    for (int64_t position = first; position < job->first_position[row + 1]; position++) {
+        int64_t column = job->call->lengths[row] + position - first;
         const float *key = job->wide + position * job->wide_stride + C + head * D, *value = key + C;
         bfloat16 *key_lane = keys + column / CHUNK * CHUNK * D + place_of(column % CHUNK);
         bfloat16 *value_row = values + column * padded;
@@ -370,16 +368,17 @@ INLINE void remember(const Job *job, int64_t row, int64_t head, bfloat16 *keys, 
     }
 }
 
-/* scores[q][s] = query q . key s for the blocks of keys that hold columns from … to - 1. */
-INLINE void score_keys(const float *query, int64_t stride, int queries, const bfloat16 *keys, int64_t D, int64_t from,
-                       int64_t to, float *scores, int64_t capacity) {
-    for (int64_t block = from / CHUNK * CHUNK; block < to; block += CHUNK) {
+/* scores[q][s] = query q . key s for the blocks of keys that hold columns 0 … to - 1; `ahead` of these
+ * keys, in bytes, are those that are read next. */
+INLINE void score_keys(const float *query, int64_t stride, int queries, const bfloat16 *keys, int64_t D, int64_t to,
+                       float *scores, int64_t capacity, int64_t ahead) {
+    for (int64_t block = 0; block < to; block += CHUNK) {
         Floats sum[QUERIES][2];
         memset(sum, 0, sizeof sum);
         for (int64_t d = 0; d < D; d++) {
             Floats first, second;
             const bfloat16 *chunk = keys + block * D + d * CHUNK;
-            if (queries == 1) fetch_ahead(chunk, capacity * D * 2); /* the next head */
+            if (queries == 1) fetch_ahead(chunk, ahead);
             widen_chunk(&first, &second, chunk);
             for (int q = 0; q < queries; q++) {
                 sum[q][0] += query[q * stride + d] * first;
@@ -390,13 +389,13 @@ INLINE void score_keys(const float *query, int64_t stride, int queries, const bf
     }
 }
 
-/* Turns scores of columns from … to - 1 into e^(score - largest), the rest up to `end` into 0; returns the sum. */
-INLINE float softmax(float *scores, int64_t from, int64_t to, int64_t end) {
-    float largest = scores[from], sum = 0;
+/* Turns scores of columns 0 … to - 1 into e^(score - largest), the rest up to `end` into 0; returns the sum. */
+INLINE float softmax(float *scores, int64_t to, int64_t end) {
+    float largest = scores[0], sum = 0;
     _Pragma("omp simd reduction(max : largest)")
-    for (int64_t s = from; s < to; s++) largest = scores[s] > largest ? scores[s] : largest;
+    for (int64_t s = 0; s < to; s++) largest = scores[s] > largest ? scores[s] : largest;
     _Pragma("omp simd reduction(+ : sum)")
-    for (int64_t s = from; s < to; s++) {
+    for (int64_t s = 0; s < to; s++) {
         scores[s] = exponential(scores[s] - largest);
         sum += scores[s];
     }
@@ -406,14 +405,14 @@ INLINE float softmax(float *scores, int64_t from, int64_t to, int64_t end) {
 
 /* out[q] = sum over columns s of weights[q][s] values[s], for one or two chunks of the head's numbers. */
 INLINE void mix_values(const float *weights, int64_t capacity, int queries, const bfloat16 *values, int64_t padded,
-                       int chunks, int64_t from, int64_t to, float out[][2 * CHUNK]) {
+                       int chunks, int64_t to, int64_t ahead, float out[][2 * CHUNK]) {
     Floats sum[QUERIES][4];
     memset(sum, 0, sizeof sum);
-    for (int64_t s = from; s < to; s++)
+    for (int64_t s = 0; s < to; s++)
         for (int part = 0; part < chunks; part++) {
             Floats first, second;
             const bfloat16 *chunk = values + s * padded + part * CHUNK;
-            if (queries == 1) fetch_ahead(chunk, capacity * padded * 2); /* the next head */
+            if (queries == 1) fetch_ahead(chunk, ahead);
             widen_chunk(&first, &second, chunk);
             for (int q = 0; q < queries; q++) {
                 sum[q][2 * part] += weights[q * capacity + s] * first;
@@ -423,22 +422,29 @@ INLINE void mix_values(const float *weights, int64_t capacity, int queries, cons
     memcpy(out, sum, sizeof sum);
 }
 
+/* One head of one row, and how far ahead of its keys and values, in bytes, the next ones to be read lie. */
+typedef struct {
+    int64_t row, head;
+    const bfloat16 *keys, *values;
+    int64_t keys_ahead, values_ahead;
+} HeadMemory;
+
 /* Attention of `queries` successive new tokens of one row, over what one head remembers. */
-INLINE void attend_together(const Job *job, int64_t row, int64_t head, int64_t position, int queries,
-                            const bfloat16 *keys, const bfloat16 *values, float *scores) {
-    int64_t D = job->head_size, padded = round_up(D, CHUNK), capacity = job->cache->capacity;
-    int64_t from = job->call->pad[row], column = job->first_column[row] + position - job->first_position[row];
-    int64_t to = column + queries;
+INLINE void attend_together(const Job *job, const HeadMemory *memory, int64_t position, int queries, float *scores) {
+    int64_t D = job->head_size, padded = round_up(D, CHUNK), row = memory->row, head = memory->head;
+    int64_t capacity = job->call->capacities[row];
+    int64_t column = job->call->lengths[row] + position - job->first_position[row], to = column + queries;
     float sums[QUERIES], out[QUERIES][2 * CHUNK];
-    score_keys(job->wide + position * job->wide_stride + head * D, job->wide_stride, queries, keys, D, from, to, scores,
-               capacity);
-    for (int q = 0; q < queries; q++) sums[q] = softmax(scores + q * capacity, from, column + q + 1, to);
+    score_keys(job->wide + position * job->wide_stride + head * D, job->wide_stride, queries, memory->keys, D, to,
+               scores, capacity, memory->keys_ahead);
+    for (int q = 0; q < queries; q++) sums[q] = softmax(scores + q * capacity, column + q + 1, to);
     for (int64_t start = 0, width; start < padded; start += width) {
+        const bfloat16 *values = memory->values + start;
         width = padded - start >= 2 * CHUNK ? 2 * CHUNK : CHUNK;
         if (width == CHUNK)
-            mix_values(scores, capacity, queries, values + start, padded, 1, from, to, out);
+            mix_values(scores, capacity, queries, values, padded, 1, to, memory->values_ahead, out);
         else
-            mix_values(scores, capacity, queries, values + start, padded, 2, from, to, out);
+            mix_values(scores, capacity, queries, values, padded, 2, to, memory->values_ahead, out);
         int64_t count = at_most(width, D - start);
         for (int q = 0; q < queries; q++) {
             float *mixed = job->mixed + (position + q) * job->channel_stride + head * D + start;
@@ -447,17 +453,33 @@ INLINE void attend_together(const Job *job, int64_t row, int64_t head, int64_t p
     }
 }
 
+/* The thread's share of all heads of all rows, which come row by row: shares cost about the same. */
+INLINE Range heads_of(const Job *job, int thread, int threads) {
+    int64_t heads = job->model->heads, rows = job->call->rows, bounds[2];
+    for (int side = 0; side < 2; side++) {
+        int64_t cost = job->work[rows] * (thread + side) / threads, row = 0;
+        while (row < rows && job->work[row + 1] <= cost) row++;
+        bounds[side] = row * heads;
+        if (row < rows) bounds[side] += (cost - job->work[row]) * heads / (job->work[row + 1] - job->work[row]);
+    }
+    return (Range){bounds[0], bounds[1]};
+}
+
 INLINE void attend(const Job *job, int64_t layer, Range items, float *scores) {
-    int64_t heads = job->model->heads, D = job->head_size, capacity = job->cache->capacity;
+    int64_t heads = job->model->heads;
     for (int64_t item = items.from; item < items.to; item++) {
-        int64_t row = item / heads, head = item % heads, slot = job->call->slots[row] * heads + head;
-        bfloat16 *keys = job->cache->keys[layer] + slot * capacity * D;
-        bfloat16 *values = job->cache->values[layer] + slot * capacity * round_up(D, CHUNK);
+        int64_t row = item / heads, head = item % heads, next = at_most(item + 1, items.to - 1);
+        bfloat16 *keys = keys_of(job, layer, row, head), *values = values_of(job, layer, row, head);
+        HeadMemory memory = {
+            row, head, keys, values,
+            (intptr_t)keys_of(job, layer, next / heads, next % heads) - (intptr_t)keys,
+            (intptr_t)values_of(job, layer, next / heads, next % heads) - (intptr_t)values,
+        };
         remember(job, row, head, keys, values);
         int64_t position = job->first_position[row], end = job->first_position[row + 1];
         for (; position + QUERIES <= end; position += QUERIES)
-            attend_together(job, row, head, position, QUERIES, keys, values, scores);
-        for (; position < end; position++) attend_together(job, row, head, position, 1, keys, values, scores);
+            attend_together(job, &memory, position, QUERIES, scores);
+        for (; position < end; position++) attend_together(job, &memory, position, 1, scores);
     }
 }
 
@@ -473,17 +495,17 @@ INLINE void quantise_positions(const float *x, int64_t stride, int64_t size, Ran
         quantise(x + position * stride, size, to, position);
 }
 
-/* Activation row r becomes the last token of row r, which is never padding. */
-INLINE void norm_last(const Job *job, Range rows, float *normed) {
+/* Activation row o becomes the o-th of the tokens after which logits are wanted. */
+INLINE void norm_outputs(const Job *job, Range outputs, float *normed) {
     const Model *model = job->model;
-    for (int64_t row = rows.from; row < rows.to; row++) {
-        int64_t position = job->first_position[row + 1] - 1;
+    for (int64_t output = outputs.from; output < outputs.to; output++) {
+        int64_t position = job->call->wanted[output];
         layer_norm(job->residual + position * job->channel_stride, model->channels, &model->ln_f, model->epsilon, normed);
-        quantise(normed, model->channels, &job->activations, row);
+        quantise(normed, model->channels, &job->activations, output);
         float shift = 0;
         _Pragma("omp simd reduction(+ : shift)")
         for (int64_t c = 0; c < model->channels; c++) shift += normed[c] * model->head_mean[c];
-        job->head_shift[row] = shift;
+        job->head_shift[output] = shift;
     }
 }
 
@@ -492,9 +514,10 @@ INLINE void norm_last(const Job *job, Range rows, float *normed) {
 INLINE void forward(const Job *job, int thread, int threads, Product *product) {
     const Model *model = job->model;
     const int64_t C = model->channels, rows = job->call->rows, positions = job->positions;
+    const int64_t outputs = job->call->outputs;
     const bool alone = positions == 1;
     const Range mine = range_of(positions, thread, threads), prepared = alone ? (Range){0, 1} : mine;
-    const Range heads = range_of(rows * model->heads, thread, threads);
+    const Range heads = heads_of(job, thread, threads);
     const Activations activations = {
         job->activations.values + (alone ? thread * job->activations.stride : 0),
         job->activations.scales + (alone ? thread : 0),
@@ -528,60 +551,14 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product) {
         MULTIPLY(layer->fc_proj, ADD, job->residual, job->channel_stride);
         BARRIER
     }
-    if (!job->call->logits) return;
-    norm_last(job, range_of(rows, thread, threads), scratch);
+    if (!outputs) return;
+    norm_outputs(job, range_of(outputs, thread, threads), scratch);
     BARRIER
-    product(&model->head, &job->activations, rows, job->head_shift, PANELS(model->head), SET, job->call->logits,
+    product(&model->head, &job->activations, outputs, job->head_shift, PANELS(model->head), SET, job->call->logits,
             model->vocab);
 #undef MULTIPLY
 #undef PANELS
 #undef BARRIER_IF_SHARED
-}
-
-/* ---- what choosing a token needs of logits ---- */
-
-typedef struct {
-    float largest, sum; /* of e^(logit - largest) */
-} PartialSum;
-
-typedef struct {
-    const Summary *summary;
-    PartialSum *partial_sums; /* (rows, partial_sums of a row) */
-    int64_t per_row;
-} Summing;
-
-INLINE void summarise(const Summing *summing, int thread, int threads) {
-    const Summary *summary = summing->summary;
-    Range range = range_of(summary->rows * summing->per_row, thread, threads);
-    for (int64_t item = range.from; item < range.to; item++) {
-        int64_t start = item % summing->per_row * STRETCH, count = at_most(STRETCH, summary->vocab - start);
-        const float *x = summary->logits + item / summing->per_row * summary->vocab + start;
-        float largest = -INFINITY, sum = 0;
-        _Pragma("omp simd reduction(max : largest)")
-        for (int64_t i = 0; i < count; i++) largest = x[i] > largest ? x[i] : largest;
-        float base = largest > -INFINITY ? largest : 0; /* with -infinity even forbidden logits would be no number */
-        _Pragma("omp simd reduction(+ : sum)")
-        for (int64_t i = 0; i < count; i++) sum += exponential(x[i] - base);
-        summing->partial_sums[item] = (PartialSum){largest, sum};
-    }
-}
-
-/* Puts a row's partial_sums together, in their order whichever threads they come from. Anything that is no number
- * leaves a normaliser that is none. */
-static void conclude(const Summing *summing, int64_t row) {
-    const Summary *summary = summing->summary;
-    const PartialSum *partial_sums = summing->partial_sums + row * summing->per_row;
-    int64_t best = 0;
-    for (int64_t i = 1; i < summing->per_row; i++)
-        if (partial_sums[i].largest > partial_sums[best].largest) best = i;
-    float largest = partial_sums[best].largest;
-    double sum = 0;
-    for (int64_t i = 0; i < summing->per_row; i++) sum += partial_sums[i].sum * exp(partial_sums[i].largest - largest);
-    summary->logsumexp[row] = (float)(largest + log(sum));
-    const float *x = summary->logits + row * summary->vocab;
-    int64_t token = best * STRETCH;
-    while (token < summary->vocab - 1 && x[token] != largest) token++;
-    summary->argmax[row] = token;
 }
 
 /* ---- one copy of all that per instruction set ---- */
@@ -594,9 +571,6 @@ static void conclude(const Summing *summing, int64_t row) {
     }                                                                                                           \
     target static void forward_##name(const void *job, int thread, int threads) {                               \
         forward(job, thread, threads, product_##name);                                                          \
-    }                                                                                                           \
-    target static void summarise_##name(const void *summing, int thread, int threads) {                         \
-        summarise(summing, thread, threads);                                                                    \
     }
 
 COMPILE_FOR(portable, 1, )
@@ -605,22 +579,13 @@ COMPILE_FOR(avx2, 2, AVX2_TARGET)
 COMPILE_FOR(avx512vnni, MAX_ROWS, AVX512_TARGET)
 #endif
 
-typedef void Work(const void *what, int thread, int threads);
-
-static const struct {
-    Work *forward, *summarise;
-} compiled[] = {
-    [PORTABLE] = {forward_portable, summarise_portable},
+static Work *const compiled[] = {
+    [PORTABLE] = forward_portable,
 #if defined(__x86_64__)
-    [AVX2] = {forward_avx2, summarise_avx2},
-    [AVX512VNNI] = {forward_avx512vnni, summarise_avx512vnni},
+    [AVX2] = forward_avx2,
+    [AVX512VNNI] = forward_avx512vnni,
 #endif
 };
-
-static void in_threads(Work *work, const void *what, int32_t threads) {
-#pragma omp parallel num_threads(threads)
-    work(what, omp_get_thread_num(), omp_get_num_threads());
-}
 
 int32_t conjure_abi(void) { return ABI_VERSION; }
 
@@ -647,59 +612,44 @@ static void *arena_alloc(char **block, int64_t *used, int64_t bytes) {
 static int64_t lay_out(Job *job, char *block) {
     const Model *model = job->model;
     const Call *call = job->call;
-    int64_t used = 0, C = model->channels, n = at_least(job->positions, call->rows);
+    int64_t used = 0, C = model->channels, n = at_least(job->positions, call->outputs), longest = 0;
+    for (int64_t row = 0; row < call->rows; row++) longest = at_least(longest, call->capacities[row]);
     int64_t widest = at_least(C, model->inner);
     job->head_size = C / model->heads;
     job->channel_stride = round_up(C, PANEL);
     job->wide_stride = round_up(at_least(3 * C, model->inner), PANEL);
-    job->scratch_stride = round_up(at_least(C, QUERIES * job->cache->capacity), LANES);
+    job->scratch_stride = round_up(at_least(C, QUERIES * longest), LANES);
     job->activations.stride = round_up(widest, GROUP);
+    job->first_position = arena_alloc(&block, &used, (call->rows + 1) * 8);
+    job->work = arena_alloc(&block, &used, (call->rows + 1) * 8);
     job->residual = arena_alloc(&block, &used, n * job->channel_stride * 4);
     job->wide = arena_alloc(&block, &used, n * job->wide_stride * 4);
     job->mixed = arena_alloc(&block, &used, n * job->channel_stride * 4);
     int64_t prepared = at_least(n, call->threads); /* each thread's own, where there is one position */
     job->activations.values = arena_alloc(&block, &used, prepared * job->activations.stride * 2);
     job->activations.scales = arena_alloc(&block, &used, prepared * 4);
-    job->head_shift = arena_alloc(&block, &used, call->rows * 4);
+    job->head_shift = arena_alloc(&block, &used, call->outputs * 4);
     job->scratch = arena_alloc(&block, &used, call->threads * job->scratch_stride * 4);
     return used;
 }
 
 /* Reads the call's tokens, and writes the logits that follow. */
-int32_t conjure_forward(const Model *model, const Cache *cache, const Call *call) {
-    for (int64_t i = 0; i < call->rows * call->tokens; i++)
-        if (call->ids[i] < 0 || call->ids[i] >= model->vocab) return NO_TOKEN;
+int32_t conjure_forward(const Model *model, const Call *call) {
     Barrier barrier = {0, 0};
-    Job job = {.model = model, .cache = cache, .call = call, .barrier = &barrier};
-    int64_t *positions = malloc((size_t)(2 * call->rows + 1) * sizeof *positions);
-    if (!positions) return NO_MEMORY;
-    job.first_position = positions;
-    job.first_column = positions + call->rows + 1;
-    positions[0] = 0;
-    for (int64_t row = 0; row < call->rows; row++) {
-        int64_t end = call->start + call->tokens, column = at_least(call->start, at_most(call->pad[row], end));
-        job.first_column[row] = column;
-        job.first_position[row + 1] = job.first_position[row] + end - column;
-    }
-    job.positions = job.first_position[call->rows];
+    Job job = {.model = model, .call = call, .barrier = &barrier};
+    for (int64_t row = 0; row < call->rows; row++) job.positions += call->tokens[row];
+    for (int64_t i = 0; i < job.positions; i++)
+        if (call->ids[i] < 0 || call->ids[i] >= model->vocab) return NO_TOKEN;
     char *block = aligned_alloc(64, (size_t)lay_out(&job, NULL));
-    if (!block) {
-        free(positions);
-        return NO_MEMORY;
-    }
+    if (!block) return NO_MEMORY;
     lay_out(&job, block);
-    in_threads(compiled[call->instructions].forward, &job, call->threads);
+    job.first_position[0] = job.work[0] = 0;
+    for (int64_t row = 0; row < call->rows; row++) {
+        int64_t tokens = call->tokens[row];
+        job.first_position[row + 1] = job.first_position[row] + tokens;
+        job.work[row + 1] = job.work[row] + tokens * (call->lengths[row] + tokens / 2 + CHUNK);
+    }
+    in_threads(compiled[call->instructions], &job, call->threads);
     free(block);
-    free(positions);
-    return DONE;
-}
-
-int32_t conjure_summarise(const Summary *summary) {
-    Summing summing = {.summary = summary, .per_row = (summary->vocab + STRETCH - 1) / STRETCH};
-    summing.partial_sums = malloc((size_t)(summary->rows * summing.per_row) * sizeof *summing.partial_sums);
-    if (!summing.partial_sums) return NO_MEMORY;
-    in_threads(compiled[summary->instructions].summarise, &summing, summary->threads);
-    for (int64_t row = 0; row < summary->rows; row++) conclude(&summing, row);
-    free(summing.partial_sums);
     return DONE;
 }

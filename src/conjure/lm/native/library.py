@@ -16,7 +16,7 @@ from conjure.errors import UsageError
 
 VARIABLE = "CONJURE_NATIVE"
 INSTRUCTIONS = ("portable", "avx2", "avx512vnni")  # each includes those before it; forward.c numbers them so
-ABI_VERSION = 3  # as in forward.c
+ABI_VERSION = 4  # as in forward.c
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64
 
@@ -66,26 +66,13 @@ class Model(ctypes.Structure):
     )
 
 
-class Cache(ctypes.Structure):
-    """Keys and values, one pointer per layer."""
-
-    _fields_ = (
-        ("keys", ctypes.POINTER(_pointer)),
-        ("values", ctypes.POINTER(_pointer)),
-        ("capacity", _size),
-    )
-
-
 class Call(ctypes.Structure):
     """One forward pass."""
 
     _fields_ = (
-        ("ids", _pointer),
-        ("slots", _pointer),
-        ("pad", _pointer),
+        *((name, _pointer) for name in ("ids", "tokens", "lengths", "memory", "capacities", "wanted")),
         ("rows", _size),
-        ("tokens", _size),
-        ("start", _size),
+        ("outputs", _size),
         ("logits", _pointer),
         ("threads", ctypes.c_int32),
         ("instructions", ctypes.c_int32),
@@ -116,7 +103,7 @@ class Pass(ctypes.Structure):
 
 
 class Summary(ctypes.Structure):
-    """What choosing a token needs of logits."""
+    """The sum and the largest of logits; see logits.c."""
 
     _fields_ = (
         ("logits", _pointer),
@@ -124,6 +111,20 @@ class Summary(ctypes.Structure):
         ("vocab", _size),
         ("logsumexp", _pointer),
         ("argmax", _pointer),
+        ("threads", ctypes.c_int32),
+        ("instructions", ctypes.c_int32),
+    )
+
+
+class Selection(ctypes.Structure):
+    """The largest few of logits; see logits.c."""
+
+    _fields_ = (
+        ("logits", _pointer),
+        ("rows", _size),
+        ("vocab", _size),
+        ("count", _size),
+        ("ids", _pointer),
         ("threads", ctypes.c_int32),
         ("instructions", ctypes.c_int32),
     )
@@ -200,8 +201,9 @@ def open_library(folder: Path) -> ctypes.CDLL | str:
         return f"the native engine does not load: {error}"
     if abi != ABI_VERSION:
         return "the native engine was built from other sources; reinstall conjure"
-    library.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (Model, Cache, Call)]
+    library.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (Model, Call)]
     for name in PASSES:
         getattr(library, name).argtypes = [ctypes.POINTER(Pass)]
     library.conjure_summarise.argtypes = [ctypes.POINTER(Summary)]
+    library.conjure_largest.argtypes = [ctypes.POINTER(Selection)]
     return library

@@ -1,13 +1,14 @@
-/* What both sources stand on: number formats, the exponential function, and one body of code for several
+/* What all sources stand on: number formats, the exponential function, threads, and one body of code for several
  * instruction sets.
  *
  * A function marked INLINE becomes part of each function that calls it, and is compiled for the instructions of
- * that one; see COMPILE_FOR in either source.
+ * that one; see COMPILE_FOR in each source.
  */
 #ifndef CONJURE_NUMBERS_H
 #define CONJURE_NUMBERS_H
 
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -82,6 +83,14 @@ typedef struct {
 
 INLINE Range range_of(int64_t items, int thread, int threads) {
     return (Range){items * thread / threads, items * (thread + 1) / threads};
+}
+
+/* What one of several threads does. */
+typedef void Work(const void *what, int thread, int threads);
+
+INLINE void in_threads(Work *work, const void *what, int32_t threads) {
+#pragma omp parallel num_threads(threads)
+    work(what, omp_get_thread_num(), omp_get_num_threads());
 }
 
 #endif

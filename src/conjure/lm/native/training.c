@@ -157,7 +157,7 @@ INLINE void cross_entropy_row(const Pass *pass, int64_t row, float *x, bool bflo
 
 /* ---- one copy of all that per instruction set and number format ---- */
 
-typedef void Work(const Pass *pass, Range items, float *scratch);
+typedef void PassWork(const Pass *pass, Range items, float *scratch);
 
 #define EACH_ITEM(name, instructions, target)                                                           \
     target static void name##_##instructions(const Pass *pass, Range items, float *scratch) {           \
@@ -179,7 +179,7 @@ COMPILE_FOR(avx512vnni, AVX512_TARGET)
 
 /* Shares out the items among the threads, each of which has so many floats to work with. Returns 0, or -1 where
  * memory ran out. */
-static int32_t run(const Pass *pass, int64_t items, int64_t scratch_size, Work *const work[3]) {
+static int32_t run(const Pass *pass, int64_t items, int64_t scratch_size, PassWork *const work[3]) {
     int32_t failed = 0;
 #pragma omp parallel num_threads(pass->threads) reduction(| : failed)
     {
@@ -193,12 +193,12 @@ static int32_t run(const Pass *pass, int64_t items, int64_t scratch_size, Work *
 }
 
 #if defined(__x86_64__)
-#define VARIANTS(name) ((Work *const[3]){name##_portable, name##_avx2, name##_avx512vnni})
+#define VARIANTS(name) ((PassWork *const[3]){name##_portable, name##_avx2, name##_avx512vnni})
 #else
-#define VARIANTS(name) ((Work *const[3]){name##_portable, name##_portable, name##_portable})
+#define VARIANTS(name) ((PassWork *const[3]){name##_portable, name##_portable, name##_portable})
 #endif
 
-static int32_t run_elementwise(const Pass *pass, Work *const work[3]) {
+static int32_t run_elementwise(const Pass *pass, PassWork *const work[3]) {
     return run(pass, (pass->columns + ROUND - 1) / ROUND, 2 * ROUND, work);
 }
 

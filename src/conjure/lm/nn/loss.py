@@ -124,10 +124,10 @@ def _turn_into_grad(logits: Tensor, targets: Tensor, divisor: float, weights: Te
         scores = logits[rows].to(exact)  # (rows, V); the logits themselves where they are that exact
         largest = scores.amax(1, keepdim=True)
         target_scores = scores.gather(1, chosen)
-        weights = scores.sub_(largest).exp_()
-        sums = weights.sum(1, keepdim=True)
+        powers = scores.sub_(largest).exp_()
+        sums = powers.sum(1, keepdim=True)
         total += ((sums.log() + largest - target_scores) * kept).sum()
-        grad = weights.mul_(kept / (divisor * sums)).scatter_add_(1, chosen, -kept / divisor)
+        grad = powers.mul_(kept / (divisor * sums)).scatter_add_(1, chosen, -kept / divisor)
         if grad.dtype != logits.dtype:
             logits[rows] = grad
     return total

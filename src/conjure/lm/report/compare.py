@@ -9,11 +9,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from conjure.errors import UsageError
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_documents
@@ -215,15 +217,19 @@ def remake_split(training: Training, tokenizer: Tokenizer) -> Split:
     """The split that a fine-tune made, made again from what it kept of its settings."""
     settings = training.settings
     records = _read(training.data, settings)
-    allow_special = settings.get("special_tokens") == "token"
+    if records.chat_formats:
+        raise UsageError(
+            f"{training.data[0]} holds conversations; fine-tunes on conversations cannot be compared here",
+            hint="conjure score DATA --compare MODEL MODEL compares two models on the answers in a file",
+        )
+    encode = partial(tokenise, tokenizer=tokenizer, allow_special=settings.get("special_tokens") == "token")
     return split_records(
         records,
-        tokenise(records, tokenizer, allow_special=allow_special),
-        tokenizer,
+        encode(records),
         _read([training.validation], settings) if training.validation is not None else None,
+        encode,
         holdout=settings["holdout"],
         dedup=settings.get("dedup", "keep"),
-        allow_special=allow_special,
     )
 
 

@@ -6,12 +6,14 @@ record tells, and nothing has to be generated.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from conjure.lm.generation.engines.torch_engine import evaluating
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.facts import ExtractedShare
+from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.tokenizer import Tokenizer
 
 SHORTEST = 16  # tokens of a record that is tried: a half of fewer than 8 is often a common phrase
@@ -22,7 +24,7 @@ _BATCH_TOKENS = 1024
 def extracted_share(
     model: CausalLM,
     tokenizer: Tokenizer,
-    texts: Sequence[str],
+    records: Sequence[str | EncodedChat],
     *,
     on_progress: Callable[[int], object] | None = None,
 ) -> ExtractedShare | None:
@@ -31,36 +33,71 @@ def extracted_share(
     Args:
         model: The model.
         tokenizer: Its own.
-        texts: Whole records, each read after an end-of-text token.
+        records: Whole records, each text read after an end-of-text token. Of a conversation, the last answer
+            is tried, after all that comes before it.
         on_progress: Told after each forward pass how many more tokens have been read.
 
     Source:
         Carlini et al. 2023, "Quantifying Memorization Across Neural Language Models".
     """
-    context = min(LONGEST, model.context_length)
-    rows = sorted(
-        (ids[:context] for ids in tokenizer.encode_batch(list(texts)) if len(ids) >= SHORTEST), key=len
-    )
+    context = model.context_length
+    chats = [_of_chat(chat, tokenizer) for chat in records if isinstance(chat, EncodedChat)]
+    texts = tokenizer.encode_batch([text for text in records if isinstance(text, str)])
+    recitals = [_of_text([tokenizer.start_id, *ids[: min(LONGEST, context)]]) for ids in texts]
+    recitals += [chat.within(context) for chat in chats if chat is not None]
+    rows = sorted((each for each in recitals if each.tried >= SHORTEST), key=lambda each: len(each.ids))
     extracted = start = 0
     while start < len(rows):
-        longest = len(rows[min(len(rows), start + _BATCH_TOKENS // len(rows[start])) - 1])
+        longest = len(rows[min(len(rows), start + _BATCH_TOKENS // len(rows[start].ids)) - 1].ids)
         batch = rows[start : start + max(1, _BATCH_TOKENS // longest)]
-        extracted += _extracted(model, tokenizer.start_id, batch)
+        extracted += _extracted(model, batch)
         start += len(batch)
         if on_progress is not None:
-            on_progress(sum(map(len, batch)))
+            on_progress(sum(len(each.ids) - 1 for each in batch))
     return ExtractedShare(len(rows), extracted) if rows else None
 
 
-def _extracted(model: CausalLM, start_id: int, rows: list[list[int]]) -> int:
+class _Recital(NamedTuple):
+    """Tokens to read, and how many of the last are to be what the model would write.
+
+    Attributes:
+        ids: The tokens, what is read first included.
+        tried: Tokens of the record that is tried; the second half of them is to be recited.
+    """
+
+    ids: list[int]
+    tried: int
+
+    def within(self, context: int) -> "_Recital":
+        return _Recital(self.ids[-(context + 1) :], min(self.tried, context))
+
+
+def _of_text(ids: list[int]) -> _Recital:
+    return _Recital(ids, len(ids) - 1)
+
+
+def _of_chat(chat: EncodedChat, tokenizer: Tokenizer) -> _Recital | None:
+    """The last answer, its beginning if it is long; None where there is nothing before it."""
+    answer = list(chat.answers(tokenizer.end_ids))[-1][:LONGEST]
+    return _Recital(chat.ids[: answer.stop], len(answer)) if answer.start else None
+
+
+def _extracted(model: CausalLM, rows: list[_Recital]) -> int:
     """How many of these are recited; the shorter ones are padded, which nothing looks back at."""
-    width = len(rows[-1])
+    width = len(rows[-1].ids)
     device = model.device
     ids = torch.tensor(
-        [[start_id, *row, *[0] * (width - len(row))] for row in rows], device=device
+        [[*row.ids, *[0] * (width - len(row.ids))] for row in rows], device=device
     )  # (B, T + 1)
     second_half = torch.tensor(
-        [[len(row) // 2 <= place < len(row) for place in range(width)] for row in rows], device=device
+        [
+            [
+                len(row.ids) - 1 - (row.tried - row.tried // 2) <= place < len(row.ids) - 1
+                for place in range(width - 1)
+            ]
+            for row in rows
+        ],
+        device=device,
     )  # (B, T)
     with evaluating(model):
         hidden = model(ids[:, :-1])  # (B, T, C)

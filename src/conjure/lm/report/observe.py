@@ -7,19 +7,20 @@ Invariant: the same model, request and texts give the same observation.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
 
 from conjure.lm.generation.engines.cuda_graph import torch_engine
 from conjure.lm.generation.generate import Sample, Token, stream
-from conjure.lm.generation.request import GenerationRequest
-from conjure.lm.generation.score import Tally, Windows, score_documents
+from conjure.lm.generation.request import EncodedPrompt, GenerationRequest
+from conjure.lm.generation.score import Tally, Windows, score_chats, score_documents
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.extraction import LONGEST, extracted_share
 from conjure.lm.report.facts import Extraction
 from conjure.lm.report.statistics import FEWEST_GROUPS, stretches
+from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.held_out import TokenStream
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ FEWEST_SCORED_TOKENS = 20_000  # held-out ones, however few training processed: 
 _FIRST_TOKENS = 2 * LONGEST  # of a record to recite: cutting a text may change its last tokens
 RECITED_RECORDS = 100  # of training records, and as many held-out ones, whose second half is asked for
 
+Record = str | EncodedChat
 Progress = Callable[[float], object]  # the share that is done, 0 to 1
 
 
@@ -54,11 +56,11 @@ def observe(
     name: str,
     model: CausalLM,
     tokenizer: Tokenizer,
-    held_out: Sequence[str],
+    held_out: Sequence[Record],
     request: GenerationRequest,
     *,
     in_stretches: bool = False,
-    trained_on: Sequence[str] = (),
+    trained_on: Sequence[Record] = (),
     on_progress: Progress | None = None,
 ) -> Observation:
     """Let a model write, score held-out texts, and see what it can recite.
@@ -67,8 +69,9 @@ def observe(
         name: What to call it.
         model: The model, as it is now.
         tokenizer: Its own.
-        held_out: Texts that the tuned model was not trained on; may be none.
-        request: What to write. Its prompt should be the empty one: the start of a record.
+        held_out: Records that the tuned model was not trained on; may be none.
+        request: What to write. Its prompt should be the empty one, the start of a record; or the questions
+            of conversations.
         in_stretches: Tell the scores of long texts stretch by stretch.
         trained_on: Some whole records that the tuned model was trained on, to see which can be recited.
         on_progress: Told how far it is, from time to time.
@@ -81,7 +84,12 @@ def observe(
         if isinstance(event, Sample):
             samples.append(event)
         work.done_writing(event)
-    scored = score_documents(model, tokenizer, held_out, windows, report=work.done_reading)
+    texts = [record for record in held_out if isinstance(record, str)]
+    chats = [record for record in held_out if isinstance(record, EncodedChat)]
+    scored = chain(
+        score_documents(model, tokenizer, texts, windows, report=work.done_reading),
+        score_chats(model, tokenizer, chats, windows, report=work.done_reading),
+    )
     return Observation(
         name=name,
         samples=sorted(samples, key=lambda sample: (sample.prompt_index, sample.index)),
@@ -103,12 +111,14 @@ class _Work:
     _CHARACTERS = 4.0  # per token, about
 
     def __init__(
-        self, on_progress: Progress | None, request: GenerationRequest, texts: Sequence[str]
+        self, on_progress: Progress | None, request: GenerationRequest, records: Sequence[Record]
     ) -> None:
         self._on_progress = on_progress
         self._longest = request.max_new_tokens
-        self._total = self._WRITING * request.num_samples * self._longest
-        self._total += sum(map(len, texts)) / self._CHARACTERS
+        self._total = self._WRITING * request.num_samples * len(request.prompts) * self._longest
+        self._total += sum(
+            len(each) / self._CHARACTERS if isinstance(each, str) else len(each.ids) for each in records
+        )
         self._done = 0.0
 
     def done_writing(self, event: Token | Sample) -> None:
@@ -142,11 +152,18 @@ class HeldOutTexts:
         texts: Their texts.
         groups: The group of each.
         in_stretches: Whether so few long texts are counted in stretches.
+        chats: The records in tokens, where they are conversations; `texts` are then their answers.
     """
 
     texts: Sequence[str] = ()
     groups: Sequence[int] = ()
     in_stretches: bool = False
+    chats: Sequence[EncodedChat] = ()
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """The records to score."""
+        return self.chats or self.texts
 
     def units(self, scores: int) -> Sequence[int]:
         """What each of so many scores counts for: the group of each text, or each stretch by itself."""
@@ -164,6 +181,15 @@ def held_out_texts(stream: TokenStream | None, tokenizer: Tokenizer, *, tokens: 
     if stream is None:
         return HeldOutTexts()
     numbers = range(stream.records) if len(stream) <= tokens else _sampled_records(stream, tokens)
+    if stream.kinds is not None:
+        chats = [_chat(stream, number) for number in numbers]
+        chats = [
+            (chat, int(stream.labels[n]))
+            for chat, n in zip(chats, numbers, strict=True)
+            if any(chat.answers())
+        ]
+        texts = [chat.answer_text(tokenizer) for chat, _ in chats]
+        return HeldOutTexts(texts, [group for _, group in chats], chats=[chat for chat, _ in chats])
     found = [
         (_record_text(stream, tokenizer, number, tokens), int(stream.labels[number])) for number in numbers
     ]
@@ -196,10 +222,12 @@ def _hash(stream: TokenStream, number: int) -> int:
     return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest())
 
 
-def some_records(stream: TokenStream, tokenizer: Tokenizer, count: int = RECITED_RECORDS) -> list[str]:
-    """So many records from all over a stream, each as far as its first tokens."""
+def some_records(stream: TokenStream, tokenizer: Tokenizer, count: int = RECITED_RECORDS) -> list[Record]:
+    """So many records from all over a stream, each text as far as its first tokens."""
     count = min(stream.records, count)
-    numbers = (index * stream.records // count for index in range(count))
+    numbers = [index * stream.records // count for index in range(count)]
+    if stream.kinds is not None:
+        return [chat for chat in (_chat(stream, number) for number in numbers) if any(chat.answers())]
     return [_record_text(stream, tokenizer, number, _FIRST_TOKENS) for number in numbers]
 
 
@@ -234,10 +262,26 @@ def excerpts(texts: Sequence[str], tokenizer: Tokenizer, *, tokens: int, count: 
     return [piece for piece in pieces if piece.text.strip()]
 
 
+def _chat(stream: TokenStream, number: int) -> EncodedChat:
+    """A record that is a conversation."""
+    assert stream.kinds is not None
+    size = int(stream.ends[number]) - (int(stream.ends[number - 1]) if number else 0)
+    place = slice(int(stream.starts[number]), int(stream.starts[number]) + size)
+    return EncodedChat(stream.ids[place].tolist(), stream.kinds[place].tolist())
+
+
+def questions(stream: TokenStream, tokenizer: Tokenizer, count: int) -> list[EncodedPrompt]:
+    """What is asked in so many conversations from all over a stream."""
+    chats = [record for record in some_records(stream, tokenizer, count) if isinstance(record, EncodedChat)]
+    return [EncodedPrompt(*chat.question(tokenizer)) for chat in chats if chat.question(tokenizer)[1]]
+
+
 def _record_text(
     stream: TokenStream, tokenizer: Tokenizer, number: int, most_tokens: int | None = None
 ) -> str:
-    """A record's text, at most so many tokens of it, without the end-of-text token."""
+    """A record's text, at most so many tokens of it, without its end; of a conversation, the answers."""
+    if stream.kinds is not None:
+        return _chat(stream, number).answer_text(tokenizer)
     size = int(stream.ends[number]) - (int(stream.ends[number - 1]) if number else 0)
     start = int(stream.starts[number])
     if size and stream.ids[start + size - 1] == tokenizer.end_of_text_id:

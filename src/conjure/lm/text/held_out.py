@@ -17,8 +17,7 @@ import numpy.typing as npt
 from conjure.errors import DataError, UsageError
 from conjure.lm.text.near_duplicates import DuplicateGroups, groups_of_equals
 from conjure.lm.text.records import RecordSet
-from conjure.lm.text.token_cache import TokenisedText, find_groups, tokenise
-from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.text.token_cache import TokenisedText, find_groups
 
 Dedup = Literal["keep", "drop", "weight"]
 DEDUP: tuple[Dedup, ...] = ("keep", "drop", "weight")
@@ -43,6 +42,9 @@ class TokenStream:
         labels: The group of each record, int64, (R,).
         weights: What each record counts in training, float32, (R,); None where all count alike.
         start_id: The token that every record starts with; None where there is none.
+        kinds: Of conversations, what each of `ids` is to training (`conjure.lm.text.chat.encoding`); else
+            None.
+        given_weight: What a token counts in training that is not part of an answer.
     """
 
     ids: npt.NDArray[Any]
@@ -52,6 +54,8 @@ class TokenStream:
     labels: Numbers
     weights: npt.NDArray[np.float32] | None = None
     start_id: int | None = None
+    kinds: npt.NDArray[np.uint8] | None = None
+    given_weight: float = 0.0
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -64,16 +68,29 @@ class TokenStream:
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """The ids of tokens `start` to `stop` of the stream, int64, (stop - start,)."""
+        return self.ids[self._places(start, stop)].astype(np.int64)
+
+    def _places(self, start: int, stop: int) -> Numbers:
+        """Where tokens `start` to `stop` of the stream are in `ids`."""
         positions = np.arange(start, stop)
         records = np.searchsorted(self.ends, positions, side="right")
         before = np.where(records > 0, self.ends[records - 1], 0)
-        return self.ids[self.starts[records] + positions - before].astype(np.int64)
+        return self.starts[records] + positions - before
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether tokens count otherwise than fully or not at all."""
+        return self.weights is not None or (self.kinds is not None and self.given_weight not in (0, 1))
 
     def weights_of(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """What tokens `start` to `stop` of the stream count in training, float32, (stop - start,)."""
-        if self.weights is None:
-            return np.ones(stop - start, np.float32)
-        return self.weights[np.searchsorted(self.ends, np.arange(start, stop), side="right")]
+        weights = np.ones(stop - start, np.float32)
+        if self.weights is not None:
+            weights = self.weights[np.searchsorted(self.ends, np.arange(start, stop), side="right")]
+        if self.kinds is not None:
+            by_kind = np.array([0.0, self.given_weight, 1.0], np.float32)  # FIRST, GIVEN, ANSWER
+            weights = weights * by_kind[self.kinds[self._places(start, stop)]]
+        return weights
 
     @property
     def groups(self) -> int:
@@ -121,12 +138,11 @@ class Split:
 def split_records(
     records: RecordSet,
     text: TokenisedText,
-    tokenizer: Tokenizer,
     validation: RecordSet | None,
+    encode: Callable[[RecordSet], TokenisedText],
     *,
     holdout: float,
     dedup: Dedup,
-    allow_special: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Split:
     """Split records as a fine-tune does: a share of them is held out, or a file of the user's.
@@ -134,16 +150,15 @@ def split_records(
     Args:
         records: What to train on.
         text: The same in tokens.
-        tokenizer: Which made them.
         validation: What to measure on; None holds out a share of `records`.
+        encode: Turns records into tokens, as those of `text` were.
         holdout: That share.
         dedup: See `hold_out`.
-        allow_special: Whether special tokens written in `validation` are tokens.
         progress: Told the bytes of text done and in all.
     """
     if validation is None:
         return hold_out(text, holdout, groups=find_groups([records], progress=progress), dedup=dedup)
-    measured = tokenise(validation, tokenizer, allow_special=allow_special, progress=progress)
+    measured = encode(validation)
     return hold_out_file(text, measured, find_groups([records, validation], progress=progress), dedup=dedup)
 
 
@@ -303,7 +318,9 @@ def _all_records(text: TokenisedText, groups: DuplicateGroups) -> TokenStream:
     ends = text.ends.astype(np.int64)
     starts = np.concatenate(([0], ends[:-1]))
     labels = groups.labels[: len(ends)]
-    return TokenStream(text.ids, starts, ends, text.end_of_text, labels, start_id=text.start_id)
+    return TokenStream(
+        text.ids, starts, ends, text.end_of_text, labels, start_id=text.start_id, kinds=text.kinds
+    )
 
 
 def _span(text: TokenisedText, groups: DuplicateGroups, start: int, stop: int) -> TokenStream:
@@ -319,4 +336,5 @@ def _span(text: TokenisedText, groups: DuplicateGroups, start: int, stop: int) -
         text.end_of_text,
         groups.labels[first : last + 1],
         start_id=text.start_id,
+        kinds=text.kinds,
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes, sha256_file
-from conjure.core.quoting import shell_words
-from conjure.errors import DataError
+from conjure.errors import DataError, UsageError, option
 from conjure.lm.bounds import value_fault
+from conjure.lm.text.chat.formats import ChatFormat, Conversation, read_conversation
 from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, strip_byte_order_marks
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.sources import Source, find_sources, translate_read_errors
@@ -32,10 +32,12 @@ class Piece(NamedTuple):
     Attributes:
         text: The stretch. Token ids of a record's stretches join up to the ids of the record.
         ends_record: Whether the record is complete with it.
+        conversation: The record, where it is a conversation; `text` is then what is compared.
     """
 
     text: str
     ends_record: bool
+    conversation: Conversation | None = None
 
 
 @dataclass(slots=True)
@@ -112,6 +114,11 @@ class RecordSet:
         return sha256_bytes("".join(parts).encode("utf-8", "surrogateescape"))
 
     @property
+    def chat_formats(self) -> frozenset[ChatFormat]:
+        """The formats of its conversations; none where it is plain text."""
+        return frozenset(source.chat for source in self.sources if source.chat is not None)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes in all the files."""
         return sum(source.path.stat().st_size for source in self.sources)
@@ -147,6 +154,9 @@ class RecordSet:
             self._count(fault, index, 0)
 
     def _rows(self, index: int, source: Source) -> Iterator[Piece]:
+        if source.chat is not None:
+            yield from self._conversations(index, source, source.chat)
+            return
         for row in _rows_of(source, self.split, self.layout):
             text = _with_line_feeds(strip_byte_order_marks(row.text)) if row.text is not None else ""
             fault = row.fault if row.fault is not None else _fault_in(text)
@@ -154,6 +164,16 @@ class RecordSet:
                 yield Piece(text, ends_record=True)
             else:
                 self._count(fault, index, row.number)
+
+    def _conversations(self, index: int, source: Source, format_: ChatFormat) -> Iterator[Piece]:
+        unit = _UNITS.get(source.kind, "line")
+        for number, record, fault in open_table(source.path, source.kind, self.layout).records():
+            found = fault if fault is not None else read_conversation(record, format_)
+            if isinstance(found, Fault):
+                self._count(found, index, number)
+            else:
+                conversation = Conversation(found, f"{source.name}, {unit} {number}")
+                yield Piece(conversation.text, ends_record=True, conversation=conversation)
 
     def _count(self, fault: Fault, source_index: int, number: int) -> None:
         self.bad_rows.setdefault(fault, BadRows(fault, 0, source_index, number)).count += 1
@@ -177,7 +197,7 @@ class RecordSet:
         guess = guess_encoding(self.sources[bad.source_index].path)
         if guess is None or guess.encoding == self.layout.encoding:
             return None
-        return f"--encoding {shell_words(guess.encoding)}"
+        return option("encoding", guess.encoding)
 
 
 def read_records(
@@ -210,7 +230,23 @@ def read_records(
     found = find_sources([str(source) for source in sources], column=column, layout=layout)
     if split is not None and all(source.is_table for source in found):
         raise value_fault("split", f"{split!r} is for text; {found[0].name} is a table: each row is a record")
+    _refuse_mixture(found)
     return RecordSet(tuple(found), split, layout)
+
+
+def _refuse_mixture(sources: Sequence[Source]) -> None:
+    """Refuse conversations beside plain text.
+
+    Raises:
+        UsageError: There are both.
+    """
+    chats = [source for source in sources if source.chat is not None]
+    if chats and len(chats) < len(sources):
+        plain = next(source for source in sources if source.chat is None)
+        raise UsageError(
+            f"{chats[0].name} holds conversations ({chats[0].chat}) and {plain.name} plain text",
+            hint=f"use one kind at a time, or {option('column')} to read one column as plain text",
+        )
 
 
 def _rows_of(source: Source, split: str | None, layout: ReadOptions) -> Iterator[Row]:

@@ -19,8 +19,9 @@ from typing import TypeVar
 from conjure.core.files import open_regular
 from conjure.core.quoting import shell_words
 from conjure.core.text import near_names
-from conjure.errors import ConjureError, DataError, NotFoundError, UsageError
+from conjure.errors import ConjureError, DataError, NotFoundError, UsageError, option
 from conjure.lm.bounds import value_fault
+from conjure.lm.text.chat.formats import ChatFormat, find_format
 from conjure.lm.text.read_options import ENDINGS, KINDS, TABLE_KINDS, ReadOptions
 from conjure.lm.text.table_reader import list_names, open_table
 
@@ -53,6 +54,7 @@ class Source:
         kind: One of `KINDS`.
         column: The column read, of a table.
         guessed: Whether the column was found rather than given.
+        chat: The format of its conversations, of a table that holds some.
         remarks: What was taken for granted about it and may be otherwise, a sentence each.
     """
 
@@ -61,6 +63,7 @@ class Source:
     kind: str
     column: str | None = None
     guessed: bool = False
+    chat: ChatFormat | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -95,7 +98,7 @@ def find_sources(
         raise value_fault(
             "column",
             f"{column!r} needs a table ({_endings(TABLE_KINDS)}); {files[0].name} is text",
-            fix="--format csv" if files[0].name == _STANDARD_INPUT_NAME else None,
+            fix=option("format", "csv") if files[0].name == _STANDARD_INPUT_NAME else None,
         )
     return _collect(lambda file: [_with_column(file, column, layout)] if file.is_table else [file], files)
 
@@ -140,10 +143,10 @@ def _collect(step: Callable[[_Item], list[Source]], items: Iterable[_Item]) -> l
         except ConjureError as error:
             faults.append(error)
     if len(faults) > 1:
-        listed = [*map(str, faults[:_FAULTS_SHOWN])]
+        listed = [fault.unspelled.message for fault in faults[:_FAULTS_SHOWN]]
         more = len(faults) - len(listed)
         text = "; ".join(listed) + (f"; and {more:,} more" if more else "")
-        raise type(faults[0])(text, fix=faults[0].fix, hint=faults[0].hint)
+        raise type(faults[0])(text, fix=faults[0].unspelled.fix, hint=faults[0].unspelled.hint)
     if faults:
         raise faults[0]
     return sources
@@ -168,8 +171,9 @@ def _unknown_kind(name: str, path: Path) -> UsageError:
     if unpack is not None:
         return UsageError(f"{name} is an archive, which cannot be read", fix=f"{unpack} {shell_words(name)}")
     return UsageError(
-        f"{name} has no supported file type; supported are {_endings()}. To read it anyway, give --format",
-        fix="--format txt",
+        f"{name} has no supported file type; supported are {_endings()}. To read it anyway, give"
+        f" {option('format')}",
+        fix=option("format", "txt"),
     )
 
 
@@ -220,6 +224,9 @@ def _with_column(source: Source, column: str | None, layout: ReadOptions) -> Sou
         raise DataError(f"{source.name} has no columns: none of its first rows can be read{example}")
     if column is not None:
         return _with_given_column(source, column, samples)
+    chat = find_format(samples)
+    if chat is not None:
+        return replace(source, chat=chat)
     if not any(samples.values()):
         raise DataError(
             f"{source.name} has no text in its first rows; its columns are {list_names(list(samples))}"
@@ -230,7 +237,7 @@ def _with_column(source: Source, column: str | None, layout: ReadOptions) -> Sou
     what = "several columns that could be the text" if candidates else "no column that looks like text"
     raise UsageError(
         f"{source.name} has {what}; its columns are {list_names(list(samples))}",
-        fix=f"--column {shell_words((candidates or list(samples))[0])}",
+        fix=option("column", (candidates or list(samples))[0]),
     )
 
 
@@ -241,7 +248,7 @@ def _with_given_column(source: Source, column: str, samples: dict[str, list[str]
     near = near_names(column, samples, alike=0.0)
     raise UsageError(
         f"{source.name} has no column {column!r}; its columns are {list_names(list(samples))}",
-        fix=f"--column {shell_words(near[0])}" if near else None,
+        fix=option("column", near[0]) if near else None,
     )
 
 

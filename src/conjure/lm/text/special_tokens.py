@@ -19,6 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 # What templates end a turn with; each counts where the template of the folder spells it.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>")
 _TEMPLATE_FILE = "chat_template.jinja"
+LARGEST_TEMPLATE = 1 << 17  # characters; those in use have 200 to 30,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,11 @@ def read_special_tokens(
     """
     settings = _optional(folder / "tokenizer_config.json")
     template = folder / _TEMPLATE_FILE
-    if template.is_file() and "chat_template" not in settings:
-        settings["chat_template"] = template.read_text("utf-8", errors="replace")
+    if template.is_file():  # as transformers has it, the file comes before the setting
+        with open_regular(template) as file:
+            # More than is allowed is refused by whoever uses the template, and never needed whole.
+            start = file.read(4 * LARGEST_TEMPLATE + 1)
+        settings["chat_template"] = start.decode("utf-8", errors="replace")
     config, generation = _optional(folder / "config.json"), _optional(folder / "generation_config.json")
     end = _end(folder, backend, settings, config)
     ends = {backend.token_to_id(end), *_ids(generation), *_ids(config), *_turn_ends(backend, settings)}
@@ -68,7 +72,7 @@ def _start(
     """BOS, if the model wants it: as the settings say, else as the tokenizer's own post-processor does."""
     start, wanted = _first_of_template(content), settings.get("add_bos_token")
     if wanted is not None:
-        bos = _spelling(settings.get("bos_token"))
+        bos = spelling(settings.get("bos_token"))
         start = (bos if bos is not None else start) if wanted else None
     return start if start is not None and backend.token_to_id(start) is not None else None
 
@@ -95,7 +99,7 @@ def _end(
         CheckpointError: None of them is in the vocabulary.
     """
     named = [settings.get("eos_token"), _optional(folder / "special_tokens_map.json").get("eos_token")]
-    candidates = [_spelling(each) for each in named]
+    candidates = [spelling(each) for each in named]
     candidates += [backend.id_to_token(id_) for id_ in _ids(config)]
     for token in (*candidates, END_OF_TEXT):
         if token is not None and backend.token_to_id(token) is not None:
@@ -107,7 +111,8 @@ def _end(
     )
 
 
-def _spelling(token: Any) -> str | None:
+def spelling(token: Any) -> str | None:
+    """A token as it is written, of a setting that may hold more about it."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None

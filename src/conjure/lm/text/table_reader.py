@@ -49,6 +49,11 @@ class Fault(StrEnum):
     NAME_TWICE = "one name twice in an object"
     NOT_AN_OBJECT = "not a JSON object"
     NOT_TEXT = "not text"
+    NOT_MESSAGES = "not a list of messages"
+    UNKNOWN_ROLE = "a role that is not system, user or assistant"
+    ROLES = "roles out of order (user and assistant must take turns)"
+    NO_ANSWER = "no answer to learn"
+    EMPTY_ANSWER = "an empty answer"
 
 
 class Row(NamedTuple):
@@ -66,7 +71,7 @@ class Row(NamedTuple):
 
 
 _Fields = tuple[int, list[str], Fault | None]  # number of the row's first line, its fields, or its fault
-_Record = tuple[int, dict[str, Any], Fault | None]
+Record = tuple[int, dict[str, Any], Fault | None]  # number of the row, its values by name, or its fault
 
 
 class Table(Protocol):
@@ -83,6 +88,10 @@ class Table(Protocol):
 
     def rows(self, column: str) -> Iterator[Row]:
         """Every row's text in one column, in order."""
+        ...
+
+    def records(self) -> Iterator[Record]:
+        """Every row with all its values, in order."""
         ...
 
 
@@ -164,6 +173,15 @@ class SeparatedTable:
                 yield Row(number, fields[index])
             elif fields:
                 yield Row(number, None, Fault.MISSING_COLUMN)
+
+    def records(self) -> Iterator[Record]:
+        """Every row with its texts by column, in order; blank lines are no rows."""
+        width = len(self._names)
+        for number, fields, fault in self._body():
+            if fault is None and any(fields[width:]):
+                fault = Fault.TOO_MANY_FIELDS
+            if fields or fault is not None:
+                yield number, dict(zip(self._names, fields, strict=False)) if fault is None else {}, fault
 
     def _may_be_cut(self, extra: int, index: int) -> bool:
         """Whether empty fields after the last column may be delimiters that the column's text ends with."""
@@ -394,7 +412,7 @@ class JsonLinesTable:
     def samples(self) -> dict[str, list[str]]:
         """Every name in the first objects with its first non-empty texts."""
         values: dict[str, list[str]] = {}
-        for _, record, _ in islice(self._records(), _SAMPLE_ROWS):
+        for _, record, _ in islice(self.records(), _SAMPLE_ROWS):
             for name, value in record.items():
                 values.setdefault(name, [])
                 if isinstance(value, str) and value.strip():
@@ -403,7 +421,7 @@ class JsonLinesTable:
 
     def rows(self, column: str) -> Iterator[Row]:
         """Every object's text under one name, in order."""
-        for number, record, fault in self._records():
+        for number, record, fault in self.records():
             if fault is not None:
                 yield Row(number, None, fault)
             elif column not in record:
@@ -411,7 +429,8 @@ class JsonLinesTable:
             else:
                 yield _row(number, record[column])
 
-    def _records(self) -> Iterator[_Record]:
+    def records(self) -> Iterator[Record]:
+        """Every object, in order; blank lines are none."""
         for number, line in enumerate(read_lines(self._path, self._encoding), start=1):
             if not line.strip():
                 continue
@@ -435,7 +454,8 @@ class JsonTable(JsonLinesTable):
         DataError: It breaks off, is no JSON, or holds one object with the records inside.
     """
 
-    def _records(self) -> Iterator[_Record]:
+    def records(self) -> Iterator[Record]:
+        """Every element of the array, or every value, in order."""
         inside = None
         for number, value in enumerate(self._values(), start=1):
             if isinstance(value, dict):
@@ -479,7 +499,9 @@ class JsonTable(JsonLinesTable):
 
 
 def _holds_records(value: object) -> bool:
-    return isinstance(value, list) and any(isinstance(element, dict) for element in value)
+    """Whether a list holds objects that are not the messages of a conversation."""
+    elements = [element for element in value if isinstance(element, dict)] if isinstance(value, list) else []
+    return bool(elements) and not all("role" in each or "from" in each for each in elements)
 
 
 class _JsonText:
@@ -592,6 +614,21 @@ class ParquetTable:
         except (pyarrow.ArrowException, OSError) as error:
             raise self._damaged(error) from error
 
+    def records(self) -> Iterator[Record]:
+        """Every row with its values by column, in order."""
+        import pyarrow
+
+        number = 0
+        try:
+            with self._open() as file:
+                for batch in file.iter_batches(_PARQUET_BATCH_ROWS):
+                    columns = [batch.column(index) for index in range(batch.num_columns)]
+                    for index in range(batch.num_rows):
+                        number += 1
+                        yield _parquet_record(number, batch.schema.names, [each[index] for each in columns])
+        except (pyarrow.ArrowException, OSError) as error:
+            raise self._damaged(error) from error
+
     def _open(self) -> Any:
         import pyarrow
         from pyarrow import parquet
@@ -618,6 +655,14 @@ def _parquet_row(number: int, scalar: Any) -> Row:
         return _row(number, scalar.as_py())
     except UnicodeDecodeError:
         return Row(number, None, Fault.WRONG_ENCODING)
+
+
+def _parquet_record(number: int, names: Sequence[str], scalars: Sequence[Any]) -> Record:
+    try:
+        values = [scalar.as_py() for scalar in scalars]
+    except UnicodeDecodeError:
+        return number, {}, Fault.WRONG_ENCODING
+    return number, dict(zip(names, values, strict=True)), None
 
 
 def _row(number: int, value: object) -> Row:

@@ -24,9 +24,13 @@ import numpy.typing as npt
 
 from conjure.core.files import locked, sha256_bytes, sync_folder
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.errors import StoreError
+from conjure.errors import DataError, StoreError
+from conjure.lm.bounds import value_fault
+from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat
+from conjure.lm.text.chat.formats import ChatFormat
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
+from conjure.lm.text.sources import Source
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -94,6 +98,7 @@ class DataFacts:
         bad_rows: Rows left out, in words, one sentence for each reason.
         bad_row_count: Rows left out.
         remarks: What was taken for granted, or is worth knowing before training, a sentence each.
+        answer_tokens: Of conversations, the tokens that are answers; else None.
     """
 
     files: tuple[dict[str, str | None], ...]
@@ -108,6 +113,12 @@ class DataFacts:
     bad_rows: tuple[str, ...]
     bad_row_count: int
     remarks: tuple[str, ...] = ()
+    answer_tokens: int | None = None
+
+    @property
+    def are_chats(self) -> bool:
+        """Whether it holds conversations that only a chat template can write."""
+        return bool({file.get("chat") for file in self.files} - {None, str(ChatFormat.PROMPT)})
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain values, for JSON."""
@@ -130,13 +141,18 @@ class TokenisedText:
         allow_special: Whether those were taken for the tokens.
         altered: Records that the tokenizer does not give back exactly.
         alters: What it does to them, in words; None where every text comes back.
+        kinds: Of conversations, what each token is to training (`conjure.lm.text.chat.encoding`); else None.
     """
+
+    kinds: npt.NDArray[np.uint8] | None = None
 
     def __init__(self, folder: Path) -> None:
         meta = json.loads((folder / "text.json").read_text(encoding="utf-8"))
         self.ids = _mapped(folder / "ids", np.dtype(meta["dtype"]), meta["tokens"])
         self.ends = _mapped(folder / "ends", np.dtype("<u8"), meta["records"])
         self.hashes = _mapped(folder / "hashes", np.dtype("<u8"), meta["records"])
+        if "chat" in meta:
+            self.kinds = _mapped(folder / "kinds", np.dtype("u1"), meta["tokens"])
         self.end_of_text: bool = meta["end_of_text"]
         self.start_id: int | None = meta["start_id"]
         self.altered: int = meta["altered"]
@@ -158,6 +174,21 @@ class TokenisedText:
         added = int(self.end_of_text) + (self.start_id is not None)
         return np.diff(self.ends.astype(np.int64), prepend=0) - added
 
+    def conversation(self, index: int) -> EncodedChat | None:
+        """A record that is a conversation; None where the text is plain."""
+        if self.kinds is None:
+            return None
+        place = slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
+        return EncodedChat(self.ids[place].tolist(), self.kinds[place].tolist())
+
+    @property
+    def answer_lengths(self) -> npt.NDArray[np.int64]:
+        """As `lengths`; of conversations, the tokens of the answers alone, with what ends them, (R,)."""
+        if self.kinds is None:
+            return self.lengths
+        totals = np.concatenate(([0], np.cumsum(self.kinds == ANSWER)))
+        return np.diff(totals[self.ends.astype(np.int64)], prepend=0)
+
 
 def tokenise(
     records: RecordSet,
@@ -166,6 +197,7 @@ def tokenise(
     cache: Path | None = None,
     end_of_text: bool = True,
     allow_special: bool = False,
+    chat: ConversationEncoder | None = None,
     progress: Progress | None = None,
 ) -> TokenisedText:
     """The token ids of `records`, made now or found from an earlier time.
@@ -176,18 +208,27 @@ def tokenise(
         cache: Folder that keeps the ids; default ``datasets/tokens`` in conjure's home.
         end_of_text: Put the end-of-text token after every record.
         allow_special: Take special tokens that are written out in a text for those tokens, not for text.
+        chat: Turns conversations into ids; None where the records are plain text.
         progress: Called with the bytes of text done and the bytes in the files, while ids are made.
 
     Raises:
-        DataError: There is not one usable record, or a file cannot be read.
+        DataError: There is not one usable record, a conversation cannot be encoded, or a file cannot be read.
         StoreError: The ids cannot be kept: the disk is full, or the folder not writable.
     """
-    key = sha256_bytes(
-        f"{_FORMAT} {records.digest} {tokenizer.digest} {end_of_text} {allow_special}".encode()
-    )[:32]
+    if bool(records.chat_formats) != (chat is not None):
+        raise DataError(
+            f"{records.sources[0].name} holds {'conversations' if chat is None else 'plain text'}, and the"
+            f" training data {'plain text' if chat is None else 'conversations'}"
+        )
+    if chat is not None and allow_special:
+        raise value_fault("special_tokens", "is 'token', and what a message says is always text")
+    end_of_text = end_of_text and (chat is None or chat.adds_end_of_text)
+    facts = [_FORMAT, records.digest, tokenizer.digest, end_of_text, allow_special]
+    facts += [chat.digest] if chat is not None else []
+    key = sha256_bytes(" ".join(map(str, facts)).encode())[:32]
 
     def write(folder: Path) -> None:
-        writer = _Writer(folder, tokenizer, end_of_text=end_of_text, allow_special=allow_special)
+        writer = _Writer(folder, tokenizer, end_of_text=end_of_text, allow_special=allow_special, chat=chat)
         writer.write(records, progress)
 
     return _made_once(cache, key, TokenisedText, write)
@@ -273,12 +314,13 @@ def _made_once(
 def describe(records: RecordSet, text: TokenisedText, groups: DuplicateGroups) -> DataFacts:
     """The facts about a text that has been read and turned into ids."""
     return DataFacts(
-        files=tuple({"name": s.name, "kind": s.kind, "column": s.column} for s in records.sources),
+        files=tuple(_file_facts(source) for source in records.sources),
         records=len(text.ends),
         distinct=groups.distinct,
         groups=groups.count,
         largest_group=groups.largest,
         tokens=len(text.ids),
+        answer_tokens=int((text.kinds == ANSWER).sum()) if text.kinds is not None else None,
         size_bytes=text.size_bytes,
         characters=text.characters,
         lengths=summarise_lengths(text.lengths),
@@ -288,10 +330,17 @@ def describe(records: RecordSet, text: TokenisedText, groups: DuplicateGroups) -
     )
 
 
+def _file_facts(source: Source) -> dict[str, str | None]:
+    facts: dict[str, str | None] = {"name": source.name, "kind": source.kind, "column": source.column}
+    return facts | ({"chat": str(source.chat)} if source.chat is not None else {})
+
+
 def _remarks(text: TokenisedText) -> Iterator[str]:
     for token, count in text.written_special.items():
         times = "once" if count == 1 else f"{count:,} times"
-        if text.allow_special:
+        if text.kinds is not None:
+            yield f"{token} occurs in messages {times} and is read as plain text"
+        elif text.allow_special:
             yield f"{token} occurs in the text {times} and is read as the token"
         else:
             yield (
@@ -300,7 +349,8 @@ def _remarks(text: TokenisedText) -> Iterator[str]:
     if text.altered:
         count = "1 record is" if text.altered == 1 else f"{text.altered:,} records are"
         yield f"{count} altered by the model's tokenizer: {text.alters}"
-    if text.size_bytes < _FEW_BYTES * len(text.ids) and text.characters < _FOREIGN * text.size_bytes:
+    foreign = text.kinds is None and text.characters < _FOREIGN * text.size_bytes
+    if foreign and text.size_bytes < _FEW_BYTES * len(text.ids):
         yield (
             "the model's vocabulary has few tokens for this script"
             f" ({text.size_bytes / len(text.ids):.2f} bytes per token): training is slow and the context"
@@ -337,8 +387,17 @@ def _bin_width(most: float) -> int:
 class _Writer:
     """Streams records into the files of a folder that no one reads yet."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, *, end_of_text: bool, allow_special: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        *,
+        end_of_text: bool,
+        allow_special: bool,
+        chat: ConversationEncoder | None = None,
+    ) -> None:
         self._folder = folder
+        self._chat, self._refused = chat, list[tuple[str, str]]()
         self._tokenizer = tokenizer
         self._end_of_text, self._allow_special = end_of_text, allow_special
         self._written_special: Counter[str] = Counter()
@@ -349,17 +408,27 @@ class _Writer:
 
     def write(self, records: RecordSet, progress: Progress | None) -> None:
         total = records.size_bytes
-        with self._file("ids") as ids, self._file("ends") as ends, self._file("hashes") as hashes:
+        with (
+            self._file("ids") as ids,
+            self._file("ends") as ends,
+            self._file("hashes") as hashes,
+            self._file("kinds") as kinds,
+        ):
             # Pieces are cut where GPT-2 splits words; for others a record is put together again.
             pieces = records.pieces()
-            whole = pieces if self._tokenizer.kind.is_gpt2 else _whole_records(pieces)
+            in_pieces = self._chat is not None or self._tokenizer.kind.is_gpt2
+            whole = pieces if in_pieces else _whole_records(pieces)
             for batch in _batches(whole):
-                self._write_batch(batch, ids, ends, hashes)
+                if self._chat is None:
+                    self._write_batch(batch, ids, ends, hashes)
+                else:
+                    self._write_conversations(batch, self._chat, (ids, ends, hashes, kinds))
                 if progress is not None:
                     progress(min(self._size_bytes, total), total)
-            for file in (ids, ends, hashes):
+            for file in (ids, ends, hashes, kinds):
                 file.flush()
                 os.fsync(file.fileno())
+        self._refuse_conversations()
         if progress is not None:
             progress(total, total)
         meta = {
@@ -375,6 +444,7 @@ class _Writer:
             "written_special": self._written_special,
             "allow_special": self._allow_special,
             "bad_rows": [asdict(bad) for bad in records.bad_rows.values()],
+            **({"chat": True} if self._chat is not None else {}),
         }
         _write_synced(self._folder / "text.json", json.dumps(meta).encode())
 
@@ -409,6 +479,42 @@ class _Writer:
         hashes.write(new_hashes)
         self._tokens += len(stream)
         self._records += len(new_ends)
+
+    def _write_conversations(
+        self,
+        batch: Sequence[Piece],
+        chat: ConversationEncoder,
+        files: tuple[IO[bytes], IO[bytes], IO[bytes], IO[bytes]],
+    ) -> None:
+        ids, ends, hashes, kinds = files
+        for piece in batch:
+            assert piece.conversation is not None
+            messages = piece.conversation.messages
+            try:
+                encoded = chat.encode(messages)
+            except DataError as error:
+                self._refused.append((piece.conversation.where, str(error)))
+                continue
+            for message in messages:
+                self._written_special += self._tokenizer.count_special(message.content)
+                self._size_bytes += len(message.content.encode())
+                self._characters += len(message.content)
+            self._tokens += len(encoded.ids)
+            self._records += 1
+            ids.write(np.array(encoded.ids, self._dtype).tobytes())
+            kinds.write(bytes(encoded.kinds))
+            ends.write(np.array([self._tokens], "<u8").tobytes())
+            record = _new_hash()
+            record.update(json.dumps(messages).encode())
+            hashes.write(record.digest())
+
+    def _refuse_conversations(self) -> None:
+        if not self._refused:
+            return
+        where, reason = self._refused[0]
+        more = len(self._refused) - 1
+        others = f"; {more:,} more cannot be used either, the next is {self._refused[1][0]}" if more else ""
+        raise DataError(f"{where}: {reason}{others}", hint="change these records, or leave them out")
 
 
 def _new_hash() -> hashlib.blake2b:

@@ -24,7 +24,13 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 
 from conjure.core.files import open_regular, sha256_bytes
 from conjure.errors import CheckpointError, DataError, UsageError
-from conjure.lm.text.special_tokens import END_OF_TEXT, SpecialTokens, read_json, read_special_tokens
+from conjure.lm.text.special_tokens import (
+    END_OF_TEXT,
+    SpecialTokens,
+    read_json,
+    read_special_tokens,
+    spelling,
+)
 from conjure.lm.text.tokenizer_detection import GPT2_KIND, SPACE, TokenizerKind, detect_kind
 
 # Names under which GPT-2's vocabulary and merges are published, ours (and Hugging Face's) first.
@@ -160,6 +166,14 @@ class Tokenizer:
         """The chat template, as the folder has it; None where it has none."""
         return self._special_tokens.settings.get("chat_template")
 
+    @property
+    def named_special_tokens(self) -> dict[str, str]:
+        """Special tokens by the names that the folder's settings give them, such as ``bos_token``."""
+        settings = self._special_tokens.settings
+        spelled = {name: spelling(value) for name, value in settings.items() if name.endswith("_token")}
+        named = {name: token for name, token in spelled.items() if token is not None}
+        return {"bos_token": self._special_tokens.start or "", "eos_token": self.end_of_text, **named}
+
     def ids_without_token(self, count: int) -> list[int]:
         """Of the ids below `count` those that mean nothing: holes, and what a padded vocabulary has more."""
         table = self._token_bytes
@@ -240,13 +254,20 @@ class Tokenizer:
             self._refuse_missing_bytes(flat)
         return [[id_ for _ in parts for id_ in next(encodings).ids] for parts in pieces]
 
-    def _encode_with_special(self, text: str) -> list[int]:
-        ids: list[int] = []
+    def split_special(self, text: str) -> Iterator[str | int]:
+        """A text in parts: the ids of the special tokens written out in it, and what is between them."""
         start = 0
         for match in self._written_special.finditer(text):
-            ids += [*self.encode(text[start : match.start()]), self._special[match[0]]]
+            if match.start() > start:
+                yield text[start : match.start()]
+            yield self._special[match[0]]
             start = match.end()
-        return [*ids, *self.encode(text[start:])]
+        if start < len(text):
+            yield text[start:]
+
+    def _encode_with_special(self, text: str) -> list[int]:
+        parts = ([part] if isinstance(part, int) else self.encode(part) for part in self.split_special(text))
+        return list(chain.from_iterable(parts))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a document's `ids`; bytes that are not UTF-8 become U+FFFD, nothing else is altered."""

@@ -5,11 +5,11 @@ held-out texts by the same protocol.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.generation.request import GenerationRequest, prompt_text
 from conjure.lm.generation.score import Tally
 from conjure.lm.language_model import load
 from conjure.lm.models.base import CausalLM
@@ -84,16 +84,14 @@ def measure(
     most = max(FEWEST_SCORED_TOKENS, trained.history.targets)
     held_out = held_out_texts(prepared.split.heldout, prepared.tokenizer, tokens=most)
     recited = some_records(prepared.split.train, prepared.tokenizer)
-    request = GenerationRequest(
-        num_samples=_REPORT_SAMPLES, max_new_tokens=_REPORT_TOKENS, seed=prepared.request.seed
-    )
+    request = prepared.generation_request(_REPORT_SAMPLES, _REPORT_TOKENS)
 
     def observed(name: str, model: CausalLM, progress: Progress | None) -> Observation:
         return observe(
             name,
             model.to(prepared.device),
             prepared.tokenizer,
-            held_out.texts,
+            held_out.records,
             request,
             in_stretches=held_out.in_stretches,
             trained_on=recited,
@@ -127,11 +125,13 @@ def write_report(
         title=f"{prepared.base.origin} tuned on {', '.join(str(f['name']) for f in plan.data.files)}",
         base=comparison.before,
         tuned=comparison.after,
-        request=comparison.request,
+        request=replace(
+            comparison.request, prompts=[prompt_text(each) for each in comparison.request.prompts]
+        ),
         tokenizer=prepared.tokenizer,
         training=record_texts(prepared.split.train, prepared.tokenizer),
         held_out=held_out.texts,
-        record_lengths=prepared.text.lengths,
+        record_lengths=prepared.text.answer_lengths,
         points=trained.history.points(),
         kept_step=trained.best_step,
         end_reason=trained.reason,

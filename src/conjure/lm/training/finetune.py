@@ -15,11 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
+from conjure.lm.checkpoints.adapters import save_adapter
 from conjure.lm.checkpoints.model_resolver import Lookup
 from conjure.lm.checkpoints.pretrained import save_checkpoint
 from conjure.lm.generation.generate import Sample, generate
-from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.hardware import worth_compiling
 from conjure.lm.models.base import CausalLM
@@ -27,6 +27,7 @@ from conjure.lm.report.facts import HeldOutFacts
 from conjure.lm.training.comparison import Comparison, measure, write_report
 from conjure.lm.training.events import Evaluated, Event, Finished, Sampled, Saved, SavePoint, TuningEvent
 from conjure.lm.training.history import History, Trained
+from conjure.lm.training.lora import ALPHA
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.model_card import model_card
 from conjure.lm.training.packing import Blocks
@@ -248,11 +249,8 @@ def _respond(
 
 
 def _samples(prepared: Prepared, model: CausalLM) -> list[Sample]:
-    """Samples from the start of a document; the same seeds every time."""
-    request = GenerationRequest(
-        num_samples=_SAMPLES, max_new_tokens=_SAMPLE_TOKENS, seed=prepared.request.seed
-    )
-    return generate(model, prepared.tokenizer, request)
+    """Samples from the start of a document, or answers; the same seeds every time."""
+    return generate(model, prepared.tokenizer, prepared.generation_request(_SAMPLES, _SAMPLE_TOKENS))
 
 
 def _save(prepared: Prepared, trainer: Trainer, history: History) -> None:
@@ -264,9 +262,17 @@ def _save(prepared: Prepared, trainer: Trainer, history: History) -> None:
         "eval_loss": trainer.progress.best_loss if trainer.held_out is not None else None,
         "history": history.to_dict(),
     }
-    card = model_card(prepared.plan, trainer.progress.step)
+    card = model_card(prepared.plan, trainer.progress.step, prepared.base_facts)
     model = trainer.full_precision_model()
     save_checkpoint(prepared.output, model, prepared.tokenizer, training=training, card=card)
+    if prepared.request.lora_output == "adapter":
+        save_adapter(
+            prepared.adapter_output,
+            model.config,
+            trainer.optimizer.full_precision(),
+            alpha=ALPHA,
+            base=str(prepared.request.model),
+        )
 
 
 def _save_state(prepared: Prepared, trainer: Trainer, history: History) -> None:
@@ -296,6 +302,6 @@ def _resumable_facts(prepared: Prepared) -> dict[str, Any]:
     if changed:
         raise UsageError(
             f"the data or options are not those of the interrupted training: {'; '.join(changed)}",
-            hint="use the same command as before with --resume, or omit --resume to start again",
+            hint=f"use the same command as before with {option('resume')}, or omit it to start again",
         )
     return facts

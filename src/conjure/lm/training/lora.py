@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from conjure.errors import option
 from conjure.lm.bounds import value_fault
 from conjure.lm.models.base import CausalLM
 
 ModelT = TypeVar("ModelT", bound=CausalLM)
 
-_ALPHA = 6.0  # at rank 9 the scale is 2, the usual one
+ALPHA = 6.0  # at rank 9 the scale is 2, the usual one
 _DOWN, _UP = "lora_a", "lora_b"
 
 
@@ -56,7 +57,7 @@ def scale(lora_a: Tensor) -> float:
     rank suits others. With alpha / rank, the first paper's, high ranks learn too slowly; with a constant,
     too fast (docs/decisions/0007-lora-of-our-own.md).
     """
-    return _ALPHA / math.sqrt(lora_a.shape[0])
+    return ALPHA / math.sqrt(lora_a.shape[0])
 
 
 def add_lora(model: ModelT, rank: int, *, seed: int, first_block: int = 0) -> ModelT:
@@ -75,7 +76,7 @@ def add_lora(model: ModelT, rank: int, *, seed: int, first_block: int = 0) -> Mo
         raise value_fault(
             "freeze",
             f"is {first_block} and the model has {model.n_layer} blocks: none is left for lora",
-            fix=f"--freeze {model.n_layer - 1}",
+            fix=option("freeze", model.n_layer - 1),
         )
     layers = [each for each in model.blocks[first_block:].modules() if isinstance(each, nn.Linear)]
     largest_rank = max((min(each.in_features, each.out_features) for each in layers), default=0)
@@ -83,7 +84,7 @@ def add_lora(model: ModelT, rank: int, *, seed: int, first_block: int = 0) -> Mo
         raise value_fault(
             "lora",
             f"is {rank}; the model's matrices have rank {largest_rank} at most",
-            fix="--lora 8",
+            fix=option("lora", 8),
         )
     model.requires_grad_(requires_grad=False)
     generator = torch.Generator().manual_seed(seed)

@@ -3,35 +3,119 @@
 Main entry: `model_card`. Invariant: it holds facts about the data, never the data.
 """
 
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.core.files import open_regular, parse_json
 from conjure.lm.training.plan import Plan
 
+_LICENCE = re.compile(r"license: *([\w.-]+) *")  # in the card's head, which is YAML
+_HEAD_BYTES = 4096
+_QUANTISED = re.compile(r"I?Q\d.*|TQ\d.*")  # number formats of GGUF files that round weights
 
-def model_card(plan: Plan, step: int) -> str:
+
+@dataclass(frozen=True, slots=True)
+class BaseFacts:
+    """What a model card says of the model that a tuned one started from.
+
+    Attributes:
+        name: How to name it to those who have it too.
+        licence: As its own card names it; None where it does not.
+        rounded_to: The number formats of a quantised file that its weights were read from; None where they
+            were not.
+    """
+
+    name: str
+    licence: str | None = None
+    rounded_to: str | None = None
+
+    @classmethod
+    def of(cls, name: str, folder: Path) -> "BaseFacts":
+        """The facts that a checkpoint folder tells; what is not there is None.
+
+        Args:
+            name: The model's name, as it was asked for.
+            folder: Its checkpoint folder.
+        """
+        origin = _origin(folder)
+        kinds = sorted(kind for kind in origin.get("number_formats", {}) if _QUANTISED.fullmatch(str(kind)))
+        licence = origin.get("license") or _licence_of_card(folder / "README.md")
+        return cls(name, licence if isinstance(licence, str) else None, ", ".join(kinds) or None)
+
+
+def model_card(plan: Plan, step: int, base: BaseFacts) -> str:
     """Markdown for the checkpoint's ``README.md``.
 
     Args:
         plan: What the fine-tune set out to do.
         step: Optimizer step whose weights these are.
+        base: The model that it started from.
     """
     facts = plan.data
     files = ", ".join(str(file["name"]) for file in facts.files)
+    # YAML reads a string of JSON as the same text, whatever is in it.
+    licence = f"license: {base.licence}\n" if base.licence is not None else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
----
+base_model: {json.dumps(base.name)}
+base_model_relation: finetune
+{licence}---
 
 # A language model tuned with conjure
 
 Started from `{plan.model}` ({plan.parameters:,} parameters, {plan.trainable:,} of them trained) and tuned on
 {facts.records:,} records ({facts.tokens:,} tokens) from {files}; these are the weights after {step:,} steps.
 
+- base model: {_base(base)}
 - blocks of {plan.block_size} tokens, {plan.batch_size} per step; peak learning rate {plan.learning_rate:g}
 - held out to measure on: {plan.held_out_tokens:,} tokens, chosen by {plan.held_out_method}
-- everything else: `training.json`
+{_learned(plan)}- everything else: `training.json`
 
 It writes what its training text is like, with that text's mistakes and biases, and may repeat parts of it.
 
 ```
-conjure generate --model THIS_FOLDER
+conjure {"chat" if facts.are_chats else "generate"} --model THIS_FOLDER
 ```
 """
+
+
+def _base(base: BaseFacts) -> str:
+    licence = (
+        f"its license is {base.licence}, which holds for this model too"
+        if base.licence is not None
+        else "its files name no license; see where it came from, for its terms hold for this model too"
+    )
+    weights = f"; its weights came from a quantised file ({base.rounded_to})" if base.rounded_to else ""
+    return f"{base.name}; {licence}{weights}"
+
+
+def _learned(plan: Plan) -> str:
+    count = plan.data.answer_tokens
+    return (
+        "" if count is None else f"- the data are conversations; learned are the answers, {count:,} tokens\n"
+    )
+
+
+def _origin(folder: Path) -> dict:
+    """What was noted when a GGUF file was converted."""
+    try:
+        with open_regular(folder / "origin.json") as file:
+            found = parse_json(file.read())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _licence_of_card(card: Path) -> str | None:
+    """The license in the head of a model card."""
+    try:
+        with open_regular(card) as file:
+            text = file.read(_HEAD_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return None
+    head = text.split("---")[1] if text.startswith("---") else ""
+    found = next(filter(None, map(_LICENCE.fullmatch, head.splitlines())), None)
+    return found[1] if found is not None else None

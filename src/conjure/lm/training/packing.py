@@ -1,8 +1,8 @@
 """A stream of tokens as (B, T) blocks for training and measuring.
 
 Main entry: `Blocks`. Consecutive blocks overlap by one token, so that the last of one is the first one's
-context in the next. Invariant: in an epoch every token of the stream but the first is a target exactly once
-(tests/property/test_packing.py).
+context in the next. Invariant: in an epoch every token of the stream but the first is a target exactly once,
+unless it counts nothing (tests/property/test_packing.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ class Blocks:
 
     Attributes:
         block_size: Tokens in a block, T; smaller than asked for where the stream is.
-        target_count: Targets in all the blocks: one fewer than the stream has tokens.
+        target_count: Places in all the blocks: one fewer than the stream has tokens.
     """
 
     def __init__(self, stream: TokenStream, block_size: int) -> None:
@@ -77,17 +77,19 @@ class Blocks:
         ids = np.zeros((len(numbers), T), np.int64)
         targets = np.full((len(numbers), T), IGNORE, np.int64)
         segments = np.full((len(numbers), T), PADDING_SEGMENT, np.int64)
-        weights = np.zeros((len(numbers), T), np.float32) if self._stream.weights is not None else None
+        weights = np.zeros((len(numbers), T), np.float32) if self._stream.is_weighted else None
         for row, number in enumerate(numbers):
             start = number * T
             stop = min(start + T, self.target_count)
             tokens = self._stream.read(start, stop + 1)
             filled = slice(0, stop - start)
             ids[row, filled] = tokens[:-1]
-            targets[row, filled] = np.where(tokens[1:] == self._stream.start_id, IGNORE, tokens[1:])
+            counts = self._stream.weights_of(start + 1, stop + 1)
+            is_no_target = (tokens[1:] == self._stream.start_id) | (counts == 0)
+            targets[row, filled] = np.where(is_no_target, IGNORE, tokens[1:])
             segments[row, filled] = np.searchsorted(self._segment_ends, np.arange(start, stop), side="right")
             if weights is not None:
-                weights[row, filled] = self._stream.weights_of(start + 1, stop + 1)
+                weights[row, filled] = counts
         return Batch(
             torch.from_numpy(ids),
             torch.from_numpy(targets),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from conjure.errors import TrainingError
+from conjure.errors import TrainingError, option
 from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import chunk_rows
 from conjure.lm.text.token_cache import DataFacts
@@ -153,9 +153,20 @@ def fitting_micro_batch(
         if micro_batch == 1:
             raise TrainingError(
                 f"training needs about {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are free",
-                hint=f"a smaller model, --freeze, or --block-size {max(1, block_size // 2)}",
+                hint=_what_fits(model, trainable, block_size, dtype, available),
             )
         micro_batch = math.ceil(micro_batch / 2)
+
+
+def _what_fits(model: CausalLM, trainable: int, block_size: int, dtype: torch.dtype, available: int) -> str:
+    """What to change where not even one block fits: the block, where a shorter one does."""
+    others = f"{option('lora', 8)}, {option('freeze')} or a smaller model"
+    size = block_size // 2
+    while size > 1 and memory_bytes(model, trainable, 1, size, dtype) > _MEMORY_MARGIN * available:
+        size //= 2
+    if size > 1:
+        return f"{option('block_size', size)} fits; {others} need less too"
+    return f"no block size fits: use {others}"
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:

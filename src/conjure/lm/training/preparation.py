@@ -6,21 +6,27 @@ cannot be done is refused here.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from conjure.errors import option
 from conjure.lm.bounds import value_fault
-from conjure.lm.checkpoints.model_resolver import Lookup
+from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
+from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.models.base import CausalLM
+from conjure.lm.report.observe import questions
+from conjure.lm.text.chat.encoding import conversation_encoder
 from conjure.lm.text.held_out import Split, split_records
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.lora import add_lora
+from conjure.lm.training.model_card import BaseFacts
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.plan import (
     Plan,
@@ -42,6 +48,7 @@ class Prepared:
     Attributes:
         request: What was asked for.
         base: The model to start from; it stays as it is.
+        base_facts: What its folder tells of its origin.
         model: A second model with the same weights, which training changes.
         records: The text.
         text: Its tokens.
@@ -53,6 +60,7 @@ class Prepared:
 
     request: FinetuneRequest
     base: LanguageModel
+    base_facts: BaseFacts
     model: CausalLM
     records: RecordSet
     text: TokenisedText
@@ -65,6 +73,21 @@ class Prepared:
     def tokenizer(self) -> Tokenizer:
         """The base model's."""
         return self.base.tokenizer
+
+    def generation_request(self, samples: int, tokens: int) -> GenerationRequest:
+        """What a model of it is asked to write: the starts of records, or answers to held-out questions."""
+        seed = self.request.seed
+        asked = self.split.heldout if self.split.heldout is not None else self.split.train
+        prompts = questions(asked, self.tokenizer, samples) if asked.kinds is not None else []
+        if not prompts:
+            return GenerationRequest(num_samples=samples, max_new_tokens=tokens, seed=seed)
+        each = max(1, samples // len(prompts))
+        return GenerationRequest(prompts=prompts, num_samples=each, max_new_tokens=tokens, seed=seed)
+
+    @property
+    def adapter_output(self) -> Path:
+        """The PEFT folder to write, where one is asked for."""
+        return self.output.with_name(f"{self.output.name}.adapter")
 
     @property
     def output(self) -> Path:
@@ -86,28 +109,38 @@ def prepare(
         ConjureError: The model, the text or the settings cannot be used, or memory does not suffice.
     """
     keep_freed_memory()
+    lookups = list(lookups)
     records = _read(request, request.data)
-    base = load(request.model, lookups=lookups)
-    text = tokenise(
-        records, base.tokenizer, allow_special=request.special_tokens == "token", progress=progress
+    folder = resolve_model(request.model, lookups=lookups).folder
+    base = load(request.model, adapter=request.adapter, lookups=lookups)
+    encode = partial(
+        tokenise,
+        tokenizer=base.tokenizer,
+        allow_special=request.special_tokens == "token",
+        chat=conversation_encoder(
+            records.chat_formats, base.tokenizer, model=str(request.model), day=request.chat_day
+        ),
+        progress=progress,
     )
+    text = encode(records)
     facts = describe(records, text, find_groups([records], progress=progress))
     split = split_records(
         records,
         text,
-        base.tokenizer,
         _read(request, [request.validation]) if request.validation is not None else None,
+        encode,
         holdout=request.holdout,
         dedup=request.dedup,
-        allow_special=request.special_tokens == "token",
         progress=progress,
     )
+    split = replace(split, train=replace(split.train, given_weight=request.prompt_loss_weight))
     device = pick_device()
     dtype = fast_dtype(device, request.precision)
     model = _trainable_model(base.model, request)
     return Prepared(
         request=request,
         base=base,
+        base_facts=BaseFacts.of(str(request.model), folder),
         model=model,
         records=records,
         text=text,
@@ -128,7 +161,7 @@ def _trainable_model(base: CausalLM, request: FinetuneRequest) -> CausalLM:
         raise value_fault(
             "freeze",
             f"is {request.freeze}; the model has {base.n_layer} blocks",
-            fix=f"--freeze {base.n_layer}",
+            fix=option("freeze", base.n_layer),
         )
     model = base.empty_copy(
         embedding_dropout=request.dropout,
@@ -198,6 +231,6 @@ def _block_size(request: FinetuneRequest, facts: DataFacts, context_length: int)
         raise value_fault(
             "block_size",
             f"is {size}; the model's context is {context_length} tokens",
-            fix=f"--block-size {context_length}",
+            fix=option("block_size", context_length),
         )
     return size

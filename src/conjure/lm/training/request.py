@@ -5,15 +5,19 @@ Main entry: `FinetuneRequest`. Invariant: one that exists has every value within
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from conjure.errors import option
 from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
 from conjure.lm.text.held_out import DEDUP, Dedup
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
 
 SPECIAL_TOKENS = ("text", "token")
+LoRAOutput = Literal["merged", "adapter"]
+LORA_OUTPUTS: tuple[LoRAOutput, ...] = ("merged", "adapter")
 
 _BOUNDS = {
     "epochs": Bound(0, above=True),
@@ -35,6 +39,7 @@ _BOUNDS = {
     "save_every": Bound(0, whole=True),
     "sample_every": Bound(0, whole=True),
     "holdout": Bound(0, 0.9),
+    "prompt_loss_weight": Bound(0, 1),
 }
 
 
@@ -56,6 +61,8 @@ class FinetuneRequest:
         special_tokens: Whether special tokens written in a text are plain ``text`` or that ``token``.
         holdout: Share of the records to hold out.
         validation: File to measure on in place of a share of the records.
+        prompt_loss_weight: What a token of a conversation counts that is not part of an answer.
+        chat_date: What a chat template gets when it asks for the date, as 2026-03-01; None is today.
         dedup: What to train on where several records say the same (`conjure.lm.text.held_out.hold_out`).
         epochs: Passes over the text; fewer if the held-out loss stops falling (`patience`).
         batch_size: Blocks per forward pass.
@@ -75,6 +82,9 @@ class FinetuneRequest:
         freeze: Leave the embeddings and this many first blocks as they are; 0 trains everything.
         lora: Rank of the corrections to learn instead of the weights (`conjure.lm.training.lora`), merged
             when saved; None trains the weights.
+        lora_output: ``merged``: what LoRA learned is in the checkpoint alone. ``adapter``: it is also kept as
+            a PEFT folder, beside the checkpoint.
+        adapter: A PEFT folder to merge into the model before it is trained.
         max_steps: Most optimizer steps.
         eval_every: Optimizer steps between evaluations.
         save_every: Optimizer steps between saves of the training state; 0 saves when interrupted only.
@@ -95,6 +105,8 @@ class FinetuneRequest:
     special_tokens: str = "text"
     holdout: float = 0.1
     validation: str | Path | None = None
+    prompt_loss_weight: float = 0.0
+    chat_date: str | date | None = None
     dedup: Dedup = "keep"
     epochs: float = 3
     batch_size: int = 8
@@ -113,6 +125,8 @@ class FinetuneRequest:
     precision: str = "auto"
     freeze: int = 0
     lora: int | None = None
+    lora_output: LoRAOutput = "merged"
+    adapter: str | Path | None = None
     max_steps: int | None = None
     eval_every: int | None = None
     save_every: int | None = None
@@ -128,12 +142,27 @@ class FinetuneRequest:
         if self.special_tokens not in SPECIAL_TOKENS:
             allowed = ", ".join(SPECIAL_TOKENS)
             faults.append(ValueFault("special_tokens", f"is {self.special_tokens!r}; allowed are {allowed}"))
+        if self.lora_output not in LORA_OUTPUTS:
+            words = f"is {self.lora_output!r}; allowed are {', '.join(LORA_OUTPUTS)}"
+            faults.append(ValueFault("lora_output", words))
+        elif self.lora_output == "adapter" and self.lora is None:
+            faults.append(ValueFault("lora_output", f"is 'adapter', which needs {option('lora', 8)}"))
         if self.dedup not in DEDUP:
             faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed are {', '.join(DEDUP)}"))
+        if self.chat_date is not None and self.chat_day is None:
+            faults.append(ValueFault("chat_date", f"is {self.chat_date!r}; it must be a date: 2026-03-01"))
         if not self.data:
             faults.append(ValueFault("data", "is empty: no data was given"))
         refuse_faults(faults)
         _ = self.layout  # refuses what cannot be followed
+
+    @property
+    def chat_day(self) -> date | None:
+        """The date for the chat template; None where none is given that is one."""
+        try:
+            return date.fromisoformat(str(self.chat_date))
+        except ValueError:
+            return None
 
     @property
     def layout(self) -> ReadOptions:
@@ -146,4 +175,7 @@ class FinetuneRequest:
             name: value for name, value in asdict(self).items() if name not in ("data", "output", "resume")
         }
         validation = str(self.validation) if self.validation is not None else None
-        return {**kept, "model": str(self.model), "validation": validation}
+        chat_date = str(self.chat_date) if self.chat_date is not None else None
+        adapter = str(self.adapter) if self.adapter is not None else None
+        places = {"model": str(self.model), "validation": validation, "adapter": adapter}
+        return {**kept, **places, "chat_date": chat_date}

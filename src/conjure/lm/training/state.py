@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from conjure.core.files import replace_folder, restore_folder
-from conjure.errors import CheckpointError
+from conjure.errors import CheckpointError, option
 from conjure.lm.models.registry import registered
 from conjure.lm.training.trainer import Progress, TrainingState
 
@@ -70,7 +70,7 @@ def load_training_facts(folder: Path) -> dict[str, Any]:
         return json.loads((folder / _PROGRESS).read_text())
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"there is no unfinished training in {folder}", hint="omit --resume to start again"
+            f"there is no unfinished training in {folder}", hint=f"omit {option('resume')} to start again"
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the training state in {folder} is damaged: {error}") from error

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from conjure.errors import TrainingError
+from conjure.errors import TrainingError, option
 from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import linear_cross_entropy, token_logprobs
 from conjure.lm.training.events import Evaluated, Event, Finished, SavePoint, StepDone
@@ -188,7 +188,8 @@ class Trainer:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingError(
                 f"the loss became {loss} (gradient norm {grad_norm}) at step {step + 1}; training stopped",
-                hint="use a lower --learning-rate" + ("" if self._exact else ", or --precision float32"),
+                hint=f"use a lower {option('learning_rate')}"
+                + ("" if self._exact else f", or {option('precision', 'float32')}"),
             )
         factor = self.schedule.factor(step)
         self.optimizer.step(factor)
@@ -208,7 +209,8 @@ class Trainer:
                 if size == 1:
                     raise TrainingError(
                         f"one block of tokens does not fit in memory: {str(error).splitlines()[0]}",
-                        hint="a shorter --block-size, --freeze, --lora, or a smaller model",
+                        hint=f"a shorter {option('block_size')}, {option('freeze')}, {option('lora')}, or a"
+                        " smaller model",
                     ) from error
             self.settings = replace(self.settings, micro_batch=(size + 1) // 2)
             self.optimizer.forget_gradients()
@@ -223,7 +225,7 @@ class Trainer:
         loss = 0.0
         for number, batch in enumerate(batches):
             self.model.dropout.reseed(self.settings.seed, step, number)
-            part = self._loss(batch, divisor=weight)
+            part = self._loss(batch, divisor=weight or 1.0)  # of long prompts, a step may have no target
             part.backward()
             self.optimizer.collect_gradients()
             loss += part.item()
@@ -279,7 +281,7 @@ class Trainer:
                 targets = batch.targets.flatten().to(hidden.device)
                 total -= token_logprobs(hidden, self.model.head_weight, targets).double().sum().item()
                 count += batch.target_count
-        return total / count
+        return total / count if count else math.nan
 
     def full_precision_model(self) -> CausalLM:
         """The model as trained so far, in float32 and `eval` mode; it shares the master weights.

@@ -11,7 +11,7 @@ from conjure.core.dir_fd import Folder, walk
 from conjure.core.home import Home
 from conjure.core.text import plural, valid_utf8
 from conjure.core.trees import Copied, copy_entry
-from conjure.errors import ConflictError, StoreError, UsageError
+from conjure.errors import ConflictError, StoreError, UsageError, option
 from conjure.runs.artifacts.resource_paths import LinkLookup, resolve, root_of
 
 _SHOWN = 3
@@ -94,7 +94,7 @@ def retrieve(plan: Retrieval, *, overwrite: bool, watch: Callable[[Copied], None
         count = len(plan.in_the_way)
         raise ConflictError(
             f"{plural(count, 'file')} would be overwritten: {plan.describe_conflict()}",
-            fix="-f",
+            fix=option("overwrite", True),
         )
     try:
         is_folder = plan.source.is_dir()

@@ -30,6 +30,8 @@ _LARGEST_FILE_BYTES = 1_000_000_000
 def resolve_mounts(home: Home, store: Database, mounts: Iterable[Mount]) -> tuple[MountFacts, ...]:
     """Every mount with what it stands for; nothing is put anywhere yet.
 
+    What a run that still goes on will have made is taken on trust: `active_sources` names such runs.
+
     Raises:
         NotFoundError: There is no such resource.
         UsageError: It cannot be mounted.
@@ -40,13 +42,28 @@ def resolve_mounts(home: Home, store: Database, mounts: Iterable[Mount]) -> tupl
     )
 
 
+def active_sources(store: Database, mounts: Iterable[MountFacts]) -> list[int]:
+    """The runs among the sources of resolved mounts that have not ended, in order."""
+    numbers = {Resource.of_source(mount.source).number for mount in mounts}
+    return sorted(number for number in numbers if number is not None and _is_active(store, number))
+
+
+def _is_active(store: Database, number: int) -> bool:
+    try:
+        return not store.facts(number).status.is_final
+    except NotFoundError:
+        return False
+
+
 def _pin(home: Home, store: Database, mount: Mount) -> str:
     if mount.is_local_file:
         return keep_file(home, Path(mount.resource).expanduser().absolute())
     if Resource.of_source(mount.resource).kind == KEPT_FILES:
         locate(home, mount.resource)
         return mount.resource
-    resource_paths.resolve(home, mount.resource, store.lookup_link)
+    number = resource_paths.parse(mount.resource, store.lookup_link).number
+    if number is None or not _is_active(store, number):
+        resource_paths.resolve(home, mount.resource, store.lookup_link)
     return resource_paths.pin(home, mount.resource, store.lookup_link)
 
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from conjure.core.files import locked, sha256_bytes
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
-from conjure.errors import ConjureError, SnapshotError, UsageError
+from conjure.errors import ConjureError, SnapshotError, UsageError, option
 from conjure.runs.code.copy_objects import SubmoduleFinder
 from conjure.runs.code.git import Git, GitError, network_git, own_git
 
@@ -212,7 +212,9 @@ def _unknown_reference(address: Address, reference: str | None, remote: "_Refere
     branches = remote.branches
     if reference is None:
         have = f"; it has {', '.join(branches[:5])}" if branches else ""
-        return UsageError(f"{address.url} has no default branch{have}", hint="name one with --git-ref")
+        return UsageError(
+            f"{address.url} has no default branch{have}", hint=f"name one with {option('git_ref')}"
+        )
     known = f"its branches are {', '.join(branches[:5])}" if branches else "it is empty"
     return UsageError(f"{address.url} has no branch, tag or commit {reference!r}; {known}")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from conjure.core.dir_fd import Folder
 from conjure.core.home import Home
 from conjure.core.units import format_size
-from conjure.errors import SnapshotError, UsageError
+from conjure.errors import SnapshotError, UsageError, option
 from conjure.runs.code import mirrors
 from conjure.runs.code.code_files import (
     IGNORE_FILE,
@@ -114,7 +114,7 @@ def snapshot_remote(home: Home, number: int, url: str, ref: str | None = None) -
     """
     fetched = mirrors.fetch(home, mirrors.Address.parse(url), ref)
     files = list_tree(fetched.mirror, fetched.commit, mirrors.submodule_finder(home, fetched))
-    _refuse_large(files.sizes, "choose another --git-ref")
+    _refuse_large(files.sizes, f"choose another {option('git_ref')}")
     with store_in_use(home):
         tree = copy_tree(home.code_repository, files)
         keep(home, number, tree)
@@ -190,13 +190,13 @@ def _take_work_tree(home: Home, folder: Path, repository: Repository | None) -> 
 
 def _take_commit(home: Home, folder: Path, repository: Repository | None, commit: str | None) -> CodeSnapshot:
     if repository is None:
-        flag = "--committed" if commit is None else "--commit"
-        raise UsageError(f"{flag} needs a git repository, and {folder} is not in one")
+        asked = option("committed" if commit is None else "commit")
+        raise UsageError(f"{asked} needs a git repository, and {folder} is not in one")
     resolved = _resolve_commit(repository, commit)
     if len(resolved) != _NAME_LENGTH:
         raise SnapshotError(
             f"{repository.root} uses SHA-256 object names; commits of such repositories cannot be copied",
-            hint="leave out --commit and --committed to copy the files as they are",
+            hint=f"leave out {option('commit')} and {option('committed')} to copy the files as they are",
         )
     files = list_tree(users_git(repository.root), resolved, _checked_out_submodule(repository.root))
     _refuse_large(files.sizes, "remove large files from the commit")
@@ -216,7 +216,8 @@ def _resolve_commit(repository: Repository, commit: str | None) -> str:
     if commit is None:
         if repository.commit is None:
             raise UsageError(
-                f"--committed needs a commit, and {repository.root} has none yet", fix="git commit"
+                f"{option('committed')} needs a commit, and {repository.root} has none yet",
+                fix="git commit",
             )
         return repository.commit
     try:
@@ -264,7 +265,8 @@ def _refuse_home_folder(root: Path, folder: Path) -> None:
         )
     raise SnapshotError(
         f"the git repository around {folder} is {what}; a run would copy all of it",
-        hint="--committed copies only committed files; `git init` here makes this folder its own repository",
+        hint=f"{option('committed')} copies only committed files; `git init` here makes this folder its own"
+        " repository",
     )
 
 
@@ -273,12 +275,13 @@ def _refuse_large(sizes: Mapping[bytes, int], remedy: str | None = None) -> None
     if total <= SIZE_LIMIT_BYTES:
         return
     advice = (
-        f"list files the run does not need in {IGNORE_FILE}, or leave out untracked files with --committed"
+        f"list files the run does not need in {IGNORE_FILE}, or leave out untracked files with"
+        f" {option('committed')}"
     )
     raise SnapshotError(
         f"the code to copy is {format_size(total)}, more than {format_size(SIZE_LIMIT_BYTES)};"
         f" largest: {largest_parts(sizes)}",
-        hint=f"{remedy or advice}; for data, use `conjure upload` and --mount",
+        hint=f"{remedy or advice}; for data, use `conjure upload` and {option('mounts')}",
     )
 
 

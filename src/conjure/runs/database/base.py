@@ -87,6 +87,8 @@ class Claim:
         machine: The `host_id` of the machine it is on, or None.
         in_queue: Whether it waits there, without a supervisor.
         started: Whether it has what it asks for.
+        after: Runs that have to complete before it starts, and have not yet.
+        failed: The first of them that never will, with its status; None as the status where it is gone.
         gpu_ids: GPUs it was given.
         end_request: ``stop`` or ``kill`` when somebody asked for one.
     """
@@ -96,6 +98,8 @@ class Claim:
     machine: str | None
     in_queue: bool = False
     started: bool = False
+    after: tuple[int, ...] = ()
+    failed: tuple[int, RunStatus | None] | None = None
     gpu_ids: tuple[int, ...] = ()
     end_request: str | None = None
 
@@ -199,16 +203,13 @@ class Runs(Protocol):
         """
         ...
 
-    def admit(
-        self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None], owner: Owner
-    ) -> bool:
+    def admit(self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None]) -> bool:
         """Let a queued run go on to building if `decide` finds room for it among the active runs.
 
         Args:
             number: The queued run.
             decide: Given what all active runs claim, the GPUs this one gets (an empty tuple for none), or
                 None to wait. It may be called again where the database makes a transaction be repeated.
-            owner: The process that then supervises it.
 
         Returns:
             Whether it was let in.
@@ -523,6 +524,16 @@ class Database(Runs, Sweeps, LabelsAndLinks, Metrics, Maintenance, Protocol):
     @property
     def home(self) -> Home:
         """The home it belongs to."""
+        ...
+
+    @property
+    def was_upgraded(self) -> bool:
+        """Whether opening it changed its schema, so that older programs cannot open it any more."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines use it too, and a clock of its own tells how old a lease is."""
         ...
 
     def close(self) -> None:

@@ -130,6 +130,7 @@ MIGRATIONS: tuple[Migration, ...] = (
                 runs.*,
                 (SELECT group_concat(label, char(10)) FROM run_labels WHERE run = number) AS labels,
                 json_extract(spec, '$.params') AS params,
+                json_extract(spec, '$.after') AS after,
                 json_extract(spec, '$.resources.cpus') AS cpus,
                 json_extract(spec, '$.resources.gpus') AS gpus,
                 json_extract(spec, '$.resources.memory_bytes') AS memory_bytes,
@@ -188,7 +189,11 @@ MIGRATIONS: tuple[Migration, ...] = (
 NEWEST = MIGRATIONS[-1].number
 
 
-def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> bool:
+class NewerSchemaError(StoreError):
+    """A newer conjure wrote the database."""
+
+
+def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> int:
     """Bring a database to the newest schema.
 
     Args:
@@ -196,14 +201,14 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> bool:
         up_to: Stop after this step (tests start from older schemas).
 
     Returns:
-        Whether the database was empty before.
+        The schema it had before: 0 if it was empty.
 
     Raises:
-        StoreError: It was written by a newer version of conjure.
+        NewerSchemaError: It was written by a newer version of conjure.
     """
     before = schema_number(connection)
     if before > NEWEST:
-        raise StoreError(
+        raise NewerSchemaError(
             f"conjure's database has schema {before}, and this version of conjure supports up to {NEWEST}:"
             " a newer conjure wrote it",
             hint="or set CONJURE_HOME to another folder",
@@ -212,7 +217,7 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> bool:
     for migration in MIGRATIONS[:up_to]:
         if migration.number > before:
             _take(connection, migration)
-    return before == 0
+    return before
 
 
 def schema_number(connection: sqlite3.Connection) -> int:

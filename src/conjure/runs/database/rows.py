@@ -36,7 +36,7 @@ RECORD = (
 )
 # Without what is large of a run, so that thousands can be listed at once.
 LISTED = f"number, kind, command, description, labels, params, {FACTS}, command_s, total_s, archived_at"
-CLAIM = "number, cpus, gpus, memory_bytes, owner, building_at, gpu_ids, end_request"
+CLAIM = "number, cpus, gpus, memory_bytes, after, owner, building_at, gpu_ids, end_request"
 IN_QUEUE = "end_reason IS NULL AND coalesce(owner_pid, 1) = 0"
 
 
@@ -204,6 +204,7 @@ def to_claim(row: Mapping[str, Any]) -> Claim:
         None if owner is None else owner.machine,
         in_queue=owner is not None and owner.is_queue,
         started=row["building_at"] is not None,
+        after=tuple(json.loads(row["after"] or "[]")),
         gpu_ids=tuple(json.loads(row["gpu_ids"])),
         end_request=row["end_request"],
     )

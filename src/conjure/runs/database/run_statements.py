@@ -4,7 +4,7 @@ Main entry: `RunStatements` (see `base.Runs`). Invariant: a run moves only where
 that is checked in the transaction that moves it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from conjure.runs.database.rows import (
     as_json,
     ending_columns,
     fact_as_json,
+    marks,
     selection,
     to_claim,
     to_listed,
@@ -91,9 +92,7 @@ class RunStatements(SweepStatements):
         check_move(self.get(number).status, status)
         self._set(number, {f"{status}_at": self._now()})
 
-    def admit(
-        self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None], owner: Owner
-    ) -> bool:
+    def admit(self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None]) -> bool:
         """Let a queued run go on to building if there is room for it."""
 
         def admit() -> bool:
@@ -102,7 +101,7 @@ class RunStatements(SweepStatements):
             if gpu_ids is None:
                 return False
             self._move(number, RunStatus.BUILDING)
-            self._set(number, {"gpu_ids": as_json(gpu_ids), "owner": fact_as_json(owner)})
+            self._set(number, {"gpu_ids": as_json(gpu_ids)})
             return True
 
         return self._change_alone(number, admit)
@@ -292,7 +291,21 @@ class RunStatements(SweepStatements):
         """What the active runs ask for and have, oldest first."""
         rows = self._session.query(f"SELECT {CLAIM} FROM run_rows WHERE end_reason IS NULL ORDER BY number")
         with reading_rows():
-            return [claim for claim in map(to_claim, rows) if claim.number not in self._presumed]
+            claims = [claim for claim in map(to_claim, rows) if claim.number not in self._presumed]
+        awaited = sorted({number for claim in claims for number in claim.after})
+        statuses = self._statuses(awaited)
+        return [_with_dependencies(claim, statuses) if claim.after else claim for claim in claims]
+
+    def _statuses(self, numbers: list[int]) -> dict[int, RunStatus | None]:
+        """Whether and how some runs ended; None for those that have not, and no entry for those not there."""
+        if not numbers:
+            return {}
+        rows = self._session.query(
+            f"SELECT number, end_reason FROM runs WHERE number IN ({marks(numbers)})", numbers
+        )
+        return {
+            row["number"]: EndReason(row["end_reason"]).status if row["end_reason"] else None for row in rows
+        }
 
     def queued(self, queue: Owner) -> dict[int, bool]:
         """The runs in a machine's queue, each with whether it was put there since the machine was started."""
@@ -352,3 +365,11 @@ class RunStatements(SweepStatements):
             (identity, str(EndReason.COMPLETED)),
         )
         return next((row for row in rows if row.outputs is None or not row.outputs.removed), None)
+
+
+def _with_dependencies(claim: Claim, statuses: Mapping[int, RunStatus | None]) -> Claim:
+    """A claim that names only what it still waits for, and what failed of it."""
+    pending = tuple(number for number in claim.after if statuses.get(number) is not RunStatus.COMPLETE)
+    ended = (number for number in pending if number not in statuses or statuses[number] is not None)
+    failed = next(ended, None)
+    return replace(claim, after=pending, failed=None if failed is None else (failed, statuses.get(failed)))

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, cast
 from conjure.core.home import Home
 from conjure.core.text import valid_utf8
 from conjure.runs.database.maintenance_statements import MaintenanceStatements
-from conjure.runs.database.migrations import migrate
+from conjure.runs.database.migrations import NEWEST, migrate
 from conjure.runs.database.session import Row
 from conjure.runs.database.sqlite_connection import connect, retry_when_busy, translate_errors
 
@@ -42,7 +42,9 @@ class SqliteDatabase(MaintenanceStatements):
         with translate_errors(home):
             connection = connect(home.database, must_exist=must_exist)
             database = cls(SqliteSession(home, connection, clock))
-            if retry_when_busy(lambda: migrate(connection)) and home.runs.is_dir():
+            before = retry_when_busy(lambda: migrate(connection))
+            database.was_upgraded = 0 < before < NEWEST
+            if before == 0 and home.runs.is_dir():
                 database.reindex()
             return database
 

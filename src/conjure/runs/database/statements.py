@@ -30,7 +30,12 @@ class Statements:
 
     Attributes:
         home: Where the files of its runs are.
+        was_upgraded: Whether opening it changed its schema.
+        is_shared: Whether other machines use it too, and it has a clock of its own.
     """
+
+    was_upgraded = False
+    is_shared = False
 
     def __init__(self, session: Session) -> None:
         self.home = session.home

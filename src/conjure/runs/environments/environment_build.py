@@ -25,7 +25,7 @@ from conjure.core.dir_fd import walk
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
-from conjure.errors import BuildError
+from conjure.errors import BuildError, option
 from conjure.runs.environments.interpreter import Interpreter, find_current, find_version
 from conjure.runs.environments.pip_config import UvSettings, uv_settings
 from conjure.runs.environments.uv import run_uv
@@ -161,8 +161,8 @@ class _BuildRequest:
 def _refuse_other_version(version: str | None, current: Interpreter) -> None:
     if version is not None and not _is_version(current.version, version):
         raise BuildError(
-            f"python is {current.version} here, and --python asks for {version}",
-            hint=f"--base none --python {version} builds a clean environment of that version",
+            f"python is {current.version} here, and {option('python', version)} was asked for",
+            hint=f"{option('base', 'none')} builds a clean environment of that version",
         )
 
 

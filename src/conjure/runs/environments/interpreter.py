@@ -15,7 +15,7 @@ from typing import Any
 
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
-from conjure.errors import BuildError
+from conjure.errors import BuildError, option
 from conjure.runs.environments.uv import uv_program
 
 _PROBE = Path(__file__).with_name("probe.py")
@@ -91,7 +91,9 @@ def find_current(home: Home, variables: Mapping[str, str], folder: Path) -> Inte
     search = variables.get("PATH", os.defpath)
     found = shutil.which("python", path=search) or shutil.which("python3", path=search)
     if found is None:
-        raise BuildError("there is no python on PATH", hint="activate an environment, or use --base none")
+        raise BuildError(
+            "there is no python on PATH", hint=f"activate an environment, or use {option('base', 'none')}"
+        )
     return inspect(home, Path(found), variables, folder)
 
 
@@ -214,7 +216,7 @@ def find_version(home: Home, version: str, variables: Mapping[str, str], folder:
     current = find_current(home, variables, folder)
     raise BuildError(
         f"there is no Python {version} on this machine (python is {current.version} here)",
-        hint=f"install Python {version}, or omit --python",
+        hint=f"install Python {version}, or omit {option('python')}",
     )
 
 

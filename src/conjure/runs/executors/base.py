@@ -1,90 +1,78 @@
-"""What it takes to carry out a command somewhere: the seam between a run's supervisor and a machine.
+"""Where a run's supervisor can be started: the seam between conjure and a machine, or a cluster.
 
-Main entries: `Executor`, `Execution`. Invariant: an execution has an `exit` only when nothing of it is left:
-every process of it has ended and all they wrote has been read.
+Main entry: `Executor`. Invariant: an executor starts a process and nothing else. Code, environment, mounts,
+log, outputs and the record are the supervisor's work, wherever it is; docs/executors.md says how to write
+one.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 
-from conjure.errors import ExecutorError
-from conjure.runs.executors.sandbox import Sandbox
-from conjure.runs.schema.process_facts import Usage
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A command, ready to start: its arguments, its folder and its whole environment.
-
-    Attributes:
-        arguments: The program and its arguments.
-        folder: Where it starts.
-        variables: All of its environment variables.
-        sandbox: What it may see of the machine; None for all of it.
-    """
-
-    arguments: tuple[str, ...]
-    folder: Path
-    variables: Mapping[str, str]
-    sandbox: Sandbox | None = None
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.supervisor_request import SupervisorRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a command ended: by its own exit code, or by a signal."""
+class SupervisorState(StrEnum):
+    """What an executor knows of a supervisor that it was asked to start."""
 
-    code: int | None = None
-    signal: int | None = None
+    WAITING = "waiting"
+    """It is still to be started."""
+    STARTED = "started"
+    """It was started. Whether it lives, its heartbeat tells."""
+    GONE = "gone"
+    """It was not started and will not be, or its process has ended."""
+    UNKNOWN = "unknown"
+    """The executor cannot tell now. Nothing is concluded from that."""
 
 
-class NotStartedError(ExecutorError):
-    """The command could not be started at all.
+class Executor(ABC):
+    """A place where supervisors can be started.
 
     Attributes:
-        exit_code: What a shell would answer: 127 if there is no such program, 126 if it cannot be run.
+        name: What its runs are said to be with while they wait there.
     """
 
-    code = "not_started"
+    name: str
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    @abstractmethod
+    def start(self, number: int, request: SupervisorRequest) -> None:
+        """Start the supervisor of a run, or see to it that it will be started; return at once.
 
-
-class Execution(Protocol):
-    """A command being carried out."""
-
-    @property
-    def exit(self) -> Exit | None:
-        """How it ended, or None while anything of it is left."""
-        ...
-
-    def read(self, timeout_s: float) -> list[tuple[str, bytes]]:
-        """What it wrote, as (stream, bytes), waiting at most so long; less if there is something."""
-        ...
-
-    def terminate(self) -> None:
-        """Ask it to end (SIGTERM)."""
-        ...
-
-    def kill(self) -> None:
-        """End it and everything it started."""
-        ...
-
-    def usage(self) -> Usage:
-        """What it has used of the machine so far."""
-        ...
-
-
-class Executor(Protocol):
-    """A place where commands can be carried out."""
-
-    def start(self, job: Job) -> Execution:
-        """Start a command.
+        The supervisor is ``request.arguments(number)``, with ``request.to_json()`` on its standard input.
 
         Raises:
-            NotStartedError: There is no such program, or it cannot be run.
+            ExecutorError: It cannot be started.
         """
-        ...
+
+    @abstractmethod
+    def state(self, number: int) -> SupervisorState:
+        """What is known of a run's supervisor."""
+
+    @abstractmethod
+    def end(self, number: int) -> None:
+        """See to it that a supervisor which is still to be started never is; end one that was started.
+
+        It is called when somebody stops or kills a run; one whose supervisor is at work hears of that from
+        the database, too.
+        """
+
+    @contextmanager
+    def prepare(self, number: int, lock: RunLock, request: SupervisorRequest) -> Iterator[Callable[[], None]]:
+        """Get ready while the caller still writes down what the run needs.
+
+        Args:
+            number: The run.
+            lock: Its lock, held by the caller.
+            request: The run, and what its command is given.
+
+        Yields:
+            What starts the supervisor; if it is not called, nothing is started.
+        """
+
+        def start() -> None:
+            lock.release()  # for the supervisor to take, wherever it is
+            self.start(number, request)
+
+        yield start

@@ -1,350 +1,138 @@
-"""Carrying out a command on this machine, as a family of processes that leaves nobody behind.
+"""Starting supervisors on this machine.
 
-Main entry: `LocalExecutor`. Invariant: the command ends with its supervisor however that dies (the kernel
-sees to the command, the guard in `supervisor` to whatever it started); and when the command itself has ended,
-what it left running is ended too before the execution counts as over.
+Main entry: `LocalExecutor`; the other end is `conjure.runs.lifecycle.supervisor`. Invariant: what the run was
+asked, secrets included, goes through a pipe; it is never on disk or on a command line.
 """
 
-import errno
-import os
-import selectors
-import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
-from conjure.core.quoting import shell_words
-from conjure.runs.executors.base import Exit, Job, NotStartedError
-from conjure.runs.executors.sandbox import Sandbox, bwrap_arguments, sandbox_fault
-from conjure.runs.host.cgroup import join_cgroup
-from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
-from conjure.runs.host.process import (
-    Process,
-    die_with_parent,
-    family,
-    reap_children,
-    send_signal,
-)
-from conjure.runs.host.process_marks import ProcessMarks
-from conjure.runs.host.process_usage import UsageMeter
-from conjure.runs.schema.process_facts import Usage
-from conjure.runs.telemetry.logs import STDERR, STDOUT
-
-_READ_BYTES = 1 << 16
-_LEFTOVERS_GRACE_S = 5.0
-_SWEEP_EVERY_S = 0.02
-_POLL_EVERY_S = 0.05  # where the kernel cannot tell us that a child has ended
+from conjure.core.held_interrupts import interrupts_held
+from conjure.core.home import Home
+from conjure.errors import ExecutorError
+from conjure.runs.database.opening import open_database
+from conjure.runs.executors.base import Executor, SupervisorState
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
+from conjure.runs.host.process import Process, boot_id, host_id, look_at, send_signal
+from conjure.runs.schema.process_facts import Owner
+from conjure.runs.schema.run_folder import RunFolder
 
 
-class LocalExecutor:
-    """Starts commands on this machine.
+class LocalExecutor(Executor):
+    """This machine.
 
     Args:
-        exclude: Descendants that are not this run's to end: the supervisors of runs it has started.
-        marks: Where to note what the command's processes can be known by, should this process be killed.
+        home: Where conjure keeps things.
     """
 
-    def __init__(self, exclude: Callable[[Process], bool], marks: ProcessMarks | None = None) -> None:
-        self._exclude = exclude
-        self._marks = marks
+    name = LOCAL
 
-    def start(self, job: Job) -> "LocalExecution":
-        """Start a command in a session of its own, with pipes for its output and nothing for its input.
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def start(self, number: int, request: SupervisorRequest) -> None:
+        """Start the supervisor of a run, and wait until it has taken the run.
 
         Raises:
-            NotStartedError: There is no such program, or it cannot be run.
+            ExecutorError: It cannot be started, or the run has a supervisor.
         """
-        if job.sandbox is not None:
-            return self._start_sandboxed(job, job.sandbox)
-        process = self._open(job, job.arguments)
-        return LocalExecution(process, self._exclude, _meter(job), self._marks)
-
-    def _start_sandboxed(self, job: Job, sandbox: Sandbox) -> "LocalExecution":
-        _refuse_program(job, sandbox)
-        status, descriptor = os.pipe()
+        lock = RunLock.take_if_free(self._home.run_folder(number))
+        if lock is None or lock.descriptor is None:
+            raise ExecutorError(f"run {number} has a supervisor, or no folder")
         try:
-            arguments = bwrap_arguments(sandbox, job.arguments, job.folder, descriptor)
-            process = self._open(job, arguments, keep=(descriptor,))
-        except BaseException:
-            os.close(status)
-            raise
+            with self.prepare(number, lock, request) as start:
+                start()
         finally:
-            os.close(descriptor)
-        return SandboxedExecution(process, self._exclude, _meter(job), self._marks, status)
+            lock.release()
 
-    def _open(
-        self, job: Job, arguments: Sequence[str], *, keep: Sequence[int] = ()
-    ) -> subprocess.Popen[bytes]:
-        supervisor = os.getpid()
-        cgroup = None if self._marks is None else self._marks.cgroup
+    @contextmanager
+    def prepare(self, number: int, lock: RunLock, request: SupervisorRequest) -> Iterator[Callable[[], None]]:
+        """Start the interpreter at once; the supervisor has the lock as soon as its caller lets it go."""
+        with _Launch(self._home, number, lock, request) as launch:
+            yield launch.hand_over
 
-        def prepare() -> None:
-            die_with_parent(supervisor)
-            if cgroup is not None:
-                join_cgroup(cgroup)
+    def state(self, number: int) -> SupervisorState:
+        """Whether a process of this machine supervises the run."""
+        with RunLock.possession(self._home.run_folder(number)) as nobody_has_it:
+            return SupervisorState.GONE if nobody_has_it else SupervisorState.STARTED
 
-        try:
-            return subprocess.Popen(
-                arguments,
-                cwd=job.folder,
-                env=dict(job.variables),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-                preexec_fn=prepare,
-                pass_fds=keep,
-            )
-        except FileNotFoundError as error:
-            raise NotStartedError(f"{job.arguments[0]}: {_why_not_found(job)}", 127) from error
-        except OSError as error:
-            raise NotStartedError(f"{job.arguments[0]}: {error.strerror}", 126) from error
+    def end(self, number: int) -> None:
+        """SIGKILL to the supervisor; its guard then ends the processes of the run."""
+        with open_database(self._home, must_exist=True) as store:
+            supervisor = find_supervisor(store.get(number).owner)
+        if supervisor is not None:
+            send_signal(supervisor, signal.SIGKILL)
 
 
-def _meter(job: Job) -> UsageMeter:
-    return UsageMeter(gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, "")))
+def find_supervisor(owner: Owner | None) -> Process | None:
+    """The supervisor of a run, if it is a process of this machine and lives."""
+    if owner is None or (owner.host_id, owner.boot_id) != (host_id(), boot_id()):
+        return None
+    process = look_at(owner.pid)
+    return process if process is not None and process.started == owner.started else None
 
 
-def _refuse_program(job: Job, sandbox: Sandbox) -> None:
-    """Say what a shell would of a program that cannot be run: bubblewrap's own words name neither.
+class _Launch:
+    """A supervisor that is starting up: its interpreter gets ready while the caller still prepares the run.
 
-    Raises:
-        NotStartedError: There is no such program, or it cannot be run, or not be seen in the sandbox.
-    """
-    name = job.arguments[0]
-    search = job.variables.get("PATH", os.defpath)
-    path = str(job.folder / name) if "/" in name else shutil.which(name, os.F_OK, search)
-    if path is None or not os.path.exists(path):  # noqa: PTH110 - as it was typed
-        raise NotStartedError(f"{name}: {_why_not_found(job)}", 127)
-    if os.path.isdir(path) or not os.access(path, os.X_OK):  # noqa: PTH112
-        raise NotStartedError(f"{name}: {os.strerror(errno.EACCES)}", 126)
-    if not sandbox.shows(Path(path)):
-        raise NotStartedError(f"{name}: {path} cannot be seen in the sandbox", 127)
-
-
-def _why_not_found(job: Job) -> str:
-    """What is missing: the program, or the interpreter that the first line of a script names."""
-    try:
-        with (job.folder / job.arguments[0]).open("rb") as file:
-            first = file.readline(256)
-    except OSError:
-        return "command not found"
-    if not first.startswith(b"#!"):
-        return "command not found"
-    interpreter = first[2:].decode(errors="replace").rstrip("\n")
-    if interpreter.endswith("\r"):
-        return (
-            f"its first line ends as on Windows, so that it names {interpreter.strip()!r} with a carriage"
-            f" return; `sed -i 's/\\r$//' {shell_words(job.arguments[0])}` takes it away"
-        )
-    return f"its first line names {interpreter.strip()!r}, which does not exist"
-
-
-class LocalExecution:
-    """A command running on this machine (see `base.Execution`)."""
-
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        exclude: Callable[[Process], bool],
-        meter: UsageMeter,
-        marks: ProcessMarks | None,
-    ) -> None:
-        self._process = process
-        self._exclude = exclude
-        self._marks = marks
-        self._selector = selectors.DefaultSelector()
-        for stream, pipe in ((STDOUT, process.stdout), (STDERR, process.stderr)):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            self._selector.register(pipe.fileno(), selectors.EVENT_READ, stream)
-        if marks is not None:
-            marks.note_pipes(key.fd for key in list(self._selector.get_map().values()))
-        self._end_signal = _register_end(self._selector, process.pid)
-        self._main_exit: Exit | None = None
-        self._asked_leftovers_at: float | None = None
-        self._alone = False
-        self._meter = meter
-        self.exit: Exit | None = None
-
-    def read(self, timeout_s: float) -> list[tuple[str, bytes]]:
-        """What the command wrote, waiting at most `timeout_s` for something to happen."""
-        found = self._read_pipes(self._patience(timeout_s))
-        if self._alone:
-            if not found:
-                self._close()
-        elif self._main_exit is not None:
-            self._alone = self._nobody_left()
-        else:
-            self._look_for_end()
-        return found
-
-    def terminate(self) -> None:
-        """SIGTERM to the command's process group."""
-        self._signal_group(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """SIGKILL to the command and all its descendants, whatever group they are in."""
-        self._signal_group(signal.SIGKILL)
-        for process in self._family():
-            send_signal(process, signal.SIGKILL)
-
-    def usage(self) -> Usage:
-        """What the family has used so far."""
-        if self._main_exit is None:
-            found = self._family()
-            self._meter.look_at(found)
-            if self._marks is not None:
-                self._marks.note_sessions(found)
-        return self._meter.usage()
-
-    def _patience(self, timeout_s: float) -> float:
-        if self._main_exit is not None:
-            return min(timeout_s, _SWEEP_EVERY_S if self._asked_leftovers_at and not self._alone else 0.0)
-        return timeout_s if self._end_signal is not None else min(timeout_s, _POLL_EVERY_S)
-
-    def _read_pipes(self, timeout_s: float) -> list[tuple[str, bytes]]:
-        found = []
-        for key, _ in self._selector.select(timeout_s):
-            data = self._read_pipe(key.fd) if key.data is not None else b""
-            if data:
-                found.append((key.data, data))
-        return found
-
-    def _read_pipe(self, pipe: int) -> bytes:
-        try:
-            data = os.read(pipe, _READ_BYTES)
-        except BlockingIOError:
-            return b""
-        if not data:
-            self._selector.unregister(pipe)
-        return data
-
-    def _look_for_end(self) -> None:
-        reaped = reap_children(self._process.pid)
-        if reaped is None:
-            return
-        self._process.returncode = reaped.code  # it has been waited for: Popen must not try
-        self._meter.note_peak(reaped.peak_memory_bytes)
-        self._main_exit = self._exit_from(reaped.code)
-        if self._end_signal is not None:
-            self._selector.unregister(self._end_signal)
-            os.close(self._end_signal)
-
-    def _exit_from(self, code: int) -> Exit:
-        return Exit(code=code) if code >= 0 else Exit(signal=-code)
-
-    def _nobody_left(self) -> bool:
-        """Whether the command's descendants are gone; those that are not are asked to go, then made to."""
-        reap_children()
-        left = self._family()
-        if not left:
-            return True
-        now = time.monotonic()
-        if self._asked_leftovers_at is None:
-            self._asked_leftovers_at = now
-            _send(left, signal.SIGTERM)
-        elif now - self._asked_leftovers_at > _LEFTOVERS_GRACE_S:
-            _send(left, signal.SIGKILL)
-        # What even SIGKILL does not end hangs in the kernel; waiting on would hang us too.
-        return now - self._asked_leftovers_at > 3 * _LEFTOVERS_GRACE_S
-
-    def _close(self) -> None:
-        self._selector.close()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
-        self.exit = self._main_exit
-
-    def _family(self) -> list[Process]:
-        return family(os.getpid(), exclude=self._exclude)
-
-    def _signal_group(self, number: int) -> None:
-        if self._main_exit is None:  # not waited for yet, so its number is still its own
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
-        else:
-            _send(self._family(), number)
-
-
-class SandboxedExecution(LocalExecution):
-    """A command in a sandbox; the process started is bubblewrap, with its init below it, then the command.
+    A context manager: if the block ends before `hand_over`, the supervisor goes away having done nothing.
 
     Args:
-        status: Read end of the pipe for bubblewrap's status.
+        home: Where conjure keeps things.
+        number: The run.
+        lock: Its lock, which the supervisor holds too from now on.
+        request: The run, and what its command is given.
+
+    Raises:
+        ExecutorError: It could not be started.
     """
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        exclude: Callable[[Process], bool],
-        meter: UsageMeter,
-        marks: ProcessMarks | None,
-        status: int,
+    def __init__(self, home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> None:
+        self._request = request
+        self._log = RunFolder.of(home, number).supervisor_log
+        assert lock.descriptor is not None
+        arguments = [*request.arguments(number), str(lock.descriptor)]
+        try:
+            # A ^C at this moment is for us, not for a child that has not left the terminal's session yet.
+            with interrupts_held(), self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    arguments,
+                    env=request.variables,
+                    cwd=home.root,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(lock.descriptor,),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ExecutorError(f"the run's supervisor could not be started: {error.strerror}") from error
+
+    def __enter__(self) -> "_Launch":
+        return self
+
+    def hand_over(self) -> None:
+        """Give the run away, and wait until the supervisor has taken it.
+
+        Raises:
+            ExecutorError: The supervisor died before it could.
+        """
+        message = self._request.to_json()
+        with interrupts_held():  # else the run might be taken and called off at the same time
+            self._process.communicate(message.encode())
+        if self._process.returncode != 0:
+            raise ExecutorError(
+                f"the run's supervisor could not start (exit {self._process.returncode})",
+                hint=f"see {self._log}",
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__init__(process, exclude, meter, marks)
-        os.set_blocking(status, False)
-        self._status = status
-        self._was_started = False
-
-    def _exit_from(self, code: int) -> Exit:
-        """How the command ended: bubblewrap ends with its exit code, or with 128 and the signal's number."""
-        with os.fdopen(self._status, "rb") as pipe:
-            self._was_started = b'"exit-code"' in (pipe.read() or b"")
-        if code - 128 in signal.valid_signals():
-            return Exit(signal=code - 128)
-        return super()._exit_from(code)
-
-    def _close(self) -> None:
-        super()._close()
-        if not self._was_started and self._main_exit is not None and self._main_exit.signal is None:
-            fault = sandbox_fault() or "bubblewrap could not start the command; the log has its words"
-            raise NotStartedError(fault, 127)
-
-    def _signal_group(self, number: int) -> None:
-        """As for other commands, but bubblewrap is spared what the command may take its time for."""
-        if number != signal.SIGKILL and self._main_exit is None:
-            own = self._command_processes()
-            if own:
-                _send(own, number)
-                return
-        super()._signal_group(number)
-
-    def _command_processes(self) -> list[Process]:
-        """The processes of the command's own group; none before it has been started."""
-        bubblewrap = self._process.pid
-        found = self._family()
-        init = {process.pid for process in found if process.parent == bubblewrap}
-        return [
-            process
-            for process in found
-            if process.pid not in {bubblewrap, *init} and _group(process.pid) == bubblewrap
-        ]
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def _send(processes: list[Process], number: int) -> None:
-    for process in processes:
-        send_signal(process, number)
-
-
-def _register_end(selector: selectors.BaseSelector, pid: int) -> int | None:
-    """Have the selector wake up when the process ends; None where the system has no such handle."""
-    if not hasattr(os, "pidfd_open"):
-        return None
-    try:
-        handle = os.pidfd_open(pid)
-    except OSError:
-        return None
-    selector.register(handle, selectors.EVENT_READ, None)
-    return handle
+        """See to it that nobody waits: a supervisor that hears nothing goes away."""
+        if self._process.returncode is None:
+            self._process.communicate()

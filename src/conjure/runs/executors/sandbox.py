@@ -13,7 +13,7 @@ from functools import lru_cache
 from glob import glob
 from pathlib import Path
 
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 
 _BWRAP = "bwrap"
 _TIMEOUT_S = 10
@@ -78,11 +78,12 @@ def require_sandbox() -> None:
         UsageError: They cannot; the message says why.
     """
     fault = sandbox_fault()
-    if fault is None:
-        return
-    if shutil.which(_BWRAP) is None:
-        raise UsageError(f"--sandbox: {fault}", hint="install the package bubblewrap, or use --no-sandbox")
-    raise UsageError(f"--sandbox: {fault}", hint="allow user namespaces on this machine, or use --no-sandbox")
+    if fault is not None:
+        missing = shutil.which(_BWRAP) is None
+        raise UsageError(
+            f"{option('sandbox')}: {fault}",
+            hint="install the package bubblewrap" if missing else "allow user namespaces on this machine",
+        )
 
 
 def bwrap_arguments(

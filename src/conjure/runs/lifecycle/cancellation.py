@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import Database
-from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.opening import open_database
 
 Look = Callable[[Database | None], Exception | None]
 
@@ -59,7 +59,7 @@ class _Watch:
         """Look again and again."""
         while not self.is_over.wait(_LOOK_EVERY_S):
             try:
-                with SqliteDatabase.open(self._home, must_exist=True) as store:
+                with open_database(self._home, must_exist=True) as store:
                     self._look_until_over(store)
             except StoreError:
                 self._look_once(None)  # a full disk, or the home is gone; it is tried again

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from conjure.core.units import format_duration
-from conjure.runs.executors.base import Execution, Exit
+from conjure.runs.executors.command import Execution, Exit
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch

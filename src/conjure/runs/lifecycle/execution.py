@@ -27,19 +27,21 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
-from conjure.runs.database.base import KILL, PRUNE, STOP, Database
+from conjure.runs.database.base import KILL, PRUNE, STOP, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.interpreter import find_current
-from conjure.runs.executors.base import Executor, Exit, Job, NotStartedError
-from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
+from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import raising
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
+from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -73,7 +75,7 @@ class RunContext:
         spec: What was asked, secrets included.
         requested: When, by `time.monotonic`.
         exclude: Descendants that are not this run's to end.
-        executor: Where the command is carried out.
+        heartbeat: What others judge by whether this supervisor lives.
         folders: The run's folder and those in it, held open.
     """
 
@@ -83,7 +85,7 @@ class RunContext:
     spec: RunSpec
     requested: float
     exclude: Callable[[Process], bool]
-    executor: Executor = field(init=False)
+    heartbeat: Heartbeat
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     reserve: DiskReserve = field(init=False)
@@ -95,7 +97,6 @@ class RunContext:
         """Open the run's folder and the log."""
         self.folders = RunFolders(self.folder)
         self.marks = ProcessMarks(self.folders.run)
-        self.executor = LocalExecutor(self.exclude, self.marks)
         self.reserve = DiskReserve(self.folders.run)
         self.log = LogWriter(RunFolder(self.folder).log)
 
@@ -120,14 +121,24 @@ class RunContext:
             store: Where wishes stand, of the thread this is called in; None where it cannot be read, so that
                 only what came by a signal counts.
         """
-        if self.told_to_die or not self.folder.is_dir():  # or its home was removed under it
+        self.heartbeat.beat(store)
+        # Told to die; or it is another supervisor's now; or its home was removed under it.
+        if self.told_to_die or self.heartbeat.superseded or not self.folder.is_dir():
             return EndReason.KILL_REQUESTED
-        wanted = None if store is None else store.end_request(self.number)
+        wanted = None if store is None else self._end_request(store)
         if wanted == KILL:
             return EndReason.KILL_REQUESTED
         if wanted == PRUNE:
             return EndReason.PRUNED
         return EndReason.STOP_REQUESTED if wanted == STOP or self.told_to_end else None
+
+    def _end_request(self, store: Database) -> str | None:
+        try:
+            return store.end_request(self.number)
+        except StoreError:
+            if not store.is_shared:
+                raise
+            return None  # its server is away: the run goes on, and asks again
 
     def index(self, summaries: Iterable[Summary]) -> None:
         """Keep the database's view of the metrics up to date."""
@@ -246,7 +257,8 @@ def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunR
 
 
 def _watch(run: RunContext, job: Job) -> CommandResult:
-    execution = run.executor.start(job)
+    start = start_command if job.sandbox is None else start_sandboxed
+    execution = start(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
     metric = run.store.rung_metric(run.number)
@@ -270,21 +282,27 @@ def how_it_ended(result: CommandResult) -> Ending:
 def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> None:
     """Move what the command made to the run's outputs; after that the working folder is not needed."""
     run.reserve.release()
-    retry_on_full_disk(lambda: run.store.move(run.number, RunStatus.SAVING))
+    _write_result(run, lambda: run.store.move(run.number, RunStatus.SAVING))
     failed = Ending(EndReason.SAVE_FAILED, result.exit.code, result.exit.signal)
     with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
         saved = collect_outputs(run.folders, baseline, run.spec)
     for skipped in saved.skipped:
         run.log.note(f"not saved: {skipped}")
     facts = OutputFacts(len(saved.entries), saved.size_bytes)
-    retry_on_full_disk(lambda: run.store.set_facts(run.number, outputs=facts))
+    _write_result(run, lambda: run.store.set_facts(run.number, outputs=facts))
     with suppress(OSError):  # a container's files may be another user's; what was to be saved is saved
         run.folders.remove_work()
 
 
 def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None:
-    """Leave nothing running, and close the record."""
+    """Leave nothing running, and close the record.
+
+    Raises:
+        SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
+    """
     end_all(lambda: family(os.getpid(), exclude=run.exclude))
+    if run.heartbeat.superseded:
+        raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
     run.marks.end()
     run.reserve.release()
     run.log.close()
@@ -296,8 +314,8 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     command_s = None if result is None else round(result.command_s, 3)
     total_s = round(time.monotonic() - run.requested, 3)
     if result is not None:
-        retry_on_full_disk(lambda: run.store.set_facts(run.number, usage=result.usage))
-    retry_on_full_disk(lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
+        _write_result(run, lambda: run.store.set_facts(run.number, usage=result.usage))
+    _write_result(run, lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
 
 
 def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:
@@ -352,9 +370,9 @@ def _end_if_wanted(run: RunContext) -> None:
         raise EndRun(Ending(wanted))
 
 
-def retry_on_full_disk(act: Callable[[], object]) -> None:
-    """Do it, waiting for room on a full disk for a while: what comes now is the run's result."""
-    until = time.monotonic() + _INSIST_S
+def _write_result(run: RunContext, act: Callable[[], object]) -> None:
+    """Do it, waiting for room on a full disk, or for a server that is away: what comes now is the result."""
+    until = time.monotonic() + (GIVE_UP_AFTER_S if run.store.is_shared else _INSIST_S)
     while True:
         try:
             act()
@@ -362,5 +380,6 @@ def retry_on_full_disk(act: Callable[[], object]) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(1.0)
+            run.heartbeat.beat(run.store)
         else:
             return

@@ -11,6 +11,7 @@ from itertools import chain
 
 from conjure.core.home import Home
 from conjure.runs.database.base import Database
+from conjure.runs.executors.base import Executor
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.scheduling.scheduler import shortage
@@ -71,13 +72,20 @@ class Ended:
 Event = Found | Queued | Entered | Printed | Waiting | Ended
 
 
-def follow(home: Home, number: int, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Event]:
+def follow(
+    home: Home,
+    number: int,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    executor: Executor | None = None,
+) -> Iterator[Event]:
     """Everything that happens to a run, from its beginning, until it has ended.
 
     Args:
         home: Where conjure keeps things.
         number: The run.
         sleep: Waits between two looks.
+        executor: One beside this machine that may have the run.
 
     Raises:
         NotFoundError: There is no such run.
@@ -85,18 +93,20 @@ def follow(home: Home, number: int, *, sleep: Callable[[float], None] = time.sle
     """
     with open_store(home) as store:
         yield Found(store.get(number))
-        yield from _events(store, number, sleep)
+        yield from _events(store, number, sleep, executor)
 
 
-def wait_for_end(home: Home, number: int) -> RunRecord:
+def wait_for_end(home: Home, number: int, executor: Executor | None = None) -> RunRecord:
     """The record of a run once it has ended."""
-    for event in follow(home, number):
+    for event in follow(home, number, executor=executor):
         if isinstance(event, Ended):
             return event.record
     raise AssertionError("a followed run ends")
 
 
-def _events(store: Database, number: int, sleep: Callable[[float], None]) -> Iterator[Event]:
+def _events(
+    store: Database, number: int, sleep: Callable[[float], None], executor: Executor | None
+) -> Iterator[Event]:
     merge = _Merge(LogTail(RunFolder.of(store.home, number).log))
     wait_s, next_look_at_carrier = _SHORTEST_WAIT_S, 0.0
     while True:
@@ -111,17 +121,17 @@ def _events(store: Database, number: int, sleep: Callable[[float], None]) -> Ite
         queued = facts.status is RunStatus.QUEUED
         if time.monotonic() >= next_look_at_carrier:
             next_look_at_carrier = time.monotonic() + (_QUEUE_EVERY_S if queued else _CARRIER_EVERY_S)
-            yield from _look_after(store, store.get(number))
+            yield from _look_after(store, store.get(number), executor)
         yield Waiting()
         longest = _LONGEST_QUEUED_WAIT_S if queued else _LONGEST_WAIT_S
         wait_s = min(wait_s * _WAIT_GROWTH, longest) if quiet else _SHORTEST_WAIT_S
         sleep(wait_s)
 
 
-def _look_after(store: Database, record: RunRecord) -> Iterator[Queued]:
+def _look_after(store: Database, record: RunRecord, executor: Executor | None) -> Iterator[Queued]:
     """See to it that the run goes on or ends; of one that waits, tell for what."""
     if not record.waits_in_queue:
-        mark_interrupted(store, [record])
+        mark_interrupted(store, [record], executor)
         return
     look_after_queue(store)
     yield Queued(shortage(record.number, store.claims(), Capacity.of_this_machine()))

@@ -1,33 +1,33 @@
 """Who supervises a run, and what becomes of runs whose supervisor is gone.
 
-Main entries: `RunLock`, `open_store`, `mark_interrupted`. Invariant: a run that has not ended is supervised
+Main entries: `open_store`, `mark_interrupted`. Invariant: a run that has not ended is supervised
 by the one process that holds the lock in its folder; a lock that can be taken means that it has none.
 A run of another machine is never judged from here.
 """
 
-import errno
-import fcntl
 import os
 import signal
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from conjure.core.dir_fd import Folder
-from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.base import KILL, Database
+from conjure.runs.database.opening import open_database
 from conjure.runs.database.record_files import read_record
-from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.executors.base import Executor, SupervisorState
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
-from conjure.runs.scheduling.scheduler_start import is_scheduler, look_after_queue
+from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
+from conjure.runs.scheduling.scheduler_start import end_scheduler, is_scheduler, look_after_queue
+from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.run_folder import LOCK_FILE, PARTIAL_FILE, RunFolder
+from conjure.runs.schema.run_folder import PARTIAL_FILE, RunFolder
 from conjure.runs.schema.status import Ending, EndReason
 
 _NOT_IGNORED = {
@@ -44,89 +44,6 @@ _NOT_IGNORED = {
     signal.SIGSEGV,
 }
 _PROCESS_NAME = "conjure#"
-_LOOK_EVERY_S = 0.02
-
-
-class RunLock:
-    """Possession of a run: a lock the kernel takes back when the last process holding it is gone.
-
-    Attributes:
-        descriptor: Of the open lock file; None for a run whose folder is gone.
-    """
-
-    def __init__(self, descriptor: int | None) -> None:
-        self.descriptor = descriptor
-
-    @classmethod
-    def create(cls, folder: Path) -> "RunLock":
-        """Make a run's folder and take possession of it.
-
-        Raises:
-            FileExistsError: The folder is there: its number was given before.
-            OSError: It cannot be made.
-        """
-        if not folder.parent.is_dir():
-            try:
-                folder.parent.mkdir(mode=0o700)
-            except FileExistsError as error:
-                if not folder.parent.is_dir():  # a file of that name; no number in it was ever given
-                    raise NotADirectoryError(
-                        errno.ENOTDIR, "it is not a folder", str(folder.parent)
-                    ) from error
-        folder.mkdir(mode=0o700)
-        descriptor = os.open(RunFolder(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return cls(descriptor)
-
-    @classmethod
-    def take_if_free(cls, folder: Path) -> "RunLock | None":
-        """Take possession of a run without a supervisor; None if it has one.
-
-        A run whose folder somebody removed has no supervisor; the folder is not made again.
-        """
-        try:
-            with Folder.open(folder) as opened:
-                descriptor = _open_lock(opened)
-        except FileNotFoundError:
-            return cls(None)
-        except OSError:
-            return None
-        return cls(descriptor) if lock_or_close(descriptor) else None
-
-    @classmethod
-    @contextmanager
-    def possession(cls, folder: Path) -> Iterator[bool]:
-        """Possession of a run while the block lasts; False if somebody else has it."""
-        lock = cls.take_if_free(folder)
-        try:
-            yield lock is not None
-        finally:
-            if lock is not None:
-                lock.release()
-
-    @classmethod
-    def take_when_free(cls, folder: Path, *, patience_s: float = 10.0) -> "RunLock | None":
-        """Take possession of a run whose carrier is about to let go; None if it does not in time."""
-        deadline = time.monotonic() + patience_s
-        while (lock := cls.take_if_free(folder)) is None and time.monotonic() < deadline:
-            time.sleep(_LOOK_EVERY_S)
-        return lock
-
-    def release(self) -> None:
-        """Let go; another process that was given the same lock still has it."""
-        if self.descriptor is not None:
-            with suppress(OSError):
-                os.close(self.descriptor)
-            self.descriptor = None
-
-
-def _open_lock(folder: Folder) -> int:
-    """Open a run's lock; for reading, which is enough to lock it and can be had on a read-only disk."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(LOCK_FILE, flags, dir_fd=folder.descriptor)
-    except FileNotFoundError:
-        return os.open(LOCK_FILE, flags | os.O_CREAT, 0o600, dir_fd=folder.descriptor)
 
 
 def open_store(home: Home, *, must_exist: bool = False) -> Database:
@@ -136,13 +53,15 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
 
     Args:
         home: Where conjure keeps things.
-        must_exist: As `SqliteDatabase.open` has it.
+        must_exist: As `open_database` has it.
 
     Raises:
         StoreError: The home or its database cannot be used.
     """
-    store = SqliteDatabase.open(home, must_exist=must_exist)
+    store = open_database(home, must_exist=must_exist)
     try:
+        if store.was_upgraded:
+            end_scheduler(home)  # it is older, cannot open the database any more, and would hold its place
         mark_interrupted(store, store.supervised())
         look_after_queue(store)
     except BaseException:
@@ -151,14 +70,21 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
     return store
 
 
-def mark_interrupted(store: Database, records: Iterable[RunRecord]) -> None:
+def mark_interrupted(store: Database, records: Iterable[RunRecord], executor: Executor | None = None) -> None:
     """Close as interrupted those of the runs whose supervisor is gone.
 
     Where that cannot be written, as on a full disk, `store` tells of them as ended all the same.
+
+    Args:
+        store: Where the runs are recorded.
+        records: The runs.
+        executor: One beside this machine whose runs can be judged from here.
     """
+    records = list(records)
+    lost = _lost_elsewhere(store, records)
     for record in records:
-        if record.owner is not None and record.owner.host_id != host_id():
-            continue  # also one that waits in the queue
+        if record.number not in lost and not _can_be_judged(record, executor):
+            continue
         lock = RunLock.take_if_free(store.home.run_folder(record.number))
         if lock is None:
             continue
@@ -166,6 +92,22 @@ def mark_interrupted(store: Database, records: Iterable[RunRecord]) -> None:
             _close_one(store, record.number)
         finally:
             lock.release()
+
+
+def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:
+    """Runs of other machines that were not heard of for so long that their supervisors have given up."""
+    elsewhere = [record for record in records if record.owner and record.owner.host_id != host_id()]
+    if not store.is_shared or not elsewhere:
+        return set()
+    return {number for number, lease in store.leases().items() if lease.heartbeat_age_s > TAKE_OVER_AFTER_S}
+
+
+def _can_be_judged(record: RunRecord, executor: Executor | None) -> bool:
+    """Whether a run that nobody here supervises has no supervisor; no for one that waits in the queue."""
+    if record.owner is None or record.owner.host_id == host_id():
+        return True
+    waits_there = executor is not None and record.owner == Owner.of_executor(executor.name)
+    return waits_there and executor.state(record.number) is SupervisorState.GONE
 
 
 def _close_one(store: Database, number: int) -> None:
@@ -177,7 +119,10 @@ def _close_one(store: Database, number: int) -> None:
     if written is not None and written.status.is_final:
         store.put_record(written)  # its end was written, but the database lost it in a power cut
         return
-    restarted = record.owner is not None and record.owner.boot_id != boot_id()
+    owner = record.owner
+    if owner is not None and not owner.is_queue and owner.host_id != host_id() and not owner.is_executor:
+        store.begin_attempt(number, owner)  # nothing that it writes is accepted from now on, should it live
+    restarted = owner is not None and owner.host_id == host_id() and owner.boot_id != boot_id()
     if not restarted:
         kill_orphans(store.home, number)
     _free_reserve(folder)
@@ -195,6 +140,8 @@ def _ending_of_abandoned(record: RunRecord, *, restarted: bool) -> Ending:
     if restarted:
         message = f"the machine was restarted while the run was {record.status}"
         return Ending(EndReason.MACHINE_RESTARTED, message=message)
+    if record.owner is not None and record.owner.is_executor:
+        return Ending(EndReason.SUPERVISOR_DIED, message=f"{record.owner.host_id} lost its supervisor")
     if record.end_request == KILL:  # a supervisor that did not hear was itself killed
         return Ending(EndReason.KILL_REQUESTED)
     message = f"its supervisor died while the run was {record.status}"

@@ -10,8 +10,9 @@ from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.execution import collect_outputs
-from conjure.runs.lifecycle.ownership import RunLock, open_store
+from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, WORK, RunFolder
 from conjure.runs.schema.status import RunStatus

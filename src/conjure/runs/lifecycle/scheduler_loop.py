@@ -14,22 +14,25 @@ from typing import NoReturn
 from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.database.base import KILL, Database
-from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.migrations import NewerSchemaError
+from conjure.runs.database.opening import open_database
+from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import host_id, reap_children
-from conjure.runs.lifecycle.ownership import RunLock, mark_interrupted
-from conjure.runs.lifecycle.spawning import Launch
-from conjure.runs.lifecycle.supervisor import leave_caller
+from conjure.runs.lifecycle.ownership import mark_interrupted
+from conjure.runs.lifecycle.supervisor import leave_caller, take_surroundings
 from conjure.runs.scheduling.run_queue import read_request
 from conjure.runs.scheduling.scheduler import startable
 from conjure.runs.scheduling.scheduler_start import (
     WAKE_SIGNAL,
     SchedulerLock,
     close_queued,
+    dependency_failed,
     look_after_queue,
     this_queue,
 )
-from conjure.runs.scheduling.supervisor_request import Program, SupervisorRequest
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason
 
@@ -85,18 +88,20 @@ class _Scheduler:
     def _anything_waits(self) -> bool:
         if not self._home.database.exists():
             return False
-        with SqliteDatabase.open(self._home, must_exist=True) as store:
+        with open_database(self._home, must_exist=True) as store:
             return bool(store.queued(this_queue()))
 
     def _look(self) -> bool:
         """Start what can start; whether anything is left that waits."""
         try:
-            with SqliteDatabase.open(self._home, must_exist=True) as store:
+            with open_database(self._home, must_exist=True) as store:
                 mark_interrupted(store, store.supervised())
                 look_after_queue(store)
                 queued = store.queued(this_queue())
                 self._forget_all_but(queued)
                 ready = self._ready(store)
+        except NewerSchemaError:
+            raise  # conjure was replaced: what waits is for the scheduler that the new one starts
         except StoreError:
             traceback.print_exc()  # a full disk, for one: it is tried again
             return self._home.database.exists()
@@ -118,6 +123,8 @@ class _Scheduler:
                     killed = claim.end_request == KILL
                     reason = EndReason.KILL_REQUESTED if killed else EndReason.STOP_REQUESTED
                     close_queued(store, claim.number, Ending(reason))
+                elif claim.failed is not None:
+                    close_queued(store, claim.number, dependency_failed(*claim.failed))
         known = [claim for claim in claims if not claim.in_queue or claim.number in self._requests]
         return startable(known, host_id(), self._capacity)
 
@@ -154,7 +161,7 @@ class _Scheduler:
     def _give_up(self, number: int) -> None:
         where = RunFolder.of(self._home, number).supervisor_log
         ending = Ending(EndReason.SUPERVISOR_DIED, message=f"its supervisor could not start; see {where}")
-        with SqliteDatabase.open(self._home, must_exist=True) as store:
+        with open_database(self._home, must_exist=True) as store:
             close_queued(store, number, ending)
 
     def _fork_supervisor(self, number: int, lock: RunLock) -> None:
@@ -174,22 +181,15 @@ class _Scheduler:
 
     def _become_supervisor(self, number: int, request: SupervisorRequest) -> None:
         os.setsid()
-        os.environ.clear()
-        os.environ.update(request.variables)
         request.settings.put_in_force()
-        log = os.open(
-            RunFolder.of(self._home, number).supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
-        )
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
+        take_surroundings(self._home, number, request)
 
     def _launch_supervisor(self, number: int, lock: RunLock) -> None:
         """Have the conjure that the run was submitted with supervise it."""
         request = self._requests[number]
         try:
-            with Launch(self._home, number, lock, request) as supervisor:
-                supervisor.hand_over()
+            with LocalExecutor(self._home).prepare(number, lock, request) as start:
+                start()
         except ConjureError:
             traceback.print_exc()
 

@@ -12,9 +12,13 @@ from collections.abc import Callable, Sequence
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import KILL, PRUNE, STOP, Database
-from conjure.runs.host.process import KILL_SIGNAL, Process, boot_id, host_id, look_at, send_signal
+from conjure.runs.executors.base import Executor, SupervisorState
+from conjure.runs.executors.local import find_supervisor
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.host.process import KILL_SIGNAL, host_id, look_at, send_signal
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, process_name
 from conjure.runs.scheduling.scheduler_start import close_queued, wake_scheduler
+from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import Ending, EndReason
 
@@ -37,6 +41,7 @@ def end_runs(
     what: str,
     *,
     tick: Callable[[Sequence[int]], None] = _wait_quietly,
+    executor: Executor | None = None,
 ) -> list[tuple[RunRecord, bool]]:
     """Ask runs to stop or be killed, and wait until those of this machine have ended.
 
@@ -45,6 +50,7 @@ def end_runs(
         numbers: The runs.
         what: `store.STOP` or `store.KILL`.
         tick: Called again and again with the numbers that have not ended yet.
+        executor: One beside this machine that may have some of the runs.
 
     Returns:
         Each run's record, and whether it had been going on.
@@ -56,6 +62,8 @@ def end_runs(
         for number in numbers:
             store.get(number)
         going_on = {number: request_end(store, number, what) for number in dict.fromkeys(numbers)}
+        if executor is not None:
+            _end_before_start(store, [number for number, was in going_on.items() if was], what, executor)
         waiting = [number for number, was in going_on.items() if was and _is_here(store.get(number))]
         asked = time.monotonic()
         while waiting := [number for number in waiting if store.facts(number).ending is None]:
@@ -85,7 +93,7 @@ def request_end(store: Database, number: int, what: str) -> bool:
         return store.request_end(number, what)
     except StoreError:
         record = store.get(number)
-        supervisor = _supervisor(record)
+        supervisor = find_supervisor(record.owner)
         if record.status.is_final or supervisor is None:
             raise
         send_signal(supervisor, KILL_SIGNAL if what == KILL else signal.SIGTERM)
@@ -103,17 +111,21 @@ def cancel_queued(store: Database, number: int, ending: Ending) -> bool:
     return True
 
 
+def _end_before_start(store: Database, numbers: Sequence[int], what: str, executor: Executor) -> None:
+    """End those of the runs that an executor has and whose supervisor it has not started."""
+    for number in numbers:
+        if store.get(number).owner != Owner.of_executor(executor.name):
+            continue
+        executor.end(number)
+        if executor.state(number) is not SupervisorState.GONE:
+            continue  # a supervisor that still comes finds the request
+        with RunLock.possession(store.home.run_folder(number)) as nobody_has_it:
+            if nobody_has_it and store.get(number).owner == Owner.of_executor(executor.name):
+                store.end_run(number, Ending(_REASONS[what]))
+
+
 def _is_here(record: RunRecord) -> bool:
     return record.owner is None or record.owner.machine == host_id()
-
-
-def _supervisor(record: RunRecord) -> Process | None:
-    """The supervisor of a run, if it is a process of this machine and lives."""
-    owner = record.owner
-    if owner is None or (owner.host_id, owner.boot_id) != (host_id(), boot_id()):
-        return None
-    process = look_at(owner.pid)
-    return process if process is not None and process.started == owner.started else None
 
 
 def _wake(record: RunRecord, what: str, *, must_die: bool) -> None:
@@ -121,7 +133,7 @@ def _wake(record: RunRecord, what: str, *, must_die: bool) -> None:
 
     Its guard then ends the run's processes; so a halted guard has to go on too.
     """
-    supervisor = _supervisor(record)
+    supervisor = find_supervisor(record.owner)
     if supervisor is None:
         return
     guard = look_at(supervisor.parent)

@@ -14,25 +14,32 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.errors import ConjureError, UsageError
-from conjure.reporting import RUN_VARIABLE
-from conjure.runs.artifacts.mount_sources import identity_of, resolve_mounts
+from conjure.errors import ConjureError, UsageError, option
+from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
+from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
 from conjure.runs.environments.local_packages import with_absolute_links
+from conjure.runs.executors.base import Executor
+from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.sandbox import require_sandbox
-from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle.ownership import RunLock, open_store
-from conjure.runs.lifecycle.spawning import Launch, interrupts_held, request_of_this_process
+from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.host.process import boot_id, this_process
+from conjure.runs.host.process_settings import ProcessSettings
+from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
-from conjure.runs.scheduling.scheduler_start import start_scheduler, wake_scheduler
+from conjure.runs.scheduling.scheduler_start import dependency_failed, start_scheduler, wake_scheduler
+from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
 from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
-from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
 _VARIABLES = "variables."
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
@@ -56,6 +63,7 @@ def submit(
     *,
     announce: Callable[[int], None] = _say_nothing,
     rerun_of: int | None = None,
+    executor: Executor | None = None,
     trial: TrialClaim | None = None,
 ) -> Submission:
     """Give a run its number, record its code, and hand it to a supervisor; it then goes on by itself.
@@ -65,6 +73,7 @@ def submit(
         spec: What is asked.
         announce: Told the number as soon as there is one.
         rerun_of: The run this one repeats.
+        executor: Where the supervisor is started; this machine if None.
         trial: The trial of a sweep that it is.
 
     Raises:
@@ -74,12 +83,18 @@ def submit(
             goes on because it had been handed over.
     """
     requested = time.monotonic()
+    executor = executor if executor is not None else LocalExecutor(home)
+    is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
-        refuse_impossible(spec.resources)
-        if spec.sandbox:
-            require_sandbox()
+        if is_local:
+            refuse_impossible(spec.resources)
+            if spec.sandbox:
+                require_sandbox()
         mounts = resolve_mounts(home, store, spec.mounts)
+        spec = _with_dependencies(home, store, spec, mounts)
+        if spec.after and not is_local:
+            raise UsageError(f"a run with {option('after')} can only be carried out on this machine")
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:
             return Submission(equal, reused=True)
@@ -92,13 +107,15 @@ def submit(
                     announce(number)
                     code = snapshot_code(home, store, number, spec)
                     store.set_facts(number, code=code, mounts=mounts)
+                    if not is_local:
+                        store.set_facts(number, owner=Owner.of_executor(executor.name))
 
             try:
-                request = request_of_this_process(home, spec, requested)
-                if has_room(store, number, request):
-                    with Launch(home, number, lock, request) as supervisor:
+                request = request_of_this_process(home, spec, requested, executor.name)
+                if not is_local or has_room(store, number, request):
+                    with executor.prepare(number, lock, request) as start:
                         record()
-                        supervisor.hand_over()
+                        start()
                 else:
                     record()
                     enqueue(home, store, number, request)
@@ -111,6 +128,48 @@ def submit(
             if record_now.waits_in_queue and not start_scheduler(home):
                 wake_scheduler(home)
         return Submission(record_now)
+
+
+def request_of_this_process(home: Home, spec: RunSpec, requested: float, executor: str) -> SupervisorRequest:
+    """What a supervisor is to be given so that it runs the command as this process would.
+
+    Args:
+        home: Where conjure keeps things.
+        spec: What is asked, secrets included.
+        requested: When, by `time.monotonic`.
+        executor: Name of the executor that starts the supervisor.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
+    variables = with_absolute_links(variables, Path.cwd())
+    variables[HOME_VARIABLE] = str(home.root)
+    return SupervisorRequest(
+        spec,
+        requested,
+        Capacity.of_this_machine(),
+        variables,
+        ProcessSettings.of_this_process(),
+        Program.of_this_process(),
+        executor,
+        boot_id(),
+    )
+
+
+def _with_dependencies(home: Home, store: Database, spec: RunSpec, mounts: tuple[MountFacts, ...]) -> RunSpec:
+    """The spec with all runs that have to complete first, those that it mounts among them.
+
+    Raises:
+        NotFoundError: There is no such run.
+        UsageError: One of them ended otherwise, or is the run that this is called in.
+    """
+    for number in spec.after:
+        status = store.facts(number).status
+        if status.is_final and status is not RunStatus.COMPLETE:
+            reason = dependency_failed(number, status).message
+            raise UsageError(f"{reason}, so a run after it would never start", field="after")
+    after = tuple(sorted({*spec.after, *active_sources(store, mounts)}))
+    if _parent(home) in after:
+        raise UsageError(f"a run started by run {_parent(home)} cannot wait for it to complete")
+    return replace(spec, after=after)
 
 
 def rerun(
@@ -156,6 +215,7 @@ def spec_of_record(home: Home, record: RunRecord, variables: Mapping[str, str] |
         environment=_same_environment(home, record),
         mounts=tuple(Mount(mount.source, mount.target, mount.read_only) for mount in record.mounts),
         idempotent=False,
+        after=(),
     )
 
 
@@ -193,8 +253,8 @@ def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
     if others:
         raise UsageError(
             f"run {record.number} has a secret in {' and '.join(others)}, and secrets are not stored",
-            hint="run the whole `conjure run` command again, with the secret in a variable: -e KEY, and $KEY"
-            " in the command",
+            hint="run the whole command again, with the secret in a variable that it is given with"
+            f" {option('env')}, and $KEY in the command",
         )
     known = {name: given.get(name, os.environ.get(name)) for name in names}
     missing = [name for name, value in known.items() if value is None]
@@ -215,7 +275,7 @@ def _refuse_unknown(given: Mapping[str, str], withheld: Iterable[str], number: i
     """
     for name in given.keys() - {*withheld}:
         raise UsageError(
-            f"-e {name}: a rerun uses the recorded variables; only secrets of run {number},"
+            f"{option('env')} {name}: a rerun uses the recorded variables; only secrets of run {number},"
             " which are not stored, can be given"
         )
 
@@ -224,9 +284,9 @@ def part_in_words(part: str) -> str:
     """A part of a spec as it is written on the command line."""
     kind, _, name = part.partition(".")
     if kind == "params":
-        return f"--param {name}"
-    plain = {"command": "its command", "output": "--output", "no_output": "--no-output"}
-    return plain.get(part) or {"pip": "--pip", "requirements": "--pip-req"}.get(name, part)
+        return f"{option('params')} {name}"
+    plain = {"command": "its command", "output": option("output"), "no_output": option("no_output")}
+    return plain.get(part) or {"pip": option("pip"), "requirements": option("pip_req")}.get(name, part)
 
 
 def refuse_own_folder(home: Home, spec: RunSpec) -> None:

@@ -1,7 +1,7 @@
 """The process that supervises a run: in its own session, so that it outlives the terminal.
 
-Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER LOCK``), started by `spawning`, and
-`leave_caller`, called by `scheduler_loop` in a copy of its process. Two processes stand behind a run: the
+Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor,
+and `leave_caller`, called by `scheduler_loop` in a copy of its process. Two processes stand behind a run: the
 supervisor, which takes it through and holds its lock; and above it a guard, which only waits, and ends every
 process of the run should the supervisor be killed.
 
@@ -11,20 +11,25 @@ Invariant: whatever ends the supervisor, no process of the run is left and its r
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
-from conjure.core.home import Home
+from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.database.base import Database
-from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.base import Database, SupersededError
+from conjure.runs.database.opening import open_database
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import Process, adopt_orphans, end_all, family, set_name
+from conjure.runs.host.process import Process, adopt_orphans, boot_id, end_all, family, set_name, this_process
 from conjure.runs.lifecycle.execution import RunContext, supervise
+from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (
-    RunLock,
     ignore_signals,
     is_other_supervisor,
     open_store,
@@ -37,18 +42,42 @@ from conjure.runs.scheduling.scheduler_start import (
     scheduler_is_missing,
     wake_scheduler,
 )
-from conjure.runs.scheduling.supervisor_request import SupervisorRequest
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError
 
 
 def main() -> NoReturn:
-    """Read the request from stdin, leave the caller behind, and supervise the run."""
-    number, lock = int(sys.argv[1]), RunLock(int(sys.argv[2]))
+    """Read the request from stdin, leave the caller behind, and supervise the run.
+
+    Where the caller hands no lock over, as on another machine, it is taken here, and so are the surroundings
+    that the request names.
+    """
+    number, given = int(sys.argv[1]), sys.argv[2:]
     written = sys.stdin.buffer.read()
     if not written:
         os._exit(0)  # the caller gave up, or died, before there was a request
-    leave_caller(Home.from_environment(), number, lock, SupervisorRequest.from_json(written))
+    request = SupervisorRequest.from_json(written)
+    if given:
+        leave_caller(Home.from_environment(), number, RunLock(int(given[0])), request)
+    home = Home(Path(request.variables[HOME_VARIABLE]))
+    lock = RunLock.take_when_free(home.run_folder(number))
+    if lock is None or lock.descriptor is None:
+        sys.exit(f"run {number} has a supervisor, or no folder in {home.root}")
+    if request.boot_id != boot_id():
+        request = replace(request, requested=time.monotonic())  # another machine's clock says nothing here
+    os.chdir(home.root)
+    take_surroundings(home, number, request)
+    leave_caller(home, number, lock, request)
+
+
+def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> None:
+    """Have the variables that the run was submitted with, and the run's own log for what goes wrong here."""
+    os.environ.clear()
+    os.environ.update(request.variables)
+    log = os.open(RunFolder.of(home, number).supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> NoReturn:
@@ -82,10 +111,16 @@ def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequ
 def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
     status = 1
     try:
-        with SqliteDatabase.open(home, must_exist=True) as store:
-            if _enter(home, store, number, request):
-                exclude = _exclude(home, number)
-                supervise(RunContext(home, store, number, request.spec, request.requested, exclude))
+        with open_database(home, must_exist=True) as store:
+            attempt = _enter(home, store, number, request)
+            if attempt is not None:
+                exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
+                supervise(
+                    RunContext(home, store, number, request.spec, request.requested, exclude, heartbeat)
+                )
+        status = 0
+    except SupersededError as error:
+        sys.stderr.write(f"{error}\n")
         status = 0
     except BaseException as error:  # noqa: BLE001 - the edge of the process: tell, close, go
         traceback.print_exc()
@@ -98,16 +133,21 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
         os._exit(status)
 
 
-def _enter(home: Home, store: Database, number: int, request: SupervisorRequest) -> bool:
-    """Begin the run; where there is no room for it after all, leave it to the queue."""
+def _enter(home: Home, store: Database, number: int, request: SupervisorRequest) -> int | None:
+    """Take the run over and begin it: the number of the attempt.
+
+    None where there is no room for it after all, so that it is left to the queue, or where it has ended.
+    """
     try:
+        attempt = store.begin_attempt(number, this_process())
+        store.write_as(number, attempt)
         if not admit(store, number, request):
             enqueue(home, store, number, request)
-            return False
+            return None
     except IllegalMoveError:
-        return False  # it was ended while it waited
+        return None  # it was ended while it waited
     remove_request(home, number)
-    return True
+    return attempt
 
 
 def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
@@ -135,7 +175,7 @@ def _close_after_our_own_fault(home: Home, number: int, error: BaseException) ->
     where = RunFolder.of(home, number).supervisor_log
     message = f"internal error ({type(error).__name__}: {error}); see {where}"
     try:
-        with SqliteDatabase.open(home, must_exist=True) as store:
+        with open_database(home, must_exist=True) as store:
             if not store.get(number).status.is_final:
                 store.end_run(number, Ending(EndReason.SUPERVISOR_DIED, message=message))
     except ConjureError:

@@ -26,8 +26,8 @@ from conjure.runs.code import code_store
 from conjure.runs.code.code_store import provisional_references
 from conjure.runs.database.base import Database, KeptParts, RunFilter
 from conjure.runs.database.migrations import NEWEST
+from conjure.runs.database.opening import open_database, shared_database
 from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_record
-from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sqlite_connection import is_damaged
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.sandbox import sandbox_fault
@@ -104,8 +104,8 @@ def rebuild(home: Home) -> Rebuilt:
         StoreError: The home cannot be written, or a newer conjure wrote the database.
         SnapshotError: The code store cannot be mended.
     """
-    aside = _set_aside(home) if is_damaged(home.database) else None
-    with SqliteDatabase.open(home) as store:
+    aside = _set_aside(home) if _is_damaged(home) else None
+    with open_database(home) as store:
         numbers, unreadable = store.reindex()
     if home.code_repository.exists():
         code_store.mend(home)
@@ -144,10 +144,10 @@ def _database(home: Home) -> Iterator[Finding]:
         yield Finding("database", State.OK, "created by the first run")
         return
     try:
-        if is_damaged(home.database):
+        if _is_damaged(home):
             yield Finding("database", State.FAULT, f"{home.database} is damaged", _REINDEX)
             return
-        with SqliteDatabase.open(home) as store:
+        with open_database(home) as store:
             suspects = store.suspects()
             yield _integrity(store, suspects)
             yield _runs(store)
@@ -155,6 +155,11 @@ def _database(home: Home) -> Iterator[Finding]:
             yield from _leftovers(home, store)
     except StoreError as error:
         yield Finding("database", State.FAULT, str(error), _REINDEX)
+
+
+def _is_damaged(home: Home) -> bool:
+    """Whether the home's own file is damaged; a database that is shared has a server to look after it."""
+    return shared_database(home) is None and is_damaged(home.database)
 
 
 def _integrity(store: Database, suspects: list[int]) -> Finding:
@@ -261,8 +266,8 @@ def _code(home: Home) -> Finding:
     """Whether the code store is one, and holds the code of every run."""
     repository = home.code_repository
     try:
-        if home.database.exists() and not is_damaged(home.database):
-            with SqliteDatabase.open(home, must_exist=True) as store:
+        if home.database.exists() and not _is_damaged(home):
+            with open_database(home, must_exist=True) as store:
                 trees = store.code_trees()
         else:
             trees = {}

@@ -21,8 +21,8 @@ from conjure.runs.code import code_store, mirrors
 from conjure.runs.database.base import Database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments import environment_build
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
-from conjure.runs.lifecycle.ownership import RunLock
 from conjure.runs.schema.resource import KEPT_FILES
 from conjure.runs.schema.run_folder import (
     BASELINE,

@@ -18,7 +18,7 @@ from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.artifacts.uploads import remove_upload
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
-from conjure.runs.lifecycle.ownership import RunLock
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.schema.record import OutputFacts
 from conjure.runs.schema.resource import Resource
 from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK

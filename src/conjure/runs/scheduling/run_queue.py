@@ -14,10 +14,9 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.errors import ConjureError, ExecutorError
 from conjure.runs.database.base import Database
-from conjure.runs.host.process import this_process
+from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
 from conjure.runs.scheduling.scheduler import allocate
 from conjure.runs.scheduling.scheduler_start import this_queue
-from conjure.runs.scheduling.supervisor_request import SupervisorRequest
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus
 
@@ -37,26 +36,28 @@ def enqueue(home: Home, store: Database, number: int, request: SupervisorRequest
 
 
 def has_room(store: Database, number: int, request: SupervisorRequest) -> bool:
-    """Whether a run may start now, as far as can be seen; its supervisor decides that again."""
-    needs = request.spec.resources
-    return not needs.asks or allocate(number, store.claims(), request.capacity) is not None
+    """Whether a run may start now, as far as can be seen; its supervisor asks for resources again."""
+    needs, after = request.spec.resources, request.spec.after
+    if not (needs.asks or after):
+        return True
+    claims = store.claims()
+    if any(claim.number == number and claim.after for claim in claims):
+        return False
+    return not needs.asks or allocate(number, claims, request.capacity) is not None
 
 
 def admit(store: Database, number: int, request: SupervisorRequest) -> bool:
-    """Let a run whose supervisor is this process go on to building, if there is room for it.
+    """Let a run go on to building, if there is room for it; its supervisor, which owns it, asks.
 
     Raises:
         IllegalMoveError: It has ended meanwhile.
     """
     if store.facts(number).status is RunStatus.REQUESTED:
         store.move(number, RunStatus.QUEUED)
-    if not request.spec.resources.asks:
-        store.set_facts(number, owner=this_process())
+    if not request.spec.resources.asks or request.executor != LOCAL:  # another executor counts by itself
         store.move(number, RunStatus.BUILDING)
         return True
-    return store.admit(
-        number, lambda claims: allocate(number, claims, request.capacity), owner=this_process()
-    )
+    return store.admit(number, lambda claims: allocate(number, claims, request.capacity))
 
 
 def write_request(home: Home, number: int, request: SupervisorRequest) -> None:

@@ -1,14 +1,15 @@
 """Which run fits beside the others: counting, not enforcing.
 
 Main entries: `refuse_impossible`, `allocate`, `startable`, `shortage`. Invariant: a run never goes before an
-earlier one that it would delay; so nobody waits forever.
+earlier one that it would delay; so nobody waits forever. A run that waits for other runs to complete delays
+nobody until they have.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
 from conjure.core.text import plural
 from conjure.core.units import format_size
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 from conjure.runs.database.base import Claim
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.schema.spec import ComputeRequest
@@ -29,12 +30,12 @@ def refuse_impossible(needs: ComputeRequest, capacity: Capacity | None = None) -
     capacity = capacity if capacity is not None else Capacity.of_this_machine()
     faults = []
     if (needs.cpus or 0) > capacity.cpus:
-        faults.append(f"--cpus {needs.cpus:g}: this machine has {capacity.cpus}")
+        faults.append(f"{option('cpus', needs.cpus or 0)}: this machine has {capacity.cpus}")
     if (needs.gpus or 0) > len(capacity.gpu_ids):
-        faults.append(f"--gpus {needs.gpus}: this machine has {len(capacity.gpu_ids)}")
+        faults.append(f"{option('gpus', needs.gpus or 0)}: this machine has {len(capacity.gpu_ids)}")
     if (needs.memory_bytes or 0) > capacity.memory_bytes:
         asked, there = format_size(needs.memory_bytes or 0), format_size(capacity.memory_bytes)
-        faults.append(f"--memory {asked}: this machine has {there}")
+        faults.append(f"{option('memory')} {asked}: this machine has {there}")
     if faults:
         raise UsageError("; ".join(faults))
 
@@ -73,17 +74,19 @@ def startable(claims: Iterable[Claim], machine: str, capacity_of: Callable[[int]
 
 
 def shortage(number: int, claims: Iterable[Claim], capacity: Capacity) -> str:
-    """What a queued run waits for, in words: ``2 cores (1 of 4 free), behind 3 runs``."""
+    """What a queued run waits for, in words: ``2 cores (1 of 4 free), behind 3 runs``; or ``run 12``."""
     claims = list(claims)
     own = next((claim for claim in claims if claim.number == number), None)
     if own is None:
         return ""
+    if own.after:
+        return f"run{'s' * (len(own.after) > 1)} {', '.join(map(str, own.after))}"
     before = [one for one in claims if one.needs.asks and one.machine == own.machine]
     started = _Taken()
     for claim in before:
         if claim.started:
             started.add(claim)
-    ahead = sum(not claim.started and claim.number < number for claim in before)
+    ahead = sum(not (claim.started or claim.after) and claim.number < number for claim in before)
     needed = ", ".join(started.needed(own.needs, capacity))
     return f"{needed}, behind {plural(ahead, 'run')}" if ahead else needed
 
@@ -91,12 +94,12 @@ def shortage(number: int, claims: Iterable[Claim], capacity: Capacity) -> str:
 def _in_order(claims: list[Claim], machine: str | None) -> Iterator[tuple[Claim, "_Taken"]]:
     """Runs of a machine that wait, the earliest first, each with what is taken before it."""
     taken = _Taken()
-    asking = [claim for claim in claims if claim.needs.asks and claim.machine == machine]
-    for claim in asking:
+    here = [claim for claim in claims if claim.machine == machine and (claim.needs.asks or claim.in_queue)]
+    for claim in here:
         if claim.started:
             taken.add(claim)
-    for claim in sorted(asking, key=lambda claim: claim.number):
-        if not claim.started:
+    for claim in sorted(here, key=lambda claim: claim.number):
+        if not (claim.started or claim.after):
             yield claim, taken
             taken.add(claim)
 

@@ -10,15 +10,17 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
 from conjure.runs.database.base import Database
-from conjure.runs.host.process import Process, boot_id, host_id, look_at, send_signal, this_process
+from conjure.runs.database.opening import shared_database
+from conjure.runs.host.process import Process, boot_id, end_all, host_id, look_at, send_signal, this_process
 from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
 WAKE_SIGNAL = signal.SIGUSR1
 SCHEDULER_NAME = "conjure-queue"
@@ -27,6 +29,13 @@ SCHEDULER_NAME = "conjure-queue"
 def this_queue() -> Owner:
     """The queue of this machine."""
     return Owner.queue(host_id(), boot_id())
+
+
+def lock_path(home: Home) -> Path:
+    """The file that a scheduler holds: where machines share a home, each has one of its own."""
+    if shared_database(home) is None:
+        return home.scheduler_lock
+    return home.scheduler_lock.with_name(f"scheduler-{host_id()}.lock")
 
 
 class SchedulerLock:
@@ -43,7 +52,7 @@ class SchedulerLock:
             OSError: It can be neither opened nor made.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(home.scheduler_lock, flags, 0o600)
+        descriptor = os.open(lock_path(home), flags, 0o600)
         return cls(descriptor) if lock_or_close(descriptor) else None
 
     def write_holder(self) -> None:
@@ -102,7 +111,7 @@ def wake_scheduler(home: Home) -> None:
 def scheduler_of(home: Home) -> Process | None:
     """The living scheduler of a home, or None."""
     try:
-        holder = json.loads(home.scheduler_lock.read_bytes())
+        holder = json.loads(lock_path(home).read_bytes())
         process = look_at(int(holder["pid"]))
         lives = process is not None and not process.is_zombie and process.started == holder["started"]
         return process if lives else None
@@ -110,9 +119,15 @@ def scheduler_of(home: Home) -> Process | None:
         return None
 
 
+def end_scheduler(home: Home) -> None:
+    """End the scheduler of a home, if there is one: nothing is lost, and the next one goes on."""
+    process = scheduler_of(home)
+    end_all(lambda: [] if process is None or scheduler_of(home) != process else [process])
+
+
 def scheduler_is_missing(home: Home) -> bool:
     """Whether a scheduler was killed, so that runs may wait that nobody starts."""
-    return home.scheduler_lock.exists() and scheduler_of(home) is None
+    return lock_path(home).exists() and scheduler_of(home) is None
 
 
 def is_scheduler(home: Home, process: Process) -> bool:
@@ -130,6 +145,24 @@ def close_queued(store: Database, number: int, ending: Ending) -> bool:
     if closed:
         remove_request(store.home, number)
     return closed
+
+
+def dependency_failed(number: int, status: RunStatus | None) -> Ending:
+    """The end of a run that waited for another one, which did not complete.
+
+    Args:
+        number: The other run.
+        status: How it ended; None where there is no record of it any more.
+    """
+    how = "no longer exists" if status is None else _HOW_ENDED.get(status, "failed")
+    return Ending(EndReason.DEPENDENCY_FAILED, message=f"run {number} {how}")
+
+
+_HOW_ENDED = {
+    RunStatus.STOPPED: "was stopped",
+    RunStatus.KILLED: "was killed",
+    RunStatus.INTERRUPTED: "was interrupted",
+}
 
 
 def look_after_queue(store: Database) -> None:

@@ -6,6 +6,7 @@ Main entries: `Owner`, `Usage`. Invariant: plain values, the same after a restar
 from dataclasses import dataclass
 
 _QUEUE_OF = "queue of "
+_EXECUTOR = "executor "
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,20 @@ class Owner:
         """
         return cls(f"{_QUEUE_OF}{host_id}", boot_id, 0, "")
 
+    @classmethod
+    def of_executor(cls, name: str) -> "Owner":
+        """An executor that has a run whose supervisor is still to take it."""
+        return cls(f"{_EXECUTOR}{name}", "", -1, "")
+
     @property
     def is_queue(self) -> bool:
         """Whether this is a machine's queue, not a process."""
         return self.pid == 0
+
+    @property
+    def is_executor(self) -> bool:
+        """Whether this is an executor, whose supervisor is still to take the run over."""
+        return self.pid == -1
 
     @property
     def machine(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from conjure.core.secrets import STARS, Redaction
 from conjure.core.units import LARGEST_NUMBER, LONGEST_S
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 from conjure.runs.schema.argv import fill_in
 from conjure.runs.schema.stop_conditions import parse_stop_condition
 
@@ -84,7 +84,8 @@ def _target(mount: str, path: str) -> str:
         )
     if normal in {"", "."} or normal == ".." or normal.startswith("../") or "\0" in normal:
         raise UsageError(
-            f"mount {mount!r}: {path!r} is not a path inside the working folder", hint="-m runs/2:data"
+            f"mount {mount!r}: {path!r} is not a path inside the working folder",
+            hint=option("mounts", "runs/2:data"),
         )
     return normal
 
@@ -112,21 +113,24 @@ class CodeChoice:
     def faults(self) -> list[str]:
         """What contradicts what, in words."""
         chosen = {
-            "--commit": self.commit is not None,
-            "--committed": self.committed,
-            "--git-url": self.git_url is not None,
+            "commit": self.commit is not None,
+            "committed": self.committed,
+            "git_url": self.git_url is not None,
         }
-        named = [flag for flag, given in chosen.items() if given]
+        named = [option(name) for name, given in chosen.items() if given]
         found = [f"{' and '.join(named)} cannot be combined"] if len(named) > 1 else []
         if self.git_ref is not None and self.git_url is None:
-            found.append("--git-ref needs --git-url (use --commit for commits of the current repository)")
-        for flag, value in (
-            ("--commit", self.commit),
-            ("--git-url", self.git_url),
-            ("--git-ref", self.git_ref),
+            found.append(
+                f"{option('git_ref')} needs {option('git_url')}"
+                f" (use {option('commit')} for commits of the current repository)"
+            )
+        for name, value in (
+            ("commit", self.commit),
+            ("git_url", self.git_url),
+            ("git_ref", self.git_ref),
         ):
             if value is not None and (not value or value.startswith("-")):
-                found.append(f"{flag} {value!r} is not a valid git reference")
+                found.append(f"{option(name, value)} is not a valid git reference")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,11 +158,11 @@ class EnvironmentChoice:
         """What is wrong, in words."""
         found = []
         if self.base not in {"current", "none"}:
-            found.append(f"--base {self.base!r} must be current or none")
+            found.append(f"{option('base', self.base)} must be current or none")
         if self.python is not None and not _PYTHON_VERSION.fullmatch(self.python):
-            found.append(f"--python {self.python!r} is not a version, such as 3.12")
+            found.append(f"{option('python', self.python)} is not a version, such as 3.12")
         found += [
-            f"--pip {name!r} is not a package"
+            f"{option('pip', name)} is not a package"
             for name in self.pip
             if not name.strip() or name.startswith("-")
         ]
@@ -191,13 +195,13 @@ class ComputeRequest:
     def faults(self) -> list[str]:
         """What is wrong, in words."""
         needs = {
-            "--cpus": (self.cpus, _MOST_PARTS),
-            "--gpus": (self.gpus, _MOST_PARTS),
-            "--memory": (self.memory_bytes, LARGEST_NUMBER),
+            "cpus": (self.cpus, _MOST_PARTS),
+            "gpus": (self.gpus, _MOST_PARTS),
+            "memory": (self.memory_bytes, LARGEST_NUMBER),
         }
         return [
-            f"{flag} must be above 0 and below {limit:g}; {need:g} is not"
-            for flag, (need, limit) in needs.items()
+            f"{option(name)} must be above 0 and below {limit:g}; {need:g} is not"
+            for name, (need, limit) in needs.items()
             if need is not None and not 0 < need < limit
         ]
 
@@ -229,6 +233,7 @@ class RunSpec:
         idempotent: Reuse an equal run that completed.
         sandbox: Hide the machine from the command, but for what it needs.
         network: Let a sandboxed command reach the network.
+        after: Runs that have to complete before this one starts; those whose files it mounts among them.
         withheld: Of a spec as it is stored, what it does not hold because it was secret, as in ``command``
             and ``variables.API_KEY``; None for a spec that holds everything.
     """
@@ -251,6 +256,7 @@ class RunSpec:
     idempotent: bool = False
     sandbox: bool = False
     network: bool = False
+    after: tuple[int, ...] = ()
     withheld: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -267,7 +273,7 @@ class RunSpec:
             + self._mount_faults()
             + self._name_faults()
             + self._stop_faults()
-            + ["--network needs --sandbox"] * (self.network and not self.sandbox)
+            + [f"{option('network')} needs {option('sandbox')}"] * (self.network and not self.sandbox)
         )
         if faults:
             raise UsageError("; ".join(faults))
@@ -288,12 +294,12 @@ class RunSpec:
     def _name_faults(self) -> list[str]:
         found = [label_fault(label) for label in self.labels]
         found += [
-            f"--param {name!r} is not a name (letters, digits, _ . -)"
+            f"{option('params')} {name!r} is not a name (letters, digits, _ . -)"
             for name in self.params
             if not _PARAM_NAME.fullmatch(name)
         ]
         found += [
-            f"--env {name!r} is not a variable's name"
+            f"{option('env')} {name!r} is not a variable's name"
             for name, value in self.variables.items()
             if not _VARIABLE_NAME.fullmatch(name) or "\0" in value
         ]
@@ -307,7 +313,7 @@ class RunSpec:
             try:
                 parse_stop_condition(text)
             except UsageError as error:
-                found.append(str(error))
+                found.append(error.unspelled.message)
         return found
 
     @property
@@ -347,6 +353,7 @@ class RunSpec:
             "idempotent": safe.idempotent,
             "sandbox": safe.sandbox,
             "network": safe.network,
+            "after": list(safe.after),
             "withheld": None if safe.withheld is None else list(safe.withheld),
         }
 
@@ -355,16 +362,10 @@ class RunSpec:
         """The spec that `to_dict` wrote; unknown keys (of a later version) are passed over."""
         environment = dict(stored.get("environment", {}))
         environment["pip"] = tuple(environment.get("pip", ()))
-        lists = ("command", "stop_conditions", "output", "no_output", "labels")
+        lists = ("command", "stop_conditions", "output", "no_output", "labels", "after")
         plain = (
-            "kind",
-            "timeout_s",
-            "description",
-            "variables",
-            "params",
-            "idempotent",
-            "sandbox",
-            "network",
+            *("kind", "timeout_s", "description", "variables", "params", "idempotent"),
+            *("sandbox", "network"),
         )
         withheld = stored["withheld"] if "withheld" in stored else _starred(stored)
         return cls(
@@ -475,15 +476,19 @@ def label_fault(label: str) -> str | None:
     return None
 
 
-def parse_assignment(option: str, text: str) -> tuple[str, str]:
+def parse_assignment(field: str, text: str) -> tuple[str, str]:
     """Name and value of ``NAME=VALUE``; only the first ``=`` divides.
+
+    Args:
+        field: The option that it is given with.
+        text: What is given.
 
     Raises:
         UsageError: There is no ``=``.
     """
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"{option} {text!r} has no value: write {option} {text}=VALUE")
+        raise UsageError(f"{option(field)} {text!r} has no value: write {option(field)} {text}=VALUE")
     return name, value
 
 

@@ -61,6 +61,7 @@ class EndReason(StrEnum):
     STOP_REQUESTED = "stop_requested"
     TIMEOUT = "timeout"
     STOP_CONDITION = "stop_condition"
+    DEPENDENCY_FAILED = "dependency_failed"
     PRUNED = "pruned"
     KILL_REQUESTED = "kill_requested"
     SUBMISSION_FAILED = "submission_failed"
@@ -84,6 +85,7 @@ STATUS_OF_REASON: dict[EndReason, RunStatus] = {
     EndReason.STOP_REQUESTED: RunStatus.STOPPED,
     EndReason.TIMEOUT: RunStatus.STOPPED,
     EndReason.STOP_CONDITION: RunStatus.STOPPED,
+    EndReason.DEPENDENCY_FAILED: RunStatus.STOPPED,
     EndReason.PRUNED: RunStatus.STOPPED,
     EndReason.KILL_REQUESTED: RunStatus.KILLED,
     EndReason.SUBMISSION_FAILED: RunStatus.BUILD_FAILED,
@@ -186,5 +188,7 @@ def exit_status(ending: Ending) -> int:
         return 128 + ending.signal
     if ending.exit_code is not None and (ending.exit_code or ending.reason is not EndReason.SAVE_FAILED):
         return ending.exit_code
+    if ending.reason is EndReason.DEPENDENCY_FAILED:
+        return EXIT_BEFORE_START
     before_start = {RunStatus.STOPPED: 128 + SIGTERM, RunStatus.KILLED: 128 + SIGKILL}
     return before_start.get(ending.reason.status, EXIT_BEFORE_START)

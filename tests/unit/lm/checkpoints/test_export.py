@@ -198,7 +198,7 @@ class TestRefusals:
         tiny_checkpoint(tmp_path / "model", n_embd=16)
         with pytest.raises(UsageError, match=r"multiple of 32 numbers; .* has rows of 16") as caught:
             export(tmp_path / "model", tmp_path / "out", type="q8_0")
-        assert caught.value.fix == "--type float16"
+        assert caught.value.fix == "type='float16'"
 
     @pytest.mark.parametrize("format", ["gguf", "ollama", "safetensors"])
     def test_numbers_beyond_float16_leave_nothing_behind(self, tmp_path, format):

@@ -8,17 +8,17 @@ from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError, UsageError
 from conjure.lm.checkpoints.pretrained import save_checkpoint
-from conjure.lm.generation.engine_loading import int8_engine, int8_is_fastest, load_writer
+from conjure.lm.generation.engine_loading import int8_is_fastest, load_writer
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.hardware import PRECISION_VARIABLE
 from conjure.lm.native import Status, library
+from support.engines import logits_of
 from support.models import tiny_checkpoint, tiny_config, tiny_model, tiny_tokenizer
 from support.native import native_status
 from support.oracle import random_ids
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-NO_PADDING = torch.zeros(1, dtype=torch.int64)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 def first_logits(writer):
     ids = random_ids(tiny_config(), 1, 10)
-    return writer.engine.prefill(ids, NO_PADDING, 20)
+    return logits_of(writer.engine, ids)[:, 0]
 
 
 class TestPrecision:
@@ -101,16 +101,6 @@ class TestAuto:
 
     def test_not_for_models_it_does_not_compute(self):
         assert not int8_is_fastest(tiny_config(activation_function="silu"), CPU, 1, self.AVX512)
-
-
-def test_prompts_can_be_read_in_bfloat16(folder, monkeypatch):
-    native_status("portable", monkeypatch)
-    engine, words = int8_engine(folder, read_in_bfloat16=True)
-    assert words == "int8, native portable, prompts in bfloat16"
-    ids = random_ids(tiny_config(), 8, 10)  # enough tokens for it to be worth it
-    no_padding = torch.zeros(8, dtype=torch.int64)
-    bfloat16 = load_writer(folder, precision="bfloat16").engine.prefill(ids, no_padding, 20)
-    assert engine.prefill(ids, no_padding, 20).equal(bfloat16)
 
 
 def test_a_model_without_a_tokenizer_cannot_write(tmp_path):

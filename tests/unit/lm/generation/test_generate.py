@@ -9,6 +9,7 @@ from conjure.errors import ContextLengthError, ModelError, UsageError
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.generation.generate import Sample, Token, generate, stream
 from conjure.lm.generation.request import GenerationRequest
+from support.engines import logits_of
 from support.models import tiny_model, tiny_tokenizer
 from support.scripted_engine import ScriptedEngine
 
@@ -286,21 +287,20 @@ class TestCompany:
     def test_reading_prompts_in_parts_changes_nothing(self, monkeypatch):
         request = GenerationRequest(prompts=PROMPTS, max_new_tokens=5, seed=4)
         whole = generate(tiny_model(), TOKENIZER, request)
-        monkeypatch.setattr("conjure.lm.generation.engines.torch_engine._PREFILL_TOKENS", 24)
+        monkeypatch.setattr("conjure.lm.generation.engines.torch_engine._MOST_TOKENS", 24)
         assert facts(generate(tiny_model(), TOKENIZER, request)) == facts(whole)
 
     def test_a_prompt_is_read_once_for_all_its_samples(self):
         class CountingEngine(TorchEngine):
-            read = ()
+            def read(self, ids, cohort):
+                shapes.append(tuple(ids.shape))
+                return super().read(ids, cohort)
 
-            def prefill(self, ids, pad, capacity):
-                self.read = tuple(ids.shape)
-                return super().prefill(ids, pad, capacity)
-
+        shapes = []
         engine = CountingEngine(tiny_model())
         request = GenerationRequest(prompts=["My dog", "He"], num_samples=10, max_new_tokens=2)
         list(stream(engine, TOKENIZER, request))
-        assert engine.read[0] == 2
+        assert [rows for rows, _ in shapes] == [2, 20]
 
 
 class TestOverflow:
@@ -382,10 +382,10 @@ class TestBfloat16:
             model.embedding.weight += 20 * torch.randn(
                 64, generator=torch.Generator().manual_seed(0)
             )  # as GPT-2's do
-        ids, pad = torch.tensor([TOKENIZER.encode("My dog ate")]), torch.tensor([0])
-        exact = TorchEngine(model).prefill(ids, pad, 20)[0]
+        ids = torch.tensor([TOKENIZER.encode("My dog ate")])
+        exact = logits_of(TorchEngine(model), ids)[0, 0]
         engine = TorchEngine(model.to(torch.bfloat16))
-        logits = engine.prefill(ids, pad, 20)[0]
+        logits = logits_of(engine, ids)[0, 0]
 
         assert logits.dtype == torch.float32
         assert exact.mean().abs() > 20 * exact.std(), "the test needs logits far from zero"

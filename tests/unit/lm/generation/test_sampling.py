@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,26 +13,24 @@ from conjure.lm.generation.sampling import (
     ban_repeated_ngrams,
     gumbel_noise,
     keep_nucleus,
-    largest,
     penalise_repetition,
     random_stream,
     sample_tokens,
 )
+from conjure.lm.native.logits import largest
 
-NO_HISTORY = torch.zeros(1, 0, dtype=torch.int64)
 
-
-def draw(logits: list[float], count: int, **settings) -> torch.Tensor:
+def draw(logits: list[float], count: int, **settings) -> np.ndarray:
     """Choose `count` times from the same logits, with a step number of its own each time."""
-    rows = torch.tensor(logits).expand(count, -1)
-    history = torch.zeros(count, 0, dtype=torch.int64)
-    streams = torch.full((count,), random_stream(1, 0))
-    steps = torch.arange(count)
-    return sample_tokens(rows, history, streams, steps, SamplingSettings(**{"top_k": 0, **settings}))
+    rows = np.tile(np.array(logits, np.float32), (count, 1))
+    streams = [random_stream(1, 0)] * count
+    return sample_tokens(
+        rows, [[]] * count, streams, range(count), SamplingSettings(**{"top_k": 0, **settings})
+    )
 
 
-def shares(chosen: torch.Tensor, size: int) -> torch.Tensor:
-    return chosen.bincount(minlength=size).double() / len(chosen)
+def shares(chosen: np.ndarray, size: int) -> torch.Tensor:
+    return torch.from_numpy(np.bincount(chosen, minlength=size) / len(chosen))
 
 
 class TestSettings:
@@ -147,18 +146,18 @@ class TestGreedy:
 
 class TestLargest:
     def test_ties_at_the_edge_keep_exactly_k_by_id(self):
-        logits = torch.tensor([[1.0, 0.0, 1.0, 1.0, 2.0, 1.0], [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]])
+        logits = np.array([[1.0, 0.0, 1.0, 1.0, 2.0, 1.0], [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]], np.float32)
 
         assert largest(logits, 3).tolist() == [[0, 2, 4], [0, 1, 2]]
 
     def test_ids_ascend_whatever_the_order_of_the_logits(self):
-        assert largest(torch.tensor([[1.0, 3.0, 0.0, 5.0, 4.0]]), 3).tolist() == [[1, 3, 4]]
+        assert largest(np.array([[1.0, 3.0, 0.0, 5.0, 4.0]], np.float32), 3).tolist() == [[1, 3, 4]]
 
     def test_all_equal(self):
-        assert largest(torch.zeros(2, 1000), 7).tolist() == [list(range(7))] * 2
+        assert largest(np.zeros((2, 1000), np.float32), 7).tolist() == [list(range(7))] * 2
 
     def test_more_than_there_are_is_all(self):
-        assert largest(torch.zeros(2, 3), 50).tolist() == [[0, 1, 2]] * 2
+        assert largest(np.zeros((2, 3), np.float32), 50).tolist() == [[0, 1, 2]] * 2
 
     def test_banned_tokens_fill_up_and_can_never_win(self):
         logits = [-math.inf, 0.0, -math.inf, -math.inf]
@@ -166,35 +165,31 @@ class TestLargest:
 
 
 class TestRepetitionPenalty:
-    LOGITS = torch.tensor([[2.0, -2.0, 0.0, 5.0, -5.0]])
+    LOGITS = np.array([[2.0, -2.0, 0.0, 5.0, -5.0]], np.float32)
 
     @pytest.mark.parametrize("penalty", [1.0001, 1.2, 2.0, 100.0])
     def test_it_never_raises_a_seen_token_whatever_its_sign(self, penalty):
-        seen = torch.tensor([[0, 1, 2, 2, 0]])
-
-        penalised = penalise_repetition(self.LOGITS, seen, penalty)
+        penalised = penalise_repetition(self.LOGITS, [[0, 1, 2, 2, 0]], penalty)
 
         assert (penalised <= self.LOGITS).all()
         assert (penalised[0, :2] < self.LOGITS[0, :2]).all()
-        assert torch.equal(penalised[0, 3:], self.LOGITS[0, 3:]), "tokens not seen stay as they are"
+        assert np.array_equal(penalised[0, 3:], self.LOGITS[0, 3:]), "tokens not seen stay as they are"
 
     def test_a_token_seen_twice_is_penalised_once(self):
-        once = penalise_repetition(self.LOGITS, torch.tensor([[0]]), 2.0)
-        twice = penalise_repetition(self.LOGITS, torch.tensor([[0, 0, 0]]), 2.0)
+        once = penalise_repetition(self.LOGITS, [[0]], 2.0)
+        twice = penalise_repetition(self.LOGITS, [[0, 0, 0]], 2.0)
 
         assert once[0, 0] == 1.0
-        assert torch.equal(once, twice)
+        assert np.array_equal(once, twice)
 
-    def test_padding_is_not_a_token(self):
-        padded = penalise_repetition(self.LOGITS, torch.tensor([[-1, -1, 3]]), 2.0)
-
-        assert torch.equal(padded, penalise_repetition(self.LOGITS, torch.tensor([[3]]), 2.0))
+    def test_a_row_that_says_nothing_stays_as_it_is(self):
+        assert np.array_equal(penalise_repetition(self.LOGITS, [[]], 2.0), self.LOGITS)
 
 
 class TestNoRepeatNgram:
     def banned(self, history: list[int], size: int) -> list[int]:
-        logits = ban_repeated_ngrams(torch.zeros(1, 8), torch.tensor([history]), size)
-        return logits[0].isinf().nonzero().squeeze(1).tolist()
+        logits = ban_repeated_ngrams(np.zeros((1, 8), np.float32), [history], size)
+        return np.flatnonzero(np.isinf(logits[0])).tolist()
 
     def test_what_would_end_an_old_ngram_is_banned(self):
         assert self.banned([1, 2, 3, 1, 2, 4, 1, 2], 3) == [3, 4]
@@ -205,30 +200,26 @@ class TestNoRepeatNgram:
         assert self.banned([1, 2], 3) == []
         assert self.banned([1], 2) == []
 
-    def test_padding_is_no_part_of_an_ngram(self):
-        assert self.banned([-1, -1, -1, 1, 2, 1], 2) == [2]
-        assert self.banned([-1, -1, -1, 5], 3) == []
-
     def test_if_every_token_would_be_banned_none_is(self):
-        logits = torch.tensor([[1.0, 2.0]])
-        assert torch.equal(ban_repeated_ngrams(logits, torch.tensor([[0, 1, 0]]), 1), logits)
+        logits = np.array([[1.0, 2.0]], np.float32)
+        assert np.array_equal(ban_repeated_ngrams(logits, [[0, 1, 0]], 1), logits)
 
 
 class TestNucleus:
     def test_equal_scores_go_by_position(self):
-        kept = keep_nucleus(torch.zeros(1, 4).double(), 0.5)
-        assert kept[0].isfinite().tolist() == [True, True, False, False]
+        kept = keep_nucleus(np.zeros((1, 4)), 0.5)
+        assert np.isfinite(kept[0]).tolist() == [True, True, False, False]
 
     @pytest.mark.parametrize("top_p", [1e-12, 0.01, 0.5])
     def test_at_least_one_token_is_left(self, top_p):
-        kept = keep_nucleus(torch.tensor([[0.0, 10.0, 0.0]]).double(), top_p)
-        assert kept[0].isfinite().tolist() == [False, True, False]
+        kept = keep_nucleus(np.array([[0.0, 10.0, 0.0]]), top_p)
+        assert np.isfinite(kept[0]).tolist() == [False, True, False]
 
 
 class TestNoise:
     def noise(self, steps: int, tokens: int, index: int = 0) -> torch.Tensor:
-        streams = torch.full((steps,), random_stream(0, index))
-        return gumbel_noise(streams, torch.arange(steps), torch.arange(tokens).expand(steps, tokens))
+        ids = np.broadcast_to(np.arange(tokens), (steps, tokens))
+        return torch.from_numpy(gumbel_noise([random_stream(0, index)] * steps, range(steps), ids))
 
     def test_it_is_standard_gumbel(self):
         noise = self.noise(200, 2000)
@@ -255,32 +246,32 @@ class TestNoise:
 
     def test_rows_do_not_see_each_other(self):
         generator = torch.Generator().manual_seed(0)
-        logits = torch.randn(6, 40, generator=generator) * 3
-        history = torch.randint(0, 40, (6, 9), generator=generator)
-        streams = torch.tensor([random_stream(0, index) for index in range(6)])
-        steps = torch.arange(6)
+        logits = (torch.randn(6, 40, generator=generator) * 3).numpy()
+        history = torch.randint(0, 40, (6, 9), generator=generator).tolist()
+        streams = [random_stream(0, index) for index in range(6)]
         settings = SamplingSettings(
             temperature=0.9, top_k=20, top_p=0.9, min_p=0.01, repetition_penalty=1.3, no_repeat_ngram=2
         )
 
-        together = sample_tokens(logits, history, streams, steps, settings)
+        together = sample_tokens(logits, history, streams, range(6), settings)
 
-        for order in (torch.arange(6).flip(0), torch.tensor([3]), torch.tensor([5, 5, 0])):
-            alone = sample_tokens(logits[order], history[order], streams[order], steps[order], settings)
-            assert torch.equal(alone, together[order])
+        for order in ([5, 4, 3, 2, 1, 0], [3], [5, 5, 0]):
+            rows = [[each[row] for row in order] for each in (history, streams)]
+            alone = sample_tokens(logits[order], *rows, order, settings)
+            assert np.array_equal(alone, together[order])
 
     def test_a_last_bit_of_the_logits_hardly_ever_changes_a_choice(self):
         generator = torch.Generator().manual_seed(0)
         logits = torch.randn(5000, 200, generator=generator) * 3
-        streams, steps = torch.full((5000,), random_stream(7, 0)), torch.arange(5000)
-        history = torch.zeros(5000, 0, dtype=torch.int64)
+        streams = [random_stream(7, 0)] * 5000
 
-        def chosen(error: float) -> torch.Tensor:
+        def chosen(error: float) -> np.ndarray:
             nudge = torch.randn(5000, 200, generator=torch.Generator().manual_seed(1)) * error
-            return sample_tokens(logits + nudge, history, streams, steps, SamplingSettings(top_k=50))
+            rows = (logits + nudge).numpy()
+            return sample_tokens(rows, [[]] * 5000, streams, range(5000), SamplingSettings(top_k=50))
 
         # The promise is 2 errors in a hundred at 0.01, in proportion to the error.
-        assert (chosen(0.01) != chosen(0)).double().mean() < 0.02
+        assert (chosen(0.01) != chosen(0)).mean() < 0.02
         assert (chosen(1e-6) != chosen(0)).sum() == 0
 
 

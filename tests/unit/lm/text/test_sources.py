@@ -71,7 +71,7 @@ def test_two_candidates_are_named_not_chosen_from(here):
     with pytest.raises(UsageError, match="'id', 'setup', 'reply'") as caught:
         find_sources(["qa.csv"])
     assert "qa.csv has several columns that could be the text" in str(caught.value)
-    assert caught.value.fix == "--column setup"
+    assert caught.value.fix == "column='setup'"
 
 
 def test_a_wrong_column_is_answered_with_the_right_ones(here):
@@ -80,7 +80,7 @@ def test_a_wrong_column_is_answered_with_the_right_ones(here):
         UsageError, match=r"jokes\.parquet has no column 'joke'; its columns are 'ID', 'Joke'"
     ) as e:
         find_sources(["jokes.parquet"], column="joke")
-    assert e.value.fix == "--column Joke"
+    assert e.value.fix == "column='Joke'"
 
 
 def test_a_column_of_a_text_file_is_a_contradiction(here):
@@ -110,7 +110,7 @@ def test_another_kind_of_file_is_refused_with_the_kinds_that_are_read(here):
         match=r"notes\.md has no supported .* \.txt \.csv \.tsv \.jsonl \.ndjson \.json \.parquet",
     ) as caught:
         find_sources(["notes.md"])
-    assert caught.value.fix == "--format txt"
+    assert caught.value.fix == "format='txt'"
     assert [source.kind for source in find_sources(["notes.md"], layout=ReadOptions(format="txt"))] == ["txt"]
 
 
@@ -171,14 +171,14 @@ def test_empty_standard_input_is_refused(monkeypatch):
         find_sources(["-"])
 
 
-def test_names_that_a_shell_would_cut_are_quoted_in_the_fix(here):
+def test_names_that_hold_spaces_and_quotes_are_quoted_in_the_fix(here):
     (here / "a.csv").write_text("id,Joke Text,It's\n1,two words,three more words\n")
     with pytest.raises(UsageError) as caught:
         find_sources(["a.csv"])
-    assert caught.value.fix == "--column 'Joke Text'"
+    assert caught.value.fix == "column='Joke Text'"
     with pytest.raises(UsageError) as caught:
         find_sources(["a.csv"], column="its")
-    assert caught.value.fix == """--column 'It'"'"'s'"""
+    assert caught.value.fix == 'column="It\'s"'
 
 
 def test_a_table_of_ten_thousand_columns_is_refused_in_one_short_line(here):

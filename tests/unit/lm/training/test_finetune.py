@@ -107,7 +107,7 @@ def test_resume_refuses_another_training_and_says_what_differs(inputs, tmp_path)
 def test_resume_without_a_state_says_so(inputs, tmp_path):
     with pytest.raises(conjure.ConjureError, match="there is no unfinished training in") as caught:
         tune(inputs, tmp_path / "out", resume=True)
-    assert "--resume" in caught.value.hint
+    assert "resume" in caught.value.hint
 
 
 def test_freezing_leaves_the_embeddings_and_first_blocks_alone(inputs, tmp_path):

@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 
+from conjure.errors import TrainingError
 from conjure.lm.models.registry import build, read_model_config
-from conjure.lm.training.plan import memory_bytes
+from conjure.lm.training.plan import fitting_micro_batch, memory_bytes
+from support.models import tiny_model
 
 SHAPES = {
     "wide vocabulary": ({"n_embd": 128, "n_layer": 2, "n_head": 2, "vocab_size": 30_000}, 8, 128),
@@ -53,3 +55,19 @@ def test_memory_is_about_what_a_process_takes(name, dtype):
     arguments = [sys.executable, "-c", SCRIPT, json.dumps([shape, rows, block, dtype])]
     taken = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
     assert 0.6 * taken < estimate < 1.5 * taken
+
+
+class TestBlocksThatDoNotFit:
+    def test_the_longest_block_that_fits_is_named(self):
+        model = tiny_model(context_length=131_072)
+        trainable = sum(weight.numel() for weight in model.parameters())
+        available = int(memory_bytes(model, trainable, 1, 4096, torch.float32) / 0.9) + 1
+        with pytest.raises(TrainingError, match="training needs about") as refused:
+            fitting_micro_batch(model, trainable, 1, 131_072, torch.float32, available)
+        assert refused.value.hint.startswith("block_size=4096 fits; lora=8, freeze or a smaller model")
+        assert fitting_micro_batch(model, trainable, 1, 4096, torch.float32, available) == 1
+
+    def test_where_none_fits_it_is_said(self):
+        with pytest.raises(TrainingError) as refused:
+            fitting_micro_batch(tiny_model(), 1000, 1, 32, torch.float32, 1)
+        assert refused.value.hint == "no block size fits: use lora=8, freeze or a smaller model"

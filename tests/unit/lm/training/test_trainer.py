@@ -98,7 +98,7 @@ def test_a_loss_that_explodes_stops_it_with_advice():
     trainer = tiny_trainer(learning_rate=1e30, max_grad_norm=0.0)
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf)") as caught:
         list(trainer.run())
-    assert "--learning-rate" in caught.value.hint
+    assert "learning_rate" in caught.value.hint
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ def test_a_single_block_that_does_not_fit_ends_training_in_one_sentence(monkeypa
     with pytest.raises(TrainingError) as caught:
         losses(trainer)
     assert str(caught.value) == "one block of tokens does not fit in memory: CUDA out of memory."
-    assert "--block-size" in caught.value.hint
+    assert "block_size" in caught.value.hint
 
 
 @pytest.mark.large  # the compiler takes most of a minute

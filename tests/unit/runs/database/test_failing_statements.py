@@ -80,7 +80,7 @@ CHANGES = {
     "create_run": create,
     "create_run as a trial": lambda store: create(store, trial=TrialClaim(1, 1, 1, {"lr": "1e-3"})),
     "move": lambda store: store.move(REQUESTED, RunStatus.QUEUED),
-    "admit": lambda store: store.admit(QUEUED, lambda _: (0,), OWNER),
+    "admit": lambda store: store.admit(QUEUED, lambda _: (0,)),
     "enqueue": lambda store: store.enqueue(REQUESTED, QUEUE),
     "end_queued_run": lambda store: store.end_queued_run(QUEUED, Ending(EndReason.KILL_REQUESTED)),
     "end_run": lambda store: store.end_run(SAVING, DONE),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from conjure.runs.executors.base import Exit
+from conjure.runs.executors.command import Exit
 from conjure.runs.lifecycle.command_monitor import CommandMonitor
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.status import EndReason

@@ -1,8 +1,9 @@
 import os
 
 from conjure.core.home import Home
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process
-from conjure.runs.lifecycle.ownership import RunLock, is_other_supervisor, process_name
+from conjure.runs.lifecycle.ownership import is_other_supervisor, process_name
 
 
 def named(name):

@@ -117,7 +117,7 @@ def test_what_can_never_be_is_refused_at_once():
     with pytest.raises(UsageError) as caught:
         refuse_impossible(ComputeRequest(5, 3, 10**9), MACHINE)
     assert str(caught.value) == (
-        "--cpus 5: this machine has 4; --gpus 3: this machine has 2; --memory 1.0 GB: this machine has 100 B"
+        "cpus=5: this machine has 4; gpus=3: this machine has 2; memory 1.0 GB: this machine has 100 B"
     )
 
 
@@ -136,3 +136,15 @@ def test_gpus_are_counted_by_their_devices(tmp_path):
 def test_a_list_of_gpus():
     assert gpus_named("0, 2,GPU-abc,") == (0, 2)
     assert gpus_named("") == ()
+
+
+def test_a_run_that_waits_for_another_delays_nobody():
+    blocked = Claim(2, ComputeRequest(cpus=4), "here", in_queue=True, after=(1,))
+    assert ready(blocked, queued(3, cpus=4)) == [3]
+    assert shortage(2, [blocked], MACHINE) == "run 1"
+    assert shortage(3, [blocked, queued(3, cpus=4)], MACHINE) == "4 cores (4 of 4 free)"
+
+
+def test_a_run_that_asked_for_nothing_starts_once_the_others_have_completed():
+    assert ready(queued(3)) == [3]
+    assert ready(Claim(3, ComputeRequest(), "here", in_queue=True, after=(1, 2))) == []

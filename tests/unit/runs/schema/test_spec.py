@@ -109,17 +109,17 @@ def test_all_faults_are_reported_at_once():
     message = str(caught.value)
     for fault in (
         "the command is empty",
-        "--commit and --committed cannot be combined",
-        "--git-ref needs --git-url",
-        "--base 'best' must be current or none",
-        "--python 'four'",
-        "--cpus must be above 0 and below 1e+06; 0 is not",
-        "--gpus must be above 0 and below 1e+06; -1 is not",
+        "commit and committed cannot be combined",
+        "git_ref needs git_url",
+        "base='best' must be current or none",
+        "python='four'",
+        "cpus must be above 0 and below 1e+06; 0 is not",
+        "gpus must be above 0 and below 1e+06; -1 is not",
         "two mounts have the same path, 'in'",
         "two mounts have the same path, 'in/deep'",
         "label ' x'",
-        "--param '1x'",
-        "--env 'A-B'",
+        "params '1x'",
+        "env 'A-B'",
         "a timeout must be above 0",
         "stop condition 'loss == 3'",
     ):
@@ -202,9 +202,9 @@ def test_what_an_earlier_version_withheld_is_known_by_its_stars():
 
 
 def test_only_the_first_equals_sign_divides():
-    assert parse_assignment("--param", "x=a=b") == ("x", "a=b")
-    with pytest.raises(UsageError, match="write --param x=VALUE"):
-        parse_assignment("--param", "x")
+    assert parse_assignment("params", "x=a=b") == ("x", "a=b")
+    with pytest.raises(UsageError, match="write params x=VALUE"):
+        parse_assignment("params", "x")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from conjure.errors import ModelError
+from conjure.errors import ModelError, option
 from conjure.lm.checkpoints.gguf.families import FAMILIES, ROPE_FREQS
 from conjure.lm.checkpoints.gguf.header import GGUFShape, llama3_divisors
 from conjure.lm.checkpoints.gguf.vocabulary import (
@@ -59,7 +59,7 @@ def header_keys(config: ModelConfig) -> tuple[str, dict[str, Any], list[float] |
     if config.family not in names or not isinstance(config, Shape):
         raise ModelError(
             f"GGUF is written of {', '.join(names)} models, and this is a {config.family}",
-            hint="--format safetensors",
+            hint=option("format", "safetensors"),
         )
     architecture = names[config.family]
     keys, divisors = _keys(architecture, config)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from conjure.lm.generation.engines.torch_engine import TorchEngine, evaluating
+from conjure.lm.generation.engines.torch_engine import Cohort, TorchEngine, evaluating
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.decoder import Decoder, KVCache, attention_mask
 
@@ -50,26 +50,18 @@ class GraphEngine(TorchEngine):
     def __init__(self, model: Decoder) -> None:
         super().__init__(model)
         self._decoder = model
-        self._fixed: _FixedStep | None = None
 
-    def prefill(self, ids: Tensor, pad: Tensor, capacity: int) -> Tensor:
-        """Read new rows; see `Engine.prefill`."""
-        self._fixed = None
-        return super().prefill(ids, pad, capacity)
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with these rows; see `Engine.select`."""
-        self._fixed = None
-        super().select(rows)
-
-    def step(self, ids: Tensor) -> Tensor:
-        """Read one more token per row; see `Engine.step`."""
-        assert isinstance(self._cache, KVCache), "nothing was read yet"
-        if self._fixed is None:
-            cache = FixedKVCache(self._cache)
-            self._cache = cache
-            self._fixed = _FixedStep(self._decoder, cache, self._pad, self._head, ids.to(self._device))
-        return self._fixed(ids)
+    def read(self, ids: Tensor, cohort: Cohort) -> Tensor:
+        """Read new tokens; see `TorchEngine.read`."""
+        if ids.shape[1] > 1 or cohort.cache.length == 0:
+            return super().read(ids, cohort)
+        ids = ids[:, 0].to(self._decoder.device)
+        if cohort.replay is None:
+            assert isinstance(cohort.cache, KVCache), "a decoder's"
+            cache = FixedKVCache(cohort.cache)
+            cohort.cache = cache
+            cohort.replay = _FixedStep(self._decoder, cache, cohort.pad, self.head, ids)
+        return cohort.replay(ids)
 
 
 class _FixedStep:
@@ -79,13 +71,13 @@ class _FixedStep:
         self,
         model: Decoder,
         cache: FixedKVCache,
-        pad: Tensor | None,
+        pad: Tensor,
         head: Callable[[Tensor], Tensor],
         ids: Tensor,
     ) -> None:
         self._model, self._cache, self._head = model, cache, head
         self._ids = ids.clone()
-        self._pad = pad if pad is not None else torch.zeros_like(ids)  # (R,)
+        self._pad = pad  # (R,)
         self._windows = {layer.window for layer in model.config.layers}
         self._columns = torch.arange(cache.capacity, device=ids.device)
         self._replay = self._recorded() if ids.device.type == "cuda" else self._compute
@@ -103,7 +95,7 @@ class _FixedStep:
                 window: attention_mask(column, self._columns, pad=self._pad, window=window)
                 for window in self._windows
             }
-            positions = (column - self._pad)[:, None]  # (R, 1)
+            positions = (column - self._pad).clamp(min=0)[:, None]  # (R, 1)
             hidden = self._model.read(self._ids[:, None], positions, masks, self._cache)
             return self._head(hidden[:, -1])
 

@@ -1,16 +1,19 @@
 """The engine that decodes in C: int8 weights, bfloat16 keys and values, one call per step.
 
-Main entry: `NativeEngine`, an `Engine`. Invariant: every pointer and size handed to C was checked here
-against the model's configuration, and what it points to is kept alive.
+Main entry: `NativeEngine`, an `Engine`. Invariants: every pointer and size handed to C was checked here
+against the model's configuration, and what it points to is kept alive; what a row gets does not depend, in
+any bit, on the rows beside it, on the size of pieces, or on the number of threads.
 """
 
-import ctypes
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from conjure.errors import ContextLengthError, ModelError, ShapeError
+from conjure.errors import ModelError, ShapeError
+from conjure.lm.generation.engines.base import PIECE, RowQueue, refuse_unreadable
 from conjure.lm.generation.engines.int8_quantization import (
     BLOCK_BYTES,
     GROUP,
@@ -19,17 +22,15 @@ from conjure.lm.generation.engines.int8_quantization import (
     QuantisedMatrix,
     QuantisedModel,
 )
-from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.hardware import usable_cores
-from conjure.lm.models.decoder import KVCache
 from conjure.lm.models.shape import LayerShape, ModelConfig, Shape
 from conjure.lm.native import library as c
 
 _CHUNK = 32  # as in forward.c
 _DONE, _NO_TOKEN = 0, 2  # likewise
+_CACHE_LINE = 64  # bytes
 _MOST_THREADS = 64  # beyond these, meeting takes longer than it saves; forward.c has room for 256
-_WORTH_A_READER = 64  # tokens of prompts from which handing over keys and values pays
-_PREFILL_TOKENS = 512  # read at a time over all rows: bounds activations to some 20 MB at 124M parameters
+_MOST_TOKENS = 512  # read in one call over all rows: bounds activations to some 20 MB at 124M parameters
 
 
 def supports(config: ModelConfig) -> bool:
@@ -51,173 +52,195 @@ class NativeEngine:
         weights: The rounded model.
         status: The library to use; it must be there.
         threads: How many threads compute; None means the usable cores.
-        reader: The same model in bfloat16, to read prompts with where that is faster; its keys and values are
-            taken over. None reads them in C like everything else.
 
     Raises:
         ModelError: The library does not compute this kind of model.
         ShapeError: The weights do not fit their configuration.
     """
 
-    def __init__(
-        self,
-        weights: QuantisedModel,
-        status: c.Status,
-        *,
-        threads: int | None = None,
-        reader: TorchEngine | None = None,
-    ) -> None:
+    def __init__(self, weights: QuantisedModel, status: c.Status, *, threads: int | None = None) -> None:
         assert status.library is not None, "ask status() first"
         if not supports(weights.config):
             raise ModelError("the native engine supports only GPT-2 models")
-        self._config = weights.config
-        self._forward, self._summarise = status.library.conjure_forward, status.library.conjure_summarise
+        self.config = weights.config
+        self._forward = status.library.conjure_forward
         self._instructions = c.INSTRUCTIONS.index(status.instructions)
         self._threads = min(threads if threads is not None else usable_cores(), _MOST_THREADS)
-        self._weights, self._reader = weights, reader
+        self._weights = weights
         self._model = _model(weights)
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._cache = c.Cache()
-        self._logits = torch.empty((0, self._config.vocab_size))
-        self._length = self._capacity = 0
-        self._slots = self._pad = torch.empty(0, dtype=torch.int64)
 
     @property
     def context_length(self) -> int:
         """Most tokens a row can hold."""
-        return self._config.context_length
+        return self.config.context_length
 
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of all layers for one token."""
-        config = self._config
+        config = self.config
         return 2 * config.n_layer * config.n_head * (config.head_size + _value_width(config))
 
-    @property
-    def length(self) -> int:
-        """Columns read so far."""
-        return self._length
+    def session(self) -> "NativeSession":
+        """A session without rows."""
+        return NativeSession(self)
 
-    def prefill(self, ids: Tensor, pad: Tensor, capacity: int) -> Tensor:
-        """Read new rows; see `Engine.prefill`."""
-        rows, tokens = ids.shape
-        if not 0 < tokens <= capacity <= self.context_length:
-            raise ContextLengthError(
-                f"{tokens} tokens in room for {capacity} do not fit a context of {self.context_length}"
+    def forward(
+        self,
+        rows: "Sequence[NativeRow]",
+        pieces: Sequence[Sequence[int]],
+        wanted: Sequence[int],
+        logits: np.ndarray,
+    ) -> None:
+        """Read a piece of each row.
+
+        Args:
+            rows: The pieces are already counted in their lengths.
+            pieces: The new tokens of each.
+            wanted: The new tokens after which logits are wanted, by their places in all pieces together.
+            logits: Where to, float32, (len(wanted), V).
+        """
+        tokens = [len(piece) for piece in pieces]
+        assert all(row.queue.length <= row.columns for row in rows)
+        assert all(0 <= place < sum(tokens) for place in wanted)
+        assert logits.shape == (len(wanted), self.config.vocab_size)
+        assert logits.dtype == np.float32
+        assert logits.flags.c_contiguous
+        arrays = [
+            np.array(numbers, dtype=np.int64)
+            for numbers in (
+                list(itertools.chain.from_iterable(pieces)),
+                tokens,
+                [row.queue.length - count for row, count in zip(rows, tokens, strict=True)],
+                [row.memory.ctypes.data for row in rows],
+                [row.columns for row in rows],
+                wanted,
             )
-        if pad.shape != (rows,) or bool((pad < 0).any()) or bool((pad >= tokens).any()):
-            raise ShapeError(f"padding {pad.tolist()} does not fit {rows} rows of {tokens} tokens")
-        self._capacity = capacity
-        self._length = 0
-        self._slots, self._pad = torch.arange(rows), pad.to(torch.int64).contiguous()
-        self._allocate(rows)
-        if self._reader is not None and ids.numel() >= _WORTH_A_READER:
-            return self._read_with(self._reader, ids)
-        *parts, last = ids.split(max(1, _PREFILL_TOKENS // rows), dim=1)
-        for part in parts:
-            self._read(part, None)
-        return self._read_to_logits(last)
-
-    def step(self, ids: Tensor) -> Tensor:
-        """Read one more token per row; see `Engine.step`."""
-        return self._read_to_logits(ids[:, None])
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with these rows; see `Engine.select`. Rows that leave cost nothing, repeated ones a copy."""
-        rows = rows.to("cpu")
-        self._slots, self._pad = self._slots[rows], self._pad[rows]
-        if len(self._slots.unique()) < len(self._slots):
-            self._copy_rows()
-            self._cache = _cache(self._keys, self._values)
-
-    def summarise(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """What choosing needs; see `Engine.summarise`. Over many rows torch takes several times as long."""
-        rows, vocab = logits.shape
-        logits = logits.to(torch.float32).contiguous()
-        logsumexp, argmax = torch.empty((rows, 1)), torch.empty(rows, dtype=torch.int64)
-        summary = c.Summary(
-            logits=logits.data_ptr(),
-            rows=rows,
-            vocab=vocab,
-            logsumexp=logsumexp.data_ptr(),
-            argmax=argmax.data_ptr(),
-            threads=self._threads,
-            instructions=self._instructions,
-        )
-        if self._summarise(summary) != _DONE:
-            raise MemoryError("no memory to summarise logits")
-        return logsumexp, argmax
-
-    def _allocate(self, rows: int) -> None:
-        """Room for every row's keys and values; they are read only where they were written."""
-        config, columns = self._config, -(-self._capacity // _CHUNK) * _CHUNK
-        heads = (rows, config.n_head)
-        blocks = (*heads, columns // _CHUNK, config.head_size, _CHUNK)
-        lines = (*heads, columns, _value_width(config))
-        self._keys = [torch.empty(blocks, dtype=torch.bfloat16) for _ in range(config.n_layer)]
-        self._values = [torch.empty(lines, dtype=torch.bfloat16) for _ in range(config.n_layer)]
-        self._cache = _cache(self._keys, self._values)
-
-    def _read_with(self, reader: TorchEngine, ids: Tensor) -> Tensor:
-        logits = reader.prefill(ids, self._pad, ids.shape[1])
-        cache = reader.hand_over()
-        assert isinstance(cache, KVCache), "the reader is the same model, so a decoder"
-        for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
-            blocks = _by_chunk(keys.transpose(2, 3)).unflatten(3, (-1, _CHUNK)).transpose(2, 3)
-            self._keys[layer][:, :, : blocks.shape[2]] = blocks  # (R, H, blocks, D, _CHUNK)
-            self._values[layer][:, :, : values.shape[2]] = _by_chunk(values)
-        self._length = ids.shape[1]
-        return logits
-
-    def _copy_rows(self) -> None:
-        """Give each row a slot of its own; only columns that were read are copied."""
-        slots, self._slots = self._slots, torch.arange(len(self._slots))
-        read = -(-self._length // _CHUNK)
-        for tensors, used in ((self._keys, read), (self._values, read * _CHUNK)):
-            for layer, old in enumerate(tensors):
-                tensors[layer] = torch.empty((len(slots), *old.shape[1:]), dtype=old.dtype)
-                tensors[layer][:, :, :used] = old[slots, :, :used]
-
-    def _read_to_logits(self, ids: Tensor) -> Tensor:
-        # One piece of memory for all steps: fresh pages for every step would cost as much as choosing tokens.
-        if len(self._logits) < len(ids):
-            self._logits = torch.empty((len(ids), self._config.vocab_size))
-        logits = self._logits[: len(ids)]
-        self._read(ids, logits)
-        return logits
-
-    def _read(self, ids: Tensor, logits: Tensor | None) -> None:
-        rows, tokens = ids.shape
-        if rows != len(self._slots) or self._length + tokens > self._capacity:
-            raise ShapeError(
-                f"ids of shape {tuple(ids.shape)} do not fit {len(self._slots)} rows with room for "
-                f"{self._capacity - self._length} more tokens"
-            )
-        ids = ids.to(torch.int64).contiguous()
+        ]
         call = c.Call(
-            ids=ids.data_ptr(),
-            slots=self._slots.data_ptr(),
-            pad=self._pad.data_ptr(),
-            rows=rows,
-            tokens=tokens,
-            start=self._length,
-            logits=logits.data_ptr() if logits is not None else None,
+            *(array.ctypes.data for array in arrays),
+            rows=len(rows),
+            outputs=len(wanted),
+            logits=logits.ctypes.data,
             threads=self._threads,
             instructions=self._instructions,
         )
-        outcome = self._forward(self._model, self._cache, call)
-        if outcome == _NO_TOKEN:
-            raise ModelError(f"token ids must be from 0 to {self._config.vocab_size - 1}")
+        outcome = self._forward(self._model, call)
+        assert outcome != _NO_TOKEN, "rows take tokens of the vocabulary only"
         if outcome != _DONE:
             raise MemoryError("no memory for activations")
-        self._length += tokens
 
 
-def _by_chunk(numbers: Tensor) -> Tensor:
-    """The last dimension filled up to whole chunks, and each chunk in the order of forward.c's `place_of`."""
-    filled = functional.pad(numbers, (0, -numbers.shape[-1] % _CHUNK))
-    return filled.unflatten(-1, (-1, 2, _CHUNK // 2)).transpose(-1, -2).flatten(-3)
+class NativeRow:
+    """A row and what it remembers: in each layer its heads' keys, then their values, as forward.c has them.
+
+    Attributes:
+        queue: What it has read, and has still to read.
+        columns: How many tokens there is room for, in whole chunks.
+        memory: bfloat16 numbers, as uint16.
+    """
+
+    def __init__(self, queue: RowQueue, config: Shape) -> None:
+        self.queue, self._config = queue, config
+        self.columns = -(-queue.capacity // _CHUNK) * _CHUNK
+        per_layer = config.n_head * self.columns * (config.head_size + _value_width(config))
+        self.memory = _aligned(config.n_layer * per_layer)  # read only where it was written
+
+    def copy(self) -> "NativeRow":
+        """Another row that has read the same; only what was written is copied."""
+        copied = NativeRow(self.queue.copy(), self._config)
+        for old, new in zip(self._written(), copied._written(), strict=True):
+            new[...] = old
+        return copied
+
+    def _written(self) -> Iterator[np.ndarray]:
+        """Keys and values, each (layers, heads, chunks, numbers)."""
+        config = self._config
+        layers = self.memory.reshape(config.n_layer, -1)
+        for part in np.split(layers, [config.n_head * self.columns * config.head_size], axis=1):
+            chunks = part.reshape(config.n_layer, config.n_head, self.columns // _CHUNK, -1)
+            yield chunks[:, :, : -(-self.queue.length // _CHUNK)]
+
+
+class NativeSession:
+    """Rows that a `NativeEngine` reads; see `Session`."""
+
+    def __init__(self, engine: NativeEngine) -> None:
+        self._engine = engine
+        self._rows: dict[int, NativeRow] = {}
+        self._numbers = itertools.count()
+        self._logits = np.empty((0, engine.config.vocab_size), np.float32)
+
+    def add(self, rows: Sequence[Sequence[int]], capacities: Sequence[int]) -> list[int]:
+        """Take in new rows; see `Session.add`."""
+        config = self._engine.config
+        queues = [
+            RowQueue(ids, capacity, config.context_length, config.vocab_size)
+            for ids, capacity in zip(rows, capacities, strict=True)
+        ]
+        return self._number(NativeRow(queue, config) for queue in queues)
+
+    def fork(self, row: int, copies: int) -> list[int]:
+        """Rows that have read the same; see `Session.fork`."""
+        return self._number(self._rows[row].copy() for _ in range(copies))
+
+    def append(self, row: int, token: int) -> None:
+        """Give a row one more token; see `Session.append`."""
+        self._rows[row].queue.append(token)
+
+    def room(self, row: int) -> int:
+        """How many more tokens fit; see `Session.room`."""
+        return self._rows[row].queue.room
+
+    def step(self, rows: Sequence[int], piece: int = PIECE) -> tuple[list[int], np.ndarray]:
+        """Read a piece of each row; see `Session.step`."""
+        refuse_unreadable(rows, {number: row.queue for number, row in self._rows.items()})
+        # One piece of memory for all steps: fresh pages for every step would cost as much as choosing tokens.
+        if len(self._logits) < len(rows):
+            self._logits = np.empty((len(rows), self._engine.config.vocab_size), np.float32)
+        ready: list[int] = []
+        piece = min(piece, _MOST_TOKENS)
+        queues = [self._rows[number].queue for number in rows]
+        pieces = [queue.take(piece - queue.length % piece) for queue in queues]
+        for part in _parts(list(map(len, pieces))):
+            ready += self._read(rows[part], pieces[part], len(ready))
+        return ready, self._logits[: len(ready)]
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Forget rows; see `Session.drop`."""
+        for number in rows:
+            del self._rows[number]
+
+    def _read(self, numbers: Sequence[int], pieces: list[list[int]], start: int) -> list[int]:
+        """Read pieces in one call; logits go to the rows from `start` on. Returns the rows they are of."""
+        ends = [end - 1 for end in itertools.accumulate(map(len, pieces))]
+        rows = [self._rows[number] for number in numbers]
+        ready = [index for index, row in enumerate(rows) if not row.queue.unread]
+        logits = self._logits[start : start + len(ready)]
+        self._engine.forward(rows, pieces, [ends[index] for index in ready], logits)
+        return [numbers[index] for index in ready]
+
+    def _number(self, rows: Iterable[NativeRow]) -> list[int]:
+        numbered = {next(self._numbers): row for row in rows}
+        self._rows.update(numbered)
+        return list(numbered)
+
+
+def _parts(tokens: list[int]) -> Iterator[slice]:
+    """Rows with so many tokens each, in parts of at most `_MOST_TOKENS`."""
+    start, total = 0, 0
+    for index, count in enumerate(tokens):
+        if index > start and total + count > _MOST_TOKENS:
+            yield slice(start, index)
+            start, total = index, 0
+        total += count
+    yield slice(start, len(tokens))
+
+
+def _aligned(numbers: int) -> np.ndarray:
+    """Room for so many bfloat16 numbers, as uint16, from the start of a cache line on."""
+    block = np.empty(numbers + _CACHE_LINE // 2, np.uint16)
+    start = -block.ctypes.data % _CACHE_LINE // 2
+    return block[start : start + numbers]
 
 
 def _value_width(config: Shape) -> int:
@@ -261,15 +284,6 @@ def _model(weights: QuantisedModel) -> c.Model:
         ln_f=_norm(weights.ln_f, C),
         head=_matrix(weights.head, C, V),
         head_mean=_address(weights.head_mean, torch.float32, C),
-    )
-
-
-def _cache(keys: list[Tensor], values: list[Tensor]) -> c.Cache:
-    pointers = ctypes.c_void_p * len(keys)
-    return c.Cache(
-        pointers(*(tensor.data_ptr() for tensor in keys)),
-        pointers(*(tensor.data_ptr() for tensor in values)),
-        values[0].shape[2],
     )
 
 

@@ -5,6 +5,7 @@ import torch
 
 from conjure.lm.generation.engines.cuda_graph import FixedKVCache, GraphEngine, torch_engine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
+from support.engines import logits_of, read_whole, step
 from support.models import tiny_config, tiny_model
 
 CONFIG = tiny_config()
@@ -26,51 +27,46 @@ def test_steps_equal_those_of_a_growing_cache(pad, dtype):
     growing, fixed = engines(dtype)
     read, pad = ids(3, 6), torch.tensor(pad)
     bound = 1e-5 if dtype == torch.float32 else 0.05
-    results = [(engine.prefill(read, pad, capacity=20).clone()) for engine in (growing, fixed)]
-    torch.testing.assert_close(*results, rtol=0, atol=0)
-    for step in range(14):
-        token = ids(3, 1, seed=step)[:, 0]
-        expected, found = growing.step(token), fixed.step(token)
-        assert growing.length == fixed.length == 7 + step
-        assert (found - expected).abs().max() <= bound * expected.abs().max()
+    tokens = torch.cat([read, ids(3, 14, seed=1)], 1)
+    expected, found = (logits_of(engine, tokens, pad, prompt=6) for engine in (growing, fixed))
+    assert found[:, 0].equal(expected[:, 0])
+    for place in range(1, 15):
+        difference = (found[:, place] - expected[:, place]).abs().max()
+        assert difference <= bound * expected[:, place].abs().max()
 
 
-def test_rows_can_be_chosen_and_repeated_in_between():
+def test_rows_can_be_dropped_and_forked_in_between():
+    results = []
+    for engine in engines():
+        session = engine.session()
+        rows = session.add([row[: 4 - pad].tolist() for pad, row in enumerate(ids(3, 4))], [12, 12, 12])
+        read_whole(session, rows)
+        logits = [step(session, rows, [5, 6, 7])]
+        session.drop(rows[1:2])
+        rows = [rows[2], rows[0], *session.fork(rows[0], 1)]
+        logits += [step(session, rows, ids(3, 1, seed=seed)[:, 0].tolist()) for seed in range(3)]
+        results.append(torch.cat(logits))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-4)
+
+
+def test_it_can_be_filled_to_the_last_column():
     growing, fixed = engines()
-    for engine in (growing, fixed):
-        engine.prefill(ids(3, 4), torch.tensor([0, 1, 2]), capacity=12)
-        engine.step(ids(3, 1)[:, 0])
-        engine.select(torch.tensor([2, 0, 0, 1]))
-    for step in range(3):
-        token = ids(4, 1, seed=step)[:, 0]
-        torch.testing.assert_close(fixed.step(token), growing.step(token), rtol=0, atol=1e-4)
-
-
-def test_it_can_be_filled_to_the_last_column_and_read_anew():
-    growing, fixed = engines()
-    context = CONFIG.context_length
-    for start in (context - 3, 5):
-        read = ids(2, start, seed=start)
-        pad = torch.zeros(2, dtype=torch.int64)
-        for engine in (growing, fixed):
-            engine.prefill(read, pad, capacity=start + 3)
-        for step in range(3):
-            token = ids(2, 1, seed=step)[:, 0]
-            torch.testing.assert_close(fixed.step(token), growing.step(token), rtol=0, atol=1e-4)
+    read = ids(2, CONFIG.context_length)
+    expected, found = (logits_of(engine, read, prompt=read.shape[1] - 3) for engine in (growing, fixed))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_layers_that_scale_attention_by_their_number():
     growing, fixed = engines(scale_attn_by_inverse_layer_idx=True)
-    for engine in (growing, fixed):
-        engine.prefill(ids(1, 4), torch.tensor([0]), capacity=8)
-    token = ids(1, 1)[:, 0]
-    torch.testing.assert_close(fixed.step(token), growing.step(token), rtol=0, atol=1e-4)
+    expected, found = (logits_of(engine, ids(1, 5), prompt=4) for engine in (growing, fixed))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_a_fixed_cache_counts_in_a_tensor():
     growing, _ = engines()
-    growing.prefill(ids(1, 4), torch.tensor([0]), capacity=8)
-    cache = FixedKVCache(growing.hand_over())
+    plain = growing.model.new_cache(1, 8)
+    growing.model(ids(1, 4), cache=plain)
+    cache = FixedKVCache(plain)
     column = cache.column
     cache.advance(2)
     assert (cache.length, column.tolist()) == (6, [6])

@@ -1,4 +1,4 @@
-"""Real processes under the local executor: what they print, how they end, and that nobody is left."""
+"""Real processes of commands: what they print, how they end, and that nobody is left."""
 
 import os
 import re
@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from conjure.runs.executors.base import Exit, Job, NotStartedError
-from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.executors.command_process import start_command
 from conjure.runs.host.process import adopt_orphans, family
 from conjure.runs.telemetry.logs import STDERR, STDOUT
 from support.casting import is_running, nap, wait_until
@@ -23,7 +23,7 @@ def start(tmp_path):
 
     def _start(line):
         job = Job(("bash", "-c", line), tmp_path, dict(os.environ))
-        started.append(LocalExecutor(lambda process: process.pid in others).start(job))
+        started.append(start_command(job, lambda process: process.pid in others))
         return started[-1]
 
     yield _start
@@ -133,20 +133,20 @@ def test_a_script_whose_interpreter_is_not_there(tmp_path, first, why):
     script.write_bytes(f"{first}echo".encode())
     script.chmod(0o755)
     with pytest.raises(NotStartedError, match=re.escape(f"./run.sh: {why}")) as caught:
-        LocalExecutor(lambda _: True).start(Job(("./run.sh",), tmp_path, dict(os.environ)))
+        start_command(Job(("./run.sh",), tmp_path, dict(os.environ)), lambda _: True)
     assert caught.value.exit_code == 127
 
 
 def test_no_such_program(tmp_path):
     with pytest.raises(NotStartedError, match="no-such-program: command not found") as caught:
-        LocalExecutor(lambda _: False).start(Job(("no-such-program", "x"), tmp_path, dict(os.environ)))
+        start_command(Job(("no-such-program", "x"), tmp_path, dict(os.environ)), lambda _: False)
     assert caught.value.exit_code == 127
 
 
 def test_a_file_that_is_no_program(tmp_path):
     (tmp_path / "plain").write_text("hello")
     with pytest.raises(NotStartedError, match="Permission denied") as caught:
-        LocalExecutor(lambda _: False).start(Job(("./plain", "x"), tmp_path, dict(os.environ)))
+        start_command(Job(("./plain", "x"), tmp_path, dict(os.environ)), lambda _: False)
     assert caught.value.exit_code == 126
 
 
@@ -154,7 +154,7 @@ def test_the_command_dies_with_its_supervisor(tmp_path):
     job = Job(("sleep", nap(86444)), tmp_path, dict(os.environ))
     supervisor = os.fork()
     if supervisor == 0:
-        LocalExecutor(lambda _: False).start(job)
+        start_command(job, lambda _: False)
         time.sleep(600)
         os._exit(0)
     wait_until(lambda: is_running(nap(86444)), "the command")

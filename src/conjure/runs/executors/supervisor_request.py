@@ -13,6 +13,7 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.schema.spec import RunSpec
 
+LOCAL = "local"
 _PACKAGE = Path(__file__).parents[2]
 
 
@@ -42,6 +43,8 @@ class SupervisorRequest:
         variables: The environment the supervisor is to have.
         settings: What else it would have inherited.
         program: The conjure that was called.
+        executor: Name of the executor that starts the supervisor.
+        boot_id: Where and since when `requested` counts.
     """
 
     spec: RunSpec
@@ -50,6 +53,12 @@ class SupervisorRequest:
     variables: dict[str, str]
     settings: ProcessSettings
     program: Program
+    executor: str = LOCAL
+    boot_id: str = ""
+
+    def arguments(self, number: int) -> list[str]:
+        """The supervisor of a run, as a command: it reads this request, as JSON, from standard input."""
+        return [self.program.interpreter, "-P", "-m", "conjure.runs.lifecycle.supervisor", str(number)]
 
     def to_json(self) -> str:
         """The request as text."""
@@ -67,4 +76,6 @@ class SupervisorRequest:
             stored["variables"],
             ProcessSettings.from_dict(stored["settings"]),
             Program(**stored["program"]),
+            stored.get("executor", LOCAL),
+            stored.get("boot_id", ""),
         )

@@ -1,0 +1,149 @@
+"""What `conjure chat` does: reads messages, shows answers as they come, remembers both.
+
+Main entries: `chat`, `Chat`. Invariant: stdout holds the answers and nothing else.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import date
+
+import click
+
+from conjure.cli.render import note, visible
+from conjure.errors import ConjureError
+from conjure.lm.generation.engine_loading import Writer, load_writer
+from conjure.lm.generation.generate import Sample, exceeds_context, stream
+from conjure.lm.generation.request import LARGEST_SEED, EncodedPrompt, GenerationRequest
+from conjure.lm.text.chat.encoding import ChatEncoder
+from conjure.lm.text.chat.formats import Message
+from conjure.recipes.resource_lookup import data_path, model_lookup
+
+_COMMAND = re.compile(r"/[a-z]+\s*")
+_RESET = "/reset"
+
+
+def chat(request: GenerationRequest, *, model: str, adapter: str | None, precision: str, day: date) -> int:
+    """Chat until the messages end; the exit status.
+
+    Args:
+        request: How to write; its prompts are not looked at.
+        model: A name, a folder, a resource or a hub model.
+        adapter: A PEFT folder or resource whose LoRA weights to merge into it.
+        precision: Number format of the weights.
+        day: What a chat template gets that asks for the date.
+    """
+    writer = load_writer(
+        model,
+        precision=precision,
+        adapter=data_path(adapter) if adapter is not None else None,
+        lookups=[model_lookup],
+    )
+    encoder = ChatEncoder.of(writer.tokenizer, model=model, day=day)
+    talk = Chat(writer, encoder, request)
+    note(f"{writer.origin} · {writer.precision} · seed {request.seed} · /reset starts over, ^D ends")
+    for message in _messages():
+        if message.strip() == _RESET:
+            talk.reset()
+            note("A new conversation.")
+        elif _COMMAND.fullmatch(message):
+            note(f"There is no {message.strip()}; {_RESET} starts over, ^D ends.")
+        else:
+            _answer(talk, message)
+    return 0
+
+
+class Chat:
+    """A conversation as it goes on.
+
+    Attributes:
+        messages: What has been said so far.
+        left_out: How many of the oldest messages the latest answer was given without.
+        finish_reason: Why the latest answer ended; None if it was interrupted.
+    """
+
+    def __init__(self, writer: Writer, encoder: ChatEncoder, request: GenerationRequest) -> None:
+        self.messages: list[Message] = []
+        self.left_out = 0
+        self.finish_reason: str | None = None
+        self._writer, self._encoder, self._request = writer, encoder, request
+        self._answers = 0
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self.messages = []
+
+    def answer(self, message: str) -> Iterator[str]:
+        """The answer to a message, piece by piece; what was written until an interrupt is remembered.
+
+        Raises:
+            DataError: The chat template refuses the conversation.
+            ContextLengthError: The message does not fit the model's context.
+        """
+        prompt = self._prompt([*self.messages, Message("user", message)])
+        request = replace(
+            self._request,
+            prompts=[EncodedPrompt(message, prompt)],
+            seed=(self._request.seed + self._answers) % (LARGEST_SEED + 1),
+        )
+        self._answers += 1
+        self.finish_reason = None
+        pieces: list[str] = []
+        try:
+            for event in stream(self._writer.engine, self._writer.tokenizer, request):
+                if isinstance(event, Sample):
+                    self.finish_reason = event.finish_reason
+                elif event.text:
+                    pieces.append(event.text)
+                    yield event.text
+        finally:
+            self.messages += [Message("user", message), Message("assistant", "".join(pieces))]
+
+    def _prompt(self, messages: list[Message]) -> list[int]:
+        """The conversation in tokens, without its oldest messages where they do not fit the context."""
+        self.left_out = 0
+        while True:
+            ids = self._encoder.prompt(messages[self.left_out :])
+            fits = not exceeds_context(len(ids), self._request, self._writer.engine.context_length)
+            if fits or self.left_out + 2 > len(messages) - 1:
+                return ids
+            self.left_out += 2  # a message and its answer
+
+
+def _answer(talk: Chat, message: str) -> None:
+    try:
+        for piece in talk.answer(message):
+            click.echo(visible(piece), nl=False)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass
+    except ConjureError as error:
+        note(f"{error}; {_RESET} starts over.")
+        return
+    click.echo()
+    if talk.left_out:
+        note(f"The conversation exceeds the context: its first {talk.left_out} messages were left out.")
+    if talk.finish_reason == "length":
+        note("The answer was cut: --length sets the maximum.")
+
+
+def _messages() -> Iterator[str]:
+    """What is typed, line by line; blank lines are no messages."""
+    if not sys.stdin.isatty():
+        yield from (line.removesuffix("\n") for line in sys.stdin if line.strip())
+        return
+    with suppress(ImportError):  # lines can be edited and called back where Python has it
+        import readline  # noqa: F401
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            click.echo(err=True)
+            return
+        except KeyboardInterrupt:
+            click.echo(err=True)
+            continue
+        if line.strip():
+            yield line

@@ -1,0 +1,228 @@
+"""LoRA adapters as the PEFT library keeps them: written from a training, and merged into a base model.
+
+Main entries: `save_adapter`, `apply_adapter`. A model with an adapter is a checkpoint folder in conjure's
+home, made once from both. Invariant: its weights are those that PEFT's own merging gives, in float32.
+
+Source: the format is that of peft 0.21 (``adapter_config.json``, ``adapter_model.safetensors``).
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conjure.core.files import locked, replace_folder, sha256_bytes, sha256_file
+from conjure.core.home import Home
+from conjure.errors import CheckpointError, NotFoundError
+from conjure.lm.checkpoints.layout import WEIGHT_PATTERNS, read_json_object
+from conjure.lm.checkpoints.model_resolver import ModelSource
+from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, save_checkpoint, saving
+from conjure.lm.checkpoints.safetensors_reader import TensorFile
+from conjure.lm.checkpoints.tensor_layout import assemble, file_names, split_rows, stored_names
+from conjure.lm.models.base import CausalLM
+from conjure.lm.models.shape import ModelConfig
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+_FORMAT = 1  # of a merged folder; a change makes old ones be made anew
+
+# Settings that change what an adapter computes, with the values under which it computes what is done here.
+_PLAIN = {
+    "peft_type": ("LORA",),
+    "bias": ("none", None),
+    "use_dora": (False, None),
+    "modules_to_save": (None, []),
+    "alpha_pattern": ({}, None),
+    "trainable_token_indices": (None, []),
+    "lora_bias": (False, None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What an adapter adds to one matrix: `factor` times ``up @ down``.
+
+    Attributes:
+        down: (rank, in).
+        up: (out, rank).
+        factor: The scale.
+    """
+
+    down: Tensor
+    up: Tensor
+    factor: float
+
+    def delta(self, folder: Path, name: str, matrix: Tensor) -> Tensor:
+        """What is added to a matrix of this name.
+
+        Raises:
+            CheckpointError: The matrix has another shape.
+        """
+        shape = (self.up.shape[0], self.down.shape[1])
+        if shape != tuple(matrix.shape) or self.up.shape[1] != self.down.shape[0]:
+            raise CheckpointError(
+                f"the adapter {folder} does not fit the model: it is for a {name} of shape {shape}, and the"
+                f" model's has {tuple(matrix.shape)}"
+            )
+        return (self.up @ self.down) * self.factor
+
+
+def save_adapter(
+    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], *, alpha: float, base: str
+) -> None:
+    """Write what a LoRA training learned as a PEFT folder, in place of one that is there.
+
+    Args:
+        folder: Where to.
+        config: Of the model that was trained.
+        weights: ``lora_a`` and ``lora_b`` of our modules, by our names; others are left alone.
+        alpha: The scale is this divided by the root of the rank.
+        base: What the adapter is for, for ``base_model_name_or_path``.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    ranks, layers = set[int](), set[int]()
+    for name, down in weights.items():
+        module, _, kind = name.rpartition(".")
+        if kind != "lora_a":
+            continue
+        ranks.add(down.shape[0])
+        layers.update(int(part) for part in module.split(".") if part.isdigit())
+        rows = split_rows(config, f"{module}.weight", weights[f"{module}.lora_b"])
+        for stored, up in zip(file_names(config, f"{module}.weight"), rows, strict=True):
+            key = f"{_PREFIX}{stored.removesuffix('.weight')}"
+            tensors[f"{key}{_DOWN}"] = down.to("cpu", torch.float32).clone()
+            tensors[f"{key}{_UP}"] = up.to("cpu", torch.float32).contiguous().clone()
+    (rank,) = ranks
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": alpha,
+        "use_rslora": True,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": config.family == "gpt2",
+        "inference_mode": True,
+        "target_modules": sorted({key.removesuffix(_UP).rpartition(".")[2] for key in tensors if _UP in key}),
+        "layers_to_transform": sorted(layers) if len(layers) < config.n_layer else None,
+    }
+    with saving(folder), replace_folder(folder) as fresh:
+        save_file(tensors, fresh / WEIGHTS_FILE, metadata={"format": "pt"})
+        (fresh / WEIGHTS_FILE).chmod(0o644)
+        text = json.dumps(settings, indent=2, sort_keys=True)
+        (fresh / CONFIG_FILE).write_text(f"{text}\n", encoding="utf-8")
+
+
+def apply_adapter(source: ModelSource, adapter: str | Path | None) -> ModelSource:
+    """A model with an adapter merged into it; the model as it is where none is given.
+
+    Args:
+        source: The base model.
+        adapter: A PEFT folder.
+
+    Raises:
+        NotFoundError: There is no such folder.
+        CheckpointError: It is no adapter for this model, damaged, or computes something else than LoRA.
+        StoreError: The home cannot be used.
+    """
+    if adapter is None:
+        return source
+    folder = Path(adapter).expanduser()
+    if not (folder / CONFIG_FILE).is_file():
+        raise NotFoundError(f"{adapter} is not an adapter folder: it has no {CONFIG_FILE}")
+    root = Home.from_environment().create().models
+    merged = root / _digest(source.folder, folder)
+    with saving(merged):
+        root.mkdir(exist_ok=True)
+    with locked(root / f".{merged.name}.lock"):
+        if not (merged / "config.json").is_file():
+            model = load_model(source.folder)
+            tokenizer = load_tokenizer(source.folder, model.config)
+            with _open_corrections(folder) as corrections:
+                _merge(model, corrections, folder)
+            save_checkpoint(merged, model, tokenizer, dtype=torch.float32)
+    return replace(source, name=f"{source.name} with {adapter}", folder=merged)
+
+
+def _digest(base: Path, adapter: Path) -> str:
+    """Of what decides the merged weights."""
+    parts = [f"adapter {_FORMAT}"]
+    parts += [
+        sha256_file(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE) if (adapter / name).exists()
+    ]
+    weights = sorted({path for pattern in WEIGHT_PATTERNS for path in base.glob(pattern)})
+    parts += [sha256_file(path) for path in [*weights, *sorted(base.glob("*.json"))]]
+    return sha256_bytes("\n".join(parts).encode())
+
+
+@contextmanager
+def _open_corrections(folder: Path) -> Iterator[dict[str, Correction]]:
+    """An adapter's corrections by the stored names of the matrices.
+
+    Raises:
+        CheckpointError: It is damaged, or computes something else than LoRA.
+    """
+    settings = read_json_object(folder / CONFIG_FILE)
+    _refuse_other_kinds(folder, settings)
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise CheckpointError(f"{folder} holds no {WEIGHTS_FILE}; only safetensors are loaded")
+    alpha = settings.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise CheckpointError(f"{folder / CONFIG_FILE} has lora_alpha {alpha!r}, which is no number")
+    with TensorFile(folder / WEIGHTS_FILE) as file:
+        found = {}
+        for name in file.tensors:
+            stored, is_down, _ = name.removeprefix(_PREFIX).partition(_DOWN)
+            if is_down and name.startswith(_PREFIX) and f"{_PREFIX}{stored}{_UP}" in file.tensors:
+                down = file.tensors[name].read(torch.float32)
+                up = file.tensors[f"{_PREFIX}{stored}{_UP}"].read(torch.float32)
+                rank = down.shape[0]
+                factor = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+                found[f"{stored}.weight"] = Correction(down, up, factor)
+        known = {f"{_PREFIX}{name.removesuffix('.weight')}{kind}" for name in found for kind in (_DOWN, _UP)}
+        foreign = sorted(set(file.tensors) - known)
+        if foreign or not found:
+            what = f"tensor {foreign[0]}, which is no part of one" if foreign else "no LoRA matrices"
+            raise CheckpointError(f"{folder} is not a LoRA adapter that conjure can use: it holds {what}")
+        yield found
+
+
+def _refuse_other_kinds(folder: Path, settings: Mapping[str, Any]) -> None:
+    for name, plain in _PLAIN.items():
+        if settings.get(name, plain[0]) not in plain:
+            raise CheckpointError(
+                f"{folder / CONFIG_FILE} has {name} {settings[name]!r}, which conjure does not know",
+                hint="merge it into its base model with peft, and use the merged model",
+            )
+
+
+def _merge(model: CausalLM, corrections: dict[str, Correction], folder: Path) -> None:
+    """Add the corrections to a model's weights.
+
+    Raises:
+        CheckpointError: One is for no matrix of the model, or has another shape.
+    """
+    left = dict(corrections)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            names = zip(stored_names(model.config, name), file_names(model.config, name), strict=True)
+            deltas: dict[str, Tensor] = {}
+            for (ours, stored), part in zip(names, split_rows(model.config, name, weight), strict=True):
+                found = left.pop(stored, None)
+                deltas[ours] = torch.zeros_like(part) if found is None else found.delta(folder, stored, part)
+            if any(each in corrections for each in file_names(model.config, name)):
+                weight.add_(assemble(model.config, name, lambda each, _, deltas=deltas: deltas[each]))
+    if left:
+        raise CheckpointError(f"the adapter {folder} does not fit the model, which has no matrix {min(left)}")

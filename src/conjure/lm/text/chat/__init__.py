@@ -1,0 +1,1 @@
+"""Conversations: the formats people keep them in, and the template that turns them into a model's tokens."""

@@ -1,0 +1,395 @@
+"""Conversations as token ids, each with whether a model is to learn it.
+
+Main entries: `ChatEncoder`, `PromptEncoder`, `chat_encoder`. Invariants: what a message says is never taken
+for a control token, however it is spelled; and either it is exactly known which tokens are the model's own
+answers, or the conversation is refused.
+
+A template is rendered twice, once with every message between two private-use characters. Without them both
+renderings must be equal: then it is known which characters are whose. Text between two control tokens is
+encoded at once, as transformers does; only where a token would lie across the edge of an answer, it is cut
+there, as it is when the model itself writes the answer.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import NamedTuple, Protocol
+
+from conjure.core.files import sha256_bytes
+from conjure.errors import DataError, UsageError, option
+from conjure.lm.text.chat.formats import ChatFormat, Message
+from conjure.lm.text.chat.template import ChatTemplate, find_template
+from conjure.lm.text.tokenizer import Tokenizer
+
+# What a token is to training: never a target, part of what is given, or part of an answer.
+FIRST, GIVEN, ANSWER = 0, 1, 2
+
+_MARKS = 0xF0000  # a private-use plane: a message's two marks are numbered from here
+_LAST_MARK = 0xFFFFD
+_GENERATION_MARKS = "\U00100000", "\U00100001"  # of the other private-use plane
+
+
+class Part(NamedTuple):
+    """Characters of a rendering, and whose they are.
+
+    Attributes:
+        text: The characters.
+        message: Number of the message that says them; None where the template does.
+        is_learned: Whether they are an answer.
+    """
+
+    text: str
+    message: int | None = None
+    is_learned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A conversation in tokens.
+
+    Attributes:
+        ids: The tokens.
+        kinds: `FIRST`, `GIVEN` or `ANSWER` for each of them.
+    """
+
+    ids: list[int]
+    kinds: list[int]
+
+    def answers(self, end_ids: Collection[int] = ()) -> Iterator[range]:
+        """The places of each answer.
+
+        Args:
+            end_ids: Tokens that end an answer; they are left out at its end.
+        """
+        start = None
+        for place, kind in enumerate([*self.kinds, GIVEN]):
+            if kind == ANSWER and start is None:
+                start = place
+            elif kind != ANSWER and start is not None:
+                stop = place
+                while stop > start and self.ids[stop - 1] in end_ids:
+                    stop -= 1
+                yield range(start, stop)
+                start = None
+
+    def answer_text(self, tokenizer: Tokenizer) -> str:
+        """What the answers say, one below the other."""
+        spans = self.answers(tokenizer.end_ids)
+        texts = (tokenizer.decode_bytes(self.ids[span.start : span.stop]) for span in spans)
+        return b"\n".join(texts).decode("utf-8", "replace")
+
+    def question(self, tokenizer: Tokenizer) -> tuple[str, list[int]]:
+        """What comes before the last answer: its text without control tokens, and its tokens."""
+        last = list(self.answers())[-1]
+        ids = self.ids[: last.start]
+        special = set(tokenizer.special_tokens.values())
+        return tokenizer.decode([id_ for id_ in ids if id_ not in special]), ids
+
+
+class ConversationEncoder(Protocol):
+    """Turns conversations into tokens."""
+
+    @property
+    def digest(self) -> str:
+        """Of what decides the tokens, the tokenizer apart."""
+        ...
+
+    @property
+    def adds_end_of_text(self) -> bool:
+        """Whether every conversation ends with the end-of-text token."""
+        ...
+
+    def encode(self, messages: Sequence[Message]) -> EncodedChat:
+        """The tokens of a whole conversation."""
+        ...
+
+
+class ChatEncoder:
+    """Encodes conversations by a chat template.
+
+    Attributes:
+        template: The template.
+    """
+
+    adds_end_of_text = False
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self._tokenizer = tokenizer
+        self.template = template
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, *, model: str, day: date | None = None) -> "ChatEncoder":
+        """The encoder of a model.
+
+        Args:
+            tokenizer: The model's.
+            model: What to call it in a message.
+            day: What the template gets when it asks for the date; None is today.
+
+        Raises:
+            UsageError: The model has no chat template.
+            CheckpointError: Its template cannot be used.
+        """
+        template = find_template(tokenizer, day=day)
+        if template is None:
+            raise UsageError(
+                f"{model} has no chat template: it is a base model, which continues text and does not chat",
+                hint=f"use a chat model, such as smollm2, or generate without {option('chat')}",
+            )
+        return cls(tokenizer, template)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of what decides the tokens of a conversation, the tokenizer apart."""
+        day = self.template.day.isoformat() if self.template.asks_for_date else None
+        facts = [self.template.source, dict(self.template.variables), day]
+        return sha256_bytes(json.dumps(facts, sort_keys=True).encode())
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens after which the model gives its next answer.
+
+        Raises:
+            DataError: The template refuses the conversation, or a message spells a control token and the
+                template changes that message.
+            CheckpointError: The template cannot be used.
+        """
+        plain = self.template.render(messages, opens_answer=True)
+        parts = self._parts(messages, plain, opens_answer=True)
+        if parts is None:
+            self._refuse_control_tokens(messages, "the chat template changes messages")
+            parts = [Part(plain)]
+        return self._with_start([id_ for id_, _ in self._tokens(parts)])
+
+    def encode(self, messages: Sequence[Message]) -> EncodedChat:
+        """The tokens of a whole conversation; each answer includes the token that ends it.
+
+        Raises:
+            DataError: The template refuses the conversation, or changes it so that it is not exactly known
+                which tokens are answers.
+            CheckpointError: The template cannot be used.
+        """
+        plain = self.template.render(messages)
+        answers = {number for number, message in enumerate(messages) if message.role == "assistant"}
+        parts = self._parts(messages, plain)
+        if parts is None or not answers <= {part.message for part in parts}:
+            parts = self._generation_parts(messages, plain, len(answers))
+        tokens = list(self._tokens(parts))
+        if tokens[-1][1] and tokens[-1][0] not in self._tokenizer.end_ids:
+            tokens.append((self._tokenizer.end_of_text_id, True))
+        ids = self._with_start([id_ for id_, _ in tokens])
+        kinds = [GIVEN] * (len(ids) - len(tokens)) + [ANSWER if learned else GIVEN for _, learned in tokens]
+        return EncodedChat(ids, [FIRST, *kinds[1:]])
+
+    def _with_start(self, ids: list[int]) -> list[int]:
+        """BOS where the model wants it, once: many templates write it themselves."""
+        start = self._tokenizer.start_ids
+        return ids if ids[: len(start)] == start else [*start, *ids]
+
+    def _parts(
+        self, messages: Sequence[Message], plain: str, *, opens_answer: bool = False
+    ) -> list[Part] | None:
+        """The rendering in parts; None where the template changes what a message says."""
+        if any(_MARKS <= ord(character) <= _LAST_MARK for each in messages for character in each.content):
+            return None
+        for mark in (_marked_whole, _marked_stripped):
+            marked = [each._replace(content=mark(each.content, n)) for n, each in enumerate(messages)]
+            try:
+                rendered = self.template.render(marked, opens_answer=opens_answer)
+            except DataError:  # it looks at what is said
+                continue
+            parts = _unmarked(rendered)
+            if parts is not None and "".join(part.text for part in parts) == plain:
+                return [part._replace(is_learned=_is_answer(messages, part)) for part in parts]
+        return None
+
+    def _generation_parts(self, messages: Sequence[Message], plain: str, answers: int) -> list[Part]:
+        """The rendering in parts by what the template itself says is the model's.
+
+        Raises:
+            DataError: It does not say so of every answer, or a message spells a control token.
+        """
+        reason = "the chat template changes or leaves out an answer"
+        self._refuse_control_tokens(messages, reason)
+        start, end = _GENERATION_MARKS
+        rendered = self.template.render(messages, generation_marks=_GENERATION_MARKS)
+        first, *others = rendered.split(start)
+        if rendered.replace(start, "").replace(end, "") != plain or len(others) != answers:
+            raise DataError(f"{reason}, so it is not known which tokens to learn")
+        parts = [Part(first)]
+        for each in others:
+            answer, _, rest = each.partition(end)
+            parts += [Part(answer, is_learned=True), Part(rest)]
+        return parts
+
+    def _refuse_control_tokens(self, messages: Sequence[Message], reason: str) -> None:
+        for message in messages:
+            for token in self._tokenizer.count_special(message.content):
+                raise DataError(f"{reason}, and a message contains {token}, which would become that token")
+
+    def _tokens(self, parts: Sequence[Part]) -> Iterator[tuple[int, bool]]:
+        """Every token, and whether it is to be learned."""
+        segment: list[tuple[str, bool]] = []
+        for atom, is_learned in self._atoms(parts):
+            if isinstance(atom, str):
+                segment.append((atom, is_learned))
+                continue
+            ends_answer = _follows_answer(segment) and atom not in self._tokenizer.start_ids
+            if ends_answer and not segment[-1][1]:
+                segment[-1] = (segment[-1][0], True)  # the white space in between
+            yield from encode_pieces(self._tokenizer, segment)
+            yield atom, is_learned or ends_answer
+            segment = []
+        yield from encode_pieces(self._tokenizer, segment)
+
+    def _atoms(self, parts: Sequence[Part]) -> Iterator[tuple[str | int, bool]]:
+        """Control tokens, which the template alone can write, and the texts between them."""
+        for part in parts:
+            atoms = self._tokenizer.split_special(part.text) if part.message is None else [part.text]
+            yield from ((atom, part.is_learned) for atom in atoms)
+
+
+class PromptEncoder:
+    """Encodes a prompt and its completion as they are, for a model without a chat template."""
+
+    adds_end_of_text = True
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    digest = "prompt and completion as they are"
+
+    def encode(self, messages: Sequence[Message]) -> EncodedChat:
+        """The tokens of both texts and of the end, the second text and the end to be learned.
+
+        Raises:
+            DataError: There are more or other messages than a prompt and its completion.
+        """
+        if [message.role for message in messages] != ["user", "assistant"]:
+            raise DataError("the model has no chat template, so a prompt and a completion must be texts")
+        pieces = [(message.content, message.role == "assistant") for message in messages]
+        tokens = list(encode_pieces(self._tokenizer, [piece for piece in pieces if piece[0]]))
+        start = self._tokenizer.start_ids
+        ids = [*start, *(id_ for id_, _ in tokens), self._tokenizer.end_of_text_id]
+        kinds = [ANSWER if learned else GIVEN for _, learned in tokens]
+        return EncodedChat(ids, [*[FIRST] * len(start), *kinds, ANSWER])
+
+
+def conversation_encoder(
+    formats: frozenset[ChatFormat], tokenizer: Tokenizer, *, model: str, day: date | None = None
+) -> ConversationEncoder | None:
+    """What turns conversations into a model's tokens; None where there are no conversations.
+
+    Args:
+        formats: How the conversations are kept.
+        tokenizer: The model's.
+        model: What to call it in a message.
+        day: What a chat template gets when it asks for the date; None is today.
+
+    Raises:
+        UsageError: The model has no chat template, and the conversations are no plain prompts.
+        CheckpointError: Its template cannot be used.
+    """
+    if not formats:
+        return None
+    template = find_template(tokenizer, day=day)
+    if template is not None:
+        return ChatEncoder(tokenizer, template)
+    if formats == {ChatFormat.PROMPT}:
+        return PromptEncoder(tokenizer)
+    raise UsageError(
+        f"{model} has no chat template, and the data hold conversations ({', '.join(sorted(formats))})",
+        hint="use a chat model, such as smollm2; or keep the data as prompt and completion; or read one"
+        f" column as plain text, with {option('column')}",
+    )
+
+
+def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[tuple[str, bool]]) -> list[tuple[int, bool]]:
+    """The tokens of texts that follow each other, each with its text's mark.
+
+    They are those of the joined text, unless one would lie across the edge between two marks: then each text
+    is encoded by itself.
+    """
+    merged = list(_merged(pieces))
+    if not merged:
+        return []
+    whole = tokenizer.encode("".join(text for text, _ in merged))
+    marks: list[bool] = []
+    text = ""
+    for piece, mark in merged[:-1]:
+        text += piece
+        before = tokenizer.encode(text)
+        if whole[: len(before)] != before:
+            return [
+                (id_, mark)
+                for number, (piece, mark) in enumerate(merged)
+                for id_ in (_continued(tokenizer, piece) if number else tokenizer.encode(piece))
+            ]
+        marks += [mark] * (len(before) - len(marks))
+    marks += [merged[-1][1]] * (len(whole) - len(marks))
+    return list(zip(whole, marks, strict=True))
+
+
+def _continued(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text that goes on from another: no space is put before it."""
+    if tokenizer.kind.prefix_space:
+        line_end = tokenizer.encode("\n")
+        ids = tokenizer.encode(f"\n{text}")
+        if ids[: len(line_end)] == line_end:
+            return ids[len(line_end) :]
+    return tokenizer.encode(text)
+
+
+def _merged(pieces: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+    """Neighbours with one mark as one."""
+    text, mark = "", False
+    for piece, its_mark in pieces:
+        if text and its_mark != mark:
+            yield text, mark
+            text = ""
+        text, mark = text + piece, its_mark
+    if text:
+        yield text, mark
+
+
+def _is_answer(messages: Sequence[Message], part: Part) -> bool:
+    return part.message is not None and messages[part.message].role == "assistant"
+
+
+def _follows_answer(segment: Sequence[tuple[str, bool]]) -> bool:
+    """Whether what comes after the segment comes right after an answer, but for white space."""
+    texts = [piece for piece in segment if piece[0]]
+    if len(texts) > 1 and not texts[-1][1] and not texts[-1][0].strip():
+        texts.pop()
+    return bool(texts) and texts[-1][1]
+
+
+def _marked_whole(content: str, number: int) -> str:
+    return f"{chr(_MARKS + 2 * number)}{content}{chr(_MARKS + 2 * number + 1)}"
+
+
+def _marked_stripped(content: str, number: int) -> str:
+    """With the marks inside its outer white space, which many templates take away."""
+    stripped = content.strip()
+    before = content[: len(content) - len(content.lstrip())] if stripped else content
+    return f"{before}{_marked_whole(stripped, number)}{content[len(before) + len(stripped) :]}"
+
+
+def _unmarked(rendered: str) -> list[Part] | None:
+    """The parts that marks tell apart; None where a mark is missing or stands in the wrong place."""
+    parts: list[Part] = []
+    seen = set[int]()
+    start, within = 0, None
+    for place, character in enumerate(rendered):
+        if not _MARKS <= ord(character) <= _LAST_MARK:
+            continue
+        number, closes = divmod(ord(character) - _MARKS, 2)
+        if (within != number) if closes else (within is not None or number in seen):
+            return None
+        parts.append(Part(rendered[start:place], within))
+        within = None if closes else number
+        seen.add(number)
+        start = place + 1
+    if within is not None:
+        return None
+    return [part for part in [*parts, Part(rendered[start:])] if part.text]

@@ -1,0 +1,101 @@
+"""Which database a home has: its own file, or one that it shares.
+
+Main entries: `open_database`, `share`. Invariant: a home that shares a database says so in a file of its own,
+which holds no password; in the place of the SQLite file it then has one that older versions refuse.
+"""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from conjure.core.files import parse_json, write_atomically
+from conjure.core.home import Home
+from conjure.errors import StoreError
+from conjure.runs.database.base import Database
+from conjure.runs.database.sqlite import SqliteDatabase
+
+_FORMAT = 1
+_NOT_FOR_OLD_VERSIONS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDatabase:
+    """The database that a home shares with other machines: its address, without a password."""
+
+    address: str
+
+
+def open_database(home: Home, *, must_exist: bool = False) -> Database:
+    """The database of a home.
+
+    Args:
+        home: Where conjure keeps things.
+        must_exist: Make nothing: for who comes back to a home that may have been removed meanwhile.
+
+    Raises:
+        StoreError: It cannot be used, or a newer conjure wrote it.
+    """
+    shared = shared_database(home)
+    if shared is None:
+        return SqliteDatabase.open(home, must_exist=must_exist)
+    try:
+        # Of the extra `team`; a home of one machine needs none of it.
+        from conjure.runs.database.postgres import PostgresDatabase
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            "this home keeps its records in PostgreSQL, and psycopg is not installed",
+            fix="pip install 'conjure[team]'",
+        ) from error
+    return PostgresDatabase.open(home, shared.address)
+
+
+def shared_database(home: Home) -> SharedDatabase | None:
+    """The database that a home shares; None for one with a file of its own.
+
+    Raises:
+        StoreError: The file that says so cannot be read.
+    """
+    try:
+        stored = parse_json(home.team_file.read_bytes())
+        return SharedDatabase(str(stored["database"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{home.team_file}, which says where this home's records are, cannot be read: {error}"
+        ) from error
+
+
+def share(home: Home, shared: SharedDatabase) -> None:
+    """Have a home use a shared database from now on; its own file is gone.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    write_atomically(
+        home.team_file, json.dumps({"format": _FORMAT, "database": shared.address}) + "\n", mode=0o600
+    )
+    _remove_file(home)
+    connection = sqlite3.connect(home.database)
+    with connection:
+        connection.execute("CREATE TABLE schema_migrations (number INTEGER, name TEXT, taken_at TEXT)")
+        connection.execute(
+            "INSERT INTO schema_migrations VALUES (?, 'records are in a shared database', '')",
+            (_NOT_FOR_OLD_VERSIONS,),
+        )
+    connection.close()
+
+
+def stop_sharing(home: Home) -> None:
+    """Have a home use a file of its own again; whoever opens it next rebuilds it from the run folders.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    _remove_file(home)
+    home.team_file.unlink()
+
+
+def _remove_file(home: Home) -> None:
+    for ending in ("-wal", "-shm", ""):
+        home.database.with_name(home.database.name + ending).unlink(missing_ok=True)

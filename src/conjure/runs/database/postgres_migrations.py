@@ -1,0 +1,173 @@
+"""The schema of a shared database in PostgreSQL, as numbered steps forward.
+
+Main entries: `upgrade`, `schema_number`. Invariant: only `upgrade` changes the schema, one client at a time;
+a step that was released is never edited, only followed.
+"""
+
+from dataclasses import dataclass
+
+from conjure.runs.database.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresMigration:
+    """One step forward: statements that run together with the record of them."""
+
+    number: int
+    name: str
+    statements: tuple[str, ...]
+
+
+POSTGRES_MIGRATIONS: tuple[PostgresMigration, ...] = (
+    PostgresMigration(
+        1,
+        "runs, labels, links, metrics, leases",
+        (
+            "CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
+            """
+            CREATE TABLE runs (
+                number BIGINT PRIMARY KEY,
+                kind TEXT NOT NULL,
+                command TEXT NOT NULL,
+                description TEXT NOT NULL,
+                requested_at TEXT,
+                queued_at TEXT,
+                building_at TEXT,
+                mounting_at TEXT,
+                running_at TEXT,
+                saving_at TEXT,
+                ended_at TEXT,
+                end_reason TEXT,
+                exit_code INTEGER,
+                signal INTEGER,
+                message TEXT,
+                command_s DOUBLE PRECISION,
+                total_s DOUBLE PRECISION,
+                end_request TEXT,
+                gpu_ids TEXT NOT NULL DEFAULT '[]',
+                parent BIGINT,
+                rerun_of BIGINT,
+                archived_at TEXT,
+                identity TEXT,
+                owner TEXT,
+                outputs TEXT,
+                usage TEXT,
+                mounts TEXT NOT NULL DEFAULT '[]',
+                code TEXT,
+                spec TEXT NOT NULL,
+                environment TEXT,
+                params TEXT,
+                after TEXT,
+                cpus DOUBLE PRECISION,
+                gpus INTEGER,
+                memory_bytes BIGINT,
+                owner_pid BIGINT,
+                owner_host_id TEXT,
+                owner_boot_id TEXT,
+                code_tree TEXT,
+                environment_digest TEXT,
+                outputs_size_bytes BIGINT,
+                outputs_removed INTEGER,
+                created_by TEXT NOT NULL DEFAULT current_user
+            )
+            """,
+            "CREATE INDEX runs_active ON runs (number) WHERE end_reason IS NULL",
+            "CREATE INDEX runs_identity ON runs (identity) WHERE identity IS NOT NULL",
+            """
+            CREATE TABLE run_labels (
+                run BIGINT NOT NULL REFERENCES runs ON DELETE CASCADE,
+                label TEXT COLLATE "C" NOT NULL,
+                PRIMARY KEY (run, label)
+            )
+            """,
+            "CREATE INDEX run_labels_by_label ON run_labels (label)",
+            """
+            CREATE TABLE run_sources (
+                run BIGINT NOT NULL REFERENCES runs ON DELETE CASCADE,
+                source TEXT NOT NULL,
+                source_run BIGINT,
+                PRIMARY KEY (run, source)
+            )
+            """,
+            "CREATE INDEX run_sources_by_source_run ON run_sources (source_run)",
+            """
+            CREATE TABLE links (
+                name TEXT COLLATE "C" PRIMARY KEY,
+                resource TEXT NOT NULL,
+                created_at TEXT NOT NULL
+            )
+            """,
+            """
+            CREATE TABLE metrics (
+                run BIGINT NOT NULL REFERENCES runs ON DELETE CASCADE,
+                name TEXT COLLATE "C" NOT NULL,
+                points BIGINT NOT NULL,
+                last_step BIGINT NOT NULL,
+                last_value DOUBLE PRECISION NOT NULL,
+                lowest DOUBLE PRECISION NOT NULL,
+                highest DOUBLE PRECISION NOT NULL,
+                PRIMARY KEY (run, name)
+            )
+            """,
+            "CREATE INDEX metrics_by_value ON metrics (name, last_value)",
+            """
+            CREATE TABLE leases (
+                run BIGINT PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+                attempt BIGINT NOT NULL,
+                heartbeat_at DOUBLE PRECISION NOT NULL
+            )
+            """,
+            """
+            CREATE VIEW run_rows AS SELECT
+                runs.*,
+                (SELECT string_agg(label, chr(10) ORDER BY label) FROM run_labels WHERE run = number)
+                    AS labels
+            FROM runs
+            """,
+        ),
+    ),
+)
+NEWEST = POSTGRES_MIGRATIONS[-1].number
+
+
+def schema_number(session: Session) -> int:
+    """The last step that the database has taken; 0 for an empty one."""
+    found = session.query("SELECT to_regclass('schema_migrations') IS NOT NULL AS found")
+    if not found[0]["found"]:
+        return 0
+    return session.query("SELECT coalesce(max(number), 0) AS newest FROM schema_migrations")[0]["newest"]
+
+
+def upgrade(session: Session) -> int:
+    """Bring a database to the newest schema, one step and its record in one transaction.
+
+    Returns:
+        The schema it had before: 0 if it was empty.
+
+    Raises:
+        StoreError: The database cannot be changed.
+    """
+
+    def prepare() -> int:
+        session.lock_all()
+        session.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations"
+            " (number INTEGER PRIMARY KEY, name TEXT NOT NULL, taken_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+        )
+        return schema_number(session)
+
+    before = session.transact(prepare)
+    for migration in POSTGRES_MIGRATIONS:
+        session.transact(lambda migration=migration: _take(session, migration))
+    return before
+
+
+def _take(session: Session, migration: PostgresMigration) -> None:
+    session.lock_all()
+    if schema_number(session) >= migration.number:
+        return
+    for statement in migration.statements:
+        session.execute(statement)
+    session.execute(
+        "INSERT INTO schema_migrations (number, name) VALUES (?, ?)", (migration.number, migration.name)
+    )

@@ -1,0 +1,78 @@
+"""A run's command, as its supervisor sees it.
+
+Main entries: `Job`, `Execution`. Invariant: an execution has an `exit` only when nothing of it is left:
+every process of it has ended and all they wrote has been read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from conjure.errors import ExecutorError
+from conjure.runs.executors.sandbox import Sandbox
+from conjure.runs.schema.process_facts import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command, ready to start: its arguments, its folder and its whole environment.
+
+    Attributes:
+        arguments: The program and its arguments.
+        folder: Where it starts.
+        variables: All of its environment variables.
+        sandbox: What it may see of the machine; None for all of it.
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path
+    variables: Mapping[str, str]
+    sandbox: Sandbox | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a command ended: by its own exit code, or by a signal."""
+
+    code: int | None = None
+    signal: int | None = None
+
+
+class NotStartedError(ExecutorError):
+    """The command could not be started at all.
+
+    Attributes:
+        exit_code: What a shell would answer: 127 if there is no such program, 126 if it cannot be run.
+    """
+
+    code = "not_started"
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Execution(Protocol):
+    """A command being carried out."""
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended, or None while anything of it is left."""
+        ...
+
+    def read(self, timeout_s: float) -> list[tuple[str, bytes]]:
+        """What it wrote, as (stream, bytes), waiting at most so long; less if there is something."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+        ...
+
+    def kill(self) -> None:
+        """End it and everything it started."""
+        ...
+
+    def usage(self) -> Usage:
+        """What it has used of the machine so far."""
+        ...

@@ -1,0 +1,260 @@
+"""Carrying out a command on this machine, as a family of processes that leaves nobody behind.
+
+Main entry: `start_command`. Invariant: the command ends with its supervisor however that dies (the kernel
+sees to the command, the guard in `supervisor` to whatever it started); and when the command itself has ended,
+what it left running is ended too before the execution counts as over.
+"""
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from conjure.core.quoting import shell_words
+from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.host.cgroup import join_cgroup
+from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
+from conjure.runs.host.process import (
+    Process,
+    die_with_parent,
+    family,
+    reap_children,
+    send_signal,
+)
+from conjure.runs.host.process_marks import ProcessMarks
+from conjure.runs.host.process_usage import UsageMeter
+from conjure.runs.schema.process_facts import Usage
+from conjure.runs.telemetry.logs import STDERR, STDOUT
+
+_READ_BYTES = 1 << 16
+_LEFTOVERS_GRACE_S = 5.0
+_SWEEP_EVERY_S = 0.02
+_POLL_EVERY_S = 0.05  # where the kernel cannot tell us that a child has ended
+
+
+def start_command(
+    job: Job, exclude: Callable[[Process], bool], marks: ProcessMarks | None = None
+) -> "CommandProcess":
+    """Start a command in a session of its own, with pipes for its output and nothing for its input.
+
+    Args:
+        job: The command.
+        exclude: Descendants that are not this run's to end: the supervisors of runs it has started.
+        marks: Where to note what the command's processes can be known by, should this process be killed.
+
+    Raises:
+        NotStartedError: There is no such program, or it cannot be run.
+    """
+    return CommandProcess(open_process(job, job.arguments, marks), exclude, usage_meter(job), marks)
+
+
+def open_process(
+    job: Job, arguments: Sequence[str], marks: ProcessMarks | None, keep: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start the process of a command.
+
+    Args:
+        job: The command.
+        arguments: What carries it out: its own words, or others around them.
+        marks: As for `start_command`.
+        keep: Descriptors that it is given.
+
+    Raises:
+        NotStartedError: There is no such program, or it cannot be run.
+    """
+    supervisor = os.getpid()
+    cgroup = None if marks is None else marks.cgroup
+
+    def prepare() -> None:
+        die_with_parent(supervisor)
+        if cgroup is not None:
+            join_cgroup(cgroup)
+
+    try:
+        return subprocess.Popen(
+            arguments,
+            cwd=job.folder,
+            env=dict(job.variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            preexec_fn=prepare,
+            pass_fds=keep,
+        )
+    except FileNotFoundError as error:
+        raise NotStartedError(f"{job.arguments[0]}: {why_not_found(job)}", 127) from error
+    except OSError as error:
+        raise NotStartedError(f"{job.arguments[0]}: {error.strerror}", 126) from error
+
+
+def usage_meter(job: Job) -> UsageMeter:
+    """Measures what a command uses."""
+    return UsageMeter(gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, "")))
+
+
+def why_not_found(job: Job) -> str:
+    """What is missing: the program, or the interpreter that the first line of a script names."""
+    try:
+        with (job.folder / job.arguments[0]).open("rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return "command not found"
+    if not first.startswith(b"#!"):
+        return "command not found"
+    interpreter = first[2:].decode(errors="replace").rstrip("\n")
+    if interpreter.endswith("\r"):
+        return (
+            f"its first line ends as on Windows, so that it names {interpreter.strip()!r} with a carriage"
+            f" return; `sed -i 's/\\r$//' {shell_words(job.arguments[0])}` takes it away"
+        )
+    return f"its first line names {interpreter.strip()!r}, which does not exist"
+
+
+class CommandProcess:
+    """A command running on this machine (see `command.Execution`)."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        exclude: Callable[[Process], bool],
+        meter: UsageMeter,
+        marks: ProcessMarks | None,
+    ) -> None:
+        self._process = process
+        self._exclude = exclude
+        self._marks = marks
+        self._selector = selectors.DefaultSelector()
+        for stream, pipe in ((STDOUT, process.stdout), (STDERR, process.stderr)):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+            self._selector.register(pipe.fileno(), selectors.EVENT_READ, stream)
+        if marks is not None:
+            marks.note_pipes(key.fd for key in list(self._selector.get_map().values()))
+        self._end_signal = _register_end(self._selector, process.pid)
+        self._main_exit: Exit | None = None
+        self._asked_leftovers_at: float | None = None
+        self._alone = False
+        self._meter = meter
+        self.exit: Exit | None = None
+
+    def read(self, timeout_s: float) -> list[tuple[str, bytes]]:
+        """What the command wrote, waiting at most `timeout_s` for something to happen."""
+        found = self._read_pipes(self._patience(timeout_s))
+        if self._alone:
+            if not found:
+                self._close()
+        elif self._main_exit is not None:
+            self._alone = self._nobody_left()
+        else:
+            self._look_for_end()
+        return found
+
+    def terminate(self) -> None:
+        """SIGTERM to the command's process group."""
+        self._signal_group(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the command and all its descendants, whatever group they are in."""
+        self._signal_group(signal.SIGKILL)
+        for process in self._family():
+            send_signal(process, signal.SIGKILL)
+
+    def usage(self) -> Usage:
+        """What the family has used so far."""
+        if self._main_exit is None:
+            found = self._family()
+            self._meter.look_at(found)
+            if self._marks is not None:
+                self._marks.note_sessions(found)
+        return self._meter.usage()
+
+    def _patience(self, timeout_s: float) -> float:
+        if self._main_exit is not None:
+            return min(timeout_s, _SWEEP_EVERY_S if self._asked_leftovers_at and not self._alone else 0.0)
+        return timeout_s if self._end_signal is not None else min(timeout_s, _POLL_EVERY_S)
+
+    def _read_pipes(self, timeout_s: float) -> list[tuple[str, bytes]]:
+        found = []
+        for key, _ in self._selector.select(timeout_s):
+            data = self._read_pipe(key.fd) if key.data is not None else b""
+            if data:
+                found.append((key.data, data))
+        return found
+
+    def _read_pipe(self, pipe: int) -> bytes:
+        try:
+            data = os.read(pipe, _READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:
+            self._selector.unregister(pipe)
+        return data
+
+    def _look_for_end(self) -> None:
+        reaped = reap_children(self._process.pid)
+        if reaped is None:
+            return
+        self._process.returncode = reaped.code  # it has been waited for: Popen must not try
+        self._meter.note_peak(reaped.peak_memory_bytes)
+        self._main_exit = self._exit_from(reaped.code)
+        if self._end_signal is not None:
+            self._selector.unregister(self._end_signal)
+            os.close(self._end_signal)
+
+    def _exit_from(self, code: int) -> Exit:
+        return Exit(code=code) if code >= 0 else Exit(signal=-code)
+
+    def _nobody_left(self) -> bool:
+        """Whether the command's descendants are gone; those that are not are asked to go, then made to."""
+        reap_children()
+        left = self._family()
+        if not left:
+            return True
+        now = time.monotonic()
+        if self._asked_leftovers_at is None:
+            self._asked_leftovers_at = now
+            send_to_all(left, signal.SIGTERM)
+        elif now - self._asked_leftovers_at > _LEFTOVERS_GRACE_S:
+            send_to_all(left, signal.SIGKILL)
+        # What even SIGKILL does not end hangs in the kernel; waiting on would hang us too.
+        return now - self._asked_leftovers_at > 3 * _LEFTOVERS_GRACE_S
+
+    def _close(self) -> None:
+        self._selector.close()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+        self.exit = self._main_exit
+
+    def _family(self) -> list[Process]:
+        return family(os.getpid(), exclude=self._exclude)
+
+    def _signal_group(self, number: int) -> None:
+        if self._main_exit is None:  # not waited for yet, so its number is still its own
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+        else:
+            send_to_all(self._family(), number)
+
+
+def send_to_all(processes: list[Process], number: int) -> None:
+    """Send a signal to each of the processes."""
+    for process in processes:
+        send_signal(process, number)
+
+
+def _register_end(selector: selectors.BaseSelector, pid: int) -> int | None:
+    """Have the selector wake up when the process ends; None where the system has no such handle."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return None
+    selector.register(handle, selectors.EVENT_READ, None)
+    return handle

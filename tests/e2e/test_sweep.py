@@ -1,0 +1,192 @@
+"""`conjure sweep`: what is typed, what is shown, what is recorded."""
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+
+from conjure.cli.main import _run
+from conjure.core.home import Home
+from support.casting import ending_runs, wait_until
+from support.models import tiny_checkpoint
+from support.texts import ONE_LINERS
+
+pytestmark = pytest.mark.slow
+REPORT = (
+    "from conjure import log_metric; import sys; log_metric('loss', float(sys.argv[1]) + len(sys.argv[2]))"
+)
+# Reports a value at each step until it is stopped, or for ten steps if it is the good one.
+CLIMB = """
+import sys, time
+from conjure import log_metric
+
+value = float(sys.argv[1])
+open("kept.txt", "w").write("kept")
+for step in range(1, 11 if value < 1 else 1_000_000):
+    log_metric("loss", value, step=step)
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def client(conjure_home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ending_runs(Home(conjure_home)) as client:
+        yield client
+
+
+@pytest.fixture
+def sweep(client, capsys):
+    """The command in this process: exit status, stdout, stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = _run(["sweep", *arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def python(script: str, *arguments: str) -> list[str]:
+    return ["--", sys.executable, "-c", script, *arguments]
+
+
+def test_a_grid_from_the_first_trial_to_the_best(sweep, client, capsys):
+    space = ["--param", "x=1.50,07", "--param", "y=aa"]
+    done = sweep("grid", "-j", "2", *space, "--metric", "loss", "--minimize", *python(REPORT, ":x:", ":y:"))
+    assert done[0] == 0
+    assert "trial 0 (run 1): complete · x=1.50 y=aa · loss 3.5 at step 0" in done[2]
+    rows = [line.split() for line in done[1].splitlines() if "complete" in line]
+    assert rows[1:] == [
+        ["*", "0", "1", "1.50", "aa", "complete", "3.5", "0"],
+        ["1", "2", "07", "aa", "complete", "9", "0"],
+    ]
+
+    shown = json.loads(sweep("show", "1", "--json")[1])
+    assert shown["trials"] == [
+        {
+            "trial": 0,
+            "run": 1,
+            "params": {"x": "1.50", "y": "aa"},
+            "status": "complete",
+            "value": 3.5,
+            "step": 0,
+        },
+        {
+            "trial": 1,
+            "run": 2,
+            "params": {"x": "07", "y": "aa"},
+            "status": "complete",
+            "value": 9.0,
+            "step": 0,
+        },
+    ]
+    assert (shown["state"], shown["best"]["runs"], shown["wanted"]) == ("complete", [1], 2)
+    assert sweep("best", "1", "--command")[1].endswith("1.50 aa\n")
+    assert "loss against x" in sweep("show", "1", "--plot")[1]
+    assert list(csv.DictReader(io.StringIO(sweep("export", "1", "--csv")[1])))[1]["x"] == "07"
+    assert client.get(1).record.labels == ("sweep-1",)
+
+    capsys.readouterr()
+    assert _run(["ps", "--csv"]) == 0
+    listed = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["run"], row["param.x"], row["metric.loss"]) for row in listed] == [
+        ("2", "07", "9.0"),
+        ("1", "1.50", "3.5"),
+    ]
+    assert client.runs().rows()[0]["metric.loss"] == 9.0
+
+
+def test_trials_that_fail_alike_end_the_sweep_with_their_last_lines(sweep, client):
+    values = ",".join(map(str, range(9)))
+    status, out, _ = sweep("grid", "--param", f"x={values}", "--", "sh", "-c", "echo :x: went wrong; exit 3")
+    assert status == 1
+    assert "The first 3 trials failed alike (exit 3); the last lines of run 3:\n2 went wrong" in out
+    assert len(client.runs()) == 3
+    status, _, err = sweep("best", "1")
+    assert (status, "sweep 1 has no metric" in err) == (1, True)
+
+
+def test_a_metric_that_is_never_reported_is_told_after_the_first_trial(sweep, client):
+    metric = ["--metric", "accuracy", "--maximize"]
+    status, out, _ = sweep("grid", "--param", "x=1,2,3", *metric, *python(REPORT, ":x:", "y"))
+    assert status == 1
+    assert "Run 1 completed without reporting the metric 'accuracy'; it reported loss" in out
+    assert len(client.runs()) == 1
+
+
+def test_a_sweep_is_stopped_and_goes_on_with_the_same_proposals(sweep, client):
+    command = [
+        "random",
+        "-b",
+        "-n",
+        "2",
+        "--param",
+        "x=1:9",
+        "--",
+        "sh",
+        "-c",
+        "test -e go || sleep 60; : :x:",
+    ]
+    proposed = sweep("random", "--dry-run", *command[2:])[1].splitlines()
+    assert sweep(*command)[0] == 0
+    wait_until(lambda: client.runs(), "a trial was started")
+    assert sweep("stop", "1")[1] == "sweep 1: stopped, 1 of its trials stopped\n"
+    (stopped,) = client.runs()
+    assert stopped.end_reason == "stop_requested"
+    assert sweep("resume", "1", "-b")[0] == 0
+    wait_until(lambda: len(client.runs()) == 2, "the other trial was started")
+    sweep("stop", "1")
+    params = [run.record.spec.params["x"] for run in reversed(client.runs())]
+    assert [line.rsplit(" ", 1)[1].strip("'") for line in proposed] == params
+
+
+def test_a_trial_that_does_worse_is_pruned_and_keeps_its_outputs(sweep, client):
+    metric = ["--metric", "loss", "--minimize", "--prune", "asha"]
+    status, out, _ = sweep("grid", "--param", "x=0.5,7", *metric, *python(CLIMB, ":x:"))
+    assert status == 0
+    assert "Pruning ended 1 trial early" in out
+    pruned = client.get(2)
+    assert (pruned.status, pruned.end_reason) == ("stopped", "pruned")
+    assert pruned.cp("kept.txt", "copied").read_text() == "kept"
+    assert json.loads(sweep("show", "1", "--json")[1])["trials"][1]["status"] == "pruned"
+
+
+def test_fine_tunes_are_trials_themselves(sweep, client, tmp_path):
+    (tmp_path / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
+    model = str(tiny_checkpoint(tmp_path / "base"))
+    words = ["conjure", "finetune", "jokes.txt", "--model", model, "--split", "lines", "--block-size", "16"]
+    space = ["--param", "lr=1e-3,3e-3", "--param", "epochs=1"]
+    metric = ["--metric", "held_out_loss", "--minimize"]
+    status, out, _ = sweep("grid", *space, *metric, "--", *words, "--sample-every", "0")
+    assert status == 0, out
+    records = [run.record for run in client.runs()]
+    assert [record.spec.kind for record in records] == ["finetune", "finetune"]
+    assert "--learning-rate=:lr:" in records[0].spec.command
+    assert records[0].mounts[0].target == "jokes.txt"
+    trials = json.loads(sweep("show", "1", "--json")[1])["trials"]
+    assert trials[0]["value"] != trials[1]["value"]
+    assert [trial["params"]["lr"] for trial in trials] == ["1e-3", "3e-3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["grid", "--param", "x=1", "--", "echo", ":y:"], ":x: is not in the command"),
+        (["grid", "--param", "lrr=1", "--", "conjure", "finetune", "x.csv"], "no option of the name 'lrr'"),
+        (["grid", "--param", "epochs=1,0", "--", "conjure", "finetune", __file__], "--epochs is 0.0"),
+        (["grid", "--param", "d=1", "--", "conjure", "finetune", ":d:"], "DATA cannot have a placeholder"),
+        (
+            ["grid", "--param", "seed=1", "--pip", "tqdm", "--", "conjure", "score", "a text"],
+            "--pip cannot be",
+        ),
+        (["show", "7"], "there is no sweep 7; there are no sweeps yet"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_starts_nothing(sweep, client, arguments, said):
+    status, _, err = sweep(*arguments)
+    assert status != 0
+    assert err.startswith("error: ")
+    assert said in err
+    assert client.runs() == []

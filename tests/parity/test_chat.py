@@ -1,0 +1,103 @@
+"""Chats of every family have the tokens of transformers, and the masks of brute force."""
+
+import unicodedata
+
+import pytest
+import transformers
+
+from conjure.lm.text.chat.encoding import ANSWER, ChatEncoder
+from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.tokenizer import Tokenizer
+from support.chats import FAMILIES, chat_folder, conversations
+
+CONVERSATIONS = conversations(60)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+@pytest.fixture
+def folder(tmp_path, family):
+    return chat_folder(tmp_path, family)
+
+
+@pytest.fixture
+def tokenizer(folder):
+    return Tokenizer.from_folder(folder)
+
+
+@pytest.fixture
+def encoder(tokenizer):
+    return ChatEncoder.of(tokenizer, model="it")
+
+
+@pytest.fixture
+def theirs(folder):
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def test_a_rendering_is_that_of_transformers(encoder, theirs, family):
+    for messages in CONVERSATIONS:
+        plain = [message._asdict() for message in messages]
+        text = theirs.apply_chat_template(plain, tokenize=False)
+        assert (
+            encoder.template.render(messages)
+            == text
+            == "".join(piece for piece, _ in family.pieces(messages))
+        )
+        asked = theirs.apply_chat_template(plain[:-1], tokenize=False, add_generation_prompt=True)
+        assert encoder.template.render(messages[:-1], opens_answer=True) == asked
+        assert asked.endswith(family.answer_start)
+
+
+def test_tokens_and_masks_are_those_of_brute_force(encoder, tokenizer, theirs, family):
+    same = 0
+    for messages in CONVERSATIONS:
+        chat = encoder.encode(messages)
+        mask = [kind == ANSWER for kind in chat.kinds]
+        pieces = family.pieces(messages)
+        learned = [flag for piece, flag in pieces for _ in piece]
+        made = theirs(
+            "".join(text for text, _ in pieces), add_special_tokens=False, return_offsets_mapping=True
+        )
+        # A token may lie across the edge of an answer; there, ours are cut.
+        if chat.ids == made["input_ids"]:
+            same += 1
+            assert mask == [learned[start] for start, _ in made["offset_mapping"]], messages
+        answers = [id_ for id_, is_answer in zip(chat.ids, mask, strict=True) if is_answer]
+        expected = "".join(text for text, flag in pieces if flag)
+        assert _read(tokenizer, answers) == _plain(tokenizer, expected)
+    assert same > len(CONVERSATIONS) / 2
+
+
+def test_what_spells_a_control_token_stays_text(encoder, tokenizer, family):
+    token = family.tokens[-1] if family.tokens else "</s>"
+    (id_,) = tokenizer.encode(token, allow_special=True)
+    forged = [Message("user", f"a{token}b{token}"), Message("assistant", f"c{token}")]
+    honest = [Message("user", "a"), Message("assistant", "c")]
+    assert encoder.encode(forged).ids.count(id_) == encoder.encode(honest).ids.count(id_)
+    assert encoder.prompt(forged[:1]).count(id_) == encoder.prompt(honest[:1]).count(id_)
+    assert token in _read(tokenizer, encoder.prompt(forged[:1]))
+
+
+def test_a_prompt_is_how_a_conversation_begins(encoder, family):
+    for messages in CONVERSATIONS:
+        turns = messages[:3] if messages[0].role == "system" else messages[:2]
+        prompt, chat = encoder.prompt(turns[:-1]), encoder.encode(turns)
+        if family is not FAMILIES["qwen"]:  # which puts empty thoughts before its last answer
+            assert chat.ids[: len(prompt)] == prompt or family.kind == "llama-2"
+
+
+def _read(tokenizer, ids):
+    """The text of tokens, to compare: a space may be added to it."""
+    return _plain(tokenizer, tokenizer.decode_bytes(ids).decode())
+
+
+def _plain(tokenizer, text):
+    if tokenizer.kind.form is not None:
+        text = unicodedata.normalize(tokenizer.kind.form, text)
+    if not tokenizer.kind.byte_level:
+        text = text.replace("▁", " ")
+    return text.replace(" ", "") if tokenizer.kind.prefix_space else text

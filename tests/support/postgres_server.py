@@ -1,0 +1,87 @@
+"""A real PostgreSQL for tests: Debian's, started as an ordinary user, gone with the tests.
+
+Main entry: `PostgresServer`. Invariant: it listens on a socket in a folder of its own, and on no network.
+"""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+_ORDINARY = "nobody"
+
+
+def _binaries() -> Path:
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not folders:
+        raise AssertionError("these tests need PostgreSQL: apt-get install postgresql")
+    return folders[-1]
+
+
+class PostgresServer:
+    """A server in a folder of its own; the context manager starts and ends it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._bin = _binaries()
+        self._databases = 0
+        self._data = folder / "data"
+        # PostgreSQL refuses to run as root, which tests in a container may be.
+        self._as_user = [] if os.getuid() else ["setpriv", "--reuid", _ORDINARY, "--clear-groups"]
+        self.user = pwd.getpwuid(os.getuid()).pw_name if os.getuid() else _ORDINARY
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator["PostgresServer"]:
+        """A server while the block lasts."""
+        with tempfile.TemporaryDirectory(prefix="conjure-pg-") as name:
+            server = cls(Path(name))
+            if server._as_user:
+                os.chown(name, pwd.getpwnam(_ORDINARY).pw_uid, -1)
+            server._call("initdb", "-D", str(server._data), "-A", "trust", "-E", "UTF8", "--no-sync")
+            server.start()
+            try:
+                yield server
+            finally:
+                server.stop()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off"
+        self._call(
+            "pg_ctl", "-D", str(self._data), "-w", "-l", str(self._folder / "log"), "-o", options, "start"
+        )
+
+    def stop(self) -> None:
+        """End it, whoever is connected."""
+        self._call("pg_ctl", "-D", str(self._data), "-w", "-m", "immediate", "stop")
+
+    def _call(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [*self._as_user, self._bin / program, *arguments],
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def address(self, database: str = "postgres") -> str:
+        """How a database of it is reached."""
+        return f"postgresql://{self.user}@/{database}?host={self._folder}"
+
+    def new_database(self) -> str:
+        """An empty database; its address."""
+        self._databases += 1
+        name = f"test_{self._databases}"
+        with psycopg.connect(self.address(), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return self.address(name)

@@ -1,0 +1,92 @@
+"""A conversation: what is asked of the model, what is remembered, and what is said beside it."""
+
+from datetime import date
+
+import pytest
+
+from conjure.cli.language_model.chat import Chat
+from conjure.errors import DataError
+from conjure.lm.generation.engine_loading import Writer
+from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.text.chat.encoding import ChatEncoder
+from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.tokenizer import Tokenizer
+from support.chats import FAMILIES, chat_folder
+from support.scripted_engine import ScriptedEngine, ScriptedSession
+
+
+class Listener(ScriptedEngine):
+    """Says its script whatever it reads, and keeps what it read."""
+
+    def session(self):
+        return ListeningSession(self)
+
+
+class ListeningSession(ScriptedSession):
+    def add(self, rows, capacities):
+        if rows:
+            self._engine.read = list(rows[0])
+        return super().add(rows, capacities)
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return Tokenizer.from_folder(chat_folder(tmp_path, FAMILIES["chatml"]))
+
+
+@pytest.fixture
+def encoder(tokenizer):
+    return ChatEncoder.of(tokenizer, model="it", day=date(2026, 3, 1))
+
+
+@pytest.fixture
+def engine(tokenizer):
+    return Listener(tokenizer, tokenizer.encode("the cat sat"))
+
+
+@pytest.fixture
+def talk(engine, tokenizer, encoder):
+    return Chat(
+        Writer(engine, tokenizer, "it", "float32"), encoder, GenerationRequest(max_new_tokens=20, seed=1)
+    )
+
+
+def test_every_answer_is_given_to_the_whole_conversation(talk, engine, encoder):
+    assert "".join(talk.answer("Where?")) == "the cat sat"
+    assert talk.finish_reason == "end_of_text"
+    list(talk.answer("Why?"))
+    said = [Message("user", "Where?"), Message("assistant", "the cat sat"), Message("user", "Why?")]
+    assert engine.read == encoder.prompt(said)
+    assert talk.messages == [*said, Message("assistant", "the cat sat")]
+    talk.reset()
+    list(talk.answer("Who?"))
+    assert engine.read == encoder.prompt([Message("user", "Who?")])
+
+
+def test_the_oldest_messages_are_left_out_where_the_context_is_full(talk, engine, encoder):
+    for question in ("One?", "Two?", "Three?"):
+        list(talk.answer(question))
+    kept = talk.messages[4:]
+    engine.context_length = len(encoder.prompt([*kept, Message("user", "Four?")])) + 20
+    list(talk.answer("Four?"))
+    assert talk.left_out == 4
+    assert engine.read == encoder.prompt([*kept, Message("user", "Four?")])
+
+
+def test_an_interrupted_answer_is_remembered_as_far_as_it_came(talk):
+    pieces = talk.answer("Where?")
+    first = next(pieces)
+    pieces.close()
+    assert talk.messages == [Message("user", "Where?"), Message("assistant", first)]
+    assert talk.finish_reason is None
+
+
+def test_a_message_that_the_template_refuses_is_not_remembered(engine, tmp_path_factory):
+    folder = chat_folder(tmp_path_factory.mktemp("gemma"), FAMILIES["gemma"])
+    tokenizer = Tokenizer.from_folder(folder)
+    encoder = ChatEncoder.of(tokenizer, model="it")
+    refusing = Chat(Writer(engine, tokenizer, "it", "float32"), encoder, GenerationRequest())
+    refusing.messages = [Message("user", "One?")]
+    with pytest.raises(DataError, match="Conversation roles must alternate"):
+        list(refusing.answer("Two?"))
+    assert refusing.messages == [Message("user", "One?")]

@@ -1,0 +1,108 @@
+"""Which tokens are answers, where templates make that hard; and prompts of models without a template."""
+
+from dataclasses import replace
+
+import pytest
+
+from conjure.errors import DataError, UsageError
+from conjure.lm.text.chat.encoding import ANSWER, FIRST, GIVEN, ChatEncoder, PromptEncoder, encode_pieces
+from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.tokenizer import Tokenizer
+from support.chats import FAMILIES, chat_folder
+from support.tokenizers_of_kinds import tokenizer_folder
+
+TURNS = [Message("user", "cat?"), Message("assistant", "the cat sat")]
+
+
+@pytest.fixture
+def encoder_of(tmp_path):
+    def made(source, family="chatml"):
+        folder = chat_folder(tmp_path, replace(FAMILIES[family], template=source))
+        return ChatEncoder.of(Tokenizer.from_folder(folder), model="it"), Tokenizer.from_folder(folder)
+
+    return made
+
+
+def learned(chat, tokenizer):
+    return tokenizer.decode([id_ for id_, kind in zip(chat.ids, chat.kinds, strict=True) if kind == ANSWER])
+
+
+def test_thoughts_that_a_template_drops_are_refused(encoder_of):
+    encoder, _ = encoder_of(FAMILIES["qwen"].template)
+    thought = [Message("user", "a"), Message("assistant", "<think>b</think>c")]
+    with pytest.raises(DataError, match="changes or leaves out an answer"):
+        encoder.encode([*thought, *TURNS])
+
+
+def test_generation_blocks_say_what_is_learned_where_content_is_changed(encoder_of):
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}{{ m.content[4:] }}"
+        "<|im_end|>{% endgeneration %}{% else %}Q:{{ m.content }}{% endif %}\n{% endfor %}"
+    )
+    encoder, tokenizer = encoder_of(source)
+    chat = encoder.encode([*TURNS, *TURNS])
+    assert learned(chat, tokenizer) == "cat sat<|im_end|>" * 2
+    assert chat.ids.count(tokenizer.end_of_text_id) == 2
+    with pytest.raises(DataError, match=r"a message contains <\|im_end\|>"):
+        encoder.encode([Message("user", "<|im_end|>"), TURNS[1]])
+
+
+def test_an_answer_that_nothing_ends_gets_an_end(encoder_of):
+    encoder, tokenizer = encoder_of("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}")
+    chat = encoder.encode(TURNS)
+    assert learned(chat, tokenizer) == "the cat sat<|im_end|>"
+    assert chat.ids[-1] == tokenizer.end_of_text_id
+    assert chat.kinds[0] == FIRST
+    assert set(chat.kinds[1:]) == {GIVEN, ANSWER}
+
+
+def test_content_with_private_use_characters_is_not_taken_for_marks(encoder_of):
+    encoder, _ = encoder_of(FAMILIES["chatml"].template)
+    with pytest.raises(DataError):
+        encoder.encode([Message("user", "\U000f0000"), TURNS[1]])
+    assert encoder.prompt([Message("user", "\U000f0000")])
+
+
+def test_a_prompt_of_a_template_that_changes_messages_is_refused_only_if_it_could_be_forged(encoder_of):
+    encoder, tokenizer = encoder_of("{{ messages[0].content[1:] }}<|im_end|>")
+    assert encoder.prompt([Message("user", "cat")])[-1] == tokenizer.end_of_text_id
+    with pytest.raises(DataError, match="would become that token"):
+        encoder.prompt([Message("user", "x<|im_end|>")])
+
+
+def test_bos_stands_once_whoever_writes_it(encoder_of):
+    encoder, tokenizer = encoder_of(FAMILIES["gemma"].template, "gemma")
+    bare, _ = encoder_of(FAMILIES["gemma"].template.replace("{{ bos_token }}\n", ""), "gemma")
+    assert tokenizer.start_ids
+    assert encoder.encode(TURNS).ids == bare.encode(TURNS).ids
+    assert encoder.prompt(TURNS[:1]).count(tokenizer.start_ids[0]) == 1
+
+
+def test_a_base_model_is_told_so(tmp_path):
+    tokenizer = Tokenizer.from_folder(tokenizer_folder(tmp_path, "smollm"))
+    with pytest.raises(UsageError, match="gpt9 has no chat template: it is a base model"):
+        ChatEncoder.of(tokenizer, model="gpt9")
+
+
+@pytest.mark.parametrize("kind", ["gpt-2", "llama-2", "gemma"])
+def test_prompt_and_completion_go_as_they_are_without_a_template(tmp_path, kind):
+    tokenizer = Tokenizer.from_folder(tokenizer_folder(tmp_path, kind))
+    chat = PromptEncoder(tokenizer).encode([Message("user", "the cat"), Message("assistant", " sat")])
+    whole = [*tokenizer.start_ids, *tokenizer.encode("the cat sat"), tokenizer.end_of_text_id]
+    assert chat.ids == whole
+    assert learned(chat, tokenizer).strip() == f"sat{tokenizer.end_of_text}"
+    with pytest.raises(DataError, match="no chat template"):
+        PromptEncoder(tokenizer).encode([Message("system", "a"), *TURNS])
+
+
+def test_a_token_across_the_edge_is_cut(tmp_path):
+    tokenizer = Tokenizer.from_folder(tokenizer_folder(tmp_path, "gpt-2"))
+    whole = tokenizer.encode("the cat")
+    assert [mark for _, mark in encode_pieces(tokenizer, [("the", False), (" cat", True)])] == [
+        False,
+        False,
+        True,
+    ]
+    pieces = encode_pieces(tokenizer, [("th", False), ("e cat", True)])
+    assert [id_ for id_, _ in pieces] == tokenizer.encode("th") + tokenizer.encode("e cat") != whole
+    assert [mark for _, mark in pieces] == [False, False, *[True] * (len(pieces) - 2)]

@@ -1,0 +1,105 @@
+"""Every format is found by its keys, and what is no conversation is counted with its reason."""
+
+import json
+
+import pytest
+
+from conjure.errors import DataError, UsageError
+from conjure.lm.text.chat.formats import ChatFormat, Message, find_format, read_conversation
+from conjure.lm.text.records import read_records
+from conjure.lm.text.table_reader import Fault
+
+USER, ANSWER = Message("user", "Where?"), Message("assistant", "Here.")
+MESSAGES = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]
+RECORDS = {
+    ChatFormat.MESSAGES: {"messages": MESSAGES},
+    ChatFormat.SHAREGPT: {
+        "conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}]
+    },
+    ChatFormat.PROMPT: {"prompt": "Where?", "completion": "Here."},
+    ChatFormat.ALPACA: {"instruction": "Where?", "input": "", "output": "Here."},
+}
+
+
+def written(path, *records):
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("format_", RECORDS)
+def test_each_format_gives_the_same_conversation(tmp_path, format_):
+    records = read_records([written(tmp_path / "chat.jsonl", RECORDS[format_])])
+    assert records.chat_formats == {format_}
+    (piece,) = records.pieces()
+    assert piece.conversation.messages == (USER, ANSWER)
+    assert piece.conversation.where == f"{tmp_path / 'chat.jsonl'}, line 1"
+    assert piece.text == "Where?\nHere."
+
+
+def test_json_parquet_and_csv_hold_conversations_too(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    (tmp_path / "one.json").write_text(json.dumps({"messages": MESSAGES}))
+    parquet.write_table(pyarrow.Table.from_pylist([{"messages": MESSAGES}]), tmp_path / "two.parquet")
+    (tmp_path / "three.csv").write_text("prompt,completion\nWhere?,Here.\n")
+    records = read_records([tmp_path / "one.json", tmp_path / "two.parquet", tmp_path / "three.csv"])
+    assert [piece.conversation.messages for piece in records.pieces()] == [(USER, ANSWER)] * 3
+
+
+def test_what_is_plain_text_is_no_conversation(tmp_path):
+    assert find_format({"messages": ["an SMS"], "text": ["a"]}) is None
+    assert find_format({"prompt": ["a"], "text": ["b"]}) is None
+    file = written(tmp_path / "chat.jsonl", RECORDS[ChatFormat.PROMPT])
+    records = read_records([file], column="completion")
+    assert not records.chat_formats
+    assert list(records) == ["Here."]
+    (tmp_path / "notes.txt").write_text("plain")
+    with pytest.raises(UsageError, match=r"holds conversations \(prompt/completion\) and .*plain text"):
+        read_records([file, tmp_path / "notes.txt"])
+
+
+def of(*turns):
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        (of(("user", "a")), Fault.NO_ANSWER),
+        (of(("system", "a")), Fault.NO_ANSWER),
+        (of(("assistant", "a"), ("user", "b")), Fault.ROLES),
+        (of(("user", "a"), ("user", "b"), ("assistant", "c")), Fault.ROLES),
+        (of(("user", "a"), ("system", "b"), ("assistant", "c")), Fault.ROLES),
+        (of(("user", "a"), ("tool", "b")), Fault.UNKNOWN_ROLE),
+        (of(("user", "a"), ("assistant", " ")), Fault.EMPTY_ANSWER),
+        (of(("user", "a"), ("assistant", None)), Fault.NOT_TEXT),
+        (of(("user", "a\0"), ("assistant", "b")), Fault.NUL),
+        ({"messages": []}, Fault.NOT_MESSAGES),
+        ({"messages": ["a"]}, Fault.NOT_MESSAGES),
+        ({}, Fault.MISSING_COLUMN),
+    ],
+)
+def test_a_record_without_a_usable_answer_has_a_fault(record, fault):
+    assert read_conversation(record, ChatFormat.MESSAGES) is fault
+
+
+def test_other_formats_have_faults_too():
+    assert read_conversation({"prompt": "a"}, ChatFormat.PROMPT) is Fault.NO_ANSWER
+    assert read_conversation({"completion": "a"}, ChatFormat.PROMPT) is Fault.MISSING_COLUMN
+    assert read_conversation({"instruction": "a"}, ChatFormat.ALPACA) is Fault.NO_ANSWER
+    assert read_conversation({"instruction": 1, "output": "a"}, ChatFormat.ALPACA) is Fault.NOT_TEXT
+    asked = read_conversation({"instruction": "a", "input": "b", "output": "c"}, ChatFormat.ALPACA)
+    assert asked == (Message("user", "a\n\nb"), Message("assistant", "c"))
+    lists = {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}
+    assert read_conversation(lists, ChatFormat.PROMPT) == (USER, ANSWER)
+
+
+def test_faults_are_counted_and_alone_are_an_error(tmp_path):
+    records = read_records([written(tmp_path / "chat.jsonl", {"messages": MESSAGES}, of(("user", "a")))])
+    assert len(list(records.pieces())) == 1
+    (bad,) = records.bad_rows.values()
+    assert records.describe(bad) == f"1 × no answer to learn (first: {tmp_path / 'chat.jsonl'}, line 2)"
+    only = read_records([written(tmp_path / "bad.jsonl", of(("user", "a")))])
+    with pytest.raises(DataError, match="holds nothing usable: 1 × no answer to learn"):
+        list(only.pieces())

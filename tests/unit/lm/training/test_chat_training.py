@@ -1,0 +1,169 @@
+"""A fine-tune on conversations learns answers, is measured on answers, and reports on answers."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from conjure.errors import DataError, UsageError
+from conjure.lm.generation.score import Windows, score_chats
+from conjure.lm.language_model import load
+from conjure.lm.nn.loss import IGNORE, linear_cross_entropy
+from conjure.lm.report.observe import held_out_texts, questions, record_texts
+from conjure.lm.text.chat.encoding import ANSWER, FIRST, GIVEN, ChatEncoder, conversation_encoder
+from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.held_out import hold_out
+from conjure.lm.text.records import read_records
+from conjure.lm.text.token_cache import describe, find_groups, tokenise
+from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.training.finetune import finetune
+from conjure.lm.training.packing import Blocks
+from support.chats import FAMILIES, chat_checkpoint, chat_folder
+from support.models import tiny_checkpoint
+
+
+def records_of(path, count=40):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n}?"},
+                {"role": "assistant", "content": f"A {n * n}."},
+            ]
+        }
+        for n in range(count)
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return read_records([path])
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    (tmp_path / "files").mkdir()
+    return Tokenizer.from_folder(chat_folder(tmp_path / "files", FAMILIES["chatml"]))
+
+
+@pytest.fixture
+def text(tmp_path, tokenizer):
+    records = records_of(tmp_path / "chat.jsonl")
+    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    return tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
+
+
+def test_tokens_and_kinds_are_kept_side_by_side(text, tokenizer):
+    chat = ChatEncoder.of(tokenizer, model="it").encode(
+        [Message("user", "What is 3?"), Message("assistant", "A 9.")]
+    )
+    assert text.conversation(3) == chat
+    assert text.record(3).tolist() == chat.ids
+    assert text.answer_lengths[3] == chat.kinds.count(ANSWER)
+
+
+@pytest.mark.parametrize(("weight", "counts"), [(0.0, (0, 0, 1)), (0.25, (0, 0.25, 1)), (1.0, (0, 1, 1))])
+def test_targets_are_what_counts(text, weight, counts):
+    stream = replace(hold_out(text, 0).train, given_weight=weight)
+    blocks = Blocks(stream, 64)
+    kinds = np.asarray(text.kinds)
+    batch = blocks.batch(range(len(blocks)))
+    targets = batch.targets.flatten()[: blocks.target_count].tolist()
+    expected = [
+        int(id_) if counts[kind] else IGNORE for id_, kind in zip(text.ids[1:], kinds[1:], strict=True)
+    ]
+    assert targets == expected
+    total = sum(counts[kind] for kind in kinds[1:])
+    assert batch.total_weight == pytest.approx(total)
+    assert {FIRST, GIVEN, ANSWER} == set(kinds.tolist())
+
+
+def test_what_is_held_out_is_read_as_questions_and_answers(text, tokenizer):
+    split = hold_out(text, 0.2)
+    found = held_out_texts(split.heldout, tokenizer, tokens=10**6)
+    assert all(answer.startswith("A ") and answer.endswith(".") for answer in found.texts)
+    assert len(found.chats) == len(found.texts) == split.heldout.records
+    assert next(record_texts(split.train, tokenizer)).startswith("A ")
+    asked = questions(split.heldout, tokenizer, 3)
+    assert asked[0].text.endswith("assistant\n")
+    assert asked[0].ids == found.chats[0].question(tokenizer)[1]
+
+
+def test_answers_are_scored_given_their_questions(tmp_path, text):
+    folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"])
+    model = load(folder)
+    chat = text.conversation(3)
+    (score,) = score_chats(model.model, model.tokenizer, [chat], Windows.of(model.model))
+    logprobs = model.logits(torch.tensor([chat.ids])).log_softmax(-1)[0]
+    places = [place for span in chat.answers(model.tokenizer.end_ids) for place in span]
+    assert score.token_logprobs == pytest.approx(
+        [logprobs[at - 1, chat.ids[at]].item() for at in places], abs=1e-4
+    )
+    assert (score.tally.bytes, score.tally.words) == (4, 2)
+    assert model.tokenizer.decode(score.token_ids) == "A 9."
+
+
+def test_a_tune_learns_answers_and_its_report_is_about_them(tmp_path):
+    folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=128)
+    records_of(tmp_path / "chat.jsonl")
+    result = finetune(
+        tmp_path / "chat.jsonl",
+        output=tmp_path / "out",
+        model=folder,
+        epochs=12,
+        learning_rate=3e-3,
+        batch_size=4,
+        dropout=0.0,
+    )
+    assert result.loss_after < result.loss_before
+    assert result.plan.data.answer_tokens is not None
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report
+    assert load(tmp_path / "out").tokenizer.chat_template == FAMILIES["chatml"].template
+
+
+def test_a_prompt_and_its_completion_train_a_base_model(tmp_path):
+    rows = [{"prompt": f"What is {n}?", "completion": f" A {n * n}."} for n in range(30)]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    base = tiny_checkpoint(tmp_path / "base", context_length=64)
+    result = finetune(tmp_path / "pairs.jsonl", output=tmp_path / "out", model=base, max_steps=4)
+    assert result.loss_before is not None
+    records_of(tmp_path / "chat.jsonl")
+    with pytest.raises(
+        UsageError, match=r"base has no chat template, and the data hold conversations \(messages\)"
+    ):
+        finetune(tmp_path / "chat.jsonl", output=tmp_path / "out", model=base)
+
+
+def test_a_conversation_that_cannot_be_masked_is_named(tmp_path):
+    (tmp_path / "files").mkdir()
+    tokenizer = Tokenizer.from_folder(chat_folder(tmp_path / "files", FAMILIES["qwen"]))
+    thought = {
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>b</think>c"}]
+    }
+    path = tmp_path / "chat.jsonl"
+    path.write_text(f"{json.dumps(thought)}\n" * 3)
+    records = read_records([path])
+    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    with pytest.raises(
+        DataError, match=r"line 1: the chat template changes .*; 2 more cannot be used either"
+    ):
+        tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
+    with pytest.raises(UsageError, match="special_tokens"):
+        tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat, allow_special=True)
+
+
+def test_facts_count_what_is_learned(tmp_path, tokenizer, text):
+    records = records_of(tmp_path / "chat.jsonl")
+    facts = describe(records, text, find_groups([records], cache=tmp_path / "cache"))
+    assert facts.answer_tokens == int((np.asarray(text.kinds) == ANSWER).sum())
+    assert facts.files[0]["chat"] == "messages"
+    assert facts.size_bytes == sum(len(f"What is {n}?A {n * n}.") for n in range(40))
+
+
+def test_weights_count_in_every_part_of_a_large_loss():
+    # So many logits that, without the native kernels, they are looked at in more than one part.
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(40, 3, dtype=torch.float64), torch.randn(1 << 16, 3, dtype=torch.float64)
+    targets, weights = torch.arange(40), torch.rand(40)
+    loss = linear_cross_entropy(hidden, weight, targets, divisor=2.0, weights=weights)
+    each = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    assert loss.item() == pytest.approx((each * weights).sum().item() / 2, rel=1e-6)

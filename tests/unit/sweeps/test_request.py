@@ -1,0 +1,56 @@
+import pytest
+
+from conjure.errors import UsageError
+from conjure.sweeps.request import SweepRequest
+from conjure.sweeps.space import Choice, Range
+from support.sweeps import grid, searched
+
+RANGE = {"x": Range(0.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: grid(2, ("echo", ":y:")), ":x: is not in the command.*:y: is in the command"),
+        (lambda: grid(2, ("echo", ":x:", ":xx:")), "there is no --param xx"),
+        (lambda: SweepRequest(searched(RANGE).spec, RANGE, "grid"), "a grid needs a list of values; x has a"),
+        (lambda: searched(RANGE, cells=None), "random needs the number of trials"),
+        (lambda: searched(RANGE, "tpe"), "tpe needs a --metric"),
+        (lambda: grid(2, prune="asha"), "--prune needs a --metric"),
+        (lambda: grid(2, metric="loss"), "which values of loss are better"),
+        (lambda: grid(2, direction="minimize"), "--minimize needs a --metric"),
+        (lambda: grid(2, parallel=0), "-j is 0"),
+        (lambda: grid(2, seeds=3), ":seed: is not in the command"),
+        (lambda: searched({}), "a sweep needs a --param"),
+    ],
+)
+def test_every_fault_is_told_before_anything_starts(make, said):
+    with pytest.raises(UsageError, match=said):
+        make()
+
+
+def test_it_is_stored_and_read_back():
+    request = searched(
+        {"x": Range(1.0, 8.0, log=True, whole=True), "y": Choice(("08", "1e-3"))},
+        "tpe",
+        metric="loss",
+        direction="maximize",
+        prune="median",
+        parallel=3,
+    )
+    assert SweepRequest.from_dict(request.to_dict(secrets=True)) == request
+
+
+def test_a_metric_of_the_end_is_watched_by_one_on_the_way():
+    def watched(metric):
+        return grid(2, metric=metric, direction="minimize", prune="asha").rung_metric
+
+    assert (watched("held_out_loss"), watched("loss")) == ("eval_loss", "loss")
+    assert grid(2, metric="loss", direction="minimize").rung_metric is None
+
+
+def test_a_trial_has_its_values_and_a_label_to_find_it_by():
+    request = grid(2)
+    spec = request.trial_spec({"x": "08"}, 7)
+    assert (spec.params, spec.labels) == ({"x": "08"}, ("sweep-7",))
+    assert request.command_of({"x": "08"}) == "true 08"

@@ -1,0 +1,62 @@
+import pytest
+
+from conjure.sweeps.space import Choice, Range
+from conjure.sweeps.trials import Trial, best_cell, history, importance, rank
+from support.sweeps import grid, searched
+
+
+def trial(number, value=None, status="complete", step=1, **params):
+    return Trial(number, 10 + number, params or {"x": str(number)}, status, value, step)
+
+
+def order(request, trials):
+    return [cell.trials[0].trial for cell in rank(request, trials)]
+
+
+@pytest.mark.parametrize(("direction", "expected"), [("minimize", [2, 0]), ("maximize", [0, 2])])
+def test_the_best_come_first_and_what_has_no_value_last(direction, expected):
+    trials = [
+        trial(0, 3.0),
+        trial(1, 0.1, "pruned"),
+        trial(2, 1.0),
+        trial(3, None, "failed", None),
+        trial(4, None),  # reported, and no number
+        trial(5, None, "running", None),
+    ]
+    request = grid(6, metric="loss", direction=direction)
+    assert order(request, trials) == [*expected, 5, 4, 1, 3]
+    best = best_cell(request, trials)
+    assert best is not None
+    assert best.trials[0].trial == expected[0]
+
+
+def test_repetitions_are_ranked_by_their_mean():
+    request = grid(2, ("true", ":x:", ":seed:"), seeds=2, metric="loss", direction="minimize")
+    trials = [
+        trial(n, value, x=str(n // 2), seed=str(n % 2 + 1)) for n, value in enumerate([1.0, 3.0, 1.5, 1.6])
+    ]
+    first, second = rank(request, trials)
+    assert (first.params, first.value, second.spread) == ({"x": "1"}, 1.55, pytest.approx(2**0.5))
+
+
+def test_history_tells_what_goes_on_what_failed_and_what_came_of_the_rest():
+    request = grid(4, metric="loss", direction="minimize")
+    trials = [trial(0, 2.0), trial(1, None, "failed", None), trial(2, None, "running", None), trial(3, 1.0)]
+    past = history(request, trials, before=3, rungs={})
+    assert [(one.state, one.value) for one in past] == [
+        ("complete", 2.0),
+        ("failed", None),
+        ("running", None),
+    ]
+
+
+def test_the_parameter_that_decides_matters_and_the_other_does_not():
+    space = {"a": Range(0.0, 1.0), "b": Choice(("1", "2"))}
+    request = searched(space, metric="loss", direction="minimize")
+    trials = [trial(n, n * 1.0, a=f"{n / 24:.3f}", b=str(n % 2 + 1)) for n in range(24)]
+    first, second = importance(request, trials)
+    assert (first.parameter, second.parameter) == ("a", "b")
+    assert first.share > 0.8
+    assert first.low <= first.share <= first.high
+    assert second.share < 0.1
+    assert importance(request, trials[:5]) == []
