@@ -179,10 +179,16 @@ class TestChat:
 
     def test_a_few_steps_on_conversations_lower_the_loss_on_held_out_answers(self, folder, tmp_path):
         request = FinetuneRequest(
-            data=[CHATS], output=tmp_path / "out", model=folder, max_steps=8, batch_size=4, sample_every=0
+            data=[CHATS],
+            output=tmp_path / "out",
+            model=folder,
+            max_steps=5,
+            batch_size=4,
+            block_size=128,
+            sample_every=0,
         )
         events = []
         run_training(prepare(request), on_event=events.append)
         losses = [event.loss for event in events if isinstance(event, Evaluated)]
-        assert losses[-1] < losses[0] - 0.1
+        assert losses[-1] < losses[0] - 0.05
         assert load(tmp_path / "out").tokenizer.chat_template is not None

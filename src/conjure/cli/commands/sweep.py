@@ -9,6 +9,7 @@ import click
 
 from conjure.cli.render import note, write_json
 from conjure.cli.run_options import run_options, run_spec
+from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
 from conjure.cli.sweeps.following import follow_sweep
 from conjure.cli.sweeps.recipe_template import is_recipe, recipe_template
 from conjure.cli.sweeps.view import show_plots, show_sweep
@@ -83,6 +84,7 @@ def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-b", "--background", is_flag=True, help="Start the sweep and return at once."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end."),
         run_options,
+        saved_command_options,
         click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND..."),
     )
     for option in reversed(options):
@@ -98,7 +100,10 @@ _drawn_options = (
 
 def _method(name: str) -> Callable[..., Any]:
     return command.command(
-        name, context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] [--]"
+        name,
+        cls=SavableCommand,
+        context_settings={"allow_interspersed_args": False},
+        options_metavar="[OPTIONS] [--]",
     )
 
 
@@ -133,6 +138,9 @@ def tpe(**options: Any) -> int:
 def _start(method: str, options: dict[str, Any]) -> int:
     home = Home.from_environment()
     request = _request(home, method, options)
+    if options["save_command"] is not None:
+        context, withheld = click.get_current_context(), request.spec.stored().withheld
+        return save_command(context, options["save_command"], withheld or ())
     if options["dry_run"]:
         require_packages(request)
         _show_commands(request)

@@ -112,7 +112,7 @@ class PostgresSession:
         if self._open is not None and self._open.closed and not self._in_transaction:
             self._open = None
         if self._open is None:
-            self._open = psycopg.connect(
+            self._open = psycopg.Connection[dict[str, Any]].connect(
                 self._address,
                 autocommit=True,
                 row_factory=dict_row,
