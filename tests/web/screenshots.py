@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.web_homes import small_home  # noqa: E402 - tests/ is no package
+from support.web_homes import small_home, sweep_home  # noqa: E402 - tests/ is no package
 from support.web_sites import visiting  # noqa: E402
 
 # Name of the picture -> the page, and whether it is shown dark.
@@ -32,6 +32,7 @@ PAGES = {
     "code": ("/runs/3/code", False),
     "compare": ("/compare?runs=1,2,3", False),
     "lineage": ("/lineage", False),
+    "sweep": ("/sweeps/1", False),
     "playground": ("/playground", True),
 }
 _SIZE = {"width": 1120, "height": 700}
@@ -43,6 +44,7 @@ def main() -> int:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         small_home(Path(folder) / "home")
+        sweep_home(Path(folder) / "home")
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]
         )

@@ -170,6 +170,7 @@ async def _error_page(request: Request, error: Exception) -> Response:
     if isinstance(error, ConjureError):
         words, hint = str(error), error.hint
     if request.url.path.endswith(_ANSWERS) or request.method not in ("GET", "HEAD"):
-        return error_response(HttpError(told.status, words, code=told.code, headers=told.headers))
+        plain = HttpError(told.status, words, code=told.code, param=told.param, headers=told.headers)
+        return error_response(plain)
     fix = getattr(error, "fix", None)
     return page(request, "error.html", status_code=told.status, words=words, hint=hint, fix=fix, nav=True)
