@@ -1,7 +1,16 @@
+import pytest
+
 from conjure.errors import StoreError
 from conjure.runs.database.base import Lease
 from conjure.runs.host.process import host_id
-from conjure.runs.lifecycle.heartbeat import HEARTBEAT_EVERY_S, UNREACHABLE_AFTER_S, Heartbeat, is_unreachable
+from conjure.runs.lifecycle.heartbeat import (
+    GIVE_UP_AFTER_S,
+    HEARTBEAT_EVERY_S,
+    TAKE_OVER_AFTER_S,
+    UNREACHABLE_AFTER_S,
+    Heartbeat,
+    is_unreachable,
+)
 from conjure.runs.schema.process_facts import Owner
 from support.casting import add_run
 
@@ -17,7 +26,7 @@ class Clock:
 
 def test_it_beats_at_intervals_and_not_at_each_look(store, monkeypatch):
     number, clock, renewed = add_run(store).number, Clock(), []
-    heartbeat = Heartbeat(number, store.begin_attempt(number, HERE), clock)
+    heartbeat = Heartbeat(number, store.begin_attempt(number, HERE), timer=clock)
     monkeypatch.setattr(store, "renew_lease", lambda *lease: not renewed.append(lease))
     for seconds in (0.0, 0.1, HEARTBEAT_EVERY_S - 0.2, 0.2, 0.1):
         clock.now += seconds
@@ -27,7 +36,7 @@ def test_it_beats_at_intervals_and_not_at_each_look(store, monkeypatch):
 
 def test_who_lost_the_run_learns_it_at_the_next_beat(store):
     number, clock = add_run(store).number, Clock()
-    heartbeat = Heartbeat(number, store.begin_attempt(number, HERE), clock)
+    heartbeat = Heartbeat(number, store.begin_attempt(number, HERE), timer=clock)
     heartbeat.beat(store)
     assert not heartbeat.superseded
     store.begin_attempt(number, ELSEWHERE)
@@ -46,6 +55,20 @@ def test_a_database_that_cannot_be_written_ends_nothing(store, monkeypatch):
     heartbeat = Heartbeat(1, 1)
     heartbeat.beat(store)
     assert not heartbeat.superseded
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_only_who_may_have_been_replaced_gives_up_after_a_while(is_shared):
+    clock = Clock()
+    heartbeat = Heartbeat(1, 1, is_shared, clock)
+    heartbeat.beat(None)
+    clock.now += GIVE_UP_AFTER_S
+    heartbeat.beat(None)
+    assert not heartbeat.superseded
+    clock.now += HEARTBEAT_EVERY_S
+    heartbeat.beat(None)
+    assert heartbeat.superseded is is_shared
+    assert GIVE_UP_AFTER_S + 2 * HEARTBEAT_EVERY_S < TAKE_OVER_AFTER_S
 
 
 def test_only_a_supervisor_elsewhere_can_be_unreachable():

@@ -72,7 +72,7 @@ def test_secrets_can_be_given_again(home):
 
 
 def test_a_rerun_takes_no_other_variables(home):
-    with pytest.raises(UsageError, match="-e DEPTH: a rerun uses the recorded variables"):
+    with pytest.raises(UsageError, match="env DEPTH: a rerun uses the recorded variables"):
         spec_of_record(home, record(variables={"DEPTH": "3"}), {"DEPTH": "4"})
 
 
@@ -80,10 +80,10 @@ def test_a_rerun_takes_no_other_variables(home):
     ("given", "message"),
     [
         ({"variables": {"API_KEY": "x", "CREDS": "y"}}, "which are not stored: API_KEY, CREDS$"),
-        ({"params": {"password": "x"}}, "has a secret in --param password, and"),
+        ({"params": {"password": "x"}}, "has a secret in params password, and"),
         ({"command": ("x --password abc",)}, "has a secret in its command, and"),
-        ({"output": ("a1B2c3D4e5F6g7H8*",)}, "has a secret in --output, and"),
-        ({"environment": EnvironmentChoice(pip=("x @ https://u:p@h/x",))}, "a secret in --pip, and"),
+        ({"output": ("a1B2c3D4e5F6g7H8*",)}, "has a secret in output, and"),
+        ({"environment": EnvironmentChoice(pip=("x @ https://u:p@h/x",))}, "a secret in pip, and"),
     ],
 )
 def test_secrets_that_are_nowhere_are_named(home, given, message):
