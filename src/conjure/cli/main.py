@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stats": ("Look at runs", "Show the CPU, memory, disk and GPU use of a run."),
     "diff": ("Look at runs", "Compare two runs."),
     "lineage": ("Look at runs", "Show where a run's inputs came from."),
+    "web": ("Look at runs", "Show runs in a browser: live curves and logs, comparison."),
     "wait": ("Control runs", "Wait until runs have ended."),
     "stop": ("Control runs", "Stop runs and save their outputs."),
     "kill": ("Control runs", "Kill runs without saving their outputs."),
@@ -57,6 +58,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("Generate and fine-tune", "Fine-tune a model on your own text."),
     "report": ("Generate and fine-tune", "Show the report of a fine-tune, or compare several."),
     "score": ("Generate and fine-tune", "Compute the loss and perplexity of a text."),
+    "serve": ("Generate and fine-tune", "Serve models over HTTP, by OpenAI's API."),
     "export": ("Generate and fine-tune", "Export a model for llama.cpp and other tools."),
     "models": ("Generate and fine-tune", "List, inspect and convert models."),
     "data": ("Generate and fine-tune", "Preview a text as a model will see it."),
@@ -77,12 +79,15 @@ _ALIASES = {"hyper": "sweep"}
 # Commands with options whose defaults can be set.
 CONFIGURED = (
     *("run", "jupyter", "sweep", "hyper"),
-    *("generate", "chat", "finetune", "score", "data", "demo", "export", "report", "models"),
+    *("generate", "chat", "finetune", "score", "serve", "data", "demo", "export", "report", "models"),
 )
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
 _LM_PACKAGES = {"gguf", "huggingface_hub", "jinja2", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 
+# Packages of the `web` and `serve` extras.
+_WEB_PACKAGES = {"jinja2", "markupsafe", "starlette", "uvicorn", "yaml"}
+_SERVING = ("serve", "web")  # the commands that need them
 
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 
@@ -227,6 +232,12 @@ def _call(arguments: list[str]) -> object:
     try:
         return cli.main(args=arguments, prog_name="conjure", standalone_mode=False)
     except ModuleNotFoundError as error:
+        verb = arguments[0] if arguments else ""
+        if error.name in _WEB_PACKAGES and verb in _SERVING:
+            raise ConjureError(
+                f"this command needs the packages for serving; {error.name} is not installed",
+                fix=f"pip install 'conjure[{verb}]'",
+            ) from error
         if error.name not in _LM_PACKAGES:
             raise
         raise ConjureError(

@@ -106,6 +106,25 @@ class ScoreOptions(ReadingOptions, total=False):
     """Whether the log-probability of each token is kept."""
 
 
+class ServeOptions(TypedDict, total=False):
+    """What ``conjure serve`` takes beside its models and keys."""
+
+    host: str
+    """Address to listen on."""
+    port: int
+    """Port to listen on; 0 takes a free one."""
+    allow_host: Sequence[str]
+    """Host names to answer for, beside this machine's own."""
+    precision: str
+    """Number format."""
+    slots: int
+    """Texts generated at once, for each model."""
+    queue: int
+    """Requests that may wait."""
+    log_prompts: bool
+    """Whether the bodies of requests are logged."""
+
+
 def refuse_unknown(options: Mapping[str, object], known: type) -> None:
     """Refuse options that a command does not have: the type checker does so, but nothing else would.
 

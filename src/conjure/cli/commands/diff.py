@@ -7,10 +7,10 @@ import click
 
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, visible, write_json
-from conjure.cli.run_view import metric_value
 from conjure.cli.tables import heading, one_line
 from conjure.core.home import Home
 from conjure.core.text import plural
+from conjure.core.units import format_number
 from conjure.runs.inspect.run_diff import Change, CodeDifference, Difference, FileChange, compare
 from conjure.runs.lifecycle.ownership import open_store
 
@@ -106,7 +106,7 @@ def _by(section: str, change: Change) -> str:
 
 def _shown(section: str, value: Any) -> str:
     if section == "metrics" and value is not None:
-        return metric_value(value)
+        return format_number(value)
     if value is True:
         return "yes"
     if isinstance(value, list | tuple):

@@ -7,7 +7,7 @@ import click
 
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, on_terminal, visible, write_json
-from conjure.cli.run_view import status_cell
+from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import one_line
 from conjure.core.home import Home
 from conjure.runs.inspect.lineage import (

@@ -11,10 +11,10 @@ import click
 from conjure.cli.parameter_types import RUN_NUMBER, is_run_number, last_number
 from conjure.cli.plots import show_curve
 from conjure.cli.render import note, write_json
-from conjure.cli.run_view import metric_value
 from conjure.cli.tables import Column, show_table
 from conjure.core.home import Home
 from conjure.core.text import did_you_mean
+from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.run_folder import RunFolder
@@ -120,7 +120,7 @@ def _show(summaries: Iterable[Summary]) -> None:
             summary.name,
             f"{summary.points:,}",
             f"{summary.last_step:,}",
-            *map(metric_value, (summary.last_value, summary.lowest, summary.highest)),
+            *map(format_number, (summary.last_value, summary.lowest, summary.highest)),
         )
         for summary in summaries
     ]

@@ -4,16 +4,19 @@ Main entry: `command`. Invariant: only `fetch` uses the network.
 """
 
 import json
+from typing import Any
 
 import click
 
 from conjure.cli.render import note, visible, write_json
+from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.lm.checkpoints.describe import ModelDescription, describe
-from conjure.lm.checkpoints.model_resolver import models_here, resolve_model
+from conjure.lm.checkpoints.model_resolver import ModelSource, models_here, resolve_model
 from conjure.lm.checkpoints.packaged_models import PACKAGED_MODELS, fetch_packaged
 from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.recipes.resource_lookup import model_lookup
+from conjure.recipes.tuned_models import TunedModel, tuned_models
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -23,6 +26,8 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 @click.pass_context
 def command(ctx: click.Context, *, as_json: bool) -> None:
     """List, inspect, fetch and convert models.
+
+    Models that runs have tuned are listed with what they were tuned on, their held-out loss and their links.
 
     Models on Hugging Face of a supported architecture (gpt2, llama, qwen2, qwen3, gemma3_text, gpt_neox) can
     be used by name, such as gpt2 or HuggingFaceTB/SmolLM2-135M; they are downloaded at first use. smollm2
@@ -98,23 +103,51 @@ def convert(folder: str, output: str | None, to: str) -> None:
 
 def _list(*, as_json: bool) -> None:
     models = [describe(source) for source in models_here()]
+    tuned = [
+        (model, describe(ModelSource(model.name, model.folder, "resource")))
+        for model in tuned_models(Home.from_environment())
+    ]
     if as_json:
-        write_json([model.to_dict() for model in models])
+        listed = [model.to_dict() for model in models]
+        write_json(listed + [described.to_dict() | _tuning(model) for model, described in tuned])
         return
-    rows = [("NAME", "PARAMETERS", "SIZE", "FORMAT", "FROM"), *map(_row, models)]
+    rows = [
+        ("NAME", "PARAMETERS", "SIZE", "FORMAT", "FROM"),
+        *(_row(model, _origin(model)) for model in models),
+        *(_row(described, _tuned_from(model)) for model, described in tuned),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     note("Models on Hugging Face are fetched when first used, as in --model gpt2.")
 
 
-def _row(model: ModelDescription) -> tuple[str, str, str, str, str]:
+def _tuning(model: TunedModel) -> dict[str, Any]:
+    """What is only known of a tuned model."""
+    return {
+        "base": model.base,
+        "data": list(model.data),
+        "held_out_loss": model.held_out_loss,
+        "links": list(model.links),
+    }
+
+
+def _tuned_from(model: TunedModel) -> str:
+    words = f"{model.base or 'a model'} tuned"
+    if model.data:
+        words += f" on {', '.join(model.data[:2])}" + (" …" if len(model.data) > 2 else "")
+    if model.held_out_loss is not None:
+        words += f", held-out loss {model.held_out_loss:.3f}"
+    return words + (f", link {', '.join(model.links)}" if model.links else "")
+
+
+def _row(model: ModelDescription, origin: str) -> tuple[str, str, str, str, str]:
     return (
         model.source.name,
         _parameters(model),
         _megabytes(model.size_bytes),
         model.dtype or "-",
-        _origin(model) + (" (cannot be loaded: see `conjure models info`)" if model.problem else ""),
+        visible(origin) + (" (cannot be loaded: see `conjure models info`)" if model.problem else ""),
     )
 
 

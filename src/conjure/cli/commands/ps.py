@@ -2,20 +2,19 @@
 
 import csv
 import sys
-from typing import Any
 
 import click
 
 from conjure.cli.render import note, write_json
-from conjure.cli.run_view import elapsed, heartbeat_age_s, key_metric, metric_value, status_cell
+from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Column, Row, show_table
-from conjure.cli.times import short_age
 from conjure.core.home import Home
-from conjure.core.text import to_iso
+from conjure.core.times import short_age
 from conjure.errors import UsageError
-from conjure.runs.database.base import Database, ListedRun, RunFilter
+from conjure.runs.database.base import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.schema.status import PHASES, RunStatus
+from conjure.runs.schema.status import RunStatus
+from conjure.runs.views import RunRow, elapsed, list_runs
 
 _SHOWN = 20
 _STATUSES = [str(status) for status in RunStatus]
@@ -75,30 +74,31 @@ def command(
         highest_first=highest_first,
     )
     with open_store(Home.from_environment()) as store:
-        runs = store.listing(wanted)
-        more = not everything and len(runs) > last
-        listed = _Listed(runs[:last] if more else runs, metric, store)
+        runs = list_runs(store, wanted)
         names = store.metric_names() if metric is not None and not runs else []
+    more = not everything and len(runs) > last
+    shown = runs[:last] if more else runs
     if as_json:
-        write_json([listed.to_dict(run) for run in listed.runs])
+        write_json([row.to_dict() for row in shown])
     elif as_csv:
-        _write_csv(listed)
-    elif runs:
-        show_table(*listed.table())
+        _write_csv(shown)
+    elif shown:
+        show_table(*_table(shown, metric))
     if more:
         note(f"showing the {'newest' if metric is None else 'first'} {last}; `conjure ps -a` shows all")
     if not runs:
         note(_nothing(wanted, names))
 
 
-def _write_csv(listed: "_Listed") -> None:
+def _write_csv(runs: list[RunRow]) -> None:
     """The runs as CSV, in the columns of `conjure.python_api.RunList.rows`."""
     rows = []
-    for run in listed.runs:
+    for listed in runs:
+        run = listed.run
         row = {"run": run.number, "status": str(run.facts.status), "command": run.command}
         row["seconds"] = run.command_s
         row |= {f"param.{name}": value for name, value in run.params.items()}
-        row |= {f"metric.{name}": value for name, value in listed.values.get(run.number, {}).items()}
+        row |= {f"metric.{name}": value for name, value in listed.metrics.items()}
         rows.append(row)
     names = dict.fromkeys(["run", "status", "command", "seconds", *(name for row in rows for name in row)])
     writer = csv.DictWriter(sys.stdout, list(names), lineterminator="\n")
@@ -112,69 +112,31 @@ def _sort_order(sort: str | None) -> tuple[bool, str | None]:
     return sort.startswith("-"), sort.removeprefix("-")
 
 
-class _Listed:
-    """Runs with what is shown of them."""
-
-    def __init__(self, runs: list[ListedRun], metric: str | None, store: Database) -> None:
-        self.runs = runs
-        self.values = store.latest_values(run.number for run in runs)
-        self.leases = store.leases() if any(run.facts.ending is None for run in runs) else {}
-        self._metric = metric
-        self._has_labels = any(run.labels for run in runs)
-
-    def table(self) -> tuple[list[Column], list[Row]]:
-        """Headings and rows; a column that would be empty is left out."""
-        columns = [
-            Column("RUN", right=True),
-            Column("STATUS"),
-            Column("AGE", right=True),
-            Column("DURATION", right=True),
-            *([Column("METRIC")] if self.values else []),
-            *([Column("LABELS")] if self._has_labels else []),
-            Column("COMMAND", shrinks=True),
+def _table(runs: list[RunRow], metric: str | None) -> tuple[list[Column], list[Row]]:
+    """Headings and rows; a column that would be empty is left out."""
+    has_metrics, has_labels = any(row.metrics for row in runs), any(row.run.labels for row in runs)
+    columns = [
+        Column("RUN", right=True),
+        Column("STATUS"),
+        Column("AGE", right=True),
+        Column("DURATION", right=True),
+        *([Column("METRIC")] if has_metrics else []),
+        *([Column("LABELS")] if has_labels else []),
+        Column("COMMAND", shrinks=True),
+    ]
+    rows: list[Row] = [
+        [
+            str(row.number),
+            status_cell(row.run.facts, row.lease),
+            "-" if row.requested_at is None else short_age(row.requested_at),
+            elapsed(row.run.facts, row.run.total_s),
+            *([row.metric_text(metric)] if has_metrics else []),
+            *([", ".join(row.run.labels)] if has_labels else []),
+            row.run.command,
         ]
-        return columns, [self._row(run) for run in self.runs]
-
-    def to_dict(self, run: ListedRun) -> dict[str, Any]:
-        """The keys that `conjure info --json` has too, and every metric's newest value."""
-        ending = run.facts.ending
-        return {
-            "number": run.number,
-            "status": str(run.facts.status),
-            "end_reason": None if ending is None else str(ending.reason),
-            "exit_code": None if ending is None else ending.exit_code,
-            "signal": None if ending is None else ending.signal,
-            "message": None if ending is None else ending.message,
-            "kind": run.kind,
-            "command": run.command,
-            "description": run.description,
-            "labels": list(run.labels),
-            "params": dict(run.params),
-            **{f"{phase}_at": to_iso(run.facts.entered.get(phase)) for phase in PHASES},
-            "ended_at": to_iso(run.facts.ended_at),
-            "command_s": run.command_s,
-            "total_s": run.total_s,
-            "archived": run.archived,
-            "heartbeat_age_s": heartbeat_age_s(self.leases.get(run.number)),
-            "metrics": self.values.get(run.number, {}),
-        }
-
-    def _row(self, run: ListedRun) -> Row:
-        requested = run.facts.entered.get(RunStatus.REQUESTED)
-        return [
-            str(run.number),
-            status_cell(run.facts, self.leases.get(run.number)),
-            "-" if requested is None else short_age(requested),
-            elapsed(run.facts, run.total_s),
-            *([self._shown_metric(run)] if self.values else []),
-            *([", ".join(run.labels)] if self._has_labels else []),
-            run.command,
-        ]
-
-    def _shown_metric(self, run: ListedRun) -> str:
-        values = self.values.get(run.number, {})
-        name = self._metric if self._metric is not None else key_metric(values)
-        return "" if name is None else f"{name} {metric_value(values[name])}"
+        for row in runs
+    ]
+    return columns, rows
 
 
 def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:

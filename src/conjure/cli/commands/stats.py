@@ -8,7 +8,7 @@ import click
 
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, on_terminal, write_json
-from conjure.cli.run_view import status_cell
+from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Cell, show_facts
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size

@@ -16,6 +16,7 @@ class StopMatcher:
 
     Attributes:
         stopped: A stop string was found; nothing more is let through.
+        found: That stop string; None where none was found.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -23,6 +24,7 @@ class StopMatcher:
         self._longest = max(map(len, self._stop), default=0)
         self._held = ""
         self.stopped = False
+        self.found: str | None = None
 
     def feed(self, text: str) -> str:
         """Take a piece in; return the characters that are now sure to stand before any stop string."""
@@ -45,6 +47,8 @@ class StopMatcher:
 
     def _release(self, end: int) -> str:
         released, self._held = self._held[:end], self._held[end:]
+        if self.stopped:
+            self.found = next(stop for stop in self._stop if self._held.startswith(stop))
         return released
 
     def _first_occurrence(self) -> int | None:

@@ -219,7 +219,7 @@ def _side(
     assert novelty is not None, "a report needs samples"
     samples = tuple(
         SampleFacts(
-            index=sample.index,
+            index=place,
             text=sample.text,
             tokens=_length(sample),
             loss=-sum(sample.logprobs) / len(sample.logprobs),
@@ -227,8 +227,9 @@ def _side(
             originality=overlap.originality,
             run=overlap.run,
             near_record=overlap.near_record,
+            prompt=sample.prompt,
         )
-        for sample, overlap in zip(observation.samples, overlaps, strict=True)
+        for place, (sample, overlap) in enumerate(zip(observation.samples, overlaps, strict=True))
     )
     counts = length_counts([sample.tokens for sample in samples], scale.limit)
     return Side(

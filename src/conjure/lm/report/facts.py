@@ -163,7 +163,7 @@ class SampleFacts:
     """One sample.
 
     Attributes:
-        index: Which one; with the seed it gives the sample again.
+        index: Which one; with the seed it gives the sample again, where there is one prompt.
         text: What the model wrote.
         tokens: Its length.
         loss: Mean nats per token under the model that wrote it, the end-of-text token included.
@@ -172,6 +172,7 @@ class SampleFacts:
         run: Its longest verbatim run.
         near_record: Number of the training record, from 0, with which it has most words in the same order;
             None where it has few in common with any.
+        prompt: What it answers; empty where it starts a document.
     """
 
     index: int
@@ -182,6 +183,7 @@ class SampleFacts:
     originality: Originality
     run: Run
     near_record: int | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,12 @@ class RunFilter:
         kind: Only this kind, or None.
         archived: Also runs that were put away.
         sort_metric: Order by this metric's newest value, lowest first; runs without it are left out.
-        highest_first: Turn the order of `sort_metric` around.
+        highest_first: Turn the order of `sort_metric` or `order` around.
+        search: Only runs that match every word: text in the command, description, a label or a param;
+            ``lr=0.1`` for a param's value, ``loss<0.5`` or ``loss>0.5`` for a metric's newest one.
+        order: Order by one of `ORDERS`, by ``param:NAME`` or by ``metric:NAME``; runs without a value come
+            last. None for newest first.
+        offset: Leave out so many at the beginning.
     """
 
     limit: int | None = None
@@ -59,6 +64,14 @@ class RunFilter:
     archived: bool = False
     sort_metric: str | None = None
     highest_first: bool = False
+    search: str = ""
+    order: str | None = None
+    offset: int = 0
+
+
+# What a list can be ordered by, beside params and metrics.
+ORDERS = ("number", "status", "kind", "command", "description", "label", "duration")
+PARAM, METRIC = "param:", "metric:"
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,8 @@ class PostgresSession:
             return self._execute(statement, values).rowcount
 
     def _execute(self, statement: str, values: Iterable[Any]) -> psycopg.Cursor[dict[str, Any]]:
-        marked = statement.replace("%", "%%").replace("?", "%s").encode()
+        # An empty list is no list in its SQL.
+        marked = statement.replace("%", "%%").replace("?", "%s").replace("IN ()", "IN (NULL)").encode()
         return self._connection().execute(marked, tuple(map(_bindable, values)))
 
     def _connection(self) -> psycopg.Connection[dict[str, Any]]:

@@ -6,12 +6,14 @@ stored as JSON.
 """
 
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from conjure.core.text import to_iso, valid_utf8
-from conjure.runs.database.base import Claim, ListedRun, RunFilter
+from conjure.runs.database.base import METRIC, PARAM, Claim, ListedRun, RunFilter
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import (
     CodeFacts,
@@ -39,6 +41,17 @@ LISTED = f"number, kind, command, description, labels, params, {FACTS}, command_
 CLAIM = "number, cpus, gpus, memory_bytes, after, owner, building_at, gpu_ids, end_request"
 IN_QUEUE = "end_reason IS NULL AND coalesce(owner_pid, 1) = 0"
 
+_ORDERED_BY = {
+    "number": "number",
+    "status": "coalesce(end_reason, 'a')",
+    "kind": "kind",
+    "command": "lower(command)",
+    "description": "lower(nullif(description, ''))",
+    "label": "(SELECT min(lower(label)) FROM run_labels WHERE run_labels.run = number)",
+    "duration": "total_s",
+}
+_COMPARED = re.compile(r"(?P<name>[^<>=]+)(?P<sign>[<>=])(?P<value>.+)")
+
 
 def selection(wanted: RunFilter) -> tuple[str, list[Any]]:
     """What follows "FROM run_rows" to select what a filter lets through, and the values it binds."""
@@ -49,8 +62,71 @@ def selection(wanted: RunFilter) -> tuple[str, list[Any]]:
         where = f"JOIN metrics ON metrics.run = number AND metrics.name = ? {where}"
         values = [wanted.sort_metric, *values]
         order = f"ORDER BY last_value {'DESC' if wanted.highest_first else 'ASC'}, number DESC"
-    limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d}"
+    elif wanted.order is not None and not wanted.order.startswith(PARAM):
+        joined, value, bound = _ordering(wanted.order)
+        where, values = f"{joined} {where}", [*bound, *values]
+        way = "DESC" if wanted.highest_first else "ASC"
+        order = f"ORDER BY {value} IS NULL, {value} {way}, number DESC"
+    limit = "" if wanted.limit is None else f"LIMIT {wanted.limit:d} OFFSET {wanted.offset:d}"
     return f"{where} {order} {limit}", values
+
+
+def _ordering(order: str) -> tuple[str, str, list[Any]]:
+    """A join, the SQL of the value to order by, and what the join binds."""
+    if order.startswith(METRIC):
+        joined = "LEFT JOIN metrics ON metrics.run = number AND metrics.name = ?"
+        return joined, "last_value", [order.removeprefix(METRIC)]
+    return "", _ORDERED_BY[order], []
+
+
+def by_param(runs: Iterable[tuple[int, Mapping[str, str]]], name: str, *, highest_first: bool) -> list[int]:
+    """Numbers of runs in the order of a param's value: numbers as numbers, runs without the param last."""
+    having = [(_comparable(params[name]), -number) for number, params in runs if name in params]
+    missing = [number for number, params in runs if name not in params]
+    ordered = sorted(having, key=lambda pair: pair[1])  # newest first where values are equal
+    ordered.sort(key=lambda pair: pair[0], reverse=highest_first)
+    return [-number for _, number in ordered] + sorted(missing, reverse=True)
+
+
+def _comparable(text: str) -> tuple[int, float, str]:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    return (1, 0.0, text) if math.isnan(value) else (0, value, "")
+
+
+def _search_condition(word: str) -> tuple[str, list[Any]]:
+    """SQL for "this run matches the word", and the values it binds."""
+    pattern = f"%{_literal(word)}%"
+    like = r"LIKE ? ESCAPE '\'"
+    parts = [
+        f"lower(command) {like}",
+        f"lower(description) {like}",
+        f"EXISTS (SELECT 1 FROM run_labels WHERE run_labels.run = number AND lower(label) {like})",
+        f"lower(params) {like}",
+    ]
+    values: list[Any] = [pattern] * len(parts)
+    if re.fullmatch(r"#?[0-9]{1,18}", word):
+        parts.append("number = ?")
+        values.append(int(word.removeprefix("#")))
+    compared = _COMPARED.fullmatch(word)
+    if compared is not None and compared["sign"] == "=":
+        name, value = json.dumps(compared["name"]), json.dumps(compared["value"])
+        for colon in (":", ": "):  # as databases write JSON
+            parts.append(f"params {like}")
+            values.append(f"%{_literal(f'{name}{colon}{value}', lower=False)}%")
+    elif compared is not None and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]{1,3})?", compared["value"]):
+        metric = "SELECT 1 FROM metrics WHERE metrics.run = number AND metrics.name = ?"
+        parts.append(f"EXISTS ({metric} AND metrics.last_value {compared['sign']} ?)")
+        values += [compared["name"], float(compared["value"])]
+    return f"({' OR '.join(parts)})", values
+
+
+def _literal(text: str, *, lower: bool = True) -> str:
+    """Text as LIKE takes it word for word."""
+    escaped = re.sub(r"([\\%_])", r"\\\1", valid_utf8(text))
+    return escaped.lower() if lower else escaped
 
 
 def marks(values: Iterable[object]) -> str:
@@ -71,6 +147,10 @@ def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
     if wanted.labels:
         clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks(wanted.labels)}))")
         values += wanted.labels
+    for word in wanted.search.split():
+        clause, bound = _search_condition(word)
+        clauses.append(clause)
+        values += bound
     return clauses, values
 
 

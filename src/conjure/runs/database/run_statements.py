@@ -4,18 +4,20 @@ Main entry: `RunStatements` (see `base.Runs`). Invariant: a run moves only where
 that is checked in the transaction that moves it.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from conjure.errors import NotFoundError
-from conjure.runs.database.base import KILL, Claim, Lease, ListedRun, RunFilter, RunRelation
+from conjure.runs.database.base import KILL, PARAM, Claim, Lease, ListedRun, RunFilter, RunRelation
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.database.rows import (
     CLAIM,
     IN_QUEUE,
     LISTED,
     as_json,
+    by_param,
     ending_columns,
     fact_as_json,
     marks,
@@ -257,6 +259,8 @@ class RunStatements(SweepStatements):
         return self._by_status(wanted, self._listing)
 
     def _listing(self, wanted: RunFilter) -> list[ListedRun]:
+        if wanted.order is not None and wanted.order.startswith(PARAM):
+            return self._listing_by_param(wanted, wanted.order.removeprefix(PARAM))
         rest, values = selection(wanted)
         rows = self._session.query(f"SELECT {LISTED} FROM run_rows {rest}", values)
         with reading_rows():
@@ -264,6 +268,23 @@ class RunStatements(SweepStatements):
         if not self._presumed:
             return listed
         return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in listed]
+
+    def _listing_by_param(self, wanted: RunFilter, name: str) -> list[ListedRun]:
+        """As `_listing`; params are JSON, whose values databases order each in a way of their own."""
+        rest, values = selection(replace(wanted, order=None, limit=None))
+        rows = self._session.query(f"SELECT number, params FROM run_rows {rest}", values)
+        with reading_rows():
+            params = [(row["number"], json.loads(row["params"] or "{}")) for row in rows]
+        numbers = by_param(params, name, highest_first=wanted.highest_first)
+        end = None if wanted.limit is None else wanted.offset + wanted.limit
+        numbers = numbers[wanted.offset : end]
+        found = self._session.query(
+            f"SELECT {LISTED} FROM run_rows WHERE number IN ({marks(numbers)})", numbers
+        )
+        with reading_rows():
+            listed = {run.number: run for run in map(to_listed, found)}
+        runs = [listed[number] for number in numbers if number in listed]
+        return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in runs]
 
     def _by_status(self, wanted: RunFilter, find: Callable[[RunFilter], list[_HasFacts]]) -> list[_HasFacts]:
         """What `find` finds; where a status is presumed, the database cannot choose by it."""
@@ -274,7 +295,7 @@ class RunStatements(SweepStatements):
 
     def count(self, wanted: RunFilter) -> int:
         """How many runs a filter lets through, its limit aside."""
-        rest, values = selection(replace(wanted, limit=None))
+        rest, values = selection(replace(wanted, limit=None, order=None))
         return self._value(f"SELECT count(*) FROM (SELECT number FROM run_rows {rest}) AS found", values)
 
     def active(self) -> list[RunRecord]:

@@ -48,6 +48,10 @@ class SqliteDatabase(MaintenanceStatements):
                 database.reindex()
             return database
 
+    def forbid_writing(self) -> None:
+        """Refuse every change from now on: for who only looks."""
+        self._session.execute("PRAGMA query_only = ON")
+
 
 class SqliteSession:
     """One connection to the file (see `session.Session`).

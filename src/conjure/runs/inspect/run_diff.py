@@ -1,12 +1,12 @@
-"""What differs between two runs: what they were asked, what they ran with, and what came out.
+"""What differs between runs: what they were asked, what they ran with, and what came out.
 
-Main entry: `compare`. Invariant: what is equal in both runs is not mentioned, and neither is what differs
-between any two runs (numbers, times, processes).
+Main entries: `compare` for two runs, `compare_many` for several. Invariant: what is equal in all runs is not
+mentioned, and neither is what differs between any two runs (numbers, times, processes).
 """
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -102,17 +102,26 @@ def compare(
     metrics_after: Mapping[str, Summary],
 ) -> Difference:
     """What differs between two runs."""
-    pairs = {
-        "settings": (_settings(before), _settings(after)),
-        "params": (before.spec.params, after.spec.params),
-        "variables": (before.spec.variables, after.spec.variables),
-        "mounts": (_mounts(before.mounts), _mounts(after.mounts)),
-        "packages": (_packages(before), _packages(after)),
-        "result": (_result(before), _result(after)),
-        "metrics": (_newest(metrics_before), _newest(metrics_after)),
+    sections = {
+        name: _changes(tell(before, metrics_before), tell(after, metrics_after))
+        for name, tell in _SECTIONS.items()
     }
-    sections = {name: _changes(*pair) for name, pair in pairs.items()}
     return Difference(before.number, after.number, _compare_code(home, before, after), sections)
+
+
+def compare_many(
+    records: Sequence[RunRecord], summaries: Sequence[Mapping[str, Summary]]
+) -> dict[str, list[tuple[str, tuple[Any, ...]]]]:
+    """What differs among runs, by section: names, each with its value in each run, None where it has none."""
+    found = {}
+    for section, tell in _SECTIONS.items():
+        told = [tell(record, summary) for record, summary in zip(records, summaries, strict=True)]
+        names = sorted({name for each in told for name in each})
+        rows = [(name, tuple(each.get(name) for each in told)) for name in names]
+        found[section] = [
+            (name, values) for name, values in rows if any(value != values[0] for value in values)
+        ]
+    return found
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change, ...]:
@@ -165,6 +174,17 @@ def _result(record: RunRecord) -> dict[str, Any]:
 
 def _newest(summaries: Mapping[str, Summary]) -> dict[str, float]:
     return {name: summary.last_value for name, summary in summaries.items()}
+
+
+_SECTIONS: dict[str, Callable[[RunRecord, Mapping[str, Summary]], Mapping[str, Any]]] = {
+    "settings": lambda record, _: _settings(record),
+    "params": lambda record, _: record.spec.params,
+    "variables": lambda record, _: record.spec.variables,
+    "mounts": lambda record, _: _mounts(record.mounts),
+    "packages": lambda record, _: _packages(record),
+    "result": lambda record, _: _result(record),
+    "metrics": lambda _, summaries: _newest(summaries),
+}
 
 
 def _compare_code(home: Home, before: RunRecord, after: RunRecord) -> CodeDifference:

@@ -26,6 +26,7 @@ from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
 from conjure.runs.schema.resource import KEPT_FILES
 from conjure.runs.schema.run_folder import (
     BASELINE,
+    COLUMNS_FILE,
     FOLDERS_FILE,
     LOCK_FILE,
     LOG_FILE,
@@ -52,7 +53,17 @@ _UNFINISHED = (
 )
 _REMOVED = ".removed-"
 # What most folders hold, and nothing else.
-_ORDINARY = {RECORD_FILE, LOCK_FILE, LOG_FILE, METRICS_FILE, MANIFEST, BASELINE, FOLDERS_FILE, OUTPUTS}
+_ORDINARY = {
+    RECORD_FILE,
+    LOCK_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    COLUMNS_FILE,
+    MANIFEST,
+    BASELINE,
+    FOLDERS_FILE,
+    OUTPUTS,
+}
 _Result = TypeVar("_Result")
 
 

@@ -14,6 +14,7 @@ RECORD_FILE = "run.json"
 LOCK_FILE = "lock"
 LOG_FILE = "log.jsonl"
 METRICS_FILE = "metrics.jsonl"
+COLUMNS_FILE = "metrics.columns"
 WORK, OUTPUTS = "work", "outputs"
 MANIFEST = "manifest.json"
 BASELINE = "before.json"
@@ -22,7 +23,9 @@ MARKS_FILE = "processes.json"
 SUPERVISOR_LOG = "supervisor.log"
 
 # As `files.write_atomically` and `process_marks` name what they have not finished.
-PARTIAL_FILE = re.compile(r"\.(run|manifest|before|folders)\.json\.[a-z0-9_]{8}|\.processes\.json\.new")
+PARTIAL_FILE = re.compile(
+    r"\.((run|manifest|before|folders)\.json|metrics\.columns)\.[a-z0-9_]{8}|\.processes\.json\.new"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """The points that the command logged."""
         return self.path / METRICS_FILE
+
+    @property
+    def columns(self) -> Path:
+        """The same points in a form that is quick to read: a cache, which may be missing."""
+        return self.path / COLUMNS_FILE
 
     @property
     def work(self) -> Path:

@@ -170,7 +170,7 @@ class LogTail:
     def read(self) -> Iterator[LogEntry]:
         """The new entries."""
         for line in self._lines.read():
-            entry = _decode(line)
+            entry = decode_entry(line)
             if entry is not None:
                 yield entry
 
@@ -222,7 +222,8 @@ def _encode(now: float, stream: str, content: bytes) -> bytes:
     return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
 
 
-def _decode(line: bytes) -> LogEntry | None:
+def decode_entry(line: bytes) -> LogEntry | None:
+    """The entry on a line of the file, or None where there is none."""
     try:
         stored = parse_json(line)
         entry = LogEntry(float(stored["time"]), stored["stream"], stored["text"], stored.get("escaped"))

@@ -55,7 +55,7 @@ class MetricTail:
     def read_all(self) -> Iterator[Point]:
         """The new points, those too whose value is NaN or infinite."""
         for line in self._lines.read():
-            point = _parse(line)
+            point = parse_point(line)
             if point is not None:
                 yield point
 
@@ -83,7 +83,8 @@ def summarise(points: Iterable[Point], earlier: Iterable[Summary] = ()) -> dict[
     return rows
 
 
-def _parse(line: bytes) -> Point | None:
+def parse_point(line: bytes) -> Point | None:
+    """The point on a line of the file, or None where there is none."""
     try:
         stored = json.loads(line)
         point = Point(str(stored["name"]), int(stored["step"]), float(stored["value"]), float(stored["time"]))

@@ -116,7 +116,10 @@ def test_a_tune_learns_answers_and_its_report_is_about_them(tmp_path):
     assert result.loss_after < result.loss_before
     assert result.plan.data.answer_tokens is not None
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report
+    sample = report["tuned"]["samples"][0]
+    assert sample["prompt"].startswith("system\nYou are a test.\nuser\nWhat is ")
+    assert len(report["tuned"]["samples"]) >= result.held_out.records
+    assert "the answers given what comes before them" in (tmp_path / "out" / "report.html").read_text()
     assert load(tmp_path / "out").tokenizer.chat_template == FAMILIES["chatml"].template
 
 

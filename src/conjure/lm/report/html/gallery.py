@@ -73,6 +73,7 @@ def _card(sample: SampleFacts, kind: str, *, with_record: bool = False) -> Marku
     tag = [element("span", sample.originality, class_="tag"), " · "] if copied else None
     return element(
         "article",
+        element("footer", sample.prompt.strip(), class_="question", dir="auto") if sample.prompt else None,
         _quoted(sample, mark=copied or with_record),
         element("footer", tag, " · ".join(figures)),
         _record(sample) if with_record else None,

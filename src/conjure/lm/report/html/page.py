@@ -169,10 +169,17 @@ def _held_out_table(report: Report) -> Markup | None:
             row(term("bits per byte", "Comparable across tokenizers"), 3, lambda s: s.bits_per_byte),
             row(term("perplexity per word", "Comparable across tokenizers"), 0, lambda s: s.word_perplexity),
         ),
-        f"{on.records:,} held-out texts, each after an end-of-text token: {on.tokens:,} tokens, {on.words:,} "
+        f"{on.records:,} held-out {_protocol(report)}: {on.tokens:,} tokens, {on.words:,} "
         f"words, {on.bytes:,} bytes; context {on.context:,} tokens, stride {on.stride:,}. "
         f"{_counted_once(on)}± is 95% confidence.",
     )
+
+
+def _protocol(report: Report) -> str:
+    """What was scored, and after what."""
+    if report.data.get("answer_tokens") is not None:
+        return "records, the answers given what comes before them"
+    return "texts, each after an end-of-text token"
 
 
 def _counted_once(on: HeldOutComparison) -> str:

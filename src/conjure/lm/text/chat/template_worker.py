@@ -21,7 +21,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MEMORY_BYTES = 1 << 30
-_CPU_SECONDS = 5.0
+_CPU_SECONDS = 2.0
 _OUTPUT_CHARACTERS = 1 << 24
 _FAILURES = (
     TemplateError,

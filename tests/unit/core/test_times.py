@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from conjure.cli.times import ago, local_time, moment, short_age
+from conjure.core.times import ago, local_time, moment, short_age
 
 NOW = 1_700_000_000.0
 DAY = 86_400

@@ -1,7 +1,7 @@
 import pytest
 
-from conjure.cli.run_view import elapsed, key_metric, metric_value, status_cell
 from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
+from conjure.runs.views import elapsed, key_metric, status_text
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
     ],
 )
 def test_status(ending, text):
-    assert status_cell(Facts({RunStatus.RUNNING: 1.0}, None, ending)).text == text
+    assert status_text(Facts({RunStatus.RUNNING: 1.0}, None, ending)) == text
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,3 @@ def test_elapsed(facts, total_s, text):
 )
 def test_key_metric(names, key):
     assert key_metric(dict.fromkeys(names, 1.0)) == key
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.1, "0.1"), (1234567.0, "1.23457e6"), (-0.0, "-0"), (1 / 3, "0.333333")]
-)
-def test_metric_values(value, text):
-    assert metric_value(value) == text

@@ -1,0 +1,217 @@
+"""`conjure serve`: models behind OpenAI's API.
+
+Main entry: `command`. Invariant: stdout holds the address, once requests are taken; logs go to stderr.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.typed_options import given_options
+from conjure.core.home import Home
+from conjure.core.quoting import shell_words
+from conjure.errors import UsageError
+from conjure.recipes.options import ServeOptions, option_words
+from conjure.recipes.run_specs import Inputs, recorded
+from conjure.reporting import inside_a_run
+from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
+
+DEFAULT_PORT = 8000
+
+
+@click.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="[NAME=]MODEL",
+    help="Model name, folder, run, link or Hugging Face model, and what requests call it. Repeatable."
+    "  [default: sprite]",
+)
+@click.option(
+    "--predictor",
+    metavar="FILE[:CLASS]",
+    help="Serve a Python class of your own at /predict, instead of models.",
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="YAML file with the arguments of the predictor's __init__.",
+)
+@click.option(
+    "-m",
+    "--mount",
+    "mounts",
+    multiple=True,
+    metavar="RESOURCE[:PATH]",
+    help="With --predictor and --save: mount a resource in the run. Repeatable.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with API keys, one per line; requests must bring one. Default: $CONJURE_API_KEY, if set.",
+)
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="Also answer requests for this host name, as behind a reverse proxy. Repeatable.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="Number format; auto: the fastest on this machine; float32 is exact.",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 256),
+    default=64,
+    show_default=True,
+    help="Texts generated at once, for each model.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1, 100_000),
+    default=256,
+    show_default=True,
+    help="Requests that may wait; further ones are refused with status 429.",
+)
+@click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with a chat template to use instead of the models' own.",
+)
+@click.option("--log-prompts", is_flag=True, help="Also log the body of each request.")
+@click.option("--save", is_flag=True, help="Record the server as a run.")
+@recording_options
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    models: tuple[str, ...],
+    *,
+    predictor: str | None,
+    config: Path | None,
+    mounts: tuple[str, ...],
+    save: bool,
+    api_key_file: Path | None,
+    chat_template: Path | None,
+    **options: Any,
+) -> int:
+    """Serve models over HTTP, by OpenAI's API.
+
+    Prints the address once requests are taken. ^C and SIGTERM let answers in progress finish for up to 15
+    seconds; a second one ends them at once. See docs/serving.md for the routes and their fields.
+    """
+    recording = {name: options.pop(name) for name in RECORDING}
+    models = models or (() if predictor is not None else ("sprite",))
+    _check(models, predictor, config, mounts, save=save)
+    if save and not inside_a_run():
+        files = {"--api-key-file": api_key_file, "--chat-template": chat_template}
+        words = [word for option, file in files.items() if file for word in (option, str(file.absolute()))]
+        words += option_words(given_options(context, ServeOptions))
+        spec = (
+            _spec(models, words, recording)
+            if predictor is None
+            else _predictor_spec(predictor, config, mounts, words, recording)
+        )
+        return record(spec, background=recording["background"], as_json=False)
+    # Imports the web framework and the language-model half, which neither --help nor a recording needs.
+    from conjure.cli.language_model import serve as implementation
+
+    return implementation.serve(
+        models,
+        predictor=predictor,
+        config=config,
+        api_key_file=api_key_file,
+        chat_template=chat_template,
+        **options,
+    )
+
+
+def _check(
+    models: Sequence[str],
+    predictor: str | None,
+    config: Path | None,
+    mounts: Sequence[str],
+    *,
+    save: bool,
+) -> None:
+    """Refuse options that do not go together, and models that are none."""
+    for given in models:
+        split_model(given)
+    if predictor is not None and models:
+        raise UsageError("--predictor serves a class of your own and --model models; give one of them")
+    if predictor is None and (config is not None or mounts):
+        raise UsageError("--config and --mount belong to --predictor", hint="add --predictor FILE")
+    if mounts and not save:
+        raise UsageError("--mount puts resources in a run's folder, and this is no run", fix="--save")
+
+
+def _spec(models: Sequence[str], options: Sequence[str], recording: dict[str, Any]) -> RunSpec:
+    """The run of this command: its models mounted, under the names they were given.
+
+    Files stay where they are: keys are no data, and a run that holds a copy of them would keep them.
+    """
+    inputs = Inputs(Home.from_environment())
+    words = []
+    for given in models:
+        name, source = split_model(given)
+        words += ["--model", f"{name}={inputs.model(source)}"]
+    return recorded(
+        "serve",
+        [*words, *options],
+        inputs.mounts,
+        description=recording["description"],
+        labels=recording["label"],
+    )
+
+
+def _predictor_spec(
+    predictor: str,
+    config: Path | None,
+    mounts: Sequence[str],
+    options: Sequence[str],
+    recording: dict[str, Any],
+) -> RunSpec:
+    """The run of a predictor: the code of this folder, its resources mounted."""
+    words = ["--predictor", predictor, *(["--config", str(config)] if config is not None else []), *options]
+    spec = recorded(
+        "serve",
+        words,
+        [Mount.parse(mount) for mount in mounts],
+        description=recording["description"],
+        labels=recording["label"],
+    )
+    return replace(spec, code=CodeChoice())
+
+
+def split_model(given: str) -> tuple[str, str]:
+    """What requests call a model, and what it is: ``jokes=runs/3``, or one word for both.
+
+    Raises:
+        UsageError: One of them is missing, or the name is not printable.
+    """
+    name, equals, source = given.partition("=")
+    if not equals or name.startswith((".", "/", "~")):
+        name, source = given, given
+    if not name or not source or not name.isprintable() or name != name.strip():
+        raise UsageError(
+            f"--model {given!r} is neither a model nor NAME=MODEL",
+            fix=shell_words("--model", f"{name.strip() or 'NAME'}={source or 'sprite'}"),
+        )
+    return name, source

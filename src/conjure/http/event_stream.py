@@ -1,0 +1,119 @@
+"""Server-sent events: one chunk of JSON after the other, until they end or the client has gone.
+
+Main entries: `EventStream`, `until_disconnected`. Invariant: when the client goes, what makes the events is
+closed at once; there is never an ``id:`` line, which would make a comment an empty event to some clients.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.types import Receive, Scope, Send
+
+from conjure.http.errors import HttpError, to_http_error, to_json_bytes
+
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+_PING = b": ping\n\n"
+_PING_AFTER_S = 15.0  # of silence: proxies close connections that say nothing
+_WRITE_TIMEOUT_S = 60.0  # a client that reads nothing for so long has gone
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def event(content: Any) -> bytes:
+    """One event."""
+    return b"data: " + to_json_bytes(content) + b"\n\n"
+
+
+class EventStream:
+    """An answer made of events; as an ASGI application it sends itself.
+
+    Args:
+        events: Gives events as bytes; closed when the client has gone. An error it raises is sent as an
+            event and ends the stream.
+        log_error: Told of errors that are faults of the server.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        log_error: Callable[[Exception], object] = lambda _: None,
+    ) -> None:
+        self._events, self._log_error = events, log_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send all events."""
+        sending = asyncio.create_task(self._send_all(send))
+        try:
+            await _first_of(sending, receive)
+        finally:
+            await _cancel(sending)
+            await self._events.aclose()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        following = asyncio.ensure_future(anext(self._events))
+        try:
+            while True:
+                ready, _ = await asyncio.wait([following], timeout=_PING_AFTER_S)
+                body = self._taken(following) if ready else _PING
+                if body is None:
+                    break
+                async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                if ready:
+                    following = asyncio.ensure_future(anext(self._events))
+        finally:
+            await _cancel(following)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _taken(self, following: asyncio.Future[bytes]) -> bytes | None:
+        """What came: an event, the event that tells an error, or None at the end."""
+        try:
+            return following.result()
+        except StopAsyncIteration:
+            return None
+        except Exception as error:  # noqa: BLE001 - the answer has begun, so an event must tell
+            told = to_http_error(error)
+            if told.status >= 500 and not isinstance(error, HttpError):
+                self._log_error(error)
+            return event(told.body)
+
+
+async def until_disconnected(receive: Receive, work: Awaitable[T]) -> T | None:
+    """The result of `work`, which is cancelled when the client goes; None then."""
+    working = asyncio.ensure_future(work)
+    try:
+        await _first_of(working, receive)
+        return working.result() if working.done() else None
+    finally:
+        await _cancel(working)
+
+
+async def _first_of(work: asyncio.Future[Any], receive: Receive) -> None:
+    """Wait until `work` is done or the client has gone."""
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait([work, leaving], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _cancel(leaving)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    """Cancel and wait, so that nothing of it goes on; its result or error stays with it."""
+    if not task.done():
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task

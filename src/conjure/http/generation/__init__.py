@@ -1,0 +1,1 @@
+"""Generation as a service: many requests at once on one model, each answered as if it were alone."""

@@ -1,0 +1,143 @@
+"""All work for one model: rows being written, prompts being scored, and what waits for room.
+
+Main entry: `Lane`. Invariant: it belongs to the thread that computes; rows join in the order their jobs came,
+and only while there is room for all they may come to hold.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from conjure.http.generation.batch import RowBatch, choose_tokens
+from conjure.http.generation.requests import (
+    Event,
+    Failed,
+    GenerationJob,
+    PromptScored,
+    Started,
+    TokenLogprob,
+)
+from conjure.http.generation.rows import Row
+from conjure.http.generation.served_model import ServedModel
+from conjure.lm.generation.prompt_logprobs import PromptLogprobs
+
+Told = tuple[GenerationJob, Event]
+
+
+class Lane:
+    """The work for one model.
+
+    Args:
+        model: Computes.
+        most_rows: Texts written at once.
+        most_bytes: Memory of their keys and values; one prompt's texts are taken in even beyond it.
+    """
+
+    def __init__(self, model: ServedModel, *, most_rows: int, most_bytes: int) -> None:
+        self.model = model
+        self._most_rows, self._most_bytes = most_rows, most_bytes
+        self._batch = RowBatch(model.engine, model.tokenizer)
+        self._waiting: deque[list[Row]] = deque()  # the texts of one prompt
+        self._scoring: deque[tuple[GenerationJob, Iterator[list[Event]]]] = deque()
+
+    @property
+    def running(self) -> int:
+        """Texts being written, and jobs being scored."""
+        return len(self._batch) + len(self._scoring)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._waiting) or self.running > 0
+
+    def add(self, job: GenerationJob) -> None:
+        """Take in a job; its rows join when there is room."""
+        if job.prompt_logprobs is not None:
+            self._scoring.append((job, self._score(job)))
+        if job.max_tokens == 0 or job.from_exact:
+            return
+        for prompt in range(len(job.prompts)):
+            rows = [Row(job, prompt, sample, self.model.tokenizer) for sample in range(job.samples)]
+            for start in range(0, len(rows), self._most_rows):
+                self._waiting.append(rows[start : start + self._most_rows])
+
+    def drop(self, job: GenerationJob) -> None:
+        """Forget everything of a job."""
+        self._batch.drop(job)
+        self._waiting = deque(rows for rows in self._waiting if rows[0].job is not job)
+        self._scoring = deque(each for each in self._scoring if each[0] is not job)
+
+    def work(self) -> list[Told]:
+        """One step of writing and one piece of scoring; what there is to tell.
+
+        Where work fails, the jobs it was for have failed, and no others.
+        """
+        told = self._admit()
+        if len(self._batch):
+            told += self._step()
+        if self._scoring:
+            told += self._score_on()
+        return told
+
+    def _admit(self) -> list[Told]:
+        """Let rows join while there is room."""
+        told: list[Told] = []
+        while self._waiting:
+            rows = self._waiting[0]
+            job = rows[0].job
+            needed = self.model.engine.bytes_per_token * len(rows) * rows[0].capacity
+            fits = len(self._batch) + len(rows) <= self._most_rows
+            if len(self._batch) and not (fits and self._batch.bytes + needed <= self._most_bytes):
+                break
+            self._waiting.popleft()
+            try:
+                self._batch.add(rows)
+                told.append((job, Started()))
+            except Exception as error:  # noqa: BLE001 - the client must hear of it, and others go on
+                self.drop(job)
+                told.append((job, Failed(error)))
+        return told
+
+    def _step(self) -> list[Told]:
+        try:
+            return [(row.job, event) for row, event in self._batch.step()]
+        except Exception as error:  # noqa: BLE001 - of the engine as a whole: all its rows are lost
+            failed = {id(job): job for job in self._batch.jobs}
+            self._batch = RowBatch(self.model.engine, self.model.tokenizer)
+            for job in failed.values():
+                self.drop(job)
+            return [(job, Failed(error)) for job in failed.values()]
+
+    def _score_on(self) -> list[Told]:
+        """One piece of the scoring that waits longest; several take turns."""
+        job, pieces = self._scoring.popleft()
+        try:
+            events = next(pieces, None)
+        except Exception as error:  # noqa: BLE001 - the client must hear of it, and others go on
+            self.drop(job)
+            return [(job, Failed(error))]
+        if events is not None:
+            self._scoring.append((job, pieces))
+        return [(job, event) for event in events or ()]
+
+    def _score(self, job: GenerationJob) -> Iterator[list[Event]]:
+        """Events of a job's prompts, piece by piece of the work."""
+        assert job.prompt_logprobs is not None
+        work = PromptLogprobs(self.model.exact(), job.prompts, job.prompt_logprobs)
+        yield [Started()]
+        for _ in work.pieces():
+            yield []
+        for number, (ids, scored) in enumerate(zip(job.prompts, work.scored, strict=True)):
+            entries = zip(ids[1:], scored.logprobs, scored.top, scored.ranks, strict=True)
+            yield [PromptScored(number, [TokenLogprob(*entry) for entry in entries])]
+            if job.from_exact and job.max_tokens:
+                rows = [Row(job, number, sample, self.model.tokenizer) for sample in range(job.samples)]
+                yield list(self._exact_tokens(rows, scored.following.numpy()))
+
+    def _exact_tokens(self, rows: list[Row], following: np.ndarray) -> Iterator[Event]:
+        """The one token of rows whose prompt was scored."""
+        logits = np.broadcast_to(following, (len(rows), len(following))).copy()
+        without_token = np.array(self.model.tokenizer.ids_without_token(len(following)), np.int64)
+        for row, token in zip(rows, choose_tokens(rows, logits, without_token), strict=True):
+            yield row.take(token) if isinstance(token, TokenLogprob) else token

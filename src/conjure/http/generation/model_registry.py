@@ -1,0 +1,130 @@
+"""The models that requests may name: given when the server started, loaded when they are first used.
+
+Main entries: `ModelName`, `ModelRegistry`. Invariant: a request's name is only ever compared with the names
+given; it is never a path, a link or a name on a hub. What a given name means is looked up again when links
+have changed, so that a link that was moved takes effect for new requests.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjure.errors import ConjureError
+from conjure.http.errors import HttpError, shown
+from conjure.http.generation.served_model import ServedModel
+
+models_log = logging.getLogger("conjure.http.models")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """One model that was given.
+
+    Attributes:
+        name: What requests call it, and `/v1/models` lists.
+        source: What it is: a run, a link, a folder, a model's name. Requests may call it that as well.
+    """
+
+    name: str
+    source: str
+
+
+class ModelRegistry:
+    """The models of one server.
+
+    Args:
+        given: Their names; the first is loaded first.
+        find: Tells the folder of a source.
+        load: Loads a model, given its name and folder; called in a thread.
+        links_version: Something that differs when links may have changed.
+    """
+
+    def __init__(
+        self,
+        given: Sequence[ModelName],
+        *,
+        find: Callable[[str], Path],
+        load: Callable[[str, Path], ServedModel],
+        links_version: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.given = tuple(given)
+        self._find, self._load, self._links_version = find, load, links_version
+        self._by_name = {each.source: each for each in given} | {each.name: each for each in given}
+        self._folders: dict[str, Path] = {}
+        self._found_at: object = None
+        self._models: dict[tuple[str, Path], asyncio.Task[ServedModel]] = {}
+
+    async def get(self, name: str) -> ServedModel:
+        """The model that a request names, loaded.
+
+        Raises:
+            HttpError: 404 where no such name was given, 500 where it cannot be loaded.
+        """
+        given = self._given(name)
+        try:
+            folder = self._folder(given)
+            return await asyncio.shield(self._loading(given, folder))
+        except (ConjureError, OSError) as error:
+            models_log.error("model %s cannot be loaded: %s", given.name, error)
+            raise HttpError(
+                500,
+                f"the model {given.name!r} cannot be loaded; the server's log says why",
+                code="model_failed",
+            ) from error
+
+    def name_of(self, name: str) -> str:
+        """The name that a model is listed by, from any that requests may use.
+
+        Raises:
+            HttpError: 404 where it was not given.
+        """
+        return self._given(name).name
+
+    @property
+    def loaded(self) -> dict[str, ServedModel]:
+        """Models in memory, by their names."""
+        done = [task for task in self._models.values() if task.done() and task.exception() is None]
+        return {task.result().name: task.result() for task in done}
+
+    def _given(self, name: str) -> ModelName:
+        given = self._by_name.get(name)
+        if given is None:
+            served = ", ".join(each.name for each in self.given)
+            raise HttpError(
+                404,
+                f"the model {shown(name)} is not served here; served are: {served}",
+                param="model",
+                code="model_not_found",
+            )
+        return given
+
+    def _folder(self, given: ModelName) -> Path:
+        version = self._links_version()
+        if version != self._found_at:
+            self._folders.clear()
+            self._found_at = version
+        if given.source not in self._folders:
+            self._folders[given.source] = self._find(given.source)
+        return self._folders[given.source]
+
+    def _loading(self, given: ModelName, folder: Path) -> "asyncio.Task[ServedModel]":
+        """The one loading of a model, which all who want it wait for."""
+        key = (given.name, folder)
+        task = self._models.get(key)
+        if task is None or (task.done() and task.exception() is not None):
+            task = asyncio.create_task(asyncio.to_thread(self._load, given.name, folder))
+            self._models[key] = task
+            self._retire_others(key)
+        return task
+
+    def _retire_others(self, kept: tuple[str, Path]) -> None:
+        """Let go of what the name meant before; what it is still doing, it finishes."""
+        for key in [key for key in self._models if key[0] == kept[0] and key != kept]:
+            self._models.pop(key).add_done_callback(_retire)
+
+
+def _retire(task: "asyncio.Task[ServedModel]") -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().retired = True

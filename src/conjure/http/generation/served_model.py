@@ -1,0 +1,83 @@
+"""A model in memory, ready for many requests at once.
+
+Main entries: `ServedModel`, `load_served_model`. Invariant: the exact model, which only log-probabilities of
+prompts need, is loaded when it is first asked for and kept.
+"""
+
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conjure.lm.generation.engine_loading import Writer, load_writer
+
+if TYPE_CHECKING:
+    from conjure.lm.models.base import CausalLM
+
+
+class ServedModel:
+    """A model that requests can name.
+
+    Attributes:
+        name: What requests call it.
+        folder: Its checkpoint.
+        engine: Computes the next token's logits.
+        tokenizer: Its own.
+        precision: Number format and engine, in words.
+        chat_template: A template to use instead of the model's own; None uses its own, if it has one.
+        retired: No new request will name it; it goes when its last one has ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        writer: Writer,
+        *,
+        chat_template: str | None = None,
+    ) -> None:
+        self.name, self.folder = name, folder
+        self.engine, self.tokenizer, self.precision = writer.engine, writer.tokenizer, writer.precision
+        self.chat_template = chat_template
+        self.retired = False
+        self._exact: CausalLM | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for what decides a text beside the request: conjure's version and the number format."""
+        return f"conjure-{version('conjure')}-{self.precision.replace(', ', '-').replace(' ', '-')}"
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a prompt and its text together."""
+        return self.engine.context_length
+
+    def exact(self) -> "CausalLM":
+        """The model in float32, which log-probabilities of prompts come from."""
+        # Imports torch, which generating in int8 does not need.
+        from conjure.lm.checkpoints.pretrained import load_model
+
+        with self._loading:
+            if self._exact is None:
+                self._exact = load_model(self.folder)
+            return self._exact
+
+
+def load_served_model(
+    name: str, folder: Path, *, precision: str, rows: int, chat_template: str | None = None
+) -> ServedModel:
+    """Load a model.
+
+    Args:
+        name: What requests call it.
+        folder: Its checkpoint.
+        precision: As for `load_writer`.
+        rows: How many texts may be written at once.
+        chat_template: A template to use instead of the model's own.
+
+    Raises:
+        ConjureError: It cannot be loaded.
+    """
+    writer = load_writer(folder, precision=precision, rows=rows)
+    return ServedModel(name, folder, writer, chat_template=chat_template)

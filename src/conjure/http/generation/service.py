@@ -1,0 +1,224 @@
+"""The thread that computes, the queue before it, and how answers come back to the event loop.
+
+Main entries: `GenerationService`, `Ticket`. Invariant: one thread touches engines; no more than
+`most_waiting` requests wait, counted from before their bodies are read; a job that is cancelled is out before
+the next step.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from conjure.http.errors import HttpError, unavailable
+from conjure.http.generation.lane import Lane
+from conjure.http.generation.requests import Event, Failed, GenerationJob
+from conjure.http.generation.served_model import ServedModel
+
+_STUCK_AFTER_S = 60.0  # no step takes so long
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the service takes on.
+
+    Attributes:
+        most_rows: Texts of one model that are written at once.
+        most_waiting: Requests that wait for their turn.
+        most_bytes: Memory for keys and values of one model's texts.
+    """
+
+    most_rows: int = 64
+    most_waiting: int = 256
+    most_bytes: int = 640 << 20
+
+
+@dataclass(eq=False)
+class _Submitted:
+    """A job on its way."""
+
+    job: GenerationJob
+    model: ServedModel
+    events: "asyncio.Queue[list[Event]]" = field(default_factory=asyncio.Queue)
+    started: bool = False
+
+
+class Ticket:
+    """A request's place in the queue, until its first token or its end.
+
+    Attributes:
+        waited_s: How long it stood in the queue, once that is over.
+    """
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
+        self._since = time.monotonic()
+        self.waited_s: float | None = None
+
+    def give_back(self) -> None:
+        """Leave the queue; doing it twice does no harm."""
+        if self.waited_s is None:
+            self.waited_s = time.monotonic() - self._since
+            self._release()
+
+
+class GenerationService:
+    """Runs jobs on models, all in one thread.
+
+    Its methods belong to one event loop.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._lock = threading.Condition()
+        self._arrivals: list[_Submitted] = []
+        self._departures: list[_Submitted] = []
+        self._submitted: dict[int, _Submitted] = {}  # by the id of the job; the thread's own
+        self._lanes: dict[int, Lane] = {}  # by the id of the model; the thread's own
+        self._ended = False
+        self._draining = False
+        self._waiting = 0
+        self._beat = time.monotonic()
+        self._open: set[_Submitted] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+
+    def start(self) -> None:
+        """Begin to compute; jobs are told of in the event loop that calls this."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return self._waiting
+
+    @property
+    def running(self) -> dict[str, int]:
+        """Texts being written now, by the name of the model."""
+        running: dict[str, int] = {}
+        for lane in list(self._lanes.values()):  # a name that was moved has one for each of its models
+            running[lane.model.name] = running.get(lane.model.name, 0) + lane.running
+        return running
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the thread lives, and has not been in one step for a minute."""
+        return self._thread.is_alive() and time.monotonic() - self._beat < _STUCK_AFTER_S
+
+    def enter(self) -> Ticket:
+        """A place in the queue.
+
+        Raises:
+            HttpError: 429 where none is free, 503 where the server is shutting down.
+        """
+        if self._draining:
+            raise unavailable("the server is shutting down")
+        if self._waiting >= self.limits.most_waiting:
+            raise HttpError(
+                429,
+                f"{self._waiting} requests are waiting already; try again later",
+                code="queue_full",
+                headers={"Retry-After": "1"},
+            )
+        self._waiting += 1
+        return Ticket(self._leave)
+
+    @asynccontextmanager
+    async def submitted(self, model: ServedModel, job: GenerationJob) -> AsyncGenerator["_Submitted", None]:
+        """A job being worked on, until the block ends; see `events`."""
+        submitted = _Submitted(job, model)
+        self._open.add(submitted)
+        with self._lock:
+            self._arrivals.append(submitted)
+            self._lock.notify()
+        try:
+            yield submitted
+        finally:
+            self._open.discard(submitted)
+            with self._lock:
+                self._departures.append(submitted)
+                self._lock.notify()
+
+    async def events(self, submitted: _Submitted) -> AsyncGenerator[list[Event], None]:
+        """What happens, as it happens, several events at once where they came together.
+
+        Raises:
+            Exception: The job failed.
+        """
+        while True:
+            events = await submitted.events.get()
+            for event in events:
+                if isinstance(event, Failed):
+                    raise event.error
+            yield events
+
+    def drain(self) -> None:
+        """Take no new requests."""
+        self._draining = True
+
+    def abort(self) -> None:
+        """End every job that is going on."""
+        self._draining = True
+        for submitted in self._open:
+            submitted.events.put_nowait([Failed(unavailable("the server is shutting down"))])
+
+    def end(self) -> None:
+        """Let the thread end; it does after its step."""
+        with self._lock:
+            self._ended = True
+            self._lock.notify()
+        self._thread.join(_STUCK_AFTER_S)
+
+    def _leave(self) -> None:
+        self._waiting -= 1
+
+    def _run(self) -> None:
+        while self._take_in():
+            self._beat = time.monotonic()
+            told: list[tuple[_Submitted, Event]] = []
+            for lane in list(self._lanes.values()):
+                if lane.has_work:
+                    told += [(self._submitted[id(job)], event) for job, event in lane.work()]
+            if told and self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(_hand_over, told)
+
+    def _take_in(self) -> bool:
+        """Take in what came and drop what went; wait while there is nothing to do. False at the end."""
+        with self._lock:
+            while not (self._arrivals or self._departures or self._ended or self._has_work):
+                self._lock.wait(_STUCK_AFTER_S / 4)
+                self._beat = time.monotonic()
+            arrivals, self._arrivals = self._arrivals, []
+            departures, self._departures = self._departures, []
+        for each in arrivals:
+            self._submitted[id(each.job)] = each
+            self._lane_of(each.model).add(each.job)
+        for each in departures:
+            if self._submitted.pop(id(each.job), None) is not None:
+                self._lane_of(each.model).drop(each.job)
+        for key, lane in list(self._lanes.items()):
+            if lane.model.retired and not lane.has_work:
+                del self._lanes[key]
+        return not self._ended
+
+    @property
+    def _has_work(self) -> bool:
+        return any(lane.has_work for lane in self._lanes.values())
+
+    def _lane_of(self, model: ServedModel) -> Lane:
+        if id(model) not in self._lanes:
+            limits = self.limits
+            self._lanes[id(model)] = Lane(model, most_rows=limits.most_rows, most_bytes=limits.most_bytes)
+        return self._lanes[id(model)]
+
+
+def _hand_over(told: list[tuple[_Submitted, Event]]) -> None:
+    """In the event loop: give each job its events of one step at once."""
+    by_job: dict[int, tuple[_Submitted, list[Event]]] = {}
+    for submitted, event in told:
+        by_job.setdefault(id(submitted), (submitted, []))[1].append(event)
+    for submitted, events in by_job.values():
+        submitted.events.put_nowait(events)

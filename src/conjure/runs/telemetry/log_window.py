@@ -1,0 +1,197 @@
+"""Parts of a long log: its end, what stands before or after a place in it, where a text occurs.
+
+Main entries: `read_before`, `read_after`, `search`. A place is an offset in ``log.jsonl``, always the start
+of an entry. Invariant: a part costs what it holds, however long the log is; only `search` reads further, and
+stops when its time is over.
+"""
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from conjure.runs.telemetry.logs import LogEntry, decode_entry
+
+_BLOCK_BYTES = 1 << 18
+_LONGEST_ENTRY_BYTES = 1 << 24
+_SEARCH_BLOCK_BYTES = 1 << 22
+_TEXT = b'"text": '
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A line, or a piece of one.
+
+    Attributes:
+        at: Where its entry begins.
+        time: When it came, seconds since the epoch.
+        stream: ``stdout``, ``stderr`` or ``conjure``.
+        text: What was printed, without its end; escapes and carriage returns as they came.
+        ends: Whether the line ends here.
+    """
+
+    at: int
+    time: float
+    stream: str
+    text: str
+    ends: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogWindow:
+    """A part of a log: from `start` up to `end`, of `size` bytes in all."""
+
+    start: int
+    end: int
+    size: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a text occurs, the newest first.
+
+    Attributes:
+        lines: The lines that hold it.
+        before: From where to search on; 0 when all was searched.
+    """
+
+    lines: tuple[Piece, ...]
+    before: int
+
+
+def read_after(path: Path, offset: int, lines: int = 1000) -> LogWindow:
+    """The part that begins at a place, up to about so many lines; empty where nothing is new."""
+    with _opened(path) as file:
+        size = _size(file)
+        end, pieces = offset, []
+        for at, line in _forward(file, offset):
+            pieces += _pieces(at, line)
+            end = at + len(line) + 1
+            if len(pieces) >= lines:
+                break
+        return LogWindow(offset, end, size, tuple(pieces))
+
+
+def read_before(path: Path, offset: int | None = None, lines: int = 1000) -> LogWindow:
+    """The part that ends at a place, or at the end of the log, of about so many lines."""
+    with _opened(path) as file:
+        size = _size(file)
+        end = size if offset is None else min(offset, size)
+        entries: list[list[Piece]] = []
+        start, count = end, 0
+        last: int | None = None
+        for at, line in _backward(file, end):
+            last = at + len(line) + 1 if last is None else last
+            entries.append(list(_pieces(at, line)))
+            start, count = at, count + len(entries[-1])
+            if count >= lines:
+                break
+        pieces = [piece for entry in reversed(entries) for piece in entry]
+        return LogWindow(start, end if last is None else last, size, tuple(pieces))
+
+
+def search(
+    path: Path, text: str, before: int | None = None, *, most: int = 200, seconds: float = 1.5
+) -> Found:
+    """The newest lines before a place that hold a text, upper and lower case alike.
+
+    Args:
+        path: The log.
+        text: What to look for; not across lines.
+        before: Where to begin, the end of the log if None.
+        most: How many lines are enough.
+        seconds: How long to go on at most.
+    """
+    raw = json.dumps(text, ensure_ascii=False)[1:-1].encode(errors="replace").lower()
+    wanted, lines = text.lower(), []
+    until = time.monotonic() + seconds
+    with _opened(path) as file:
+        end = _size(file) if before is None else min(before, _size(file))
+        for start, block in _blocks_backward(file, end, _SEARCH_BLOCK_BYTES):
+            for at, line in _lines_that_hold(start, block, raw):
+                lines += [
+                    piece for piece in reversed(list(_pieces(at, line))) if wanted in piece.text.lower()
+                ]
+                if len(lines) >= most:
+                    return Found(tuple(lines), at)
+            if time.monotonic() > until:
+                return Found(tuple(lines), start)
+    return Found(tuple(lines), 0)
+
+
+def _lines_that_hold(start: int, block: bytes, raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """Entries with `raw` in them, the last first; quick where few have it."""
+    lower = block.lower()
+    stop = len(block)
+    while (found := lower.rfind(raw, 0, stop)) >= 0:
+        begin = lower.rfind(b"\n", 0, found) + 1
+        end = lower.find(b"\n", found)
+        line = block[begin : end if end >= 0 else len(block)]
+        if lower.rfind(raw, begin + max(line.find(_TEXT), 0) + len(_TEXT), begin + len(line)) >= 0:
+            yield start + begin, line
+        stop = begin
+
+
+def _forward(file: IO[bytes], offset: int) -> Iterator[tuple[int, bytes]]:
+    file.seek(offset)
+    at = offset
+    while line := file.readline(_LONGEST_ENTRY_BYTES):
+        if not line.endswith(b"\n"):
+            return
+        yield at, line[:-1]
+        at += len(line)
+
+
+def _backward(file: IO[bytes], end: int) -> Iterator[tuple[int, bytes]]:
+    for start, block in _blocks_backward(file, end, _BLOCK_BYTES):
+        at = start + len(block)
+        for line in reversed(block.split(b"\n")[:-1]):
+            at -= len(line) + 1
+            yield at, line
+
+
+def _blocks_backward(file: IO[bytes], end: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Whole lines, in blocks from the end to the beginning; a line still being written is left out."""
+    wanted = size
+    while end > 0:
+        begin = max(end - wanted, 0)
+        file.seek(begin)
+        block = file.read(end - begin)
+        block = block[: block.rfind(b"\n") + 1]
+        cut = 0 if begin == 0 else block.find(b"\n") + 1
+        if begin > 0 and (not cut or cut == len(block)) and wanted < _LONGEST_ENTRY_BYTES:
+            wanted *= 2  # an entry longer than the block
+            continue
+        if len(block) > cut:
+            yield begin + cut, block[cut:]
+        end, wanted = begin + cut if cut else begin, size
+
+
+def _pieces(at: int, line: bytes) -> Iterator[Piece]:
+    entry = decode_entry(line)
+    if entry is not None:
+        yield from _split(at, entry)
+
+
+def _split(at: int, entry: LogEntry) -> Iterator[Piece]:
+    *whole, rest = entry.text.split("\n")
+    for text in whole:
+        yield Piece(at, entry.time, entry.stream, text, ends=True)
+    if rest:
+        yield Piece(at, entry.time, entry.stream, rest, ends=False)
+
+
+def _size(file: IO[bytes]) -> int:
+    return file.seek(0, 2)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The log; nothing where the run has printed nothing yet."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return io.BytesIO()

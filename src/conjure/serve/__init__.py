@@ -1,0 +1,1 @@
+"""The API server: OpenAI's routes over the models of this machine."""

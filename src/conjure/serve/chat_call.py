@@ -1,0 +1,179 @@
+"""The fields of ``POST /v1/chat/completions``, read and checked.
+
+Main entry: `read_chat_call`. Invariant: as for completions; what a message says is never taken for a control
+token.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from conjure.core.text import today
+from conjure.errors import CheckpointError, DataError
+from conjure.http.errors import HttpError, bad_value, shown
+from conjure.http.generation.requests import GenerationJob
+from conjure.http.generation.served_model import ServedModel
+from conjure.lm.bounds import Bound
+from conjure.lm.generation.request import draw_seed
+from conjure.lm.text.chat.encoding import ChatEncoder
+from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.chat.template import ChatTemplate, find_template
+from conjure.serve.completion_call import (
+    IGNORED,
+    MOST_LOGPROBS,
+    SAMPLES,
+    SAMPLING,
+    SEED,
+    check_context,
+    check_min_tokens,
+    read_settings,
+    read_stop,
+    read_stop_ids,
+    read_streaming,
+)
+from conjure.serve.fields import Fields
+
+KNOWN = (
+    *(name for name in SAMPLING if name != "truncate_prompt_tokens"),
+    "logprobs", "max_completion_tokens", "messages", "model", "response_format", "tools", "top_logprobs",
+)  # fmt: skip
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_MOST_MESSAGES = 1000
+_TEXT_PART = {"type", "text"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatCall:
+    """A checked request.
+
+    Attributes:
+        job: What to compute; it has one prompt.
+        logprobs: How many of the likeliest tokens the answer tells; None leaves log-probabilities out.
+        stream: Whether the answer is a stream.
+        include_usage: Whether the stream ends with the usage.
+        return_token_ids: Whether the answer has the token ids.
+        tokens_as_ids: Whether tokens are spelled ``token_id:N``.
+    """
+
+    job: GenerationJob
+    logprobs: int | None
+    stream: bool
+    include_usage: bool
+    return_token_ids: bool
+    tokens_as_ids: bool
+
+
+def read_chat_call(body: Mapping[str, Any], model: ServedModel) -> ChatCall:
+    """Check a request for a model.
+
+    Raises:
+        HttpError: 400, with the field that is wrong, or because the model is none to chat with.
+    """
+    fields = Fields(body, KNOWN, IGNORED)
+    _refuse_unserved(fields)
+    logprobs = _logprobs(fields)
+    settings = read_settings(fields, model.tokenizer)
+    stream, include_usage = read_streaming(fields)
+    samples = fields.number("n", SAMPLES, 1)
+    seed = fields.number("seed", SEED, None)
+    prompt = _prompt(_messages(fields), model)
+    max_tokens = _max_tokens(fields, model, len(prompt))
+    check_min_tokens(settings, max_tokens)
+    job = GenerationJob(
+        prompts=[prompt],
+        settings=settings,
+        samples=samples,
+        max_tokens=max_tokens,
+        seed=seed if seed is not None else draw_seed(),
+        stop=read_stop(fields),
+        stop_token_ids=read_stop_ids(fields, model.tokenizer),
+        ignore_eos=fields.flag("ignore_eos"),
+        top_logprobs=logprobs,
+    )
+    return ChatCall(
+        job=job,
+        logprobs=logprobs,
+        stream=stream,
+        include_usage=include_usage,
+        return_token_ids=fields.flag("return_token_ids"),
+        tokens_as_ids=fields.flag("return_tokens_as_token_ids"),
+    )
+
+
+def _refuse_unserved(fields: Fields) -> None:
+    if fields.given("tools"):
+        raise bad_value("tools", "are not served")
+    wanted = fields.value("response_format")
+    if wanted is not None and wanted != {"type": "text"}:
+        raise bad_value("response_format", f'is {shown(wanted)}; only {{"type": "text"}} is served')
+
+
+def _logprobs(fields: Fields) -> int | None:
+    wanted = fields.flag("logprobs")
+    top = fields.number("top_logprobs", Bound(0, MOST_LOGPROBS, whole=True), None)
+    if top is not None and not wanted:
+        raise bad_value("top_logprobs", "can only be given with logprobs")
+    return (top or 0) if wanted else None
+
+
+def _max_tokens(fields: Fields, model: ServedModel, prompt: int) -> int:
+    """The most tokens of an answer; by default all that the context has room for."""
+    bound = Bound(1, whole=True)
+    name = "max_completion_tokens" if fields.given("max_completion_tokens") else "max_tokens"
+    room = model.context_length - prompt
+    given = fields.number(name, bound, max(1, room))
+    check_context(prompt, given, model, "messages")
+    return given
+
+
+def _messages(fields: Fields) -> list[Message]:
+    value = fields.value("messages")
+    if not isinstance(value, list) or not value:
+        raise bad_value(
+            "messages", "is required" if value is None else f"is {shown(value)}; it must be a list"
+        )
+    if len(value) > _MOST_MESSAGES:
+        raise bad_value("messages", f"holds {len(value):,} messages; at most {_MOST_MESSAGES:,} are allowed")
+    return [_message(each, number) for number, each in enumerate(value)]
+
+
+def _message(value: Any, number: int) -> Message:
+    if not isinstance(value, dict) or not set(value) <= {"role", "content", "name"}:
+        raise bad_value("messages", f"has {shown(value)} at {number}; a message has role and content")
+    role = value.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise bad_value("messages", f"has role {shown(role)} at {number}; allowed are {', '.join(_ROLES)}")
+    return Message(_ROLES[role], _content(value.get("content"), number))
+
+
+def _content(value: Any, number: int) -> str:
+    """What a message says: a text, or parts that are texts."""
+    parts = value if isinstance(value, list) else [{"type": "text", "text": value}]
+    for part in parts:
+        is_text = isinstance(part, dict) and set(part) == _TEXT_PART and part["type"] == "text"
+        if not is_text or not isinstance(part["text"], str):
+            raise bad_value("messages", f"has content {shown(value)} at {number}; only text is served")
+    return "".join(part["text"] for part in parts)
+
+
+def _prompt(messages: list[Message], model: ServedModel) -> list[int]:
+    """The tokens of a conversation and of what opens its answer."""
+    try:
+        template = _template(model)
+        if template is None:
+            raise HttpError(
+                400,
+                f"model {model.name!r} has no chat template, so it only continues texts; use /v1/completions",
+                param="model",
+                code="no_chat_template",
+            )
+        return ChatEncoder(model.tokenizer, template).prompt(messages)
+    except (DataError, CheckpointError) as error:
+        raise bad_value("messages", f"cannot be used: {error}") from error
+
+
+def _template(model: ServedModel) -> ChatTemplate | None:
+    """The template that the server was given, else the model's own."""
+    if model.chat_template is None:
+        return find_template(model.tokenizer)
+    return ChatTemplate(model.chat_template, model.tokenizer.named_special_tokens, today())

@@ -1,0 +1,214 @@
+"""``POST /v1/completions``: texts that go on from prompts, at once or as a stream.
+
+Main entries: `complete`, `stream_completion`. Invariant: a stream's chunks, joined, are the answer that would
+have come at once, and each text is the one that the library generates for the same seed.
+"""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from typing import Any
+
+from conjure.http.event_stream import DONE, event
+from conjure.http.generation.requests import Event, PromptScored, TokenLogprob, TokenWritten
+from conjure.http.generation.served_model import ServedModel
+from conjure.serve.completion_call import CompletionCall
+from conjure.serve.texts import Text, gather
+from conjure.serve.token_texts import LegacyLogprobs, prompt_logprobs
+
+
+class Answer:
+    """What is common to all parts of one answer.
+
+    Attributes:
+        call: The request.
+        model: What served it.
+        generated: Tokens generated so far, of texts that are not shown included.
+    """
+
+    def __init__(self, call: CompletionCall, model: ServedModel, name: str) -> None:
+        self.call, self.model = call, model
+        self.generated = 0
+        self.head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": name,
+            "system_fingerprint": model.fingerprint,
+        }
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens read and generated."""
+        prompt = sum(map(len, self.call.job.prompts))
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": self.generated,
+            "total_tokens": prompt + self.generated,
+        }
+
+    def index(self, prompt: int, sample: int) -> int:
+        """A text's place among all choices."""
+        return prompt * self.call.n + sample
+
+    def logprobs_of(self, prompt: int) -> LegacyLogprobs | None:
+        """An empty object of log-probabilities, if they are asked for."""
+        call = self.call
+        if call.logprobs is None:
+            return None
+        before = 0 if call.echo else len(call.prompt_texts[prompt])
+        return LegacyLogprobs(self.model.tokenizer, call.tokens_as_ids, before)
+
+    def add_prompt(self, logprobs: LegacyLogprobs | None, prompt: int, scored: PromptScored | None) -> None:
+        """Put the echoed prompt's tokens into the log-probabilities."""
+        if logprobs is None or scored is None or not self.call.echo:
+            return
+        logprobs.add_first(self.call.job.prompts[prompt][0])
+        for token in scored.tokens:
+            logprobs.add(token, self.call.logprobs or 0)
+
+    def extras(
+        self, prompt: int, tokens: Iterable[TokenLogprob], scored: PromptScored | None
+    ) -> dict[str, Any]:
+        """Fields of a choice that are only there when they are asked for."""
+        call, extras = self.call, {}
+        if call.return_token_ids:
+            extras["token_ids"] = [token.token_id for token in tokens]
+            extras["prompt_token_ids"] = list(call.job.prompts[prompt])
+        if call.prompt_logprobs is not None and scored is not None:
+            extras["prompt_logprobs"] = prompt_logprobs(
+                self.model.tokenizer, scored.tokens, call.prompt_logprobs
+            )
+        return extras
+
+
+async def complete(answer: Answer, events: AsyncIterable[list[Event]]) -> dict[str, Any]:
+    """The whole answer, once all texts have ended."""
+    job = answer.call.job
+    gathered = await gather(job, events)
+    answer.generated = gathered.generated
+    choices = [
+        _choice(answer, prompt, index, text, gathered.scored.get(prompt))
+        for prompt in range(len(job.prompts))
+        for index, text in enumerate(gathered.best(prompt, answer.call.n))
+    ]
+    return {**answer.head, "choices": choices, "usage": answer.usage, "seed": job.seed}
+
+
+def _choice(
+    answer: Answer, prompt: int, sample: int, text: Text, scored: PromptScored | None
+) -> dict[str, Any]:
+    call = answer.call
+    logprobs = answer.logprobs_of(prompt)
+    answer.add_prompt(logprobs, prompt, scored)
+    if logprobs is not None:
+        for token in text.tokens:
+            logprobs.add(token, call.logprobs or 0)
+    echoed = call.prompt_texts[prompt] if call.echo else ""
+    return {
+        "index": answer.index(prompt, sample),
+        "text": echoed + "".join(text.pieces),
+        "logprobs": logprobs.take() if logprobs is not None else None,
+        "finish_reason": text.finish_reason,
+        "stop_reason": text.stop_reason,
+        **answer.extras(prompt, text.tokens, scored),
+    }
+
+
+async def stream_completion(
+    answer: Answer, events: AsyncIterable[list[Event]]
+) -> AsyncGenerator[bytes, None]:
+    """The answer as events."""
+    stream = _Stream(answer)
+    for part in stream.first_parts():
+        yield part
+    async for batch in events:
+        for part in stream.parts(batch):
+            yield part
+        if stream.ended:
+            break
+    if answer.call.include_usage:
+        yield event({**answer.head, "choices": [], "usage": answer.usage})
+    yield DONE
+
+
+class _Stream:
+    """What was sent of each text."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        job = answer.call.job
+        self._needs_score = job.prompt_logprobs is not None
+        self._scored: dict[int, PromptScored] = {}
+        self._held: dict[int, list[TokenWritten]] = {}  # tokens of prompts that are not scored yet
+        self._logprobs: dict[tuple[int, int], LegacyLogprobs | None] = {}  # of texts that have begun
+        self._writing = len(job.prompts) * job.samples
+
+    @property
+    def ended(self) -> bool:
+        """Whether every text has."""
+        return self._writing == 0
+
+    def first_parts(self) -> Iterable[bytes]:
+        """Chunks that wait for nothing: those of an echo alone."""
+        job = self._answer.call.job
+        if not job.computes:
+            for prompt in range(len(job.prompts)):
+                for sample in range(job.samples):
+                    yield from self._chunk(prompt, sample, [])
+
+    def parts(self, events: Iterable[Event]) -> Iterable[bytes]:
+        """Chunks to send now; tokens of one text that came together go in one."""
+        together: dict[tuple[int, int], list[TokenWritten]] = {}
+        for each in events:
+            if isinstance(each, PromptScored):
+                yield from self._begin(each)
+            elif isinstance(each, TokenWritten):
+                self._answer.generated += 1
+                if self._needs_score and each.prompt not in self._scored:
+                    self._held.setdefault(each.prompt, []).append(each)
+                else:
+                    together.setdefault((each.prompt, each.sample), []).append(each)
+        for (prompt, sample), written in together.items():
+            yield from self._chunk(prompt, sample, written)
+
+    def _begin(self, scored: PromptScored) -> Iterable[bytes]:
+        """A prompt is scored: texts that waited for that can begin."""
+        self._scored[scored.prompt] = scored
+        job = self._answer.call.job
+        held = self._held.pop(scored.prompt, [])
+        for sample in range(job.samples):
+            written = [each for each in held if each.sample == sample]
+            if written or job.max_tokens == 0:
+                yield from self._chunk(scored.prompt, sample, written)
+
+    def _chunk(self, prompt: int, sample: int, written: list[TokenWritten]) -> Iterable[bytes]:
+        answer, call = self._answer, self._answer.call
+        text, first = "".join(each.text for each in written), (prompt, sample) not in self._logprobs
+        tokens = [each.token for each in written]
+        extras = {}
+        if first:
+            logprobs = self._logprobs[prompt, sample] = answer.logprobs_of(prompt)
+            answer.add_prompt(logprobs, prompt, self._scored.get(prompt))
+            text = (call.prompt_texts[prompt] if call.echo else "") + text
+            extras = answer.extras(prompt, tokens, self._scored.get(prompt))
+        elif call.return_token_ids:
+            extras = {"token_ids": [token.token_id for token in tokens]}
+        logprobs = self._logprobs[prompt, sample]
+        if logprobs is not None:
+            for token in tokens:
+                logprobs.add(token, call.logprobs or 0)
+        finish = "length" if call.job.max_tokens == 0 else written[-1].finish_reason
+        self._writing -= finish is not None
+        if not (text or extras or logprobs or finish):
+            return  # what was generated is part of a character, or may be of a stop string
+        choice = {
+            "index": answer.index(prompt, sample),
+            "text": text,
+            "logprobs": logprobs.take() if logprobs is not None else None,
+            "finish_reason": finish,
+            "stop_reason": written[-1].stop_reason if written else None,
+            **extras,
+        }
+        usage = {"usage": None} if call.include_usage else {}
+        yield event({**answer.head, "choices": [choice], **usage, "seed": call.job.seed})

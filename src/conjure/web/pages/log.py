@@ -1,0 +1,82 @@
+"""A run's log in parts, and searching it.
+
+Main entries: `window`, `find`, `download`. Invariant: no answer grows with the length of the log but the
+download, which is sent as it is read.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from conjure.errors import UsageError
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry.log_window import read_after, read_before, search
+from conjure.runs.telemetry.logs import LogTail, lines
+from conjure.web.pages.run import line_answer, window_answer
+from conjure.web.rendering import page
+from conjure.web.site import Site
+
+_MOST_LINES = 1000
+_LONGEST_SEARCH = 200
+
+
+def show(request: Request) -> Response:
+    """The log on a page of its own."""
+    site, number = request.app.state.site, request.path_params["number"]
+    with site.store() as store:
+        record = store.get(number)
+    return page(
+        request,
+        "log.html",
+        record=record,
+        log=read_before(RunFolder.of(site.home, number).log, lines=500),
+        active=not record.status.is_final,
+    )
+
+
+def window(request: Request) -> Response:
+    """The part before or after a place, or the end."""
+    log, query = _log(request), request.query_params
+    if "after" in query:
+        return JSONResponse(window_answer(read_after(log, _place(query["after"]), _MOST_LINES)))
+    before = _place(query["before"]) if "before" in query else None
+    return JSONResponse(window_answer(read_before(log, before, _MOST_LINES)))
+
+
+def find(request: Request) -> Response:
+    """Lines that hold a text, the newest first."""
+    log, query = _log(request), request.query_params
+    text = query.get("text", "")
+    if not 0 < len(text) <= _LONGEST_SEARCH:
+        raise UsageError(f"text must have from 1 to {_LONGEST_SEARCH} characters; it has {len(text)}")
+    found = search(log, text, _place(query["before"]) if "before" in query else None)
+    return JSONResponse({"lines": [line_answer(line) for line in found.lines], "before": found.before})
+
+
+def download(request: Request) -> Response:
+    """The whole log as text."""
+    log, number = _log(request), request.path_params["number"]
+
+    def text() -> Iterator[str]:
+        for line in lines(LogTail(log).read()):
+            yield f"{line.text}\n"
+
+    headers = {"Content-Disposition": f'attachment; filename="run-{number}.log"'}
+    return StreamingResponse(text(), media_type="text/plain; charset=utf-8", headers=headers)
+
+
+def _log(request: Request) -> Path:
+    site: Site = request.app.state.site
+    number = request.path_params["number"]
+    with site.store() as store:
+        store.facts(number)  # raises where there is no such run
+    return RunFolder.of(site.home, number).log
+
+
+def _place(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise UsageError(f"a place in a log is a number of bytes; {text!r} is not")
+    return int(text)

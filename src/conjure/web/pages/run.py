@@ -1,0 +1,145 @@
+"""The page of one run, and what changes on it while the run goes on.
+
+Main entries: `show`, `live`. Invariant: one answer of `live` holds all that is new on the page: the state,
+new lines of the log, new points of the curves that are shown; it is short where nothing is new.
+"""
+
+import re
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from conjure.errors import UsageError
+from conjure.recipes.report import REPORT_FILE
+from conjure.runs.inspect.code_diff import diff_against_commit
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.schema.status import RunStatus
+from conjure.runs.telemetry.curves import CurveRequest
+from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read_before
+from conjure.runs.views import RunView, elapsed_s, phases, view_run
+from conjure.web.curve_answers import curve_answer, origin_of
+from conjure.web.rendering import page, piece
+from conjure.web.site import Site
+
+_FIRST_LINES = 300
+
+
+def show(request: Request) -> Response:
+    """The page."""
+    site, number = _asked(request)
+    folder = RunFolder.of(site.home, number)
+    with site.store() as store:
+        view = view_run(store, number)
+    columns = site.columns(number)
+    head = _head(view)
+    return page(
+        request,
+        "run.html",
+        view=view,
+        record=view.record,
+        state=_state(view),
+        head_digest=_digest(head),
+        metrics=[(name, view.summaries.get(name)) for name in columns.names()],
+        log=read_before(folder.log, lines=_FIRST_LINES),
+        has_report=(folder.outputs / REPORT_FILE).is_file(),
+        usage=site.usage.look_at(view.record),
+    )
+
+
+def live(request: Request) -> Response:
+    """What is new since what the address tells that the page has.
+
+    ``head``: digest of the state; ``log``: offset up to which the log is known; ``have``: of the shown
+    curves, ``index:points``, apart by commas; ``x``: what they are drawn over; ``usage``: moment of the last
+    sample.
+    """
+    site, number = _asked(request)
+    query = request.query_params
+    with site.store() as store:
+        view = view_run(store, number)
+    head = _head(view)
+    answer: dict[str, Any] = {"active": not view.record.status.is_final}
+    if query.get("head") != _digest(head):
+        answer |= {"head": head, "digest": _digest(head)}
+    if query.get("log", "").isdecimal():
+        window = read_after(RunFolder.of(site.home, number).log, int(query["log"]))
+        answer["log"] = window_answer(window)
+    seen = site.usage.look_at(view.record, _moment(query.get("usage", "")))
+    if seen:
+        answer["usage"] = seen
+    columns = site.columns(number)
+    names = columns.names()
+    answer["metrics"] = len(names)
+    curves = {}
+    for index, points in _having(query.get("have", "")):
+        if index < len(names) and columns.count(names[index]) != points:
+            wanted = CurveRequest(query.get("x", "step"), origin_of(view.record), after=points)
+            curves[index] = curve_answer(columns, names[index], wanted)
+    return JSONResponse(answer | ({"curves": curves} if curves else {}))
+
+
+def code(request: Request) -> Response:
+    """The code that a run started from, and how it differs from its commit."""
+    site, number = _asked(request)
+    with site.store() as store:
+        view = view_run(store, number)
+    return page(
+        request,
+        "code.html",
+        view=view,
+        record=view.record,
+        diff=diff_against_commit(site.home, view.record),
+        packages=dict(view.record.environment.packages) if view.record.environment else {},
+    )
+
+
+def window_answer(window: LogWindow) -> dict[str, Any]:
+    """A part of a log as JSON: each line as place, time, stream, text, whether it ends."""
+    return {
+        "start": window.start,
+        "end": window.end,
+        "size": window.size,
+        "lines": [line_answer(line) for line in window.pieces],
+    }
+
+
+def line_answer(line: Piece) -> list[Any]:
+    """A line as JSON."""
+    return [line.at, round(line.time, 3), line.stream, line.text, int(line.ends)]
+
+
+def _asked(request: Request) -> tuple[Site, int]:
+    return request.app.state.site, request.path_params["number"]
+
+
+def _state(view: RunView) -> dict[str, Any]:
+    record = view.record
+    steps = phases(record.facts)
+    return {
+        "status": view.status,
+        "tone": view.tone or "waiting",
+        "phases": steps,
+        "elapsed": elapsed_s(record.facts, record.total_s),
+        "can_stop": not record.status.is_final,
+        "waits": record.status is RunStatus.QUEUED,
+    }
+
+
+def _head(view: RunView) -> str:
+    return piece("run_head.html", "head", view, _state(view))
+
+
+def _digest(text: str) -> str:
+    return f"{hash(text) & 0xFFFFFFFFFFFF:x}"
+
+
+def _moment(text: str) -> float:
+    return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text) else 0.0
+
+
+def _having(text: str) -> list[tuple[int, int]]:
+    pairs = [each.partition(":") for each in text.split(",") if each]
+    if not all(re.fullmatch(r"[0-9]{1,15}", word) for index, _, points in pairs for word in (index, points)):
+        raise UsageError(f"have={text} is not a list of index:points")
+    return [(int(index), int(points)) for index, _, points in pairs]

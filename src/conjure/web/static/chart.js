@@ -1,0 +1,329 @@
+// Curves: uPlot draws them; what is drawn, over what and how is kept in the page's address.
+import { element, fetchJson, toast } from "./page.js";
+
+const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [1, 4], [12, 4], [3, 6]];
+const MOST_DRAWN = 6400; // points of one run; beyond, the curve is fetched anew
+
+const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+/** Six digits at most, with an exponent for what is small or large. */
+export function number(value) {
+  if (value == null) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  return size >= 0.01 && size < 1e6 ? String(Number(value.toPrecision(6))) : value.toExponential(4).replace(/\.?0+e/, "e").replace("e+", "e");
+}
+
+/** All figures of a page: their common settings, and the figures that are in view. */
+export class Curves {
+  constructor(section) {
+    this.section = section;
+    this.runs = section.dataset.runs.split(",").map(Number);
+    const query = new URLSearchParams(location.search);
+    const zoom = (query.get("zoom") || "").split(":").map(Number);
+    this.settings = {
+      x: query.get("x") || "step",
+      logx: query.has("logx"), logy: query.has("logy"),
+      smoothing: Math.min(Math.max(Number(query.get("smooth")) || 0, 0), 0.99),
+      zoom: zoom.length === 2 && zoom.every(Number.isFinite) ? zoom : null,
+      filter: query.get("show") || "",
+    };
+    this.figures = [...section.querySelectorAll("figure[data-metric]")].map((figure) => new Figure(this, figure));
+    this.tools();
+    this.filter();
+    this.seen = new IntersectionObserver((entries) => {
+      for (const entry of entries) entry.target.figure.inView(entry.isIntersecting);
+    }, { rootMargin: "200px" });
+    for (const each of this.figures) this.seen.observe(each.root);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const each of this.figures) each.build(); });
+  }
+
+  tools() {
+    const place = this.section.querySelector("[data-tools]");
+    const names = this.figures.map((each) => each.metric);
+    const over = element("select", { "aria-label": "Draw over", onchange: () => this.change({ x: over.value, zoom: null }) },
+      ...["step", "time", ...names].map((name) => element("option", { value: name, selected: name === this.settings.x }, name === "time" ? "seconds" : name)));
+    const toggle = (key, text) => {
+      const box = element("input", { type: "checkbox", checked: this.settings[key], onchange: () => this.change({ [key]: box.checked }) });
+      return element("label", {}, box, text);
+    };
+    const slider = element("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: this.settings.smoothing, "aria-label": "Smoothing",
+      onchange: () => this.change({ smoothing: Number(slider.value) }) });
+    this.reset = element("button", { type: "button", class: "small", hidden: !this.settings.zoom, onclick: () => this.change({ zoom: null }) }, "Reset zoom");
+    const find = element("input", { type: "search", placeholder: "Filter metrics", "aria-label": "Filter metrics", value: this.settings.filter,
+      oninput: () => { this.settings.filter = find.value; this.filter(); this.remember(); } });
+    place.append(...(names.length > 6 ? [find] : []), element("label", {}, "over", over), toggle("logx", "log x"), toggle("logy", "log y"),
+      element("label", {}, "smooth", slider), this.reset, element("a", { href: `/metrics.csv?runs=${this.runs}` }, "CSV"));
+    place.hidden = false;
+  }
+
+  /** A figure that was added to the page. */
+  adopt(root) {
+    const figure = new Figure(this, root);
+    this.figures.push(figure);
+    this.filter();
+    this.seen.observe(root);
+  }
+
+  filter() {
+    const wanted = this.settings.filter.toLowerCase();
+    for (const each of this.figures) each.root.hidden = !each.metric.toLowerCase().includes(wanted);
+  }
+
+  change(settings) {
+    Object.assign(this.settings, settings);
+    this.reset.hidden = !this.settings.zoom;
+    this.remember();
+    for (const each of this.figures) { each.stale = true; if (each.visible) each.load(); }
+  }
+
+  remember() {
+    const address = new URL(location.href), { x, logx, logy, smoothing, zoom, filter } = this.settings;
+    const put = (name, value) => { if (value) address.searchParams.set(name, value); else address.searchParams.delete(name); };
+    put("x", x === "step" ? "" : x); put("logx", logx ? "1" : ""); put("logy", logy ? "1" : "");
+    put("smooth", smoothing || ""); put("zoom", zoom ? zoom.map((each) => Number(each.toPrecision(8))).join(":") : ""); put("show", filter);
+    history.replaceState(null, "", address);
+  }
+
+  /** Which curves are in view, and how many points of each are known: what the poll asks more of. */
+  having() {
+    const run = this.runs[0];
+    return this.figures.filter((each) => each.visible && each.data?.[run]).map((each) => `${each.index}:${each.data[run].points}`).join(",");
+  }
+
+  /** New points of the one run of this page. */
+  extend(curves) {
+    for (const [index, curve] of Object.entries(curves)) this.figures[index]?.extend(this.runs[0], curve);
+  }
+}
+
+class Figure {
+  constructor(curves, root) {
+    this.curves = curves;
+    this.root = root;
+    root.figure = this;
+    this.metric = root.dataset.metric;
+    this.index = Number(root.dataset.index);
+    this.plot = root.querySelector("[data-plot]");
+    this.caption = root.querySelector("figcaption");
+    this.facts = this.caption.cloneNode(true).childNodes;
+    this.readout = element("div", { class: "readout", "aria-live": "polite" });
+    this.plot.after(this.readout);
+    this.visible = false;
+    this.stale = true;
+    this.data = null;
+    this.buttons();
+    this.keys();
+    new ResizeObserver(() => this.drawn?.setSize({ width: this.plot.clientWidth, height: this.plot.clientHeight })).observe(this.plot);
+  }
+
+  buttons() {
+    const wide = element("button", { type: "button", "aria-pressed": "false", onclick: () => {
+      const is = this.root.classList.toggle("wide");
+      wide.setAttribute("aria-pressed", is); wide.textContent = is ? "smaller" : "larger";
+      this.stale = true; this.load();
+    } }, "larger");
+    this.tableButton = element("button", { type: "button", "aria-pressed": "false", onclick: () => this.toggleTable() }, "table");
+    const svg = element("a", { href: `/curves.svg?runs=${this.curves.runs}&metric=${encodeURIComponent(this.metric)}` }, "SVG");
+    this.root.querySelector("h3").append(element("span", { class: "more" }, wide, this.tableButton, svg));
+  }
+
+  inView(is) {
+    this.visible = is;
+    if (is && this.stale) this.load();
+  }
+
+  async load() {
+    this.stale = false;
+    const { x, smoothing, zoom } = this.curves.settings;
+    const query = new URLSearchParams({ runs: this.curves.runs, metric: this.metric, x, parts: Math.min(Math.max(Math.round(this.plot.clientWidth), 50), 2000) });
+    if (smoothing) query.set("smoothing", smoothing);
+    if (zoom) { query.set("lower", zoom[0]); query.set("upper", zoom[1]); }
+    const turn = this.turn = Symbol();
+    try {
+      const told = await fetchJson(`/curves.json?${query}`);
+      if (turn !== this.turn) return;
+      this.data = told.runs;
+      this.build();
+    } catch (error) { this.stale = true; toast(error.message); }
+  }
+
+  extend(run, curve) {
+    const known = this.data?.[run];
+    if (!known) return;
+    known.points = curve.points;
+    if (this.curves.settings.zoom) return;
+    if (curve.from === 0 || this.curves.settings.smoothing || known.x.length > MOST_DRAWN) { this.load(); return; }
+    known.x.push(...curve.x); known.y.push(...curve.y);
+    known.total += curve.total; known.gaps += curve.gaps;
+    if (this.drawn) { this.drawn.setData(this.table().data); this.say(); } else this.build();
+  }
+
+  /** What uPlot draws: one x for all, and of each run its values (pale behind the smoothed ones, if any). */
+  table() {
+    const { logx, logy } = this.curves.settings;
+    const tables = [], series = [];
+    this.hiddenByLog = 0;
+    for (const [place, run] of this.curves.runs.entries()) {
+      const curve = this.data[run];
+      if (!curve || !curve.x.length) continue;
+      const parts = [["y", Boolean(curve.smooth)], ...(curve.smooth ? [["smooth", false]] : [])];
+      let xs = curve.x;
+      const columns = parts.map(([key]) => curve[key].map((value) => {
+        if (logy && value !== null && value <= 0) { this.hiddenByLog += 1; return null; }
+        return value;
+      }));
+      if (logx) {
+        const kept = xs.map((value, index) => [value, index]).filter(([value]) => value > 0).map(([, index]) => index);
+        this.hiddenByLog += xs.length - kept.length;
+        xs = kept.map((index) => xs[index]);
+        columns.forEach((column, index) => { columns[index] = kept.map((each) => column[each]); });
+      }
+      // Two points at one x would be one: later ones are moved by less than can be seen.
+      const places = new Float64Array(xs.length);
+      for (let index = 0; index < xs.length; index++) {
+        places[index] = index && xs[index] <= places[index - 1] ? places[index - 1] + Math.max(Math.abs(places[index - 1]), 1) * 1e-12 : xs[index];
+      }
+      tables.push([places, ...columns]);
+      for (const [key, pale] of parts) series.push({ run, place, pale, key });
+    }
+    if (!tables.length) return { data: [[]], series };
+    return { data: tables.length === 1 ? tables[0] : uPlot.join(tables), series };
+  }
+
+  build() {
+    if (!this.data) return;
+    this.drawn?.destroy();
+    this.drawn = null;
+    const { data, series } = this.table();
+    this.series = series;
+    this.say();
+    if (!data[0].length) { this.plot.textContent = "No points to draw."; return; }
+    this.plot.textContent = "";
+    const { logx, logy, x, zoom } = this.curves.settings;
+    const ink = style("--quiet"), line = style("--line");
+    const axis = { stroke: ink, font: "12px system-ui", grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
+    this.drawn = new uPlot({
+      width: this.plot.clientWidth, height: this.plot.clientHeight,
+      legend: { show: false },
+      cursor: { drag: { x: true, y: false }, points: { size: 7 }, y: false },
+      scales: { x: { time: false, distr: logx ? 3 : 1, ...(zoom ? { range: () => zoom } : {}) }, y: { distr: logy ? 3 : 1 } },
+      axes: [
+        { ...axis, label: undefined, size: 34, values: (_, ticks) => ticks.map((each) => each === null ? "" : number(each)) },
+        { ...axis, size: (_, values) => 20 + 7 * Math.max(3, ...(values || []).map((each) => String(each).length)), values: (_, ticks) => ticks.map((each) => each === null ? "" : number(each)) },
+      ],
+      series: [{ label: x }, ...series.map(({ run, place, pale }) => ({
+        label: `run ${run}`, stroke: style(`--s${place % 8}`) + (pale ? "55" : ""), width: pale ? 1 : 1.75,
+        dash: pale ? [] : DASHES[place % 8], points: { show: data[0].length < 40 && !pale },
+      }))],
+      hooks: {
+        setSelect: [(drawn) => {
+          if (drawn.select.width < 4) return;
+          const lower = drawn.posToVal(drawn.select.left, "x"), upper = drawn.posToVal(drawn.select.left + drawn.select.width, "x");
+          drawn.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+          this.curves.change({ zoom: [lower, upper] });
+        }],
+        setCursor: [(drawn) => this.tell(drawn.cursor.idx)],
+      },
+    }, data, this.plot);
+    this.drawn.over.addEventListener("dblclick", () => { if (this.curves.settings.zoom) this.curves.change({ zoom: null }); });
+    if (!this.tableShown()) return;
+    this.toggleTable(); this.toggleTable();
+  }
+
+  tell(index) {
+    const drawn = this.drawn;
+    if (index == null || !drawn) { this.readout.replaceChildren(); return; }
+    const x = this.curves.settings.x;
+    const parts = [element("span", {}, `${x === "time" ? "seconds" : x} ${number(drawn.data[0][index])}`)];
+    this.series.forEach(({ run, pale, place }, at) => {
+      if (pale) return;
+      let value = drawn.data[at + 1][index];
+      for (let back = index; value === undefined && back > 0;) value = drawn.data[at + 1][--back];
+      const name = this.curves.runs.length > 1 ? `run ${run} ` : "";
+      parts.push(element("span", {}, ...(name ? [swatch(place)] : []), ` ${name}${value === null ? "not finite" : number(value)}`));
+    });
+    this.readout.replaceChildren(...parts);
+  }
+
+  say() {
+    const drawn = [], { x } = this.curves.settings;
+    let shown = 0, total = 0, gaps = 0;
+    for (const run of this.curves.runs) {
+      const curve = this.data[run];
+      if (!curve) continue;
+      shown += curve.x.length; total += curve.total; gaps += curve.gaps;
+      const finite = curve.y.filter((value) => value !== null);
+      if (this.curves.runs.length === 1 && finite.length) {
+        let low = Infinity, high = -Infinity;
+        for (const value of finite) { if (value < low) low = value; if (value > high) high = value; }
+        drawn.push(`last ${number(finite[finite.length - 1])}`, `lowest ${number(low)}`, `highest ${number(high)}`);
+      }
+    }
+    const thousands = (value) => value.toLocaleString("en");
+    drawn.push(shown < total ? `${thousands(shown)} of ${thousands(total)} points drawn, extremes kept` : `${thousands(total)} point${total === 1 ? "" : "s"}`);
+    if (gaps) drawn.push(`${thousands(gaps)} not finite: gaps`);
+    if (this.hiddenByLog) drawn.push(`${thousands(this.hiddenByLog)} at or below 0 not on a log axis`);
+    const text = drawn.join(" · ");
+    this.caption.textContent = text;
+    this.plot.setAttribute("aria-label", `${this.metric} over ${x}: ${text}. Arrow keys read values.`);
+  }
+
+  keys() {
+    this.plot.tabIndex = 0;
+    this.plot.setAttribute("role", "application");
+    this.plot.setAttribute("aria-roledescription", "curve");
+    this.plot.setAttribute("aria-label", this.metric);
+    this.plot.addEventListener("keydown", (event) => {
+      if (!this.drawn || event.ctrlKey || event.metaKey) return;
+      const last = this.drawn.data[0].length - 1, now = this.drawn.cursor.idx ?? -1, leap = event.shiftKey ? Math.max(Math.round(last / 20), 1) : 1;
+      const to = { ArrowLeft: now < 0 ? last : now - leap, ArrowRight: now + leap, Home: 0, End: last }[event.key];
+      if (to !== undefined) this.read(Math.max(0, Math.min(to, last)));
+      else if (event.key === "+" || event.key === "-") this.zoomBy(event.key === "+" ? 0.5 : 2);
+      else if (event.key === "0") this.curves.change({ zoom: null });
+      else if (event.key === "t") this.toggleTable();
+      else return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
+  }
+
+  read(index) {
+    const left = this.drawn.valToPos(this.drawn.data[0][index], "x");
+    this.drawn.setCursor({ left, top: 10 }, false);
+    this.drawn.cursor.idx = index;
+    this.tell(index);
+  }
+
+  zoomBy(factor) {
+    const { min, max } = this.drawn.scales.x, at = this.drawn.cursor.idx;
+    const middle = at == null ? (min + max) / 2 : this.drawn.data[0][at];
+    const half = (max - min) * factor / 2;
+    this.curves.change({ zoom: [middle - half, middle + half] });
+    this.plot.focus();
+  }
+
+  tableShown() { return this.root.querySelector(".values") !== null; }
+
+  toggleTable() {
+    const there = this.root.querySelector(".values");
+    this.tableButton.setAttribute("aria-pressed", !there);
+    if (there) { there.remove(); return; }
+    if (!this.drawn) return;
+    const head = element("tr", {}, element("th", { scope: "col" }, this.curves.settings.x), ...this.series.map(({ run, key }) => element("th", { scope: "col" }, `run ${run}${key === "smooth" ? " smoothed" : ""}`)));
+    const rows = [];
+    for (let index = 0; index < Math.min(this.drawn.data[0].length, 2000); index++) {
+      rows.push(element("tr", {}, ...this.drawn.data.map((column) => element("td", {}, column[index] === null ? "not finite" : column[index] === undefined ? "" : number(column[index])))));
+    }
+    this.root.append(element("div", { class: "values", tabindex: "0", role: "region", "aria-label": `Values of ${this.metric}` }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows))));
+  }
+}
+
+function swatch(place) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  made.setAttribute("class", "swatch"); made.setAttribute("width", "18"); made.setAttribute("height", "8"); made.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("class", `s${place % 8}`); path.setAttribute("d", "M0 4h18");
+  made.append(path);
+  return made;
+}

@@ -1,0 +1,14 @@
+// Runs beside each other: their curves, asked for anew while one of them goes on.
+import { Curves } from "./chart.js";
+import { poll } from "./page.js";
+
+const section = document.querySelector("[data-curves]");
+if (section) {
+  const curves = new Curves(section);
+  poll(async () => {
+    const visible = curves.figures.filter((each) => each.visible && each.data);
+    const going = visible.some((each) => Object.values(each.data).some((curve) => curve.active));
+    if (going && !curves.settings.zoom) await Promise.all(visible.map((each) => each.load()));
+    return !visible.length || going ? 1000 : null;
+  }, 1000);
+}

@@ -1,0 +1,215 @@
+// A run's log: a window of lines in the page, however long the log is; follows its end, searches, scrolls back.
+import { ansiNodes, plainState } from "./ansi.js";
+import { element, fetchJson, onKeys, poll } from "./page.js";
+
+const MOST = 2000; // lines in the page
+const NEAR = 400; // pixels from an edge at which more is fetched
+
+export class LogView {
+  constructor(root) {
+    this.root = root;
+    this.run = root.dataset.run;
+    this.lines = root.querySelector("[data-lines]");
+    this.start = Number(root.dataset.start);
+    this.end = Number(root.dataset.end);
+    this.size = Number(root.dataset.size);
+    this.active = root.hasAttribute("data-active");
+    this.open = {}; // of each stream, the line whose end has not come
+    this.state = plainState();
+    this.loading = false;
+    this.times = false;
+    this.matches = [];
+    this.match = -1;
+    root.querySelector("[data-tools]").hidden = false;
+    this.followBox = root.querySelector("[data-follow]");
+    this.listen();
+    this.tail();
+  }
+
+  get following() { return this.followBox.checked; }
+
+  listen() {
+    this.lines.addEventListener("scroll", () => this.scrolled(), { passive: true });
+    this.followBox.addEventListener("change", () => { if (this.following) this.tail(); });
+    this.root.querySelector("[data-times]").addEventListener("change", (event) => {
+      this.times = event.target.checked;
+      for (const each of this.lines.querySelectorAll("time")) each.hidden = !this.times;
+    });
+    const field = this.root.querySelector("[data-search]");
+    let timer = 0;
+    field.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(() => this.search(field.value), 250); });
+    field.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") { event.preventDefault(); this.step(event.shiftKey ? -1 : 1); }
+    });
+    this.root.querySelector("[data-next]").addEventListener("click", () => this.step(-1));
+    this.root.querySelector("[data-previous]").addEventListener("click", () => this.step(1));
+    this.lines.addEventListener("keydown", (event) => {
+      if (event.key === "End") { this.followBox.checked = true; this.tail(); event.preventDefault(); }
+      if (event.key === "Home") { this.followBox.checked = false; this.jump(0); event.preventDefault(); }
+    });
+  }
+
+  /** Show the end. */
+  async tail() {
+    if (this.loading) return;
+    this.loading = true;
+    try { this.show(await fetchJson(`/runs/${this.run}/log.json`)); } finally { this.loading = false; }
+    this.lines.scrollTop = this.lines.scrollHeight;
+  }
+
+  /** Show what stands around a place. */
+  async jump(place) {
+    this.loading = true;
+    try {
+      const [before, after] = await Promise.all([
+        place > 0 ? fetchJson(`/runs/${this.run}/log.json?before=${place}`) : { start: 0, lines: [] },
+        fetchJson(`/runs/${this.run}/log.json?after=${place}`),
+      ]);
+      this.show({ start: before.start, end: after.end, size: after.size, lines: [...before.lines.slice(-300), ...after.lines] });
+      if (before.lines.length > 300) this.start = before.lines[before.lines.length - 300][0];
+    } finally { this.loading = false; }
+  }
+
+  show(window) {
+    this.start = window.start; this.end = window.end; this.size = window.size;
+    this.open = {}; this.state = plainState();
+    this.lines.replaceChildren(...this.nodes(window.lines));
+  }
+
+  /** New lines at the end, as the poll of a run's page brings them. */
+  append(window) {
+    this.size = window.size;
+    if (this.following && window.size - window.end > 1 << 20) { this.tail(); return; } // too far behind to catch up
+    if (window.start !== this.end) return; // the page has been scrolled away meanwhile
+    this.end = window.end;
+    this.lines.append(...this.nodes(window.lines));
+    if (!this.following) return;
+    while (this.lines.childElementCount > MOST) this.dropFirst();
+    this.lines.scrollTop = this.lines.scrollHeight;
+  }
+
+  /** Offset from which to ask for more, or null while the end is not in the page. */
+  get cursor() { return this.end >= this.size || this.following ? this.end : null; }
+
+  dropFirst() {
+    const first = this.lines.firstElementChild;
+    first.remove();
+    const next = this.lines.firstElementChild;
+    if (next) this.start = Number(next.dataset.at);
+  }
+
+  nodes(lines) {
+    const made = [];
+    for (const [at, time, stream, text, ends] of lines) {
+      const begun = this.open[stream];
+      if (begun) {
+        begun.text += text;
+        this.fill(begun);
+        if (ends) delete this.open[stream];
+        continue;
+      }
+      const node = element("div", { class: stream === "stdout" ? "line" : `line ${stream}`, "data-at": at });
+      const line = { node, text, time };
+      this.fill(line);
+      if (!ends) this.open[stream] = line;
+      made.push(node);
+    }
+    return made;
+  }
+
+  fill(line) {
+    const shown = line.text.replace(/\r+$/, "");
+    const stamp = element("time", { hidden: !this.times }, new Date(line.time * 1000).toLocaleTimeString([], { hour12: false }));
+    line.node.replaceChildren(stamp, ...ansiNodes(shown.slice(shown.lastIndexOf("\r") + 1), this.state));
+  }
+
+  async scrolled() {
+    const box = this.lines, below = box.scrollHeight - box.scrollTop - box.clientHeight;
+    if (below > 40 && this.following && !this.loading) this.followBox.checked = false;
+    if (this.loading) return;
+    if (box.scrollTop < NEAR && this.start > 0) await this.older();
+    else if (below < NEAR && this.end < this.size) await this.newer();
+  }
+
+  async older() {
+    this.loading = true;
+    try {
+      const window = await fetchJson(`/runs/${this.run}/log.json?before=${this.start}`);
+      const height = this.lines.scrollHeight, top = this.lines.scrollTop;
+      const open = this.open; this.open = {};
+      this.lines.prepend(...this.nodes(window.lines));
+      this.open = open;
+      this.start = window.start;
+      this.lines.scrollTop = top + this.lines.scrollHeight - height;
+      while (this.lines.childElementCount > MOST) {
+        const last = this.lines.lastElementChild;
+        this.end = Number(last.dataset.at);
+        // Lines of one entry go together, or the next fetch would repeat some.
+        while (this.lines.lastElementChild && Number(this.lines.lastElementChild.dataset.at) === this.end) this.lines.lastElementChild.remove();
+        this.open = {};
+      }
+    } finally { this.loading = false; }
+  }
+
+  async newer() {
+    this.loading = true;
+    try {
+      const window = await fetchJson(`/runs/${this.run}/log.json?after=${this.end}`);
+      this.size = window.size; this.end = window.end;
+      this.lines.append(...this.nodes(window.lines));
+      const height = this.lines.scrollHeight;
+      while (this.lines.childElementCount > MOST) this.dropFirst();
+      this.lines.scrollTop -= height - this.lines.scrollHeight;
+    } finally { this.loading = false; }
+  }
+
+  async search(text) {
+    const found = this.root.querySelector("[data-found]");
+    this.matches = []; this.match = -1; this.text = text;
+    for (const each of this.root.querySelectorAll("[data-next], [data-previous]")) each.hidden = true;
+    if (!text) { found.textContent = ""; return; }
+    found.textContent = "searching…";
+    let told = await fetchJson(`/runs/${this.run}/log/search.json?text=${encodeURIComponent(text)}`);
+    // A rare text in a long log: each answer goes on for a while.
+    while (!told.lines.length && told.before > 0 && this.text === text) {
+      told = await fetchJson(`/runs/${this.run}/log/search.json?text=${encodeURIComponent(text)}&before=${told.before}`);
+    }
+    if (this.text !== text) return;
+    this.matches = told.lines;
+    this.more = told.before > 0 ? "+" : "";
+    found.textContent = told.lines.length ? `${told.lines.length}${this.more} lines` : "not found";
+    for (const each of this.root.querySelectorAll("[data-next], [data-previous]")) each.hidden = !told.lines.length;
+    if (told.lines.length) this.step(1);
+  }
+
+  /** The next older match (1) or newer one (-1). */
+  async step(by) {
+    if (!this.matches.length) return;
+    this.match = (this.match + by + this.matches.length) % this.matches.length;
+    const [at, , , text] = this.matches[this.match];
+    this.followBox.checked = false;
+    await this.jump(at);
+    const wanted = this.text.toLowerCase();
+    const node = [...this.lines.children].find((each) => Number(each.dataset.at) === at && each.textContent.toLowerCase().includes(wanted));
+    node?.classList.add("hit");
+    node?.scrollIntoView({ block: "center" });
+    this.root.querySelector("[data-found]").textContent = `${this.match + 1} of ${this.matches.length}${this.more}`;
+  }
+}
+
+/** Of a page that is a log and nothing else. */
+const alone = document.querySelector(".log.tall[data-log]");
+if (alone) {
+  const view = new LogView(alone);
+  onKeys([
+    ["n", "next match", () => view.step(-1)], ["p", "previous match", () => view.step(1)],
+    ["f", "follow the log", () => { view.followBox.checked = !view.following; if (view.following) view.tail(); }],
+  ]);
+  if (view.active) {
+    poll(async () => {
+      const told = await fetchJson(`/runs/${view.run}/live.json?log=${view.cursor ?? view.size}`);
+      if (told.log && view.cursor !== null) view.append(told.log); else if (told.log) view.size = told.log.size;
+      return told.active || told.log?.end < told.log?.size ? 500 : null;
+    });
+  }
+}

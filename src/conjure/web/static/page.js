@@ -1,0 +1,183 @@
+// What every page does: times that tick, copy buttons, keys, actions. Exports what the other modules share.
+
+export const actionsAllowed = document.body.hasAttribute("data-actions");
+const toastPlace = document.getElementById("toast");
+let toastTimer = 0;
+
+/** Say something short at the foot of the page. */
+export function toast(text) {
+  toastPlace.textContent = text;
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => { toastPlace.textContent = ""; }, 4000);
+}
+
+/** An answer as JSON; an error's words as an exception. */
+export async function fetchJson(address, options = {}) {
+  const answer = await fetch(address, { credentials: "same-origin", ...options });
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(body.error?.message || `the server answered ${answer.status}`);
+  return body;
+}
+
+/** An element with attributes and children; texts stay texts. */
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value != null) made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/**
+ * Call `ask` again and again: never twice at once, never while the tab is hidden.
+ * It returns how many milliseconds to wait, or null to end.
+ */
+export function poll(ask, first = 500) {
+  let timer = 0, asking = false, over = false;
+  async function turn() {
+    if (asking || over || document.hidden) return;
+    asking = true;
+    let wait = 5000;
+    try { wait = await ask(); } catch { /* the server may be restarting */ }
+    asking = false;
+    if (wait === null) over = true;
+    else timer = setTimeout(turn, wait);
+  }
+  document.addEventListener("visibilitychange", () => { clearTimeout(timer); if (!document.hidden) turn(); });
+  timer = setTimeout(turn, first);
+}
+
+export function duration(seconds) {
+  if (seconds < 59.95) return `${Math.max(seconds, 0).toFixed(1)}s`;
+  const minutes = Math.floor(Math.round(seconds) / 60), hours = Math.floor(minutes / 60), days = Math.floor(hours / 24);
+  if (days) return `${days}d ${hours % 24}h`;
+  return hours ? `${hours}h ${minutes % 60}m` : `${minutes}m ${Math.round(seconds) % 60}s`;
+}
+
+function age(seconds) {
+  for (const [length, unit] of [[31536000, "y"], [86400, "d"], [3600, "h"], [60, "m"]]) {
+    if (seconds >= length) return `${Math.floor(seconds / length)}${unit}`;
+  }
+  return `${Math.max(Math.floor(seconds), 0)}s`;
+}
+
+function tick() {
+  if (document.hidden) return;
+  const now = Date.now() / 1000;
+  for (const each of document.querySelectorAll("time[data-since]")) set(each, duration(now - Number(each.dataset.since)));
+  for (const each of document.querySelectorAll("time[data-age]")) set(each, age(now - Date.parse(each.dateTime) / 1000));
+}
+function set(place, text) { if (place.textContent !== text) place.textContent = text; }
+tick();
+setInterval(tick, 1000);
+
+/** Make what needs scripts visible and working, in the page or in a new part of it. */
+export function awaken(root = document) {
+  for (const each of root.querySelectorAll("[data-scripted], [data-copy], [data-help]")) each.hidden = false;
+}
+awaken();
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.copy !== undefined) {
+    await copy(button.dataset.copy);
+  } else if (button.dataset.act && button.dataset.on) {
+    await act(button.dataset.act, [Number(button.dataset.on)]);
+  } else if (button.dataset.help !== undefined) help();
+});
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    toast("Copied");
+  } catch {
+    const field = element("textarea", { readonly: true });
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    toast(document.execCommand("copy") ? "Copied" : "This browser does not let pages copy");
+    field.remove();
+  }
+}
+
+const QUESTIONS = {
+  kill: "Kill without saving its outputs?",
+  stop: "Stop and save its outputs?",
+  archive: null, unarchive: null, rerun: null,
+};
+
+/** Do one thing to some runs, after asking where it cannot be taken back. */
+export async function act(action, runs) {
+  let label = null;
+  const which = runs.length === 1 ? `run ${runs[0]}` : `${runs.length} runs`;
+  if (action === "label") {
+    label = await ask(`Label for ${which}`, true);
+    if (!label) return;
+  } else if (QUESTIONS[action] && !await ask(`${which[0].toUpperCase()}${which.slice(1)}: ${QUESTIONS[action]}`)) return;
+  try {
+    const told = await fetchJson("/actions", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(label === null ? { action, runs } : { action, runs, label }),
+    });
+    if (action === "rerun") location.href = `/runs/${told.runs[0]}`;
+    else if (action === "stop" || action === "kill") toast(`Asked ${which} to end`);
+    else location.reload();
+  } catch (error) { toast(error.message); }
+}
+
+/** A question with yes and no, or for a text; resolves to the text, true, or null. */
+function ask(question, wantsText = false) {
+  return new Promise((resolve) => {
+    const field = wantsText ? element("input", { type: "text", "aria-label": question, maxlength: 80 }) : "";
+    const dialog = element("dialog", { "aria-label": question }, element("form", { method: "dialog" },
+      element("h2", {}, question), field,
+      element("p", { class: "row" }, element("button", { value: "no", formnovalidate: true }, "Cancel"), element("button", { value: "yes" }, "OK"))));
+    dialog.addEventListener("close", () => {
+      resolve(dialog.returnValue !== "yes" ? null : wantsText ? field.value.trim() : true);
+      dialog.remove();
+    });
+    // Enter in the field means OK, though Cancel comes first.
+    if (wantsText) field.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); dialog.close("yes"); } });
+    document.body.append(dialog);
+    dialog.showModal();
+    if (wantsText) field.focus(); else dialog.querySelector("button[value=yes]").focus();
+  });
+}
+
+const KEYS = [["/", "search"], ["g r", "runs"], ["g h", "home"], ["g c", "compare"], ["g l", "lineage"], ["?", "this list"], ["Esc", "close, leave a field"]];
+
+/** Add keys to the list that `?` shows, and what they do. */
+const handlers = new Map();
+export function onKeys(entries) {
+  for (const [key, text, handler] of entries) { KEYS.push([key, text]); handlers.set(key, handler); }
+}
+
+function help() {
+  const list = element("dl", { class: "keys" });
+  for (const [keys, text] of KEYS) list.append(element("dt", {}, ...keys.split(" ").flatMap((key) => [element("kbd", {}, key), " "])), element("dd", {}, text));
+  const dialog = element("dialog", { "aria-label": "Keyboard shortcuts" }, element("h2", {}, "Keyboard shortcuts"), list,
+    element("form", { method: "dialog", class: "row" }, element("button", {}, "Close")));
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+let went = 0;
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input:not([type=checkbox]):not([type=range]), textarea, select, [contenteditable]");
+  if (event.key === "Escape" && typing) { event.target.blur(); return; }
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const going = Date.now() - went < 1000;
+  went = 0;
+  const to = { r: "/runs", h: "/", c: "/compare", l: "/lineage" }[event.key];
+  if (going && to) location.href = to;
+  else if (event.key === "g") went = Date.now();
+  else if (event.key === "/") { event.preventDefault(); (document.querySelector("[data-main-search]") || document.querySelector(".find input"))?.focus(); }
+  else if (event.key === "?") help();
+  else if (handlers.has(event.key)) { if (handlers.get(event.key)(event) !== false) event.preventDefault(); }
+});

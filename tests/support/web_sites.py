@@ -1,0 +1,64 @@
+"""The pages of a home on a real server, and a client that is logged in."""
+
+from contextlib import contextmanager
+
+from conjure.core.home import Home
+from conjure.http.api_keys import ApiKeys
+from conjure.http.server import HttpServer, Shutdown, listen
+from conjure.web.app import create_app
+from conjure.web.pages.playground import LazyPlayground
+from conjure.web.session import Session
+from conjure.web.site import Site
+from support.http_servers import Client
+
+
+class Visitor(Client):
+    """Sends the cookie that the token was exchanged for."""
+
+    cookie = ""
+
+    def __init__(self, port, session):
+        super().__init__(port)
+        self.session = session
+
+    def log_in(self):
+        answer = self.get(f"/?token={self.session.token}")
+        assert answer.status == 303
+        self.cookie = answer.headers["Set-Cookie"].partition(";")[0]
+        return self
+
+    def request(self, method, path, body=None, headers=None, *, host=None):
+        with_cookie = {"Cookie": self.cookie} if self.cookie else {}
+        return super().request(method, path, body, {**with_cookie, **(headers or {})}, host=host)
+
+    def page(self, path):
+        """A page's text; it must be one."""
+        answer = self.get(path)
+        assert answer.status == 200, answer.content
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        return answer.content.decode()
+
+
+@contextmanager
+def visiting(root, *, allow_actions=False, keys=None, logged_in=True):
+    """A visitor of the pages of the home in `root`."""
+    import threading
+
+    bound = listen("127.0.0.1", 0, has_key=False)
+    port = bound.getsockname()[1]
+    session = Session(port, None if keys is None else ApiKeys(keys))
+    playground = LazyPlayground(Home(root))
+    app = create_app(Site(Home(root), allow_actions=allow_actions), session, playground)
+    server = HttpServer(app, bound, Shutdown(playground.drain, playground.abort))
+    ready = threading.Event()
+    thread = threading.Thread(target=server.run, args=[ready.set])
+    thread.start()
+    assert ready.wait(30)
+    try:
+        visitor = Visitor(port, session)
+        yield visitor.log_in() if logged_in else visitor
+    finally:
+        server.end()
+        thread.join(30)
+        playground.end()
+        assert not thread.is_alive()

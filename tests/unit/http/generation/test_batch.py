@@ -1,0 +1,241 @@
+"""What a text becomes depends on its request alone, whatever else is written meanwhile."""
+
+import random
+
+import numpy as np
+import pytest
+
+from conjure.http.generation.lane import Lane
+from conjure.http.generation.requests import Failed, GenerationJob, PromptScored, TokenWritten
+from conjure.http.generation.served_model import ServedModel, load_served_model
+from conjure.lm.generation.engine_loading import load_writer
+from conjure.lm.generation.generate import Sample, stream
+from conjure.lm.generation.logit_adjustments import LogitSettings
+from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.native.library import status
+from support.models import tiny_checkpoint, tiny_tokenizer
+
+_CONTEXT = 160  # more than one piece of a prompt
+
+
+@pytest.fixture(scope="module", params=["int8", "float32"])
+def model(request, tmp_path_factory):
+    if request.param == "int8" and status().library is None:
+        pytest.skip(status().reason)
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("tiny"), context_length=_CONTEXT)
+    return load_served_model("tiny", folder, precision=request.param, rows=8)
+
+
+def _lane(model, most_rows=4, most_bytes=1 << 30):
+    return Lane(model, most_rows=most_rows, most_bytes=most_bytes)
+
+
+def _collect(events, into):
+    for job, event in events:
+        assert not isinstance(event, Failed), event
+        if isinstance(event, TokenWritten):
+            into.setdefault((id(job), event.prompt, event.sample), []).append(event)
+
+
+def _alone(model, job):
+    lane, texts = _lane(model), {}
+    lane.add(job)
+    while lane.has_work:
+        _collect(lane.work(), texts)
+    return {key[1:]: events for key, events in texts.items()}
+
+
+def _same(model, events, expected):
+    """Bit for bit with the native engine; with torch the same text, and log-probabilities within 1e-5."""
+    native = "native" in model.precision
+    assert [(e.text, e.token.token_id, e.finish_reason) for e in events] == [
+        (e.text, e.token.token_id, e.finish_reason) for e in expected
+    ]
+    ours, theirs = ([e.token.logprob for e in each] for each in (events, expected))
+    assert ours == theirs if native else np.allclose(ours, theirs, atol=1e-5)
+
+
+def _random_job(rng):
+    prompts = [[rng.randrange(299) for _ in range(rng.randint(1, 100))] for _ in range(rng.randint(1, 2))]
+    choice = LogitSettings(
+        temperature=rng.choice([0.0, 0.5, 1.0]),
+        top_k=rng.choice([0, 5]),
+        presence_penalty=rng.choice([0.0, 1.5]),
+        repetition_penalty=rng.choice([1.0, 1.3]),
+        logit_bias=rng.choice([(), ((3, 5.0),)]),
+    )
+    return GenerationJob(
+        prompts=prompts,
+        settings=choice,
+        samples=rng.randint(1, 3),
+        max_tokens=rng.randint(1, 20),
+        seed=rng.randint(0, 3),
+        ignore_eos=rng.choice([True, False]),
+        top_logprobs=rng.choice([None, 2]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_company_changes_nothing(model, seed):
+    """Jobs come between steps, and some of them are cancelled; the others get what they get alone."""
+    rng = random.Random(seed)
+    jobs = [_random_job(rng) for _ in range(5)]
+    lane, texts, waiting, cancelled = _lane(model), {}, list(jobs), set()
+    while waiting or lane.has_work:
+        if waiting and rng.random() < 0.3:
+            lane.add(waiting.pop())
+        if rng.random() < 0.02:
+            gone = rng.choice(jobs)
+            if gone not in waiting:
+                cancelled.add(id(gone))
+                lane.drop(gone)
+        _collect(lane.work(), texts)
+    for job in jobs:
+        if id(job) not in cancelled:
+            for (prompt, sample), events in _alone(model, job).items():
+                _same(model, texts[id(job), prompt, sample], events)
+
+
+def test_a_text_is_what_the_library_generates(model):
+    prompts = ["My dog", "The baker quit. He"]
+    request = GenerationRequest(prompts=prompts, max_new_tokens=12, num_samples=2, seed=5, top_k=0)
+    writer = load_writer(model.folder, precision=model.precision.partition(",")[0])
+    samples = [each for each in stream(writer.engine, writer.tokenizer, request) if isinstance(each, Sample)]
+    ids = tiny_tokenizer().encode_batch(prompts)
+    served = _alone(model, GenerationJob(prompts=ids, samples=2, max_tokens=12, seed=5))
+    for sample in samples:
+        events = served[sample.prompt_index, sample.index]
+        assert "".join(event.text for event in events) == sample.text
+        assert [event.token.token_id for event in events] == sample.token_ids
+        assert np.allclose([event.token.logprob for event in events], sample.logprobs, atol=1e-5)
+
+
+def test_a_long_prompt_is_read_in_pieces_while_others_get_a_token_each_step(model):
+    lane = _lane(model)
+    writing = GenerationJob(prompts=[[1, 2, 3]], max_tokens=40, ignore_eos=True)
+    lane.add(writing)
+    lane.work()
+    lane.add(GenerationJob(prompts=[list(range(130))], max_tokens=2))
+    for _ in range(3):  # 64, 64 and 2 tokens
+        told = [event for job, event in lane.work() if isinstance(event, TokenWritten) and job is writing]
+        assert len(told) == 1
+
+
+def test_a_cancelled_job_leaves_before_the_next_step(model):
+    lane = _lane(model)
+    job = GenerationJob(prompts=[[1, 2, 3]], samples=3, max_tokens=40, ignore_eos=True)
+    lane.add(job)
+    lane.work()
+    assert lane.running == 3
+    lane.drop(job)
+    assert not lane.has_work
+    assert lane.work() == []
+
+
+def test_rows_wait_for_room_and_join_in_order(model):
+    lane = _lane(model, most_rows=2)
+    jobs = [
+        GenerationJob(prompts=[[number]], max_tokens=3, ignore_eos=True, seed=number) for number in range(5)
+    ]
+    for job in jobs:
+        lane.add(job)
+    ended = []
+    while lane.has_work:
+        assert lane.running <= 2
+        told = [(job, e) for job, e in lane.work() if isinstance(e, TokenWritten)]
+        ended += [jobs.index(job) for job, event in told if event.finish_reason]
+    assert ended == [0, 1, 2, 3, 4]
+
+
+def test_memory_is_bounded_by_what_rows_may_come_to_hold(model):
+    bytes_of_one = model.engine.bytes_per_token * (1 + 10 - 1)
+    lane = _lane(model, most_rows=100, most_bytes=3 * bytes_of_one)
+    for seed in range(7):
+        lane.add(GenerationJob(prompts=[[1]], max_tokens=10, ignore_eos=True, seed=seed))
+    lane.work()
+    assert lane.running == 3
+
+
+def test_a_job_that_does_not_fit_fails_alone(model):
+    lane = _lane(model)
+    bad = GenerationJob(prompts=[[1] * (_CONTEXT + 5)], max_tokens=3)
+    good = GenerationJob(prompts=[[1]], max_tokens=3, ignore_eos=True)
+    lane.add(bad)
+    lane.add(good)
+    told = []
+    while lane.has_work:
+        told += lane.work()
+    assert [type(event) for job, event in told if job is bad] == [Failed]
+    assert sum(isinstance(event, TokenWritten) for job, event in told if job is good) == 3
+
+
+def test_a_row_whose_logits_are_no_numbers_fails_alone(model):
+    from conjure.http.generation.batch import choose_tokens
+    from conjure.http.generation.rows import Row
+
+    job = GenerationJob(prompts=[[1], [2]], max_tokens=3)
+    rows = [Row(job, prompt, 0, model.tokenizer) for prompt in range(2)]
+    logits = np.random.default_rng(0).normal(size=(2, 300)).astype(np.float32)
+    logits[0, 5] = np.nan
+    failed, chosen = choose_tokens(rows, logits, np.empty(0, np.int64))
+    assert isinstance(failed, Failed)
+    assert not isinstance(chosen, Failed)
+    assert (rows[0].finished, rows[1].finished) == (True, False)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("tiny"), context_length=512)
+    return load_served_model("tiny", folder, precision="auto", rows=8)
+
+
+def test_logprobs_of_prompts_are_those_of_a_plain_forward_pass(exact):
+    import torch
+
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(0, 300, length).tolist() for length in (1, 2, 5, 60, 128, 129, 400)]
+    lane = _lane(exact)
+    job = GenerationJob(prompts=prompts, max_tokens=0, prompt_logprobs=3)
+    lane.add(job)
+    scored = {}
+    while lane.has_work:
+        scored |= {event.prompt: event for _, event in lane.work() if isinstance(event, PromptScored)}
+    network = exact.exact()
+    for number, ids in enumerate(prompts):
+        with torch.no_grad():
+            expected = network.head(network(torch.tensor([ids])))[0].float().log_softmax(1)
+        tokens = scored[number].tokens
+        assert [token.token_id for token in tokens] == ids[1:]
+        for place, token in enumerate(tokens):
+            assert token.logprob == pytest.approx(expected[place, token.token_id].item(), abs=1e-5)
+            best = expected[place].topk(3)
+            assert [logprob for _, logprob in token.top] == pytest.approx(best.values.tolist(), abs=1e-5)
+            assert token.rank == int((expected[place] >= expected[place, token.token_id]).sum())
+
+
+def test_one_token_after_a_scored_prompt_comes_from_the_same_pass(exact):
+    lane = _lane(exact)
+    settings = LogitSettings(temperature=0)
+    lane.add(
+        GenerationJob(prompts=[[1, 2, 3]], settings=settings, max_tokens=1, prompt_logprobs=1, top_logprobs=1)
+    )
+    events = []
+    while lane.has_work:
+        events += [event for _, event in lane.work()]
+    (written,) = [event for event in events if isinstance(event, TokenWritten)]
+    assert written.token.top == [(written.token.token_id, written.token.logprob)]
+    assert written.finish_reason == "length"
+
+
+def test_streams_go_on_between_pieces_of_scoring(exact):
+    lane = _lane(exact)
+    writing = GenerationJob(prompts=[[1]], max_tokens=100, ignore_eos=True)
+    lane.add(writing)
+    lane.add(GenerationJob(prompts=[[1] * 400], max_tokens=0, prompt_logprobs=0))
+    for _ in range(4):
+        assert [job for job, event in lane.work() if isinstance(event, TokenWritten)] == [writing]
+
+
+def test_names_say_the_number_format(model):
+    assert isinstance(model, ServedModel)
+    assert model.precision.partition(",")[0] in model.fingerprint

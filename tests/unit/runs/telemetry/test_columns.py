@@ -1,0 +1,250 @@
+import json
+import math
+import random
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry import columns as module
+from conjure.runs.telemetry.columns import BUCKET, Column, ColumnCache, MetricColumns
+from conjure.runs.telemetry.curves import CurveRequest, draw_curve, thin
+
+
+def column_of(values, steps=None):
+    column = Column()
+    column.extend(list(steps or range(len(values))), list(values), [float(at) for at in range(len(values))])
+    return column
+
+
+def line(name, step, value, at=1.5):
+    shown = json.dumps(value) if isinstance(value, str) else repr(float(value))
+    return f'{{"name": {json.dumps(name)}, "step": {step}, "value": {shown}, "time": {at:.6f}}}\n'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    return tmp_path
+
+
+def add(folder, *lines):
+    with RunFolder(folder).metrics.open("a") as file:
+        file.writelines(lines)
+
+
+def refreshed(folder):
+    columns = MetricColumns(folder)
+    columns.refresh()
+    return columns
+
+
+@given(
+    st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=900),
+    st.integers(1, 60),
+    st.lists(st.integers(0, 900), max_size=3),
+)
+def test_a_thinned_column_keeps_every_extreme_and_a_gap_where_there_is_one(values, parts, cuts):
+    column = Column()
+    for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), len(values)], strict=True):
+        part = values[start:stop]
+        column.extend(list(range(start, start + len(part))), part, [0.0] * len(part))
+    kept = thin(column, 0, len(column), parts)
+    assert kept == sorted(set(kept))
+    assert len(kept) <= 5 * (parts + 2) or len(kept) == len(values)
+    assert kept[0] == 0
+    assert kept[-1] == len(values) - 1
+    finite = [value for value in values if math.isfinite(value)]
+    if finite:
+        drawn = [column.values[index] for index in kept if math.isfinite(column.values[index])]
+        assert (min(drawn), max(drawn)) == (min(finite), max(finite))
+    if len(finite) < len(values):
+        assert any(not math.isfinite(column.values[index]) for index in kept)
+
+
+def test_an_extreme_is_drawn_at_every_zoom():
+    values = [0.0] * 100_000
+    values[54_321] = 9.0
+    column = column_of(values)
+    for start, stop in ((0, 100_000), (50_000, 60_000), (54_000, 54_700), (54_300, 54_350)):
+        assert 54_321 in thin(column, start, stop, 50)
+
+
+def test_columns_say_what_the_file_says_however_it_grew(folder):
+    expected = {"loss": [], 'odd "name" é': []}
+    columns = MetricColumns(folder)
+    for step in range(300):
+        for name, values in expected.items():
+            add(folder, line(name, step, step * 0.5))
+            values.append(step * 0.5)
+        if step % 70 == 0:
+            columns.refresh()
+    columns.refresh()
+    assert columns.names() == list(expected)
+    for name, values in expected.items():
+        assert list(columns.column(name).values) == values
+        assert list(columns.column(name).steps) == list(range(300))
+        assert columns.count(name) == 300
+
+
+def test_a_line_still_being_written_is_left_for_later(folder):
+    add(folder, line("loss", 0, 1.0), line("loss", 1, 2.0)[:20])
+    columns = refreshed(folder)
+    assert columns.count("loss") == 1
+    add(folder, line("loss", 1, 2.0)[20:])
+    columns.refresh()
+    assert list(columns.column("loss").values) == [1.0, 2.0]
+
+
+def test_lines_of_another_form_cost_themselves_only(folder):
+    add(folder, line("loss", 0, 1.0), "rubbish\n", '{"step": 1, "name": "loss", "value": 2, "time": 3}\n')
+    assert list(refreshed(folder).column("loss").values) == [1.0, 2.0]
+
+
+def test_values_that_are_not_finite_are_gaps(folder):
+    add(folder, *(line("loss", step, value) for step, value in enumerate([1.0, "nan", "inf", "-inf", 2.0])))
+    curve = draw_curve(refreshed(folder), "loss")
+    assert list(curve.y) == [1.0, None, None, None, 2.0]
+    assert curve.gaps == 3
+
+
+@pytest.fixture
+def kept(folder, monkeypatch):
+    """A run whose columns are kept beside its metrics."""
+    monkeypatch.setattr(module, "_WORTH_KEEPING_BYTES", 100)
+    noise = random.Random(3)
+    add(folder, *(line(name, step, noise.random()) for step in range(500) for name in ("a", "b")))
+    refreshed(folder)
+    assert RunFolder(folder).columns.is_file()
+    return folder
+
+
+def test_what_is_kept_beside_is_read_instead_of_the_points(kept, monkeypatch):
+    direct = {name: list(refreshed(kept).column(name).values) for name in ("a", "b")}
+    monkeypatch.setattr(module, "_points", lambda whole: pytest.fail("points were parsed"))
+    columns = refreshed(kept)
+    assert columns.names() == ["a", "b"]
+    assert columns.count("b") == 500
+    for name, values in direct.items():
+        assert list(columns.column(name).values) == values
+        assert thin(columns.column(name), 0, 500, 3) == thin(column_of(values), 0, 500, 3)
+
+
+def test_points_after_what_is_kept_are_added(kept):
+    add(kept, line("a", 500, 7.5), line("c", 0, 1.0))
+    columns = refreshed(kept)
+    assert columns.count("a") == 501
+    assert columns.column("a").values[-1] == 7.5
+    assert columns.names() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "foreign", "rubbish"])
+def test_what_is_kept_but_does_not_fit_is_made_again(kept, damage):
+    expected = list(refreshed(kept).column("a").values)
+    beside = RunFolder(kept).columns
+    if damage == "torn":
+        beside.write_bytes(beside.read_bytes()[:-5000])
+    elif damage == "foreign":
+        metrics = RunFolder(kept).metrics
+        metrics.write_text(metrics.read_text().replace('"step": 0,', '"step": 9,'))
+    else:
+        beside.write_bytes(b"\0\1rubbish")
+    columns = refreshed(kept)
+    assert list(columns.column("a").values) == expected
+    assert columns.column("a").steps[0] == (9 if damage == "foreign" else 0)
+
+
+def test_another_process_may_replace_what_is_kept(kept):
+    columns = refreshed(kept)
+    expected = list(refreshed(kept).column("b").values)
+    add(kept, *(line("0", step, 1.0) for step in range(500)))
+    refreshed(kept)  # writes it anew, in another order of bytes
+    assert list(columns.column("b").values)[:500] == expected
+
+
+def test_a_folder_that_takes_no_file_costs_the_cache_only(folder, monkeypatch):
+    monkeypatch.setattr(module, "_WORTH_KEEPING_BYTES", 100)
+
+    def refuse(*_, **__):
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(module, "write_atomically", refuse)
+    add(folder, *(line("a", step, step) for step in range(200)))
+    assert refreshed(folder).count("a") == 200
+
+
+def test_a_cache_lets_the_oldest_go(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        add(tmp_path / name, *(line("x", step, step) for step in range(200)))
+    cache = ColumnCache(limit_bytes=6000)
+    first = cache.open(tmp_path / "a")
+    assert cache.open(tmp_path / "a") is first
+    cache.open(tmp_path / "b")
+    assert cache.open(tmp_path / "a") is not first
+
+
+def test_a_run_without_metrics_has_none(tmp_path):
+    columns = refreshed(tmp_path)
+    assert columns.names() == []
+    assert draw_curve(columns, "loss").total == 0
+
+
+class TestCurves:
+    def columns(self, folder, *lines):
+        add(folder, *lines)
+        return refreshed(folder)
+
+    def test_a_part_comes_with_its_neighbours(self, folder):
+        columns = self.columns(folder, *(line("loss", step, step) for step in range(100)))
+        curve = draw_curve(columns, "loss", CurveRequest(lower=10, upper=20))
+        assert list(curve.x) == list(range(9, 22))
+        assert (curve.shown, curve.total, curve.points) == (13, 13, 100)
+
+    def test_only_later_points(self, folder):
+        columns = self.columns(folder, *(line("loss", step, step) for step in range(10)))
+        assert list(draw_curve(columns, "loss", CurveRequest(after=7)).x) == [7, 8, 9]
+
+    def test_over_time_from_the_start(self, folder):
+        columns = self.columns(folder, *(line("loss", 0, step, at=100.0 + step) for step in range(3)))
+        assert list(draw_curve(columns, "loss", CurveRequest("time", 100.0)).x) == [0.0, 1.0, 2.0]
+
+    def test_steps_that_go_back_are_put_in_order(self, folder):
+        columns = self.columns(folder, *(line("loss", step, step) for step in (5, 6, 7, 0, 1)))
+        curve = draw_curve(columns, "loss")
+        assert list(curve.x) == [0, 1, 5, 6, 7]
+        assert list(curve.y) == [0, 1, 5, 6, 7]
+        assert list(draw_curve(columns, "loss", CurveRequest(lower=1, upper=5)).x) == [0, 1, 5, 6]
+
+    def test_over_another_metric_by_the_step_they_share(self, folder):
+        lines = [line("tokens", step, 1000 - step) for step in range(4)] + [
+            line("loss", step, step) for step in range(6)
+        ]
+        curve = draw_curve(self.columns(folder, *lines), "loss", CurveRequest("tokens"))
+        assert list(curve.x) == [997, 998, 999, 1000]
+        assert list(curve.y) == [3, 2, 1, 0]
+
+    def test_smoothing_keeps_a_constant_and_the_gaps(self, folder):
+        values = [2.0] * 300 + ["nan"] + [2.0] * 300
+        columns = self.columns(folder, *(line("loss", step, value) for step, value in enumerate(values)))
+        curve = draw_curve(columns, "loss", CurveRequest(smoothing=0.9, parts=200))
+        assert set(curve.smooth) == {2.0, None}
+        assert len(curve.smooth) == len(curve.y)
+
+    def test_smoothing_forgets_by_distance(self, folder):
+        values = [0.0] * 500 + [1.0] * 500
+        columns = self.columns(folder, *(line("loss", step, value) for step, value in enumerate(values)))
+        smooth = draw_curve(columns, "loss", CurveRequest(smoothing=0.9, parts=1000)).smooth
+        assert smooth[499] == 0
+        assert smooth[509] == pytest.approx(1 - 0.9**10, abs=0.02)
+
+
+def test_a_bucket_whose_sum_overflows_still_knows_its_extremes():
+    column = column_of([1e308, 1e308, -1e308, *[0.0] * (BUCKET - 3)])
+    assert (column.lowest, column.highest, column.broken) == (
+        array("q", [2]),
+        array("q", [0]),
+        array("q", [-1]),
+    )

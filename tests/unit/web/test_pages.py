@@ -1,0 +1,383 @@
+"""What the pages say, asked for as a browser would, without one."""
+
+import re
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.schema.status import Ending, EndReason
+from support.casting import add_run, finish
+from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file
+from support.web_sites import visiting
+
+
+def numbers(page):
+    return [int(number) for number in re.findall(r'<tr data-run="(\d+)"', page)]
+
+
+class TestTable:
+    def test_newest_first(self, visitor):
+        assert numbers(visitor.page("/runs")) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("q=evaluate", [5]),
+            ("q=EVALUATE", [5]),
+            ("q=best", [3]),
+            ("q=lr%3D0.001", [6, 1]),
+            ("q=train+fp8", [7]),
+            ("q=%2312", []),
+            ("q=3", [9, 8, 7, 6, 5, 4, 3, 2, 1]),
+            ("q=loss%3C0.1", None),
+            ("q=%25", []),
+            ("q=_%5C", []),
+            ("status=complete", [4, 3, 2, 1]),
+            ("status=running&status=queued", [9, 8]),
+        ],
+    )
+    def test_search(self, visitor, query, expected):
+        found = numbers(visitor.page(f"/runs?{query}"))
+        if expected is None:
+            assert 0 < len(found) < 9
+        elif query == "q=3":
+            assert 3 in found
+        else:
+            assert found == expected
+
+    @pytest.mark.parametrize(
+        ("sort", "expected"),
+        [
+            ("number", [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+            ("param:lr", [6, 1, 2, 3, 8, 9, 7, 5, 4]),
+            ("-param:lr", [8, 3, 2, 6, 1, 9, 7, 5, 4]),
+            ("-param:batch", [8, 6, 3, 2, 1, 9, 7, 5, 4]),
+        ],
+    )
+    def test_order(self, visitor, sort, expected):
+        assert numbers(visitor.page(f"/runs?sort={sort}")) == expected
+
+    def test_order_by_a_metric_puts_runs_without_it_last(self, visitor):
+        upwards = numbers(visitor.page("/runs?sort=metric:loss"))
+        downwards = numbers(visitor.page("/runs?sort=-metric:loss"))
+        assert set(upwards[:5]) == set(downwards[:5]) == {1, 2, 3, 6, 8}
+        assert upwards[:5] == downwards[:5][::-1]
+        assert upwards[5:] == downwards[5:] == [9, 7, 5, 4]
+
+    @pytest.mark.parametrize("sort", ["status", "kind", "command", "description", "label", "-duration"])
+    def test_every_order_works(self, visitor, sort):
+        assert len(numbers(visitor.page(f"/runs?sort={sort}"))) == 9
+
+    def test_chosen_columns(self, visitor):
+        page = visitor.page("/runs?column=param:lr&column=metric:loss")
+        heads = re.findall(r"<th[^>]*>(?:<a[^>]*>)?([^<]*)<", page)
+        assert heads[-2:] == ["lr", "loss"]
+
+    @pytest.mark.parametrize(
+        "query",
+        ["sort=nope", "sort=number;--", "column=nope", "status=nope", "page=0", "page=x", "q=" + "a" * 501],
+    )
+    def test_what_there_is_not_is_said(self, visitor, query):
+        answer = visitor.get(f"/runs?{query}")
+        assert answer.status == 400
+        assert "There is no" in answer.content.decode() or "<h1>" in answer.content.decode()
+
+    def test_changes_are_told_once(self, visitor):
+        first = visitor.get("/runs.json").json
+        assert first["order"] == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+        assert first["active"] == 2
+        again = visitor.get(f"/runs.json?since={first['cursor']}").json
+        assert again == {"cursor": first["cursor"], "active": 2}
+
+
+def test_only_changed_rows_are_sent(tmp_path):
+    with SqliteDatabase.open(Home(tmp_path)) as store:
+        for _ in range(3):
+            finish(store, add_run(store).number, Ending(EndReason.COMPLETED, 0))
+        with visiting(tmp_path) as visitor:
+            cursor = visitor.get("/runs.json").json["cursor"]
+            add_run(store, "sleep 9", labels=("new",))
+            told = visitor.get(f"/runs.json?since={cursor}&shown=status&shown=command").json
+    assert told["order"] == [4, 3, 2, 1]
+    assert set(told["changed"]) == {"4"} or set(told["changed"]) == {"4", "3", "2", "1"}
+    assert "sleep 9" in "".join(told["changed"]["4"])
+
+
+def test_pages_of_the_table(tmp_path):
+    with SqliteDatabase.open(Home(tmp_path)) as store:
+        for _ in range(103):
+            add_run(store)
+        with visiting(tmp_path) as visitor:
+            assert numbers(visitor.page("/runs"))[0] == 103
+            assert numbers(visitor.page("/runs?page=2")) == [3, 2, 1]
+            assert "There is no page 3" in visitor.page("/runs?page=3")
+
+
+def test_an_empty_home_says_what_to_type(tmp_path):
+    with visiting(tmp_path) as visitor:
+        for path in ("/", "/runs"):
+            assert "conjure run &#34;echo hello&#34;" in visitor.page(path)
+        assert "conjure run -m" in visitor.page("/lineage")
+
+
+class TestRun:
+    def test_the_page(self, visitor):
+        page = visitor.page("/runs/1")
+        for text in ("Run 1", "python train.py --lr 0.001", "2,500 points", "torch", "812 MB", "sweep"):
+            assert text in page or text == "torch"
+        assert "UserWarning" in page
+
+    @pytest.mark.parametrize(
+        "path", ["/runs/99", "/runs/99/log", "/runs/99/files", "/runs/99/live.json", "/runs/99/lineage"]
+    )
+    def test_a_run_that_is_not_there(self, visitor, path):
+        answer = visitor.get(path)
+        assert answer.status == 404
+        assert "there is no run 99" in answer.content.decode().lower()
+
+    @pytest.mark.parametrize(
+        "path", ["/runs/0", "/runs/x", "/runs/-1", "/runs/1e3", "/runs/99999999999999999999"]
+    )
+    def test_what_is_no_number_of_a_run(self, visitor, path):
+        assert visitor.get(path).status in (400, 404)
+
+    def test_live_is_short_where_nothing_is_new(self, visitor):
+        first = visitor.get("/runs/8/live.json?log=0&have=0:0").json
+        assert first["active"]
+        assert first["curves"]["0"]["points"] == 900
+        end = first["log"]["end"]
+        again = visitor.get(f"/runs/8/live.json?log={end}&have=0:900&head={first['digest']}")
+        assert again.json == {
+            "active": True,
+            "metrics": 1,
+            "log": {"start": end, "end": end, "size": end, "lines": []},
+        }
+        assert len(again.content) < 200
+
+    @pytest.mark.parametrize("query", ["have=x", "have=0:", "have=0:-1", "have=0:" + "9" * 40])
+    def test_live_refuses_rubbish(self, visitor, query):
+        assert visitor.get(f"/runs/8/live.json?{query}").status == 400
+
+    def test_the_log_in_parts(self, visitor):
+        end = visitor.get("/runs/1/log.json").json
+        assert len(end["lines"]) == 801
+        assert end["lines"][-1][2:] == ["stderr", "UserWarning: the tokenizer has no padding token", 1]
+        before = visitor.get(f"/runs/1/log.json?before={end['lines'][10][0]}").json
+        assert before["end"] == end["lines"][10][0]
+        assert visitor.get("/runs/1/log.json?before=x").status == 400
+
+    def test_searching_the_log(self, visitor):
+        found = visitor.get("/runs/1/log/search.json?text=padding").json
+        assert [line[3] for line in found["lines"]] == ["UserWarning: the tokenizer has no padding token"]
+        assert visitor.get("/runs/1/log/search.json?text=").status == 400
+
+    def test_the_whole_log(self, visitor):
+        answer = visitor.get("/runs/5/log.txt")
+        assert answer.content.decode().splitlines()[-1] == "KeyError: 'label'"
+        assert "attachment" in answer.headers["Content-Disposition"]
+
+    def test_code_and_packages(self, visitor):
+        page = visitor.page("/runs/3/code")
+        assert "1f3c9d2e1f3c" in page
+        assert "2.12.1" in page
+
+
+class TestCurves:
+    def test_of_several_runs(self, visitor):
+        told = visitor.get("/curves.json?runs=1,2&metric=loss&parts=100").json["runs"]
+        assert told.keys() == {"1", "2"}
+        assert told["1"]["total"] == 2500
+        assert len(told["1"]["x"]) <= 510
+
+    def test_a_metric_that_is_not_there_has_no_points(self, visitor):
+        assert visitor.get("/curves.json?runs=1&metric=nope").json["runs"]["1"]["x"] == []
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "runs=",
+            "runs=x",
+            "runs=1&parts=0",
+            "runs=1&parts=1000000000000",
+            "runs=1&lower=nan",
+            "runs=1&upper=1e999",
+            "runs=1&smoothing=1",
+            "runs=" + ",".join(map(str, range(1, 60))),
+        ],
+    )
+    def test_bad_values(self, visitor, query):
+        assert visitor.get(f"/curves.json?metric=loss&{query}").status == 400
+
+    def test_csv_has_every_point(self, visitor):
+        lines = visitor.get("/metrics.csv?runs=1,6&metric=loss").content.decode().splitlines()
+        assert lines[0] == "run,metric,step,seconds,value"
+        assert len(lines) == 1 + 2500 + 502
+        assert sum(line.endswith(",nan") for line in lines) == 2
+
+    def test_svg_has_a_line_for_each_run(self, visitor):
+        picture = visitor.get("/curves.svg?runs=1,2,3&metric=loss").content.decode()
+        assert picture.count("stroke-linejoin") == 6
+        assert "run 3" in picture
+
+
+class TestFiles:
+    def test_folders_and_previews(self, visitor):
+        assert "model/" in visitor.page("/runs/1/files")
+        assert "model.safetensors" in visitor.page("/runs/1/files/model")
+        assert "<td>held out</td>" in visitor.page("/runs/1/files/scores.csv")
+        assert "n_layer" in visitor.page("/runs/1/files/model/config.json")
+        assert "not text" in visitor.page("/runs/1/files/model/model.safetensors")
+
+    def test_files_are_saved_not_shown(self, visitor):
+        answer = visitor.get("/runs/1/raw/model/config.json")
+        assert answer.content.startswith(b'{"n_layer"')
+        assert answer.headers["Content-Disposition"].startswith("attachment")
+        assert answer.headers["Content-Type"] == "application/octet-stream"
+        assert answer.headers["Content-Security-Policy"].startswith("sandbox")
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "../../../conjure.db",
+            "%2e%2e/%2e%2e/run.json",
+            "..%2f..%2frun.json",
+            "%2Fetc%2Fpasswd",
+            "/etc/passwd",
+            "..%5c..%5crun.json",
+            "model/%00",
+            "a%0ab",
+            "file:%2f%2f%2fetc/passwd",
+            "model/config.json/..%2f..%2f..%2frun.json",
+            "x" * 5000,
+        ],
+    )
+    @pytest.mark.parametrize("route", ["raw", "files"])
+    def test_nothing_outside_is_given_out(self, visitor, route, path):
+        answer = visitor.get(f"/runs/1/{route}/{path}")
+        assert answer.status in (400, 404)
+        assert b"root:" not in answer.content
+
+    def test_links_that_lead_out_are_refused(self, tmp_path):
+        home = Home(tmp_path / "home")
+        (tmp_path / "secret").write_text("secret")
+        with SqliteDatabase.open(home) as store:
+            number = add_run(store).number
+            save_file(home, number, "out/inside.txt", "fine")
+            (home.run_folder(number) / "outputs" / "link").symlink_to(tmp_path / "secret")
+            (home.run_folder(number) / "outputs-beside").mkdir()
+            finish(store, number, Ending(EndReason.COMPLETED, 0))
+        with visiting(home.root) as visitor:
+            assert visitor.get("/runs/1/raw/link").status == 400
+            assert "link" in visitor.page("/runs/1/files")
+            assert visitor.get("/runs/1/raw/../outputs-beside").status in (400, 404)
+
+    def test_odd_names_are_found_again(self, tmp_path):
+        home = Home(tmp_path / "home")
+        names = ["a b & c.txt", "100%.txt", "?x#y.txt", "\u00e9\u4e2d.txt", "latin-\udce9.txt", "'\"<b>.txt"]
+        with SqliteDatabase.open(home) as store:
+            number = add_run(store).number
+            for name in names:
+                save_file(home, number, name, "content of it")
+            finish(store, number, Ending(EndReason.COMPLETED, 0))
+        with visiting(home.root) as visitor:
+            addresses = re.findall(r'href="(/runs/1/files/[^"]+)"', visitor.page("/runs/1/files"))
+            assert len(addresses) == len(names)
+            for address in addresses:
+                assert "content of it" in visitor.page(address)
+
+    def test_a_picture_is_a_picture_and_svg_is_not(self, tmp_path):
+        home = Home(tmp_path / "home")
+        with SqliteDatabase.open(home) as store:
+            number = add_run(store).number
+            save_file(home, number, "plot.png", b"\x89PNG\r\n\x1a\n")
+            save_file(home, number, "plot.svg", "<svg onload='alert(1)'/>")
+            save_file(home, number, "report.html", "<script>alert(1)</script>")
+            finish(store, number, Ending(EndReason.COMPLETED, 0))
+        with visiting(home.root) as visitor:
+            assert visitor.get("/runs/1/raw/plot.png").headers["Content-Type"] == "image/png"
+            for name in ("plot.svg", "report.html"):
+                assert (
+                    visitor.get(f"/runs/1/raw/{name}").headers["Content-Type"] == "application/octet-stream"
+                )
+            frame = visitor.get("/runs/1/report/page")
+            assert frame.headers["Content-Security-Policy"].startswith("sandbox;")
+            assert "sandbox" in visitor.page("/runs/1/report")
+
+    def test_a_run_without_files_says_so(self, visitor):
+        assert "has no files" in visitor.page("/runs/7/files")
+
+
+class TestCompare:
+    def test_only_what_differs(self, visitor):
+        page = visitor.page("/compare?runs=1,3")
+        for text in ("0.001", "0.01", "torch", "2.12.1"):
+            assert text in page
+        assert "numpy" not in page
+
+    def test_as_a_form_sends_it(self, visitor):
+        assert "run 2" in visitor.page("/compare?runs=1&runs=2")
+
+    def test_without_runs_it_says_how(self, visitor):
+        assert "Choose runs" in visitor.page("/compare")
+
+    @pytest.mark.parametrize("runs", ["1,x", ",".join(map(str, range(1, 12)))])
+    def test_what_cannot_be_compared(self, visitor, runs):
+        assert visitor.get(f"/compare?runs={runs}").status == 400
+
+    def test_samples_of_the_same_prompt_and_seed(self, tmp_path):
+        home = Home(tmp_path)
+        with SqliteDatabase.open(home) as store:
+            for text in ("to the other side", "to the moon"):
+                number = add_run(store).number
+                sample = f'{{"samples": [{{"prompt": "Why?", "seed": 7, "index": 0, "text": "{text}"}}]}}'
+                save_file(home, number, "samples.json", sample)
+                finish(store, number, Ending(EndReason.COMPLETED, 0))
+        with visiting(home.root) as visitor:
+            page = visitor.page("/compare?runs=1,2")
+        assert "to the other side" in page
+        assert "to the moon" in page
+
+
+class TestLineage:
+    def test_of_a_run(self, visitor):
+        page = visitor.page("/runs/3/lineage")
+        for number in (3, 4, 5):
+            assert f'<a href="/runs/{number}"><rect' in page
+        assert 'class="tie mount"' in page
+
+    def test_of_a_run_alone(self, visitor):
+        assert 'class="box here"' in visitor.page("/runs/7/lineage")
+
+    def test_of_all(self, visitor):
+        page = visitor.page("/lineage")
+        assert 'class="tie rerun"' in page
+
+
+def test_hostile_strings_stay_texts(tmp_path):
+    home = Home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        for place, text in enumerate(HOSTILE):
+            printable = "".join(one for one in text if one.isprintable())[:79].strip()
+            record = add_run(
+                store, text, description=text, labels=(printable,), params={"p": text}, variables={"V": text}
+            )
+            log_points(home, record.number, printable, loss_curve(5, place))
+            print_lines(home, record.number, [text])
+            name = text.replace("/", "_").replace("\0", "")
+            save_file(home, record.number, f"{name}.csv", f"{text},b\n1,2\n")
+            finish(store, record.number, Ending(EndReason.NONZERO_EXIT, 1, message=text))
+            store.refresh_summaries(record.number)
+    with visiting(tmp_path) as visitor:
+        paths = ["/", "/runs", "/runs?column=param:p&column=description&column=labels", "/compare?runs=1,2,3"]
+        for number in range(1, len(HOSTILE) + 1):
+            paths += [f"/runs/{number}{part}" for part in ("", "/log", "/files", "/code", "/lineage")]
+            files = re.findall(rf'href="(/runs/{number}/files/[^"]+)"', visitor.page(f"/runs/{number}/files"))
+            paths += files
+        for path in paths:
+            page = visitor.page(path)
+            assert "<script>alert" not in page
+            assert "<img src=x" not in page
+            assert "</svg>" not in page.replace("</svg>", "", page.count("<svg"))
+            assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", page)
+            assert 'href="javascript:' not in page

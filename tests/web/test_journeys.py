@@ -1,0 +1,319 @@
+"""What people do on the pages, by mouse and by keys alone, in a real browser."""
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+from conjure.core.home import Home
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from support.casting import add_run, advance, finish
+from support.web_homes import log_points, loss_curve, print_lines, small_home
+from support.web_sites import visiting
+
+pytestmark = pytest.mark.web
+
+
+def test_from_the_table_to_a_comparison_by_mouse(window, small):
+    page = window(small).page
+    page.get_by_role("link", name="Runs", exact=True).click()
+    for number in (1, 3):
+        page.get_by_label(f"Select run {number}").check()
+    expect(page.get_by_text("2 selected")).to_be_visible()
+    page.get_by_role("button", name="Compare selected").click()
+    expect(page).to_have_url(re.compile(r"/compare\?runs=3,1"))
+    expect(page.get_by_role("cell", name="2.12.1")).to_be_visible()
+    expect(page.locator(".uplot").first).to_be_visible()
+    page.get_by_role("link", name="run 3").click()
+    expect(page.get_by_role("heading", name="Run 3")).to_be_visible()
+
+
+def test_the_same_by_keys_alone(window, small):
+    page = window(small).page
+    page.keyboard.press("g")
+    page.keyboard.press("r")
+    expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("sweep lr=0.001")
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("c")
+    expect(page).to_have_url(re.compile(r"/compare\?runs=6,1"))
+    page.go_back()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=re.compile("Run 6"))).to_be_visible()
+    expect(page.get_by_label("Search the log")).to_be_visible()  # the scripts are at work
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("follow the log")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_everything_is_reached_by_tab(window, small):
+    page = window(small).page
+    page.goto(f"{page.url}runs")
+    seen = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.textContent.trim()"))
+    assert {"Skip to content", "Runs", "Columns", "Filter", "python train.py --gpus 4"} <= seen
+
+
+def test_search_sort_and_columns_stay_in_the_address(window, small):
+    page = window(small).page
+    page.goto(f"{page.url}runs?q=train")
+    page.get_by_role("link", name=re.compile("^lr")).click()
+    expect(page).to_have_url(re.compile(r"q=train.*sort=-param%3Alr|sort=-param%3Alr.*q=train"))
+    expect(page.locator("tbody tr").first).to_have_attribute("data-run", "8")
+    page.get_by_role("link", name=re.compile("^lr")).click()
+    expect(page.locator("tbody tr").first).to_have_attribute("data-run", "6")
+    page.locator("summary", has_text="Columns").click()
+    page.locator("label", has_text="tokens_per_s").click()
+    page.get_by_role("button", name="Show these").click()
+    expect(page.get_by_role("columnheader", name="tokens_per_s")).to_be_visible()
+    expect(page).to_have_url(re.compile("q=train"))
+
+
+def test_a_curve_is_read_zoomed_and_left_by_keys(window, small):
+    opened = window(small)
+    opened.open("/runs/1")
+    page = opened.page
+    plot = page.locator("figure[data-metric=loss] [data-plot]")
+    expect(plot.locator("canvas")).to_be_visible()
+    plot.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("figure[data-metric=loss] .readout")).to_contain_text(re.compile("step [0-9]"))
+    expect(page.locator("figure[data-metric=loss] figcaption")).to_contain_text(
+        "of 2,500 points drawn, extremes kept"
+    )
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    expect(page).to_have_url(re.compile("zoom="))
+    expect(page.locator("figure[data-metric=loss] figcaption")).not_to_contain_text("2,500")
+    page.keyboard.press("t")
+    expect(page.locator("figure[data-metric=loss] .values tbody tr").first).to_be_visible()
+    page.keyboard.press("0")
+    expect(page).not_to_have_url(re.compile("zoom="))
+
+
+def test_a_curve_is_zoomed_by_dragging_and_the_address_keeps_it(window, small):
+    opened = window(small)
+    opened.open("/runs/1")
+    page = opened.page
+    over = page.locator("figure[data-metric=loss] .u-over")
+    box = over.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 140, box["y"] + 60, steps=4)
+    page.mouse.up()
+    expect(page).to_have_url(re.compile("zoom="))
+    page.reload()
+    expect(page.get_by_role("button", name="Reset zoom")).to_be_visible()
+    over.dblclick()
+    expect(page).not_to_have_url(re.compile("zoom="))
+    page.get_by_label("log y").first.check()
+    page.get_by_label("Draw over").select_option("time")
+    expect(page).to_have_url(re.compile("x=time.*logy=1|logy=1.*x=time"))
+    page.get_by_label("Smoothing").fill("0.9")
+    page.get_by_label("Smoothing").dispatch_event("change")
+    expect(page).to_have_url(re.compile("smooth=0.9"))
+
+
+def test_the_log_is_searched_and_followed(window, small):
+    opened = window(small)
+    opened.open("/runs/1/log")
+    page = opened.page
+    page.get_by_label("Search the log").fill("step 5 ")
+    expect(page.locator("[data-found]")).to_have_text("1 of 1")
+    expect(page.locator(".line.hit")).to_contain_text("epoch 0 step 5 loss")
+    expect(page.locator(".line.hit .f2")).to_have_text("epoch 0")
+    page.get_by_label("times").check()
+    expect(page.locator(".line.hit time")).to_be_visible()
+    page.get_by_label("follow").check()
+    expect(page.locator(".line.stderr")).to_be_in_viewport()
+
+
+def test_new_points_and_lines_are_seen_and_nothing_else_moves(window, writing, tmp_path):
+    home = Home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        number = add_run(store, "python train.py").number
+        advance(store, number, RunStatus.RUNNING)
+    log_points(home, number, "loss", loss_curve(50, 1))
+    print_lines(home, number, ["begin"])
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}")
+        page = opened.page
+        expect(page.locator("figure figcaption")).to_contain_text("50 points")
+        page.get_by_label("Search the log").focus()
+        writer = writing(
+            lambda count: (_add_point(home, number, 50 + count), print_lines(home, number, [f"line {count}"]))
+        )
+        expect(page.locator(".lines")).to_contain_text("line 5")
+        expect(page.locator("figure figcaption")).to_contain_text(re.compile(r"(5[5-9]|[6-9]\d) points"))
+        assert page.evaluate("document.activeElement.dataset.search !== undefined")
+        # What is written is on screen within a second; the machine may be busy, so three tries.
+        delays = []
+        for _ in range(3):
+            mark, since = f"mark {time.time_ns()}", time.monotonic()
+            print_lines(home, number, [mark])
+            expect(page.locator(".lines")).to_contain_text(mark)
+            delays.append(time.monotonic() - since)
+        writer.stop()
+        print(f"a line on screen after {min(delays):.2f} to {max(delays):.2f} s")
+        log_points(home, number, "accuracy", [0.5, 0.6])
+        expect(page.locator("figure[data-metric=accuracy] canvas")).to_be_visible()
+        with SqliteDatabase.open(home) as store:
+            store.move(number, RunStatus.SAVING)
+            store.end_run(number, Ending(EndReason.COMPLETED, 0))
+        expect(page.get_by_role("heading", name=re.compile("complete"))).to_be_visible()
+
+
+def _add_point(home, number, step):
+    with (home.run_folder(number) / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"name": "loss", "step": {step}, "value": 0.5, "time": {time.time():.6f}}}\n')
+
+
+def test_a_hidden_or_finished_page_asks_nothing(window, small):
+    opened = window(small)
+    opened.open("/runs/1")
+    asked = []
+    opened.page.on("request", lambda request: asked.append(request.url))
+    opened.page.wait_for_timeout(2000)
+    assert [url for url in asked if "live.json" in url] == []
+
+
+def test_the_table_is_live_and_keeps_selection_focus_and_scroll(window, tmp_path):
+    home = Home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        for _ in range(60):
+            finish(store, add_run(store, "true").number, Ending(EndReason.COMPLETED, 0))
+        active = add_run(store, "python long.py").number
+        advance(store, active, RunStatus.RUNNING)
+        with visiting(tmp_path) as visitor:
+            opened = window(visitor)
+            opened.open("/runs")
+            page = opened.page
+            page.get_by_label("Select run 20").check()
+            page.get_by_label("Select run 20").focus()
+            top = page.evaluate("window.scrollY")
+            store.move(active, RunStatus.SAVING)
+            expect(page.locator(f"tr[data-run='{active}'] .status")).to_have_text("saving")
+            added = add_run(store, "python new.py").number
+            expect(page.locator(f"tr[data-run='{added}']")).to_contain_text("python new.py")
+            expect(page.locator("tbody tr").first).to_have_attribute("data-run", str(added))
+            expect(page.get_by_label("Select run 20")).to_be_checked()
+            expect(page.get_by_label("Select run 20")).to_be_focused()
+            assert abs(page.evaluate("window.scrollY") - top) < 60
+            opened.context.close()
+
+
+def test_twelve_tabs_of_a_live_run_work(window, tmp_path):
+    home = Home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        number = add_run(store, "python train.py").number
+        advance(store, number, RunStatus.RUNNING)
+    print_lines(home, number, ["begin"])
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        tabs = [opened.tab() for _ in range(12)]
+        for tab in tabs:
+            tab.goto(f"{opened.origin}/runs/{number}")
+        print_lines(home, number, ["all see this"])
+        for tab in tabs:
+            expect(tab.locator(".lines")).to_contain_text("all see this")
+        opened.context.close()
+
+
+def test_runs_are_labelled_and_archived_in_bulk(window, tmp_path):
+    small_home(tmp_path)
+    with visiting(tmp_path, allow_actions=True) as visitor:
+        opened = window(visitor)
+        opened.open("/runs?q=sweep")
+        page = opened.page
+        page.get_by_label("Select run 1").check()
+        page.get_by_label("Select run 2").check()
+        page.get_by_role("button", name="Label…").click()
+        page.get_by_role("textbox", name="Label for 2 runs").fill("keep me")
+        page.keyboard.press("Enter")
+        expect(page.locator("tr[data-run='2']")).to_contain_text("keep me")
+        page.get_by_label("Select run 6").check()
+        page.get_by_role("button", name="Archive").click()
+        expect(page.locator("tr[data-run='6']")).to_have_count(0)
+        opened.open("/runs/8")
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="OK").click()
+        expect(page.get_by_role("status").last).to_contain_text("Asked run 8 to end")
+        opened.context.close()
+    with SqliteDatabase.open(Home(tmp_path)) as store:
+        assert store.get(8).end_request == "stop"
+
+
+def test_without_scripts_pages_say_what_they_show(browser, small):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{small.port}/?token={small.session.token}")
+    page.goto(f"http://127.0.0.1:{small.port}/runs?q=evaluate")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_role("link", name="python evaluate.py --split test").click()
+    expect(page.locator(".lines")).to_contain_text("KeyError: 'label'")
+    page.get_by_role("link", name="Lineage", exact=True).last.click()
+    page.locator("svg.lineage a").first.click()
+    expect(page.get_by_role("heading", name=re.compile("Run "))).to_be_visible()
+    context.close()
+
+
+def test_a_long_log_stays_light(window, tmp_path):
+    home = Home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        number = add_run(store, "yes").number
+        print_lines(home, number, (f"line {count}" for count in range(30_000)))
+        finish(store, number, Ending(EndReason.COMPLETED, 0))
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}/log")
+        page = opened.page
+        lines = page.locator(".lines")
+        expect(lines).to_contain_text("line 29999")
+        for _ in range(12):
+            lines.evaluate("box => { box.scrollTop = 0; }")
+            page.wait_for_timeout(150)
+        assert lines.locator(".line").count() <= 2100
+        first = int(lines.locator(".line").first.inner_text().split()[1])
+        assert first < 29_000
+        lines.focus()
+        page.keyboard.press("Home")
+        expect(lines.locator(".line").first).to_have_text("line 0", use_inner_text=True)
+        shown = [int(text.split()[1]) for text in lines.locator(".line").all_inner_texts()]
+        assert shown == list(range(shown[0], shown[0] + len(shown)))
+        page.keyboard.press("End")
+        expect(lines).to_contain_text("line 29999")
+
+
+def test_a_text_is_written_and_scored(window, small):
+    opened = window(small)
+    opened.open("/playground")
+    page = opened.page
+    page.get_by_label("Tokens").fill("12")
+    page.get_by_label("Prompt").focus()
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text(re.compile("12 tokens in|ended by the model"))).to_be_visible(timeout=120_000)
+    first = page.locator(".tokens").inner_text()
+    assert first.startswith("Why did the")
+    page.locator(".tok[tabindex]").first.focus()
+    expect(page.locator("[data-about] tbody tr").first).to_contain_text("%")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_text(re.compile("12 tokens in|ended by the model"))).to_be_visible()
+    assert page.locator(".tokens").inner_text() == first
+    page.get_by_role("button", name="Score the prompt").click()
+    expect(page.get_by_text(re.compile("perplexity"))).to_be_visible(timeout=120_000)
+    assert opened.axe() == []
