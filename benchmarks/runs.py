@@ -89,10 +89,14 @@ def _measure(folder: Path, repeats: int) -> Iterator[Row]:
         return time.perf_counter() - started
 
     yield Row("`conjure --help`", "≤ 0.2 s", _times(repeats, lambda: conjure("--help")))
-    plain, layered = _run_times(conjure, repeats)
+    plain, layered = _run_times(conjure, repeats, "--pip", "tiny-package")
     yield Row("`conjure run true`, small repository, end to end", "≤ 0.8 s", plain)
     added = tuple(with_layer - without for with_layer, without in zip(layered, plain, strict=True))
     yield Row("what a cached environment adds", "≤ 0.1 s", added)
+    if shutil.which("bwrap") is not None:
+        plain, sandboxed = _run_times(conjure, 3 * repeats, "--sandbox")
+        added = tuple(inside - outside for inside, outside in zip(sandboxed, plain, strict=True))
+        yield Row("what `--sandbox` adds", "≤ 0.03 s", added)
     yield Row(f"{POINTS:,} points by `log_metric`", "≤ 1 s", _times(repeats, lambda: _log_points(folder)))
     yield from _saving(home, conjure, folder, max(repeats // 2, 1))
     _record_runs(home, RECORDED_RUNS)
@@ -205,12 +209,13 @@ def _times(repeats: int, measure: Callable[[], float]) -> tuple[float, ...]:
     return tuple(measure() for _ in range(repeats))
 
 
-def _run_times(conjure: Callable[..., float], repeats: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Runs without and with a layer of one package, in turn, so that both meet the same machine."""
-    layer = ("--pip", "tiny-package")
-    pairs = [(conjure("run", "true"), conjure("run", *layer, "true")) for _ in range(repeats + 1)]
-    plain, layered = zip(*pairs[1:], strict=True)  # the first builds the environment
-    return plain, layered
+def _run_times(
+    conjure: Callable[..., float], repeats: int, *options: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Runs without and with some options, in turn, so that both meet the same machine."""
+    pairs = [(conjure("run", "true"), conjure("run", *options, "true")) for _ in range(repeats + 1)]
+    plain, changed = zip(*pairs[1:], strict=True)  # the first builds the environment
+    return plain, changed
 
 
 def _log_points(folder: Path) -> float:

@@ -203,8 +203,13 @@ class RunOptions(TypedDict, total=False):
     no_output: Sequence[str]
     """Globs of new files not to keep."""
     idempotent: bool
-    after: Sequence[int]
     """Reuse a completed run with identical code, environment, mounts and command."""
+    after: Sequence[int]
+    """Wait until these runs have completed."""
+    sandbox: bool
+    """Hide home folders, other processes and the network from the command; the system is read-only."""
+    network: bool
+    """Let a sandboxed command reach the network."""
 
 
 class Client:
@@ -514,6 +519,8 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         labels=tuple(options.get("labels", ())),
         params={name: str(value) for name, value in options.get("params", {}).items()},
         idempotent=options.get("idempotent", False),
+        sandbox=options.get("sandbox", False),
+        network=options.get("network", False),
         after=tuple(options.get("after", ())),
     )
 
@@ -522,8 +529,7 @@ def _configured(home: Home, folder: Path) -> RunOptions:
     """Options that the user's or the project's settings set; none inside a run, as on the command line."""
     if inside_a_run():
         return {}
-    table = load_config(home, folder).table("run")
-    return cast("RunOptions", {name.replace("-", "_"): value for name, value in table.items()})
+    return cast("RunOptions", load_config(home, folder).run_options())
 
 
 def _mounts(given: Mapping[str, str] | Sequence[str]) -> tuple[Mount, ...]:

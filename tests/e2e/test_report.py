@@ -57,7 +57,7 @@ def test_fine_tunes_are_compared_by_number(tuned, tmp_path):
         tuned_models(home, ["1", "runs/1"])
     with pytest.raises(NotFoundError, match="run 3 has no tuned model"):
         tuned_models(home, ["1", "3"])
-    with pytest.raises(UsageError, match="nothing-here is no run"):
+    with pytest.raises(UsageError, match="nothing-here is not a run"):
         tuned_models(home, ["1", "nothing-here"])
 
     page = tmp_path / "compared.html"

@@ -14,7 +14,7 @@ from torch.nn import functional
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.generation.engines.base import Engine
-from conjure.lm.generation.engines.int8_quantization import Int8Decoder, QuantisedModel
+from conjure.lm.generation.engines.int8_quantization import Int8Decoder
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.generation.generate import Sample, stream
@@ -22,7 +22,7 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.native.library import INSTRUCTIONS
 from conjure.lm.text.tokenizer import Tokenizer
-from support.engines import logits_of
+from support.engines import logits_of, native_weights
 from support.models import tiny_model, tiny_tokenizer
 from support.native import native_status
 from support.oracle import random_ids
@@ -56,7 +56,7 @@ def difference(logits: torch.Tensor, reference: torch.Tensor) -> float:
 def test_logits_equal_those_of_torch(changes: dict, status) -> None:
     model = tiny_model(**changes)
     ids, pad = random_ids(model.config, 3, 32), torch.tensor([0, 4, 19])
-    native = logits_of(NativeEngine(QuantisedModel.of(model), status), ids, pad, 20)
+    native = logits_of(NativeEngine(native_weights(model), status), ids, pad, 20)
     assert difference(native, logits_of(TorchEngine(Int8Decoder(model)), ids, pad, 20)) <= 2e-3
     assert difference(native, logits_of(TorchEngine(model), ids, pad, 20)) <= 0.15
 
@@ -64,7 +64,7 @@ def test_logits_equal_those_of_torch(changes: dict, status) -> None:
 def test_a_model_of_ordinary_size_equals_torch(status) -> None:
     model = tiny_model(std=0.02, n_embd=768, n_head=12, n_layer=2, vocab_size=5003, context_length=300)
     ids, pad = random_ids(model.config, 2, 262), torch.tensor([0, 100])
-    native = logits_of(NativeEngine(QuantisedModel.of(model), status, threads=2), ids, pad, 260)
+    native = logits_of(NativeEngine(native_weights(model), status, threads=2), ids, pad, 260)
     assert difference(native, logits_of(TorchEngine(Int8Decoder(model)), ids, pad, 260)) <= 2e-3
 
 
@@ -81,7 +81,7 @@ def test_text_equals_that_of_torch(settings: dict, status) -> None:
         samples = [event for event in stream(engine, tokenizer, request) if isinstance(event, Sample)]
         return sorted((sample.prompt_index, sample.index, sample.text) for sample in samples)
 
-    assert written(NativeEngine(QuantisedModel.of(model), status)) == written(TorchEngine(Int8Decoder(model)))
+    assert written(NativeEngine(native_weights(model), status)) == written(TorchEngine(Int8Decoder(model)))
 
 
 def teacher_forced(engine: Engine, ids: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -117,7 +117,7 @@ class TestSprite:
         assert (likeliest != exact[1]).float().mean() < 0.02
 
     def test_native(self, sprite, text, exact, status) -> None:
-        self.assert_close(NativeEngine(QuantisedModel.of(sprite), status), text, exact)
+        self.assert_close(NativeEngine(native_weights(sprite), status), text, exact)
 
     def test_torch(self, sprite, text, exact) -> None:
         self.assert_close(TorchEngine(Int8Decoder(sprite)), text, exact)

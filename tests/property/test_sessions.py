@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.cuda_graph import GraphEngine
-from conjure.lm.generation.engines.int8_quantization import QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.native import status
+from support.engines import native_weights
 from support.models import tiny_model
 
 CONTEXT, VOCAB = 48, 61
@@ -93,7 +93,7 @@ def native() -> NativeEngine:
     found = status()
     if found.library is None:
         pytest.skip(found.reason)
-    return NativeEngine(QuantisedModel.of(MODEL), found)
+    return NativeEngine(native_weights(MODEL), found)
 
 
 @settings(max_examples=60, deadline=None)

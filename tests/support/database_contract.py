@@ -4,15 +4,17 @@ A module of tests for one database imports all of this; its `home` is where the 
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.database.base import KILL, STOP, RunFilter, SupersededError
 from conjure.runs.database.record_files import read_record, record_from_dict
+from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts
-from conjure.runs.schema.spec import ComputeRequest
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 from support.casting import OWNER, add_run, advance, finish
@@ -400,3 +402,62 @@ def test_a_record_that_is_put_back_lets_no_earlier_supervisor_write(store, secon
     second_store.put_record(second_store.get(number))
     with pytest.raises(SupersededError):
         store.move(number, RunStatus.QUEUED)
+
+
+# ---- sweeps ------------------------------------------------------------------------------------------------
+
+
+def start_trial(store, sweep, trial, attempt=1):
+    """Start a trial, and go on to where it can end."""
+    claim = TrialClaim(sweep, trial, attempt, {"x": str(trial)})
+    spec = RunSpec(command=("true", ":x:"), folder=Path("/code"))
+    number = store.create_run(
+        spec, OWNER, lambda number: store.home.run_folder(number).mkdir(parents=True), trial=claim
+    ).number
+    advance(store, number, RunStatus.SAVING)
+    return number
+
+
+def test_a_trial_is_started_once_and_no_more_than_wanted_at_a_time(store):
+    sweep = store.create_sweep({"asked": 1}, trials=3, parallel=1, rung_metric="loss")
+    run = start_trial(store, sweep, 0)
+    with pytest.raises(TrialRefusedError, match="1 trials going on"):
+        start_trial(store, sweep, 1)
+    store.end_run(run, DONE)
+    for attempt in (1, 3):
+        with pytest.raises(TrialRefusedError, match="was started already"):
+            start_trial(store, sweep, 0, attempt)
+    again = start_trial(store, sweep, 0, 2)
+    assert [(row.trial, row.run, row.attempt, row.params) for row in store.trials(sweep)] == [
+        (0, again, 2, {"x": "0"})
+    ]
+    assert store.numbers() == {run, again}
+    assert (store.sweep_of(again), store.sweep_of(run)) == ((sweep, 0), None)
+
+
+def test_what_a_trial_came_to_and_its_rungs_are_written_down(store):
+    sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric="loss")
+    run = start_trial(store, sweep, 0)
+    assert (store.rung_metric(run), store.rung_metric(run + 1)) == ("loss", None)
+    store.set_rung(run, 1, 2.5)
+    store.set_rung(run, 2, None)
+    assert store.rungs(sweep)[run].values == {1: 2.5, 2: None}
+    store.end_run(run, DONE, command_s=3.0)
+    store.settle_trial(sweep, 0, run, 0.5, 7)
+    (row,) = store.trials(sweep)
+    assert (row.settled, row.value, row.step, row.command_s) == (True, 0.5, 7, 3.0)
+
+
+def test_a_sweep_ends_once_and_can_go_on(store):
+    sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None)
+    assert store.end_sweep(sweep, SweepState.STOPPED, "because")
+    assert not store.end_sweep(sweep, SweepState.COMPLETE)
+    with pytest.raises(TrialRefusedError, match="is stopped"):
+        start_trial(store, sweep, 0)
+    assert (store.sweep(sweep).state, store.sweep(sweep).message) == (SweepState.STOPPED, "because")
+    store.continue_sweep(sweep, trials=4)
+    assert [(row.state, row.trials, row.request) for row in store.sweeps()] == [
+        (SweepState.RUNNING, 4, {"asked": 1})
+    ]
+    with pytest.raises(NotFoundError, match="there is no sweep 9; the newest is 1"):
+        store.sweep(9)

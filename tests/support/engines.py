@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 
 from conjure.lm.generation.engines.base import Engine, Session
+from conjure.lm.generation.engines.native_weights import Format, NativeWeights
+from conjure.lm.models.decoder import Decoder
+
+
+def native_weights(model: Decoder, format: Format = "int8") -> NativeWeights:
+    """A model in memory, laid out for the native engine."""
+    weights = {name: weight.detach().float().numpy() for name, weight in model.named_parameters()}
+    return NativeWeights.make(model.config, format, lambda name: [weights[name]])
 
 
 def logits_of(engine: Engine, ids: Tensor, pad: Tensor | None = None, prompt: int | None = None) -> Tensor:

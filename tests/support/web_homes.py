@@ -8,11 +8,15 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.sweep_rows import TrialClaim
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts
 from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from support.casting import OWNER, add_run, advance
+from conjure.sweeps.request import SweepRequest
+from conjure.sweeps.space import Choice, Range
+from support.casting import OWNER, add_run, advance, finish
 
 # What no page may take for markup, a script or a command.
 HOSTILE = (
@@ -166,4 +170,35 @@ def small_home(root: Path) -> Home:
         store.refresh_summaries(running.number)
         waiting = add_run(store, "python train.py --gpus 4").number
         advance(store, waiting, RunStatus.QUEUED)
+    return home
+
+
+# Values of a sweep's parameters, and the metric that came of them.
+TRIALS = [("0.1", "adam", 0.9), ("0.01", "sgd", 0.5), ("0.001", "adam", 0.2), ("0.05", "<b>x</b>", None)]
+
+
+def sweep_home(root: Path) -> Home:
+    """A home with one sweep: three trials with a value, one without."""
+    home = Home(root)
+    spec = RunSpec(command=("python train.py --lr :lr: --optimizer :optimizer:",), folder=Path("/code"))
+    request = SweepRequest(
+        spec=spec,
+        space={"lr": Range(0.001, 0.1, log=True), "optimizer": Choice(("adam", "sgd", "<b>x</b>"))},
+        method="random",
+        cells=8,
+        metric="loss",
+        direction="minimize",
+    )
+    with SqliteDatabase.open(home) as store:
+        sweep = store.create_sweep(request.to_dict(), trials=8, parallel=2, rung_metric=None)
+        for place, (rate, optimizer, value) in enumerate(TRIALS):
+            params = {"lr": rate, "optimizer": optimizer}
+            record = store.create_run(
+                request.trial_spec(params, sweep),
+                OWNER,
+                lambda number: home.run_folder(number).mkdir(parents=True),
+                trial=TrialClaim(sweep, place, 1, params),
+            )
+            finish(store, record.number, Ending(EndReason.COMPLETED, 0))
+            store.settle_trial(sweep, place, record.number, value, None if value is None else 10)
     return home

@@ -8,7 +8,7 @@ from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason
 from support.casting import add_run, finish
-from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file
+from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file, sweep_home
 from support.web_sites import visiting
 
 pytestmark = pytest.mark.web
@@ -52,6 +52,21 @@ def test_nothing_is_wider_than_the_window(window, small, width, zoom):
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
         assert wide <= 0, path
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_sweep_in_both_themes(window, tmp_path, theme):
+    sweep_home(tmp_path)
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor, color_scheme=theme, viewport={"width": 360, "height": 740})
+        for path in ("/sweeps", "/sweeps/1"):
+            assert opened.open(path) == 200
+            assert opened.axe() == [], path
+            wide = opened.page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert wide <= 0, path
+        opened.context.close()
 
 
 def test_hostile_strings_do_nothing(window, tmp_path):

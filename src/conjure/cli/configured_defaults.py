@@ -7,11 +7,14 @@ does the same whatever has been set since.
 import os
 from typing import Any
 
-from conjure.core.config import SETTINGS, Config, load_config
+from conjure.core.config import SANDBOX, SETTINGS, Config, load_config
 from conjure.core.home import Home
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import current_folder
 
+_WITH_RUN_OPTIONS = ("run", "jupyter")
+_SWEEPS = ("sweep", "hyper")
+_SWEEP_METHODS = ("grid", "random", "tpe", "bayesian")
 _WITH_A_MODEL = ("generate", "finetune", "score")
 
 
@@ -26,8 +29,11 @@ def configured_defaults(command: str) -> dict[str, Any]:
     if inside_a_run():
         return {}
     config = load_config(Home.from_environment(), current_folder())
-    if command == "run":
-        return {"run": {name.replace("-", "_"): value for name, value in config.table("run").items()}}
+    if command in _WITH_RUN_OPTIONS:
+        return {command: config.run_options()}
+    if command in _SWEEPS:
+        sandbox = {SANDBOX: config.values[SANDBOX]} if config.is_set(SANDBOX) else {}
+        return {command: dict.fromkeys(_SWEEP_METHODS, sandbox)}
     _set_variables(config)
     if not config.is_set("model"):
         return {}

@@ -29,6 +29,7 @@ _CARRIERS = ("run", "rerun")
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("Run commands", "Run a command as a numbered, isolated, recorded run."),
     "sweep": ("Run commands", "Run a command with many parameter values and rank the results."),
+    "jupyter": ("Run commands", "Run JupyterLab as a run that saves its notebooks."),
     "rerun": ("Run commands", "Repeat a run with the same code, environment and command."),
     "ps": ("Look at runs", "List runs."),
     "info": ("Look at runs", "Show the details of a run."),
@@ -77,8 +78,9 @@ _ALIASES = {"hyper": "sweep"}
 
 # Commands with options whose defaults can be set.
 CONFIGURED = (
-    "run", "generate", "chat", "finetune", "score", "serve", "data", "demo", "export", "report", "models",
-)  # fmt: skip
+    *("run", "jupyter", "sweep", "hyper", "serve"),
+    *("generate", "chat", "finetune", "score", "data", "demo", "export", "report", "models"),
+)
 
 # Packages of the `lm` and `export` extras: the run half is installed without them.
 _LM_PACKAGES = {"gguf", "huggingface_hub", "jinja2", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.core.home import Home
@@ -26,6 +27,7 @@ from conjure.runs.schema.spec import (
     parse_assignment,
 )
 
+_CURRENT = "current"
 _NOT_YET = {
     "conda_file": "--conda-file: conda environments are not supported yet; use --pip or --pip-req",
     "apt": "--apt: system packages are not supported yet; install them on this machine",
@@ -49,10 +51,11 @@ _OPTIONS = (
     click.option("--python", metavar="X.Y", help="Python version of a clean environment."),
     click.option(
         "--base",
-        default="current",
+        default=_CURRENT,
         metavar="current|none",
         help="Start from the current environment or from none.",
     ),
+    click.option("--deps-from-env", is_flag=True, help="The same as --base current."),
     click.option(
         "-e",
         "--env",
@@ -66,6 +69,12 @@ _OPTIONS = (
         "-c", "--commit", "--commit-ref", metavar="REF", help="Run this commit of the current repository."
     ),
     click.option("--committed", is_flag=True, help="Leave out uncommitted and untracked files."),
+    click.option(
+        "--sandbox/--no-sandbox",
+        default=False,
+        help="Hide home folders, other processes and the network; the system is read-only.",
+    ),
+    click.option("--network", is_flag=True, help="Let a sandboxed command reach the network."),
     click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run."),
     click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run."),
     click.option("--timeout", metavar="90m", help="Stop the run after this time."),
@@ -123,7 +132,7 @@ def run_spec(
             git_ref=options["git_ref"],
         ),
         environment=EnvironmentChoice(
-            options["base"],
+            _base(options),
             options["python"],
             keep_packages(home, options["pip"], current_folder()),
             requirements or None,
@@ -141,8 +150,25 @@ def run_spec(
         labels=options["label"],
         params=params,
         idempotent=idempotent,
+        sandbox=options["sandbox"],
+        network=options["network"],
         after=options["after"],
     )
+
+
+def _base(options: Mapping[str, Any]) -> str:
+    """The environment that --base and --deps-from-env choose.
+
+    Raises:
+        UsageError: They choose different ones.
+    """
+    base = options["base"]
+    if not options["deps_from_env"]:
+        return base
+    typed = click.get_current_context().get_parameter_source("base") is ParameterSource.COMMANDLINE
+    if typed and base != _CURRENT:
+        raise UsageError(f"--deps-from-env and --base {base} cannot be combined")
+    return _CURRENT
 
 
 def parse_variable(text: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from conjure.errors import UsageError
 
 PROJECT_FILE = "conjure.toml"
 DEFAULT = "default"
+SANDBOX = "sandbox"
 _HEADING = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(#.*)?")
 
 
@@ -100,6 +101,14 @@ def _parsed(parse: Callable[[str], object], allowed: str) -> Callable[[object], 
     return check
 
 
+def _yes_or_no(value: object) -> bool:
+    words = {"true": True, "false": False}
+    found = words.get(value) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise _NotAllowedError("true, false")
+    return found
+
+
 SETTINGS: dict[str, Setting] = {
     setting.key: setting
     for setting in (
@@ -118,6 +127,7 @@ SETTINGS: dict[str, Setting] = {
             "auto",
             "CONJURE_NATIVE",
         ),
+        Setting(SANDBOX, "Run commands in a sandbox; a project can only turn this on.", _yes_or_no, False),
         Setting("run.base", "Environment that runs start from.", _one_of("current", "none"), "current"),
         Setting("run.python", "Python version of a clean environment.", _text),
         Setting("run.pip", "Packages to add to the environment of runs.", _texts, ()),
@@ -149,13 +159,12 @@ class Config:
         """Whether somebody set it: it is not the default."""
         return self.origins[key] != DEFAULT
 
-    def table(self, name: str) -> dict[str, Any]:
-        """The settings of a table that were set, by their names in it."""
-        prefix = f"{name}."
+    def run_options(self) -> dict[str, Any]:
+        """What was set of the options of a run, by their names in Python."""
         return {
-            key.removeprefix(prefix): value
+            key.removeprefix("run.").replace("-", "_"): value
             for key, value in self.values.items()
-            if key.startswith(prefix) and self.is_set(key)
+            if (key.startswith("run.") or key == SANDBOX) and self.is_set(key)
         }
 
 
@@ -174,6 +183,8 @@ def load_config(home: Home, folder: Path) -> Config:
     project = find_project_file(folder)
     for path in (home.config_file, *([] if project is None else [project])):
         found = read_settings(path)
+        if path == project and values[SANDBOX]:
+            found.pop(SANDBOX, None)  # a project can turn it on, but not off
         values |= found
         origins |= dict.fromkeys(found, str(path))
     for key, setting in SETTINGS.items():

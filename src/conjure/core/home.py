@@ -119,6 +119,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def native_weights(self) -> Path:
+        """Models' weights in the native engine's layout, one file per digest of the checkpoint."""
+        return self.root / "weights"
+
+    @property
     def config_file(self) -> Path:
         """The user's settings, TOML."""
         return self.root / "config.toml"

@@ -1,7 +1,8 @@
 """What this machine is good at: its device, its fast number format, its memory.
 
-Main entries: `pick_device`, `fast_dtype`, `available_bytes`. Invariant: everything here only looks, except
-`keep_freed_memory`, which tunes this process's allocator.
+Main entries: `pick_device`, `fast_dtype`, `available_bytes`, `usable_cores`. Invariant: everything here only
+looks, except `keep_freed_memory`, which tunes this process's allocator; torch is imported by those functions
+alone that speak of its devices and dtypes.
 """
 
 import ctypes
@@ -9,25 +10,38 @@ import functools
 import os
 import platform
 import resource
+import sys
 from importlib.util import find_spec
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from conjure.errors import UsageError
 
+if TYPE_CHECKING:
+    import torch
+
 PRECISION_VARIABLE = "CONJURE_PRECISION"
 _WORTH_COMPILING = 2e16
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = ("float32", "bfloat16")
+_GPU_DEVICES = ("nvidiactl", "nvidia0", "kfd", "dxg")  # in /dev, one of which a GPU's driver makes
 
 # glibc's names for mallopt (malloc.h): give nothing below this size to mmap, and trim nothing above it.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_HEAP_BLOCK = 1 << 30
 
 
-def pick_device() -> torch.device:
+def pick_device() -> "torch.device":
     """The GPU where there is one, else the CPU."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gpu_is_there() -> bool:
+    """Whether torch finds a GPU; where no driver has left a device file, torch is not asked."""
+    if find_spec("torch") is None or not any(Path("/dev", name).exists() for name in _GPU_DEVICES):
+        return False
+    return pick_device().type != "cpu"
 
 
 @functools.cache
@@ -52,7 +66,7 @@ def cpu_vendor() -> str:
     return next(lines, "").partition(":")[2].strip()
 
 
-def fast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+def fast_dtype(device: "torch.device", precision: str = "auto") -> "torch.dtype":
     """The number format for training on `device`.
 
     Args:
@@ -63,15 +77,27 @@ def fast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     Raises:
         UsageError: Another word than these.
     """
-    chosen = os.environ.get(PRECISION_VARIABLE, "auto") if precision == "auto" else precision
+    import torch
+
+    chosen = chosen_precision(precision)
     if chosen == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
-    if chosen not in _DTYPES:
+    return getattr(torch, chosen)
+
+
+def chosen_precision(precision: str) -> str:
+    """``float32``, ``bfloat16`` or ``auto``: what was asked for, or ``CONJURE_PRECISION`` for ``auto``.
+
+    Raises:
+        UsageError: Another word than these.
+    """
+    chosen = os.environ.get(PRECISION_VARIABLE, "auto") if precision == "auto" else precision
+    if chosen not in ("auto", *_DTYPES):
         raise UsageError(f"precision is {chosen!r}; allowed are auto, {', '.join(_DTYPES)}")
-    return _DTYPES[chosen]
+    return chosen
 
 
-def worth_compiling(device: torch.device, operations: float) -> bool:
+def worth_compiling(device: "torch.device", operations: float) -> bool:
     """Whether torch's compiler, which fuses kernels on a GPU, gains more time than it takes.
 
     Args:
@@ -81,8 +107,10 @@ def worth_compiling(device: torch.device, operations: float) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None and operations >= _WORTH_COMPILING
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def _multiplies_bfloat16(device: "torch.device") -> bool:
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(cpu_flags() & {"amx_bf16", "avx512_bf16", "bf16"})
 
@@ -100,9 +128,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_HEAP_BLOCK)
 
 
-def available_bytes(device: torch.device) -> int:
+def available_bytes(device: "torch.device") -> int:
     """Memory this process may still take on `device`; control-group and process limits are heeded."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
     import psutil
 
@@ -135,16 +165,37 @@ def _control_group_free_bytes() -> int | None:
 
 @functools.cache
 def usable_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may keep busy: torch's threads (``OMP_NUM_THREADS``), affinity and group limits.
+    """Cores this process may keep busy: ``OMP_NUM_THREADS`` or torch's threads, affinity and group limits.
 
     Args:
         limits: The control group's file of microseconds to be used in each period, and the period.
     """
-    cores = torch.get_num_threads()
-    if hasattr(os, "sched_getaffinity"):
-        cores = min(cores, len(os.sched_getaffinity(0)))
+    cores = min(_threads_wanted(), len(_processors()))
     try:
         quota, period = map(int, limits.read_text().split())
     except (OSError, ValueError):  # not there, or "max"
         return cores
     return max(1, min(cores, quota // period))
+
+
+def _processors() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _threads_wanted() -> int:
+    """What torch computes with where it is loaded, else what it would: one thread for each core."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return torch.get_num_threads()
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else len(set(map(_siblings, _processors())))
+
+
+def _siblings(processor: int) -> str:
+    """Names the core that a processor is a thread of."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(processor)

@@ -402,6 +402,8 @@ def environment_facts(record: RunRecord) -> Iterator[Fact]:
 def requested_facts(record: RunRecord) -> Iterator[Fact]:
     """Resources, limits and which outputs to keep."""
     spec, needs = record.spec, record.spec.resources
+    if spec.sandbox:
+        yield Fact("sandbox", "with network" if spec.network else "without network")
     amounts = [
         *([] if needs.cpus is None else [f"cpus {needs.cpus:g}"]),
         *([] if needs.gpus is None else [f"gpus {needs.gpus}"]),

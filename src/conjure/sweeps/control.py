@@ -16,7 +16,7 @@ from pathlib import Path
 
 from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.errors import ConflictError, ExecutorError, UsageError
+from conjure.errors import ConflictError, ExecutorError, UsageError, option
 from conjure.runs.database.base import STOP, Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
 from conjure.runs.lifecycle.ownership import open_store
@@ -108,7 +108,7 @@ def _with_secrets(number: int, spec: RunSpec) -> RunSpec:
     if others:
         raise UsageError(
             f"sweep {number} has a secret in its {others[0]}, and secrets are not stored",
-            hint="start it again, with the secret in a variable: -e KEY, and $KEY in the command",
+            hint=f"start it again, with the secret in a variable: {option('env')}, and $KEY in the command",
         )
     missing = [name for name in names if name not in os.environ]
     if missing:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from conjure.core.text import did_you_mean
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 from conjure.runs.schema.argv import fill_in, placeholders
 from conjure.runs.schema.spec import RunSpec
 from conjure.sweeps.space import Choice, Domain, domain_from_dict
@@ -69,7 +69,7 @@ class SweepRequest:
 
     def _parameter_faults(self) -> list[str]:
         known = [*self.space, *([SEED_PARAMETER] if self.seeds > 1 else [])]
-        faults = [] if self.space else ["a sweep needs a --param"]
+        faults = [] if self.space else ["a sweep needs a parameter"]
         faults += [
             f":{name}: is not in the command, so the parameter {name!r} would do nothing"
             for name in known
@@ -78,10 +78,10 @@ class SweepRequest:
         for name in placeholders(self.spec.command):
             if name not in known:
                 near = did_you_mean(name, known)
-                faults.append(f":{name}: is in the command, but there is no --param {name}")
+                faults.append(f":{name}: is in the command, but there is no parameter {name!r}")
                 faults[-1] += f"; {near}" if near is not None else ""
         if self.seeds > 1 and SEED_PARAMETER in self.space:
-            faults.append("--seeds fills the parameter 'seed', which is given as a --param too")
+            faults.append(f"{option('seeds')} fills the parameter 'seed', which is given too")
         return faults
 
     def _method_faults(self) -> list[str]:
@@ -90,23 +90,23 @@ class SweepRequest:
         if self.method == "grid" and ranges:
             faults.append(f"a grid needs a list of values; {', '.join(ranges)} has a range")
         if self.method != "grid" and self.cells is None:
-            faults.append(f"{self.method} needs the number of trials: -n 20")
-        for name, value in (("-n", self.cells), ("--seeds", self.seeds), ("-j", self.parallel)):
+            faults.append(f"{self.method} needs the number of trials, as in {option('trials', 20)}")
+        for name, value in (("trials", self.cells), ("seeds", self.seeds), ("parallel", self.parallel)):
             if value is not None and not 1 <= value <= _MOST_TRIALS:
-                faults.append(f"{name} is {value}; it must be from 1 to {_MOST_TRIALS:,}")
+                faults.append(f"{option(name)} is {value}; it must be from 1 to {_MOST_TRIALS:,}")
         if self.time_limit_s is not None and not self.time_limit_s > 0:
-            faults.append("--time-limit must be above 0")
+            faults.append(f"{option('time_limit')} must be above 0")
         return faults
 
     def _metric_faults(self) -> list[str]:
         faults = []
         if self.metric is None and (self.method == "tpe" or self.prune is not None):
-            what = "tpe" if self.method == "tpe" else "--prune"
-            faults.append(f"{what} needs a --metric, with --minimize or --maximize")
+            what = "tpe" if self.method == "tpe" else option("prune")
+            faults.append(f"{what} needs {option('metric')}, and a direction: minimize or maximize")
         if self.metric is not None and self.direction is None:
-            faults.append(f"say which values of {self.metric} are better: --minimize or --maximize")
+            faults.append(f"{option('metric', self.metric)} needs a direction: minimize or maximize")
         if self.metric is None and self.direction is not None:
-            faults.append(f"--{self.direction} needs a --metric")
+            faults.append(f"a direction, {self.direction}, needs {option('metric')}")
         return faults
 
     @property

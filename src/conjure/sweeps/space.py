@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -109,8 +109,8 @@ def parse_parameter(text: str) -> tuple[str, Domain]:
     name, equals, values = text.partition("=")
     if not equals or not _NAME.fullmatch(name):
         raise UsageError(
-            f"--param {text!r} is not NAME=VALUES",
-            hint="as in --param lr=1e-3,3e-4 or --param lr=1e-4:1e-2:log",
+            f"{option('parameters')} {text!r} is not NAME=VALUES",
+            hint="as in lr=1e-3,3e-4 or lr=1e-4:1e-2:log",
         )
     found = _RANGE.fullmatch(values)
     return name, _range(text, found) if found is not None else _choice(name, values)
@@ -121,25 +121,25 @@ def _range(text: str, found: re.Match[str]) -> Range:
     scales, kinds = [w for w in words if w in _SCALES], [w for w in words if w in _KINDS]
     if len(scales) + len(kinds) < len(words) or len(scales) > 1 or len(kinds) > 1:
         raise UsageError(
-            f"--param {text!r}: after MIN:MAX come linear or log, and int or float",
+            f"{option('parameters')} {text!r}: after MIN:MAX come linear or log, and int or float",
             hint="as in 1e-4:1e-2:log",
         )
     try:
         return Range(float(found["low"]), float(found["high"]), log="log" in scales, whole="int" in kinds)
     except UsageError as error:
-        raise UsageError(f"--param {text!r}: {error}") from error
+        raise UsageError(f"{option('parameters')} {text!r}: {error}") from error
 
 
 def _choice(name: str, text: str) -> Choice:
     values = next(csv.reader([text], skipinitialspace=False), [])
     if not values or "" in values:
         raise UsageError(
-            f"--param {name} has an empty value",
-            hint=f"as in --param {name}=1,2; a value with a comma is quoted",
+            f"{option('parameters')} {name} has an empty value",
+            hint=f"as in {name}=1,2; a value with a comma is quoted",
         )
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
-        raise UsageError(f"--param {name} has the value {twice!r} twice")
+        raise UsageError(f"{option('parameters')} {name} has the value {twice!r} twice")
     return Choice(tuple(values))
 
 

@@ -19,7 +19,7 @@ from conjure.http.access import AccessRules
 from conjure.http.application import application
 from conjure.http.errors import HttpError, error_response, to_http_error
 from conjure.web.actions import act
-from conjure.web.pages import compare, curves, files, home, lineage, log, playground, run, runs
+from conjure.web.pages import compare, curves, files, home, lineage, log, playground, run, runs, sweeps
 from conjure.web.pages.playground import LazyPlayground
 from conjure.web.rendering import assets, assets_version, page
 from conjure.web.session import Session
@@ -68,6 +68,9 @@ _ROUTES = [
     Route("/runs/{number:run}/report", files.report),
     Route("/runs/{number:run}/report/page", files.report_frame),
     Route("/compare", compare.show),
+    Route("/sweeps", sweeps.table),
+    Route("/sweeps/{number:run}", sweeps.show),
+    Route("/sweeps/{number:run}/live.json", sweeps.live),
     Route("/lineage", lineage.of_home),
     Route("/curves.json", curves.curves),
     Route("/metrics.csv", curves.as_csv),
@@ -167,6 +170,7 @@ async def _error_page(request: Request, error: Exception) -> Response:
     if isinstance(error, ConjureError):
         words, hint = str(error), error.hint
     if request.url.path.endswith(_ANSWERS) or request.method not in ("GET", "HEAD"):
-        return error_response(HttpError(told.status, words, code=told.code, headers=told.headers))
+        plain = HttpError(told.status, words, code=told.code, param=told.param, headers=told.headers)
+        return error_response(plain)
     fix = getattr(error, "fix", None)
     return page(request, "error.html", status_code=told.status, words=words, hint=hint, fix=fix, nav=True)

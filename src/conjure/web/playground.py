@@ -144,8 +144,7 @@ class Playground:
 
 def _load(name: str) -> ServedModel:
     folder = resolve_model(name, lookups=[model_lookup]).folder
-    rows = _LIMITS.most_rows
-    return load_served_model(name, name, folder, precision="auto", rows=rows, lookups=[model_lookup])
+    return load_served_model(name, folder, precision="auto", rows=_LIMITS.most_rows)
 
 
 def _retire(task: "asyncio.Task[ServedModel]") -> None:
@@ -155,7 +154,8 @@ def _retire(task: "asyncio.Task[ServedModel]") -> None:
 
 def _prompt(model: ServedModel, text: str) -> list[int]:
     """The text's tokens; without any, what stands before every text."""
-    return list(model.tokenizer.encode(text)) or [model.tokenizer.end_of_text_id]
+    tokenizer = model.tokenizer
+    return [*tokenizer.start_ids, *tokenizer.encode(text)] or [tokenizer.end_of_text_id]
 
 
 def _token(model: ServedModel, token: TokenLogprob) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def test_a_wrong_file_stops_what_uses_it_and_nothing_else(call, here):
 def test_settings_are_defaults_of_options_that_exist(here, conjure_home):
     conjure_home.mkdir()
     (conjure_home / "config.toml").write_text(
-        'model = "gpt2"\n[run]\nbase = "none"\npython = "3.12"\npip = ["a"]\ncpus = 1\ngpus = 0\n'
+        'model = "gpt2"\nsandbox = true\n'
+        '[run]\nbase = "none"\npython = "3.12"\npip = ["a"]\ncpus = 1\ngpus = 0\n'
         'memory = "1GB"\n'
         'timeout = "1h"\noutput = ["*"]\nno-output = ["*.tmp"]\n'
     )
@@ -97,11 +98,12 @@ def test_settings_are_defaults_of_options_that_exist(here, conjure_home):
     for name in CONFIGURED:
         command = cli.get_command(context, name)
         for key, value in configured_defaults(name).get(name, {}).items():
-            target = command.commands[key] if isinstance(value, dict) else command
+            target = command.get_command(context, key) if isinstance(value, dict) else command
             names = {parameter.name for parameter in target.params}
             assert (value.keys() if isinstance(value, dict) else {key}) <= names
     run = configured_defaults("run")["run"]
-    assert run.keys() == {key.removeprefix("run.").replace("-", "_") for key in SETTINGS if "run." in key}
+    names = {key.removeprefix("run.").replace("-", "_") for key in SETTINGS if "run." in key}
+    assert run.keys() == names | {"sandbox"}
     assert run.keys() <= RunOptions.__annotations__.keys()
     assert configured_defaults("generate")["generate"] == {"model": "gpt2"}
 

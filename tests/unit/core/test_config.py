@@ -59,18 +59,36 @@ def test_a_projects_file_is_looked_for_up_to_the_top_of_its_repository(project, 
 
 def test_what_is_set_in_a_table_is_given_as_it_is_used(home, project):
     home.config_file.write_text('[run]\ncpus = 2\npip = ["tqdm"]\nno-output = "*.tmp"\n')
-    assert load_config(home, project).table("run") == {
+    assert load_config(home, project).run_options() == {
         "cpus": 2.0,
         "pip": ("tqdm",),
-        "no-output": ("*.tmp",),
+        "no_output": ("*.tmp",),
     }
+
+
+@pytest.mark.parametrize(
+    ("users", "projects", "expected"),
+    [
+        (None, None, None),
+        ("true", None, True),
+        (None, "true", True),
+        ("true", "false", True),
+        ("false", "true", True),
+        ("false", "false", False),
+    ],
+)
+def test_a_project_can_turn_the_sandbox_on_but_not_off(home, project, users, projects, expected):
+    for file, value in ((home.config_file, users), (project / "conjure.toml", projects)):
+        if value is not None:
+            file.write_text(f"sandbox = {value}\n")
+    assert load_config(home, project).run_options().get("sandbox") == expected
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("run.cpu = 2", "there is no setting 'run.cpu'; did you mean run.cpus or run.gpus?"),
-        ("colour = 1", "there is no setting 'colour'; there are model, precision, native, run.base,"),
+        ("colour = 1", "there is no setting 'colour'; there are model, precision, native, sandbox,"),
         ("run = 3", "there is no setting 'run'; "),
         ("run.cpus = 0", "run.cpus cannot be 0; allowed: a number above 0"),
         ("run.cpus = true", "run.cpus cannot be True; allowed: a number above 0"),
@@ -79,6 +97,7 @@ def test_what_is_set_in_a_table_is_given_as_it_is_used(home, project):
         ("run.timeout = '90'", "run.timeout cannot be '90'; allowed: a time such as 90m"),
         ("run.pip = [1]", "run.pip cannot be [1]; allowed: a list of texts"),
         ("run.base = 'other'", "run.base cannot be 'other'; allowed: current, none"),
+        ("sandbox = 1", "sandbox cannot be 1; allowed: true, false"),
         ("model = ''", "model cannot be ''; allowed: a text"),
     ],
 )

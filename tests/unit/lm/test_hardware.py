@@ -40,6 +40,19 @@ def test_without_a_limit_it_is_what_torch_and_the_system_allow(tmp_path, monkeyp
     assert usable_cores(tmp_path / "missing too") == 3
 
 
+def test_without_torch_the_variable_counts_and_else_cores(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(
+        hardware, "_siblings", lambda processor: f"{processor // 2 * 2}-{processor // 2 * 2 + 1}"
+    )
+    for wanted, cores in (("3", 3), ("", 4), ("many", 4), ("0", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+        usable_cores.cache_clear()
+        assert usable_cores(tmp_path / "missing") == cores
+    usable_cores.cache_clear()
+
+
 @pytest.mark.parametrize(("device", "operations", "worth"), [("cpu", 1e20, False), ("cuda", 1e10, False)])
 def test_a_cpu_and_short_work_are_not_worth_compiling_for(device, operations, worth):
     assert hardware.worth_compiling(torch.device(device), operations) is worth

@@ -45,8 +45,11 @@ def _findings(home: Home) -> Iterator[Finding]:
 
 def _language_models() -> Finding:
     """Whether models can run here, and on what; nothing heavy is imported to answer that."""
-    if find_spec("torch") is None:
+    if find_spec("tokenizers") is None or find_spec("numpy") is None:
         text = "not installed; runs do not need them"
+        return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
+    if find_spec("torch") is None:
+        text = f"int8 engine: {describe()}; only generating works, since torch is not installed"
         return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
     return Finding("language models", State.OK, f"int8 engine: {describe()}")
 

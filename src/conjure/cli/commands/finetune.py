@@ -10,6 +10,7 @@ import click
 from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.sampling_options import adapter_option, chat_date_option
+from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.finetune_specs import resumed_spec
@@ -36,7 +37,7 @@ class Automatic(click.ParamType):
             return self.fail(f"{value!r} is neither a number nor auto", param, ctx)
 
 
-@click.command()
+@click.command(cls=SavableCommand)
 @click.argument("data", nargs=-1)
 @click.option("--model", default="sprite", show_default=True, help="Model to start from.")
 @click.option("-o", "--output", help="Checkpoint folder to write; needs --no-run.")
@@ -175,6 +176,7 @@ class Automatic(click.ParamType):
 @click.option("--dry-run", is_flag=True, help="Show the plan and exit.")
 @click.option("--no-run", is_flag=True, help="Train without recording a run.")
 @recording_options
+@saved_command_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context
 def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any) -> int:
@@ -193,7 +195,12 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     from conjure.cli.language_model import finetune as implementation
 
     recording = {name: settings.pop(name) for name in RECORDING}
+    saved_to = settings.pop("save_command")
     as_json, no_run, dry_run = (settings.pop(name) for name in ("as_json", "no_run", "dry_run"))
+    if saved_to is not None:
+        if settings["resume"] is None:
+            implementation.checked_spec(context)
+        return save_command(context, saved_to)
     if dry_run or no_run or inside_a_run():
         return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
     _refuse_output(settings)

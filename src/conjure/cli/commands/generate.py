@@ -13,6 +13,8 @@ import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
 from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
+from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
+from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
@@ -31,7 +33,7 @@ _STANDARD_INPUT = "standard input"
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
-@click.command()
+@click.command(cls=SavableCommand)
 @click.argument("prompt", required=False)
 @click.option(
     "--model", default="sprite", show_default=True, help="Model name, folder, run or Hugging Face model."
@@ -80,6 +82,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 )
 @click.option("--save", is_flag=True, help="Record a run, with the samples as its output.")
 @recording_options
+@saved_command_options
 @click.pass_context
 def command(
     context: click.Context,
@@ -97,6 +100,7 @@ def command(
     chat: bool,
     chat_date: date | None,
     save: bool,
+    save_command: Path | None,
     output: Path | None,
     **settings: Any,
 ) -> int:
@@ -112,6 +116,8 @@ def command(
         raise UsageError("--chat needs a question: give it as PROMPT")
     day = chat_date if chat_date is not None else today()
     request = _request(prompts, settings)
+    if save_command is not None:
+        return save_to_file(context, save_command)
     if save and not inside_a_run():
         return record(run_spec(context), background=recording["background"], as_json=as_json)
     # Imports torch, which neither --help nor a mistake needs.

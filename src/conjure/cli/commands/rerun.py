@@ -1,11 +1,16 @@
 """`conjure rerun`: a run's exact record, once more."""
 
+from pathlib import Path
+
 import click
 
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.run_following import follow_submission
 from conjure.cli.run_options import parse_variable
+from conjure.cli.saved_commands.options import write_command
+from conjure.cli.saved_commands.recorded import values_of_run
 from conjure.core.home import Home
+from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.submission import rerun
 
 
@@ -14,12 +19,22 @@ from conjure.runs.lifecycle.submission import rerun
 @click.option(
     "-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set a secret variable that the run was given."
 )
+@click.option(
+    "--save-command",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the run's options and command to a TOML file instead of repeating it.",
+)
 @click.option("-b", "--background", is_flag=True, help="Start the run and return at once.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of the transcript."
 )
-def command(number: int, *, env: tuple[str, ...], background: bool, as_json: bool) -> int:
+def command(
+    number: int, *, env: tuple[str, ...], save_command: Path | None, background: bool, as_json: bool
+) -> int:
     """Repeat run NUMBER with the same code, environment, mounts and command."""
+    if save_command is not None:
+        return _save(number, save_command)
     home, variables = Home.from_environment(), dict(map(parse_variable, env))
     return follow_submission(
         home,
@@ -27,3 +42,17 @@ def command(number: int, *, env: tuple[str, ...], background: bool, as_json: boo
         background=background,
         as_json=as_json,
     )
+
+
+def _save(number: int, path: Path) -> int:
+    with open_store(Home.from_environment()) as store:
+        record = store.get(number)
+    verb, values = values_of_run(record)
+    write_command(path, values, verb)
+    if record.code is not None and record.code.dirty:
+        click.echo(
+            f"note: run {number} had uncommitted changes, which the file does not hold;"
+            f" `conjure rerun {number}` repeats them",
+            err=True,
+        )
+    return 0

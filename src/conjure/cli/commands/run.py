@@ -1,12 +1,15 @@
 """`conjure run`: put it in front of any command."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from conjure.cli.run_following import follow_submission
 from conjure.cli.run_options import run_options, run_spec
+from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
+from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.runs.lifecycle.overlooked import overlooked
@@ -16,6 +19,7 @@ from conjure.runs.schema.spec import parse_assignment
 
 
 @click.command(
+    cls=SavableCommand,
     context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS] [--]",
     epilog="A COMMAND of one word is run by the shell; several words are a program and its arguments, passed"
@@ -32,12 +36,16 @@ from conjure.runs.schema.spec import parse_assignment
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of the transcript."
 )
+@saved_command_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND...")
-def command(**options: Any) -> int:
+@click.pass_context
+def command(context: click.Context, /, *, save_command: Path | None, **options: Any) -> int:
     """Run COMMAND as a numbered, isolated, recorded run."""
     home = Home.from_environment()
     params = _params(options["param"])
     spec = run_spec(home, options, params, idempotent=options["idempotent"])
+    if save_command is not None:
+        return save_to_file(context, save_command, spec.stored().withheld or ())
     for name in unknown_placeholders(spec.command, spec.params):
         click.echo(f"note: :{name}: in the command is not replaced: there is no --param {name}=…", err=True)
     for note in overlooked(spec):

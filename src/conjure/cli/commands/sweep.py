@@ -9,13 +9,13 @@ import click
 
 from conjure.cli.render import note, write_json
 from conjure.cli.run_options import run_options, run_spec
-from conjure.cli.run_view import metric_value
+from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
 from conjure.cli.sweeps.following import follow_sweep
 from conjure.cli.sweeps.recipe_template import is_recipe, recipe_template
 from conjure.cli.sweeps.view import show_plots, show_sweep
 from conjure.cli.tables import Cell, Column, show_table
 from conjure.core.home import Home
-from conjure.core.units import parse_duration
+from conjure.core.units import format_number, parse_duration
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import RunSpec
@@ -84,6 +84,7 @@ def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-b", "--background", is_flag=True, help="Start the sweep and return at once."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end."),
         run_options,
+        saved_command_options,
         click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND..."),
     )
     for option in reversed(options):
@@ -92,14 +93,17 @@ def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _drawn_options = (
-    click.option("-n", "--trials", "cells", type=int, required=True, metavar="N", help="Number of trials."),
+    click.option("-n", "--trials", "trials", type=int, required=True, metavar="N", help="Number of trials."),
     click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
 )
 
 
 def _method(name: str) -> Callable[..., Any]:
     return command.command(
-        name, context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] [--]"
+        name,
+        cls=SavableCommand,
+        context_settings={"allow_interspersed_args": False},
+        options_metavar="[OPTIONS] [--]",
     )
 
 
@@ -134,6 +138,9 @@ def tpe(**options: Any) -> int:
 def _start(method: str, options: dict[str, Any]) -> int:
     home = Home.from_environment()
     request = _request(home, method, options)
+    if options["save_command"] is not None:
+        context, withheld = click.get_current_context(), request.spec.stored().withheld
+        return save_command(context, options["save_command"], withheld or ())
     if options["dry_run"]:
         require_packages(request)
         _show_commands(request)
@@ -150,7 +157,7 @@ def _request(home: Home, method: str, options: dict[str, Any]) -> SweepRequest:
         spec=_spec(home, space, options),
         space=space,
         method=method,  # type: ignore[arg-type]
-        cells=options.get("cells"),
+        cells=options.get("trials"),
         seeds=options["seeds"],
         seed=options.get("seed", 0),
         parallel=options["parallel"],
@@ -260,7 +267,7 @@ def _listed_row(view: SweepView) -> list[str | Cell]:
         view.request.method,
         f"{view.ended}/{view.row.trials}",
         view.request.metric or "",
-        "" if best is None or best.value is None else metric_value(best.value),
+        "" if best is None or best.value is None else format_number(best.value),
         view.request.spec.stored().command_text,
     ]
 
@@ -305,7 +312,7 @@ def best(number: int, *, as_command: bool, as_json: bool) -> None:
         click.echo(view.request.command_of(found.trials[0].params))
     else:
         runs = ", ".join(str(trial.run) for trial in found.trials)
-        click.echo(f"{view.request.metric} {metric_value(found.value)}  run {runs}")
+        click.echo(f"{view.request.metric} {format_number(found.value)}  run {runs}")
         for name, value in found.params.items():
             click.echo(f"{name} {value}")
 

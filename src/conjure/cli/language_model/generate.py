@@ -65,6 +65,7 @@ def generate(
         rows=rows,
         adapter=data_path(adapter) if adapter is not None else None,
         lookups=[model_lookup],
+        on_making=_note_making,
     )
     if chat_on is not None:
         request = _as_questions(request, ChatEncoder.of(writer.tokenizer, model=model, day=chat_on))
@@ -88,6 +89,10 @@ def _as_questions(request: GenerationRequest, encoder: ChatEncoder) -> Generatio
     return replace(
         request, prompts=[EncodedPrompt(text, encoder.prompt([Message("user", text)])) for text in texts]
     )
+
+
+def _note_making() -> None:
+    note("Rounding the model's weights to int8, which is done once.")
 
 
 def _note_overflow(writer: Writer, request: GenerationRequest) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from conjure.cli.typed_options import names_as_typed
 from conjure.errors import UsageError
 from conjure.recipes.options import option_words
 from conjure.runs.schema.argv import fill_in, placeholders
@@ -70,8 +69,7 @@ def recipe_template(
 
     def made(params: Mapping[str, str]) -> RunSpec:
         context = command.make_context(kind, list(fill_in(tuple(words), params))[2:])
-        with names_as_typed(context):
-            return make(context, _swept(command, context, words[2:]))
+        return make(context, _swept(command, context, words[2:]))
 
     for params in trials[1:]:
         made(params)

@@ -10,11 +10,10 @@ import click
 
 from conjure.cli.plots import show_points
 from conjure.cli.render import note
-from conjure.cli.run_view import metric_value
 from conjure.cli.tables import Cell as TableCell
 from conjure.cli.tables import Column, Row, show_table
 from conjure.core.text import plural
-from conjure.core.units import format_duration
+from conjure.core.units import format_duration, format_number
 from conjure.runs.database.sweep_rows import SweepState
 from conjure.runs.schema.status import RunStatus
 from conjure.sweeps.space import Range
@@ -130,10 +129,10 @@ def _value(cell: Cell) -> str:
     if cell.value is None:
         reported = [trial for trial in cell.trials if trial.step is not None]
         if any(trial.status == PRUNED and trial.value is not None for trial in reported):
-            return f"({metric_value(next(t.value for t in reported if t.value is not None))})"
+            return f"({format_number(next(t.value for t in reported if t.value is not None))})"
         return "nan" if any(trial.value is None for trial in reported) else ""
-    spread = f" ± {metric_value(cell.spread)}" if cell.spread is not None else ""
-    return f"{metric_value(cell.value)}{spread}"
+    spread = f" ± {format_number(cell.spread)}" if cell.spread is not None else ""
+    return f"{format_number(cell.value)}{spread}"
 
 
 def _status(cell: Cell) -> TableCell:
@@ -152,7 +151,7 @@ def trial_line(view: SweepView, trial: Trial) -> str:
         return line
     best = view.best
     is_best = best is not None and trial in best.trials and trial.counts
-    value = f"{view.request.metric} {metric_value(trial.value)} at step {trial.step}"
+    value = f"{view.request.metric} {format_number(trial.value)} at step {trial.step}"
     return f"{line} · {value}{' (best so far)' if is_best else ''}"
 
 

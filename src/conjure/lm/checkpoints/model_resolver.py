@@ -133,8 +133,10 @@ def models_here() -> list[ModelSource]:
 
 def _cached_models() -> Iterator[ModelSource]:
     """Models of known kinds in Hugging Face's cache, each by its newest revision, loadable or not."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
-
+    try:
+        from huggingface_hub import CacheNotFound, scan_cache_dir
+    except ModuleNotFoundError:  # as in conjure[generate]
+        return
     try:
         repositories = scan_cache_dir().repos
     except CacheNotFound:

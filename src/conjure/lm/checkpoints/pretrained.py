@@ -9,9 +9,8 @@ once more, and be split over several files.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conjure.core.files import replace_folder
-from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError
 from conjure.lm.checkpoints.layout import (
     CHECKPOINT_FILES,
     CONFIG_FILE,
-    EMBEDDING,
-    HEAD,
     WEIGHTS_FILE,
-    has_tokenizer,
     open_tensors,
     read_config,
 )
-from conjure.lm.checkpoints.safetensors_reader import StoredTensor
-from conjure.lm.checkpoints.tensor_layout import assemble, stored_names, stored_shapes, take_apart
+from conjure.lm.checkpoints.stored_weights import check_fit, load_tokenizer, settle_head
+from conjure.lm.checkpoints.tensor_layout import assemble, take_apart
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.registry import build, config_settings, family_of
 from conjure.lm.models.shape import ModelConfig
 from conjure.lm.text.tokenizer import Tokenizer
-
-_FAULTS_SHOWN = 3
 
 
 def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> tuple[CausalLM, Tokenizer]:
@@ -84,113 +77,15 @@ def open_model(folder: Path | str) -> Iterator[tuple[CausalLM, Callable[[str, to
     folder = Path(folder)
     config = read_config(folder)
     with open_tensors(folder, family_of(config)) as tensors:
-        config = _settle_head(config, tensors)
+        config = settle_head(config, tensors)
         model = build(config)
-        _check_fit(folder, model, tensors)
+        shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+        check_fit(folder, config, shapes, tensors)
 
         def read(name: str, dtype: torch.dtype) -> Tensor:
             return assemble(config, name, lambda each, turn: tensors[each].read(dtype, transpose=turn))
 
         yield model, read
-
-
-def load_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
-    """The tokenizer beside a model's weights; None where there is none.
-
-    Raises:
-        CheckpointError: It is damaged, or gives text ids that the model does not have.
-    """
-    if not has_tokenizer(folder):
-        return None
-    tokenizer = Tokenizer.from_folder(folder)
-    usable = tokenizer.limited_to(config.vocab_size)
-    if usable is None:
-        raise CheckpointError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} tokens and the model only"
-            f" {config.vocab_size:,}: they do not match"
-        )
-    return usable
-
-
-def missing_tokenizer(origin: str) -> CheckpointError:
-    """What to say where text is wanted of a model that came without a tokenizer."""
-    return CheckpointError(
-        f"the model {origin} has no tokenizer files, so it cannot read or write text",
-        hint="put its tokenizer.json into its folder",
-    )
-
-
-def _settle_head(config: ModelConfig, tensors: dict[str, StoredTensor]) -> ModelConfig:
-    """Decide whether the head is tied, as transformers does: by what is stored, where that is telling.
-
-    A stored head equal to the embedding is left out of `tensors`; one that differs is a head of its own,
-    whatever the configuration says; one without an embedding beside it is the embedding.
-    """
-    if not config.tied or not family_of(config).has_head:
-        return config
-    (head,), (embedding,) = stored_names(config, HEAD), stored_names(config, EMBEDDING)
-    if head not in tensors:
-        return config
-    if embedding not in tensors:
-        tensors[embedding] = tensors.pop(head)
-    elif tensors[head].same_as(tensors[embedding]):
-        del tensors[head]
-    else:
-        return replace(config, tied=False)
-    return config
-
-
-def _check_fit(folder: Path, model: CausalLM, tensors: Mapping[str, StoredTensor]) -> None:
-    """Refuse, all at once, what keeps the stored tensors from being this model's."""
-    needed = {
-        name: shape
-        for ours, weight in model.named_parameters()
-        for name, shape in stored_shapes(model.config, ours, tuple(weight.shape)).items()
-    }
-    known = {name: tensor for name, tensor in tensors.items() if name in needed}
-    faults = [
-        f"tensor {tensor.name} has shape {tensor.shape} and {needed[name]} is needed"
-        for name, tensor in known.items()
-        if tensor.shape != needed[name]
-    ]
-    faults += [
-        f"tensor {tensor.name} holds {tensor.dtype} numbers, which are not weights"
-        for tensor in known.values()
-        if not tensor.is_floating_point
-    ]
-    faults += [f"tensor {name} {needed[name]} is missing" for name in needed if name not in tensors]
-    faults += [
-        f"tensor {tensor.name} {tensor.shape} is not part of the model"
-        for name, tensor in tensors.items()
-        if name not in needed
-    ]
-    if faults:
-        more = len(faults) - _FAULTS_SHOWN
-        listed = "; ".join(faults[:_FAULTS_SHOWN]) + (f"; and {more} more such errors" if more > 0 else "")
-        extra = [name for name in tensors if name not in needed]
-        raise CheckpointError(
-            f"the weights in {folder} do not fit its {CONFIG_FILE}: {listed}{_prefix_hint(needed, extra)}",
-            fix=_without_head(folder) if len(faults) == len(extra) else None,
-        )
-
-
-def _prefix_hint(needed: Mapping[str, tuple[int, ...]], extra: Sequence[str]) -> str:
-    """That names would fit without what is put before them, where that is so."""
-    for name in extra:
-        whole = next((each for each in needed if name.endswith(f".{each}")), None)
-        if whole is not None:
-            return f"; the names begin with {name.removesuffix(whole)!r}, and would match without it"
-    return ""
-
-
-def _without_head(folder: Path) -> str:
-    """A command that leaves out tensors for other tasks (a classifier, a value head) beside the model."""
-    target = folder.resolve().name + "-lm"
-    code = (
-        "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T;"
-        " [k.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for k in (M, T)]"
-    )
-    return shell_words("python", "-c", code, str(folder), target)
 
 
 def save_checkpoint(

@@ -14,6 +14,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +107,10 @@ class StoredTensor:
                 f"the weights are damaged, or too large for {kind}: tensor {self.name} holds NaN or infinity"
             )
 
+    def forget(self) -> None:
+        """Give back the memory that its numbers take; reading them again fetches them again."""
+        self._forget(self.start, self.stop)
+
     def same_as(self, other: "StoredTensor") -> bool:
         """Whether two tensors are equal in dtype, shape and every byte."""
         if (self.dtype, self.shape) != (other.dtype, other.shape):
@@ -155,7 +160,8 @@ class TensorFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._content.close()
+        with suppress(BufferError):  # an error on its way out may still hold numbers; then it closes later
+            self._content.close()
 
     def _stored_tensor(self, name: str, entry: Any, base: int) -> StoredTensor:
         wrong = CheckpointError(f"{self.path} is damaged: its header describes tensor {name} wrongly")

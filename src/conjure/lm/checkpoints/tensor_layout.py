@@ -5,12 +5,14 @@ and assembled again is the same to the last bit.
 """
 
 from collections.abc import Callable, Sequence
-
-from torch import Tensor, cat
+from typing import TYPE_CHECKING
 
 from conjure.lm.models.family import Stored
 from conjure.lm.models.registry import family_of
 from conjure.lm.models.shape import ModelConfig, Shape
+
+if TYPE_CHECKING:  # telling names and shapes does not pay for torch, moving numbers does
+    from torch import Tensor
 
 
 def stored_names(config: ModelConfig, name: str) -> tuple[str, ...]:
@@ -34,7 +36,7 @@ def stored_shapes(config: ModelConfig, name: str, shape: tuple[int, ...]) -> dic
     }
 
 
-def assemble(config: ModelConfig, name: str, read: Callable[[str, bool], Tensor]) -> Tensor:
+def assemble(config: ModelConfig, name: str, read: "Callable[[str, bool], Tensor]") -> "Tensor":
     """Our tensor of this name.
 
     Args:
@@ -42,6 +44,8 @@ def assemble(config: ModelConfig, name: str, read: Callable[[str, bool], Tensor]
         name: Ours.
         read: Reads a stored tensor, given its name, and whether to transpose it if it is a matrix.
     """
+    from torch import cat
+
     stored, names = family_of(config).stored(name)
     transposed = stored.layout == "transposed" and name.endswith("weight")
     parts = [read(each, transposed) for each in names]
@@ -49,7 +53,7 @@ def assemble(config: ModelConfig, name: str, read: Callable[[str, bool], Tensor]
     return _regrouped(weight, _heads(config), 3) if stored.layout == "by_head" else weight
 
 
-def take_apart(config: ModelConfig, name: str, weight: Tensor) -> dict[str, Tensor]:
+def take_apart(config: ModelConfig, name: str, weight: "Tensor") -> "dict[str, Tensor]":
     """What a checkpoint stores in place of our tensor of this name, by its names in files."""
     stored, _ = family_of(config).stored(name)
     parts = split_rows(config, name, weight)
@@ -58,7 +62,7 @@ def take_apart(config: ModelConfig, name: str, weight: Tensor) -> dict[str, Tens
     return dict(zip(file_names(config, name), parts, strict=True))
 
 
-def split_rows(config: ModelConfig, name: str, weight: Tensor) -> Sequence[Tensor]:
+def split_rows(config: ModelConfig, name: str, weight: "Tensor") -> "Sequence[Tensor]":
     """The rows of our tensor of this name, or of what makes them, by the checkpoint's tensors they go to."""
     stored, _ = family_of(config).stored(name)
     if stored.layout == "by_head":
@@ -75,6 +79,6 @@ def _heads(config: ModelConfig) -> int:
     return config.n_head
 
 
-def _regrouped(weight: Tensor, outer: int, inner: int) -> Tensor:
+def _regrouped(weight: "Tensor", outer: int, inner: int) -> "Tensor":
     """Rows sorted by `outer` first and `inner` second, sorted the other way round."""
     return weight.unflatten(0, (outer, inner, -1)).transpose(0, 1).flatten(0, 2)

@@ -1,7 +1,7 @@
 """A model made ready to write text, in the number format that was asked for or is fastest for the work.
 
-Main entry: `load_writer`. Invariant: ``float32`` is exact, and everything else is only taken when it is asked
-for, by name or as ``auto``.
+Main entry: `load_writer`. Invariants: ``float32`` is exact, and everything else is only taken when it is
+asked for, by name or as ``auto``; torch is imported only where the native engine does not do the work.
 
 ``auto`` takes, on a GPU, what `fast_dtype` finds. On a CPU it takes int8 where the native engine is built:
 that reads half of bfloat16's bytes per token, and with AVX512-VNNI or AVX2 multiplies faster than torch, for
@@ -10,24 +10,21 @@ one row as for many. Where it runs its portable instructions, that is so for few
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
+from conjure.errors import CheckpointError, ModelError, UsageError
 from conjure.lm.bounds import value_fault
-from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
-from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, missing_tokenizer, open_model
+from conjure.lm.checkpoints.stored_weights import load_tokenizer, missing_tokenizer, open_weights
 from conjure.lm.generation.engines.base import Engine
-from conjure.lm.generation.engines.cuda_graph import torch_engine
-from conjure.lm.generation.engines.int8_quantization import Int8Decoder, QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine, supports
-from conjure.lm.generation.engines.torch_engine import TorchEngine
-from conjure.lm.hardware import PRECISION_VARIABLE, fast_dtype, pick_device
-from conjure.lm.models.decoder import Decoder
+from conjure.lm.generation.engines.native_weights import Format, NativeWeights
+from conjure.lm.generation.engines.weights_cache import cached_weights
+from conjure.lm.hardware import PRECISION_VARIABLE, chosen_precision, gpu_is_there
 from conjure.lm.models.shape import ModelConfig
 from conjure.lm.native import Status, status
 from conjure.lm.text.tokenizer import Tokenizer
@@ -60,6 +57,7 @@ def load_writer(
     rows: int = 1,
     adapter: str | Path | None = None,
     lookups: Iterable[Lookup] = (),
+    on_making: Callable[[], None] = lambda: None,
 ) -> Writer:
     """Load a model for writing.
 
@@ -69,6 +67,7 @@ def load_writer(
         rows: How many samples will be written; ``auto`` looks at it.
         adapter: A PEFT folder whose LoRA weights to merge into the model.
         lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
+        on_making: Called before a model's int8 weights are made, once for each model; it takes seconds.
 
     Raises:
         NotFoundError: There is no such model here, and it cannot be fetched.
@@ -77,53 +76,82 @@ def load_writer(
     """
     if precision not in PRECISIONS:
         raise value_fault("precision", f"is {precision!r}; allowed are {', '.join(PRECISIONS)}")
-    source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
+    source = resolve_model(name, lookups=lookups)
+    if adapter is not None:
+        # It merges weights with torch, which nobody else pays for here.
+        from conjure.lm.checkpoints.adapters import apply_adapter
+
+        source = apply_adapter(source, adapter)
     config = read_config(source.folder)
     tokenizer = load_tokenizer(source.folder, config)
     if tokenizer is None:
         raise missing_tokenizer(str(source))
-    device = pick_device()
-    automatic = precision == "auto" and PRECISION_VARIABLE not in os.environ
-    if precision == "int8" or (automatic and int8_is_fastest(config, device, rows, status())):
-        engine, words = int8_engine(source.folder)
+    native = status()
+    chosen = native_format(config, precision, rows, native)
+    if chosen is None:
+        engine, words = _torch_engine(source.folder, precision)
     else:
-        dtype = fast_dtype(device, precision)
-        engine, words = torch_engine(load_model(source.folder, dtype).to(device)), _words(dtype, device)
+        engine, words = native_engine(source.folder, chosen, native, on_making)
     return Writer(engine, tokenizer, str(source), words)
 
 
-def int8_is_fastest(config: ModelConfig, device: torch.device, rows: int, native: Status) -> bool:
-    """Whether to write so many samples in int8, given what the native engine can do here."""
-    if device.type != "cpu" or native.library is None or not supports(config):
-        return False
-    return native.instructions != "portable" or rows < _ROWS_FOR_TORCH
+def native_format(config: ModelConfig, precision: str, rows: int, native: Status) -> Format | None:
+    """What the native engine is to store weights in; None where torch does the work.
+
+    Args:
+        config: The model's.
+        precision: One of `PRECISIONS`.
+        rows: How many samples will be written.
+        native: What the engine can do here.
+    """
+    if native.library is None or not supports(config):
+        return None
+    if precision == "int8":
+        return "int8"
+    automatic = precision == "auto" and PRECISION_VARIABLE not in os.environ
+    exact = not automatic and chosen_precision(precision) == "float32"
+    if not (automatic or exact) or gpu_is_there():
+        return None
+    fastest = native.instructions != "portable" or rows < _ROWS_FOR_TORCH
+    if exact:
+        return "float32" if fastest or find_spec("torch") is None else None
+    return "int8" if fastest else None
 
 
-def int8_engine(folder: Path) -> tuple[Engine, str]:
-    """The native engine, weights rounded as they are read; where it cannot, torch with the same numbers.
+def native_engine(
+    folder: Path, format: Format, native: Status, on_making: Callable[[], None] = lambda: None
+) -> tuple[Engine, str]:
+    """The native engine, weights laid out as they are read, and what to call it.
 
     Args:
         folder: The checkpoint's.
+        format: ``int8`` or ``float32``; matrices that are stored in bfloat16 stay so in the latter.
+        native: What the engine can do here.
+        on_making: As for `load_writer`.
 
-    Returns:
-        The engine, and what to call it.
+    Raises:
+        CheckpointError: The weights hold what is no number, or cannot be read.
     """
-    native = status()
-    if native.library is None or not supports(read_config(folder)):
-        return _rounded_in_torch(folder)
-    with open_model(folder) as (model, read):
-        assert isinstance(model, Decoder), "the native engine supports no other"
-        weights = QuantisedModel.read(model.config, lambda name: read(name, torch.float32))
-    return NativeEngine(weights, native), f"int8, native {native.instructions}"
+    try:
+        weights = cached_weights(folder, on_making) if format == "int8" else _exact_weights(folder)
+    except ModelError as error:
+        raise CheckpointError(f"the model in {folder} cannot be used: {error}") from error
+    return NativeEngine(weights, native), f"{format}, native {native.instructions}"
 
 
-def _rounded_in_torch(folder: Path) -> tuple[Engine, str]:
-    model = load_model(folder)
-    if not isinstance(model, Decoder):
-        raise value_fault("precision", f"is int8, which {model.config.family} models cannot be rounded to")
-    return TorchEngine(Int8Decoder(model)), "int8, torch"
+def _exact_weights(folder: Path) -> NativeWeights:
+    with open_weights(folder) as stored:
+        exact: Format = "bfloat16" if stored.matrices_are_bfloat16 else "float32"
+        return NativeWeights.make(stored.config, exact, stored.parts)
 
 
-def _words(dtype: torch.dtype, device: torch.device) -> str:
-    name = str(dtype).removeprefix("torch.")
-    return name if device.type == "cpu" else f"{name}, {device.type}"
+def _torch_engine(folder: Path, precision: str) -> tuple[Engine, str]:
+    if find_spec("torch") is None:
+        raise UsageError(
+            f"the model in {folder} needs torch for --precision {precision} here, and it is not installed",
+            fix="pip install 'conjure[lm]'",
+        )
+    # torch takes a second to import.
+    from conjure.lm.generation.engines.torch_loading import load_torch_engine
+
+    return load_torch_engine(folder, precision)

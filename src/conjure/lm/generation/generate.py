@@ -17,19 +17,20 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from conjure.errors import ContextLengthError, ModelError
 from conjure.lm.generation.engines.base import PIECE, Engine
-from conjure.lm.generation.engines.cuda_graph import torch_engine
 from conjure.lm.generation.request import GenerationRequest, prompt_text
 from conjure.lm.generation.sampling import random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
-from conjure.lm.models.base import CausalLM
 from conjure.lm.native.logits import summarise
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
+
+if TYPE_CHECKING:
+    from conjure.lm.models.base import CausalLM
 
 FinishReason = Literal["end_of_text", "stop", "length", "interrupted"]
 
@@ -86,13 +87,16 @@ class Sample:
     seed: int
 
 
-def generate(model: CausalLM, tokenizer: Tokenizer, request: GenerationRequest) -> list[Sample]:
+def generate(model: "CausalLM", tokenizer: Tokenizer, request: GenerationRequest) -> list[Sample]:
     """Write all samples of a request; by prompt, then by index.
 
     Raises:
         ContextLengthError: A prompt does not fit and `on_overflow` is ``error``.
         ModelError: The model's logits are not numbers.
     """
+    # Who writes with another engine does not pay for torch.
+    from conjure.lm.generation.engines.cuda_graph import torch_engine
+
     generation = Generation(torch_engine(model), tokenizer, request)
     for _ in generation:
         pass

@@ -179,3 +179,34 @@ class Shape(ModelConfig):
         embeddings = (self.vocab_size + self.learned_positions * self.context_length) * C
         head = 0 if self.tied else self.vocab_size * C
         return embeddings + self.n_layer * (attention + feed_forward + norms) + norm + head
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, as the decoder has them."""
+        C, D = self.n_embd, self.head_size
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab_size, C)}
+        if self.learned_positions:
+            shapes["position_embedding.weight"] = (self.context_length, C)
+        for number in range(self.n_layer):
+            block = f"blocks.{number}"
+            branches = ("attention_norm", "mlp_norm")
+            after = ("attention_post_norm", "mlp_post_norm") if self.residual == "sandwich" else ()
+            heads = ("attention.query_norm", "attention.key_norm") if self.query_key_norm else ()
+            for name, size in [(each, C) for each in (*branches, *after)] + [(each, D) for each in heads]:
+                shapes |= self._norm_shapes(f"{block}.{name}", size)
+            for name, rows, columns, biased in (
+                ("attention.qkv", sum(self.qkv_rows), C, self.qkv_bias),
+                ("attention.out", C, self.qkv_rows[0], self.out_bias),
+                ("mlp.up", sum(self.up_rows), C, self.mlp_bias),
+                ("mlp.down", C, self.inner, self.mlp_bias),
+            ):
+                shapes[f"{block}.{name}.weight"] = (rows, columns)
+                if biased:
+                    shapes[f"{block}.{name}.bias"] = (rows,)
+        shapes |= self._norm_shapes("final_norm", C)
+        if not self.tied:
+            shapes["lm_head.weight"] = (self.vocab_size, C)
+        return shapes
+
+    def _norm_shapes(self, name: str, size: int) -> dict[str, tuple[int, ...]]:
+        kinds = ("weight", "bias") if self.norm == "layer" else ("weight",)
+        return {f"{name}.{kind}": (size,) for kind in kinds}

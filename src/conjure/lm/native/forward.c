@@ -1,88 +1,24 @@
-/* GPT-2's forward pass: int8 weights times int16 activations, float32 in between, bfloat16 keys and values.
+/* A decoder's forward pass over some new tokens of each row.
  *
- * Main entry: `conjure_forward`, which reads some new tokens of each row and gives the logits of what follows.
- * One body of code is compiled once per instruction set (see the end), so one build serves every machine; only
- * `multiply_*`, where nearly all time goes, is written by hand for each. Invariant: a row's logits do not
- * depend, in any bit, on the rows beside it, on how its tokens are portioned, or on the number of threads.
- *
- * Every size and pointer is checked in Python (library.py, engine.py); here they are trusted. Only token ids are
- * looked at here, which takes less time than torch needs to begin.
+ * Main entry: `conjure_forward`, which reads them and gives the logits of what follows. The parts are in products.h
+ * and attention.h; here is what is done with them, and in which order. One body of code is compiled once per
+ * instruction set and number format (see the end), so one build serves every machine. Invariant: a row's logits do
+ * not depend, in any bit, on the rows beside it, on how its tokens are portioned, or on the number of threads.
  */
-#include "numbers.h"
+#include "attention.h"
+#include "model.h"
+#include "products.h"
 
-#include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#define ABI_VERSION 5 /* library.py has the same: a library left over from other sources is not used */
 
-#define ABI_VERSION 4 /* library.py has the same: a library left over from other sources is not used */
+enum { SPINS = 4000 }; /* looks for the other threads before yielding the core, some 50 microseconds */
 
-enum {
-    PANEL = 32,        /* outputs computed together; weights are stored by panel */
-    GROUP = 64,        /* inputs for which an output's weights share a scale */
-    PAIRS = GROUP / 2, /* inputs are multiplied two at a time */
-    LANES = 16,        /* floats in the widest register */
-    CHUNK = 32,        /* bfloat16 numbers in it: keys scored together, dimensions of a value added together */
-    QUERIES = 4,       /* queries of a row that go over its keys together */
-    MAX_ROWS = 8,      /* rows multiplied together, at most */
-    SEGMENT = 96,      /* rows whose activations stay in the second-level cache while weights pass by */
-    SPINS = 4000,      /* looks for the other threads before yielding the core, some 50 microseconds */
-};
-
-enum { DONE, NO_MEMORY, NO_TOKEN }; /* what calls return; engine.py has them in the same order */
-
-/* The weights of one panel for one group of inputs, in the order in which they are multiplied. */
-typedef struct {
-    bfloat16 scales[PANEL];
-    int8_t values[PAIRS][PANEL][2];
-} Block;
-
-/* y = x W' + bias. Both sizes are rounded up, to whole panels and groups, and filled with zeros. */
-typedef struct {
-    const Block *weights; /* [out / PANEL][in / GROUP] */
-    const float *bias;    /* [out] */
-    int64_t in, out;
-} Matrix;
-
-typedef struct {
-    const float *gain, *bias;
-} Norm;
-
-typedef struct {
-    Norm ln_1, ln_2;
-    Matrix qkv, proj, fc, fc_proj; /* queries come out of `qkv` already divided by sqrt(D) */
-} Layer;
-
-typedef struct {
-    int64_t channels, inner, heads, layers, vocab;
-    float epsilon;
-    const bfloat16 *wte; /* (vocab, channels) */
-    const float *wpe;    /* (context, channels) */
-    const Layer *layer;
-    Norm ln_f;
-    Matrix head;             /* less the mean of its rows … */
-    const float *head_mean;  /* … which is this, (channels) */
-} Model;
-
-/* Some new tokens of each row, which has read `lengths[row]` before. What a row remembers is one piece of memory:
- * per layer first, for each head, keys [capacity / CHUNK][D][CHUNK], then, for each head, values
- * [capacity][D rounded up to CHUNK], both in the order of `place_of`; capacities are multiples of CHUNK. */
-typedef struct {
-    const int64_t *ids;        /* the new tokens of all rows, one row after the other */
-    const int64_t *tokens;     /* (rows) how many each has, at least one */
-    const int64_t *lengths;    /* (rows) */
-    bfloat16 *const *memory;   /* (rows) */
-    const int64_t *capacities; /* (rows) */
-    const int64_t *wanted;     /* (outputs) the new tokens, by their places in `ids`, after which logits are wanted */
-    int64_t rows, outputs;
-    float *logits; /* (outputs, vocab) */
-    int32_t threads, instructions;
-} Call;
+enum { DONE, NO_MEMORY, NO_TOKEN }; /* what calls return; native.py has them in the same order */
 
 /* ---- threads ----
  *
@@ -117,196 +53,6 @@ static void barrier_wait(Barrier *barrier, int threads) {
 }
 #define BARRIER barrier_wait(job->barrier, threads);
 
-/* ---- numbers ---- */
-
-typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
-
-/* Asks for memory that will be read soon. Processors foresee one steady stream, but not its jumps; without this
- * a step of 16 rows takes half as long again. Beyond the end of an array it does nothing. */
-INLINE void fetch_ahead(const void *now, int64_t bytes) {
-    __builtin_prefetch((const void *)((uintptr_t)now + (uintptr_t)bytes), 0, 2);
-}
-
-/* Keys and values are remembered CHUNK numbers at a time, number i beside number i + LANES: then two plain
- * operations, and no shuffling, make two registers of floats of them. */
-INLINE int64_t place_of(int64_t i) { return i / CHUNK * CHUNK + i % LANES * 2 + i / LANES % 2; }
-
-INLINE void widen_chunk(Floats *first, Floats *second, const bfloat16 *from) {
-    Words words;
-    memcpy(&words, from, sizeof words);
-    *first = (Floats)(words << 16);
-    *second = (Floats)(words & 0xffff0000u);
-}
-
-/* ---- activations as int16 ---- */
-
-typedef struct {
-    int16_t *values; /* (rows, stride); zeros up to whole groups */
-    float *scales;   /* (rows) */
-    int64_t stride;
-} Activations;
-
-/* A row that is not all finite gets a scale of NaN, and so do the outputs made of it. */
-INLINE void quantise(const float *x, int64_t size, const Activations *to, int64_t row) {
-    int16_t *values = to->values + row * to->stride;
-    float largest = 0, wrong = 0;
-    _Pragma("omp simd reduction(max : largest) reduction(+ : wrong)")
-    for (int64_t i = 0; i < size; i++) {
-        float magnitude = fabsf(x[i]);
-        largest = magnitude > largest ? magnitude : largest;
-        wrong += x[i] * 0.0f;
-    }
-    float inverse = largest > 1e-30f ? 32767.0f / largest : 0.0f;
-    SIMD for (int64_t i = 0; i < size; i++)
-        values[i] = (int16_t)(bits_of(x[i] * inverse + ROUNDER) - bits_of(ROUNDER));
-    for (int64_t i = size; i < round_up(size, GROUP); i++) values[i] = 0;
-    to->scales[row] = largest / 32767.0f + wrong;
-}
-
-INLINE void layer_norm(const float *x, int64_t size, const Norm *norm, float epsilon, float *y) {
-    float sum = 0, squares = 0;
-    _Pragma("omp simd reduction(+ : sum)")
-    for (int64_t i = 0; i < size; i++) sum += x[i];
-    float mean = sum / (float)size;
-    _Pragma("omp simd reduction(+ : squares)")
-    for (int64_t i = 0; i < size; i++) squares += (x[i] - mean) * (x[i] - mean);
-    float scale = 1.0f / sqrtf(squares / (float)size + epsilon);
-    SIMD for (int64_t i = 0; i < size; i++) y[i] = (x[i] - mean) * scale * norm->gain[i] + norm->bias[i];
-}
-
-/* ---- matrix products: panels of 32 outputs x a few rows, exact integers within a group ---- */
-
-/* sums[r] = the panel's products with row + r of the activations, still to be multiplied by the row's scale. */
-typedef void Multiply(const Block *block, int64_t groups, const Activations *x, int64_t row, int rows,
-                      float sums[][PANEL]);
-
-INLINE void multiply_portable(const Block *block, int64_t groups, const Activations *x, int64_t row, int rows,
-                              float sums[][PANEL]) {
-    memset(sums, 0, (size_t)rows * sizeof sums[0]);
-    for (int64_t group = 0; group < groups; group++, block++)
-        for (int r = 0; r < rows; r++) {
-            const int16_t *values = x->values + (row + r) * x->stride + group * GROUP;
-            int32_t part[PANEL] = {0};
-            for (int pair = 0; pair < PAIRS; pair++)
-                SIMD for (int n = 0; n < PANEL; n++)
-                    part[n] += block->values[pair][n][0] * values[2 * pair] +
-                               block->values[pair][n][1] * values[2 * pair + 1];
-            SIMD for (int n = 0; n < PANEL; n++) sums[r][n] += (float)part[n] * widen(block->scales[n]);
-        }
-}
-
-#if defined(__x86_64__)
-INLINE int32_t pair_of(const Activations *x, int64_t row, int64_t group, int pair) {
-    int32_t two;
-    memcpy(&two, x->values + row * x->stride + group * GROUP + 2 * pair, 4);
-    return two;
-}
-
-AVX2_TARGET INLINE void multiply_avx2(const Block *block, int64_t groups, const Activations *x, int64_t row, int rows,
-                                      float sums[][PANEL]) {
-    memset(sums, 0, (size_t)rows * sizeof sums[0]);
-    for (int64_t group = 0; group < groups; group++, block++) {
-        __m256i part[MAX_ROWS][4];
-        for (int r = 0; r < rows; r++)
-            for (int v = 0; v < 4; v++) part[r][v] = _mm256_setzero_si256();
-        for (int pair = 0; pair < PAIRS; pair++) {
-            const __m128i *bytes = (const __m128i *)block->values[pair];
-            fetch_ahead(bytes, groups * (int64_t)sizeof(Block)); /* the next panel */
-            for (int v = 0; v < 4; v++) {
-                __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes + v));
-                for (int r = 0; r < rows; r++) {
-                    __m256i two = _mm256_set1_epi32(pair_of(x, row + r, group, pair));
-                    part[r][v] = _mm256_add_epi32(part[r][v], _mm256_madd_epi16(w, two));
-                }
-            }
-        }
-        for (int v = 0; v < 4; v++) {
-            __m128i halves = _mm_loadu_si128((const __m128i *)block->scales + v);
-            __m256 scales = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
-            for (int r = 0; r < rows; r++) {
-                float *sum = sums[r] + 8 * v;
-                _mm256_storeu_ps(sum, _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[r][v]), scales, _mm256_loadu_ps(sum)));
-            }
-        }
-    }
-}
-
-/* As assembly, because GCC copies every sum to another register and back around the instruction's intrinsic. */
-AVX512_TARGET INLINE void add_products(__m512i *sum, __m512i w, __m512i x) {
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(*sum) : "v"(w), "v"(x));
-}
-
-AVX512_TARGET INLINE void multiply_avx512vnni(const Block *block, int64_t groups, const Activations *x, int64_t row,
-                                              int rows, float sums[][PANEL]) {
-    memset(sums, 0, (size_t)rows * sizeof sums[0]);
-    for (int64_t group = 0; group < groups; group++, block++) {
-        __m512i part[MAX_ROWS][2];
-        for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = _mm512_setzero_si512();
-        for (int pair = 0; pair < PAIRS; pair++) {
-            const __m256i *bytes = (const __m256i *)block->values[pair];
-            fetch_ahead(bytes, groups * (int64_t)sizeof(Block)); /* the next panel */
-            __m512i low = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes));
-            __m512i high = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes + 1));
-            for (int r = 0; r < rows; r++) {
-                __m512i two = _mm512_set1_epi32(pair_of(x, row + r, group, pair));
-                add_products(&part[r][0], low, two);
-                add_products(&part[r][1], high, two);
-            }
-        }
-        for (int v = 0; v < 2; v++) {
-            __m256i halves = _mm256_loadu_si256((const __m256i *)block->scales + v);
-            __m512 scales = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-            for (int r = 0; r < rows; r++) {
-                float *sum = sums[r] + 16 * v;
-                _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[r][v]), scales, _mm512_loadu_ps(sum)));
-            }
-        }
-    }
-}
-#endif
-
-typedef enum { SET, ADD, GELU } Finish;
-
-/* Finishes `count` outputs of one row: sums * scale + bias + shift, and with that what `how` says. */
-INLINE void finish(const float *sums, float scale, const float *bias, float shift, int64_t count, Finish how,
-                   float *y) {
-    if (how == SET) SIMD for (int64_t n = 0; n < count; n++) y[n] = sums[n] * scale + bias[n] + shift;
-    if (how == ADD) SIMD for (int64_t n = 0; n < count; n++) y[n] += sums[n] * scale + bias[n] + shift;
-    if (how == GELU) SIMD for (int64_t n = 0; n < count; n++) y[n] = gelu(sums[n] * scale + bias[n] + shift);
-}
-
-/* With a constant number of rows, at most `most`, the sums stay in registers. */
-INLINE void multiply_rows(Multiply *multiply, int most, const Block *block, int64_t groups, const Activations *x,
-                          int64_t row, int rows, float sums[][PANEL]) {
-#define CASE(n) if (n <= most && rows == n) multiply(block, groups, x, row, n, sums)
-    CASE(1); CASE(2); CASE(3); CASE(4); CASE(5); CASE(6); CASE(7); CASE(8);
-#undef CASE
-}
-
-/* Products of the first `rows` activations with some panels of a matrix, each row with its shift, if any. */
-INLINE void multiply_panels(Multiply *multiply, int most, const Matrix *m, const Activations *x, int64_t rows,
-                            const float *shifts, Range panels, Finish how, float *y, int64_t stride) {
-    int64_t groups = (m->in + GROUP - 1) / GROUP;
-    for (int64_t segment = 0; segment < rows; segment += SEGMENT) {
-        int64_t end = at_most(rows, segment + SEGMENT);
-        for (int64_t panel = panels.from; panel < panels.to; panel++) {
-            int64_t n = panel * PANEL, count = at_most(PANEL, m->out - n);
-            for (int64_t row = segment; row < end; row += most) {
-                float sums[MAX_ROWS][PANEL];
-                int together = (int)at_most(most, end - row);
-                multiply_rows(multiply, most, m->weights + panel * groups, groups, x, row, together, sums);
-                for (int r = 0; r < together; r++)
-                    finish(sums[r], x->scales[row + r], m->bias + n, shifts ? shifts[row + r] : 0, count, how,
-                           y + (row + r) * stride + n);
-            }
-        }
-    }
-}
-
-typedef void Product(const Matrix *m, const Activations *x, int64_t rows, const float *shifts, Range panels,
-                     Finish how, float *y, int64_t stride);
-
 /* ---- one forward pass ---- */
 
 typedef struct {
@@ -315,147 +61,138 @@ typedef struct {
     Barrier *barrier;
     int64_t *first_position; /* per row: where its new tokens lie in the arrays below; one more entry: how many in all */
     int64_t *work;           /* per row: what attention in the rows before it costs; one more entry: in all */
-    float *residual;         /* (positions, channels) */
+    float *residual;         /* (positions, channel_stride) */
+    float *branch;           /* likewise: what attention or the feed-forward layer gives, where it is not added at once */
     float *wide;             /* (positions, wide_stride): queries, keys and values, and later the inner layer */
-    float *mixed;            /* (positions, channels) */
+    float *mixed;            /* (positions, mixed_stride): all heads' values, mixed */
+    float *rotations;        /* (positions, rotation_stride): for each rope, cosines, then sines */
     Activations activations;
     float *head_shift; /* (outputs) */
     float *scratch;    /* (threads, scratch_stride): a row of channels, or scores */
-    int64_t positions, wide_stride, channel_stride, scratch_stride, head_size;
+    int64_t positions, wide_stride, channel_stride, mixed_stride, rotation_stride, scratch_stride;
 } Job;
 
-INLINE void embed(const Job *job, int64_t row, Range positions) {
+INLINE float *residual_of(const Job *job, int64_t position) { return job->residual + position * job->channel_stride; }
+
+INLINE float *wide_of(const Job *job, int64_t position) { return job->wide + position * job->wide_stride; }
+
+/* y may be x. */
+INLINE void norm_row(const Model *model, const float *x, int64_t size, const Norm *norm, float *y) {
+    float sum = 0, squares = 0, mean = 0;
+    if (model->norm == LAYER) {
+        _Pragma("omp simd reduction(+ : sum)")
+        for (int64_t i = 0; i < size; i++) sum += x[i];
+        mean = sum / (float)size;
+    }
+    _Pragma("omp simd reduction(+ : squares)")
+    for (int64_t i = 0; i < size; i++) squares += (x[i] - mean) * (x[i] - mean);
+    float scale = 1.0f / sqrtf(squares / (float)size + model->epsilon);
+    if (norm->bias)
+        SIMD for (int64_t i = 0; i < size; i++) y[i] = (x[i] - mean) * scale * norm->gain[i] + norm->bias[i];
+    else
+        SIMD for (int64_t i = 0; i < size; i++) y[i] = (x[i] - mean) * scale * norm->gain[i];
+}
+
+INLINE void embed_token(const Job *job, int64_t position, int64_t column, Format format) {
     const Model *model = job->model;
+    int64_t C = model->channels, id = job->call->ids[position];
+    float *x = residual_of(job, position), scale = model->embedding_scale;
+    if (format == FLOAT32) {
+        const float *token = (const float *)model->embedding + id * C;
+        SIMD for (int64_t c = 0; c < C; c++) x[c] = token[c] * scale;
+    } else {
+        const bfloat16 *token = (const bfloat16 *)model->embedding + id * C;
+        SIMD for (int64_t c = 0; c < C; c++) x[c] = widen(token[c]) * scale;
+    }
+    if (model->positions) {
+        const float *embedding = model->positions + column * C;
+        SIMD for (int64_t c = 0; c < C; c++) x[c] += embedding[c];
+    }
+}
+
+INLINE void find_rotations(const Job *job, int64_t position, int64_t column) {
+    float *rotations = job->rotations + position * job->rotation_stride;
+    for (int64_t number = 0; number < job->model->ropes; number++) {
+        const Rope *rope = &job->model->rope[number];
+        for (int64_t i = 0; i < rope->pairs; i++) {
+            float angle = (float)column * rope->frequencies[i];
+            rotations[i] = cosf(angle) * rope->factor;
+            rotations[rope->pairs + i] = sinf(angle) * rope->factor;
+        }
+        rotations += 2 * rope->pairs;
+    }
+}
+
+INLINE void embed(const Job *job, int64_t row, Range positions, Format format) {
     int64_t first = job->first_position[row];
     for (int64_t position = at_least(positions.from, first);
          position < at_most(positions.to, job->first_position[row + 1]); position++) {
-        const bfloat16 *token = model->wte + job->call->ids[position] * model->channels;
-        const float *embedding = model->wpe + (job->call->lengths[row] + position - first) * model->channels;
-        float *x = job->residual + position * job->channel_stride;
-        SIMD for (int64_t c = 0; c < model->channels; c++) x[c] = widen(token[c]) + embedding[c];
-    }
-}
-
-/* Where a row's keys of one layer and head begin; the head's values begin `values_after` them. */
-INLINE bfloat16 *keys_of(const Job *job, int64_t layer, int64_t row, int64_t head) {
-    int64_t D = job->head_size, capacity = job->call->capacities[row];
-    return job->call->memory[row] + layer * job->model->heads * capacity * (D + round_up(D, CHUNK)) +
-           head * capacity * D;
-}
-
-INLINE bfloat16 *values_of(const Job *job, int64_t layer, int64_t row, int64_t head) {
-    int64_t capacity = job->call->capacities[row];
-    return keys_of(job, layer, row, job->model->heads) + head * capacity * round_up(job->head_size, CHUNK);
-}
-
-/* Puts one head's new keys and values of one row into its memory. */
-INLINE void remember(const Job *job, int64_t row, int64_t head, bfloat16 *keys, bfloat16 *values) {
-    int64_t D = job->head_size, padded = round_up(D, CHUNK), C = job->model->channels;
-    int64_t first = job->first_position[row];
-    for (int64_t position = first; position < job->first_position[row + 1]; position++) {
         int64_t column = job->call->lengths[row] + position - first;
-        const float *key = job->wide + position * job->wide_stride + C + head * D, *value = key + C;
-        bfloat16 *key_lane = keys + column / CHUNK * CHUNK * D + place_of(column % CHUNK);
-        bfloat16 *value_row = values + column * padded;
-        for (int64_t start = 0; start < padded; start += CHUNK) {
-            bfloat16 narrow_key[CHUNK], narrow_value[CHUNK] = {0}; /* first side by side, for whole registers */
-            int64_t count = at_most(CHUNK, D - start);
-            SIMD for (int64_t d = 0; d < count; d++) narrow_key[d] = narrow(key[start + d]);
-            SIMD for (int64_t d = 0; d < count; d++) narrow_value[d] = narrow(value[start + d]);
-            for (int64_t d = 0; d < count; d++) key_lane[(start + d) * CHUNK] = narrow_key[d];
-            for (int64_t d = 0; d < CHUNK; d++) value_row[start + place_of(d)] = narrow_value[d];
-        }
+        embed_token(job, position, column, format);
+        find_rotations(job, position, column);
     }
 }
 
-/* scores[q][s] = query q . key s for the blocks of keys that hold columns 0 … to - 1; `ahead` of these
- * keys, in bytes, are those that are read next. */
-INLINE void score_keys(const float *query, int64_t stride, int queries, const bfloat16 *keys, int64_t D, int64_t to,
-                       float *scores, int64_t capacity, int64_t ahead) {
-    for (int64_t block = 0; block < to; block += CHUNK) {
-        Floats sum[QUERIES][2];
-        memset(sum, 0, sizeof sum);
-        for (int64_t d = 0; d < D; d++) {
-            Floats first, second;
-            const bfloat16 *chunk = keys + block * D + d * CHUNK;
-            if (queries == 1) fetch_ahead(chunk, ahead);
-            widen_chunk(&first, &second, chunk);
-            for (int q = 0; q < queries; q++) {
-                sum[q][0] += query[q * stride + d] * first;
-                sum[q][1] += query[q * stride + d] * second;
-            }
-        }
-        for (int q = 0; q < queries; q++) memcpy(scores + q * capacity + block, sum[q], sizeof sum[q]);
+INLINE void rotate(const Job *job, const Layer *layer, int64_t position, float *x) {
+    if (layer->rope < 0) return;
+    const float *rotations = job->rotations + position * job->rotation_stride;
+    const Rope *rope = job->model->rope;
+    for (int64_t number = 0; number < layer->rope; number++) rotations += 2 * rope++->pairs;
+    int64_t pairs = rope->pairs;
+    for (int64_t i = 0; i < pairs; i++) {
+        float first = x[i], second = x[pairs + i], cosine = rotations[i], sine = rotations[pairs + i];
+        x[i] = first * cosine - second * sine;
+        x[pairs + i] = second * cosine + first * sine;
     }
 }
 
-/* Turns scores of columns 0 … to - 1 into e^(score - largest), the rest up to `end` into 0; returns the sum. */
-INLINE float softmax(float *scores, int64_t to, int64_t end) {
-    float largest = scores[0], sum = 0;
-    _Pragma("omp simd reduction(max : largest)")
-    for (int64_t s = 0; s < to; s++) largest = scores[s] > largest ? scores[s] : largest;
-    _Pragma("omp simd reduction(+ : sum)")
-    for (int64_t s = 0; s < to; s++) {
-        scores[s] = exponential(scores[s] - largest);
-        sum += scores[s];
-    }
-    for (int64_t s = to; s < end; s++) scores[s] = 0;
-    return sum;
+/* Where a row's memory of one layer and head of keys and values is. */
+INLINE HeadMemory memory_of(const Job *job, int64_t layer, int64_t row, int64_t head, Format format) {
+    int64_t D = job->model->head_size, heads = job->model->kv_heads, capacity = job->call->capacities[row];
+    int64_t bytes = bytes_remembered(format), key_bytes = capacity * D * bytes;
+    int64_t value_bytes = capacity * round_up(D, CHUNK) * bytes;
+    char *start = job->call->memory[row] + layer * heads * (key_bytes + value_bytes);
+    return (HeadMemory){start + head * key_bytes, start + heads * key_bytes + head * value_bytes, D, capacity, 0, 0};
 }
 
-/* out[q] = sum over columns s of weights[q][s] values[s], for one or two chunks of the head's numbers. */
-INLINE void mix_values(const float *weights, int64_t capacity, int queries, const bfloat16 *values, int64_t padded,
-                       int chunks, int64_t to, int64_t ahead, float out[][2 * CHUNK]) {
-    Floats sum[QUERIES][4];
-    memset(sum, 0, sizeof sum);
-    for (int64_t s = 0; s < to; s++)
-        for (int part = 0; part < chunks; part++) {
-            Floats first, second;
-            const bfloat16 *chunk = values + s * padded + part * CHUNK;
-            if (queries == 1) fetch_ahead(chunk, ahead);
-            widen_chunk(&first, &second, chunk);
-            for (int q = 0; q < queries; q++) {
-                sum[q][2 * part] += weights[q * capacity + s] * first;
-                sum[q][2 * part + 1] += weights[q * capacity + s] * second;
-            }
+/* Finishes one head's queries, keys and values of a row's new tokens, and remembers the latter two. */
+INLINE void begin_head(const Job *job, const Layer *layer, int64_t row, int64_t head, const HeadMemory *memory,
+                       Format format) {
+    const Model *model = job->model;
+    int64_t D = model->head_size, group = model->heads / model->kv_heads, first = job->first_position[row];
+    for (int64_t position = first; position < job->first_position[row + 1]; position++) {
+        float *query = wide_of(job, position) + head * group * D;
+        float *key = wide_of(job, position) + (model->heads + head) * D, *value = key + model->kv_heads * D;
+        for (int64_t g = 0; g < group; g++, query += D) {
+            if (layer->query_norm.gain) norm_row(model, query, D, &layer->query_norm, query);
+            rotate(job, layer, position, query);
+            SIMD for (int64_t d = 0; d < D; d++) query[d] *= layer->score_scale;
         }
-    memcpy(out, sum, sizeof sum);
-}
-
-/* One head of one row, and how far ahead of its keys and values, in bytes, the next ones to be read lie. */
-typedef struct {
-    int64_t row, head;
-    const bfloat16 *keys, *values;
-    int64_t keys_ahead, values_ahead;
-} HeadMemory;
-
-/* Attention of `queries` successive new tokens of one row, over what one head remembers. */
-INLINE void attend_together(const Job *job, const HeadMemory *memory, int64_t position, int queries, float *scores) {
-    int64_t D = job->head_size, padded = round_up(D, CHUNK), row = memory->row, head = memory->head;
-    int64_t capacity = job->call->capacities[row];
-    int64_t column = job->call->lengths[row] + position - job->first_position[row], to = column + queries;
-    float sums[QUERIES], out[QUERIES][2 * CHUNK];
-    score_keys(job->wide + position * job->wide_stride + head * D, job->wide_stride, queries, memory->keys, D, to,
-               scores, capacity, memory->keys_ahead);
-    for (int q = 0; q < queries; q++) sums[q] = softmax(scores + q * capacity, column + q + 1, to);
-    for (int64_t start = 0, width; start < padded; start += width) {
-        const bfloat16 *values = memory->values + start;
-        width = padded - start >= 2 * CHUNK ? 2 * CHUNK : CHUNK;
-        if (width == CHUNK)
-            mix_values(scores, capacity, queries, values, padded, 1, to, memory->values_ahead, out);
-        else
-            mix_values(scores, capacity, queries, values, padded, 2, to, memory->values_ahead, out);
-        int64_t count = at_most(width, D - start);
-        for (int q = 0; q < queries; q++) {
-            float *mixed = job->mixed + (position + q) * job->channel_stride + head * D + start;
-            SIMD for (int64_t d = 0; d < count; d++) mixed[d] = out[q][d] / sums[q];
-        }
+        if (layer->key_norm.gain) norm_row(model, key, D, &layer->key_norm, key);
+        rotate(job, layer, position, key);
+        remember(memory, job->call->lengths[row] + position - first, key, value, format);
     }
 }
 
-/* The thread's share of all heads of all rows, which come row by row: shares cost about the same. */
+/* The queries from number `first` on, of those that go to one head: token by token, those of one token together. */
+INLINE Together queries_of(const Job *job, const Layer *layer, int64_t row, int64_t head, int64_t first, int queries) {
+    const Model *model = job->model;
+    int64_t D = model->head_size, group = model->heads / model->kv_heads;
+    Together these;
+    for (int q = 0; q < queries; q++) {
+        int64_t token = (first + q) / group, position = job->first_position[row] + token;
+        int64_t channel = (head * group + (first + q) % group) * D;
+        these.query[q] = wide_of(job, position) + channel;
+        these.result[q] = job->mixed + position * job->mixed_stride + channel;
+        these.to[q] = job->call->lengths[row] + token + 1;
+        these.from[q] = layer->window ? at_least(0, these.to[q] - layer->window) : 0;
+    }
+    return these;
+}
+
+/* The thread's share of all heads of keys and values of all rows, row by row: shares cost about the same. */
 INLINE Range heads_of(const Job *job, int thread, int threads) {
-    int64_t heads = job->model->heads, rows = job->call->rows, bounds[2];
+    int64_t heads = job->model->kv_heads, rows = job->call->rows, bounds[2];
     for (int side = 0; side < 2; side++) {
         int64_t cost = job->work[rows] * (thread + side) / threads, row = 0;
         while (row < rows && job->work[row + 1] <= cost) row++;
@@ -465,61 +202,99 @@ INLINE Range heads_of(const Job *job, int thread, int threads) {
     return (Range){bounds[0], bounds[1]};
 }
 
-INLINE void attend(const Job *job, int64_t layer, Range items, float *scores) {
-    int64_t heads = job->model->heads;
+typedef void Attend(const Job *job, int64_t layer, Range items, float *scores);
+
+INLINE void attend(const Job *job, int64_t number, Range items, float *scores, Format format) {
+    const Layer *layer = &job->model->layer[number];
+    int64_t heads = job->model->kv_heads, group = job->model->heads / heads;
     for (int64_t item = items.from; item < items.to; item++) {
         int64_t row = item / heads, head = item % heads, next = at_most(item + 1, items.to - 1);
-        bfloat16 *keys = keys_of(job, layer, row, head), *values = values_of(job, layer, row, head);
-        HeadMemory memory = {
-            row, head, keys, values,
-            (intptr_t)keys_of(job, layer, next / heads, next % heads) - (intptr_t)keys,
-            (intptr_t)values_of(job, layer, next / heads, next % heads) - (intptr_t)values,
-        };
-        remember(job, row, head, keys, values);
-        int64_t position = job->first_position[row], end = job->first_position[row + 1];
-        for (; position + QUERIES <= end; position += QUERIES)
-            attend_together(job, &memory, position, QUERIES, scores);
-        for (; position < end; position++) attend_together(job, &memory, position, 1, scores);
+        int64_t queries = job->call->tokens[row] * group;
+        HeadMemory memory = memory_of(job, number, row, head, format);
+        if (job->call->tokens[row] == 1) { /* each key is read but once or twice, so memory is what takes the time */
+            HeadMemory ahead = memory_of(job, number, next / heads, next % heads, format);
+            memory.keys_ahead = (intptr_t)ahead.keys - (intptr_t)memory.keys;
+            memory.values_ahead = (intptr_t)ahead.values - (intptr_t)memory.values;
+        }
+        begin_head(job, layer, row, head, &memory, format);
+        for (int64_t first = 0; first < queries; first += QUERIES) {
+            int together = (int)at_most(QUERIES, queries - first);
+            Together these = queries_of(job, layer, row, head, first, together);
+#define CASE(n) if (together == n) attend_together(&these, n, &memory, scores, format)
+            CASE(1); CASE(2); CASE(3); CASE(4);
+#undef CASE
+        }
     }
 }
 
-INLINE void norm_positions(const Job *job, const Norm *norm, Range positions, float *row, const Activations *to) {
+INLINE void norm_positions(const Job *job, const Norm *norm, Range positions, float *normed, const Activations *to,
+                           Format format) {
     for (int64_t position = positions.from; position < positions.to; position++) {
-        layer_norm(job->residual + position * job->channel_stride, job->model->channels, norm, job->model->epsilon, row);
-        quantise(row, job->model->channels, to, position);
+        norm_row(job->model, residual_of(job, position), job->model->channels, norm, normed);
+        prepare(normed, job->model->channels, to, position, format);
     }
 }
 
-INLINE void quantise_positions(const float *x, int64_t stride, int64_t size, Range positions, const Activations *to) {
+INLINE void prepare_mixed(const Job *job, Range positions, const Activations *to, Format format) {
     for (int64_t position = positions.from; position < positions.to; position++)
-        quantise(x + position * stride, size, to, position);
+        prepare(job->mixed + position * job->mixed_stride, job->model->heads * job->model->head_size, to, position,
+                format);
+}
+
+/* Whether the product before does that already. */
+INLINE bool activates_at_once(const Model *model) { return !model->gated && model->activation == GELU_TANH; }
+
+INLINE void prepare_inner(const Job *job, Range positions, float *activated, const Activations *to, Format format) {
+    const Model *model = job->model;
+    int64_t F = model->inner;
+    for (int64_t position = positions.from; position < positions.to; position++) {
+        const float *inner = wide_of(job, position), *factors = model->gated ? inner + F : NULL;
+        if (!activates_at_once(model)) {
+            activate_row(inner, factors, F, (Activation)model->activation, activated);
+            inner = activated;
+        }
+        prepare(inner, F, to, position, format);
+    }
+}
+
+/* Adds what a branch gave, where it was kept apart. */
+INLINE void add_branch(const Job *job, const Norm *norm, Range positions, float *normed) {
+    for (int64_t position = positions.from; position < positions.to; position++) {
+        float *x = residual_of(job, position), *branch = job->branch + position * job->channel_stride;
+        if (norm->gain) {
+            norm_row(job->model, branch, job->model->channels, norm, normed);
+            branch = normed;
+        }
+        SIMD for (int64_t c = 0; c < job->model->channels; c++) x[c] += branch[c];
+    }
 }
 
 /* Activation row o becomes the o-th of the tokens after which logits are wanted. */
-INLINE void norm_outputs(const Job *job, Range outputs, float *normed) {
+INLINE void norm_outputs(const Job *job, Range outputs, float *normed, Format format) {
     const Model *model = job->model;
     for (int64_t output = outputs.from; output < outputs.to; output++) {
-        int64_t position = job->call->wanted[output];
-        layer_norm(job->residual + position * job->channel_stride, model->channels, &model->ln_f, model->epsilon, normed);
-        quantise(normed, model->channels, &job->activations, output);
+        norm_row(model, residual_of(job, job->call->wanted[output]), model->channels, &model->final_norm, normed);
+        prepare(normed, model->channels, &job->activations, output, format);
         float shift = 0;
-        _Pragma("omp simd reduction(+ : shift)")
-        for (int64_t c = 0; c < model->channels; c++) shift += normed[c] * model->head_mean[c];
+        if (model->head_mean) {
+            _Pragma("omp simd reduction(+ : shift)")
+            for (int64_t c = 0; c < model->channels; c++) shift += normed[c] * model->head_mean[c];
+        }
         job->head_shift[output] = shift;
     }
 }
 
 /* What one thread does; the threads meet wherever one needs what another made. Where only one position is computed,
- * every thread makes its activations for itself, which takes less time than barrier once more. */
-INLINE void forward(const Job *job, int thread, int threads, Product *product) {
+ * every thread makes its activations for itself, which takes less time than meeting once more. */
+INLINE void forward(const Job *job, int thread, int threads, Product *product, Attend *attend, Format format) {
     const Model *model = job->model;
-    const int64_t C = model->channels, rows = job->call->rows, positions = job->positions;
-    const int64_t outputs = job->call->outputs;
+    const int64_t rows = job->call->rows, positions = job->positions, outputs = job->call->outputs;
     const bool alone = positions == 1;
+    const bool sandwich = model->residual == SANDWICH, parallel = model->residual == PARALLEL;
     const Range mine = range_of(positions, thread, threads), prepared = alone ? (Range){0, 1} : mine;
     const Range heads = heads_of(job, thread, threads);
     const Activations activations = {
-        job->activations.values + (alone ? thread * job->activations.stride : 0),
+        (char *)job->activations.values + (alone ? thread * job->activations.stride * (format == INT8 ? 2 : 4) : 0),
         job->activations.scales + (alone ? thread : 0),
         job->activations.stride,
     };
@@ -528,31 +303,45 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product) {
 #define PANELS(matrix) range_of(((matrix).out + PANEL - 1) / PANEL, thread, threads)
 #define MULTIPLY(matrix, how, y, stride) \
     product(&(matrix), &activations, positions, NULL, PANELS(matrix), how, y, stride)
-    for (int64_t row = 0; row < rows; row++) embed(job, row, mine);
+    for (int64_t row = 0; row < rows; row++) embed(job, row, mine, format);
     if (alone) BARRIER
     for (int64_t number = 0; number < model->layers; number++) {
         const Layer *layer = &model->layer[number];
-        norm_positions(job, &layer->ln_1, prepared, scratch, &activations);
+        norm_positions(job, &layer->attention_norm, prepared, scratch, &activations, format);
         BARRIER_IF_SHARED
         MULTIPLY(layer->qkv, SET, job->wide, job->wide_stride);
         BARRIER
         attend(job, number, heads, scratch);
         BARRIER
-        quantise_positions(job->mixed, job->channel_stride, C, prepared, &activations);
+        prepare_mixed(job, prepared, &activations, format);
         BARRIER_IF_SHARED
-        MULTIPLY(layer->proj, ADD, job->residual, job->channel_stride);
+        if (sandwich || parallel)
+            MULTIPLY(layer->out, SET, job->branch, job->channel_stride);
+        else
+            MULTIPLY(layer->out, ADD, job->residual, job->channel_stride);
         BARRIER
-        norm_positions(job, &layer->ln_2, prepared, scratch, &activations);
+        if (sandwich) {
+            add_branch(job, &layer->attention_post_norm, mine, scratch);
+            BARRIER
+        }
+        norm_positions(job, &layer->mlp_norm, prepared, scratch, &activations, format);
         BARRIER_IF_SHARED
-        MULTIPLY(layer->fc, GELU, job->wide, job->wide_stride);
+        MULTIPLY(layer->up, activates_at_once(model) ? ACTIVATE : SET, job->wide, job->wide_stride);
         BARRIER
-        quantise_positions(job->wide, job->wide_stride, model->inner, prepared, &activations);
+        prepare_inner(job, prepared, scratch, &activations, format);
         BARRIER_IF_SHARED
-        MULTIPLY(layer->fc_proj, ADD, job->residual, job->channel_stride);
+        if (sandwich || parallel)
+            MULTIPLY(layer->down, parallel ? ADD : SET, job->branch, job->channel_stride);
+        else
+            MULTIPLY(layer->down, ADD, job->residual, job->channel_stride);
         BARRIER
+        if (sandwich || parallel) {
+            add_branch(job, &layer->mlp_post_norm, mine, scratch);
+            BARRIER
+        }
     }
     if (!outputs) return;
-    norm_outputs(job, range_of(outputs, thread, threads), scratch);
+    norm_outputs(job, range_of(outputs, thread, threads), scratch, format);
     BARRIER
     product(&model->head, &job->activations, outputs, job->head_shift, PANELS(model->head), SET, job->call->logits,
             model->vocab);
@@ -561,29 +350,51 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product) {
 #undef BARRIER_IF_SHARED
 }
 
-/* ---- one copy of all that per instruction set ---- */
+/* ---- one copy of all that per instruction set and number format ---- */
 
-#define COMPILE_FOR(name, rows, target)                                                                         \
-    target __attribute__((noinline)) static void product_##name(                                                \
-        const Matrix *m, const Activations *x, int64_t count, const float *shifts, Range panels, Finish how,    \
-        float *y, int64_t stride) {                                                                             \
-        multiply_panels(multiply_##name, rows, m, x, count, shifts, panels, how, y, stride);                    \
-    }                                                                                                           \
-    target static void forward_##name(const void *job, int thread, int threads) {                               \
-        forward(job, thread, threads, product_##name);                                                          \
+#define COMPILE_ATTENTION(name, format, kind, target)                                                           \
+    target __attribute__((noinline)) static void attend_##kind##_##name(const Job *job, int64_t layer, Range items, \
+                                                                        float *scores) {                        \
+        attend(job, layer, items, scores, format);                                                              \
     }
 
-COMPILE_FOR(portable, 1, )
+#define COMPILE_FORMAT(name, format, kind, most, target)                                                        \
+    target __attribute__((noinline)) static void product_##kind##_##name(                                       \
+        const Matrix *m, const Activations *x, int64_t count, const float *shifts, Range panels, Finish how,    \
+        float *y, int64_t stride) {                                                                             \
+        multiply_panels(kind##_##name, most, m, x, count, shifts, panels, how, y, stride, format);              \
+    }                                                                                                           \
+    target static void forward_##kind##_##name(const void *job, int thread, int threads) {                      \
+        forward(job, thread, threads, product_##kind##_##name,                                                  \
+                format == INT8 ? attend_narrow_##name : attend_float_##name, format);                           \
+    }
+
+#define COMPILE_FLOATS(name, format, kind, most, tile, target)                                                  \
+    target INLINE void kind##_##name(const Matrix *m, int64_t panel, const Activations *x, int64_t row, int rows, \
+                                     float sums[][PANEL]) {                                                     \
+        multiply_floats(m, panel, x, row, rows, sums, format, tile);                                            \
+    }                                                                                                           \
+    COMPILE_FORMAT(name, format, kind, most, target)
+
+/* As many rows of int8 and of float activations together, and outputs of float weights, as there are registers. */
+#define COMPILE_FOR(name, rows, float_rows, tile, target)               \
+    COMPILE_ATTENTION(name, INT8, narrow, target)                       \
+    COMPILE_ATTENTION(name, FLOAT32, float, target)                     \
+    COMPILE_FORMAT(name, INT8, int8, rows, target)                      \
+    COMPILE_FLOATS(name, FLOAT32, float32, float_rows, tile, target)    \
+    COMPILE_FLOATS(name, BFLOAT16, bfloat16, float_rows, tile, target)
+
+COMPILE_FOR(portable, 1, 1, 1, )
 #if defined(__x86_64__)
-COMPILE_FOR(avx2, 2, AVX2_TARGET)
-COMPILE_FOR(avx512vnni, MAX_ROWS, AVX512_TARGET)
+COMPILE_FOR(avx2, 2, 2, 2, AVX2_TARGET)
+COMPILE_FOR(avx512vnni, MAX_ROWS, 4, 4, AVX512_TARGET)
 #endif
 
-static Work *const compiled[] = {
-    [PORTABLE] = forward_portable,
+static Work *const compiled[][3] = {
+    [PORTABLE] = {forward_int8_portable, forward_float32_portable, forward_bfloat16_portable},
 #if defined(__x86_64__)
-    [AVX2] = forward_avx2,
-    [AVX512VNNI] = forward_avx512vnni,
+    [AVX2] = {forward_int8_avx2, forward_float32_avx2, forward_bfloat16_avx2},
+    [AVX512VNNI] = {forward_int8_avx512vnni, forward_float32_avx512vnni, forward_bfloat16_avx512vnni},
 #endif
 };
 
@@ -612,21 +423,25 @@ static void *arena_alloc(char **block, int64_t *used, int64_t bytes) {
 static int64_t lay_out(Job *job, char *block) {
     const Model *model = job->model;
     const Call *call = job->call;
-    int64_t used = 0, C = model->channels, n = at_least(job->positions, call->outputs), longest = 0;
+    int64_t used = 0, C = model->channels, n = at_least(job->positions, call->outputs), longest = 0, pairs = 0;
+    int64_t mixed = model->heads * model->head_size, up = (model->gated ? 2 : 1) * model->inner;
     for (int64_t row = 0; row < call->rows; row++) longest = at_least(longest, call->capacities[row]);
-    int64_t widest = at_least(C, model->inner);
-    job->head_size = C / model->heads;
+    for (int64_t rope = 0; rope < model->ropes; rope++) pairs += model->rope[rope].pairs;
     job->channel_stride = round_up(C, PANEL);
-    job->wide_stride = round_up(at_least(3 * C, model->inner), PANEL);
-    job->scratch_stride = round_up(at_least(C, QUERIES * longest), LANES);
-    job->activations.stride = round_up(widest, GROUP);
+    job->mixed_stride = round_up(mixed, PANEL);
+    job->wide_stride = round_up(at_least(model->layer[0].qkv.out, up), PANEL);
+    job->rotation_stride = 2 * pairs;
+    job->scratch_stride = round_up(at_least(at_least(C, model->inner), QUERIES * longest), LANES);
+    job->activations.stride = round_up(at_least(at_least(C, mixed), model->inner), GROUP);
     job->first_position = arena_alloc(&block, &used, (call->rows + 1) * 8);
     job->work = arena_alloc(&block, &used, (call->rows + 1) * 8);
     job->residual = arena_alloc(&block, &used, n * job->channel_stride * 4);
+    job->branch = arena_alloc(&block, &used, model->residual == SEQUENTIAL ? 0 : n * job->channel_stride * 4);
     job->wide = arena_alloc(&block, &used, n * job->wide_stride * 4);
-    job->mixed = arena_alloc(&block, &used, n * job->channel_stride * 4);
+    job->mixed = arena_alloc(&block, &used, n * job->mixed_stride * 4);
+    job->rotations = arena_alloc(&block, &used, n * job->rotation_stride * 4);
     int64_t prepared = at_least(n, call->threads); /* each thread's own, where there is one position */
-    job->activations.values = arena_alloc(&block, &used, prepared * job->activations.stride * 2);
+    job->activations.values = arena_alloc(&block, &used, prepared * job->activations.stride * 4);
     job->activations.scales = arena_alloc(&block, &used, prepared * 4);
     job->head_shift = arena_alloc(&block, &used, call->outputs * 4);
     job->scratch = arena_alloc(&block, &used, call->threads * job->scratch_stride * 4);
@@ -649,7 +464,7 @@ int32_t conjure_forward(const Model *model, const Call *call) {
         job.first_position[row + 1] = job.first_position[row] + tokens;
         job.work[row + 1] = job.work[row] + tokens * (call->lengths[row] + tokens / 2 + CHUNK);
     }
-    in_threads(compiled[call->instructions], &job, call->threads);
+    in_threads(compiled[call->instructions][model->format], &job, call->threads);
     free(block);
     return DONE;
 }

@@ -15,14 +15,14 @@ from pathlib import Path
 from conjure.errors import UsageError
 
 VARIABLE = "CONJURE_NATIVE"
-INSTRUCTIONS = ("portable", "avx2", "avx512vnni")  # each includes those before it; forward.c numbers them so
-ABI_VERSION = 4  # as in forward.c
+INSTRUCTIONS = ("portable", "avx2", "avx512vnni")  # each includes those before it; numbers.h numbers them so
+ABI_VERSION = 5  # as in forward.c
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64
 
 
 class Matrix(ctypes.Structure):
-    """A linear layer; see forward.c, as for all of these."""
+    """A linear layer; see model.h, as for all of these."""
 
     _fields_ = (
         ("weights", _pointer),
@@ -33,7 +33,7 @@ class Matrix(ctypes.Structure):
 
 
 class Norm(ctypes.Structure):
-    """A layer norm."""
+    """A norm; without a gain there is none."""
 
     _fields_ = (("gain", _pointer), ("bias", _pointer))
 
@@ -42,25 +42,41 @@ class Layer(ctypes.Structure):
     """A transformer layer."""
 
     _fields_ = (
-        ("ln_1", Norm),
-        ("ln_2", Norm),
+        ("attention_norm", Norm),
+        ("attention_post_norm", Norm),
+        ("mlp_norm", Norm),
+        ("mlp_post_norm", Norm),
+        ("query_norm", Norm),
+        ("key_norm", Norm),
         ("qkv", Matrix),
-        ("proj", Matrix),
-        ("fc", Matrix),
-        ("fc_proj", Matrix),
+        ("out", Matrix),
+        ("up", Matrix),
+        ("down", Matrix),
+        ("window", _size),
+        ("rope", _size),
+        ("score_scale", ctypes.c_float),
     )
+
+
+class Rope(ctypes.Structure):
+    """Rotary positions."""
+
+    _fields_ = (("frequencies", _pointer), ("pairs", _size), ("factor", ctypes.c_float))
 
 
 class Model(ctypes.Structure):
     """A whole model."""
 
     _fields_ = (
-        *((name, _size) for name in ("channels", "inner", "heads", "layers", "vocab")),
-        ("epsilon", ctypes.c_float),
-        ("wte", _pointer),
-        ("wpe", _pointer),
+        *((name, _size) for name in ("channels", "inner", "heads", "kv_heads", "head_size")),
+        *((name, _size) for name in ("layers", "ropes", "vocab")),
+        *((name, ctypes.c_float) for name in ("epsilon", "embedding_scale")),
+        *((name, ctypes.c_int32) for name in ("format", "norm", "activation", "residual", "gated")),
+        ("embedding", _pointer),
+        ("positions", _pointer),
         ("layer", ctypes.POINTER(Layer)),
-        ("ln_f", Norm),
+        ("rope", ctypes.POINTER(Rope)),
+        ("final_norm", Norm),
         ("head", Matrix),
         ("head_mean", _pointer),
     )
@@ -76,6 +92,33 @@ class Call(ctypes.Structure):
         ("logits", _pointer),
         ("threads", ctypes.c_int32),
         ("instructions", ctypes.c_int32),
+    )
+
+
+class Part(ctypes.Structure):
+    """Some rows of a stored matrix; see pack.c."""
+
+    _fields_ = (
+        ("numbers", _pointer),
+        ("rows", _size),
+        ("row_stride", _size),
+        ("column_stride", _size),
+        ("stored", ctypes.c_int32),
+    )
+
+
+class Packing(ctypes.Structure):
+    """A matrix to be laid out; see pack.c."""
+
+    _fields_ = (
+        ("parts", ctypes.POINTER(Part)),
+        ("count", _size),
+        ("inputs", _size),
+        ("outputs", _size),
+        ("mean", _pointer),
+        ("to", _pointer),
+        ("format", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
     )
 
 
@@ -128,6 +171,12 @@ class Selection(ctypes.Structure):
         ("threads", ctypes.c_int32),
         ("instructions", ctypes.c_int32),
     )
+
+
+class Summing(ctypes.Structure):
+    """Bytes to be summed; see pack.c."""
+
+    _fields_ = (("bytes", _pointer), ("size", _size), ("sums", _pointer), ("threads", ctypes.c_int32))
 
 
 PASSES = (
@@ -205,5 +254,7 @@ def open_library(folder: Path) -> ctypes.CDLL | str:
     for name in PASSES:
         getattr(library, name).argtypes = [ctypes.POINTER(Pass)]
     library.conjure_summarise.argtypes = [ctypes.POINTER(Summary)]
+    library.conjure_pack.argtypes = [ctypes.POINTER(Packing)]
+    library.conjure_sums.argtypes = [ctypes.POINTER(Summing)]
     library.conjure_largest.argtypes = [ctypes.POINTER(Selection)]
     return library

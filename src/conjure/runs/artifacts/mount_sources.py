@@ -152,5 +152,7 @@ def identity_of(
         "environment": environment,
         "mounts": sorted((mount.target, mount.source, mount.read_only) for mount in mounts),
         **{name: asked[name] for name in ("kind", "command", "params", "variables", "output", "no_output")},
+        # Only where it is used, so that runs of versions without it are still recognised.
+        **({"sandbox": True, "network": spec.network} if spec.sandbox else {}),
     }
     return keyed_digest(home, json.dumps(what, sort_keys=True).encode())

@@ -103,7 +103,8 @@ class PostgresSession:
             return self._execute(statement, values).rowcount
 
     def _execute(self, statement: str, values: Iterable[Any]) -> psycopg.Cursor[dict[str, Any]]:
-        marked = statement.replace("%", "%%").replace("?", "%s").encode()
+        # An empty list is no list in its SQL.
+        marked = statement.replace("%", "%%").replace("?", "%s").replace("IN ()", "IN (NULL)").encode()
         return self._connection().execute(marked, tuple(map(_bindable, values)))
 
     def _connection(self) -> psycopg.Connection[dict[str, Any]]:
@@ -111,7 +112,7 @@ class PostgresSession:
         if self._open is not None and self._open.closed and not self._in_transaction:
             self._open = None
         if self._open is None:
-            self._open = psycopg.connect(
+            self._open = psycopg.Connection[dict[str, Any]].connect(
                 self._address,
                 autocommit=True,
                 row_factory=dict_row,

@@ -126,6 +126,46 @@ POSTGRES_MIGRATIONS: tuple[PostgresMigration, ...] = (
             """,
         ),
     ),
+    PostgresMigration(
+        2,
+        "sweeps",
+        (
+            """
+            CREATE TABLE sweeps (
+                number BIGINT PRIMARY KEY,
+                created_at TEXT NOT NULL,
+                request TEXT NOT NULL,
+                trials INTEGER NOT NULL,
+                parallel INTEGER NOT NULL,
+                rung_metric TEXT,
+                state TEXT NOT NULL,
+                message TEXT,
+                ended_at TEXT
+            )
+            """,
+            """
+            CREATE TABLE sweep_trials (
+                sweep BIGINT NOT NULL REFERENCES sweeps ON DELETE CASCADE,
+                trial INTEGER NOT NULL,
+                run BIGINT NOT NULL UNIQUE,
+                attempt INTEGER NOT NULL,
+                params TEXT NOT NULL,
+                settled INTEGER NOT NULL,
+                value DOUBLE PRECISION,
+                step BIGINT,
+                PRIMARY KEY (sweep, trial)
+            )
+            """,
+            """
+            CREATE TABLE sweep_rungs (
+                run BIGINT NOT NULL,
+                rung INTEGER NOT NULL,
+                value DOUBLE PRECISION,
+                PRIMARY KEY (run, rung)
+            )
+            """,
+        ),
+    ),
 )
 NEWEST = POSTGRES_MIGRATIONS[-1].number
 

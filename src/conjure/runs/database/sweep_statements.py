@@ -26,6 +26,8 @@ from conjure.runs.schema.record import facts_from_dict
 _SWEEP = "number, state, request, parallel, trials, created_at, ended_at, message"
 _TRIAL = "sweep_trials.trial, run, attempt, sweep_trials.params, settled, value, step"
 
+_RUNNING = str(SweepState.RUNNING)
+
 
 class SweepStatements(Statements):
     """See `sweep_rows.Sweeps`, which says what each method does."""
@@ -41,7 +43,7 @@ class SweepStatements(Statements):
             self._session.execute(
                 "INSERT INTO sweeps (number, created_at, request, trials, parallel, rung_metric, state)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (number, self._now(), as_json(request), trials, parallel, rung_metric, SweepState.RUNNING),
+                (number, self._now(), as_json(request), trials, parallel, rung_metric, _RUNNING),
             )
             return number
 
@@ -79,7 +81,7 @@ class SweepStatements(Statements):
         """End a sweep; False if it has ended already."""
         changed = self._session.execute(
             "UPDATE sweeps SET state = ?, message = ?, ended_at = ? WHERE number = ? AND state = ?",
-            (state, message, self._now(), number, SweepState.RUNNING),
+            (str(state), message, self._now(), number, _RUNNING),
         )
         return changed > 0
 
@@ -87,7 +89,7 @@ class SweepStatements(Statements):
         """Let a sweep go on, to so many trials in all."""
         self._session.execute(
             "UPDATE sweeps SET state = ?, message = NULL, ended_at = NULL, trials = ? WHERE number = ?",
-            (SweepState.RUNNING, trials, number),
+            (_RUNNING, trials, number),
         )
 
     def settle_trial(self, sweep: int, trial: int, run: int, value: float | None, step: int | None) -> None:

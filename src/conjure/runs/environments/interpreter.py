@@ -29,6 +29,7 @@ _DECIDING_VARIABLES = (
     "PYENV_VERSION",
 )
 _TIMEOUT_S = 60
+_ANSWER_FORMAT = "2"  # answers that were kept in another form are not found
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Interpreter:
         scripts: Where its environment keeps programs.
         site_folders: Where its environment keeps packages, in order of search.
         packages: What is installed.
+        search_path: Files and folders that it imports from, those of packages installed by reference too.
     """
 
     found: Path
@@ -64,6 +66,7 @@ class Interpreter:
     scripts: Path
     site_folders: tuple[Path, ...]
     packages: tuple[Package, ...]
+    search_path: tuple[Path, ...] = ()
 
     @property
     def versions(self) -> dict[str, str]:
@@ -103,7 +106,12 @@ def inspect(home: Home, found: Path, variables: Mapping[str, str], folder: Path)
     wrapper = _wrapper_settings(found, folder)
     if wrapper is None:
         return _interpreter(found, _ask(found, variables, folder))
-    question = [str(found), *(variables.get(name, "") for name in _DECIDING_VARIABLES), *wrapper]
+    question = [
+        _ANSWER_FORMAT,
+        str(found),
+        *(variables.get(name, "") for name in _DECIDING_VARIABLES),
+        *wrapper,
+    ]
     path = home.environments / "interpreters" / f"{sha256_bytes(json.dumps(question).encode())[:32]}.json"
     answer = _read_answer(path)
     if answer is None:
@@ -191,6 +199,7 @@ def _interpreter(found: Path, answer: Mapping[str, Any]) -> Interpreter:
             Package(one["name"], one["version"], tuple(one["requires"]), tuple(one["extras"]))
             for one in answer["packages"]
         ),
+        search_path=tuple(map(Path, [*answer["search_path"], *answer["editable_folders"]])),
     )
 
 

@@ -7,6 +7,7 @@ import json
 import site
 import sys
 import sysconfig
+from urllib.parse import unquote, urlparse
 
 sys.path[:1] = []  # the folder we happen to be run in is no part of the environment
 
@@ -29,6 +30,23 @@ def _packages() -> list:
     return list(found.values())
 
 
+def _editable_folders() -> list:
+    """Folders of packages that are installed by reference, however that is done."""
+    try:
+        from importlib.metadata import distributions
+    except ImportError:  # before 3.8
+        return []
+    found = []
+    for distribution in distributions():
+        try:
+            origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+            if origin["dir_info"]["editable"]:
+                found.append(unquote(urlparse(origin["url"]).path))
+        except (ValueError, KeyError, TypeError):
+            pass
+    return found
+
+
 def _site_folders() -> list:
     folders = list(site.getsitepackages()) if hasattr(site, "getsitepackages") else []
     if site.ENABLE_USER_SITE:
@@ -45,6 +63,7 @@ json.dump(
         "scripts": sysconfig.get_path("scripts"),
         "site_folders": _site_folders(),
         "search_path": [folder for folder in sys.path if folder],
+        "editable_folders": _editable_folders(),
         "packages": _packages(),
     },
     sys.stdout,

@@ -10,16 +10,25 @@ from pathlib import Path
 from typing import Protocol
 
 from conjure.errors import ExecutorError
+from conjure.runs.executors.sandbox import Sandbox
 from conjure.runs.schema.process_facts import Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A command, ready to start: its arguments, its folder and its whole environment."""
+    """A command, ready to start: its arguments, its folder and its whole environment.
+
+    Attributes:
+        arguments: The program and its arguments.
+        folder: Where it starts.
+        variables: All of its environment variables.
+        sandbox: What it may see of the machine; None for all of it.
+    """
 
     arguments: tuple[str, ...]
     folder: Path
     variables: Mapping[str, str]
+    sandbox: Sandbox | None = None
 
 
 @dataclass(frozen=True, slots=True)

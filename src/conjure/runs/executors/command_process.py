@@ -10,7 +10,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from conjure.core.quoting import shell_words
@@ -48,6 +48,23 @@ def start_command(
     Raises:
         NotStartedError: There is no such program, or it cannot be run.
     """
+    return CommandProcess(open_process(job, job.arguments, marks), exclude, usage_meter(job), marks)
+
+
+def open_process(
+    job: Job, arguments: Sequence[str], marks: ProcessMarks | None, keep: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start the process of a command.
+
+    Args:
+        job: The command.
+        arguments: What carries it out: its own words, or others around them.
+        marks: As for `start_command`.
+        keep: Descriptors that it is given.
+
+    Raises:
+        NotStartedError: There is no such program, or it cannot be run.
+    """
     supervisor = os.getpid()
     cgroup = None if marks is None else marks.cgroup
 
@@ -57,8 +74,8 @@ def start_command(
             join_cgroup(cgroup)
 
     try:
-        process = subprocess.Popen(
-            job.arguments,
+        return subprocess.Popen(
+            arguments,
             cwd=job.folder,
             env=dict(job.variables),
             stdin=subprocess.DEVNULL,
@@ -67,16 +84,20 @@ def start_command(
             bufsize=0,
             start_new_session=True,
             preexec_fn=prepare,
+            pass_fds=keep,
         )
     except FileNotFoundError as error:
-        raise NotStartedError(f"{job.arguments[0]}: {_why_not_found(job)}", 127) from error
+        raise NotStartedError(f"{job.arguments[0]}: {why_not_found(job)}", 127) from error
     except OSError as error:
         raise NotStartedError(f"{job.arguments[0]}: {error.strerror}", 126) from error
-    own_gpus = gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, ""))
-    return CommandProcess(process, exclude, UsageMeter(own_gpus), marks)
 
 
-def _why_not_found(job: Job) -> str:
+def usage_meter(job: Job) -> UsageMeter:
+    """Measures what a command uses."""
+    return UsageMeter(gpus_named(job.variables.get(VISIBLE_GPUS_VARIABLE, "")))
+
+
+def why_not_found(job: Job) -> str:
     """What is missing: the program, or the interpreter that the first line of a script names."""
     try:
         with (job.folder / job.arguments[0]).open("rb") as file:
@@ -180,10 +201,13 @@ class CommandProcess:
             return
         self._process.returncode = reaped.code  # it has been waited for: Popen must not try
         self._meter.note_peak(reaped.peak_memory_bytes)
-        self._main_exit = Exit(code=reaped.code) if reaped.code >= 0 else Exit(signal=-reaped.code)
+        self._main_exit = self._exit_from(reaped.code)
         if self._end_signal is not None:
             self._selector.unregister(self._end_signal)
             os.close(self._end_signal)
+
+    def _exit_from(self, code: int) -> Exit:
+        return Exit(code=code) if code >= 0 else Exit(signal=-code)
 
     def _nobody_left(self) -> bool:
         """Whether the command's descendants are gone; those that are not are asked to go, then made to."""
@@ -194,9 +218,9 @@ class CommandProcess:
         now = time.monotonic()
         if self._asked_leftovers_at is None:
             self._asked_leftovers_at = now
-            _send(left, signal.SIGTERM)
+            send_to_all(left, signal.SIGTERM)
         elif now - self._asked_leftovers_at > _LEFTOVERS_GRACE_S:
-            _send(left, signal.SIGKILL)
+            send_to_all(left, signal.SIGKILL)
         # What even SIGKILL does not end hangs in the kernel; waiting on would hang us too.
         return now - self._asked_leftovers_at > 3 * _LEFTOVERS_GRACE_S
 
@@ -215,10 +239,11 @@ class CommandProcess:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
         else:
-            _send(self._family(), number)
+            send_to_all(self._family(), number)
 
 
-def _send(processes: list[Process], number: int) -> None:
+def send_to_all(processes: list[Process], number: int) -> None:
+    """Send a signal to each of the processes."""
     for process in processes:
         send_signal(process, number)
 

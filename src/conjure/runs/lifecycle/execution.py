@@ -30,8 +30,11 @@ from conjure.runs.code import snapshot
 from conjure.runs.database.base import KILL, PRUNE, STOP, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
+from conjure.runs.environments.interpreter import find_current
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import start_command
+from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
+from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import raising
@@ -220,9 +223,11 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment) 
     """Start the command and watch it to its end."""
     record = run.store.get(run.number)
     arguments = to_arguments(fill_in(run.spec.command, run.spec.params))
-    job = Job(
-        arguments, place.folder, command_variables(run.home, record, place, environment, run.spec.variables)
-    )
+    variables = command_variables(run.home, record, place, environment, run.spec.variables)
+    job = Job(arguments, place.folder, variables)
+    if run.spec.sandbox:
+        with _ending_with(EndReason.BUILD_FAILED):
+            job = _sandboxed(run, job, environment, record)
     _end_if_wanted(run)
     run.store.move(run.number, RunStatus.RUNNING)
     run.marks.begin(f"{sha256_bytes(os.fsencode(run.home.root))[:12]}-{run.number}")
@@ -233,8 +238,27 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment) 
         return CommandResult(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
 
 
+def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
+    """The same command, in a sandbox."""
+    callers = {**os.environ, **run.spec.variables}
+    interpreter = find_current(run.home, callers, job.folder)
+    metrics = RunFolder(run.folder).metrics
+    metrics.touch(0o600)  # it is shown in the sandbox by itself, so it must be there
+    sandbox = sandbox_of(
+        run.home,
+        environment,
+        interpreter,
+        job.variables,
+        writable=[run.work, metrics],
+        mounted=[locate(run.home, each.source) for each in record.mounts if each.read_only],
+        network=run.spec.network,
+    )
+    return replace(job, variables=variables_inside(job.variables, interpreter), sandbox=sandbox)
+
+
 def _watch(run: RunContext, job: Job) -> CommandResult:
-    execution = start_command(job, run.exclude, run.marks)
+    start = start_command if job.sandbox is None else start_sandboxed
+    execution = start(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
     metric = run.store.rung_metric(run.number)

@@ -106,8 +106,9 @@ def _can_be_judged(record: RunRecord, executor: Executor | None) -> bool:
     """Whether a run that nobody here supervises has no supervisor; no for one that waits in the queue."""
     if record.owner is None or record.owner.host_id == host_id():
         return True
-    waits_there = executor is not None and record.owner == Owner.of_executor(executor.name)
-    return waits_there and executor.state(record.number) is SupervisorState.GONE
+    if executor is None or record.owner != Owner.of_executor(executor.name):
+        return False
+    return executor.state(record.number) is SupervisorState.GONE
 
 
 def _close_one(store: Database, number: int) -> None:

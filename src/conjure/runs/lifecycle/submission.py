@@ -26,6 +26,7 @@ from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.executors.base import Executor
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.sandbox import require_sandbox
 from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, this_process
@@ -88,6 +89,8 @@ def submit(
         refuse_own_folder(home, spec)
         if is_local:
             refuse_impossible(spec.resources)
+            if spec.sandbox:
+                require_sandbox()
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
         if spec.after and not is_local:
@@ -246,7 +249,7 @@ def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
     withheld = [part for part in spec.withheld or () if part != "code.git_url"]  # its code is recorded
     names = [part.removeprefix(_VARIABLES) for part in withheld if part.startswith(_VARIABLES)]
     _refuse_unknown(given, names, record.number)
-    others = [_in_words(part) for part in withheld if not part.startswith(_VARIABLES)]
+    others = [part_in_words(part) for part in withheld if not part.startswith(_VARIABLES)]
     if others:
         raise UsageError(
             f"run {record.number} has a secret in {' and '.join(others)}, and secrets are not stored",
@@ -277,7 +280,7 @@ def _refuse_unknown(given: Mapping[str, str], withheld: Iterable[str], number: i
         )
 
 
-def _in_words(part: str) -> str:
+def part_in_words(part: str) -> str:
     """A part of a spec as it is written on the command line."""
     kind, _, name = part.partition(".")
     if kind == "params":

@@ -30,6 +30,7 @@ from conjure.runs.database.opening import open_database, shared_database
 from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_record
 from conjure.runs.database.sqlite_connection import is_damaged
 from conjure.runs.environments.uv import uv_program
+from conjure.runs.executors.sandbox import sandbox_fault
 from conjure.runs.host.gpus import GpuMeter
 from conjure.runs.lifecycle.ownership import mark_interrupted
 from conjure.runs.maintenance.pruning import find_leftovers, unused_folders
@@ -89,6 +90,7 @@ def examine(home: Home) -> Iterator[Finding]:
     yield _disk(home)
     yield _git()
     yield _uv()
+    yield _sandbox()
     yield _environments(home)
     yield _gpus()
 
@@ -336,6 +338,14 @@ def _uv() -> Finding:
     if version is None:
         return Finding("uv", State.FAULT, "it cannot be run", "pip install --force-reinstall uv")
     return Finding("uv", State.OK, version)
+
+
+def _sandbox() -> Finding:
+    """Whether --sandbox can be had; nothing else needs it."""
+    fault = sandbox_fault()
+    if fault is None:
+        return Finding("sandbox", State.OK, f"available, bubblewrap {_version('bwrap', '--version')}")
+    return Finding("sandbox", State.OK, f"not available: {fault}")
 
 
 def _version(*command: str) -> str | None:

@@ -74,7 +74,7 @@ class Pruned:
     Attributes:
         environments: Built environments.
         working_folders: Numbers of the runs whose working folders are gone.
-        kept_files: Local files that no run was given.
+        kept_files: Local files that no run was given, and models' weights in int8, which can be made again.
         mirrors: Copies of remote repositories.
         leftovers: Files and folders that killed processes had left.
         size_bytes: All of it, with the code that no run started from.
@@ -146,7 +146,8 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     not_done: list[str] = []
     seen = _look_into_run_folders(home)
     folders, left, size = _prune_run_folders(home, store, seen, not_done)
-    files = [path for path in _unused_files(home, store) if _changed_at(path) < long_ago]
+    kept = [*_unused_files(home, store), *sorted(home.native_weights.glob("*"))]
+    files = [path for path in kept if _changed_at(path) < long_ago]
     unfinished = _old_unfinished(home, long_ago)
     for path in (*files, *unfinished):
         size += _attempt(lambda path=path: _remove(path), not_done) or 0

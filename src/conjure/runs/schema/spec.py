@@ -231,6 +231,8 @@ class RunSpec:
         labels: Names to find it by.
         params: ``:NAME:`` in the command is replaced by the value.
         idempotent: Reuse an equal run that completed.
+        sandbox: Hide the machine from the command, but for what it needs.
+        network: Let a sandboxed command reach the network.
         after: Runs that have to complete before this one starts; those whose files it mounts among them.
         withheld: Of a spec as it is stored, what it does not hold because it was secret, as in ``command``
             and ``variables.API_KEY``; None for a spec that holds everything.
@@ -252,6 +254,8 @@ class RunSpec:
     labels: tuple[str, ...] = ()
     params: Mapping[str, str] = field(default_factory=dict)
     idempotent: bool = False
+    sandbox: bool = False
+    network: bool = False
     after: tuple[int, ...] = ()
     withheld: tuple[str, ...] | None = None
 
@@ -269,6 +273,7 @@ class RunSpec:
             + self._mount_faults()
             + self._name_faults()
             + self._stop_faults()
+            + [f"{option('network')} needs {option('sandbox')}"] * (self.network and not self.sandbox)
         )
         if faults:
             raise UsageError("; ".join(faults))
@@ -346,6 +351,8 @@ class RunSpec:
             "labels": list(safe.labels),
             "params": dict(safe.params),
             "idempotent": safe.idempotent,
+            "sandbox": safe.sandbox,
+            "network": safe.network,
             "after": list(safe.after),
             "withheld": None if safe.withheld is None else list(safe.withheld),
         }
@@ -356,7 +363,10 @@ class RunSpec:
         environment = dict(stored.get("environment", {}))
         environment["pip"] = tuple(environment.get("pip", ()))
         lists = ("command", "stop_conditions", "output", "no_output", "labels", "after")
-        plain = ("kind", "timeout_s", "description", "variables", "params", "idempotent")
+        plain = (
+            *("kind", "timeout_s", "description", "variables", "params", "idempotent"),
+            *("sandbox", "network"),
+        )
         withheld = stored["withheld"] if "withheld" in stored else _starred(stored)
         return cls(
             withheld=None if withheld is None else tuple(withheld),

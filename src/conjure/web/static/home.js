@@ -1,18 +1,24 @@
-// The first page: shown anew when something has begun or ended.
-import { fetchJson, poll } from "./page.js";
+// A page that is shown anew when something on it has changed: the first page, a sweep.
+import { awaken, fetchJson, poll } from "./page.js";
 
+const place = document.querySelector("[data-refresh]");
 let cursor = null;
-poll(async () => {
-  const told = await fetchJson(`/runs.json?since=${cursor ?? ""}&shown=status`);
-  if (cursor !== null && told.cursor !== cursor && !document.querySelector("dialog[open]")) {
-    const text = await (await fetch("/")).text();
-    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("main");
-    const focused = document.activeElement?.getAttribute?.("href");
-    document.getElementById("main").replaceChildren(...fresh.childNodes);
-    if (focused) document.querySelector(`main a[href="${CSS.escape(focused)}"]`)?.focus();
-    const { awaken } = await import("./page.js");
-    awaken(document.getElementById("main"));
-  }
-  cursor = told.cursor;
-  return told.active ? 1000 : 5000;
-}, 0);
+
+if (place) {
+  poll(async () => {
+    const told = await fetchJson(place.dataset.refresh);
+    if (cursor !== null && told.cursor !== cursor && !document.querySelector("dialog[open]")) await show();
+    cursor = told.cursor;
+    return told.active ? 1000 : 5000;
+  }, 0);
+}
+
+async function show() {
+  const text = await (await fetch(location.href, { credentials: "same-origin" })).text();
+  const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("main");
+  const main = document.getElementById("main");
+  const focused = document.activeElement?.getAttribute?.("href");
+  main.replaceChildren(...fresh.childNodes);
+  if (focused) main.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+  awaken(main);
+}

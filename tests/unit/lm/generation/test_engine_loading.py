@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError, UsageError
 from conjure.lm.checkpoints.pretrained import save_checkpoint
-from conjure.lm.generation.engine_loading import int8_is_fastest, load_writer
+from conjure.lm.generation.engine_loading import load_writer, native_format
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.hardware import PRECISION_VARIABLE
@@ -17,8 +17,6 @@ from support.engines import logits_of
 from support.models import tiny_checkpoint, tiny_config, tiny_model, tiny_tokenizer
 from support.native import native_status
 from support.oracle import random_ids
-
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
@@ -59,13 +57,9 @@ class TestPrecision:
         difference = (first_logits(native) - first_logits(torch_s)).abs().max()
         assert difference <= 2e-3 * first_logits(torch_s).abs().max()
 
-    def test_a_model_the_native_engine_does_not_compute_is_left_to_torch(self, tmp_path):
-        folder = tiny_checkpoint(tmp_path / "relu", activation_function="relu")
-        assert load_writer(folder, precision="int8").precision == "int8, torch"
-
     def test_auto_obeys_the_variable(self, folder, monkeypatch):
         monkeypatch.setenv(PRECISION_VARIABLE, "float32")
-        assert load_writer(folder).precision == "float32"
+        assert load_writer(folder).precision.split(",")[0] == "float32"
 
     def test_auto_without_the_native_engine_is_what_torch_does_best(self, folder, monkeypatch):
         monkeypatch.setenv(library.VARIABLE, "off")
@@ -83,24 +77,36 @@ class TestAuto:
     PORTABLE = replace(AVX512, instructions="portable")
     NONE = replace(AVX512, library=None)
 
+    @pytest.fixture(autouse=True)
+    def no_gpu(self, monkeypatch):
+        monkeypatch.setattr("conjure.lm.generation.engine_loading.gpu_is_there", lambda: False)
+        monkeypatch.delenv(PRECISION_VARIABLE, raising=False)
+
     @pytest.mark.parametrize(
-        ("native", "rows", "answer"),
+        ("native", "rows", "format"),
         [
-            (AVX512, 1, True),
-            (AVX512, 1000, True),
-            (PORTABLE, 7, True),
-            (PORTABLE, 8, False),
-            (NONE, 1, False),
+            (AVX512, 1, "int8"),
+            (AVX512, 1000, "int8"),
+            (PORTABLE, 7, "int8"),
+            (PORTABLE, 8, None),
+            (NONE, 1, None),
         ],
     )
-    def test_by_processor(self, native, rows, answer):
-        assert int8_is_fastest(tiny_config(), CPU, rows, native) is answer
+    def test_by_processor(self, native, rows, format):
+        assert native_format(tiny_config(), "auto", rows, native) == format
+        exact = "float32" if format else None
+        assert native_format(tiny_config(), "float32", rows, native) == exact
+        assert native_format(tiny_config(), "bfloat16", rows, native) is None
 
-    def test_not_on_a_gpu(self):
-        assert not int8_is_fastest(tiny_config(), GPU, 1, self.AVX512)
+    def test_on_a_gpu_only_int8_that_was_asked_for(self, monkeypatch):
+        monkeypatch.setattr("conjure.lm.generation.engine_loading.gpu_is_there", lambda: True)
+        formats = [
+            native_format(tiny_config(), asked, 1, self.AVX512) for asked in ("auto", "float32", "int8")
+        ]
+        assert formats == [None, None, "int8"]
 
     def test_not_for_models_it_does_not_compute(self):
-        assert not int8_is_fastest(tiny_config(activation_function="silu"), CPU, 1, self.AVX512)
+        assert native_format(replace(tiny_config(), activation="tanh"), "auto", 1, self.AVX512) is None
 
 
 def test_a_model_without_a_tokenizer_cannot_write(tmp_path):

@@ -140,7 +140,14 @@ def test_every_change_there_is_is_tried():
         if not name.startswith("_") and name not in CHANGES and callable(getattr(SqliteDatabase, name))
     }
     assert looks == {
-        *("open", "close", "presume_ended", "write_as", "while_no_number_is_given"),  # no rows change in them
+        *(
+            "open",
+            "close",
+            "presume_ended",
+            "write_as",
+            "while_no_number_is_given",
+            "forbid_writing",
+        ),  # no row changes
         *("refresh_summaries", "reindex"),  # the first is set_summaries; the second is done in batches
         *("get", "facts", "select", "listing", "count", "active", "supervised", "claims", "queued", "leases"),
         *("active_numbers", "numbers", "newest_number", "last_number", "users_of", "sources_in_use"),

@@ -62,6 +62,7 @@ def test_all_is_well(home):
         "disk",
         "git",
         "uv",
+        "sandbox",
         "environments",
         "gpus",
     ]

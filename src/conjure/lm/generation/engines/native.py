@@ -1,73 +1,68 @@
-"""The engine that decodes in C: int8 weights, bfloat16 keys and values, one call per step.
+"""The engine that decodes in C: one call per step for all rows.
 
-Main entry: `NativeEngine`, an `Engine`. Invariants: every pointer and size handed to C was checked here
-against the model's configuration, and what it points to is kept alive; what a row gets does not depend, in
-any bit, on the rows beside it, on the size of pieces, or on the number of threads.
+Main entry: `NativeEngine`, an `Engine`. Invariants: every pointer and size handed to C was checked here or by
+`NativeWeights` against the model's shape, and what it points to is kept alive; what a row gets does not
+depend, in any bit, on the rows beside it, on the size of pieces, or on the number of threads. Nothing here
+needs torch.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from conjure.errors import ModelError, ShapeError
+from conjure.errors import ModelError
 from conjure.lm.generation.engines.base import PIECE, RowQueue, refuse_unreadable
-from conjure.lm.generation.engines.int8_quantization import (
-    BLOCK_BYTES,
-    GROUP,
-    PANEL,
-    QuantisedLayer,
-    QuantisedMatrix,
-    QuantisedModel,
+from conjure.lm.generation.engines.native_weights import (
+    EMBEDDING,
+    FORMATS,
+    HEAD_MEAN,
+    POSITIONS,
+    NativeWeights,
 )
 from conjure.lm.hardware import usable_cores
-from conjure.lm.models.shape import LayerShape, ModelConfig, Shape
+from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.lm.native import library as c
+from conjure.lm.nn.rope_frequencies import rope_frequencies
 
-_CHUNK = 32  # as in forward.c
-_DONE, _NO_TOKEN = 0, 2  # likewise
+# All of these are as in C, mostly in model.h.
+_CHUNK = 32
+_DONE, _NO_TOKEN = 0, 2
+_NORMS = ("layer", "rms")
+_ACTIVATIONS = ("gelu_tanh", "gelu", "relu", "silu")
+_RESIDUALS = ("sequential", "parallel", "sandwich")
+
 _CACHE_LINE = 64  # bytes
 _MOST_THREADS = 64  # beyond these, meeting takes longer than it saves; forward.c has room for 256
 _MOST_TOKENS = 512  # read in one call over all rows: bounds activations to some 20 MB at 124M parameters
 
 
 def supports(config: ModelConfig) -> bool:
-    """Whether the native engine computes this kind of model: GPT-2's kind, so far."""
-    if not isinstance(config, Shape):
-        return False
-    plain_layers = all(layer == LayerShape(layer.score_scale) for layer in config.layers)
-    one_head_each = config.n_kv_head == config.n_head and config.n_embd == config.n_head * config.head_size
-    biased = config.qkv_bias and config.out_bias and config.mlp_bias
-    usual = (config.norm, config.residual, config.activation) == ("layer", "sequential", "gelu_tanh")
-    extras = config.gated or config.query_key_norm or config.embedding_scale != 1.0
-    return plain_layers and one_head_each and biased and usual and config.learned_positions and not extras
+    """Whether the native engine computes this kind of model: every decoder with an activation it knows."""
+    return isinstance(config, Shape) and config.activation in _ACTIVATIONS
 
 
 class NativeEngine:
-    """A model in int8, run by the compiled library.
+    """A model that the compiled library runs.
 
     Args:
-        weights: The rounded model.
+        weights: The model.
         status: The library to use; it must be there.
         threads: How many threads compute; None means the usable cores.
 
     Raises:
         ModelError: The library does not compute this kind of model.
-        ShapeError: The weights do not fit their configuration.
     """
 
-    def __init__(self, weights: QuantisedModel, status: c.Status, *, threads: int | None = None) -> None:
+    def __init__(self, weights: NativeWeights, status: c.Status, *, threads: int | None = None) -> None:
         assert status.library is not None, "ask status() first"
         if not supports(weights.config):
-            raise ModelError("the native engine supports only GPT-2 models")
-        self.config = weights.config
+            raise ModelError(f"the native engine does not support activation {weights.config.activation!r}")
+        self.config, self.format = weights.config, weights.format
         self._forward = status.library.conjure_forward
         self._instructions = c.INSTRUCTIONS.index(status.instructions)
         self._threads = min(threads if threads is not None else usable_cores(), _MOST_THREADS)
-        self._weights = weights
-        self._model = _model(weights)
+        self._described = _Described(weights)
 
     @property
     def context_length(self) -> int:
@@ -77,8 +72,15 @@ class NativeEngine:
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of all layers for one token."""
-        config = self.config
-        return 2 * config.n_layer * config.n_head * (config.head_size + _value_width(config))
+        numbers = (
+            self.config.n_layer * self.config.n_kv_head * (self.config.head_size + _value_width(self.config))
+        )
+        return numbers * self.remembered.itemsize
+
+    @property
+    def remembered(self) -> np.dtype:
+        """The format of keys and values; uint16 are the bits of bfloat16."""
+        return np.dtype(np.uint16 if self.format == "int8" else np.float32)
 
     def session(self) -> "NativeSession":
         """A session without rows."""
@@ -124,7 +126,7 @@ class NativeEngine:
             threads=self._threads,
             instructions=self._instructions,
         )
-        outcome = self._forward(self._model, call)
+        outcome = self._forward(self._described.model, call)
         assert outcome != _NO_TOKEN, "rows take tokens of the vocabulary only"
         if outcome != _DONE:
             raise MemoryError("no memory for activations")
@@ -136,18 +138,18 @@ class NativeRow:
     Attributes:
         queue: What it has read, and has still to read.
         columns: How many tokens there is room for, in whole chunks.
-        memory: bfloat16 numbers, as uint16.
+        memory: Its numbers; they are read only where they were written.
     """
 
-    def __init__(self, queue: RowQueue, config: Shape) -> None:
+    def __init__(self, queue: RowQueue, config: Shape, remembered: np.dtype) -> None:
         self.queue, self._config = queue, config
         self.columns = -(-queue.capacity // _CHUNK) * _CHUNK
-        per_layer = config.n_head * self.columns * (config.head_size + _value_width(config))
-        self.memory = _aligned(config.n_layer * per_layer)  # read only where it was written
+        per_layer = config.n_kv_head * self.columns * (config.head_size + _value_width(config))
+        self.memory = _aligned(config.n_layer * per_layer, remembered)
 
     def copy(self) -> "NativeRow":
         """Another row that has read the same; only what was written is copied."""
-        copied = NativeRow(self.queue.copy(), self._config)
+        copied = NativeRow(self.queue.copy(), self._config, self.memory.dtype)
         for old, new in zip(self._written(), copied._written(), strict=True):
             new[...] = old
         return copied
@@ -156,8 +158,8 @@ class NativeRow:
         """Keys and values, each (layers, heads, chunks, numbers)."""
         config = self._config
         layers = self.memory.reshape(config.n_layer, -1)
-        for part in np.split(layers, [config.n_head * self.columns * config.head_size], axis=1):
-            chunks = part.reshape(config.n_layer, config.n_head, self.columns // _CHUNK, -1)
+        for part in np.split(layers, [config.n_kv_head * self.columns * config.head_size], axis=1):
+            chunks = part.reshape(config.n_layer, config.n_kv_head, self.columns // _CHUNK, -1)
             yield chunks[:, :, : -(-self.queue.length // _CHUNK)]
 
 
@@ -177,7 +179,7 @@ class NativeSession:
             RowQueue(ids, capacity, config.context_length, config.vocab_size)
             for ids, capacity in zip(rows, capacities, strict=True)
         ]
-        return self._number(NativeRow(queue, config) for queue in queues)
+        return self._number(NativeRow(queue, config, self._engine.remembered) for queue in queues)
 
     def fork(self, row: int, copies: int) -> list[int]:
         """Rows that have read the same; see `Session.fork`."""
@@ -236,10 +238,10 @@ def _parts(tokens: list[int]) -> Iterator[slice]:
     yield slice(start, len(tokens))
 
 
-def _aligned(numbers: int) -> np.ndarray:
-    """Room for so many bfloat16 numbers, as uint16, from the start of a cache line on."""
-    block = np.empty(numbers + _CACHE_LINE // 2, np.uint16)
-    start = -block.ctypes.data % _CACHE_LINE // 2
+def _aligned(numbers: int, dtype: np.dtype) -> np.ndarray:
+    """Room for so many numbers, from the start of a cache line on."""
+    block = np.empty(numbers + _CACHE_LINE // dtype.itemsize, dtype)
+    start = -block.ctypes.data % _CACHE_LINE // dtype.itemsize
     return block[start : start + numbers]
 
 
@@ -248,66 +250,79 @@ def _value_width(config: Shape) -> int:
     return -(-config.head_size // _CHUNK) * _CHUNK
 
 
-def _address(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
-    """Where a tensor's numbers lie, once it is sure that they are all there.
+class _Described:
+    """A model in C's terms; keeps alive what they point to."""
 
-    Raises:
-        ShapeError: It is not exactly what is claimed.
-    """
-    if (
-        tensor.dtype != dtype
-        or tensor.shape != shape
-        or not tensor.is_contiguous()
-        or tensor.device.type != "cpu"
-    ):
-        raise ShapeError(
-            f"a weight is {tensor.dtype} of shape {tuple(tensor.shape)}; {dtype} of shape {shape} is needed"
+    def __init__(self, weights: NativeWeights) -> None:
+        self._weights, self._config = weights, weights.config
+        self._ropes = list(
+            dict.fromkeys(layer.rope for layer in self._config.layers if layer.rope is not None)
         )
-    return tensor.data_ptr()
+        self._frequencies: list[np.ndarray] = []
+        self.model = self._model()
 
+    def _model(self) -> c.Model:
+        config, weights = self._config, self._weights
+        layers, ropes = range(config.n_layer), [self._rope(number) for number in range(len(self._ropes))]
+        return c.Model(
+            channels=config.n_embd,
+            inner=config.inner,
+            heads=config.n_head,
+            kv_heads=config.n_kv_head,
+            head_size=config.head_size,
+            layers=config.n_layer,
+            ropes=len(ropes),
+            vocab=config.vocab_size,
+            epsilon=config.norm_epsilon,
+            embedding_scale=config.embedding_scale,
+            format=FORMATS.index(weights.format),
+            norm=_NORMS.index(config.norm),
+            activation=_ACTIVATIONS.index(config.activation),
+            residual=_RESIDUALS.index(config.residual),
+            gated=config.gated,
+            embedding=self._address(EMBEDDING),
+            positions=self._address(POSITIONS),
+            layer=(c.Layer * config.n_layer)(*(self._layer(number) for number in layers)),
+            rope=(c.Rope * len(ropes))(*ropes),
+            final_norm=self._norm("final_norm"),
+            head=self._matrix("lm_head", config.n_embd, config.vocab_size),
+            head_mean=self._address(HEAD_MEAN),
+        )
 
-def _model(weights: QuantisedModel) -> c.Model:
-    config = weights.config
-    C, V = config.n_embd, config.vocab_size
-    if len(weights.layers) != config.n_layer:
-        raise ShapeError(f"the model has {len(weights.layers)} layers; {config.n_layer} are needed")
-    return c.Model(
-        channels=C,
-        inner=config.inner,
-        heads=config.n_head,
-        layers=config.n_layer,
-        vocab=V,
-        epsilon=config.norm_epsilon,
-        wte=_address(weights.wte, torch.bfloat16, V, C),
-        wpe=_address(weights.wpe, torch.float32, config.context_length, C),
-        layer=(c.Layer * config.n_layer)(*(_layer(layer, config) for layer in weights.layers)),
-        ln_f=_norm(weights.ln_f, C),
-        head=_matrix(weights.head, C, V),
-        head_mean=_address(weights.head_mean, torch.float32, C),
-    )
+    def _layer(self, number: int) -> c.Layer:
+        config, kind, name = self._config, self._config.layers[number], f"blocks.{number}"
+        attended = config.qkv_rows[0]
+        return c.Layer(
+            attention_norm=self._norm(f"{name}.attention_norm"),
+            attention_post_norm=self._norm(f"{name}.attention_post_norm"),
+            mlp_norm=self._norm(f"{name}.mlp_norm"),
+            mlp_post_norm=self._norm(f"{name}.mlp_post_norm"),
+            query_norm=self._norm(f"{name}.attention.query_norm"),
+            key_norm=self._norm(f"{name}.attention.key_norm"),
+            qkv=self._matrix(f"{name}.attention.qkv", config.n_embd, sum(config.qkv_rows)),
+            out=self._matrix(f"{name}.attention.out", attended, config.n_embd),
+            up=self._matrix(f"{name}.mlp.up", config.n_embd, sum(config.up_rows)),
+            down=self._matrix(f"{name}.mlp.down", config.inner, config.n_embd),
+            window=kind.window or 0,
+            rope=-1 if kind.rope is None else self._ropes.index(kind.rope),
+            score_scale=kind.score_scale,
+        )
 
+    def _rope(self, number: int) -> c.Rope:
+        rope = self._ropes[number]
+        frequencies, factor = rope_frequencies(rope.channels, rope.base, rope.scaling, dict(rope.settings))
+        self._frequencies.append(frequencies)
+        return c.Rope(frequencies=frequencies.ctypes.data, pairs=len(frequencies), factor=factor)
 
-def _layer(layer: QuantisedLayer, config: Shape) -> c.Layer:
-    C = config.n_embd
-    return c.Layer(
-        ln_1=_norm(layer.ln_1, C),
-        ln_2=_norm(layer.ln_2, C),
-        qkv=_matrix(layer.qkv, C, 3 * C),
-        proj=_matrix(layer.proj, C, C),
-        fc=_matrix(layer.fc, C, config.inner),
-        fc_proj=_matrix(layer.fc_proj, config.inner, C),
-    )
+    def _norm(self, name: str) -> c.Norm:
+        return c.Norm(gain=self._address(f"{name}.weight"), bias=self._address(f"{name}.bias"))
 
+    def _matrix(self, name: str, inputs: int, outputs: int) -> c.Matrix:
+        weights = self._address(f"{name}.weight")
+        if weights is None:  # a head that is the embedding
+            weights = self._address(EMBEDDING)
+        return c.Matrix(weights=weights, bias=self._address(f"{name}.bias"), inputs=inputs, outputs=outputs)
 
-def _norm(norm: tuple[Tensor, Tensor], channels: int) -> c.Norm:
-    return c.Norm(*(_address(tensor, torch.float32, channels) for tensor in norm))
-
-
-def _matrix(matrix: QuantisedMatrix, inputs: int, outputs: int) -> c.Matrix:
-    panels, groups = -(-outputs // PANEL), -(-inputs // GROUP)
-    return c.Matrix(
-        weights=_address(matrix.packed, torch.uint8, panels, groups, BLOCK_BYTES),
-        bias=_address(matrix.bias, torch.float32, panels * PANEL),
-        inputs=inputs,
-        outputs=outputs,
-    )
+    def _address(self, name: str) -> int | None:
+        array = self._weights.arrays.get(name)
+        return None if array is None else array.ctypes.data

@@ -1,19 +1,15 @@
-"""Rounding to int8: how far it may move a number, what is refused, and how the native engine finds it."""
+"""Rounding to int8: how far it may move a number, and what is refused."""
 
 import pytest
 import torch
 
 from conjure.errors import ModelError
 from conjure.lm.generation.engines.int8_quantization import (
-    BLOCK_BYTES,
-    GROUP,
-    PANEL,
     Int8Decoder,
-    QuantisedMatrix,
-    QuantisedModel,
     round_activations,
     round_weight,
 )
+from conjure.lm.generation.engines.native_weights import GROUP
 from support.models import tiny_model
 from support.oracle import random_ids
 
@@ -56,42 +52,6 @@ class TestWeights:
             round_weight(weight)
 
 
-class TestPacking:
-    @pytest.mark.parametrize(("rows", "columns"), [(PANEL, GROUP), (3 * PANEL + 5, 2 * GROUP + 9), (1, 1)])
-    def test_every_number_is_where_the_native_engine_looks(self, rows, columns):
-        weight, bias = random_matrix(rows, columns), torch.randn(rows)
-        matrix = QuantisedMatrix.of(weight, bias)
-        panels, groups = -(-rows // PANEL), -(-columns // GROUP)
-        values, scales = round_weight(weight)
-        assert matrix.packed.shape == (panels, groups, BLOCK_BYTES)
-        stored_scales = matrix.packed[..., : 2 * PANEL].contiguous().view(torch.bfloat16)
-        stored = matrix.packed[..., 2 * PANEL :].contiguous().view(torch.int8).unflatten(2, (-1, PANEL, 2))
-        for n, k in [(0, 0), (rows - 1, columns - 1), (rows // 2, columns // 2)]:
-            block = n // PANEL, k // GROUP
-            assert stored[*block, k % GROUP // 2, n % PANEL, k % 2] == values[n, k // GROUP, k % GROUP]
-            assert stored_scales[*block, n % PANEL] == scales[n, k // GROUP, 0]
-        assert stored.abs().sum(dtype=torch.int64) == values.abs().sum(dtype=torch.int64), "the rest is zeros"
-        assert matrix.bias.tolist() == bias.tolist() + [0.0] * (panels * PANEL - rows)
-
-    def test_a_large_matrix_is_rounded_piece_by_piece_to_the_same(self):
-        weight = random_matrix(2500, 70)
-        whole = QuantisedMatrix.of(weight)
-        pieces = [QuantisedMatrix.of(part).packed for part in weight.split(PANEL)]
-        assert torch.cat(pieces).equal(whole.packed)
-
-    def test_a_mean_row_is_taken_off_first(self):
-        weight = random_matrix(50, 70) + 100
-        mean = weight.mean(0)
-        assert QuantisedMatrix.of(weight, mean=mean).packed.equal(QuantisedMatrix.of(weight - mean).packed)
-
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-    def test_any_float_dtype_and_layout_will_do(self, dtype):
-        weight = random_matrix(70, 40).to(dtype)
-        assert QuantisedMatrix.of(weight.t()).packed.equal(
-            QuantisedMatrix.of(weight.t().contiguous().float()).packed
-        )
-
-
 class TestActivations:
     def test_each_is_off_by_at_most_half_a_step_of_its_row(self):
         x = random_matrix(6, 100) * torch.tensor([[1e-6], [1e-2], [1.0], [30.0], [1e5], [0.0]])
@@ -110,19 +70,12 @@ class TestModel:
     def test_the_model_itself_is_left_as_it_is(self):
         model, untouched = tiny_model(), tiny_model()
         Int8Decoder(model)
-        QuantisedModel.of(model)
         for weight, before in zip(model.parameters(), untouched.parameters(), strict=True):
             assert weight.equal(before)
-
-    def test_a_head_of_its_own_is_rounded_too(self):
-        model = tiny_model(tie_word_embeddings=False)
-        assert not QuantisedModel.of(model).head.packed.equal(
-            QuantisedMatrix.of(model.embedding.weight).packed
-        )
 
     def test_damaged_weights_are_refused(self):
         model = tiny_model()
         with torch.no_grad():
             model.blocks[1].mlp.up.weight[3, 3] = float("nan")
         with pytest.raises(ModelError, match="NaN or infinity"):
-            QuantisedModel.of(model)
+            Int8Decoder(model)

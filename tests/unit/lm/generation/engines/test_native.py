@@ -2,20 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from conjure.errors import ModelError, ShapeError
-from conjure.lm.generation.engines.int8_quantization import QuantisedModel
 from conjure.lm.generation.engines.native import NativeEngine, supports
 from conjure.lm.native.library import INSTRUCTIONS
-from support.engines import logits_of, read_whole
-from support.models import tiny_config, tiny_model
+from support.engines import logits_of, native_weights, read_whole
+from support.models import tiny_model
 from support.native import native_status
 from support.oracle import random_ids
 
 MODEL = tiny_model(n_embd=96, n_head=3, n_inner=200, vocab_size=333, context_length=64)
-WEIGHTS = QuantisedModel.of(MODEL)
+WEIGHTS = native_weights(MODEL)
 
 
 @pytest.fixture(params=INSTRUCTIONS)
@@ -80,37 +80,39 @@ class TestRefusals:
         with pytest.raises(ModelError, match="token ids must be from 0 to 332"):
             session.append(rows[0], token)
 
-    def test_a_model_of_another_kind(self, monkeypatch):
-        model = tiny_model(activation_function="gelu")
-        assert not supports(model.config)
-        with pytest.raises(ModelError, match="supports only GPT-2 models"):
-            NativeEngine(QuantisedModel.of(model), native_status("portable", monkeypatch))
+    def test_an_activation_that_c_does_not_have(self, monkeypatch):
+        weights = replace(WEIGHTS, config=replace(MODEL.config, activation="tanh"))
+        assert not supports(weights.config)
+        with pytest.raises(ModelError, match="does not support activation 'tanh'"):
+            NativeEngine(weights, native_status("portable", monkeypatch))
 
     @pytest.mark.parametrize(
-        "changes",
+        ("name", "change"),
         [
-            {"wte": WEIGHTS.wte[:-1]},
-            {"wte": WEIGHTS.wte.float()},
-            {"wte": WEIGHTS.wte.t().contiguous().t()},
-            {"wpe": WEIGHTS.wpe[:10]},
-            {"head": WEIGHTS.layers[0].fc},
-            {"head_mean": WEIGHTS.head_mean.double()},
-            {"ln_f": (WEIGHTS.ln_f[0], WEIGHTS.ln_f[1][1:])},
-            {"layers": WEIGHTS.layers[:1]},
-            {"layers": (WEIGHTS.layers[0], replace(WEIGHTS.layers[1], fc_proj=WEIGHTS.layers[1].proj))},
-            {"config": tiny_config(n_embd=96, n_head=3, n_inner=200, vocab_size=1000, context_length=64)},
+            ("embedding.weight", lambda array: array[:-1]),
+            ("embedding.weight", lambda array: array.astype(np.float32)),
+            ("embedding.weight", lambda array: np.asfortranarray(array)),
+            ("position_embedding.weight", lambda array: array[:10]),
+            ("lm_head.weight", lambda array: array[:, :1]),
+            ("head_mean", lambda array: array.astype(np.float64)),
+            ("final_norm.bias", lambda array: array[1:]),
+            ("blocks.1.mlp.down.weight", lambda _: WEIGHTS.arrays["blocks.1.attention.out.weight"]),
         ],
-        ids=lambda changes: next(iter(changes)),
     )
-    def test_weights_that_do_not_fit_their_configuration(self, changes, monkeypatch):
-        with pytest.raises(ShapeError):
-            NativeEngine(replace(WEIGHTS, **changes), native_status("portable", monkeypatch))
+    def test_weights_that_do_not_fit_their_configuration(self, name, change):
+        with pytest.raises(ShapeError, match=rf"weight {name} is "):
+            replace(WEIGHTS, arrays={**WEIGHTS.arrays, name: change(WEIGHTS.arrays[name])})
+
+    def test_a_weight_that_is_missing(self):
+        arrays = {name: array for name, array in WEIGHTS.arrays.items() if not name.startswith("blocks.1.")}
+        with pytest.raises(ShapeError, match=r"weight blocks\.1\.\S+ is missing"):
+            replace(WEIGHTS, arrays=arrays)
 
 
 def test_logits_of_a_model_that_is_no_number_are_no_numbers(status):
     broken = tiny_model(n_embd=96, n_head=3)
-    weights = QuantisedModel.of(broken)
-    weights.layers[1].ln_2[0][5] = float("nan")
+    weights = native_weights(broken)
+    weights.arrays["blocks.1.mlp_norm.weight"][5] = float("nan")
     ids = random_ids(broken.config, 2, 5)
     logits = logits_of(NativeEngine(weights, status), ids, torch.tensor([0, 2]))
     assert logits.isnan().all()

@@ -1,6 +1,6 @@
 """Makes the pictures of docs/web.md: every page of `conjure web`, on a small home that is made for it.
 
-    scripts/setup-browser && .venv/bin/python scripts/web_screenshots.py
+    scripts/setup-browser && .venv/bin/python tests/web/screenshots.py
 
 Main entry: `main`. Invariant: only docs/images/ is written to; what the pictures show is made up.
 """
@@ -14,11 +14,11 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.web_homes import small_home  # noqa: E402 - tests/ is no package
+from support.web_homes import small_home, sweep_home  # noqa: E402 - tests/ is no package
 from support.web_sites import visiting  # noqa: E402
 
 # Name of the picture -> the page, and whether it is shown dark.
@@ -32,6 +32,7 @@ PAGES = {
     "code": ("/runs/3/code", False),
     "compare": ("/compare?runs=1,2,3", False),
     "lineage": ("/lineage", False),
+    "sweep": ("/sweeps/1", False),
     "playground": ("/playground", True),
 }
 _SIZE = {"width": 1120, "height": 700}
@@ -43,6 +44,7 @@ def main() -> int:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         small_home(Path(folder) / "home")
+        sweep_home(Path(folder) / "home")
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]
         )
@@ -69,7 +71,8 @@ def _prepare(page: Page, name: str) -> None:
         page.get_by_text(" tokens in ").wait_for(timeout=120_000)
         page.locator(".tok[tabindex]").nth(3).focus()
     if name == "home":
-        page.locator("code", has_text="/home").evaluate("place => place.textContent = '~/.local/share/conjure'")
+        folder = page.locator("code", has_text="/home")
+        folder.evaluate("place => place.textContent = '~/.local/share/conjure'")
     page.wait_for_timeout(1200)
 
 

@@ -1,0 +1,161 @@
+"""`conjure jupyter`: JupyterLab as a run, its notebooks and files the run's outputs.
+
+Main entry: `command`. Invariant: the token that opens it is printed and put into the run's variables, where
+it counts as a secret; it is stored nowhere.
+"""
+
+import contextlib
+import http.client
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from conjure.cli.run_following import follow_submission
+from conjure.cli.run_options import run_options, run_spec
+from conjure.cli.transcript import Transcript
+from conjure.core.home import Home
+from conjure.core.units import parse_duration
+from conjure.errors import UsageError
+from conjure.runs.environments.interpreter import find_current
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.submission import Submission, submit
+from conjure.runs.schema.spec import RunSpec, current_folder
+
+KIND = "jupyter"
+_PACKAGE = "jupyterlab"
+_HOST = "127.0.0.1"
+_TOKEN = "JUPYTER_TOKEN"  # noqa: S105 - the name of the variable that JupyterLab reads it from
+_CHECKPOINTS = ".ipynb_checkpoints/"  # its own copies of notebooks
+_LOOK_EVERY_S = 0.2
+_PATIENCE_S = 2.0
+_ROOT_USER = 0
+
+
+@click.command
+@run_options
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on; default: a free one.")
+@click.option(
+    "--idle-timeout",
+    default="12h",
+    show_default=True,
+    metavar="TIME",
+    help="End idle kernels, and the run when none is left, after this time.",
+)
+@click.option("--open/--no-open", "opens", default=True, help="Open the address in a browser.")
+@click.option("-b", "--background", is_flag=True, help="Return when JupyterLab is ready.")
+def command(*, port: int | None, idle_timeout: str, opens: bool, background: bool, **options: Any) -> int:
+    """Run JupyterLab in a copy of the current folder.
+
+    Its address is printed when it is ready. New and changed notebooks and files are saved as outputs of the
+    run when it ends: with File > Shut Down, `conjure stop N` or the idle timeout. ^C only stops following it.
+    """
+    home = Home.from_environment()
+    if options["sandbox"] and not options["network"]:
+        raise UsageError("a sandbox without network cannot be reached by a browser", fix="--network")
+    server = _Server(home, port or _free_port(), secrets.token_hex(24))
+    spec = _spec(home, options, server, parse_duration(idle_timeout))
+    waiting = threading.Thread(target=server.announce, args=(opens,), daemon=True)
+
+    def make(announce: Callable[[int], None]) -> Submission:
+        made = submit(home, spec, announce=announce)
+        server.run = made.record.number
+        if not background:
+            waiting.start()
+        return made
+
+    status = follow_submission(home, make, background=background, as_json=False)
+    if background and not server.announce(opens):
+        return 1
+    return status
+
+
+def _spec(home: Home, options: dict[str, Any], server: "_Server", idle_s: float) -> RunSpec:
+    words = [
+        "jupyter-lab",
+        "--no-browser",
+        f"--ip={_HOST}",
+        f"--port={server.port}",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.shutdown_no_activity_timeout={idle_s:.0f}",
+        f"--MappingKernelManager.cull_idle_timeout={idle_s:.0f}",
+        "--MappingKernelManager.cull_connected=True",  # a forgotten page keeps its kernel connected
+        "--log-level=WARN",
+        *(["--allow-root"] if os.geteuid() == _ROOT_USER else []),
+    ]
+    pip = options["pip"] if _has_jupyterlab(home, options) else (*options["pip"], _PACKAGE)
+    given = {**options, "command": tuple(words), "pip": pip}
+    spec = run_spec(home, given, {})
+    return replace(
+        spec,
+        kind=KIND,
+        variables={**spec.variables, _TOKEN: server.token},
+        no_output=(*spec.no_output, _CHECKPOINTS),
+    )
+
+
+def _has_jupyterlab(home: Home, options: dict[str, Any]) -> bool:
+    """Whether the environment of the run has JupyterLab without our adding it."""
+    if options["base"] != "current" and not options["deps_from_env"]:
+        return False
+    return _PACKAGE in find_current(home, os.environ, current_folder()).versions
+
+
+def _free_port() -> int:
+    with socket.create_server((_HOST, 0)) as server:
+        return server.getsockname()[1]
+
+
+@dataclass(slots=True)
+class _Server:
+    """The JupyterLab of a run.
+
+    Attributes:
+        home: Where conjure keeps things.
+        port: Where it listens.
+        token: What lets somebody in.
+        run: The run's number, once it has one.
+    """
+
+    home: Home
+    port: int
+    token: str
+    run: int = 0
+
+    def announce(self, opens: bool) -> bool:
+        """Wait until it answers, then print its address; False if the run ended before."""
+        while not self._answers():
+            if self._has_ended():
+                return False
+            time.sleep(_LOOK_EVERY_S)
+        address = f"http://{_HOST}:{self.port}/lab?token={self.token}"
+        transcript = Transcript()
+        transcript.say("✨", f"JupyterLab: {address}")
+        transcript.say("✨", f"Save its files and end it: conjure stop {self.run}")
+        if opens and sys.stdout.isatty():
+            with contextlib.suppress(webbrowser.Error):
+                webbrowser.open(address)
+        return True
+
+    def _answers(self) -> bool:
+        """Whether it lets us in: another server at this port would not."""
+        connection = http.client.HTTPConnection(_HOST, self.port, timeout=_PATIENCE_S)
+        try:
+            connection.request("GET", "/api/status", headers={"Authorization": f"token {self.token}"})
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _has_ended(self) -> bool:
+        with open_store(self.home) as store:
+            return store.get(self.run).status.is_final

@@ -1,0 +1,176 @@
+"""int8 weights that were made once, kept in conjure's home and mapped into memory.
+
+Main entry: `cached_weights`. A file is named by the digest of the checkpoint's files, and those digests are
+found again by size, time and inode, so that a model which was used before is not read at all. Invariants: a
+file is whole or not there under its name; one that was damaged since is made anew; `conjure prune` may remove
+any of them at any time.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from conjure.core.files import sync_folder, write_atomically
+from conjure.core.home import Home
+from conjure.errors import CheckpointError, ConjureError
+from conjure.lm.checkpoints.layout import CONFIG_FILE
+from conjure.lm.checkpoints.safetensors_reader import TensorFile
+from conjure.lm.checkpoints.stored_weights import Weights, open_weights
+from conjure.lm.generation.engines.native_weights import NativeWeights, byte_sums, layout
+from conjure.lm.models.shape import Shape
+
+_FORMAT = 1  # of the files; a change here makes every older file unused
+_ALIGNMENT = 64  # of the numbers in a file: a cache line
+_PIECE_BYTES = 1 << 22
+_SUMS = "sums"  # the tensor that tells whether the others are what they were
+_CODES = {np.dtype(np.uint8): "U8", np.dtype(np.uint16): "BF16", np.dtype(np.float32): "F32"}
+_DTYPES = {"uint8": np.uint8, "bfloat16": np.uint16, "float32": np.float32}
+
+
+def cached_weights(folder: Path, on_making: Callable[[], None]) -> NativeWeights:
+    """A decoder's int8 weights, from the cache, which gets them first if it does not have them.
+
+    Args:
+        folder: The checkpoint's.
+        on_making: Called before they are made.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+        ModelError: A weight is NaN or infinite.
+    """
+    cache = Home.from_environment().native_weights
+    with open_weights(folder) as stored:
+        known = _known_digest(cache, folder)
+        if known is not None:
+            found = _read(cache / f"{known}.safetensors", stored.config)
+            if found is not None:
+                return found
+        on_making()
+        weights = NativeWeights.make(stored.config, "int8", _reading(stored))
+    # Where the disk is full or the home cannot be written, the next start makes them again.
+    with suppress(OSError, ConjureError):
+        _keep(cache, folder, weights)
+    return weights
+
+
+def _reading(stored: Weights) -> Callable[[str], list[np.ndarray]]:
+    """What reads the parts of a tensor, and gives back the memory of the one before."""
+    last: list[str] = []
+
+    def parts(name: str) -> list[np.ndarray]:
+        if last:
+            stored.forget(last.pop())
+        last.append(name)
+        return stored.parts(name)
+
+    return parts
+
+
+def _known_digest(cache: Path, folder: Path) -> str | None:
+    """The digest of a checkpoint whose files were seen before, unchanged."""
+    try:
+        return (cache / f"{_signature(folder)}.digest").read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return [folder / CONFIG_FILE, *sorted(folder.glob("*.safetensors*"))]
+
+
+def _signature(folder: Path) -> str:
+    """Tells whether files are those seen before, without reading them."""
+    facts = [_FORMAT]
+    for path in _files(folder):
+        about = path.stat()
+        facts += [about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.blake2b(f"{_FORMAT}".encode(), digest_size=32)
+    for path in _files(folder):
+        digest.update(f"{path.name}/{path.stat().st_size}/".encode())
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _keep(cache: Path, folder: Path, weights: NativeWeights) -> None:
+    Home.from_environment().create()
+    cache.mkdir(exist_ok=True)
+    signature, digest = _signature(folder), _digest(folder)
+    unfinished = cache / f"{digest}.{os.getpid()}.unfinished"
+    try:
+        _write(unfinished, weights.arrays)
+        unfinished.rename(cache / f"{digest}.safetensors")
+    finally:
+        unfinished.unlink(missing_ok=True)
+    write_atomically(cache / f"{signature}.digest", digest)
+    sync_folder(cache)
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    # Whole cache lines first, so that all of those begin on one.
+    ordered = sorted(arrays.items(), key=lambda item: (item[1].nbytes % _ALIGNMENT != 0, item[0]))
+    header, position = {}, 0
+    sums = np.zeros(hashlib.sha256().digest_size, np.uint8)
+    for name, array in [*ordered, (_SUMS, sums)]:
+        stop = position + array.nbytes
+        header[name] = {
+            "dtype": _CODES[array.dtype],
+            "shape": array.shape,
+            "data_offsets": [position, stop],
+        }
+        position = stop
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    with path.open("wb+") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, array in ordered:
+            file.write(array.data)
+        file.flush()
+        with mmap.mmap(file.fileno(), file.tell(), access=mmap.ACCESS_READ) as content:
+            file.write(_sums(content, len(content)))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sums(content: mmap.mmap, size: int) -> bytes:
+    """A digest of a file's first bytes, its header's included."""
+    return hashlib.sha256(byte_sums(np.frombuffer(content, np.uint8, size))).digest()
+
+
+def _read(path: Path, config: Shape) -> NativeWeights | None:
+    """The weights in a file; None where it is not there or was damaged."""
+    try:
+        stored = TensorFile(path).tensors
+        sums = stored.pop(_SUMS)
+    except (CheckpointError, KeyError):
+        return None
+    if bytes(sums.content[sums.start : sums.stop]) != _sums(sums.content, sums.start):
+        return None
+    wanted = layout(config, "int8")
+    if set(stored) != set(wanted) or any(tensor.dtype not in _DTYPES for tensor in stored.values()):
+        return None
+    arrays = {
+        name: np.frombuffer(
+            tensor.content,
+            _DTYPES[tensor.dtype],
+            count=int(np.prod(tensor.shape)),
+            offset=tensor.start,
+        ).reshape(tensor.shape)
+        for name, tensor in stored.items()
+    }
+    return (
+        NativeWeights(config, "int8", arrays)
+        if all(wanted[name].fits(array) for name, array in arrays.items())
+        else None
+    )

@@ -1,0 +1,66 @@
+"""The native engine on every family of models, from files: the numbers of torch, in float32 and in int8.
+
+Texts are longer than every window and than 100 positions, so that rotary positions and windows show.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.checkpoints.stored_weights import open_weights
+from conjure.lm.generation.engines.int8_quantization import Int8Decoder
+from conjure.lm.generation.engines.native import NativeEngine
+from conjure.lm.generation.engines.native_weights import Format, NativeWeights
+from conjure.lm.generation.engines.torch_engine import TorchEngine
+from conjure.lm.native import status
+from support.engines import logits_of
+from support.families import CHECKPOINTS, reference
+
+LENGTH, PROMPT = 150, 140
+PAD = torch.tensor([0, 17, 101])
+
+
+@pytest.fixture(scope="module", params=CHECKPOINTS)
+def folder(request, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("family")
+    reference(request.param).save_pretrained(folder)
+    return folder
+
+
+def native(folder: Path, format: Format) -> NativeEngine:
+    found = status()
+    if found.library is None:
+        pytest.skip(found.reason)
+    with open_weights(folder) as stored:
+        return NativeEngine(NativeWeights.make(stored.config, format, stored.parts), found)
+
+
+def ids() -> torch.Tensor:
+    return torch.randint(1, 300, (3, LENGTH), generator=torch.Generator().manual_seed(0))
+
+
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def test_float32_is_exact(folder):
+    ours = logits_of(native(folder, "float32"), ids(), PAD, PROMPT)
+    assert difference(ours, logits_of(TorchEngine(load_model(folder)), ids(), PAD, PROMPT)) <= 1e-5
+
+
+def test_int8_has_the_numbers_of_its_oracle(folder):
+    model = load_model(folder)
+    ours = logits_of(native(folder, "int8"), ids(), PAD, PROMPT)
+    assert difference(ours, logits_of(TorchEngine(Int8Decoder(model)), ids(), PAD, PROMPT)) <= 4e-3
+    assert difference(ours, logits_of(TorchEngine(model), ids(), PAD, PROMPT)) <= 0.15
+
+
+def test_bits_do_not_depend_on_portions_and_company(folder):
+    for format in ("float32", "int8"):
+        engine = native(folder, format)
+        together = logits_of(engine, ids(), PAD, PROMPT)
+        for row, first in enumerate(PAD.tolist()):
+            alone = logits_of(engine, ids()[row : row + 1, first:], prompt=PROMPT - first - 20)
+            assert alone[0, 20:].equal(together[row])

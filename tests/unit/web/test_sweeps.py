@@ -1,0 +1,49 @@
+"""The pages of sweeps, on one whose trials never ran."""
+
+import re
+
+import pytest
+
+from support.web_homes import sweep_home
+from support.web_sites import visiting
+
+
+@pytest.fixture(scope="module")
+def visitor(tmp_path_factory):
+    home = sweep_home(tmp_path_factory.mktemp("web") / "home")
+    with visiting(home.root) as visitor:
+        yield visitor
+
+
+def test_the_list(visitor):
+    page = visitor.page("/sweeps")
+    assert 'href="/sweeps/1"' in page
+    assert "4 of 8" in page
+    assert "0.2" in page
+
+
+def test_a_sweep_with_its_pictures(visitor):
+    page = visitor.page("/sweeps/1")
+    pictures = re.findall(r"<svg class=\"sweep\".*?</svg>", page, re.DOTALL)
+    assert len(pictures) == 3
+    for number in (1, 2, 3):
+        assert all(f'href="/runs/{number}"' in picture for picture in pictures)
+    assert pictures[0].count("<circle") == 3
+    assert 'class="way good"' in pictures[2]
+    assert "<b>x</b>" not in page
+    assert "conjure sweep resume 1" in page  # nobody drives it
+
+
+def test_changes_are_told_by_a_digest(visitor):
+    told = visitor.get("/sweeps/1/live.json").json
+    assert told == visitor.get("/sweeps/1/live.json").json
+    assert told["active"]
+
+
+def test_a_sweep_that_is_not_there(visitor):
+    assert visitor.get("/sweeps/9").status == 404
+
+
+def test_no_sweeps_say_what_to_type(tmp_path):
+    with visiting(tmp_path) as visitor:
+        assert "conjure sweep grid" in visitor.page("/sweeps")
