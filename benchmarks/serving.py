@@ -7,7 +7,7 @@ A server of ours is started for the model, and the library writes the same texts
 ``--beside NAME=URL`` must run already, with the same model. Only addresses of this machine are asked, by 64
 connections at most, and one server takes a minute or two. Prints a table in Markdown.
 
-Main entry: `main`. Every server gets the same requests: prompts of 32 tokens as text, 128 tokens each, seeded.
+Main entry: `main`. Every server gets the same requests: prompts as text, 128 tokens each, seeded.
 """
 
 import argparse
@@ -137,10 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peers = [each.split("=", 1) for each in options.beside]
     for _, url in peers:
         if urlsplit(url).hostname not in _LOOPBACK:
-            parser.error(f"{url} is not on this machine, and nothing else is put under load")
-    print(
-        f"library: 1 text {library(options.model, 1):,.0f}, 16 texts {library(options.model, 16):,.0f} tokens/s"
-    )
+            parser.error(f"{url} is not on this machine; nothing else is put under load")
+    alone, together = library(options.model, 1), library(options.model, 16)
+    print(f"library: 1 text {alone:,.0f}, 16 texts {together:,.0f} tokens/s")
     started = time.perf_counter()
     words = [CONJURE, "serve", "--model", options.model, "--port", "0"]
     server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
