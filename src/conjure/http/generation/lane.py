@@ -20,7 +20,6 @@ from conjure.http.generation.requests import (
 )
 from conjure.http.generation.rows import Row
 from conjure.http.generation.served_model import ServedModel
-from conjure.lm.generation.prompt_logprobs import PromptLogprobs
 
 Told = tuple[GenerationJob, Event]
 
@@ -123,6 +122,9 @@ class Lane:
 
     def _score(self, job: GenerationJob) -> Iterator[list[Event]]:
         """Events of a job's prompts, piece by piece of the work."""
+        # Imports torch, which generating with the native engine does not need.
+        from conjure.lm.generation.prompt_logprobs import PromptLogprobs
+
         assert job.prompt_logprobs is not None
         work = PromptLogprobs(self.model.exact(), job.prompts, job.prompt_logprobs)
         yield [Started()]
