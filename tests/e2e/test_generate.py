@@ -48,7 +48,7 @@ class TestOutput:
         (sample,) = library.generate("My dog", seed=7, max_new_tokens=12)
         assert done.returncode == 0
         assert done.stdout == sample.text + "\n"
-        assert "float32 · seed 7 · 12 tokens in" in done.stderr
+        assert "seed 7 · 12 tokens in" in done.stderr
         assert done.stderr.endswith(" tokens/s · length\n")
         assert "\x1b" not in done.stderr
 

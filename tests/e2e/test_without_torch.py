@@ -63,19 +63,8 @@ def test_the_second_start_rounds_nothing(conjure, model):
 
 
 def test_numbers_are_those_with_torch(conjure, model):
-    arguments = [
-        "generate",
-        "My dog",
-        "-m",
-        model,
-        "--precision",
-        "float32",
-        "--seed",
-        "3",
-        "-n",
-        "4",
-        "--json",
-    ]
+    settings = ["--precision", "float32", "--seed", "3", "-n", "4", "--json"]
+    arguments = ["generate", "My dog", "--model", model, *settings]
     command = [sys.executable, "-m", "conjure", *arguments]
     variables = {**environment(), "CONJURE_NATIVE": "off", "PATH": os.environ["PATH"]}
     in_torch = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S)

@@ -16,8 +16,12 @@ from conjure import load
 from conjure.cli.main import _run
 from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.packaged_models import fetch_packaged
+from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.generation.engine_loading import native_engine
+from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import EncodedPrompt, GenerationRequest
+from conjure.lm.native import status
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.records import read_records
@@ -25,6 +29,7 @@ from conjure.lm.training.events import Evaluated
 from conjure.lm.training.finetune import run_training
 from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
+from support.engines import logits_of
 from support.tokenizers_of_kinds import hostile_texts
 
 pytestmark = pytest.mark.models
@@ -192,3 +197,21 @@ class TestChat:
         losses = [event.loss for event in events if isinstance(event, Evaluated)]
         assert losses[-1] < losses[0] - 0.05
         assert load(tmp_path / "out").tokenizer.chat_template is not None
+
+
+def test_the_native_engine_is_exact_in_float32_and_costs_little_in_int8(folder):
+    found = status()
+    assert found.library is not None, found.reason
+    model = load_model(folder)
+    ids = torch.tensor([load(folder).tokenizer.encode(PARAGRAPH)])
+    exact = logits_of(TorchEngine(model), ids[:, :-1], prompt=1)
+
+    def loss(logits: torch.Tensor) -> float:
+        return torch.nn.functional.cross_entropy(logits[0], ids[0, 1:]).item()
+
+    in_float32, in_int8 = (
+        logits_of(native_engine(folder, format, found)[0], ids[:, :-1], prompt=1)
+        for format in ("float32", "int8")
+    )
+    assert (in_float32 - exact).abs().max() <= 1e-5 * exact.abs().max()
+    assert abs(loss(in_int8) / loss(exact) - 1) < 0.005

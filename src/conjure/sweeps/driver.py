@@ -174,6 +174,8 @@ class Driver:
             submit(self._home, spec, trial=claim)
         except TrialRefusedError:
             return False  # another driver was quicker, or somebody stops the sweep
+        except StoreError:
+            raise  # it is tried again
         except ConjureError as error:
             if store.trials(self._number) == rows:  # no run was made that could tell of it
                 self._end(store, rows, SweepState.FAILED, f"no trial can be started: {error}")

@@ -111,7 +111,7 @@ def layout(config: Shape, format: Format) -> dict[str, ArrayLayout]:
         elif name == POSITIONS:
             arrays[name] = ArrayLayout(np.float32, shape)
         else:
-            arrays[name] = _matrix(*shape, format)
+            arrays[name] = _matrix(shape[0], shape[1], format)
             arrays[_bias_of(name)] = ArrayLayout(np.float32, (-(-shape[0] // PANEL) * PANEL,))
     arrays[_bias_of(HEAD)] = ArrayLayout(np.float32, (-(-config.vocab_size // PANEL) * PANEL,))
     if format == "int8":

@@ -145,7 +145,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _sums(content: mmap.mmap, size: int) -> bytes:
     """A digest of a file's first bytes, its header's included."""
-    return hashlib.sha256(byte_sums(np.frombuffer(content, np.uint8, size))).digest()
+    return hashlib.sha256(byte_sums(np.frombuffer(content, np.uint8, size)).tobytes()).digest()
 
 
 def _read(path: Path, config: Shape) -> NativeWeights | None:
