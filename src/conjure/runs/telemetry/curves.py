@@ -141,9 +141,13 @@ def thin(column: Column, start: int, stop: int, parts: int) -> list[int]:
     return kept + _extremes(column.values, last * BUCKET, stop)
 
 
-def _extremes(values: Sequence[float], start: int, stop: int) -> list[int]:
+def _extremes(values: "array[float]", start: int, stop: int) -> list[int]:
     if start >= stop:
         return []
+    part = values[start:stop]
+    if math.isfinite(sum(part)):  # the common case, without a loop of our own
+        low, high = start + part.index(min(part)), start + part.index(max(part))
+        return sorted({start, low, high, stop - 1})
     finite = [index for index in range(start, stop) if math.isfinite(values[index])]
     chosen = {start, stop - 1}
     if finite:
