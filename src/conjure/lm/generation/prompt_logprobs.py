@@ -1,8 +1,8 @@
 """What a model thinks of every token of a prompt, exactly: in float32, by a plain forward pass.
 
 Main entries: `ExactModel`, `PromptLogprobs`. Invariant: what a prompt gets depends on the prompts it was
-given with alone, and is worked out in pieces of at most `PIECE` tokens, so that a server can do other work between
-two of them.
+given with alone, and is worked out in pieces of at most `PIECE` tokens, so that a server can do other work
+between two of them.
 
 Unlike `conjure.lm.generation.score`, nothing is put before a prompt: its first token has no log-probability.
 """
