@@ -122,11 +122,8 @@ class Lane:
 
     def _score(self, job: GenerationJob) -> Iterator[list[Event]]:
         """Events of a job's prompts, piece by piece of the work."""
-        # Imports torch, which generating with the native engine does not need.
-        from conjure.lm.generation.prompt_logprobs import PromptLogprobs
-
         assert job.prompt_logprobs is not None
-        work = PromptLogprobs(self.model.exact(), job.prompts, job.prompt_logprobs)
+        work = self.model.exact().score(job.prompts, job.prompt_logprobs)
         yield [Started()]
         for _ in work.pieces():
             yield []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from conjure.lm.generation.engine_loading import Writer, load_writer
 
 if TYPE_CHECKING:
-    from conjure.lm.models.base import CausalLM
+    from conjure.lm.generation.prompt_logprobs import ExactModel
 
 
 class ServedModel:
@@ -40,7 +40,7 @@ class ServedModel:
         self.engine, self.tokenizer, self.precision = writer.engine, writer.tokenizer, writer.precision
         self.chat_template = chat_template
         self.retired = False
-        self._exact: CausalLM | None = None
+        self._exact: ExactModel | None = None
         self._loading = threading.Lock()
 
     @property
@@ -53,14 +53,14 @@ class ServedModel:
         """Most tokens of a prompt and its text together."""
         return self.engine.context_length
 
-    def exact(self) -> "CausalLM":
+    def exact(self) -> "ExactModel":
         """The model in float32, which log-probabilities of prompts come from."""
         # Imports torch, which generating in int8 does not need.
-        from conjure.lm.checkpoints.pretrained import load_model
+        from conjure.lm.generation.prompt_logprobs import ExactModel
 
         with self._loading:
             if self._exact is None:
-                self._exact = load_model(self.folder)
+                self._exact = ExactModel(self.folder)
             return self._exact
 
 

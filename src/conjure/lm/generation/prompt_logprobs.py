@@ -1,7 +1,8 @@
 """What a model thinks of every token of a prompt, exactly: in float32, by a plain forward pass.
 
-Main entry: `PromptLogprobs`. Invariant: what a prompt gets depends on the prompts it was given with alone,
-and is worked out in pieces of at most `PIECE` tokens, so that a server can do other work between two of them.
+Main entries: `ExactModel`, `PromptLogprobs`. Invariant: what a prompt gets depends on the prompts it was
+given with alone, and is worked out in pieces of at most `PIECE` tokens, so that a server can do other work
+between two of them.
 
 Unlike `conjure.lm.generation.score`, nothing is put before a prompt: its first token has no log-probability.
 """
@@ -9,11 +10,13 @@ Unlike `conjure.lm.generation.score`, nothing is put before a prompt: its first 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from conjure.errors import ModelError
+from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.generation.engines.torch_engine import evaluating
 from conjure.lm.models.base import CausalLM
 
@@ -35,6 +38,21 @@ class ScoredPrompt:
     top: list[list[tuple[int, float]]] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
     following: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+class ExactModel:
+    """A model in float32, for log-probabilities of prompts.
+
+    Attributes:
+        network: The model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.network = load_model(folder)
+
+    def score(self, prompts: Sequence[Sequence[int]], top: int) -> "PromptLogprobs":
+        """The work of scoring prompts; see `PromptLogprobs`."""
+        return PromptLogprobs(self.network, prompts, top)
 
 
 class PromptLogprobs:

@@ -200,7 +200,7 @@ def test_logprobs_of_prompts_are_those_of_a_plain_forward_pass(exact):
     scored = {}
     while lane.has_work:
         scored |= {event.prompt: event for _, event in lane.work() if isinstance(event, PromptScored)}
-    network = exact.exact()
+    network = exact.exact().network
     for number, ids in enumerate(prompts):
         with torch.no_grad():
             expected = network.head(network(torch.tensor([ids])))[0].float().log_softmax(1)
