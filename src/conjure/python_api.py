@@ -7,6 +7,7 @@ says at that moment.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TypedDict, Unpack, cast, overload
 
 from conjure.core.config import load_config
@@ -266,11 +267,8 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        # Imports numpy and tokenizers, which the rest of a client does without.
-        from conjure.recipes.request_checks import check_finetune
-
         names = _names(data)
-        options = check_finetune(self.home, names, str(model), options)
+        options = _request_checks().check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
         return self._submit(spec)
 
@@ -297,14 +295,11 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        # As for `finetune`.
-        from conjure.recipes.request_checks import check_generate
-
         spec = generate_spec(
             self.home,
             prompt,
             str(model),
-            check_generate([prompt], options),
+            _request_checks().check_generate([prompt], options),
             prompt_file=prompt_file,
             description=description,
             labels=labels,
@@ -334,13 +329,10 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        # As for `finetune`.
-        from conjure.recipes.request_checks import check_score
-
         names, models = _names(files), _names(model)
         if (text is None) == (not names):
             raise UsageError("score takes either a text or files", hint='client.score("a text")')
-        check_score(self.home, names, models, options)
+        _request_checks().check_score(self.home, names, models, options)
         given = names if text is None else [text]
         spec = score_spec(
             self.home,
@@ -398,13 +390,10 @@ class Client:
         Raises:
             ConjureError: It cannot be started; the message says why.
         """
-        # As for `finetune`.
-        from conjure.recipes.request_checks import check_finetune
-
         names, shared, domains = _names(data), finetune or {}, domains_of(space)
         swept = [*domains, *(["seed"] if options.get("seeds", 1) > 1 else [])]
         refuse_unknown(dict.fromkeys(swept), FinetuneOptions)
-        check_finetune(self.home, names, str(model), shared)
+        _request_checks().check_finetune(self.home, names, str(model), shared)
         placeholders = {name: f":{name}:" for name in swept}
         spec = finetune_spec(self.home, names, str(model), shared, placeholders=placeholders)
         chosen: SweepOptions = {"metric": "held_out_loss", "direction": "minimize", **options}
@@ -475,6 +464,13 @@ def run_row(record: RunRecord, metrics: Mapping[str, float]) -> dict[str, object
         **{f"param.{name}": value for name, value in record.spec.params.items()},
         **{f"metric.{name}": value for name, value in metrics.items()},
     }
+
+
+def _request_checks() -> ModuleType:
+    """What checks the requests of recipes; it imports numpy and tokenizers, which other calls do without."""
+    from conjure.recipes import request_checks
+
+    return request_checks
 
 
 def _names(given: str | Path | Sequence[str | Path]) -> list[str]:
