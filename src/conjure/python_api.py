@@ -467,7 +467,8 @@ def run_row(record: RunRecord, metrics: Mapping[str, float]) -> dict[str, object
 
 
 def _request_checks() -> ModuleType:
-    """What checks the requests of recipes; it imports numpy and tokenizers, which other calls do without."""
+    """What checks the requests of recipes."""
+    # It imports numpy and tokenizers, which the rest of a client does without.
     from conjure.recipes import request_checks
 
     return request_checks
