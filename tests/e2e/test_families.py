@@ -77,8 +77,7 @@ def test_lora_changes_every_matrix_of_the_blocks_and_no_embedding(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_text_comes_from_torch_where_the_native_engine_does_not_serve(checkpoints, name: str):
+def test_text_comes_from_the_native_engine_and_in_bfloat16_from_torch(checkpoints, name: str):
     for precision in ("auto", "int8", "bfloat16"):
         writer = load_writer(checkpoints(name), precision=precision)
-        if name != "gpt2":
-            assert "native" not in writer.precision
+        assert ("native" in writer.precision) == (precision != "bfloat16")

@@ -168,7 +168,7 @@ class TestNoNetwork:
         )
         assert answer.hint == (
             "connect to the network, name a local folder as ./FOLDER, or take the embedded model with"
-            " --model sprite"
+            " model='sprite'"
         )
 
     def test_offline_mode(self, resolve: Resolve) -> None:

@@ -238,7 +238,7 @@ class TestCommits:
             snapshot.snapshot(home, tmp_path / "new", number=9, committed=True)
 
     def test_outside_a_repository(self, home: Home, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="--committed needs a git repository"):
+        with pytest.raises(UsageError, match="committed needs a git repository"):
             snapshot.snapshot(home, tmp_path, number=1, committed=True)
 
     def test_without_a_commit(self, home: Home, tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ class TestRefusals:
             snapshot.snapshot(home, project, number=1)
         assert "1.1 GB, more than 1.0 GB; largest: data/ 1.1 GB, w.bin 40 MB" in str(caught.value)
         assert ".conjureignore" in caught.value.hint
-        assert "--committed" in caught.value.hint
+        assert "leave out untracked files with committed" in caught.value.hint
         assert snapshot.snapshot(home, project, number=1, committed=True).size_bytes == 15
 
     def test_home_folder(self, home: Home, tmp_path: Path, monkeypatch) -> None:

@@ -182,9 +182,11 @@ class TestLayer:
             added.rmdir()
 
     def test_other_version_is_refused(self, home: Home, variables) -> None:
-        with pytest.raises(BuildError, match=r"python is 3\..* here, and --python asks for 3\.2") as caught:
+        with pytest.raises(
+            BuildError, match=r"python is 3\..* here, and python='3\.2' was asked for"
+        ) as caught:
             make(home, variables, python="3.2")
-        assert caught.value.hint == "--base none --python 3.2 builds a clean environment of that version"
+        assert caught.value.hint == "base='none' builds a clean environment of that version"
         assert make(home, variables, python=_VERSION)[0].packages == {"herb": "1.0"}
 
 

@@ -68,7 +68,7 @@ def test_a_writer_that_takes_its_time_is_waited_for(tmp_path):
     with SqliteDatabase.open(home) as busy, ThreadPoolExecutor(1) as pool:
         with busy._session.transaction():
             waiting = pool.submit(_ask, home)
-            add = busy._query("SELECT 1")
+            add = busy._session.query("SELECT 1")
             assert add
             pool_is_waiting = not waiting.done()
         assert pool_is_waiting

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from conjure.core.quoting import shell_words
-from conjure.errors import CheckpointError
+from conjure.errors import CheckpointError, ModelError
 from conjure.lm.checkpoints.layout import (
     CONFIG_FILE,
     EMBEDDING,
@@ -30,6 +30,14 @@ from conjure.lm.text.tokenizer import Tokenizer
 
 _FAULTS_SHOWN = 3
 _NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "float64": np.float64}
+
+
+class NotFiniteError(Exception):
+    """A weight, by our name, holds NaN or infinity; `open_weights` tells it by the file's name."""
+
+    def __init__(self, weight: str) -> None:
+        super().__init__(weight)
+        self.weight = weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,12 @@ class Weights:
         for each in stored_names(self.config, name):
             self.tensors[each].forget()
 
+    def damaged_part(self, name: str) -> str:
+        """The file's name of the tensor, of those that one of ours is made of, that holds NaN or infinity."""
+        _, names = family_of(self.config).stored(name)
+        damaged = (each for each in names if not _is_finite(self._array(each)))
+        return self.tensors[next(damaged, names[0])].name
+
     @property
     def matrices_are_bfloat16(self) -> bool:
         """Whether every matrix is stored in bfloat16."""
@@ -84,13 +98,21 @@ def open_weights(folder: Path) -> Iterator[Weights]:
     Raises:
         NotFoundError: There is no such folder.
         CheckpointError: It is incomplete, damaged or of a refused kind.
+        ModelError: Inside the block, a weight was found to be NaN or infinite.
     """
     config = read_config(folder)
     with open_tensors(folder, family_of(config)) as tensors:
         config = settle_head(config, tensors)
         assert isinstance(config, Shape), "only a decoder is read like this"
         check_fit(folder, config, config.parameter_shapes(), tensors)
-        yield Weights(config, tensors)
+        weights = Weights(config, tensors)
+        try:
+            yield weights
+        except NotFiniteError as error:
+            raise ModelError(
+                f"the weights are damaged: tensor {weights.damaged_part(error.weight)} holds NaN or infinity",
+                hint="use another copy of the model",
+            ) from error
 
 
 def load_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
@@ -199,3 +221,10 @@ def _without_head(folder: Path) -> str:
         " [k.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for k in (M, T)]"
     )
     return shell_words("python", "-c", code, str(folder), target)
+
+
+def _is_finite(numbers: np.ndarray) -> bool:
+    """Whether all are finite; of bfloat16 numbers as bits, whether none has all bits of its exponent set."""
+    if numbers.dtype == np.uint16:
+        return not bool((numbers & 0x7F80 == 0x7F80).any())
+    return bool(np.isfinite(numbers).all())

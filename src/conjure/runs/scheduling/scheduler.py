@@ -30,7 +30,7 @@ def refuse_impossible(needs: ComputeRequest, capacity: Capacity | None = None) -
     capacity = capacity if capacity is not None else Capacity.of_this_machine()
     faults = []
     if (needs.cpus or 0) > capacity.cpus:
-        faults.append(f"{option('cpus', needs.cpus or 0)}: this machine has {capacity.cpus}")
+        faults.append(f"{option('cpus', _plain(needs.cpus or 0))}: this machine has {capacity.cpus}")
     if (needs.gpus or 0) > len(capacity.gpu_ids):
         faults.append(f"{option('gpus', needs.gpus or 0)}: this machine has {len(capacity.gpu_ids)}")
     if (needs.memory_bytes or 0) > capacity.memory_bytes:
@@ -38,6 +38,11 @@ def refuse_impossible(needs: ComputeRequest, capacity: Capacity | None = None) -
         faults.append(f"{option('memory')} {asked}: this machine has {there}")
     if faults:
         raise UsageError("; ".join(faults))
+
+
+def _plain(count: float) -> float:
+    """A whole number of cores without a decimal point."""
+    return int(count) if count == int(count) else count
 
 
 def allocate(number: int, claims: Iterable[Claim], capacity: Capacity) -> tuple[int, ...] | None:

@@ -15,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from conjure.errors import ModelError, ShapeError
+from conjure.errors import ShapeError
+from conjure.lm.checkpoints.stored_weights import NotFiniteError
 from conjure.lm.hardware import usable_cores
 from conjure.lm.models.shape import Shape
 from conjure.lm.native import library as c
@@ -92,7 +93,7 @@ class NativeWeights:
         """Lay out weights that are read one tensor at a time.
 
         Raises:
-            ModelError: A weight is NaN or infinite.
+            NotFiniteError: A weight is NaN or infinite.
         """
         return cls(config, format, dict(_Maker(config, format, source).arrays()))
 
@@ -162,7 +163,7 @@ class _Maker:
             return vector
         stored = np.concatenate([_as_float32(part) for part in self._source(name)])
         if not np.isfinite(stored).all():
-            raise _damaged()
+            raise NotFiniteError(name)
         vector[: len(stored)] = stored
         if name.endswith("norm.weight") and self._config.norm == "rms":
             vector += np.float32(self._config.norm_offset)
@@ -176,11 +177,12 @@ class _Maker:
             np.uint16: "bfloat16",
         }
         source = EMBEDDING if name == HEAD and self._config.tied else name
-        pack(self._source(source), packed, formats[wanted.dtype], mean)
+        if not pack(self._source(source), packed, formats[wanted.dtype], mean):
+            raise NotFiniteError(source)
         return packed
 
 
-def pack(parts: Sequence[np.ndarray], to: np.ndarray, format: Format, mean: np.ndarray | None = None) -> None:
+def pack(parts: Sequence[np.ndarray], to: np.ndarray, format: Format, mean: np.ndarray | None = None) -> bool:
     """Lay out one matrix, whose rows are those of the parts, by the compiled library.
 
     Args:
@@ -189,8 +191,8 @@ def pack(parts: Sequence[np.ndarray], to: np.ndarray, format: Format, mean: np.n
         format: How.
         mean: A row to be taken off every one, float32.
 
-    Raises:
-        ModelError: A number is NaN or infinite.
+    Returns:
+        False if a number is NaN or infinite.
     """
     outputs, inputs = sum(len(part) for part in parts), parts[0].shape[1]
     assert all(part.ndim == 2 and part.shape[1] == inputs for part in parts)
@@ -224,8 +226,7 @@ def pack(parts: Sequence[np.ndarray], to: np.ndarray, format: Format, mean: np.n
     )
     if outcome == _NO_MEMORY:
         raise MemoryError("no memory to lay out weights")
-    if outcome != _DONE:
-        raise _damaged()
+    return outcome == _DONE
 
 
 def byte_sums(numbers: np.ndarray) -> np.ndarray:
@@ -246,10 +247,6 @@ def _bytes(outputs: int, inputs: int, format: Format) -> int:
     if format == "int8":
         return -(-outputs // PANEL) * -(-inputs // GROUP) * BLOCK_BYTES
     return outputs * inputs * (4 if format == "float32" else 2)
-
-
-def _damaged() -> ModelError:
-    return ModelError("the model's weights hold NaN or infinity", hint="use another copy of the model")
 
 
 def _mean_row(parts: Sequence[np.ndarray]) -> np.ndarray:

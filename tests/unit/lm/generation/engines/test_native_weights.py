@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conjure.errors import ModelError
+from conjure.lm.checkpoints.stored_weights import NotFiniteError
 from conjure.lm.generation.engines.int8_quantization import round_weight
 from conjure.lm.generation.engines.native_weights import (
     BLOCK_BYTES,
@@ -88,7 +88,7 @@ def test_what_is_no_number_is_refused(bad, format, name):
     model = tiny_model()
     with torch.no_grad():
         dict(model.named_parameters())[name].view(-1)[3] = bad
-    with pytest.raises(ModelError, match="the model's weights hold NaN or infinity"):
+    with pytest.raises(NotFiniteError, match=name):
         native_weights(model, format)
 
 
