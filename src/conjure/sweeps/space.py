@@ -80,7 +80,9 @@ class Range:
         if self.whole:
             return str(int(min(max(math.floor(value + 0.5), self.low), self.high)))
         rounded = float(f"{value:.{_DIGITS}g}")
-        return f"{min(max(rounded, self.low), self.high):.12g}"
+        inside = min(max(rounded, self.low), self.high)
+        text = f"{inside:.12g}"
+        return text if self.low <= float(text) <= self.high else repr(inside)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
