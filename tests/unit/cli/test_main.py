@@ -68,7 +68,7 @@ def test_a_completed_word(tmp_path):
         ("inof", "`conjure info`"),
         ("metric", "`conjure metrics`"),
         ("lgos", "`conjure logs`"),
-        ("serve", None),
+        ("deploy", None),
         ("train", None),
         ("x", None),
     ],

@@ -13,7 +13,10 @@ from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptio
 from conjure.recipes.request_checks import check_finetune, check_generate, check_score
 
 COMMANDS = [(finetune, FinetuneOptions), (generate, GenerateOptions), (score, ScoreOptions)]
-NOT_RECORDED = {"model", "output", "resume", "dry_run", "no_run", "save", "as_json", "stream"}
+NOT_RECORDED = {"model", "output", "resume", "dry_run", "no_run", "save", "as_json", "stream"} | {
+    "save_command",
+    "from_file",
+}
 GIVEN_APART = {"prompt", "prompt_option", "prompt_file", "inputs", "data", "as_text", "compare"}
 RECORDING = {"label", "description", "background"}
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from conjure.errors import CheckpointError, ModelError, UsageError
+from conjure.errors import CheckpointError, ModelError, UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
@@ -148,7 +148,8 @@ def _exact_weights(folder: Path) -> NativeWeights:
 def _torch_engine(folder: Path, precision: str) -> tuple[Engine, str]:
     if find_spec("torch") is None:
         raise UsageError(
-            f"the model in {folder} needs torch for --precision {precision} here, and it is not installed",
+            f"the model in {folder} needs torch for {option('precision', precision)} here, and it is not"
+            " installed",
             fix="pip install 'conjure[lm]'",
         )
     # torch takes a second to import.
