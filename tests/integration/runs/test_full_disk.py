@@ -13,6 +13,7 @@ from conjure.errors import StoreError
 from conjure.python_api import Client
 from conjure.runs.database.base import RunFilter
 from conjure.runs.database.record_files import read_record
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.maintenance.doctor import examine
@@ -52,6 +53,16 @@ def fill(disk: Path) -> Path:
         while True:
             file.write(b"x" * 4096)
     return reserve
+
+
+def wait_for_supervisor(run):
+    """Wait until a run's supervisor has gone: what it still frees or writes would change a full disk."""
+
+    def has_gone():
+        with RunLock.possession(run.home.run_folder(run.number)) as nobody_has_it:
+            return nobody_has_it
+
+    wait_until(has_gone, "the end of the supervisor")
 
 
 def test_a_run_that_fills_the_disk_is_closed_truthfully(client, disk):
@@ -219,6 +230,7 @@ def test_pruning_on_a_full_disk_frees_what_it_can(client, disk, write, lacks):
     run = client.run(f"head -c 300000 /dev/zero > made; echo ready; exec sleep {nap(89222)}")
     wait_until(lambda: list(run.logs()), "the command's start")
     run.kill()
+    wait_for_supervisor(run)
     FULL[lacks](disk)
     with open_store(client.home) as store:
         freed = prune(client.home, store)
@@ -230,7 +242,7 @@ def test_pruning_on_a_full_disk_frees_what_it_can(client, disk, write, lacks):
 
 @pytest.mark.parametrize(("lacks", "words"), [("bytes", "is full"), ("inodes", "has no inodes left")])
 def test_a_full_disk_is_called_so(client, disk, write, lacks, words):
-    client.run("true").wait(check=True)
+    wait_for_supervisor(client.run("true").wait(check=True))
     write("big", "x" * 5_000_000)
     FULL[lacks](disk)
     with pytest.raises(StoreError, match=words) as caught:
