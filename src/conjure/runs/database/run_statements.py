@@ -157,7 +157,7 @@ class RunStatements(SweepStatements):
         self._presumed[number] = (ending, self._session.now())
 
     def request_end(self, number: int, what: str) -> bool:
-        """Ask the owner of an active run to stop or kill it."""
+        """Ask the owner of an active run to `STOP`, `PRUNE` or `KILL` it."""
 
         def request() -> bool:
             record = self.get(number)
@@ -170,7 +170,7 @@ class RunStatements(SweepStatements):
         return self._change(number, request)
 
     def end_request(self, number: int) -> str | None:
-        """`STOP` or `KILL` if somebody asked for it, else None."""
+        """`STOP`, `PRUNE` or `KILL` if somebody asked for it, else None."""
         return self._value("SELECT end_request FROM runs WHERE number = ?", (number,))
 
     def set_facts(

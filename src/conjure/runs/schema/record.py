@@ -93,7 +93,7 @@ class RunRecord:
         command_s: Seconds the command ran, by a clock that does not jump; None until it has ended.
         total_s: Seconds from request to end, by the same clock.
         gpu_ids: GPUs it was given.
-        end_request: ``stop`` or ``kill`` when somebody asked for one.
+        end_request: ``stop``, ``prune`` or ``kill`` when somebody asked for one.
         parent: The run that started this one, or None.
         rerun_of: The run this one repeats, or None.
         usage: What it used of the machine, once known.
