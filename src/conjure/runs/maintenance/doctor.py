@@ -26,7 +26,7 @@ from conjure.runs.code import code_store
 from conjure.runs.code.code_store import provisional_references
 from conjure.runs.database.base import Database, KeptParts, RunFilter
 from conjure.runs.database.migrations import NEWEST
-from conjure.runs.database.opening import open_database, shared_database
+from conjure.runs.database.opening import open_database, shared_address
 from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_record
 from conjure.runs.database.sqlite_connection import is_damaged
 from conjure.runs.environments.uv import uv_program
@@ -159,7 +159,7 @@ def _database(home: Home) -> Iterator[Finding]:
 
 def _is_damaged(home: Home) -> bool:
     """Whether the home's own file is damaged; a database that is shared has a server to look after it."""
-    return shared_database(home) is None and is_damaged(home.database)
+    return shared_address(home) is None and is_damaged(home.database)
 
 
 def _integrity(store: Database, suspects: list[int]) -> Finding:
