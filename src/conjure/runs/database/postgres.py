@@ -57,6 +57,11 @@ class PostgresDatabase(MaintenanceStatements):
             raise
         return cls(session)
 
+    def server(self) -> str:
+        """What the server says it is: ``PostgreSQL 17.2``."""
+        version = self._session.query("SELECT version() AS version")[0]["version"]
+        return " ".join(version.split()[:2])
+
 
 def _check_schema(number: int) -> None:
     if number > NEWEST:

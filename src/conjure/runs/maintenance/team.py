@@ -110,14 +110,9 @@ def status(home: Home) -> TeamStatus:
         StoreError: The home shares none, or it cannot be reached.
     """
     address = _shared_address(home)
-    with open_database(home) as database:
+    with PostgresDatabase.open(home, address) as database:
         runs, active = database.count(RunFilter(archived=True)), len(database.active_numbers())
-    session = PostgresSession(home, address)
-    try:
-        server = session.query("SELECT version() AS version")[0]["version"]
-    finally:
-        session.close()
-    return TeamStatus(address, " ".join(server.split()[:2]), NEWEST, runs, active)
+        return TeamStatus(address, database.server(), NEWEST, runs, active)
 
 
 def _shared_address(home: Home) -> str:
