@@ -12,6 +12,7 @@ from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.sqlite_connection import files_of
 
 _FORMAT = 1
 _NOT_FOR_OLD_VERSIONS = 1_000_000
@@ -87,5 +88,5 @@ def stop_sharing(home: Home) -> None:
 
 
 def _remove_file(home: Home) -> None:
-    for ending in ("-wal", "-shm", ""):
-        home.database.with_name(home.database.name + ending).unlink(missing_ok=True)
+    for part in files_of(home.database):
+        part.unlink(missing_ok=True)

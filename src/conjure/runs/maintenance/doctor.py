@@ -28,7 +28,7 @@ from conjure.runs.database.base import Database, KeptParts, RunFilter
 from conjure.runs.database.migrations import NEWEST
 from conjure.runs.database.opening import open_database, shared_address
 from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_record
-from conjure.runs.database.sqlite_connection import is_damaged
+from conjure.runs.database.sqlite_connection import files_of, is_damaged
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.sandbox import sandbox_fault
 from conjure.runs.host.gpus import GpuMeter
@@ -119,10 +119,9 @@ def _set_aside(home: Home) -> Path:
         for candidate in (path.with_name(f"{path.name}.damaged-{count}") for count in range(1, 1 << 30))
         if not candidate.exists()
     )
-    for ending in ("-wal", "-shm", ""):  # the file itself last: until then a crash changes nothing
-        part = path.with_name(path.name + ending)
+    for part, kept in zip(files_of(path), files_of(aside), strict=True):
         if part.exists():
-            part.rename(aside.with_name(aside.name + ending))
+            part.rename(kept)
     return aside
 
 
