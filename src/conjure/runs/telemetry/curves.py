@@ -66,14 +66,12 @@ class CurveRequest:
 def draw_curve(columns: MetricColumns, name: str, wanted: CurveRequest = CurveRequest()) -> Curve:
     """The curve of a metric, or of a part of it."""
     column = columns.column(name)
-    if grows_in_order(column, wanted.x):
-        places = column.steps if wanted.x == STEP else column.times
-        return _in_order(column, places, 0.0 if wanted.x == STEP else wanted.origin, wanted)
     if wanted.x in (STEP, TIME):
-        places = column.steps if wanted.x == STEP else column.times
-        shift = 0.0 if wanted.x == STEP else wanted.origin
+        places, origin = (column.steps, 0.0) if wanted.x == STEP else (column.times, wanted.origin)
+        if grows_in_order(column, wanted.x):
+            return _in_order(column, places, origin, wanted)
         order = sorted(range(len(column)), key=places.__getitem__)
-        pairs = [(places[index] - shift, column.values[index]) for index in order]
+        pairs = [(places[index] - origin, column.values[index]) for index in order]
     else:
         pairs = _paired(columns.column(wanted.x), column)
     return _sorted(pairs, len(column), replace(wanted, after=None))
