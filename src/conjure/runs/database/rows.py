@@ -270,7 +270,7 @@ def _same_value(stored: Any, value: Any) -> bool:
 
 def to_claim(row: Mapping[str, Any]) -> Claim:
     """A row with the `CLAIM` columns as what the run takes of its machine."""
-    owner = None if row["owner"] is None else Owner(**json.loads(row["owner"]))
+    owner = read_fact(Owner, _loaded(row["owner"]))
     return Claim(
         row["number"],
         ComputeRequest(row["cpus"], row["gpus"], row["memory_bytes"]),
