@@ -33,7 +33,7 @@ _CONNECT_TIMEOUT_S = 10
 
 
 class PostgresDatabase(MaintenanceStatements):
-    """Runs, labels, links and the index of metrics of one home (see `base.Database`)."""
+    """All that is known of the runs of one home (see `base.Database`)."""
 
     is_shared = True
 
