@@ -17,12 +17,10 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import look_at
 from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, scheduler_of, wake_scheduler
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import wait_for_status, wait_until
-from support.repositories import read_files
+from support.casting import UNTIL_GO, outputs, release, wait_for_status, wait_until
 from support.terminal import Terminal
 
 CORES = Capacity.of_this_machine().cpus
-UNTIL_GO = "while [ ! -e ../go ]; do sleep 0.02; done"
 
 
 @pytest.fixture
@@ -31,14 +29,6 @@ def filler(client):
     run = client.run(UNTIL_GO, cpus=CORES)
     wait_for_status(run, RunStatus.RUNNING)
     return run
-
-
-def release(run):
-    (run.home.run_folder(run.number) / "go").touch()
-
-
-def outputs(run):
-    return read_files(run.home.run_folder(run.number) / "outputs")
 
 
 def scheduler(home):
