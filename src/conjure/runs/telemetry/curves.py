@@ -23,7 +23,6 @@ class Curve:
     Attributes:
         x: Steps, seconds since the origin, or another metric's values; ascending.
         y: The values, None where there is a gap.
-        shown: How many points that is.
         total: How many points there are in the range that was asked for.
         points: How many the metric has in all.
         gaps: How many values in the range are not finite.
@@ -32,7 +31,6 @@ class Curve:
 
     x: Sequence[float]
     y: Sequence[float | None]
-    shown: int
     total: int
     points: int
     gaps: int
@@ -91,7 +89,6 @@ def _in_order(column: Column, places: "array[Any]", origin: float, wanted: Curve
     return Curve(
         [_short(places[index] - origin) if origin else places[index] for index in kept],
         [_value(column.values[index]) for index in kept],
-        len(kept),
         max(stop - start, 0),
         count,
         _count_gaps(column, start, stop),

@@ -211,7 +211,7 @@ class TestCurves:
         columns = self.columns(folder, *(line("loss", step, step) for step in range(100)))
         curve = draw_curve(columns, "loss", CurveRequest(lower=10, upper=20))
         assert list(curve.x) == list(range(9, 22))
-        assert (curve.shown, curve.total, curve.points) == (13, 13, 100)
+        assert (len(curve.x), curve.total, curve.points) == (13, 13, 100)
 
     def test_only_later_points(self, folder):
         columns = self.columns(folder, *(line("loss", step, step) for step in range(10)))
