@@ -15,7 +15,6 @@ from conjure.errors import UsageError
 OPTION = "--home"
 LOCAL = "local"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")
-_chosen: str | None = None
 _MAKES_HOMES = "team"  # the command that begins with a home that is not there yet
 
 
@@ -34,8 +33,6 @@ def take_home_option(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     home = find_home(name, may_be_new=rest[:1] == [_MAKES_HOMES])
     os.environ[HOME_VARIABLE] = str(home.root)
-    global _chosen
-    _chosen = name
     return rest
 
 
@@ -61,7 +58,8 @@ def find_home(name: str, *, may_be_new: bool = False) -> Home:
 
 
 def with_home(line: str) -> str:
-    """A command to type next, for the home that was chosen with ``--home``."""
-    if _chosen is None or not line.startswith("conjure ") or line.startswith(f"conjure {OPTION}"):
+    """A command to type next, for the home that was chosen."""
+    name = Home.from_environment().name
+    if name == LOCAL or not line.startswith("conjure ") or line.startswith(f"conjure {OPTION}"):
         return line
-    return line.replace("conjure ", f"conjure {OPTION} {_chosen} ", 1)
+    return line.replace("conjure ", f"conjure {OPTION} {name} ", 1)

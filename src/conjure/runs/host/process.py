@@ -47,7 +47,8 @@ def this_process(home: Home | None = None) -> Owner:
     """The process this is called in, as an owner of runs of a home; without one, as one of this machine."""
     pid = os.getpid()
     seen = look_at(pid)
-    return Owner(host_id() if home is None else machine_id(home), boot_id(), pid, seen.started if seen is not None else "")
+    machine = host_id() if home is None else machine_id(home)
+    return Owner(machine, boot_id(), pid, seen.started if seen is not None else "")
 
 
 def machine_id(home: Home) -> str:
