@@ -198,7 +198,8 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
             "CREATE TABLE unexported (run BIGINT PRIMARY KEY, version BIGINT NOT NULL)",
             """
             CREATE FUNCTION note_unexported(changed BIGINT) RETURNS void LANGUAGE sql AS $$
-                INSERT INTO unexported AS known (run, version) VALUES (changed, 1)
+                INSERT INTO unexported AS known (run, version)
+                    SELECT changed, 1 FROM team WHERE objects IS NOT NULL
                     ON CONFLICT (run) DO UPDATE SET version = known.version + 1
             $$
             """,
