@@ -176,6 +176,8 @@ class StreamFollower:
         self._home = home
         self._number = number
         team = objects_team(home) if home.is_elsewhere(number) else None
+        if team is not None:
+            (_cache_folder(home, number) / LOG_FILE).touch()  # from now on this is where it is looked for
         self._opened = None if team is None else shared_files(home, team)
         self._files = None if self._opened is None else self._opened.__enter__()
 
