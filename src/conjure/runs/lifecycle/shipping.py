@@ -26,6 +26,7 @@ _SEND_EVERY_S = 0.7  # so that who follows from elsewhere is less than two secon
 _EXPORT_EVERY_S = 5.0
 _LONGEST_PAUSE_S = 10.0
 _PAUSE_S = 1.0
+_PATIENCE_WITH_THREAD_S = 5.0
 
 
 class Shipper:
@@ -75,11 +76,12 @@ class Shipper:
             patience_s: How long to try where it cannot be sent.
             go_on: Called before each further try; may raise to end it.
         """
-        if self._team is None:
+        if self._team is None or self._thread.ident is None:
             return
         self._is_over.set()
+        self._thread.join(max(patience_s, _PATIENCE_WITH_THREAD_S))
         if self._thread.is_alive():
-            self._thread.join()
+            return  # the store neither answers nor refuses
         until = time.monotonic() + patience_s
         while True:
             with suppress(SupersededError):
