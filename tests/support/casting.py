@@ -16,8 +16,10 @@ from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, RunStatus
+from support.repositories import read_files
 
 OWNER = Owner("host", "boot", 1, "1")
+UNTIL_GO = "while [ ! -e ../go ]; do sleep 0.02; done"  # a command that lasts until `let_go`
 _PATIENCE_S = 60.0
 
 
@@ -57,6 +59,16 @@ def wait_for_status(run: Run, *statuses: RunStatus) -> RunRecord:
     with open_database(run.home) as store:
         wait_until(lambda: store.get(run.number).status in statuses, f"run {run.number} {statuses}")
         return store.get(run.number)
+
+
+def let_go(run: Run) -> None:
+    """Let a run go on whose command is at `UNTIL_GO`, or will come to it."""
+    (run.home.run_folder(run.number) / "go").touch()
+
+
+def outputs_of(run: Run) -> dict[str, str]:
+    """What a run has saved: each file with its content."""
+    return read_files(run.home.run_folder(run.number) / "outputs")
 
 
 def supervisor_of(run: Run) -> Process:

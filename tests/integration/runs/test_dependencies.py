@@ -7,11 +7,8 @@ import pytest
 
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import wait_for_status, wait_until
-from support.repositories import read_files
+from support.casting import UNTIL_GO, let_go, outputs_of, wait_for_status, wait_until
 from support.terminal import conjure
-
-UNTIL_GO = "while [ ! -e ../go ]; do sleep 0.02; done"
 
 
 @pytest.fixture
@@ -20,14 +17,6 @@ def first(client):
     run = client.run(f"{UNTIL_GO}; echo 7 > number.txt")
     wait_for_status(run, RunStatus.RUNNING)
     return run
-
-
-def let_go(run):
-    (run.home.run_folder(run.number) / "go").touch()
-
-
-def outputs(run):
-    return read_files(run.home.run_folder(run.number) / "outputs")
 
 
 def test_a_run_starts_after_another_has_completed(client, first):
@@ -44,7 +33,7 @@ def test_what_an_active_run_will_have_made_is_mounted(client, first):
     assert third.record.waits_in_queue
     let_go(first)
     third.wait(check=True)
-    assert outputs(third) == {"last.txt": "8\n"}
+    assert outputs_of(third) == {"last.txt": "8\n"}
 
 
 def test_a_file_that_it_did_not_make_after_all(client, first):

@@ -15,28 +15,18 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import look_at
 from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, scheduler_of
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import wait_for_status, wait_until
-from support.repositories import read_files
+from support.casting import UNTIL_GO, let_go, outputs_of, wait_for_status, wait_until
 from support.terminal import Terminal
 
 CORES = Capacity.of_this_machine().cpus
-UNTIL_GO = "while [ ! -e ../go ]; do sleep 0.02; done"
 
 
 @pytest.fixture
 def filler(client):
-    """A run that has all cores until `release`."""
+    """A run that has all cores until it is let go."""
     run = client.run(UNTIL_GO, cpus=CORES)
     wait_for_status(run, RunStatus.RUNNING)
     return run
-
-
-def release(run):
-    (run.home.run_folder(run.number) / "go").touch()
-
-
-def outputs(run):
-    return read_files(run.home.run_folder(run.number) / "outputs")
 
 
 def scheduler(home):
@@ -69,7 +59,7 @@ def test_runs_that_wait_have_no_process(client, home, filler):
         with RunLock.possession(home.run_folder(run.number)) as nobody_has_it:
             assert nobody_has_it
     assert scheduler(home).name == SCHEDULER_NAME
-    release(filler)
+    let_go(filler)
     assert [list(run.wait(check=True).logs()) for run in waiting] == [["0"], ["1"], ["2"]]
     wait_until(lambda: scheduler_of(home) is None, "the end of the scheduler, as nothing waits")
     assert not home.scheduler_log.exists()
@@ -78,7 +68,7 @@ def test_runs_that_wait_have_no_process(client, home, filler):
 
 def test_they_start_in_their_order_and_a_large_request_is_not_passed(client, filler):
     waiting = [client.run("true", cpus=cores) for cores in (1, CORES, 1, CORES)]
-    release(filler)
+    let_go(filler)
     starts = [start_of(run.wait(check=True)) for run in waiting]
     assert starts == sorted(starts)
 
@@ -93,20 +83,20 @@ def test_each_has_the_surroundings_it_was_submitted_from(client, filler, monkeyp
         second = client.run(line, cpus=CORES)
     finally:
         os.umask(before)
-    release(filler)
+    let_go(filler)
     first.wait(check=True)
-    assert outputs(first)["mark.txt"] == "one\n"
+    assert outputs_of(first)["mark.txt"] == "one\n"
     second.wait(check=True)
-    assert outputs(second) == {"mark.txt": "two\n", "umask.txt": "0077\n"}
+    assert outputs_of(second) == {"mark.txt": "two\n", "umask.txt": "0077\n"}
 
 
 def test_one_of_another_conjure_is_carried_by_that(client, filler, monkeypatch):
     other = Program(sys.executable, "another state of the code")
     monkeypatch.setattr(Program, "of_this_process", lambda: other)
     waiting = client.run("echo made > made.txt", cpus=1)
-    release(filler)
+    let_go(filler)
     waiting.wait(check=True)
-    assert outputs(waiting) == {"made.txt": "made\n"}
+    assert outputs_of(waiting) == {"made.txt": "made\n"}
 
 
 # ---- ending what waits -------------------------------------------------------------------------------------
@@ -144,21 +134,21 @@ def test_when_the_scheduler_is_killed_the_next_command_starts_another(client, ho
     kill_scheduler(home)
     assert client.get(waiting[0].number).status is RunStatus.QUEUED  # this is the next command
     assert scheduler(home)
-    release(filler)
+    let_go(filler)
     assert [ended_by_itself(run).status for run in waiting] == ["complete", "complete"]
 
 
 def test_when_the_scheduler_is_killed_the_next_supervisor_starts_another(client, home, filler):
     waiting = [client.run("true", cpus=1) for _ in range(2)]
     kill_scheduler(home)
-    release(filler)
+    let_go(filler)
     assert [ended_by_itself(run).status for run in waiting] == ["complete", "complete"]
 
 
 def test_schedulers_killed_again_and_again_lose_no_run_and_start_none_twice(client, home, filler):
     waiting = [client.run("echo started", cpus=1) for _ in range(6)]
     kill_scheduler(home)
-    release(filler)
+    let_go(filler)
     for run in waiting:
         run.wait()  # each look is a command
         process = scheduler_of(home)
@@ -190,7 +180,7 @@ def test_a_scheduler_started_within_a_run_outlives_it(client, home, filler, writ
     outer = client.run("python cast.py").wait(check=True)
     inner = Run(home, int(next(outer.logs())))
     assert scheduler_of(home) is not None
-    release(filler)
+    let_go(filler)
     assert ended_by_itself(inner).status == "complete"
 
 
@@ -204,5 +194,5 @@ def test_secrets_of_a_run_that_waits_are_on_no_disk(client, home, filler):
     request = home.queued_requests / f"{run.number}.json"
     assert request.is_relative_to(Path("/dev/shm"))
     assert (request.stat().st_mode & 0o777, request.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    release(filler)
+    let_go(filler)
     run.wait(check=True)
