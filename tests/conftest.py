@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from conjure.core.home import Home
+from support.casting import ending_runs
+
 # Before torch is imported anywhere: several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -36,6 +39,27 @@ def conjure_home(tmp_path, monkeypatch):
     home = tmp_path / "conjure-home"
     monkeypatch.setenv("CONJURE_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def home(conjure_home):
+    return Home(conjure_home)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder: empty, and no repository."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def client(home, folder):
+    """Starts real runs, which end with the test."""
+    with ending_runs(home) as client:
+        yield client
 
 
 @pytest.fixture(autouse=True, scope="session")

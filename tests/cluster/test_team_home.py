@@ -5,7 +5,6 @@ import json
 import psycopg
 import pytest
 
-from conjure.core.home import Home
 from conjure.runs.database.base import SupersededError
 from conjure.runs.database.opening import open_database
 from conjure.runs.database.postgres_migrations import NEWEST
@@ -17,15 +16,8 @@ from support.memory_executor import ELSEWHERE
 from support.old_conjure import as_old_conjure, unpack_code
 from support.terminal import conjure
 
+pytestmark = pytest.mark.usefixtures("folder")
 READY_UNTIL_GO = f"echo ready; {UNTIL_GO}; echo made > made.txt"
-
-
-@pytest.fixture
-def home(conjure_home, tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return Home(conjure_home)
 
 
 @pytest.fixture
