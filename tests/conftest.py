@@ -62,6 +62,14 @@ def client(home, folder):
         yield client
 
 
+@pytest.fixture
+def short_reports(monkeypatch):
+    """Few samples of each model in reports made in this process: for tests of something else."""
+    from conjure.lm.training import comparison
+
+    monkeypatch.setattr(comparison, "_REPORT_SAMPLES", 3)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_file_left_open(tmp_path_factory):
     """Nothing keeps a file of a test open to the end: Python would warn of each, below the suite's output."""
