@@ -11,13 +11,12 @@ from conjure.runs.database.postgres_migrations import NEWEST
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.status import RunStatus
-from support.casting import UNTIL_GO, add_run, ending_runs, let_go, outputs_of, wait_until
+from support.casting import MADE_AFTER_GO, add_run, ending_runs, outputs, release, wait_until
 from support.memory_executor import ELSEWHERE
 from support.old_conjure import as_old_conjure, unpack_code
 from support.terminal import conjure
 
 pytestmark = pytest.mark.usefixtures("folder")
-READY_UNTIL_GO = f"echo ready; {UNTIL_GO}; echo made > made.txt"
 
 
 @pytest.fixture
@@ -62,15 +61,15 @@ def test_every_command_works_on_one_numbered_history(shared, address):
 def test_runs_wait_in_its_queue_and_are_stopped(shared):
     with ending_runs(shared) as client:
         cores = Capacity.of_this_machine().cpus
-        first = client.run(READY_UNTIL_GO, cpus=cores)
+        first = client.run(MADE_AFTER_GO, cpus=cores)
         waiting = client.run("echo late > late.txt", cpus=1)
         stopped = client.run("true", cpus=1)
         stopped.stop()
         assert stopped.status is RunStatus.STOPPED
         wait_until(lambda: list(first.logs()), "the first one's start")
-        let_go(first)
+        release(first)
         waiting.wait(check=True)
-        assert outputs_of(waiting) == {"late.txt": "late\n"}
+        assert outputs(waiting) == {"late.txt": "late\n"}
 
 
 def test_the_records_come_back_when_it_leaves(shared, address):
@@ -97,11 +96,11 @@ def test_a_database_belongs_to_one_home(shared, address, tmp_path, monkeypatch):
 
 def test_a_home_with_an_active_run_stays_where_it_is(home, address):
     with ending_runs(home) as client:
-        run = client.run(READY_UNTIL_GO)
+        run = client.run(MADE_AFTER_GO)
         refused = conjure("team", "init", "--database", address)
         assert "1 run has not ended: 1" in refused.stderr
         wait_until(lambda: list(run.logs()), "its start")
-        let_go(run)
+        release(run)
         run.wait(check=True)
 
 
@@ -137,18 +136,18 @@ def test_an_older_conjure_is_refused_in_one_sentence(shared, tmp_path):
 
 def test_a_run_outlives_its_database_and_ends_when_that_is_back(shared, postgres):
     with ending_runs(shared) as client:
-        run = client.run(READY_UNTIL_GO)
+        run = client.run(MADE_AFTER_GO)
         wait_until(lambda: list(run.logs()), "its start")
         folder = shared.run_folder(run.number)
         postgres.stop()
         try:
             assert "the team's database cannot be reached" in conjure("ps").stderr
-            let_go(run)
+            release(run)
             wait_until(lambda: (folder / "work" / "made.txt").exists(), "the command's end")
         finally:
             postgres.start()
         run.wait(check=True)
-        assert outputs_of(run) == {"made.txt": "made\n"}
+        assert outputs(run) == {"made.txt": "made\n"}
         assert json.loads((folder / "run.json").read_text())["status"] == "complete"
 
 

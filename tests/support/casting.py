@@ -19,7 +19,9 @@ from conjure.runs.schema.status import PHASES, Ending, RunStatus
 from support.repositories import read_files
 
 OWNER = Owner("host", "boot", 1, "1")
-UNTIL_GO = "while [ ! -e ../go ]; do sleep 0.02; done"  # a command that lasts until `let_go`
+# Commands that go on until `release`.
+UNTIL_GO = "while [ ! -e ../go ]; do sleep 0.02; done"
+MADE_AFTER_GO = f"echo ready; {UNTIL_GO}; echo made > made.txt"
 _PATIENCE_S = 60.0
 
 
@@ -61,16 +63,6 @@ def wait_for_status(run: Run, *statuses: RunStatus) -> RunRecord:
         return store.get(run.number)
 
 
-def let_go(run: Run) -> None:
-    """Let a run go on whose command is at `UNTIL_GO`, or will come to it."""
-    (run.home.run_folder(run.number) / "go").touch()
-
-
-def outputs_of(run: Run) -> dict[str, str]:
-    """What a run has saved: each file with its content."""
-    return read_files(run.home.run_folder(run.number) / "outputs")
-
-
 def supervisor_of(run: Run) -> Process:
     """The supervisor's process, once it has taken over from the caller."""
     with open_database(run.home) as store:
@@ -84,6 +76,16 @@ def _owner(store: Database, number: int) -> int:
     owner = store.get(number).owner
     assert owner is not None
     return owner.pid
+
+
+def release(run: Run) -> None:
+    """Let a run's command go on that waits as `UNTIL_GO` does."""
+    (run.home.run_folder(run.number) / "go").touch()
+
+
+def outputs(run: Run) -> dict[str, str]:
+    """What a run left behind, by name."""
+    return read_files(run.home.run_folder(run.number) / "outputs")
 
 
 def nap(seconds: int) -> str:

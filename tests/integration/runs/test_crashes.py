@@ -23,9 +23,9 @@ from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import (
     UNTIL_GO,
     is_running,
-    let_go,
     nap,
-    outputs_of,
+    outputs,
+    release,
     supervisor_of,
     wait_for_status,
     wait_until,
@@ -101,7 +101,7 @@ def test_while_running(client, home, crash):
     assert_interrupted(run, "running")
     wait_until(lambda: not is_running(nap(88111)), "the end of its processes")
     assert recover(home, run.number).outputs.files == 1
-    assert outputs_of(run) == {"made.txt": "made\n"}
+    assert outputs(run) == {"made.txt": "made\n"}
 
 
 def test_the_guard_ends_and_closes_without_any_further_command(client, home):
@@ -117,7 +117,7 @@ def test_a_run_goes_on_when_its_guard_is_killed(client):
     run = client.run(f"echo ready; {UNTIL_GO}; echo done > done.txt")
     wait_until(lambda: list(run.logs()), "the command's start")
     kill(supervisor_of(run).parent)
-    let_go(run)
+    release(run)
     assert run.wait(check=True).record.outputs.files == 1
 
 
@@ -161,12 +161,12 @@ def test_while_saving_and_while_mounting(client, home):
         assert_interrupted(run, "saving")
         recover(home, run.number)
     assert run.record.outputs.files == 1500
-    assert len(outputs_of(run)) == 1500
+    assert len(outputs(run)) == 1500
     mounting = client.run("true", mounts={f"runs/{run.number}/d": "d"})
     wait_for_status(mounting, RunStatus.MOUNTING)
     kill_supervisor_and_guard(mounting)
     assert_interrupted(mounting, "mounting")
-    assert len(outputs_of(run)) == 1500
+    assert len(outputs(run)) == 1500
 
 
 def test_while_being_cast(client, home, folder):
@@ -243,7 +243,7 @@ def test_a_lost_database_gives_no_number_twice_and_ends_no_run_that_goes_on(clie
     with open_store(home) as store:
         store.reindex()
         assert store.get(going_on.number).status is RunStatus.RUNNING
-    let_go(going_on)
+    release(going_on)
     going_on.wait(check=True)
     for path in home.root.glob("conjure.db*"):
         path.unlink()

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from conjure.python_api import Run
+from conjure.runs.database.base import PRUNE
 from conjure.runs.database.record_files import read_record
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import look_at
-from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, scheduler_of
+from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, scheduler_of, wake_scheduler
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import UNTIL_GO, let_go, outputs_of, wait_for_status, wait_until
+from support.casting import UNTIL_GO, outputs, release, wait_for_status, wait_until
 from support.terminal import Terminal
 
 CORES = Capacity.of_this_machine().cpus
@@ -59,7 +61,7 @@ def test_runs_that_wait_have_no_process(client, home, filler):
         with RunLock.possession(home.run_folder(run.number)) as nobody_has_it:
             assert nobody_has_it
     assert scheduler(home).name == SCHEDULER_NAME
-    let_go(filler)
+    release(filler)
     assert [list(run.wait(check=True).logs()) for run in waiting] == [["0"], ["1"], ["2"]]
     wait_until(lambda: scheduler_of(home) is None, "the end of the scheduler, as nothing waits")
     assert not home.scheduler_log.exists()
@@ -68,7 +70,7 @@ def test_runs_that_wait_have_no_process(client, home, filler):
 
 def test_they_start_in_their_order_and_a_large_request_is_not_passed(client, filler):
     waiting = [client.run("true", cpus=cores) for cores in (1, CORES, 1, CORES)]
-    let_go(filler)
+    release(filler)
     starts = [start_of(run.wait(check=True)) for run in waiting]
     assert starts == sorted(starts)
 
@@ -83,20 +85,20 @@ def test_each_has_the_surroundings_it_was_submitted_from(client, filler, monkeyp
         second = client.run(line, cpus=CORES)
     finally:
         os.umask(before)
-    let_go(filler)
+    release(filler)
     first.wait(check=True)
-    assert outputs_of(first)["mark.txt"] == "one\n"
+    assert outputs(first)["mark.txt"] == "one\n"
     second.wait(check=True)
-    assert outputs_of(second) == {"mark.txt": "two\n", "umask.txt": "0077\n"}
+    assert outputs(second) == {"mark.txt": "two\n", "umask.txt": "0077\n"}
 
 
 def test_one_of_another_conjure_is_carried_by_that(client, filler, monkeypatch):
     other = Program(sys.executable, "another state of the code")
     monkeypatch.setattr(Program, "of_this_process", lambda: other)
     waiting = client.run("echo made > made.txt", cpus=1)
-    let_go(filler)
+    release(filler)
     waiting.wait(check=True)
-    assert outputs_of(waiting) == {"made.txt": "made\n"}
+    assert outputs(waiting) == {"made.txt": "made\n"}
 
 
 # ---- ending what waits -------------------------------------------------------------------------------------
@@ -113,6 +115,14 @@ def test_one_that_waits_ends_at_once_and_lets_others_pass(client, home, filler, 
     assert record.total_s >= 0
     assert not (home.queued_requests / f"{half.number}.json").exists()
     assert filler.status == "running"
+
+
+def test_one_that_is_asked_to_end_through_the_database_alone_ends_for_that_reason(client, home, filler):
+    waiting = client.run("true", cpus=CORES)
+    with SqliteDatabase.open(home) as store:
+        store.request_end(waiting.number, PRUNE)
+    wake_scheduler(home)
+    assert ended_by_itself(waiting).ending.reason is EndReason.PRUNED
 
 
 def test_an_interrupt_while_it_waits_cancels_the_run(home, filler):
@@ -134,21 +144,21 @@ def test_when_the_scheduler_is_killed_the_next_command_starts_another(client, ho
     kill_scheduler(home)
     assert client.get(waiting[0].number).status is RunStatus.QUEUED  # this is the next command
     assert scheduler(home)
-    let_go(filler)
+    release(filler)
     assert [ended_by_itself(run).status for run in waiting] == ["complete", "complete"]
 
 
 def test_when_the_scheduler_is_killed_the_next_supervisor_starts_another(client, home, filler):
     waiting = [client.run("true", cpus=1) for _ in range(2)]
     kill_scheduler(home)
-    let_go(filler)
+    release(filler)
     assert [ended_by_itself(run).status for run in waiting] == ["complete", "complete"]
 
 
 def test_schedulers_killed_again_and_again_lose_no_run_and_start_none_twice(client, home, filler):
     waiting = [client.run("echo started", cpus=1) for _ in range(6)]
     kill_scheduler(home)
-    let_go(filler)
+    release(filler)
     for run in waiting:
         run.wait()  # each look is a command
         process = scheduler_of(home)
@@ -180,7 +190,7 @@ def test_a_scheduler_started_within_a_run_outlives_it(client, home, filler, writ
     outer = client.run("python cast.py").wait(check=True)
     inner = Run(home, int(next(outer.logs())))
     assert scheduler_of(home) is not None
-    let_go(filler)
+    release(filler)
     assert ended_by_itself(inner).status == "complete"
 
 
@@ -194,5 +204,5 @@ def test_secrets_of_a_run_that_waits_are_on_no_disk(client, home, filler):
     request = home.queued_requests / f"{run.number}.json"
     assert request.is_relative_to(Path("/dev/shm"))
     assert (request.stat().st_mode & 0o777, request.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    let_go(filler)
+    release(filler)
     run.wait(check=True)

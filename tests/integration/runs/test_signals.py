@@ -23,8 +23,8 @@ from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import (
     UNTIL_GO,
     is_running,
-    let_go,
     nap,
+    release,
     supervisor_of,
     wait_for_status,
     wait_until,
@@ -56,7 +56,7 @@ def test_other_signals_end_neither_supervisor_nor_guard(client):
     for number in PASSED_BY:
         os.kill(supervisor.pid, number)
         os.kill(supervisor.parent, number)
-    let_go(run)
+    release(run)
     assert run.wait().status is RunStatus.COMPLETE
 
 
@@ -169,7 +169,7 @@ def test_a_run_cast_within_one_outlives_the_kill_of_both_processes(client, home)
     os.kill(supervisor.pid, signal.SIGKILL)
     os.kill(supervisor.parent, signal.SIGKILL)
     assert run.wait().status is RunStatus.INTERRUPTED
-    let_go(second)
+    release(second)
     assert second.wait().status is RunStatus.COMPLETE
 
 
@@ -248,7 +248,7 @@ def test_an_interrupt_after_the_hand_over_says_that_the_run_goes_on(home, folder
     assert (done.returncode, done.stderr) == (130, "")
     assert "Run 1 continues in the background." in done.stdout
     run = Run(home, 1)
-    let_go(run)
+    release(run)
     assert run.wait().status is RunStatus.COMPLETE
 
 

@@ -18,11 +18,11 @@ from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.telemetry.logs import LogTail
 from support.casting import (
-    UNTIL_GO,
+    MADE_AFTER_GO,
     is_running,
-    let_go,
     nap,
-    outputs_of,
+    outputs,
+    release,
     supervisor_of,
     wait_for_status,
     wait_until,
@@ -31,7 +31,6 @@ from support.old_conjure import as_old_conjure, unpack_code
 from support.terminal import conjure as command
 
 NEW_PACKAGE = Path(conjure.__file__).parent
-READY_UNTIL_GO = f"echo ready; {UNTIL_GO}; echo made > made.txt"
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def has_queued(home, number):
 
 
 def test_a_run_goes_on_and_is_saved_by_the_supervisor_it_has(client, package):
-    run = running_with_old(client, package, READY_UNTIL_GO)
+    run = running_with_old(client, package, MADE_AFTER_GO)
     supervisor = supervisor_of(run)
     upgrade(package)
     for arguments in (["ps"], ["doctor"], ["info", "1"], ["logs", "1"]):
@@ -82,9 +81,9 @@ def test_a_run_goes_on_and_is_saved_by_the_supervisor_it_has(client, package):
     assert "1 active" in command("doctor").stdout
     assert run.status is RunStatus.RUNNING
     assert look_at(supervisor.pid) == supervisor
-    let_go(run)
+    release(run)
     assert run.wait(check=True).record.owner.pid == supervisor.pid
-    assert outputs_of(run) == {"made.txt": "made\n"}
+    assert outputs(run) == {"made.txt": "made\n"}
     assert command("verify", "1").returncode == 0
     again = client.run("cat made.txt", mounts={"runs/1/made.txt": "made.txt"}).wait(check=True)
     assert list(again.logs()) == ["made"]
@@ -100,32 +99,32 @@ def test_it_is_ended_by_a_request_of_the_new_code(client, package, what, status,
     assert done.returncode == 0, done.stderr
     assert run.status == status
     folder = run.home.run_folder(run.number)
-    assert (outputs_of(run) if (folder / "outputs").is_dir() else {}) == saved
+    assert (outputs(run) if (folder / "outputs").is_dir() else {}) == saved
     assert not is_running(nap(88661))
     if what == "kill":
         assert command("recover", "1").returncode == 0
-        assert outputs_of(run) == {"early.txt": "early\n"}
+        assert outputs(run) == {"early.txt": "early\n"}
 
 
 def test_one_that_waits_in_the_queue_is_carried_through_by_the_code_it_has(client, package):
     cpus = Capacity.of_this_machine().cpus
-    first = running_with_old(client, package, READY_UNTIL_GO, cpus=cpus)
+    first = running_with_old(client, package, MADE_AFTER_GO, cpus=cpus)
     waiting = run_with_old(client, package, "echo late > late.txt", cpus=1)
     wait_until(lambda: has_queued(client.home, waiting.number), "that it waits")
     upgrade(package)
     behind = client.run("true", cpus=cpus, params={"note": "of the new code"})  # the old queue reads it too
     wait_for_status(behind, RunStatus.QUEUED)
-    let_go(first)
+    release(first)
     assert waiting.wait(check=True).record.ending.exit_code == 0
-    assert outputs_of(waiting) == {"late.txt": "late\n"}
+    assert outputs(waiting) == {"late.txt": "late\n"}
     behind.wait(check=True)
 
 
 def test_a_command_reports_metrics_to_it_with_the_new_code(client, package):
     report = "from conjure import log_metric; log_metric('late', 7.0, step=3)"
-    run = running_with_old(client, package, f'{READY_UNTIL_GO}; python -c "{report}"')
+    run = running_with_old(client, package, f'{MADE_AFTER_GO}; python -c "{report}"')
     upgrade(package)
-    let_go(run)
+    release(run)
     run.wait(check=True)
     with open_store(run.home) as store:
         assert store.summaries(run.number)["late"].last_value == 7.0
@@ -147,4 +146,4 @@ def test_when_it_is_killed_its_guard_leaves_no_process_and_the_run_is_interrupte
     assert run.wait().status is RunStatus.INTERRUPTED
     assert read_record(run.home.run_folder(run.number)).status is RunStatus.INTERRUPTED
     assert command("recover", "1").returncode == 0
-    assert outputs_of(run) == {"early.txt": "early\n"}
+    assert outputs(run) == {"early.txt": "early\n"}
