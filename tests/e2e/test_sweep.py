@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from conjure.cli.main import _run
-from conjure.core.home import Home
-from support.casting import ending_runs, wait_until
+from support.casting import wait_until
 from support.models import tiny_checkpoint
 from support.texts import ONE_LINERS
 
@@ -28,13 +27,6 @@ for step in range(1, 11 if value < 1 else 1_000_000):
     log_metric("loss", value, step=step)
     time.sleep(0.05)
 """
-
-
-@pytest.fixture
-def client(conjure_home, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with ending_runs(Home(conjure_home)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -153,8 +145,8 @@ def test_a_trial_that_does_worse_is_pruned_and_keeps_its_outputs(sweep, client):
     assert json.loads(sweep("show", "1", "--json")[1])["trials"][1]["status"] == "pruned"
 
 
-def test_a_fine_tune_is_the_trial_itself_and_its_options_are_filled(sweep, client, tmp_path):
-    (tmp_path / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
+def test_a_fine_tune_is_the_trial_itself_and_its_options_are_filled(sweep, client, folder, tmp_path):
+    (folder / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
     model = str(tiny_checkpoint(tmp_path / "base"))
     words = ["conjure", "finetune", "jokes.txt", "--model", model, "--split", "lines", "--block-size", "16"]
     metric = ["--metric", "held_out_loss", "--minimize"]
