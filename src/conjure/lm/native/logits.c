@@ -41,7 +41,7 @@ typedef struct {
 
 typedef struct {
     const Summary *summary;
-    PartialSum *partial_sums; /* (rows, partial_sums of a row) */
+    PartialSum *partial_sums; /* (rows, per_row) */
     int64_t per_row;
 } Summing;
 
@@ -61,8 +61,8 @@ INLINE void summarise(const Summing *summing, int thread, int threads) {
     }
 }
 
-/* Puts a row's partial_sums together, in their order whichever threads they come from. Anything that is no number
- * leaves a normaliser that is none. */
+/* Puts a row's partial sums together, in their order whichever threads they come from. Anything that is no number
+ * leaves a logsumexp that is none. */
 static void conclude(const Summing *summing, int64_t row) {
     const Summary *summary = summing->summary;
     const PartialSum *partial_sums = summing->partial_sums + row * summing->per_row;

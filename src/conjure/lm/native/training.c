@@ -5,7 +5,7 @@
  * `conjure_causal_softmax`, `conjure_cross_entropy`. All take float32 or bfloat16 and compute in float32.
  * Invariant: no result depends, in any bit, on the number of threads.
  *
- * Every size and pointer is checked in Python (passes.py); here they are trusted.
+ * Every size and pointer is checked in Python (kernels.py); here they are trusted.
  */
 #include "numbers.h"
 
