@@ -105,24 +105,6 @@ INLINE void mask_item(const Pass *pass, int64_t item, float *kept, bool bfloat) 
 
 /* ---- by rows ---- */
 
-INLINE float largest_of(const float *x, int32_t size) {
-    float largest = -INFINITY;
-    _Pragma("omp simd reduction(max : largest)")
-    for (int32_t i = 0; i < size; i++) largest = x[i] > largest ? x[i] : largest;
-    return largest;
-}
-
-/* x[i] = e^(x[i] - largest); returns their sum. */
-INLINE float exponentials(float *x, int32_t size, float largest) {
-    float sum = 0;
-    _Pragma("omp simd reduction(+ : sum)")
-    for (int32_t i = 0; i < size; i++) {
-        x[i] = exponential(x[i] - largest);
-        sum += x[i];
-    }
-    return sum;
-}
-
 INLINE void scale(float *x, int32_t size, float by) {
     SIMD for (int32_t i = 0; i < size; i++) x[i] *= by;
 }
