@@ -289,10 +289,13 @@ class Batch:
     def add(self, samples: Sequence[PartialSample]) -> None:
         """Take in samples; nothing is computed before the next step."""
         together: dict[tuple[int, ...], list[PartialSample]] = {}
+        rooms: dict[tuple[int, ...], int] = {}
         for sample in samples:
-            together.setdefault(tuple(sample.window(self._context)[0]), []).append(sample)
-        rooms = [max(sample.window(self._context)[1] for sample in each) for each in together.values()]
-        rows = self._session.add(list(together), rooms)
+            ids, room = sample.window(self._context)
+            prompt = tuple(ids)
+            together.setdefault(prompt, []).append(sample)
+            rooms[prompt] = max(room, rooms.get(prompt, 0))
+        rows = self._session.add(list(together), list(rooms.values()))
         self._rows.update(zip(rows, together.values(), strict=True))
         self._reading.update(dict.fromkeys(rows))
 

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from conjure.errors import ShapeError
+from conjure.lm.checkpoints.layout import EMBEDDING, HEAD
 from conjure.lm.checkpoints.stored_weights import NotFiniteError
 from conjure.lm.hardware import usable_cores
 from conjure.lm.models.shape import Shape
@@ -28,8 +29,7 @@ GROUP = 64  # inputs whose int8 weights share a scale; likewise
 PANEL = 32  # outputs stored together; likewise
 BLOCK_BYTES = 2 * PANEL + GROUP * PANEL  # one panel's scales and weights for one group
 
-EMBEDDING, POSITIONS, HEAD = "embedding.weight", "position_embedding.weight", "lm_head.weight"
-HEAD_MEAN = "head_mean"
+POSITIONS, HEAD_MEAN = "position_embedding.weight", "head_mean"
 
 _STORED = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1, np.dtype(np.float16): 2}  # as in pack.c
 _DONE, _NO_MEMORY = 0, 1  # likewise
