@@ -53,7 +53,7 @@ def recipe_template(
 
     Args:
         words: The command as it was typed.
-        trials: Values of parameters to check the command with; the first is that of the first trial.
+        trials: Values of parameters to check the command with.
         given: The options of `run_options`.
         run: What they ask for, as the run of any command.
 
@@ -72,9 +72,8 @@ def recipe_template(
         context = command.make_context(kind, list(fill_in(tuple(words), params))[2:])
         return make(context, _swept(command, context, words[2:]))
 
-    spec = made(trials[0])  # first: it takes a prompt from standard input, which can be read once
-    for params in trials[1:]:
-        made(params)
+    # A spec holds no trial's values; the one made first has the prompt of standard input, which is read once.
+    spec, *_ = [made(params) for params in (*trials[1:], trials[0])]
     return replace(
         spec,
         resources=run.resources,
