@@ -13,8 +13,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
 from conjure.runs.schema.status import RunStatus
 from conjure.sweeps.control import has_driver
-from conjure.sweeps.driver import climbs
-from conjure.sweeps.pruning import needed
+from conjure.sweeps.pruning import climbs_of, needed
 from conjure.sweeps.request import SweepRequest
 from conjure.sweeps.trials import PRUNED, Cell, Importance, Trial, best_cell, importance, rank
 
@@ -125,7 +124,7 @@ def look_at_sweep(home: Home, store: Database, number: int) -> SweepView:
     request = SweepRequest.from_dict(row.request)
     waits = None
     if request.prune is not None and row.state is SweepState.RUNNING:
-        more = needed(request, climbs(rows, {}))
+        more = needed(request, climbs_of(rows, {}))
         if more:
             finished = sum(each.facts.status is RunStatus.COMPLETE for each in rows)
             waits = (
