@@ -51,6 +51,17 @@ class SweepView:
         return self.is_running and not self.driven
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen: it has ended with all its trials, or nobody drives it."""
+        all_ended = all(trial.has_ended for trial in self.trials)
+        return self.is_abandoned or (not self.is_running and all_ended)
+
+    @property
+    def settled_trials(self) -> list[Trial]:
+        """The trials that have ended, and whose values are written down, in order."""
+        return [trial for trial in self.trials if trial.has_ended and trial.trial in self.settled]
+
+    @property
     def best(self) -> Cell | None:
         """The best values so far, or None."""
         return best_cell(self.request, self.trials)
