@@ -91,6 +91,14 @@ class SweepView:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
+        return {
+            **self.listed(),
+            "importance": [asdict(one) for one in self.importance],
+            "trials": [trial.to_dict() for trial in self.trials],
+        }
+
+    def listed(self) -> dict[str, Any]:
+        """As JSON can hold it, without what is told of one sweep alone."""
         request, best = self.request, self.best
         return {
             "sweep": self.row.number,
@@ -108,8 +116,6 @@ class SweepView:
             "created_at": self.row.created_at,
             "ended_at": self.row.ended_at,
             "best": None if best is None else _cell_to_dict(best),
-            "importance": [asdict(one) for one in self.importance],
-            "trials": [trial.to_dict() for trial in self.trials],
         }
 
 

@@ -238,7 +238,7 @@ def ls(*, as_json: bool) -> None:
     with open_store(home) as store:
         views = [look_at_sweep(home, store, row.number) for row in store.sweeps()]
     if as_json:
-        write_json([_listed(view) for view in views])
+        write_json([view.listed() for view in views])
         return
     if not views:
         note("no sweeps yet; start one: conjure sweep grid --param x=1,2 -- echo :x:")
@@ -253,10 +253,6 @@ def ls(*, as_json: bool) -> None:
         Column("COMMAND", shrinks=True),
     ]
     show_table(columns, map(_listed_row, views))
-
-
-def _listed(view: SweepView) -> dict[str, Any]:
-    return {name: value for name, value in view.to_dict().items() if name not in ("trials", "importance")}
 
 
 def _listed_row(view: SweepView) -> list[str | Cell]:
