@@ -119,7 +119,7 @@ def command(
     if save_command is not None:
         return save_to_file(context, save_command)
     if save and not inside_a_run():
-        spec = _spec(context, prompts, {})
+        spec = _spec(context, prompts)
         return record(spec, background=recording["background"], as_json=as_json)
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import generate as implementation
@@ -163,18 +163,18 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
     """
     given = context.params
     prompt = _only(given["prompt"], given["prompt_option"])
-    return _spec(context, _prompts(prompt, given["prompt_file"]), placeholders or {})
+    return _spec(context, _prompts(prompt, given["prompt_file"]), placeholders)
 
 
-def _spec(context: click.Context, prompts: list[str], placeholders: Mapping[str, str]) -> RunSpec:
+def _spec(
+    context: click.Context, prompts: list[str], placeholders: Mapping[str, str] | None = None
+) -> RunSpec:
     """The run of a command line whose prompts are read: standard input can be read once."""
     given = context.params
     options = cast("GenerateOptions", given_options(context, GenerateOptions))
     if "stop" in options:
         options["stop"] = [_unescaped(text) for text in options["stop"]]
     options = check_generate(prompts, options)
-    for name in placeholders:
-        options.pop(name, None)
     return generate_spec(
         Home.from_environment(),
         prompts[0],

@@ -105,8 +105,6 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
     """
     given = context.params
     options = cast("ScoreOptions", given_options(context, ScoreOptions))
-    for name in placeholders or {}:
-        options.pop(name, None)
     return score_spec(
         Home.from_environment(),
         given["inputs"],
