@@ -12,7 +12,14 @@ from typing import Any, cast
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options
-from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
+from conjure.cli.sampling_options import (
+    adapter_option,
+    chat_date_option,
+    model_option,
+    precision_option,
+    sampling_options,
+    seed_option,
+)
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.cli.typed_options import given_options
@@ -35,9 +42,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 @click.command(cls=SavableCommand)
 @click.argument("prompt", required=False)
-@click.option(
-    "--model", default="sprite", show_default=True, help="Model name, folder, run or Hugging Face model."
-)
+@model_option
 @click.option("--prompt", "prompt_option", metavar="TEXT", help="The same as PROMPT.")
 @click.option(
     "--length",
@@ -55,7 +60,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help=r"Stop before this text (\n: a line break). Repeatable."
 )
-@click.option("--seed", type=int, help="Random seed; default: a new one, which is printed.")
+@seed_option
 @click.option(
     "--prompt-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
