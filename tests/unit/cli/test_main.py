@@ -79,6 +79,21 @@ def test_only_near_commands_are_suggested(call, typed, near):
 
 
 @pytest.mark.parametrize(
+    ("group", "typed", "near"),
+    [
+        ("sweep", "shwo", "`conjure sweep show`"),
+        ("hyper", "shwo", "`conjure hyper show`"),
+        ("models", "fecth", "`conjure models fetch`"),
+        ("config", "zzz", None),
+    ],
+)
+def test_unknown_commands_of_groups_are_told_alike(call, group, typed, near):
+    hint = f"; did you mean {near}?" if near else ""
+    message = f"error: there is no command '{group} {typed}'{hint}\n  try: conjure {group} --help\n"
+    assert call(group, typed) == (2, "", message)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["finetune", "--lx"], "there is no option --lx"),
