@@ -168,8 +168,15 @@ def test_too_little_memory_is_no_crash(call, monkeypatch, conjure_home):
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_no_command_of_nothing_shows_a_traceback(call, verb, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    if verb in ("demo", "jupyter", "web"):  # they go on by themselves
+    if verb in ("demo", "jupyter", "serve", "web"):  # they go on by themselves
         return
     status, _, err = call(verb)
     assert status in (0, 1, 2, 125)
+    assert "Traceback" not in err
+
+
+def test_a_server_of_nothing_shows_no_traceback(call):
+    status, out, err = call("serve", "--model", "=sprite")
+    assert (status, out) == (2, "")
+    assert "'=sprite' is neither a model nor NAME=MODEL" in err
     assert "Traceback" not in err
