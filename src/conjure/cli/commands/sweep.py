@@ -29,6 +29,7 @@ from conjure.sweeps.view import SweepView, look_at_sweep
 
 _ALIASES = {"bayesian": "tpe"}
 _ASK_FIRST = 10  # trials that tpe draws before it has anything to go by
+_EXAMPLE = "conjure sweep grid --param x=1,2 -- echo :x:"
 _STATE_COLOURS = {"complete": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
 
 
@@ -171,6 +172,8 @@ def _space(texts: Iterable[str]) -> dict[str, Domain]:
 
 def _spec(home: Home, space: Mapping[str, Domain], options: dict[str, Any]) -> RunSpec:
     words = options["command"]
+    if not words or not words[0].strip():  # any run's command is checked, but told as in `conjure run`
+        raise UsageError(f"the command is empty: write it after the options, as in `{_EXAMPLE}`")
     if not is_recipe(words):
         return run_spec(home, options, {})
     run = run_spec(home, {**options, "command": ("conjure",)}, {})
@@ -232,7 +235,7 @@ def ls(*, as_json: bool) -> None:
         write_json([view.listed() for view in views])
         return
     if not views:
-        note("no sweeps yet; start one: conjure sweep grid --param x=1,2 -- echo :x:")
+        note(f"no sweeps yet; start one: {_EXAMPLE}")
         return
     columns = [
         Column("SWEEP", right=True),
