@@ -30,7 +30,7 @@ from conjure.http.request_body import read_json_object
 from conjure.serve.chat import ChatAnswer, answer_chat, stream_chat
 from conjure.serve.chat_call import read_chat_call
 from conjure.serve.completion_call import read_completion_call
-from conjure.serve.completions import Answer, complete, stream_completion
+from conjure.serve.completions import CompletionAnswer, complete, stream_completion
 from conjure.serve.monitoring import Monitoring, RequestClock
 from conjure.serve.tokenizer_routes import detokenize, tokenize, tokenizer_info
 
@@ -102,7 +102,7 @@ class Api:
         clock.read(call.job.prompts)
         answer = kind.answer(call, model, body["model"])
         events = self._events(model, call.job, ticket, clock)
-        if call.stream:
+        if call.options.stream:
             return _Streamed(kind.stream(answer, events), events, ticket)
         try:
             async with aclosing(events):
@@ -212,7 +212,7 @@ class _Kind:
     stream: Callable[[Any, AsyncGenerator[list[Event], None]], AsyncGenerator[bytes, None]]
 
 
-_COMPLETIONS = _Kind(read_completion_call, Answer, complete, stream_completion)
+_COMPLETIONS = _Kind(read_completion_call, CompletionAnswer, complete, stream_completion)
 _CHAT = _Kind(read_chat_call, ChatAnswer, answer_chat, stream_chat)
 
 
