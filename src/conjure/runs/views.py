@@ -277,6 +277,21 @@ class RunView:
         return status_tone(self.record.facts, self.lease)
 
     @property
+    def is_active(self) -> bool:
+        """Whether it has not ended."""
+        return not self.record.status.is_final
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases it entered, as `phases` has them."""
+        return phases(self.record.facts)
+
+    @property
+    def elapsed_s(self) -> float | None:
+        """Seconds from request to end or until now."""
+        return elapsed_s(self.record.facts, self.record.total_s)
+
+    @property
     def command(self) -> str:
         """The command, without secrets, as one line for a shell."""
         return valid_utf8(self.record.spec.stored().command_text)

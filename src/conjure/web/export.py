@@ -14,7 +14,7 @@ from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.columns import MetricColumns
 from conjure.runs.telemetry.curves import CurveRequest, draw_curve
 from conjure.runs.telemetry.log_window import read_before
-from conjure.runs.views import RunView, phases, view_run
+from conjure.runs.views import RunView, view_run
 from conjure.web.curve_answers import chart, origin_of
 from conjure.web.pages.compare import shown_value
 from conjure.web.rendering import assets, render
@@ -55,8 +55,8 @@ def _shown(home: Home, view: RunView) -> dict[str, object]:
         "view": view,
         "record": record,
         "status": view.status,
-        "tone": view.tone or "waiting",
-        "phases": phases(record.facts),
+        "tone": view.tone,
+        "phases": view.phases,
         "log": read_before(RunFolder.of(home, record.number).log, lines=_LOG_LINES),
     }
 

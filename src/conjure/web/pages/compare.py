@@ -39,9 +39,7 @@ def show(request: Request) -> Response:
     return page(
         request,
         "compare.html",
-        records=[
-            (record, status_text(record.facts), status_tone(record.facts) or "waiting") for record in records
-        ],
+        records=[(record, status_text(record.facts), status_tone(record.facts)) for record in records],
         numbers=numbers,
         sections={
             name: [(row, [shown_value(row, value) for value in values]) for row, values in rows]

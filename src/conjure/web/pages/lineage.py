@@ -118,6 +118,6 @@ def _shown(store: Database, box: Box, known: dict[str, TracedRun | None]) -> dic
         "number": number,
         "title": f"run {number}",
         "note": run.command,
-        "tone": status_tone(run.facts) or "waiting",
+        "tone": status_tone(run.facts),
         "status": status_text(run.facts),
     }
