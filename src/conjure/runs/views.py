@@ -36,7 +36,7 @@ class Tone(StrEnum):
     BAD = "bad"
 
 
-_TONES = {
+TONES = {
     RunStatus.COMPLETE: Tone.GOOD,
     RunStatus.RUNNING: Tone.ACTIVE,
     RunStatus.SAVING: Tone.ACTIVE,
@@ -96,7 +96,7 @@ def status_tone(facts: Facts, lease: Lease | None = None) -> Tone | None:
     """The colour of the status, None for one that is neither good nor bad yet."""
     if facts.ending is None and lease is not None and is_unreachable(lease):
         return Tone.CAUTION
-    return _TONES.get(facts.status)
+    return TONES.get(facts.status)
 
 
 def heartbeat_age_s(lease: Lease | None) -> float | None:
