@@ -1,6 +1,5 @@
 // What every page does: times that tick, copy buttons, keys, actions. Exports what the other modules share.
 
-export const actionsAllowed = document.body.hasAttribute("data-actions");
 const toastPlace = document.getElementById("toast");
 let toastTimer = 0;
 
@@ -50,7 +49,7 @@ export function poll(ask, first = 500) {
   timer = setTimeout(turn, first);
 }
 
-export function duration(seconds) {
+function duration(seconds) {
   if (seconds < 59.95) return `${Math.max(seconds, 0).toFixed(1)}s`;
   const minutes = Math.floor(Math.round(seconds) / 60), hours = Math.floor(minutes / 60), days = Math.floor(hours / 24);
   if (days) return `${days}d ${hours % 24}h`;
