@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from conjure.http.application import errors_log
 from conjure.http.errors import HttpError, JsonResponse, bad_value, unavailable
 from conjure.http.event_stream import EventStream, until_disconnected
 from conjure.http.generation.model_registry import ModelRegistry
@@ -222,7 +221,7 @@ class _Streamed:
     def __init__(
         self, parts: AsyncGenerator[bytes, None], events: AsyncGenerator[list[Event], None], ticket: Ticket
     ) -> None:
-        self._stream = EventStream(parts, log_error=_log_error)
+        self._stream = EventStream(parts)
         self._events, self._ticket = events, ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -232,10 +231,6 @@ class _Streamed:
         finally:
             await self._events.aclose()
             self._ticket.give_back()
-
-
-def _log_error(error: Exception) -> None:
-    errors_log.error("a stream failed: %s", error, exc_info=error)
 
 
 async def _in_thread(request: Request, work: Any, *arguments: Any) -> Any:
