@@ -18,6 +18,12 @@ export async function fetchJson(address, options = {}) {
   return body;
 }
 
+/** A page as the server shows it now. */
+export async function fetchPage(address) {
+  const text = await (await fetch(address, { credentials: "same-origin" })).text();
+  return new DOMParser().parseFromString(text, "text/html");
+}
+
 /** An element with attributes and children; texts stay texts. */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
