@@ -12,6 +12,7 @@ from enum import StrEnum
 from signal import strsignal
 from typing import Any
 
+from conjure.core.addresses import local_address
 from conjure.core.text import plural, to_iso, valid_utf8
 from conjure.core.times import moment
 from conjure.core.units import format_duration, format_number, format_size
@@ -202,7 +203,7 @@ class RunRow:
             return None
         words = shlex.split(self.run.command)
         host = next((word.partition("=")[2] for word in words if word.startswith("--host=")), "127.0.0.1")
-        return f"http://[{host}]:{port:.0f}" if ":" in host else f"http://{host}:{port:.0f}"
+        return local_address(host, port)
 
     def metric_text(self, name: str | None = None) -> str:
         """A metric with its newest value, ``loss 0.5``; if none is named, of the key metric, "" if none is.
