@@ -47,7 +47,7 @@ def visiting(root, *, allow_actions=False, keys=None, logged_in=True):
     bound = listen("127.0.0.1", 0, has_key=False)
     port = bound.getsockname()[1]
     session = Session(port, None if keys is None else ApiKeys(keys))
-    playground = LazyPlayground(Home(root))
+    playground = LazyPlayground()
     app = create_app(Site(Home(root), allow_actions=allow_actions), session, playground)
     server = HttpServer(app, bound, Shutdown(playground.drain, playground.abort))
     ready = threading.Event()

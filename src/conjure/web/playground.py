@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from conjure.core.home import Home
 from conjure.errors import ConjureError
 from conjure.http.errors import HttpError, bad_value
 from conjure.http.event_stream import DONE, event
@@ -32,14 +31,9 @@ _SEED = Bound(0, 2**53 - 1, whole=True)  # as exactly as a page counts
 
 
 class Playground:
-    """Generates and scores; its methods belong to one event loop, in which it is made.
+    """Generates and scores; its methods belong to one event loop, in which it is made."""
 
-    Args:
-        home: Whose runs are among the models.
-    """
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self) -> None:
         self._service = GenerationService(_LIMITS)
         self._service.start()
         self._models: OrderedDict[str, asyncio.Task[ServedModel]] = OrderedDict()
