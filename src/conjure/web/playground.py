@@ -144,7 +144,7 @@ def _load(name: str, folder: Path) -> ServedModel:
 def _prompt(model: ServedModel, text: str) -> list[int]:
     """The text's tokens; without any, what stands before every text."""
     tokenizer = model.tokenizer
-    return [*tokenizer.start_ids, *tokenizer.encode(text)] or [tokenizer.end_of_text_id]
+    return [*tokenizer.start_ids, *tokenizer.encode(text)] or [tokenizer.start_id]
 
 
 def _token(model: ServedModel, token: TokenLogprob) -> dict[str, Any]:
