@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conjure.errors import ModelError
 from conjure.http.generation.requests import Failed, GenerationJob, TokenLogprob, TokenWritten
 from conjure.http.generation.rows import Row
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.logit_adjustments import LogitSettings, adjusted
-from conjure.lm.generation.sampling import sample_tokens
+from conjure.lm.generation.sampling import no_numbers, sample_tokens
 from conjure.lm.native.logits import largest, summarise
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -166,12 +165,7 @@ def choose_tokens(
 
 def _end_failed(row: Row) -> Failed:
     row.finished = True
-    return Failed(
-        ModelError(
-            "the model's logits are not numbers (NaN or infinity): its weights are too large for this number"
-            " format, or damaged"
-        )
-    )
+    return Failed(no_numbers())
 
 
 def _alike(rows: Sequence[Row]) -> dict[LogitSettings, list[int]]:

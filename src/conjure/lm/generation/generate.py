@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from conjure.errors import ContextLengthError, ModelError
+from conjure.errors import ContextLengthError
 from conjure.lm.generation.engines.base import PIECE, Engine
 from conjure.lm.generation.request import GenerationRequest, prompt_text
-from conjure.lm.generation.sampling import random_stream, sample_tokens
+from conjure.lm.generation.sampling import no_numbers, random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
 from conjure.lm.native.logits import summarise
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
@@ -333,7 +333,8 @@ class Batch:
     def _choose(self, logits: np.ndarray, samples: list[PartialSample]) -> tuple[np.ndarray, np.ndarray]:
         """The next token of each sample, int64, (R,), and its log-probability, float32, (R,)."""
         logsumexp, argmax = summarise(logits)
-        _refuse_what_is_no_number(logsumexp)
+        if not np.isfinite(logsumexp).all():
+            raise no_numbers()
         if self._without_token is None:
             self._without_token = self._tokenizer.ids_without_token(logits.shape[1])
         if self._without_token:
@@ -413,11 +414,3 @@ def _batches(
         pairs = ((prompt_index, index) for prompt_index in members for index in range(request.num_samples))
         while chunk := list(islice(pairs, most)):
             yield [PartialSample(request, tokenizer, prompts[pair[0]], *pair) for pair in chunk]
-
-
-def _refuse_what_is_no_number(logsumexp: np.ndarray) -> None:
-    if not np.isfinite(logsumexp).all():
-        raise ModelError(
-            "the model's logits are not numbers (NaN or infinity): its weights are too large for this number"
-            " format, or damaged"
-        )
