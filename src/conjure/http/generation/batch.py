@@ -52,7 +52,7 @@ class RowBatch:
 
     @property
     def jobs(self) -> list[GenerationJob]:
-        """The jobs of all rows, as often as they have rows."""
+        """The jobs of all rows; one may be there several times."""
         return [held.rows[0].job for held in self._held.values()]
 
     @property
@@ -126,7 +126,7 @@ class RowBatch:
             if not going:
                 self._session.drop([number])
                 continue
-            numbers = [number, *(self._session.fork(number, len(going) - 1) if len(going) > 1 else [])]
+            numbers = [number, *self._session.fork(number, len(going) - 1)]
             for each, row in zip(numbers, going, strict=True):
                 self._held[each] = _Prompt([row], 0, reading=False)
                 self._session.append(each, row.token_ids[-1])
@@ -187,7 +187,9 @@ def _sampled(
     if len(without_token):
         logits = logits.copy()
         logits[:, without_token] = -np.inf
-    histories = [[*row.job.prompts[row.prompt], *row.token_ids] for row in rows]
+    histories = [
+        [*row.job.prompts[row.prompt], *row.token_ids] if settings.looks_back else [] for row in rows
+    ]
     streams, steps = [row.stream for row in rows], [len(row.token_ids) for row in rows]
     return sample_tokens(logits, histories, streams, steps, settings)
 
