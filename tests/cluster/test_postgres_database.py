@@ -10,7 +10,7 @@ from conjure.core.home import Home
 from conjure.errors import ConflictError, StoreError
 from conjure.runs.database import postgres_migrations
 from conjure.runs.database.base import RunFilter
-from conjure.runs.database.migrations import NewerSchemaError
+from conjure.runs.database.migrations import Migration, NewerSchemaError
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
 from conjure.runs.schema.process_facts import Owner
@@ -91,9 +91,7 @@ def test_a_newer_and_an_older_schema_are_refused_in_one_sentence(home, address, 
 
 
 def test_a_step_that_fails_leaves_the_schema_before_it(home, address, monkeypatch):
-    broken = postgres_migrations.PostgresMigration(
-        NEWEST + 1, "broken", ("CREATE TABLE halfway (x INTEGER)", "this is no SQL")
-    )
+    broken = Migration(NEWEST + 1, "broken", ("CREATE TABLE halfway (x INTEGER)", "this is no SQL"))
     steps = (*postgres_migrations.POSTGRES_MIGRATIONS, broken)
     monkeypatch.setattr(postgres_migrations, "POSTGRES_MIGRATIONS", steps)
     session = PostgresSession(home, address)

@@ -12,13 +12,11 @@ from conjure.runs.database.postgres_migrations import NEWEST
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.status import RunStatus
-from support.casting import add_run, ending_runs, wait_until
+from support.casting import MADE_AFTER_GO, add_run, ending_runs, wait_until
 from support.memory_executor import ELSEWHERE
 from support.old_conjure import as_old_conjure, unpack_code
 from support.repositories import read_files
 from support.terminal import conjure
-
-UNTIL_GO = "echo ready; while [ ! -e ../go ]; do sleep 0.02; done; echo made > made.txt"
 
 
 @pytest.fixture
@@ -71,7 +69,7 @@ def test_every_command_works_on_one_numbered_history(shared, address):
 def test_runs_wait_in_its_queue_and_are_stopped(shared):
     with ending_runs(shared) as client:
         cores = Capacity.of_this_machine().cpus
-        first = client.run(UNTIL_GO, cpus=cores)
+        first = client.run(MADE_AFTER_GO, cpus=cores)
         waiting = client.run("echo late > late.txt", cpus=1)
         stopped = client.run("true", cpus=1)
         stopped.stop()
@@ -106,7 +104,7 @@ def test_a_database_belongs_to_one_home(shared, address, tmp_path, monkeypatch):
 
 def test_a_home_with_an_active_run_stays_where_it_is(home, address):
     with ending_runs(home) as client:
-        run = client.run(UNTIL_GO)
+        run = client.run(MADE_AFTER_GO)
         refused = conjure("team", "init", "--database", address)
         assert "1 run has not ended: 1" in refused.stderr
         wait_until(lambda: list(run.logs()), "its start")
@@ -146,7 +144,7 @@ def test_an_older_conjure_is_refused_in_one_sentence(shared, tmp_path):
 
 def test_a_run_outlives_its_database_and_ends_when_that_is_back(shared, postgres):
     with ending_runs(shared) as client:
-        run = client.run(UNTIL_GO)
+        run = client.run(MADE_AFTER_GO)
         wait_until(lambda: list(run.logs()), "its start")
         folder = shared.run_folder(run.number)
         postgres.stop()

@@ -16,8 +16,12 @@ from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, RunStatus
+from support.repositories import read_files
 
 OWNER = Owner("host", "boot", 1, "1")
+# Commands that go on until `release`.
+UNTIL_GO = "while [ ! -e ../go ]; do sleep 0.02; done"
+MADE_AFTER_GO = f"echo ready; {UNTIL_GO}; echo made > made.txt"
 _PATIENCE_S = 60.0
 
 
@@ -72,6 +76,16 @@ def _owner(store: Database, number: int) -> int:
     owner = store.get(number).owner
     assert owner is not None
     return owner.pid
+
+
+def release(run: Run) -> None:
+    """Let a run's command go on that waits as `UNTIL_GO` does."""
+    (run.home.run_folder(run.number) / "go").touch()
+
+
+def outputs(run: Run) -> dict[str, str]:
+    """What a run left behind, by name."""
+    return read_files(run.home.run_folder(run.number) / "outputs")
 
 
 def nap(seconds: int) -> str:

@@ -206,6 +206,16 @@ def test_a_status_finds_exactly_the_runs_that_have_it(store, status):
     assert [record.status for record in store.select(RunFilter(statuses=(status,)))] == [status]
 
 
+@pytest.mark.parametrize("order", [None, "param:lr"])
+def test_a_page_of_a_status_leaves_out_a_run_that_is_presumed_to_have_ended(store, order):
+    for number in range(5):
+        add_run(store, params={"lr": str(number)})
+    store.presume_ended(4, DONE)
+    wanted = RunFilter(statuses=(RunStatus.REQUESTED,), limit=2, offset=1, order=order, highest_first=True)
+    assert numbers(store.listing(wanted)) == [3, 2]
+    assert store.count(wanted) == 4
+
+
 def test_runs_are_ordered_by_a_metric(store):
     for value in (2.0, 1.0, 3.0):
         number = add_run(store).number

@@ -6,17 +6,23 @@ still being written is not looked at until its end is there.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 _PIECE_BYTES = 1 << 18
-_LONGEST_LINE_BYTES = 1 << 24
+LONGEST_LINE_BYTES = 1 << 24
 
 
 class LineTail:
-    """Each `read` gives the lines that were added since the last; a missing file has none yet."""
+    """Each `read` gives the lines that were added since the last; a missing file has none yet.
+
+    Attributes:
+        offset: Up to where the file was read: the start of a line, for a writer may take back one that it
+            could not finish.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = 0  # always the start of a line, for a writer may take back one it could not finish
+        self.offset = 0
 
     def read(self) -> Iterator[bytes]:
         """The new whole lines, without their ends."""
@@ -25,18 +31,23 @@ class LineTail:
         except FileNotFoundError:
             return
         with file:
-            size = _PIECE_BYTES
-            while True:
-                file.seek(self._offset)
-                piece = file.read(size)
-                whole, newline, _ = piece.rpartition(b"\n")
-                if newline:
-                    self._offset += len(whole) + 1
-                    yield from whole.split(b"\n")
-                    size = _PIECE_BYTES
-                elif len(piece) < size:
-                    return
-                elif size < _LONGEST_LINE_BYTES:
-                    size *= 2
-                else:
-                    self._offset += len(piece)  # no line of ours is that long: pass over it
+            for block in self.read_blocks(file):
+                yield from block.split(b"\n")
+
+    def read_blocks(self, file: IO[bytes]) -> Iterator[bytes]:
+        """The new whole lines of the opened file, many at a time; each block is without its last end."""
+        size = _PIECE_BYTES
+        while True:
+            file.seek(self.offset)
+            piece = file.read(size)
+            whole, newline, _ = piece.rpartition(b"\n")
+            if newline:
+                self.offset += len(whole) + 1
+                yield whole
+                size = _PIECE_BYTES
+            elif len(piece) < size:
+                return
+            elif size < LONGEST_LINE_BYTES:
+                size *= 2
+            else:
+                self.offset += len(piece)  # no line of ours is that long: pass over it

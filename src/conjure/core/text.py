@@ -1,6 +1,7 @@
 """Text for people: names that any terminal can show, moments, counts.
 
-Main entries: `valid_utf8`, `to_iso`, `plural`, `did_you_mean`. Invariant: pure functions of their arguments.
+Main entries: `valid_utf8`, `to_iso`, `plural`, `did_you_mean`. Invariant: but for `today`, pure functions of
+their arguments.
 """
 
 from collections.abc import Iterable

@@ -7,11 +7,8 @@ import pytest
 
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import wait_for_status, wait_until
-from support.repositories import read_files
+from support.casting import UNTIL_GO, outputs, release, wait_for_status, wait_until
 from support.terminal import conjure
-
-UNTIL_GO = "while [ ! -e ../go ]; do sleep 0.02; done"
 
 
 @pytest.fixture
@@ -22,18 +19,10 @@ def first(client):
     return run
 
 
-def let_go(run):
-    (run.home.run_folder(run.number) / "go").touch()
-
-
-def outputs(run):
-    return read_files(run.home.run_folder(run.number) / "outputs")
-
-
 def test_a_run_starts_after_another_has_completed(client, first):
     second = client.run("true", after=[first.number])
     assert second.record.waits_in_queue
-    let_go(first)
+    release(first)
     assert second.wait(check=True).record.facts.entered[RunStatus.BUILDING] >= first.record.facts.ended_at
 
 
@@ -42,14 +31,14 @@ def test_what_an_active_run_will_have_made_is_mounted(client, first):
     third = client.run("cat n > last.txt", mounts=["runs/2/next.txt:n"])
     assert (second.record.spec.after, third.record.spec.after) == ((1,), (2,))
     assert third.record.waits_in_queue
-    let_go(first)
+    release(first)
     third.wait(check=True)
     assert outputs(third) == {"last.txt": "8\n"}
 
 
 def test_a_file_that_it_did_not_make_after_all(client, first):
     second = client.run("true", mounts=["runs/1/other.txt"])
-    let_go(first)
+    release(first)
     assert second.wait().record.ending.reason is EndReason.MOUNT_FAILED
 
 
@@ -62,7 +51,7 @@ def test_a_run_ends_if_the_other_does_not_complete(client, command, how):
     second, third = client.run("true", after=[1]), client.run("true", after=[2])
     if how == "was killed":
         first.kill()
-    let_go(first)
+    release(first)
     assert third.wait().record.ending.message == "run 2 was stopped"
     ending = second.record.ending
     assert (ending.reason, ending.message) == (EndReason.DEPENDENCY_FAILED, f"run 1 {how}")
@@ -83,19 +72,19 @@ def test_one_that_waits_can_be_stopped(client, first):
     second = client.run("true", after=[1])
     second.stop()
     assert second.record.ending.reason is EndReason.STOP_REQUESTED
-    let_go(first)
+    release(first)
     first.wait(check=True)
 
 
 def test_the_command_says_what_it_waits_for(client, first):
-    let_go(first)
+    release(first)
     first.wait(check=True)
     blocker = client.run(UNTIL_GO)
     wait_for_status(blocker, RunStatus.RUNNING)
     assert conjure("run", "-b", "--after", "last", "true").returncode == 0
     assert "after" in conjure("info", "3").stdout
     wait_until(lambda: "queued" in conjure("ps").stdout, "the run in the queue")
-    let_go(blocker)
+    release(blocker)
     assert conjure("wait", "3").returncode == 0
 
 
@@ -112,7 +101,7 @@ def test_what_cannot_be_waited_for(client):
 
 def test_a_rerun_waits_for_nobody(client, first):
     second = client.run("true", after=[1])
-    let_go(first)
+    release(first)
     second.wait(check=True)
     assert conjure("rerun", "2").returncode == 0
     assert client.get(3).record.spec.after == ()

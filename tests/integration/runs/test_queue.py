@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from conjure.python_api import Run
+from conjure.runs.database.base import PRUNE
 from conjure.runs.database.record_files import read_record
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import look_at
-from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, scheduler_of
+from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, scheduler_of, wake_scheduler
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import wait_for_status, wait_until
-from support.repositories import read_files
+from support.casting import UNTIL_GO, outputs, release, wait_for_status, wait_until
 from support.terminal import Terminal
 
 CORES = Capacity.of_this_machine().cpus
-UNTIL_GO = "while [ ! -e ../go ]; do sleep 0.02; done"
 
 
 @pytest.fixture
@@ -29,14 +29,6 @@ def filler(client):
     run = client.run(UNTIL_GO, cpus=CORES)
     wait_for_status(run, RunStatus.RUNNING)
     return run
-
-
-def release(run):
-    (run.home.run_folder(run.number) / "go").touch()
-
-
-def outputs(run):
-    return read_files(run.home.run_folder(run.number) / "outputs")
 
 
 def scheduler(home):
@@ -123,6 +115,14 @@ def test_one_that_waits_ends_at_once_and_lets_others_pass(client, home, filler, 
     assert record.total_s >= 0
     assert not (home.queued_requests / f"{half.number}.json").exists()
     assert filler.status == "running"
+
+
+def test_one_that_is_asked_to_end_through_the_database_alone_ends_for_that_reason(client, home, filler):
+    waiting = client.run("true", cpus=CORES)
+    with SqliteDatabase.open(home) as store:
+        store.request_end(waiting.number, PRUNE)
+    wake_scheduler(home)
+    assert ended_by_itself(waiting).ending.reason is EndReason.PRUNED
 
 
 def test_an_interrupt_while_it_waits_cancels_the_run(home, filler):

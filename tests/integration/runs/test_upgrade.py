@@ -17,13 +17,20 @@ from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.telemetry.logs import LogTail
-from support.casting import is_running, nap, supervisor_of, wait_for_status, wait_until
+from support.casting import (
+    MADE_AFTER_GO,
+    is_running,
+    nap,
+    outputs,
+    release,
+    supervisor_of,
+    wait_for_status,
+    wait_until,
+)
 from support.old_conjure import as_old_conjure, unpack_code
-from support.repositories import read_files
 from support.terminal import conjure as command
 
 NEW_PACKAGE = Path(conjure.__file__).parent
-UNTIL_GO = "echo ready; while [ ! -e ../go ]; do sleep 0.02; done; echo made > made.txt"
 
 
 @pytest.fixture
@@ -64,16 +71,8 @@ def has_queued(home, number):
     return rows and rows[0][0] is not None
 
 
-def release(run):
-    (run.home.run_folder(run.number) / "go").touch()
-
-
-def outputs(run):
-    return read_files(run.home.run_folder(run.number) / "outputs")
-
-
 def test_a_run_goes_on_and_is_saved_by_the_supervisor_it_has(client, package):
-    run = running_with_old(client, package, UNTIL_GO)
+    run = running_with_old(client, package, MADE_AFTER_GO)
     supervisor = supervisor_of(run)
     upgrade(package)
     for arguments in (["ps"], ["doctor"], ["info", "1"], ["logs", "1"]):
@@ -109,7 +108,7 @@ def test_it_is_ended_by_a_request_of_the_new_code(client, package, what, status,
 
 def test_one_that_waits_in_the_queue_is_carried_through_by_the_code_it_has(client, package):
     cpus = Capacity.of_this_machine().cpus
-    first = running_with_old(client, package, UNTIL_GO, cpus=cpus)
+    first = running_with_old(client, package, MADE_AFTER_GO, cpus=cpus)
     waiting = run_with_old(client, package, "echo late > late.txt", cpus=1)
     wait_until(lambda: has_queued(client.home, waiting.number), "that it waits")
     upgrade(package)
@@ -123,7 +122,7 @@ def test_one_that_waits_in_the_queue_is_carried_through_by_the_code_it_has(clien
 
 def test_a_command_reports_metrics_to_it_with_the_new_code(client, package):
     report = "from conjure import log_metric; log_metric('late', 7.0, step=3)"
-    run = running_with_old(client, package, f'{UNTIL_GO}; python -c "{report}"')
+    run = running_with_old(client, package, f'{MADE_AFTER_GO}; python -c "{report}"')
     upgrade(package)
     release(run)
     run.wait(check=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 from conjure.core.secrets import redact_text
 from conjure.errors import SnapshotError
 
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git knows it without having it
+
 # What ties a git process to one repository (`git rev-parse --local-env-vars`): set when conjure is called
 # from a hook, and wrong for every other repository.
 _LOCAL_VARIABLES = frozenset(

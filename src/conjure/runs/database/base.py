@@ -23,11 +23,16 @@ from conjure.runs.schema.record import (
     RunRecord,
 )
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
-from conjure.runs.schema.status import Ending, Facts, RunStatus
+from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 
 STOP, KILL = "stop", "kill"
 PRUNE = "prune"  # a stop, for a trial that does worse than others
+REASON_OF_REQUEST: Mapping[str, EndReason] = {
+    STOP: EndReason.STOP_REQUESTED,
+    PRUNE: EndReason.PRUNED,
+    KILL: EndReason.KILL_REQUESTED,
+}
 
 LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
 
@@ -103,7 +108,7 @@ class Claim:
         after: Runs that have to complete before it starts, and have not yet.
         failed: The first of them that never will, with its status; None as the status where it is gone.
         gpu_ids: GPUs it was given.
-        end_request: ``stop`` or ``kill`` when somebody asked for one.
+        end_request: `STOP`, `PRUNE` or `KILL` when somebody asked for one.
     """
 
     number: int

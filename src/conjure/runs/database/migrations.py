@@ -1,8 +1,8 @@
-"""The database's schema, as numbered steps forward.
+"""The schema of a home's own SQLite file, as numbered steps forward.
 
-Main entries: `migrate`, `has_known_schema`. Invariant: a step and the record that it was taken are one
-transaction, so a crash leaves the file before the step or after it; a step that was released is never
-edited, only followed.
+Main entries: `migrate`, `has_known_schema`; `Migration` is what a step is, in PostgreSQL too. Invariant: a
+step and the record that it was taken are one transaction, so a crash leaves the file before the step or after
+it; a step that was released is never edited, only followed.
 """
 
 import sqlite3

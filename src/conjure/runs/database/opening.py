@@ -6,23 +6,16 @@ which holds no password; in the place of the SQLite file it then has one that ol
 
 import json
 import sqlite3
-from dataclasses import dataclass
 
 from conjure.core.files import parse_json, write_atomically
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.sqlite_connection import files_of
 
 _FORMAT = 1
 _NOT_FOR_OLD_VERSIONS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class SharedDatabase:
-    """The database that a home shares with other machines: its address, without a password."""
-
-    address: str
 
 
 def open_database(home: Home, *, must_exist: bool = False) -> Database:
@@ -35,8 +28,8 @@ def open_database(home: Home, *, must_exist: bool = False) -> Database:
     Raises:
         StoreError: It cannot be used, or a newer conjure wrote it.
     """
-    shared = shared_database(home)
-    if shared is None:
+    address = shared_address(home)
+    if address is None:
         return SqliteDatabase.open(home, must_exist=must_exist)
     try:
         # Of the extra `team`; a home of one machine needs none of it.
@@ -46,18 +39,18 @@ def open_database(home: Home, *, must_exist: bool = False) -> Database:
             "this home keeps its records in PostgreSQL, and psycopg is not installed",
             fix="pip install 'conjure[team]'",
         ) from error
-    return PostgresDatabase.open(home, shared.address)
+    return PostgresDatabase.open(home, address)
 
 
-def shared_database(home: Home) -> SharedDatabase | None:
-    """The database that a home shares; None for one with a file of its own.
+def shared_address(home: Home) -> str | None:
+    """The address, without a password, of the database that a home shares; None for one with its own file.
 
     Raises:
         StoreError: The file that says so cannot be read.
     """
     try:
         stored = parse_json(home.team_file.read_bytes())
-        return SharedDatabase(str(stored["database"]))
+        return str(stored["database"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -66,15 +59,13 @@ def shared_database(home: Home) -> SharedDatabase | None:
         ) from error
 
 
-def share(home: Home, shared: SharedDatabase) -> None:
-    """Have a home use a shared database from now on; its own file is gone.
+def share(home: Home, address: str) -> None:
+    """Have a home use the database at an address from now on; its own file is gone.
 
     Raises:
         OSError: It cannot be written.
     """
-    write_atomically(
-        home.team_file, json.dumps({"format": _FORMAT, "database": shared.address}) + "\n", mode=0o600
-    )
+    write_atomically(home.team_file, json.dumps({"format": _FORMAT, "database": address}) + "\n", mode=0o600)
     _remove_file(home)
     connection = sqlite3.connect(home.database)
     with connection:
@@ -97,5 +88,5 @@ def stop_sharing(home: Home) -> None:
 
 
 def _remove_file(home: Home) -> None:
-    for ending in ("-wal", "-shm", ""):
-        home.database.with_name(home.database.name + ending).unlink(missing_ok=True)
+    for part in files_of(home.database):
+        part.unlink(missing_ok=True)

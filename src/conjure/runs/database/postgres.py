@@ -33,7 +33,7 @@ _CONNECT_TIMEOUT_S = 10
 
 
 class PostgresDatabase(MaintenanceStatements):
-    """Runs, labels, links and the index of metrics of one home (see `base.Database`)."""
+    """All that is known of the runs of one home (see `base.Database`)."""
 
     is_shared = True
 
@@ -56,6 +56,11 @@ class PostgresDatabase(MaintenanceStatements):
             session.close()
             raise
         return cls(session)
+
+    def server(self) -> str:
+        """What the server says it is: ``PostgreSQL 17.2``."""
+        version = self._session.query("SELECT version() AS version")[0]["version"]
+        return " ".join(version.split()[:2])
 
 
 def _check_schema(number: int) -> None:

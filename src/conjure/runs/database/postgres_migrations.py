@@ -4,22 +4,11 @@ Main entries: `upgrade`, `schema_number`. Invariant: only `upgrade` changes the 
 a step that was released is never edited, only followed.
 """
 
-from dataclasses import dataclass
-
+from conjure.runs.database.migrations import Migration
 from conjure.runs.database.session import Session
 
-
-@dataclass(frozen=True, slots=True)
-class PostgresMigration:
-    """One step forward: statements that run together with the record of them."""
-
-    number: int
-    name: str
-    statements: tuple[str, ...]
-
-
-POSTGRES_MIGRATIONS: tuple[PostgresMigration, ...] = (
-    PostgresMigration(
+POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
         1,
         "runs, labels, links, metrics, leases",
         (
@@ -126,7 +115,7 @@ POSTGRES_MIGRATIONS: tuple[PostgresMigration, ...] = (
             """,
         ),
     ),
-    PostgresMigration(
+    Migration(
         2,
         "sweeps",
         (
@@ -202,7 +191,7 @@ def upgrade(session: Session) -> int:
     return before
 
 
-def _take(session: Session, migration: PostgresMigration) -> None:
+def _take(session: Session, migration: Migration) -> None:
     session.lock_all()
     if schema_number(session) >= migration.number:
         return

@@ -25,13 +25,15 @@ from conjure.runs.schema.record import (
     MountFacts,
     OutputFacts,
     RunRecord,
+    ending_to_dict,
+    fact_to_dict,
     facts_from_dict,
     from_iso,
     read_fact,
+    times_to_dict,
 )
 from conjure.runs.schema.run_folder import RECORD_FILE, RunFolder
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import PHASES
 
 RECORD_FORMAT = 1  # raised when a reader of before could take the file for something else
 _LINKS_FORMAT = 1
@@ -41,42 +43,35 @@ _RUN_FOLDER = re.compile(r"[1-9][0-9]{0,8}")
 
 def record_to_dict(record: RunRecord) -> dict[str, Any]:
     """A record as ``run.json`` holds it; status, command and params are there for other programs."""
-    spec, ending = record.spec.stored(), record.ending
+    spec = record.spec.stored()
     stored = spec.to_dict()
     return {
         "format": RECORD_FORMAT,
         "number": record.number,
         "status": str(record.status),
-        "end_reason": None if ending is None else str(ending.reason),
-        "exit_code": None if ending is None else ending.exit_code,
-        "signal": None if ending is None else ending.signal,
-        "message": None if ending is None else ending.message,
+        **ending_to_dict(record.ending),
         "command": valid_utf8(spec.command_text),
         "description": stored["description"],
         "labels": stored["labels"],
         "params": stored["params"],
-        **{f"{phase}_at": to_iso(record.facts.entered.get(phase)) for phase in PHASES},
+        **times_to_dict(record.facts),
         "ended_at": to_iso(record.facts.ended_at),
         "command_s": record.command_s,
         "total_s": record.total_s,
-        "code": _fact(record.code),
-        "environment": _fact(record.environment),
+        "code": fact_to_dict(record.code),
+        "environment": fact_to_dict(record.environment),
         "mounts": [asdict(mount) for mount in record.mounts],
-        "outputs": _fact(record.outputs),
-        "usage": _fact(record.usage),
+        "outputs": fact_to_dict(record.outputs),
+        "usage": fact_to_dict(record.usage),
         "gpu_ids": list(record.gpu_ids),
         "parent": record.parent,
         "rerun_of": record.rerun_of,
         "archived_at": to_iso(record.archived_at),
         "end_request": record.end_request,
         "identity": record.identity,
-        "owner": _fact(record.owner),
+        "owner": fact_to_dict(record.owner),
         "spec": stored,
     }
-
-
-def _fact(fact: Any) -> dict[str, Any] | None:
-    return None if fact is None else asdict(fact)
 
 
 def record_from_dict(stored: Mapping[str, Any]) -> RunRecord:

@@ -21,9 +21,11 @@ from conjure.runs.schema.record import (
     MountFacts,
     OutputFacts,
     RunRecord,
+    ending_to_dict,
     facts_from_dict,
     from_iso,
     read_fact,
+    times_to_dict,
 )
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import PHASES, STATUS_OF_REASON, Ending, RunStatus
@@ -175,7 +177,7 @@ def to_columns(record: RunRecord) -> dict[str, Any]:
         "kind": spec.kind,
         "command": valid_utf8(spec.command_text),
         "description": valid_utf8(spec.description),
-        **{f"{phase}_at": to_iso(record.facts.entered.get(phase)) for phase in PHASES},
+        **times_to_dict(record.facts),
         **ending_columns(record.ending, to_iso(record.facts.ended_at), record.command_s, record.total_s),
         "end_request": record.end_request,
         "gpu_ids": as_json(record.gpu_ids),
@@ -197,16 +199,7 @@ def ending_columns(
     ending: Ending | None, ended_at: str | None, command_s: float | None, total_s: float | None
 ) -> dict[str, Any]:
     """How a run ended, as columns."""
-    message = None if ending is None or ending.message is None else valid_utf8(ending.message)
-    return {
-        "end_reason": None if ending is None else str(ending.reason),
-        "exit_code": None if ending is None else ending.exit_code,
-        "signal": None if ending is None else ending.signal,
-        "message": message,
-        "ended_at": ended_at,
-        "command_s": command_s,
-        "total_s": total_s,
-    }
+    return {**ending_to_dict(ending), "ended_at": ended_at, "command_s": command_s, "total_s": total_s}
 
 
 def as_json(value: object) -> str:
@@ -277,7 +270,7 @@ def _same_value(stored: Any, value: Any) -> bool:
 
 def to_claim(row: Mapping[str, Any]) -> Claim:
     """A row with the `CLAIM` columns as what the run takes of its machine."""
-    owner = None if row["owner"] is None else Owner(**json.loads(row["owner"]))
+    owner = read_fact(Owner, _loaded(row["owner"]))
     return Claim(
         row["number"],
         ComputeRequest(row["cpus"], row["gpus"], row["memory_bytes"]),

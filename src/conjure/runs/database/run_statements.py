@@ -34,6 +34,7 @@ from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, Facts, IllegalMoveError, RunStatus, check_move
 
 _HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
+_Item = TypeVar("_Item")
 
 
 class RunStatements(SweepStatements):
@@ -156,7 +157,7 @@ class RunStatements(SweepStatements):
         self._presumed[number] = (ending, self._session.now())
 
     def request_end(self, number: int, what: str) -> bool:
-        """Ask the owner of an active run to stop or kill it."""
+        """Ask the owner of an active run to `STOP`, `PRUNE` or `KILL` it."""
 
         def request() -> bool:
             record = self.get(number)
@@ -169,7 +170,7 @@ class RunStatements(SweepStatements):
         return self._change(number, request)
 
     def end_request(self, number: int) -> str | None:
-        """`STOP` or `KILL` if somebody asked for it, else None."""
+        """`STOP`, `PRUNE` or `KILL` if somebody asked for it, else None."""
         return self._value("SELECT end_request FROM runs WHERE number = ?", (number,))
 
     def set_facts(
@@ -265,9 +266,7 @@ class RunStatements(SweepStatements):
         rows = self._session.query(f"SELECT {LISTED} FROM run_rows {rest}", values)
         with reading_rows():
             listed = list(map(to_listed, rows))
-        if not self._presumed:
-            return listed
-        return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in listed]
+        return self._with_presumed(listed)
 
     def _listing_by_param(self, wanted: RunFilter, name: str) -> list[ListedRun]:
         """As `_listing`; params are JSON, whose values databases order each in a way of their own."""
@@ -276,25 +275,25 @@ class RunStatements(SweepStatements):
         with reading_rows():
             params = [(row["number"], json.loads(row["params"] or "{}")) for row in rows]
         numbers = by_param(params, name, highest_first=wanted.highest_first)
-        end = None if wanted.limit is None else wanted.offset + wanted.limit
-        numbers = numbers[wanted.offset : end]
+        numbers = _page(numbers, wanted)
         found = self._session.query(
             f"SELECT {LISTED} FROM run_rows WHERE number IN ({marks(numbers)})", numbers
         )
         with reading_rows():
             listed = {run.number: run for run in map(to_listed, found)}
-        runs = [listed[number] for number in numbers if number in listed]
-        return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in runs]
+        return self._with_presumed([listed[number] for number in numbers if number in listed])
 
     def _by_status(self, wanted: RunFilter, find: Callable[[RunFilter], list[_HasFacts]]) -> list[_HasFacts]:
         """What `find` finds; where a status is presumed, the database cannot choose by it."""
         if not self._presumed or not wanted.statuses:
             return find(wanted)
-        found = find(replace(wanted, statuses=(), limit=None))
-        return [one for one in found if one.facts.status in wanted.statuses][: wanted.limit]
+        found = find(replace(wanted, statuses=(), limit=None, offset=0))
+        return _page([one for one in found if one.facts.status in wanted.statuses], wanted)
 
     def count(self, wanted: RunFilter) -> int:
         """How many runs a filter lets through, its limit aside."""
+        if self._presumed and wanted.statuses:
+            return len(self.listing(replace(wanted, limit=None, offset=0, order=None)))
         rest, values = selection(replace(wanted, limit=None, order=None))
         return self._value(f"SELECT count(*) FROM (SELECT number FROM run_rows {rest}) AS found", values)
 
@@ -386,6 +385,12 @@ class RunStatements(SweepStatements):
             (identity, str(EndReason.COMPLETED)),
         )
         return next((row for row in rows if row.outputs is None or not row.outputs.removed), None)
+
+
+def _page(found: list[_Item], wanted: RunFilter) -> list[_Item]:
+    """The part of all that was found that a filter's offset and limit leave."""
+    end = None if wanted.limit is None else wanted.offset + wanted.limit
+    return found[wanted.offset : end]
 
 
 def _with_dependencies(claim: Claim, statuses: Mapping[int, RunStatus | None]) -> Claim:

@@ -21,7 +21,7 @@ _Result = TypeVar("_Result")
 
 
 class SqliteDatabase(MaintenanceStatements):
-    """Runs, labels, links and the index of metrics of one home (see `base.Database`)."""
+    """All that is known of the runs of one home (see `base.Database`)."""
 
     @classmethod
     def open(cls, home: Home, *, clock: Callable[[], float] = time.time, must_exist: bool = False) -> Self:

@@ -1,7 +1,7 @@
 """SQLite as conjure needs it: patient with other processes, and with errors people can act on.
 
-Main entries: `connect`, `is_damaged`, `retry_when_busy`, `translate_errors`. Invariant: no exception of
-SQLite's leaves `translate_errors`.
+Main entries: `connect`, `is_damaged`, `files_of`, `retry_when_busy`, `translate_errors`. Invariant: no
+exception of SQLite's leaves `translate_errors`.
 """
 
 import errno
@@ -94,6 +94,11 @@ def is_damaged(path: Path) -> bool:
         return _tells_of_damage(error)
     except UnicodeDecodeError:
         return True  # what SQLite would say names something that is not text any more
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that a database lies in, its own last: until that is moved, a crash changes nothing."""
+    return [path.with_name(f"{path.name}{ending}") for ending in ("-wal", "-shm", "")]
 
 
 def retry_when_busy(act: Callable[[], Any]) -> Any:

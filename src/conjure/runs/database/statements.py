@@ -1,8 +1,9 @@
 """What conjure's statements share, whatever they are about.
 
-Main entry: `Statements`, the base of `run_statements`, `label_statements`, `metric_statements` and
-`maintenance_statements`; with these, `rows` and the migrations it is all the SQL there is. Invariant: a run
-changes only in a transaction that has it to itself, and only by whoever may still write of it.
+Main entry: `Statements`, the base of `sweep_statements`, `run_statements`, `label_statements`,
+`metric_statements` and `maintenance_statements`; with these, `rows`, the sessions and the migrations it is
+all the SQL there is. Invariant: a run changes only in a transaction that has it to itself, and only by
+whoever may still write of it.
 
 Beside each run's row lies ``runs/<number>/run.json``, rewritten here whenever the record changes for good, in
 the same transaction and before its end, so that `reindex` can rebuild every row from the folders alone.
@@ -15,14 +16,15 @@ from typing import Any, Self, TypeVar
 
 from conjure.core.text import to_iso, valid_utf8
 from conjure.errors import ConjureError, NotFoundError, StoreError
-from conjure.runs.database.base import SupersededError
+from conjure.runs.database.base import ListedRun, SupersededError
 from conjure.runs.database.record_files import write_record
-from conjure.runs.database.rows import FACTS, RECORD, to_columns, to_record
+from conjure.runs.database.rows import FACTS, RECORD, marks, to_columns, to_record
 from conjure.runs.database.session import Row, Session
 from conjure.runs.schema.record import MountFacts, RunRecord, facts_from_dict
 from conjure.runs.schema.status import Ending, Facts
 
 _Result = TypeVar("_Result")
+_HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
 
 
 class Statements:
@@ -87,8 +89,9 @@ class Statements:
 
     def _insert(self, record: RunRecord) -> None:
         columns = self._session.with_extracts(to_columns(record))
-        marks = ", ".join("?" * len(columns))
-        self._session.execute(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", columns.values())
+        self._session.execute(
+            f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks(columns)})", columns.values()
+        )
         for label in record.labels:
             self._insert_label(record.number, label)
         self._set_sources(record.number, record.mounts)
@@ -149,9 +152,13 @@ class Statements:
         rows = self._session.query(f"SELECT {RECORD} FROM run_rows {rest}", values)
         with reading_rows():
             records = list(map(to_record, rows))
+        return self._with_presumed(records)
+
+    def _with_presumed(self, found: list[_HasFacts]) -> list[_HasFacts]:
+        """What was found of runs, those told as ended that are presumed to be."""
         if not self._presumed:
-            return records
-        return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in records]
+            return found
+        return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in found]
 
     def _as_presumed(self, number: int, facts: Facts) -> Facts:
         if number not in self._presumed or facts.ending is not None:

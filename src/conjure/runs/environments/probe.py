@@ -12,13 +12,17 @@ from urllib.parse import unquote, urlparse
 sys.path[:1] = []  # the folder we happen to be run in is no part of the environment
 
 
-def _packages() -> list:
+def _distributions() -> list:
     try:
         from importlib.metadata import distributions
     except ImportError:  # before 3.8
         return []
+    return list(distributions())
+
+
+def _packages(distributions: list) -> list:
     found = {}
-    for distribution in distributions():
+    for distribution in distributions:
         name = distribution.metadata["Name"]
         if name and name not in found:  # the first on sys.path is the one that is imported
             found[name] = {
@@ -30,14 +34,10 @@ def _packages() -> list:
     return list(found.values())
 
 
-def _editable_folders() -> list:
+def _editable_folders(distributions: list) -> list:
     """Folders of packages that are installed by reference, however that is done."""
-    try:
-        from importlib.metadata import distributions
-    except ImportError:  # before 3.8
-        return []
     found = []
-    for distribution in distributions():
+    for distribution in distributions:
         try:
             origin = json.loads(distribution.read_text("direct_url.json") or "{}")
             if origin["dir_info"]["editable"]:
@@ -54,6 +54,7 @@ def _site_folders() -> list:
     return folders
 
 
+installed = _distributions()
 json.dump(
     {
         "executable": sys.executable,
@@ -63,8 +64,8 @@ json.dump(
         "scripts": sysconfig.get_path("scripts"),
         "site_folders": _site_folders(),
         "search_path": [folder for folder in sys.path if folder],
-        "editable_folders": _editable_folders(),
-        "packages": _packages(),
+        "editable_folders": _editable_folders(installed),
+        "packages": _packages(installed),
     },
     sys.stdout,
 )

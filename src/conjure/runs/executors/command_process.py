@@ -161,8 +161,7 @@ class CommandProcess:
     def kill(self) -> None:
         """SIGKILL to the command and all its descendants, whatever group they are in."""
         self._signal_group(signal.SIGKILL)
-        for process in self._family():
-            send_signal(process, signal.SIGKILL)
+        send_to_all(self._family(), signal.SIGKILL)
 
     def usage(self) -> Usage:
         """What the family has used so far."""

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.runs.code.git import Git, GitError, own_git, users_git
+from conjure.runs.code.git import EMPTY_TREE, Git, GitError, own_git, users_git
 from conjure.runs.schema.record import RunRecord
 
 LONGEST_BYTES = 1 << 19
-_EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _OPTIONS = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--find-renames", "--stat", "--patch")
 
 
@@ -47,7 +46,7 @@ def diff_between_runs(home: Home, before: RunRecord, after: RunRecord) -> CodeDi
     """What differs between the code of two runs."""
     if before.code is None or after.code is None:
         return CodeDiff(unknown="the code of one of the runs was not recorded")
-    trees = (before.code.tree or _EMPTY_TREE, after.code.tree or _EMPTY_TREE)
+    trees = (before.code.tree or EMPTY_TREE, after.code.tree or EMPTY_TREE)
     return CodeDiff() if trees[0] == trees[1] else _diff(own_git(home.code_repository), *trees)
 
 

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from conjure.core.home import Home
+from conjure.runs.executors.local import find_supervisor
 from conjure.runs.host.gpus import GpuMeter, GpuReading, memory_of
-from conjure.runs.host.process import Process, boot_id, family, host_id, look_at
+from conjure.runs.host.process import Process, family
 from conjure.runs.host.process_usage import Measurement, measure
 from conjure.runs.lifecycle.ownership import is_other_supervisor
-from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 
 
@@ -81,10 +81,10 @@ class Sampler:
         )
 
     def _measure(self) -> "_Measured | None":
-        owner = self._record.owner
-        if owner is None or not _is_here(owner):
+        supervisor = find_supervisor(self._record.owner)
+        if supervisor is None:
             return None
-        found = family(owner.pid, exclude=self._is_other_runs)
+        found = family(supervisor.pid, exclude=self._is_other_runs)
         by_process = {(process.pid, process.started): measure(process.pid) for process in found}
         return _Measured(self._timer(), by_process)
 
@@ -109,11 +109,3 @@ def _sum(what: str, measured: _ByProcess) -> int:
 def _gain(what: str, before: _ByProcess, now: _ByProcess) -> int:
     """By how much the family's sum grew; a process takes over what its ended children had done."""
     return max(_sum(what, now) - _sum(what, before), 0)
-
-
-def _is_here(owner: Owner) -> bool:
-    """Whether this very process runs on this machine."""
-    if (owner.host_id, owner.boot_id) != (host_id(), boot_id()):
-        return False
-    seen = look_at(owner.pid)
-    return seen is not None and seen.started == owner.started

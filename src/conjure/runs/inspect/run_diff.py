@@ -12,11 +12,10 @@ from typing import Any
 
 from conjure.core.home import Home
 from conjure.core.text import valid_utf8
-from conjure.runs.code.git import GitError, own_git
+from conjure.runs.code.git import EMPTY_TREE, GitError, own_git
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.telemetry.metrics import Summary
 
-_EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git knows it without having it
 _KINDS = {"A": "added", "D": "deleted", "R": "renamed"}
 # Of a spec: what is compared by itself below, or says nothing of what was done.
 _COMPARED_ELSEWHERE = frozenset(
@@ -211,7 +210,7 @@ def _code_facts(code: CodeFacts) -> dict[str, Any]:
 
 def _changed_files(home: Home, before: str, after: str) -> tuple[FileChange, ...]:
     git = own_git(home.code_repository)
-    trees = (before or _EMPTY_TREE, after or _EMPTY_TREE)
+    trees = (before or EMPTY_TREE, after or EMPTY_TREE)
     options = ("diff-tree", "-r", "-z", "--find-renames", "--no-ext-diff", "--no-textconv")
     return tuple(_parse(git(*options, "--raw", "--numstat", *trees)))
 

@@ -27,7 +27,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
-from conjure.runs.database.base import KILL, PRUNE, STOP, Database, SupersededError
+from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.interpreter import find_current
@@ -126,11 +126,9 @@ class RunContext:
         if self.told_to_die or self.heartbeat.superseded or not self.folder.is_dir():
             return EndReason.KILL_REQUESTED
         wanted = None if store is None else self._end_request(store)
-        if wanted == KILL:
-            return EndReason.KILL_REQUESTED
-        if wanted == PRUNE:
-            return EndReason.PRUNED
-        return EndReason.STOP_REQUESTED if wanted == STOP or self.told_to_end else None
+        if wanted is not None:
+            return REASON_OF_REQUEST[wanted]
+        return EndReason.STOP_REQUESTED if self.told_to_end else None
 
     def _end_request(self, store: Database) -> str | None:
         try:

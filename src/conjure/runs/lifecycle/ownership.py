@@ -1,8 +1,8 @@
 """Who supervises a run, and what becomes of runs whose supervisor is gone.
 
-Main entries: `open_store`, `mark_interrupted`. Invariant: a run that has not ended is supervised
-by the one process that holds the lock in its folder; a lock that can be taken means that it has none.
-A run of another machine is never judged from here.
+Main entries: `open_store`, `mark_interrupted`. Invariant: a run of this machine that has not ended is
+supervised by the one process that holds the lock in its folder (`RunLock`). A run of another machine is
+judged from here only by its executor, or by a lease that nobody has renewed for long.
 """
 
 import os
@@ -85,13 +85,9 @@ def mark_interrupted(store: Database, records: Iterable[RunRecord], executor: Ex
     for record in records:
         if record.number not in lost and not _can_be_judged(record, executor):
             continue
-        lock = RunLock.take_if_free(store.home.run_folder(record.number))
-        if lock is None:
-            continue
-        try:
-            _close_one(store, record.number)
-        finally:
-            lock.release()
+        with RunLock.possession(store.home.run_folder(record.number)) as nobody_has_it:
+            if nobody_has_it:
+                _close_one(store, record.number)
 
 
 def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:
@@ -193,11 +189,8 @@ def is_other_supervisor(home: Home, own_number: int, process: Process) -> bool:
     folder = home.run_folder(int(number))
     if not RunFolder(folder).lock.exists():
         return False  # it only calls itself so
-    lock = RunLock.take_if_free(folder)
-    if lock is None:
-        return True
-    lock.release()
-    return False
+    with RunLock.possession(folder) as nobody_has_it:
+        return not nobody_has_it
 
 
 def ignore_signals() -> None:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
-from conjure.runs.database.base import KILL, Database
+from conjure.runs.database.base import REASON_OF_REQUEST, Database
 from conjure.runs.database.migrations import NewerSchemaError
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.local import LocalExecutor
@@ -120,9 +120,7 @@ class _Scheduler:
             if claim.in_queue and claim.machine == host_id():
                 self._keep_request(store, claim.number)
                 if claim.end_request is not None:
-                    killed = claim.end_request == KILL
-                    reason = EndReason.KILL_REQUESTED if killed else EndReason.STOP_REQUESTED
-                    close_queued(store, claim.number, Ending(reason))
+                    close_queued(store, claim.number, Ending(REASON_OF_REQUEST[claim.end_request]))
                 elif claim.failed is not None:
                     close_queued(store, claim.number, dependency_failed(*claim.failed))
         known = [claim for claim in claims if not claim.in_queue or claim.number in self._requests]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.database.base import KILL, PRUNE, STOP, Database
+from conjure.runs.database.base import KILL, REASON_OF_REQUEST, Database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.local import find_supervisor
 from conjure.runs.executors.run_lock import RunLock
@@ -20,15 +20,10 @@ from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, proce
 from conjure.runs.scheduling.scheduler_start import close_queued, wake_scheduler
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.schema.status import Ending
 
 _LOOK_EVERY_S = 0.05
 DEAF_AFTER_S = 10.0
-_REASONS = {
-    STOP: EndReason.STOP_REQUESTED,
-    PRUNE: EndReason.PRUNED,
-    KILL: EndReason.KILL_REQUESTED,
-}
 
 
 def _wait_quietly(_waiting: Sequence[int]) -> None:
@@ -48,7 +43,7 @@ def end_runs(
     Args:
         home: Where conjure keeps things.
         numbers: The runs.
-        what: `store.STOP` or `store.KILL`.
+        what: `base.STOP`, `base.PRUNE` or `base.KILL`.
         tick: Called again and again with the numbers that have not ended yet.
         executor: One beside this machine that may have some of the runs.
 
@@ -82,13 +77,13 @@ def request_end(store: Database, number: int, what: str) -> bool:
     Args:
         store: Where the run is recorded.
         number: The run.
-        what: `store.STOP` or `store.KILL`.
+        what: `base.STOP`, `base.PRUNE` or `base.KILL`.
 
     Returns:
         False if it has ended already.
     """
     try:
-        if cancel_queued(store, number, Ending(_REASONS[what])):
+        if cancel_queued(store, number, Ending(REASON_OF_REQUEST[what])):
             return True
         return store.request_end(number, what)
     except StoreError:
@@ -121,7 +116,7 @@ def _end_before_start(store: Database, numbers: Sequence[int], what: str, execut
             continue  # a supervisor that still comes finds the request
         with RunLock.possession(store.home.run_folder(number)) as nobody_has_it:
             if nobody_has_it and store.get(number).owner == Owner.of_executor(executor.name):
-                store.end_run(number, Ending(_REASONS[what]))
+                store.end_run(number, Ending(REASON_OF_REQUEST[what]))
 
 
 def _is_here(record: RunRecord) -> bool:

@@ -26,9 +26,9 @@ from conjure.runs.code import code_store
 from conjure.runs.code.code_store import provisional_references
 from conjure.runs.database.base import Database, KeptParts, RunFilter
 from conjure.runs.database.migrations import NEWEST
-from conjure.runs.database.opening import open_database, shared_database
+from conjure.runs.database.opening import open_database, shared_address
 from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_record
-from conjure.runs.database.sqlite_connection import is_damaged
+from conjure.runs.database.sqlite_connection import files_of, is_damaged
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.sandbox import sandbox_fault
 from conjure.runs.host.gpus import GpuMeter
@@ -119,10 +119,9 @@ def _set_aside(home: Home) -> Path:
         for candidate in (path.with_name(f"{path.name}.damaged-{count}") for count in range(1, 1 << 30))
         if not candidate.exists()
     )
-    for ending in ("-wal", "-shm", ""):  # the file itself last: until then a crash changes nothing
-        part = path.with_name(path.name + ending)
+    for part, kept in zip(files_of(path), files_of(aside), strict=True):
         if part.exists():
-            part.rename(aside.with_name(aside.name + ending))
+            part.rename(kept)
     return aside
 
 
@@ -159,7 +158,7 @@ def _database(home: Home) -> Iterator[Finding]:
 
 def _is_damaged(home: Home) -> bool:
     """Whether the home's own file is damaged; a database that is shared has a server to look after it."""
-    return shared_database(home) is None and is_damaged(home.database)
+    return shared_address(home) is None and is_damaged(home.database)
 
 
 def _integrity(store: Database, suspects: list[int]) -> Finding:

@@ -12,13 +12,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import ConflictError, StoreError, UsageError, option
 from conjure.runs.database.base import RunFilter
-from conjure.runs.database.opening import (
-    SharedDatabase,
-    open_database,
-    share,
-    shared_database,
-    stop_sharing,
-)
+from conjure.runs.database.opening import open_database, share, shared_address, stop_sharing
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
 from conjure.runs.database.record_files import folder_numbers
@@ -58,7 +52,7 @@ def init(home: Home, address: str) -> TeamStatus:
         StoreError: The database cannot be reached, or not be changed.
     """
     _refuse_address(address)
-    if shared_database(home) is not None:
+    if shared_address(home) is not None:
         raise ConflictError("this home shares a database already", fix="conjure team status")
     home.create()
     _refuse_active(home)
@@ -72,7 +66,7 @@ def init(home: Home, address: str) -> TeamStatus:
                 hint="create one: createdb NAME",
             )
         database.reindex()
-        share(home, SharedDatabase(address))
+        share(home, address)
     return status(home)
 
 
@@ -85,7 +79,7 @@ def upgrade_schema(home: Home) -> tuple[int, int]:
     Raises:
         StoreError: It cannot be reached or changed, or the home shares none.
     """
-    return _upgrade(home, _shared(home).address)
+    return _upgrade(home, _shared_address(home))
 
 
 def _upgrade(home: Home, address: str) -> tuple[int, int]:
@@ -103,7 +97,7 @@ def leave(home: Home) -> None:
         ConflictError: A run is active.
         StoreError: The home shares no database, or cannot be written.
     """
-    _shared(home)
+    _shared_address(home)
     _refuse_active(home)
     stop_sharing(home)
     open_database(home).close()
@@ -115,22 +109,17 @@ def status(home: Home) -> TeamStatus:
     Raises:
         StoreError: The home shares none, or it cannot be reached.
     """
-    shared = _shared(home)
-    with open_database(home) as database:
+    address = _shared_address(home)
+    with PostgresDatabase.open(home, address) as database:
         runs, active = database.count(RunFilter(archived=True)), len(database.active_numbers())
-    session = PostgresSession(home, shared.address)
-    try:
-        server = session.query("SELECT version() AS version")[0]["version"]
-    finally:
-        session.close()
-    return TeamStatus(shared.address, " ".join(server.split()[:2]), NEWEST, runs, active)
+        return TeamStatus(address, database.server(), NEWEST, runs, active)
 
 
-def _shared(home: Home) -> SharedDatabase:
-    shared = shared_database(home)
-    if shared is None:
+def _shared_address(home: Home) -> str:
+    address = shared_address(home)
+    if address is None:
         raise StoreError("this home keeps its records in a file of its own", fix="conjure team init --help")
-    return shared
+    return address
 
 
 def _refuse_active(home: Home) -> None:

@@ -17,7 +17,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
 from conjure.runs.database.base import Database
-from conjure.runs.database.opening import shared_database
+from conjure.runs.database.opening import shared_address
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, look_at, send_signal, this_process
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
@@ -33,7 +33,7 @@ def this_queue() -> Owner:
 
 def lock_path(home: Home) -> Path:
     """The file that a scheduler holds: where machines share a home, each has one of its own."""
-    if shared_database(home) is None:
+    if shared_address(home) is None:
         return home.scheduler_lock
     return home.scheduler_lock.with_name(f"scheduler-{host_id()}.lock")
 

@@ -93,7 +93,7 @@ class RunRecord:
         command_s: Seconds the command ran, by a clock that does not jump; None until it has ended.
         total_s: Seconds from request to end, by the same clock.
         gpu_ids: GPUs it was given.
-        end_request: ``stop`` or ``kill`` when somebody asked for one.
+        end_request: ``stop``, ``prune`` or ``kill`` when somebody asked for one.
         parent: The run that started this one, or None.
         rerun_of: The run this one repeats, or None.
         usage: What it used of the machine, once known.
@@ -146,37 +146,48 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values: status first, what was asked next, then what happened."""
-        ending = self.facts.ending
         spec = self.spec.to_dict()
         return {
             "number": self.number,
             "status": str(self.status),
-            "end_reason": None if ending is None else str(ending.reason),
-            "exit_code": None if ending is None else ending.exit_code,
-            "signal": None if ending is None else ending.signal,
-            "message": None if ending is None else ending.message,
+            **ending_to_dict(self.ending),
             "command": valid_utf8(self.spec.stored().command_text),
             "description": spec["description"],
             "labels": spec["labels"],
             "params": spec["params"],
-            **{f"{phase}_at": to_iso(self.facts.entered.get(phase)) for phase in PHASES},
+            **times_to_dict(self.facts),
             "ended_at": to_iso(self.facts.ended_at),
             "command_s": self.command_s,
             "total_s": self.total_s,
-            "code": None if self.code is None else asdict(self.code),
-            "environment": None if self.environment is None else asdict(self.environment),
+            "code": fact_to_dict(self.code),
+            "environment": fact_to_dict(self.environment),
             "mounts": [asdict(mount) for mount in self.mounts],
-            "outputs": None if self.outputs is None else asdict(self.outputs),
-            "usage": None if self.usage is None else asdict(self.usage),
+            "outputs": fact_to_dict(self.outputs),
+            "usage": fact_to_dict(self.usage),
             "gpu_ids": list(self.gpu_ids),
             "parent": self.parent,
             "rerun_of": self.rerun_of,
             "archived_at": to_iso(self.archived_at),
             "end_request": self.end_request,
             "identity": self.identity,
-            "owner": None if self.owner is None else asdict(self.owner),
+            "owner": fact_to_dict(self.owner),
             "spec": spec,
         }
+
+
+def ending_to_dict(ending: Ending | None) -> dict[str, Any]:
+    """How a run ended, as JSON values."""
+    return {
+        "end_reason": None if ending is None else str(ending.reason),
+        "exit_code": None if ending is None else ending.exit_code,
+        "signal": None if ending is None else ending.signal,
+        "message": None if ending is None else ending.message,
+    }
+
+
+def times_to_dict(facts: Facts) -> dict[str, str | None]:
+    """When a run entered its phases, as JSON values."""
+    return {name: to_iso(facts.entered.get(phase)) for phase, name in _TIMES}
 
 
 def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
@@ -195,6 +206,11 @@ def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
         if (text := stored.get(name)) is not None
     }
     return Facts(entered, from_iso(stored.get("ended_at")), ending)
+
+
+def fact_to_dict(fact: Any) -> dict[str, Any] | None:
+    """A dataclass as JSON values; None stays None."""
+    return None if fact is None else asdict(fact)
 
 
 def read_fact(kind: Any, stored: Mapping[str, Any] | None) -> Any:

@@ -364,8 +364,14 @@ class RunSpec:
         environment["pip"] = tuple(environment.get("pip", ()))
         lists = ("command", "stop_conditions", "output", "no_output", "labels", "after")
         plain = (
-            *("kind", "timeout_s", "description", "variables", "params", "idempotent"),
-            *("sandbox", "network"),
+            "kind",
+            "timeout_s",
+            "description",
+            "variables",
+            "params",
+            "idempotent",
+            "sandbox",
+            "network",
         )
         withheld = stored["withheld"] if "withheld" in stored else _starred(stored)
         return cls(

@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from conjure.core.files import parse_json, write_atomically
+from conjure.core.line_tail import LONGEST_LINE_BYTES, LineTail
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.metrics import parse_point
 
 BUCKET = 64
 
 _FORMAT = 1
-_PIECE_BYTES = 1 << 20
-_LONGEST_LINE_BYTES = 1 << 24
 _WORTH_KEEPING_BYTES = 1 << 20  # a shorter file is parsed in milliseconds
 _CHECKED_BYTES = 4096
 # As `conjure.reporting` writes points; a line of another form is parsed as JSON.
@@ -145,7 +144,7 @@ class MetricColumns:
         self._lock = threading.RLock()
         self._identity: tuple[int, int] | None = None
         self._beside_identity: tuple[int, ...] | None = None
-        self._offset = 0
+        self._lines = LineTail(self._source)
         self._kept_offset = 0
         self._kept: dict[str, _Kept] = {}
         self._columns: dict[str, Column] = {}
@@ -160,13 +159,12 @@ class MetricColumns:
                 return
             with file:
                 facts = os.fstat(file.fileno())
-                if self._identity != (facts.st_dev, facts.st_ino) or facts.st_size < self._offset:
+                if self._identity != (facts.st_dev, facts.st_ino) or facts.st_size < self._lines.offset:
                     self._forget()
                     self._identity = (facts.st_dev, facts.st_ino)
                     self._load(file, facts.st_size)
-                for piece in self._whole_lines(file):
-                    self._take(piece)
-            if self._offset - self._kept_offset > max(_WORTH_KEEPING_BYTES, self._offset // 10):
+                self._take_new(file)
+            if self._lines.offset - self._kept_offset > max(_WORTH_KEEPING_BYTES, self._lines.offset // 10):
                 self._save()
 
     def names(self) -> list[str]:
@@ -184,8 +182,7 @@ class MetricColumns:
     def column(self, name: str) -> Column:
         """One metric's points; an empty column for a name that is none."""
         with self._lock:
-            if name not in self._columns and name in self._kept:
-                self._columns[name] = self._read_kept(name)
+            self._load_column(name)
             return self._columns.get(name, Column())
 
     @property
@@ -195,25 +192,12 @@ class MetricColumns:
             return sum(column.size_bytes for column in self._columns.values())
 
     def _forget(self) -> None:
-        self._identity, self._offset, self._kept_offset = None, 0, 0
+        self._identity, self._lines.offset, self._kept_offset = None, 0, 0
         self._kept, self._columns = {}, {}
 
-    def _whole_lines(self, file: IO[bytes]) -> Iterator[bytes]:
-        size = _PIECE_BYTES
-        while True:
-            file.seek(self._offset)
-            piece = file.read(size)
-            whole, newline, _ = piece.rpartition(b"\n")
-            if newline:
-                self._offset += len(whole) + 1
-                yield whole
-                size = _PIECE_BYTES
-            elif len(piece) < size:
-                return
-            elif size < _LONGEST_LINE_BYTES:
-                size *= 2
-            else:
-                self._offset += len(piece)  # no line of ours is that long: pass over it
+    def _take_new(self, file: IO[bytes]) -> None:
+        for block in self._lines.read_blocks(file):
+            self._take(block)
 
     def _take(self, whole: bytes) -> None:
         rows: dict[str, tuple[list[int], list[float], list[float]]] = {}
@@ -223,15 +207,15 @@ class MetricColumns:
             values.append(value)
             times.append(at)
         for name, added in rows.items():
-            if name not in self._columns:
-                self._columns[name] = self._read_kept(name) if name in self._kept else Column()
-            self._columns[name].extend(*added)
+            if not self._load_column(name):
+                return  # these points were among all that was read anew
+            self._columns.setdefault(name, Column()).extend(*added)
 
     def _load(self, source: IO[bytes], size: int) -> None:
         """Take over what lies beside, if it was made from the beginning of what is there now."""
         try:
             with self._beside.open("rb") as file:
-                header = parse_json(file.readline(_LONGEST_LINE_BYTES))
+                header = parse_json(file.readline(LONGEST_LINE_BYTES))
                 wanted = (_FORMAT, sys.byteorder, _digest(source, int(header["source_bytes"])))
                 if int(header["source_bytes"]) > size or wanted != (
                     header["format"],
@@ -252,30 +236,35 @@ class MetricColumns:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return
         self._kept, self._beside_identity = kept, identity
-        self._offset = self._kept_offset = int(header["source_bytes"])
+        self._lines.offset = self._kept_offset = int(header["source_bytes"])
 
-    def _read_kept(self, name: str) -> Column:
+    def _load_column(self, name: str) -> bool:
+        """Have in memory what is kept of a metric; False where all points had to be read anew for it."""
+        if name in self._columns or name not in self._kept:
+            return True
         kept = self._kept[name]
         try:
             with self._beside.open("rb") as file:
                 if _identity(os.fstat(file.fileno())) != self._beside_identity:
                     raise EOFError("another process has written it anew")
                 file.seek(kept.at)
-                return Column.read(
+                self._columns[name] = Column.read(
                     file, kept.points, steps_ascend=kept.steps_ascend, times_ascend=kept.times_ascend
                 )
         except (OSError, EOFError):  # it was removed or replaced: what it was made from is still there
             identity = self._identity
             self._forget()
-            with suppress(OSError), self._source.open("rb") as source:
-                for piece in self._whole_lines(source):
-                    self._take(piece)
             self._identity = identity
-            return self._columns.get(name, Column())
+            with suppress(OSError), self._source.open("rb") as source:
+                self._take_new(source)
+            return False
+        return True
 
     def _save(self) -> None:
         """Write all columns beside the file they are of; a disk that takes nothing only costs the cache."""
-        columns = {name: self.column(name) for name in self.names()}
+        for name in self.names():
+            self._load_column(name)
+        columns = {name: self._columns[name] for name in self.names()}
         metrics, at = [], 0
         for name, column in columns.items():
             metrics.append(
@@ -290,21 +279,20 @@ class MetricColumns:
             at += column.size_bytes
         with suppress(OSError):
             with self._source.open("rb") as source:
-                digest = _digest(source, self._offset)
+                digest = _digest(source, self._lines.offset)
             header = {
                 "format": _FORMAT,
                 "byte_order": sys.byteorder,
-                "source_bytes": self._offset,
+                "source_bytes": self._lines.offset,
                 "source_digest": digest,
                 "metrics": metrics,
             }
-
             first = json.dumps(header).encode() + b"\n"
             write_atomically(
                 self._beside, b"".join([first, *map(Column.to_bytes, columns.values())]), mode=0o600
             )
             self._beside_identity = _identity(self._beside.stat())
-            self._kept_offset = self._offset
+            self._kept_offset = self._lines.offset
             self._kept = {
                 each["name"]: _Kept(
                     len(first) + each["at"], each["points"], each["steps_ascend"], each["times_ascend"]

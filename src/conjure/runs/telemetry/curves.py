@@ -23,7 +23,6 @@ class Curve:
     Attributes:
         x: Steps, seconds since the origin, or another metric's values; ascending.
         y: The values, None where there is a gap.
-        shown: How many points that is.
         total: How many points there are in the range that was asked for.
         points: How many the metric has in all.
         gaps: How many values in the range are not finite.
@@ -32,7 +31,6 @@ class Curve:
 
     x: Sequence[float]
     y: Sequence[float | None]
-    shown: int
     total: int
     points: int
     gaps: int
@@ -66,14 +64,12 @@ class CurveRequest:
 def draw_curve(columns: MetricColumns, name: str, wanted: CurveRequest = CurveRequest()) -> Curve:
     """The curve of a metric, or of a part of it."""
     column = columns.column(name)
-    if grows_in_order(column, wanted.x):
-        places = column.steps if wanted.x == STEP else column.times
-        return _in_order(column, places, 0.0 if wanted.x == STEP else wanted.origin, wanted)
     if wanted.x in (STEP, TIME):
-        places = column.steps if wanted.x == STEP else column.times
-        shift = 0.0 if wanted.x == STEP else wanted.origin
+        places, origin = (column.steps, 0.0) if wanted.x == STEP else (column.times, wanted.origin)
+        if grows_in_order(column, wanted.x):
+            return _in_order(column, places, origin, wanted)
         order = sorted(range(len(column)), key=places.__getitem__)
-        pairs = [(places[index] - shift, column.values[index]) for index in order]
+        pairs = [(places[index] - origin, column.values[index]) for index in order]
     else:
         pairs = _paired(columns.column(wanted.x), column)
     return _sorted(pairs, len(column), replace(wanted, after=None))
@@ -93,7 +89,6 @@ def _in_order(column: Column, places: "array[Any]", origin: float, wanted: Curve
     return Curve(
         [_short(places[index] - origin) if origin else places[index] for index in kept],
         [_value(column.values[index]) for index in kept],
-        len(kept),
         max(stop - start, 0),
         count,
         _count_gaps(column, start, stop),

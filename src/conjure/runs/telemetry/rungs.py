@@ -9,7 +9,7 @@ from collections.abc import Iterator
 class RungLadder:
     """Rungs at steps 1, 2, 4, 8 and so on.
 
-    Args of the constructor:
+    Args:
         metric: The metric that climbs it.
     """
 

@@ -4,7 +4,7 @@ import pytest
 
 from conjure.errors import ConflictError, StoreError, UsageError
 from conjure.runs.database.migrations import NewerSchemaError
-from conjure.runs.database.opening import SharedDatabase, open_database, share, shared_database, stop_sharing
+from conjure.runs.database.opening import open_database, share, shared_address, stop_sharing
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import host_id
 from conjure.runs.maintenance import team
@@ -30,7 +30,7 @@ def test_an_active_run_keeps_a_home_where_it_is(home, store):
     with pytest.raises(ConflictError, match="1 run has not ended: 1") as caught:
         team.init(home, "postgresql://host/db")
     assert caught.value.fix == "conjure wait 1"
-    assert shared_database(home) is None
+    assert shared_address(home) is None
 
 
 def test_a_home_that_shares_nothing_says_so(home, store):
@@ -43,8 +43,8 @@ def test_a_home_that_shares_is_closed_to_whoever_looks_for_a_file(home):
     with SqliteDatabase.open(home) as store:
         finish(store, add_run(store, labels=("a",)).number, Ending(EndReason.COMPLETED, 0))
         before = store.select()
-    share(home, SharedDatabase("postgresql://host/db"))
-    assert shared_database(home) == SharedDatabase("postgresql://host/db")
+    share(home, "postgresql://host/db")
+    assert shared_address(home) == "postgresql://host/db"
     assert home.team_file.stat().st_mode & 0o777 == 0o600
     assert lock_path(home).name == f"scheduler-{host_id()}.lock"  # each machine starts its own
     with pytest.raises(NewerSchemaError):

@@ -164,6 +164,16 @@ def test_another_process_may_replace_what_is_kept(kept):
     assert list(columns.column("b").values)[:500] == expected
 
 
+def test_new_points_are_added_once_though_what_is_kept_was_replaced(kept):
+    columns = refreshed(kept)
+    add(kept, *(line("0", step, 1.0) for step in range(500)))
+    refreshed(kept)
+    add(kept, line("a", 500, 7.5), line("b", 500, 8.5))
+    columns.refresh()
+    assert {name: len(columns.column(name)) for name in columns.names()} == {"a": 501, "b": 501, "0": 500}
+    assert list(columns.column("a").values) == list(refreshed(kept).column("a").values)
+
+
 def test_a_folder_that_takes_no_file_costs_the_cache_only(folder, monkeypatch):
     monkeypatch.setattr(module, "_WORTH_KEEPING_BYTES", 100)
 
@@ -201,7 +211,7 @@ class TestCurves:
         columns = self.columns(folder, *(line("loss", step, step) for step in range(100)))
         curve = draw_curve(columns, "loss", CurveRequest(lower=10, upper=20))
         assert list(curve.x) == list(range(9, 22))
-        assert (curve.shown, curve.total, curve.points) == (13, 13, 100)
+        assert (len(curve.x), curve.total, curve.points) == (13, 13, 100)
 
     def test_only_later_points(self, folder):
         columns = self.columns(folder, *(line("loss", step, step) for step in range(10)))
