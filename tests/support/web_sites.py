@@ -44,7 +44,7 @@ def visiting(root, *, allow_actions=False, keys=None, logged_in=True):
     """A visitor of the pages of the home in `root`."""
     bound = listen("127.0.0.1", 0, has_key=False)
     session = Session(bound.getsockname()[1], None if keys is None else ApiKeys(keys))
-    playground = LazyPlayground(Home(root))
+    playground = LazyPlayground()
     app = create_app(Site(Home(root), allow_actions=allow_actions), session, playground)
     try:
         with running(app, Shutdown(playground.drain, playground.abort), bound=bound) as client:
