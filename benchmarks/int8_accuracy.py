@@ -1,8 +1,8 @@
 """How far the native engine's int8 logits are from its exact ones, on real text.
 
-``.venv/bin/python benchmarks/int8_accuracy.py MODEL TEXT [--tokens 4096]`` reads the first tokens of a text in
-windows and prints the share of positions whose most likely token differs, the mean loss of both, and the mean
-Kullback-Leibler divergence in nats.
+``.venv/bin/python benchmarks/int8_accuracy.py MODEL TEXT [--tokens 4096]`` reads the first tokens of a text
+in windows and prints the share of positions whose most likely token differs, the mean loss of both, and the
+mean Kullback-Leibler divergence in nats.
 """
 
 import argparse

@@ -209,6 +209,9 @@ def _in_our_form(error: click.ClickException) -> ConjureError:
         message, near = f"there is no option {error.option_name}", near_names(error.option_name, options)
     elif isinstance(error, click.NoSuchCommand) and context is not None:
         message, near = _no_such_command(error.command_name, context)
+    elif isinstance(error, click.exceptions.NoArgsIsHelpError) and isinstance(error.ctx.command, click.Group):
+        commands = ", ".join(error.ctx.command.list_commands(error.ctx))
+        message, near = f"`{error.ctx.command_path}` needs a command: {commands}", []
     else:
         message, near = error.format_message().removesuffix("."), []
     return ConjureError(
