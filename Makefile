@@ -51,8 +51,9 @@ test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is m
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter
 
-test-cluster: setup  ## a real PostgreSQL; installs Debian's if it is missing
+test-cluster: setup  ## a real PostgreSQL and an S3 server; installs Debian's PostgreSQL if it is missing
 	scripts/install-programs initdb=postgresql
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	$(BIN)/pytest tests/cluster
 
 test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing

@@ -18,6 +18,7 @@ from typing import TextIO
 import click
 
 from conjure.cli.typed_options import spell_as_typed
+from conjure.core.home_selection import OPTION, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError
@@ -119,10 +120,15 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.option("--home", metavar="NAME", help="Home to use: local, or the name of a team's.")
 @click.version_option(package_name="conjure")
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, *, home: str | None) -> None:
     """Cast runs, tune language models."""
+    if home is not None:
+        take_home_option(
+            [OPTION, home, *([context.invoked_subcommand] if context.invoked_subcommand else [])]
+        )
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     elif context.invoked_subcommand in CONFIGURED:
@@ -153,6 +159,11 @@ def main(*, interrupts: bool = False) -> None:
 
 
 def _run(arguments: list[str], *, interrupts: bool = False) -> int:
+    try:
+        arguments = take_home_option(arguments)
+    except ConjureError as error:
+        _show(error, arguments)
+        return error.exit_status
     # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
     own_failure = 125 if arguments[:1] and arguments[0] in _CARRIERS else None
     stdout = sys.stdout
@@ -280,7 +291,7 @@ def _show(error: ConjureError, arguments: Sequence[str]) -> None:
         if told.hint:
             click.echo(f"{click.style('  hint:', bold=True)} {printable(told.hint)}", err=True)
         if told.fix:
-            line = printable(_command_line(told.fix, arguments))
+            line = with_home(printable(_command_line(told.fix, arguments)))
             click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)
     except OSError:  # stderr cannot be written either; the exit status still tells
         _write_no_more(sys.stderr)

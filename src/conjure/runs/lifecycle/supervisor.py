@@ -35,6 +35,7 @@ from conjure.runs.lifecycle.ownership import (
     open_store,
     process_name,
 )
+from conjure.runs.lifecycle.shipping import Shipper
 from conjure.runs.scheduling.run_queue import admit, enqueue
 from conjure.runs.scheduling.scheduler_start import (
     is_scheduler,
@@ -115,8 +116,11 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
             attempt = _enter(home, store, number, request)
             if attempt is not None:
                 exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
+                shipper = Shipper(home, number, attempt)
                 supervise(
-                    RunContext(home, store, number, request.spec, request.requested, exclude, heartbeat)
+                    RunContext(
+                        home, store, number, request.spec, request.requested, exclude, heartbeat, shipper
+                    )
                 )
         status = 0
     except SupersededError as error:
@@ -139,7 +143,7 @@ def _enter(home: Home, store: Database, number: int, request: SupervisorRequest)
     None where there is no room for it after all, so that it is left to the queue, or where it has ended.
     """
     try:
-        attempt = store.begin_attempt(number, this_process())
+        attempt = store.begin_attempt(number, this_process(home))
         store.write_as(number, attempt)
         if not admit(store, number, request):
             enqueue(home, store, number, request)
