@@ -26,7 +26,7 @@ from conjure.runs.database.opening import open_database
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import Process, adopt_orphans, boot_id, end_all, family, set_name, this_process
+from conjure.runs.host.process import Process, adopt_orphans, boot_id, end_family, set_name, this_process
 from conjure.runs.lifecycle.execution import RunContext, supervise
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (
@@ -130,7 +130,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
         traceback.print_exc()
         _close_after_our_own_fault(home, number, error)
     finally:
-        end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
+        end_family(exclude=_exclude(home, number))
         _remove_if_empty(home, number)
         sys.stderr.flush()
         wake_scheduler(home)  # there is room now; or the run waits again
@@ -161,7 +161,7 @@ def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
         pid, status = os.wait()
         if pid == supervisor:
             break
-    end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
+    end_family(exclude=_exclude(home, number))
     if status != 0 or scheduler_is_missing(home):
         try:
             open_store(home, must_exist=True).close()
