@@ -307,6 +307,7 @@ class RunView:
             Fact("command", self.command),
             *_optional("description", record.spec.description),
             *_optional("labels", ", ".join(record.labels)),
+            *_optional("machine", "" if record.owner is None else record.owner.member),
             *time_facts(record),
             *code_facts(record),
             *environment_facts(record),
