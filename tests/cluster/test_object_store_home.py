@@ -201,6 +201,16 @@ def test_numbers_are_dense_and_versions_differ_whoever_asks(team, project):
     assert sorted(given) == [1, 2, 3, 4]
 
 
+def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgres, address, tmp_path):
+    objects = f"file://{tmp_path}/objects"
+    make_team(project, address, objects, first_command="true")
+    eve = Member(project.parent / "eve")
+    refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
+    assert refused.returncode == 1
+    assert "which holds 1 run" in refused.stderr
+    assert "conjure team join --database" in refused.stderr
+
+
 # ---- what goes away ----------------------------------------------------------------------------------------
 
 

@@ -247,6 +247,14 @@ class ObjectIndex:
         )
         return Streams(**rows[0]) if rows else None
 
+    def expect_heartbeat(self, number: int, attempt: int) -> None:
+        """Let an active run whose lease was lost be closed, unless its supervisor is heard of in time."""
+        self._session.execute(
+            "INSERT INTO leases (run, attempt, heartbeat_at)"
+            " VALUES (?, ?, extract(epoch FROM clock_timestamp())) ON CONFLICT DO NOTHING",
+            (number, attempt),
+        )
+
     # ---- uploads -------------------------------------------------------------------------------------------
 
     def uploads(self, name: str | None = None) -> list[UploadRow]:
