@@ -119,6 +119,8 @@ def _manifest_of(files: "SharedRuns", record: RunRecord) -> "SharedManifest":
             f"run {number} ended {record.status} and saved nothing;"
             f" what is left of it is{where or ' elsewhere'}"
         )
+    if record.outputs.removed:
+        raise NotFoundError(f"the files of run {number} were removed")
     if record.outputs.manifest is None:
         raise NotFoundError(f"the files of run {number} are only{where or ' elsewhere'}")
     return files.load(record.outputs.manifest)
