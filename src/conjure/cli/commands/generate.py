@@ -5,6 +5,7 @@ Main entry: `command`. Invariant: stdout holds what was written and nothing else
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, cast
@@ -169,7 +170,7 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
     options = check_generate(prompts, options)
     for name in placeholders or {}:
         options.pop(name, None)
-    return generate_spec(
+    spec = generate_spec(
         Home.from_environment(),
         prompts[0],
         given["model"],
@@ -179,6 +180,7 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
         description=given["description"],
         labels=given["label"],
     )
+    return replace(spec, project=given["project"])
 
 
 def _only(argument: str | None, option: str | None) -> str | None:

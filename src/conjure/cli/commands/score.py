@@ -4,6 +4,7 @@ Main entry: `command`. Invariant: weights are float32 whatever the machine, so t
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,7 +108,7 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
     options = cast("ScoreOptions", given_options(context, ScoreOptions))
     for name in placeholders or {}:
         options.pop(name, None)
-    return score_spec(
+    spec = score_spec(
         Home.from_environment(),
         given["inputs"],
         given["compare"] if given["compare"] is not None else [given["model"]],
@@ -117,6 +118,7 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
         description=given["description"],
         labels=given["label"],
     )
+    return replace(spec, project=given["project"])
 
 
 def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:

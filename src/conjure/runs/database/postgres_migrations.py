@@ -155,6 +155,22 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
             """,
         ),
     ),
+    Migration(
+        3,
+        "projects",
+        (
+            'ALTER TABLE runs ADD COLUMN project TEXT COLLATE "C"',
+            "CREATE INDEX runs_by_project ON runs (project)",
+            "DROP VIEW run_rows",  # its columns are those that the table had when it was made
+            """
+            CREATE VIEW run_rows AS SELECT
+                runs.*,
+                (SELECT string_agg(label, chr(10) ORDER BY label) FROM run_labels WHERE run = number)
+                    AS labels
+            FROM runs
+            """,
+        ),
+    ),
 )
 NEWEST = POSTGRES_MIGRATIONS[-1].number
 
