@@ -3,17 +3,18 @@
 import pytest
 
 from support.postgres_server import PostgresServer
+from support.s3_server import S3Server
 
 pytest.register_assert_rewrite("support.database_contract")
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "/tests/cluster/" in str(item.path):
-            item.add_marker(pytest.mark.cluster)
 
 
 @pytest.fixture(scope="session")
 def postgres():
     with PostgresServer.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3():
+    with S3Server.running() as server:
         yield server

@@ -4,24 +4,15 @@ import json
 
 import pytest
 
-from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from support.casting import ending_runs
 from support.models import tiny_checkpoint
 from support.texts import ONE_LINERS
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def client(conjure_home):
-    with ending_runs(Home(conjure_home)) as client:
-        yield client
-
-
-def test_a_fine_tune_then_samples_and_a_score_of_its_model(client, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
+def test_a_fine_tune_then_samples_and_a_score_of_its_model(client, folder, tmp_path):
+    (folder / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
     model = tiny_checkpoint(tmp_path / "base")
     tuned = client.finetune(
         "jokes.txt",
@@ -43,12 +34,12 @@ def test_a_fine_tune_then_samples_and_a_score_of_its_model(client, tmp_path, mon
     scored = client.score("My dog", model=name)
     assert samples.wait(check=True).record.mounts[0].source_run == tuned.number
     samples.cp("samples.json", "samples")
-    assert [one["prompt"] for one in json.loads((tmp_path / "samples/samples.json").read_text())] == [
+    assert [one["prompt"] for one in json.loads((folder / "samples/samples.json").read_text())] == [
         "My",
         "My",
     ]
     scored.wait(check=True).cp("score.json", "scored")
-    assert json.loads((tmp_path / "scored/score.json").read_text())["tokens"] > 0
+    assert json.loads((folder / "scored/score.json").read_text())["tokens"] > 0
 
 
 def test_nothing_gets_a_number_that_cannot_be_done(client, tmp_path):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from conjure.core.home import Home
 from support.casting import ending_runs
 from support.containers import BUSYBOX, SMALL, WITH_PYTHON, import_image, podman
 
@@ -65,20 +64,6 @@ def user_home(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "private.txt").write_text("private\n")
     monkeypatch.setenv("HOME", str(folder))
-    return folder
-
-
-@pytest.fixture
-def home(conjure_home):
-    return Home(conjure_home)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The current folder, empty."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
     return folder
 
 

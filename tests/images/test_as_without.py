@@ -6,8 +6,6 @@ from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import nap, wait_until
 from support.containers import SMALL
 
-pytestmark = pytest.mark.images
-
 
 def both(client, command, **options):
     """The same run without and with a container."""

@@ -13,8 +13,6 @@ from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import nap, wait_until
 from support.containers import SMALL, import_image, podman
 
-pytestmark = pytest.mark.images
-
 
 def image_digest(name):
     return "sha256:" + podman("image", "inspect", "--format", "{{.Id}}", name)

@@ -18,6 +18,7 @@ from typing import TextIO
 import click
 
 from conjure.cli.typed_options import spell_as_typed
+from conjure.core.home_selection import OPTION, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError
@@ -107,17 +108,6 @@ class LazyGroup(click.Group):
             return None
         return import_module(f"conjure.cli.commands.{cmd_name}").command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, but an unknown verb is answered with the nearest known ones."""
-        name = args[0]
-        if name not in COMMANDS and name not in _ALIASES:
-            near = near_names(name, COMMANDS)
-            hint = f"did you mean {' or '.join(f'`conjure {verb}`' for verb in near)}?" if near else None
-            ctx.fail(f"there is no command {name!r}{f'; {hint}' if hint else ''}")
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The verbs by section, from the table alone."""
         for section in dict.fromkeys(section for section, _ in COMMANDS.values()):
@@ -131,10 +121,15 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.option("--home", metavar="NAME", help="Home to use: local, or the name of a team's.")
 @click.version_option(package_name="conjure")
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, *, home: str | None) -> None:
     """Cast runs, tune language models."""
+    if home is not None:
+        take_home_option(
+            [OPTION, home, *([context.invoked_subcommand] if context.invoked_subcommand else [])]
+        )
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     elif context.invoked_subcommand in CONFIGURED:
@@ -165,6 +160,11 @@ def main(*, interrupts: bool = False) -> None:
 
 
 def _run(arguments: list[str], *, interrupts: bool = False) -> int:
+    try:
+        arguments = take_home_option(arguments)
+    except ConjureError as error:
+        _show(error, arguments)
+        return error.exit_status
     # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
     own_failure = 125 if arguments[:1] and arguments[0] in _CARRIERS else None
     stdout = sys.stdout
@@ -218,15 +218,26 @@ def _in_our_form(error: click.ClickException) -> ConjureError:
     context = error.ctx if isinstance(error, click.UsageError) else None
     if isinstance(error, click.NoSuchOption) and context is not None:
         options = [option for each in context.command.get_params(context) for option in each.opts]
-        near = near_names(error.option_name, options)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        message = f"there is no option {error.option_name}{hint}"
+        message, near = f"there is no option {error.option_name}", near_names(error.option_name, options)
+    elif isinstance(error, click.NoSuchCommand) and context is not None:
+        message, near = _no_such_command(error.command_name, context)
+    elif isinstance(error, click.exceptions.NoArgsIsHelpError) and isinstance(error.ctx.command, click.Group):
+        commands = ", ".join(error.ctx.command.list_commands(error.ctx))
+        message, near = f"`{error.ctx.command_path}` needs a command: {commands}", []
     else:
-        message = error.format_message().removesuffix(".")
+        message, near = error.format_message().removesuffix("."), []
     return ConjureError(
-        message[:1].lower() + message[1:],
+        message[:1].lower() + message[1:] + (f"; did you mean {' or '.join(near)}?" if near else ""),
         fix=f"{context.command_path} --help" if context is not None else None,
     )
+
+
+def _no_such_command(typed: str, group: click.Context) -> tuple[str, list[str]]:
+    """What is said of an unknown command of conjure or of a group, and the nearest known ones."""
+    path = group.command_path
+    known = group.command.list_commands(group) if isinstance(group.command, click.Group) else []
+    words = f"{path} {typed}".removeprefix("conjure ")
+    return f"there is no command {words!r}", [f"`{path} {name}`" for name in near_names(typed, known)]
 
 
 def _call(arguments: list[str]) -> object:
@@ -281,7 +292,7 @@ def _show(error: ConjureError, arguments: Sequence[str]) -> None:
         if told.hint:
             click.echo(f"{click.style('  hint:', bold=True)} {printable(told.hint)}", err=True)
         if told.fix:
-            line = printable(_command_line(told.fix, arguments))
+            line = with_home(printable(_command_line(told.fix, arguments)))
             click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)
     except OSError:  # stderr cannot be written either; the exit status still tells
         _write_no_more(sys.stderr)

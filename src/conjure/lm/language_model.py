@@ -13,12 +13,13 @@ from torch import Tensor
 
 from conjure.errors import ContextLengthError, ModelError, ShapeError
 from conjure.lm.checkpoints.adapters import apply_adapter
-from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
+from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint
 from conjure.lm.checkpoints.stored_weights import load_tokenizer, missing_tokenizer
 from conjure.lm.generation.generate import Sample, generate
 from conjure.lm.generation.request import GenerationRequest, Overflow, draw_seed
 from conjure.lm.generation.score import Score, score
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.hardware import fast_dtype
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.shape import ModelConfig
@@ -47,7 +48,11 @@ def load(
         UsageError: The name or the precision cannot be one.
     """
     dtype = fast_dtype(torch.device("cpu"), precision)
-    source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
+    return load_source(apply_adapter(resolve_model(name, lookups=lookups), adapter), dtype)
+
+
+def load_source(source: ModelSource, dtype: torch.dtype = torch.float32) -> "LanguageModel":
+    """Load a model that was found already; errors as for `load`."""
     model = load_model(source.folder, dtype)
     return LanguageModel(model, load_tokenizer(source.folder, model.config), origin=str(source))
 
@@ -160,7 +165,7 @@ class LanguageModel:
             UsageError: `context` or `stride` is out of range.
             CheckpointError: The model has no tokenizer.
         """
-        return score(self.model, self.tokenizer, text, context=context, stride=stride)
+        return score(TorchScorer(self.model), self.tokenizer, text, context=context, stride=stride)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that conjure, transformers, vLLM and llama.cpp's converter read.

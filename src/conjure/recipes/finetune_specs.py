@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.recipes.options import FinetuneOptions, option_words
+from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
 from conjure.recipes.run_specs import Inputs, recorded
 from conjure.runs.artifacts.resource_paths import parse
@@ -21,7 +21,6 @@ _BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes be
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
 _OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
 _RESUME = "--resume"
-_INPUTS = ("validation", "adapter")  # options that name what a run must find
 
 
 def finetune_spec(
@@ -50,12 +49,7 @@ def finetune_spec(
     """
     inputs = Inputs(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
-    words += option_words({name: value for name, value in options.items() if name not in _INPUTS})
-    words += inputs.adapter(options.get("adapter"))
-    validation = options.get("validation")
-    if validation is not None:
-        words.append(f"--validation={inputs.data(str(validation))}")
-    words += option_words(placeholders or {})
+    words += inputs.option_words(options, placeholders)
     return recorded("finetune", words, inputs.mounts, description=description, labels=labels)
 
 

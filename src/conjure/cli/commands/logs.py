@@ -15,6 +15,7 @@ from conjure.cli.render import note, visible
 from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
+from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
@@ -48,6 +49,7 @@ def command(
         return _follow(home, number, wanted) if wanted.asks else follow_run(home, number)
     with open_store(home) as store:
         record = store.get(number)
+    bring_streams(home, number)
     folder = home.run_folder(number)
     if log_is_lost(folder, record):
         raise NotFoundError(

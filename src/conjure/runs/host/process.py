@@ -1,8 +1,10 @@
 """Processes of this machine: who is who across restarts, and ending whole families of them.
 
-Main entries: `this_process`, `family`, `end_all`, `everybody`, `adopt_orphans`, `die_with_parent`. Invariant:
-a signal goes only to the process it was meant for (a pid is checked against its start time), so a reused pid
-is never hit. Where /proc or prctl are missing (not Linux), only process groups are known.
+Main entries: `this_process`, `family`, `end_all`, `end_family`, `everybody`, `adopt_orphans`,
+`die_with_parent`. Invariants: a signal goes only to the process it was meant for (a pid is checked against
+its start time), so a reused pid is never hit; children are taken in only by a process that has none but
+conjure's, as others may have a caller who waits for them. Where /proc or prctl are missing (not Linux), only
+process groups are known.
 """
 
 import ctypes
@@ -16,7 +18,9 @@ from functools import cache
 from pathlib import Path
 
 from conjure.core.files import sha256_bytes
-from conjure.runs.schema.process_facts import Owner
+from conjure.core.home import Home
+from conjure.core.team_settings import read_team
+from conjure.runs.schema.process_facts import Owner, machine_name
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _PR_SET_NAME = 15
@@ -41,11 +45,18 @@ class Process:
     is_stopped: bool = False
 
 
-def this_process() -> Owner:
-    """The process this is called in, as a run's owner."""
+def this_process(home: Home | None = None) -> Owner:
+    """The process this is called in, as an owner of runs of a home; without one, as one of this machine."""
     pid = os.getpid()
     seen = look_at(pid)
-    return Owner(host_id(), boot_id(), pid, seen.started if seen is not None else "")
+    machine = host_id() if home is None else machine_id(home)
+    return Owner(machine, boot_id(), pid, seen.started if seen is not None else "")
+
+
+def machine_id(home: Home) -> str:
+    """This machine, as the runs of a home name it: where each of a team has a home, that home on it."""
+    team = read_team(home)
+    return machine_name(host_id(), "" if team is None else team.member)
 
 
 @cache
@@ -153,11 +164,20 @@ def end_all(find: Callable[[], Iterable[Process]], *, patience_s: float = 10.0) 
     while processes := list(find()):
         for process in processes:
             send_signal(process, signal.SIGKILL)
-        reap_children()
         if time.monotonic() > deadline:
             return False
         time.sleep(_SWEEP_EVERY_S)
     return True
+
+
+def end_family(*, exclude: Callable[[Process], bool]) -> None:
+    """SIGKILL the descendants of this process, which has no children but a run's, and take them in."""
+
+    def find() -> list[Process]:
+        reap_children()  # a command that keeps forking would use up all process numbers
+        return family(os.getpid(), exclude=exclude)
+
+    end_all(find)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +189,10 @@ class Reaped:
 
 
 def reap_children(main_child: int | None = None) -> Reaped | None:
-    """Take in every child that has ended; tells of `main_child` if it was among them."""
+    """Take in every child that has ended; tells of `main_child` if it was among them.
+
+    Only for a process whose children are all conjure's: the exit status of any other child would be lost.
+    """
     found = None
     with suppress(ChildProcessError):
         while True:

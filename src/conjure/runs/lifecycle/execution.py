@@ -45,7 +45,7 @@ from conjure.runs.executors.container import (
 )
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
-from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
+from conjure.runs.host.process import KILL_SIGNAL, Process, end_family
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import raising
 from conjure.runs.lifecycle.command_environment import (
@@ -57,6 +57,7 @@ from conjure.runs.lifecycle.command_environment import (
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
+from conjure.runs.lifecycle.shipping import Shipper
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -91,6 +92,7 @@ class RunContext:
         requested: When, by `time.monotonic`.
         exclude: Descendants that are not this run's to end.
         heartbeat: What others judge by whether this supervisor lives.
+        shipper: What sends to a team's object store.
         folders: The run's folder and those in it, held open.
     """
 
@@ -101,6 +103,7 @@ class RunContext:
     requested: float
     exclude: Callable[[Process], bool]
     heartbeat: Heartbeat
+    shipper: Shipper
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     reserve: DiskReserve = field(init=False)
@@ -172,6 +175,7 @@ class RunContext:
 def supervise(run: RunContext) -> None:
     """Take a run that was let in from building to its closed record."""
     handle_sigterm(run)
+    run.shipper.start()
     result = None
     try:
         place, environment = build(run)
@@ -347,12 +351,29 @@ def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> 
     failed = Ending(EndReason.SAVE_FAILED, result.exit.code, result.exit.signal)
     with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
         saved = collect_outputs(run.folders, baseline, run.spec)
+        digest = _share_outputs(run, saved)
     for skipped in saved.skipped:
         run.log.note(f"not saved: {skipped}")
-    facts = OutputFacts(len(saved.entries), saved.size_bytes)
+    facts = OutputFacts(len(saved.entries), saved.size_bytes, manifest=digest)
     _write_result(run, lambda: run.store.set_facts(run.number, outputs=facts))
     with suppress(OSError):  # a container's files may be another user's; what was to be saved is saved
         run.folders.remove_work()
+
+
+def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
+    """Send what was saved to the team's object store, waiting for one that is away.
+
+    Raises:
+        StoreError: It was away for too long; the working folder is kept for `conjure recover`.
+    """
+    until = time.monotonic() + GIVE_UP_AFTER_S
+    while True:
+        try:
+            return run.shipper.store_outputs(RunFolder(run.folder).outputs, saved)
+        except StoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
 
 
 def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None:
@@ -361,7 +382,7 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
     """
-    end_all(lambda: family(os.getpid(), exclude=run.exclude))
+    end_family(exclude=run.exclude)
     remove_container(run.home, run.number)
     if run.heartbeat.superseded:
         raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
@@ -370,6 +391,8 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     run.log.close()
     if not run.home.database.exists():
         return  # the home was removed under the run: there is nothing to record its end in
+    patience_s = 0.0 if ending.reason is EndReason.KILL_REQUESTED else GIVE_UP_AFTER_S
+    run.shipper.finish(patience_s, lambda: run.heartbeat.beat(run.store))
     if result is None:
         with suppress(OSError):
             run.folders.remove_work()  # the command never started, so there is nothing of its own in there
@@ -378,6 +401,7 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     if result is not None:
         _write_result(run, lambda: run.store.set_facts(run.number, usage=result.usage))
     _write_result(run, lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
+    run.shipper.export_record()
 
 
 def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:

@@ -20,6 +20,7 @@ from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, NotFoundError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
+from conjure.runs.artifacts.availability import bring_code
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
@@ -41,10 +42,16 @@ from conjure.runs.scheduling.scheduler_start import dependency_failed, start_sch
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
-from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec, project_fault
+from conjure.runs.schema.spec import (
+    CodeChoice,
+    EnvironmentChoice,
+    Mount,
+    RunSpec,
+    project_fault,
+    split_withheld,
+)
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
-_VARIABLES = "variables."
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
 
 
@@ -264,12 +271,12 @@ def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
     """
     spec = record.spec
     withheld = [part for part in spec.withheld or () if part != "code.git_url"]  # its code is recorded
-    names = [part.removeprefix(_VARIABLES) for part in withheld if part.startswith(_VARIABLES)]
+    names, others = split_withheld(withheld)
     _refuse_unknown(given, names, record.number)
-    others = [part_in_words(part) for part in withheld if not part.startswith(_VARIABLES)]
     if others:
+        places = " and ".join(map(part_in_words, others))
         raise UsageError(
-            f"run {record.number} has a secret in {' and '.join(others)}, and secrets are not stored",
+            f"run {record.number} has a secret in {places}, and secrets are not stored",
             hint="run the whole command again, with the secret in a variable that it is given with"
             f" {option('env')}, and $KEY in the command",
         )
@@ -335,7 +342,7 @@ def allocate_run(
 
     try:
         record = store.create_run(
-            spec, this_process(), take, parent=_parent(home), rerun_of=rerun_of, trial=trial
+            spec, this_process(home), take, parent=_parent(home), rerun_of=rerun_of, trial=trial
         )
     except BaseException as error:
         for number, lock in taken.items():
@@ -383,6 +390,7 @@ def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> Co
         taken = store.get(choice.run).code
         if taken is None or not taken.tree:
             raise UsageError(f"run {choice.run} has no recorded code")
+        bring_code(home, choice.run, taken.tree)
         snapshot.keep(home, number, taken.tree)
         return taken
     if choice.git_url is not None:

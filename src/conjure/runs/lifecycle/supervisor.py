@@ -26,7 +26,7 @@ from conjure.runs.database.opening import open_database
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import Process, adopt_orphans, boot_id, end_all, family, set_name, this_process
+from conjure.runs.host.process import Process, adopt_orphans, boot_id, end_family, set_name, this_process
 from conjure.runs.lifecycle.execution import RunContext, supervise
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (
@@ -35,6 +35,7 @@ from conjure.runs.lifecycle.ownership import (
     open_store,
     process_name,
 )
+from conjure.runs.lifecycle.shipping import Shipper
 from conjure.runs.scheduling.run_queue import admit, enqueue
 from conjure.runs.scheduling.scheduler_start import (
     is_scheduler,
@@ -115,8 +116,11 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
             attempt = _enter(home, store, number, request)
             if attempt is not None:
                 exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
+                shipper = Shipper(home, number, attempt)
                 supervise(
-                    RunContext(home, store, number, request.spec, request.requested, exclude, heartbeat)
+                    RunContext(
+                        home, store, number, request.spec, request.requested, exclude, heartbeat, shipper
+                    )
                 )
         status = 0
     except SupersededError as error:
@@ -126,7 +130,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
         traceback.print_exc()
         _close_after_our_own_fault(home, number, error)
     finally:
-        end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
+        end_family(exclude=_exclude(home, number))
         _remove_if_empty(home, number)
         sys.stderr.flush()
         wake_scheduler(home)  # there is room now; or the run waits again
@@ -139,7 +143,7 @@ def _enter(home: Home, store: Database, number: int, request: SupervisorRequest)
     None where there is no room for it after all, so that it is left to the queue, or where it has ended.
     """
     try:
-        attempt = store.begin_attempt(number, this_process())
+        attempt = store.begin_attempt(number, this_process(home))
         store.write_as(number, attempt)
         if not admit(store, number, request):
             enqueue(home, store, number, request)
@@ -157,7 +161,7 @@ def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
         pid, status = os.wait()
         if pid == supervisor:
             break
-    end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
+    end_family(exclude=_exclude(home, number))
     if status != 0 or scheduler_is_missing(home):
         try:
             open_store(home, must_exist=True).close()

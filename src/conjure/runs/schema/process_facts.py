@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 _QUEUE_OF = "queue of "
 _EXECUTOR = "executor "
+_MEMBER = " of "
+
+
+def machine_name(host_id: str, member: str) -> str:
+    """The name under which the runs of one home of a team stand: a machine may have several such homes."""
+    return f"{host_id}{_MEMBER}{member}" if member else host_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +49,18 @@ class Owner:
         return self.pid == -1
 
     @property
+    def host(self) -> str:
+        """The `host_id` of the machine, be it a process of it or its queue, without the member."""
+        return self.machine.partition(_MEMBER)[0]
+
+    @property
+    def member(self) -> str:
+        """Whose home of a team it belongs to, as ``ada@gpu-2``; "" where that does not matter."""
+        return self.machine.partition(_MEMBER)[2].partition("/")[0]
+
+    @property
     def machine(self) -> str:
-        """The `host_id` of the machine, be it a process of it or its queue."""
+        """The `machine_id` of the home, be it a process on it or its queue."""
         return self.host_id.removeprefix(_QUEUE_OF)
 
 
