@@ -5,7 +5,7 @@ says at that moment.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TypedDict, Unpack, cast, overload
@@ -175,6 +175,8 @@ class RunOptions(TypedDict, total=False):
     """Version of a clean environment, such as ``3.12``."""
     base: str
     """``current`` (the default) or ``none``."""
+    image: str
+    """Container image to carry the command out in, with podman."""
     env: Mapping[str, str]
     """Variables to set."""
     git_url: str
@@ -191,6 +193,8 @@ class RunOptions(TypedDict, total=False):
     """Description of the run."""
     labels: Sequence[str]
     """Names to find the run by."""
+    project: str
+    """Project that the run belongs to; the name of the repository's folder if not given."""
     params: Mapping[str, object]
     """Each replaces ``:NAME:`` in the command."""
     timeout: str
@@ -255,6 +259,7 @@ class Client:
         model: str | Path = "sprite",
         description: str = "",
         labels: Sequence[str] = (),
+        project: str | None = None,
         **options: Unpack[FinetuneOptions],
     ) -> Run:
         """Submit a fine-tune as a run, as ``conjure finetune`` does; it continues in the background.
@@ -266,6 +271,7 @@ class Client:
             model: Model to start from: a name, a folder or a run (``runs/3``).
             description: Description of the run.
             labels: Names to find the run by.
+            project: Project that the run belongs to; the name of the repository's folder if None.
             **options: The options of ``conjure finetune``, with underscores; see `FinetuneOptions`.
 
         Raises:
@@ -274,7 +280,7 @@ class Client:
         names = _names(data)
         options = _request_checks().check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
-        return self._submit(spec)
+        return self._submit(replace(spec, project=project))
 
     def generate(
         self,
@@ -284,6 +290,7 @@ class Client:
         prompt_file: str | Path | None = None,
         description: str = "",
         labels: Sequence[str] = (),
+        project: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Run:
         """Submit a generation as a run, as ``conjure generate --save`` does; its output is ``samples.json``.
@@ -294,6 +301,7 @@ class Client:
             prompt_file: A file with a prompt on each line, in place of `prompt`.
             description: Description of the run.
             labels: Names to find the run by.
+            project: Project that the run belongs to; the name of the repository's folder if None.
             **options: The options of ``conjure generate``, with underscores; see `GenerateOptions`.
 
         Raises:
@@ -308,7 +316,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(spec)
+        return self._submit(replace(spec, project=project))
 
     def score(
         self,
@@ -318,6 +326,7 @@ class Client:
         model: str | Path | Sequence[str | Path] = "sprite",
         description: str = "",
         labels: Sequence[str] = (),
+        project: str | None = None,
         **options: Unpack[ScoreOptions],
     ) -> Run:
         """Submit a scoring as a run, as ``conjure score --save`` does; its output is ``score.json``.
@@ -328,6 +337,7 @@ class Client:
             model: A name, a folder or a run (``runs/3``); two of them are compared.
             description: Description of the run.
             labels: Names to find the run by.
+            project: Project that the run belongs to; the name of the repository's folder if None.
             **options: The options of ``conjure score``, with underscores; see `ScoreOptions`.
 
         Raises:
@@ -347,7 +357,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(spec)
+        return self._submit(replace(spec, project=project))
 
     def sweep(
         self,
@@ -430,12 +440,29 @@ class Client:
             return Run(self.home, store.get(number).number, self.executor)
 
     def runs(
-        self, *, limit: int | None = 20, status: str | None = None, labels: Sequence[str] = ()
+        self,
+        *,
+        limit: int | None = 20,
+        status: str | None = None,
+        labels: Sequence[str] = (),
+        project: str | None = None,
     ) -> "RunList":
-        """The newest runs, newest first; those with any of the labels, if any are named."""
-        statuses = () if status is None else (_status(status),)
+        """The newest runs, newest first.
+
+        Args:
+            limit: At most so many, or None for all.
+            status: Only those with this status.
+            labels: Only those with any of these labels.
+            project: Only those of this project; "" for those without one.
+        """
+        wanted = RunFilter(
+            limit=limit,
+            statuses=() if status is None else (_status(status),),
+            labels=tuple(labels),
+            projects=() if project is None else (project,),
+        )
         with open_store(self.home) as store:
-            found = store.listing(RunFilter(limit=limit, statuses=statuses, labels=tuple(labels)))
+            found = store.listing(wanted)
         return RunList(Run(self.home, listed.number, self.executor) for listed in found)
 
 
@@ -506,6 +533,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
             options.get("python"),
             keep_packages(home, options.get("pip", ()), current_folder()),
             requirements or None,
+            options.get("image"),
         ),
         variables={name: str(value) for name, value in options.get("env", {}).items()},
         mounts=_mounts(options.get("mounts", ())),
@@ -518,6 +546,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         no_output=tuple(options.get("no_output", ())),
         description=options.get("description", ""),
         labels=tuple(options.get("labels", ())),
+        project=options.get("project"),
         params={name: str(value) for name, value in options.get("params", {}).items()},
         idempotent=options.get("idempotent", False),
         sandbox=options.get("sandbox", False),

@@ -14,12 +14,17 @@ from conjure.core.home import Home
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.spec import RunSpec
 
-RECORDING = ("background", "description", "label")
+RECORDING = ("background", "description", "label", "project")
 
 
 def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say how a run is recorded."""
     for option in (
+        click.option(
+            "--project",
+            metavar="NAME",
+            help="Project that the run belongs to; default: the name of the repository's folder.",
+        ),
         click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run."),
         click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run."),
         click.option("-b", "--background", is_flag=True, help="Start the run and return at once."),

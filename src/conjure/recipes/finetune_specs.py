@@ -88,6 +88,7 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     return replace(
         recorded("finetune", [*command[2:], _RESUME], [*kept, *parts], labels=record.spec.labels),
         description=f"resumed from run {number}",
+        project=record.project,
     )
 
 

@@ -185,6 +185,14 @@ MIGRATIONS: tuple[Migration, ...] = (
             """,
         ),
     ),
+    Migration(
+        6,
+        "projects",
+        (
+            "ALTER TABLE runs ADD COLUMN project TEXT",
+            "CREATE INDEX runs_by_project ON runs (project)",
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

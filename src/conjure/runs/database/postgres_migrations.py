@@ -230,6 +230,28 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
             """,
         ),
     ),
+    Migration(
+        4,
+        "projects",
+        (
+            'ALTER TABLE runs ADD COLUMN project TEXT COLLATE "C"',
+            "CREATE INDEX runs_by_project ON runs (project)",
+            "DROP VIEW run_rows",  # its columns are those that the table had when it was made
+            """
+            CREATE VIEW run_rows AS SELECT
+                runs.*,
+                (SELECT string_agg(label, chr(10) ORDER BY label) FROM run_labels WHERE run = number)
+                    AS labels
+            FROM runs
+            """,
+            "DROP TRIGGER run_changed ON runs",
+            """
+            CREATE TRIGGER run_changed AFTER INSERT OR UPDATE OF running_at, ended_at, end_reason,
+                archived_at, outputs, mounts, code, environment, project ON runs
+                FOR EACH ROW EXECUTE FUNCTION run_changed()
+            """,
+        ),
+    ),
 )
 NEWEST = POSTGRES_MIGRATIONS[-1].number
 

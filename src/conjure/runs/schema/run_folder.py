@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 BASELINE = "before.json"
 FOLDERS_FILE = "folders.json"
 MARKS_FILE = "processes.json"
+CONTAINER_FILE = "container"
 SUPERVISOR_LOG = "supervisor.log"
 
 # As `files.write_atomically` and `process_marks` name what they have not finished.
@@ -87,6 +88,11 @@ class RunFolder:
     def baseline(self) -> Path:
         """What was in the working folder before the command started."""
         return self.path / BASELINE
+
+    @property
+    def container(self) -> Path:
+        """An empty file that is there while there may be a container of the run's."""
+        return self.path / CONTAINER_FILE
 
     @property
     def supervisor_log(self) -> Path:
