@@ -18,7 +18,7 @@ NOT_RECORDED = {"model", "output", "resume", "dry_run", "no_run", "save", "as_js
     "from_file",
 }
 GIVEN_APART = {"prompt", "prompt_option", "prompt_file", "inputs", "data", "as_text", "compare"}
-RECORDING = {"label", "description", "background"}
+RECORDING = {"label", "description", "background", "project"}
 
 
 @pytest.mark.parametrize(("module", "options"), COMMANDS)
