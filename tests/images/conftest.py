@@ -20,7 +20,7 @@ tmp_dir = "{folder}/tmp"
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 """
 STORAGE = """[storage]
-driver = "overlay"
+driver = "vfs"
 graphroot = "{folder}/graph"
 runroot = "{folder}/run"
 """

@@ -1,14 +1,16 @@
 """What a run in a container is given of this machine, which image it has, and that nothing of it is left."""
 
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from conjure.errors import UsageError
-from conjure.runs.executors.container import container_name
-from conjure.runs.host.process import everybody
+from conjure.runs.executors.container import container_name, keeps_containers
+from conjure.runs.host.process import everybody, look_at
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import nap, wait_until
 from support.containers import SMALL, import_image, podman
@@ -104,6 +106,16 @@ def _command_line(pid):
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
         return ""
+
+
+@pytest.mark.parametrize("words", [["unshare", "--user"], []])
+def test_what_podman_keeps_for_all_containers_of_a_user_is_no_runs(words):
+    with subprocess.Popen([*words, shutil.which("catatonit"), "-P"]) as process:
+        try:
+            wait_until(lambda: look_at(process.pid).name == "catatonit", "it has started")
+            assert keeps_containers(look_at(process.pid)) == bool(words)
+        finally:
+            process.kill()
 
 
 def test_without_podman_it_is_refused_in_one_sentence(client, monkeypatch, tmp_path):

@@ -34,6 +34,11 @@ def test_a_sandbox_without_network_is_refused_in_one_sentence(capsys, options):
     assert "conjure jupyter --sandbox --network" in said
 
 
+def test_an_image_is_refused_in_one_sentence(capsys, options):
+    assert _run(["jupyter", "--image", "localhost/x:1"]) == 2
+    assert capsys.readouterr().err == "error: conjure jupyter cannot be combined with --image\n"
+
+
 @pytest.mark.parametrize("words", [("--idle-timeout", "90"), ("--port", "0"), ("--port", "65536")])
 def test_a_wrong_value_is_refused(capsys, options, words):
     assert _run(["jupyter", *words]) == 2

@@ -19,9 +19,11 @@ from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
 from conjure.errors import BuildError
 from conjure.runs.environments.container_engine import find_engine, run_engine
+from conjure.runs.host.process import Process, user_namespace
 from conjure.runs.schema.run_folder import RunFolder
 
 _INIT = "/.conjure-init"
+_KEEPER = "catatonit"
 _HAND_PIPES_ON = 'exec "$@" 3>&1 4>&2'
 _WRITE_TO_PIPES = 'exec "$@" >&3 2>&4 3>&- 4>&-'
 # Variables that podman itself goes by: in its own environment they must stay the caller's.
@@ -98,6 +100,14 @@ def start_container(container: Container, marker: Path) -> None:
         ],
         variables={**os.environ, **inherited},
     )
+
+
+def keeps_containers(process: Process) -> bool:
+    """Whether a process is the one that podman keeps for all containers of an ordinary user.
+
+    Whichever podman needs it first starts it, so it may be a descendant of a run, but it is not the run's.
+    """
+    return process.name == _KEEPER and user_namespace(process.pid) not in (None, user_namespace(os.getpid()))
 
 
 def _split(variables: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:

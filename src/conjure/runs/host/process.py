@@ -116,6 +116,14 @@ def namespace_pids(pid: int) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
+def user_namespace(pid: int) -> str | None:
+    """What the user namespace of a process is called, or None if it is gone."""
+    try:
+        return str((_PROC / str(pid) / "ns" / "user").readlink())
+    except OSError:
+        return None
+
+
 def family(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -> list[Process]:
     """Living descendants of a process, parents first; a spared one is left out with all of its own."""
     children: dict[int, list[Process]] = {}

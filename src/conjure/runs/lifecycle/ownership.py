@@ -19,7 +19,7 @@ from conjure.runs.database.base import KILL, Database
 from conjure.runs.database.opening import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.executors.base import Executor, SupervisorState
-from conjure.runs.executors.container import remove_container
+from conjure.runs.executors.container import keeps_containers, remove_container
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, machine_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
@@ -174,7 +174,9 @@ def kill_orphans(home: Home, number: int) -> None:
         return [
             process
             for process in found
-            if not is_other_supervisor(home, number, process) and not is_scheduler(home, process)
+            if not is_other_supervisor(home, number, process)
+            and not is_scheduler(home, process)
+            and not keeps_containers(process)
         ]
 
     if end_all(find):

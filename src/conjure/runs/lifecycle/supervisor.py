@@ -23,6 +23,7 @@ from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.opening import open_database
+from conjure.runs.executors.container import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
@@ -172,7 +173,9 @@ def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
 
 
 def _exclude(home: Home, number: int) -> Callable[[Process], bool]:
-    return lambda process: is_other_supervisor(home, number, process) or is_scheduler(home, process)
+    return lambda process: (
+        is_other_supervisor(home, number, process) or is_scheduler(home, process) or keeps_containers(process)
+    )
 
 
 def _close_after_our_own_fault(home: Home, number: int, error: BaseException) -> None:
