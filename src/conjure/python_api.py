@@ -5,7 +5,7 @@ says at that moment.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TypedDict, Unpack, cast, overload
@@ -30,6 +30,7 @@ from conjure.runs.lifecycle.submission import rerun, submit
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import (
+    INTERRUPTED,
     CodeChoice,
     ComputeRequest,
     EnvironmentChoice,
@@ -207,6 +208,12 @@ class RunOptions(TypedDict, total=False):
     """Reuse a completed run with identical code, environment, mounts and command."""
     after: Sequence[int]
     """Wait until these runs have completed."""
+    retry: int
+    """Start the run again up to N times if it is interrupted."""
+    retry_on: str
+    """``interrupted`` (the default), or ``failed``: also if its command fails."""
+    checkpoint: Sequence[str]
+    """With `retry`, globs of new files to keep for the next attempt."""
     sandbox: bool
     """Hide home folders, other processes and the network from the command; the system is read-only."""
     network: bool
@@ -251,6 +258,7 @@ class Client:
         model: str | Path = "sprite",
         description: str = "",
         labels: Sequence[str] = (),
+        retry: int = 0,
         **options: Unpack[FinetuneOptions],
     ) -> Run:
         """Submit a fine-tune as a run, as ``conjure finetune`` does; it continues in the background.
@@ -262,6 +270,7 @@ class Client:
             model: Model to start from: a name, a folder or a run (``runs/3``).
             description: Description of the run.
             labels: Names to find the run by.
+            retry: Start it again up to N times if it is interrupted; it goes on from its last save.
             **options: The options of ``conjure finetune``, with underscores; see `FinetuneOptions`.
 
         Raises:
@@ -270,7 +279,7 @@ class Client:
         names = _names(data)
         options = _request_checks().check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
-        return self._submit(spec)
+        return self._submit(replace(spec, retry=retry))
 
     def generate(
         self,
@@ -280,6 +289,7 @@ class Client:
         prompt_file: str | Path | None = None,
         description: str = "",
         labels: Sequence[str] = (),
+        retry: int = 0,
         **options: Unpack[GenerateOptions],
     ) -> Run:
         """Submit a generation as a run, as ``conjure generate --save`` does; its output is ``samples.json``.
@@ -290,6 +300,7 @@ class Client:
             prompt_file: A file with a prompt on each line, in place of `prompt`.
             description: Description of the run.
             labels: Names to find the run by.
+            retry: Start it again up to N times if it is interrupted.
             **options: The options of ``conjure generate``, with underscores; see `GenerateOptions`.
 
         Raises:
@@ -304,7 +315,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(spec)
+        return self._submit(replace(spec, retry=retry))
 
     def score(
         self,
@@ -314,6 +325,7 @@ class Client:
         model: str | Path | Sequence[str | Path] = "sprite",
         description: str = "",
         labels: Sequence[str] = (),
+        retry: int = 0,
         **options: Unpack[ScoreOptions],
     ) -> Run:
         """Submit a scoring as a run, as ``conjure score --save`` does; its output is ``score.json``.
@@ -324,6 +336,7 @@ class Client:
             model: A name, a folder or a run (``runs/3``); two of them are compared.
             description: Description of the run.
             labels: Names to find the run by.
+            retry: Start it again up to N times if it is interrupted.
             **options: The options of ``conjure score``, with underscores; see `ScoreOptions`.
 
         Raises:
@@ -343,7 +356,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(spec)
+        return self._submit(replace(spec, retry=retry))
 
     def sweep(
         self,
@@ -519,6 +532,9 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         sandbox=options.get("sandbox", False),
         network=options.get("network", False),
         after=tuple(options.get("after", ())),
+        retry=options.get("retry", 0),
+        retry_on=options.get("retry_on", INTERRUPTED),
+        checkpoint=tuple(options.get("checkpoint", ())),
     )
 
 

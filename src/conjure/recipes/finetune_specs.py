@@ -20,6 +20,7 @@ from conjure.runs.schema.spec import Mount, RunSpec
 _BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes beside the checkpoint
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
 _OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
+_CHECKPOINTS = tuple(f"/{output}/" for output in (_STATE, *_OUTPUTS))  # the state says up to where
 _RESUME = "--resume"
 _INPUTS = ("validation", "adapter")  # options that name what a run must find
 
@@ -56,7 +57,14 @@ def finetune_spec(
     if validation is not None:
         words.append(f"--validation={inputs.data(str(validation))}")
     words += option_words(placeholders or {})
-    return recorded("finetune", words, inputs.mounts, description=description, labels=labels)
+    return recorded(
+        "finetune",
+        words,
+        inputs.mounts,
+        description=description,
+        labels=labels,
+        checkpoint=_CHECKPOINTS,
+    )
 
 
 def resumed_spec(home: Home, resource: str) -> RunSpec:
@@ -92,9 +100,20 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     parts = [Mount(f"runs/{number}/{part}", part) for part in _OUTPUTS if (state / part).is_dir()]
     command = tuple(word for word in record.spec.command if word != _RESUME)
     return replace(
-        recorded("finetune", [*command[2:], _RESUME], [*kept, *parts], labels=record.spec.labels),
+        recorded(
+            "finetune",
+            [*command[2:], _RESUME],
+            [*kept, *parts],
+            labels=record.spec.labels,
+            checkpoint=_CHECKPOINTS,
+        ),
         description=f"resumed from run {number}",
     )
+
+
+def has_state(checkpoint: Path) -> bool:
+    """Whether an unfinished training lies beside a checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.name}{_BESIDE[0]}").is_dir()
 
 
 def claim(checkpoint: Path) -> None:

@@ -82,6 +82,7 @@ def recorded(
     *,
     description: str = "",
     labels: Sequence[str] = (),
+    checkpoint: Sequence[str] = (),
 ) -> RunSpec:
     """The run of a conjure command, in an empty folder, with the Python that this process runs on.
 
@@ -91,6 +92,7 @@ def recorded(
         mounts: What the run needs.
         description: What it is for; by default the version of conjure, which is the run's code.
         labels: Names to find it by.
+        checkpoint: Globs of files that another attempt is given.
     """
     return RunSpec(
         command=("conjure", kind, *arguments),
@@ -101,4 +103,5 @@ def recorded(
         variables={"PATH": own_path()},
         description=description if description else f"conjure {version('conjure')}",
         labels=tuple(labels),
+        checkpoint=tuple(checkpoint),
     )

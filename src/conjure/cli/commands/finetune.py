@@ -209,7 +209,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     else:
         # Every fault is told here and now, before a run gets a number.
         spec = implementation.checked_spec(context)
-    return record(spec, background=recording["background"], as_json=as_json)
+    return record(spec, recording, as_json=as_json)
 
 
 def _refuse_output(settings: dict[str, Any]) -> None:

@@ -119,7 +119,7 @@ def command(
     if save_command is not None:
         return save_to_file(context, save_command)
     if save and not inside_a_run():
-        return record(run_spec(context), background=recording["background"], as_json=as_json)
+        return record(run_spec(context), recording, as_json=as_json)
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import generate as implementation
 

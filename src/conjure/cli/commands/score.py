@@ -74,7 +74,7 @@ def command(
     if compare is not None and adapter is not None:
         raise UsageError("--adapter is for one model", hint="leave out --compare, or --adapter")
     if save and not inside_a_run():
-        return record(run_spec(click_context), background=recording["background"], as_json=as_json)
+        return record(run_spec(click_context), recording, as_json=as_json)
     files = _are_files(inputs, as_text=as_text)
 
     # Imports torch, which neither --help nor a recording needs.

@@ -129,7 +129,7 @@ def command(
             if predictor is None
             else _predictor_spec(predictor, config, mounts, words, recording)
         )
-        return record(spec, background=recording["background"], as_json=False)
+        return record(spec, recording, as_json=False)
     # Imports the web framework and the language-model half, which neither --help nor a recording needs.
     from conjure.cli.language_model import serve as implementation
 

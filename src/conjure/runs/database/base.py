@@ -109,6 +109,8 @@ class Claim:
         failed: The first of them that never will, with its status; None as the status where it is gone.
         gpu_ids: GPUs it was given.
         end_request: `STOP`, `PRUNE` or `KILL` when somebody asked for one.
+        retry_at: When its next attempt may start, by the database's clock; None if nothing keeps it.
+        delay_s: Seconds until then, 0 from then on.
     """
 
     number: int
@@ -120,6 +122,13 @@ class Claim:
     failed: tuple[int, RunStatus | None] | None = None
     gpu_ids: tuple[int, ...] = ()
     end_request: str | None = None
+    retry_at: float | None = None
+    delay_s: float = 0.0
+
+    @property
+    def may_start(self) -> bool:
+        """Whether only resources can keep it waiting."""
+        return not self.after and not self.delay_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +259,23 @@ class Runs(Protocol):
 
         Returns:
             Whether it did.
+        """
+        ...
+
+    def retry_run(
+        self, number: int, ending: Ending, queue: Owner, *, host: str | None, delay_s: float
+    ) -> None:
+        """End an attempt at a run, and leave the run to a queue for the next one.
+
+        Args:
+            number: The run.
+            ending: How the attempt ended.
+            queue: Where the run waits.
+            host: The machine that the attempt was on, or None.
+            delay_s: Seconds before the next one may start.
+
+        Raises:
+            IllegalMoveError: The run has ended, or somebody asked for its end.
         """
         ...
 

@@ -185,6 +185,14 @@ MIGRATIONS: tuple[Migration, ...] = (
             """,
         ),
     ),
+    Migration(
+        6,
+        "attempts",
+        (
+            "ALTER TABLE runs ADD COLUMN attempts TEXT NOT NULL DEFAULT '[]'",
+            "ALTER TABLE runs ADD COLUMN retry_at REAL",
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

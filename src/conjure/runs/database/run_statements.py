@@ -29,9 +29,25 @@ from conjure.runs.database.statements import reading_rows
 from conjure.runs.database.sweep_rows import TrialClaim
 from conjure.runs.database.sweep_statements import SweepStatements
 from conjure.runs.schema.process_facts import Owner, Usage
-from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
+from conjure.runs.schema.record import (
+    AttemptFacts,
+    CodeFacts,
+    EnvironmentFacts,
+    MountFacts,
+    OutputFacts,
+    RunRecord,
+)
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import Ending, EndReason, Facts, IllegalMoveError, RunStatus, check_move
+from conjure.runs.schema.status import (
+    PHASES,
+    Ending,
+    EndReason,
+    Facts,
+    IllegalMoveError,
+    RunStatus,
+    check_move,
+    check_retry,
+)
 
 _HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
 _Item = TypeVar("_Item")
@@ -141,6 +157,43 @@ class RunStatements(SweepStatements):
 
         return self._change(number, end)
 
+    def retry_run(
+        self, number: int, ending: Ending, queue: Owner, *, host: str | None, delay_s: float
+    ) -> None:
+        """End an attempt at a run, and leave the run to a queue for the next one."""
+
+        def retry() -> None:
+            record = self.get(number)
+            check_retry(record.status)
+            if record.end_request is not None:
+                raise IllegalMoveError(f"run {number} is to end: there is no further attempt")
+            now = self._session.now()
+            attempt = AttemptFacts(
+                len(record.attempts) + 1,
+                host,
+                record.facts.entered.get(RunStatus.RUNNING),
+                round(now, 6),
+                str(ending.reason),
+                ending.exit_code,
+                ending.signal,
+                ending.message,
+            )
+            begun = {f"{phase}_at": None for phase in PHASES[PHASES.index(RunStatus.BUILDING) :]}
+            self._set(
+                number,
+                {
+                    **begun,
+                    "queued_at": self._now(),
+                    "owner": fact_as_json(queue),
+                    "gpu_ids": as_json(()),
+                    "attempts": as_json([asdict(one) for one in (*record.attempts, attempt)]),
+                    "retry_at": round(now + delay_s, 3),
+                },
+            )
+            self._rewrite(number)
+
+        self._change(number, retry)
+
     def end_run(
         self, number: int, ending: Ending, *, command_s: float | None = None, total_s: float | None = None
     ) -> RunRecord:
@@ -217,7 +270,7 @@ class RunStatements(SweepStatements):
                 " DO UPDATE SET attempt = leases.attempt + 1, heartbeat_at = excluded.heartbeat_at",
                 (number, self._session.now()),
             )
-            self._set(number, {"owner": fact_as_json(owner)})
+            self._set(number, {"owner": fact_as_json(owner), "retry_at": None})
             return self._value("SELECT attempt FROM leases WHERE run = ?", (number,))
 
         return self._change(number, begin)
@@ -312,6 +365,9 @@ class RunStatements(SweepStatements):
         rows = self._session.query(f"SELECT {CLAIM} FROM run_rows WHERE end_reason IS NULL ORDER BY number")
         with reading_rows():
             claims = [claim for claim in map(to_claim, rows) if claim.number not in self._presumed]
+        if any(claim.retry_at is not None for claim in claims):
+            now = self._session.now()
+            claims = [_with_delay(claim, now) for claim in claims]
         awaited = sorted({number for claim in claims for number in claim.after})
         statuses = self._statuses(awaited)
         return [_with_dependencies(claim, statuses) if claim.after else claim for claim in claims]
@@ -391,6 +447,11 @@ def _page(found: list[_Item], wanted: RunFilter) -> list[_Item]:
     """The part of all that was found that a filter's offset and limit leave."""
     end = None if wanted.limit is None else wanted.offset + wanted.limit
     return found[wanted.offset : end]
+
+
+def _with_delay(claim: Claim, now: float) -> Claim:
+    """A claim with how long its next attempt is still put off."""
+    return claim if claim.retry_at is None else replace(claim, delay_s=max(claim.retry_at - now, 0.0))
 
 
 def _with_dependencies(claim: Claim, statuses: Mapping[int, RunStatus | None]) -> Claim:

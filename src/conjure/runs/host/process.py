@@ -45,7 +45,8 @@ def this_process() -> Owner:
     """The process this is called in, as a run's owner."""
     pid = os.getpid()
     seen = look_at(pid)
-    return Owner(host_id(), boot_id(), pid, seen.started if seen is not None else "")
+    started = seen.started if seen is not None else ""
+    return Owner(host_id(), boot_id(), pid, started, os.uname().nodename)
 
 
 @cache

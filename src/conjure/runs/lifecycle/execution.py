@@ -21,8 +21,10 @@ from pathlib import Path
 from conjure.core.dir_fd import FolderCursor
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
+from conjure.core.text import plural
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.artifacts import mounts, outputs
+from conjure.runs.artifacts.attempts import hand_on
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
@@ -37,11 +39,13 @@ from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
 from conjure.runs.host.process_marks import ProcessMarks
+from conjure.runs.lifecycle.attempts import ending_words, queue_next_attempt
 from conjure.runs.lifecycle.cancellation import raising
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
+from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -157,17 +161,34 @@ class RunContext:
 def supervise(run: RunContext) -> None:
     """Take a run that was let in from building to its closed record."""
     handle_sigterm(run)
-    result = None
+    result, goes_on = None, False
     try:
         place, environment = build(run)
         baseline = mount(run)
         result = execute(run, place, environment)
         ending = how_it_ended(result)
-        if ending.reason is not EndReason.KILL_REQUESTED:
+        goes_on = _leave_to_queue(run, ending)
+        if not goes_on and ending.reason is not EndReason.KILL_REQUESTED:
             save(run, baseline, result)
     except EndRun as over:
         ending = over.ending
-    close(run, ending, result)
+    close(run, None if goes_on else ending, result)
+
+
+def _leave_to_queue(run: RunContext, ending: Ending) -> bool:
+    """Leave the run to this machine's queue for another attempt, if it gets one."""
+    found: list[bool] = []
+    if run.spec.retry and run.home.queued_request(run.number).exists():
+        _write_result(
+            run,
+            lambda: found.append(
+                queue_next_attempt(run.store, run.store.get(run.number), ending, this_queue())
+            ),
+        )
+    if found[-1:] != [True]:
+        return False
+    run.log.note(f"{ending_words(ending)}; another attempt follows")
+    return True
 
 
 def handle_sigterm(run: RunContext) -> None:
@@ -214,7 +235,18 @@ def mount(run: RunContext) -> outputs.Baseline:
                 run.log.note(f"mount {each.resource}: {skipped}")
         baseline = outputs.scan(run.folders.open_work())
         baseline.save(run.folders.run.here / BASELINE)
+        if record.attempts:
+            _go_on_from_checkpoints(run, len(record.attempts))
     return baseline
+
+
+def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
+    """Give this attempt what those before it saved for it."""
+    work = run.folders.open_work()
+    handed = hand_on(run.folder, earlier, run.spec.checkpoint, work)
+    run.store.refresh_summaries(run.number)
+    given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
+    run.log.note(f"attempt {earlier + 1}{given}")
 
 
 def execute(run: RunContext, place: WorkingDirectory, environment: Environment) -> CommandResult:
@@ -292,8 +324,13 @@ def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> 
         run.folders.remove_work()
 
 
-def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None:
+def close(run: RunContext, ending: Ending | None, result: CommandResult | None) -> None:
     """Leave nothing running, and close the record.
+
+    Args:
+        run: The run.
+        ending: How it ended; None where only an attempt did, and the run waits for the next one.
+        result: What became of its command, if it started.
 
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
@@ -306,6 +343,8 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     run.log.close()
     if not run.home.database.exists():
         return  # the home was removed under the run: there is nothing to record its end in
+    if ending is None:
+        return
     if result is None:
         with suppress(OSError):
             run.folders.remove_work()  # the command never started, so there is nothing of its own in there

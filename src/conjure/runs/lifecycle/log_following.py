@@ -146,6 +146,9 @@ class _Merge:
         self._early: list[LogEntry] = []
 
     def news(self, facts: Facts) -> Iterator[Entered | Printed]:
+        if self._entered - facts.entered.keys():  # an attempt ended, and the run waits for the next
+            yield from map(Printed, chain(self._early, self._tail.read()))
+            self._early, self._entered = [], {RunStatus.REQUESTED}
         phases = [phase for phase in PHASES if phase in facts.entered and phase not in self._entered]
         early, self._early = self._early, []
         for entry in chain(early, self._tail.read()):

@@ -22,9 +22,16 @@ from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
+from conjure.runs.lifecycle.attempts import queue_next_attempt
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
-from conjure.runs.scheduling.scheduler_start import end_scheduler, is_scheduler, look_after_queue
+from conjure.runs.scheduling.scheduler_start import (
+    end_scheduler,
+    is_scheduler,
+    look_after_queue,
+    remove_request,
+    this_queue,
+)
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import PARTIAL_FILE, RunFolder
@@ -88,6 +95,8 @@ def mark_interrupted(store: Database, records: Iterable[RunRecord], executor: Ex
         with RunLock.possession(store.home.run_folder(record.number)) as nobody_has_it:
             if nobody_has_it:
                 _close_one(store, record.number)
+    if any(record.spec.retry for record in records):
+        look_after_queue(store)
 
 
 def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:
@@ -124,6 +133,8 @@ def _close_one(store: Database, number: int) -> None:
         kill_orphans(store.home, number)
     _free_reserve(folder)
     ending = _ending_of_abandoned(record, restarted=restarted)
+    if _goes_on(store, record, ending):
+        return
     try:
         store.refresh_summaries(number)  # its supervisor may not have seen the last points
         store.end_run(number, ending)
@@ -131,6 +142,19 @@ def _close_one(store: Database, number: int) -> None:
         store.presume_ended(number, ending)
     else:
         remove_partial_files(folder)
+        remove_request(store.home, number)
+
+
+def _goes_on(store: Database, record: RunRecord, ending: Ending) -> bool:
+    """Leave a run to this machine's queue for another attempt, if it gets one; whether it does."""
+    owner = record.owner
+    is_ours = owner is not None and owner.host_id == host_id()
+    if not is_ours or not store.home.queued_request(record.number).exists():
+        return False
+    try:
+        return queue_next_attempt(store, record, ending, this_queue())
+    except StoreError:
+        return False
 
 
 def _ending_of_abandoned(record: RunRecord, *, restarted: bool) -> Ending:

@@ -87,10 +87,7 @@ def submit(
     is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
-        if is_local:
-            refuse_impossible(spec.resources)
-            if spec.sandbox:
-                require_sandbox()
+        _refuse_where(spec, is_local=is_local)
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
         if spec.after and not is_local:
@@ -128,6 +125,21 @@ def submit(
             if record_now.waits_in_queue and not start_scheduler(home):
                 wake_scheduler(home)
         return Submission(record_now)
+
+
+def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
+    """Say at once what cannot be done where the run is to be carried out.
+
+    Raises:
+        UsageError: More is asked for than there is, or than an executor can do.
+    """
+    if not is_local:
+        if spec.retry:
+            raise UsageError(f"a run with {option('retry')} can only be carried out on this machine")
+        return
+    refuse_impossible(spec.resources)
+    if spec.sandbox:
+        require_sandbox()
 
 
 def request_of_this_process(home: Home, spec: RunSpec, requested: float, executor: str) -> SupervisorRequest:

@@ -21,6 +21,7 @@ from typing import NoReturn
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
+from conjure.runs.artifacts.attempts import set_aside
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.run_lock import RunLock
@@ -32,10 +33,11 @@ from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (
     ignore_signals,
     is_other_supervisor,
+    kill_orphans,
     open_store,
     process_name,
 )
-from conjure.runs.scheduling.run_queue import admit, enqueue
+from conjure.runs.scheduling.run_queue import admit, enqueue, write_request
 from conjure.runs.scheduling.scheduler_start import (
     is_scheduler,
     remove_request,
@@ -101,7 +103,7 @@ def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequ
     supervisor = os.fork()
     if supervisor:
         lock.release()
-        _guard(home, number, supervisor)
+        _guard(home, number, request, supervisor)
     os.setsid()
     adopt_orphans()
     os.environ[RUN_VARIABLE] = str(number)  # what we start can be found by it, should guard and we both die
@@ -114,10 +116,13 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
         with open_database(home, must_exist=True) as store:
             attempt = _enter(home, store, number, request)
             if attempt is not None:
+                _begin_anew(home, store, number)
                 exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
                 supervise(
                     RunContext(home, store, number, request.spec, request.requested, exclude, heartbeat)
                 )
+                if store.facts(number).status.is_final:
+                    remove_request(home, number)
         status = 0
     except SupersededError as error:
         sys.stderr.write(f"{error}\n")
@@ -146,11 +151,30 @@ def _enter(home: Home, store: Database, number: int, request: SupervisorRequest)
             return None
     except IllegalMoveError:
         return None  # it was ended while it waited
-    remove_request(home, number)
+    _keep_request(home, number, request)
     return attempt
 
 
-def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
+def _keep_request(home: Home, number: int, request: SupervisorRequest) -> None:
+    """Keep what a further attempt will need, and nothing where there will be none."""
+    if not request.spec.retry:
+        remove_request(home, number)
+        return
+    try:
+        write_request(home, number, request)
+    except ConjureError:
+        traceback.print_exc()  # then there is no further attempt
+
+
+def _begin_anew(home: Home, store: Database, number: int) -> None:
+    """Leave nothing of an earlier attempt in the way: no process, no file."""
+    attempts = store.get(number).attempts
+    if attempts:
+        kill_orphans(home, number)
+        set_aside(home.run_folder(number), len(attempts))
+
+
+def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int) -> NoReturn:
     """Wait for the supervisor; should it be killed, end what it leaves and close its record."""
     signal.signal(signal.SIGTERM, lambda *_: None)
     while True:
@@ -158,6 +182,8 @@ def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
         if pid == supervisor:
             break
     end_all(lambda: family(os.getpid(), exclude=_exclude(home, number)))
+    if status != 0:
+        _keep_request(home, number, request)  # a session that ended may have taken what was in memory
     if status != 0 or scheduler_is_missing(home):
         try:
             open_store(home, must_exist=True).close()

@@ -3,7 +3,7 @@
 Main entries: `Owner`, `Usage`. Invariant: plain values, the same after a restart of the machine.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _QUEUE_OF = "queue of "
 _EXECUTOR = "executor "
@@ -11,12 +11,21 @@ _EXECUTOR = "executor "
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A run's supervisor: enough to tell it from any other process, on any machine, after any restart."""
+    """A run's supervisor: enough to tell it from any other process, on any machine, after any restart.
+
+    Attributes:
+        host_id: Of the machine.
+        boot_id: Of the time since the machine was started.
+        pid: Its number there.
+        started: When, as the system counts.
+        host: What people call the machine.
+    """
 
     host_id: str
     boot_id: str
     pid: int
     started: str
+    host: str = field(default="", compare=False)
 
     @classmethod
     def queue(cls, host_id: str, boot_id: str) -> "Owner":

@@ -84,6 +84,9 @@ CHANGES = {
     "enqueue": lambda store: store.enqueue(REQUESTED, QUEUE),
     "end_queued_run": lambda store: store.end_queued_run(QUEUED, Ending(EndReason.KILL_REQUESTED)),
     "end_run": lambda store: store.end_run(SAVING, DONE),
+    "retry_run": lambda store: store.retry_run(
+        SAVING, Ending(EndReason.SUPERVISOR_DIED), QUEUE, host="host", delay_s=9.0
+    ),
     "request_end": lambda store: store.request_end(SAVING, STOP),
     "set_facts": lambda store: store.set_facts(
         ENDED, mounts=MOUNTS, outputs=OutputFacts(1, 2), usage=Usage(1.0), identity="same"
