@@ -51,7 +51,8 @@ test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap with apt-g
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest -m jupyter tests/jupyter
 
-test-cluster: setup  ## a real PostgreSQL, which has to be installed (Debian: postgresql)
+test-cluster: setup  ## a real PostgreSQL, which has to be installed (Debian: postgresql), and a Ray cluster
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	$(BIN)/pytest -m cluster tests/cluster
 
 test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing

@@ -17,6 +17,7 @@ from conjure.errors import RunFailedError, UsageError
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
+from conjure.recipes.run_specs import placed
 from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from conjure.runs.database.base import KILL, STOP, RunFilter
@@ -214,10 +215,27 @@ class RunOptions(TypedDict, total=False):
     """``interrupted`` (the default), or ``failed``: also if its command fails."""
     checkpoint: Sequence[str]
     """With `retry`, globs of new files to keep for the next attempt."""
+    on: str
+    """Carry the run out on this executor."""
     sandbox: bool
     """Hide home folders, other processes and the network from the command; the system is read-only."""
     network: bool
     """Let a sandboxed command reach the network."""
+
+
+class RecordingOptions(TypedDict, total=False):
+    """How language-model work is carried out as a run: words of ``conjure run``."""
+
+    retry: int
+    """Start it again up to N times if it is interrupted; a fine-tune resumes from its last save."""
+    on: str
+    """Carry it out on this executor."""
+    cpus: float
+    """Wait until N cores are free."""
+    gpus: int
+    """Wait until N GPUs are free."""
+    memory: str
+    """Wait until so much memory is free: ``8GB``."""
 
 
 class Client:
@@ -258,7 +276,7 @@ class Client:
         model: str | Path = "sprite",
         description: str = "",
         labels: Sequence[str] = (),
-        retry: int = 0,
+        run: RecordingOptions | None = None,
         **options: Unpack[FinetuneOptions],
     ) -> Run:
         """Submit a fine-tune as a run, as ``conjure finetune`` does; it continues in the background.
@@ -270,7 +288,7 @@ class Client:
             model: Model to start from: a name, a folder or a run (``runs/3``).
             description: Description of the run.
             labels: Names to find the run by.
-            retry: Start it again up to N times if it is interrupted; it goes on from its last save.
+            run: Where it is carried out, and how often it is tried; see `RecordingOptions`.
             **options: The options of ``conjure finetune``, with underscores; see `FinetuneOptions`.
 
         Raises:
@@ -279,7 +297,7 @@ class Client:
         names = _names(data)
         options = _request_checks().check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
-        return self._submit(replace(spec, retry=retry))
+        return self._submit(_placed(spec, run or {}))
 
     def generate(
         self,
@@ -289,7 +307,7 @@ class Client:
         prompt_file: str | Path | None = None,
         description: str = "",
         labels: Sequence[str] = (),
-        retry: int = 0,
+        run: RecordingOptions | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Run:
         """Submit a generation as a run, as ``conjure generate --save`` does; its output is ``samples.json``.
@@ -300,7 +318,7 @@ class Client:
             prompt_file: A file with a prompt on each line, in place of `prompt`.
             description: Description of the run.
             labels: Names to find the run by.
-            retry: Start it again up to N times if it is interrupted.
+            run: Where it is carried out, and how often it is tried; see `RecordingOptions`.
             **options: The options of ``conjure generate``, with underscores; see `GenerateOptions`.
 
         Raises:
@@ -315,7 +333,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(replace(spec, retry=retry))
+        return self._submit(_placed(spec, run or {}))
 
     def score(
         self,
@@ -325,7 +343,7 @@ class Client:
         model: str | Path | Sequence[str | Path] = "sprite",
         description: str = "",
         labels: Sequence[str] = (),
-        retry: int = 0,
+        run: RecordingOptions | None = None,
         **options: Unpack[ScoreOptions],
     ) -> Run:
         """Submit a scoring as a run, as ``conjure score --save`` does; its output is ``score.json``.
@@ -336,7 +354,7 @@ class Client:
             model: A name, a folder or a run (``runs/3``); two of them are compared.
             description: Description of the run.
             labels: Names to find the run by.
-            retry: Start it again up to N times if it is interrupted.
+            run: Where it is carried out, and how often it is tried; see `RecordingOptions`.
             **options: The options of ``conjure score``, with underscores; see `ScoreOptions`.
 
         Raises:
@@ -356,7 +374,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(replace(spec, retry=retry))
+        return self._submit(_placed(spec, run or {}))
 
     def sweep(
         self,
@@ -535,7 +553,17 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         retry=options.get("retry", 0),
         retry_on=options.get("retry_on", INTERRUPTED),
         checkpoint=tuple(options.get("checkpoint", ())),
+        on=options.get("on"),
     )
+
+
+def _placed(spec: RunSpec, run: RecordingOptions) -> RunSpec:
+    refuse_unknown(run, RecordingOptions)
+    memory = run.get("memory")
+    needs = ComputeRequest(
+        run.get("cpus"), run.get("gpus"), parse_size(memory) if memory is not None else None
+    )
+    return placed(replace(spec, retry=run.get("retry", 0)), run.get("on"), needs)
 
 
 def _configured(home: Home, folder: Path) -> RunOptions:

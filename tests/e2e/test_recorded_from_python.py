@@ -61,7 +61,7 @@ def test_a_fine_tune_goes_on_from_its_last_save_and_repeats_its_losses(client, t
     options = OPTIONS | {"eval_every": 14, "save_every": 10, "split": "lines"}
     unbroken = client.finetune(data, model=model, **options)
     unbroken.wait(check=True)
-    struck = client.finetune(data, model=model, retry=1, **options)
+    struck = client.finetune(data, model=model, run={"retry": 1}, **options)
     folder = RunFolder(client.home.run_folder(struck.number))
     wait_until((folder.work / "output.training").is_dir, "the first save")
     os.kill(supervisor_of(struck).pid, signal.SIGKILL)

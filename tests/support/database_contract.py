@@ -147,6 +147,30 @@ def test_an_attempt_ends_and_the_run_waits_for_the_next(store):
     assert store.get(number).attempts == (attempt,)
 
 
+def test_what_supervisors_are_given_is_kept_until_the_end(store):
+    number = add_run(store).number
+    assert store.request(number) is None
+    store.set_request(number, "one")
+    store.set_request(number, "two")
+    assert store.request(number) == "two"
+    finish(store, number, DONE)
+    assert store.request(number) is None
+    with pytest.raises(IllegalMoveError):
+        store.set_request(number, "late")
+
+
+def test_an_attempt_that_is_not_the_expected_one_is_refused(store):
+    number = add_run(store).number
+    assert store.newest_attempt(number) == 0
+    with pytest.raises(SupersededError):
+        store.begin_attempt(number, OTHER, expected=2)
+    assert store.get(number).owner == OWNER
+    assert store.begin_attempt(number, OTHER, expected=1) == 1
+    with pytest.raises(SupersededError):
+        store.begin_attempt(number, OWNER, expected=1)
+    assert (store.newest_attempt(number), store.get(number).owner) == (1, OTHER)
+
+
 def test_a_run_that_is_to_end_gets_no_further_attempt(store):
     died, queue = Ending(EndReason.SUPERVISOR_DIED), Owner.queue("host", "boot")
     number = add_run(store).number

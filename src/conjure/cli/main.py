@@ -65,6 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("Generate and fine-tune", "Run a short demo: sample, fine-tune, sample again."),
     "config": ("Maintain", "Show and change settings."),
     "team": ("Maintain", "Share a home between machines."),
+    "executors": ("Maintain", "List and check the clusters that runs can be carried out on."),
     "prune": ("Maintain", "Delete cached files that no run needs."),
     "doctor": ("Maintain", "Check conjure's home folder, database and tools."),
     "help": ("Help", "Show the help of a command."),
@@ -75,6 +76,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # What a command is called elsewhere.
 _ALIASES = {"hyper": "sweep"}
+
+# What a job on a cluster's node calls.
+_INTERNAL = "supervise"
 
 # Commands with options whose defaults can be set.
 CONFIGURED = (
@@ -102,7 +106,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The verb's command, imported now; None for an unknown one."""
         cmd_name = _ALIASES.get(cmd_name, cmd_name)
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name != _INTERNAL:
             return None
         return import_module(f"conjure.cli.commands.{cmd_name}").command
 
@@ -111,7 +115,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, but an unknown verb is answered with the nearest known ones."""
         name = args[0]
-        if name not in COMMANDS and name not in _ALIASES:
+        if name not in COMMANDS and name not in _ALIASES and name != _INTERNAL:
             near = near_names(name, COMMANDS)
             hint = f"did you mean {' or '.join(f'`conjure {verb}`' for verb in near)}?" if near else None
             ctx.fail(f"there is no command {name!r}{f'; {hint}' if hint else ''}")

@@ -12,15 +12,19 @@ import click
 
 from conjure.cli.run_following import follow_submission
 from conjure.core.home import Home
+from conjure.core.units import parse_size
+from conjure.errors import UsageError, option
+from conjure.recipes.run_specs import placed
+from conjure.reporting import inside_a_run
 from conjure.runs.lifecycle.submission import submit
-from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
 
-RECORDING = ("background", "description", "label", "retry")
+RECORDING = ("background", "description", "label", "retry", "on", "cpus", "gpus", "memory")
 
 
 def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say how a run is recorded."""
-    for option in (
+    for each in (
         click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run."),
         click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run."),
         click.option(
@@ -30,10 +34,29 @@ def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="N",
             help="Start the run again up to N times if it is interrupted.",
         ),
+        click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
+        click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
+        click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
+        click.option("--on", metavar="NAME", help="Carry the run out on this executor."),
         click.option("-b", "--background", is_flag=True, help="Start the run and return at once."),
     ):
-        command = option(command)
+        command = each(command)
     return command
+
+
+def refuse_unrecorded(recording: Mapping[str, Any], hint: str) -> None:
+    """Refuse options that only a run can have.
+
+    Args:
+        recording: The values of the options of `recording_options`.
+        hint: How to have a run.
+
+    Raises:
+        UsageError: One of them is given.
+    """
+    for name in ("on", "retry"):
+        if recording[name] and not inside_a_run():
+            raise UsageError(f"{option(name)} is for runs, and this is none", hint=hint)
 
 
 def record(spec: RunSpec, recording: Mapping[str, Any], *, as_json: bool) -> int:
@@ -45,7 +68,12 @@ def record(spec: RunSpec, recording: Mapping[str, Any], *, as_json: bool) -> int
         as_json: Print JSON.
     """
     home = Home.from_environment()
-    spec = replace(spec, retry=recording["retry"])
+    memory = recording["memory"]
+    spec = placed(
+        replace(spec, retry=recording["retry"]),
+        recording["on"],
+        ComputeRequest(recording["cpus"], recording["gpus"], parse_size(memory) if memory else None),
+    )
     return follow_submission(
         home,
         lambda announce: submit(home, spec, announce=announce),

@@ -113,6 +113,7 @@ _OPTIONS = (
         metavar="GLOB",
         help="With --retry, keep new files that match for the next attempt.",
     ),
+    click.option("--on", metavar="NAME", help="Carry the run out on this executor."),
     click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
     click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
     click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
@@ -178,6 +179,7 @@ def run_spec(
         retry=options["retry"],
         retry_on=options["retry_on"],
         checkpoint=options["checkpoint"],
+        on=options["on"],
     )
 
 

@@ -7,14 +7,14 @@ every local file it was given is mounted, so that lineage shows the chain and a 
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError, option
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
-from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
+from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec
 
 MODEL_MOUNT = "model"
 
@@ -105,3 +105,17 @@ def recorded(
         labels=tuple(labels),
         checkpoint=tuple(checkpoint),
     )
+
+
+def placed(spec: RunSpec, on: str | None, resources: ComputeRequest) -> RunSpec:
+    """The same run where it is wanted.
+
+    Args:
+        spec: As `recorded` has it.
+        on: An executor, whose nodes have a conjure of their own; this machine if None.
+        resources: What it needs there.
+    """
+    variables = spec.variables
+    if on is not None:
+        variables = {name: value for name, value in variables.items() if name != "PATH"}
+    return replace(spec, on=on, resources=resources, variables=variables)

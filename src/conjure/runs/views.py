@@ -20,7 +20,7 @@ from conjure.runs.inspect.lineage import Edge, Products, Tie, run_number, source
 from conjure.runs.lifecycle.heartbeat import is_unreachable
 from conjure.runs.schema.record import AttemptFacts, RunRecord
 from conjure.runs.schema.resource import Resource
-from conjure.runs.schema.spec import FAILED
+from conjure.runs.schema.spec import FAILED, RunSpec
 from conjure.runs.schema.status import PHASES, EndReason, Facts, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 
@@ -433,13 +433,11 @@ def requested_facts(record: RunRecord) -> Iterator[Fact]:
     if amounts:
         given = f" (given {', '.join(map(str, record.gpu_ids))})" if record.gpu_ids else ""
         yield Fact("needs", ", ".join(amounts) + given)
+    if spec.on is not None:
+        yield Fact("on", spec.on)
     if spec.after:
         yield Fact("after", ", ".join(f"run {number}" for number in spec.after))
-    if spec.retry:
-        also = " or failed" if spec.retry_on == FAILED else ""
-        yield Fact("retry", f"up to {spec.retry} times if interrupted{also}")
-    if spec.checkpoint and spec.retry:
-        yield Fact("checkpoints", ", ".join(spec.checkpoint))
+    yield from _retry_facts(spec)
     if spec.timeout_s is not None:
         yield Fact("timeout", format_duration(spec.timeout_s))
     if spec.stop_conditions:
@@ -448,6 +446,14 @@ def requested_facts(record: RunRecord) -> Iterator[Fact]:
         yield Fact("keeps", ", ".join(spec.output))
     if spec.no_output:
         yield Fact("excluded", ", ".join(spec.no_output))
+
+
+def _retry_facts(spec: RunSpec) -> Iterator[Fact]:
+    if spec.retry:
+        also = " or failed" if spec.retry_on == FAILED else ""
+        yield Fact("retry", f"up to {spec.retry} times if interrupted{also}")
+    if spec.checkpoint and spec.retry:
+        yield Fact("checkpoints", ", ".join(spec.checkpoint))
 
 
 def output_facts(record: RunRecord) -> Iterator[Fact]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import click
 
-from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
@@ -120,6 +120,7 @@ def command(
         return save_to_file(context, save_command)
     if save and not inside_a_run():
         return record(run_spec(context), recording, as_json=as_json)
+    refuse_unrecorded(recording, "add --save")
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import generate as implementation
 

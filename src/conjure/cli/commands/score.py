@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 
 from conjure.cli.reading_options import layout_of, reading_options
-from conjure.cli.recording import record, recording_options
+from conjure.cli.recording import record, recording_options, refuse_unrecorded
 from conjure.cli.render import note
 from conjure.cli.sampling_options import adapter_option
 from conjure.cli.typed_options import given_options
@@ -75,6 +75,7 @@ def command(
         raise UsageError("--adapter is for one model", hint="leave out --compare, or --adapter")
     if save and not inside_a_run():
         return record(run_spec(click_context), recording, as_json=as_json)
+    refuse_unrecorded(recording, "add --save")
     files = _are_files(inputs, as_text=as_text)
 
     # Imports torch, which neither --help nor a recording needs.

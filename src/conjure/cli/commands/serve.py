@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
@@ -130,6 +130,7 @@ def command(
             else _predictor_spec(predictor, config, mounts, words, recording)
         )
         return record(spec, recording, as_json=False)
+    refuse_unrecorded(recording, "add --save")
     # Imports the web framework and the language-model half, which neither --help nor a recording needs.
     from conjure.cli.language_model import serve as implementation
 

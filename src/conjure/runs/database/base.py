@@ -320,15 +320,37 @@ class Runs(Protocol):
         """Write down what became known of a run; None leaves what is there."""
         ...
 
-    def begin_attempt(self, number: int, owner: Owner) -> int:
+    def begin_attempt(self, number: int, owner: Owner, *, expected: int | None = None) -> int:
         """Take a run over: from now on nothing that an earlier supervisor writes of it is accepted.
+
+        Args:
+            number: The run.
+            owner: Who has it from now on.
+            expected: The number that the attempt must get.
 
         Returns:
             The number of the attempt.
 
         Raises:
             IllegalMoveError: It has ended.
+            SupersededError: The attempt would get another number than the expected one.
         """
+        ...
+
+    def newest_attempt(self, number: int) -> int:
+        """How many supervisors a run has had."""
+        ...
+
+    def set_request(self, number: int, request: str) -> None:
+        """Keep what the supervisors of a run are given, secrets included, until it has ended.
+
+        Raises:
+            IllegalMoveError: It has.
+        """
+        ...
+
+    def request(self, number: int) -> str | None:
+        """What `set_request` kept; None for a run that has ended, or of which nothing was kept."""
         ...
 
     def write_as(self, number: int, attempt: int) -> None:

@@ -193,6 +193,18 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE runs ADD COLUMN retry_at REAL",
         ),
     ),
+    Migration(
+        7,
+        "what supervisors on a cluster are given",
+        (
+            """
+            CREATE TABLE requests (
+                run INTEGER PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+                request TEXT NOT NULL
+            )
+            """,
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

@@ -171,6 +171,18 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
             """,
         ),
     ),
+    Migration(
+        4,
+        "what supervisors on a cluster are given",
+        (
+            """
+            CREATE TABLE requests (
+                run BIGINT PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+                request TEXT NOT NULL
+            )
+            """,
+        ),
+    ),
 )
 NEWEST = POSTGRES_MIGRATIONS[-1].number
 

@@ -10,7 +10,16 @@ from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from conjure.errors import NotFoundError
-from conjure.runs.database.base import KILL, PARAM, Claim, Lease, ListedRun, RunFilter, RunRelation
+from conjure.runs.database.base import (
+    KILL,
+    PARAM,
+    Claim,
+    Lease,
+    ListedRun,
+    RunFilter,
+    RunRelation,
+    SupersededError,
+)
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.database.rows import (
     CLAIM,
@@ -203,6 +212,7 @@ class RunStatements(SweepStatements):
     def _end(self, number: int, ending: Ending, command_s: float | None, total_s: float | None) -> RunRecord:
         check_move(self.get(number).status, ending.reason.status)
         self._set(number, ending_columns(ending, self._now(), command_s, total_s))
+        self._session.execute("DELETE FROM requests WHERE run = ?", (number,))
         return self._rewrite(number)
 
     def presume_ended(self, number: int, ending: Ending) -> None:
@@ -258,22 +268,48 @@ class RunStatements(SweepStatements):
 
     # ---- leases --------------------------------------------------------------------------------------------
 
-    def begin_attempt(self, number: int, owner: Owner) -> int:
+    def begin_attempt(self, number: int, owner: Owner, *, expected: int | None = None) -> int:
         """Take a run over."""
 
         def begin() -> int:
             status = self.get(number).status
             if status.is_final:
                 raise IllegalMoveError(f"run {number} is {status}: no supervisor can take it over")
+            newest = self.newest_attempt(number)
+            if expected is not None and newest + 1 != expected:
+                raise SupersededError(f"run {number} has had attempt {newest}: {expected} cannot follow it")
             self._session.execute(
                 "INSERT INTO leases (run, attempt, heartbeat_at) VALUES (?, 1, ?) ON CONFLICT (run)"
                 " DO UPDATE SET attempt = leases.attempt + 1, heartbeat_at = excluded.heartbeat_at",
                 (number, self._session.now()),
             )
             self._set(number, {"owner": fact_as_json(owner), "retry_at": None})
-            return self._value("SELECT attempt FROM leases WHERE run = ?", (number,))
+            return self.newest_attempt(number)
 
         return self._change(number, begin)
+
+    def newest_attempt(self, number: int) -> int:
+        """How many supervisors a run has had."""
+        return self._value("SELECT attempt FROM leases WHERE run = ?", (number,)) or 0
+
+    def set_request(self, number: int, request: str) -> None:
+        """Keep what the supervisors of a run are given until it has ended."""
+
+        def keep() -> None:
+            status = self.get(number).status
+            if status.is_final:
+                raise IllegalMoveError(f"run {number} is {status}")
+            self._session.execute(
+                "INSERT INTO requests (run, request) VALUES (?, ?)"
+                " ON CONFLICT (run) DO UPDATE SET request = excluded.request",
+                (number, request),
+            )
+
+        self._change(number, keep)
+
+    def request(self, number: int) -> str | None:
+        """What `set_request` kept."""
+        return self._value("SELECT request FROM requests WHERE run = ?", (number,))
 
     def write_as(self, number: int, attempt: int) -> None:
         """Make this object write of a run as the supervisor of that attempt."""

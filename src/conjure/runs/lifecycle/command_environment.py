@@ -52,7 +52,7 @@ def command_variables(
     variables[HOME_VARIABLE] = str(home.root)
     variables[RUN_VARIABLE] = str(record.number)
     variables[METRICS_VARIABLE] = str(RunFolder.of(home, record.number).metrics)
-    if record.spec.resources.gpus is not None:
+    if record.spec.resources.gpus is not None and record.spec.on is None:  # else the executor chooses them
         variables[VISIBLE_GPUS_VARIABLE] = ",".join(map(str, record.gpu_ids))
     return variables
 

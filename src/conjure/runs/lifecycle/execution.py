@@ -39,13 +39,12 @@ from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
 from conjure.runs.host.process_marks import ProcessMarks
-from conjure.runs.lifecycle.attempts import ending_words, queue_next_attempt
 from conjure.runs.lifecycle.cancellation import raising
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
-from conjure.runs.scheduling.scheduler_start import this_queue
+from conjure.runs.scheduling.attempts import ending_words, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -178,13 +177,8 @@ def supervise(run: RunContext) -> None:
 def _leave_to_queue(run: RunContext, ending: Ending) -> bool:
     """Leave the run to this machine's queue for another attempt, if it gets one."""
     found: list[bool] = []
-    if run.spec.retry and run.home.queued_request(run.number).exists():
-        _write_result(
-            run,
-            lambda: found.append(
-                queue_next_attempt(run.store, run.store.get(run.number), ending, this_queue())
-            ),
-        )
+    if run.spec.retry:
+        _write_result(run, lambda: found.append(queue_next_attempt(run.store, run.number, ending)))
     if found[-1:] != [True]:
         return False
     run.log.note(f"{ending_words(ending)}; another attempt follows")

@@ -134,7 +134,12 @@ def _look_after(store: Database, record: RunRecord, executor: Executor | None) -
         mark_interrupted(store, [record], executor)
         return
     look_after_queue(store)
-    yield Queued(shortage(record.number, store.claims(), Capacity.of_this_machine()))
+    claims = store.claims()
+    own = next((claim for claim in claims if claim.number == record.number), None)
+    if record.spec.on is not None and own is not None and own.may_start:
+        yield Queued(f"room on {record.spec.on}")
+    else:
+        yield Queued(shortage(record.number, claims, Capacity.of_this_machine()))
 
 
 class _Merge:

@@ -7,7 +7,7 @@ judged from here only by its executor, or by a lease that nobody has renewed for
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,15 +22,14 @@ from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
-from conjure.runs.lifecycle.attempts import queue_next_attempt
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
+from conjure.runs.scheduling.attempts import queue_next_attempt
 from conjure.runs.scheduling.scheduler_start import (
     end_scheduler,
     is_scheduler,
     look_after_queue,
     remove_request,
-    this_queue,
 )
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
@@ -77,7 +76,13 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
     return store
 
 
-def mark_interrupted(store: Database, records: Iterable[RunRecord], executor: Executor | None = None) -> None:
+def mark_interrupted(
+    store: Database,
+    records: Iterable[RunRecord],
+    executor: Executor | None = None,
+    *,
+    lost: Collection[int] = (),
+) -> None:
     """Close as interrupted those of the runs whose supervisor is gone.
 
     Where that cannot be written, as on a full disk, `store` tells of them as ended all the same.
@@ -86,11 +91,12 @@ def mark_interrupted(store: Database, records: Iterable[RunRecord], executor: Ex
         store: Where the runs are recorded.
         records: The runs.
         executor: One beside this machine whose runs can be judged from here.
+        lost: Those whose supervisors are known to be gone, wherever they were.
     """
     records = list(records)
-    lost = _lost_elsewhere(store, records)
+    silent = _lost_elsewhere(store, records)
     for record in records:
-        if record.number not in lost and not _can_be_judged(record, executor):
+        if record.number not in lost and record.number not in silent and not _can_be_judged(record, executor):
             continue
         with RunLock.possession(store.home.run_folder(record.number)) as nobody_has_it:
             if nobody_has_it:
@@ -146,13 +152,9 @@ def _close_one(store: Database, number: int) -> None:
 
 
 def _goes_on(store: Database, record: RunRecord, ending: Ending) -> bool:
-    """Leave a run to this machine's queue for another attempt, if it gets one; whether it does."""
-    owner = record.owner
-    is_ours = owner is not None and owner.host_id == host_id()
-    if not is_ours or not store.home.queued_request(record.number).exists():
-        return False
+    """Leave a run to its queue for another attempt, if it gets one; whether it does."""
     try:
-        return queue_next_attempt(store, record, ending, this_queue())
+        return bool(record.spec.retry) and queue_next_attempt(store, record.number, ending)
     except StoreError:
         return False
 

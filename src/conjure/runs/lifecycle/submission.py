@@ -25,6 +25,7 @@ from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.executors.base import Executor
 from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.executors.ray import RayExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.sandbox import require_sandbox
 from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
@@ -34,7 +35,12 @@ from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
-from conjure.runs.scheduling.scheduler_start import dependency_failed, start_scheduler, wake_scheduler
+from conjure.runs.scheduling.scheduler_start import (
+    dependency_failed,
+    start_dispatcher,
+    start_scheduler,
+    wake_scheduler,
+)
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
@@ -73,7 +79,7 @@ def submit(
         spec: What is asked.
         announce: Told the number as soon as there is one.
         rerun_of: The run this one repeats.
-        executor: Where the supervisor is started; this machine if None.
+        executor: Where the supervisor is started; what the spec names, or this machine, if None.
         trial: The trial of a sweep that it is.
 
     Raises:
@@ -83,14 +89,14 @@ def submit(
             goes on because it had been handed over.
     """
     requested = time.monotonic()
-    executor = executor if executor is not None else LocalExecutor(home)
+    executor = executor if executor is not None else _executor_of(home, spec)
     is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
         _refuse_where(spec, is_local=is_local)
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
-        if spec.after and not is_local:
+        if spec.after and not is_local and spec.on is None:
             raise UsageError(f"a run with {option('after')} can only be carried out on this machine")
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:
@@ -122,9 +128,25 @@ def submit(
             finally:
                 lock.release()
             record_now = store.get(number)
-            if record_now.waits_in_queue and not start_scheduler(home):
+            if spec.on is not None:
+                start_dispatcher(home)
+            elif record_now.waits_in_queue and not start_scheduler(home):
                 wake_scheduler(home)
         return Submission(record_now)
+
+
+def _executor_of(home: Home, spec: RunSpec) -> Executor:
+    """Where a run is to be carried out.
+
+    Raises:
+        UsageError: The user has defined no such executor, or it cannot be used with this home.
+        ExecutorError: It does not answer; once it has a run, that waits for it.
+    """
+    if spec.on is None:
+        return LocalExecutor(home)
+    executor = RayExecutor.named(home, spec.on)
+    executor.cluster.nodes()
+    return executor
 
 
 def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
@@ -134,7 +156,7 @@ def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
         UsageError: More is asked for than there is, or than an executor can do.
     """
     if not is_local:
-        if spec.retry:
+        if spec.retry and spec.on is None:
             raise UsageError(f"a run with {option('retry')} can only be carried out on this machine")
         return
     refuse_impossible(spec.resources)

@@ -1,7 +1,8 @@
 """The process that supervises a run: in its own session, so that it outlives the terminal.
 
-Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor,
-and `leave_caller`, called by `scheduler_loop` in a copy of its process. Two processes stand behind a run: the
+Main entries: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor;
+`main_on_node`, where that is a cluster; and `leave_caller`, called by `scheduler_loop` in a copy of its
+process. Two processes stand behind a run: the
 supervisor, which takes it through and holds its lock; and above it a guard, which only waits, and ends every
 process of the run should the supervisor be killed.
 
@@ -9,25 +10,39 @@ Invariant: whatever ends the supervisor, no process of the run is left and its r
 """
 
 import os
+import select
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError
-from conjure.reporting import RUN_VARIABLE
+from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.attempts import set_aside
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.opening import open_database
+from conjure.runs.executors.local import find_supervisor
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.executors.supervisor_request import SupervisorRequest
+from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
+from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import Process, adopt_orphans, boot_id, end_all, family, set_name, this_process
+from conjure.runs.host.process import (
+    Process,
+    adopt_orphans,
+    boot_id,
+    end_all,
+    family,
+    send_signal,
+    set_name,
+    this_process,
+)
+from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.execution import RunContext, supervise
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (
@@ -46,6 +61,8 @@ from conjure.runs.scheduling.scheduler_start import (
 )
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError
+
+_LOOK_EVERY_S = 0.5
 
 
 def main() -> NoReturn:
@@ -72,6 +89,73 @@ def main() -> NoReturn:
     leave_caller(home, number, lock, request)
 
 
+def main_on_node(home: Home, number: int, attempt: int) -> None:
+    """Supervise a run in this job of a cluster's; returns when the supervisor has ended.
+
+    The supervisor is in a session of its own: a cluster that loses the job, or kills it, leaves it alone.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run.
+        attempt: The attempt that this job was handed over for; another one ends at once.
+    """
+    with open_database(home, must_exist=True) as store:
+        text, is_next = store.request(number), store.newest_attempt(number) + 1 == attempt
+        if text is None or not is_next or not store.get(number).waits_in_queue:
+            return  # it was ended, or started by another job
+    request = _as_here(SupervisorRequest.from_json(text), home)
+    lock = RunLock.take_when_free(home.run_folder(number))
+    if lock is None or lock.descriptor is None:
+        return
+    reading, writing = os.pipe()  # held by supervisor and guard, and by nobody else, until they end
+    if os.fork() == 0:
+        try:
+            os.setsid()
+            os.close(reading)
+            os.chdir(home.root)
+            take_surroundings(home, number, request)
+            leave_caller(home, number, lock, request, attempt)
+        finally:
+            os._exit(1)  # it could not be left
+    os.close(writing)
+    lock.release()
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    while not select.select([reading], [], [], _LOOK_EVERY_S)[0]:
+        if told:
+            told.clear()
+            _pass_on(home, number, attempt)
+
+
+def _as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
+    """A request with what this node has in place of what the machine had that it was made on."""
+    passed_on = {name: value for name, value in os.environ.items() if _is_the_nodes(name)}
+    own_folder = str(Path(sys.executable).parent)  # where this conjure and its Python are
+    passed_on["PATH"] = os.pathsep.join([own_folder, os.environ.get("PATH", os.defpath)])
+    return replace(
+        request,
+        requested=time.monotonic(),
+        capacity=Capacity.of_this_machine(),
+        variables=passed_on | {HOME_VARIABLE: str(home.root)},
+        settings=ProcessSettings.of_this_process(),
+        program=Program.of_this_process(),
+        boot_id=boot_id(),
+    )
+
+
+def _is_the_nodes(name: str) -> bool:
+    """Whether a variable is the node's: not one that the cluster set for its job alone."""
+    return name not in OWN_VARIABLES and name != "PYTHONBREAKPOINT" and not name.startswith("RAY_")
+
+
+def _pass_on(home: Home, number: int, attempt: int) -> None:
+    """Tell the supervisor that its job was told to end: it stops the run and saves."""
+    with suppress(ConjureError), open_database(home, must_exist=True) as store:
+        supervisor = find_supervisor(store.get(number).owner)
+        if supervisor is not None and store.newest_attempt(number) == attempt:
+            send_signal(supervisor, signal.SIGTERM)
+
+
 def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> None:
     """Have the variables that the run was submitted with, and the run's own log for what goes wrong here."""
     os.environ.clear()
@@ -82,7 +166,9 @@ def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> No
     os.close(log)
 
 
-def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> NoReturn:
+def leave_caller(
+    home: Home, number: int, lock: RunLock, request: SupervisorRequest, attempt: int | None = None
+) -> NoReturn:
     """Make this process the guard of a run, with its supervisor below it.
 
     Args:
@@ -90,6 +176,7 @@ def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequ
         number: The run.
         lock: Its lock.
         request: The run, and what its command is given.
+        attempt: The attempt that this must become, where another process may have begun it.
     """
     leave_cgroup()  # of the run that may have started this one: it ends without us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -107,14 +194,14 @@ def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequ
     os.setsid()
     adopt_orphans()
     os.environ[RUN_VARIABLE] = str(number)  # what we start can be found by it, should guard and we both die
-    _supervise(home, number, request)
+    _supervise(home, number, request, attempt)
 
 
-def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
+def _supervise(home: Home, number: int, request: SupervisorRequest, expected: int | None) -> NoReturn:
     status = 1
     try:
         with open_database(home, must_exist=True) as store:
-            attempt = _enter(home, store, number, request)
+            attempt = _enter(home, store, number, request, expected)
             if attempt is not None:
                 _begin_anew(home, store, number)
                 exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
@@ -138,13 +225,15 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
         os._exit(status)
 
 
-def _enter(home: Home, store: Database, number: int, request: SupervisorRequest) -> int | None:
+def _enter(
+    home: Home, store: Database, number: int, request: SupervisorRequest, expected: int | None
+) -> int | None:
     """Take the run over and begin it: the number of the attempt.
 
     None where there is no room for it after all, so that it is left to the queue, or where it has ended.
     """
     try:
-        attempt = store.begin_attempt(number, this_process())
+        attempt = store.begin_attempt(number, this_process(), expected=expected)
         store.write_as(number, attempt)
         if not admit(store, number, request):
             enqueue(home, store, number, request)
@@ -157,6 +246,8 @@ def _enter(home: Home, store: Database, number: int, request: SupervisorRequest)
 
 def _keep_request(home: Home, number: int, request: SupervisorRequest) -> None:
     """Keep what a further attempt will need, and nothing where there will be none."""
+    if request.executor != LOCAL:
+        return  # it is in the database
     if not request.spec.retry:
         remove_request(home, number)
         return

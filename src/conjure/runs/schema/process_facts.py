@@ -41,6 +41,11 @@ class Owner:
         """An executor that has a run whose supervisor is still to take it."""
         return cls(f"{_EXECUTOR}{name}", "", -1, "")
 
+    @classmethod
+    def queue_of_executor(cls, name: str) -> "Owner":
+        """The queue of a cluster: who starts what waits there is any machine that knows it."""
+        return cls.queue(cls.of_executor(name).host_id, "")
+
     @property
     def is_queue(self) -> bool:
         """Whether this is a machine's queue, not a process."""

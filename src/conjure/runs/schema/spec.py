@@ -240,6 +240,7 @@ class RunSpec:
         retry_on: What is followed by another attempt: `INTERRUPTED`, or also the command's own failure,
             `FAILED`.
         checkpoint: Globs of files of an attempt that the next one is given.
+        on: The executor that it is carried out on, by its name in the user's settings; this machine if None.
         withheld: Of a spec as it is stored, what it does not hold because it was secret, as in ``command``
             and ``variables.API_KEY``; None for a spec that holds everything.
     """
@@ -266,6 +267,7 @@ class RunSpec:
     retry: int = 0
     retry_on: str = INTERRUPTED
     checkpoint: tuple[str, ...] = ()
+    on: str | None = None
     withheld: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -377,6 +379,7 @@ class RunSpec:
             "retry": safe.retry,
             "retry_on": safe.retry_on,
             "checkpoint": list(safe.checkpoint),
+            "on": safe.on,
             "withheld": None if safe.withheld is None else list(safe.withheld),
         }
 
@@ -397,6 +400,7 @@ class RunSpec:
             "network",
             "retry",
             "retry_on",
+            "on",
         )
         withheld = stored["withheld"] if "withheld" in stored else _starred(stored)
         return cls(

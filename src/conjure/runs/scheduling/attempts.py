@@ -7,6 +7,8 @@ attempts whose command started are counted, and those that never did have a limi
 import random
 
 from conjure.runs.database.base import Database
+from conjure.runs.host.process import host_id
+from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import FAILED
@@ -48,19 +50,20 @@ def _false_starts(record: RunRecord) -> int:
     return count
 
 
-def queue_next_attempt(store: Database, record: RunRecord, ending: Ending, queue: Owner) -> bool:
-    """Leave a run to a queue for another attempt, if it gets one.
+def queue_next_attempt(store: Database, number: int, ending: Ending) -> bool:
+    """Leave a run to the queue that it came from for another attempt, if it gets one.
 
     Args:
         store: Where the run is recorded.
-        record: The run.
+        number: The run.
         ending: How its attempt ended.
-        queue: Where it waits.
 
     Returns:
-        Whether it does: somebody may have asked for its end meanwhile.
+        Whether it does: what it takes may be gone, or somebody may have asked for its end meanwhile.
     """
-    if not may_retry(record, ending):
+    record = store.get(number)
+    queue = _queue_of(store, record)
+    if queue is None or not may_retry(record, ending):
         return False
     longest = min(_FIRST_DELAY_S * 2 ** len(record.attempts), _LONGEST_DELAY_S)
     delay_s = longest * random.uniform(0.75, 1.0)
@@ -70,3 +73,11 @@ def queue_next_attempt(store: Database, record: RunRecord, ending: Ending, queue
     except IllegalMoveError:
         return False
     return True
+
+
+def _queue_of(store: Database, record: RunRecord) -> Owner | None:
+    """Where a run can wait for its next attempt: what a supervisor will need must be there."""
+    if record.spec.on is not None:
+        return None if store.request(record.number) is None else Owner.queue_of_executor(record.spec.on)
+    is_here = record.owner is not None and record.owner.host_id == host_id()
+    return this_queue() if is_here and store.home.queued_request(record.number).exists() else None
