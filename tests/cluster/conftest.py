@@ -7,12 +7,6 @@ from support.postgres_server import PostgresServer
 pytest.register_assert_rewrite("support.database_contract")
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "/tests/cluster/" in str(item.path):
-            item.add_marker(pytest.mark.cluster)
-
-
 @pytest.fixture(scope="session")
 def postgres():
     with PostgresServer.running() as server:

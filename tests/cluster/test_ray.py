@@ -15,7 +15,6 @@ from conjure.runs.host.process import family
 from conjure.runs.schema.status import RunStatus
 from support.casting import (
     UNTIL_GO,
-    ending_runs,
     is_running,
     nap,
     outputs,
@@ -39,11 +38,7 @@ def nodes():
 
 
 @pytest.fixture
-def home(nodes, postgres, conjure_home, tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    home = Home(conjure_home)
+def home(nodes, postgres, home, folder, tmp_path):
     succeed("team", "init", "--database", postgres.new_database())
     token = tmp_path / "token"
     token.write_text(TOKEN)
@@ -51,12 +46,6 @@ def home(nodes, postgres, conjure_home, tmp_path, monkeypatch):
         f'[executors.gpu]\nkind = "ray"\naddress = "{nodes.address}"\ntoken_file = "{token}"\n'
     )
     return home
-
-
-@pytest.fixture
-def client(home):
-    with ending_runs(home) as client:
-        yield client
 
 
 def succeed(*arguments):

@@ -5,26 +5,18 @@ import json
 import psycopg
 import pytest
 
-from conjure.core.home import Home
 from conjure.runs.database.base import SupersededError
 from conjure.runs.database.opening import open_database
 from conjure.runs.database.postgres_migrations import NEWEST
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.status import RunStatus
-from support.casting import MADE_AFTER_GO, add_run, ending_runs, wait_until
+from support.casting import MADE_AFTER_GO, add_run, ending_runs, outputs, release, wait_until
 from support.memory_executor import ELSEWHERE
 from support.old_conjure import as_old_conjure, unpack_code
-from support.repositories import read_files
 from support.terminal import conjure
 
-
-@pytest.fixture
-def home(conjure_home, tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return Home(conjure_home)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
@@ -75,9 +67,9 @@ def test_runs_wait_in_its_queue_and_are_stopped(shared):
         stopped.stop()
         assert stopped.status is RunStatus.STOPPED
         wait_until(lambda: list(first.logs()), "the first one's start")
-        (shared.run_folder(first.number) / "go").touch()
+        release(first)
         waiting.wait(check=True)
-        assert read_files(shared.run_folder(waiting.number) / "outputs") == {"late.txt": "late\n"}
+        assert outputs(waiting) == {"late.txt": "late\n"}
 
 
 def test_the_records_come_back_when_it_leaves(shared, address):
@@ -108,7 +100,7 @@ def test_a_home_with_an_active_run_stays_where_it_is(home, address):
         refused = conjure("team", "init", "--database", address)
         assert "1 run has not ended: 1" in refused.stderr
         wait_until(lambda: list(run.logs()), "its start")
-        (home.run_folder(1) / "go").touch()
+        release(run)
         run.wait(check=True)
 
 
@@ -150,12 +142,12 @@ def test_a_run_outlives_its_database_and_ends_when_that_is_back(shared, postgres
         postgres.stop()
         try:
             assert "the team's database cannot be reached" in conjure("ps").stderr
-            (folder / "go").touch()
+            release(run)
             wait_until(lambda: (folder / "work" / "made.txt").exists(), "the command's end")
         finally:
             postgres.start()
         run.wait(check=True)
-        assert read_files(folder / "outputs") == {"made.txt": "made\n"}
+        assert outputs(run) == {"made.txt": "made\n"}
         assert json.loads((folder / "run.json").read_text())["status"] == "complete"
 
 

@@ -1,5 +1,6 @@
 """What is found before a fine-tune gets a number, the plan alone, and the spellings people type."""
 
+import io
 import json
 import subprocess
 
@@ -98,11 +99,12 @@ def test_a_prompt_is_given_once(here, call):
         assert "cannot both be given" in note
 
 
-def test_a_recorded_prompt_is_the_prompt_whichever_way_it_was_given(here, call):
-    for words in (["My dog"], ["--prompt", "My dog"]):
+def test_a_recorded_prompt_is_the_prompt_whichever_way_it_was_given(here, call, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"My dog")))
+    for words in (["My dog"], ["--prompt", "My dog"], ["-"]):
         assert call("generate", "--model", "./tiny", "--length", "3", "--seed", "1", "--save", *words)[0] == 0
-    first, second = (json.loads(call("info", number, "--json")[1])["command"] for number in ("1", "2"))
-    assert first == second
+    first, *others = (json.loads(call("info", number, "--json")[1])["command"] for number in "123")
+    assert others == [first, first]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,9 @@ def test_what_cannot_chat_is_one_sentence(model, tmp_path, capsys):
     assert _run(["generate", "Where?", "--chat", "--model", base]) == 2
     assert "has no chat template: it is a base model" in capsys.readouterr().err
     assert _run(["chat", "--model", base]) == 2
-    assert "has no chat template: it is a base model" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "has no chat template: it is a base model" in err
+    assert "hint: use a chat model, such as smollm2, or `conjure generate` without --chat" in err
     assert _run(["generate", "--chat", "--model", model]) == 2
     assert "--chat needs a question" in capsys.readouterr().err
     assert _run(["chat", "--chat-date", "today"]) == 2

@@ -43,6 +43,7 @@ def test_the_preview_shows_what_is_learned(model, data, capsys):
     assert 0 < sum(first["learned"]) < first["tokens"]
 
 
+@pytest.mark.usefixtures("short_reports")
 def test_a_tune_keeps_its_adapter_and_both_can_be_asked(model, data, tmp_path, capsys):
     tune = [
         "finetune",

@@ -8,23 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from conjure.core.home import Home
 from conjure.runs.artifacts.uploads import upload
 from conjure.runs.schema.status import EndReason
-from support.casting import ending_runs, nap, supervisor_of, wait_until
+from support.casting import nap, supervisor_of, wait_until
 from support.repositories import read_files, write_files
 from support.terminal import conjure
 
 _PRECIOUS = {"thesis.tex": "years of work", "letters/one": "dear", "letters/deep/two": "yours"}
 _MODES = {"thesis.tex": 0o640, "letters/one": 0o600, "letters/deep": 0o700}
-
-
-@pytest.fixture
-def client(tmp_path, monkeypatch, conjure_home):
-    (tmp_path / "project").mkdir()
-    monkeypatch.chdir(tmp_path / "project")
-    with ending_runs(Home(conjure_home)) as client:
-        yield client
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def test_generate_finetune_score_and_report(checkpoints, jokes: Path, tmp_path: 
     assert math.isfinite(tuned.score("My dog ate the clock.").total)
 
 
+@pytest.mark.usefixtures("short_reports")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_lora_changes_every_matrix_of_the_blocks_and_no_embedding(
     checkpoints, jokes: Path, tmp_path: Path, name: str

@@ -6,10 +6,9 @@ import signal
 
 import pytest
 
-from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.schema.run_folder import RunFolder
-from support.casting import ending_runs, supervisor_of, wait_until
+from support.casting import supervisor_of, wait_until
 from support.models import tiny_checkpoint
 from support.texts import ONE_LINERS
 from support.tuning import OPTIONS, tuning_inputs
@@ -17,15 +16,8 @@ from support.tuning import OPTIONS, tuning_inputs
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def client(conjure_home):
-    with ending_runs(Home(conjure_home)) as client:
-        yield client
-
-
-def test_a_fine_tune_then_samples_and_a_score_of_its_model(client, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
+def test_a_fine_tune_then_samples_and_a_score_of_its_model(client, folder, tmp_path):
+    (folder / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
     model = tiny_checkpoint(tmp_path / "base")
     tuned = client.finetune(
         "jokes.txt",
@@ -47,12 +39,12 @@ def test_a_fine_tune_then_samples_and_a_score_of_its_model(client, tmp_path, mon
     scored = client.score("My dog", model=name)
     assert samples.wait(check=True).record.mounts[0].source_run == tuned.number
     samples.cp("samples.json", "samples")
-    assert [one["prompt"] for one in json.loads((tmp_path / "samples/samples.json").read_text())] == [
+    assert [one["prompt"] for one in json.loads((folder / "samples/samples.json").read_text())] == [
         "My",
         "My",
     ]
     scored.wait(check=True).cp("score.json", "scored")
-    assert json.loads((tmp_path / "scored/score.json").read_text())["tokens"] > 0
+    assert json.loads((folder / "scored/score.json").read_text())["tokens"] > 0
 
 
 def test_a_fine_tune_goes_on_from_its_last_save_and_repeats_its_losses(client, tmp_path, monkeypatch):

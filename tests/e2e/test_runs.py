@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from conjure.core.home import Home
-from support.casting import ending_runs, is_running, nap, wait_until
+from support.casting import is_running, nap, wait_until
 from support.repositories import make_repository, write_files
 from support.terminal import CONJURE, Terminal, conjure, environment
 
@@ -16,13 +15,9 @@ TOTAL = "🎉 Total run time: "
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch, conjure_home):
+def project(client, folder):
     """An empty current folder; runs that are left are killed."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    with ending_runs(Home(conjure_home)):
-        yield folder
+    return folder
 
 
 def shown(done):

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from conjure.cli.main import _run
-from conjure.core.home import Home
-from support.casting import ending_runs, wait_until
+from support.casting import wait_until
 from support.models import tiny_checkpoint
 from support.texts import ONE_LINERS
 
@@ -28,13 +27,6 @@ for step in range(1, 11 if value < 1 else 1_000_000):
     log_metric("loss", value, step=step)
     time.sleep(0.05)
 """
-
-
-@pytest.fixture
-def client(conjure_home, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with ending_runs(Home(conjure_home)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -153,20 +145,30 @@ def test_a_trial_that_does_worse_is_pruned_and_keeps_its_outputs(sweep, client):
     assert json.loads(sweep("show", "1", "--json")[1])["trials"][1]["status"] == "pruned"
 
 
-def test_a_fine_tune_is_the_trial_itself_and_its_options_are_filled(sweep, client, tmp_path):
-    (tmp_path / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
+def test_a_fine_tune_is_the_trial_itself_and_its_options_are_filled(sweep, client, folder, tmp_path):
+    (folder / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
     model = str(tiny_checkpoint(tmp_path / "base"))
     words = ["conjure", "finetune", "jokes.txt", "--model", model, "--split", "lines", "--block-size", "16"]
     metric = ["--metric", "held_out_loss", "--minimize"]
-    status, out, _ = sweep("grid", "--param", "lr=1e-3", *metric, "--", *words, "--max-steps", "2")
+    first = client.run("true").wait().number
+    given = ["--param", "lr=1e-3", *metric, "--after", str(first)]
+    status, out, _ = sweep("grid", *given, "--", *words, "--max-steps", "2")
     assert status == 0, out
-    (run,) = client.runs()
+    run, _ = client.runs()
     record = run.record
+    assert record.spec.after == (first,)
     assert (record.spec.kind, record.mounts[0].target) == ("finetune", "jokes.txt")
     assert "--learning-rate=:lr:" in record.spec.command
     (trial,) = json.loads(sweep("show", "1", "--json")[1])["trials"]
     assert trial["params"] == {"lr": "1e-3"}
     assert trial["value"] == run.metrics("held_out_loss")[0].value
+
+
+def test_a_prompt_from_standard_input_is_that_of_every_trial(sweep, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"My dog")))
+    status, out, _ = sweep("grid", "--dry-run", "--param", "seed=1,2", "--", "conjure", "generate", "-")
+    assert status == 0
+    assert [line.rpartition(" -- ")[2] for line in out.splitlines()] == ["'My dog'", "'My dog'"]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,13 @@ def test_a_fine_tune_is_the_trial_itself_and_its_options_are_filled(sweep, clien
             ["grid", "--param", "seed=1", "--pip", "tqdm", "--", "conjure", "score", "a text"],
             "--pip cannot be",
         ),
+        (
+            ["grid", "--param", "seed=1", "--sandbox", "--", "conjure", "score", "a text"],
+            "--sandbox cannot be",
+        ),
+        (["grid", "--param", "adapter=a,b", "--", "conjure", "score", "x"], "--adapter cannot have"),
+        (["grid", "--param", "x=1"], "as in `conjure sweep grid --param x=1,2 -- echo :x:`"),
+        (["grid", "--param", "x=1", "--", " "], "as in `conjure sweep grid --param x=1,2 -- echo :x:`"),
         (["show", "7"], "there is no sweep 7; there are no sweeps yet"),
     ],
 )

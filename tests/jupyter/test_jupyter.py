@@ -18,7 +18,6 @@ from conjure.runs.schema.status import RunStatus
 from support.casting import ending_runs, wait_until
 from support.terminal import conjure
 
-pytestmark = pytest.mark.jupyter
 _ADDRESS = re.compile(r"JupyterLab: (http://127\.0\.0\.1:\d+)/lab\?token=([0-9a-f]{48})")
 _NOTEBOOK = {"type": "notebook", "content": {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}}
 

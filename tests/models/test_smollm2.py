@@ -32,7 +32,6 @@ from conjure.lm.training.request import FinetuneRequest
 from support.engines import logits_of
 from support.tokenizers_of_kinds import hostile_texts
 
-pytestmark = pytest.mark.models
 logging.disable_progress_bar()
 
 NEW_TOKENS = 40

@@ -1,9 +1,6 @@
-"""What tests of sandboxed runs share: a user's home made for the test, and runs that end with it."""
+"""What tests of sandboxed runs share: a user's home made for the test, with the project in it."""
 
 import pytest
-
-from conjure.core.home import Home
-from support.casting import ending_runs
 
 
 @pytest.fixture(autouse=True)
@@ -17,23 +14,12 @@ def user_home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def home(conjure_home):
-    return Home(conjure_home)
-
-
-@pytest.fixture
 def folder(user_home, monkeypatch):
     """The current folder: a project in the user's home."""
     folder = user_home / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
-
-
-@pytest.fixture
-def client(home, folder):
-    with ending_runs(home) as client:
-        yield client
 
 
 @pytest.fixture

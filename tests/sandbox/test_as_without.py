@@ -7,8 +7,6 @@ import pytest
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import nap, wait_until
 
-pytestmark = pytest.mark.sandbox
-
 
 def both(client, command, **options):
     """The same run without and with the sandbox."""

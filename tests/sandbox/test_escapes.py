@@ -13,8 +13,6 @@ from conjure.runs.host.process import everybody
 from conjure.runs.schema.status import RunStatus
 from support.casting import nap, supervisor_of, wait_for_status, wait_until
 
-pytestmark = pytest.mark.sandbox
-
 
 @pytest.fixture
 def bystander():

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.serve
-
 _TASK = """
 task: words
 dataset_path: json

@@ -4,8 +4,6 @@ import openai
 import pytest
 from openai.types import Completion, Model
 
-pytestmark = pytest.mark.serve
-
 _PROMPT = "Once upon a time"
 
 

@@ -6,7 +6,7 @@ import socket
 import threading
 from contextlib import contextmanager
 
-from conjure.http.server import HttpServer, Shutdown, address_of, listen
+from conjure.http.server import HttpServer, Shutdown, listen
 
 
 class Client:
@@ -75,18 +75,16 @@ class Answer:
 
 
 @contextmanager
-def running(app, shutdown=None):
-    """A client of `app`, which is served until the block ends."""
-    server = HttpServer(
-        app, listen("127.0.0.1", 0, has_key=False), shutdown or Shutdown(lambda: None, lambda: None)
-    )
-    port = int(address_of(server._bound).rsplit(":", 1)[1])
+def running(app, shutdown=None, *, bound=None):
+    """A client of `app`, which is served until the block ends, on a free port or the one that is `bound`."""
+    bound = bound or listen("127.0.0.1", 0, has_key=False)
+    server = HttpServer(app, bound, shutdown or Shutdown(lambda: None, lambda: None))
     ready = threading.Event()
     thread = threading.Thread(target=server.run, args=[ready.set])
     thread.start()
     assert ready.wait(30)
     try:
-        yield Client(port)
+        yield Client(bound.getsockname()[1])
     finally:
         server.end()
         thread.join(30)

@@ -4,12 +4,12 @@ from contextlib import contextmanager
 
 from conjure.core.home import Home
 from conjure.http.api_keys import ApiKeys
-from conjure.http.server import HttpServer, Shutdown, listen
+from conjure.http.server import Shutdown, listen
 from conjure.web.app import create_app
 from conjure.web.pages.playground import LazyPlayground
 from conjure.web.session import Session
 from conjure.web.site import Site
-from support.http_servers import Client
+from support.http_servers import Client, running
 
 
 class Visitor(Client):
@@ -42,23 +42,13 @@ class Visitor(Client):
 @contextmanager
 def visiting(root, *, allow_actions=False, keys=None, logged_in=True):
     """A visitor of the pages of the home in `root`."""
-    import threading
-
     bound = listen("127.0.0.1", 0, has_key=False)
-    port = bound.getsockname()[1]
-    session = Session(port, None if keys is None else ApiKeys(keys))
-    playground = LazyPlayground(Home(root))
+    session = Session(bound.getsockname()[1], None if keys is None else ApiKeys(keys))
+    playground = LazyPlayground()
     app = create_app(Site(Home(root), allow_actions=allow_actions), session, playground)
-    server = HttpServer(app, bound, Shutdown(playground.drain, playground.abort))
-    ready = threading.Event()
-    thread = threading.Thread(target=server.run, args=[ready.set])
-    thread.start()
-    assert ready.wait(30)
     try:
-        visitor = Visitor(port, session)
-        yield visitor.log_in() if logged_in else visitor
+        with running(app, Shutdown(playground.drain, playground.abort), bound=bound) as client:
+            visitor = Visitor(client.port, session)
+            yield visitor.log_in() if logged_in else visitor
     finally:
-        server.end()
-        thread.join(30)
         playground.end()
-        assert not thread.is_alive()

@@ -11,8 +11,6 @@ from support.casting import add_run, finish
 from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file, sweep_home
 from support.web_sites import visiting
 
-pytestmark = pytest.mark.web
-
 PAGES = [
     "/",
     "/runs",

@@ -3,7 +3,6 @@
 import re
 import time
 
-import pytest
 from playwright.sync_api import expect
 
 from conjure.core.home import Home
@@ -12,8 +11,6 @@ from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run, advance, finish
 from support.web_homes import log_points, loss_curve, print_lines, small_home
 from support.web_sites import visiting
-
-pytestmark = pytest.mark.web
 
 
 def test_from_the_table_to_a_comparison_by_mouse(window, small):

@@ -110,17 +110,6 @@ class LazyGroup(click.Group):
             return None
         return import_module(f"conjure.cli.commands.{cmd_name}").command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, but an unknown verb is answered with the nearest known ones."""
-        name = args[0]
-        if name not in COMMANDS and name not in _ALIASES and name != _INTERNAL:
-            near = near_names(name, COMMANDS)
-            hint = f"did you mean {' or '.join(f'`conjure {verb}`' for verb in near)}?" if near else None
-            ctx.fail(f"there is no command {name!r}{f'; {hint}' if hint else ''}")
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The verbs by section, from the table alone."""
         for section in dict.fromkeys(section for section, _ in COMMANDS.values()):
@@ -221,15 +210,26 @@ def _in_our_form(error: click.ClickException) -> ConjureError:
     context = error.ctx if isinstance(error, click.UsageError) else None
     if isinstance(error, click.NoSuchOption) and context is not None:
         options = [option for each in context.command.get_params(context) for option in each.opts]
-        near = near_names(error.option_name, options)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        message = f"there is no option {error.option_name}{hint}"
+        message, near = f"there is no option {error.option_name}", near_names(error.option_name, options)
+    elif isinstance(error, click.NoSuchCommand) and context is not None:
+        message, near = _no_such_command(error.command_name, context)
+    elif isinstance(error, click.exceptions.NoArgsIsHelpError) and isinstance(error.ctx.command, click.Group):
+        commands = ", ".join(error.ctx.command.list_commands(error.ctx))
+        message, near = f"`{error.ctx.command_path}` needs a command: {commands}", []
     else:
-        message = error.format_message().removesuffix(".")
+        message, near = error.format_message().removesuffix("."), []
     return ConjureError(
-        message[:1].lower() + message[1:],
+        message[:1].lower() + message[1:] + (f"; did you mean {' or '.join(near)}?" if near else ""),
         fix=f"{context.command_path} --help" if context is not None else None,
     )
+
+
+def _no_such_command(typed: str, group: click.Context) -> tuple[str, list[str]]:
+    """What is said of an unknown command of conjure or of a group, and the nearest known ones."""
+    path = group.command_path
+    known = group.command.list_commands(group) if isinstance(group.command, click.Group) else []
+    words = f"{path} {typed}".removeprefix("conjure ")
+    return f"there is no command {words!r}", [f"`{path} {name}`" for name in near_names(typed, known)]
 
 
 def _call(arguments: list[str]) -> object:

@@ -1,6 +1,7 @@
-"""The options by which a command is told how freely to write, with which adapter, and by what date to chat.
+"""The options by which a command is told with which model, how freely and by what date to write.
 
-Main entry: `sampling_options`. Invariant: every command that writes text has them with the same defaults.
+Main entries: `sampling_options`, `model_option`. Invariant: every command that writes text has them with the
+same defaults.
 """
 
 from collections.abc import Callable
@@ -59,6 +60,12 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command = option(command)
     return command
 
+
+model_option = click.option(
+    "--model", default="sprite", show_default=True, help="Model name, folder, run or Hugging Face model."
+)
+
+seed_option = click.option("--seed", type=int, help="Random seed; default: a new one, which is printed.")
 
 precision_option = click.option(
     "--precision",

@@ -22,7 +22,7 @@ from conjure.core.quoting import printable
 from conjure.errors import ConjureError
 from conjure.http.access import AccessRules, check_access
 from conjure.http.errors import HttpError, error_response, to_http_error
-from conjure.http.headers import add_default_headers, header_values
+from conjure.http.headers import DEFAULT_HEADERS, header_values, with_missing
 
 requests_log = logging.getLogger("conjure.http.requests")
 errors_log = logging.getLogger("conjure.http.errors")
@@ -99,10 +99,8 @@ class _Shell:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer.status = message["status"]
-                headers = list(message.get("headers", ()))
-                headers.append((b"x-request-id", answer.request_id.encode()))
-                add_default_headers(headers)
-                message = {**message, "headers": headers}
+                own = [*message.get("headers", ()), (b"x-request-id", answer.request_id.encode())]
+                message = {**message, "headers": with_missing(own, DEFAULT_HEADERS)}
             await send(message)
 
         try:

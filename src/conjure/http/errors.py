@@ -110,9 +110,15 @@ def bad_value(param: str, words: str, *, code: str | None = None) -> HttpError:
     return HttpError(400, f"{param} {words}", param=param, code=code)
 
 
-def unavailable(message: str, *, retry_after_s: int = 1) -> HttpError:
+def unavailable(message: str) -> HttpError:
     """The error while something is loading or shutting down."""
-    return HttpError(503, message, headers={"Retry-After": str(retry_after_s)})
+    return HttpError(503, message, headers={"Retry-After": "1"})
+
+
+def queue_full(waiting: int) -> HttpError:
+    """The error while as many requests wait as may."""
+    words = f"{waiting} requests are waiting already; try again later"
+    return HttpError(429, words, code="queue_full", headers={"Retry-After": "1"})
 
 
 def shown(value: Any) -> str:

@@ -5,12 +5,13 @@ closed at once; there is never an ``id:`` line, which would make a comment an em
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
+from conjure.http.application import errors_log
 from conjure.http.errors import HttpError, to_http_error, to_json_bytes
 
 T = TypeVar("T")
@@ -36,17 +37,11 @@ class EventStream:
 
     Args:
         events: Gives events as bytes; closed when the client has gone. An error it raises is sent as an
-            event and ends the stream.
-        log_error: Told of errors that are faults of the server.
+            event and ends the stream; one that is a fault of the server is logged.
     """
 
-    def __init__(
-        self,
-        events: AsyncGenerator[bytes, None],
-        *,
-        log_error: Callable[[Exception], object] = lambda _: None,
-    ) -> None:
-        self._events, self._log_error = events, log_error
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send all events."""
@@ -83,7 +78,7 @@ class EventStream:
         except Exception as error:  # noqa: BLE001 - the answer has begun, so an event must tell
             told = to_http_error(error)
             if told.status >= 500 and not isinstance(error, HttpError):
-                self._log_error(error)
+                errors_log.error("a stream failed: %s", error, exc_info=error)
             return event(told.body)
 
 

@@ -1,13 +1,15 @@
 """Headers of a request as they were sent, and those that every answer has.
 
-Main entries: `header_values`, `add_default_headers`.
+Main entries: `header_values`, `with_missing`.
 """
 
-from collections.abc import MutableSequence
+from collections.abc import Iterable
 
 from starlette.types import Scope
 
-# An answer that says otherwise keeps its own value.
+Header = tuple[bytes, bytes]
+
+# What protects a page or an answer from other sites. An answer that says otherwise keeps its own value.
 DEFAULT_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -22,7 +24,8 @@ def header_values(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
-def add_default_headers(headers: MutableSequence[tuple[bytes, bytes]]) -> None:
-    """Add the headers that protect a page or an answer from other sites, where they are missing."""
+def with_missing(headers: Iterable[Header], added: Iterable[Header]) -> list[Header]:
+    """Headers, and those of `added` that they lack."""
+    headers = list(headers)
     present = {name.lower() for name, _ in headers}
-    headers.extend((name, value) for name, value in DEFAULT_HEADERS if name not in present)
+    return [*headers, *((name, value) for name, value in added if name not in present)]

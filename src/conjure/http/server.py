@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from conjure.core.addresses import local_address
 from conjure.errors import UsageError
 from conjure.http.connections import BoundedConnection
 
@@ -78,8 +79,7 @@ def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
 def address_of(bound: socket.socket) -> str:
     """The URL that a socket is reached at from this machine."""
     host, port = bound.getsockname()[:2]
-    host: str = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, str(host))  # noqa: S104 - read, not bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return local_address(host, port)
 
 
 class HttpServer:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conjure.errors import ContextLengthError, ModelError, ShapeError
 from conjure.lm.checkpoints.adapters import apply_adapter
-from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
+from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint
 from conjure.lm.checkpoints.stored_weights import load_tokenizer, missing_tokenizer
 from conjure.lm.generation.generate import Sample, generate
@@ -47,7 +47,11 @@ def load(
         UsageError: The name or the precision cannot be one.
     """
     dtype = fast_dtype(torch.device("cpu"), precision)
-    source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
+    return load_source(apply_adapter(resolve_model(name, lookups=lookups), adapter), dtype)
+
+
+def load_source(source: ModelSource, dtype: torch.dtype = torch.float32) -> "LanguageModel":
+    """Load a model that was found already; errors as for `load`."""
     model = load_model(source.folder, dtype)
     return LanguageModel(model, load_tokenizer(source.folder, model.config), origin=str(source))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.recipes.options import FinetuneOptions, option_words
+from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
 from conjure.recipes.run_specs import Inputs, recorded
 from conjure.runs.artifacts.resource_paths import parse
@@ -22,7 +22,6 @@ _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names i
 _OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
 _CHECKPOINTS = tuple(f"/{output}/" for output in (_STATE, *_OUTPUTS))  # the state says up to where
 _RESUME = "--resume"
-_INPUTS = ("validation", "adapter")  # options that name what a run must find
 
 
 def finetune_spec(
@@ -51,12 +50,7 @@ def finetune_spec(
     """
     inputs = Inputs(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
-    words += option_words({name: value for name, value in options.items() if name not in _INPUTS})
-    words += inputs.adapter(options.get("adapter"))
-    validation = options.get("validation")
-    if validation is not None:
-        words.append(f"--validation={inputs.data(str(validation))}")
-    words += option_words(placeholders or {})
+    words += inputs.option_words(options, placeholders)
     return recorded(
         "finetune",
         words,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.recipes.options import GenerateOptions, ScoreOptions, option_words
+from conjure.recipes.options import GenerateOptions, ScoreOptions
 from conjure.recipes.run_specs import Inputs, recorded
 from conjure.runs.schema.spec import RunSpec
 
@@ -43,10 +43,8 @@ def generate_spec(
     """
     inputs = Inputs(home)
     words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
-    given = {name: value for name, value in options.items() if name != "adapter"}
-    words += option_words({**given, "stop": [_escaped(text) for text in options.get("stop", ())]})
-    words += inputs.adapter(options.get("adapter"))
-    words += option_words(placeholders or {})
+    stop = [_escaped(text) for text in options.get("stop", ())]
+    words += inputs.option_words({**options, "stop": stop}, placeholders)
     if prompt_file is not None:
         words += ["--prompt-file", inputs.data(str(prompt_file))]
     elif prompt:
@@ -88,8 +86,6 @@ def score_spec(
     inputs = Inputs(home)
     named = [inputs.model(name) for name in models]
     words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
-    given_options = {name: value for name, value in options.items() if name != "adapter"}
-    words += ["--output", FIGURES_FILE, *option_words(given_options), *option_words(placeholders or {})]
-    words += inputs.adapter(options.get("adapter"))
+    words += ["--output", FIGURES_FILE, *inputs.option_words(options, placeholders)]
     words += ["--", *map(inputs.data, given)] if files else ["--text", "--", *given]
     return recorded("score", words, inputs.mounts, description=description, labels=labels)

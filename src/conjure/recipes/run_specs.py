@@ -6,17 +6,19 @@ every local file it was given is mounted, so that lineage shows the chain and a 
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError, option
+from conjure.recipes.options import option_words
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec
 
 MODEL_MOUNT = "model"
+_NAMING_DATA = ("adapter", "validation")  # options whose values a run must find
 
 
 @dataclass
@@ -57,9 +59,24 @@ class Inputs:
         path = Path(name).expanduser()
         return str(path.absolute()) if path.is_dir() or path.is_file() else name
 
-    def adapter(self, name: str | Path | None) -> list[str]:
-        """The option for an adapter folder, by the name it has in the run; nothing where none is given."""
-        return [f"--adapter={self.data(str(name))}"] if name is not None else []
+    def option_words(
+        self, options: Mapping[str, object], placeholders: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """Options as words of the command line, those that name data by the names it has in the run.
+
+        Args:
+            options: By their names in Python.
+            placeholders: Options whose values are texts with ``:NAME:`` in them, for the run's params; they
+                come last, in place of those in `options`.
+
+        Raises:
+            ConjureError: What an option names is not there.
+        """
+        swept = placeholders or {}
+        given = {name: value for name, value in options.items() if name not in swept}
+        plain = {name: value for name, value in given.items() if name not in _NAMING_DATA}
+        naming = {name: self.data(str(given[name])) for name in _NAMING_DATA if given.get(name) is not None}
+        return option_words({**plain, **naming, **swept})
 
     def _mount(self, source: str, target: str) -> str:
         taken = {mount.target for mount in self.mounts}

@@ -12,6 +12,7 @@ from enum import StrEnum
 from signal import strsignal
 from typing import Any
 
+from conjure.core.addresses import local_address
 from conjure.core.text import plural, to_iso, valid_utf8
 from conjure.core.times import moment
 from conjure.core.units import format_duration, format_number, format_size
@@ -37,7 +38,7 @@ class Tone(StrEnum):
     BAD = "bad"
 
 
-_TONES = {
+TONES = {
     RunStatus.COMPLETE: Tone.GOOD,
     RunStatus.RUNNING: Tone.ACTIVE,
     RunStatus.SAVING: Tone.ACTIVE,
@@ -97,7 +98,7 @@ def status_tone(facts: Facts, lease: Lease | None = None) -> Tone | None:
     """The colour of the status, None for one that is neither good nor bad yet."""
     if facts.ending is None and lease is not None and is_unreachable(lease):
         return Tone.CAUTION
-    return _TONES.get(facts.status)
+    return TONES.get(facts.status)
 
 
 def heartbeat_age_s(lease: Lease | None) -> float | None:
@@ -203,7 +204,7 @@ class RunRow:
             return None
         words = shlex.split(self.run.command)
         host = next((word.partition("=")[2] for word in words if word.startswith("--host=")), "127.0.0.1")
-        return f"http://[{host}]:{port:.0f}" if ":" in host else f"http://{host}:{port:.0f}"
+        return local_address(host, port)
 
     def metric_text(self, name: str | None = None) -> str:
         """A metric with its newest value, ``loss 0.5``; if none is named, of the key metric, "" if none is.
@@ -276,6 +277,21 @@ class RunView:
     def tone(self) -> Tone | None:
         """The status's colour."""
         return status_tone(self.record.facts, self.lease)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has not ended."""
+        return not self.record.status.is_final
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases it entered, as `phases` has them."""
+        return phases(self.record.facts)
+
+    @property
+    def elapsed_s(self) -> float | None:
+        """Seconds from request to end or until now."""
+        return elapsed_s(self.record.facts, self.record.total_s)
 
     @property
     def command(self) -> str:

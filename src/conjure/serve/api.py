@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from conjure.http.application import errors_log
 from conjure.http.errors import HttpError, JsonResponse, bad_value, unavailable
 from conjure.http.event_stream import EventStream, until_disconnected
 from conjure.http.generation.model_registry import ModelRegistry
@@ -30,7 +29,7 @@ from conjure.http.request_body import read_json_object
 from conjure.serve.chat import ChatAnswer, answer_chat, stream_chat
 from conjure.serve.chat_call import read_chat_call
 from conjure.serve.completion_call import read_completion_call
-from conjure.serve.completions import Answer, complete, stream_completion
+from conjure.serve.completions import CompletionAnswer, complete, stream_completion
 from conjure.serve.monitoring import Monitoring, RequestClock
 from conjure.serve.tokenizer_routes import detokenize, tokenize, tokenizer_info
 
@@ -102,7 +101,7 @@ class Api:
         clock.read(call.job.prompts)
         answer = kind.answer(call, model, body["model"])
         events = self._events(model, call.job, ticket, clock)
-        if call.stream:
+        if call.options.stream:
             return _Streamed(kind.stream(answer, events), events, ticket)
         try:
             async with aclosing(events):
@@ -212,7 +211,7 @@ class _Kind:
     stream: Callable[[Any, AsyncGenerator[list[Event], None]], AsyncGenerator[bytes, None]]
 
 
-_COMPLETIONS = _Kind(read_completion_call, Answer, complete, stream_completion)
+_COMPLETIONS = _Kind(read_completion_call, CompletionAnswer, complete, stream_completion)
 _CHAT = _Kind(read_chat_call, ChatAnswer, answer_chat, stream_chat)
 
 
@@ -222,7 +221,7 @@ class _Streamed:
     def __init__(
         self, parts: AsyncGenerator[bytes, None], events: AsyncGenerator[list[Event], None], ticket: Ticket
     ) -> None:
-        self._stream = EventStream(parts, log_error=_log_error)
+        self._stream = EventStream(parts)
         self._events, self._ticket = events, ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -232,10 +231,6 @@ class _Streamed:
         finally:
             await self._events.aclose()
             self._ticket.give_back()
-
-
-def _log_error(error: Exception) -> None:
-    errors_log.error("a stream failed: %s", error, exc_info=error)
 
 
 async def _in_thread(request: Request, work: Any, *arguments: Any) -> Any:

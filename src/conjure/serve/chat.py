@@ -4,59 +4,33 @@ Main entries: `ChatAnswer`, `answer_chat`, `stream_chat`. Invariant: a stream's 
 that would have come at once.
 """
 
-import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
 from conjure.http.event_stream import DONE, event
 from conjure.http.generation.requests import Event, TokenLogprob, TokenWritten
 from conjure.http.generation.served_model import ServedModel
-from conjure.serve.chat_call import ChatCall
+from conjure.serve.answer import Answer
+from conjure.serve.generation_call import Call
 from conjure.serve.texts import Text, gather
 from conjure.serve.token_texts import finite, spell_token
 
 
-class ChatAnswer:
-    """What is common to all parts of one answer.
+class ChatAnswer(Answer[Call]):
+    """What is common to all parts of one answer."""
 
-    Attributes:
-        call: The request.
-        model: What served it.
-        generated: Tokens generated so far.
-    """
-
-    def __init__(self, call: ChatCall, model: ServedModel, name: str) -> None:
-        self.call, self.model = call, model
-        self.generated = 0
-        self._head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": name,
-            "system_fingerprint": model.fingerprint,
-            "seed": call.job.seed,
-        }
-
-    def with_head(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """One object of the answer."""
-        return {**self._head, "object": kind, "choices": choices, **more}
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Tokens read and generated."""
-        prompt = len(self.call.job.prompts[0])
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": self.generated,
-            "total_tokens": prompt + self.generated,
-        }
+    def __init__(self, call: Call, model: ServedModel, name: str) -> None:
+        super().__init__("chatcmpl", call, model, name)
+        self._head["seed"] = call.job.seed
 
     def details(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
         """Log-probabilities and token ids, as far as they are asked for."""
         call = self.call
         content = None if call.logprobs is None else {"content": [*map(self._token, tokens)], "refusal": None}
         details: dict[str, Any] = {"logprobs": content}
-        return details | ({"token_ids": [each.token_id for each in tokens]} if call.return_token_ids else {})
+        if call.options.return_token_ids:
+            details["token_ids"] = [each.token_id for each in tokens]
+        return details
 
     def _token(self, token: TokenLogprob) -> dict[str, Any]:
         top = [self._spelled(*each) for each in token.top[: self.call.logprobs]]
@@ -65,7 +39,7 @@ class ChatAnswer:
     def _spelled(self, token_id: int, logprob: float) -> dict[str, Any]:
         tokenizer = self.model.tokenizer
         return {
-            "token": spell_token(tokenizer, token_id, as_id=self.call.tokens_as_ids),
+            "token": spell_token(tokenizer, token_id, as_id=self.call.options.tokens_as_ids),
             "logprob": finite(logprob),
             "bytes": list(tokenizer.decode_bytes([token_id])),
         }
@@ -98,14 +72,14 @@ async def stream_chat(answer: ChatAnswer, events: AsyncIterable[list[Event]]) ->
         for index, written in _by_sample(batch).items():
             answer.generated += len(written)
             text, tokens = "".join(each.text for each in written), [each.token for each in written]
-            if text or answer.call.logprobs is not None or answer.call.return_token_ids:
+            if text or answer.call.logprobs is not None or answer.call.options.return_token_ids:
                 yield _chunk(answer, index, {"content": text}, tokens)
             if written[-1].finish_reason is not None:
                 yield _chunk(answer, index, {}, last=written[-1])
                 writing -= 1
         if not writing:
             break
-    if answer.call.include_usage:
+    if answer.call.options.include_usage:
         yield event(answer.with_head("chat.completion.chunk", [], usage=answer.usage))
     yield DONE
 
@@ -133,5 +107,4 @@ def _chunk(
         **(answer.details(tokens) if tokens else {"logprobs": None}),
         **({"stop_reason": last.stop_reason} if last is not None else {}),
     }
-    usage = {"usage": None} if answer.call.include_usage else {}
-    return event(answer.with_head("chat.completion.chunk", [choice], **usage))
+    return event(answer.with_head("chat.completion.chunk", [choice], **answer.no_usage_yet))

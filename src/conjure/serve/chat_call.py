@@ -5,65 +5,37 @@ token.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from conjure.core.text import today
 from conjure.errors import CheckpointError, DataError
 from conjure.http.errors import HttpError, bad_value, shown
-from conjure.http.generation.requests import GenerationJob
 from conjure.http.generation.served_model import ServedModel
 from conjure.lm.bounds import Bound
-from conjure.lm.generation.request import draw_seed
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.chat.template import ChatTemplate, find_template
-from conjure.serve.completion_call import (
+from conjure.serve.fields import Fields
+from conjure.serve.generation_call import (
     IGNORED,
-    MOST_LOGPROBS,
+    LOGPROBS,
     SAMPLES,
-    SAMPLING,
-    SEED,
+    SHARED,
+    Call,
     check_context,
     check_min_tokens,
+    read_job,
+    read_options,
     read_settings,
-    read_stop,
-    read_stop_ids,
-    read_streaming,
 )
-from conjure.serve.fields import Fields
 
-KNOWN = (
-    *(name for name in SAMPLING if name != "truncate_prompt_tokens"),
-    "logprobs", "max_completion_tokens", "messages", "model", "response_format", "tools", "top_logprobs",
-)  # fmt: skip
+KNOWN = (*SHARED, "max_completion_tokens", "messages", "response_format", "tools", "top_logprobs")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _MOST_MESSAGES = 1000
 _TEXT_PART = {"type", "text"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatCall:
-    """A checked request.
-
-    Attributes:
-        job: What to compute; it has one prompt.
-        logprobs: How many of the likeliest tokens the answer tells; None leaves log-probabilities out.
-        stream: Whether the answer is a stream.
-        include_usage: Whether the stream ends with the usage.
-        return_token_ids: Whether the answer has the token ids.
-        tokens_as_ids: Whether tokens are spelled ``token_id:N``.
-    """
-
-    job: GenerationJob
-    logprobs: int | None
-    stream: bool
-    include_usage: bool
-    return_token_ids: bool
-    tokens_as_ids: bool
-
-
-def read_chat_call(body: Mapping[str, Any], model: ServedModel) -> ChatCall:
+def read_chat_call(body: Mapping[str, Any], model: ServedModel) -> Call:
     """Check a request for a model.
 
     Raises:
@@ -73,31 +45,21 @@ def read_chat_call(body: Mapping[str, Any], model: ServedModel) -> ChatCall:
     _refuse_unserved(fields)
     logprobs = _logprobs(fields)
     settings = read_settings(fields, model.tokenizer)
-    stream, include_usage = read_streaming(fields)
+    options = read_options(fields)
     samples = fields.number("n", SAMPLES, 1)
-    seed = fields.number("seed", SEED, None)
     prompt = _prompt(_messages(fields), model)
     max_tokens = _max_tokens(fields, model, len(prompt))
     check_min_tokens(settings, max_tokens)
-    job = GenerationJob(
+    job = read_job(
+        fields,
+        model.tokenizer,
         prompts=[prompt],
         settings=settings,
         samples=samples,
         max_tokens=max_tokens,
-        seed=seed if seed is not None else draw_seed(),
-        stop=read_stop(fields),
-        stop_token_ids=read_stop_ids(fields, model.tokenizer),
-        ignore_eos=fields.flag("ignore_eos"),
         top_logprobs=logprobs,
     )
-    return ChatCall(
-        job=job,
-        logprobs=logprobs,
-        stream=stream,
-        include_usage=include_usage,
-        return_token_ids=fields.flag("return_token_ids"),
-        tokens_as_ids=fields.flag("return_tokens_as_token_ids"),
-    )
+    return Call(job=job, options=options)
 
 
 def _refuse_unserved(fields: Fields) -> None:
@@ -110,7 +72,7 @@ def _refuse_unserved(fields: Fields) -> None:
 
 def _logprobs(fields: Fields) -> int | None:
     wanted = fields.flag("logprobs")
-    top = fields.number("top_logprobs", Bound(0, MOST_LOGPROBS, whole=True), None)
+    top = fields.number("top_logprobs", LOGPROBS, None)
     if top is not None and not wanted:
         raise bad_value("top_logprobs", "can only be given with logprobs")
     return (top or 0) if wanted else None

@@ -4,48 +4,25 @@ Main entries: `complete`, `stream_completion`. Invariant: a stream's chunks, joi
 have come at once, and each text is the one that the library generates for the same seed.
 """
 
-import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Any
 
 from conjure.http.event_stream import DONE, event
 from conjure.http.generation.requests import Event, PromptScored, TokenLogprob, TokenWritten
 from conjure.http.generation.served_model import ServedModel
+from conjure.serve.answer import Answer
 from conjure.serve.completion_call import CompletionCall
 from conjure.serve.texts import Text, gather
 from conjure.serve.token_texts import LegacyLogprobs, prompt_logprobs
 
+_KIND = "text_completion"
 
-class Answer:
-    """What is common to all parts of one answer.
 
-    Attributes:
-        call: The request.
-        model: What served it.
-        generated: Tokens generated so far, of texts that are not shown included.
-    """
+class CompletionAnswer(Answer[CompletionCall]):
+    """What is common to all parts of one answer."""
 
     def __init__(self, call: CompletionCall, model: ServedModel, name: str) -> None:
-        self.call, self.model = call, model
-        self.generated = 0
-        self.head = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": name,
-            "system_fingerprint": model.fingerprint,
-        }
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Tokens read and generated."""
-        prompt = sum(map(len, self.call.job.prompts))
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": self.generated,
-            "total_tokens": prompt + self.generated,
-        }
+        super().__init__("cmpl", call, model, name)
 
     def index(self, prompt: int, sample: int) -> int:
         """A text's place among all choices."""
@@ -57,7 +34,7 @@ class Answer:
         if call.logprobs is None:
             return None
         before = 0 if call.echo else len(call.prompt_texts[prompt])
-        return LegacyLogprobs(self.model.tokenizer, call.tokens_as_ids, before)
+        return LegacyLogprobs(self.model.tokenizer, call.options.tokens_as_ids, before)
 
     def add_prompt(self, logprobs: LegacyLogprobs | None, prompt: int, scored: PromptScored | None) -> None:
         """Put the echoed prompt's tokens into the log-probabilities."""
@@ -72,7 +49,7 @@ class Answer:
     ) -> dict[str, Any]:
         """Fields of a choice that are only there when they are asked for."""
         call, extras = self.call, {}
-        if call.return_token_ids:
+        if call.options.return_token_ids:
             extras["token_ids"] = [token.token_id for token in tokens]
             extras["prompt_token_ids"] = list(call.job.prompts[prompt])
         if call.prompt_logprobs is not None and scored is not None:
@@ -82,7 +59,7 @@ class Answer:
         return extras
 
 
-async def complete(answer: Answer, events: AsyncIterable[list[Event]]) -> dict[str, Any]:
+async def complete(answer: CompletionAnswer, events: AsyncIterable[list[Event]]) -> dict[str, Any]:
     """The whole answer, once all texts have ended."""
     job = answer.call.job
     gathered = await gather(job, events)
@@ -92,11 +69,11 @@ async def complete(answer: Answer, events: AsyncIterable[list[Event]]) -> dict[s
         for prompt in range(len(job.prompts))
         for index, text in enumerate(gathered.best(prompt, answer.call.n))
     ]
-    return {**answer.head, "choices": choices, "usage": answer.usage, "seed": job.seed}
+    return answer.with_head(_KIND, choices, usage=answer.usage, seed=job.seed)
 
 
 def _choice(
-    answer: Answer, prompt: int, sample: int, text: Text, scored: PromptScored | None
+    answer: CompletionAnswer, prompt: int, sample: int, text: Text, scored: PromptScored | None
 ) -> dict[str, Any]:
     call = answer.call
     logprobs = answer.logprobs_of(prompt)
@@ -116,7 +93,7 @@ def _choice(
 
 
 async def stream_completion(
-    answer: Answer, events: AsyncIterable[list[Event]]
+    answer: CompletionAnswer, events: AsyncIterable[list[Event]]
 ) -> AsyncGenerator[bytes, None]:
     """The answer as events."""
     stream = _Stream(answer)
@@ -127,15 +104,15 @@ async def stream_completion(
             yield part
         if stream.ended:
             break
-    if answer.call.include_usage:
-        yield event({**answer.head, "choices": [], "usage": answer.usage})
+    if answer.call.options.include_usage:
+        yield event(answer.with_head(_KIND, [], usage=answer.usage))
     yield DONE
 
 
 class _Stream:
     """What was sent of each text."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: CompletionAnswer) -> None:
         self._answer = answer
         job = answer.call.job
         self._needs_score = job.prompt_logprobs is not None
@@ -192,7 +169,7 @@ class _Stream:
             answer.add_prompt(logprobs, prompt, self._scored.get(prompt))
             text = (call.prompt_texts[prompt] if call.echo else "") + text
             extras = answer.extras(prompt, tokens, self._scored.get(prompt))
-        elif call.return_token_ids:
+        elif call.options.return_token_ids:
             extras = {"token_ids": [token.token_id for token in tokens]}
         logprobs = self._logprobs[prompt, sample]
         if logprobs is not None:
@@ -210,5 +187,4 @@ class _Stream:
             "stop_reason": written[-1].stop_reason if written else None,
             **extras,
         }
-        usage = {"usage": None} if call.include_usage else {}
-        yield event({**answer.head, "choices": [choice], **usage, "seed": call.job.seed})
+        yield event(answer.with_head(_KIND, [choice], **answer.no_usage_yet, seed=call.job.seed))

@@ -61,13 +61,6 @@ class Fields:
             raise bad_value(name, f"is {shown(value)}; it must be true or false")
         return value
 
-    def text(self, name: str) -> str:
-        """A text that must be there."""
-        value = self._body.get(name)
-        if not isinstance(value, str) or not value:
-            raise bad_value(name, "is required" if value is None else f"is {shown(value)}; it must be a text")
-        return value
-
     def texts(self, name: str, *, most: int, longest: int) -> tuple[str, ...]:
         """A text or a list of them, none empty."""
         value = self._body.get(name)

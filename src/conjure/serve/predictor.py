@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from conjure.errors import ConjureError, NotFoundError, UsageError
 from conjure.http.application import errors_log
-from conjure.http.errors import HttpError, JsonResponse, unavailable
+from conjure.http.errors import HttpError, JsonResponse, queue_full, unavailable
 from conjure.http.event_stream import until_disconnected
 from conjure.http.metrics_text import CONTENT_TYPE, Metrics
 from conjure.http.request_body import read_json_object
@@ -148,8 +148,7 @@ class PredictorApi:
         """``POST /predict``: the body, a JSON object, to the predictor; what it returns, as JSON."""
         self._check_ready()
         if self._waiting >= self._most_waiting:
-            words = f"{self._waiting} requests are waiting already; try again later"
-            raise HttpError(429, words, code="queue_full", headers={"Retry-After": "1"})
+            raise queue_full(self._waiting)
         self._waiting += 1
         try:
             payload = await read_json_object(request)

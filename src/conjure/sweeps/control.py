@@ -23,10 +23,9 @@ from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.lifecycle.submission import refuse_own_folder
 from conjure.runs.scheduling.scheduler import refuse_impossible
-from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.spec import RunSpec, split_withheld
 from conjure.sweeps.request import SweepRequest
 
-_VARIABLES = "variables."
 _PRIVATE = 0o700
 _ATTEMPTS, _BETWEEN_S = 5, 0.02
 _LEAVES_WITHIN_S = 10.0
@@ -102,9 +101,7 @@ def _leaves(home: Home, number: int) -> bool:
 
 def _with_secrets(number: int, spec: RunSpec) -> RunSpec:
     """The spec with the secret variables put back that are set here."""
-    withheld = spec.withheld or ()
-    others = [part for part in withheld if not part.startswith(_VARIABLES)]
-    names = [part.removeprefix(_VARIABLES) for part in withheld if part.startswith(_VARIABLES)]
+    names, others = split_withheld(spec.withheld or ())
     if others:
         raise UsageError(
             f"sweep {number} has a secret in its {others[0]}, and secrets are not stored",

@@ -13,7 +13,7 @@ from conjure.core.text import plural
 from conjure.core.units import format_duration
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.database.base import PRUNE, STOP, Database
-from conjure.runs.database.sweep_rows import Rungs, SweepState, TrialClaim, TrialRefusedError, TrialRow
+from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError, TrialRow
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.lifecycle.stop_requests import request_end
 from conjure.runs.lifecycle.submission import submit
@@ -22,7 +22,7 @@ from conjure.runs.schema.spec import CodeChoice, RunSpec
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LogTail, lines
 from conjure.sweeps.proposals import propose
-from conjure.sweeps.pruning import Climb, decide
+from conjure.sweeps.pruning import climbs_of, decide
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.trials import Trial, history, is_infrastructure_failure
 from conjure.sweeps.values import aggregate
@@ -142,10 +142,10 @@ class Driver:
     def _prune(self, store: Database, rows: list[TrialRow]) -> None:
         if self._request.prune is None or all(row.facts.ending is not None for row in rows):
             return
-        for verdict in decide(self._request, climbs(rows, store.rungs(self._number))):
-            if verdict.run not in self._pruned:
-                self._pruned.add(verdict.run)
-                store.request_end(verdict.run, PRUNE)
+        for run in decide(self._request, climbs_of(rows, store.rungs(self._number))):
+            if run not in self._pruned:
+                self._pruned.add(run)
+                store.request_end(run, PRUNE)
 
     def _saved_by_pruning(self, rows: list[TrialRow]) -> str | None:
         pruned = [row.command_s for row in rows if _reason(row) is EndReason.PRUNED]
@@ -219,19 +219,6 @@ class Driver:
     def _is_done(self, store: Database, rows: list[TrialRow]) -> bool:
         going_on = any(row.facts.ending is None for row in rows)
         return not going_on and next(self._claims(store, rows), None) is None
-
-
-def climbs(rows: list[TrialRow], rungs: Mapping[int, Rungs]) -> list[Climb]:
-    """How far the trials of a sweep have come."""
-    return [
-        Climb(
-            row.run,
-            rungs[row.run].values if row.run in rungs else {},
-            complete=row.facts.status is RunStatus.COMPLETE,
-            goes_on=row.facts.status is RunStatus.RUNNING,
-        )
-        for row in rows
-    ]
 
 
 def _reason(row: TrialRow) -> EndReason | None:

@@ -132,8 +132,8 @@ class Sweep:
         with open_store(self.home) as store:
             while True:
                 view = look_at_sweep(self.home, store, self.number)
-                for trial in view.trials:
-                    if trial.has_ended and trial.trial not in told and trial.trial in view.settled:
+                for trial in view.settled_trials:
+                    if trial.trial not in told:
                         told.add(trial.trial)
                         yield trial
                 if view.is_abandoned:
@@ -141,7 +141,7 @@ class Sweep:
                         f"nothing drives sweep {self.number} any more",
                         fix=f"conjure sweep resume {self.number}",
                     )
-                if not view.is_running and all(trial.has_ended for trial in view.trials):
+                if view.is_over:
                     return
                 time.sleep(_LOOK_EVERY_S)
 

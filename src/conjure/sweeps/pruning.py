@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from conjure.runs.database.sweep_rows import Rungs, TrialRow
+from conjure.runs.schema.status import RunStatus
 from conjure.sweeps.request import SweepRequest
 
 MEDIAN_NEEDS = 5  # finished trials, before any is judged by the median
@@ -33,12 +35,17 @@ class Climb:
     goes_on: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A trial to be ended, and why."""
-
-    run: int
-    why: str
+def climbs_of(rows: Iterable[TrialRow], rungs: Mapping[int, Rungs]) -> list[Climb]:
+    """How far the trials of a sweep have come, given the rungs that they reached, by run."""
+    return [
+        Climb(
+            row.run,
+            rungs[row.run].values if row.run in rungs else {},
+            complete=row.facts.status is RunStatus.COMPLETE,
+            goes_on=row.facts.status is RunStatus.RUNNING,
+        )
+        for row in rows
+    ]
 
 
 def needed(request: SweepRequest, climbs: Iterable[Climb]) -> int:
@@ -47,39 +54,31 @@ def needed(request: SweepRequest, climbs: Iterable[Climb]) -> int:
     return max(0, wanted - sum(climb.complete for climb in climbs))
 
 
-def decide(request: SweepRequest, climbs: Iterable[Climb]) -> list[Verdict]:
-    """The trials to end now."""
+def decide(request: SweepRequest, climbs: Iterable[Climb]) -> list[int]:
+    """The runs of the trials to end now."""
     climbs = list(climbs)
     if request.prune is None or needed(request, climbs) > 0:
         return []
     whole = max(max(climb.rungs, default=0) for climb in climbs if climb.complete)
-    verdicts = []
+    ended = []
     for climb in climbs:
         highest = max(climb.rungs, default=0)
-        if climb.goes_on and highest and highest * _SHORTEST_SHARE >= whole:
-            why = _judged(request, climb, highest, climbs)
-            if why is not None:
-                verdicts.append(Verdict(climb.run, why))
-    return verdicts
+        is_judged = climb.goes_on and highest and highest * _SHORTEST_SHARE >= whole
+        if is_judged and _does_badly(request, climb, highest, climbs):
+            ended.append(climb.run)
+    return ended
 
 
-def _judged(request: SweepRequest, climb: Climb, rung: int, climbs: list[Climb]) -> str | None:
+def _does_badly(request: SweepRequest, climb: Climb, rung: int, climbs: list[Climb]) -> bool:
     value = climb.rungs[rung]
     others = [other.rungs[rung] for other in climbs if other.run != climb.run and rung in other.rungs]
     numbers = [other for other in others if other is not None]
     if not numbers:
-        return None
-    metric = request.rung_metric
+        return False
     if value is None:
-        return f"{metric} is no number at step {rung}"
+        return True
     worse = 1.0 if request.direction == "minimize" else -1.0
     if request.prune == "median":
-        median = statistics.median(numbers)
-        if worse * (value - median) > 0:
-            return f"{metric} {value:.6g} at step {rung}; the median of {len(numbers)} others is {median:.6g}"
-        return None
+        return worse * (value - statistics.median(numbers)) > 0
     better = sum(worse * (value - other) > 0 for other in numbers)
-    kept = max(1, (len(numbers) + 1) // ASHA_KEEPS)
-    if better >= kept:
-        return f"{metric} {value:.6g} at step {rung}; {better} of {len(numbers)} others are better"
-    return None
+    return better >= max(1, (len(numbers) + 1) // ASHA_KEEPS)

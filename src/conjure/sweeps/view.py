@@ -13,8 +13,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
 from conjure.runs.schema.status import RunStatus
 from conjure.sweeps.control import has_driver
-from conjure.sweeps.driver import climbs
-from conjure.sweeps.pruning import needed
+from conjure.sweeps.pruning import climbs_of, needed
 from conjure.sweeps.request import SweepRequest
 from conjure.sweeps.trials import PRUNED, Cell, Importance, Trial, best_cell, importance, rank
 
@@ -52,6 +51,17 @@ class SweepView:
         return self.is_running and not self.driven
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen: it has ended with all its trials, or nobody drives it."""
+        all_ended = all(trial.has_ended for trial in self.trials)
+        return self.is_abandoned or (not self.is_running and all_ended)
+
+    @property
+    def settled_trials(self) -> list[Trial]:
+        """The trials that have ended, and whose values are written down, in order."""
+        return [trial for trial in self.trials if trial.has_ended and trial.trial in self.settled]
+
+    @property
     def best(self) -> Cell | None:
         """The best values so far, or None."""
         return best_cell(self.request, self.trials)
@@ -81,6 +91,14 @@ class SweepView:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
+        return {
+            **self.listed(),
+            "importance": [asdict(one) for one in self.importance],
+            "trials": [trial.to_dict() for trial in self.trials],
+        }
+
+    def listed(self) -> dict[str, Any]:
+        """As JSON can hold it, without what is told of one sweep alone."""
         request, best = self.request, self.best
         return {
             "sweep": self.row.number,
@@ -98,8 +116,6 @@ class SweepView:
             "created_at": self.row.created_at,
             "ended_at": self.row.ended_at,
             "best": None if best is None else _cell_to_dict(best),
-            "importance": [asdict(one) for one in self.importance],
-            "trials": [trial.to_dict() for trial in self.trials],
         }
 
 
@@ -125,7 +141,7 @@ def look_at_sweep(home: Home, store: Database, number: int) -> SweepView:
     request = SweepRequest.from_dict(row.request)
     waits = None
     if request.prune is not None and row.state is SweepState.RUNNING:
-        more = needed(request, climbs(rows, {}))
+        more = needed(request, climbs_of(rows, {}))
         if more:
             finished = sum(each.facts.status is RunStatus.COMPLETE for each in rows)
             waits = (

@@ -18,6 +18,7 @@ from conjure.errors import ConjureError, NotFoundError
 from conjure.http.access import AccessRules
 from conjure.http.application import application
 from conjure.http.errors import HttpError, error_response, to_http_error
+from conjure.http.headers import with_missing
 from conjure.web.actions import act
 from conjure.web.pages import compare, curves, files, home, lineage, log, playground, run, runs, sweeps
 from conjure.web.pages.playground import LazyPlayground
@@ -25,9 +26,9 @@ from conjure.web.rendering import assets, assets_version, page
 from conjure.web.session import Session
 from conjure.web.site import Site
 
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    b"frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _KEPT_FOR_EVER = "public, max-age=31536000, immutable"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
@@ -128,10 +129,10 @@ class _Gate:
 def _with_policy(send: Send) -> Send:
     async def send_with_policy(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = list(message.get("headers", ()))
-            if not any(name == b"content-security-policy" for name, _ in headers):
-                headers.append((b"content-security-policy", POLICY.encode()))
-            message = {**message, "headers": headers}
+            message = {
+                **message,
+                "headers": with_missing(message.get("headers", ()), [(b"content-security-policy", _POLICY)]),
+            }
         await send(message)
 
     return send_with_policy

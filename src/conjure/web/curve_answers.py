@@ -20,7 +20,6 @@ from conjure.runs.telemetry.columns import MetricColumns
 from conjure.runs.telemetry.curves import Curve, CurveRequest, draw_curve, grows_in_order
 from conjure.web.rendering import shown
 
-MOST_PARTS = 2000
 _PIECE_ROWS = 2000
 _Bounds = tuple[float, float, float, float]  # lowest and highest x, lowest and highest y
 # Eight hues that differ for colour-blind eyes, dark enough on white and light enough on black; dashes tell
@@ -147,14 +146,7 @@ def _range(curves: Iterable[Curve]) -> _Bounds:
     return min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, low - margin, high + margin
 
 
-def _paths(
-    curve: Curve,
-    left: float,
-    right: float,
-    bottom: float,
-    top: float,
-    bounds: tuple[float, float, float, float],
-) -> str:
+def _paths(curve: Curve, left: float, right: float, bottom: float, top: float, bounds: _Bounds) -> str:
     low_x, high_x, low, high = bounds
     parts, pen_is_up = [], True
     for x, y in zip(curve.x, curve.y, strict=True):

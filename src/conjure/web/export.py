@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from conjure.core.home import Home
-from conjure.runs.inspect.run_diff import compare_many
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.columns import MetricColumns
 from conjure.runs.telemetry.curves import CurveRequest, draw_curve
 from conjure.runs.telemetry.log_window import read_before
-from conjure.runs.views import RunView, phases, view_run
+from conjure.runs.views import RunView, view_run
 from conjure.web.curve_answers import chart, origin_of
-from conjure.web.pages.compare import shown_value
+from conjure.web.pages.compare import shown_differences
 from conjure.web.rendering import assets, render
 
 _LOG_LINES = 500
@@ -33,32 +32,17 @@ def export_page(home: Home, numbers: Sequence[int]) -> str:
     metrics = {view.record.number: MetricColumns(home.run_folder(view.record.number)) for view in views}
     for columns in metrics.values():
         columns.refresh()
-    records = [view.record for view in views]
-    sections = compare_many(records, [view.summaries for view in views]) if len(views) > 1 else {}
     style = assets()["style.css"].read_text("utf-8")
     return render(
         "export.html",
         style=Markup(style),  # noqa: S704 - our own file
-        views=[_shown(home, view) for view in views],
+        views=[
+            (view, read_before(RunFolder.of(home, view.record.number).log, lines=_LOG_LINES))
+            for view in views
+        ],
         charts=_charts(views, metrics),
-        sections={
-            name: [(row, [shown_value(row, value) for value in values]) for row, values in rows]
-            for name, rows in sections.items()
-            if rows
-        },
+        sections=shown_differences([view.record for view in views], [view.summaries for view in views]),
     )
-
-
-def _shown(home: Home, view: RunView) -> dict[str, object]:
-    record = view.record
-    return {
-        "view": view,
-        "record": record,
-        "status": view.status,
-        "tone": view.tone or "waiting",
-        "phases": phases(record.facts),
-        "log": read_before(RunFolder.of(home, record.number).log, lines=_LOG_LINES),
-    }
 
 
 def _charts(views: Sequence[RunView], metrics: dict[int, MetricColumns]) -> list[Markup]:

@@ -6,15 +6,15 @@ were used last stay in memory, a few of them.
 
 import asyncio
 import math
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from conjure.core.home import Home
 from conjure.errors import ConjureError
 from conjure.http.errors import HttpError, bad_value
 from conjure.http.event_stream import DONE, event
+from conjure.http.generation.loading_models import LoadingModels
 from conjure.http.generation.requests import GenerationJob, PromptScored, TokenLogprob, TokenWritten
 from conjure.http.generation.served_model import ServedModel, load_served_model
 from conjure.http.generation.service import GenerationService, Limits
@@ -32,17 +32,12 @@ _SEED = Bound(0, 2**53 - 1, whole=True)  # as exactly as a page counts
 
 
 class Playground:
-    """Generates and scores; its methods belong to one event loop, in which it is made.
+    """Generates and scores; its methods belong to one event loop, in which it is made."""
 
-    Args:
-        home: Whose runs are among the models.
-    """
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self) -> None:
         self._service = GenerationService(_LIMITS)
         self._service.start()
-        self._models: OrderedDict[str, asyncio.Task[ServedModel]] = OrderedDict()
+        self._models: LoadingModels[Path] = LoadingModels()
 
     def drain(self) -> None:
         """Take no new requests."""
@@ -129,33 +124,27 @@ class Playground:
         name = asked.get("model")
         if not isinstance(name, str) or name not in names:
             raise bad_value("model", "must be one of the models that the page lists")
-        task = self._models.pop(name, None)
-        if task is None or (task.done() and task.exception() is not None):
-            task = asyncio.create_task(asyncio.to_thread(_load, name))
-        self._models[name] = task
-        while len(self._models) > _MODELS_KEPT:
-            _, oldest = self._models.popitem(last=False)
-            oldest.add_done_callback(_retire)
         try:
-            return await asyncio.shield(task)
+            folder = await asyncio.to_thread(_folder, name)  # anew each time, for links move
+            others = [each for each in self._models.keys if each != folder]
+            self._models.retire(others[: 1 - _MODELS_KEPT])
+            return await self._models.get(folder, lambda: _load(name, folder))
         except ConjureError as error:
             raise HttpError(400, f"{name} cannot be loaded: {error}", param="model") from error
 
 
-def _load(name: str) -> ServedModel:
-    folder = resolve_model(name, lookups=[model_lookup]).folder
+def _folder(name: str) -> Path:
+    return resolve_model(name, lookups=[model_lookup]).folder
+
+
+def _load(name: str, folder: Path) -> ServedModel:
     return load_served_model(name, folder, precision="auto", rows=_LIMITS.most_rows)
-
-
-def _retire(task: "asyncio.Task[ServedModel]") -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().retired = True
 
 
 def _prompt(model: ServedModel, text: str) -> list[int]:
     """The text's tokens; without any, what stands before every text."""
     tokenizer = model.tokenizer
-    return [*tokenizer.start_ids, *tokenizer.encode(text)] or [tokenizer.end_of_text_id]
+    return [*tokenizer.start_ids, *tokenizer.encode(text)] or [tokenizer.start_id]
 
 
 def _token(model: ServedModel, token: TokenLogprob) -> dict[str, Any]:

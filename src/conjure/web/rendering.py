@@ -31,16 +31,13 @@ _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07
 def page(request: Request, template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
     """A whole page."""
     site: Site = request.app.state.site
-    text = (
-        _environment()
-        .get_template(template)
-        .render(
-            static=f"/static/{assets_version()}",
-            allow_actions=site.allow_actions,
-            path=request.url.path,
-            home=site.home.root,
-            **values,
-        )
+    text = render(
+        template,
+        static=f"/static/{assets_version()}",
+        allow_actions=site.allow_actions,
+        path=request.url.path,
+        home=site.home.root,
+        **values,
     )
     return HTMLResponse(text, status_code)
 

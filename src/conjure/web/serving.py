@@ -59,7 +59,7 @@ def serve(home: Home, options: ServingOptions, ready: Callable[[str], object]) -
     bound = _listen(options, keys)
     session = Session(bound.getsockname()[1], keys)
     site = Site(home, allow_actions=options.allow_actions)
-    playground = LazyPlayground(home)
+    playground = LazyPlayground()
     hosts = [name.lower() for name in options.allowed_hosts]
     app = create_app(site, session, playground, allowed_hosts=hosts)
     server = HttpServer(app, bound, Shutdown(playground.drain, playground.abort))

@@ -15,11 +15,6 @@ from support.repositories import check_out, commit_all, make_repository, read_fi
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
 def project(tmp_path: Path) -> Path:
     folder = tmp_path / "project"
     make_repository(folder, {"train.py": "one\n", "pkg/__init__.py": "", "examples/go.py": "import pkg\n"})

@@ -20,8 +20,16 @@ from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import is_running, nap, supervisor_of, wait_for_status, wait_until
-from support.repositories import read_files
+from support.casting import (
+    UNTIL_GO,
+    is_running,
+    nap,
+    outputs,
+    release,
+    supervisor_of,
+    wait_for_status,
+    wait_until,
+)
 from support.terminal import CONJURE
 
 
@@ -93,7 +101,7 @@ def test_while_running(client, home, crash):
     assert_interrupted(run, "running")
     wait_until(lambda: not is_running(nap(88111)), "the end of its processes")
     assert recover(home, run.number).outputs.files == 1
-    assert read_files(home.run_folder(run.number) / "outputs") == {"made.txt": "made\n"}
+    assert outputs(run) == {"made.txt": "made\n"}
 
 
 def test_the_guard_ends_and_closes_without_any_further_command(client, home):
@@ -106,10 +114,10 @@ def test_the_guard_ends_and_closes_without_any_further_command(client, home):
 
 
 def test_a_run_goes_on_when_its_guard_is_killed(client):
-    run = client.run("echo ready; while [ ! -e ../go ]; do sleep 0.02; done; echo done > done.txt")
+    run = client.run(f"echo ready; {UNTIL_GO}; echo done > done.txt")
     wait_until(lambda: list(run.logs()), "the command's start")
     kill(supervisor_of(run).parent)
-    (run.home.run_folder(run.number) / "go").touch()
+    release(run)
     assert run.wait(check=True).record.outputs.files == 1
 
 
@@ -153,12 +161,12 @@ def test_while_saving_and_while_mounting(client, home):
         assert_interrupted(run, "saving")
         recover(home, run.number)
     assert run.record.outputs.files == 1500
-    assert len(read_files(home.run_folder(run.number) / "outputs")) == 1500
+    assert len(outputs(run)) == 1500
     mounting = client.run("true", mounts={f"runs/{run.number}/d": "d"})
     wait_for_status(mounting, RunStatus.MOUNTING)
     kill_supervisor_and_guard(mounting)
     assert_interrupted(mounting, "mounting")
-    assert len(read_files(home.run_folder(run.number) / "outputs")) == 1500
+    assert len(outputs(run)) == 1500
 
 
 def test_while_being_cast(client, home, folder):
@@ -229,13 +237,13 @@ def test_a_run_of_another_machine_is_never_closed_from_here(client, home):
 
 def test_a_lost_database_gives_no_number_twice_and_ends_no_run_that_goes_on(client, home):
     done = client.run("true").wait(check=True)
-    going_on = client.run("echo ready; while [ ! -e ../go ]; do sleep 0.02; done; touch made")
+    going_on = client.run(f"echo ready; {UNTIL_GO}; touch made")
     wait_until(lambda: list(going_on.logs()), "the command's start")
     before = done.record
     with open_store(home) as store:
         store.reindex()
         assert store.get(going_on.number).status is RunStatus.RUNNING
-    (home.run_folder(going_on.number) / "go").touch()
+    release(going_on)
     going_on.wait(check=True)
     for path in home.root.glob("conjure.db*"):
         path.unlink()

@@ -14,9 +14,8 @@ from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import nap, wait_for_status
+from support.casting import nap, outputs, wait_for_status
 from support.memory_executor import ELSEWHERE, MemoryExecutor, complete, play_supervisor
-from support.repositories import read_files
 from support.terminal import conjure
 
 
@@ -108,7 +107,7 @@ def test_a_supervisor_started_by_its_command_and_request_alone_carries_the_run_o
     subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, check=True, env={})
     executor.states[run.number] = SupervisorState.STARTED
     run.wait(check=True)
-    assert read_files(home.run_folder(run.number) / "outputs") == {"mark.txt": "from the request\n"}
+    assert outputs(run) == {"mark.txt": "from the request\n"}
     again = subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, env={})
     assert again.returncode == 0  # it finds the run ended, and does nothing
     assert run.status is RunStatus.COMPLETE

@@ -16,11 +16,6 @@ from support.repositories import check_out, commit_all, make_repository, read_fi
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
 def remote(tmp_path: Path) -> Path:
     """A bare repository with branches main and side, tag v1 on main's first commit."""
     source = tmp_path / "source"

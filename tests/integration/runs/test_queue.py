@@ -25,7 +25,7 @@ CORES = Capacity.of_this_machine().cpus
 
 @pytest.fixture
 def filler(client):
-    """A run that has all cores until `release`."""
+    """A run that has all cores until it is let go."""
     run = client.run(UNTIL_GO, cpus=CORES)
     wait_for_status(run, RunStatus.RUNNING)
     return run

@@ -20,7 +20,15 @@ from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.run_folder import MARKS_FILE
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.casting import is_running, nap, supervisor_of, wait_for_status, wait_until
+from support.casting import (
+    UNTIL_GO,
+    is_running,
+    nap,
+    release,
+    supervisor_of,
+    wait_for_status,
+    wait_until,
+)
 from support.terminal import CONJURE
 
 PASSED_BY = [
@@ -43,12 +51,12 @@ def has_ended(pid):
 
 
 def test_other_signals_end_neither_supervisor_nor_guard(client):
-    run = started(client, "echo ready; while [ ! -e ../go ]; do sleep 0.02; done")
+    run = started(client, f"echo ready; {UNTIL_GO}")
     supervisor = supervisor_of(run)
     for number in PASSED_BY:
         os.kill(supervisor.pid, number)
         os.kill(supervisor.parent, number)
-    (run.home.run_folder(run.number) / "go").touch()
+    release(run)
     assert run.wait().status is RunStatus.COMPLETE
 
 
@@ -152,7 +160,7 @@ def test_a_session_whose_leader_is_another_process_now_is_not_the_runs(home):
 
 def test_a_run_cast_within_one_outlives_the_kill_of_both_processes(client, home):
     """It is in no control group, session or pipe of the run that it was cast from."""
-    inner = f"{CONJURE} run -b 'while [ ! -e ../go ]; do sleep 0.02; done; echo done'"
+    inner = f"{CONJURE} run -b '{UNTIL_GO}; echo done'"
     run = started(client, f"{inner} >/dev/null; echo ready; sleep {nap(87555)}")
     second = Run(home, 2)
     wait_for_status(second, RunStatus.RUNNING)
@@ -161,7 +169,7 @@ def test_a_run_cast_within_one_outlives_the_kill_of_both_processes(client, home)
     os.kill(supervisor.pid, signal.SIGKILL)
     os.kill(supervisor.parent, signal.SIGKILL)
     assert run.wait().status is RunStatus.INTERRUPTED
-    (home.run_folder(2) / "go").touch()
+    release(second)
     assert second.wait().status is RunStatus.COMPLETE
 
 
@@ -234,12 +242,14 @@ def test_an_interrupt_after_the_hand_over_says_that_the_run_goes_on(home, folder
         "Launch.hand_over = hand_over\n"
         "main(interrupts=True)\n"
     )
-    line = "while [ ! -e ../go ]; do sleep 0.02; done"
-    done = subprocess.run([sys.executable, script, "run", line], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, script, "run", UNTIL_GO], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (130, "")
     assert "Run 1 continues in the background." in done.stdout
-    (home.run_folder(1) / "go").touch()
-    assert Run(home, 1).wait().status is RunStatus.COMPLETE
+    run = Run(home, 1)
+    release(run)
+    assert run.wait().status is RunStatus.COMPLETE
 
 
 def test_a_submission_that_fails_by_a_fault_of_ours_is_not_called_interrupted(home, folder):

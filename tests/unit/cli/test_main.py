@@ -79,6 +79,28 @@ def test_only_near_commands_are_suggested(call, typed, near):
 
 
 @pytest.mark.parametrize(
+    ("group", "typed", "near"),
+    [
+        ("sweep", "shwo", "`conjure sweep show`"),
+        ("hyper", "shwo", "`conjure hyper show`"),
+        ("models", "fecth", "`conjure models fetch`"),
+        ("config", "zzz", None),
+    ],
+)
+def test_unknown_commands_of_groups_are_told_alike(call, group, typed, near):
+    hint = f"; did you mean {near}?" if near else ""
+    message = f"error: there is no command '{group} {typed}'{hint}\n  try: conjure {group} --help\n"
+    assert call(group, typed) == (2, "", message)
+
+
+def test_a_group_without_a_command_names_those_it_has(call):
+    message = (
+        "error: `conjure team` needs a command: init, leave, status, upgrade\n  try: conjure team --help\n"
+    )
+    assert call("team") == (2, "", message)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["finetune", "--lx"], "there is no option --lx"),
@@ -153,8 +175,15 @@ def test_too_little_memory_is_no_crash(call, monkeypatch, conjure_home):
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_no_command_of_nothing_shows_a_traceback(call, verb, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    if verb in ("demo", "jupyter", "web"):  # they go on by themselves
+    if verb in ("demo", "jupyter", "serve", "web"):  # they go on by themselves
         return
     status, _, err = call(verb)
     assert status in (0, 1, 2, 125)
+    assert "Traceback" not in err
+
+
+def test_a_server_of_nothing_shows_no_traceback(call):
+    status, out, err = call("serve", "--model", "=sprite")
+    assert (status, out) == (2, "")
+    assert "'=sprite' is neither a model nor NAME=MODEL" in err
     assert "Traceback" not in err

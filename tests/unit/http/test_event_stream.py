@@ -103,6 +103,12 @@ def test_errors_end_a_stream_with_an_event(client):
     assert b"secret" not in broken.content
 
 
+def test_a_fault_of_the_server_in_a_stream_is_logged(client, caplog):
+    client.get("/stream/breaking")
+    client.get("/stream/failing")
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+
+
 def test_silence_is_filled_with_comments(client, monkeypatch):
     monkeypatch.setattr(event_stream, "_PING_AFTER_S", 0.01)
     content = client.get("/stream/slow").content

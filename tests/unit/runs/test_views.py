@@ -1,7 +1,8 @@
 import pytest
 
+from conjure.runs.database.base import ListedRun
 from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
-from conjure.runs.views import elapsed, key_metric, status_text
+from conjure.runs.views import PORT_METRIC, RunRow, elapsed, key_metric, status_text
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,21 @@ def test_elapsed(facts, total_s, text):
 )
 def test_key_metric(names, key):
     assert key_metric(dict.fromkeys(names, 1.0)) == key
+
+
+@pytest.mark.parametrize(
+    ("option", "address"),
+    [
+        ("", "http://127.0.0.1:8123"),
+        ("--host=192.0.2.7", "http://192.0.2.7:8123"),
+        ("--host=::1", "http://[::1]:8123"),
+        ("--host=0.0.0.0", "http://127.0.0.1:8123"),
+        ("--host=::", "http://[::1]:8123"),
+    ],
+)
+def test_the_address_of_a_server(option, address):
+    facts = Facts({RunStatus.RUNNING: 1.0})
+    run = ListedRun(
+        1, "serve", f"conjure serve sprite {option}", "", (), {}, facts, None, None, archived=False
+    )
+    assert RunRow(run, {PORT_METRIC: 8123.0}).address == address

@@ -17,7 +17,7 @@ FINISHED = [climb(run, 4.0, 3.0, 1.0 + run / 10, complete=True) for run in range
 
 
 def ended(how, climbs, direction="minimize"):
-    return [verdict.run for verdict in decide(request(how, direction), climbs)]
+    return decide(request(how, direction), climbs)
 
 
 @pytest.mark.parametrize(("how", "first"), [("median", 5), ("asha", 1)])

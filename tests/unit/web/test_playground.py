@@ -1,11 +1,16 @@
 """The playground, as far as no model is needed: what it lists, and what it refuses."""
 
+import asyncio
+
 import pytest
 
 from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason
+from conjure.web.playground import Playground
 from support.casting import add_run, finish
+from support.models import tiny_checkpoint
 from support.web_sites import visiting
 
 
@@ -65,6 +70,33 @@ def test_settings_out_of_bounds(visitor, setting):
     answer = visitor.post("/playground/generate", body)
     assert answer.status == 400
     assert answer.error["param"] == next(iter(setting))
+
+
+def test_a_link_that_was_moved_names_the_other_model(conjure_home):
+    home = Home(conjure_home)
+    with SqliteDatabase.open(home) as store:
+        for seed in range(2):
+            number = finish(store, add_run(store, "finetune").number, Ending(EndReason.COMPLETED, 0)).number
+            tiny_checkpoint(RunFolder.of(home, number).outputs / "output", seed)
+
+    async def written(playground, source):
+        with SqliteDatabase.open(home) as store:
+            if store.lookup_link("mine") is not None:
+                store.remove_link("mine")
+            store.set_link("mine", source)
+        body = {"model": "mine", "prompt": "My dog", "max_tokens": 3, "temperature": 0}
+        return [part async for part in await playground.generate(body, ["mine"])]
+
+    async def both():
+        playground = Playground()
+        try:
+            return [await written(playground, source) for source in ("runs/1", "runs/2", "runs/1")]
+        finally:
+            playground.end()
+
+    first, second, again = asyncio.run(both())
+    assert first == again
+    assert first != second
 
 
 def test_only_same_origin_json_is_read(visitor):

@@ -4,6 +4,10 @@ import re
 
 import pytest
 
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.sweep_rows import TrialClaim
+from conjure.runs.schema.status import Ending, EndReason
+from support.casting import OWNER, finish
 from support.web_homes import sweep_home
 from support.web_sites import visiting
 
@@ -32,6 +36,18 @@ def test_a_sweep_with_its_pictures(visitor):
     assert 'class="way good"' in pictures[2]
     assert "<b>x</b>" not in page
     assert "conjure sweep resume 1" in page  # nobody drives it
+
+
+def test_a_trial_has_the_colour_of_its_run(tmp_path):
+    home = sweep_home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        spec, claim = store.get(1).spec, TrialClaim(1, 4, 1, {"lr": "0.1", "optimizer": "sgd"})
+        number = store.create_run(
+            spec, OWNER, lambda number: home.run_folder(number).mkdir(), trial=claim
+        ).number
+        finish(store, number, Ending(EndReason.STOP_REQUESTED, 0))
+    with visiting(home.root) as visitor:
+        assert '<span class="status caution">stopped</span>' in visitor.page("/sweeps/1")
 
 
 def test_changes_are_told_by_a_digest(visitor):

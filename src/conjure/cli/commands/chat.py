@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
+from conjure.cli.sampling_options import (
+    adapter_option,
+    chat_date_option,
+    precision_option,
+    sampling_options,
+    seed_option,
+)
 from conjure.core.text import today
 from conjure.lm.generation.request import GenerationRequest
 
@@ -29,7 +35,7 @@ from conjure.lm.generation.request import GenerationRequest
     help="Maximum number of tokens per answer.",
 )
 @sampling_options
-@click.option("--seed", type=int, help="Random seed; default: a new one, which is printed.")
+@seed_option
 @precision_option
 @chat_date_option
 @adapter_option

@@ -12,7 +12,14 @@ from typing import Any, cast
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
-from conjure.cli.sampling_options import adapter_option, chat_date_option, precision_option, sampling_options
+from conjure.cli.sampling_options import (
+    adapter_option,
+    chat_date_option,
+    model_option,
+    precision_option,
+    sampling_options,
+    seed_option,
+)
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.cli.typed_options import given_options
@@ -35,9 +42,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 @click.command(cls=SavableCommand)
 @click.argument("prompt", required=False)
-@click.option(
-    "--model", default="sprite", show_default=True, help="Model name, folder, run or Hugging Face model."
-)
+@model_option
 @click.option("--prompt", "prompt_option", metavar="TEXT", help="The same as PROMPT.")
 @click.option(
     "--length",
@@ -55,7 +60,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help=r"Stop before this text (\n: a line break). Repeatable."
 )
-@click.option("--seed", type=int, help="Random seed; default: a new one, which is printed.")
+@seed_option
 @click.option(
     "--prompt-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -119,7 +124,7 @@ def command(
     if save_command is not None:
         return save_to_file(context, save_command)
     if save and not inside_a_run():
-        return record(run_spec(context), recording, as_json=as_json)
+        return record(_spec(context, prompts), recording, as_json=as_json)
     refuse_unrecorded(recording, "add --save")
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import generate as implementation
@@ -163,13 +168,18 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
     """
     given = context.params
     prompt = _only(given["prompt"], given["prompt_option"])
-    prompts = _prompts(prompt, given["prompt_file"])
+    return _spec(context, _prompts(prompt, given["prompt_file"]), placeholders)
+
+
+def _spec(
+    context: click.Context, prompts: list[str], placeholders: Mapping[str, str] | None = None
+) -> RunSpec:
+    """The run of a command line whose prompts are read: standard input can be read once."""
+    given = context.params
     options = cast("GenerateOptions", given_options(context, GenerateOptions))
     if "stop" in options:
         options["stop"] = [_unescaped(text) for text in options["stop"]]
     options = check_generate(prompts, options)
-    for name in placeholders or {}:
-        options.pop(name, None)
     return generate_spec(
         Home.from_environment(),
         prompts[0],

@@ -12,7 +12,7 @@ import click
 from conjure.cli.reading_options import layout_of, reading_options
 from conjure.cli.recording import record, recording_options, refuse_unrecorded
 from conjure.cli.render import note
-from conjure.cli.sampling_options import adapter_option
+from conjure.cli.sampling_options import adapter_option, model_option
 from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
@@ -26,9 +26,7 @@ from conjure.runs.schema.spec import RunSpec
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="TEXT|FILES…")
-@click.option(
-    "--model", default="sprite", show_default=True, help="Model name, folder, run or Hugging Face model."
-)
+@model_option
 @click.option("--compare", nargs=2, metavar="MODEL MODEL", help="Compare two models.")
 @click.option("--text", "as_text", is_flag=True, help="Treat TEXT as text even if a file has that name.")
 @reading_options
@@ -106,8 +104,6 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
     """
     given = context.params
     options = cast("ScoreOptions", given_options(context, ScoreOptions))
-    for name in placeholders or {}:
-        options.pop(name, None)
     return score_spec(
         Home.from_environment(),
         given["inputs"],

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
+from conjure.cli.sampling_options import precision_option
 from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
@@ -69,13 +70,7 @@ DEFAULT_PORT = 8000
     metavar="NAME",
     help="Also answer requests for this host name, as behind a reverse proxy. Repeatable.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
-    default="auto",
-    show_default=True,
-    help="Number format; auto: the fastest on this machine; float32 is exact.",
-)
+@precision_option
 @click.option(
     "--slots",
     type=click.IntRange(1, 256),

@@ -3,7 +3,7 @@
 import csv
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -14,12 +14,14 @@ from conjure.cli.sweeps.following import follow_sweep
 from conjure.cli.sweeps.recipe_template import is_recipe, recipe_template
 from conjure.cli.sweeps.view import show_plots, show_sweep
 from conjure.cli.tables import Cell, Column, show_table
+from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
-from conjure.core.units import format_number, parse_duration
+from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import RunSpec
 from conjure.sweeps.control import require_packages, resume_sweep, start_sweep, stop_sweep
+from conjure.sweeps.handle import SweepOptions, request_of
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.space import Choice, Domain, parse_parameter
@@ -27,6 +29,7 @@ from conjure.sweeps.view import SweepView, look_at_sweep
 
 _ALIASES = {"bayesian": "tpe"}
 _ASK_FIRST = 10  # trials that tpe draws before it has anything to go by
+_EXAMPLE = "conjure sweep grid --param x=1,2 -- echo :x:"
 _STATE_COLOURS = {"complete": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
 
 
@@ -60,6 +63,7 @@ def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--maximize", "direction", flag_value="maximize", help="Higher values are better."),
         click.option(
             "--metric-agg",
+            "aggregation",
             type=click.Choice(["last", "min", "max", "mean"]),
             default="last",
             show_default=True,
@@ -153,20 +157,8 @@ def _start(method: str, options: dict[str, Any]) -> int:
 
 def _request(home: Home, method: str, options: dict[str, Any]) -> SweepRequest:
     space = _space(options["parameters"])
-    return SweepRequest(
-        spec=_spec(home, space, options),
-        space=space,
-        method=method,  # type: ignore[arg-type]
-        cells=options.get("trials"),
-        seeds=options["seeds"],
-        seed=options.get("seed", 0),
-        parallel=options["parallel"],
-        metric=options["metric"],
-        direction=options["direction"],
-        aggregation=options["metric_agg"],
-        prune=options["prune"],
-        time_limit_s=parse_duration(options["time_limit"]) if options["time_limit"] is not None else None,
-    )
+    given = given_options(click.get_current_context(), SweepOptions)
+    return request_of(_spec(home, space, options), space, cast("SweepOptions", {**given, "method": method}))
 
 
 def _space(texts: Iterable[str]) -> dict[str, Domain]:
@@ -180,6 +172,8 @@ def _space(texts: Iterable[str]) -> dict[str, Domain]:
 
 def _spec(home: Home, space: Mapping[str, Domain], options: dict[str, Any]) -> RunSpec:
     words = options["command"]
+    if not words or not words[0].strip():  # any run's command is checked, but told as in `conjure run`
+        raise UsageError(f"the command is empty: write it after the options, as in `{_EXAMPLE}`")
     if not is_recipe(words):
         return run_spec(home, options, {})
     run = run_spec(home, {**options, "command": ("conjure",)}, {})
@@ -238,10 +232,10 @@ def ls(*, as_json: bool) -> None:
     with open_store(home) as store:
         views = [look_at_sweep(home, store, row.number) for row in store.sweeps()]
     if as_json:
-        write_json([_listed(view) for view in views])
+        write_json([view.listed() for view in views])
         return
     if not views:
-        note("no sweeps yet; start one: conjure sweep grid --param x=1,2 -- echo :x:")
+        note(f"no sweeps yet; start one: {_EXAMPLE}")
         return
     columns = [
         Column("SWEEP", right=True),
@@ -253,10 +247,6 @@ def ls(*, as_json: bool) -> None:
         Column("COMMAND", shrinks=True),
     ]
     show_table(columns, map(_listed_row, views))
-
-
-def _listed(view: SweepView) -> dict[str, Any]:
-    return {name: value for name, value in view.to_dict().items() if name not in ("trials", "importance")}
 
 
 def _listed_row(view: SweepView) -> list[str | Cell]:

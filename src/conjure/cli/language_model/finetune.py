@@ -36,8 +36,6 @@ def checked_spec(context: click.Context, placeholders: Mapping[str, str] | None 
     home, given = Home.from_environment(), context.params
     options = cast("FinetuneOptions", given_options(context, FinetuneOptions))
     options = check_finetune(home, given["data"], given["model"], options)
-    for name in placeholders or {}:
-        options.pop(name, None)
     return finetune_spec(
         home,
         given["data"],

@@ -23,8 +23,8 @@ from conjure.core.quoting import shell_words
 from conjure.core.secrets import Redaction, redact_text
 from conjure.errors import UsageError
 from conjure.runs.lifecycle.submission import part_in_words
+from conjure.runs.schema.spec import split_withheld
 
-_VARIABLES = "variables."
 # Options whose values are NAME=VALUE: what is typed replaces the file's only where the names are equal.
 _ASSIGNMENTS = ("env", "param")
 _TEXTS = ("description", "label")  # they change nothing in a run, so a secret in them is only covered
@@ -129,16 +129,14 @@ def _secret_variables(withheld: Iterable[str]) -> set[str]:
     Raises:
         UsageError: Something else is secret, too.
     """
-    withheld = list(withheld)
-    others = [
-        part_in_words(part).replace("its ", "the ") for part in withheld if not part.startswith(_VARIABLES)
-    ]
+    names, others = split_withheld(withheld)
     if others:
+        places = " and ".join(part_in_words(part).replace("its ", "the ") for part in others)
         raise UsageError(
-            f"there is a secret in {' and '.join(others).replace('its ', 'the ')}, and secrets are not saved",
+            f"there is a secret in {places}, and secrets are not saved",
             hint="put it into a variable: -e KEY, and $KEY in the command",
         )
-    return {part.removeprefix(_VARIABLES) for part in withheld}
+    return set(names)
 
 
 def _without_value(text: str, secret: set[str]) -> str:

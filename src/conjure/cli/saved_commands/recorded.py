@@ -14,12 +14,11 @@ from conjure.cli.saved_commands.files import Value, key_of, saved_parameters
 from conjure.errors import UsageError
 from conjure.runs.lifecycle.submission import part_in_words
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.spec import Mount, RunSpec
+from conjure.runs.schema.spec import Mount, RunSpec, split_withheld
 
 RUN = "run"
 _RECORDED = ("finetune", "generate")  # commands of our own that can be read from a file
 _KINDS = {"command": RUN, **{kind: kind for kind in _RECORDED}}
-_VARIABLES = "variables."
 
 
 def values_of_run(record: RunRecord) -> tuple[str, dict[str, Value]]:
@@ -34,7 +33,7 @@ def values_of_run(record: RunRecord) -> tuple[str, dict[str, Value]]:
         raise UsageError(
             f"run {record.number} is a `conjure {spec.kind}`; only run, finetune and generate can be saved"
         )
-    others = [part for part in spec.withheld or () if not part.startswith(_VARIABLES)]
+    _, others = split_withheld(spec.withheld or ())
     if others:
         raise UsageError(
             f"run {record.number} has a secret in {part_in_words(others[0])}, and secrets are not stored"
@@ -49,7 +48,7 @@ def values_of_run(record: RunRecord) -> tuple[str, dict[str, Value]]:
 
 def _run_values(record: RunRecord) -> dict[str, Any]:
     spec, environment, code = record.spec, record.spec.environment, record.spec.code
-    hidden = {part.removeprefix(_VARIABLES) for part in spec.withheld or ()}
+    hidden, _ = split_withheld(spec.withheld or ())
     taken = record.code
     exact = None if taken is None or taken.dirty else taken.commit
     return {

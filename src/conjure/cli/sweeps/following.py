@@ -59,11 +59,11 @@ def _watch(home: Home, store: Database, number: int, quiet: bool) -> SweepView:
     told: set[int] = set()
     while True:
         view = look_at_sweep(home, store, number)
-        for trial in view.trials if not quiet else ():
-            if trial.has_ended and trial.trial in view.settled and trial.run not in told:
+        for trial in view.settled_trials if not quiet else ():
+            if trial.run not in told:
                 told.add(trial.run)
                 click.echo(trial_line(view, trial), err=True)
-        if _is_over(view):
+        if view.is_over:
             return view
         time.sleep(_LOOK_EVERY_S)
 
@@ -77,17 +77,9 @@ def _watch_table(home: Home, store: Database, number: int) -> SweepView:
         while True:
             view = look_at_sweep(home, store, number)
             rows = max(1, shutil.get_terminal_size().lines - _LINES_AROUND)
-            over = _is_over(view)
-            live.update(
-                Group(headline(view), "", drawn_table(*trial_table(view, most=None if over else rows)))
-            )
+            table = trial_table(view, most=None if view.is_over else rows)
+            live.update(Group(headline(view), "", drawn_table(*table)))
             live.refresh()
-            if over:
+            if view.is_over:
                 return view
             time.sleep(_LOOK_EVERY_S)
-
-
-def _is_over(view: SweepView) -> bool:
-    """Whether nothing more will happen: it has ended with all its trials, or nobody drives it."""
-    all_ended = all(trial.has_ended for trial in view.trials)
-    return view.is_abandoned or (not view.is_running and all_ended)

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from conjure.errors import UsageError
-from conjure.recipes.options import option_words
+from conjure.errors import UsageError, option
 from conjure.runs.schema.argv import fill_in, placeholders
 from conjure.runs.schema.spec import RunSpec
 
@@ -23,6 +23,7 @@ _SPEC_OF = {
     "generate": ("conjure.cli.commands.generate", "run_spec"),
     "score": ("conjure.cli.commands.score", "run_spec"),
 }
+_SANDBOX = ("sandbox", "network")
 # Options of `conjure run` that say nothing about a run of conjure itself.
 _OF_OTHERS = (
     "mount",
@@ -52,7 +53,7 @@ def recipe_template(
 
     Args:
         words: The command as it was typed.
-        trials: Values of parameters to check the command with; the first is that of the first trial.
+        trials: Values of parameters to check the command with.
         given: The options of `run_options`.
         run: What they ask for, as the run of any command.
 
@@ -71,9 +72,8 @@ def recipe_template(
         context = command.make_context(kind, list(fill_in(tuple(words), params))[2:])
         return make(context, _swept(command, context, words[2:]))
 
-    for params in trials[1:]:
-        made(params)
-    spec = made(trials[0])
+    # A spec holds no trial's values; the one made first has the prompt of standard input, which is read once.
+    spec, *_ = [made(params) for params in (*trials[1:], trials[0])]
     return replace(
         spec,
         resources=run.resources,
@@ -82,14 +82,17 @@ def recipe_template(
         variables={**spec.variables, **run.variables},
         labels=tuple(dict.fromkeys([*spec.labels, *run.labels])),
         description=run.description or spec.description,
+        after=run.after,
     )
 
 
 def _refuse_others(given: Mapping[str, Any], kind: str) -> None:
-    for name in _OF_OTHERS:
-        if given[name]:
-            flag = option_words({name: "x"})[0].partition("=")[0]
-            raise UsageError(f"{flag} cannot be combined with conjure {kind}, which has its own environment")
+    context = click.get_current_context()
+    for name in (*_OF_OTHERS, *_SANDBOX):
+        # A sandbox that settings ask for is for commands of the user's own, as it is outside a sweep.
+        if given[name] and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            why = "needs conjure's home folder" if name in _SANDBOX else "has its own environment"
+            raise UsageError(f"{option(name)} cannot be combined with conjure {kind}, which {why}")
 
 
 def _with_options(command: click.Command, kind: str, words: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -143,4 +146,4 @@ def _swept(command: click.Command, context: click.Context, words: Sequence[str])
     return swept
 
 
-_NOT_SWEPT = ("model", "validation", "prompt_file", "output", "label", "description", "compare")
+_NOT_SWEPT = ("model", "adapter", "validation", "prompt_file", "output", "label", "description", "compare")

@@ -70,12 +70,13 @@ def closing_lines(view: SweepView) -> list[str]:
         lines += ["", f"Nothing is pruned yet: {view.pruning_waits}"]
     if view.is_abandoned:
         lines += ["", f"Nothing drives this sweep any more; to go on: conjure sweep resume {number}"]
-    if view.importance:
+    importance = view.importance
+    if importance:
         lines += ["", "Share of the differences that one parameter explains by itself (90% interval):"]
-        width = max(len(one.parameter) for one in view.importance)
+        width = max(len(one.parameter) for one in importance)
         lines += [
             f"  {one.parameter:<{width}}  {one.share:4.0%}  ({one.low:.0%} to {one.high:.0%})"
-            for one in view.importance
+            for one in importance
         ]
     if view.best is not None and view.row.state is not SweepState.RUNNING:
         lines += ["", f"Best: conjure sweep best {number} --command"]

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conjure.errors import ModelError
 from conjure.http.generation.requests import Failed, GenerationJob, TokenLogprob, TokenWritten
 from conjure.http.generation.rows import Row
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.logit_adjustments import LogitSettings, adjusted
-from conjure.lm.generation.sampling import sample_tokens
+from conjure.lm.generation.sampling import no_numbers, sample_tokens
 from conjure.lm.native.logits import largest, summarise
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -53,7 +52,7 @@ class RowBatch:
 
     @property
     def jobs(self) -> list[GenerationJob]:
-        """The jobs of all rows, as often as they have rows."""
+        """The jobs of all rows; one may be there several times."""
         return [held.rows[0].job for held in self._held.values()]
 
     @property
@@ -127,7 +126,7 @@ class RowBatch:
             if not going:
                 self._session.drop([number])
                 continue
-            numbers = [number, *(self._session.fork(number, len(going) - 1) if len(going) > 1 else [])]
+            numbers = [number, *self._session.fork(number, len(going) - 1)]
             for each, row in zip(numbers, going, strict=True):
                 self._held[each] = _Prompt([row], 0, reading=False)
                 self._session.append(each, row.token_ids[-1])
@@ -166,12 +165,7 @@ def choose_tokens(
 
 def _end_failed(row: Row) -> Failed:
     row.finished = True
-    return Failed(
-        ModelError(
-            "the model's logits are not numbers (NaN or infinity): its weights are too large for this number"
-            " format, or damaged"
-        )
-    )
+    return Failed(no_numbers())
 
 
 def _alike(rows: Sequence[Row]) -> dict[LogitSettings, list[int]]:
@@ -193,7 +187,9 @@ def _sampled(
     if len(without_token):
         logits = logits.copy()
         logits[:, without_token] = -np.inf
-    histories = [[*row.job.prompts[row.prompt], *row.token_ids] for row in rows]
+    histories = [
+        [*row.job.prompts[row.prompt], *row.token_ids] if settings.looks_back else [] for row in rows
+    ]
     streams, steps = [row.stream for row in rows], [len(row.token_ids) for row in rows]
     return sample_tokens(logits, histories, streams, steps, settings)
 

@@ -5,7 +5,6 @@ given; it is never a path, a link or a name on a hub. What a given name means is
 have changed, so that a link that was moved takes effect for new requests.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from conjure.errors import ConjureError
 from conjure.http.errors import HttpError, shown
+from conjure.http.generation.loading_models import LoadingModels
 from conjure.http.generation.served_model import ServedModel
 
 models_log = logging.getLogger("conjure.http.models")
@@ -54,7 +54,7 @@ class ModelRegistry:
         self._by_name = {each.source: each for each in given} | {each.name: each for each in given}
         self._folders: dict[str, Path] = {}
         self._found_at: object = None
-        self._models: dict[tuple[str, Path], asyncio.Task[ServedModel]] = {}
+        self._models: LoadingModels[tuple[str, Path]] = LoadingModels()
 
     async def get(self, name: str) -> ServedModel:
         """The model that a request names, loaded.
@@ -64,8 +64,9 @@ class ModelRegistry:
         """
         given = self._given(name)
         try:
-            folder = self._folder(given)
-            return await asyncio.shield(self._loading(given, folder))
+            key = (given.name, self._folder(given))
+            self._models.retire(other for other in self._models.keys if other[0] == key[0] and other != key)
+            return await self._models.get(key, lambda: self._load(*key))
         except (ConjureError, OSError) as error:
             models_log.error("model %s cannot be loaded: %s", given.name, error)
             raise HttpError(
@@ -85,8 +86,7 @@ class ModelRegistry:
     @property
     def loaded(self) -> dict[str, ServedModel]:
         """Models in memory, by their names."""
-        done = [task for task in self._models.values() if task.done() and task.exception() is None]
-        return {task.result().name: task.result() for task in done}
+        return {model.name: model for model in self._models.loaded}
 
     def _given(self, name: str) -> ModelName:
         given = self._by_name.get(name)
@@ -108,23 +108,3 @@ class ModelRegistry:
         if given.source not in self._folders:
             self._folders[given.source] = self._find(given.source)
         return self._folders[given.source]
-
-    def _loading(self, given: ModelName, folder: Path) -> "asyncio.Task[ServedModel]":
-        """The one loading of a model, which all who want it wait for."""
-        key = (given.name, folder)
-        task = self._models.get(key)
-        if task is None or (task.done() and task.exception() is not None):
-            task = asyncio.create_task(asyncio.to_thread(self._load, given.name, folder))
-            self._models[key] = task
-            self._retire_others(key)
-        return task
-
-    def _retire_others(self, kept: tuple[str, Path]) -> None:
-        """Let go of what the name meant before; what it is still doing, it finishes."""
-        for key in [key for key in self._models if key[0] == kept[0] and key != kept]:
-            self._models.pop(key).add_done_callback(_retire)
-
-
-def _retire(task: "asyncio.Task[ServedModel]") -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().retired = True

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from conjure.http.errors import HttpError, unavailable
+from conjure.http.errors import queue_full, unavailable
 from conjure.http.generation.lane import Lane
 from conjure.http.generation.requests import Event, Failed, GenerationJob
 from conjure.http.generation.served_model import ServedModel
@@ -117,12 +117,7 @@ class GenerationService:
         if self._draining:
             raise unavailable("the server is shutting down")
         if self._waiting >= self.limits.most_waiting:
-            raise HttpError(
-                429,
-                f"{self._waiting} requests are waiting already; try again later",
-                code="queue_full",
-                headers={"Retry-After": "1"},
-            )
+            raise queue_full(self._waiting)
         self._waiting += 1
         return Ticket(self._leave)
 

@@ -23,8 +23,9 @@ from conjure.core.home import Home
 from conjure.errors import CheckpointError, NotFoundError
 from conjure.lm.checkpoints.layout import WEIGHT_PATTERNS, read_json_object
 from conjure.lm.checkpoints.model_resolver import ModelSource
-from conjure.lm.checkpoints.pretrained import load_model, load_tokenizer, save_checkpoint, saving
+from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint, saving
 from conjure.lm.checkpoints.safetensors_reader import TensorFile
+from conjure.lm.checkpoints.stored_weights import load_tokenizer
 from conjure.lm.checkpoints.tensor_layout import assemble, file_names, split_rows, stored_names
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.shape import ModelConfig
@@ -217,12 +218,14 @@ def _merge(model: CausalLM, corrections: dict[str, Correction], folder: Path) ->
     left = dict(corrections)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            names = zip(stored_names(model.config, name), file_names(model.config, name), strict=True)
+            files = file_names(model.config, name)
+            if left.keys().isdisjoint(files):
+                continue
             deltas: dict[str, Tensor] = {}
-            for (ours, stored), part in zip(names, split_rows(model.config, name, weight), strict=True):
+            parts = split_rows(model.config, name, weight)
+            for ours, stored, part in zip(stored_names(model.config, name), files, parts, strict=True):
                 found = left.pop(stored, None)
                 deltas[ours] = torch.zeros_like(part) if found is None else found.delta(folder, stored, part)
-            if any(each in corrections for each in file_names(model.config, name)):
-                weight.add_(assemble(model.config, name, lambda each, _, deltas=deltas: deltas[each]))
+            weight.add_(assemble(model.config, name, lambda each, _, deltas=deltas: deltas[each]))
     if left:
         raise CheckpointError(f"the adapter {folder} does not fit the model, which has no matrix {min(left)}")

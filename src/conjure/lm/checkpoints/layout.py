@@ -22,6 +22,7 @@ from conjure.lm.models.shape import ModelConfig
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ORIGIN_FILE = "origin.json"  # what is noted of the GGUF file a folder was made from
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # All files that may hold weights, pickles included.
@@ -42,7 +43,7 @@ CHECKPOINT_FILES = (
     "merges.txt",
     "README.md",
     "training.json",
-    "origin.json",
+    ORIGIN_FILE,
     "report.html",
     "report.json",
 )

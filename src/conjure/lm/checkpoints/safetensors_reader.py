@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from conjure.core.files import open_regular
 from conjure.errors import CheckpointError
 
-if TYPE_CHECKING:  # looking at a file does not pay for torch, reading it does
+if TYPE_CHECKING:  # looking at a file does not pay for torch or numpy, reading it does
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -95,6 +96,14 @@ class StoredTensor:
             self._refuse_non_finite(rows)
             self._forget(start, start + len(rows) * row_bytes)
         return copy
+
+    def view(self) -> "np.ndarray":
+        """The numbers where they lie in the file, to be read only; bfloat16 ones are uint16, their bits."""
+        import numpy as np
+
+        stored = np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype)
+        count = math.prod(self.shape)
+        return np.frombuffer(self.content, stored, count, self.start).reshape(self.shape)
 
     def _refuse_non_finite(self, rows: "Tensor") -> None:
         """Refuse NaN and infinity, whether stored or made by a narrower number format."""

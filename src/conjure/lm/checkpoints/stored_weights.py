@@ -4,7 +4,6 @@ Main entries: `open_weights`, `load_tokenizer`. Nothing here needs torch. Invari
 `open_weights` yields are those of the model, each of the shape it needs.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +28,6 @@ from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.lm.text.tokenizer import Tokenizer
 
 _FAULTS_SHOWN = 3
-_NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "float64": np.float64}
 
 
 class NotFiniteError(Exception):
@@ -74,7 +72,7 @@ class Weights:
 
     def damaged_part(self, name: str) -> str:
         """The file's name of the tensor, of those that one of ours is made of, that holds NaN or infinity."""
-        _, names = family_of(self.config).stored(name)
+        names = stored_names(self.config, name)
         damaged = (each for each in names if not _is_finite(self._array(each)))
         return self.tensors[next(damaged, names[0])].name
 
@@ -84,11 +82,8 @@ class Weights:
         return all(len(tensor.shape) == 1 or tensor.dtype == "bfloat16" for tensor in self.tensors.values())
 
     def _array(self, name: str) -> np.ndarray:
-        tensor = self.tensors[name]
-        numbers = np.frombuffer(
-            tensor.content, _NUMPY[tensor.dtype], count=math.prod(tensor.shape), offset=tensor.start
-        ).reshape(tensor.shape)
-        return numbers.astype(np.float32) if tensor.dtype == "float64" else numbers
+        numbers = self.tensors[name].view()
+        return numbers.astype(np.float32) if numbers.dtype == np.float64 else numbers
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """From prompts to text: rows of tokens, each with its own randomness, until every row has ended.
 
 Main entries: `generate` for finished samples, `stream` for tokens as they come, `Generation` for what there
-is when that is broken off, `Batch` for samples that join and leave while others are written. Invariant: a
-sample is a function of (model, its prompt, settings, seed, its index): alone, in a batch, beside other
-prompts or in another order it comes out the same. With the native engine that holds bit for bit, with torch
-in float32 for the text (`sampling` states the bound).
+is when that is broken off, `Batch` for samples that are written together. Invariant: a sample is a function
+of (model, its prompt, settings, seed, its index): alone, in a batch, beside other prompts or in another order
+it comes out the same. With the native engine that holds bit for bit, with torch in float32 for the text
+(`sampling` states the bound).
 
 When prompt and text outgrow the model's context, the window slides: whenever a row's window is full, the row
 is read again from its last ``context_length // 2`` tokens. What is remembered of a token depends on all those
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from conjure.errors import ContextLengthError, ModelError
-from conjure.lm.generation.engines.base import PIECE, Engine
+from conjure.errors import ContextLengthError
+from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.request import GenerationRequest, prompt_text
-from conjure.lm.generation.sampling import random_stream, sample_tokens
+from conjure.lm.generation.sampling import no_numbers, random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
 from conjure.lm.native.logits import summarise
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
@@ -146,7 +146,7 @@ class Generation:
             self._begun += samples
             batch.add(samples)
             while batch.samples:
-                for sample, token in batch.step(piece=_WHOLE):
+                for sample, token in batch.step():
                     yield token
                     if sample.finish_reason is not None:
                         yield sample.sample()
@@ -263,10 +263,10 @@ class PartialSample:
 
 
 class Batch:
-    """Samples that are written together; each step, every one whose prompt has been read gets a token.
+    """Samples of one request that are written together; each whose prompt has been read gets a token a step.
 
-    Samples join with `add` and leave when they end or with `drop`, between any two steps, and none is changed
-    by that. Those with equal prompts that join together read it once.
+    Samples join with `add` between any two steps and leave when they end, and none is changed by that. Those
+    with equal prompts that join together read it once.
 
     Attributes:
         samples: Those that have not ended.
@@ -278,7 +278,6 @@ class Batch:
         self._rows: dict[
             int, list[PartialSample]
         ] = {}  # row of the session to the samples that it is read for
-        self._reading: dict[int, None] = {}  # rows whose prompt is not read to its end, the oldest first
         self._without_token: list[int] | None = None
 
     @property
@@ -289,28 +288,17 @@ class Batch:
     def add(self, samples: Sequence[PartialSample]) -> None:
         """Take in samples; nothing is computed before the next step."""
         together: dict[tuple[int, ...], list[PartialSample]] = {}
+        rooms: dict[tuple[int, ...], int] = {}
         for sample in samples:
-            together.setdefault(tuple(sample.window(self._context)[0]), []).append(sample)
-        rooms = [max(sample.window(self._context)[1] for sample in each) for each in together.values()]
-        rows = self._session.add(list(together), rooms)
+            ids, room = sample.window(self._context)
+            prompt = tuple(ids)
+            together.setdefault(prompt, []).append(sample)
+            rooms[prompt] = max(room, rooms.get(prompt, 0))
+        rows = self._session.add(list(together), list(rooms.values()))
         self._rows.update(zip(rows, together.values(), strict=True))
-        self._reading.update(dict.fromkeys(rows))
 
-    def drop(self, sample: PartialSample) -> None:
-        """Leave a sample as it is; in the next step it is not computed any more."""
-        for row, samples in self._rows.items():
-            if sample in samples:
-                samples.remove(sample)
-                if not samples:
-                    self._forget(row)
-                return
-
-    def step(self, *, piece: int = PIECE, prompts: int | None = None) -> list[tuple[PartialSample, Token]]:
+    def step(self) -> list[tuple[PartialSample, Token]]:
         """Read on, and choose the next token of each sample whose prompt has been read.
-
-        Args:
-            piece: How many tokens of a prompt are read in one step.
-            prompts: Of how many prompts at most a piece is read, the first that were added; None means all.
 
         Returns:
             The tokens chosen. Samples that have a `finish_reason` now are no longer in the batch.
@@ -318,9 +306,9 @@ class Batch:
         Raises:
             ModelError: The model's logits are not numbers.
         """
-        reading = list(islice(self._reading, prompts))
-        writing = [row for row in self._rows if row not in self._reading]
-        ready, logits = self._session.step([*writing, *reading], piece)
+        ready, logits = self._session.step(list(self._rows), _WHOLE)
+        if not ready:
+            return []
         samples = [sample for row in ready for sample in self._rows[row]]
         if len(samples) > len(ready):
             logits = np.repeat(logits, [len(self._rows[row]) for row in ready], axis=0)
@@ -333,29 +321,23 @@ class Batch:
     def _choose(self, logits: np.ndarray, samples: list[PartialSample]) -> tuple[np.ndarray, np.ndarray]:
         """The next token of each sample, int64, (R,), and its log-probability, float32, (R,)."""
         logsumexp, argmax = summarise(logits)
-        _refuse_what_is_no_number(logsumexp)
+        if not np.isfinite(logsumexp).all():
+            raise no_numbers()
         if self._without_token is None:
             self._without_token = self._tokenizer.ids_without_token(logits.shape[1])
         if self._without_token:
             logits[:, self._without_token] = -math.inf
-        chosen = np.empty(len(samples), np.int64)
-        alike: dict[int, list[int]] = {}
-        for number, sample in enumerate(samples):
-            alike.setdefault(id(sample.request), []).append(number)
-        for numbers in alike.values():
-            same = numbers if len(numbers) < len(samples) else slice(None)
-            settings = samples[numbers[0]].request
-            if settings.takes_likeliest:
-                chosen[same] = logits[same].argmax(1) if self._without_token else argmax[same]
-            else:
-                chosen[same] = _sample([samples[number] for number in numbers], logits[same], settings)
+        settings = samples[0].request
+        if settings.takes_likeliest:
+            chosen = logits.argmax(1) if self._without_token else argmax
+        else:
+            chosen = _sample(samples, logits, settings)
         return chosen, logits[np.arange(len(samples)), chosen] - logsumexp
 
     def _go_on(self, ready: list[int]) -> None:
         """Prepare the rows that have got a token for the next step."""
         sliding = []
         for row in ready:
-            self._reading.pop(row, None)
             going = [sample for sample in self._rows[row] if sample.finish_reason is None]
             if going and self._session.room(row):
                 rows = [row, *self._session.fork(row, len(going) - 1)]
@@ -369,7 +351,6 @@ class Batch:
 
     def _forget(self, row: int) -> None:
         del self._rows[row]
-        self._reading.pop(row, None)
         self._session.drop([row])
 
 
@@ -413,11 +394,3 @@ def _batches(
         pairs = ((prompt_index, index) for prompt_index in members for index in range(request.num_samples))
         while chunk := list(islice(pairs, most)):
             yield [PartialSample(request, tokenizer, prompts[pair[0]], *pair) for pair in chunk]
-
-
-def _refuse_what_is_no_number(logsumexp: np.ndarray) -> None:
-    if not np.isfinite(logsumexp).all():
-        raise ModelError(
-            "the model's logits are not numbers (NaN or infinity): its weights are too large for this number"
-            " format, or damaged"
-        )

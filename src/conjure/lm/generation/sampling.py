@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from conjure.errors import ModelError
 from conjure.lm.generation.request import SamplingSettings
 from conjure.lm.native.logits import largest
 
@@ -27,6 +28,14 @@ def random_stream(seed: int, index: int) -> int:
     """The stream of randomness that belongs to one sample of a request, an int64."""
     digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def no_numbers() -> ModelError:
+    """The error for logits of which there is nothing to choose."""
+    return ModelError(
+        "the model's logits are not numbers (NaN or infinity): its weights are too large for this number"
+        " format, or damaged"
+    )
 
 
 def sample_tokens(

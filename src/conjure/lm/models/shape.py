@@ -7,6 +7,7 @@ Letters, here and in the decoder: V vocabulary, C channels, L layers, H query he
 values, D head size, F inner size.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -171,14 +172,7 @@ class Shape(ModelConfig):
     @property
     def parameter_count(self) -> int:
         """Number of distinct weights; a tied head counts once."""
-        C, qkv, up = self.n_embd, sum(self.qkv_rows), sum(self.up_rows)
-        attention = C * qkv + self.qkv_bias * qkv + self.qkv_rows[0] * C + self.out_bias * C
-        feed_forward = C * up + self.inner * C + self.mlp_bias * (up + C)
-        norm = 2 * C if self.norm == "layer" else C
-        norms = norm * (4 if self.residual == "sandwich" else 2) + self.query_key_norm * 2 * self.head_size
-        embeddings = (self.vocab_size + self.learned_positions * self.context_length) * C
-        head = 0 if self.tied else self.vocab_size * C
-        return embeddings + self.n_layer * (attention + feed_forward + norms) + norm + head
+        return sum(map(math.prod, self.parameter_shapes().values()))
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight, as the decoder has them."""

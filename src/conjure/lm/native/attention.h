@@ -85,15 +85,8 @@ INLINE void score_keys(const Together *these, int queries, const HeadMemory *mem
 
 /* Turns scores of columns from … to - 1 into e^(score - largest); returns the sum. */
 INLINE float softmax(float *scores, int64_t from, int64_t to) {
-    float largest = scores[from], sum = 0;
-    _Pragma("omp simd reduction(max : largest)")
-    for (int64_t s = from; s < to; s++) largest = scores[s] > largest ? scores[s] : largest;
-    _Pragma("omp simd reduction(+ : sum)")
-    for (int64_t s = from; s < to; s++) {
-        scores[s] = exponential(scores[s] - largest);
-        sum += scores[s];
-    }
-    return sum;
+    float *own = scores + from;
+    return exponentials(own, to - from, largest_of(own, to - from));
 }
 
 /* out[q] = sum over columns s of weights[q][s] values[s], for one or two chunks of the head's numbers. */

@@ -67,9 +67,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, factors: Tensor | None = None
     """The cross-entropy of each row, float32, (N,); 0 without a target.
 
     Args:
-        logits: (N, V), each row contiguous; overwritten by their slope where there are `factors`.
+        logits: (N, V), each row contiguous; overwritten by their gradient where there are `factors`.
         targets: int64, (N,); below 0 where there is none.
-        factors: What each row's slope is multiplied by, float32, (N,).
+        factors: What each row's gradient is multiplied by, float32, (N,).
     """
     assert logits.stride(1) == 1
     assert targets.dtype == torch.int64

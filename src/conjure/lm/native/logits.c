@@ -41,7 +41,7 @@ typedef struct {
 
 typedef struct {
     const Summary *summary;
-    PartialSum *partial_sums; /* (rows, partial_sums of a row) */
+    PartialSum *partial_sums; /* (rows, per_row) */
     int64_t per_row;
 } Summing;
 
@@ -51,9 +51,7 @@ INLINE void summarise(const Summing *summing, int thread, int threads) {
     for (int64_t item = range.from; item < range.to; item++) {
         int64_t start = item % summing->per_row * STRETCH, count = at_most(STRETCH, summary->vocab - start);
         const float *x = summary->logits + item / summing->per_row * summary->vocab + start;
-        float largest = -INFINITY, sum = 0;
-        _Pragma("omp simd reduction(max : largest)")
-        for (int64_t i = 0; i < count; i++) largest = x[i] > largest ? x[i] : largest;
+        float largest = largest_of(x, count), sum = 0;
         float base = largest > -INFINITY ? largest : 0; /* with -infinity even forbidden logits would be no number */
         _Pragma("omp simd reduction(+ : sum)")
         for (int64_t i = 0; i < count; i++) sum += exponential(x[i] - base);
@@ -61,8 +59,8 @@ INLINE void summarise(const Summing *summing, int thread, int threads) {
     }
 }
 
-/* Puts a row's partial_sums together, in their order whichever threads they come from. Anything that is no number
- * leaves a normaliser that is none. */
+/* Puts a row's partial sums together, in their order whichever threads they come from. Anything that is no number
+ * leaves a logsumexp that is none. */
 static void conclude(const Summing *summing, int64_t row) {
     const Summary *summary = summing->summary;
     const PartialSum *partial_sums = summing->partial_sums + row * summing->per_row;
@@ -103,13 +101,6 @@ static int ascending_ids(const void *a, const void *b) {
     return (first < second) - (first > second); /* ids are stored upside down */
 }
 
-INLINE bool any_above(const float *x, int64_t count, float threshold) {
-    float largest = -INFINITY;
-    _Pragma("omp simd reduction(max : largest)")
-    for (int64_t i = 0; i < count; i++) largest = x[i] > largest ? x[i] : largest;
-    return largest > threshold;
-}
-
 /* Gathers what may be among the largest in `kept`, 2 * count numbers, and leaves the best of it when it is full. */
 INLINE void select_row(const Selection *selection, int64_t row, uint64_t *kept) {
     const float *x = selection->logits + row * selection->vocab;
@@ -129,7 +120,7 @@ INLINE void select_row(const Selection *selection, int64_t row, uint64_t *kept) 
         if (next >= selection->vocab) break;
         while (next < selection->vocab && used < full) {
             int64_t block = at_most(BLOCK, selection->vocab - next);
-            if (!any_above(x + next, block, threshold)) {
+            if (!(largest_of(x + next, block) > threshold)) {
                 next += block;
                 continue;
             }

@@ -76,6 +76,25 @@ INLINE float exponential(float x) {
 /* x / 2 (1 + tanh z) with z = sqrt(2 / pi) (x + 0.044715 x^3), and (1 + tanh z) / 2 = 1 / (1 + e^-2z). */
 INLINE float gelu(float x) { return x / (1.0f + exponential(-1.59576912f * (x + 0.044715f * x * x * x))); }
 
+/* -INFINITY where there is none. */
+INLINE float largest_of(const float *x, int64_t size) {
+    float largest = -INFINITY;
+    _Pragma("omp simd reduction(max : largest)")
+    for (int64_t i = 0; i < size; i++) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+/* x[i] = e^(x[i] - largest); returns their sum. */
+INLINE float exponentials(float *x, int64_t size, float largest) {
+    float sum = 0;
+    _Pragma("omp simd reduction(+ : sum)")
+    for (int64_t i = 0; i < size; i++) {
+        x[i] = exponential(x[i] - largest);
+        sum += x[i];
+    }
+    return sum;
+}
+
 /* A thread's part of some items. */
 typedef struct {
     int64_t from, to;

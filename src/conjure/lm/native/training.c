@@ -5,7 +5,7 @@
  * `conjure_causal_softmax`, `conjure_cross_entropy`. All take float32 or bfloat16 and compute in float32.
  * Invariant: no result depends, in any bit, on the number of threads.
  *
- * Every size and pointer is checked in Python (passes.py); here they are trusted.
+ * Every size and pointer is checked in Python (kernels.py); here they are trusted.
  */
 #include "numbers.h"
 
@@ -104,24 +104,6 @@ INLINE void mask_item(const Pass *pass, int64_t item, float *kept, bool bfloat) 
 }
 
 /* ---- by rows ---- */
-
-INLINE float largest_of(const float *x, int32_t size) {
-    float largest = -INFINITY;
-    _Pragma("omp simd reduction(max : largest)")
-    for (int32_t i = 0; i < size; i++) largest = x[i] > largest ? x[i] : largest;
-    return largest;
-}
-
-/* x[i] = e^(x[i] - largest); returns their sum. */
-INLINE float exponentials(float *x, int32_t size, float largest) {
-    float sum = 0;
-    _Pragma("omp simd reduction(+ : sum)")
-    for (int32_t i = 0; i < size; i++) {
-        x[i] = exponential(x[i] - largest);
-        sum += x[i];
-    }
-    return sum;
-}
 
 INLINE void scale(float *x, int32_t size, float by) {
     SIMD for (int32_t i = 0; i < size; i++) x[i] *= by;

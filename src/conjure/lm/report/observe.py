@@ -216,9 +216,7 @@ def _sampled_records(stream: TokenStream, tokens: int) -> list[int]:
 
 
 def _hash(stream: TokenStream, number: int) -> int:
-    start, end = int(stream.starts[number]), int(stream.ends[number])
-    size = end - (int(stream.ends[number - 1]) if number else 0)
-    ids = stream.ids[start : start + min(size, _READ_TOKENS)]
+    ids = stream.ids[stream.place_of(number)][:_READ_TOKENS]
     return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest())
 
 
@@ -265,15 +263,15 @@ def excerpts(texts: Sequence[str], tokenizer: Tokenizer, *, tokens: int, count: 
 def _chat(stream: TokenStream, number: int) -> EncodedChat:
     """A record that is a conversation."""
     assert stream.kinds is not None
-    size = int(stream.ends[number]) - (int(stream.ends[number - 1]) if number else 0)
-    place = slice(int(stream.starts[number]), int(stream.starts[number]) + size)
+    place = stream.place_of(number)
     return EncodedChat(stream.ids[place].tolist(), stream.kinds[place].tolist())
 
 
 def questions(stream: TokenStream, tokenizer: Tokenizer, count: int) -> list[EncodedPrompt]:
     """What is asked in so many conversations from all over a stream."""
     chats = [record for record in some_records(stream, tokenizer, count) if isinstance(record, EncodedChat)]
-    return [EncodedPrompt(*chat.question(tokenizer)) for chat in chats if chat.question(tokenizer)[1]]
+    asked = [EncodedPrompt(*chat.question(tokenizer)) for chat in chats]
+    return [prompt for prompt in asked if prompt.ids]
 
 
 def _record_text(
@@ -282,14 +280,11 @@ def _record_text(
     """A record's text, at most so many tokens of it, without its end; of a conversation, the answers."""
     if stream.kinds is not None:
         return _chat(stream, number).answer_text(tokenizer)
-    size = int(stream.ends[number]) - (int(stream.ends[number - 1]) if number else 0)
-    start = int(stream.starts[number])
-    if size and stream.ids[start + size - 1] == tokenizer.end_of_text_id:
-        size -= 1
-    if size and stream.ids[start] == stream.start_id:
-        start, size = start + 1, size - 1
-    if most_tokens is not None:
-        size = min(size, most_tokens)
-    ids = stream.ids[start : start + size]
-    pieces = (ids[at : at + _READ_TOKENS] for at in range(0, size, _READ_TOKENS))
+    ids = stream.ids[stream.place_of(number)]
+    if len(ids) and ids[-1] == tokenizer.end_of_text_id:
+        ids = ids[:-1]
+    if len(ids) and ids[0] == stream.start_id:
+        ids = ids[1:]
+    ids = ids[:most_tokens]
+    pieces = (ids[at : at + _READ_TOKENS] for at in range(0, len(ids), _READ_TOKENS))
     return b"".join(tokenizer.decode_bytes(piece.tolist()) for piece in pieces).decode("utf-8", "replace")

@@ -70,6 +70,12 @@ class TokenStream:
         """The ids of tokens `start` to `stop` of the stream, int64, (stop - start,)."""
         return self.ids[self._places(start, stop)].astype(np.int64)
 
+    def place_of(self, record: int) -> slice:
+        """Where a record of the stream is in `ids`."""
+        size = int(self.ends[record]) - (int(self.ends[record - 1]) if record else 0)
+        start = int(self.starts[record])
+        return slice(start, start + size)
+
     def _places(self, start: int, stop: int) -> Numbers:
         """Where tokens `start` to `stop` of the stream are in `ids`."""
         positions = np.arange(start, stop)

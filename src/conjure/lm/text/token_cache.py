@@ -165,8 +165,11 @@ class TokenisedText:
 
     def record(self, index: int) -> npt.NDArray[Any]:
         """The ids of one record, its end-of-text token included."""
-        start = int(self.ends[index - 1]) if index else 0
-        return self.ids[start : int(self.ends[index])]
+        return self.ids[self._place(index)]
+
+    def _place(self, index: int) -> slice:
+        """Where a record is in `ids`."""
+        return slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -178,7 +181,7 @@ class TokenisedText:
         """A record that is a conversation; None where the text is plain."""
         if self.kinds is None:
             return None
-        place = slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
+        place = self._place(index)
         return EncodedChat(self.ids[place].tolist(), self.kinds[place].tolist())
 
     @property
@@ -415,10 +418,9 @@ class _Writer:
             self._file("kinds") as kinds,
         ):
             # Pieces are cut where GPT-2 splits words; for others a record is put together again.
-            pieces = records.pieces()
             in_pieces = self._chat is not None or self._tokenizer.kind.is_gpt2
-            whole = pieces if in_pieces else _whole_records(pieces)
-            for batch in _batches(whole):
+            pieces = records.pieces() if in_pieces else (Piece(text, ends_record=True) for text in records)
+            for batch in _batches(pieces):
                 if self._chat is None:
                     self._write_batch(batch, ids, ends, hashes)
                 else:
@@ -519,16 +521,6 @@ class _Writer:
 
 def _new_hash() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=8)
-
-
-def _whole_records(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Each record in one piece."""
-    parts: list[str] = []
-    for piece in pieces:
-        parts.append(piece.text)
-        if piece.ends_record:
-            yield Piece("".join(parts), ends_record=True)
-            parts = []
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

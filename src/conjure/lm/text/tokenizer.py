@@ -89,7 +89,7 @@ class Tokenizer:
                 hint="copy those files from the base model",
             )
         if kind.byte_level:
-            _refuse_prefix_space(folder)
+            _refuse_prefix_space(folder, content)
         special = read_special_tokens(folder, backend, content)
         added = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         if special.end not in added:
@@ -482,18 +482,22 @@ def _check_ids(path: Path, vocabulary: Any) -> None:
             )
 
 
-def _refuse_prefix_space(folder: Path) -> None:
+def _refuse_prefix_space(folder: Path, content: Mapping[str, Any] | None) -> None:
     """Refuse a tokenizer that puts a space before every text, by transformers' rule of who decides that.
+
+    Args:
+        folder: Its folder.
+        content: Of its ``tokenizer.json``, where it has one.
 
     Raises:
         CheckpointError: It does.
     """
-    config, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    settings = read_json(config) if config.exists() else {}
+    decides = folder / "tokenizer_config.json"
+    settings = read_json(decides) if decides.exists() else {}
     follows_config = str(settings.get("tokenizer_class") or "GPT2").startswith("GPT2")
-    decides = config if follows_config or not tokenizer.exists() else tokenizer
-    if decides is tokenizer:
-        words = read_json(tokenizer).get("pre_tokenizer") or {}
+    if content is not None and not follows_config:
+        decides = folder / "tokenizer.json"
+        words = content.get("pre_tokenizer") or {}
         steps = words.get("pretokenizers", [words])
         settings = steps[-1] if isinstance(steps, list) and steps and isinstance(steps[-1], dict) else {}
     if settings.get("add_prefix_space"):

@@ -22,11 +22,12 @@ _GPT2_CUT = re.compile(
 # Llama 3's and Qwen's words may begin with a punctuation mark and end with line ends, but none has a space
 # after anything else; nor does composing characters (NFC) reach over a space.
 _SPACE_CUT = re.compile(r"(?<=[^\s\x85\u180e])(?= )")
-_WORDS_OF_LLAMA3 = (
+_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}NUMBERS| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SPACE_CUT_PATTERNS = {_WORDS_OF_LLAMA3.replace("NUMBERS", numbers) for numbers in ("", "{1,3}")}
+WORDS_OF_LLAMA3, WORDS_OF_QWEN = _WORDS.replace("NUMBERS", "{1,3}"), _WORDS.replace("NUMBERS", "")
+_SPACE_CUT_PATTERNS = {WORDS_OF_LLAMA3, WORDS_OF_QWEN}
 _UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 

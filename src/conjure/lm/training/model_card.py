@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from conjure.core.files import open_regular, parse_json
+from conjure.core.files import open_regular
+from conjure.errors import CheckpointError
+from conjure.lm.checkpoints.layout import ORIGIN_FILE, read_json_object
 from conjure.lm.training.plan import Plan
 
 _LICENCE = re.compile(r"license: *([\w.-]+) *")  # in the card's head, which is YAML
@@ -102,11 +104,9 @@ def _learned(plan: Plan) -> str:
 def _origin(folder: Path) -> dict:
     """What was noted when a GGUF file was converted."""
     try:
-        with open_regular(folder / "origin.json") as file:
-            found = parse_json(file.read())
-    except (OSError, ValueError):
+        return read_json_object(folder / ORIGIN_FILE)
+    except CheckpointError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _licence_of_card(card: Path) -> str | None:

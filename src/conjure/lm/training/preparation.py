@@ -14,10 +14,11 @@ import torch
 
 from conjure.errors import option
 from conjure.lm.bounds import value_fault
+from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device
-from conjure.lm.language_model import LanguageModel, load
+from conjure.lm.language_model import LanguageModel, load_source
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.observe import questions
 from conjure.lm.text.chat.encoding import conversation_encoder
@@ -109,10 +110,9 @@ def prepare(
         ConjureError: The model, the text or the settings cannot be used, or memory does not suffice.
     """
     keep_freed_memory()
-    lookups = list(lookups)
     records = _read(request, request.data)
-    folder = resolve_model(request.model, lookups=lookups).folder
-    base = load(request.model, adapter=request.adapter, lookups=lookups)
+    source = resolve_model(request.model, lookups=lookups)
+    base = load_source(apply_adapter(source, request.adapter))
     encode = partial(
         tokenise,
         tokenizer=base.tokenizer,
@@ -140,7 +140,7 @@ def prepare(
     return Prepared(
         request=request,
         base=base,
-        base_facts=BaseFacts.of(str(request.model), folder),
+        base_facts=BaseFacts.of(str(request.model), source.folder),
         model=model,
         records=records,
         text=text,

@@ -1,8 +1,10 @@
 """Processes of this machine: who is who across restarts, and ending whole families of them.
 
-Main entries: `this_process`, `family`, `end_all`, `everybody`, `adopt_orphans`, `die_with_parent`. Invariant:
-a signal goes only to the process it was meant for (a pid is checked against its start time), so a reused pid
-is never hit. Where /proc or prctl are missing (not Linux), only process groups are known.
+Main entries: `this_process`, `family`, `end_all`, `end_family`, `everybody`, `adopt_orphans`,
+`die_with_parent`. Invariants: a signal goes only to the process it was meant for (a pid is checked against
+its start time), so a reused pid is never hit; children are taken in only by a process that has none but
+conjure's, as others may have a caller who waits for them. Where /proc or prctl are missing (not Linux), only
+process groups are known.
 """
 
 import ctypes
@@ -136,11 +138,20 @@ def end_all(find: Callable[[], Iterable[Process]], *, patience_s: float = 10.0) 
     while processes := list(find()):
         for process in processes:
             send_signal(process, signal.SIGKILL)
-        reap_children()
         if time.monotonic() > deadline:
             return False
         time.sleep(_SWEEP_EVERY_S)
     return True
+
+
+def end_family(*, exclude: Callable[[Process], bool]) -> None:
+    """SIGKILL the descendants of this process, which has no children but a run's, and take them in."""
+
+    def find() -> list[Process]:
+        reap_children()  # a command that keeps forking would use up all process numbers
+        return family(os.getpid(), exclude=exclude)
+
+    end_all(find)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +163,10 @@ class Reaped:
 
 
 def reap_children(main_child: int | None = None) -> Reaped | None:
-    """Take in every child that has ended; tells of `main_child` if it was among them."""
+    """Take in every child that has ended; tells of `main_child` if it was among them.
+
+    Only for a process whose children are all conjure's: the exit status of any other child would be lost.
+    """
     found = None
     with suppress(ChildProcessError):
         while True:

@@ -37,7 +37,7 @@ from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
-from conjure.runs.host.process import KILL_SIGNAL, Process, end_all, family
+from conjure.runs.host.process import KILL_SIGNAL, Process, end_family
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import raising
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
@@ -329,7 +329,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
     """
-    end_all(lambda: family(os.getpid(), exclude=run.exclude))
+    end_family(exclude=run.exclude)
     if run.heartbeat.superseded:
         raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
     run.marks.end()

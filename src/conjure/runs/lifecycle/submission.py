@@ -44,10 +44,9 @@ from conjure.runs.scheduling.scheduler_start import (
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
-from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
+from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec, split_withheld
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
-_VARIABLES = "variables."
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
 
 
@@ -281,12 +280,12 @@ def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
     """
     spec = record.spec
     withheld = [part for part in spec.withheld or () if part != "code.git_url"]  # its code is recorded
-    names = [part.removeprefix(_VARIABLES) for part in withheld if part.startswith(_VARIABLES)]
+    names, others = split_withheld(withheld)
     _refuse_unknown(given, names, record.number)
-    others = [part_in_words(part) for part in withheld if not part.startswith(_VARIABLES)]
     if others:
+        places = " and ".join(map(part_in_words, others))
         raise UsageError(
-            f"run {record.number} has a secret in {' and '.join(others)}, and secrets are not stored",
+            f"run {record.number} has a secret in {places}, and secrets are not stored",
             hint="run the whole command again, with the secret in a variable that it is given with"
             f" {option('env')}, and $KEY in the command",
         )

@@ -7,7 +7,7 @@ all of them are reported at once. What is stored of it (`to_dict`) never holds a
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from conjure.errors import UsageError, option
 from conjure.runs.schema.argv import fill_in
 from conjure.runs.schema.stop_conditions import parse_stop_condition
 
+_VARIABLES = "variables."  # begins the name of a variable that is withheld
 _PARAM_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _COLON = re.compile(r"(?<!\\):")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -462,6 +463,13 @@ def _spread(spec: RunSpec, redaction: Redaction) -> RunSpec:
         description=cover(spec.description),
         labels=tuple(cover(label)[:LABEL_LIMIT] for label in spec.labels),
     )
+
+
+def split_withheld(withheld: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What a stored spec does not hold: the names of its variables, and the other parts."""
+    parts = list(withheld)
+    names = [part.removeprefix(_VARIABLES) for part in parts if part.startswith(_VARIABLES)]
+    return names, [part for part in parts if not part.startswith(_VARIABLES)]
 
 
 def _withheld(given: RunSpec, stored: RunSpec) -> Iterator[str]:

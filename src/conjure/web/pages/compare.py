@@ -4,6 +4,7 @@ Main entry: `show`. Invariant: what is equal in all of them is not shown.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from conjure.runs.inspect.code_diff import diff_between_runs
 from conjure.runs.inspect.run_diff import compare_many
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry.metrics import Summary
 from conjure.runs.views import status_text, status_tone
 from conjure.web.pages.curves import numbers_in
 from conjure.web.rendering import page
@@ -34,27 +36,32 @@ def show(request: Request) -> Response:
     with site.store() as store:
         records = [store.get(number) for number in numbers]
         summaries = [store.summaries(number) for number in numbers]
-    sections = compare_many(records, summaries) if len(records) > 1 else {}
     names = list(dict.fromkeys(name for number in numbers for name in site.columns(number).names()))
     return page(
         request,
         "compare.html",
-        records=[
-            (record, status_text(record.facts), status_tone(record.facts) or "waiting") for record in records
-        ],
+        records=[(record, status_text(record.facts), status_tone(record.facts)) for record in records],
         numbers=numbers,
-        sections={
-            name: [(row, [shown_value(row, value) for value in values]) for row, values in rows]
-            for name, rows in sections.items()
-            if rows
-        },
+        sections=shown_differences(records, summaries),
         metrics=names,
         diff=diff_between_runs(site.home, *records) if len(records) == 2 else None,
         samples=_samples(site.home, records),
     )
 
 
-def shown_value(name: str, value: Any) -> str | None:
+def shown_differences(
+    records: Sequence[RunRecord], summaries: Sequence[Mapping[str, Summary]]
+) -> dict[str, list[tuple[str, list[str | None]]]]:
+    """What differs between some runs, as text: rows by section, without sections that have none."""
+    sections = compare_many(records, summaries) if len(records) > 1 else {}
+    return {
+        name: [(row, [_shown(row, value) for value in values]) for row, values in rows]
+        for name, rows in sections.items()
+        if rows
+    }
+
+
+def _shown(name: str, value: Any) -> str | None:
     """A value of a comparison as text, None where a run has none."""
     if value is None or isinstance(value, str):
         return value

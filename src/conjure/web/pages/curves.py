@@ -14,10 +14,11 @@ from conjure.errors import UsageError
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.telemetry.curves import CurveRequest, draw_curve
 from conjure.runs.views import key_metric
-from conjure.web.curve_answers import MOST_PARTS, chart, curve_answer, origin_of, rows_of, sparkline
+from conjure.web.curve_answers import chart, curve_answer, origin_of, rows_of, sparkline
 from conjure.web.site import Site
 
 MOST_RUNS = 50
+_MOST_PARTS = 2000
 
 
 def curves(request: Request) -> Response:
@@ -76,7 +77,7 @@ def small(request: Request) -> Response:
     columns = site.columns(number)
     name = request.query_params.get("metric") or key_metric(dict.fromkeys(columns.names(), 0.0)) or ""
     picture = sparkline(draw_curve(columns, name, CurveRequest(parts=24)))
-    headers = {"Cache-Control": "private, max-age=31536000, immutable"}  # its address counts the points
+    headers = {"Cache-Control": "private, max-age=31536000, immutable"}  # its address has the newest value
     return Response(picture, media_type="image/svg+xml", headers=headers)
 
 
@@ -117,8 +118,8 @@ def _number(text: str | None, name: str) -> float | None:
 def _parts(text: str | None) -> int:
     if text is None:
         return 400
-    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_PARTS:
-        raise UsageError(f"parts must be from 1 to {MOST_PARTS}; {text!r} is not")
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= _MOST_PARTS:
+        raise UsageError(f"parts must be from 1 to {_MOST_PARTS}; {text!r} is not")
     return int(text)
 
 

@@ -3,7 +3,7 @@
 Main entries: `of_run`, `of_home`. Invariant: the picture needs no script, and every run in it is a link.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -45,8 +45,7 @@ def of_run(request: Request) -> Response:
         record=record,
         drawing=drawing,
         boxes=boxes,
-        left_out=len({name for edge in edges for name in (edge.source, edge.target)})
-        - len({name for edge in kept for name in (edge.source, edge.target)}),
+        left_out=len(_names(edges) - _names(kept)),
     )
 
 
@@ -66,23 +65,22 @@ def _newest_edges(store: Database) -> list[Edge]:
     edges: list[Edge] = []
     for number in sorted(users | kin, reverse=True):
         more = [*edges, *sources_of(store.get(number))]
-        if len({name for edge in more for name in (edge.source, edge.target)}) > _MOST_BOXES:
+        if len(_names(more)) > _MOST_BOXES:
             break
         edges = more
     return edges
 
 
-def _nearest(edges: Iterable[Edge], root: str) -> list[Edge]:
+def _names(edges: Iterable[Edge]) -> set[str]:
+    """The things at both ends of some edges."""
+    return {name for edge in edges for name in (edge.source, edge.target)}
+
+
+def _nearest(edges: Sequence[Edge], root: str) -> list[Edge]:
     """The edges among the things that are the fewest steps away."""
-    edges = list(edges)
     near, ring = {root}, {root}
     while ring and len(near) < _MOST_BOXES:
-        ring = {
-            name
-            for edge in edges
-            if edge.source in ring or edge.target in ring
-            for name in (edge.source, edge.target)
-        } - near
+        ring = _names(edge for edge in edges if edge.source in ring or edge.target in ring) - near
         near |= set(sorted(ring)[: _MOST_BOXES - len(near)])
     return [edge for edge in edges if edge.source in near and edge.target in near]
 
@@ -90,34 +88,21 @@ def _nearest(edges: Iterable[Edge], root: str) -> list[Edge]:
 def _shown(store: Database, box: Box, known: dict[str, TracedRun | None]) -> dict[str, object]:
     """A box with what stands in it."""
     number = run_number(box.name)
+    plain = {"box": box, "number": None, "note": "", "tone": None, "status": ""}
     if number is None:
-        return {
-            "box": box,
-            "number": None,
-            "title": source_text(box.name),
-            "note": "",
-            "tone": "",
-            "status": "",
-        }
-    run = known.get(box.name)
+        return {**plain, "title": source_text(box.name)}
+    title, run = f"run {number}", known.get(box.name)
     if run is None:
         try:
             record = store.get(number)
-            run = TracedRun(record.facts, record.spec.stored().command_text)
         except NotFoundError:
-            return {
-                "box": box,
-                "number": None,
-                "title": f"run {number}",
-                "note": "removed",
-                "tone": "",
-                "status": "",
-            }
+            return {**plain, "title": title, "note": "removed"}
+        run = TracedRun(record.facts, record.spec.stored().command_text)
     return {
         "box": box,
         "number": number,
-        "title": f"run {number}",
+        "title": title,
         "note": run.command,
-        "tone": status_tone(run.facts) or "waiting",
+        "tone": status_tone(run.facts),
         "status": status_text(run.facts),
     }

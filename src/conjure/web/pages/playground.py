@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from conjure.core.home import Home
 from conjure.http.errors import HttpError
 from conjure.http.event_stream import EventStream
 from conjure.http.request_body import read_json_object
@@ -31,14 +30,9 @@ _LARGEST_BODY = 1 << 17
 
 
 class LazyPlayground:
-    """The playground of a home, made when it is first used.
+    """The playground, made when it is first used."""
 
-    Args:
-        home: Whose runs are among the models.
-    """
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self) -> None:
         self._made: Playground | None = None
 
     @property
@@ -54,7 +48,7 @@ class LazyPlayground:
         """
         if not self.is_installed:
             raise HttpError(501, "generating is not installed: pip install 'conjure[generate]'")
-        made: Playground = self._made or import_module("conjure.web.playground").Playground(self._home)
+        made: Playground = self._made or import_module("conjure.web.playground").Playground()
         self._made = made
         return made
 

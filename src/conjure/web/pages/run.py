@@ -14,10 +14,9 @@ from conjure.errors import UsageError
 from conjure.recipes.report import REPORT_FILE
 from conjure.runs.inspect.code_diff import diff_against_commit
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.schema.status import RunStatus
 from conjure.runs.telemetry.curves import CurveRequest
 from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read_before
-from conjure.runs.views import RunView, elapsed_s, phases, view_run
+from conjure.runs.views import RunView, view_run
 from conjure.web.curve_answers import curve_answer, origin_of
 from conjure.web.rendering import page, piece
 from conjure.web.site import Site
@@ -38,7 +37,7 @@ def show(request: Request) -> Response:
         "run.html",
         view=view,
         record=view.record,
-        state=_state(view),
+        head=head,
         head_digest=_digest(head),
         metrics=[(name, view.summaries.get(name)) for name in columns.names()],
         log=read_before(folder.log, lines=_FIRST_LINES),
@@ -59,7 +58,7 @@ def live(request: Request) -> Response:
     with site.store() as store:
         view = view_run(store, number)
     head = _head(view)
-    answer: dict[str, Any] = {"active": not view.record.status.is_final}
+    answer: dict[str, Any] = {"active": view.is_active}
     if query.get("head") != _digest(head):
         answer |= {"head": head, "digest": _digest(head)}
     if query.get("log", "").isdecimal():
@@ -113,21 +112,8 @@ def _asked(request: Request) -> tuple[Site, int]:
     return request.app.state.site, request.path_params["number"]
 
 
-def _state(view: RunView) -> dict[str, Any]:
-    record = view.record
-    steps = phases(record.facts)
-    return {
-        "status": view.status,
-        "tone": view.tone or "waiting",
-        "phases": steps,
-        "elapsed": elapsed_s(record.facts, record.total_s),
-        "can_stop": not record.status.is_final,
-        "waits": record.status is RunStatus.QUEUED,
-    }
-
-
 def _head(view: RunView) -> str:
-    return piece("run_head.html", "head", view, _state(view))
+    return piece("run_head.html", "head", view)
 
 
 def _digest(text: str) -> str:

@@ -217,17 +217,7 @@ def _differing_params(rows: list[RunRow]) -> list[str]:
 
 
 def _cells(row: RunRow, columns: list[TableColumn]) -> list[str]:
-    return [piece("cells.html", "cell", column, _shown(row), row) for column in columns]
-
-
-def _shown(row: RunRow) -> Mapping[str, Any]:
-    """What the templates need of a row beside the row itself."""
-    return {
-        "status": row.status,
-        "tone": row.tone or "waiting",
-        "elapsed": row.elapsed_s,
-        "key": row.key_metric,
-    }
+    return [piece("cells.html", "cell", column, row) for column in columns]
 
 
 def _state(cells: Mapping[int, list[str]]) -> dict[int, int]:

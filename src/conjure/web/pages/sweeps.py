@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from conjure.runs.database.sweep_rows import SweepState
+from conjure.runs.views import TONES
 from conjure.sweeps.view import look_at_sweep
 from conjure.web.rendering import page
 from conjure.web.site import Site
@@ -19,7 +20,6 @@ _TONES = {
     SweepState.STOPPED: "caution",
     SweepState.FAILED: "bad",
 }
-_TRIAL_TONES = {"complete": "good", "running": "active", "saving": "active", "failed": "bad", "killed": "bad"}
 
 
 def table(request: Request) -> Response:
@@ -44,7 +44,7 @@ def show(request: Request) -> Response:
         "sweep.html",
         sweep=view,
         tone=_TONES[view.row.state],
-        trial_tones=_TRIAL_TONES,
+        trial_tones=TONES,
         names=list(view.request.space),
         pictures=[against_parameter(view.request, view.trials, name) for name in view.request.space]
         if has_values

@@ -4,7 +4,8 @@ import { element, fetchJson, toast } from "./page.js";
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [1, 4], [12, 4], [3, 6]];
 const MOST_DRAWN = 6400; // points of one run; beyond, the curve is fetched anew
 
-const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+/** A value of the style sheet. */
+export const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /** Six digits at most, with an exponent for what is small or large. */
 export function number(value) {

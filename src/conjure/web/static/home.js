@@ -1,5 +1,5 @@
 // A page that is shown anew when something on it has changed: the first page, a sweep.
-import { awaken, fetchJson, poll } from "./page.js";
+import { awaken, fetchJson, fetchPage, poll } from "./page.js";
 
 const place = document.querySelector("[data-refresh]");
 let cursor = null;
@@ -14,8 +14,7 @@ if (place) {
 }
 
 async function show() {
-  const text = await (await fetch(location.href, { credentials: "same-origin" })).text();
-  const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("main");
+  const fresh = (await fetchPage(location.href)).getElementById("main");
   const main = document.getElementById("main");
   const focused = document.activeElement?.getAttribute?.("href");
   main.replaceChildren(...fresh.childNodes);

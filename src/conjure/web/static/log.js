@@ -76,9 +76,16 @@ export class LogView {
     this.lines.replaceChildren(...this.nodes(window.lines));
   }
 
-  /** New lines at the end, as the poll of a run's page brings them. */
-  append(window) {
+  toggleFollowing() {
+    this.followBox.checked = !this.following;
+    if (this.following) this.tail();
+  }
+
+  /** What a poll brought: new lines, or only how long the log is where its end is not in the page. */
+  take(window) {
+    const atEnd = this.hasEnd;
     this.size = window.size;
+    if (!atEnd) return;
     if (this.following && window.size - window.end > 1 << 20) { this.tail(); return; } // too far behind to catch up
     if (window.start !== this.end) return; // the page has been scrolled away meanwhile
     this.end = window.end;
@@ -88,8 +95,11 @@ export class LogView {
     this.lines.scrollTop = this.lines.scrollHeight;
   }
 
-  /** Offset from which to ask for more, or null while the end is not in the page. */
-  get cursor() { return this.end >= this.size || this.following ? this.end : null; }
+  /** Whether what comes next belongs below the last line of the page. */
+  get hasEnd() { return this.end >= this.size || this.following; }
+
+  /** Offset up to which a poll need not tell anything. */
+  get known() { return this.hasEnd ? this.end : this.size; }
 
   dropFirst() {
     const first = this.lines.firstElementChild;
@@ -203,12 +213,12 @@ if (alone) {
   const view = new LogView(alone);
   onKeys([
     ["n", "next match", () => view.step(-1)], ["p", "previous match", () => view.step(1)],
-    ["f", "follow the log", () => { view.followBox.checked = !view.following; if (view.following) view.tail(); }],
+    ["f", "follow the log", () => view.toggleFollowing()],
   ]);
   if (view.active) {
     poll(async () => {
-      const told = await fetchJson(`/runs/${view.run}/live.json?log=${view.cursor ?? view.size}`);
-      if (told.log && view.cursor !== null) view.append(told.log); else if (told.log) view.size = told.log.size;
+      const told = await fetchJson(`/runs/${view.run}/live.json?log=${view.known}`);
+      if (told.log) view.take(told.log);
       return told.active || told.log?.end < told.log?.size ? 500 : null;
     });
   }

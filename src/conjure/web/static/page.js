@@ -1,6 +1,5 @@
 // What every page does: times that tick, copy buttons, keys, actions. Exports what the other modules share.
 
-export const actionsAllowed = document.body.hasAttribute("data-actions");
 const toastPlace = document.getElementById("toast");
 let toastTimer = 0;
 
@@ -17,6 +16,12 @@ export async function fetchJson(address, options = {}) {
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(body.error?.message || `the server answered ${answer.status}`);
   return body;
+}
+
+/** A page as the server shows it now. */
+export async function fetchPage(address) {
+  const text = await (await fetch(address, { credentials: "same-origin" })).text();
+  return new DOMParser().parseFromString(text, "text/html");
 }
 
 /** An element with attributes and children; texts stay texts. */
@@ -50,7 +55,7 @@ export function poll(ask, first = 500) {
   timer = setTimeout(turn, first);
 }
 
-export function duration(seconds) {
+function duration(seconds) {
   if (seconds < 59.95) return `${Math.max(seconds, 0).toFixed(1)}s`;
   const minutes = Math.floor(Math.round(seconds) / 60), hours = Math.floor(minutes / 60), days = Math.floor(hours / 24);
   if (days) return `${days}d ${hours % 24}h`;

@@ -1,7 +1,7 @@
 // The page of one run: one question at a time brings all that is new on it.
-import { Curves, number } from "./chart.js";
+import { Curves, number, style } from "./chart.js";
 import { LogView } from "./log.js";
-import { awaken, element, fetchJson, onKeys, poll } from "./page.js";
+import { awaken, element, fetchJson, fetchPage, onKeys, poll } from "./page.js";
 
 const root = document.querySelector("[data-run-page]");
 const run = root.dataset.run;
@@ -13,16 +13,16 @@ let digest = root.dataset.digest;
 let known = curves ? curves.figures.length : 0;
 
 onKeys([
-  ["f", "follow the log", () => { log.followBox.checked = !log.following; if (log.following) log.tail(); }],
+  ["f", "follow the log", () => log.toggleFollowing()],
   ["n", "next match in the log", () => log.step(-1)], ["p", "previous match in the log", () => log.step(1)],
 ]);
 
 if (root.hasAttribute("data-active")) {
   poll(async () => {
-    const query = new URLSearchParams({ head: digest, log: log.cursor ?? log.size, x: curves?.settings.x || "step", have: curves?.having() || "", usage: usage.last() });
+    const query = new URLSearchParams({ head: digest, log: log.known, x: curves?.settings.x || "step", have: curves?.having() || "", usage: usage.last() });
     const told = await fetchJson(`/runs/${run}/live.json?${query}`);
     if (told.head) showHead(told);
-    if (told.log) { if (log.cursor !== null) log.append(told.log); else log.size = told.log.size; }
+    if (told.log) log.take(told.log);
     if (told.curves) curves?.extend(told.curves);
     if (told.usage) usage.add(told.usage);
     if (told.metrics > known) { await newMetrics(); known = told.metrics; }
@@ -44,13 +44,8 @@ function showHead(told) {
 }
 
 /** What the page shows beside curves and log: taken from the page as it is now. */
-async function fresh() {
-  const text = await (await fetch(location.pathname, { credentials: "same-origin" })).text();
-  return new DOMParser().parseFromString(text, "text/html");
-}
-
 async function refreshRest() {
-  const page = await fresh();
+  const page = await fetchPage(location.pathname);
   for (const selector of [".columns", ".asked", ".tabs"]) {
     const mine = root.querySelector(selector), theirs = page.querySelector(`[data-run-page] ${selector}`);
     if (mine && theirs && !mine.contains(document.activeElement)) { mine.replaceWith(theirs); awaken(theirs); }
@@ -60,7 +55,7 @@ async function refreshRest() {
 /** The first point of a metric that the page does not show yet. */
 async function newMetrics() {
   if (!curves) { location.reload(); return; }
-  const page = await fresh(), place = section.querySelector("[data-figures]");
+  const page = await fetchPage(location.pathname), place = section.querySelector("[data-figures]");
   for (const figure of [...page.querySelectorAll("figure[data-metric]")].slice(curves.figures.length)) {
     place.append(figure);
     curves.adopt(figure);
@@ -86,12 +81,11 @@ function startUsage(part) {
       const highest = Math.max(...samples.map((sample) => sample[column] ?? 0));
       figure.caption.textContent = `now ${text(samples[samples.length - 1][column] ?? 0)} · highest ${text(highest)} · over ${number(Math.round(data[0][data[0].length - 1]))} seconds`;
       if (figure.chart) { figure.chart.setData(data); continue; }
-      const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-      const axis = { stroke: colour("--quiet"), font: "12px system-ui", grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+      const axis = { stroke: style("--quiet"), font: "12px system-ui", grid: { stroke: style("--line"), width: 1 }, ticks: { show: false } };
       figure.chart = new uPlot({
         width: figure.plot.clientWidth, height: figure.plot.clientHeight, legend: { show: false }, cursor: { drag: { x: false, y: false } },
         scales: { x: { time: false }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] } }, axes: [{ ...axis, size: 34 }, axis],
-        series: [{}, { stroke: colour(`--s${column}`), width: 1.5, fill: `${colour(`--s${column}`)}22` }],
+        series: [{}, { stroke: style(`--s${column}`), width: 1.5, fill: `${style(`--s${column}`)}22` }],
       }, data, figure.plot);
       new ResizeObserver(() => figure.chart.setSize({ width: figure.plot.clientWidth, height: figure.plot.clientHeight })).observe(figure.plot);
     }

@@ -95,6 +95,7 @@ def test_it_is_fine_tuned_measured_and_reported_on(tmp_path: Path, options):
     assert isinstance(conjure.load(result.checkpoint).model, DecayModel)
 
 
+@pytest.mark.usefixtures("short_reports")
 def test_the_architecture_in_the_documentation_works(tmp_path: Path, monkeypatch):
     page = (Path(__file__).parents[4] / "docs" / "models.md").read_text(encoding="utf-8")
     code = page.partition("```python\n")[2].partition("```")[0]

@@ -6,7 +6,7 @@ import torch
 import conjure
 from conjure.errors import UsageError
 from conjure.lm.report.facts import report_from_json
-from conjure.lm.training import comparison, preparation
+from conjure.lm.training import preparation
 from conjure.lm.training.events import Evaluated, Finished, Sampled, Saved, StepDone
 from conjure.lm.training.finetune import FinetuneResult, finetune, train
 from conjure.lm.training.history import Trained
@@ -20,8 +20,7 @@ pytestmark = pytest.mark.slow  # each trains a model
 
 
 @pytest.fixture
-def inputs(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "_REPORT_SAMPLES", 3)  # the reports have tests of their own
+def inputs(tmp_path, short_reports):
     return tuning_inputs(tmp_path)
 
 

@@ -181,6 +181,7 @@ class TestFinetune:
             assert ratio > 3
 
     @pytest.mark.slow
+    @pytest.mark.usefixtures("short_reports")
     def test_a_plain_checkpoint_comes_out_and_the_embeddings_stay(self, tmp_path):
         from conjure.lm.training.finetune import finetune
 

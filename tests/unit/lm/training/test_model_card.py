@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from conjure.lm.training.finetune import finetune
 from conjure.lm.training.model_card import BaseFacts
 from support.models import TEXTS, tiny_checkpoint
@@ -18,6 +20,7 @@ def test_the_licence_comes_from_the_card_or_from_the_file(tmp_path):
     assert BaseFacts.of("x", tmp_path) == BaseFacts("x", "apache-2.0")
 
 
+@pytest.mark.usefixtures("short_reports")
 def test_a_tuned_model_passes_on_where_it_came_from(tmp_path):
     base = tiny_checkpoint(tmp_path / "base")
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")

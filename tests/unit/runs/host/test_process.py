@@ -1,10 +1,12 @@
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 
 from conjure.runs.host.process import (
     boot_id,
+    end_all,
     family,
     host_id,
     look_at,
@@ -13,6 +15,17 @@ from conjure.runs.host.process import (
     with_variables,
 )
 from support.casting import wait_until
+
+# Starts three processes, of which one is to stay and one has ended, and says what is left of them.
+_END_FAMILY = """
+import os, subprocess
+from conjure.runs.host.process import end_family, look_at
+spared, ended, killed = (subprocess.Popen([*words]) for words in (["sleep", "60"], ["true"], ["sleep", "60"]))
+os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+end_family(exclude=lambda process: process.pid == spared.pid)
+print(look_at(ended.pid), look_at(killed.pid) is None or look_at(killed.pid).is_zombie, spared.poll())
+spared.kill()
+"""
 
 
 def test_this_process_is_told_from_any_other():
@@ -68,3 +81,17 @@ def test_processes_are_found_by_their_variables():
         assert [found.pid for found in with_variables([b"A_MARK=x y", b"B=1"])] == [process.pid]
         assert with_variables([b"A_MARK=x y", b"B=2"]) == []
         process.kill()
+
+
+def test_ending_another_process_leaves_the_exit_status_of_a_child_to_who_started_it():
+    with subprocess.Popen(["sh", "-c", "exit 3"]) as ended, subprocess.Popen(["sleep", "60"]) as other:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        seen = look_at(other.pid)
+        assert end_all(lambda: [seen] if look_at(other.pid) == seen else [])
+        assert ended.wait() == 3
+        assert other.wait() == -signal.SIGKILL
+
+
+def test_a_process_ends_its_family_and_waits_for_it():
+    words = [sys.executable, "-c", _END_FAMILY]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "None True None\n"

@@ -6,7 +6,6 @@ from contextlib import suppress
 
 import pytest
 
-from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
 from conjure.runs.database.sqlite import SqliteDatabase
@@ -16,11 +15,6 @@ from support.casting import add_run
 
 class CutShortError(Exception):
     """What the tests have raised."""
-
-
-@pytest.fixture
-def home(conjure_home):
-    return Home(conjure_home)
 
 
 def wait_for_ever():

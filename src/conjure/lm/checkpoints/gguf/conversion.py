@@ -27,13 +27,13 @@ from conjure.lm.checkpoints.gguf.families import (
 from conjure.lm.checkpoints.gguf.header import GGUFShape
 from conjure.lm.checkpoints.gguf.reader import GGUFFile, PackedTensor
 from conjure.lm.checkpoints.gguf.vocabulary import tokenizer_files
+from conjure.lm.checkpoints.layout import ORIGIN_FILE
 from conjure.lm.checkpoints.safetensors_writer import TensorSource, write_safetensors
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ORIGIN_FILE = "origin.json"
 _FORMAT = 1  # of what is written here; a change makes old folders be made anew
 _PIECE_NUMBERS = 1 << 23
 _DIGESTED_BELOW_BYTES = 1 << 26  # smaller files of a folder are known by digest, larger ones by size

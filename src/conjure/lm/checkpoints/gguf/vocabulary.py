@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from conjure.errors import ModelError
+from conjure.lm.text.tokenizer_detection import SPACE, WORDS_OF_LLAMA3, WORDS_OF_QWEN
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-_SPACE = "▁"  # SentencePiece's space
 
 _GPT2_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _BYTES_ONLY = {**_GPT2_BYTES, "use_regex": False}
-_LETTERS_AND_MARKS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}NUMBERS| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +34,13 @@ class _Split:
     whole_words: bool = False
 
 
-def _pattern(numbers: str) -> Mapping[str, Any]:
-    pattern = {"Regex": _LETTERS_AND_MARKS.replace("NUMBERS", numbers)}
-    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+def _words(pattern: str) -> Mapping[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
 _GPT2 = _Split([_GPT2_BYTES])
-_LLAMA3 = _Split([_pattern("{1,3}"), _BYTES_ONLY], whole_words=True)
-_QWEN = _Split([_pattern(""), _BYTES_ONLY], composed=True)
+_LLAMA3 = _Split([_words(WORDS_OF_LLAMA3), _BYTES_ONLY], whole_words=True)
+_QWEN = _Split([_words(WORDS_OF_QWEN), _BYTES_ONLY], composed=True)
 # llama.cpp's names of pre-tokenizers, those of the families here.
 _SPLITS = {
     "gpt-2": _GPT2,
@@ -219,14 +214,14 @@ def _sentence_piece(keys: Mapping[str, Any], tokens: list[str], types: list[int]
         raise ModelError(f"its vocabulary has {len(byte_tokens)} of the 256 bytes")
     unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
     prefixed = _flag(keys, "add_space_prefix", default=True)
-    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-    steps = [{"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}, {"type": "ByteFallback"}]
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    steps = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}]
     decoders = [*steps, {"type": "Fuse"}]
     if prefixed:
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {
         **_frame(tokens, types),
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, spaces]}
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, spaces]}
         if prefixed
         else spaces,
         "pre_tokenizer": None,

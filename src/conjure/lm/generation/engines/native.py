@@ -12,14 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from conjure.errors import ModelError
+from conjure.lm.checkpoints.layout import EMBEDDING
 from conjure.lm.generation.engines.base import PIECE, RowQueue, refuse_unreadable
-from conjure.lm.generation.engines.native_weights import (
-    EMBEDDING,
-    FORMATS,
-    HEAD_MEAN,
-    POSITIONS,
-    NativeWeights,
-)
+from conjure.lm.generation.engines.native_weights import FORMATS, HEAD_MEAN, POSITIONS, NativeWeights
 from conjure.lm.hardware import usable_cores
 from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.lm.native import library as c

@@ -3,10 +3,10 @@
 Main entries: `NativeWeights.make`, `layout`. Invariant: every array has the dtype and shape that `layout`
 says, so what C is given can be checked against one table.
 
-In int8, a weight matrix has one scale for each output and `GROUP` inputs, and the head is rounded less its
-mean row (`int8_quantization` says why); token embeddings are bfloat16. Else matrices and embeddings are
-float32, or bfloat16 where the checkpoint's are, which is as exact and half as much to read. All other numbers
-are float32.
+In int8, a weight matrix has one scale for each output and `GROUP` inputs, and the head of a model with layer
+norm is rounded less its mean row (`int8_quantization` says why); token embeddings are bfloat16. Else matrices
+and embeddings are float32, or bfloat16 where the checkpoint's are, which is as exact and half as much to
+read. All other numbers are float32.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from conjure.errors import ShapeError
+from conjure.lm.checkpoints.layout import EMBEDDING, HEAD
 from conjure.lm.checkpoints.stored_weights import NotFiniteError
 from conjure.lm.hardware import usable_cores
 from conjure.lm.models.shape import Shape
@@ -28,8 +29,7 @@ GROUP = 64  # inputs whose int8 weights share a scale; likewise
 PANEL = 32  # outputs stored together; likewise
 BLOCK_BYTES = 2 * PANEL + GROUP * PANEL  # one panel's scales and weights for one group
 
-EMBEDDING, POSITIONS, HEAD = "embedding.weight", "position_embedding.weight", "lm_head.weight"
-HEAD_MEAN = "head_mean"
+POSITIONS, HEAD_MEAN = "position_embedding.weight", "head_mean"
 
 _STORED = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1, np.dtype(np.float16): 2}  # as in pack.c
 _DONE, _NO_MEMORY = 0, 1  # likewise
@@ -115,7 +115,7 @@ def layout(config: Shape, format: Format) -> dict[str, ArrayLayout]:
             arrays[name] = _matrix(shape[0], shape[1], format)
             arrays[_bias_of(name)] = ArrayLayout(np.float32, (-(-shape[0] // PANEL) * PANEL,))
     arrays[_bias_of(HEAD)] = ArrayLayout(np.float32, (-(-config.vocab_size // PANEL) * PANEL,))
-    if format == "int8":
+    if format == "int8" and config.norm == "layer":
         arrays[HEAD_MEAN] = ArrayLayout(np.float32, (config.n_embd,))
     return arrays
 
@@ -142,12 +142,12 @@ class _Maker:
     """Makes every array of `layout`."""
 
     def __init__(self, config: Shape, format: Format, source: Source) -> None:
-        self._config, self._format, self._source = config, format, source
+        self._config, self._source = config, source
         self._layout, self._weights = layout(config, format), config.parameter_shapes()
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         head = EMBEDDING if self._config.tied else HEAD
-        mean = _mean_row(self._source(head)) if self._format == "int8" else None
+        mean = _mean_row(self._source(head)) if HEAD_MEAN in self._layout else None
         for name, wanted in self._layout.items():
             if name == HEAD_MEAN:
                 assert mean is not None

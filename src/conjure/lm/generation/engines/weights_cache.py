@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from conjure.core.files import sync_folder, write_atomically
+from conjure.core.files import sha256_bytes, sync_folder, write_atomically
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, ConjureError
 from conjure.lm.checkpoints.layout import CONFIG_FILE
 from conjure.lm.checkpoints.safetensors_reader import TensorFile
+from conjure.lm.checkpoints.safetensors_writer import encode_header
 from conjure.lm.checkpoints.stored_weights import Weights, open_weights
 from conjure.lm.generation.engines.native_weights import NativeWeights, byte_sums, layout
 from conjure.lm.models.shape import Shape
@@ -30,7 +31,6 @@ _ALIGNMENT = 64  # of the numbers in a file: a cache line
 _PIECE_BYTES = 1 << 22
 _SUMS = "sums"  # the tensor that tells whether the others are what they were
 _CODES = {np.dtype(np.uint8): "U8", np.dtype(np.uint16): "BF16", np.dtype(np.float32): "F32"}
-_DTYPES = {"uint8": np.uint8, "bfloat16": np.uint16, "float32": np.float32}
 
 
 def cached_weights(folder: Path, on_making: Callable[[], None]) -> NativeWeights:
@@ -90,7 +90,7 @@ def _signature(folder: Path) -> str:
     for path in _files(folder):
         about = path.stat()
         facts += [about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return sha256_bytes(json.dumps(facts).encode())
 
 
 def _digest(folder: Path) -> str:
@@ -120,20 +120,12 @@ def _keep(cache: Path, folder: Path, weights: NativeWeights) -> None:
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     # Whole cache lines first, so that all of those begin on one.
     ordered = sorted(arrays.items(), key=lambda item: (item[1].nbytes % _ALIGNMENT != 0, item[0]))
-    header, position = {}, 0
     sums = np.zeros(hashlib.sha256().digest_size, np.uint8)
-    for name, array in [*ordered, (_SUMS, sums)]:
-        stop = position + array.nbytes
-        header[name] = {
-            "dtype": _CODES[array.dtype],
-            "shape": array.shape,
-            "data_offsets": [position, stop],
-        }
-        position = stop
-    text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    entries = [
+        (name, _CODES[array.dtype], array.shape, array.nbytes) for name, array in [*ordered, (_SUMS, sums)]
+    ]
     with path.open("wb+") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(encode_header(entries, alignment=_ALIGNMENT))
         for _, array in ordered:
             file.write(array.data)
         file.flush()
@@ -157,20 +149,7 @@ def _read(path: Path, config: Shape) -> NativeWeights | None:
         return None
     if bytes(sums.content[sums.start : sums.stop]) != _sums(sums.content, sums.start):
         return None
-    wanted = layout(config, "int8")
-    if set(stored) != set(wanted) or any(tensor.dtype not in _DTYPES for tensor in stored.values()):
+    wanted, arrays = layout(config, "int8"), {name: tensor.view() for name, tensor in stored.items()}
+    if set(arrays) != set(wanted) or not all(wanted[name].fits(array) for name, array in arrays.items()):
         return None
-    arrays = {
-        name: np.frombuffer(
-            tensor.content,
-            _DTYPES[tensor.dtype],
-            count=int(np.prod(tensor.shape)),
-            offset=tensor.start,
-        ).reshape(tensor.shape)
-        for name, tensor in stored.items()
-    }
-    return (
-        NativeWeights(config, "int8", arrays)
-        if all(wanted[name].fits(array) for name, array in arrays.items())
-        else None
-    )
+    return NativeWeights(config, "int8", arrays)

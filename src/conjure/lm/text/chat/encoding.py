@@ -135,7 +135,7 @@ class ChatEncoder:
         if template is None:
             raise UsageError(
                 f"{model} has no chat template: it is a base model, which continues text and does not chat",
-                hint=f"use a chat model, such as smollm2, or generate without {option('chat')}",
+                hint=f"use a chat model, such as smollm2, or `conjure generate` without {option('chat')}",
             )
         return cls(tokenizer, template)
 

@@ -1,0 +1,58 @@
+"""What an answer has whichever route it goes by: who wrote it, when, and how many tokens that took.
+
+Main entry: `Answer`. Invariant: all parts of one answer say the same of it.
+"""
+
+import secrets
+import time
+from typing import Any, Generic, TypeVar
+
+from conjure.http.generation.served_model import ServedModel
+from conjure.serve.generation_call import Call
+
+AnyCall = TypeVar("AnyCall", bound=Call)
+
+
+class Answer(Generic[AnyCall]):
+    """What is common to all parts of one answer.
+
+    Attributes:
+        call: The request.
+        model: What served it.
+        generated: Tokens generated so far, of texts that are not shown included.
+
+    Args:
+        prefix: Of its id, by which clients tell kinds of answers.
+        call: The request.
+        model: What serves it.
+        name: What the request calls the model.
+    """
+
+    def __init__(self, prefix: str, call: AnyCall, model: ServedModel, name: str) -> None:
+        self.call, self.model = call, model
+        self.generated = 0
+        self._head: dict[str, Any] = {
+            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": name,
+            "system_fingerprint": model.fingerprint,
+        }
+
+    def with_head(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """One object of the answer."""
+        return {**self._head, "object": kind, "choices": choices, **more}
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens read and generated."""
+        prompt = sum(map(len, self.call.job.prompts))
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": self.generated,
+            "total_tokens": prompt + self.generated,
+        }
+
+    @property
+    def no_usage_yet(self) -> dict[str, None]:
+        """What a part of a stream says of the usage, if that is told at the end."""
+        return {"usage": None} if self.call.options.include_usage else {}
