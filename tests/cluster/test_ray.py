@@ -256,7 +256,7 @@ def test_a_run_whose_node_is_lost_goes_on_at_another(client, home, nodes):
 
 def test_a_fine_tune_whose_node_is_lost_repeats_the_unbroken_losses(client, home, nodes, tmp_path):
     data, model = tuning_inputs(tmp_path)
-    options = OPTIONS | {"eval_every": 14, "save_every": 10, "split": "lines"}
+    options = OPTIONS | {"epochs": 2, "eval_every": 14, "save_every": 10, "split": "lines"}
     there = {"on": "gpu", "cpus": 2, "retry": 1}
     unbroken = client.finetune(data, model=model, run=there, **options).wait(check=True)
     struck = client.finetune(data, model=model, run=there, **options)

@@ -106,7 +106,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The verb's command, imported now; None for an unknown one."""
         cmd_name = _ALIASES.get(cmd_name, cmd_name)
-        if cmd_name not in COMMANDS and cmd_name != _INTERNAL:
+        if cmd_name == _INTERNAL:
+            return import_module(f"conjure.cli.{cmd_name}").command
+        if cmd_name not in COMMANDS:
             return None
         return import_module(f"conjure.cli.commands.{cmd_name}").command
 
