@@ -12,6 +12,7 @@ from conjure.python_api import Run
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.ray import RayExecutor
 from conjure.runs.host.process import family
+from conjure.runs.scheduling.scheduler_start import dispatcher_lock_path
 from conjure.runs.schema.status import RunStatus
 from support.casting import (
     UNTIL_GO,
@@ -167,6 +168,18 @@ def test_runs_wait_for_room_in_their_order(client, home, nodes, tmp_path):
     (tmp_path / "free").touch()
     started = [run.wait(check=True).record.facts.entered[RunStatus.BUILDING] for run in runs]
     assert started[2] > started[0]
+
+
+def test_what_waits_is_handed_over_by_whoever_is_there(client, home, nodes, tmp_path):
+    occupy(nodes, tmp_path, CORES)
+    run = client.run("true", on="gpu")
+    lock = dispatcher_lock_path(home)
+    wait_until(lock.read_text, "the dispatcher's start")
+    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)  # its machine was switched off
+    (tmp_path / "free").touch()
+    succeed("ps")  # on another machine that knows the cluster
+    with open_database(home) as store:
+        wait_until(lambda: store.get(run.number).status is RunStatus.COMPLETE, "the run")
 
 
 def test_a_killed_supervisor_is_followed_by_another_attempt(client, home, nodes):
