@@ -5,7 +5,7 @@ Main entry: `RayRest`. What the real one answers is held by tests/cluster/test_r
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -21,6 +21,8 @@ class RayRest:
         self.jobs: dict[str, dict[str, object]] = {}
         self.nodes = {"a": {"CPU": [0.0, 2.0], "memory": [0.0, 4.0 * _GIB]}}
         self.is_up = True
+        self.outputs: dict[str, str] = {}
+        self.on_submission: Callable[[str], None] = lambda _: None
         self.tokens: list[str | None] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.address = f"http://127.0.0.1:{self._server.server_port}"
@@ -60,7 +62,11 @@ class RayRest:
             if name in self.jobs:
                 return 500, f"ValueError: Job with submission_id {name} already exists. Use another."
             self.jobs[name] = {**body, "status": "PENDING", "message": "", "driver_exit_code": None}
+            self.on_submission(name)
             return 200, {"submission_id": name}
+        job = path.removeprefix("/api/jobs/").removesuffix("/logs")
+        if job in self.outputs:
+            return 200, {"logs": self.outputs[job]}
         return 404, "no such page"
 
 

@@ -14,7 +14,7 @@ from conjure.core.config import ExecutorSettings
 from conjure.core.home import Home
 from conjure.errors import ConjureError, ExecutorError
 from conjure.runs.executors.ray import RayExecutor
-from conjure.runs.executors.ray_cluster import NOTHING, Amounts, RayCluster, RayJob, RayNode, UnreachableError
+from conjure.runs.executors.ray_cluster import NOTHING, Amounts, RayCluster, RayJob, RayNode
 
 _PATIENCE_S = 60.0
 _LOOK_EVERY_S = 0.5
@@ -103,7 +103,7 @@ def _fault(executor: RayExecutor, job: RayJob | None) -> str:
         last = executor.cluster.output(job.id).strip().splitlines()[-1]
         told = json.loads(last)
         here, there = version("conjure"), told["version"]
-    except (UnreachableError, IndexError, ValueError, KeyError, TypeError):
+    except (ExecutorError, IndexError, ValueError, KeyError, TypeError):
         return f"the check failed (exit {job.exit_code}); is conjure of the same version there?"
     if here != there:
         return f"conjure is {there}, and here it is {here}"
