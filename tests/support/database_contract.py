@@ -159,6 +159,10 @@ def test_what_supervisors_are_given_is_kept_until_the_end(store):
         store.set_request(number, "late")
 
 
+def test_how_long_ago_a_run_was_asked_for_is_told(store):
+    assert 0 <= store.age_s(add_run(store).number) < 60
+
+
 def test_an_attempt_that_is_not_the_expected_one_is_refused(store):
     number = add_run(store).number
     assert store.newest_attempt(number) == 0

@@ -1,7 +1,7 @@
 """The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
 
-Main entries: `set_aside`, `hand_on`. Invariant: both may be cut off and called again; a checkpoint is never
-removed before the attempt that goes on from it has all of them.
+Main entries: `set_aside`, `hand_on`, `kept_of_attempts`. Invariant: the first two may be cut off and called
+again; a checkpoint is never removed before the attempt that goes on from it has all of them.
 """
 
 import os
@@ -50,6 +50,16 @@ def set_aside(run_folder: Path, attempt: int) -> None:
         for name in _FILES_OF_AN_ATTEMPT:
             if run.id_of(name) is not None and own.id_of(name) is None:
                 os.rename(name, name, src_dir_fd=run.descriptor, dst_dir_fd=own.descriptor)
+
+
+def kept_of_attempts(run_folder: Path) -> list[Path]:
+    """The folders that were kept of attempts for a next one, which came no further or never came."""
+    return sorted(
+        folder
+        for attempt in (run_folder / ATTEMPTS).glob("*")
+        for folder in (attempt / WORK, attempt / OUTPUTS)
+        if folder.is_dir() and not folder.is_symlink()
+    )
 
 
 @contextmanager

@@ -337,6 +337,10 @@ class Runs(Protocol):
         """
         ...
 
+    def age_s(self, number: int) -> float:
+        """Seconds since a run was asked for, by the database's clock."""
+        ...
+
     def newest_attempt(self, number: int) -> int:
         """How many supervisors a run has had."""
         ...

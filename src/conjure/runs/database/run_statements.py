@@ -288,6 +288,10 @@ class RunStatements(SweepStatements):
 
         return self._change(number, begin)
 
+    def age_s(self, number: int) -> float:
+        """Seconds since a run was asked for, by the database's clock."""
+        return max(self._session.now() - self.facts(number).entered[RunStatus.REQUESTED], 0.0)
+
     def newest_attempt(self, number: int) -> int:
         """How many supervisors a run has had."""
         return self._value("SELECT attempt FROM leases WHERE run = ?", (number,)) or 0

@@ -102,7 +102,8 @@ def main_on_node(home: Home, number: int, attempt: int) -> None:
         text, is_next = store.request(number), store.newest_attempt(number) + 1 == attempt
         if text is None or not is_next or not store.get(number).waits_in_queue:
             return  # it was ended, or started by another job
-    request = _as_here(SupervisorRequest.from_json(text), home)
+        requested = time.monotonic() - store.age_s(number)
+    request = replace(_as_here(SupervisorRequest.from_json(text), home), requested=requested)
     lock = RunLock.take_when_free(home.run_folder(number))
     if lock is None or lock.descriptor is None:
         return
@@ -133,7 +134,6 @@ def _as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
     passed_on["PATH"] = os.pathsep.join([own_folder, os.environ.get("PATH", os.defpath)])
     return replace(
         request,
-        requested=time.monotonic(),
         capacity=Capacity.of_this_machine(),
         variables=passed_on | {HOME_VARIABLE: str(home.root)},
         settings=ProcessSettings.of_this_process(),

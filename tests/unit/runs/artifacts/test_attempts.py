@@ -6,7 +6,7 @@ import os
 import pytest
 
 from conjure.core.dir_fd import Folder
-from conjure.runs.artifacts.attempts import hand_on, set_aside
+from conjure.runs.artifacts.attempts import hand_on, kept_of_attempts, set_aside
 from support.repositories import read_files
 
 
@@ -56,6 +56,13 @@ def test_later_files_take_the_place_of_earlier_ones(run):
     assert read_files(run / "work") == {"a/kept": "new", "a/saved": "moved"}
     assert not (run / "attempts" / "1" / "work").exists()
     assert not (run / "attempts" / "2" / "outputs").exists()
+
+
+def test_what_was_kept_for_an_attempt_that_never_came_is_found(run):
+    write(run, "work/kept", "x")
+    set_aside(run, 1)
+    assert kept_of_attempts(run) == [run / "attempts" / "1" / "work"]
+    assert kept_of_attempts(run.parent / "none") == []
 
 
 def test_links_lead_nowhere(run, tmp_path):
