@@ -88,7 +88,7 @@ def submit(
             goes on because it had been handed over.
     """
     requested = time.monotonic()
-    executor = executor if executor is not None else _executor_of(home, spec)
+    executor = executor if executor is not None else _executor_of(home, spec, must_answer=trial is None)
     is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
@@ -134,17 +134,24 @@ def submit(
         return Submission(record_now)
 
 
-def _executor_of(home: Home, spec: RunSpec) -> Executor:
+def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     """Where a run is to be carried out.
+
+    Args:
+        home: Where conjure keeps things.
+        spec: The run.
+        must_answer: Refuse a cluster that is away: somebody may have mistyped its address. A sweep's next
+            trial waits for it instead.
 
     Raises:
         UsageError: The user has defined no such executor, or it cannot be used with this home.
-        ExecutorError: It does not answer; once it has a run, that waits for it.
+        ExecutorError: It does not answer.
     """
     if spec.on is None:
         return LocalExecutor(home)
     executor = RayExecutor.named(home, spec.on)
-    executor.cluster.nodes()
+    if must_answer:
+        executor.cluster.nodes()
     return executor
 
 
