@@ -51,7 +51,7 @@ test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is m
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter
 
-test-cluster: setup  ## a real PostgreSQL, which it installs if it is missing, and a real Ray cluster
+test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing), an S3 server and a Ray cluster
 	scripts/install-programs initdb=postgresql
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	$(BIN)/pytest tests/cluster

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from conjure.lm.generation.score import Tally, Windows, score_documents
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.report.observe import record_texts
@@ -73,6 +74,6 @@ class Material:
         return "\n".join(self.held_out)
 
     def _nats_per_byte(self, model: Decoder, texts: list[str]) -> float:
-        scores = score_documents(model, self.tokenizer, texts, Windows.of(model))
+        scores = score_documents(TorchScorer(model), self.tokenizer, texts, Windows.of(model))
         tally = sum((score.tally for score in scores), Tally())
         return -tally.total / tally.bytes

@@ -28,6 +28,7 @@ import torch
 from copy_checks import copies
 
 from conjure.lm.generation.score import Tally, Windows, score_documents
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.text.near_duplicates import group_records
@@ -106,7 +107,7 @@ def _tune(folder: Path, texts: Sequence[str], rate: float, steps: int, seed: int
 
 
 def _score(model: LanguageModel, texts: Sequence[str]) -> list[Tally]:
-    found = score_documents(model.model, model.tokenizer, texts, Windows.of(model.model))
+    found = score_documents(TorchScorer(model.model), model.tokenizer, texts, Windows.of(model.model))
     return [score.tally for score in found]
 
 

@@ -8,6 +8,7 @@ from exchange import answer, task
 
 from conjure.lm.checkpoints.pretrained import load_checkpoint
 from conjure.lm.generation.score import Tally, Windows, score_documents
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.hardware import pick_device
 
 
@@ -20,7 +21,10 @@ def main() -> None:
     texts = [record["text"] for record in records]
 
     def score(chosen: list[str]) -> Tally:
-        return sum((found.tally for found in score_documents(model, tokenizer, chosen, windows)), Tally())
+        return sum(
+            (found.tally for found in score_documents(TorchScorer(model), tokenizer, chosen, windows)),
+            Tally(),
+        )
 
     score(texts[:8])
     started = time.perf_counter()

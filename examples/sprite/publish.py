@@ -15,6 +15,7 @@ from conjure.lm.checkpoints.pretrained import save_checkpoint
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_documents
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import load
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.text.tokenizer import Tokenizer
@@ -104,7 +105,7 @@ def main() -> None:
     shipped = load(arguments.output).model
     held_out = (arguments.texts / "heldout.txt").read_text("utf-8")
     windows = Windows.of(shipped, CONTEXT, STRIDE)
-    tally = next(score_documents(shipped, tokenizer, [held_out], windows)).tally
+    tally = next(score_documents(TorchScorer(shipped), tokenizer, [held_out], windows)).tally
     request = GenerationRequest(prompts=PROMPTS, max_new_tokens=80, seed=1)
     samples = [sample.prompt + sample.text for sample in generate(shipped, tokenizer, request)]
     trained_on = [path for path in arguments.texts.glob("*.txt") if path.name not in LEFT_OUT]

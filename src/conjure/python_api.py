@@ -19,6 +19,7 @@ from conjure.recipes.generation_specs import generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.run_specs import placed
 from conjure.reporting import inside_a_run
+from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from conjure.runs.database.base import KILL, STOP, RunFilter
 from conjure.runs.environments.local_packages import keep_packages
@@ -104,6 +105,8 @@ class Run:
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Lines the command printed, stdout and stderr as they came; with `follow` until it has ended."""
+        if not follow:
+            bring_streams(self.home, self.number)
         entries = _printed(self) if follow else LogTail(RunFolder(self._folder).log).read()
         return (line.text for line in lines(entries) if line.stream != NOTE)
 
@@ -116,6 +119,7 @@ class Run:
     def metrics(self, name: str | None = None) -> dict[str, Summary] | list[Point]:
         """All points of one metric; without a name, a summary of every metric by its name."""
         if name is not None:
+            bring_streams(self.home, self.number)
             return read_points(self._folder, [name])
         with open_store(self.home) as store:
             return store.summaries(self.number)

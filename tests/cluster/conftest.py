@@ -3,6 +3,7 @@
 import pytest
 
 from support.postgres_server import PostgresServer
+from support.s3_server import S3Server
 
 pytest.register_assert_rewrite("support.database_contract")
 
@@ -10,4 +11,10 @@ pytest.register_assert_rewrite("support.database_contract")
 @pytest.fixture(scope="session")
 def postgres():
     with PostgresServer.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3():
+    with S3Server.running() as server:
         yield server

@@ -107,7 +107,7 @@ def test_a_run_is_carried_out_there_as_here(client, home, nodes):
     assert outputs(run)["size.txt"] == f"{len(SECRET)}\n"
     assert "RAY_JOB_CONFIG" not in outputs(run)["env.txt"]
     shown = json.loads(succeed("info", "1", "--json"))
-    assert (shown["status"], shown["spec"]["on"], shown["owner"]["host"]) == (
+    assert (shown["status"], shown["spec"]["on"], shown["owner"]["host_name"]) == (
         "complete",
         "gpu",
         os.uname().nodename,

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from conjure import load
 from conjure.lm.native import status
 from support.models import tiny_checkpoint
 from support.terminal import TIMEOUT_S, environment
@@ -23,9 +24,7 @@ def model(tmp_path_factory) -> str:
 @pytest.fixture
 def conjure(tmp_path):
     """The command in a process where these packages cannot be imported."""
-    for name in MISSING:
-        words = f"raise ModuleNotFoundError(\"No module named '{name}'\", name='{name}')\n"
-        (tmp_path / f"{name}.py").write_text(words)
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules |= dict.fromkeys({MISSING})\n")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         variables = {**environment(), "PYTHONPATH": str(tmp_path), "CONJURE_HOME": str(tmp_path / "home")}
@@ -49,11 +48,21 @@ def test_models(conjure, model):
 
 
 def test_what_needs_torch_names_what_to_install(conjure, model):
-    for arguments in (["score", "My dog"], ["generate", "--precision", "bfloat16"]):
-        done = conjure(*arguments, "--model", model)
-        assert done.returncode == 1
-        assert "torch is not installed" in done.stderr
-        assert "pip install 'conjure[lm]'" in done.stderr
+    done = conjure("generate", "--precision", "bfloat16", "--model", model)
+    assert done.returncode == 2
+    assert "needs torch for --precision bfloat16 here, and it is not installed" in done.stderr
+    assert "pip install 'conjure[lm]'" in done.stderr
+
+
+@pytest.mark.parametrize("of", ["text", "file"])
+def test_score(conjure, model, tmp_path, of):
+    text = "My dog ate the clock, and the clock went on ticking in the night. " * 3 + "The end."
+    (tmp_path / "text.txt").write_text(text)
+    what = [text] if of == "text" else [str(tmp_path / "text.txt")]
+    done = conjure("score", *what, "--model", model, "--json")
+    assert done.returncode == 0, done.stderr
+    expected = load(model).score(text)
+    assert json.loads(done.stdout)["total"] == pytest.approx(expected.total, abs=1e-3)
 
 
 def test_the_second_start_rounds_nothing(conjure, model):

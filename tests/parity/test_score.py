@@ -6,6 +6,7 @@ from transformers import GPT2LMHeadModel
 
 from conjure.lm.checkpoints.pretrained import load_checkpoint
 from conjure.lm.generation.score import Windows, score_documents
+from conjure.lm.generation.torch_scorer import TorchScorer
 from support.models import TEXTS, tiny_checkpoint
 
 
@@ -15,7 +16,9 @@ def test_total_is_the_loss_of_transformers_times_the_tokens(tmp_path, seed):
     model, tokenizer = load_checkpoint(folder)
     reference = GPT2LMHeadModel.from_pretrained(folder)
 
-    for text, result in zip(TEXTS, score_documents(model, tokenizer, TEXTS, Windows.of(model)), strict=True):
+    for text, result in zip(
+        TEXTS, score_documents(TorchScorer(model), tokenizer, TEXTS, Windows.of(model)), strict=True
+    ):
         ids = torch.tensor([[tokenizer.end_of_text_id, *tokenizer.encode(text)]])
         with torch.no_grad():
             loss = reference(ids, labels=ids).loss.item()

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conjure.lm.generation.score import score_ids
+from conjure.lm.generation.torch_scorer import TorchScorer
 from support.models import tiny_model
 
 MODEL = tiny_model(context_length=12)
@@ -22,7 +23,7 @@ def test_each_token_is_scored_once_from_the_first_window_that_reaches_it(ids, pr
     context, stride = protocol
     sequence = [0, *ids]
 
-    actual = score_ids(MODEL, ids, start_id=0, context=context, stride=stride)
+    actual = score_ids(TorchScorer(MODEL), ids, start_id=0, context=context, stride=stride)
 
     assert len(actual) == len(ids)
     for position, token in enumerate(ids):

@@ -9,6 +9,7 @@ import click
 
 from conjure.core.home import Home
 from conjure.errors import ConflictError
+from conjure.runs.artifacts.availability import export_records
 from conjure.runs.lifecycle.ownership import open_store
 
 
@@ -19,7 +20,8 @@ def set_archived(numbers: Sequence[int], *, archived: bool) -> None:
         NotFoundError: One of them does not exist.
         ConflictError: One to be put away still goes on.
     """
-    with open_store(Home.from_environment()) as store:
+    home = Home.from_environment()
+    with open_store(home) as store:
         for record in map(store.get, numbers):
             if archived and not record.status.is_final:
                 raise ConflictError(
@@ -29,3 +31,4 @@ def set_archived(numbers: Sequence[int], *, archived: bool) -> None:
         for number in dict.fromkeys(numbers):
             store.set_archived(number, archived=archived)
             click.echo(f"run {number}: {'archived' if archived else 'no longer archived'}")
+    export_records(home)

@@ -18,6 +18,7 @@ from typing import TextIO
 import click
 
 from conjure.cli.typed_options import spell_as_typed
+from conjure.core.home_selection import OPTION, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError
@@ -77,8 +78,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # What a command is called elsewhere.
 _ALIASES = {"hyper": "sweep"}
 
-# What a job on a cluster's node calls.
-_INTERNAL = "supervise"
+# What a job on a cluster's node calls: no command for people.
+INTERNAL = "supervise"
 
 # Commands with options whose defaults can be set.
 CONFIGURED = (
@@ -106,9 +107,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The verb's command, imported now; None for an unknown one."""
         cmd_name = _ALIASES.get(cmd_name, cmd_name)
-        if cmd_name == _INTERNAL:
-            return import_module(f"conjure.cli.{cmd_name}").command
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name != INTERNAL:
             return None
         return import_module(f"conjure.cli.commands.{cmd_name}").command
 
@@ -125,10 +124,15 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.option("--home", metavar="NAME", help="Home to use: local, or the name of a team's.")
 @click.version_option(package_name="conjure")
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, *, home: str | None) -> None:
     """Cast runs, tune language models."""
+    if home is not None:
+        take_home_option(
+            [OPTION, home, *([context.invoked_subcommand] if context.invoked_subcommand else [])]
+        )
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     elif context.invoked_subcommand in CONFIGURED:
@@ -159,6 +163,11 @@ def main(*, interrupts: bool = False) -> None:
 
 
 def _run(arguments: list[str], *, interrupts: bool = False) -> int:
+    try:
+        arguments = take_home_option(arguments)
+    except ConjureError as error:
+        _show(error, arguments)
+        return error.exit_status
     # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
     own_failure = 125 if arguments[:1] and arguments[0] in _CARRIERS else None
     stdout = sys.stdout
@@ -286,7 +295,7 @@ def _show(error: ConjureError, arguments: Sequence[str]) -> None:
         if told.hint:
             click.echo(f"{click.style('  hint:', bold=True)} {printable(told.hint)}", err=True)
         if told.fix:
-            line = printable(_command_line(told.fix, arguments))
+            line = with_home(printable(_command_line(told.fix, arguments)))
             click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)
     except OSError:  # stderr cannot be written either; the exit status still tells
         _write_no_more(sys.stderr)

@@ -137,6 +137,12 @@ SETTINGS: dict[str, Setting] = {
             "CONJURE_NATIVE",
         ),
         Setting(SANDBOX, "Run commands in a sandbox; a project can only turn this on.", _yes_or_no, False),
+        Setting(
+            "team.cache",
+            "Most space for files fetched from a team's object store.",
+            _parsed(parse_size, "a size such as 50GB"),
+            "50GB",
+        ),
         Setting("run.base", "Environment that runs start from.", _one_of("current", "none"), "current"),
         Setting("run.python", "Python version of a clean environment.", _text),
         Setting("run.pip", "Packages to add to the environment of runs.", _texts, ()),

@@ -12,6 +12,7 @@ from conjure.errors import StoreError
 
 HOME_VARIABLE = "CONJURE_HOME"
 _PRIVATE = 0o700
+_NAMED = "team-homes"
 _MEMORY = Path("/dev/shm")  # noqa: S108 - what is made in it is private and checked to be ours
 
 
@@ -34,6 +35,25 @@ class Home:
         import platformdirs  # a few milliseconds that `CONJURE_HOME` and `--help` need not pay
 
         return cls(Path(platformdirs.user_data_dir("conjure", appauthor=False)))
+
+    @property
+    def local(self) -> "Home":
+        """The home that has this one as one of its named homes; itself for every other."""
+        return Home(self.root.parent.parent) if self.root.parent.name == _NAMED else self
+
+    def named(self, name: str) -> "Home":
+        """A home of a team that the user calls by a name; it lies in the local one."""
+        return Home(self.local.root / _NAMED / name)
+
+    def names(self) -> list[str]:
+        """The names of the homes of teams, in order."""
+        folder = self.local.root / _NAMED
+        return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+    @property
+    def name(self) -> str:
+        """What the user calls this home: ``local``, or the name of a team's."""
+        return "local" if self.local is self else self.root.name
 
     @property
     def database(self) -> Path:
@@ -64,6 +84,11 @@ class Home:
     def runs(self) -> Path:
         """One folder per run, named by its number."""
         return self.root / "runs"
+
+    @property
+    def fetched(self) -> Path:
+        """What was brought here of runs that other machines have, one folder per run: a cache."""
+        return self.root / "fetched"
 
     @property
     def uploads(self) -> Path:
@@ -125,12 +150,17 @@ class Home:
 
     @property
     def config_file(self) -> Path:
-        """The user's settings, TOML."""
-        return self.root / "config.toml"
+        """The user's settings, TOML; a named home has those of the local one."""
+        return self.local.root / "config.toml"
 
     def run_folder(self, number: int) -> Path:
-        """The folder of one run."""
-        return self.runs / str(number)
+        """The folder of one run; of one that another machine has, what was brought here of it."""
+        fetched = self.fetched / str(number)
+        return fetched if fetched.is_dir() else self.runs / str(number)
+
+    def is_elsewhere(self, number: int) -> bool:
+        """Whether a run has no folder of its own here: no such run, or another machine has it."""
+        return not (self.runs / str(number)).is_dir()
 
     def create(self) -> "Home":
         """Make the folder, private to its owner, if it is not there.

@@ -19,6 +19,7 @@ from conjure.lm.checkpoints.stored_weights import load_tokenizer, missing_tokeni
 from conjure.lm.generation.generate import Sample, generate
 from conjure.lm.generation.request import GenerationRequest, Overflow, draw_seed
 from conjure.lm.generation.score import Score, score
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.hardware import fast_dtype
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.shape import ModelConfig
@@ -164,7 +165,7 @@ class LanguageModel:
             UsageError: `context` or `stride` is out of range.
             CheckpointError: The model has no tokenizer.
         """
-        return score(self.model, self.tokenizer, text, context=context, stride=stride)
+        return score(TorchScorer(self.model), self.tokenizer, text, context=context, stride=stride)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that conjure, transformers, vLLM and llama.cpp's converter read.

@@ -5,13 +5,17 @@ Main entries: `report_folder`, `learned_nothing`. Invariant: a run's outputs are
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import ConjureError, NotFoundError
 from conjure.recipes.resource_lookup import is_resource, resolve_resource
+from conjure.runs.artifacts.availability import bring_files
+from conjure.runs.database.base import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.resource import RUNS, Resource
 from conjure.runs.schema.run_folder import RunFolder
 
 REPORT_FILE = "report.json"
@@ -48,7 +52,11 @@ def report_folder(home: Home, name: str | None) -> Path:
 def _newest_report(home: Home) -> Path:
     with open_store(home) as store:
         numbers = sorted(store.numbers(), reverse=True)
+        tuned = {run.number for run in store.listing(RunFilter(limit=None)) if run.kind == "finetune"}
     for number in numbers:
+        if home.is_elsewhere(number) and number in tuned:
+            with suppress(NotFoundError):  # it goes on, or saved nothing
+                bring_files(home, Resource(RUNS, str(number), None, ()))
         folder = RunFolder.of(home, number).outputs
         if (folder / REPORT_FILE).is_file():
             return folder

@@ -4,15 +4,19 @@ Main entry: `tuned_models`. Invariant: a run is listed as long as the model it s
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.core.home import Home
+from conjure.errors import NotFoundError
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT
 from conjure.recipes.run_specs import MODEL_MOUNT
+from conjure.runs.artifacts.availability import bring_files
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import MountFacts
+from conjure.runs.schema.resource import RUNS, Resource
 from conjure.runs.schema.run_folder import RunFolder
 
 _HELD_OUT_LOSS = "held_out_loss"
@@ -48,6 +52,11 @@ def tuned_models(home: Home) -> Iterator[TunedModel]:
         values = store.latest_values(run.number for run in runs)
         links = store.links()
         for run in runs:
+            if home.is_elsewhere(run.number):
+                with suppress(NotFoundError):  # it goes on, or saved nothing
+                    bring_files(
+                        home, Resource(RUNS, str(run.number), None, (CHECKPOINT_OUTPUT, "config.json"))
+                    )
             folder = RunFolder(home.run_folder(run.number)).outputs / CHECKPOINT_OUTPUT
             if not (folder / "config.json").is_file():
                 continue

@@ -376,7 +376,7 @@ def ending_facts(record: RunRecord) -> Iterator[Fact]:
 
 def attempt_facts(record: RunRecord) -> Iterator[Fact]:
     """Which attempt it is, and where."""
-    number, host = len(record.attempts) + 1, record.owner.host if record.owner is not None else ""
+    number, host = len(record.attempts) + 1, record.owner.host_name if record.owner is not None else ""
     if record.spec.retry:
         yield Fact("attempt", str(number))
     if host:

@@ -7,7 +7,6 @@ were used last stay in memory, a few of them.
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +99,6 @@ class Playground:
             HttpError: A value is out of bounds, or the model cannot be loaded.
         """
         _refuse_unknown(asked, ("model", "prompt"))
-        if find_spec("torch") is None:
-            raise HttpError(501, "scoring needs torch: pip install 'conjure[lm]'")
         text = _text(asked, "prompt")
         model = await self._model(asked, names)
         prompt = _prompt(model, text)

@@ -4,17 +4,21 @@ Main entry: `Site`. Invariant: a page that only shows something gets a store tha
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from conjure.core.home import Home
+from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.columns import ColumnCache, MetricColumns
 from conjure.web.usage_watch import UsageWatch
 
+_BRING_EVERY_S = 1.0
 _STATES_KEPT = 200
 
 
@@ -38,6 +42,7 @@ class Site:
         self.states = ShownStates()
         self.usage = UsageWatch(home)
         self._columns = ColumnCache()
+        self._brought: dict[int, float] = {}
 
     @contextmanager
     def store(self) -> Iterator[Database]:
@@ -49,7 +54,16 @@ class Site:
 
     def columns(self, number: int) -> MetricColumns:
         """A run's metrics as columns, up to date."""
-        return self._columns.open(self.home.run_folder(number))
+        return self._columns.open(self.folder(number).path)
+
+    def folder(self, number: int) -> RunFolder:
+        """A run's folder; of one on another machine, with its log and metrics as they were a second ago."""
+        now = time.monotonic()
+        is_old = now - self._brought.get(number, -_BRING_EVERY_S) >= _BRING_EVERY_S
+        if is_old and self.home.is_elsewhere(number):
+            self._brought[number] = now
+            bring_streams(self.home, number)
+        return RunFolder.of(self.home, number)
 
 
 class ShownStates:

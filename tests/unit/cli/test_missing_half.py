@@ -12,7 +12,7 @@ WITHOUT = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("missing", ["torch", "tokenizers"])
+@pytest.mark.parametrize("missing", ["numpy", "tokenizers"])
 def test_a_missing_extra_is_named_with_what_to_type(missing):
     done = subprocess.run([sys.executable, "-c", WITHOUT.format(missing)], capture_output=True, text=True)
     assert done.returncode == 1

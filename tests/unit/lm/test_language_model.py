@@ -17,6 +17,7 @@ from conjure.lm import language_model
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import LanguageModel
 from support.models import TINY_VOCAB_SIZE, tiny_checkpoint, tiny_model, tiny_tokenizer
 
@@ -125,7 +126,7 @@ class TestDelegation:
     def test_score_is_lm_score(self, model: LanguageModel) -> None:
         text = "My dog ate the clock."
         assert model.score(text, context=8, stride=2) == score(
-            model.model, model.tokenizer, text, context=8, stride=2
+            TorchScorer(model.model), model.tokenizer, text, context=8, stride=2
         )
         assert model.score(text).total == pytest.approx(sum(model.score(text).token_logprobs), rel=1e-6)
 

@@ -5,6 +5,7 @@ import click
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.core.home import Home
 from conjure.errors import UsageError
+from conjure.runs.artifacts.availability import export_records
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import label_fault
 
@@ -18,7 +19,9 @@ def command(number: int, label: str, *, remove: bool) -> None:
     fault = label_fault(label)
     if fault is not None:
         raise UsageError(fault)
-    with open_store(Home.from_environment()) as store:
+    home = Home.from_environment()
+    with open_store(home) as store:
         (store.remove_label if remove else store.add_label)(number, label)
         labels = store.get(number).labels
+    export_records(home)
     click.echo(f"run {number}: {', '.join(labels) if labels else 'no labels'}")

@@ -5,7 +5,9 @@ import click
 from conjure.cli.render import note, write_json
 from conjure.core.home import Home
 from conjure.errors import NotFoundError
-from conjure.runs.artifacts.resource_paths import check_link_name, parse, resolve
+from conjure.runs.artifacts.availability import export_records
+from conjure.runs.artifacts.listing import list_resource
+from conjure.runs.artifacts.resource_paths import check_link_name, parse
 from conjure.runs.lifecycle.ownership import open_store
 
 
@@ -21,9 +23,11 @@ def command(name: str | None, resource: str | None, *, as_json: bool) -> None:
     home = Home.from_environment()
     with open_store(home) as store:
         if name is not None and resource is not None:
-            resolve(home, resource, store.lookup_link)
+            list_resource(home, store, resource)  # it must be there; what another machine has is not fetched
             store.set_link(check_link_name(name), str(parse(resource, store.lookup_link)))
         links = store.links() if name is None else [store.link(name)]
+    if name is not None and resource is not None:
+        export_records(home)
     if name is not None and links == [None]:
         raise NotFoundError(f"there is no link {name!r}", fix="conjure link")
     shown = [

@@ -16,6 +16,7 @@ from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import NotFoundError, UsageError
+from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
@@ -55,6 +56,7 @@ def command(
         return _follow(home, number, wanted) if wanted.asks else follow_run(home, number)
     with open_store(home) as store:
         record = store.get(number)
+    bring_streams(home, number)
     folder = home.run_folder(number)
     if attempt is not None and attempt != len(record.attempts) + 1:
         _refuse_attempt(record, attempt)

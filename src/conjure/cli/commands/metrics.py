@@ -16,6 +16,7 @@ from conjure.core.home import Home
 from conjure.core.text import did_you_mean
 from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
+from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.metrics import MetricTail, Point, Summary
@@ -57,6 +58,7 @@ def _show_run(number: int, names: tuple[str, ...], *, plot: bool, as_csv: bool, 
     with open_store(home) as store:
         going_on = not store.get(number).status.is_final
         summaries = store.summaries(number)
+    bring_streams(home, number)
     folder = home.run_folder(number)
     wanted = _chosen(number, names, summaries)
     if as_json:
@@ -77,6 +79,8 @@ def _plot_runs(numbers: Sequence[int], names: tuple[str, ...]) -> None:
     with open_store(home) as store:
         reported = {number: store.summaries(store.get(number).number) for number in dict.fromkeys(numbers)}
     known = {name: summary for summaries in reported.values() for name, summary in summaries.items()}
+    for number in reported:
+        bring_streams(home, number)
     wanted = _chosen(numbers[0], names, known)
     if not wanted:
         note("none of these runs has reported a metric")

@@ -55,6 +55,7 @@ def _describe(freed: Pruned) -> str:
         "cached file": freed.kept_files,
         "mirror": freed.mirrors,
         "leftover": freed.leftovers,
+        "stored object": freed.objects,
     }
     parts = [plural(count, what) for what, count in counts.items() if count]
     return f"freed {format_size(freed.size_bytes)}{': ' if parts else ''}{', '.join(parts)}"

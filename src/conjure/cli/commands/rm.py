@@ -8,6 +8,7 @@ from conjure.cli.render import note
 from conjure.core.home import Home
 from conjure.core.quoting import printable
 from conjure.core.units import format_size
+from conjure.runs.artifacts.availability import export_records
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.maintenance.removal import remove
 
@@ -30,3 +31,4 @@ def command(resources: tuple[str, ...], *, force: bool, yes: bool) -> None:
         for resource in resources:
             freed = remove(home, store, resource, force=force)
             note(f"removed {resource} ({format_size(freed)})")
+    export_records(home)

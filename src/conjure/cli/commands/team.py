@@ -4,15 +4,18 @@ from dataclasses import asdict
 
 import click
 
+from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import write_json
 from conjure.cli.tables import show_facts
 from conjure.core.home import Home
+from conjure.core.home_selection import find_home
+from conjure.core.units import format_size
 from conjure.errors import ConjureError
 
 
 @click.group("team")
 def command() -> None:
-    """Share a home between machines: its folder on a shared disk, its records in PostgreSQL."""
+    """Share runs between machines: records in PostgreSQL, files in an object store or on a shared disk."""
 
 
 @command.command("init")
@@ -22,21 +25,64 @@ def command() -> None:
     metavar="ADDRESS",
     help="Database to use: postgresql://USER@HOST/DATABASE, without a password.",
 )
-def init(*, database: str) -> None:
-    """Keep this home's records in PostgreSQL from now on; existing runs keep their numbers."""
-    made = _team().init(Home.from_environment(), database)
+@click.option(
+    "--objects",
+    metavar="ADDRESS",
+    help="Where to keep files: s3://, gs://, az:// or file:///; default: the home folder, shared by all.",
+)
+def init(*, database: str, objects: str | None) -> None:
+    """Keep this home's records in PostgreSQL from now on; existing runs keep their numbers.
+
+    With --objects its files go to an object store, and other machines take part with `conjure team join`.
+    Keys are not part of ADDRESS: they are read from the environment or ~/.aws/credentials.
+    """
+    made = _team().init(Home.from_environment(), database, objects)
     click.echo(f"{made.runs} runs are now in {made.database} ({made.server})")
+    _show_objects(made.objects, made.objects_can)
+
+
+@command.command("join")
+@click.option(
+    "--database",
+    required=True,
+    metavar="ADDRESS",
+    help="Database of the team: postgresql://USER@HOST/DATABASE, without a password.",
+)
+def join(*, database: str) -> None:
+    """Share the runs of a team whose files are in an object store; this home must have no runs yet."""
+    made = _team().join(Home.from_environment(), database)
+    click.echo(f"joined as {made.member}: {made.runs} runs in {made.database} ({made.server})")
+    _show_objects(made.objects, made.objects_can)
+
+
+@command.command("push")
+@click.argument("numbers", type=RUN_NUMBER, nargs=-1, metavar="[NUMBER]...")
+@click.option("--from", "source", default="local", metavar="NAME", help="Home to copy from; default: local.")
+def push(*, numbers: tuple[int, ...], source: str) -> None:
+    """Copy ended runs of the local home, by default all, into this home, under new numbers.
+
+    A run that they were given something of comes along. Each copy has a label that names the original, and
+    no run is copied twice.
+    """
+    home = Home.from_environment()
+    for pushed in _pushing().push(find_home(source), home, numbers):
+        click.echo(
+            f"{source} run {pushed.old} -> run {pushed.new}{'' if pushed.is_new else ' (already there)'}"
+        )
 
 
 @command.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(*, as_json: bool) -> None:
-    """Show the database that this home shares."""
+    """Show what this home shares, and whether it can be reached."""
     found = _team().status(Home.from_environment())
     if as_json:
         write_json(asdict(found))
         return
-    show_facts([(name, str(value)) for name, value in asdict(found).items()])
+    facts = {name: value for name, value in asdict(found).items() if value is not None}
+    if found.stored_bytes is not None:
+        facts["stored_bytes"] = format_size(found.stored_bytes)
+    show_facts([(name.replace("_", " "), str(value)) for name, value in facts.items()])
 
 
 @command.command("upgrade")
@@ -53,12 +99,25 @@ def leave() -> None:
     click.echo("the records are in the home folder again")
 
 
+def _show_objects(objects: str | None, can: str | None) -> None:
+    if objects is not None:
+        click.echo(f"files are in {objects}: it {can}")
+
+
 def _team():  # noqa: ANN202 - a module
+    return _modules()[0]
+
+
+def _pushing():  # noqa: ANN202 - a module
+    return _modules()[1]
+
+
+def _modules():  # noqa: ANN202 - modules
     try:
-        # Needs psycopg, of the extra `team`.
-        from conjure.runs.maintenance import team
+        # Needs psycopg and obstore, of the extra `team`.
+        from conjure.runs.maintenance import pushing, team
     except ModuleNotFoundError as error:
         raise ConjureError(
             f"this command needs {error.name}, which is not installed", fix="pip install 'conjure[team]'"
         ) from error
-    return team
+    return team, pushing

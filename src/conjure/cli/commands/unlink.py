@@ -4,6 +4,7 @@ import click
 
 from conjure.cli.render import note
 from conjure.core.home import Home
+from conjure.runs.artifacts.availability import export_records
 from conjure.runs.lifecycle.ownership import open_store
 
 
@@ -11,6 +12,8 @@ from conjure.runs.lifecycle.ownership import open_store
 @click.argument("name")
 def command(name: str) -> None:
     """Remove the link NAME; the resource itself stays."""
-    with open_store(Home.from_environment()) as store:
+    home = Home.from_environment()
+    with open_store(home) as store:
         store.remove_link(name)
+    export_records(home)
     note(f"removed link {name}")

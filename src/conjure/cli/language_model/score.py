@@ -17,7 +17,7 @@ from conjure.cli.render import StatusLine, note, save_json, write_json
 from conjure.core.units import format_duration
 from conjure.errors import DataError
 from conjure.lm.generation.score import Score, Tally, Windows, score_chats, score_documents
-from conjure.lm.language_model import LanguageModel, load
+from conjure.lm.generation.scorer_loading import LoadedScorer, load_scorer
 from conjure.lm.text.chat.encoding import EncodedChat, conversation_encoder
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
@@ -60,14 +60,13 @@ def score(
     results = []
     for name in models:
         merged = data_path(adapter) if adapter is not None else None
-        language_model = load(name, adapter=merged, lookups=[model_lookup])
-        windows = Windows.of(language_model.model, context, stride)
-        result = _Result(language_model, windows)
+        model = load_scorer(name, much=files, adapter=merged, lookups=[model_lookup])
+        result = _Result(model, Windows.of(model.scorer, context, stride))
         keep = per_token or not files
         for scored in _with_progress(result, texts):
             result.add(scored, keep=(as_json or output is not None) and keep)
             if per_token and not as_json:
-                show_tokens(language_model.tokenizer, scored.token_ids, scored.token_logprobs)
+                show_tokens(model.tokenizer, scored.token_ids, scored.token_logprobs)
         if not result.tally.tokens:
             raise DataError("the text is empty: there is nothing to score")
         results.append(result)
@@ -103,7 +102,7 @@ def _note_bad_rows(records: Any) -> None:
 class _Result:
     """What one model made of the texts."""
 
-    model: LanguageModel
+    model: LoadedScorer
     windows: Windows
     records: int = 0
     scores: list[Score] = field(default_factory=list)
@@ -150,7 +149,7 @@ def _tokens(score: Score) -> dict[str, Any]:
     return {"token_ids": score.token_ids, "token_logprobs": score.token_logprobs}
 
 
-def _conversations(records: RecordSet, model: LanguageModel) -> Iterator[EncodedChat]:
+def _conversations(records: RecordSet, model: LoadedScorer) -> Iterator[EncodedChat]:
     """The conversations of the records in a model's tokens."""
     encoder = conversation_encoder(records.chat_formats, model.tokenizer, model=model.origin)
     assert encoder is not None
@@ -162,7 +161,7 @@ def _conversations(records: RecordSet, model: LanguageModel) -> Iterator[Encoded
             raise DataError(f"{piece.conversation.where}: {error}") from error
 
 
-def _count_tokens(texts: RecordSet | Sequence[str], model: LanguageModel) -> int:
+def _count_tokens(texts: RecordSet | Sequence[str], model: LoadedScorer) -> int:
     if isinstance(texts, RecordSet) and texts.chat_formats:
         return sum(len(chat.ids) for chat in _conversations(texts, model))
     return sum(len(model.tokenizer.encode(text)) for text in texts)
@@ -185,10 +184,10 @@ def _with_progress(result: _Result, texts: RecordSet | Sequence[str]) -> Iterato
 
         scores = (
             score_chats(
-                model.model, model.tokenizer, _conversations(texts, model), result.windows, report=report
+                model.scorer, model.tokenizer, _conversations(texts, model), result.windows, report=report
             )
             if isinstance(texts, RecordSet) and texts.chat_formats
-            else score_documents(model.model, model.tokenizer, texts, result.windows, report=report)
+            else score_documents(model.scorer, model.tokenizer, texts, result.windows, report=report)
         )
         for score in scores:
             status.clear()  # whoever takes it may print

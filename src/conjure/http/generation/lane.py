@@ -20,6 +20,7 @@ from conjure.http.generation.requests import (
 )
 from conjure.http.generation.rows import Row
 from conjure.http.generation.served_model import ServedModel
+from conjure.lm.generation.prompt_logprobs import PromptLogprobs
 
 Told = tuple[GenerationJob, Event]
 
@@ -123,7 +124,7 @@ class Lane:
     def _score(self, job: GenerationJob) -> Iterator[list[Event]]:
         """Events of a job's prompts, piece by piece of the work."""
         assert job.prompt_logprobs is not None
-        work = self.model.exact().score(job.prompts, job.prompt_logprobs)
+        work = PromptLogprobs(self.model.exact(), job.prompts, job.prompt_logprobs)
         yield [Started()]
         for _ in work.pieces():
             yield []
@@ -132,7 +133,7 @@ class Lane:
             yield [PromptScored(number, [TokenLogprob(*entry) for entry in entries])]
             if job.from_exact and job.max_tokens:
                 rows = [Row(job, number, sample, self.model.tokenizer) for sample in range(job.samples)]
-                yield list(self._exact_tokens(rows, scored.following.numpy()))
+                yield list(self._exact_tokens(rows, scored.following))
 
     def _exact_tokens(self, rows: list[Row], following: np.ndarray) -> Iterator[Event]:
         """The one token of rows whose prompt was scored."""

@@ -1,18 +1,16 @@
 """A model in memory, ready for many requests at once.
 
-Main entries: `ServedModel`, `load_served_model`. Invariant: the exact model, which only log-probabilities of
-prompts need, is loaded when it is first asked for and kept.
+Main entries: `ServedModel`, `load_served_model`. Invariant: the exact weights, which only log-probabilities
+of prompts need, are loaded when they are first asked for and kept.
 """
 
 import threading
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from conjure.lm.generation.engine_loading import Writer, load_writer
-
-if TYPE_CHECKING:
-    from conjure.lm.generation.prompt_logprobs import ExactModel
+from conjure.lm.generation.engines.positions import PositionReader
+from conjure.lm.generation.scorer_loading import load_positions
 
 
 class ServedModel:
@@ -40,7 +38,7 @@ class ServedModel:
         self.engine, self.tokenizer, self.precision = writer.engine, writer.tokenizer, writer.precision
         self.chat_template = chat_template
         self.retired = False
-        self._exact: ExactModel | None = None
+        self._exact: PositionReader | None = None
         self._loading = threading.Lock()
 
     @property
@@ -53,14 +51,11 @@ class ServedModel:
         """Most tokens of a prompt and its text together."""
         return self.engine.context_length
 
-    def exact(self) -> "ExactModel":
+    def exact(self) -> PositionReader:
         """The model in float32, which log-probabilities of prompts come from."""
-        # Imports torch, which generating in int8 does not need.
-        from conjure.lm.generation.prompt_logprobs import ExactModel
-
         with self._loading:
             if self._exact is None:
-                self._exact = ExactModel(self.folder)
+                self._exact = load_positions(self.folder)
             return self._exact
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from conjure.errors import CheckpointError, ModelError, UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.layout import read_config
-from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
+from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.stored_weights import load_tokenizer, missing_tokenizer, open_weights
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.native import NativeEngine, supports
@@ -76,6 +76,21 @@ def load_writer(
     """
     if precision not in PRECISIONS:
         raise value_fault("precision", f"is {precision!r}; allowed are {', '.join(PRECISIONS)}")
+    source, config, tokenizer = find_model(name, adapter, lookups)
+    native = status()
+    chosen = native_format(config, precision, rows, native)
+    engine, words = (
+        _torch_engine(source.folder, precision)
+        if chosen is None
+        else native_engine(source.folder, chosen, native, on_making)
+    )
+    return Writer(engine, tokenizer, str(source), words)
+
+
+def find_model(
+    name: str | Path, adapter: str | Path | None, lookups: Iterable[Lookup]
+) -> tuple[ModelSource, ModelConfig, Tokenizer]:
+    """Where a model lies, its shape and its tokenizer; arguments and errors as for `load_writer`."""
     source = resolve_model(name, lookups=lookups)
     if adapter is not None:
         # It merges weights with torch, which nobody else pays for here.
@@ -86,13 +101,7 @@ def load_writer(
     tokenizer = load_tokenizer(source.folder, config)
     if tokenizer is None:
         raise missing_tokenizer(str(source))
-    native = status()
-    chosen = native_format(config, precision, rows, native)
-    if chosen is None:
-        engine, words = _torch_engine(source.folder, precision)
-    else:
-        engine, words = native_engine(source.folder, chosen, native, on_making)
-    return Writer(engine, tokenizer, str(source), words)
+    return source, config, tokenizer
 
 
 def native_format(config: ModelConfig, precision: str, rows: int, native: Status) -> Format | None:
@@ -120,7 +129,7 @@ def native_format(config: ModelConfig, precision: str, rows: int, native: Status
 
 def native_engine(
     folder: Path, format: Format, native: Status, on_making: Callable[[], None] = lambda: None
-) -> tuple[Engine, str]:
+) -> tuple[NativeEngine, str]:
     """The native engine, weights laid out as they are read, and what to call it.
 
     Args:
@@ -145,13 +154,18 @@ def _exact_weights(folder: Path) -> NativeWeights:
         return NativeWeights.make(stored.config, exact, stored.parts)
 
 
-def _torch_engine(folder: Path, precision: str) -> tuple[Engine, str]:
+def refuse_without_torch(folder: Path, precision: str) -> None:
+    """Refuse a model that only torch can run here, where it is not installed."""
     if find_spec("torch") is None:
         raise UsageError(
             f"the model in {folder} needs torch for {option('precision', precision)} here, and it is not"
             " installed",
             fix="pip install 'conjure[lm]'",
         )
+
+
+def _torch_engine(folder: Path, precision: str) -> tuple[Engine, str]:
+    refuse_without_torch(folder, precision)
     # torch takes a second to import.
     from conjure.lm.generation.engines.torch_loading import load_torch_engine
 

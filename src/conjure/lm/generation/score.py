@@ -1,7 +1,8 @@
 """How likely a model finds a text: log-probability per token, and perplexity with its protocol beside it.
 
-Main entries: `score` for one text, `score_documents` for many, `score_ids` for ids already at hand.
-Invariant: every token is scored exactly once and counts alike; the total is the sum of ``log P(x_t | x_<t)``.
+Main entries: `score` for one text, `score_documents` for many, `score_ids` for ids already at hand; `Scorer`
+is what computes. Invariant: every token is scored exactly once and counts alike; the total is the sum of
+``log P(x_t | x_<t)``. Nothing here needs torch.
 
 The protocol, the same everywhere: a document is read after one end-of-text token, which is given and not
 scored, so its first token is. A document longer than `context` tokens is read in windows of `context` inputs
@@ -12,27 +13,90 @@ first window is predicted from at least ``context - stride + 1`` tokens, and the
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import SupportsInt
+from itertools import chain, islice
+from typing import Protocol, SupportsInt
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from conjure.errors import ModelError
 from conjure.lm.bounds import ValueFault, refuse_faults
-from conjure.lm.generation.engines.torch_engine import evaluating
-from conjure.lm.hardware import keep_freed_memory
-from conjure.lm.models.base import CausalLM
-from conjure.lm.nn.loss import IGNORE, token_logprobs
+from conjure.lm.generation.engines.positions import PIECE, PositionReader
+from conjure.lm.native.logits import summarise
 from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.tokenizer import Tokenizer
 
-# Per forward pass. On a CPU enough for full matrix products: more would only be more new memory to clear.
-_BATCH_TOKENS, _BATCH_TOKENS_ON_GPU = 1024, 16_384
 _CHATS_TOGETHER = 256
 _GROUP_CHARACTERS = 1 << 17  # short texts gathered before sorting, so that batches hold equal lengths
 
 Ids = Sequence[SupportsInt]  # a list, a (memory-mapped) numpy array, …: anything that has a length and slices
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRow:
+    """Tokens that are read, some of which are scored.
+
+    Attributes:
+        ids: int64, (T + 1,); the last one is scored and not read.
+        first: From which input on, 0 to T, the token that follows it is scored.
+    """
+
+    ids: np.ndarray
+    first: int
+
+    @property
+    def length(self) -> int:
+        """How many tokens are read."""
+        return len(self.ids) - 1
+
+
+class WithContext(Protocol):
+    """What reads at most so many tokens."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that are read as one text."""
+        ...
+
+
+class Scorer(WithContext, Protocol):
+    """A model that tells how likely tokens are, in float32 for exact results."""
+
+    @property
+    def tokens_together(self) -> int:
+        """How many tokens one call should read: more at once gain nothing."""
+        ...
+
+    def score(self, rows: Sequence[ScoredRow]) -> list[np.ndarray]:
+        """Log-probabilities of each row's scored tokens, nats, float32, (T - first,)."""
+        ...
+
+
+class PositionScorer:
+    """A scorer that looks at the logits after every token.
+
+    Args:
+        reader: Gives them.
+    """
+
+    tokens_together = PIECE
+
+    def __init__(self, reader: PositionReader) -> None:
+        self._reader = reader
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that a row can read."""
+        return self._reader.context_length
+
+    def score(self, rows: Sequence[ScoredRow]) -> list[np.ndarray]:
+        """Read all rows; see `Scorer.score`."""
+        found = [np.empty(row.length, np.float32) for row in rows]
+        for piece in chain.from_iterable(self._reader.read([row.ids[:-1].tolist() for row in rows])):
+            end = piece.start + len(piece.logits)
+            targets = rows[piece.text].ids[piece.start + 1 : end + 1]
+            chosen = piece.logits[np.arange(len(targets)), targets]
+            found[piece.text][piece.start : end] = chosen - summarise(piece.logits)[0]
+        return [logprobs[row.first :] for row, logprobs in zip(rows, found, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +158,7 @@ class Windows:
     stride: int
 
     @classmethod
-    def of(cls, model: CausalLM, context: int | None = None, stride: int | None = None) -> "Windows":
+    def of(cls, model: WithContext, context: int | None = None, stride: int | None = None) -> "Windows":
         """The windows asked for; by default the model's whole context, and half of `context` as stride.
 
         Raises:
@@ -142,12 +206,12 @@ class Score:
 
 
 def score(
-    model: CausalLM, tokenizer: Tokenizer, text: str, *, context: int | None = None, stride: int | None = None
+    scorer: Scorer, tokenizer: Tokenizer, text: str, *, context: int | None = None, stride: int | None = None
 ) -> Score:
     """Score one text as a document.
 
     Args:
-        model: In float32 for exact results.
+        scorer: The model.
         tokenizer: The model's own.
         text: Encoded exactly as it is.
         context: Tokens seen at once; None means all the model can.
@@ -159,12 +223,12 @@ def score(
     Source:
         Parity and brute force: tests/parity/test_score.py, tests/unit/lm/generation/test_score.py.
     """
-    windows = Windows.of(model, context, stride)
-    return next(score_documents(model, tokenizer, [text], windows))
+    windows = Windows.of(scorer, context, stride)
+    return next(score_documents(scorer, tokenizer, [text], windows))
 
 
 def score_documents(
-    model: CausalLM,
+    scorer: Scorer,
     tokenizer: Tokenizer,
     texts: Iterable[str],
     windows: Windows,
@@ -176,7 +240,7 @@ def score_documents(
     Memory is bounded by some hundred thousand characters of short texts, or by the longest text.
 
     Args:
-        model: In float32 for exact results.
+        scorer: The model.
         tokenizer: The model's own.
         texts: Read as they are needed.
         windows: How much of a text is seen at once.
@@ -184,15 +248,15 @@ def score_documents(
     """
     for group in _groups(texts):
         ids = tokenizer.encode_batch(group)
-        scored = _score_group(model, ids, windows, [tokenizer.start_id] * len(ids), report)
+        scored = _score_group(scorer, ids, windows, [tokenizer.start_id] * len(ids), report)
         for text, encoded, logprobs in zip(group, ids, scored, strict=True):
-            total = logprobs.double().sum().item()
+            total = float(logprobs.sum(dtype=np.float64))
             tally = Tally(total, len(encoded), len(text.split()), len(text.encode()))
             yield Score(encoded, logprobs.tolist(), tally, windows)
 
 
 def score_chats(
-    model: CausalLM,
+    scorer: Scorer,
     tokenizer: Tokenizer,
     chats: Iterable[EncodedChat],
     windows: Windows,
@@ -202,7 +266,7 @@ def score_chats(
     """Score the answers of each conversation, in order, given all that comes before them.
 
     Args:
-        model: In float32 for exact results.
+        scorer: The model.
         tokenizer: The model's own.
         chats: The conversations; what ends an answer is not scored.
         windows: How much of a conversation is seen at once.
@@ -211,28 +275,28 @@ def score_chats(
     remaining = iter(chats)
     while group := list(islice(remaining, _CHATS_TOGETHER)):
         documents = [chat.ids[1:] for chat in group]
-        scored = _score_group(model, documents, windows, [chat.ids[0] for chat in group], report)
+        scored = _score_group(scorer, documents, windows, [chat.ids[0] for chat in group], report)
         for chat, logprobs in zip(group, scored, strict=True):
             places = [place for span in chat.answers(tokenizer.end_ids) for place in span]
-            found = [logprobs[place - 1].item() for place in places]
+            found = logprobs[[place - 1 for place in places]].tolist()
             text = chat.answer_text(tokenizer)
             tally = Tally(math.fsum(found), len(found), len(text.split()), len(text.encode()))
             yield Score([chat.ids[place] for place in places], found, tally, windows)
 
 
 def score_ids(
-    model: CausalLM,
+    scorer: Scorer,
     ids: Ids,
     *,
     start_id: int,
     context: int | None = None,
     stride: int | None = None,
     report: Callable[[int], object] | None = None,
-) -> Tensor:
+) -> np.ndarray:
     """Log-probability of each id of one document, however long.
 
     Args:
-        model: In float32 for exact results.
+        scorer: The model.
         ids: Token ids, (N,): a list, or an array, memory-mapped ones included (they are read as needed).
         start_id: The token the document is read after, usually end-of-text; not scored.
         context: Tokens seen at once; None means all the model can.
@@ -246,7 +310,8 @@ def score_ids(
     Raises:
         UsageError: `context` or `stride` is out of range.
     """
-    return _score_group(model, [ids], Windows.of(model, context, stride), [start_id], report)[0]
+    windows = Windows.of(scorer, context, stride)
+    return _score_group(scorer, [ids], windows, [start_id], report)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,61 +351,41 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _score_group(
-    model: CausalLM,
+    scorer: Scorer,
     documents: Sequence[Ids],
     windows: Windows,
     start_ids: Sequence[int],
     report: Callable[[int], object] | None,
-) -> list[Tensor]:
+) -> list[np.ndarray]:
     """Log-probabilities of each document, (N_i,); windows of like length are read together."""
-    keep_freed_memory()
-    results = [torch.empty(len(ids), dtype=torch.float32) for ids in documents]
+    results = [np.empty(len(ids), np.float32) for ids in documents]
     plan = [window for index, ids in enumerate(documents) for window in _windows(index, len(ids), windows)]
     plan.sort(key=lambda window: -window.length)
-    together = _BATCH_TOKENS if model.device.type == "cpu" else _BATCH_TOKENS_ON_GPU
     start = 0
     while start < len(plan):
-        rows = plan[start : start + max(1, together // plan[start].length)]
-        with evaluating(model):
-            scored = _score_rows(model, documents, rows, start_ids)
-        if not all(math.isfinite(logprobs.sum().item()) for logprobs in scored):
+        together = plan[start : start + max(1, scorer.tokens_together // plan[start].length)]
+        scored = scorer.score(
+            [_row(documents[window.document], window, start_ids[window.document]) for window in together]
+        )
+        if not all(math.isfinite(logprobs.sum()) for logprobs in scored):
             raise ModelError(
                 "the model gives log-probabilities that are not numbers (NaN or infinity): its weights are"
                 " too large, or damaged"
             )
-        for window, logprobs in zip(rows, scored, strict=True):
+        for window, logprobs in zip(together, scored, strict=True):
             results[window.document][window.first : window.end] = logprobs
         if report is not None:
-            report(sum(window.end - window.first for window in rows))
-        start += len(rows)
+            report(sum(window.end - window.first for window in together))
+        start += len(together)
     return results
 
 
-def _score_rows(
-    model: CausalLM, documents: Sequence[Ids], rows: list[_Window], start_ids: Sequence[int]
-) -> tuple[Tensor, ...]:
-    """One forward pass: the new targets' log-probabilities of each window."""
-    width = rows[0].length  # the longest comes first
-    ids = torch.zeros(
-        len(rows), width + 1, dtype=torch.int64
-    )  # (B, T + 1); right padding is never looked back at
-    targets = torch.full((len(rows), width), IGNORE)  # (B, T)
-    for row, window in enumerate(rows):
-        ids[row, : window.length + 1] = _slice(documents[window.document], window, start_ids[window.document])
-        new = slice(window.first - window.begin, window.length)
-        targets[row, new] = ids[row, 1:][new]
-    ids, targets = ids.to(model.device), targets.to(model.device)
-    hidden = model(ids[:, :-1])  # (B, T, C)
-    scored = targets != IGNORE
-    logprobs = token_logprobs(hidden[scored], model.head_weight, targets[scored])
-    return logprobs.cpu().split([window.end - window.first for window in rows])
-
-
-def _slice(ids: Ids, window: _Window, start_id: int) -> Tensor:
-    """Inputs and last target of a window, int64, (length + 1,)."""
+def _row(ids: Ids, window: _Window, start_id: int) -> ScoredRow:
+    """Inputs and last target of a window."""
     head = [start_id] if window.begin == 0 else []
     body = ids[max(0, window.begin - 1) : window.end]
-    return torch.tensor(head + [int(token) for token in body], dtype=torch.int64)
+    row = np.array(head + [int(token) for token in body], dtype=np.int64)
+    return ScoredRow(row, window.first - window.begin)
 
 
 def _ratio(numerator: float, count: float) -> float:

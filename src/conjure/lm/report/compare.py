@@ -19,6 +19,7 @@ from conjure.errors import UsageError
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_documents
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.hardware import pick_device
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.report.diversity import distinct
@@ -157,7 +158,7 @@ def compare(models: Sequence[TunedModel], *, tell: Tell = lambda _: None) -> Com
     for model, own, text in zip(models, loaded, texts, strict=True):
         tell(f"Measuring run {model.run}")
         own.model.to(pick_device())
-        scored = score_documents(own.model, own.tokenizer, chosen, windows)
+        scored = score_documents(TorchScorer(own.model), own.tokenizer, chosen, windows)
         scores.append([score.tally for score in scored])
         facts.append(_written(own, text))
     ranks = rank(scores) if chosen else [None] * len(models)

@@ -16,6 +16,7 @@ from conjure.lm.generation.engines.cuda_graph import torch_engine
 from conjure.lm.generation.generate import Sample, Token, stream
 from conjure.lm.generation.request import EncodedPrompt, GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_chats, score_documents
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.extraction import LONGEST, extracted_share
 from conjure.lm.report.facts import Extraction
@@ -76,7 +77,7 @@ def observe(
         trained_on: Some whole records that the tuned model was trained on, to see which can be recited.
         on_progress: Told how far it is, from time to time.
     """
-    windows = Windows.of(model)
+    scorer, windows = TorchScorer(model), Windows.of(model)
     recited = held_out[:: max(1, len(held_out) // RECITED_RECORDS)][:RECITED_RECORDS]
     work = _Work(on_progress, request, [*held_out, *recited, *trained_on])
     samples = []
@@ -87,8 +88,8 @@ def observe(
     texts = [record for record in held_out if isinstance(record, str)]
     chats = [record for record in held_out if isinstance(record, EncodedChat)]
     scored = chain(
-        score_documents(model, tokenizer, texts, windows, report=work.done_reading),
-        score_chats(model, tokenizer, chats, windows, report=work.done_reading),
+        score_documents(scorer, tokenizer, texts, windows, report=work.done_reading),
+        score_chats(scorer, tokenizer, chats, windows, report=work.done_reading),
     )
     return Observation(
         name=name,

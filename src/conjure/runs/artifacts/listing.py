@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
 from conjure.core.text import to_iso, valid_utf8
-from conjure.runs.artifacts.resource_paths import find_roots, parse, resolve
-from conjure.runs.artifacts.uploads import Upload, list_uploads
+from conjure.errors import NotFoundError
+from conjure.runs.artifacts.availability import bring_manifest
+from conjure.runs.artifacts.resource_paths import find_roots, parse, resolve, upload_content
+from conjure.runs.artifacts.uploads import Upload, is_file_elsewhere, list_uploads
 from conjure.runs.database.base import Database, RunSize
-from conjure.runs.schema.resource import RUNS, UPLOADS
+from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
 from conjure.runs.schema.run_folder import OUTPUTS, WORK
 
 
@@ -62,6 +65,9 @@ def list_resource(home: Home, store: Database, text: str | None) -> list[Listed]
         return [_listed_run(run) for run in reversed(store.sizes()) if _has_files(home, run)]
     if place == UPLOADS:
         return [_listed_upload(home, upload) for upload in list_uploads(home)]
+    elsewhere = _listed_elsewhere(home, parse(place, store.lookup_link))
+    if elsewhere is not None:
+        return elsewhere
     path = resolve(home, place, store.lookup_link)
     return [_listed_file(path)] if not path.is_dir() else _listed_folder(home, place, path, store)
 
@@ -84,8 +90,9 @@ def _listed_run(run: RunSize) -> Listed:
 
 
 def _listed_upload(home: Home, upload: Upload) -> Listed:
-    path = resolve(home, upload.resource, lambda _: None)
-    kind = "folder" if path.is_dir() else "file"
+    content = upload_content(home, upload.name, upload.version)
+    is_folder = content is not None and content.is_dir() and not is_file_elsewhere(home, upload)
+    kind = "folder" if is_folder else "file"
     return Listed(upload.name, kind, upload.size_bytes, upload.created_at)
 
 
@@ -97,6 +104,29 @@ def _listed_folder(home: Home, text: str, path: Path, store: Database) -> list[L
     for entry in (entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
         with suppress(FileNotFoundError):  # a run at work may have removed it
             found[entry.name] = _listed_file(entry)
+    return [found[name] for name in sorted(found)]
+
+
+def _listed_elsewhere(home: Home, resource: Resource) -> list[Listed] | None:
+    """What a run on another machine saved, by its manifest: nothing else is fetched; None for other runs."""
+    manifest = None if resource.number is None else bring_manifest(home, resource.number)
+    if manifest is None:
+        return None
+    found: dict[str, Listed] = {}
+    for entry in manifest.entries:
+        path = tuple(entry.path.split("/"))
+        inside = path[len(resource.parts) :]
+        if path[: len(resource.parts)] != resource.parts:
+            continue
+        if entry.target is not None:
+            listed = Listed(path[-1], "link", target=entry.target)
+        else:
+            listed = Listed(path[-1], "file", entry.size_bytes)
+        if not inside:
+            return [listed]
+        found.setdefault(inside[0], listed if len(inside) == 1 else Listed(inside[0], "folder"))
+    if not found and resource.parts:
+        raise NotFoundError(f"{resource} does not exist", fix=shell_words("conjure", "ls", resource.owner))
     return [found[name] for name in sorted(found)]
 
 

@@ -18,6 +18,7 @@ from conjure.core.trees import clone_file
 from conjure.core.units import format_size
 from conjure.errors import MountError, NotFoundError, UsageError
 from conjure.runs.artifacts import resource_paths
+from conjure.runs.artifacts.availability import bring_kept_file
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite_connection import full_disk
 from conjure.runs.schema.record import CodeFacts, MountFacts
@@ -73,9 +74,11 @@ def locate(home: Home, source: str) -> Path:
     Raises:
         NotFoundError: It is no longer there.
     """
-    if Resource.of_source(source).kind != KEPT_FILES:
+    resource = Resource.of_source(source)
+    if resource.kind != KEPT_FILES:
         return resource_paths.resolve(home, source, lambda _: None)
     path = home.root / source
+    bring_kept_file(home, resource)
     if not path.is_file() or ".." in path.parts:
         raise NotFoundError(f"the file kept as {source} is no longer there")
     return path

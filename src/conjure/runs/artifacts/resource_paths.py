@@ -14,6 +14,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import NotFoundError, UsageError, option
+from conjure.runs.artifacts.availability import bring_files, bring_upload_list
 from conjure.runs.database.base import LAST
 from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
 from conjure.runs.schema.run_folder import OUTPUTS, WORK, RunFolder
@@ -135,6 +136,7 @@ def resolve(home: Home, resource: str, lookup_link: LinkLookup) -> Path:
         NotFoundError: There is no such thing.
     """
     parsed = parse(resource, lookup_link)
+    bring_files(home, parsed)
     roots = list(find_roots(home, parsed))
     if not roots:
         raise _no_files(home, parsed)
@@ -154,6 +156,7 @@ def pin(home: Home, resource: str, lookup_link: LinkLookup) -> str:
     """
     parsed = parse(resource, lookup_link)
     if parsed.kind == UPLOADS and parsed.version is None:
+        bring_upload_list(home, parsed.name)
         newest = latest_version(home, parsed.name)
         if newest is None:
             raise _no_files(home, parsed)
@@ -205,7 +208,7 @@ def upload_content(home: Home, name: str, version: int) -> Path | None:
 
 def root_of(home: Home, path: Path) -> Path | None:
     """The run's or upload's folder that a path in conjure's home lies in, or None."""
-    for kind, depth in ((home.runs, 2), (home.uploads, 3)):
+    for kind, depth in ((home.runs, 2), (home.fetched, 2), (home.uploads, 3)):
         if path.is_relative_to(kind):
             return kind.joinpath(*path.relative_to(kind).parts[:depth])
     return None

@@ -18,13 +18,21 @@ from pathlib import Path
 from conjure.core.dir_fd import Folder, change_mode, walk
 from conjure.core.files import parse_json, write_atomically
 from conjure.core.home import Home
+from conjure.core.team_settings import TeamSettings
 from conjure.core.trees import Copied, copy_entry, remove_tree
 from conjure.errors import NotFoundError, StoreError, UsageError
+from conjure.runs.artifacts.availability import (
+    UPLOAD_SUMMARY,
+    bring_upload_list,
+    objects_team,
+    shared_files,
+    upload_elsewhere,
+)
 from conjure.runs.artifacts.manifest import Manifest, take_manifest
 from conjure.runs.artifacts.resource_paths import check_name, latest_version, versions
 from conjure.runs.schema.run_folder import MANIFEST
 
-_SUMMARY = "upload.json"
+_SUMMARY = UPLOAD_SUMMARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ def upload(
     """
     source = _checked_source(home, source)
     name = check_name("upload", source.name if name is None else name)
+    bring_upload_list(home, name)
     place = home.create().uploads / name
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -129,6 +138,9 @@ def _is_same(home: Home, name: str, version: int, manifest: Manifest, kind: str)
 
 
 def _put_in_place(home: Home, name: str, built: Path, manifest: Manifest, source: Path) -> Upload:
+    team = objects_team(home)
+    if team is not None:
+        return _share(home, team, name, built, manifest, source)
     while True:
         number = (latest_version(home, name) or 0) + 1
         kept = Upload(name, number, len(manifest.entries), manifest.size_bytes, time.time(), str(source))
@@ -140,6 +152,31 @@ def _put_in_place(home: Home, name: str, built: Path, manifest: Manifest, source
                 raise
         else:
             return kept
+
+
+def _share(
+    home: Home, team: TeamSettings, name: str, built: Path, manifest: Manifest, source: Path
+) -> Upload:
+    """Put a version into the team's store: first its files, then the row that others see it by."""
+    content = next(each for each in (built / "folder", built / "file") if each.is_dir())
+    with shared_files(home, team) as files:
+        digest = files.store(content, manifest)
+        while True:
+            number = max((row.version for row in files.index.uploads(name)), default=0) + 1
+            kept = Upload(name, number, len(manifest.entries), manifest.size_bytes, time.time(), str(source))
+            if files.new_upload(kind=content.name, manifest=digest, **asdict(kept)):
+                break
+    write_atomically(built / _SUMMARY, json.dumps(asdict(kept), indent=1))
+    built.rename(home.uploads / name / str(number))
+    return kept
+
+
+def is_file_elsewhere(home: Home, upload: Upload) -> bool:
+    """Whether an upload is one file of its own name that was not brought here yet."""
+    folder = home.uploads / upload.name / str(upload.version)
+    if upload_elsewhere(folder) is None or not (folder / "file").is_dir():
+        return False
+    return [entry.path for entry in Manifest.load(folder / MANIFEST).entries] == [upload.name]
 
 
 def read_upload(home: Home, name: str, version: int) -> Upload:
@@ -159,8 +196,15 @@ def read_upload(home: Home, name: str, version: int) -> Upload:
         raise StoreError(f"{path} is damaged: {error}") from error
 
 
+def uploads_here(home: Home) -> list[tuple[str, int]]:
+    """Every version of every upload that this home has itself, by name and version."""
+    names = sorted(path.name for path in home.uploads.iterdir()) if home.uploads.is_dir() else []
+    return [(name, version) for name in names for version in versions(home, name)]
+
+
 def list_uploads(home: Home) -> list[Upload]:
     """The newest version of every upload, by name."""
+    bring_upload_list(home)
     names = sorted(path.name for path in home.uploads.iterdir()) if home.uploads.is_dir() else []
     newest = ((name, latest_version(home, name)) for name in names)
     return [read_upload(home, name, version) for name, version in newest if version is not None]
@@ -173,10 +217,16 @@ def remove_upload(home: Home, name: str, version: int | None) -> None:
         NotFoundError: It is not there.
         ConflictError: It changed meanwhile.
     """
+    bring_upload_list(home, name)
     found = versions(home, name)
     wanted = found if version is None else [version]
     if not wanted or not set(wanted) <= set(found):
         raise NotFoundError(f"uploads/{name} does not exist", fix="conjure ls uploads")
+    team = objects_team(home)
+    if team is not None:
+        with shared_files(home, team) as files:
+            for number in wanted:
+                files.remove_upload(name, number)
     for number in wanted:
         remove_tree(home.uploads / name / str(number))
     if not versions(home, name):

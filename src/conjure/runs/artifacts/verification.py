@@ -9,10 +9,11 @@ from typing import Any
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import ConflictError, NotFoundError
+from conjure.runs.artifacts.availability import objects_team, shared_files, upload_elsewhere
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import parse, pin
 from conjure.runs.database.base import Database
-from conjure.runs.schema.resource import UPLOADS
+from conjure.runs.schema.resource import UPLOADS, Resource
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
 
@@ -71,6 +72,11 @@ def verify(home: Home, store: Database, text: str) -> Verified:
                 f"{resource.owner} has no saved outputs: the run ended {record.status}",
                 fix=f"conjure info {record.number}",
             )
+        if home.is_elsewhere(record.number):
+            return _verify_stored(home, resource, record.outputs.manifest if record.outputs else None)
+    digest = upload_elsewhere(folder)
+    if digest is not None:
+        return _verify_stored(home, resource, digest)
     try:
         manifest = Manifest.load(folder / MANIFEST)
     except FileNotFoundError as error:
@@ -81,3 +87,14 @@ def verify(home: Home, store: Database, text: str) -> Verified:
     if manifest.entries and not content.is_dir():
         faults = (f"{plural(len(manifest.entries), 'file')} missing: there is no {content}",)
     return Verified(resource.owner, len(manifest.entries), manifest.size_bytes, faults)
+
+
+def _verify_stored(home: Home, resource: Resource, digest: str | None) -> Verified:
+    """Check what the team's object store has of a run or an upload that is not here."""
+    team = objects_team(home)
+    if team is None or digest is None:
+        raise NotFoundError(f"the files of {resource.owner} are only on another machine")
+    with shared_files(home, team) as files:
+        shared = files.load(digest)
+        faults = tuple(files.find_faults(shared))
+    return Verified(resource.owner, len(shared.manifest.entries), shared.manifest.size_bytes, faults)

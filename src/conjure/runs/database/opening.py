@@ -4,17 +4,15 @@ Main entries: `open_database`, `share`. Invariant: a home that shares a database
 which holds no password; in the place of the SQLite file it then has one that older versions refuse.
 """
 
-import json
 import sqlite3
 
-from conjure.core.files import parse_json, write_atomically
 from conjure.core.home import Home
+from conjure.core.team_settings import TeamSettings, read_team, write_team
 from conjure.errors import StoreError
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sqlite_connection import files_of
 
-_FORMAT = 1
 _NOT_FOR_OLD_VERSIONS = 1_000_000
 
 
@@ -48,24 +46,17 @@ def shared_address(home: Home) -> str | None:
     Raises:
         StoreError: The file that says so cannot be read.
     """
-    try:
-        stored = parse_json(home.team_file.read_bytes())
-        return str(stored["database"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{home.team_file}, which says where this home's records are, cannot be read: {error}"
-        ) from error
+    team = read_team(home)
+    return None if team is None else team.database
 
 
-def share(home: Home, address: str) -> None:
-    """Have a home use the database at an address from now on; its own file is gone.
+def share(home: Home, team: TeamSettings) -> None:
+    """Have a home use the database of a team from now on; its own file is gone.
 
     Raises:
         OSError: It cannot be written.
     """
-    write_atomically(home.team_file, json.dumps({"format": _FORMAT, "database": address}) + "\n", mode=0o600)
+    write_team(home, team)
     _remove_file(home)
     connection = sqlite3.connect(home.database)
     with connection:

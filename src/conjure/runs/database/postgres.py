@@ -57,6 +57,15 @@ class PostgresDatabase(MaintenanceStatements):
             raise
         return cls(session)
 
+    @property
+    def session(self) -> "PostgresSession":
+        """Its connection, for what is known beside runs."""
+        return self._open_session
+
+    def __init__(self, session: "PostgresSession") -> None:
+        super().__init__(session)
+        self._open_session = session
+
     def server(self) -> str:
         """What the server says it is: ``PostgreSQL 17.2``."""
         version = self._session.query("SELECT version() AS version")[0]["version"]

@@ -157,6 +157,80 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration(
         3,
+        "objects",
+        (
+            # One row; address NULL where the home's folder is shared itself.
+            "CREATE TABLE team (one INTEGER PRIMARY KEY CHECK (one = 1), objects TEXT)",
+            """
+            CREATE TABLE objects (
+                name TEXT COLLATE "C" PRIMARY KEY,
+                size_bytes BIGINT NOT NULL,
+                pack TEXT COLLATE "C",
+                start BIGINT,
+                going INTEGER NOT NULL DEFAULT 0,
+                last_used DOUBLE PRECISION NOT NULL DEFAULT extract(epoch FROM clock_timestamp())
+            )
+            """,
+            "CREATE INDEX objects_by_pack ON objects (pack) WHERE pack IS NOT NULL",
+            """
+            CREATE TABLE run_streams (
+                run BIGINT PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+                attempt BIGINT NOT NULL,
+                log_bytes BIGINT NOT NULL,
+                metrics_bytes BIGINT NOT NULL
+            )
+            """,
+            """
+            CREATE TABLE uploads (
+                name TEXT COLLATE "C" NOT NULL,
+                version INTEGER NOT NULL,
+                kind TEXT NOT NULL,
+                files INTEGER NOT NULL,
+                size_bytes BIGINT NOT NULL,
+                created_at DOUBLE PRECISION NOT NULL,
+                source TEXT NOT NULL,
+                manifest TEXT NOT NULL,
+                removed INTEGER NOT NULL DEFAULT 0,
+                PRIMARY KEY (name, version)
+            )
+            """,
+            # Runs whose record in the object store is older than their row; 0 stands for the links.
+            "CREATE TABLE unexported (run BIGINT PRIMARY KEY, version BIGINT NOT NULL)",
+            """
+            CREATE FUNCTION note_unexported(changed BIGINT) RETURNS void LANGUAGE sql AS $$
+                INSERT INTO unexported AS known (run, version) VALUES (changed, 1)
+                    ON CONFLICT (run) DO UPDATE SET version = known.version + 1
+            $$
+            """,
+            """
+            CREATE FUNCTION run_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM note_unexported(NEW.number); RETURN NULL; END $$
+            """,
+            """
+            CREATE FUNCTION label_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM note_unexported(coalesce(NEW.run, OLD.run)); RETURN NULL; END $$
+            """,
+            """
+            CREATE FUNCTION links_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM note_unexported(0); RETURN NULL; END $$
+            """,
+            """
+            CREATE TRIGGER run_changed AFTER INSERT OR UPDATE OF running_at, ended_at, end_reason,
+                archived_at, outputs, mounts, code, environment ON runs
+                FOR EACH ROW EXECUTE FUNCTION run_changed()
+            """,
+            """
+            CREATE TRIGGER label_changed AFTER INSERT OR DELETE ON run_labels
+                FOR EACH ROW EXECUTE FUNCTION label_changed()
+            """,
+            """
+            CREATE TRIGGER links_changed AFTER INSERT OR UPDATE OR DELETE ON links
+                FOR EACH STATEMENT EXECUTE FUNCTION links_changed()
+            """,
+        ),
+    ),
+    Migration(
+        4,
         "attempts",
         (
             "DROP VIEW run_rows",
@@ -172,7 +246,7 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
-        4,
+        5,
         "what supervisors on a cluster are given",
         (
             """

@@ -70,7 +70,7 @@ class LocalExecutor(Executor):
 
 def find_supervisor(owner: Owner | None) -> Process | None:
     """The supervisor of a run, if it is a process of this machine and lives."""
-    if owner is None or (owner.host_id, owner.boot_id) != (host_id(), boot_id()):
+    if owner is None or (owner.host, owner.boot_id) != (host_id(), boot_id()):
         return None
     process = look_at(owner.pid)
     return process if process is not None and process.started == owner.started else None

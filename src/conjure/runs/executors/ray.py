@@ -15,10 +15,11 @@ from dataclasses import replace
 from conjure.core.config import ExecutorSettings, read_executors
 from conjure.core.files import sha256_bytes
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.team_settings import read_team
 from conjure.core.text import did_you_mean
-from conjure.errors import ExecutorError, UsageError, option
+from conjure.errors import ExecutorError, StoreError, UsageError, option
 from conjure.runs.database.base import Claim, Database
-from conjure.runs.database.opening import open_database, shared_address
+from conjure.runs.database.opening import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.ray_cluster import Amounts, RayCluster, RayJob, RayNode, UnreachableError
 from conjure.runs.executors.supervisor_request import SupervisorRequest
@@ -63,10 +64,11 @@ class RayExecutor(Executor):
                 f"{option('on', name)}: there is no executor of that name; {near}",
                 hint=f"define it in {home.config_file}: [executors.{name}]",
             )
-        if shared_address(home) is None:
+        if not _is_shared_folder(home):
             raise UsageError(
-                f"{option('on', name)} needs a home that the nodes share, with its records in PostgreSQL",
-                fix="conjure team init --help",
+                f"{option('on', name)} needs a home whose folder the nodes share, with its records in"
+                " PostgreSQL",
+                hint="docs/clusters.md says how to set it up",
             )
         return cls(home, known[name])
 
@@ -156,7 +158,9 @@ class RayExecutor(Executor):
 
     def _home_id(self) -> str:
         """Tells the jobs of this home from those of others on the cluster."""
-        return sha256_bytes(f"{self._home.root} {shared_address(self._home)}".encode())[:8]
+        team = read_team(self._home)
+        database = "" if team is None else team.database
+        return sha256_bytes(f"{self._home.root} {database}".encode())[:8]
 
     def jobs_of(self, number: int, attempt: int, jobs: Iterable[RayJob]) -> list[RayJob]:
         """The jobs that were handed over for an attempt."""
@@ -200,8 +204,14 @@ def _take(free: list[Amounts], needs: Amounts) -> bool:
 def executors_of(home: Home) -> list[RayExecutor]:
     """The executors that can be used with a home; none where what is defined cannot be read."""
     try:
-        if shared_address(home) is None:
+        if not _is_shared_folder(home):
             return []
         return [RayExecutor(home, settings) for settings in read_executors(home).values()]
-    except (UsageError, ExecutorError):
+    except (UsageError, StoreError):
         return []
+
+
+def _is_shared_folder(home: Home) -> bool:
+    """Whether the nodes of a cluster can see a home: what they are given and make goes through its folder."""
+    team = read_team(home)
+    return team is not None and team.objects is None

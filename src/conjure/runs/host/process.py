@@ -18,7 +18,9 @@ from functools import cache
 from pathlib import Path
 
 from conjure.core.files import sha256_bytes
-from conjure.runs.schema.process_facts import Owner
+from conjure.core.home import Home
+from conjure.core.team_settings import read_team
+from conjure.runs.schema.process_facts import Owner, machine_name
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _PR_SET_NAME = 15
@@ -43,12 +45,19 @@ class Process:
     is_stopped: bool = False
 
 
-def this_process() -> Owner:
-    """The process this is called in, as a run's owner."""
+def this_process(home: Home | None = None) -> Owner:
+    """The process this is called in, as an owner of runs of a home; without one, as one of this machine."""
     pid = os.getpid()
     seen = look_at(pid)
+    machine = host_id() if home is None else machine_id(home)
     started = seen.started if seen is not None else ""
-    return Owner(host_id(), boot_id(), pid, started, os.uname().nodename)
+    return Owner(machine, boot_id(), pid, started, os.uname().nodename)
+
+
+def machine_id(home: Home) -> str:
+    """This machine, as the runs of a home name it: where each of a team has a home, that home on it."""
+    team = read_team(home)
+    return machine_name(host_id(), "" if team is None else team.member)
 
 
 @cache

@@ -44,6 +44,7 @@ from conjure.runs.lifecycle.command_environment import WorkingDirectory, command
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
+from conjure.runs.lifecycle.shipping import Shipper
 from conjure.runs.scheduling.attempts import ending_words, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.process_facts import Usage
@@ -79,6 +80,7 @@ class RunContext:
         requested: When, by `time.monotonic`.
         exclude: Descendants that are not this run's to end.
         heartbeat: What others judge by whether this supervisor lives.
+        shipper: What sends to a team's object store.
         folders: The run's folder and those in it, held open.
     """
 
@@ -89,6 +91,7 @@ class RunContext:
     requested: float
     exclude: Callable[[Process], bool]
     heartbeat: Heartbeat
+    shipper: Shipper
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     reserve: DiskReserve = field(init=False)
@@ -160,6 +163,7 @@ class RunContext:
 def supervise(run: RunContext) -> None:
     """Take a run that was let in from building to its closed record."""
     handle_sigterm(run)
+    run.shipper.start()
     result, goes_on = None, False
     try:
         place, environment = build(run)
@@ -310,12 +314,29 @@ def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> 
     failed = Ending(EndReason.SAVE_FAILED, result.exit.code, result.exit.signal)
     with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
         saved = collect_outputs(run.folders, baseline, run.spec)
+        digest = _share_outputs(run, saved)
     for skipped in saved.skipped:
         run.log.note(f"not saved: {skipped}")
-    facts = OutputFacts(len(saved.entries), saved.size_bytes)
+    facts = OutputFacts(len(saved.entries), saved.size_bytes, manifest=digest)
     _write_result(run, lambda: run.store.set_facts(run.number, outputs=facts))
     with suppress(OSError):  # a container's files may be another user's; what was to be saved is saved
         run.folders.remove_work()
+
+
+def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
+    """Send what was saved to the team's object store, waiting for one that is away.
+
+    Raises:
+        StoreError: It was away for too long; the working folder is kept for `conjure recover`.
+    """
+    until = time.monotonic() + GIVE_UP_AFTER_S
+    while True:
+        try:
+            return run.shipper.store_outputs(RunFolder(run.folder).outputs, saved)
+        except StoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
 
 
 def close(run: RunContext, ending: Ending | None, result: CommandResult | None) -> None:
@@ -337,6 +358,8 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     run.log.close()
     if not run.home.database.exists():
         return  # the home was removed under the run: there is nothing to record its end in
+    was_killed = ending is not None and ending.reason is EndReason.KILL_REQUESTED
+    run.shipper.finish(0.0 if was_killed else GIVE_UP_AFTER_S, lambda: run.heartbeat.beat(run.store))
     if ending is None:
         return
     if result is None:
@@ -347,6 +370,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     if result is not None:
         _write_result(run, lambda: run.store.set_facts(run.number, usage=result.usage))
     _write_result(run, lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
+    run.shipper.export_record()
 
 
 def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from conjure.core.home import Home
+from conjure.errors import StoreError
+from conjure.runs.artifacts.availability import StreamFollower
 from conjure.runs.database.base import Database
 from conjure.runs.executors.base import Executor
 from conjure.runs.host.capacity import Capacity
@@ -107,10 +109,23 @@ def wait_for_end(home: Home, number: int, executor: Executor | None = None) -> R
 def _events(
     store: Database, number: int, sleep: Callable[[float], None], executor: Executor | None
 ) -> Iterator[Event]:
+    with StreamFollower(store.home, number) as streams:
+        yield from _events_of(store, number, sleep, executor, streams)
+
+
+def _events_of(
+    store: Database,
+    number: int,
+    sleep: Callable[[float], None],
+    executor: Executor | None,
+    streams: StreamFollower,
+) -> Iterator[Event]:
+    streams.bring()
     merge = _Merge(LogTail(RunFolder.of(store.home, number).log))
     wait_s, next_look_at_carrier = _SHORTEST_WAIT_S, 0.0
     while True:
         facts = store.facts(number)  # before the log: what was printed in a phase is there when it is over
+        _bring(streams, facts)
         quiet = True
         for event in merge.news(facts):
             quiet = False
@@ -123,9 +138,18 @@ def _events(
             next_look_at_carrier = time.monotonic() + (_QUEUE_EVERY_S if queued else _CARRIER_EVERY_S)
             yield from _look_after(store, store.get(number), executor)
         yield Waiting()
-        longest = _LONGEST_QUEUED_WAIT_S if queued else _LONGEST_WAIT_S
+        longest = _LONGEST_QUEUED_WAIT_S if queued or streams.is_elsewhere else _LONGEST_WAIT_S
         wait_s = min(wait_s * _WAIT_GROWTH, longest) if quiet else _SHORTEST_WAIT_S
         sleep(wait_s)
+
+
+def _bring(streams: StreamFollower, facts: Facts) -> None:
+    """What the run printed on another machine; while it goes on, a store that is away is asked again."""
+    try:
+        streams.bring()
+    except StoreError:
+        if facts.ending is not None:
+            raise
 
 
 def _look_after(store: Database, record: RunRecord, executor: Executor | None) -> Iterator[Queued]:

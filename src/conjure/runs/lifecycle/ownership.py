@@ -20,7 +20,7 @@ from conjure.runs.database.opening import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.host.process import Process, boot_id, end_all, host_id, with_variables
+from conjure.runs.host.process import Process, boot_id, end_all, machine_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
@@ -96,7 +96,8 @@ def mark_interrupted(
     records = list(records)
     silent = _lost_elsewhere(store, records)
     for record in records:
-        if record.number not in lost and record.number not in silent and not _can_be_judged(record, executor):
+        is_lost = record.number in lost or record.number in silent
+        if not is_lost and not _can_be_judged(store.home, record, executor):
             continue
         with RunLock.possession(store.home.run_folder(record.number)) as nobody_has_it:
             if nobody_has_it:
@@ -107,15 +108,16 @@ def mark_interrupted(
 
 def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:
     """Runs of other machines that were not heard of for so long that their supervisors have given up."""
-    elsewhere = [record for record in records if record.owner and record.owner.host_id != host_id()]
+    here = machine_id(store.home)
+    elsewhere = [record for record in records if record.owner and record.owner.host_id != here]
     if not store.is_shared or not elsewhere:
         return set()
     return {number for number, lease in store.leases().items() if lease.heartbeat_age_s > TAKE_OVER_AFTER_S}
 
 
-def _can_be_judged(record: RunRecord, executor: Executor | None) -> bool:
+def _can_be_judged(home: Home, record: RunRecord, executor: Executor | None) -> bool:
     """Whether a run that nobody here supervises has no supervisor; no for one that waits in the queue."""
-    if record.owner is None or record.owner.host_id == host_id():
+    if record.owner is None or record.owner.host_id == machine_id(home):
         return True
     if executor is None or record.owner != Owner.of_executor(executor.name):
         return False
@@ -132,9 +134,10 @@ def _close_one(store: Database, number: int) -> None:
         store.put_record(written)  # its end was written, but the database lost it in a power cut
         return
     owner = record.owner
-    if owner is not None and not owner.is_queue and owner.host_id != host_id() and not owner.is_executor:
+    here = machine_id(store.home)
+    if owner is not None and not owner.is_queue and owner.host_id != here and not owner.is_executor:
         store.begin_attempt(number, owner)  # nothing that it writes is accepted from now on, should it live
-    restarted = owner is not None and owner.host_id == host_id() and owner.boot_id != boot_id()
+    restarted = owner is not None and owner.host_id == here and owner.boot_id != boot_id()
     if not restarted:
         kill_orphans(store.home, number)
     _free_reserve(folder)
@@ -142,7 +145,8 @@ def _close_one(store: Database, number: int) -> None:
     if _goes_on(store, record, ending):
         return
     try:
-        store.refresh_summaries(number)  # its supervisor may not have seen the last points
+        if not store.home.is_elsewhere(number):
+            store.refresh_summaries(number)  # its supervisor may not have seen the last points
         store.end_run(number, ending)
     except StoreError:
         store.presume_ended(number, ending)

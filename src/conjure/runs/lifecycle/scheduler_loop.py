@@ -20,7 +20,7 @@ from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import host_id, reap_children
+from conjure.runs.host.process import machine_id, reap_children
 from conjure.runs.lifecycle.ownership import mark_interrupted
 from conjure.runs.lifecycle.supervisor import leave_caller, take_surroundings
 from conjure.runs.scheduling.run_queue import read_request
@@ -90,7 +90,7 @@ class _Scheduler:
         if not self._home.database.exists():
             return False
         with open_database(self._home, must_exist=True) as store:
-            return bool(store.queued(this_queue()))
+            return bool(store.queued(this_queue(self._home)))
 
     def _look(self) -> bool:
         """Start what can start; whether anything is left that waits."""
@@ -98,7 +98,7 @@ class _Scheduler:
             with open_database(self._home, must_exist=True) as store:
                 mark_interrupted(store, store.supervised())
                 look_after_queue(store)
-                queued = store.queued(this_queue())
+                queued = store.queued(this_queue(self._home))
                 self._forget_all_but(queued)
                 ready = self._ready(store)
         except NewerSchemaError:
@@ -118,7 +118,7 @@ class _Scheduler:
         """The runs to start now; those that cannot be started any more are closed."""
         claims = store.claims()
         for claim in claims:
-            if claim.in_queue and claim.machine == host_id():
+            if claim.in_queue and claim.machine == machine_id(self._home):
                 self._keep_request(store, claim.number)
                 if claim.end_request is not None:
                     close_queued(store, claim.number, Ending(REASON_OF_REQUEST[claim.end_request]))
@@ -127,7 +127,7 @@ class _Scheduler:
         known = [claim for claim in claims if not claim.in_queue or claim.number in self._requests]
         delays = [claim.delay_s for claim in known if claim.in_queue and claim.delay_s]
         self._longest_wait_s = min([_LOOK_EVERY_S, *delays])
-        return startable(known, host_id(), self._capacity)
+        return startable(known, machine_id(self._home), self._capacity)
 
     def _keep_request(self, store: Database, number: int) -> None:
         """Hold what its supervisor will need: a session that ends may take what is in memory files."""

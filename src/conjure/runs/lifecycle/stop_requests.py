@@ -15,7 +15,7 @@ from conjure.runs.database.base import KILL, REASON_OF_REQUEST, Database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.local import find_supervisor
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.host.process import KILL_SIGNAL, host_id, look_at, send_signal
+from conjure.runs.host.process import KILL_SIGNAL, look_at, machine_id, send_signal
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, process_name
 from conjure.runs.scheduling.scheduler_start import close_queued, wake_scheduler
 from conjure.runs.schema.process_facts import Owner
@@ -59,7 +59,7 @@ def end_runs(
         going_on = {number: request_end(store, number, what) for number in dict.fromkeys(numbers)}
         if executor is not None:
             _end_before_start(store, [number for number, was in going_on.items() if was], what, executor)
-        waiting = [number for number, was in going_on.items() if was and _is_here(store.get(number))]
+        waiting = [number for number, was in going_on.items() if was and _is_here(home, store.get(number))]
         asked = time.monotonic()
         while waiting := [number for number in waiting if store.facts(number).ending is None]:
             tick(waiting)
@@ -99,7 +99,8 @@ def cancel_queued(store: Database, number: int, ending: Ending) -> bool:
     """End a run that waits in this machine's queue or a cluster's; False if it does not, or not any more."""
     record = store.get(number)
     owner = record.owner
-    if owner is None or not owner.is_queue or (owner.machine != host_id() and record.spec.on is None):
+    is_ours = owner is not None and (owner.machine == machine_id(store.home) or record.spec.on is not None)
+    if owner is None or not owner.is_queue or not is_ours:
         return False
     if not close_queued(store, number, ending):
         return False
@@ -120,8 +121,8 @@ def _end_before_start(store: Database, numbers: Sequence[int], what: str, execut
                 store.end_run(number, Ending(REASON_OF_REQUEST[what]))
 
 
-def _is_here(record: RunRecord) -> bool:
-    return record.owner is None or record.owner.machine == host_id()
+def _is_here(home: Home, record: RunRecord) -> bool:
+    return record.owner is None or record.owner.machine == machine_id(home)
 
 
 def _wake(record: RunRecord, what: str, *, must_die: bool) -> None:

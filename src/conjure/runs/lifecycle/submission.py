@@ -18,6 +18,7 @@ from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
+from conjure.runs.artifacts.availability import bring_code
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
@@ -358,7 +359,7 @@ def allocate_run(
 
     try:
         record = store.create_run(
-            spec, this_process(), take, parent=_parent(home), rerun_of=rerun_of, trial=trial
+            spec, this_process(home), take, parent=_parent(home), rerun_of=rerun_of, trial=trial
         )
     except BaseException as error:
         for number, lock in taken.items():
@@ -390,6 +391,7 @@ def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> Co
         taken = store.get(choice.run).code
         if taken is None or not taken.tree:
             raise UsageError(f"run {choice.run} has no recorded code")
+        bring_code(home, choice.run, taken.tree)
         snapshot.keep(home, number, taken.tree)
         return taken
     if choice.git_url is not None:

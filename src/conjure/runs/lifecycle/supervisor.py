@@ -51,6 +51,7 @@ from conjure.runs.lifecycle.ownership import (
     open_store,
     process_name,
 )
+from conjure.runs.lifecycle.shipping import Shipper
 from conjure.runs.scheduling.run_queue import admit, enqueue, write_request
 from conjure.runs.scheduling.scheduler_start import (
     is_scheduler,
@@ -204,8 +205,11 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
             if attempt is not None:
                 _begin_anew(home, store, number)
                 exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
+                shipper = Shipper(home, number, attempt)
                 supervise(
-                    RunContext(home, store, number, request.spec, request.requested, exclude, heartbeat)
+                    RunContext(
+                        home, store, number, request.spec, request.requested, exclude, heartbeat, shipper
+                    )
                 )
                 if store.facts(number).status.is_final:
                     remove_request(home, number)
@@ -232,7 +236,7 @@ def _enter(
     None where there is no room for it after all, so that it is left to the queue, or where it has ended.
     """
     try:
-        attempt = store.begin_attempt(number, this_process(), expected=expected)
+        attempt = store.begin_attempt(number, this_process(home), expected=expected)
         store.write_as(number, attempt)
         if not admit(store, number, request):
             enqueue(home, store, number, request)

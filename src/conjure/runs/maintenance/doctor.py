@@ -19,6 +19,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.text import plural, valid_utf8
 from conjure.core.units import format_size
 from conjure.errors import BuildError, ConjureError, StoreError
+from conjure.runs.artifacts.availability import objects_team, rebuild_records
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import upload_content, versions
 from conjure.runs.artifacts.uploads import read_upload
@@ -104,6 +105,9 @@ def rebuild(home: Home) -> Rebuilt:
         StoreError: The home cannot be written, or a newer conjure wrote the database.
         SnapshotError: The code store cannot be mended.
     """
+    if objects_team(home) is not None:
+        numbers, unreadable = rebuild_records(home)
+        return Rebuilt(tuple(numbers), tuple(unreadable))
     aside = _set_aside(home) if _is_damaged(home) else None
     with open_database(home) as store:
         numbers, unreadable = store.reindex()
@@ -147,10 +151,12 @@ def _database(home: Home) -> Iterator[Finding]:
             yield Finding("database", State.FAULT, f"{home.database} is damaged", _REINDEX)
             return
         with open_database(home) as store:
-            suspects = store.suspects()
+            elsewhere = _elsewhere(home, store)
+            # Of a team with an object store, the copies of the records are there.
+            suspects = [] if objects_team(home) is not None else store.suspects()
             yield _integrity(store, suspects)
             yield _runs(store)
-            yield from _run_folders(home, store, suspects)
+            yield from _run_folders(home, store, suspects, elsewhere)
             yield from _leftovers(home, store)
     except StoreError as error:
         yield Finding("database", State.FAULT, str(error), _REINDEX)
@@ -183,7 +189,12 @@ def _runs(store: Database) -> Finding:
     return Finding("runs", State.OK, text)
 
 
-def _run_folders(home: Home, store: Database, suspects: list[int]) -> Iterator[Finding]:
+def _elsewhere(home: Home, store: Database) -> set[int]:
+    """Runs of other machines of a team, which have no folder here."""
+    return set() if objects_team(home) is None else store.numbers() - set(folder_numbers(home.runs))
+
+
+def _run_folders(home: Home, store: Database, suspects: list[int], elsewhere: set[int]) -> Iterator[Finding]:
     """Whether rows and folders go together, and the folders hold what they must."""
     rows, folders = store.numbers(), set(folder_numbers(home.runs))
     unused = set(unused_folders(home, store))
@@ -195,8 +206,8 @@ def _run_folders(home: Home, store: Database, suspects: list[int]) -> Iterator[F
     if unknown:
         text = f"neither in the database nor with a readable record: {_numbers(unknown)}"
         yield Finding("run folders", State.WARNING, text, f"look into {home.run_folder(unknown[0])}")
-    if rows - folders:
-        text = f"runs in the database without a folder: {_numbers(sorted(rows - folders))}"
+    if rows - folders - elsewhere:
+        text = f"runs in the database without a folder: {_numbers(sorted(rows - folders - elsewhere))}"
         yield Finding("run folders", State.WARNING, text)
     foreign = foreign_entries(home.runs)
     if foreign:
@@ -274,6 +285,8 @@ def _code(home: Home) -> Finding:
             return Finding("code", State.OK, "none yet")
         if not code_store.is_sound(home):
             return Finding("code", State.FAULT, f"{repository} is damaged", _REINDEX)
+        if objects_team(home) is not None:
+            trees = {number: tree for number, tree in trees.items() if not home.is_elsewhere(number)}
         missing = code_store.missing_code(home, trees)
     except ConjureError as error:
         return Finding("code", State.FAULT, str(error), error.fix or error.hint)

@@ -16,6 +16,7 @@ from conjure.core.home import Home
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
 from conjure.runs.artifacts.attempts import kept_of_attempts
+from conjure.runs.artifacts.availability import evict, objects_team, prune_objects
 from conjure.runs.artifacts.resource_paths import versions
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import code_store, mirrors
@@ -24,7 +25,7 @@ from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments import environment_build
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
-from conjure.runs.schema.resource import KEPT_FILES
+from conjure.runs.schema.resource import KEPT_FILES, Resource
 from conjure.runs.schema.run_folder import (
     ATTEMPTS,
     BASELINE,
@@ -80,6 +81,8 @@ class Pruned:
         mirrors: Copies of remote repositories.
         leftovers: Files and folders that killed processes had left.
         size_bytes: All of it, with the code that no run started from.
+        objects: Objects of the team's store that no run and no upload needs.
+        objects_bytes: Their size there.
         not_done: What could not be freed, and why, one sentence each.
     """
 
@@ -89,6 +92,8 @@ class Pruned:
     mirrors: int
     leftovers: int
     size_bytes: int
+    objects: int = 0
+    objects_bytes: int = 0
     not_done: tuple[str, ...] = ()
 
 
@@ -161,6 +166,8 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     removed_mirrors = (_attempt(lambda: mirrors.prune(home), not_done) or []) if everything else []
     size += sum(max(was - tree_size_bytes(place), 0) for was, place in zip(baseline, shared, strict=True))
     size += _attempt(lambda: code_store.prune(home), not_done) or 0
+    size += _attempt(lambda: _prune_copies(home, store), not_done) or 0
+    objects = _attempt(lambda: prune_objects(home), not_done) or (0, 0)
     return Pruned(
         environments=len(environments),
         working_folders=tuple(folders),
@@ -168,8 +175,28 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
         mirrors=len(removed_mirrors),
         leftovers=left,
         size_bytes=size,
+        objects=objects[0],
+        objects_bytes=objects[1],
         not_done=tuple(not_done),
     )
+
+
+def _prune_copies(home: Home, store: Database) -> int:
+    """Remove what was fetched of other machines' runs, and outputs here that were removed from there."""
+    if objects_team(home) is None:
+        return 0
+    mounted = {Resource.of_source(mount.source).number for run in store.active() for mount in run.mounts} - {
+        None
+    }
+    size = evict(home, mounted, everything=True)
+    here = folder_numbers(home.runs)
+    for number in here:
+        outputs = home.run_folder(number) / OUTPUTS
+        if outputs.is_dir() and number not in mounted:
+            record = store.get(number)
+            if record.outputs is not None and record.outputs.removed:
+                size += _remove(outputs)
+    return size
 
 
 def _prune_run_folders(

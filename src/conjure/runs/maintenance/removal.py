@@ -14,13 +14,14 @@ from conjure.core.quoting import shell_words
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConflictError, UsageError
 from conjure.runs.artifacts.attempts import kept_of_attempts
+from conjure.runs.artifacts.availability import bring_upload_list
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.artifacts.uploads import remove_upload
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.schema.record import OutputFacts
+from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.resource import Resource
 from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK
 
@@ -51,6 +52,7 @@ def remove(home: Home, store: Database, text: str, *, force: bool = False) -> in
         )
     if resource.number is not None:
         return _remove_run(home, store, resource, force=force)
+    bring_upload_list(home, resource.name)
     place = home.uploads / resource.name
     place = place if resource.version is None else place / str(resource.version)
     size = tree_size_bytes(place)
@@ -73,6 +75,8 @@ def _remove_run(home: Home, store: Database, resource: Resource, *, force: bool)
             raise ConflictError(f"run {number} is being recovered", fix=f"conjure info {number}")
         # The record first: a crash after it leaves files that the next `rm` removes, not a record that lies.
         store.set_facts(number, outputs=replace(record.outputs or OutputFacts(), removed=True))
+        if not home.run_folder(number).is_dir():
+            return _stored_size(record)  # another machine's; `conjure prune` there removes its copy
         with RunFolders(home.run_folder(number)) as folders:
             size = sum(tree_size_bytes(folders.run.here / name) for name in _FILES)
             for name in _FILES:
@@ -82,6 +86,10 @@ def _remove_run(home: Home, store: Database, resource: Resource, *, force: bool)
             remove_tree(kept)
         snapshot.forget(home, number)
         return size
+
+
+def _stored_size(record: RunRecord) -> int:
+    return 0 if record.outputs is None or record.outputs.removed else record.outputs.size_bytes
 
 
 def _remove_at_once(folder: Folder, name: str) -> None:

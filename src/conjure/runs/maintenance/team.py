@@ -1,35 +1,57 @@
-"""A home whose records several machines share.
+"""A home that several machines share: its records in PostgreSQL, its files on a shared disk or in a store.
 
-Main entries: `init`, `upgrade_schema`, `leave`, `status`. Invariant: the run folders stay where they are and
-hold every record, so a home can go over to a shared database, and back, without losing a run.
+Main entries: `init`, `join`, `upgrade_schema`, `leave`, `push`, `status`. Invariant: every record is in
+PostgreSQL and in a file (in the run's folder, or in the object store), so either can be made from the other;
+no password and no key is written down.
 """
 
+import getpass
+import os
 import re
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from conjure.core.home import Home
+from conjure.core.team_settings import TeamSettings, read_team
 from conjure.core.text import plural
 from conjure.errors import ConflictError, StoreError, UsageError, option
+from conjure.runs.artifacts.manifest import Manifest
+from conjure.runs.artifacts.shared_runs import SharedRuns
+from conjure.runs.artifacts.uploads import read_upload, uploads_here
+from conjure.runs.code.tree_packs import has_tree
 from conjure.runs.database.base import RunFilter
-from conjure.runs.database.opening import open_database, share, shared_address, stop_sharing
+from conjure.runs.database.opening import open_database, share, stop_sharing
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
 from conjure.runs.database.record_files import folder_numbers
+from conjure.runs.objects.index import ObjectIndex, UploadRow
+from conjure.runs.objects.probe import Abilities, probe
+from conjure.runs.objects.remote import check_address, open_objects
+from conjure.runs.schema.record import OutputFacts, RunRecord
+from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
 _SCHEMES = ("postgresql", "postgres")
+_PROBE_TRIES = 2  # a wrong address must not look like a slow one
 
 
 @dataclass(frozen=True, slots=True)
 class TeamStatus:
-    """How a home and the database it shares stand.
+    """How a home and what it shares stand.
 
     Attributes:
-        database: Its address.
+        database: Address of the database.
         server: What the server says it is.
         schema: The schema it has.
         runs: How many runs it holds.
         active: How many of them have not ended.
+        objects: Address of the object store; None where the home's folder is shared.
+        objects_can: What the store was found to be able to do, in words.
+        stored: How many objects there are.
+        stored_bytes: Their size.
+        member: The name under which this home's runs stand.
     """
 
     database: str
@@ -37,25 +59,35 @@ class TeamStatus:
     schema: int
     runs: int
     active: int
+    objects: str | None = None
+    objects_can: str | None = None
+    stored: int | None = None
+    stored_bytes: int | None = None
+    member: str | None = None
 
 
-def init(home: Home, address: str) -> TeamStatus:
+def init(home: Home, address: str, objects: str | None = None) -> TeamStatus:
     """Have a home keep its records in PostgreSQL; runs that it has keep their numbers.
 
     Args:
-        home: The home, in a folder that every machine sees at the same path.
+        home: The home; without an object store, in a folder that every machine sees at the same path.
         address: ``postgresql://user@host/database``, without a password.
+        objects: Where files are to be: an object store; None to leave them in the home's folder. Runs that
+            are in the store already, of a database since lost, are taken over.
 
     Raises:
-        UsageError: The address is none, or has a password in it.
+        UsageError: An address is none, or has a secret in it.
         ConflictError: The home shares a database already, a run is active, or the database has other runs.
-        StoreError: The database cannot be reached, or not be changed.
+        StoreError: The database or the store cannot be reached, or not be changed.
     """
     _refuse_address(address)
-    if shared_address(home) is not None:
-        raise ConflictError("this home shares a database already", fix="conjure team status")
+    if objects is not None:
+        check_address(objects)
+    _refuse_member(home)
     home.create()
     _refuse_active(home)
+    if objects is not None:
+        probe(open_objects(objects, tries=_PROBE_TRIES))
     _upgrade(home, address)
     with PostgresDatabase.open(home, address) as database:
         foreign = database.numbers() - set(folder_numbers(home.runs))
@@ -63,11 +95,55 @@ def init(home: Home, address: str) -> TeamStatus:
             raise ConflictError(
                 f"the database holds {plural(len(foreign), 'run')} of another home;"
                 " each home needs a database of its own",
-                hint="create one: createdb NAME",
+                hint="create one: createdb NAME; or become a member of that home: conjure team join",
             )
         database.reindex()
-        share(home, address)
+        if objects is not None:
+            _begin_with_objects(home, database, objects)
+        share(home, TeamSettings(address, objects, _new_member() if objects is not None else ""))
     return status(home)
+
+
+def join(home: Home, address: str) -> TeamStatus:
+    """Have a new home share the records and files of a team.
+
+    Args:
+        home: A home without runs, in a folder of this machine's own.
+        address: Of the team's database.
+
+    Raises:
+        UsageError: The address is none, or has a password in it.
+        ConflictError: The home is a member already, or has runs of its own.
+        StoreError: The database or the store cannot be reached, or there is no object store.
+    """
+    _refuse_address(address)
+    _refuse_member(home)
+    if folder_numbers(home.runs):
+        raise ConflictError(
+            f"{home.root} has runs of its own, which have numbers that the team uses too",
+            hint="join with a home beside it, conjure --home NAME team join …, and bring runs along with"
+            " conjure --home NAME team push",
+        )
+    with PostgresDatabase.open(home, address) as database:
+        objects = ObjectIndex(database.session).objects_address()
+    if objects is None:
+        raise StoreError(
+            "the files of this database's runs are in a shared folder, not in an object store",
+            hint="set CONJURE_HOME to that folder; nothing has to be joined",
+        )
+    probe(open_objects(objects, tries=_PROBE_TRIES))
+    home.create()
+    share(home, TeamSettings(address, objects, _new_member()))
+    return status(home)
+
+
+def _new_member() -> str:
+    """Who this home is: for people to read, and different from every other."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = str(os.getuid())
+    return f"{user}@{os.uname().nodename}/{secrets.token_hex(3)}"
 
 
 def upgrade_schema(home: Home) -> tuple[int, int]:
@@ -79,7 +155,7 @@ def upgrade_schema(home: Home) -> tuple[int, int]:
     Raises:
         StoreError: It cannot be reached or changed, or the home shares none.
     """
-    return _upgrade(home, _shared_address(home))
+    return _upgrade(home, _team_of(home).database)
 
 
 def _upgrade(home: Home, address: str) -> tuple[int, int]:
@@ -91,40 +167,141 @@ def _upgrade(home: Home, address: str) -> tuple[int, int]:
 
 
 def leave(home: Home) -> None:
-    """Have a home keep its records in a file of its own again, rebuilt from the run folders.
+    """Have a home keep its records in a file of its own again, rebuilt from the run folders it has.
 
     Raises:
-        ConflictError: A run is active.
+        ConflictError: A run of it is active.
         StoreError: The home shares no database, or cannot be written.
     """
-    _shared_address(home)
-    _refuse_active(home)
+    team = _team_of(home)
+    _refuse_active(home, folder_numbers(home.runs) if team.objects is not None else None)
     stop_sharing(home)
     open_database(home).close()
 
 
 def status(home: Home) -> TeamStatus:
-    """How the home and the database it shares stand.
+    """How the home and what it shares stand.
 
     Raises:
-        StoreError: The home shares none, or it cannot be reached.
+        StoreError: The home shares nothing, or it cannot be reached.
     """
-    address = _shared_address(home)
-    with PostgresDatabase.open(home, address) as database:
+    team = _team_of(home)
+    with PostgresDatabase.open(home, team.database) as database:
         runs, active = database.count(RunFilter(archived=True)), len(database.active_numbers())
-        return TeamStatus(address, database.server(), NEWEST, runs, active)
+        found = TeamStatus(team.database, database.server(), NEWEST, runs, active)
+        if team.objects is None:
+            return found
+        abilities: Abilities = probe(open_objects(team.objects, tries=_PROBE_TRIES))
+        count, size = ObjectIndex(database.session).size()
+        return TeamStatus(
+            found.database,
+            found.server,
+            NEWEST,
+            runs,
+            active,
+            objects=team.objects,
+            objects_can=abilities.in_words(),
+            stored=count,
+            stored_bytes=size,
+            member=team.member,
+        )
 
 
-def _shared_address(home: Home) -> str:
-    address = shared_address(home)
-    if address is None:
+# ---- files into the store, and records out of it -----------------------------------------------------------
+
+
+def _begin_with_objects(home: Home, database: PostgresDatabase, objects: str) -> None:
+    """Put what a home has into an object store, or take over what is in it."""
+    files = SharedRuns(open_objects(objects), database)
+    files.index.set_objects_address(objects)
+    numbers = sorted(database.numbers())
+    if not numbers:
+        files.rebuild()
+        return
+    if any(True for _ in files.objects.names("runs")):
+        raise ConflictError(
+            f"{objects} holds the runs of another home",
+            hint="give another prefix, or begin with a home that has no runs to take those over",
+        )
+    for number in numbers:
+        record = database.get(number)
+        digest = send_run(home, files, record)
+        if digest is not None and record.outputs is not None:
+            database.set_facts(number, outputs=_with_manifest(record.outputs, digest))
+    for name, version in uploads_here(home):
+        _send_upload(home, files, name, version)
+    while files.export_records():
+        pass
+
+
+def send_run(home: Home, files: SharedRuns, record: RunRecord) -> str | None:
+    """Put the code, files, log and metrics of an ended run into a team's store.
+
+    Args:
+        home: The home that has the run.
+        files: The team's store; the run is in its database under the same number.
+        record: The run.
+
+    Returns:
+        The digest of the list of its outputs there; None if it has none.
+
+    Raises:
+        StoreError: The store cannot be reached, or a file is damaged.
+    """
+    digest = send_files(home, files, record)
+    files.send_streams(home.run_folder(record.number), record.number, 0)
+    return digest
+
+
+def send_files(home: Home, files: SharedRuns, record: RunRecord) -> str | None:
+    """Put the code, the files it was given and the outputs of an ended run into a team's store."""
+    if record.code is not None and record.code.tree and has_tree(home, record.code.tree):
+        files.send_code(home, record.code.tree)
+    files.send_kept_files(home, record)
+    folder = RunFolder.of(home, record.number)
+    if record.outputs is None or record.outputs.removed or not folder.outputs.is_dir():
+        return None
+    with suppress(FileNotFoundError):
+        return files.store(folder.outputs, Manifest.load(folder.manifest))
+    return None
+
+
+def _with_manifest(outputs: OutputFacts, digest: str) -> OutputFacts:
+    return OutputFacts(outputs.files, outputs.size_bytes, outputs.recovered, outputs.removed, digest)
+
+
+def _send_upload(home: Home, files: SharedRuns, name: str, version: int) -> None:
+    kept = read_upload(home, name, version)
+    place = home.uploads / name / str(version)
+    content = next(each for each in (place / "folder", place / "file") if each.is_dir())
+    digest = files.store(content, Manifest.load(place / MANIFEST))
+    files.add_upload(
+        UploadRow(
+            name, version, content.name, kept.files, kept.size_bytes, kept.created_at, kept.source, digest
+        )
+    )
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------
+
+
+def _team_of(home: Home) -> TeamSettings:
+    team = read_team(home)
+    if team is None:
         raise StoreError("this home keeps its records in a file of its own", fix="conjure team init --help")
-    return address
+    return team
 
 
-def _refuse_active(home: Home) -> None:
+def _refuse_member(home: Home) -> None:
+    if read_team(home) is not None:
+        raise ConflictError("this home shares a database already", fix="conjure team status")
+
+
+def _refuse_active(home: Home, among: Iterable[int] | None = None) -> None:
     with open_database(home) as database:
         active = sorted(database.active_numbers())
+    if among is not None:
+        active = sorted(set(active) & set(among))
     if active:
         raise ConflictError(
             f"{plural(len(active), 'run')} {'has' if len(active) == 1 else 'have'} not ended:"

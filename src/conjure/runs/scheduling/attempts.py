@@ -7,7 +7,7 @@ attempts whose command started are counted, and those that never did have a limi
 import random
 
 from conjure.runs.database.base import Database
-from conjure.runs.host.process import host_id
+from conjure.runs.host.process import machine_id
 from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
@@ -67,7 +67,7 @@ def queue_next_attempt(store: Database, number: int, ending: Ending) -> bool:
         return False
     longest = min(_FIRST_DELAY_S * 2 ** len(record.attempts), _LONGEST_DELAY_S)
     delay_s = longest * random.uniform(0.75, 1.0)
-    host = record.owner.host if record.owner is not None and record.owner.host else None
+    host = record.owner.host_name if record.owner is not None and record.owner.host_name else None
     try:
         store.retry_run(record.number, ending, queue, host=host, delay_s=delay_s)
     except IllegalMoveError:
@@ -79,5 +79,5 @@ def _queue_of(store: Database, record: RunRecord) -> Owner | None:
     """Where a run can wait for its next attempt: what a supervisor will need must be there."""
     if record.spec.on is not None:
         return None if store.request(record.number) is None else Owner.queue_of_executor(record.spec.on)
-    is_here = record.owner is not None and record.owner.host_id == host_id()
-    return this_queue() if is_here and store.home.queued_request(record.number).exists() else None
+    is_here = record.owner is not None and record.owner.host_id == machine_id(store.home)
+    return this_queue(store.home) if is_here and store.home.queued_request(record.number).exists() else None

@@ -32,7 +32,7 @@ def enqueue(home: Home, store: Database, number: int, request: SupervisorRequest
     """
     RunFolder.of(home, number).log.touch(mode=0o600)
     write_request(home, number, request)
-    store.enqueue(number, this_queue())
+    store.enqueue(number, this_queue(home))
 
 
 def has_room(store: Database, number: int, request: SupervisorRequest) -> bool:

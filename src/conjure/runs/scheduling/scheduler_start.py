@@ -19,7 +19,7 @@ from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
 from conjure.runs.database.base import Database
 from conjure.runs.database.opening import shared_address
-from conjure.runs.host.process import Process, boot_id, end_all, host_id, look_at, send_signal, this_process
+from conjure.runs.host.process import Process, boot_id, end_all, host_id, look_at, machine_id, send_signal
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
@@ -28,9 +28,9 @@ SCHEDULER_NAME = "conjure-queue"
 DISPATCHER_NAME = "conjure-dispatch"
 
 
-def this_queue() -> Owner:
-    """The queue of this machine."""
-    return Owner.queue(host_id(), boot_id())
+def this_queue(home: Home) -> Owner:
+    """The queue of this machine, for the runs of a home."""
+    return Owner.queue(machine_id(home), boot_id())
 
 
 def lock_path(home: Home) -> Path:
@@ -68,9 +68,10 @@ class SchedulerLock:
 
     def write_holder(self) -> None:
         """Write down that this process holds it, so that it can be woken."""
-        holder = this_process()
+        holder = look_at(os.getpid())
+        written = {"pid": os.getpid(), "started": holder.started if holder is not None else ""}
         os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, json.dumps({"pid": holder.pid, "started": holder.started}).encode(), 0)
+        os.pwrite(self.descriptor, json.dumps(written).encode(), 0)
 
     def release(self) -> None:
         """Let go; a process that was given the same lock still has it."""
@@ -202,7 +203,7 @@ def look_after_queue(store: Database) -> None:
 
     It never fails: who only looks must not be kept from it.
     """
-    queued = store.queued(this_queue())
+    queued = store.queued(this_queue(store.home))
     for number in [number for number, same_boot in queued.items() if not same_boot]:
         ending = Ending(
             EndReason.MACHINE_RESTARTED, message="the machine was restarted while the run was queued"

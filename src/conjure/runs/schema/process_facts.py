@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 
 _QUEUE_OF = "queue of "
 _EXECUTOR = "executor "
+_MEMBER = " of "
+
+
+def machine_name(host_id: str, member: str) -> str:
+    """The name under which the runs of one home of a team stand: a machine may have several such homes."""
+    return f"{host_id}{_MEMBER}{member}" if member else host_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +24,14 @@ class Owner:
         boot_id: Of the time since the machine was started.
         pid: Its number there.
         started: When, as the system counts.
-        host: What people call the machine.
+        host_name: What people call the machine.
     """
 
     host_id: str
     boot_id: str
     pid: int
     started: str
-    host: str = field(default="", compare=False)
+    host_name: str = field(default="", compare=False)
 
     @classmethod
     def queue(cls, host_id: str, boot_id: str) -> "Owner":
@@ -57,8 +63,18 @@ class Owner:
         return self.pid == -1
 
     @property
+    def host(self) -> str:
+        """The `host_id` of the machine, be it a process of it or its queue, without the member."""
+        return self.machine.partition(_MEMBER)[0]
+
+    @property
+    def member(self) -> str:
+        """Whose home of a team it belongs to, as ``ada@gpu-2``; "" where that does not matter."""
+        return self.machine.partition(_MEMBER)[2].partition("/")[0]
+
+    @property
     def machine(self) -> str:
-        """The `host_id` of the machine, be it a process of it or its queue."""
+        """The `machine_id` of the home, be it a process on it or its queue."""
         return self.host_id.removeprefix(_QUEUE_OF)
 
 

@@ -54,12 +54,21 @@ class EnvironmentFacts:
 
 @dataclass(frozen=True, slots=True)
 class OutputFacts:
-    """What a run left behind: number and size of the files in ``runs/N/outputs``."""
+    """What a run left behind: number and size of the files in ``runs/N/outputs``.
+
+    Attributes:
+        files: How many.
+        size_bytes: Their size.
+        recovered: Whether they were saved by `conjure recover`.
+        removed: Whether they were removed since.
+        manifest: Where a team's object store has them: the digest of the list of them; None without one.
+    """
 
     files: int = 0
     size_bytes: int = 0
     recovered: bool = False
     removed: bool = False
+    manifest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

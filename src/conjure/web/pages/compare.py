@@ -12,9 +12,12 @@ from starlette.responses import Response
 
 from conjure.core.home import Home
 from conjure.core.units import format_number, format_size
+from conjure.errors import ConjureError
+from conjure.runs.artifacts.availability import bring_files
 from conjure.runs.inspect.code_diff import diff_between_runs
 from conjure.runs.inspect.run_diff import compare_many
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.resource import RUNS, Resource
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.metrics import Summary
 from conjure.runs.views import status_text, status_tone
@@ -81,6 +84,10 @@ def _samples(home: Home, records: list[RunRecord]) -> list[tuple[str, list[str |
 
 def _generated(home: Home, number: int) -> dict[str, str]:
     """The samples that ``conjure generate`` saved in a run, by prompt, seed and place."""
+    try:
+        bring_files(home, Resource(RUNS, str(number), None, (_SAMPLES_FILE,)))
+    except ConjureError:
+        return {}
     file = RunFolder.of(home, number).outputs / _SAMPLES_FILE
     try:
         if file.is_symlink() or file.stat().st_size > _LARGEST_SAMPLES_BYTES:

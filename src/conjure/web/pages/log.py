@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from conjure.errors import UsageError
-from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.log_window import read_after, read_before, search
 from conjure.runs.telemetry.logs import LogTail, lines
 from conjure.web.pages.run import line_answer, window_answer
@@ -32,7 +31,7 @@ def show(request: Request) -> Response:
         request,
         "log.html",
         record=record,
-        log=read_before(RunFolder.of(site.home, number).log, lines=500),
+        log=read_before(site.folder(number).log, lines=500),
         active=not record.status.is_final,
     )
 
@@ -73,7 +72,7 @@ def _log(request: Request) -> Path:
     number = request.path_params["number"]
     with site.store() as store:
         store.facts(number)  # raises where there is no such run
-    return RunFolder.of(site.home, number).log
+    return site.folder(number).log
 
 
 def _place(text: str) -> int:

@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response
 from conjure.errors import UsageError
 from conjure.recipes.report import REPORT_FILE
 from conjure.runs.inspect.code_diff import diff_against_commit
-from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.curves import CurveRequest
 from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read_before
 from conjure.runs.views import RunView, view_run
@@ -27,9 +26,9 @@ _FIRST_LINES = 300
 def show(request: Request) -> Response:
     """The page."""
     site, number = _asked(request)
-    folder = RunFolder.of(site.home, number)
     with site.store() as store:
         view = view_run(store, number)
+    folder = site.folder(number)
     columns = site.columns(number)
     head = _head(view)
     return page(
@@ -62,7 +61,7 @@ def live(request: Request) -> Response:
     if query.get("head") != _digest(head):
         answer |= {"head": head, "digest": _digest(head)}
     if query.get("log", "").isdecimal():
-        window = read_after(RunFolder.of(site.home, number).log, int(query["log"]))
+        window = read_after(site.folder(number).log, int(query["log"]))
         answer["log"] = window_answer(window)
     seen = site.usage.look_at(view.record, _moment(query.get("usage", "")))
     if seen:

@@ -4,10 +4,12 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
 from conjure.http.generation.lane import Lane
 from conjure.http.generation.requests import Failed, GenerationJob, PromptScored, TokenWritten
 from conjure.http.generation.served_model import ServedModel, load_served_model
+from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.generation.engine_loading import load_writer
 from conjure.lm.generation.generate import Sample, stream
 from conjure.lm.generation.logit_adjustments import LogitSettings
@@ -190,8 +192,6 @@ def exact(tmp_path_factory):
 
 
 def test_logprobs_of_prompts_are_those_of_a_plain_forward_pass(exact):
-    import torch
-
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, 300, length).tolist() for length in (1, 2, 5, 60, 128, 129, 400)]
     lane = _lane(exact)
@@ -200,7 +200,7 @@ def test_logprobs_of_prompts_are_those_of_a_plain_forward_pass(exact):
     scored = {}
     while lane.has_work:
         scored |= {event.prompt: event for _, event in lane.work() if isinstance(event, PromptScored)}
-    network = exact.exact().network
+    network = load_model(exact.folder)
     for number, ids in enumerate(prompts):
         with torch.no_grad():
             expected = network.head(network(torch.tensor([ids])))[0].float().log_softmax(1)

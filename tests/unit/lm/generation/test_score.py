@@ -2,12 +2,28 @@
 
 import math
 
+import numpy
 import pytest
 import torch
 
 from conjure.errors import UsageError
-from conjure.lm.generation.score import Score, Tally, Windows, score, score_documents, score_ids
+from conjure.lm.generation.engines.native import NativeEngine
+from conjure.lm.generation.engines.positions import NativePositions
+from conjure.lm.generation.engines.torch_positions import TorchPositions
+from conjure.lm.generation.score import (
+    PositionScorer,
+    Score,
+    Scorer,
+    Tally,
+    Windows,
+    score,
+    score_documents,
+    score_ids,
+)
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.models.decoder import Decoder
+from conjure.lm.native import status
+from support.engines import native_weights
 from support.models import tiny_model, tiny_tokenizer
 
 CONTEXT = 16
@@ -17,6 +33,17 @@ START = 7
 @pytest.fixture(scope="module")
 def model() -> Decoder:
     return tiny_model(context_length=CONTEXT)
+
+
+@pytest.fixture(scope="module", params=["torch", "positions in torch", "native"])
+def scorer(request, model) -> Scorer:
+    if request.param == "torch":
+        return TorchScorer(model)
+    if request.param == "positions in torch":
+        return PositionScorer(TorchPositions(model))
+    found = status()
+    assert found.library is not None, found.reason
+    return PositionScorer(NativePositions(NativeEngine(native_weights(model, "float32"), found)))
 
 
 def random_ids(count: int, seed: int = 0) -> list[int]:
@@ -41,29 +68,27 @@ def brute_force(model: Decoder, ids: list[int], start: int, context: int, stride
     ("context", "stride"), [(16, 8), (16, 16), (16, 1), (5, 3), (1, 1), (None, None), (9, None)]
 )
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 61])
-def test_every_token_equals_its_own_forward_pass(model, tokens, context, stride):
+def test_every_token_equals_its_own_forward_pass(model, scorer, tokens, context, stride):
     ids = random_ids(tokens)
     expected_context = context or CONTEXT
     expected = brute_force(model, ids, START, expected_context, stride or expected_context // 2)
 
-    actual = score_ids(model, ids, start_id=START, context=context, stride=stride)
+    actual = score_ids(scorer, ids, start_id=START, context=context, stride=stride)
 
-    assert torch.allclose(actual.double(), expected, atol=1e-5)
+    assert torch.allclose(torch.from_numpy(actual).double(), expected, atol=1e-5)
 
 
 def test_an_array_scores_as_a_list(model):
-    import numpy
-
     ids = random_ids(40)
 
-    assert torch.equal(
-        score_ids(model, numpy.array(ids, dtype=numpy.uint16), start_id=START),
-        score_ids(model, ids, start_id=START),
+    assert numpy.array_equal(
+        score_ids(TorchScorer(model), numpy.array(ids, dtype=numpy.uint16), start_id=START),
+        score_ids(TorchScorer(model), ids, start_id=START),
     )
 
 
-def test_total_is_the_sum_over_the_text_after_a_start_token(model):
-    result = score(model, tiny_tokenizer(), "Well, well.")
+def test_total_is_the_sum_over_the_text_after_a_start_token(model, scorer):
+    result = score(scorer, tiny_tokenizer(), "Well, well.")
 
     assert result.token_ids == tiny_tokenizer().encode("Well, well.")
     assert len(result.token_logprobs) == len(result.token_ids)
@@ -73,12 +98,12 @@ def test_total_is_the_sum_over_the_text_after_a_start_token(model):
     assert result.windows == Windows(context=16, stride=8)
 
 
-def test_documents_in_one_batch_score_as_alone(model):
+def test_documents_in_one_batch_score_as_alone(model, scorer):
     texts = ["a", "Twelve bytes", "", "ж" * 30, "x" * 100, "a"]
 
-    together = list(score_documents(model, tiny_tokenizer(), texts, Windows.of(model)))
+    together = list(score_documents(scorer, tiny_tokenizer(), texts, Windows.of(model)))
 
-    alone = [score(model, tiny_tokenizer(), text) for text in texts]
+    alone = [score(scorer, tiny_tokenizer(), text) for text in texts]
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
     for one, other in zip(together, alone, strict=True):
         assert one.token_logprobs == pytest.approx(other.token_logprobs, abs=1e-5)
@@ -86,7 +111,7 @@ def test_documents_in_one_batch_score_as_alone(model):
 
 def test_many_documents_are_scored_in_order_and_in_bounded_groups(model, monkeypatch):
     monkeypatch.setattr("conjure.lm.generation.score._GROUP_CHARACTERS", 50)
-    monkeypatch.setattr("conjure.lm.generation.score._BATCH_TOKENS", 32)
+    monkeypatch.setattr("conjure.lm.generation.torch_scorer._TOGETHER", 32)
     consumed = 0
 
     def texts():
@@ -95,7 +120,7 @@ def test_many_documents_are_scored_in_order_and_in_bounded_groups(model, monkeyp
             consumed += 1
             yield str(number) * 5
 
-    scores = score_documents(model, tiny_tokenizer(), texts(), Windows.of(model))
+    scores = score_documents(TorchScorer(model), tiny_tokenizer(), texts(), Windows.of(model))
 
     decode = tiny_tokenizer().decode
     assert decode(next(scores).token_ids) == "00000"
@@ -103,11 +128,11 @@ def test_many_documents_are_scored_in_order_and_in_bounded_groups(model, monkeyp
     assert [decode(one.token_ids) for one in scores] == [str(number) * 5 for number in range(1, 100)]
 
 
-def test_every_token_is_reported_once_as_work_goes_on(model):
+def test_every_token_is_reported_once_as_work_goes_on(model, scorer):
     reported: list[int] = []
     texts = ["x" * 90, "ab", "", "He ate the clock."]
 
-    scores = list(score_documents(model, tiny_tokenizer(), texts, Windows.of(model), report=reported.append))
+    scores = list(score_documents(scorer, tiny_tokenizer(), texts, Windows.of(model), report=reported.append))
 
     assert sum(reported) == sum(len(one.token_ids) for one in scores)
 
@@ -125,7 +150,7 @@ def test_perplexities_are_of_the_sums_not_means_of_means():
 
 
 def test_no_text_has_probability_one_and_no_perplexity(model):
-    result = score(model, tiny_tokenizer(), "")
+    result = score(TorchScorer(model), tiny_tokenizer(), "")
 
     assert (result.token_ids, result.token_logprobs, result.total) == ([], [], 0.0)
     assert math.isnan(result.perplexity)
@@ -138,8 +163,8 @@ def test_an_impossible_token_gives_an_infinite_perplexity_instead_of_an_overflow
 def test_dropout_is_off_while_scoring_and_back_afterwards(model):
     model.train()
     try:
-        first = score(model, tiny_tokenizer(), "Dropout would change this.")
-        second = score(model, tiny_tokenizer(), "Dropout would change this.")
+        first = score(TorchScorer(model), tiny_tokenizer(), "Dropout would change this.")
+        second = score(TorchScorer(model), tiny_tokenizer(), "Dropout would change this.")
         assert model.training
     finally:
         model.eval()
@@ -162,12 +187,12 @@ def test_dropout_is_off_while_scoring_and_back_afterwards(model):
 )
 def test_windows_out_of_range_are_refused_all_at_once(model, context, stride, words):
     with pytest.raises(UsageError) as caught:
-        score(model, tiny_tokenizer(), "x", context=context, stride=stride)
+        score(TorchScorer(model), tiny_tokenizer(), "x", context=context, stride=stride)
     assert words in str(caught.value)
 
 
 def test_score_is_plain_data(model):
-    result = score(model, tiny_tokenizer(), "ab")
+    result = score(TorchScorer(model), tiny_tokenizer(), "ab")
 
     assert isinstance(result, Score)
     assert all(type(value) is float and value <= 0 for value in result.token_logprobs)

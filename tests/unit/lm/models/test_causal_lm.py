@@ -11,6 +11,7 @@ from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.models.registry import build, read_model_config, register
 from conjure.lm.training.lora import add_lora
 from support.decay_model import DECAY, DecayModel
@@ -60,7 +61,7 @@ def test_batched_padded_and_sliding_it_writes_what_each_prompt_alone_does():
 def test_it_scores_a_text_longer_than_its_context():
     model, tokenizer = decay_model(), tiny_tokenizer()
     text = "Time flies like an arrow; fruit flies like a banana. " * 3
-    scored = score(model, tokenizer, text)
+    scored = score(TorchScorer(model), tokenizer, text)
     assert len(scored.token_ids) > model.context_length
     first = torch.tensor([[tokenizer.end_of_text_id, *scored.token_ids[:10]]])
     with torch.no_grad():

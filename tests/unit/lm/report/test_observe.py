@@ -5,6 +5,7 @@ import pytest
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.report.observe import excerpts, held_out_texts, observe, record_texts, some_records
 from conjure.lm.text.held_out import hold_out
 from conjure.lm.text.records import read_records
@@ -84,7 +85,7 @@ def test_observing_generates_and_scores():
     assert seen.name == "tiny"
     assert seen.samples == generate(model, tokenizer, request)
     assert [tally.total for tally in seen.scores] == pytest.approx(
-        [score(model, tokenizer, text).total for text in ("a cat", "the dog ticks")]
+        [score(TorchScorer(model), tokenizer, text).total for text in ("a cat", "the dog ticks")]
     )
     assert seen.windows.context == 32
 

@@ -9,6 +9,7 @@ import torch
 
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.score import Windows, score_chats
+from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import load
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy
 from conjure.lm.report.observe import held_out_texts, questions, record_texts
@@ -91,7 +92,7 @@ def test_answers_are_scored_given_their_questions(tmp_path, text):
     folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"])
     model = load(folder)
     chat = text.conversation(3)
-    (score,) = score_chats(model.model, model.tokenizer, [chat], Windows.of(model.model))
+    (score,) = score_chats(TorchScorer(model.model), model.tokenizer, [chat], Windows.of(model.model))
     logprobs = model.logits(torch.tensor([chat.ids])).log_softmax(-1)[0]
     places = [place for span in chat.answers(model.tokenizer.end_ids) for place in span]
     assert score.token_logprobs == pytest.approx(

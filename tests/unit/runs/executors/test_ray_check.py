@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import pytest
 
+from conjure.core.team_settings import TeamSettings
 from conjure.errors import ExecutorError, UsageError
 from conjure.runs.database.opening import share
 from conjure.runs.executors.ray_check import check_nodes
@@ -18,7 +19,7 @@ def rest(home):
     with RayRest.running() as running:
         home.create()
         home.config_file.write_text(f'[executors.gpu]\nkind = "ray"\naddress = "{running.address}"\n')
-        share(home, "postgresql://nobody@/none")
+        share(home, TeamSettings("postgresql://nobody@/none", None, ""))
         yield running
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conjure.core.team_settings import TeamSettings
 from conjure.errors import ConflictError, StoreError, UsageError
 from conjure.runs.database.migrations import NewerSchemaError
 from conjure.runs.database.opening import open_database, share, shared_address, stop_sharing
@@ -43,7 +44,7 @@ def test_a_home_that_shares_is_closed_to_whoever_looks_for_a_file(home):
     with SqliteDatabase.open(home) as store:
         finish(store, add_run(store, labels=("a",)).number, Ending(EndReason.COMPLETED, 0))
         before = store.select()
-    share(home, "postgresql://host/db")
+    share(home, TeamSettings("postgresql://host/db"))
     assert shared_address(home) == "postgresql://host/db"
     assert home.team_file.stat().st_mode & 0o777 == 0o600
     assert lock_path(home).name == f"scheduler-{host_id()}.lock"  # each machine starts its own

@@ -1,0 +1,65 @@
+"""Which home a command is for: the local one, or one of a team's that the user gave a name.
+
+Main entries: `take_home_option`, `find_home`. Invariant: a home is chosen by setting the variable that every
+part of conjure, and every run, finds its home by.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.text import did_you_mean
+from conjure.errors import UsageError
+
+OPTION = "--home"
+LOCAL = "local"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")
+_MAKES_HOMES = "team"  # the command that begins with a home that is not there yet
+
+
+def take_home_option(arguments: Sequence[str]) -> list[str]:
+    """Use the home that ``--home NAME`` before the command names; the arguments without it.
+
+    Raises:
+        UsageError: There is no such home.
+    """
+    first, *rest = arguments or [""]
+    if first == OPTION and rest:
+        name, *rest = rest
+    elif first.startswith(f"{OPTION}="):
+        name = first.partition("=")[2]
+    else:
+        return list(arguments)
+    home = find_home(name, may_be_new=rest[:1] == [_MAKES_HOMES])
+    os.environ[HOME_VARIABLE] = str(home.root)
+    return rest
+
+
+def find_home(name: str, *, may_be_new: bool = False) -> Home:
+    """The home of a name.
+
+    Raises:
+        UsageError: There is none, or it cannot be a name.
+    """
+    here = Home.from_environment()
+    if name == LOCAL:
+        return here.local
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be the name of a home: use letters, digits and . _ -")
+    known = here.names()
+    if name not in known and not may_be_new:
+        near = did_you_mean(name, known) or f"there are {', '.join([LOCAL, *known])}"
+        raise UsageError(
+            f"there is no home {name!r}; {near}",
+            fix=f"conjure --home {name} team join --help",
+        )
+    return here.named(name)
+
+
+def with_home(line: str) -> str:
+    """A command to type next, for the home that was chosen."""
+    name = Home.from_environment().name
+    if name == LOCAL or not line.startswith("conjure ") or line.startswith(f"conjure {OPTION}"):
+        return line
+    return line.replace("conjure ", f"conjure {OPTION} {name} ", 1)

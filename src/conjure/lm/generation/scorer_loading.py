@@ -1,0 +1,87 @@
+"""A model made ready to say how likely a text is: exact, in float32 on the CPU.
+
+Main entries: `load_scorer`, `load_positions`. Invariant: torch is imported only where the native engine does
+not do the work, or where there is so much of it that torch, which is faster at many tokens, is worth its
+start.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from conjure.lm.checkpoints.layout import read_config
+from conjure.lm.checkpoints.model_resolver import Lookup
+from conjure.lm.generation.engine_loading import (
+    find_model,
+    native_engine,
+    native_format,
+    refuse_without_torch,
+)
+from conjure.lm.generation.engines.positions import PIECE, NativePositions, PositionReader
+from conjure.lm.generation.score import PositionScorer, Scorer
+from conjure.lm.native import status
+from conjure.lm.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedScorer:
+    """A model that scores, its tokenizer and its name.
+
+    Attributes:
+        scorer: The model.
+        tokenizer: Its own.
+        origin: Where the model came from, in words.
+    """
+
+    scorer: Scorer
+    tokenizer: Tokenizer
+    origin: str
+
+
+def load_scorer(
+    name: str | Path,
+    *,
+    much: bool,
+    adapter: str | Path | None = None,
+    lookups: Iterable[Lookup] = (),
+) -> LoadedScorer:
+    """Load a model for scoring.
+
+    Args:
+        name: As for `conjure.lm.language_model.load`.
+        much: Whether there may be more to score than a few texts.
+        adapter: A PEFT folder whose LoRA weights to merge into the model.
+        lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
+
+    Raises:
+        NotFoundError: There is no such model here, and it cannot be fetched.
+        CheckpointError: Its files are incomplete, damaged or of a refused kind, or it has no tokenizer.
+        UsageError: The name cannot be one, or the model needs torch, which is not installed.
+    """
+    source, _, tokenizer = find_model(name, adapter, lookups)
+    scorer = (
+        _torch_scorer(source.folder)
+        if much and find_spec("torch") is not None
+        else PositionScorer(load_positions(source.folder))
+    )
+    return LoadedScorer(scorer, tokenizer, str(source))
+
+
+def load_positions(folder: Path) -> PositionReader:
+    """A model that gives the logits after every token; errors as for `load_scorer`."""
+    native = status()
+    if native_format(read_config(folder), "float32", PIECE, native) is not None:
+        return NativePositions(native_engine(folder, "float32", native)[0])
+    refuse_without_torch(folder, "float32")
+    # torch takes a second to import.
+    from conjure.lm.generation.engines.torch_loading import load_torch_positions
+
+    return load_torch_positions(folder)
+
+
+def _torch_scorer(folder: Path) -> Scorer:
+    # Likewise.
+    from conjure.lm.generation.torch_scorer import load_torch_scorer
+
+    return load_torch_scorer(folder)

@@ -1,0 +1,131 @@
+"""Sending what a run makes to its team's object store while it goes on, from its supervisor.
+
+Main entry: `Shipper`. Invariant: nothing that fails here ends a run: it is tried again, and what could not be
+sent stays in the run's folder.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conjure.core.home import Home
+from conjure.errors import ConjureError
+from conjure.runs.artifacts.availability import objects_team, shared_files
+from conjure.runs.artifacts.manifest import Manifest
+from conjure.runs.database.base import SupersededError
+
+if TYPE_CHECKING:
+    from conjure.runs.artifacts.shared_runs import SharedRuns
+    from conjure.runs.objects.index import Streams
+
+_SEND_EVERY_S = 0.7  # so that who follows from elsewhere is less than two seconds behind
+_EXPORT_EVERY_S = 5.0
+_LONGEST_PAUSE_S = 10.0
+_PAUSE_S = 1.0
+
+
+class Shipper:
+    """Sends a run's code, the files it was given, its log and its metrics from a thread of its own.
+
+    In a home of its own, or one whose folder is on a shared disk, it does nothing.
+
+    Args:
+        home: The home.
+        number: The run.
+        attempt: Which of its supervisors this is.
+    """
+
+    def __init__(self, home: Home, number: int, attempt: int) -> None:
+        self._home = home
+        self._team = objects_team(home)
+        self._number = number
+        self._attempt = attempt
+        self._is_over = threading.Event()
+        self._sent: Streams | None = None
+        self._gave_inputs = False
+        self._thread = threading.Thread(target=self._run, name="shipping", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send."""
+        if self._team is not None:
+            self._thread.start()
+
+    def store_outputs(self, folder: Path, manifest: Manifest) -> str | None:
+        """Send the files that a run saved; the digest of their list there, None without an object store.
+
+        Raises:
+            StoreError: The database or the object store cannot be reached.
+            OSError: A file cannot be read.
+        """
+        if self._team is None:
+            return None
+        with shared_files(self._home, self._team) as files:
+            return files.store(folder, manifest)
+
+    def finish(self, patience_s: float, go_on: Callable[[], object]) -> None:
+        """Send the rest, once nothing more is written.
+
+        Args:
+            patience_s: How long to try where it cannot be sent.
+            go_on: Called before each further try; may raise to end it.
+        """
+        if self._team is None:
+            return
+        self._is_over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        until = time.monotonic() + patience_s
+        while True:
+            with suppress(SupersededError):
+                try:
+                    with shared_files(self._home, self._team) as files:
+                        self._send(files)
+                except (ConjureError, OSError):
+                    if time.monotonic() < until:
+                        time.sleep(_PAUSE_S)
+                        go_on()
+                        continue
+            return
+
+    def export_record(self) -> None:
+        """Bring the record in the object store up to date; the next command or run does where this cannot."""
+        if self._team is not None:
+            with suppress(ConjureError, OSError), shared_files(self._home, self._team, tries=2) as files:
+                files.export_records()
+
+    def _run(self) -> None:
+        pause = _PAUSE_S
+        assert self._team is not None
+        while not self._is_over.is_set():
+            try:
+                with shared_files(self._home, self._team, tries=2) as files:
+                    self._send_until_over(files)
+                    pause = _PAUSE_S
+            except SupersededError:
+                return  # the heartbeat finds it out too, and ends the run
+            except (ConjureError, OSError):
+                self._is_over.wait(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _send_until_over(self, files: "SharedRuns") -> None:
+        next_export = 0.0
+        while not self._is_over.is_set():
+            self._send(files)
+            if time.monotonic() >= next_export:
+                next_export = time.monotonic() + _EXPORT_EVERY_S
+                files.export_records()
+            self._is_over.wait(_SEND_EVERY_S)
+
+    def _send(self, files: "SharedRuns") -> None:
+        self._sent = files.send_streams(
+            self._home.run_folder(self._number), self._number, self._attempt, self._sent
+        )
+        if not self._gave_inputs:
+            record = files.database.get(self._number)
+            files.send_code(self._home, "" if record.code is None else record.code.tree)
+            files.send_kept_files(self._home, record)
+            self._gave_inputs = True

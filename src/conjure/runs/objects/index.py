@@ -1,0 +1,291 @@
+"""What is known of a team's objects, in its database: nothing is listed in the store, or asked one by one.
+
+Main entry: `ObjectIndex`. Invariant: a row is written after its object and removed after it, and who means to
+use an object touches its row first: a removal passes over what was touched lately, and what is being removed
+is not there for anybody. So an object that a row names without `going` is there.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from conjure.errors import ConflictError
+from conjure.runs.database.base import SupersededError
+from conjure.runs.database.postgres import PostgresSession
+from conjure.runs.objects import base
+
+_BATCH = 2000
+YOUNG_S = 7 * 24 * 3600.0  # an upload that takes longer than this is lost to a removal
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a content lies: an object of its own, or a stretch of a pack.
+
+    Attributes:
+        size_bytes: How long it is.
+        pack: The pack's digest, or None.
+        start: Where in the pack it begins.
+    """
+
+    size_bytes: int
+    pack: str | None = None
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """How much of a run's log and metrics is in the object store.
+
+    Attributes:
+        attempt: Of which of its supervisors.
+        log_bytes: Length of the log there.
+        metrics_bytes: Length of the metrics there.
+    """
+
+    attempt: int
+    log_bytes: int
+    metrics_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRow:
+    """A version of an upload; `manifest` is the digest of the list of its files, `kind` folder or file."""
+
+    name: str
+    version: int
+    kind: str
+    files: int
+    size_bytes: int
+    created_at: float
+    source: str
+    manifest: str
+    removed: bool = False
+
+
+class ObjectIndex:
+    """The rows about objects. Use one object per thread.
+
+    Args:
+        session: A connection to the team's database.
+    """
+
+    def __init__(self, session: PostgresSession) -> None:
+        self._session = session
+
+    # ---- the store itself ----------------------------------------------------------------------------------
+
+    def objects_address(self) -> str | None:
+        """The object store that belongs to the database; None where there is none, or not yet."""
+        rows = self._session.query("SELECT objects FROM team")
+        return rows[0]["objects"] if rows else None
+
+    def set_objects_address(self, address: str) -> None:
+        """Have an object store belong to the database, for good.
+
+        Raises:
+            ConflictError: Another one does.
+        """
+        self._session.execute(
+            "INSERT INTO team (one, objects) VALUES (1, ?) ON CONFLICT (one) DO NOTHING", (address,)
+        )
+        found = self.objects_address()
+        if found != address:
+            raise ConflictError(f"the files of this database are in {found}", fix="conjure team join --help")
+
+    def size(self) -> tuple[int, int]:
+        """How many objects there are, and their bytes."""
+        row = self._session.query(
+            "SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS size FROM objects"
+            " WHERE pack IS NULL"
+        )[0]
+        return row["count"], row["size"]
+
+    # ---- objects -------------------------------------------------------------------------------------------
+
+    def use(self, names: Iterable[str]) -> dict[str, Place]:
+        """Those of the objects that are there, with their places; they stay for some days from now."""
+        found: dict[str, Place] = {}
+        for some in _batches(names):
+            rows = self._session.transact(lambda some=some: self._touch(some))
+            found |= rows
+        return found
+
+    def _touch(self, names: list[str]) -> dict[str, Place]:
+        # In order, so that two who use the same objects do not wait for each other.
+        rows = self._session.query(
+            "UPDATE objects SET last_used = extract(epoch FROM clock_timestamp())"
+            " WHERE name IN (SELECT name FROM objects WHERE name = ANY(?) AND going = 0"
+            " ORDER BY name FOR UPDATE) AND going = 0 RETURNING name, size_bytes, pack, start",
+            (names,),
+        )
+        return {row["name"]: Place(row["size_bytes"], row["pack"], row["start"] or 0) for row in rows}
+
+    def claim(self, names: Iterable[str]) -> None:
+        """To be called before objects are written: no removal that has begun will still be done."""
+        for some in _batches(names):
+            self._session.execute(
+                "UPDATE objects SET going = 2, last_used = extract(epoch FROM clock_timestamp())"
+                " WHERE name IN (SELECT name FROM objects WHERE name = ANY(?) AND going = 1"
+                " ORDER BY name FOR UPDATE) AND going = 1",
+                (some,),
+            )
+
+    def add(self, places: Mapping[str, Place]) -> None:
+        """Write down objects that were just written."""
+        for some in _batches(places):
+            self._session.transact(lambda some=some: self._add(some, places))
+
+    def _add(self, names: list[str], places: Mapping[str, Place]) -> None:
+        given = [places[name] for name in names]
+        self._session.execute(
+            "INSERT INTO objects (name, size_bytes, pack, start)"
+            " SELECT * FROM unnest(?::text[], ?::bigint[], ?::text[], ?::bigint[])"
+            " ON CONFLICT (name) DO UPDATE SET size_bytes = excluded.size_bytes, pack = excluded.pack,"
+            " start = excluded.start, going = 0, last_used = extract(epoch FROM clock_timestamp())",
+            (
+                names,
+                [place.size_bytes for place in given],
+                [place.pack for place in given],
+                [place.start if place.pack is not None else None for place in given],
+            ),
+        )
+
+    def unused(self, seconds: float) -> Iterator[tuple[str, str | None]]:
+        """Objects that nobody used for so long, by the database's clock, each with the pack it is in."""
+        rows = self._session.query(
+            "SELECT name, pack FROM objects"
+            " WHERE going = 1 OR last_used < extract(epoch FROM clock_timestamp()) - ? ORDER BY name",
+            (seconds,),
+        )
+        return ((row["name"], row["pack"]) for row in rows)
+
+    def packed_in(self, pack: str) -> set[str]:
+        """The contents that lie in a pack."""
+        return {
+            row["name"] for row in self._session.query("SELECT name FROM objects WHERE pack = ?", (pack,))
+        }
+
+    def begin_removal(self, name: str, unused_s: float) -> bool:
+        """Take an object, and what is packed in it, away from whoever comes later: the first of three steps.
+
+        Returns:
+            False if somebody used it, or anything in it, meanwhile.
+        """
+        digest = name.removeprefix(base.pack(""))
+
+        def begin() -> bool:
+            rows = self._session.query(
+                "SELECT going = 1 OR last_used < extract(epoch FROM clock_timestamp()) - ? AS unused"
+                " FROM objects WHERE name = ? OR pack = ? ORDER BY name FOR UPDATE",
+                (unused_s, name, digest),
+            )
+            if not rows or not all(row["unused"] for row in rows):
+                return False
+            self._session.execute("UPDATE objects SET going = 1 WHERE name = ? OR pack = ?", (name, digest))
+            return True
+
+        return self._session.transact(begin)
+
+    def finish_removal(self, name: str, store: base.ObjectStore) -> int | None:
+        """Remove an object, then its row, unless somebody writes it anew since `begin_removal`.
+
+        Its row stays locked meanwhile, so that who means to write it anew waits until it is gone.
+
+        Returns:
+            Its size; None if it was not removed.
+        """
+
+        def remove() -> int | None:
+            rows = self._session.query(
+                "SELECT going, size_bytes FROM objects WHERE name = ? FOR UPDATE", (name,)
+            )
+            if not rows or rows[0]["going"] != 1:
+                return None
+            store.delete([name])
+            digest = name.removeprefix(base.pack(""))
+            self._session.execute(
+                "DELETE FROM objects WHERE name = ? OR (pack = ? AND going = 1)", (name, digest)
+            )
+            return rows[0]["size_bytes"]
+
+        return self._session.transact(remove)
+
+    def manifests(self) -> set[str]:
+        """The digests of the manifests of all runs and uploads whose files were not removed."""
+        rows = self._session.query(
+            "SELECT outputs::jsonb ->> 'manifest' AS digest FROM runs"
+            " WHERE outputs IS NOT NULL AND coalesce(outputs_removed, 0) = 0"
+            " UNION SELECT manifest FROM uploads WHERE removed = 0"
+        )
+        return {row["digest"] for row in rows if row["digest"] is not None}
+
+    # ---- logs and metrics ----------------------------------------------------------------------------------
+
+    def set_streams(self, number: int, streams: Streams) -> None:
+        """Write down how much of a run's log and metrics was sent.
+
+        Raises:
+            SupersededError: A later supervisor has the run.
+        """
+        changed = self._session.execute(
+            "INSERT INTO run_streams AS known (run, attempt, log_bytes, metrics_bytes) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (run) DO UPDATE SET attempt = excluded.attempt, log_bytes = excluded.log_bytes,"
+            " metrics_bytes = excluded.metrics_bytes WHERE known.attempt <= excluded.attempt",
+            (number, streams.attempt, streams.log_bytes, streams.metrics_bytes),
+        )
+        if not changed:
+            raise SupersededError(f"run {number} was taken over: this is attempt {streams.attempt}")
+
+    def streams(self, number: int) -> Streams | None:
+        """How much of a run's log and metrics was sent; None for nothing."""
+        rows = self._session.query(
+            "SELECT attempt, log_bytes, metrics_bytes FROM run_streams WHERE run = ?", (number,)
+        )
+        return Streams(**rows[0]) if rows else None
+
+    # ---- uploads -------------------------------------------------------------------------------------------
+
+    def uploads(self, name: str | None = None) -> list[UploadRow]:
+        """The versions of an upload, or of all, removed ones too, oldest first."""
+        rows = self._session.query(
+            "SELECT name, version, kind, files, size_bytes, created_at, source, manifest, removed"
+            " FROM uploads WHERE ?::text IS NULL OR name = ? ORDER BY name, version",
+            (name, name),
+        )
+        return [UploadRow(**{**row, "removed": bool(row["removed"])}) for row in rows]
+
+    def add_upload(self, row: UploadRow) -> bool:
+        """Write down a version whose files are in the store; False if that number is another's."""
+        return bool(
+            self._session.execute(
+                "INSERT INTO uploads"
+                " (name, version, kind, files, size_bytes, created_at, source, manifest, removed)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (
+                    *(row.name, row.version, row.kind, row.files, row.size_bytes, row.created_at),
+                    *(row.source, row.manifest, int(row.removed)),
+                ),
+            )
+        )
+
+    def remove_upload(self, name: str, version: int) -> None:
+        """Write down that a version is gone; its number is not given again."""
+        self._session.execute(
+            "UPDATE uploads SET removed = 1 WHERE name = ? AND version = ?", (name, version)
+        )
+
+    # ---- records -------------------------------------------------------------------------------------------
+
+    def unexported(self, limit: int = 100) -> list[tuple[int, int]]:
+        """Runs whose record in the store is older than their row, each with a version; 0 for the links."""
+        rows = self._session.query("SELECT run, version FROM unexported ORDER BY run LIMIT ?", (limit,))
+        return [(row["run"], row["version"]) for row in rows]
+
+    def note_exported(self, number: int, version: int) -> None:
+        """Write down that a record in the store is as its row was at that version."""
+        self._session.execute("DELETE FROM unexported WHERE run = ? AND version = ?", (number, version))
+
+
+def _batches(names: Iterable[str]) -> Iterator[list[str]]:
+    ordered = sorted(set(names))
+    return (ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH))

@@ -1,0 +1,230 @@
+"""An object store as obstore reaches it: S3 and what speaks its protocol, Google Cloud, Azure, a folder.
+
+Main entries: `open_objects`, `check_address`. Invariant: no exception of obstore's leaves it, and no message
+holds a key; what fails for the moment is tried again, after pauses that grow and differ.
+"""
+
+import configparser
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+
+from conjure.errors import UsageError, option
+from conjure.runs.objects.base import MissingObjectError, ObjectsError
+
+_Result = TypeVar("_Result")
+_FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER"
+# What an address may say beside the bucket; nothing secret, for it is shown and written down.
+_SETTINGS = {
+    "s3": {"endpoint": "aws_endpoint", "region": "aws_region"},
+    "gs": {},
+    "az": {"account": "azure_storage_account_name", "endpoint": "azure_storage_endpoint"},
+    "file": {},
+}
+_TRIES = 4
+_FIRST_PAUSE_S = 0.2
+_CONNECT_TIMEOUT = "5s"
+_TIMEOUT = "60s"
+_PIECE_BYTES = 1 << 20
+_PART_BYTES = 1 << 23
+_SKEWED = ("RequestTimeTooSkewed", "RequestExpired")
+_HIDDEN = re.compile(
+    r"(?i)((?:signature|credential|x-amz-[a-z-]+|sig|secret|token|password|authorization)[=:]\s*)[^&\s\"']+"
+)
+
+
+class RemoteObjects:
+    """The objects below one address (see `base.ObjectStore`).
+
+    Args:
+        address: Where it is.
+        store: obstore's own.
+        tries: How often what fails for the moment is tried.
+    """
+
+    def __init__(self, address: str, store: Any, *, tries: int = _TRIES) -> None:
+        self.address = address
+        self.store = store
+        self._tries = tries
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object, over one of that name."""
+        self._again(lambda: obstore.put(self.store, name, content))
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Write a file as an object, in parts where it is large."""
+        self._again(lambda: obstore.put(self.store, name, path, chunk_size=_PART_BYTES))
+
+    def get(self, name: str) -> bytes:
+        """All of an object."""
+        return self._again(lambda: bytes(obstore.get(self.store, name).bytes()))
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """Some bytes of an object."""
+        found = self._again(
+            lambda: bytes(obstore.get_range(self.store, name, start=start, end=start + length))
+        )
+        if len(found) != length:
+            raise ObjectsError(f"{self.address}: {name} has no {length} bytes at {start}")
+        return found
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """All of an object, piece by piece."""
+        result = self._again(lambda: obstore.get(self.store, name))
+        try:
+            for piece in result.stream(min_chunk_size=_PIECE_BYTES):
+                yield bytes(piece)
+        except (BaseError, OSError) as error:
+            raise self._translated(error) from error
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove objects; those that are not there are passed over."""
+        for name in names:
+            try:
+                self._again(lambda name=name: obstore.delete(self.store, name))
+            except MissingObjectError:
+                continue
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """The names of the objects below a prefix."""
+        try:
+            for found in obstore.list(self.store, prefix=prefix):
+                yield from (each["path"] for each in found)
+        except (BaseError, OSError) as error:
+            raise self._translated(error) from error
+
+    def _again(self, act: Callable[[], _Result]) -> _Result:
+        """Do it; again where it may help."""
+        for attempt in range(self._tries):
+            try:
+                return act()
+            except (NotFoundError, PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
+                raise self._translated(error) from error
+            except (BaseError, OSError) as error:
+                if attempt == self._tries - 1:
+                    raise self._translated(error) from error
+            time.sleep(_FIRST_PAUSE_S * 2**attempt * (0.5 + random.random()))
+        raise AssertionError("unreachable")
+
+    def _translated(self, error: Exception) -> ObjectsError:
+        text = _HIDDEN.sub(r"\1***", str(error))
+        if isinstance(error, NotFoundError | FileNotFoundError):
+            return MissingObjectError(f"{self.address}: there is no such object: {_shortened(text)}")
+        if any(word in text for word in _SKEWED):
+            return ObjectsError(
+                f"{self.address} refuses requests because this machine's clock differs from the store's",
+                hint="set the clock, for example with an NTP client",
+            )
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "Forbidden" in text:
+            return ObjectsError(
+                f"{self.address} refuses these credentials: {_shortened(text)}",
+                hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws/credentials"
+                if self.address.startswith("s3:")
+                else "check the credentials in the environment",
+            )
+        return ObjectsError(f"{self.address} cannot be reached: {_shortened(text)}", hint="try again later")
+
+
+def _shortened(text: str) -> str:
+    """The first sentence of what obstore says: the rest is how its own error is built."""
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= 300 else f"{line[:300]} …"
+
+
+def check_address(address: str) -> None:
+    """Refuse what is no address of an object store, or has a secret in it.
+
+    Raises:
+        UsageError: It is so.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in _SETTINGS or (parts.scheme == "file" and not parts.path.startswith("/")):
+        raise UsageError(
+            f"{option('objects')} {_without_secrets(address)!r} is not an address of an object store:"
+            f" write {_FORMS}"
+        )
+    if parts.scheme == "file" and parts.netloc:
+        raise UsageError(f"{option('objects')} {address!r} names a host: write file:///FOLDER")
+    if parts.scheme != "file" and not parts.netloc:
+        raise UsageError(f"{option('objects')} {address!r} names no bucket: write {_FORMS}")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            f"{option('objects')} {_without_secrets(address)!r} has a key in it, which every process list"
+            " would show",
+            hint="put keys into variables such as AWS_SECRET_ACCESS_KEY, or into ~/.aws/credentials",
+        )
+    known = _SETTINGS[parts.scheme]
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in known:
+            allowed = f"allowed are {', '.join(known)}" if known else "none are allowed"
+            raise UsageError(f"{option('objects')} cannot have the parameter {name!r}; {allowed}")
+
+
+def _without_secrets(address: str) -> str:
+    return re.sub(r"://[^/@]*@", "://***@", address.partition("?")[0])
+
+
+def open_objects(address: str, *, tries: int = _TRIES) -> RemoteObjects:
+    """The object store at an address; nothing is asked of it yet.
+
+    Args:
+        address: As `check_address` lets through. Keys are found where the store's own programs find them: in
+            variables, in ``~/.aws/credentials``, or given by the machine.
+        tries: How often what fails for the moment is tried.
+
+    Raises:
+        UsageError: It is no such address.
+        ObjectsError: What it says contradicts itself, or the folder cannot be made.
+    """
+    check_address(address)
+    parts = urlsplit(address)
+    known = _SETTINGS[parts.scheme]
+    settings: dict[str, Any] = {known[name]: value for name, value in parse_qsl(parts.query)}
+    prefix = unquote(parts.path).strip("/") or None
+    options: Any = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
+    if str(settings.get("aws_endpoint", settings.get("azure_storage_endpoint", ""))).startswith("http://"):
+        options["allow_http"] = True
+    retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # the rest is done here
+    try:
+        if parts.scheme == "file":
+            store: Any = LocalStore(unquote(parts.path), mkdir=True)
+        elif parts.scheme == "s3":
+            config: Any = {**_keys_of_file(os.environ), **settings}
+            store = S3Store(
+                parts.netloc, prefix=prefix, config=config, client_options=options, retry_config=retries
+            )
+        elif parts.scheme == "gs":
+            store = GCSStore(parts.netloc, prefix=prefix, client_options=options, retry_config=retries)
+        else:
+            config = settings
+            store = AzureStore(
+                parts.netloc, prefix=prefix, config=config, client_options=options, retry_config=retries
+            )
+    except (BaseError, OSError, ValueError) as error:
+        raise ObjectsError(f"{address} cannot be used: {_shortened(str(error))}") from error
+    return RemoteObjects(address, store, tries=tries)
+
+
+def _keys_of_file(variables: Mapping[str, str]) -> dict[str, str]:
+    """S3 keys from the file that Amazon's own programs read, unless variables say them."""
+    if variables.get("AWS_ACCESS_KEY_ID"):
+        return {}
+    path = Path(variables.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    file = configparser.ConfigParser(interpolation=None)
+    try:
+        file.read(path)
+        section = file[variables.get("AWS_PROFILE") or "default"]
+    except (configparser.Error, KeyError, OSError, UnicodeDecodeError):
+        return {}
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    return {name: section[name] for name in names if name in section}

@@ -1,0 +1,350 @@
+"""Two homes that share only a database and an object store: every command, and what goes away meanwhile."""
+
+import json
+import os
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from conjure.core.home import Home
+from conjure.core.team_settings import read_team
+from conjure.python_api import Client
+from conjure.runs.artifacts.availability import objects_team, shared_files
+from conjure.runs.database.opening import open_database
+from conjure.runs.host.process import everybody
+from conjure.runs.schema.status import RunStatus
+from support.casting import UNTIL_GO, ending_runs, wait_until
+from support.repositories import read_files, write_files
+from support.terminal import conjure
+
+
+class Member:
+    """One home of the team, and the command in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root)
+        self.client = Client(root)
+
+    def call(self, *arguments: str):
+        before = os.environ["CONJURE_HOME"]
+        os.environ["CONJURE_HOME"] = str(self.home.root)
+        try:
+            return conjure(*arguments)
+        finally:
+            os.environ["CONJURE_HOME"] = before
+
+    def do(self, *arguments: str) -> str:
+        done = self.call(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def files(self):
+        return shared_files(self.home, objects_team(self.home))
+
+
+@pytest.fixture
+def address(postgres):
+    return postgres.new_database()
+
+
+@pytest.fixture
+def project(conjure_home, tmp_path, monkeypatch):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def keys(s3, monkeypatch):
+    for name, value in s3.variables().items():
+        monkeypatch.setenv(name, value)
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def make_team(project, address, objects, *, first_command=None):
+    ada, bob = Member(project.parent / "ada"), Member(project.parent / "bob")
+    if first_command is not None:
+        ada.do("run", first_command)
+    ada.do("team", "init", "--database", address, "--objects", objects)
+    bob.do("team", "join", "--database", address)
+    return ada, bob
+
+
+@pytest.fixture(params=["s3", "file"])
+def anywhere(request, project, address, tmp_path):
+    if request.param == "file":
+        objects = f"file://{tmp_path}/objects"
+    else:
+        request.getfixturevalue("keys")
+        objects = request.getfixturevalue("s3").new_address()
+    return make_team(project, address, objects, first_command="echo early > early.txt")
+
+
+@pytest.fixture
+def team(project, address, keys, s3):
+    with ExitStack() as stack:
+        members = make_team(project, address, s3.new_address())
+        for member in members:
+            stack.enter_context(ending_runs(member.home))
+        yield members
+
+
+def test_a_second_machine_has_every_run_and_file(anywhere, project):
+    ada, bob = anywhere
+    assert bob.do("ls", "runs/1") == "early.txt\n"
+    many = "mkdir d; for i in 1 2 3; do echo $i > d/$i; done; head -c 600000 /dev/zero > big; echo hello"
+    bob.do("run", "-m", "runs/1/early.txt", f"cat early.txt; {many}")
+    listed = json.loads(ada.do("ps", "-a", "--json"))
+    assert [(run["number"], run["status"]) for run in listed] == [(2, "complete"), (1, "complete")]
+    assert ada.do("logs", "2") == "early\nhello\n"
+    assert ada.do("ls", "runs/2/d").split() == ["1", "2", "3"]
+    ada.do("cp", "runs/2/d", "out")
+    assert read_files(project / "out") == {"1": "1\n", "2": "2\n", "3": "3\n"}
+    assert not (ada.home.fetched / "2" / "outputs" / "big").exists()  # what is not asked for stays away
+    assert "as saved" in ada.do("verify", "2")
+    ada.do("rerun", "2")
+    assert ada.do("logs", "3") == "early\nhello\n"
+    assert json.loads(bob.do("info", "3", "--json"))["rerun_of"] == 2
+    bob.do("link", "best", "runs/3")
+    assert "best -> runs/3" in ada.do("link")
+    ada.do("label", "2", "theirs")
+    assert json.loads(bob.do("info", "2", "--json"))["labels"] == ["theirs"]
+    for member in (ada, bob):
+        for arguments in ("lineage 3", "diff 2 3", "stats 2", "metrics 2", "prune -f"):
+            member.do(*arguments.split())
+        states = {each["name"]: each["state"] for each in json.loads(member.do("doctor", "--json"))}
+        assert (states["database"], states["runs"], states["code"]) == ("ok", "ok", "ok")
+
+
+def test_the_log_of_another_machine_is_followed_and_its_run_stopped(team):
+    ada, bob = team
+    run = ada.client.run(f"echo begun; {UNTIL_GO}; echo gone")
+    followed = bob.client.runs()[0].logs(follow=True)
+    assert next(followed) == "begun"
+    (ada.home.run_folder(run.number) / "go").touch()
+    assert list(followed) == ["gone"]
+    assert bob.client.runs()[0].status is RunStatus.COMPLETE
+    for word, status in (("stop", RunStatus.STOPPED), ("kill", RunStatus.KILLED)):
+        run = ada.client.run(f"echo > made; {UNTIL_GO}")
+        wait_until(lambda run=run: run.status is RunStatus.RUNNING, "its start")
+        bob.do(word, str(run.number))
+        bob.call("wait", str(run.number))
+        assert run.status is status
+
+
+def test_metrics_and_uploads_and_removal_reach_everybody(team, project):
+    ada, bob = team
+    write_files(project, {"data/a.txt": "a", "data/b.txt": "b", "one.txt": "1"})
+    ada.do("upload", "data")
+    bob.do("upload", "one.txt")
+    assert ada.do("ls", "uploads").split() == ["data/", "one.txt"]
+    report = "python -c \"import conjure; conjure.log_metric('loss', 0.5, step=3)\""
+    bob.do("run", "-m", "uploads/data", "-m", "uploads/one.txt", f"cat data/a.txt one.txt; {report}")
+    assert ada.do("logs", "1") == "a1"
+    assert "loss,3,0.5" in ada.do("metrics", "1", "--csv")
+    write_files(project, {"data/a.txt": "other"})
+    bob.do("upload", "data")
+    assert "version 2" in ada.call("upload", "data").stderr  # the same, whoever gave it
+    ada.do("rm", "-f", "uploads/data@2")
+    assert "does not exist" in bob.call("ls", "uploads/data@2").stderr
+    bob.do("run", "echo > made.txt")
+    ada.do("rm", "runs/2")
+    for member in team:
+        assert "were removed" in member.call("ls", "runs/2").stderr
+
+
+def test_objects_that_nobody_needs_are_removed_and_come_again(team):
+    ada, bob = team
+    command = "seq 1000 > small.txt; head -c 500000 /dev/zero > large"
+    ada.do("run", command)
+    ada.do("run", "seq 1000 > small.txt")
+    bob.do("rm", "runs/1")
+    with bob.files() as files:
+        assert files.prune() == (0, 0)  # it was used just now
+        removed, size = files.prune(unused_s=0)
+        assert removed > 0
+        assert size > 500000
+    assert "as saved" in bob.do("verify", "2")
+    bob.do("run", command)
+    assert "as saved" in ada.do("verify", "3")
+
+
+def test_numbers_are_dense_and_versions_differ_whoever_asks(team, project):
+    ada, bob = team
+    write_files(project, {f"{name}/f": name for name in "abcd"})
+    running = [member.client.run("true") for _ in range(3) for member in team]
+    for run in running:
+        run.wait(check=True)
+    assert sorted(run.number for run in running) == [1, 2, 3, 4, 5, 6]
+    from concurrent.futures import ThreadPoolExecutor
+
+    from conjure.runs.artifacts.uploads import upload
+
+    with ThreadPoolExecutor(4) as threads:
+        given = list(
+            threads.map(
+                lambda pair: upload(pair[0].home, project / pair[1], "same").upload.version,
+                zip((ada, bob, ada, bob), "abcd", strict=True),
+            )
+        )
+    assert sorted(given) == [1, 2, 3, 4]
+
+
+# ---- what goes away ----------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_while_the_store_is_away(team, s3):
+    ada, bob = team
+    run = ada.client.run(f"echo begun; {UNTIL_GO}; echo gone; echo made > made.txt")
+    folder = ada.home.run_folder(run.number)
+    assert next(bob.client.runs()[0].logs(follow=True)) == "begun"
+    s3.stop()
+    try:
+        (folder / "go").touch()
+        wait_until(lambda: '"gone' in (folder / "log.jsonl").read_text(), "the command's end")
+        assert run.status is not RunStatus.COMPLETE
+    finally:
+        s3.start()
+    run.wait(check=True)
+    assert bob.do("logs", "1") == "begun\ngone\n"
+    bob.do("cp", "runs/1", "out")
+    assert Path("out/made.txt").read_text() == "made\n"
+
+
+def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(team, s3):
+    ada, bob = team
+    ada.do("run", "echo first > kept.txt")
+    run = ada.client.run(f"{UNTIL_GO}; echo first > kept.txt; head -c 3000000 /dev/urandom > big")
+    wait_until(lambda: run.status is RunStatus.RUNNING, "its start")
+    folder = ada.home.run_folder(run.number)
+    s3.pause()
+    try:
+        (folder / "go").touch()
+        wait_until(lambda: (folder / "manifest.json").exists(), "the saving")
+        os.kill(run.record.owner.pid, signal.SIGKILL)
+        wait_until(lambda: run.status is RunStatus.INTERRUPTED, "the interruption")
+    finally:
+        s3.go_on()
+    assert "saved nothing" in bob.call("ls", "runs/2").stderr
+    assert "as saved" in bob.do("verify", "1")  # what it shares with the lost one is there
+    ada.do("recover", "2")
+    assert sorted(bob.do("ls", "runs/2").split()) == ["big", "kept.txt"]
+    assert "as saved" in bob.do("verify", "2")
+
+
+def test_the_records_are_rebuilt_from_the_store(team, postgres, address, project):
+    ada, bob = team
+    write_files(project, {"data/a.txt": "a"})
+    ada.do("upload", "data")
+    ada.do("run", "-m", "uploads/data", "echo printed; cat data/a.txt > made.txt")
+    bob.do("label", "1", "good")
+    bob.do("link", "best", "runs/1")
+    with open_database(ada.home) as store:
+        before = store.get(1)
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    objects = read_team(ada.home).objects
+    eve = Member(project.parent / "eve")
+    assert "1 runs are now in" in eve.do("team", "init", "--database", address, "--objects", objects)
+    with open_database(eve.home) as store:
+        assert store.get(1) == before
+    assert eve.do("logs", "1") == "printed\n"
+    assert "as saved" in eve.do("verify", "best")
+    assert eve.do("ls", "uploads").split() == ["data/"]
+    assert eve.client.run("true").wait().number == 2
+
+
+def test_a_damaged_object_is_found_and_not_used(project, address, tmp_path):
+    ada, bob = make_team(project, address, f"file://{tmp_path}/objects")
+    ada.do("run", "head -c 300000 /dev/zero > large; echo small > small.txt")
+    for folder in ("blobs", "packs"):
+        for path in (tmp_path / "objects" / folder).iterdir():
+            content = bytearray(path.read_bytes())
+            content[0] ^= 1
+            path.write_bytes(content)
+    verified = bob.call("verify", "1")
+    assert verified.returncode == 1
+    assert "large was changed" in verified.stdout + verified.stderr
+    assert "is damaged" in bob.call("cp", "runs/1", "out").stderr
+    assert not Path("out/large").exists()
+
+
+# ---- names, copies, secrets --------------------------------------------------------------------------------
+
+
+def test_runs_of_the_local_home_are_copied_into_one_with_a_name(team, address, project, monkeypatch):
+    ada, _ = team
+    write_files(project, {"data/a.txt": "a"})
+    ada.do("run", "true")
+    eve = Member(project.parent / "eve")
+    eve.do("upload", "data")
+    eve.do("run", "--label", "mine", "-m", "uploads/data", "echo one > one.txt; cat data/a.txt")
+    eve.do("run", "-m", "runs/1/one.txt", "cat one.txt")
+    assert "there is no home 'lab'" in eve.call("--home", "lab", "ps").stderr
+    eve.do("--home", "lab", "team", "join", "--database", address)
+    assert "run 1 -> run 2" in eve.do("--home", "lab", "team", "push", "2")
+    assert [run["number"] for run in json.loads(eve.do("--home", "lab", "ps", "-a", "--json"))] == [3, 2, 1]
+    assert eve.do("--home=lab", "team", "push").count("already there") == 2
+    copy = json.loads(ada.do("info", "3", "--json"))
+    assert copy["mounts"][0]["source"] == "runs/2/one.txt"
+    assert any(label.endswith("#2") for label in copy["labels"])
+    assert ada.do("logs", "2") == "a"
+    ada.do("rerun", "3")
+    assert [run["number"] for run in json.loads(eve.do("--home", "local", "ps", "-a", "--json"))] == [2, 1]
+
+
+def test_keys_are_in_no_record_no_log_and_no_process_list(team, s3, address):
+    ada, bob = team
+    run = ada.client.run(f"echo begun; {UNTIL_GO}")
+    wait_until(lambda: run.status is RunStatus.RUNNING, "its start")
+    assert not [process for process in everybody() if s3.secret.encode() in command_line(process.pid)]
+    (ada.home.run_folder(run.number) / "go").touch()
+    run.wait(check=True)
+    bob.do("ps")
+    for home in (ada.home, bob.home):
+        for path in home.root.rglob("*"):
+            if path.is_file():
+                assert s3.secret.encode() not in path.read_bytes(), path
+    with psycopg.connect(address) as connection:
+        for table in ("runs", "team", "objects", "uploads"):
+            assert s3.secret not in str(connection.execute(f"SELECT * FROM {table}").fetchall())
+
+
+@pytest.mark.parametrize(
+    ("objects", "said"),
+    [
+        ("ftp://x/y", "is not an address of an object store"),
+        ("s3://key:hunter2@bucket/x", "has a key in it"),
+        ("s3://bucket/x?secret=hunter2", "cannot have the parameter 'secret'"),
+        ("file://host/x", "names a host"),
+        ("s3:///x", "names no bucket"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_without_telling_its_key(project, address, objects, said):
+    refused = conjure("team", "init", "--database", address, "--objects", objects)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert "hunter2" not in refused.stderr
+
+
+def test_a_store_that_refuses_or_is_not_there_is_one_sentence(project, address, s3, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    refused = conjure("team", "init", "--database", address, "--objects", s3.new_address())
+    assert refused.returncode == 1
+    assert "refuses these credentials" in refused.stderr
+    assert "hunter2" not in refused.stderr
+    nowhere = "s3://b/p?endpoint=http://127.0.0.1:1&region=us-east-1"
+    refused = conjure("team", "init", "--database", address, "--objects", nowhere)
+    assert "cannot be reached" in refused.stderr
+    assert "Traceback" not in refused.stderr
