@@ -1,7 +1,7 @@
-"""Text for people: names that any terminal can show, moments, counts.
+"""Text for people: names that any terminal can show, moments, counts, addresses.
 
-Main entries: `valid_utf8`, `to_iso`, `plural`, `did_you_mean`. Invariant: but for `today`, pure functions of
-their arguments.
+Main entries: `valid_utf8`, `to_iso`, `plural`, `did_you_mean`, `local_address`. Invariant: but for `today`,
+pure functions of their arguments.
 """
 
 from collections.abc import Iterable
@@ -9,6 +9,8 @@ from datetime import UTC, date, datetime
 
 # serve and score have 0.6, version and verify 0.62; inof and info 0.75, genrate and generate 0.93
 _ALIKE = 0.72
+
+_ON_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 
 
 def to_iso(seconds: float | None) -> str | None:
@@ -52,3 +54,12 @@ def did_you_mean(typed: str, known: Iterable[str]) -> str | None:
     """``did you mean loss or los_2?``, or None where nothing is near."""
     near = near_names(typed, known)
     return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def local_address(host: str, port: float) -> str:
+    """The URL that a server is reached at from this machine, by the host it listens on.
+
+    The port may be a run's metric, as which it is a float.
+    """
+    host = _ON_ALL.get(host, host)
+    return f"http://[{host}]:{port:.0f}" if ":" in host else f"http://{host}:{port:.0f}"

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from conjure.core.addresses import local_address
+from conjure.core.text import local_address
 from conjure.errors import UsageError
 from conjure.http.connections import BoundedConnection
 

@@ -12,8 +12,7 @@ from enum import StrEnum
 from signal import strsignal
 from typing import Any
 
-from conjure.core.addresses import local_address
-from conjure.core.text import plural, to_iso, valid_utf8
+from conjure.core.text import local_address, plural, to_iso, valid_utf8
 from conjure.core.times import moment
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.runs.database.base import Database, Lease, Link, ListedRun, RunFilter
