@@ -128,6 +128,8 @@ class RayExecutor(Executor):
         hopeless = []
         for claim in waiting:
             attempt = store.newest_attempt(claim.number) + 1
+            if not store.get(claim.number).waits_in_queue:
+                continue  # it was claimed meanwhile, so that the attempt is the one after
             own = self.jobs_of(claim.number, attempt, jobs)
             handed = [job for job in own if not job.is_over]
             if handed:

@@ -117,6 +117,15 @@ def test_runs_that_wait_for_others_and_for_their_time_are_not_handed_over(rest, 
     assert store.get(waiting).waits_in_queue
 
 
+def test_a_run_that_is_claimed_meanwhile_gets_no_further_job(rest, store, executor):
+    number = queue_run(store, executor)
+    claims = store.claims()
+    claim(store, number)
+    store.claims = lambda: claims  # as they were read a moment ago
+    executor.hand_over(store)
+    assert rest.jobs == {}
+
+
 def test_a_stopped_run_is_never_started(rest, store, executor):
     number = queue_run(store, executor)
     executor.hand_over(store)
