@@ -9,11 +9,10 @@ import os
 import signal
 import sys
 import time
-import traceback
 
 from conjure.core.home import Home
-from conjure.errors import ConjureError, StoreError
-from conjure.runs.database.base import REASON_OF_REQUEST, Database
+from conjure.errors import ExecutorError, StoreError, UsageError
+from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.ray import RayExecutor, executors_of
@@ -33,7 +32,7 @@ from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
 
 LOST_AFTER_S = 6 * HEARTBEAT_EVERY_S
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S, _AGAIN_AFTER_S = 1.0, 10.0
 
 
 def main() -> None:
@@ -59,7 +58,7 @@ def dispatch(home: Home, lock: SchedulerLock | None) -> None:
     with open_database(home, must_exist=True) as store:
         while lock is not None:
             while home.database.exists() and _look(store):
-                time.sleep(_LOOK_EVERY_S)
+                pass
             lock.release()
             # Who submitted a run just now may have met the lock.
             lock = SchedulerLock.take_if_free(home, dispatcher_lock_path(home)) if _look(store) else None
@@ -68,11 +67,16 @@ def dispatch(home: Home, lock: SchedulerLock | None) -> None:
 
 
 def _look(store: Database) -> bool:
+    """Look, and wait a moment; whether there are runs on clusters."""
     try:
-        return look_after(store, executors_of(store.home))
-    except StoreError:
-        traceback.print_exc()  # its server is away: it is tried again
+        found = look_after(store, executors_of(store.home))
+    except StoreError as error:
+        sys.stderr.write(f"{error}\n")  # its server is away: it is tried again
+        time.sleep(_AGAIN_AFTER_S)
         return True
+    if found:
+        time.sleep(_LOOK_EVERY_S)
+    return found
 
 
 def look_after(store: Database, executors: list[RayExecutor]) -> bool:
@@ -92,8 +96,8 @@ def look_after(store: Database, executors: list[RayExecutor]) -> bool:
                 mark_interrupted(store, own, lost=_lost(store, executor, own))
             except UnreachableError:
                 continue  # that says nothing about its runs
-            except ConjureError:
-                traceback.print_exc()
+            except (ExecutorError, UsageError) as error:
+                sys.stderr.write(f"{error}\n")  # it refuses; what waits goes on waiting
     return found
 
 
@@ -116,8 +120,8 @@ def _give_up(store: Database, executor: RayExecutor, number: int) -> None:
         store.begin_attempt(number, this_process(), expected=attempt)
         store.move(number, RunStatus.BUILDING)
         store.end_run(number, Ending(EndReason.BUILD_FAILED, message=message))
-    except (IllegalMoveError, ConjureError):
-        traceback.print_exc()  # one of the jobs has claimed it after all
+    except (IllegalMoveError, SupersededError):
+        return  # one of the jobs has claimed it after all
 
 
 def _lost(store: Database, executor: RayExecutor, own: list[RunRecord]) -> set[int]:
