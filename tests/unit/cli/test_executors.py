@@ -54,7 +54,7 @@ def test_a_home_of_one_machine_cannot_use_one(call, define, folder):
     define("http://127.0.0.1:1")
     status, _, err = call("run", "--on", "gpu", "true")
     assert status == 125
-    assert "--on gpu needs a home that the nodes share" in err
+    assert "--on gpu needs a home whose folder the nodes share" in err
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def mark_interrupted(
         if not is_lost and not _can_be_judged(store.home, record, executor):
             continue
         with RunLock.possession(store.home.run_folder(record.number)) as nobody_has_it:
-            if nobody_has_it:
+            # Its submitter may have left it to a queue, or another machine to the next attempt, meanwhile.
+            if nobody_has_it and store.get(record.number).owner == record.owner:
                 _close_one(store, record.number)
     if any(record.spec.retry for record in records):
         look_after_queue(store)
