@@ -10,7 +10,6 @@ Invariant: whatever ends the supervisor, no process of the run is left and its r
 """
 
 import os
-import select
 import signal
 import sys
 import time
@@ -27,7 +26,6 @@ from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.attempts import set_aside
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.opening import open_database
-from conjure.runs.executors.local import find_supervisor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
@@ -37,7 +35,6 @@ from conjure.runs.host.process import (
     adopt_orphans,
     boot_id,
     end_family,
-    send_signal,
     set_name,
     this_process,
 )
@@ -61,8 +58,6 @@ from conjure.runs.scheduling.scheduler_start import (
 )
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError
-
-_LOOK_EVERY_S = 0.5
 
 
 def main() -> NoReturn:
@@ -109,7 +104,8 @@ def main_on_node(home: Home, number: int, attempt: int) -> None:
     if lock is None or lock.descriptor is None:
         return
     reading, writing = os.pipe()  # held by supervisor and guard, and by nobody else, until they end
-    if os.fork() == 0:
+    above = os.fork()
+    if above == 0:
         try:
             os.setsid()
             os.close(reading)
@@ -120,12 +116,9 @@ def main_on_node(home: Home, number: int, attempt: int) -> None:
             os._exit(1)  # it could not be left
     os.close(writing)
     lock.release()
-    told = []
-    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
-    while not select.select([reading], [], [], _LOOK_EVERY_S)[0]:
-        if told:
-            told.clear()
-            _pass_on(home, number, attempt)
+    # The guard is in the group that the process above it began, and passes it on: the run stops and saves.
+    signal.signal(signal.SIGTERM, lambda *_: _signal_group(above, signal.SIGTERM))
+    os.read(reading, 1)
 
 
 def _as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
@@ -148,12 +141,9 @@ def _is_the_nodes(name: str) -> bool:
     return name not in OWN_VARIABLES and name != "PYTHONBREAKPOINT" and not name.startswith("RAY_")
 
 
-def _pass_on(home: Home, number: int, attempt: int) -> None:
-    """Tell the supervisor that its job was told to end: it stops the run and saves."""
-    with suppress(ConjureError), open_database(home, must_exist=True) as store:
-        supervisor = find_supervisor(store.get(number).owner)
-        if supervisor is not None and store.newest_attempt(number) == attempt:
-            send_signal(supervisor, signal.SIGTERM)
+def _signal_group(group: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
 
 
 def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> None:
@@ -270,7 +260,8 @@ def _begin_anew(home: Home, store: Database, number: int) -> None:
 
 def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int) -> NoReturn:
     """Wait for the supervisor; should it be killed, end what it leaves and close its record."""
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    is_local = request.executor == LOCAL  # else the job above hands on what it was told
+    signal.signal(signal.SIGTERM, lambda *_: None if is_local else os.kill(supervisor, signal.SIGTERM))
     while True:
         pid, status = os.wait()
         if pid == supervisor:
