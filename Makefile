@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster test-sandbox test-jupyter bench-serve bench-web coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster test-sandbox test-images test-jupyter bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -47,6 +47,10 @@ test-generate:  ## conjure[generate] in a new environment, from the package inde
 test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is missing
 	scripts/install-programs bwrap=bubblewrap
 	$(BIN)/pytest tests/sandbox
+
+test-images: setup  ## runs in containers; installs podman if it is missing
+	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static
+	$(BIN)/pytest tests/images
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter

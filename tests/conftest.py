@@ -30,7 +30,7 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 # Each needs programs or packages beside, and has a target in the Makefile: not even imported unless named.
-collect_ignore = ["cluster", "jupyter", "models", "sandbox", "serve", "web"]
+collect_ignore = ["cluster", "images", "jupyter", "models", "sandbox", "serve", "web"]
 
 
 @pytest.fixture(autouse=True)

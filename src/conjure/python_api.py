@@ -177,6 +177,8 @@ class RunOptions(TypedDict, total=False):
     """Version of a clean environment, such as ``3.12``."""
     base: str
     """``current`` (the default) or ``none``."""
+    image: str
+    """Container image to carry the command out in, with podman."""
     env: Mapping[str, str]
     """Variables to set."""
     git_url: str
@@ -193,6 +195,8 @@ class RunOptions(TypedDict, total=False):
     """Description of the run."""
     labels: Sequence[str]
     """Names to find the run by."""
+    project: str
+    """Project that the run belongs to; the name of the repository's folder if not given."""
     params: Mapping[str, object]
     """Each replaces ``:NAME:`` in the command."""
     timeout: str
@@ -280,6 +284,7 @@ class Client:
         model: str | Path = "sprite",
         description: str = "",
         labels: Sequence[str] = (),
+        project: str | None = None,
         run: RecordingOptions | None = None,
         **options: Unpack[FinetuneOptions],
     ) -> Run:
@@ -292,6 +297,7 @@ class Client:
             model: Model to start from: a name, a folder or a run (``runs/3``).
             description: Description of the run.
             labels: Names to find the run by.
+            project: Project that the run belongs to; the name of the repository's folder if None.
             run: Where it is carried out, and how often it is tried; see `RecordingOptions`.
             **options: The options of ``conjure finetune``, with underscores; see `FinetuneOptions`.
 
@@ -301,7 +307,7 @@ class Client:
         names = _names(data)
         options = _request_checks().check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
-        return self._submit(_placed(spec, run or {}))
+        return self._submit(_placed(replace(spec, project=project), run or {}))
 
     def generate(
         self,
@@ -311,6 +317,7 @@ class Client:
         prompt_file: str | Path | None = None,
         description: str = "",
         labels: Sequence[str] = (),
+        project: str | None = None,
         run: RecordingOptions | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Run:
@@ -322,6 +329,7 @@ class Client:
             prompt_file: A file with a prompt on each line, in place of `prompt`.
             description: Description of the run.
             labels: Names to find the run by.
+            project: Project that the run belongs to; the name of the repository's folder if None.
             run: Where it is carried out, and how often it is tried; see `RecordingOptions`.
             **options: The options of ``conjure generate``, with underscores; see `GenerateOptions`.
 
@@ -337,7 +345,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(_placed(spec, run or {}))
+        return self._submit(_placed(replace(spec, project=project), run or {}))
 
     def score(
         self,
@@ -347,6 +355,7 @@ class Client:
         model: str | Path | Sequence[str | Path] = "sprite",
         description: str = "",
         labels: Sequence[str] = (),
+        project: str | None = None,
         run: RecordingOptions | None = None,
         **options: Unpack[ScoreOptions],
     ) -> Run:
@@ -358,6 +367,7 @@ class Client:
             model: A name, a folder or a run (``runs/3``); two of them are compared.
             description: Description of the run.
             labels: Names to find the run by.
+            project: Project that the run belongs to; the name of the repository's folder if None.
             run: Where it is carried out, and how often it is tried; see `RecordingOptions`.
             **options: The options of ``conjure score``, with underscores; see `ScoreOptions`.
 
@@ -378,7 +388,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(_placed(spec, run or {}))
+        return self._submit(_placed(replace(spec, project=project), run or {}))
 
     def sweep(
         self,
@@ -461,12 +471,29 @@ class Client:
             return Run(self.home, store.get(number).number, self.executor)
 
     def runs(
-        self, *, limit: int | None = 20, status: str | None = None, labels: Sequence[str] = ()
+        self,
+        *,
+        limit: int | None = 20,
+        status: str | None = None,
+        labels: Sequence[str] = (),
+        project: str | None = None,
     ) -> "RunList":
-        """The newest runs, newest first; those with any of the labels, if any are named."""
-        statuses = () if status is None else (_status(status),)
+        """The newest runs, newest first.
+
+        Args:
+            limit: At most so many, or None for all.
+            status: Only those with this status.
+            labels: Only those with any of these labels.
+            project: Only those of this project; "" for those without one.
+        """
+        wanted = RunFilter(
+            limit=limit,
+            statuses=() if status is None else (_status(status),),
+            labels=tuple(labels),
+            projects=() if project is None else (project,),
+        )
         with open_store(self.home) as store:
-            found = store.listing(RunFilter(limit=limit, statuses=statuses, labels=tuple(labels)))
+            found = store.listing(wanted)
         return RunList(Run(self.home, listed.number, self.executor) for listed in found)
 
 
@@ -537,6 +564,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
             options.get("python"),
             keep_packages(home, options.get("pip", ()), current_folder()),
             requirements or None,
+            options.get("image"),
         ),
         variables={name: str(value) for name, value in options.get("env", {}).items()},
         mounts=_mounts(options.get("mounts", ())),
@@ -549,6 +577,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         no_output=tuple(options.get("no_output", ())),
         description=options.get("description", ""),
         labels=tuple(options.get("labels", ())),
+        project=options.get("project"),
         params={name: str(value) for name, value in options.get("params", {}).items()},
         idempotent=options.get("idempotent", False),
         sandbox=options.get("sandbox", False),

@@ -330,6 +330,54 @@ def test_labels_come_and_go(store):
         store.add_label(99, "x")
 
 
+def test_runs_are_listed_by_project(store):
+    for project in ("jokes", None, "recipes", "jokes"):
+        add_run(store, project=project)
+    assert numbers(store.select(RunFilter(projects=("jokes",)))) == [4, 1]
+    assert numbers(store.select(RunFilter(projects=("jokes", "recipes")))) == [4, 3, 1]
+    assert numbers(store.select(RunFilter(projects=("",)))) == [2]
+    assert numbers(store.select(RunFilter(projects=("", "recipes")))) == [3, 2]
+    assert numbers(store.select(RunFilter(projects=("joke",)))) == []
+    assert numbers(store.select(RunFilter(search="JOKE"))) == [4, 1]
+    assert [run.project for run in store.listing(RunFilter(order="project"))] == [
+        *("jokes", "jokes", "recipes", None)
+    ]
+
+
+def test_projects_are_what_runs_name(store):
+    assert store.projects() == []
+    for project in ("jokes", None, "recipes", "jokes"):
+        add_run(store, project=project)
+    finish(store, 1, DONE)
+    found = [(each.name, each.runs, each.active, each.newest) for each in store.projects()]
+    assert found == [("jokes", 2, 1, 4), ("recipes", 1, 1, 3), (None, 1, 1, 2)]
+    assert store.projects()[0].requested_at == store.get(4).requested_at
+    assert store.project_names() == ["jokes", "recipes"]
+
+
+def test_a_project_is_renamed_in_rows_and_files(home, store):
+    for project in ("jokes", "other", "jokes"):
+        add_run(store, project=project, labels=("kept",))
+    finish(store, 1, DONE)
+    assert store.rename_project("jokes", "puns") == 2
+    assert [store.get(number).project for number in (1, 2, 3)] == ["puns", "other", "puns"]
+    assert read_record(home.run_folder(1)) == store.get(1)
+    assert store.get(1).labels == ("kept",)
+    assert store.suspects() == []
+    with pytest.raises(NotFoundError, match="there is no project 'pun'; did you mean puns"):
+        store.rename_project("pun", "x")
+
+
+def test_a_project_is_still_known_after_reindexing(home, store):
+    add_run(store, project="jokes")
+    finish(store, 1, DONE)
+    record = store.get(1)
+    store.put_record(record)
+    assert store.reindex() == ([1], [])
+    assert store.get(1) == record
+    assert numbers(store.select(RunFilter(projects=("jokes",)))) == [1]
+
+
 def test_links_come_and_go(store):
     store.set_link("best", "runs/3")
     assert store.lookup_link("best") == "runs/3"

@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "label": ("Control runs", "Add a label to a run, or remove one."),
     "archive": ("Control runs", "Hide runs from `conjure ps`; nothing is deleted."),
     "unarchive": ("Control runs", "Show archived runs in `conjure ps` again."),
+    "project": ("Control runs", "List and rename the projects that runs belong to."),
     "ls": ("Files", "List runs, uploads and their files."),
     "cp": ("Files", "Copy files out of a run or an upload."),
     "upload": ("Files", "Store a file or folder so that runs can mount it."),

@@ -19,12 +19,17 @@ from conjure.reporting import inside_a_run
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 
-RECORDING = ("background", "description", "label", "retry", "on", "cpus", "gpus", "memory")
+RECORDING = ("background", "description", "label", "project", "retry", "on", "cpus", "gpus", "memory")
 
 
 def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say how a run is recorded."""
     for each in (
+        click.option(
+            "--project",
+            metavar="NAME",
+            help="Project that the run belongs to; default: the name of the repository's folder.",
+        ),
         click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run."),
         click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run."),
         click.option(

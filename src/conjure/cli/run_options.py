@@ -32,8 +32,7 @@ from conjure.runs.schema.spec import (
 _CURRENT = "current"
 _NOT_YET = {
     "conda_file": "--conda-file: conda environments are not supported yet; use --pip or --pip-req",
-    "apt": "--apt: system packages are not supported yet; install them on this machine",
-    "docker_image": "--docker-image: containers are not supported yet",
+    "apt": "--apt: system packages are not supported yet; install them on this machine, or use an --image",
 }
 
 
@@ -72,12 +71,25 @@ _OPTIONS = (
     ),
     click.option("--committed", is_flag=True, help="Leave out uncommitted and untracked files."),
     click.option(
+        "--image",
+        "--docker-image",
+        "--from",
+        "image",
+        metavar="IMAGE",
+        help="Run the command in a container of this image, with podman.",
+    ),
+    click.option(
         "--sandbox/--no-sandbox",
         default=False,
         help="Hide home folders, other processes and the network; the system is read-only.",
     ),
     click.option("--network", is_flag=True, help="Let a sandboxed command reach the network."),
     click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run."),
+    click.option(
+        "--project",
+        metavar="NAME",
+        help="Project that the run belongs to; default: the name of the repository's folder.",
+    ),
     click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run."),
     click.option("--timeout", metavar="90m", help="Stop the run after this time."),
     click.option(
@@ -121,7 +133,6 @@ _OPTIONS = (
     click.option("--no-output", multiple=True, metavar="GLOB", help="Do not save new files that match."),
     click.option("--conda-file", hidden=True),
     click.option("--apt", multiple=True, hidden=True),
-    click.option("--docker-image", "--from", hidden=True),
 )
 
 
@@ -159,6 +170,7 @@ def run_spec(
             options["python"],
             keep_packages(home, options["pip"], current_folder()),
             requirements or None,
+            options["image"],
         ),
         variables=dict(map(parse_variable, options["env"])),
         mounts=tuple(map(Mount.parse, options["mount"])),
@@ -171,6 +183,7 @@ def run_spec(
         no_output=options["no_output"],
         description=options["description"],
         labels=options["label"],
+        project=options["project"],
         params=params,
         idempotent=idempotent,
         sandbox=options["sandbox"],

@@ -1,13 +1,14 @@
 """What people set once: two files of settings, and variables above them.
 
-Main entries: `load_config`, `Config`, `SETTINGS`, `write_setting`; `read_executors`. Invariant: a value is
-checked where it is read, and knows where it came from:
+Main entries: `load_config`, `Config`, `SETTINGS`, `configured_project`, `repository_name`, `write_setting`;
+`read_executors`. Invariant: a value is checked where it is read, and knows where it came from:
 
     default < config.toml in the home < conjure.toml of the project < variable < option of a command
 
 Executors are defined in the user's own file alone: where runs go, and with which token, no project can say.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -27,6 +28,8 @@ from conjure.errors import UsageError
 PROJECT_FILE = "conjure.toml"
 DEFAULT = "default"
 SANDBOX = "sandbox"
+_PROJECT = "project"
+_GIT = ".git"
 _HEADING = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(#.*)?")
 
 
@@ -138,6 +141,9 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting(SANDBOX, "Run commands in a sandbox; a project can only turn this on.", _yes_or_no, False),
         Setting(
+            _PROJECT, "Project that runs belong to; the name of the repository's folder if not set.", _text
+        ),
+        Setting(
             "team.cache",
             "Most space for files fetched from a team's object store.",
             _parsed(parse_size, "a size such as 50GB"),
@@ -213,9 +219,36 @@ def load_config(home: Home, folder: Path) -> Config:
 def find_project_file(folder: Path) -> Path | None:
     """The nearest ``conjure.toml``: in the folder, or above it up to the top of its repository."""
     above = [folder, *folder.parents]
-    top = next((each for each in above if (each / ".git").exists()), folder)
+    top = next((each for each in above if (each / _GIT).exists()), folder)
     within = above[: above.index(top) + 1]
     return next((each / PROJECT_FILE for each in within if (each / PROJECT_FILE).is_file()), None)
+
+
+def configured_project(home: Home, folder: Path) -> str | None:
+    """What the settings say that runs from a folder belong to, or None.
+
+    Raises:
+        UsageError: A file of settings cannot be used.
+    """
+    return load_config(home, folder).values[_PROJECT]
+
+
+def repository_name(folder: Path) -> str | None:
+    """The name of the folder of the repository that a folder is in, or None outside of one."""
+    root = next((each for each in (folder, *folder.parents) if (each / _GIT).exists()), None)
+    return None if root is None else _main_worktree(root).name or None
+
+
+def _main_worktree(root: Path) -> Path:
+    """The folder that a linked worktree of git's belongs to; of every other root, the root itself."""
+    link = root / _GIT
+    if not link.is_file():
+        return root
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        git_folder = root / link.read_text(encoding="utf-8").strip().removeprefix("gitdir: ")
+        if git_folder.parent.name == "worktrees" and git_folder.parent.parent.name == _GIT:
+            return git_folder.parent.parent.parent
+    return root
 
 
 def read_settings(path: Path) -> dict[str, Any]:

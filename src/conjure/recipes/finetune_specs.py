@@ -102,6 +102,7 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
             checkpoint=_CHECKPOINTS,
         ),
         description=f"resumed from run {number}",
+        project=record.project,
     )
 
 

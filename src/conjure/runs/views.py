@@ -229,6 +229,7 @@ class RunRow:
             "command": run.command,
             "description": run.description,
             "labels": list(run.labels),
+            "project": run.project,
             "params": dict(run.params),
             **{f"{phase}_at": to_iso(run.facts.entered.get(phase)) for phase in PHASES},
             "ended_at": to_iso(run.facts.ended_at),
@@ -308,6 +309,8 @@ class RunView:
             Fact("command", self.command),
             *_optional("description", record.spec.description),
             *_optional("labels", ", ".join(record.labels)),
+            *_optional("machine", "" if record.owner is None else record.owner.member),
+            *_optional("project", record.project),
             *attempt_facts(record),
             *time_facts(record),
             *code_facts(record),
@@ -425,7 +428,11 @@ def code_facts(record: RunRecord) -> Iterator[Fact]:
 def environment_facts(record: RunRecord) -> Iterator[Fact]:
     """Which Python it ran with, packages aside."""
     asked, had = record.spec.environment, record.environment
-    if had is not None:
+    if asked.image is not None:
+        yield Fact("image", asked.image)
+        if had is not None:
+            yield Fact("image digest", had.digest)
+    elif had is not None:
         yield Fact("python", had.python)
     if asked.base != "current":
         yield Fact("base", asked.base)

@@ -4,9 +4,17 @@ import tomllib
 
 import pytest
 
-from conjure.core.config import find_project_file, load_config, read_executors, write_setting
+from conjure.core.config import (
+    configured_project,
+    find_project_file,
+    load_config,
+    read_executors,
+    repository_name,
+    write_setting,
+)
 from conjure.core.home import Home
 from conjure.errors import UsageError
+from support.repositories import commit_all, run_git
 
 COMMENTED = """# mine
 model = "sprite"   # the small one
@@ -55,6 +63,27 @@ def test_a_projects_file_is_looked_for_up_to_the_top_of_its_repository(project, 
     (project / "deep" / "conjure.toml").touch()
     assert find_project_file(project / "deep" / "er") == project / "deep" / "conjure.toml"
     assert find_project_file(project) is None
+
+
+def test_a_repository_has_the_name_of_its_folder(project, tmp_path):
+    assert repository_name(project / "deep" / "er") == "project"
+    assert repository_name(tmp_path) is None
+
+
+def test_a_linked_worktree_has_the_name_of_the_repository_it_belongs_to(project, tmp_path):
+    run_git(project, "init", "-q")
+    commit_all(project)
+    run_git(project, "worktree", "add", "-q", str(tmp_path / "elsewhere"))
+    assert repository_name(tmp_path / "elsewhere") == "project"
+    (tmp_path / "module").mkdir()
+    (tmp_path / "module" / ".git").write_text("gitdir: ../project/.git/modules/module\n")
+    assert repository_name(tmp_path / "module") == "module"
+
+
+def test_a_project_can_be_set(home, project):
+    assert configured_project(home, project) is None
+    (project / "conjure.toml").write_text('project = "jokes"\n')
+    assert configured_project(home, project / "deep") == "jokes"
 
 
 def test_what_is_set_in_a_table_is_given_as_it_is_used(home, project):

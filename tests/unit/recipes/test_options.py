@@ -20,7 +20,7 @@ NOT_RECORDED = {"model", "output", "resume", "dry_run", "no_run", "save", "as_js
     "from_file",
 }
 GIVEN_APART = {"prompt", "prompt_option", "prompt_file", "inputs", "data", "as_text", "compare"}
-FOR_EVERY_RUN = {"label", "description", "background"}
+FOR_EVERY_RUN = {"label", "description", "project", "background"}
 
 
 @pytest.mark.parametrize(("module", "options"), COMMANDS)

@@ -122,10 +122,12 @@ def test_reindexing_leaves_a_run_that_goes_on_as_far_as_it_is(home, store):
 
 
 def test_reindexing_mends_rows_that_say_otherwise(home, store):
-    record = finish(store, add_run(store, labels=("a",)).number, DONE)
+    record = finish(store, add_run(store, labels=("a",), project="jokes").number, DONE)
     report(home, 1, 3.0, 2.0)
     with store._session.transaction():
-        store._session.connection.execute("UPDATE runs SET exit_code = 9, end_reason = 'nonzero_exit'")
+        store._session.connection.execute(
+            "UPDATE runs SET exit_code = 9, end_reason = 'nonzero_exit', project = 'other'"
+        )
         store._session.connection.execute("DELETE FROM run_labels")
     assert store.reindex() == ([1], [])
     assert store.get(1) == record

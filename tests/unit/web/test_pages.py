@@ -65,7 +65,27 @@ class TestTable:
         assert upwards[:5] == downwards[:5][::-1]
         assert upwards[5:] == downwards[5:] == [9, 7, 5, 4]
 
-    @pytest.mark.parametrize("sort", ["status", "kind", "command", "description", "label", "-duration"])
+    def test_projects(self, tmp_path):
+        with SqliteDatabase.open(Home(tmp_path).create()) as store:
+            for project in ("jokes", None, "a & b"):
+                add_run(store, project=project)
+        with visiting(tmp_path) as visitor:
+            assert numbers(visitor.page("/runs")) == [3, 2, 1]
+            assert numbers(visitor.page("/runs?project=")) == [3, 2, 1]
+            page = visitor.page("/runs?project=a+%26+b")
+            assert numbers(page) == [3]
+            assert "<option selected>a &amp; b</option>" in page
+            assert '<td class="c-project">a &amp; b</td>' in page
+            assert "1 run of 3" in page
+
+    def test_without_projects_there_is_nothing_of_them(self, visitor):
+        page = visitor.page("/runs")
+        assert 'name="project"' not in page
+        assert "c-project" not in page
+
+    @pytest.mark.parametrize(
+        "sort", ["status", "kind", "command", "description", "project", "label", "-duration"]
+    )
     def test_every_order_works(self, visitor, sort):
         assert len(numbers(visitor.page(f"/runs?sort={sort}"))) == 9
 

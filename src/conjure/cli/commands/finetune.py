@@ -3,6 +3,7 @@
 Main entry: `command`. Invariant: the first ^C or SIGTERM saves and stops, the second ends it at once.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -208,6 +209,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     _refuse_output(settings)
     if settings["resume"] is not None:
         spec = _resumed_spec(data, settings["resume"])
+        spec = spec if recording["project"] is None else replace(spec, project=recording["project"])
     else:
         # Every fault is told here and now, before a run gets a number.
         spec = implementation.checked_spec(context)

@@ -5,6 +5,7 @@ Main entry: `command`. Invariant: stdout holds what was written and nothing else
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, cast
@@ -180,7 +181,7 @@ def _spec(
     if "stop" in options:
         options["stop"] = [_unescaped(text) for text in options["stop"]]
     options = check_generate(prompts, options)
-    return generate_spec(
+    spec = generate_spec(
         Home.from_environment(),
         prompts[0],
         given["model"],
@@ -190,6 +191,7 @@ def _spec(
         description=given["description"],
         labels=given["label"],
     )
+    return replace(spec, project=given["project"])
 
 
 def _only(argument: str | None, option: str | None) -> str | None:

@@ -40,6 +40,12 @@ _STATUSES = [str(status) for status in RunStatus]
 )
 @click.option("--label", multiple=True, metavar="NAME", help="Show only runs with this label (repeatable).")
 @click.option(
+    "--project",
+    multiple=True,
+    metavar="NAME",
+    help="Show only runs of this project (repeatable); '': those without one.",
+)
+@click.option(
     "--sort",
     metavar="[-]METRIC",
     help="Sort by a metric's last value, lowest first; -METRIC sorts highest first.",
@@ -57,6 +63,7 @@ def command(
     everything: bool,
     status: tuple[str, ...],
     label: tuple[str, ...],
+    project: tuple[str, ...],
     sort: str | None,
     as_csv: bool,
     as_json: bool,
@@ -69,6 +76,7 @@ def command(
         limit=None if everything else last + 1,  # one more tells whether there are more
         statuses=tuple(map(RunStatus, status)),
         labels=label,
+        projects=project,
         archived=everything,
         sort_metric=metric,
         highest_first=highest_first,
@@ -115,12 +123,14 @@ def _sort_order(sort: str | None) -> tuple[bool, str | None]:
 def _table(runs: list[RunRow], metric: str | None) -> tuple[list[Column], list[Row]]:
     """Headings and rows; a column that would be empty is left out."""
     has_metrics, has_labels = any(row.metrics for row in runs), any(row.run.labels for row in runs)
+    has_projects = any(row.run.project is not None for row in runs)
     columns = [
         Column("RUN", right=True),
         Column("STATUS"),
         Column("AGE", right=True),
         Column("DURATION", right=True),
         *([Column("METRIC")] if has_metrics else []),
+        *([Column("PROJECT")] if has_projects else []),
         *([Column("LABELS")] if has_labels else []),
         Column("COMMAND", shrinks=True),
     ]
@@ -131,6 +141,7 @@ def _table(runs: list[RunRow], metric: str | None) -> tuple[list[Column], list[R
             "-" if row.requested_at is None else short_age(row.requested_at),
             elapsed(row.run.facts, row.run.total_s),
             *([row.metric_text(metric)] if has_metrics else []),
+            *([row.run.project or ""] if has_projects else []),
             *([", ".join(row.run.labels)] if has_labels else []),
             row.run.command,
         ]
@@ -143,6 +154,6 @@ def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:
     if wanted.sort_metric is not None:
         known = f"there are {', '.join(metric_names)}" if metric_names else "no run has reported any"
         return f"none of these runs has a metric {wanted.sort_metric!r}; {known}"
-    if wanted.statuses or wanted.labels:
+    if wanted.statuses or wanted.labels or wanted.projects:
         return "no runs match"
     return 'no runs yet; start one: conjure run "echo hello"'

@@ -4,6 +4,7 @@ Main entry: `command`. Invariant: weights are float32 whatever the machine, so t
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,7 +105,7 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
     """
     given = context.params
     options = cast("ScoreOptions", given_options(context, ScoreOptions))
-    return score_spec(
+    spec = score_spec(
         Home.from_environment(),
         given["inputs"],
         given["compare"] if given["compare"] is not None else [given["model"]],
@@ -114,6 +115,7 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
         description=given["description"],
         labels=given["label"],
     )
+    return replace(spec, project=given["project"])
 
 
 def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:

@@ -124,7 +124,7 @@ def command(
             if predictor is None
             else _predictor_spec(predictor, config, mounts, words, recording)
         )
-        return record(spec, recording, as_json=False)
+        return record(replace(spec, project=recording["project"]), recording, as_json=False)
     refuse_unrecorded(recording, "add --save")
     # Imports the web framework and the language-model half, which neither --help nor a recording needs.
     from conjure.cli.language_model import serve as implementation

@@ -36,7 +36,7 @@ def checked_spec(context: click.Context, placeholders: Mapping[str, str] | None 
     home, given = Home.from_environment(), context.params
     options = cast("FinetuneOptions", given_options(context, FinetuneOptions))
     options = check_finetune(home, given["data"], given["model"], options)
-    return finetune_spec(
+    spec = finetune_spec(
         home,
         given["data"],
         given["model"],
@@ -45,6 +45,7 @@ def checked_spec(context: click.Context, placeholders: Mapping[str, str] | None 
         description=given["description"],
         labels=given["label"],
     )
+    return replace(spec, project=given["project"])
 
 
 def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool, as_json: bool) -> int:

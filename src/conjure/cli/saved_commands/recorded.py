@@ -40,7 +40,12 @@ def values_of_run(record: RunRecord) -> tuple[str, dict[str, Value]]:
         )
     found = _run_values(record) if verb == RUN else _own_values(spec, verb)
     is_default = verb != RUN and spec.description.startswith("conjure ")  # its version
-    values = {**found, "description": "" if is_default else spec.description, "label": spec.labels}
+    values = {
+        **found,
+        "description": "" if is_default else spec.description,
+        "label": spec.labels,
+        "project": spec.project,
+    }
     order = [key_of(parameter) for parameter in saved_parameters(_command(verb))]
     chosen = {key: value for key, value in values.items() if value not in (None, (), "", False)}
     return verb, {key: chosen[key] for key in order if key in chosen}
@@ -57,6 +62,7 @@ def _run_values(record: RunRecord) -> dict[str, Any]:
         "pip": (*environment.pip, *_requirements(record.number, environment.requirements)),
         "python": environment.python,
         "base": None if environment.base == "current" else environment.base,
+        "image": environment.image,
         "env": tuple(name if name in hidden else f"{name}={value}" for name, value in spec.variables.items()),
         "git-url": code.git_url,
         "git-ref": exact if code.git_url else None,

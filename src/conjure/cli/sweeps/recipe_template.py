@@ -30,6 +30,7 @@ _OF_OTHERS = (
     "pip",
     "pip_req",
     "python",
+    "image",
     "git_url",
     "git_ref",
     "commit",
@@ -81,6 +82,7 @@ def recipe_template(
         stop_conditions=run.stop_conditions,
         variables={**spec.variables, **run.variables},
         labels=tuple(dict.fromkeys([*spec.labels, *run.labels])),
+        project=run.project if run.project is not None else spec.project,
         description=run.description or spec.description,
         after=run.after,
     )
@@ -146,4 +148,7 @@ def _swept(command: click.Command, context: click.Context, words: Sequence[str])
     return swept
 
 
-_NOT_SWEPT = ("model", "adapter", "validation", "prompt_file", "output", "label", "description", "compare")
+_NOT_SWEPT = (
+    *("model", "adapter", "validation", "prompt_file", "output", "compare"),
+    *("label", "project", "description"),
+)

@@ -51,12 +51,13 @@ class RunFilter:
         limit: At most so many, or None for all.
         statuses: Only these; empty for any.
         labels: Only runs with at least one of these; empty for any.
+        projects: Only runs of one of these; "" for runs without a project; empty for any.
         kind: Only this kind, or None.
         archived: Also runs that were put away.
         sort_metric: Order by this metric's newest value, lowest first; runs without it are left out.
         highest_first: Turn the order of `sort_metric` or `order` around.
-        search: Only runs that match every word: text in the command, description, a label or a param;
-            ``lr=0.1`` for a param's value, ``loss<0.5`` or ``loss>0.5`` for a metric's newest one.
+        search: Only runs that match every word: text in the command, description, project, a label or a
+            param; ``lr=0.1`` for a param's value, ``loss<0.5`` or ``loss>0.5`` for a metric's newest one.
         order: Order by one of `ORDERS`, by ``param:NAME`` or by ``metric:NAME``; runs without a value come
             last. None for newest first.
         offset: Leave out so many at the beginning.
@@ -65,6 +66,7 @@ class RunFilter:
     limit: int | None = None
     statuses: tuple[RunStatus, ...] = ()
     labels: tuple[str, ...] = ()
+    projects: tuple[str, ...] = ()
     kind: str | None = None
     archived: bool = False
     sort_metric: str | None = None
@@ -75,7 +77,7 @@ class RunFilter:
 
 
 # What a list can be ordered by, beside params and metrics.
-ORDERS = ("number", "status", "kind", "command", "description", "label", "duration")
+ORDERS = ("number", "status", "kind", "command", "description", "project", "label", "duration")
 PARAM, METRIC = "param:", "metric:"
 
 
@@ -88,6 +90,7 @@ class ListedRun:
     command: str
     description: str
     labels: tuple[str, ...]
+    project: str | None
     params: Mapping[str, str]
     facts: Facts
     command_s: float | None
@@ -190,6 +193,25 @@ class Link:
     name: str
     resource: str
     created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What some runs belong to.
+
+    Attributes:
+        name: Its name; None for what runs without a project have.
+        runs: How many runs it has, archived ones too.
+        active: How many of them have not ended.
+        newest: The newest of them.
+        requested_at: When that one was asked for, or None.
+    """
+
+    name: str | None
+    runs: int
+    active: int
+    newest: int
+    requested_at: float | None
 
 
 class Runs(Protocol):
@@ -509,6 +531,31 @@ class LabelsAndLinks(Protocol):
         ...
 
 
+class Projects(Protocol):
+    """What runs belong to: a project is there as long as a run names it."""
+
+    def projects(self) -> list[Project]:
+        """All projects, the one with the newest run first; runs without one as the last of them."""
+        ...
+
+    def project_names(self) -> list[str]:
+        """The names of all projects, in order."""
+        ...
+
+    def rename_project(self, name: str, new_name: str) -> int:
+        """Let the runs of a project belong to another, which there may be already.
+
+        Run by run: what is cut off halfway can be done again, and goes on.
+
+        Returns:
+            How many runs there were.
+
+        Raises:
+            NotFoundError: No run belongs to it.
+        """
+        ...
+
+
 class Metrics(Protocol):
     """How the metrics of runs stand; the points themselves are in the runs' folders."""
 
@@ -588,7 +635,7 @@ class Maintenance(Protocol):
         ...
 
 
-class Database(Runs, Sweeps, LabelsAndLinks, Metrics, Maintenance, Protocol):
+class Database(Runs, Sweeps, LabelsAndLinks, Projects, Metrics, Maintenance, Protocol):
     """All that is known of the runs of one home. Use one object per thread; it is a context manager."""
 
     @property

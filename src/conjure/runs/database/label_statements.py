@@ -1,18 +1,25 @@
-"""Labels, links and the archive in a database.
+"""Labels, projects, links and the archive in a database.
 
-Main entry: `LabelStatements` (see `base.LabelsAndLinks`). Invariant: what is said here is in files too,
-before the database says it: a label in its run's record, the links in a file of their own.
+Main entry: `LabelStatements` (see `base.LabelsAndLinks` and `base.Projects`). Invariant: what is said here is
+in files too, before the database says it: labels and projects in the runs' records, the links in a file of
+their own.
 """
 
+from dataclasses import replace
+
 from conjure.core.quoting import shell_words
+from conjure.core.text import did_you_mean
 from conjure.errors import ConflictError, NotFoundError
-from conjure.runs.database.base import LAST, Link
+from conjure.runs.database.base import LAST, Link, Project
 from conjure.runs.database.record_files import write_links
+from conjure.runs.database.rows import as_json
 from conjure.runs.database.run_statements import RunStatements
+from conjure.runs.database.statements import reading_rows
+from conjure.runs.schema.record import from_iso
 
 
 class LabelStatements(RunStatements):
-    """See `base.LabelsAndLinks`, which says what each method does."""
+    """See `base.LabelsAndLinks` and `base.Projects`, which say what each method does."""
 
     def add_label(self, number: int, label: str) -> None:
         """Give a run a label; it may have it already."""
@@ -46,6 +53,46 @@ class LabelStatements(RunStatements):
             self._rewrite(number)
 
         self._change(number, archive)
+
+    def projects(self) -> list[Project]:
+        """All projects, the one with the newest run first; runs without one as the last of them."""
+        rows = self._session.query(
+            "SELECT project, count(*) AS runs, sum(CASE WHEN end_reason IS NULL THEN 1 ELSE 0 END) AS active,"
+            " max(number) AS newest, max(requested_at) AS requested_at FROM runs GROUP BY project"
+        )
+        with reading_rows():
+            found = [
+                Project(
+                    row["project"], row["runs"], row["active"], row["newest"], from_iso(row["requested_at"])
+                )
+                for row in rows
+            ]
+        return sorted(found, key=lambda project: (project.name is None, -project.newest))
+
+    def project_names(self) -> list[str]:
+        """The names of all projects, in order."""
+        return self._column("SELECT DISTINCT project FROM runs WHERE project IS NOT NULL ORDER BY project")
+
+    def rename_project(self, name: str, new_name: str) -> int:
+        """Let the runs of a project belong to another, which there may be already."""
+        numbers = self._column("SELECT number FROM runs WHERE project = ? ORDER BY number", (name,))
+        if not numbers:
+            known = self.project_names()
+            near = did_you_mean(name, known) or (
+                f"there are {', '.join(known)}" if known else "there are none"
+            )
+            raise NotFoundError(f"there is no project {name!r}; {near}", fix="conjure project ls")
+        for number in numbers:
+            self._change(number, lambda number=number: self._set_project(number, name, new_name))
+        return len(numbers)
+
+    def _set_project(self, number: int, before: str, name: str) -> None:
+        record = self.get(number)
+        if record.project != before:
+            return
+        spec = replace(record.spec, project=name)
+        self._set(number, {"project": name, "spec": as_json(spec.to_dict())})
+        self._rewrite(number)
 
     def set_link(self, name: str, resource: str) -> None:
         """Give a resource a name."""

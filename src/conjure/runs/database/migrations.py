@@ -187,6 +187,14 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration(
         6,
+        "projects",
+        (
+            "ALTER TABLE runs ADD COLUMN project TEXT",
+            "CREATE INDEX runs_by_project ON runs (project)",
+        ),
+    ),
+    Migration(
+        7,
         "attempts",
         (
             "ALTER TABLE runs ADD COLUMN attempts TEXT NOT NULL DEFAULT '[]'",
@@ -194,7 +202,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
-        7,
+        8,
         "what supervisors on a cluster are given",
         (
             """

@@ -198,7 +198,8 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
             "CREATE TABLE unexported (run BIGINT PRIMARY KEY, version BIGINT NOT NULL)",
             """
             CREATE FUNCTION note_unexported(changed BIGINT) RETURNS void LANGUAGE sql AS $$
-                INSERT INTO unexported AS known (run, version) VALUES (changed, 1)
+                INSERT INTO unexported AS known (run, version)
+                    SELECT changed, 1 FROM team WHERE objects IS NOT NULL
                     ON CONFLICT (run) DO UPDATE SET version = known.version + 1
             $$
             """,
@@ -231,6 +232,28 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration(
         4,
+        "projects",
+        (
+            'ALTER TABLE runs ADD COLUMN project TEXT COLLATE "C"',
+            "CREATE INDEX runs_by_project ON runs (project)",
+            "DROP VIEW run_rows",  # its columns are those that the table had when it was made
+            """
+            CREATE VIEW run_rows AS SELECT
+                runs.*,
+                (SELECT string_agg(label, chr(10) ORDER BY label) FROM run_labels WHERE run = number)
+                    AS labels
+            FROM runs
+            """,
+            "DROP TRIGGER run_changed ON runs",
+            """
+            CREATE TRIGGER run_changed AFTER INSERT OR UPDATE OF running_at, ended_at, end_reason,
+                archived_at, outputs, mounts, code, environment, project ON runs
+                FOR EACH ROW EXECUTE FUNCTION run_changed()
+            """,
+        ),
+    ),
+    Migration(
+        5,
         "attempts",
         (
             "DROP VIEW run_rows",
@@ -246,7 +269,7 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
-        5,
+        6,
         "what supervisors on a cluster are given",
         (
             """

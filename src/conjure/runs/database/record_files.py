@@ -54,6 +54,7 @@ def record_to_dict(record: RunRecord) -> dict[str, Any]:
         "command": valid_utf8(spec.command_text),
         "description": stored["description"],
         "labels": stored["labels"],
+        "project": stored["project"],
         "params": stored["params"],
         **times_to_dict(record.facts),
         "ended_at": to_iso(record.facts.ended_at),

@@ -36,12 +36,14 @@ _TIMES = ", ".join(f"{phase}_at" for phase in PHASES)
 FACTS = f"{_TIMES}, ended_at, end_reason, exit_code, signal, message"
 # All of a run. The view has more, which would cost its time.
 RECORD = (
-    f"number, kind, command, description, labels, {FACTS}, command_s, total_s, end_request, gpu_ids, parent,"
-    " rerun_of, archived_at, identity, owner, outputs, usage, mounts, code, environment, attempts, retry_at,"
-    " spec"
+    f"number, kind, command, description, labels, project, {FACTS}, command_s, total_s, end_request, gpu_ids,"
+    " parent, rerun_of, archived_at, identity, owner, outputs, usage, mounts, code, environment, attempts,"
+    " retry_at, spec"
 )
 # Without what is large of a run, so that thousands can be listed at once.
-LISTED = f"number, kind, command, description, labels, params, {FACTS}, command_s, total_s, archived_at"
+LISTED = (
+    f"number, kind, command, description, labels, project, params, {FACTS}, command_s, total_s, archived_at"
+)
 CLAIM = "number, cpus, gpus, memory_bytes, after, owner, building_at, gpu_ids, end_request, retry_at"
 IN_QUEUE = "end_reason IS NULL AND coalesce(owner_pid, 1) = 0"
 
@@ -51,6 +53,7 @@ _ORDERED_BY = {
     "kind": "kind",
     "command": "lower(command)",
     "description": "lower(nullif(description, ''))",
+    "project": "lower(project)",
     "label": "(SELECT min(lower(label)) FROM run_labels WHERE run_labels.run = number)",
     "duration": "total_s",
 }
@@ -107,6 +110,7 @@ def _search_condition(word: str) -> tuple[str, list[Any]]:
     parts = [
         f"lower(command) {like}",
         f"lower(description) {like}",
+        f"lower(coalesce(project, '')) {like}",
         f"EXISTS (SELECT 1 FROM run_labels WHERE run_labels.run = number AND lower(label) {like})",
         f"lower(params) {like}",
     ]
@@ -151,11 +155,24 @@ def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
     if wanted.labels:
         clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks(wanted.labels)}))")
         values += wanted.labels
+    if wanted.projects:
+        clause, bound = _project_condition(wanted.projects)
+        clauses.append(clause)
+        values += bound
     for word in wanted.search.split():
         clause, bound = _search_condition(word)
         clauses.append(clause)
         values += bound
     return clauses, values
+
+
+def _project_condition(projects: Iterable[str]) -> tuple[str, list[Any]]:
+    """SQL for "belongs to one of these", and the values it binds."""
+    named = [project for project in projects if project]
+    parts = [f"project IN ({marks(named)})"] if named else []
+    if "" in projects:
+        parts.append("project IS NULL")
+    return f"({' OR '.join(parts)})", list(named)
 
 
 def _status_condition(status: RunStatus) -> str:
@@ -179,6 +196,7 @@ def to_columns(record: RunRecord) -> dict[str, Any]:
         "kind": spec.kind,
         "command": valid_utf8(spec.command_text),
         "description": valid_utf8(spec.description),
+        "project": spec.project,
         **times_to_dict(record.facts),
         **ending_columns(record.ending, to_iso(record.facts.ended_at), record.command_s, record.total_s),
         "end_request": record.end_request,
@@ -233,7 +251,9 @@ def to_record(row: Mapping[str, Any]) -> RunRecord:
     """
     return RunRecord(
         number=int(row["number"]),
-        spec=RunSpec.from_dict(_loaded(row["spec"]) | {"labels": list(labels_of(row))}),
+        spec=RunSpec.from_dict(
+            _loaded(row["spec"]) | {"labels": list(labels_of(row)), "project": row["project"]}
+        ),
         facts=facts_from_dict(dict(row)),
         code=read_fact(CodeFacts, _loaded(row["code"])),
         environment=read_fact(EnvironmentFacts, _loaded(row["environment"])),
@@ -299,6 +319,7 @@ def to_listed(row: Mapping[str, Any]) -> ListedRun:
         command=row["command"],
         description=row["description"],
         labels=labels_of(row),
+        project=row["project"],
         params=json.loads(params) if params and params != "{}" else {},
         facts=facts_from_dict(dict(row)),
         command_s=row["command_s"],

@@ -23,12 +23,14 @@ class Job:
         folder: Where it starts.
         variables: All of its environment variables.
         sandbox: What it may see of the machine; None for all of it.
+        container: Name of the container, already started, that it is carried out in; None for none.
     """
 
     arguments: tuple[str, ...]
     folder: Path
     variables: Mapping[str, str]
     sandbox: Sandbox | None = None
+    container: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from conjure.runs.executors.command_process import (
     why_not_found,
 )
 from conjure.runs.executors.sandbox import Sandbox, bwrap_arguments, sandbox_fault
-from conjure.runs.host.process import Process
+from conjure.runs.host.process import Process, process_group
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
 
@@ -116,12 +116,5 @@ class SandboxedProcess(CommandProcess):
         return [
             process
             for process in found
-            if process.pid not in {bubblewrap, *init} and _group(process.pid) == bubblewrap
+            if process.pid not in {bubblewrap, *init} and process_group(process.pid) == bubblewrap
         ]
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None

@@ -99,6 +99,24 @@ def look_at(pid: int) -> Process | None:
     )
 
 
+def process_group(pid: int) -> int | None:
+    """The process group of a process, or None if it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def namespace_pids(pid: int) -> tuple[int, ...]:
+    """The numbers of a process: here, and in each process namespace below this one that it is in."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+    except OSError:
+        return ()
+    found = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
+    return tuple(map(int, found))
+
+
 def family(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -> list[Process]:
     """Living descendants of a process, parents first; a spared one is left out with all of its own."""
     children: dict[int, list[Process]] = {}

@@ -19,7 +19,18 @@ from conjure.runs.telemetry.metrics import Summary
 _KINDS = {"A": "added", "D": "deleted", "R": "renamed"}
 # Of a spec: what is compared by itself below, or says nothing of what was done.
 _COMPARED_ELSEWHERE = frozenset(
-    ["command", "mounts", "params", "variables", "environment", "code", "labels", "folder", "withheld"]
+    [
+        "command",
+        "mounts",
+        "params",
+        "variables",
+        "environment",
+        "code",
+        "labels",
+        "project",
+        "folder",
+        "withheld",
+    ]
 )
 
 
@@ -144,6 +155,10 @@ def _settings(record: RunRecord) -> dict[str, Any]:
         "base": environment["base"],
         "python": environment["python"],
         "pip": environment["pip"],
+        "image": environment["image"],
+        "image digest": None
+        if environment["image"] is None or record.environment is None
+        else record.environment.digest,
         "interpreter": None if record.environment is None else record.environment.python,
     }
     del flat["resources"]

@@ -1,11 +1,11 @@
 """The environment variables a run's command sees.
 
-Main entry: `command_variables`. Invariant: the code's root, and ``src`` in it, come first on PYTHONPATH, so
-that a repository's own package is what its scripts import.
+Main entries: `command_variables`, `container_variables`. Invariant: the code's root, and ``src`` in it, come
+first on PYTHONPATH, so that a repository's own package is what its scripts import.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from conjure import reporting
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.reporting import METRICS_VARIABLE, RUN_VARIABLE
 from conjure.runs.environments.environment_build import Environment
+from conjure.runs.environments.images import Image
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
@@ -40,24 +41,48 @@ def command_variables(
     """
     variables = environment.activate({**os.environ, **given})
     variables.pop("OLDPWD", None)
-    sources = place.root / "src"  # where repositories of that layout keep their packages
-    callers = variables.get("PYTHONPATH", "").split(os.pathsep)
-    own = [str(place.root), *([str(sources)] if sources.is_dir() else [])]
-    paths = [*own, *(path for path in callers if not Path(path).is_relative_to(home.runs))]
-    if "conjure" not in environment.packages:
-        paths.append(str(_reporting_folder(home)))
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    variables.setdefault("PYTHONUNBUFFERED", "1")
+    reporting_folders = [] if "conjure" in environment.packages else [reporting_folder(home)]
+    variables |= _own_variables(home, record.number, place, variables, reporting_folders)
     variables["PWD"] = str(place.folder)
-    variables[HOME_VARIABLE] = str(home.root)
-    variables[RUN_VARIABLE] = str(record.number)
-    variables[METRICS_VARIABLE] = str(RunFolder.of(home, record.number).metrics)
     if record.spec.resources.gpus is not None and record.spec.on is None:  # else the executor chooses them
         variables[VISIBLE_GPUS_VARIABLE] = ",".join(map(str, record.gpu_ids))
     return variables
 
 
-def _reporting_folder(home: Home) -> Path:
+def container_variables(
+    home: Home, record: RunRecord, place: WorkingDirectory, image: Image, given: Mapping[str, str]
+) -> dict[str, str]:
+    """The variables that a run's container is given beside its image's: conjure's and the run's own.
+
+    Args:
+        home: Where conjure keeps things.
+        record: The run.
+        place: Where the command runs.
+        image: What the container is made from.
+        given: The run's own variables, secrets included.
+    """
+    variables = {**image.variables, **given}
+    return {**given, **_own_variables(home, record.number, place, variables, [reporting_folder(home)])}
+
+
+def _own_variables(
+    home: Home, number: int, place: WorkingDirectory, given: Mapping[str, str], last: Iterable[Path]
+) -> dict[str, str]:
+    """What conjure sets for a command that is given these variables; `last` comes last on PYTHONPATH."""
+    sources = place.root / "src"  # where repositories of that layout keep their packages
+    callers = given.get("PYTHONPATH", "").split(os.pathsep)
+    own = [str(place.root), *([str(sources)] if sources.is_dir() else [])]
+    others = (path for path in callers if not Path(path).is_relative_to(home.runs))
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [*own, *others, *map(str, last)])),
+        "PYTHONUNBUFFERED": given.get("PYTHONUNBUFFERED", "1"),
+        HOME_VARIABLE: str(home.root),
+        RUN_VARIABLE: str(number),
+        METRICS_VARIABLE: str(RunFolder.of(home, number).metrics),
+    }
+
+
+def reporting_folder(home: Home) -> Path:
     """A folder from which ``from conjure import log_metric`` works, for environments without conjure."""
     folder = home.root / "import"
     package = Path(reporting.__file__).parent

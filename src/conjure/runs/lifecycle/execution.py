@@ -18,11 +18,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from conjure import reporting
 from conjure.core.dir_fd import FolderCursor
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
 from conjure.core.text import plural
-from conjure.errors import ConjureError, StoreError
+from conjure.errors import BuildError, ConjureError, StoreError
 from conjure.runs.artifacts import mounts, outputs
 from conjure.runs.artifacts.attempts import hand_on
 from conjure.runs.artifacts.manifest import Manifest
@@ -32,21 +33,35 @@ from conjure.runs.code import snapshot
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
+from conjure.runs.environments.images import Image, prepare_image
 from conjure.runs.environments.interpreter import find_current
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import start_command
+from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
+from conjure.runs.executors.container import (
+    Bound,
+    Container,
+    container_name,
+    remove_container,
+    start_container,
+)
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_family
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import raising
-from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
+from conjure.runs.lifecycle.command_environment import (
+    WorkingDirectory,
+    command_variables,
+    container_variables,
+    reporting_folder,
+)
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
 from conjure.runs.lifecycle.shipping import Shipper
 from conjure.runs.scheduling.attempts import ending_words, queue_next_attempt
-from conjure.runs.schema.argv import fill_in, to_arguments
+from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
@@ -195,7 +210,7 @@ def handle_sigterm(run: RunContext) -> None:
     signal.signal(KILL_SIGNAL, lambda *_: setattr(run, "told_to_die", True))
 
 
-def build(run: RunContext) -> tuple[WorkingDirectory, Environment]:
+def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     """Write out the code and have the environment ready."""
     run.reserve.allocate()
     record = run.store.get(run.number)
@@ -211,14 +226,21 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment]:
     for warning in record.code.warnings:
         run.log.note(warning)
     with _ending_with(EndReason.BUILD_FAILED), _interruptible(run):
-        variables = {**os.environ, **run.spec.variables}
-        built = environment_build.build(
-            run.home, run.spec.environment, run.log.note, variables=variables, folder=place.folder
-        )
-    facts = EnvironmentFacts(built.digest, str(built.python), built.packages)
+        built = _environment(run, place)
+    facts = EnvironmentFacts(built.digest, "")
+    if isinstance(built, Environment):
+        facts = EnvironmentFacts(built.digest, str(built.python), built.packages)
     identity = identity_of(run.home, run.spec, record.code, built.digest, record.mounts)
     run.store.set_facts(run.number, environment=facts, identity=identity)
     return place, built
+
+
+def _environment(run: RunContext, place: WorkingDirectory) -> Environment | Image:
+    choice = run.spec.environment
+    if choice.image is not None:
+        return prepare_image(choice, run.log.note)
+    variables = {**os.environ, **run.spec.variables}
+    return environment_build.build(run.home, choice, run.log.note, variables=variables, folder=place.folder)
 
 
 def mount(run: RunContext) -> outputs.Baseline:
@@ -247,23 +269,39 @@ def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
     run.log.note(f"attempt {earlier + 1}{given}")
 
 
-def execute(run: RunContext, place: WorkingDirectory, environment: Environment) -> CommandResult:
+def execute(run: RunContext, place: WorkingDirectory, environment: Environment | Image) -> CommandResult:
     """Start the command and watch it to its end."""
-    record = run.store.get(run.number)
-    arguments = to_arguments(fill_in(run.spec.command, run.spec.params))
-    variables = command_variables(run.home, record, place, environment, run.spec.variables)
-    job = Job(arguments, place.folder, variables)
-    if run.spec.sandbox:
-        with _ending_with(EndReason.BUILD_FAILED):
-            job = _sandboxed(run, job, environment, record)
+    job = _job(run, place, environment)
     _end_if_wanted(run)
     run.store.move(run.number, RunStatus.RUNNING)
     run.marks.begin(f"{sha256_bytes(os.fsencode(run.home.root))[:12]}-{run.number}")
     try:
+        if isinstance(job, NotStartedError):
+            raise job
         return _watch(run, job)
     except NotStartedError as error:
         run.log.note(str(error))
         return CommandResult(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
+    finally:
+        remove_container(run.home, run.number)
+
+
+def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Image) -> Job | NotStartedError:
+    """The command, ready to start; or why it cannot be."""
+    record = run.store.get(run.number)
+    command = fill_in(run.spec.command, run.spec.params)
+    if isinstance(environment, Image):
+        try:
+            with _interruptible(run):
+                return _contained(run, to_image_arguments(command), place, environment, record)
+        except (BuildError, OSError) as error:
+            return NotStartedError(str(error), ENGINE_FAILED)
+    variables = command_variables(run.home, record, place, environment, run.spec.variables)
+    job = Job(to_arguments(command), place.folder, variables)
+    if run.spec.sandbox:
+        with _ending_with(EndReason.BUILD_FAILED):
+            job = _sandboxed(run, job, environment, record)
+    return job
 
 
 def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
@@ -284,8 +322,33 @@ def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunR
     return replace(job, variables=variables_inside(job.variables, interpreter), sandbox=sandbox)
 
 
+def _contained(
+    run: RunContext, arguments: tuple[str, ...], place: WorkingDirectory, image: Image, record: RunRecord
+) -> Job:
+    """The command in a container, which is started for it."""
+    metrics = RunFolder(run.folder).metrics
+    metrics.touch(0o600)  # it is bound by itself, so it must be there
+    sources = [locate(run.home, each.source) for each in record.mounts if each.read_only]
+    package = Path(reporting.__file__).parent  # what `from conjure import log_metric` imports
+    container = Container(
+        container_name(run.home, run.number),
+        image.digest,
+        (
+            Bound(run.work, run.work),
+            Bound(metrics, metrics),
+            *(Bound(source, source, read_only=True) for source in dict.fromkeys(sources)),
+            Bound(package, reporting_folder(run.home) / package.name, read_only=True),
+        ),
+        container_variables(run.home, record, place, image, run.spec.variables),
+    )
+    start_container(container, RunFolder(run.folder).container)
+    return Job(arguments, place.folder, container.variables, container=container.name)
+
+
 def _watch(run: RunContext, job: Job) -> CommandResult:
     start = start_command if job.sandbox is None else start_sandboxed
+    if job.container is not None:
+        start = start_contained
     execution = start(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
@@ -351,6 +414,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
     """
     end_family(exclude=run.exclude)
+    remove_container(run.home, run.number)
     if run.heartbeat.superseded:
         raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
     run.marks.end()

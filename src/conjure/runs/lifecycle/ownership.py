@@ -19,6 +19,7 @@ from conjure.runs.database.base import KILL, Database
 from conjure.runs.database.opening import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.executors.base import Executor, SupervisorState
+from conjure.runs.executors.container import remove_container
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, machine_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
@@ -141,6 +142,7 @@ def _close_one(store: Database, number: int) -> None:
     restarted = owner is not None and owner.host_id == here and owner.boot_id != boot_id()
     if not restarted:
         kill_orphans(store.home, number)
+    remove_container(store.home, number)
     _free_reserve(folder)
     ending = _ending_of_abandoned(record, restarted=restarted)
     if _goes_on(store, record, ending):

@@ -11,18 +11,21 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from conjure.core.config import configured_project, repository_name
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.errors import ConjureError, UsageError, option
+from conjure.errors import ConjureError, NotFoundError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.availability import bring_code
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
+from conjure.runs.environments.container_engine import require_engine
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.executors.base import Executor
 from conjure.runs.executors.local import LocalExecutor
@@ -45,7 +48,14 @@ from conjure.runs.scheduling.scheduler_start import (
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
-from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec, split_withheld
+from conjure.runs.schema.spec import (
+    CodeChoice,
+    EnvironmentChoice,
+    Mount,
+    RunSpec,
+    project_fault,
+    split_withheld,
+)
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
@@ -96,6 +106,7 @@ def submit(
         _refuse_where(spec, is_local=is_local)
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
+        spec = spec if rerun_of is not None else _with_project(home, store, spec)
         if spec.after and not is_local and spec.on is None:
             raise UsageError(f"a run with {option('after')} can only be carried out on this machine")
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
@@ -169,6 +180,8 @@ def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
     refuse_impossible(spec.resources)
     if spec.sandbox:
         require_sandbox()
+    if spec.environment.image is not None:
+        require_engine()
 
 
 def request_of_this_process(home: Home, spec: RunSpec, requested: float, executor: str) -> SupervisorRequest:
@@ -263,6 +276,8 @@ def spec_of_record(home: Home, record: RunRecord, variables: Mapping[str, str] |
 def _same_environment(home: Home, record: RunRecord) -> EnvironmentChoice:
     """The environment that was asked for; if the built one was removed since, with the versions it had."""
     choice, had = record.spec.environment, record.environment
+    if had is not None and choice.image is not None:
+        return replace(choice, image_digest=had.digest)
     if had is None or not choice.pip or (home.environments / had.digest).exists():
         return choice
     versions = {_canonical(name): version for name, version in had.packages.items()}
@@ -377,6 +392,22 @@ def _parent(home: Home) -> int | None:
     return int(number) if same_home and number.isdecimal() else None
 
 
+def _with_project(home: Home, store: Database, spec: RunSpec) -> RunSpec:
+    """The spec with what the run belongs to if nobody said so: its parent's project, else its folder's."""
+    if spec.project is not None:
+        return spec
+    parent = _parent(home)
+    if parent is not None:
+        with suppress(NotFoundError):
+            return replace(spec, project=store.get(parent).project)
+    folder = spec.folder.resolve()
+    project = configured_project(home, folder)
+    if project is None:
+        name = repository_name(folder)
+        project = name if name is not None and project_fault(name) is None else None
+    return replace(spec, project=project)
+
+
 def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> CodeFacts:
     """Record the code a run is to start from, under the run's number.
 
@@ -408,13 +439,17 @@ def find_identical_run(
 ) -> RunRecord | None:
     """A completed run that did just this; found before a number is given, so that none is wasted."""
     # What it imports would cost every other `conjure run` its time.
-    from conjure.runs.environments import environment_build
+    from conjure.runs.environments import environment_build, images
 
     provisional = -os.getpid()
     try:
         taken = snapshot_code(home, store, provisional, spec)
         variables = with_absolute_links({**os.environ, **spec.variables}, Path.cwd())
-        built = environment_build.build(home, spec.environment, variables=variables, folder=spec.folder)
+        built = (
+            environment_build.build(home, spec.environment, variables=variables, folder=spec.folder)
+            if spec.environment.image is None
+            else images.prepare_image(spec.environment)
+        )
     finally:
         snapshot.forget(home, provisional)
     return store.completed_equal(identity_of(home, spec, taken, built.digest, mounted))

@@ -30,6 +30,7 @@ from conjure.runs.database.migrations import NEWEST
 from conjure.runs.database.opening import open_database, shared_address
 from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_record
 from conjure.runs.database.sqlite_connection import files_of, is_damaged
+from conjure.runs.environments.container_engine import engine_version
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.sandbox import sandbox_fault
 from conjure.runs.host.gpus import GpuMeter
@@ -92,6 +93,7 @@ def examine(home: Home) -> Iterator[Finding]:
     yield _git()
     yield _uv()
     yield _sandbox()
+    yield _containers()
     yield _environments(home)
     yield _gpus()
 
@@ -358,6 +360,14 @@ def _sandbox() -> Finding:
     if fault is None:
         return Finding("sandbox", State.OK, f"available, bubblewrap {_version('bwrap', '--version')}")
     return Finding("sandbox", State.OK, f"not available: {fault}")
+
+
+def _containers() -> Finding:
+    """Whether --image can be had; nothing else needs it."""
+    try:
+        return Finding("containers", State.OK, f"available, podman {engine_version()}")
+    except BuildError as error:
+        return Finding("containers", State.OK, f"not available: {error}")
 
 
 def _version(*command: str) -> str | None:

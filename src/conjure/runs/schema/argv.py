@@ -1,7 +1,8 @@
 """From a run's command as it was written to the arguments that are executed.
 
-Main entries: `fill_in`, `to_arguments`, `placeholders`. Invariant: a param's value arrives at the
-command as exactly the text that was given, whatever quotes stand around its ``:NAME:`` in a shell line.
+Main entries: `fill_in`, `to_arguments`, `to_image_arguments`, `placeholders`. Invariant: a param's value
+arrives at the command as exactly the text that was given, whatever quotes stand around its ``:NAME:`` in a
+shell line.
 """
 
 import re
@@ -9,6 +10,7 @@ import shlex
 import shutil
 from collections.abc import Mapping
 
+_BASH_OR_SH = 'command -v bash >/dev/null && exec bash -c "$1"; exec sh -c "$1"'
 _PLACEHOLDER = re.compile(r"(?<![\w:]):([A-Za-z_][A-Za-z0-9_.-]*):(?![\w:])")
 
 
@@ -27,6 +29,11 @@ def to_arguments(command: tuple[str, ...]) -> tuple[str, ...]:
     if len(command) == 1:
         return (shutil.which("bash") or "/bin/sh", "-c", *command)
     return command
+
+
+def to_image_arguments(command: tuple[str, ...]) -> tuple[str, ...]:
+    """What is executed in an image, of which it is not known whether it has bash."""
+    return ("/bin/sh", "-c", _BASH_OR_SH, "sh", *command) if len(command) == 1 else command
 
 
 def unknown_placeholders(command: tuple[str, ...], params: Mapping[str, str]) -> list[str]:

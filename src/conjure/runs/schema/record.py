@@ -45,7 +45,13 @@ class CodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentFacts:
-    """The Python environment a run ran with: its digest, interpreter and every package's version."""
+    """The environment a run ran with.
+
+    Attributes:
+        digest: What it was made from, in one word; of a container image, the digest of its content.
+        python: The interpreter; "" in a container, whose own it is to know.
+        packages: Every Python package's version; none in a container.
+    """
 
     digest: str
     python: str
@@ -186,6 +192,11 @@ class RunRecord:
         """Names to find it by."""
         return self.spec.labels
 
+    @property
+    def project(self) -> str | None:
+        """What it belongs to, if anything."""
+        return self.spec.project
+
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values: status first, what was asked next, then what happened."""
         spec = self.spec.to_dict()
@@ -196,6 +207,7 @@ class RunRecord:
             "command": valid_utf8(self.spec.stored().command_text),
             "description": spec["description"],
             "labels": spec["labels"],
+            "project": spec["project"],
             "params": spec["params"],
             **times_to_dict(self.facts),
             "ended_at": to_iso(self.facts.ended_at),

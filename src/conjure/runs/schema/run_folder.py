@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 BASELINE = "before.json"
 FOLDERS_FILE = "folders.json"
 MARKS_FILE = "processes.json"
+CONTAINER_FILE = "container"
 SUPERVISOR_LOG = "supervisor.log"
 ATTEMPTS = "attempts"
 
@@ -92,6 +93,11 @@ class RunFolder:
     def attempt(self, number: int) -> "RunFolder":
         """The files of an attempt that was followed by another one."""
         return RunFolder(self.path / ATTEMPTS / str(number))
+
+    @property
+    def container(self) -> Path:
+        """An empty file that is there while there may be a container of the run's."""
+        return self.path / CONTAINER_FILE
 
     @property
     def supervisor_log(self) -> Path:

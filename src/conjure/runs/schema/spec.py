@@ -22,6 +22,7 @@ _VARIABLES = "variables."  # begins the name of a variable that is withheld
 _PARAM_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _COLON = re.compile(r"(?<!\\):")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMAGE = re.compile(r"[A-Za-z0-9][^\s\x00-\x1f]*")
 _PYTHON_VERSION = re.compile(r"3\.\d+(\.\d+)?")
 LABEL_LIMIT = 80
 INTERRUPTED, FAILED = "interrupted", "failed"
@@ -150,12 +151,16 @@ class EnvironmentChoice:
         python: Version for a clean one, such as ``3.12``.
         pip: Requirements to add, one each.
         requirements: Content of requirements files to add, or None.
+        image: Container image whose environment it is, in place of one of this machine's.
+        image_digest: What the image is to be exactly, whatever its name means now.
     """
 
     base: str = "current"
     python: str | None = None
     pip: tuple[str, ...] = ()
     requirements: str | None = None
+    image: str | None = None
+    image_digest: str | None = None
 
     def faults(self) -> list[str]:
         """What is wrong, in words."""
@@ -169,6 +174,24 @@ class EnvironmentChoice:
             for name in self.pip
             if not name.strip() or name.startswith("-")
         ]
+        return found + self._image_faults()
+
+    def _image_faults(self) -> list[str]:
+        if self.image is None:
+            return []
+        given = {
+            "base": self.base != "current",
+            "python": self.python is not None,
+            "pip": bool(self.pip),
+            "pip_req": bool(self.requirements),
+        }
+        found = [
+            f"{option('image')} and {option(name)} cannot be combined: the image has its own environment"
+            for name, is_given in given.items()
+            if is_given
+        ]
+        if not _IMAGE.fullmatch(self.image):
+            found.append(f"{option('image', self.image)} is not the name of an image")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,6 +255,7 @@ class RunSpec:
         no_output: Globs of new files not to keep.
         description: Free text.
         labels: Names to find it by.
+        project: What it belongs to; None for the default, which is chosen when it is submitted.
         params: ``:NAME:`` in the command is replaced by the value.
         idempotent: Reuse an equal run that completed.
         sandbox: Hide the machine from the command, but for what it needs.
@@ -260,6 +284,7 @@ class RunSpec:
     no_output: tuple[str, ...] = ()
     description: str = ""
     labels: tuple[str, ...] = ()
+    project: str | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     idempotent: bool = False
     sandbox: bool = False
@@ -287,6 +312,7 @@ class RunSpec:
             + self._stop_faults()
             + self._retry_faults()
             + [f"{option('network')} needs {option('sandbox')}"] * (self.network and not self.sandbox)
+            + self._container_faults()
         )
         if faults:
             raise UsageError("; ".join(faults))
@@ -306,6 +332,7 @@ class RunSpec:
 
     def _name_faults(self) -> list[str]:
         found = [label_fault(label) for label in self.labels]
+        found += [] if self.project is None else [project_fault(self.project)]
         found += [
             f"{option('params')} {name!r} is not a name (letters, digits, _ . -)"
             for name in self.params
@@ -317,6 +344,16 @@ class RunSpec:
             if not _VARIABLE_NAME.fullmatch(name) or "\0" in value
         ]
         return [fault for fault in found if fault]
+
+    def _container_faults(self) -> list[str]:
+        if self.environment.image is None:
+            return []
+        image, sandbox, gpus = option("image"), option("sandbox"), option("gpus")
+        return [
+            *[f"{image} and {sandbox} cannot be combined: a container is no sandbox"] * self.sandbox,
+            *[f"{image} and {gpus} cannot be combined: containers are given no GPUs"]
+            * (self.resources.gpus is not None),
+        ]
 
     def _stop_faults(self) -> list[str]:
         found = []
@@ -372,6 +409,7 @@ class RunSpec:
             "no_output": list(safe.no_output),
             "description": safe.description,
             "labels": list(safe.labels),
+            "project": safe.project,
             "params": dict(safe.params),
             "idempotent": safe.idempotent,
             "sandbox": safe.sandbox,
@@ -394,6 +432,7 @@ class RunSpec:
             "kind",
             "timeout_s",
             "description",
+            "project",
             "variables",
             "params",
             "idempotent",
@@ -443,6 +482,7 @@ def _without_secrets(spec: RunSpec) -> RunSpec:
         checkpoint=tuple(map(redaction.glob, spec.checkpoint)),
         description=redaction.text(spec.description),
         labels=tuple(map(redaction.text, spec.labels)),
+        project=_optional(redaction.text, spec.project),
     )
     spread = _spread(redacted, redaction)
     return replace(spread, withheld=tuple(_withheld(spec, spread)))
@@ -462,6 +502,7 @@ def _spread(spec: RunSpec, redaction: Redaction) -> RunSpec:
         checkpoint=tuple(map(cover, spec.checkpoint)),
         description=cover(spec.description),
         labels=tuple(cover(label)[:LABEL_LIMIT] for label in spec.labels),
+        project=_optional(lambda name: cover(name)[:LABEL_LIMIT], spec.project),
     )
 
 
@@ -516,9 +557,18 @@ def _known(kind: Any, stored: Mapping[str, Any]) -> Any:
 
 def label_fault(label: str) -> str | None:
     """What is wrong with a label, or None."""
-    if not label.strip() or label != label.strip() or len(label) > LABEL_LIMIT or not label.isprintable():
+    return _name_fault("label", label)
+
+
+def project_fault(project: str) -> str | None:
+    """What is wrong with a project's name, or None."""
+    return _name_fault("project", project)
+
+
+def _name_fault(what: str, name: str) -> str | None:
+    if not name.strip() or name != name.strip() or len(name) > LABEL_LIMIT or not name.isprintable():
         return (
-            f"label {label!r} is not a name: 1 to {LABEL_LIMIT} printable characters, no space at either end"
+            f"{what} {name!r} is not a name: 1 to {LABEL_LIMIT} printable characters, no space at either end"
         )
     return None
 

@@ -50,6 +50,7 @@ _COLUMNS = {
         TableColumn("command", "Command", order="command"),
         TableColumn("description", "Description", order="description"),
         TableColumn("kind", "Kind", order="kind"),
+        TableColumn("project", "Project", order="project"),
         TableColumn("labels", "Labels", order="label"),
         TableColumn("metric", "Key metric", right=True),
         TableColumn("curve", "Curve"),
@@ -57,7 +58,7 @@ _COLUMNS = {
         TableColumn("duration", "Duration", right=True, order="duration"),
     )
 }
-_UNASKED = ("status", "command", "labels", "metric", "curve", "age", "duration")
+_UNASKED = ("status", "command", "project", "labels", "metric", "curve", "age", "duration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class TableQuery:
 
     search: str
     statuses: tuple[RunStatus, ...]
+    projects: tuple[str, ...]
     archived: bool
     order: str | None
     highest_first: bool
@@ -96,6 +98,7 @@ class TableQuery:
         return cls(
             search=search,
             statuses=tuple(_status(each) for each in query.getlist("status") if each),
+            projects=tuple(each for each in query.getlist("project") if each),
             archived=query.get("archived") == "1",
             order=name,
             highest_first=order is not None and order.startswith("-"),
@@ -110,6 +113,7 @@ class TableQuery:
             limit=PAGE_ROWS,
             offset=(self.page - 1) * PAGE_ROWS,
             statuses=self.statuses,
+            projects=self.projects,
             archived=self.archived,
             search=self.search,
             order=self.order,
@@ -119,7 +123,7 @@ class TableQuery:
     @property
     def is_narrowed(self) -> bool:
         """Whether some runs are left out on purpose."""
-        return bool(self.search or self.statuses)
+        return bool(self.search or self.statuses or self.projects)
 
     def address(self, **changes: Any) -> str:
         """The address of the same table with something changed."""
@@ -127,6 +131,7 @@ class TableQuery:
         values: dict[str, Any] = {
             "q": self.search,
             "status": [str(each) for each in self.statuses],
+            "project": self.projects,
             "archived": "1" if self.archived else "",
             "sort": order,
             "column": self.columns,
@@ -147,7 +152,7 @@ def table(request: Request) -> Response:
     query = TableQuery.of(request.query_params)
     with site.store() as store:
         rows, total = list_runs(store, query.filter), store.count(query.filter)
-        metrics = store.metric_names()
+        metrics, projects = store.metric_names(), store.project_names()
         in_all = total if not query.is_narrowed else store.count(RunFilter(archived=query.archived))
     columns = _columns(query, rows)
     cells = {row.number: _cells(row, columns) for row in rows}
@@ -165,6 +170,7 @@ def table(request: Request) -> Response:
         first=(query.page - 1) * PAGE_ROWS + 1,
         choices=_choices(columns, rows, metrics),
         statuses=list(RunStatus),
+        projects=projects,
         live_query=str(request.query_params),
     )
 
@@ -192,6 +198,8 @@ def _columns(query: TableQuery, rows: list[RunRow]) -> list[TableColumn]:
     if query.columns:
         return [_column(key) for key in query.columns]
     unasked = [_COLUMNS[key] for key in _UNASKED]
+    if not any(row.run.project for row in rows):
+        unasked.remove(_COLUMNS["project"])
     if not any(row.run.labels for row in rows):
         unasked.remove(_COLUMNS["labels"])
     if not any(row.metrics for row in rows):

@@ -42,7 +42,7 @@ class FailingConnection(sqlite3.Connection):
 def home(home):
     """A home with a run at each of four points of its life, a label, a link and metrics."""
     with SqliteDatabase.open(home) as store:
-        finish(store, add_run(store, labels=("a",)).number, DONE)
+        finish(store, add_run(store, labels=("a",), project="jokes").number, DONE)
         add_run(store)
         store.enqueue(add_run(store).number, QUEUE)
         advance(store, add_run(store).number, RunStatus.SAVING)
@@ -97,6 +97,7 @@ CHANGES = {
     "add_label": lambda store: store.add_label(ENDED, "b"),
     "remove_label": lambda store: store.remove_label(ENDED, "a"),
     "set_archived": lambda store: store.set_archived(ENDED, archived=True),
+    "rename_project": lambda store: store.rename_project("jokes", "puns"),
     "set_link": lambda store: store.set_link("worst", "runs/2"),
     "remove_link": lambda store: store.remove_link("best"),
     "set_summaries": lambda store: store.set_summaries(
@@ -159,7 +160,7 @@ def test_every_change_there_is_is_tried():
         *("kinships", "completed_equal", "end_request", "link", "links", "lookup_link", "summaries"),
         *("latest_values", "metric_names", "sizes", "environments_in_use", "code_trees", "kept_parts"),
         *("sweep", "sweeps", "trials", "sweep_of", "rung_metric", "rungs"),
-        *("stray_rows", "damaged_rows", "suspects", "holds"),
+        *("projects", "project_names", "stray_rows", "damaged_rows", "suspects", "holds"),
     }
 
 

@@ -48,6 +48,7 @@ def test_every_schema_since_the_first_is_brought_up_to_date_with_its_rows(tmp_pa
     connection.close()
     with SqliteDatabase.open(home) as store:
         assert store.get(1).spec.command == ("true",)
+        assert store.get(1).project is None
         assert add_run(store).number == 2
 
 

@@ -63,6 +63,7 @@ def test_all_is_well(home):
         "git",
         "uv",
         "sandbox",
+        "containers",
         "environments",
         "gpus",
     ]

@@ -132,6 +132,25 @@ def test_names_that_git_would_take_for_options_are_refused(value):
         spec(code=CodeChoice(commit=value))
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"environment": {"base": "none"}}, "image and base cannot be combined: the image has its own"),
+        ({"environment": {"python": "3.12"}}, "image and python cannot be combined"),
+        ({"environment": {"pip": ("tqdm",)}}, "image and pip cannot be combined"),
+        ({"environment": {"requirements": "tqdm"}}, "image and pip_req cannot be combined"),
+        ({"environment": {"image": "-v"}}, "image -v is not the name of an image|image='-v' is not"),
+        ({"environment": {"image": "a b"}}, "is not the name of an image"),
+        ({"sandbox": True}, "image and sandbox cannot be combined: a container is no sandbox"),
+        ({"resources": ComputeRequest(gpus=1)}, "image and gpus cannot be combined"),
+    ],
+)
+def test_what_cannot_be_had_in_a_container_is_refused(options, why):
+    environment = EnvironmentChoice(**{"image": "docker.io/x/y:1@sha256:0", **options.pop("environment", {})})
+    with pytest.raises(UsageError, match=why):
+        spec(environment=environment, **options)
+
+
 def test_the_command_as_one_line():
     assert spec(command=("echo  a; b",)).command_text == "echo  a; b"
     assert spec(command=("echo", "a b", "it's")).command_text == "echo 'a b' 'it'\"'\"'s'"

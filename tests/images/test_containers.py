@@ -1,0 +1,113 @@
+"""What a run in a container is given of this machine, which image it has, and that nothing of it is left."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from conjure.errors import UsageError
+from conjure.runs.executors.container import container_name
+from conjure.runs.host.process import everybody
+from conjure.runs.schema.status import EndReason, RunStatus
+from support.casting import nap, wait_until
+from support.containers import SMALL, import_image, podman
+
+
+def image_digest(name):
+    return "sha256:" + podman("image", "inspect", "--format", "{{.Id}}", name)
+
+
+def outputs(client, run):
+    return client.home.run_folder(run.number) / "outputs"
+
+
+def test_the_record_has_the_digest_of_the_image(client):
+    run = client.run("true", image=SMALL).wait(check=True)
+    record = run.record
+    assert record.spec.environment.image == SMALL
+    assert record.environment.digest == image_digest(SMALL)
+    assert (record.environment.python, record.environment.packages) == ("", {})
+
+
+def test_a_rerun_has_the_same_image_whatever_its_name_means_now(client, store, folder):
+    podman("tag", SMALL, "localhost/moving:1")
+    run = client.run("ls /marker || echo none", image="localhost/moving:1").wait()
+    (folder / "marker").write_text("x")
+    import_image(store, "localhost/moving:1", {"/marker": folder / "marker"})
+    moved = client.run("ls /marker", image="localhost/moving:1").wait()
+    assert list(moved.logs()) == ["/marker"]
+    again = run.rerun().wait()
+    assert "none" in list(again.logs())
+    assert again.record.environment == run.record.environment
+    assert again.record.spec.environment.image == "localhost/moving:1"
+    podman("rmi", "localhost/moving:1")
+
+
+def test_an_image_that_is_gone_is_named(client, store, folder):
+    (folder / "marker").write_text("x")
+    import_image(store, "localhost/gone:1", {"/marker": folder / "marker"})
+    run = client.run("true", image="localhost/gone:1").wait(check=True)
+    podman("rmi", "localhost/gone:1")
+    again = run.rerun().wait()
+    assert again.end_reason is EndReason.BUILD_FAILED
+    digest = run.record.environment.digest
+    assert again.record.ending.message == f"image localhost/gone:1 ({digest}) is not on this machine"
+
+
+def test_an_image_that_cannot_be_had_fails_the_build_in_podmans_words(client):
+    run = client.run("true", image="localhost/no-such-image:1").wait()
+    assert run.end_reason is EndReason.BUILD_FAILED
+    assert run.record.ending.message.startswith("podman failed: ")
+    assert "localhost/no-such-image:1" in run.record.ending.message
+
+
+def test_an_equal_run_is_found(client):
+    first = client.run("echo x > x.txt", image=SMALL, idempotent=True).wait(check=True)
+    assert client.run("echo x > x.txt", image=SMALL, idempotent=True).number == first.number
+    assert client.run("echo x > x.txt", idempotent=True).number != first.number
+
+
+def test_nothing_of_this_machine_is_in_it_but_the_runs_own(client, user_home, monkeypatch):
+    monkeypatch.setenv("OF_THE_CALLER", "x")
+    command = f"ls {user_home}; ls {client.home.root}/conjure.db; echo [$OF_THE_CALLER] [$GIVEN] $HOME"
+    run = client.run(command, image=SMALL, env={"GIVEN": "y", "HOME": "/tmp"}).wait()
+    told = list(run.logs())
+    assert sum("No such file" in line for line in told) == 2
+    assert "[] [y] /tmp" in told
+
+
+def test_what_it_makes_belongs_to_the_caller(client):
+    run = client.run("mkdir d; echo x > d/x.txt", image=SMALL).wait(check=True)
+    assert (outputs(client, run) / "d" / "x.txt").stat().st_uid == os.getuid()
+
+
+@pytest.mark.parametrize("guard_too", [False, True], ids=["supervisor", "supervisor and guard"])
+def test_nothing_is_left_of_a_run_whose_supervisor_is_killed(client, guard_too):
+    word = nap(640 + guard_too)
+    run = client.run(f"setsid sleep {word} & sleep {word}", image=SMALL)
+    wait_until(lambda: run.status is RunStatus.RUNNING, "the command runs")
+    name = container_name(client.home, run.number)
+    assert podman("ps", "--format", "{{.Names}}") == name
+    supervisor = next(each for each in everybody() if each.pid == run.record.owner.pid)
+    if guard_too:
+        os.kill(supervisor.parent, signal.SIGKILL)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    wait_until(lambda: run.status is RunStatus.INTERRUPTED, "the run is closed")
+    wait_until(lambda: podman("ps", "--all", "--quiet") == "", "the container is removed")
+    assert not (client.home.run_folder(run.number) / "container").exists()
+    assert not [each for each in everybody() if word in _command_line(each.pid)]
+
+
+def _command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_without_podman_it_is_refused_in_one_sentence(client, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(UsageError, match="image: podman is not installed"):
+            client.run("true", image=SMALL)

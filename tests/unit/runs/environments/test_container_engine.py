@@ -1,0 +1,56 @@
+"""Podman, found or missing, and its failures in one sentence. The programs here are scripts of the tests."""
+
+import pytest
+
+from conjure.errors import BuildError, UsageError
+from conjure.runs.environments import container_engine
+from conjure.runs.environments.container_engine import find_engine, require_engine, run_engine
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Makes programs that are then all there is on PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(container_engine, "_INIT_FOLDERS", (str(tmp_path / "of-podman"),))
+    (tmp_path / "of-podman").mkdir()
+
+    def _install(name, script="#!/bin/sh\n"):
+        program = tmp_path / name
+        program.write_text(script)
+        program.chmod(0o755)
+        return program
+
+    return _install
+
+
+def test_all_that_is_missing_is_named(install):
+    with pytest.raises(BuildError, match="podman and catatonit are not installed") as error:
+        find_engine()
+    assert error.value.hint == "install the packages podman and catatonit"
+    install("podman")
+    with pytest.raises(UsageError, match="image: catatonit is not installed") as error:
+        require_engine()
+    assert error.value.hint == "install the package catatonit"
+
+
+@pytest.mark.parametrize("place", ["catatonit", "of-podman/catatonit"])
+def test_the_first_process_is_found_where_distributions_put_it(install, place):
+    program, init = install("podman"), install(place)
+    assert find_engine() == container_engine.Engine(str(program), init)
+
+
+def test_what_podman_prints_is_given(install):
+    install("catatonit")
+    install("podman", '#!/bin/sh\necho "$@" $VARIABLE\necho progress >&2\n')
+    assert run_engine(["image", "inspect"], variables={"VARIABLE": "x"}) == "image inspect x\n"
+
+
+def test_progress_is_told_without_secrets_and_the_error_is_the_last_line(install):
+    install("catatonit")
+    lines = ("from https://me:word@host/", "Error: first: https://me:word@host/")
+    said = "".join(f"echo '{line}' >&2\n" for line in lines)
+    install("podman", f"#!/bin/sh\n{said}exit 125\n")
+    told = []
+    with pytest.raises(BuildError, match=r"^podman failed: first: https://me:\*\*\*@host/$"):
+        run_engine(["pull", "x"], report=told.append)
+    assert told == ["from https://me:***@host/"]

@@ -1,0 +1,96 @@
+"""The command lines around a container."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.errors import BuildError
+from conjure.runs.executors.container import (
+    Bound,
+    Container,
+    container_name,
+    exec_arguments,
+    remove_container,
+    start_container,
+)
+from conjure.runs.schema.run_folder import RunFolder
+
+
+@pytest.fixture
+def podman(tmp_path, monkeypatch):
+    """A podman that writes down what it is asked; gives what the last one was asked, and its variables."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    said = tmp_path / "said"
+    script = f'#!/bin/sh\nprintf "%s\\n" "$@" > {said}\nenv > {said}.env\n[ ! -e {said}.fails ]\n'
+    for name in ("podman", "catatonit"):
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def asked():
+        lines = Path(f"{said}.env").read_text().splitlines()
+        return said.read_text().splitlines(), dict(line.split("=", 1) for line in lines)
+
+    return asked
+
+
+def container(**variables):
+    bound = (Bound(Path("/w"), Path("/w")), Bound(Path("/x"), Path("/y"), read_only=True))
+    return Container("name", "sha256:1", bound, variables)
+
+
+def test_a_container_has_what_it_is_given(podman, tmp_path):
+    start_container(container(), tmp_path / "marker")
+    words, _ = podman()
+    assert (tmp_path / "marker").exists()
+    assert words[0] == "run"
+    assert words[-1] == "sha256:1"
+    mounts = [words[at + 1] for at, word in enumerate(words) if word == "--mount"]
+    assert mounts[1:] == ["type=bind,source=/w,destination=/w", "type=bind,source=/x,destination=/y,ro"]
+    assert json.loads(words[words.index("--entrypoint") + 1]) == ["/.conjure-init", "-P"]
+
+
+def test_values_of_variables_are_on_no_command_line_but_where_podman_goes_by_them(podman, tmp_path):
+    start_container(container(API_KEY="secret", PATH="/opt/bin"), tmp_path / "marker")
+    words, variables = podman()
+    assert [word for word in words if word.startswith("--env")] == ["--env=API_KEY", "--env=PATH=/opt/bin"]
+    assert variables["API_KEY"] == "secret"
+    assert variables["PATH"] != "/opt/bin"
+
+
+def test_a_path_that_podman_cannot_take_is_refused(podman, tmp_path):
+    bound = (Bound(Path("/a,b"), Path("/a,b")),)
+    with pytest.raises(BuildError, match="/a,b cannot be mounted in a container: its path has a comma"):
+        start_container(Container("name", "x", bound, {}), tmp_path / "marker")
+
+
+def test_a_command_is_passed_word_for_word(podman, tmp_path):
+    words = exec_arguments("name", Path("/w"), ["sh", "-c", "echo $X"])
+    at = words.index("exec")
+    assert words[at : at + 5] == ["exec", "--preserve-fds=2", "--workdir", "/w", "name"]
+    assert words[-3:] == ["sh", "-c", "echo $X"]
+
+
+def test_a_container_is_removed_if_there_may_be_one(podman, tmp_path):
+    home = Home(tmp_path / "home")
+    home.run_folder(3).mkdir(parents=True)
+    marker = RunFolder.of(home, 3).container
+    remove_container(home, 3)
+    with pytest.raises(FileNotFoundError):
+        podman()
+    marker.touch()
+    (tmp_path / "said.fails").touch()
+    remove_container(home, 3)
+    assert marker.exists()
+    (tmp_path / "said.fails").unlink()
+    remove_container(home, 3)
+    assert podman()[0][-1] == container_name(home, 3)
+    assert not marker.exists()
+
+
+def test_names_differ_by_home_and_run(tmp_path):
+    names = {container_name(Home(tmp_path / home), number) for home in "ab" for number in (1, 2)}
+    assert len(names) == 4
