@@ -201,7 +201,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
                         home, store, number, request.spec, request.requested, exclude, heartbeat, shipper
                     )
                 )
-                if store.facts(number).status.is_final:
+                if request.spec.retry and store.facts(number).status.is_final:
                     remove_request(home, number)
         status = 0
     except SupersededError as error:
