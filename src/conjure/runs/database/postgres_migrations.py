@@ -252,6 +252,34 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
             """,
         ),
     ),
+    Migration(
+        5,
+        "attempts",
+        (
+            "DROP VIEW run_rows",
+            "ALTER TABLE runs ADD COLUMN attempts TEXT NOT NULL DEFAULT '[]'",
+            "ALTER TABLE runs ADD COLUMN retry_at DOUBLE PRECISION",
+            """
+            CREATE VIEW run_rows AS SELECT
+                runs.*,
+                (SELECT string_agg(label, chr(10) ORDER BY label) FROM run_labels WHERE run = number)
+                    AS labels
+            FROM runs
+            """,
+        ),
+    ),
+    Migration(
+        6,
+        "what supervisors on a cluster are given",
+        (
+            """
+            CREATE TABLE requests (
+                run BIGINT PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+                request TEXT NOT NULL
+            )
+            """,
+        ),
+    ),
 )
 NEWEST = POSTGRES_MIGRATIONS[-1].number
 
