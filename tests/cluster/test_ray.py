@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import urllib.request
+from contextlib import suppress
 
 import pytest
 
@@ -251,7 +252,8 @@ def lose(nodes, run):
         os.kill(pid, signal.SIGSTOP)
     nodes.worker.kill()
     for pid in lost:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # the kernel ended the command with its supervisor
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_run_whose_node_is_lost_goes_on_at_another(client, home, nodes):
