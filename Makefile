@@ -55,7 +55,7 @@ test-images: setup  ## runs in containers; installs podman if it is missing
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter
 
-test-cluster: setup  ## a real PostgreSQL and an S3 server; installs Debian's PostgreSQL if it is missing
+test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing), an S3 server and a Ray cluster
 	scripts/install-programs initdb=postgresql
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	$(BIN)/pytest tests/cluster

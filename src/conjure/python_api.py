@@ -17,6 +17,7 @@ from conjure.errors import RunFailedError, UsageError
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
+from conjure.recipes.run_specs import placed
 from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
@@ -31,6 +32,7 @@ from conjure.runs.lifecycle.submission import rerun, submit
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import (
+    INTERRUPTED,
     CodeChoice,
     ComputeRequest,
     EnvironmentChoice,
@@ -215,10 +217,33 @@ class RunOptions(TypedDict, total=False):
     """Reuse a completed run with identical code, environment, mounts and command."""
     after: Sequence[int]
     """Wait until these runs have completed."""
+    retry: int
+    """Start the run again up to N times if it is interrupted."""
+    retry_on: str
+    """``interrupted`` (the default), or ``failed``: also if its command fails."""
+    checkpoint: Sequence[str]
+    """With `retry`, globs of new files to keep for the next attempt."""
+    on: str
+    """Carry the run out on this executor."""
     sandbox: bool
     """Hide home folders, other processes and the network from the command; the system is read-only."""
     network: bool
     """Let a sandboxed command reach the network."""
+
+
+class RecordingOptions(TypedDict, total=False):
+    """How language-model work is carried out as a run: words of ``conjure run``."""
+
+    retry: int
+    """Start it again up to N times if it is interrupted; a fine-tune resumes from its last save."""
+    on: str
+    """Carry it out on this executor."""
+    cpus: float
+    """Wait until N cores are free."""
+    gpus: int
+    """Wait until N GPUs are free."""
+    memory: str
+    """Wait until so much memory is free: ``8GB``."""
 
 
 class Client:
@@ -260,6 +285,7 @@ class Client:
         description: str = "",
         labels: Sequence[str] = (),
         project: str | None = None,
+        run: RecordingOptions | None = None,
         **options: Unpack[FinetuneOptions],
     ) -> Run:
         """Submit a fine-tune as a run, as ``conjure finetune`` does; it continues in the background.
@@ -272,6 +298,7 @@ class Client:
             description: Description of the run.
             labels: Names to find the run by.
             project: Project that the run belongs to; the name of the repository's folder if None.
+            run: Where it is carried out, and how often it is tried; see `RecordingOptions`.
             **options: The options of ``conjure finetune``, with underscores; see `FinetuneOptions`.
 
         Raises:
@@ -280,7 +307,7 @@ class Client:
         names = _names(data)
         options = _request_checks().check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
-        return self._submit(replace(spec, project=project))
+        return self._submit(_placed(replace(spec, project=project), run or {}))
 
     def generate(
         self,
@@ -291,6 +318,7 @@ class Client:
         description: str = "",
         labels: Sequence[str] = (),
         project: str | None = None,
+        run: RecordingOptions | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Run:
         """Submit a generation as a run, as ``conjure generate --save`` does; its output is ``samples.json``.
@@ -302,6 +330,7 @@ class Client:
             description: Description of the run.
             labels: Names to find the run by.
             project: Project that the run belongs to; the name of the repository's folder if None.
+            run: Where it is carried out, and how often it is tried; see `RecordingOptions`.
             **options: The options of ``conjure generate``, with underscores; see `GenerateOptions`.
 
         Raises:
@@ -316,7 +345,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(replace(spec, project=project))
+        return self._submit(_placed(replace(spec, project=project), run or {}))
 
     def score(
         self,
@@ -327,6 +356,7 @@ class Client:
         description: str = "",
         labels: Sequence[str] = (),
         project: str | None = None,
+        run: RecordingOptions | None = None,
         **options: Unpack[ScoreOptions],
     ) -> Run:
         """Submit a scoring as a run, as ``conjure score --save`` does; its output is ``score.json``.
@@ -338,6 +368,7 @@ class Client:
             description: Description of the run.
             labels: Names to find the run by.
             project: Project that the run belongs to; the name of the repository's folder if None.
+            run: Where it is carried out, and how often it is tried; see `RecordingOptions`.
             **options: The options of ``conjure score``, with underscores; see `ScoreOptions`.
 
         Raises:
@@ -357,7 +388,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(replace(spec, project=project))
+        return self._submit(_placed(replace(spec, project=project), run or {}))
 
     def sweep(
         self,
@@ -552,7 +583,20 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         sandbox=options.get("sandbox", False),
         network=options.get("network", False),
         after=tuple(options.get("after", ())),
+        retry=options.get("retry", 0),
+        retry_on=options.get("retry_on", INTERRUPTED),
+        checkpoint=tuple(options.get("checkpoint", ())),
+        on=options.get("on"),
     )
+
+
+def _placed(spec: RunSpec, run: RecordingOptions) -> RunSpec:
+    refuse_unknown(run, RecordingOptions)
+    memory = run.get("memory")
+    needs = ComputeRequest(
+        run.get("cpus"), run.get("gpus"), parse_size(memory) if memory is not None else None
+    )
+    return placed(replace(spec, retry=run.get("retry", 0)), run.get("on"), needs)
 
 
 def _configured(home: Home, folder: Path) -> RunOptions:

@@ -115,6 +115,7 @@ def test_a_second_machine_has_every_run_and_file(anywhere, project):
     ada.do("rerun", "2")
     assert ada.do("logs", "3") == "early\nhello\n"
     assert json.loads(bob.do("info", "3", "--json"))["rerun_of"] == 2
+    assert f"@{os.uname().nodename}" in bob.do("info", "3")
     bob.do("link", "best", "runs/3")
     assert "best -> runs/3" in ada.do("link")
     ada.do("label", "2", "theirs")
@@ -142,19 +143,19 @@ def test_the_log_of_another_machine_is_followed_and_its_run_stopped(team):
         assert run.status is status
 
 
-def test_metrics_and_uploads_and_removal_reach_everybody(team, project):
+def test_metrics_and_uploads_and_removal_reach_everybody(team, tmp_path):
     ada, bob = team
-    write_files(project, {"data/a.txt": "a", "data/b.txt": "b", "one.txt": "1"})
-    ada.do("upload", "data")
-    bob.do("upload", "one.txt")
+    write_files(tmp_path, {"data/a.txt": "a", "data/b.txt": "b", "one.txt": "1"})
+    ada.do("upload", "../data")
+    bob.do("upload", "../one.txt")
     assert ada.do("ls", "uploads").split() == ["data/", "one.txt"]
     report = "python -c \"import conjure; conjure.log_metric('loss', 0.5, step=3)\""
     bob.do("run", "-m", "uploads/data", "-m", "uploads/one.txt", f"cat data/a.txt one.txt; {report}")
     assert ada.do("logs", "1") == "a1"
     assert "loss,3,0.5" in ada.do("metrics", "1", "--csv")
-    write_files(project, {"data/a.txt": "other"})
-    bob.do("upload", "data")
-    assert "version 2" in ada.call("upload", "data").stderr  # the same, whoever gave it
+    write_files(tmp_path, {"data/a.txt": "other"})
+    bob.do("upload", "../data")
+    assert "version 2" in ada.call("upload", "../data").stderr  # the same, whoever gave it
     ada.do("rm", "-f", "uploads/data@2")
     assert "does not exist" in bob.call("ls", "uploads/data@2").stderr
     bob.do("run", "echo > made.txt")
@@ -181,7 +182,7 @@ def test_objects_that_nobody_needs_are_removed_and_come_again(team):
 
 def test_numbers_are_dense_and_versions_differ_whoever_asks(team, project):
     ada, bob = team
-    write_files(project, {f"{name}/f": name for name in "abcd"})
+    write_files(project.parent, {f"{name}/f": name for name in "abcd"})
     running = [member.client.run("true") for _ in range(3) for member in team]
     for run in running:
         run.wait(check=True)
@@ -193,11 +194,21 @@ def test_numbers_are_dense_and_versions_differ_whoever_asks(team, project):
     with ThreadPoolExecutor(4) as threads:
         given = list(
             threads.map(
-                lambda pair: upload(pair[0].home, project / pair[1], "same").upload.version,
+                lambda pair: upload(pair[0].home, project.parent / pair[1], "same").upload.version,
                 zip((ada, bob, ada, bob), "abcd", strict=True),
             )
         )
     assert sorted(given) == [1, 2, 3, 4]
+
+
+def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgres, address, tmp_path):
+    objects = f"file://{tmp_path}/objects"
+    make_team(project, address, objects, first_command="true")
+    eve = Member(project.parent / "eve")
+    refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
+    assert refused.returncode == 1
+    assert "which holds 1 run" in refused.stderr
+    assert "conjure team join --database" in refused.stderr
 
 
 # ---- what goes away ----------------------------------------------------------------------------------------
@@ -244,8 +255,8 @@ def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(
 
 def test_the_records_are_rebuilt_from_the_store(team, postgres, address, project):
     ada, bob = team
-    write_files(project, {"data/a.txt": "a"})
-    ada.do("upload", "data")
+    write_files(project.parent, {"data/a.txt": "a"})
+    ada.do("upload", "../data")
     ada.do("run", "-m", "uploads/data", "echo printed; cat data/a.txt > made.txt")
     bob.do("label", "1", "good")
     bob.do("link", "best", "runs/1")
@@ -284,10 +295,10 @@ def test_a_damaged_object_is_found_and_not_used(project, address, tmp_path):
 
 def test_runs_of_the_local_home_are_copied_into_one_with_a_name(team, address, project, monkeypatch):
     ada, _ = team
-    write_files(project, {"data/a.txt": "a"})
+    write_files(project.parent, {"data/a.txt": "a"})
     ada.do("run", "true")
     eve = Member(project.parent / "eve")
-    eve.do("upload", "data")
+    eve.do("upload", "../data")
     eve.do("run", "--label", "mine", "-m", "uploads/data", "echo one > one.txt; cat data/a.txt")
     eve.do("run", "-m", "runs/1/one.txt", "cat one.txt")
     assert "there is no home 'lab'" in eve.call("--home", "lab", "ps").stderr

@@ -11,7 +11,7 @@ import pytest
 
 import conjure
 from conjure import errors
-from conjure.cli.main import COMMANDS
+from conjure.cli.main import COMMANDS, INTERNAL
 from conjure.core.config import SETTINGS
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.pages import DOCS, PAGES, REPOSITORY, load_script
@@ -32,7 +32,7 @@ def test_every_verb_has_a_command_of_its_own_module(verb):
 
 def test_every_module_of_commands_is_a_verb():
     modules = {path.stem for path in (REPOSITORY / "src/conjure/cli/commands").glob("[a-z]*.py")}
-    assert modules == {verb.replace("-", "_") for verb in COMMANDS}
+    assert modules == {verb.replace("-", "_") for verb in (*COMMANDS, INTERNAL)}
 
 
 @pytest.mark.parametrize(("name", "command"), COMMAND_LINE, ids=[name for name, _ in COMMAND_LINE])

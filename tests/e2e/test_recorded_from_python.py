@@ -1,12 +1,17 @@
 """Language-model work recorded as runs from Python: the same runs as from the command line."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from conjure.errors import NotFoundError, UsageError
+from conjure.runs.schema.run_folder import RunFolder
+from support.casting import supervisor_of, wait_until
 from support.models import tiny_checkpoint
 from support.texts import ONE_LINERS
+from support.tuning import OPTIONS, tuning_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +45,36 @@ def test_a_fine_tune_then_samples_and_a_score_of_its_model(client, folder, tmp_p
     ]
     scored.wait(check=True).cp("score.json", "scored")
     assert json.loads((folder / "scored/score.json").read_text())["tokens"] > 0
+
+
+def test_a_fine_tune_goes_on_from_its_last_save_and_repeats_its_losses(client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, model = tuning_inputs(tmp_path)
+    options = OPTIONS | {"eval_every": 14, "save_every": 10, "split": "lines"}
+    unbroken = client.finetune(data, model=model, **options)
+    unbroken.wait(check=True)
+    struck = client.finetune(data, model=model, run={"retry": 1}, **options)
+    folder = RunFolder(client.home.run_folder(struck.number))
+    wait_until((folder.work / "output.training").is_dir, "the first save")
+    os.kill(supervisor_of(struck).pid, signal.SIGKILL)
+    struck.wait(check=True)
+    assert [each.end_reason for each in struck.record.attempts] == ["supervisor_died"]
+    first, second = (curves(run) for run in (unbroken, struck))
+    assert second == first
+    for name in ("loss", "eval_loss", "grad_norm"):
+        assert values(struck, name) == values(unbroken, name)
+
+
+def curves(run):
+    """The losses that a run's checkpoint tells."""
+    stored = json.loads(
+        (RunFolder(run.home.run_folder(run.number)).outputs / "output/training.json").read_text()
+    )
+    return stored["history"]["train"], stored["history"]["held_out"], stored["step"]
+
+
+def values(run, name):
+    return [(point.step, point.value) for point in run.metrics(name)]
 
 
 def test_nothing_gets_a_number_that_cannot_be_done(client, tmp_path):

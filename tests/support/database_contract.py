@@ -123,6 +123,73 @@ def test_a_run_in_a_queue_is_carried_by_nobody(store):
     assert store.queued(Owner.queue("another host", "boot")) == {}
 
 
+def test_an_attempt_ends_and_the_run_waits_for_the_next(store):
+    run = add_run(store, retry=1)
+    number, queue = run.number, Owner.queue("host", "boot")
+    advance(store, number, RunStatus.RUNNING)
+    started = store.get(number).facts.entered[RunStatus.RUNNING]
+    died = Ending(EndReason.SUPERVISOR_DIED, message="it died")
+    store.retry_run(number, died, queue, host="far", delay_s=1000.0)
+    record = store.get(number)
+    (attempt,) = record.attempts
+    assert (attempt.number, attempt.host, attempt.running_at) == (1, "far", started)
+    assert (attempt.end_reason, attempt.message) == ("supervisor_died", "it died")
+    assert (record.status, record.waits_in_queue) == (RunStatus.QUEUED, True)
+    assert read_record(store.home.run_folder(number)) == record
+    (claim,) = store.claims()
+    assert not claim.may_start
+    assert 990 < claim.delay_s <= 1000
+    store.begin_attempt(number, OTHER)
+    (claim,) = store.claims()
+    assert claim.may_start
+    store.move(number, RunStatus.BUILDING)
+    store.end_run(number, Ending(EndReason.KILL_REQUESTED))
+    assert store.get(number).attempts == (attempt,)
+
+
+def test_what_supervisors_are_given_is_kept_until_the_end(store):
+    number = add_run(store).number
+    assert store.request(number) is None
+    store.set_request(number, "one")
+    store.set_request(number, "two")
+    assert store.request(number) == "two"
+    finish(store, number, DONE)
+    assert store.request(number) is None
+    with pytest.raises(IllegalMoveError):
+        store.set_request(number, "late")
+
+
+def test_how_long_ago_a_run_was_asked_for_is_told(store):
+    assert 0 <= store.age_s(add_run(store).number) < 60
+
+
+def test_an_attempt_that_is_not_the_expected_one_is_refused(store):
+    number = add_run(store).number
+    assert store.newest_attempt(number) == 0
+    with pytest.raises(SupersededError):
+        store.begin_attempt(number, OTHER, expected=2)
+    assert store.get(number).owner == OWNER
+    assert store.begin_attempt(number, OTHER, expected=1) == 1
+    with pytest.raises(SupersededError):
+        store.begin_attempt(number, OWNER, expected=1)
+    assert (store.newest_attempt(number), store.get(number).owner) == (1, OTHER)
+
+
+def test_a_run_that_is_to_end_gets_no_further_attempt(store):
+    died, queue = Ending(EndReason.SUPERVISOR_DIED), Owner.queue("host", "boot")
+    number = add_run(store).number
+    with pytest.raises(IllegalMoveError):  # nobody has supervised it yet
+        store.retry_run(number, died, queue, host=None, delay_s=1.0)
+    advance(store, number, RunStatus.RUNNING)
+    store.request_end(number, STOP)
+    with pytest.raises(IllegalMoveError):
+        store.retry_run(number, died, queue, host=None, delay_s=1.0)
+    assert store.get(number).attempts == ()
+    store.end_run(number, Ending(EndReason.KILL_REQUESTED))
+    with pytest.raises(IllegalMoveError):
+        store.retry_run(number, died, queue, host=None, delay_s=1.0)
+
+
 def test_a_run_waits_for_those_that_have_not_completed(store):
     done, failed, active = (add_run(store).number for _ in range(3))
     finish(store, done, DONE)

@@ -84,6 +84,8 @@ class S3Server:
             "s3.port": self.port,
             "s3.port.grpc": self.port + 10000,
             "s3.config": self._folder / "s3.json",
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
         }
         arguments = ["-s3", *(f"-{name}={value}" for name, value in options.items())]
         with (self._folder / "log").open("ab") as log:

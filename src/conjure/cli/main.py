@@ -67,6 +67,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("Generate and fine-tune", "Run a short demo: sample, fine-tune, sample again."),
     "config": ("Maintain", "Show and change settings."),
     "team": ("Maintain", "Share a home between machines."),
+    "executors": ("Maintain", "List and check the clusters that runs can be carried out on."),
     "prune": ("Maintain", "Delete cached files that no run needs."),
     "doctor": ("Maintain", "Check conjure's home folder, database and tools."),
     "help": ("Help", "Show the help of a command."),
@@ -77,6 +78,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # What a command is called elsewhere.
 _ALIASES = {"hyper": "sweep"}
+
+# What a job on a cluster's node calls: no command for people.
+INTERNAL = "supervise"
 
 # Commands with options whose defaults can be set.
 CONFIGURED = (
@@ -104,7 +108,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The verb's command, imported now; None for an unknown one."""
         cmd_name = _ALIASES.get(cmd_name, cmd_name)
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name != INTERNAL:
             return None
         return import_module(f"conjure.cli.commands.{cmd_name}").command
 

@@ -4,22 +4,27 @@ Main entries: `record`, `recording_options`. Invariant: a command that is a run'
 recorded again; it belongs to that run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from conjure.cli.run_following import follow_submission
 from conjure.core.home import Home
+from conjure.core.units import parse_size
+from conjure.errors import UsageError, option
+from conjure.recipes.run_specs import placed
+from conjure.reporting import inside_a_run
 from conjure.runs.lifecycle.submission import submit
-from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
 
-RECORDING = ("background", "description", "label", "project")
+RECORDING = ("background", "description", "label", "project", "retry", "on", "cpus", "gpus", "memory")
 
 
 def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say how a run is recorded."""
-    for option in (
+    for each in (
         click.option(
             "--project",
             metavar="NAME",
@@ -27,19 +32,57 @@ def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run."),
         click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run."),
+        click.option(
+            "--retry",
+            type=int,
+            default=0,
+            metavar="N",
+            help="Start the run again up to N times if it is interrupted.",
+        ),
+        click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
+        click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
+        click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
+        click.option("--on", metavar="NAME", help="Carry the run out on this executor."),
         click.option("-b", "--background", is_flag=True, help="Start the run and return at once."),
     ):
-        command = option(command)
+        command = each(command)
     return command
 
 
-def record(spec: RunSpec, *, background: bool, as_json: bool) -> int:
-    """Submit a run and follow it; its command saves and stops at the first ^C. Returns the exit status."""
+def refuse_unrecorded(recording: Mapping[str, Any], hint: str) -> None:
+    """Refuse options that only a run can have.
+
+    Args:
+        recording: The values of the options of `recording_options`.
+        hint: How to have a run.
+
+    Raises:
+        UsageError: One of them is given.
+    """
+    for name in ("on", "retry"):
+        if recording[name] and not inside_a_run():
+            raise UsageError(f"{option(name)} is for runs, and this is none", hint=hint)
+
+
+def record(spec: RunSpec, recording: Mapping[str, Any], *, as_json: bool) -> int:
+    """Submit a run and follow it; its command saves and stops at the first ^C. Returns the exit status.
+
+    Args:
+        spec: The run.
+        recording: The values of the options of `recording_options`.
+        as_json: Print JSON.
+    """
     home = Home.from_environment()
+    memory = recording["memory"]
+    spec = placed(
+        replace(spec, retry=recording["retry"]),
+        recording["on"],
+        ComputeRequest(recording["cpus"], recording["gpus"], parse_size(memory) if memory else None),
+    )
     return follow_submission(
         home,
         lambda announce: submit(home, spec, announce=announce),
-        background=background,
+        background=recording["background"],
         as_json=as_json,
         interrupt_stops=True,
     )

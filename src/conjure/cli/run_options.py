@@ -18,6 +18,8 @@ from conjure.errors import UsageError
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
 from conjure.runs.schema.spec import (
+    FAILED,
+    INTERRUPTED,
     CodeChoice,
     ComputeRequest,
     EnvironmentChoice,
@@ -103,6 +105,27 @@ _OPTIONS = (
         metavar="NUMBER",
         help="Wait until this run has completed; end if it does not.",
     ),
+    click.option(
+        "--retry",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Start the run again up to N times if it is interrupted.",
+    ),
+    click.option(
+        "--retry-on",
+        type=click.Choice([INTERRUPTED, FAILED]),
+        default=INTERRUPTED,
+        show_default=True,
+        help="failed: also if its command fails.",
+    ),
+    click.option(
+        "--checkpoint",
+        multiple=True,
+        metavar="GLOB",
+        help="With --retry, keep new files that match for the next attempt.",
+    ),
+    click.option("--on", metavar="NAME", help="Carry the run out on this executor."),
     click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
     click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
     click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
@@ -166,6 +189,10 @@ def run_spec(
         sandbox=options["sandbox"],
         network=options["network"],
         after=options["after"],
+        retry=options["retry"],
+        retry_on=options["retry_on"],
+        checkpoint=options["checkpoint"],
+        on=options["on"],
     )
 
 

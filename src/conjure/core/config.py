@@ -1,10 +1,11 @@
 """What people set once: two files of settings, and variables above them.
 
-Main entries: `load_config`, `Config`, `SETTINGS`, `configured_project`, `repository_name`,
-`write_setting`. Invariant: a value is checked where it is
-read, and knows where it came from:
+Main entries: `load_config`, `Config`, `SETTINGS`, `configured_project`, `repository_name`, `write_setting`;
+`read_executors`. Invariant: a value is checked where it is read, and knows where it came from:
 
     default < config.toml in the home < conjure.toml of the project < variable < option of a command
+
+Executors are defined in the user's own file alone: where runs go, and with which token, no project can say.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from conjure.core.files import write_atomically
 from conjure.core.home import Home
@@ -29,6 +31,12 @@ SANDBOX = "sandbox"
 _PROJECT = "project"
 _GIT = ".git"
 _HEADING = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(#.*)?")
+
+
+_EXECUTORS = "executors"
+_EXECUTOR_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_EXECUTOR_KINDS = ("ray",)
+_RESERVED = ("local",)
 
 
 class _NotAllowedError(ValueError):
@@ -263,8 +271,19 @@ def _settings_in(content: bytes, path: Path) -> dict[str, Any]:
         tables = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not a TOML file: {error}") from error
+    if path.name == PROJECT_FILE:
+        _refuse_executors(tables, path)
+    tables.pop(_EXECUTORS, None)
     found = _flat(tables)
     return {key: _checked(find_setting(key, str(path)), value, str(path)) for key, value in found.items()}
+
+
+def _refuse_executors(tables: Mapping[str, Any], path: Path) -> None:
+    if _EXECUTORS in tables:
+        raise UsageError(
+            f"{path} defines executors, which a project cannot do",
+            hint="define them in the config.toml of your own home folder; `conjure config` shows where it is",
+        )
 
 
 def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -291,6 +310,77 @@ def _checked(setting: Setting, value: object, where: str) -> Any:
         return setting.check(value)
     except _NotAllowedError as error:
         raise UsageError(f"{where}: {setting.key} cannot be {value!r}; allowed: {error}") from error
+
+
+# ---- executors ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSettings:
+    """A place, beside this machine, where runs can be carried out.
+
+    Attributes:
+        name: What it is called with ``--on``.
+        kind: ``ray``.
+        address: Of its REST interface, without a slash at the end.
+        token_file: Of a file with the token that it wants to see, or None.
+    """
+
+    name: str
+    kind: str
+    address: str
+    token_file: Path | None = None
+
+    def token(self) -> str | None:
+        """The token, read each time, for it may be renewed.
+
+        Raises:
+            UsageError: The file cannot be read.
+        """
+        if self.token_file is None:
+            return None
+        try:
+            return self.token_file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"the token_file of executor {self.name} cannot be read: {error}") from error
+
+
+def read_executors(home: Home) -> dict[str, ExecutorSettings]:
+    """The executors that the user has defined, by name.
+
+    Raises:
+        UsageError: The file cannot be read, or one of them is not defined as it should be.
+    """
+    path = home.config_file
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get(_EXECUTORS, {})
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(tables, dict):
+        raise UsageError(f"{path}: executors must be tables, such as [executors.NAME]")
+    return {name: _executor(name, table, f"{path}: executors.{name}") for name, table in tables.items()}
+
+
+def _executor(name: str, table: object, where: str) -> ExecutorSettings:
+    if not _EXECUTOR_NAME.fullmatch(name) or name in _RESERVED:
+        raise UsageError(f"{where}: {name!r} cannot be a name: use a-z, 0-9 and -, and not {_RESERVED[0]}")
+    if not isinstance(table, dict):
+        raise UsageError(f"{where} must be a table")
+    unknown = sorted(table.keys() - {"kind", "address", "token_file"})
+    if unknown:
+        raise UsageError(f"{where}: there is no {unknown[0]!r}; allowed: kind, address, token_file")
+    kind, address = table.get("kind"), str(table.get("address", ""))
+    if kind not in _EXECUTOR_KINDS:
+        raise UsageError(f"{where}: kind cannot be {kind!r}; allowed: {', '.join(_EXECUTOR_KINDS)}")
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.password or parts.username:
+        raise UsageError(f"{where}: address must be one such as http://head:8265, without a password")
+    file = table.get("token_file")
+    return ExecutorSettings(
+        name, str(kind), address.rstrip("/"), None if file is None else Path(str(file)).expanduser()
+    )
 
 
 # ---- writing -----------------------------------------------------------------------------------------------

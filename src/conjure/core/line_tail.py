@@ -4,6 +4,7 @@ Main entry: `LineTail`. Invariant: each whole line is given once, in order, howe
 still being written is not looked at until its end is there.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -15,6 +16,8 @@ LONGEST_LINE_BYTES = 1 << 24
 class LineTail:
     """Each `read` gives the lines that were added since the last; a missing file has none yet.
 
+    A file that takes the place of the one that was read is read from its beginning.
+
     Attributes:
         offset: Up to where the file was read: the start of a line, for a writer may take back one that it
             could not finish.
@@ -22,6 +25,7 @@ class LineTail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._inode: int | None = None
         self.offset = 0
 
     def read(self) -> Iterator[bytes]:
@@ -31,6 +35,10 @@ class LineTail:
         except FileNotFoundError:
             return
         with file:
+            inode = os.fstat(file.fileno()).st_ino
+            if self._inode not in (None, inode):
+                self.offset = 0  # another file has taken its place
+            self._inode = inode
             for block in self.read_blocks(file):
                 yield from block.split(b"\n")
 

@@ -20,6 +20,7 @@ from conjure.runs.schema.spec import Mount, RunSpec
 _BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes beside the checkpoint
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
 _OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
+_CHECKPOINTS = tuple(f"/{output}/" for output in (_STATE, *_OUTPUTS))  # the state says up to where
 _RESUME = "--resume"
 
 
@@ -50,7 +51,14 @@ def finetune_spec(
     inputs = Inputs(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
     words += inputs.option_words(options, placeholders)
-    return recorded("finetune", words, inputs.mounts, description=description, labels=labels)
+    return recorded(
+        "finetune",
+        words,
+        inputs.mounts,
+        description=description,
+        labels=labels,
+        checkpoint=_CHECKPOINTS,
+    )
 
 
 def resumed_spec(home: Home, resource: str) -> RunSpec:
@@ -86,10 +94,21 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     parts = [Mount(f"runs/{number}/{part}", part) for part in _OUTPUTS if (state / part).is_dir()]
     command = tuple(word for word in record.spec.command if word != _RESUME)
     return replace(
-        recorded("finetune", [*command[2:], _RESUME], [*kept, *parts], labels=record.spec.labels),
+        recorded(
+            "finetune",
+            [*command[2:], _RESUME],
+            [*kept, *parts],
+            labels=record.spec.labels,
+            checkpoint=_CHECKPOINTS,
+        ),
         description=f"resumed from run {number}",
         project=record.project,
     )
+
+
+def has_state(checkpoint: Path) -> bool:
+    """Whether an unfinished training lies beside a checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.name}{_BESIDE[0]}").is_dir()
 
 
 def claim(checkpoint: Path) -> None:

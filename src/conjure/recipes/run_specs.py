@@ -7,7 +7,7 @@ every local file it was given is mounted, so that lineage shows the chain and a 
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError, option
 from conjure.recipes.options import option_words
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
-from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
+from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec
 
 MODEL_MOUNT = "model"
 _NAMING_DATA = ("adapter", "validation")  # options whose values a run must find
@@ -99,6 +99,7 @@ def recorded(
     *,
     description: str = "",
     labels: Sequence[str] = (),
+    checkpoint: Sequence[str] = (),
 ) -> RunSpec:
     """The run of a conjure command, in an empty folder, with the Python that this process runs on.
 
@@ -108,6 +109,7 @@ def recorded(
         mounts: What the run needs.
         description: What it is for; by default the version of conjure, which is the run's code.
         labels: Names to find it by.
+        checkpoint: Globs of files that another attempt is given.
     """
     return RunSpec(
         command=("conjure", kind, *arguments),
@@ -118,4 +120,19 @@ def recorded(
         variables={"PATH": own_path()},
         description=description if description else f"conjure {version('conjure')}",
         labels=tuple(labels),
+        checkpoint=tuple(checkpoint),
     )
+
+
+def placed(spec: RunSpec, on: str | None, resources: ComputeRequest) -> RunSpec:
+    """The same run where it is wanted.
+
+    Args:
+        spec: As `recorded` has it.
+        on: An executor, whose nodes have a conjure of their own; this machine if None.
+        resources: What it needs there.
+    """
+    variables = spec.variables
+    if on is not None:
+        variables = {name: value for name, value in variables.items() if name != "PATH"}
+    return replace(spec, on=on, resources=resources, variables=variables)

@@ -18,8 +18,9 @@ from conjure.core.units import format_duration, format_number, format_size
 from conjure.runs.database.base import Database, Lease, Link, ListedRun, RunFilter
 from conjure.runs.inspect.lineage import Edge, Products, Tie, run_number, source_text
 from conjure.runs.lifecycle.heartbeat import is_unreachable
-from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.record import AttemptFacts, RunRecord
 from conjure.runs.schema.resource import Resource
+from conjure.runs.schema.spec import FAILED, RunSpec
 from conjure.runs.schema.status import PHASES, EndReason, Facts, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 
@@ -308,7 +309,9 @@ class RunView:
             Fact("command", self.command),
             *_optional("description", record.spec.description),
             *_optional("labels", ", ".join(record.labels)),
+            *_optional("machine", "" if record.owner is None else record.owner.member),
             *_optional("project", record.project),
+            *attempt_facts(record),
             *time_facts(record),
             *code_facts(record),
             *environment_facts(record),
@@ -323,6 +326,7 @@ class RunView:
         """Further facts by title; a section may be empty."""
         record, spec = self.record, self.record.spec.stored()
         return {
+            "earlier attempts": [Fact(str(each.number), attempt_text(each)) for each in record.attempts],
             "params": [Fact(*pair) for pair in spec.params.items()],
             "variables": [Fact(*pair) for pair in spec.variables.items()],
             "mounts": [
@@ -370,6 +374,24 @@ def ending_facts(record: RunRecord) -> Iterator[Fact]:
         yield Fact("exit code", str(ending.exit_code))
     if ending.signal is not None:
         yield Fact("signal", f"{ending.signal} ({strsignal(ending.signal)})")
+
+
+def attempt_facts(record: RunRecord) -> Iterator[Fact]:
+    """Which attempt it is, and where."""
+    number, host = len(record.attempts) + 1, record.owner.host_name if record.owner is not None else ""
+    if record.spec.retry:
+        yield Fact("attempt", str(number))
+    if host:
+        yield Fact("host", host)
+
+
+def attempt_text(attempt: AttemptFacts) -> str:
+    """How an earlier attempt went, in one line."""
+    ending = attempt.end_reason if attempt.message is None else f"{attempt.end_reason}: {attempt.message}"
+    code = "" if attempt.exit_code is None else f" (exit {attempt.exit_code})"
+    place = f" on {attempt.host}" if attempt.host else ""
+    began = "" if attempt.running_at is None else f", started {moment(attempt.running_at)}"
+    return f"{ending}{code}{place}{began}, ended {moment(attempt.ended_at)}"
 
 
 def time_facts(record: RunRecord) -> Iterator[Fact]:
@@ -433,8 +455,11 @@ def requested_facts(record: RunRecord) -> Iterator[Fact]:
     if amounts:
         given = f" (given {', '.join(map(str, record.gpu_ids))})" if record.gpu_ids else ""
         yield Fact("needs", ", ".join(amounts) + given)
+    if spec.on is not None:
+        yield Fact("on", spec.on)
     if spec.after:
         yield Fact("after", ", ".join(f"run {number}" for number in spec.after))
+    yield from _retry_facts(spec)
     if spec.timeout_s is not None:
         yield Fact("timeout", format_duration(spec.timeout_s))
     if spec.stop_conditions:
@@ -443,6 +468,14 @@ def requested_facts(record: RunRecord) -> Iterator[Fact]:
         yield Fact("keeps", ", ".join(spec.output))
     if spec.no_output:
         yield Fact("excluded", ", ".join(spec.no_output))
+
+
+def _retry_facts(spec: RunSpec) -> Iterator[Fact]:
+    if spec.retry:
+        also = " or failed" if spec.retry_on == FAILED else ""
+        yield Fact("retry", f"up to {spec.retry} times if interrupted{also}")
+    if spec.checkpoint and spec.retry:
+        yield Fact("checkpoints", ", ".join(spec.checkpoint))
 
 
 def output_facts(record: RunRecord) -> Iterator[Fact]:

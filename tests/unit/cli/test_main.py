@@ -94,10 +94,8 @@ def test_unknown_commands_of_groups_are_told_alike(call, group, typed, near):
 
 
 def test_a_group_without_a_command_names_those_it_has(call):
-    message = (
-        "error: `conjure team` needs a command: init, leave, status, upgrade\n  try: conjure team --help\n"
-    )
-    assert call("team") == (2, "", message)
+    message = "`conjure team` needs a command: init, join, leave, push, status, upgrade"
+    assert call("team") == (2, "", f"error: {message}\n  try: conjure team --help\n")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from conjure.core.config import (
     configured_project,
     find_project_file,
     load_config,
+    read_executors,
     repository_name,
     write_setting,
 )
@@ -197,3 +198,44 @@ def test_what_is_not_allowed_is_not_written(home):
         with pytest.raises(UsageError):
             write_setting(home.config_file, key, values)
     assert not home.config_file.exists()
+
+
+RAY = '[executors.gpu]\nkind = "ray"\naddress = "http://head:8265/"\n'
+
+
+def test_executors_are_defined_by_the_user(home, project):
+    assert read_executors(home) == {}
+    home.config_file.write_text('model = "sprite"\n' + RAY + 'token_file = "~/token"\n')
+    executor = read_executors(home)["gpu"]
+    assert (executor.kind, executor.address) == ("ray", "http://head:8265")
+    assert executor.token_file is not None
+    assert executor.token_file.is_absolute()
+    assert load_config(home, project).values["model"] == "sprite"
+    write_setting(home.config_file, "model", ("other",))
+    assert set(read_executors(home)) == {"gpu"}
+
+
+def test_a_project_cannot_define_executors(home, project):
+    (project / "conjure.toml").write_text(RAY)
+    assert read_executors(home) == {}
+    with pytest.raises(UsageError, match="defines executors, which a project cannot do"):
+        load_config(home, project)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("executors = 1", "executors must be tables"),
+        ("[executors]\nlocal = {}", "'local' cannot be a name"),
+        ('[executors."A b"]', "'A b' cannot be a name"),
+        ('[executors.x]\nkind = "slurm"', "kind cannot be 'slurm'; allowed: ray"),
+        ('[executors.x]\nkind = "ray"', "address must be one such as http://head:8265"),
+        ('[executors.x]\nkind = "ray"\naddress = "file:///x"', "address must be one such as"),
+        ('[executors.x]\nkind = "ray"\naddress = "http://me:word@head:1"', "without a password"),
+        ('[executors.x]\nkind = "ray"\ntoken = "word"', "there is no 'token'; allowed: kind, address"),
+    ],
+)
+def test_an_executor_that_is_not_defined_as_it_should_be_is_one_sentence(home, text, message):
+    home.config_file.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_executors(home)

@@ -4,9 +4,11 @@ import click
 import pytest
 
 from conjure.cli.commands import finetune, generate, score
+from conjure.cli.recording import RECORDING
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.lm.training.request import FinetuneRequest
+from conjure.python_api import RecordingOptions
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, option_words
@@ -18,13 +20,17 @@ NOT_RECORDED = {"model", "output", "resume", "dry_run", "no_run", "save", "as_js
     "from_file",
 }
 GIVEN_APART = {"prompt", "prompt_option", "prompt_file", "inputs", "data", "as_text", "compare"}
-RECORDING = {"label", "description", "background"}
+FOR_EVERY_RUN = {"label", "description", "project", "background"}
 
 
 @pytest.mark.parametrize(("module", "options"), COMMANDS)
 def test_every_option_of_a_command_is_a_keyword(module, options):
     names = {parameter.name for parameter in module.command.params}
-    assert set(options.__annotations__) == names - NOT_RECORDED - GIVEN_APART - RECORDING
+    assert set(options.__annotations__) == names - NOT_RECORDED - GIVEN_APART - set(RECORDING)
+
+
+def test_where_a_run_is_carried_out_is_told_alike():
+    assert set(RecordingOptions.__annotations__) == set(RECORDING) - FOR_EVERY_RUN
 
 
 @pytest.mark.parametrize(("module", "options"), COMMANDS)

@@ -62,6 +62,6 @@ def test_key_metric(names, key):
 def test_the_address_of_a_server(option, address):
     facts = Facts({RunStatus.RUNNING: 1.0})
     run = ListedRun(
-        1, "serve", f"conjure serve sprite {option}", "", (), {}, facts, None, None, archived=False
+        1, "serve", f"conjure serve sprite {option}", "", (), None, {}, facts, None, None, archived=False
     )
     assert RunRow(run, {PORT_METRIC: 8123.0}).address == address

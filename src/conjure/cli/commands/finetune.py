@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from conjure.cli.reading_options import reading_options, special_tokens_option
-from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import adapter_option, chat_date_option
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
 from conjure.core.home import Home
@@ -202,6 +202,8 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
         if settings["resume"] is None:
             implementation.checked_spec(context)
         return save_command(context, saved_to)
+    if no_run:
+        refuse_unrecorded(recording, "leave out --no-run")
     if dry_run or no_run or inside_a_run():
         return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
     _refuse_output(settings)
@@ -211,7 +213,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     else:
         # Every fault is told here and now, before a run gets a number.
         spec = implementation.checked_spec(context)
-    return record(spec, background=recording["background"], as_json=as_json)
+    return record(spec, recording, as_json=as_json)
 
 
 def _refuse_output(settings: dict[str, Any]) -> None:

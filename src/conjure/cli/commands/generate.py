@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import click
 
-from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import (
     adapter_option,
     chat_date_option,
@@ -125,8 +125,8 @@ def command(
     if save_command is not None:
         return save_to_file(context, save_command)
     if save and not inside_a_run():
-        spec = _spec(context, prompts)
-        return record(spec, background=recording["background"], as_json=as_json)
+        return record(_spec(context, prompts), recording, as_json=as_json)
+    refuse_unrecorded(recording, "add --save")
     # Imports torch, which neither --help nor a mistake needs.
     from conjure.cli.language_model import generate as implementation
 

@@ -14,6 +14,7 @@ from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import note, visible
 from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
+from conjure.core.text import plural
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
@@ -27,6 +28,9 @@ from conjure.runs.telemetry.logs import STDOUT, LineAssembler, LogEntry, LogLine
 @click.command
 @optional_number
 @click.option("-f", "--follow", "following", is_flag=True, help="Follow the run until it ends.")
+@click.option(
+    "--attempt", type=click.IntRange(min=1), metavar="A", help="Show the log of an earlier attempt."
+)
 @click.option("-n", "--last", type=click.IntRange(min=0), metavar="K", help="Show only the last K lines.")
 @click.option("--timestamps", is_flag=True, help="Show the time of each line.")
 @click.option("--stderr", is_flag=True, help="Show only lines written to stderr.")
@@ -36,6 +40,7 @@ def command(
     number: int,
     *,
     following: bool,
+    attempt: int | None,
     last: int | None,
     timestamps: bool,
     stderr: bool,
@@ -45,12 +50,17 @@ def command(
     """Show the log of run NUMBER (default: the newest). With -f the exit status is the run's own."""
     home = Home.from_environment()
     wanted = _Lines(pattern=_pattern(grep), last=last, timestamps=timestamps, stderr=stderr, as_json=as_json)
+    if following and attempt is not None:
+        raise UsageError("--follow and --attempt cannot be combined")
     if following:
         return _follow(home, number, wanted) if wanted.asks else follow_run(home, number)
     with open_store(home) as store:
         record = store.get(number)
     bring_streams(home, number)
     folder = home.run_folder(number)
+    if attempt is not None and attempt != len(record.attempts) + 1:
+        _refuse_attempt(record, attempt)
+        folder = RunFolder(folder).attempt(attempt).path
     if log_is_lost(folder, record):
         raise NotFoundError(
             f"what run {number} printed is lost: {RunFolder(folder).log} is missing", fix="conjure doctor"
@@ -132,6 +142,15 @@ def _write_exactly(entries: Iterable[LogEntry]) -> bool:
         out.buffer.write(entry.content)
         out.flush()
     return shown
+
+
+def _refuse_attempt(record: RunRecord, attempt: int) -> None:
+    attempts = len(record.attempts) + 1
+    if attempt > attempts:
+        raise NotFoundError(
+            f"run {record.number} has no attempt {attempt}; it has had {plural(attempts, 'attempt')}",
+            fix=f"conjure info {record.number}",
+        )
 
 
 def _silence(record: RunRecord) -> str:

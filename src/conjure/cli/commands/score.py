@@ -11,7 +11,7 @@ from typing import Any, cast
 import click
 
 from conjure.cli.reading_options import layout_of, reading_options
-from conjure.cli.recording import record, recording_options
+from conjure.cli.recording import record, recording_options, refuse_unrecorded
 from conjure.cli.render import note
 from conjure.cli.sampling_options import adapter_option, model_option
 from conjure.cli.typed_options import given_options
@@ -73,7 +73,8 @@ def command(
     if compare is not None and adapter is not None:
         raise UsageError("--adapter is for one model", hint="leave out --compare, or --adapter")
     if save and not inside_a_run():
-        return record(run_spec(click_context), background=recording["background"], as_json=as_json)
+        return record(run_spec(click_context), recording, as_json=as_json)
+    refuse_unrecorded(recording, "add --save")
     files = _are_files(inputs, as_text=as_text)
 
     # Imports torch, which neither --help nor a recording needs.

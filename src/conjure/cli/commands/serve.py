@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from conjure.cli.recording import RECORDING, record, recording_options
+from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import precision_option
 from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
@@ -124,8 +124,8 @@ def command(
             if predictor is None
             else _predictor_spec(predictor, config, mounts, words, recording)
         )
-        spec = replace(spec, project=recording["project"])
-        return record(spec, background=recording["background"], as_json=False)
+        return record(replace(spec, project=recording["project"]), recording, as_json=False)
+    refuse_unrecorded(recording, "add --save")
     # Imports the web framework and the language-model half, which neither --help nor a recording needs.
     from conjure.cli.language_model import serve as implementation
 

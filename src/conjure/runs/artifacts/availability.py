@@ -119,6 +119,8 @@ def _manifest_of(files: "SharedRuns", record: RunRecord) -> "SharedManifest":
             f"run {number} ended {record.status} and saved nothing;"
             f" what is left of it is{where or ' elsewhere'}"
         )
+    if record.outputs.removed:
+        raise NotFoundError(f"the files of run {number} were removed")
     if record.outputs.manifest is None:
         raise NotFoundError(f"the files of run {number} are only{where or ' elsewhere'}")
     return files.load(record.outputs.manifest)
@@ -176,6 +178,8 @@ class StreamFollower:
         self._home = home
         self._number = number
         team = objects_team(home) if home.is_elsewhere(number) else None
+        if team is not None:
+            (_cache_folder(home, number) / LOG_FILE).touch()  # from now on this is where it is looked for
         self._opened = None if team is None else shared_files(home, team)
         self._files = None if self._opened is None else self._opened.__enter__()
 

@@ -136,6 +136,9 @@ class SharedRuns(SharedFiles):
         if rebuilt:
             self.rebuild_index(manifests)
             self.rebuild_streams(rebuilt)
+            for number in sorted(self.database.active_numbers() & set(rebuilt)):
+                streams = self.index.streams(number)
+                self.index.expect_heartbeat(number, 1 if streams is None else streams.attempt)
             for link in self.stored_links():
                 with suppress(ConflictError):
                     self.database.set_link(link.name, link.resource)
@@ -153,6 +156,17 @@ class SharedRuns(SharedFiles):
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, base.MissingObjectError):
             return number
         return record if record.number == number else number
+
+    def stored_database(self) -> str | None:
+        """The address of the database that goes with the store, as the store knows it; None for a new one."""
+        try:
+            return str(parse_json(self.objects.get(base.TEAM_OBJECT))["database"])
+        except (base.MissingObjectError, ValueError, KeyError, TypeError):
+            return None
+
+    def store_database(self, address: str) -> None:
+        """Let the store know which database goes with it."""
+        self.objects.put(base.TEAM_OBJECT, json.dumps({"format": 1, "database": address}).encode())
 
     def stored_links(self) -> list[Link]:
         """The links as the store has them."""

@@ -112,6 +112,8 @@ class Claim:
         failed: The first of them that never will, with its status; None as the status where it is gone.
         gpu_ids: GPUs it was given.
         end_request: `STOP`, `PRUNE` or `KILL` when somebody asked for one.
+        retry_at: When its next attempt may start, by the database's clock; None if nothing keeps it.
+        delay_s: Seconds until then, 0 from then on.
     """
 
     number: int
@@ -123,6 +125,13 @@ class Claim:
     failed: tuple[int, RunStatus | None] | None = None
     gpu_ids: tuple[int, ...] = ()
     end_request: str | None = None
+    retry_at: float | None = None
+    delay_s: float = 0.0
+
+    @property
+    def may_start(self) -> bool:
+        """Whether only resources can keep it waiting."""
+        return not self.after and not self.delay_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +284,23 @@ class Runs(Protocol):
         """
         ...
 
+    def retry_run(
+        self, number: int, ending: Ending, queue: Owner, *, host: str | None, delay_s: float
+    ) -> None:
+        """End an attempt at a run, and leave the run to a queue for the next one.
+
+        Args:
+            number: The run.
+            ending: How the attempt ended.
+            queue: Where the run waits.
+            host: The machine that the attempt was on, or None.
+            delay_s: Seconds before the next one may start.
+
+        Raises:
+            IllegalMoveError: The run has ended, or somebody asked for its end.
+        """
+        ...
+
     def end_run(
         self, number: int, ending: Ending, *, command_s: float | None = None, total_s: float | None = None
     ) -> RunRecord:
@@ -316,15 +342,41 @@ class Runs(Protocol):
         """Write down what became known of a run; None leaves what is there."""
         ...
 
-    def begin_attempt(self, number: int, owner: Owner) -> int:
+    def begin_attempt(self, number: int, owner: Owner, *, expected: int | None = None) -> int:
         """Take a run over: from now on nothing that an earlier supervisor writes of it is accepted.
+
+        Args:
+            number: The run.
+            owner: Who has it from now on.
+            expected: The number that the attempt must get.
 
         Returns:
             The number of the attempt.
 
         Raises:
             IllegalMoveError: It has ended.
+            SupersededError: The attempt would get another number than the expected one.
         """
+        ...
+
+    def age_s(self, number: int) -> float:
+        """Seconds since a run was asked for, by the database's clock."""
+        ...
+
+    def newest_attempt(self, number: int) -> int:
+        """How many supervisors a run has had."""
+        ...
+
+    def set_request(self, number: int, request: str) -> None:
+        """Keep what the supervisors of a run are given, secrets included, until it has ended.
+
+        Raises:
+            IllegalMoveError: It has.
+        """
+        ...
+
+    def request(self, number: int) -> str | None:
+        """What `set_request` kept; None for a run that has ended, or of which nothing was kept."""
         ...
 
     def write_as(self, number: int, attempt: int) -> None:

@@ -193,6 +193,26 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX runs_by_project ON runs (project)",
         ),
     ),
+    Migration(
+        7,
+        "attempts",
+        (
+            "ALTER TABLE runs ADD COLUMN attempts TEXT NOT NULL DEFAULT '[]'",
+            "ALTER TABLE runs ADD COLUMN retry_at REAL",
+        ),
+    ),
+    Migration(
+        8,
+        "what supervisors on a cluster are given",
+        (
+            """
+            CREATE TABLE requests (
+                run INTEGER PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+                request TEXT NOT NULL
+            )
+            """,
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

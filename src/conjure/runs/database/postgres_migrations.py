@@ -198,7 +198,8 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
             "CREATE TABLE unexported (run BIGINT PRIMARY KEY, version BIGINT NOT NULL)",
             """
             CREATE FUNCTION note_unexported(changed BIGINT) RETURNS void LANGUAGE sql AS $$
-                INSERT INTO unexported AS known (run, version) VALUES (changed, 1)
+                INSERT INTO unexported AS known (run, version)
+                    SELECT changed, 1 FROM team WHERE objects IS NOT NULL
                     ON CONFLICT (run) DO UPDATE SET version = known.version + 1
             $$
             """,
@@ -248,6 +249,34 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
             CREATE TRIGGER run_changed AFTER INSERT OR UPDATE OF running_at, ended_at, end_reason,
                 archived_at, outputs, mounts, code, environment, project ON runs
                 FOR EACH ROW EXECUTE FUNCTION run_changed()
+            """,
+        ),
+    ),
+    Migration(
+        5,
+        "attempts",
+        (
+            "DROP VIEW run_rows",
+            "ALTER TABLE runs ADD COLUMN attempts TEXT NOT NULL DEFAULT '[]'",
+            "ALTER TABLE runs ADD COLUMN retry_at DOUBLE PRECISION",
+            """
+            CREATE VIEW run_rows AS SELECT
+                runs.*,
+                (SELECT string_agg(label, chr(10) ORDER BY label) FROM run_labels WHERE run = number)
+                    AS labels
+            FROM runs
+            """,
+        ),
+    ),
+    Migration(
+        6,
+        "what supervisors on a cluster are given",
+        (
+            """
+            CREATE TABLE requests (
+                run BIGINT PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+                request TEXT NOT NULL
+            )
             """,
         ),
     ),

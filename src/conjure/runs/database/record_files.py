@@ -20,6 +20,7 @@ from conjure.errors import ConjureError
 from conjure.runs.database.base import Link
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import (
+    AttemptFacts,
     CodeFacts,
     EnvironmentFacts,
     MountFacts,
@@ -71,6 +72,8 @@ def record_to_dict(record: RunRecord) -> dict[str, Any]:
         "end_request": record.end_request,
         "identity": record.identity,
         "owner": fact_to_dict(record.owner),
+        "attempts": [asdict(attempt) for attempt in record.attempts],
+        "retry_at": record.retry_at,
         "spec": stored,
     }
 
@@ -99,6 +102,8 @@ def record_from_dict(stored: Mapping[str, Any]) -> RunRecord:
         usage=read_fact(Usage, stored.get("usage")),
         archived_at=from_iso(stored.get("archived_at")),
         identity=stored.get("identity"),
+        attempts=tuple(read_fact(AttemptFacts, attempt) for attempt in stored.get("attempts") or ()),
+        retry_at=stored.get("retry_at"),
     )
 
 

@@ -16,6 +16,7 @@ from conjure.core.text import to_iso, valid_utf8
 from conjure.runs.database.base import METRIC, PARAM, Claim, ListedRun, RunFilter
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import (
+    AttemptFacts,
     CodeFacts,
     EnvironmentFacts,
     MountFacts,
@@ -36,13 +37,14 @@ FACTS = f"{_TIMES}, ended_at, end_reason, exit_code, signal, message"
 # All of a run. The view has more, which would cost its time.
 RECORD = (
     f"number, kind, command, description, labels, project, {FACTS}, command_s, total_s, end_request, gpu_ids,"
-    " parent, rerun_of, archived_at, identity, owner, outputs, usage, mounts, code, environment, spec"
+    " parent, rerun_of, archived_at, identity, owner, outputs, usage, mounts, code, environment, attempts,"
+    " retry_at, spec"
 )
 # Without what is large of a run, so that thousands can be listed at once.
 LISTED = (
     f"number, kind, command, description, labels, project, params, {FACTS}, command_s, total_s, archived_at"
 )
-CLAIM = "number, cpus, gpus, memory_bytes, after, owner, building_at, gpu_ids, end_request"
+CLAIM = "number, cpus, gpus, memory_bytes, after, owner, building_at, gpu_ids, end_request, retry_at"
 IN_QUEUE = "end_reason IS NULL AND coalesce(owner_pid, 1) = 0"
 
 _ORDERED_BY = {
@@ -209,6 +211,8 @@ def to_columns(record: RunRecord) -> dict[str, Any]:
         "mounts": as_json([asdict(mount) for mount in record.mounts]),
         "code": fact_as_json(record.code),
         "environment": fact_as_json(record.environment),
+        "attempts": as_json([asdict(attempt) for attempt in record.attempts]),
+        "retry_at": record.retry_at,
         "spec": as_json(spec.to_dict()),
     }
 
@@ -265,6 +269,8 @@ def to_record(row: Mapping[str, Any]) -> RunRecord:
         usage=read_fact(Usage, _loaded(row["usage"])),
         archived_at=from_iso(row["archived_at"]),
         identity=row["identity"],
+        attempts=tuple(read_fact(AttemptFacts, attempt) for attempt in _loaded(row["attempts"])),
+        retry_at=row["retry_at"],
     )
 
 
@@ -300,6 +306,7 @@ def to_claim(row: Mapping[str, Any]) -> Claim:
         after=tuple(json.loads(row["after"] or "[]")),
         gpu_ids=tuple(json.loads(row["gpu_ids"])),
         end_request=row["end_request"],
+        retry_at=row["retry_at"],
     )
 
 

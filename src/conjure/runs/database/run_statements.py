@@ -10,7 +10,16 @@ from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from conjure.errors import NotFoundError
-from conjure.runs.database.base import KILL, PARAM, Claim, Lease, ListedRun, RunFilter, RunRelation
+from conjure.runs.database.base import (
+    KILL,
+    PARAM,
+    Claim,
+    Lease,
+    ListedRun,
+    RunFilter,
+    RunRelation,
+    SupersededError,
+)
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.database.rows import (
     CLAIM,
@@ -29,9 +38,25 @@ from conjure.runs.database.statements import reading_rows
 from conjure.runs.database.sweep_rows import TrialClaim
 from conjure.runs.database.sweep_statements import SweepStatements
 from conjure.runs.schema.process_facts import Owner, Usage
-from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
+from conjure.runs.schema.record import (
+    AttemptFacts,
+    CodeFacts,
+    EnvironmentFacts,
+    MountFacts,
+    OutputFacts,
+    RunRecord,
+)
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import Ending, EndReason, Facts, IllegalMoveError, RunStatus, check_move
+from conjure.runs.schema.status import (
+    PHASES,
+    Ending,
+    EndReason,
+    Facts,
+    IllegalMoveError,
+    RunStatus,
+    check_move,
+    check_retry,
+)
 
 _HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
 _Item = TypeVar("_Item")
@@ -141,6 +166,43 @@ class RunStatements(SweepStatements):
 
         return self._change(number, end)
 
+    def retry_run(
+        self, number: int, ending: Ending, queue: Owner, *, host: str | None, delay_s: float
+    ) -> None:
+        """End an attempt at a run, and leave the run to a queue for the next one."""
+
+        def retry() -> None:
+            record = self.get(number)
+            check_retry(record.status)
+            if record.end_request is not None:
+                raise IllegalMoveError(f"run {number} is to end: there is no further attempt")
+            now = self._session.now()
+            attempt = AttemptFacts(
+                len(record.attempts) + 1,
+                host,
+                record.facts.entered.get(RunStatus.RUNNING),
+                round(now, 6),
+                str(ending.reason),
+                ending.exit_code,
+                ending.signal,
+                ending.message,
+            )
+            begun = {f"{phase}_at": None for phase in PHASES[PHASES.index(RunStatus.BUILDING) :]}
+            self._set(
+                number,
+                {
+                    **begun,
+                    "queued_at": self._now(),
+                    "owner": fact_as_json(queue),
+                    "gpu_ids": as_json(()),
+                    "attempts": as_json([asdict(one) for one in (*record.attempts, attempt)]),
+                    "retry_at": round(now + delay_s, 3),
+                },
+            )
+            self._rewrite(number)
+
+        self._change(number, retry)
+
     def end_run(
         self, number: int, ending: Ending, *, command_s: float | None = None, total_s: float | None = None
     ) -> RunRecord:
@@ -150,6 +212,7 @@ class RunStatements(SweepStatements):
     def _end(self, number: int, ending: Ending, command_s: float | None, total_s: float | None) -> RunRecord:
         check_move(self.get(number).status, ending.reason.status)
         self._set(number, ending_columns(ending, self._now(), command_s, total_s))
+        self._session.execute("DELETE FROM requests WHERE run = ?", (number,))
         return self._rewrite(number)
 
     def presume_ended(self, number: int, ending: Ending) -> None:
@@ -205,22 +268,52 @@ class RunStatements(SweepStatements):
 
     # ---- leases --------------------------------------------------------------------------------------------
 
-    def begin_attempt(self, number: int, owner: Owner) -> int:
+    def begin_attempt(self, number: int, owner: Owner, *, expected: int | None = None) -> int:
         """Take a run over."""
 
         def begin() -> int:
             status = self.get(number).status
             if status.is_final:
                 raise IllegalMoveError(f"run {number} is {status}: no supervisor can take it over")
+            newest = self.newest_attempt(number)
+            if expected is not None and newest + 1 != expected:
+                raise SupersededError(f"run {number} has had attempt {newest}: {expected} cannot follow it")
             self._session.execute(
                 "INSERT INTO leases (run, attempt, heartbeat_at) VALUES (?, 1, ?) ON CONFLICT (run)"
                 " DO UPDATE SET attempt = leases.attempt + 1, heartbeat_at = excluded.heartbeat_at",
                 (number, self._session.now()),
             )
-            self._set(number, {"owner": fact_as_json(owner)})
-            return self._value("SELECT attempt FROM leases WHERE run = ?", (number,))
+            self._set(number, {"owner": fact_as_json(owner), "retry_at": None})
+            return self.newest_attempt(number)
 
         return self._change(number, begin)
+
+    def age_s(self, number: int) -> float:
+        """Seconds since a run was asked for, by the database's clock."""
+        return max(self._session.now() - self.facts(number).entered[RunStatus.REQUESTED], 0.0)
+
+    def newest_attempt(self, number: int) -> int:
+        """How many supervisors a run has had."""
+        return self._value("SELECT attempt FROM leases WHERE run = ?", (number,)) or 0
+
+    def set_request(self, number: int, request: str) -> None:
+        """Keep what the supervisors of a run are given until it has ended."""
+
+        def keep() -> None:
+            status = self.get(number).status
+            if status.is_final:
+                raise IllegalMoveError(f"run {number} is {status}")
+            self._session.execute(
+                "INSERT INTO requests (run, request) VALUES (?, ?)"
+                " ON CONFLICT (run) DO UPDATE SET request = excluded.request",
+                (number, request),
+            )
+
+        self._change(number, keep)
+
+    def request(self, number: int) -> str | None:
+        """What `set_request` kept."""
+        return self._value("SELECT request FROM requests WHERE run = ?", (number,))
 
     def write_as(self, number: int, attempt: int) -> None:
         """Make this object write of a run as the supervisor of that attempt."""
@@ -312,6 +405,9 @@ class RunStatements(SweepStatements):
         rows = self._session.query(f"SELECT {CLAIM} FROM run_rows WHERE end_reason IS NULL ORDER BY number")
         with reading_rows():
             claims = [claim for claim in map(to_claim, rows) if claim.number not in self._presumed]
+        if any(claim.retry_at is not None for claim in claims):
+            now = self._session.now()
+            claims = [_with_delay(claim, now) for claim in claims]
         awaited = sorted({number for claim in claims for number in claim.after})
         statuses = self._statuses(awaited)
         return [_with_dependencies(claim, statuses) if claim.after else claim for claim in claims]
@@ -391,6 +487,11 @@ def _page(found: list[_Item], wanted: RunFilter) -> list[_Item]:
     """The part of all that was found that a filter's offset and limit leave."""
     end = None if wanted.limit is None else wanted.offset + wanted.limit
     return found[wanted.offset : end]
+
+
+def _with_delay(claim: Claim, now: float) -> Claim:
+    """A claim with how long its next attempt is still put off."""
+    return claim if claim.retry_at is None else replace(claim, delay_s=max(claim.retry_at - now, 0.0))
 
 
 def _with_dependencies(claim: Claim, statuses: Mapping[int, RunStatus | None]) -> Claim:

@@ -50,7 +50,8 @@ def this_process(home: Home | None = None) -> Owner:
     pid = os.getpid()
     seen = look_at(pid)
     machine = host_id() if home is None else machine_id(home)
-    return Owner(machine, boot_id(), pid, seen.started if seen is not None else "")
+    started = seen.started if seen is not None else ""
+    return Owner(machine, boot_id(), pid, started, os.uname().nodename)
 
 
 def machine_id(home: Home) -> str:

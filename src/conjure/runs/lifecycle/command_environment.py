@@ -44,7 +44,7 @@ def command_variables(
     reporting_folders = [] if "conjure" in environment.packages else [reporting_folder(home)]
     variables |= _own_variables(home, record.number, place, variables, reporting_folders)
     variables["PWD"] = str(place.folder)
-    if record.spec.resources.gpus is not None:
+    if record.spec.resources.gpus is not None and record.spec.on is None:  # else the executor chooses them
         variables[VISIBLE_GPUS_VARIABLE] = ",".join(map(str, record.gpu_ids))
     return variables
 

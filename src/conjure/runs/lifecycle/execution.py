@@ -22,8 +22,10 @@ from conjure import reporting
 from conjure.core.dir_fd import FolderCursor
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
+from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, StoreError
 from conjure.runs.artifacts import mounts, outputs
+from conjure.runs.artifacts.attempts import hand_on
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
@@ -58,6 +60,7 @@ from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
 from conjure.runs.lifecycle.shipping import Shipper
+from conjure.runs.scheduling.attempts import ending_words, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -176,17 +179,29 @@ def supervise(run: RunContext) -> None:
     """Take a run that was let in from building to its closed record."""
     handle_sigterm(run)
     run.shipper.start()
-    result = None
+    result, goes_on = None, False
     try:
         place, environment = build(run)
         baseline = mount(run)
         result = execute(run, place, environment)
         ending = how_it_ended(result)
-        if ending.reason is not EndReason.KILL_REQUESTED:
+        goes_on = _leave_to_queue(run, ending)
+        if not goes_on and ending.reason is not EndReason.KILL_REQUESTED:
             save(run, baseline, result)
     except EndRun as over:
         ending = over.ending
-    close(run, ending, result)
+    close(run, None if goes_on else ending, result)
+
+
+def _leave_to_queue(run: RunContext, ending: Ending) -> bool:
+    """Leave the run to this machine's queue for another attempt, if it gets one."""
+    found: list[bool] = []
+    if run.spec.retry:
+        _write_result(run, lambda: found.append(queue_next_attempt(run.store, run.number, ending)))
+    if found[-1:] != [True]:
+        return False
+    run.log.note(f"{ending_words(ending)}; another attempt follows")
+    return True
 
 
 def handle_sigterm(run: RunContext) -> None:
@@ -240,7 +255,18 @@ def mount(run: RunContext) -> outputs.Baseline:
                 run.log.note(f"mount {each.resource}: {skipped}")
         baseline = outputs.scan(run.folders.open_work())
         baseline.save(run.folders.run.here / BASELINE)
+        if record.attempts:
+            _go_on_from_checkpoints(run, len(record.attempts))
     return baseline
+
+
+def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
+    """Give this attempt what those before it saved for it."""
+    work = run.folders.open_work()
+    handed = hand_on(run.folder, earlier, run.spec.checkpoint, work)
+    run.store.refresh_summaries(run.number)
+    given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
+    run.log.note(f"attempt {earlier + 1}{given}")
 
 
 def execute(run: RunContext, place: WorkingDirectory, environment: Environment | Image) -> CommandResult:
@@ -376,8 +402,13 @@ def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
             time.sleep(1.0)
 
 
-def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None:
+def close(run: RunContext, ending: Ending | None, result: CommandResult | None) -> None:
     """Leave nothing running, and close the record.
+
+    Args:
+        run: The run.
+        ending: How it ended; None where only an attempt did, and the run waits for the next one.
+        result: What became of its command, if it started.
 
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
@@ -391,8 +422,10 @@ def close(run: RunContext, ending: Ending, result: CommandResult | None) -> None
     run.log.close()
     if not run.home.database.exists():
         return  # the home was removed under the run: there is nothing to record its end in
-    patience_s = 0.0 if ending.reason is EndReason.KILL_REQUESTED else GIVE_UP_AFTER_S
-    run.shipper.finish(patience_s, lambda: run.heartbeat.beat(run.store))
+    was_killed = ending is not None and ending.reason is EndReason.KILL_REQUESTED
+    run.shipper.finish(0.0 if was_killed else GIVE_UP_AFTER_S, lambda: run.heartbeat.beat(run.store))
+    if ending is None:
+        return
     if result is None:
         with suppress(OSError):
             run.folders.remove_work()  # the command never started, so there is nothing of its own in there

@@ -158,7 +158,12 @@ def _look_after(store: Database, record: RunRecord, executor: Executor | None) -
         mark_interrupted(store, [record], executor)
         return
     look_after_queue(store)
-    yield Queued(shortage(record.number, store.claims(), Capacity.of_this_machine()))
+    claims = store.claims()
+    own = next((claim for claim in claims if claim.number == record.number), None)
+    if record.spec.on is not None and own is not None and own.may_start:
+        yield Queued(f"room on {record.spec.on}")
+    else:
+        yield Queued(shortage(record.number, claims, Capacity.of_this_machine()))
 
 
 class _Merge:
@@ -170,6 +175,9 @@ class _Merge:
         self._early: list[LogEntry] = []
 
     def news(self, facts: Facts) -> Iterator[Entered | Printed]:
+        if self._entered - facts.entered.keys():  # an attempt ended, and the run waits for the next
+            yield from map(Printed, chain(self._early, self._tail.read()))
+            self._early, self._entered = [], {RunStatus.REQUESTED}
         phases = [phase for phase in PHASES if phase in facts.entered and phase not in self._entered]
         early, self._early = self._early, []
         for entry in chain(early, self._tail.read()):

@@ -7,7 +7,7 @@ judged from here only by its executor, or by a lease that nobody has renewed for
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +25,13 @@ from conjure.runs.host.process import Process, boot_id, end_all, machine_id, wit
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
-from conjure.runs.scheduling.scheduler_start import end_scheduler, is_scheduler, look_after_queue
+from conjure.runs.scheduling.attempts import queue_next_attempt
+from conjure.runs.scheduling.scheduler_start import (
+    end_scheduler,
+    is_scheduler,
+    look_after_queue,
+    remove_request,
+)
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import PARTIAL_FILE, RunFolder
@@ -71,7 +77,13 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
     return store
 
 
-def mark_interrupted(store: Database, records: Iterable[RunRecord], executor: Executor | None = None) -> None:
+def mark_interrupted(
+    store: Database,
+    records: Iterable[RunRecord],
+    executor: Executor | None = None,
+    *,
+    lost: Collection[int] = (),
+) -> None:
     """Close as interrupted those of the runs whose supervisor is gone.
 
     Where that cannot be written, as on a full disk, `store` tells of them as ended all the same.
@@ -80,15 +92,20 @@ def mark_interrupted(store: Database, records: Iterable[RunRecord], executor: Ex
         store: Where the runs are recorded.
         records: The runs.
         executor: One beside this machine whose runs can be judged from here.
+        lost: Those whose supervisors are known to be gone, wherever they were.
     """
     records = list(records)
-    lost = _lost_elsewhere(store, records)
+    silent = _lost_elsewhere(store, records)
     for record in records:
-        if record.number not in lost and not _can_be_judged(store.home, record, executor):
+        is_lost = record.number in lost or record.number in silent
+        if not is_lost and not _can_be_judged(store.home, record, executor):
             continue
         with RunLock.possession(store.home.run_folder(record.number)) as nobody_has_it:
-            if nobody_has_it:
+            # Its submitter may have left it to a queue, or another machine to the next attempt, meanwhile.
+            if nobody_has_it and store.get(record.number).owner == record.owner:
                 _close_one(store, record.number)
+    if any(record.spec.retry for record in records):
+        look_after_queue(store)
 
 
 def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:
@@ -128,6 +145,8 @@ def _close_one(store: Database, number: int) -> None:
     remove_container(store.home, number)
     _free_reserve(folder)
     ending = _ending_of_abandoned(record, restarted=restarted)
+    if _goes_on(store, record, ending):
+        return
     try:
         if not store.home.is_elsewhere(number):
             store.refresh_summaries(number)  # its supervisor may not have seen the last points
@@ -136,6 +155,15 @@ def _close_one(store: Database, number: int) -> None:
         store.presume_ended(number, ending)
     else:
         remove_partial_files(folder)
+        remove_request(store.home, number)
+
+
+def _goes_on(store: Database, record: RunRecord, ending: Ending) -> bool:
+    """Leave a run to its queue for another attempt, if it gets one; whether it does."""
+    try:
+        return bool(record.spec.retry) and queue_next_attempt(store, record.number, ending)
+    except StoreError:
+        return False
 
 
 def _ending_of_abandoned(record: RunRecord, *, restarted: bool) -> Ending:

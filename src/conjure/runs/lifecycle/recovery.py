@@ -8,6 +8,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError, StoreError
+from conjure.runs.artifacts.availability import objects_team
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.executors.run_lock import RunLock
@@ -30,6 +31,11 @@ def recover(home: Home, number: int) -> RunRecord:
     folder = home.run_folder(number)
     with open_store(home) as store:
         record = store.get(number)
+        if objects_team(home) is not None and home.is_elsewhere(number):
+            raise ConflictError(
+                f"run {number} was carried out on another machine, where its working folder is",
+                hint=f"run `conjure recover {number}` there",
+            )
         lock = RunLock.take_when_free(folder) if record.status.is_final else None
         if lock is None:
             raise ConflictError(

@@ -70,13 +70,14 @@ class _Scheduler:
         self._lock: SchedulerLock | None = lock
         self._requests: dict[int, SupervisorRequest] = {}
         self._attempts: dict[int, int] = {}
+        self._longest_wait_s = _LOOK_EVERY_S
         self._program = Program.of_this_process()
 
     def run(self) -> None:
         """Look at the queue again and again: when woken, when a child has ended, and now and then."""
         while self._lock is not None:
             while self._home.database.exists() and self._look():
-                _wait_for_signal()
+                _wait_for_signal(self._longest_wait_s)
                 reap_children()
             self._lock.release()
             # Who put a run there just now may have met the lock.
@@ -124,6 +125,8 @@ class _Scheduler:
                 elif claim.failed is not None:
                     close_queued(store, claim.number, dependency_failed(*claim.failed))
         known = [claim for claim in claims if not claim.in_queue or claim.number in self._requests]
+        delays = [claim.delay_s for claim in known if claim.in_queue and claim.delay_s]
+        self._longest_wait_s = min([_LOOK_EVERY_S, *delays])
         return startable(known, machine_id(self._home), self._capacity)
 
     def _keep_request(self, store: Database, number: int) -> None:
@@ -192,12 +195,12 @@ class _Scheduler:
             traceback.print_exc()
 
 
-def _wait_for_signal() -> None:
+def _wait_for_signal(longest_s: float) -> None:
     """Wait until woken, or a child ended, or it is time to look all the same."""
     if hasattr(signal, "sigtimedwait"):
-        signal.sigtimedwait({WAKE_SIGNAL, signal.SIGCHLD}, _LOOK_EVERY_S)
+        signal.sigtimedwait({WAKE_SIGNAL, signal.SIGCHLD}, longest_s)
     else:
-        time.sleep(_LOOK_UNASKED_EVERY_S)
+        time.sleep(min(_LOOK_UNASKED_EVERY_S, longest_s))
 
 
 def _remove_traces(home: Home) -> None:

@@ -7,8 +7,8 @@ sent stays in the run's folder.
 import random
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ _SEND_EVERY_S = 0.7  # so that who follows from elsewhere is less than two secon
 _EXPORT_EVERY_S = 5.0
 _LONGEST_PAUSE_S = 10.0
 _PAUSE_S = 1.0
+_PATIENCE_WITH_THREAD_S = 5.0
 
 
 class Shipper:
@@ -46,6 +47,8 @@ class Shipper:
         self._attempt = attempt
         self._is_over = threading.Event()
         self._sent: Streams | None = None
+        self._stack = ExitStack()
+        self._files: SharedRuns | None = None
         self._gave_inputs = False
         self._thread = threading.Thread(target=self._run, name="shipping", daemon=True)
 
@@ -63,7 +66,7 @@ class Shipper:
         """
         if self._team is None:
             return None
-        with shared_files(self._home, self._team) as files:
+        with self._here() as files:
             return files.store(folder, manifest)
 
     def finish(self, patience_s: float, go_on: Callable[[], object]) -> None:
@@ -73,16 +76,17 @@ class Shipper:
             patience_s: How long to try where it cannot be sent.
             go_on: Called before each further try; may raise to end it.
         """
-        if self._team is None:
+        if self._team is None or self._thread.ident is None:
             return
         self._is_over.set()
+        self._thread.join(max(patience_s, _PATIENCE_WITH_THREAD_S))
         if self._thread.is_alive():
-            self._thread.join()
+            return  # the store neither answers nor refuses
         until = time.monotonic() + patience_s
         while True:
             with suppress(SupersededError):
                 try:
-                    with shared_files(self._home, self._team) as files:
+                    with self._here() as files:
                         self._send(files)
                 except (ConjureError, OSError):
                     if time.monotonic() < until:
@@ -94,8 +98,22 @@ class Shipper:
     def export_record(self) -> None:
         """Bring the record in the object store up to date; the next command or run does where this cannot."""
         if self._team is not None:
-            with suppress(ConjureError, OSError), shared_files(self._home, self._team, tries=2) as files:
+            with suppress(ConjureError, OSError), self._here() as files:
                 files.export_records()
+            self._stack.close()
+
+    @contextmanager
+    def _here(self) -> "Iterator[SharedRuns]":
+        """The team's files for the thread that supervises; opened once, and again after an error."""
+        assert self._team is not None
+        if self._files is None:
+            self._files = self._stack.enter_context(shared_files(self._home, self._team))
+        try:
+            yield self._files
+        except BaseException:
+            self._files = None
+            self._stack.close()
+            raise
 
     def _run(self) -> None:
         pause = _PAUSE_S

@@ -96,9 +96,11 @@ def request_end(store: Database, number: int, what: str) -> bool:
 
 
 def cancel_queued(store: Database, number: int, ending: Ending) -> bool:
-    """End a run that waits in this machine's queue; False if it does not, or not any more."""
-    owner = store.get(number).owner
-    if owner is None or not owner.is_queue or owner.machine != machine_id(store.home):
+    """End a run that waits in this machine's queue or a cluster's; False if it does not, or not any more."""
+    record = store.get(number)
+    owner = record.owner
+    is_ours = owner is not None and (owner.machine == machine_id(store.home) or record.spec.on is not None)
+    if owner is None or not owner.is_queue or not is_ours:
         return False
     if not close_queued(store, number, ending):
         return False

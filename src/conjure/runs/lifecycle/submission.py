@@ -29,6 +29,7 @@ from conjure.runs.environments.container_engine import require_engine
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.executors.base import Executor
 from conjure.runs.executors.local import LocalExecutor
+from conjure.runs.executors.ray import RayExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.sandbox import require_sandbox
 from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
@@ -38,7 +39,12 @@ from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
-from conjure.runs.scheduling.scheduler_start import dependency_failed, start_scheduler, wake_scheduler
+from conjure.runs.scheduling.scheduler_start import (
+    dependency_failed,
+    start_dispatcher,
+    start_scheduler,
+    wake_scheduler,
+)
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
@@ -83,7 +89,7 @@ def submit(
         spec: What is asked.
         announce: Told the number as soon as there is one.
         rerun_of: The run this one repeats.
-        executor: Where the supervisor is started; this machine if None.
+        executor: Where the supervisor is started; what the spec names, or this machine, if None.
         trial: The trial of a sweep that it is.
 
     Raises:
@@ -93,16 +99,15 @@ def submit(
             goes on because it had been handed over.
     """
     requested = time.monotonic()
-    executor = executor if executor is not None else LocalExecutor(home)
+    executor = executor if executor is not None else _executor_of(home, spec, must_answer=trial is None)
     is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
-        if is_local:
-            _refuse_unavailable(spec)
+        _refuse_where(spec, is_local=is_local)
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
         spec = spec if rerun_of is not None else _with_project(home, store, spec)
-        if spec.after and not is_local:
+        if spec.after and not is_local and spec.on is None:
             raise UsageError(f"a run with {option('after')} can only be carried out on this machine")
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:
@@ -134,17 +139,44 @@ def submit(
             finally:
                 lock.release()
             record_now = store.get(number)
-            if record_now.waits_in_queue and not start_scheduler(home):
+            if spec.on is not None:
+                start_dispatcher(home)
+            elif record_now.waits_in_queue and not start_scheduler(home):
                 wake_scheduler(home)
         return Submission(record_now)
 
 
-def _refuse_unavailable(spec: RunSpec) -> None:
-    """Refuse what this machine does not have.
+def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
+    """Where a run is to be carried out.
+
+    Args:
+        home: Where conjure keeps things.
+        spec: The run.
+        must_answer: Refuse a cluster that is away: somebody may have mistyped its address. A sweep's next
+            trial waits for it instead.
 
     Raises:
-        UsageError: It does not have something that is asked for.
+        UsageError: The user has defined no such executor, or it cannot be used with this home.
+        ExecutorError: It does not answer.
     """
+    if spec.on is None:
+        return LocalExecutor(home)
+    executor = RayExecutor.named(home, spec.on)
+    if must_answer:
+        executor.cluster.nodes()
+    return executor
+
+
+def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
+    """Say at once what cannot be done where the run is to be carried out.
+
+    Raises:
+        UsageError: More is asked for than there is, or than an executor can do.
+    """
+    if not is_local:
+        if spec.retry and spec.on is None:
+            raise UsageError(f"a run with {option('retry')} can only be carried out on this machine")
+        return
     refuse_impossible(spec.resources)
     if spec.sandbox:
         require_sandbox()

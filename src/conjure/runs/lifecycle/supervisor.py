@@ -1,7 +1,8 @@
 """The process that supervises a run: in its own session, so that it outlives the terminal.
 
-Main entry: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor,
-and `leave_caller`, called by `scheduler_loop` in a copy of its process. Two processes stand behind a run: the
+Main entries: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor;
+`main_on_node`, where that is a cluster; and `leave_caller`, called by `scheduler_loop` in a copy of its
+process. Two processes stand behind a run: the
 supervisor, which takes it through and holds its lock; and above it a guard, which only waits, and ends every
 process of the run should the supervisor be killed.
 
@@ -14,30 +15,42 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError
-from conjure.reporting import RUN_VARIABLE
+from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
+from conjure.runs.artifacts.attempts import set_aside
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.container import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.executors.supervisor_request import SupervisorRequest
+from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
+from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import Process, adopt_orphans, boot_id, end_family, set_name, this_process
+from conjure.runs.host.process import (
+    Process,
+    adopt_orphans,
+    boot_id,
+    end_family,
+    set_name,
+    this_process,
+)
+from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.execution import RunContext, supervise
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (
     ignore_signals,
     is_other_supervisor,
+    kill_orphans,
     open_store,
     process_name,
 )
 from conjure.runs.lifecycle.shipping import Shipper
-from conjure.runs.scheduling.run_queue import admit, enqueue
+from conjure.runs.scheduling.run_queue import admit, enqueue, write_request
 from conjure.runs.scheduling.scheduler_start import (
     is_scheduler,
     remove_request,
@@ -72,6 +85,68 @@ def main() -> NoReturn:
     leave_caller(home, number, lock, request)
 
 
+def main_on_node(home: Home, number: int, attempt: int) -> None:
+    """Supervise a run in this job of a cluster's; returns when the supervisor has ended.
+
+    The supervisor is in a session of its own: a cluster that loses the job, or kills it, leaves it alone.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run.
+        attempt: The attempt that this job was handed over for; another one ends at once.
+    """
+    with open_database(home, must_exist=True) as store:
+        text, is_next = store.request(number), store.newest_attempt(number) + 1 == attempt
+        if text is None or not is_next or not store.get(number).waits_in_queue:
+            return  # it was ended, or started by another job
+        requested = time.monotonic() - store.age_s(number)
+    request = replace(_as_here(SupervisorRequest.from_json(text), home), requested=requested)
+    lock = RunLock.take_when_free(home.run_folder(number))
+    if lock is None or lock.descriptor is None:
+        return
+    reading, writing = os.pipe()  # held by supervisor and guard, and by nobody else, until they end
+    above = os.fork()
+    if above == 0:
+        try:
+            os.setsid()
+            os.close(reading)
+            os.chdir(home.root)
+            take_surroundings(home, number, request)
+            leave_caller(home, number, lock, request, attempt)
+        finally:
+            os._exit(1)  # it could not be left
+    os.close(writing)
+    lock.release()
+    # The guard is in the group that the process above it began, and passes it on: the run stops and saves.
+    signal.signal(signal.SIGTERM, lambda *_: _signal_group(above, signal.SIGTERM))
+    os.read(reading, 1)
+
+
+def _as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
+    """A request with what this node has in place of what the machine had that it was made on."""
+    passed_on = {name: value for name, value in os.environ.items() if _is_the_nodes(name)}
+    own_folder = str(Path(sys.executable).parent)  # where this conjure and its Python are
+    passed_on["PATH"] = os.pathsep.join([own_folder, os.environ.get("PATH", os.defpath)])
+    return replace(
+        request,
+        capacity=Capacity.of_this_machine(),
+        variables=passed_on | {HOME_VARIABLE: str(home.root)},
+        settings=ProcessSettings.of_this_process(),
+        program=Program.of_this_process(),
+        boot_id=boot_id(),
+    )
+
+
+def _is_the_nodes(name: str) -> bool:
+    """Whether a variable is the node's: not one that the cluster set for its job alone."""
+    return name not in OWN_VARIABLES and name != "PYTHONBREAKPOINT" and not name.startswith("RAY_")
+
+
+def _signal_group(group: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
 def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> None:
     """Have the variables that the run was submitted with, and the run's own log for what goes wrong here."""
     os.environ.clear()
@@ -82,7 +157,9 @@ def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> No
     os.close(log)
 
 
-def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> NoReturn:
+def leave_caller(
+    home: Home, number: int, lock: RunLock, request: SupervisorRequest, attempt: int | None = None
+) -> NoReturn:
     """Make this process the guard of a run, with its supervisor below it.
 
     Args:
@@ -90,6 +167,7 @@ def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequ
         number: The run.
         lock: Its lock.
         request: The run, and what its command is given.
+        attempt: The attempt that this must become, where another process may have begun it.
     """
     leave_cgroup()  # of the run that may have started this one: it ends without us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -103,19 +181,20 @@ def leave_caller(home: Home, number: int, lock: RunLock, request: SupervisorRequ
     supervisor = os.fork()
     if supervisor:
         lock.release()
-        _guard(home, number, supervisor)
+        _guard(home, number, request, supervisor)
     os.setsid()
     adopt_orphans()
     os.environ[RUN_VARIABLE] = str(number)  # what we start can be found by it, should guard and we both die
-    _supervise(home, number, request)
+    _supervise(home, number, request, attempt)
 
 
-def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
+def _supervise(home: Home, number: int, request: SupervisorRequest, expected: int | None) -> NoReturn:
     status = 1
     try:
         with open_database(home, must_exist=True) as store:
-            attempt = _enter(home, store, number, request)
+            attempt = _enter(home, store, number, request, expected)
             if attempt is not None:
+                _begin_anew(home, store, number)
                 exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
                 shipper = Shipper(home, number, attempt)
                 supervise(
@@ -123,6 +202,8 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
                         home, store, number, request.spec, request.requested, exclude, heartbeat, shipper
                     )
                 )
+                if request.spec.retry and store.facts(number).status.is_final:
+                    remove_request(home, number)
         status = 0
     except SupersededError as error:
         sys.stderr.write(f"{error}\n")
@@ -138,31 +219,57 @@ def _supervise(home: Home, number: int, request: SupervisorRequest) -> NoReturn:
         os._exit(status)
 
 
-def _enter(home: Home, store: Database, number: int, request: SupervisorRequest) -> int | None:
+def _enter(
+    home: Home, store: Database, number: int, request: SupervisorRequest, expected: int | None
+) -> int | None:
     """Take the run over and begin it: the number of the attempt.
 
     None where there is no room for it after all, so that it is left to the queue, or where it has ended.
     """
     try:
-        attempt = store.begin_attempt(number, this_process(home))
+        attempt = store.begin_attempt(number, this_process(home), expected=expected)
         store.write_as(number, attempt)
         if not admit(store, number, request):
             enqueue(home, store, number, request)
             return None
     except IllegalMoveError:
         return None  # it was ended while it waited
-    remove_request(home, number)
+    _keep_request(home, number, request)
     return attempt
 
 
-def _guard(home: Home, number: int, supervisor: int) -> NoReturn:
+def _keep_request(home: Home, number: int, request: SupervisorRequest) -> None:
+    """Keep what a further attempt will need, and nothing where there will be none."""
+    if request.executor != LOCAL:
+        return  # it is in the database
+    if not request.spec.retry:
+        remove_request(home, number)
+        return
+    try:
+        write_request(home, number, request)
+    except ConjureError:
+        traceback.print_exc()  # then there is no further attempt
+
+
+def _begin_anew(home: Home, store: Database, number: int) -> None:
+    """Leave nothing of an earlier attempt in the way: no process, no file."""
+    attempts = store.get(number).attempts
+    if attempts:
+        kill_orphans(home, number)
+        set_aside(home.run_folder(number), len(attempts))
+
+
+def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int) -> NoReturn:
     """Wait for the supervisor; should it be killed, end what it leaves and close its record."""
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    is_local = request.executor == LOCAL  # else the job above hands on what it was told
+    signal.signal(signal.SIGTERM, lambda *_: None if is_local else os.kill(supervisor, signal.SIGTERM))
     while True:
         pid, status = os.wait()
         if pid == supervisor:
             break
     end_family(exclude=_exclude(home, number))
+    if status != 0:
+        _keep_request(home, number, request)  # a session that ended may have taken what was in memory
     if status != 0 or scheduler_is_missing(home):
         try:
             open_store(home, must_exist=True).close()

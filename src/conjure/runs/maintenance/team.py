@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
 from conjure.core.team_settings import TeamSettings, read_team
 from conjure.core.text import plural
 from conjure.errors import ConflictError, StoreError, UsageError, option
@@ -99,7 +100,7 @@ def init(home: Home, address: str, objects: str | None = None) -> TeamStatus:
             )
         database.reindex()
         if objects is not None:
-            _begin_with_objects(home, database, objects)
+            _begin_with_objects(home, database, address, objects)
         share(home, TeamSettings(address, objects, _new_member() if objects is not None else ""))
     return status(home)
 
@@ -210,10 +211,12 @@ def status(home: Home) -> TeamStatus:
 # ---- files into the store, and records out of it -----------------------------------------------------------
 
 
-def _begin_with_objects(home: Home, database: PostgresDatabase, objects: str) -> None:
+def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, objects: str) -> None:
     """Put what a home has into an object store, or take over what is in it."""
     files = SharedRuns(open_objects(objects), database)
+    _refuse_stolen(home, files, address)
     files.index.set_objects_address(objects)
+    files.store_database(address)
     numbers = sorted(database.numbers())
     if not numbers:
         files.rebuild()
@@ -232,6 +235,23 @@ def _begin_with_objects(home: Home, database: PostgresDatabase, objects: str) ->
         _send_upload(home, files, name, version)
     while files.export_records():
         pass
+
+
+def _refuse_stolen(home: Home, files: SharedRuns, address: str) -> None:
+    """Let nobody take a store over whose own database still has its runs."""
+    known = files.stored_database()
+    if known is None or known == address:
+        return
+    try:
+        with PostgresDatabase.open(home, known) as database:
+            count = database.count(RunFilter(archived=True))
+    except StoreError:
+        return  # it is lost: this is what taking over is for
+    if count:
+        raise ConflictError(
+            f"{files.objects.address} belongs to {known}, which holds {plural(count, 'run')}",
+            fix=shell_words("conjure", "team", "join", "--database", known),
+        )
 
 
 def send_run(home: Home, files: SharedRuns, record: RunRecord) -> str | None:

@@ -15,6 +15,7 @@ from conjure.errors import StoreError
 
 RECORDS = "runs"
 LINKS_OBJECT = "links.json"
+TEAM_OBJECT = "team.json"  # which database goes with the store
 UPLOADS = "uploads"
 SEGMENT_BYTES = 1 << 18  # a log lies in pieces of this size; only the last one is ever written again
 _RECORD = re.compile(r"runs/([1-9][0-9]{0,8})/run\.json")

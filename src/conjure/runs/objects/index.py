@@ -88,6 +88,10 @@ class ObjectIndex:
         self._session.execute(
             "INSERT INTO team (one, objects) VALUES (1, ?) ON CONFLICT (one) DO NOTHING", (address,)
         )
+        self._session.execute(
+            "INSERT INTO unexported (run, version) SELECT number, 1 FROM runs UNION SELECT 0, 1"
+            " ON CONFLICT DO NOTHING"
+        )
         found = self.objects_address()
         if found != address:
             raise ConflictError(f"the files of this database are in {found}", fix="conjure team join --help")
@@ -243,6 +247,14 @@ class ObjectIndex:
         )
         return Streams(**rows[0]) if rows else None
 
+    def expect_heartbeat(self, number: int, attempt: int) -> None:
+        """Let an active run whose lease was lost be closed, unless its supervisor is heard of in time."""
+        self._session.execute(
+            "INSERT INTO leases (run, attempt, heartbeat_at)"
+            " VALUES (?, ?, extract(epoch FROM clock_timestamp())) ON CONFLICT DO NOTHING",
+            (number, attempt),
+        )
+
     # ---- uploads -------------------------------------------------------------------------------------------
 
     def uploads(self, name: str | None = None) -> list[UploadRow]:
@@ -282,8 +294,14 @@ class ObjectIndex:
         return [(row["run"], row["version"]) for row in rows]
 
     def note_exported(self, number: int, version: int) -> None:
-        """Write down that a record in the store is as its row was at that version."""
-        self._session.execute("DELETE FROM unexported WHERE run = ? AND version = ?", (number, version))
+        """Write down that a record was put into the store as its row was at that version, or later.
+
+        If somebody else did so meanwhile, that may have been the newer one: it is done once more, then.
+        """
+        if not self._session.execute(
+            "DELETE FROM unexported WHERE run = ? AND version = ?", (number, version)
+        ):
+            self._session.query("SELECT note_unexported(?)", (number,))
 
 
 def _batches(names: Iterable[str]) -> Iterator[list[str]]:

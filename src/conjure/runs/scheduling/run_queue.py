@@ -41,7 +41,7 @@ def has_room(store: Database, number: int, request: SupervisorRequest) -> bool:
     if not (needs.asks or after):
         return True
     claims = store.claims()
-    if any(claim.number == number and claim.after for claim in claims):
+    if any(claim.number == number and not claim.may_start for claim in claims):
         return False
     return not needs.asks or allocate(number, claims, request.capacity) is not None
 

@@ -8,7 +8,7 @@ nobody until they have.
 from collections.abc import Callable, Iterable, Iterator
 
 from conjure.core.text import plural
-from conjure.core.units import format_size
+from conjure.core.units import format_duration, format_size
 from conjure.errors import UsageError, option
 from conjure.runs.database.base import Claim
 from conjure.runs.host.capacity import Capacity
@@ -84,6 +84,8 @@ def shortage(number: int, claims: Iterable[Claim], capacity: Capacity) -> str:
     own = next((claim for claim in claims if claim.number == number), None)
     if own is None:
         return ""
+    if own.delay_s:
+        return f"its next attempt, in {format_duration(own.delay_s)}"
     if own.after:
         return f"run{'s' * (len(own.after) > 1)} {', '.join(map(str, own.after))}"
     before = [one for one in claims if one.needs.asks and one.machine == own.machine]
@@ -91,7 +93,7 @@ def shortage(number: int, claims: Iterable[Claim], capacity: Capacity) -> str:
     for claim in before:
         if claim.started:
             started.add(claim)
-    ahead = sum(not (claim.started or claim.after) and claim.number < number for claim in before)
+    ahead = sum(claim.may_start and not claim.started and claim.number < number for claim in before)
     needed = ", ".join(started.needed(own.needs, capacity))
     return f"{needed}, behind {plural(ahead, 'run')}" if ahead else needed
 
@@ -104,7 +106,7 @@ def _in_order(claims: list[Claim], machine: str | None) -> Iterator[tuple[Claim,
         if claim.started:
             taken.add(claim)
     for claim in sorted(here, key=lambda claim: claim.number):
-        if not (claim.started or claim.after):
+        if claim.may_start and not claim.started:
             yield claim, taken
             taken.add(claim)
 

@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from conjure.core.config import read_executors
 from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
@@ -24,6 +25,7 @@ from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
 WAKE_SIGNAL = signal.SIGUSR1
 SCHEDULER_NAME = "conjure-queue"
+DISPATCHER_NAME = "conjure-dispatch"
 
 
 def this_queue(home: Home) -> Owner:
@@ -38,6 +40,11 @@ def lock_path(home: Home) -> Path:
     return home.scheduler_lock.with_name(f"scheduler-{host_id()}.lock")
 
 
+def dispatcher_lock_path(home: Home) -> Path:
+    """The file that this machine's dispatcher holds, which hands runs to clusters."""
+    return home.scheduler_lock.with_name(f"dispatcher-{host_id()}.lock")
+
+
 class SchedulerLock:
     """The right to start what waits in a home: held by one process, and taken back by the kernel."""
 
@@ -45,14 +52,18 @@ class SchedulerLock:
         self.descriptor = descriptor
 
     @classmethod
-    def take_if_free(cls, home: Home) -> "SchedulerLock | None":
+    def take_if_free(cls, home: Home, path: Path | None = None) -> "SchedulerLock | None":
         """The lock, or None if somebody holds it.
+
+        Args:
+            home: Where conjure keeps things.
+            path: Of the lock; the scheduler's if None.
 
         Raises:
             OSError: It can be neither opened nor made.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(lock_path(home), flags, 0o600)
+        descriptor = os.open(path if path is not None else lock_path(home), flags, 0o600)
         return cls(descriptor) if lock_or_close(descriptor) else None
 
     def write_holder(self) -> None:
@@ -76,14 +87,29 @@ def start_scheduler(home: Home) -> bool:
     Raises:
         OSError: It cannot be started.
     """
-    lock = SchedulerLock.take_if_free(home)
+    return _start(home, SchedulerLock.take_if_free(home), "conjure.runs.lifecycle.scheduler_process")
+
+
+def start_dispatcher(home: Home) -> bool:
+    """Start a dispatcher unless this machine has one.
+
+    Returns:
+        Whether one was started.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    lock = SchedulerLock.take_if_free(home, dispatcher_lock_path(home))
+    return _start(home, lock, "conjure.runs.lifecycle.dispatcher")
+
+
+def _start(home: Home, lock: SchedulerLock | None, module: str) -> bool:
     if lock is None:
         return False
     variables = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
     variables[HOME_VARIABLE] = str(home.root)
     import subprocess  # milliseconds that only who starts one need pay
 
-    module = "conjure.runs.lifecycle.scheduler_process"
     try:
         with home.scheduler_log.open("ab") as log:
             process = subprocess.Popen(
@@ -111,8 +137,12 @@ def wake_scheduler(home: Home) -> None:
 
 def scheduler_of(home: Home) -> Process | None:
     """The living scheduler of a home, or None."""
+    return _holder(lock_path(home))
+
+
+def _holder(path: Path) -> Process | None:
     try:
-        holder = json.loads(lock_path(home).read_bytes())
+        holder = json.loads(path.read_bytes())
         process = look_at(int(holder["pid"]))
         lives = process is not None and not process.is_zombie and process.started == holder["started"]
         return process if lives else None
@@ -132,7 +162,9 @@ def scheduler_is_missing(home: Home) -> bool:
 
 
 def is_scheduler(home: Home, process: Process) -> bool:
-    """Whether a process is the home's scheduler: started from within a run, it outlives that."""
+    """Whether a process is the home's scheduler or dispatcher; both outlive the run that starts them."""
+    if process.name == DISPATCHER_NAME:
+        return process == _holder(dispatcher_lock_path(home))
     return process.name == SCHEDULER_NAME and process == scheduler_of(home)
 
 
@@ -183,6 +215,18 @@ def look_after_queue(store: Database) -> None:
     if any(queued.values()):
         with suppress(ConjureError, OSError):
             start_scheduler(store.home)
+    if store.is_shared and store.home.config_file.exists():
+        _look_after_clusters(store)
+
+
+def _look_after_clusters(store: Database) -> None:
+    """See to it that a dispatcher is there if there are active runs on clusters that this machine knows."""
+    try:
+        known = read_executors(store.home)
+        if known and any(record.spec.on in known for record in store.active()):
+            start_dispatcher(store.home)
+    except (ConjureError, OSError):
+        return
 
 
 def remove_request(home: Home, number: int) -> None:

@@ -3,7 +3,7 @@
 Main entries: `Owner`, `Usage`. Invariant: plain values, the same after a restart of the machine.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _QUEUE_OF = "queue of "
 _EXECUTOR = "executor "
@@ -17,12 +17,21 @@ def machine_name(host_id: str, member: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A run's supervisor: enough to tell it from any other process, on any machine, after any restart."""
+    """A run's supervisor: enough to tell it from any other process, on any machine, after any restart.
+
+    Attributes:
+        host_id: Of the machine.
+        boot_id: Of the time since the machine was started.
+        pid: Its number there.
+        started: When, as the system counts.
+        host_name: What people call the machine.
+    """
 
     host_id: str
     boot_id: str
     pid: int
     started: str
+    host_name: str = field(default="", compare=False)
 
     @classmethod
     def queue(cls, host_id: str, boot_id: str) -> "Owner":
@@ -37,6 +46,11 @@ class Owner:
     def of_executor(cls, name: str) -> "Owner":
         """An executor that has a run whose supervisor is still to take it."""
         return cls(f"{_EXECUTOR}{name}", "", -1, "")
+
+    @classmethod
+    def queue_of_executor(cls, name: str) -> "Owner":
+        """The queue of a cluster: who starts what waits there is any machine that knows it."""
+        return cls.queue(cls.of_executor(name).host_id, "")
 
     @property
     def is_queue(self) -> bool:

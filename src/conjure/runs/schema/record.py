@@ -78,6 +78,35 @@ class OutputFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptFacts:
+    """An attempt at a run that was followed by another one.
+
+    Attributes:
+        number: Which attempt, from 1.
+        host: What people call the machine it was on, or None.
+        running_at: When its command started, seconds since the epoch; None if it never did.
+        ended_at: When it ended, or was found to have ended.
+        end_reason: Why, as for a run.
+        exit_code: The command's own exit code, or None.
+        signal: The signal that ended it, or None.
+        message: One sentence where the reason alone does not say it all.
+    """
+
+    number: int
+    host: str | None
+    running_at: float | None
+    ended_at: float
+    end_reason: str
+    exit_code: int | None = None
+    signal: int | None = None
+    message: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attempt as plain JSON values."""
+        return asdict(self) | {"running_at": to_iso(self.running_at), "ended_at": to_iso(self.ended_at)}
+
+
+@dataclass(frozen=True, slots=True)
 class MountFacts:
     """A mount as it was resolved: `source` is the resource with links followed (``runs/2/data.txt``)."""
 
@@ -113,6 +142,8 @@ class RunRecord:
         rerun_of: The run this one repeats, or None.
         usage: What it used of the machine, once known.
         archived_at: When it was put away, or None.
+        attempts: The attempts before the present or last one.
+        retry_at: When the next attempt may start, seconds since the epoch; None if nothing keeps it.
         identity: Digest of code, environment, mounts, command and params: equal runs have equal ones.
     """
 
@@ -133,6 +164,8 @@ class RunRecord:
     usage: Usage | None = None
     archived_at: float | None = None
     identity: str | None = None
+    attempts: tuple[AttemptFacts, ...] = ()
+    retry_at: float | None = None
 
     @property
     def status(self) -> RunStatus:
@@ -192,6 +225,7 @@ class RunRecord:
             "end_request": self.end_request,
             "identity": self.identity,
             "owner": fact_to_dict(self.owner),
+            "attempts": [attempt.to_dict() for attempt in self.attempts],
             "spec": spec,
         }
 

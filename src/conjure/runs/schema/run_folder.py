@@ -22,6 +22,7 @@ FOLDERS_FILE = "folders.json"
 MARKS_FILE = "processes.json"
 CONTAINER_FILE = "container"
 SUPERVISOR_LOG = "supervisor.log"
+ATTEMPTS = "attempts"
 
 # As `files.write_atomically` and `process_marks` name what they have not finished.
 PARTIAL_FILE = re.compile(
@@ -88,6 +89,10 @@ class RunFolder:
     def baseline(self) -> Path:
         """What was in the working folder before the command started."""
         return self.path / BASELINE
+
+    def attempt(self, number: int) -> "RunFolder":
+        """The files of an attempt that was followed by another one."""
+        return RunFolder(self.path / ATTEMPTS / str(number))
 
     @property
     def container(self) -> Path:

@@ -25,6 +25,8 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IMAGE = re.compile(r"[A-Za-z0-9][^\s\x00-\x1f]*")
 _PYTHON_VERSION = re.compile(r"3\.\d+(\.\d+)?")
 LABEL_LIMIT = 80
+INTERRUPTED, FAILED = "interrupted", "failed"
+MOST_RETRIES = 1000
 _MOST_PARTS = 1_000_000  # more cores or GPUs than any machine has
 
 
@@ -259,6 +261,11 @@ class RunSpec:
         sandbox: Hide the machine from the command, but for what it needs.
         network: Let a sandboxed command reach the network.
         after: Runs that have to complete before this one starts; those whose files it mounts among them.
+        retry: How many more attempts there may be.
+        retry_on: What is followed by another attempt: `INTERRUPTED`, or also the command's own failure,
+            `FAILED`.
+        checkpoint: Globs of files of an attempt that the next one is given.
+        on: The executor that it is carried out on, by its name in the user's settings; this machine if None.
         withheld: Of a spec as it is stored, what it does not hold because it was secret, as in ``command``
             and ``variables.API_KEY``; None for a spec that holds everything.
     """
@@ -283,6 +290,10 @@ class RunSpec:
     sandbox: bool = False
     network: bool = False
     after: tuple[int, ...] = ()
+    retry: int = 0
+    retry_on: str = INTERRUPTED
+    checkpoint: tuple[str, ...] = ()
+    on: str | None = None
     withheld: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -299,6 +310,7 @@ class RunSpec:
             + self._mount_faults()
             + self._name_faults()
             + self._stop_faults()
+            + self._retry_faults()
             + [f"{option('network')} needs {option('sandbox')}"] * (self.network and not self.sandbox)
             + self._container_faults()
         )
@@ -354,6 +366,16 @@ class RunSpec:
                 found.append(error.unspelled.message)
         return found
 
+    def _retry_faults(self) -> list[str]:
+        found = []
+        if not 0 <= self.retry <= MOST_RETRIES:
+            found.append(f"{option('retry', self.retry)} must be between 0 and {MOST_RETRIES}")
+        if self.retry_on not in (INTERRUPTED, FAILED):
+            found.append(f"{option('retry_on', self.retry_on)} must be {INTERRUPTED} or {FAILED}")
+        elif self.retry_on == FAILED and not self.retry:
+            found.append(f"{option('retry_on')} needs {option('retry')}")
+        return found
+
     @property
     def command_text(self) -> str:
         """The command as one line for people: the shell line itself, or the arguments quoted."""
@@ -393,6 +415,10 @@ class RunSpec:
             "sandbox": safe.sandbox,
             "network": safe.network,
             "after": list(safe.after),
+            "retry": safe.retry,
+            "retry_on": safe.retry_on,
+            "checkpoint": list(safe.checkpoint),
+            "on": safe.on,
             "withheld": None if safe.withheld is None else list(safe.withheld),
         }
 
@@ -401,7 +427,7 @@ class RunSpec:
         """The spec that `to_dict` wrote; unknown keys (of a later version) are passed over."""
         environment = dict(stored.get("environment", {}))
         environment["pip"] = tuple(environment.get("pip", ()))
-        lists = ("command", "stop_conditions", "output", "no_output", "labels", "after")
+        lists = ("command", "stop_conditions", "output", "no_output", "labels", "after", "checkpoint")
         plain = (
             "kind",
             "timeout_s",
@@ -412,6 +438,9 @@ class RunSpec:
             "idempotent",
             "sandbox",
             "network",
+            "retry",
+            "retry_on",
+            "on",
         )
         withheld = stored["withheld"] if "withheld" in stored else _starred(stored)
         return cls(
@@ -450,6 +479,7 @@ def _without_secrets(spec: RunSpec) -> RunSpec:
         },
         output=tuple(map(redaction.glob, spec.output)),
         no_output=tuple(map(redaction.glob, spec.no_output)),
+        checkpoint=tuple(map(redaction.glob, spec.checkpoint)),
         description=redaction.text(spec.description),
         labels=tuple(map(redaction.text, spec.labels)),
         project=_optional(redaction.text, spec.project),
@@ -469,6 +499,7 @@ def _spread(spec: RunSpec, redaction: Redaction) -> RunSpec:
         params={name: cover(value) for name, value in spec.params.items()},
         output=tuple(map(cover, spec.output)),
         no_output=tuple(map(cover, spec.no_output)),
+        checkpoint=tuple(map(cover, spec.checkpoint)),
         description=cover(spec.description),
         labels=tuple(cover(label)[:LABEL_LIMIT] for label in spec.labels),
         project=_optional(lambda name: cover(name)[:LABEL_LIMIT], spec.project),
@@ -493,7 +524,9 @@ def _withheld(given: RunSpec, stored: RunSpec) -> Iterator[str]:
         if getattr(given.environment, part) != getattr(stored.environment, part):
             yield f"environment.{part}"
     yield from (
-        part for part in ("command", "output", "no_output") if getattr(given, part) != getattr(stored, part)
+        part
+        for part in ("command", "output", "no_output", "checkpoint")
+        if getattr(given, part) != getattr(stored, part)
     )
 
 

@@ -11,6 +11,9 @@ stored; it follows from facts (which phases were entered, and why it ended), so 
         └──────────┴─────────┴──────────┴────────────────────────┼─ stopped       before the command started
         └────────────────────┴───────────────────────────────────┼─ build_failed  code or environment
                                         └────────────────────────┴─ mount_failed
+
+An attempt that is followed by another one is no end: from any phase but the first, the run is `queued` again
+(`check_retry`).
 """
 
 from dataclasses import dataclass, field
@@ -172,6 +175,12 @@ def check_move(current: RunStatus, wanted: RunStatus) -> None:
     """Raise `IllegalMoveError` unless a run may go from one status to the other."""
     if wanted not in MOVES[current]:
         raise IllegalMoveError(f"a run cannot go from {current} to {wanted}")
+
+
+def check_retry(current: RunStatus) -> None:
+    """Raise `IllegalMoveError` unless an attempt at a run can end from where it is."""
+    if current.is_final or current is RunStatus.REQUESTED:
+        raise IllegalMoveError(f"a run that is {current} cannot be queued for another attempt")
 
 
 EXIT_BEFORE_START = 125

@@ -84,10 +84,14 @@ CHANGES = {
     "enqueue": lambda store: store.enqueue(REQUESTED, QUEUE),
     "end_queued_run": lambda store: store.end_queued_run(QUEUED, Ending(EndReason.KILL_REQUESTED)),
     "end_run": lambda store: store.end_run(SAVING, DONE),
+    "retry_run": lambda store: store.retry_run(
+        SAVING, Ending(EndReason.SUPERVISOR_DIED), QUEUE, host="host", delay_s=9.0
+    ),
     "request_end": lambda store: store.request_end(SAVING, STOP),
     "set_facts": lambda store: store.set_facts(
         ENDED, mounts=MOUNTS, outputs=OutputFacts(1, 2), usage=Usage(1.0), identity="same"
     ),
+    "set_request": lambda store: store.set_request(SAVING, "{}"),
     "begin_attempt": lambda store: store.begin_attempt(SAVING, OWNER),
     "renew_lease": lambda store: store.renew_lease(SAVING, 1),
     "add_label": lambda store: store.add_label(ENDED, "b"),
@@ -151,6 +155,7 @@ def test_every_change_there_is_is_tried():
         ),  # no row changes
         *("refresh_summaries", "reindex"),  # the first is set_summaries; the second is done in batches
         *("get", "facts", "select", "listing", "count", "active", "supervised", "claims", "queued", "leases"),
+        *("newest_attempt", "request", "age_s"),
         *("active_numbers", "numbers", "newest_number", "last_number", "users_of", "sources_in_use"),
         *("kinships", "completed_equal", "end_request", "link", "links", "lookup_link", "summaries"),
         *("latest_values", "metric_names", "sizes", "environments_in_use", "code_trees", "kept_parts"),

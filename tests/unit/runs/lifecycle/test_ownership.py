@@ -2,8 +2,10 @@ import os
 
 from conjure.core.home import Home
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.host.process import Process
-from conjure.runs.lifecycle.ownership import is_other_supervisor, process_name
+from conjure.runs.host.process import Process, this_process
+from conjure.runs.lifecycle.ownership import is_other_supervisor, mark_interrupted, process_name
+from conjure.runs.schema.process_facts import Owner
+from support.casting import add_run
 
 
 def named(name):
@@ -65,3 +67,13 @@ def test_supervisors_of_other_runs_are_known_by_name_and_lock(tmp_path):
     assert not is_other_supervisor(home, 3, named(process_name(99)))  # it only calls itself so
     lock.release()
     assert not is_other_supervisor(home, 3, named(process_name(12)))
+
+
+def test_a_run_that_was_left_to_a_queue_meanwhile_is_not_closed(store):
+    number = add_run(store, retry=1).number
+    store.set_facts(number, owner=this_process())
+    read_before = store.get(number)
+    store.enqueue(number, Owner.queue("another host", "boot"))
+    mark_interrupted(store, [read_before])
+    record = store.get(number)
+    assert (record.waits_in_queue, record.attempts) == (True, ())

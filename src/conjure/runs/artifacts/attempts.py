@@ -1,0 +1,157 @@
+"""The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
+
+Main entries: `set_aside`, `hand_on`, `kept_of_attempts`. Invariant: the first two may be cut off and called
+again; a checkpoint is never removed before the attempt that goes on from it has all of them.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conjure.core.dir_fd import Folder, FolderCursor, open_file, remove_entry, walk
+from conjure.core.globs import GlobSet
+from conjure.core.trees import clone_open_file, partial_name
+from conjure.runs.schema.run_folder import (
+    ATTEMPTS,
+    BASELINE,
+    COLUMNS_FILE,
+    FOLDERS_FILE,
+    LOG_FILE,
+    MANIFEST,
+    MARKS_FILE,
+    METRICS_FILE,
+    OUTPUTS,
+    WORK,
+)
+from conjure.runs.telemetry.metrics import parse_point
+
+_FILES_OF_AN_ATTEMPT = (
+    *(WORK, OUTPUTS, MANIFEST, BASELINE, FOLDERS_FILE, MARKS_FILE),
+    *(COLUMNS_FILE, METRICS_FILE, LOG_FILE),
+)
+_MODE = 0o600
+
+
+def set_aside(run_folder: Path, attempt: int) -> None:
+    """Move what an attempt left in the run's folder out of the way of the next one.
+
+    What its processes still have open they can go on writing to, but it is the next one's no more.
+
+    Raises:
+        OSError: The disk is full or the folder not writable.
+    """
+    with (
+        Folder.open(run_folder) as run,
+        _subfolder(run, ATTEMPTS) as attempts,
+        _subfolder(attempts, str(attempt)) as own,
+    ):
+        for name in _FILES_OF_AN_ATTEMPT:
+            if run.id_of(name) is not None and own.id_of(name) is None:
+                os.rename(name, name, src_dir_fd=run.descriptor, dst_dir_fd=own.descriptor)
+
+
+def kept_of_attempts(run_folder: Path) -> list[Path]:
+    """The folders that were kept of attempts for a next one, which came no further or never came."""
+    return sorted(
+        folder
+        for attempt in (run_folder / ATTEMPTS).glob("*")
+        for folder in (attempt / WORK, attempt / OUTPUTS)
+        if folder.is_dir() and not folder.is_symlink()
+    )
+
+
+@contextmanager
+def _subfolder(folder: Folder, name: str) -> Iterator[Folder]:
+    with suppress(FileExistsError):
+        os.mkdir(name, mode=0o700, dir_fd=folder.descriptor)
+    with folder.open_in(name) as opened:
+        yield opened
+
+
+@dataclass(slots=True)
+class HandedOn:
+    """What an attempt was given of those before it.
+
+    Attributes:
+        files: How many files.
+        newest: For each glob that names some, when the newest of them was written.
+        as_of: Up to when the earlier attempts count: when the newest file was written that the first of the
+            globs names which names any.
+    """
+
+    files: int = 0
+    newest: dict[str, float] = field(default_factory=dict)
+    as_of: float | None = None
+
+
+def hand_on(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) -> HandedOn:
+    """Give an attempt the checkpoints of those before it, with the metrics up to then; the rest is removed.
+
+    Args:
+        run_folder: The run's folder.
+        earlier: How many attempts there were.
+        globs: Which files are checkpoints.
+        work: The new attempt's working folder.
+
+    Raises:
+        OSError: The disk is full, or a folder is in the place of a file.
+    """
+    handed = HandedOn()
+    with ExitStack() as stack:
+        run = stack.enter_context(Folder.open(run_folder))
+        attempts = stack.enter_context(_subfolder(run, ATTEMPTS))
+        folders = [stack.enter_context(_subfolder(attempts, str(each + 1))) for each in range(earlier)]
+        chosen = {glob: GlobSet([glob]) for glob in globs}
+        for folder in folders:  # the oldest first: a file of a later attempt takes its place
+            for name in (OUTPUTS, WORK):  # what was about to be saved has left the working folder
+                if chosen and folder.id_of(name) is not None:
+                    with folder.open_in(name) as source:
+                        _copy(source, work, chosen, handed)
+        handed.as_of = next((handed.newest[glob] for glob in globs if glob in handed.newest), None)
+        if handed.as_of is not None:
+            _copy_metrics(folders, run, handed.as_of)
+        for folder in folders:
+            for name in (OUTPUTS, WORK):
+                remove_entry(folder, name)
+    return handed
+
+
+def _copy(source: Folder, work: Folder, chosen: dict[str, GlobSet], handed: HandedOn) -> None:
+    source.give_owner_access()
+    with FolderCursor(work) as target:
+        for name, entry in walk(source):
+            globs = [glob for glob, pattern in chosen.items() if entry.is_file and pattern.matches(name)]
+            if not globs:
+                continue
+            *parents, last = name.split("/")
+            folder, partial = target.go_to(parents, make=True), partial_name(last)
+            with suppress(FileNotFoundError):
+                os.unlink(partial, dir_fd=folder)
+            reader = open_file(entry.folder, entry.name)
+            try:
+                facts = os.fstat(reader)
+                clone_open_file(reader, folder, partial, mode=facts.st_mode & 0o777 | _MODE)
+            finally:
+                os.close(reader)
+            os.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
+            handed.files += 1
+            for glob in globs:
+                handed.newest[glob] = max(handed.newest.get(glob, 0.0), facts.st_mtime)
+
+
+def _copy_metrics(folders: Sequence[Folder], run: Folder, as_of: float) -> None:
+    """Begin the metrics with what the last attempt that has some reported until then."""
+    found = next((each for each in reversed(folders) if each.id_of(METRICS_FILE) is not None), None)
+    if found is None:
+        return
+    reader = open_file(found.descriptor, METRICS_FILE)
+    writer = os.open(
+        METRICS_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _MODE, dir_fd=run.descriptor
+    )
+    with os.fdopen(reader, "rb") as lines, os.fdopen(writer, "wb") as kept:
+        for line in lines:
+            point = parse_point(line)
+            if point is not None and line.endswith(b"\n") and point.time <= as_of:
+                kept.write(line)

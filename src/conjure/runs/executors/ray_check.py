@@ -1,0 +1,114 @@
+"""What clusters have, and whether runs could be carried out on their nodes.
+
+Main entries: `survey`, `check_nodes`. Invariant: a check changes nothing: its jobs only look.
+"""
+
+import json
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from conjure.core.config import ExecutorSettings
+from conjure.core.home import Home
+from conjure.errors import ConjureError, ExecutorError
+from conjure.runs.executors.ray import RayExecutor
+from conjure.runs.executors.ray_cluster import NOTHING, Amounts, RayCluster, RayJob, RayNode
+
+_PATIENCE_S = 60.0
+_LOOK_EVERY_S = 0.5
+_NO_SUCH_PROGRAM = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What an executor has.
+
+    Attributes:
+        name: What it is called.
+        kind: ``ray``.
+        address: Of its REST interface.
+        nodes: How many nodes are there.
+        total: What they have together.
+        free: What of that is free.
+        fault: Why that is not known, or None.
+    """
+
+    name: str
+    kind: str
+    address: str
+    nodes: int = 0
+    total: Amounts = NOTHING
+    free: Amounts = NOTHING
+    fault: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        used = asdict(self.total - self.free)
+        return asdict(self) | {"used": used}
+
+
+def survey(settings: ExecutorSettings) -> Survey:
+    """Ask a cluster what it has."""
+    known = (settings.name, settings.kind, settings.address)
+    try:
+        nodes = RayCluster(settings).nodes()
+    except ConjureError as error:
+        return Survey(*known, fault=error.unspelled.message)
+    total = sum((node.total for node in nodes), NOTHING)
+    return Survey(*known, len(nodes), total, sum((node.free for node in nodes), NOTHING))
+
+
+def check_nodes(home: Home, name: str) -> tuple[int, list[str]]:
+    """Have every node of an executor that can take a run look for what that needs.
+
+    Returns:
+        How many nodes were checked, and what is missing, in words.
+
+    Raises:
+        UsageError: There is no such executor, or it cannot be used with this home.
+        ExecutorError: It has no node, or does not answer.
+    """
+    executor = RayExecutor.named(home, name)
+    nodes = [node for node in executor.cluster.nodes() if node.total.cpus > 0]
+    if not nodes:
+        raise ExecutorError(f"{name} has no node with a core that a run could use")
+    mark = f"conjure-check-{secrets.token_hex(4)}"
+    jobs = {f"{mark}-{place}": node for place, node in enumerate(nodes, 1)}
+    for job, node in jobs.items():
+        executor.start_check(node, job)
+    ended = _wait(executor, set(jobs))
+    found = [(node, _fault(executor, ended.get(job))) for job, node in jobs.items()]
+    return len(nodes), [f"on node {_short(node)} {fault}" for node, fault in found if fault]
+
+
+def _wait(executor: RayExecutor, names: set[str]) -> dict[str, RayJob]:
+    """The jobs that have ended in time."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        ended = {job.id: job for job in executor.cluster.jobs() if job.id in names and job.is_over}
+        if len(ended) == len(names) or time.monotonic() > deadline:
+            return ended
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _fault(executor: RayExecutor, job: RayJob | None) -> str:
+    """What is missing on a node, by what its job has found; an empty text for nothing."""
+    if job is None:
+        return f"a job was not done within {_PATIENCE_S:.0f} s"
+    if job.exit_code == _NO_SUCH_PROGRAM:
+        return "`conjure` is not on the PATH of Ray"
+    try:
+        last = executor.cluster.output(job.id).strip().splitlines()[-1]
+        told = json.loads(last)
+        here, there = version("conjure"), told["version"]
+    except (ExecutorError, IndexError, ValueError, KeyError, TypeError):
+        return f"the check failed (exit {job.exit_code}); is conjure of the same version there?"
+    if here != there:
+        return f"conjure is {there}, and here it is {here}"
+    return "; ".join(filter(None, (told["home"] or told["database"], told["uv"])))
+
+
+def _short(node: RayNode) -> str:
+    return node.id[:8]

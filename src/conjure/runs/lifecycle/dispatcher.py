@@ -1,0 +1,139 @@
+"""The process that hands runs to clusters, and misses those that are lost there; there while some are active.
+
+Main entry: `main` (``python -m conjure.runs.lifecycle.dispatcher LOCK``); `scheduler_start` starts it.
+Invariant: it ends a run only where the cluster says that its job is over and its supervisor has been silent,
+too; a cluster that does not answer ends nothing.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from conjure.core.home import Home
+from conjure.errors import ExecutorError, StoreError, UsageError
+from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
+from conjure.runs.database.opening import open_database
+from conjure.runs.executors.base import SupervisorState
+from conjure.runs.executors.ray import RayExecutor, executors_of
+from conjure.runs.executors.ray_cluster import UnreachableError
+from conjure.runs.host.cgroup import leave_cgroup
+from conjure.runs.host.process import set_name, this_process
+from conjure.runs.lifecycle.heartbeat import HEARTBEAT_EVERY_S
+from conjure.runs.lifecycle.ownership import mark_interrupted
+from conjure.runs.scheduling.scheduler_start import (
+    DISPATCHER_NAME,
+    SchedulerLock,
+    close_queued,
+    dependency_failed,
+    dispatcher_lock_path,
+)
+from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
+
+LOST_AFTER_S = 6 * HEARTBEAT_EVERY_S
+_LOOK_EVERY_S, _AGAIN_AFTER_S = 1.0, 10.0
+
+
+def main() -> None:
+    """Leave the caller behind, and look after the runs on clusters."""
+    lock = SchedulerLock(int(sys.argv[1]))
+    if os.fork():
+        os._exit(0)  # the caller waits for this alone
+    leave_cgroup()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    set_name(DISPATCHER_NAME)
+    lock.write_holder()
+    dispatch(Home.from_environment(), lock)
+
+
+def dispatch(home: Home, lock: SchedulerLock | None) -> None:
+    """Look after the runs on clusters until there are none.
+
+    Args:
+        home: Where conjure keeps things.
+        lock: This machine's right to have a dispatcher.
+    """
+    with open_database(home, must_exist=True) as store:
+        while lock is not None:
+            while home.database.exists() and _look(store):
+                pass
+            lock.release()
+            # Who submitted a run just now may have met the lock.
+            lock = SchedulerLock.take_if_free(home, dispatcher_lock_path(home)) if _look(store) else None
+            if lock is not None:
+                lock.write_holder()
+
+
+def _look(store: Database) -> bool:
+    """Look, and wait a moment; whether there are runs on clusters."""
+    try:
+        found = look_after(store, executors_of(store.home))
+    except StoreError as error:
+        sys.stderr.write(f"{error}\n")  # its server is away: it is tried again
+        time.sleep(_AGAIN_AFTER_S)
+        return True
+    if found:
+        time.sleep(_LOOK_EVERY_S)
+    return found
+
+
+def look_after(store: Database, executors: list[RayExecutor]) -> bool:
+    """Look once at the runs on some clusters; whether there are any."""
+    if not executors:
+        return False
+    active = store.active()
+    found = False
+    for executor in executors:
+        own = [record for record in active if record.spec.on == executor.name]
+        found = found or bool(own)
+        if own:
+            try:
+                _end_queued(store, executor)
+                for number in executor.hand_over(store):
+                    _give_up(store, executor, number)
+                mark_interrupted(store, own, lost=_lost(store, executor, own))
+            except UnreachableError:
+                continue  # that says nothing about its runs
+            except (ExecutorError, UsageError) as error:
+                sys.stderr.write(f"{error}\n")  # it refuses; what waits goes on waiting
+    return found
+
+
+def _end_queued(store: Database, executor: RayExecutor) -> None:
+    """End those that wait for the cluster and are to end, or wait for a run that did not complete."""
+    for claim in store.claims():
+        if not claim.in_queue or claim.machine != executor.queue.machine:
+            continue
+        if claim.end_request is not None:
+            close_queued(store, claim.number, Ending(REASON_OF_REQUEST[claim.end_request]))
+        elif claim.failed is not None:
+            close_queued(store, claim.number, dependency_failed(*claim.failed))
+
+
+def _give_up(store: Database, executor: RayExecutor, number: int) -> None:
+    """End a run whose supervisor cannot be started there; a job that still comes is too late."""
+    attempt = store.newest_attempt(number) + 1
+    message = executor.why_hopeless(number, attempt)
+    try:
+        store.begin_attempt(number, this_process(), expected=attempt)
+        store.move(number, RunStatus.BUILDING)
+        store.end_run(number, Ending(EndReason.BUILD_FAILED, message=message))
+    except (IllegalMoveError, SupersededError):
+        return  # one of the jobs has claimed it after all
+
+
+def _lost(store: Database, executor: RayExecutor, own: list[RunRecord]) -> set[int]:
+    """Runs whose supervisors are silent and whose jobs the cluster says are over."""
+    leases = store.leases()
+    silent = [
+        record.number
+        for record in own
+        if record.number in leases and leases[record.number].heartbeat_age_s > LOST_AFTER_S
+    ]
+    return {number for number in silent if executor.state(number) is SupervisorState.GONE}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""Files, logs and records in an object store, and what the database knows of them, without any run."""
+
+import os
+
+import psycopg
+import pytest
+
+from conjure.core.home import Home
+from conjure.core.team_settings import TeamSettings, write_team
+from conjure.errors import StoreError
+from conjure.runs.artifacts.availability import StreamFollower, evict
+from conjure.runs.artifacts.manifest import take_manifest
+from conjure.runs.artifacts.shared_files import DamagedObjectError
+from conjure.runs.artifacts.shared_runs import SharedRuns
+from conjure.runs.database.base import SupersededError
+from conjure.runs.database.opening import share
+from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
+from conjure.runs.database.postgres_migrations import upgrade
+from conjure.runs.objects.base import SEGMENT_BYTES, ObjectsError, manifest
+from conjure.runs.objects.remote import RemoteObjects, open_objects
+from conjure.runs.schema.record import OutputFacts
+from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE
+from conjure.runs.schema.status import Ending, EndReason
+from support.casting import add_run, finish
+from support.repositories import read_files, write_files
+
+DONE = Ending(EndReason.COMPLETED, 0)
+
+
+class CountingObjects(RemoteObjects):
+    """An object store that counts what is written, and fails from a certain write on."""
+
+    def __init__(self, store):
+        super().__init__(store.address, store.store, tries=1)
+        self.written = []
+        self.fails_after = None
+
+    def _count(self, name):
+        if self.fails_after is not None and len(self.written) >= self.fails_after:
+            raise ObjectsError("it is away")
+        self.written.append(name)
+
+    def put(self, name, content):
+        self._count(name)
+        super().put(name, content)
+
+    def put_file(self, name, path):
+        self._count(name)
+        super().put_file(name, path)
+
+
+@pytest.fixture
+def address(postgres):
+    return postgres.new_database()
+
+
+@pytest.fixture
+def objects(tmp_path):
+    return CountingObjects(open_objects(f"file://{tmp_path}/objects"))
+
+
+@pytest.fixture
+def members(tmp_path, address, objects):
+    """Two homes of a team, the second without a run of its own."""
+    homes = [Home(tmp_path / name).create() for name in ("ada", "bob")]
+    session = PostgresSession(homes[0], address)
+    upgrade(session)
+    session.close()
+    for home in homes:
+        share(home, TeamSettings(address, objects.address, f"{home.root.name}@host/1"))
+    return homes
+
+
+@pytest.fixture
+def files(members, address, objects):
+    with PostgresDatabase.open(members[0], address) as database:
+        found = SharedRuns(objects, database)
+        found.index.set_objects_address(objects.address)
+        yield found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    small = {f"d/{number}.txt": f"content {number}" for number in range(50)}
+    write_files(tmp_path / "made", {**small, "large": "x" * 600_000, "same": "content 1", "empty": ""})
+    (tmp_path / "made" / "d" / "0.txt").chmod(0o755)
+    return tmp_path / "made"
+
+
+def test_files_come_back_as_they_were_and_are_sent_once(files, objects, folder, tmp_path):
+    listed = take_manifest(folder)
+    digest = files.store(folder, listed)
+    assert sorted(name.partition("/")[0] for name in objects.written) == ["blobs", "manifests", "packs"]
+    shared = files.load(digest)
+    assert shared.manifest == listed
+    files.fetch(shared, tmp_path / "back")
+    assert take_manifest(tmp_path / "back").entries == listed.entries
+    objects.written.clear()
+    assert files.store(folder, listed) == digest
+    write_files(folder, {"new": "new"})
+    files.store(folder, take_manifest(folder))
+    assert len(objects.written) == 2  # the new one, and the list
+    assert files.find_faults(shared) == []
+
+
+def test_only_what_is_asked_for_is_fetched(files, folder, tmp_path):
+    shared = files.load(files.store(folder, take_manifest(folder)))
+    files.fetch(shared, tmp_path / "part", ("d",))
+    assert len(read_files(tmp_path / "part")) == 50
+    files.fetch(shared, tmp_path / "part", ("large",))
+    assert len(read_files(tmp_path / "part")) == 51
+    (folder / "link").symlink_to("large")
+    linked = files.load(files.store(folder, take_manifest(folder)))
+    files.fetch(linked, tmp_path / "all", ("link",))
+    assert (tmp_path / "all" / "link").read_text() == "x" * 600_000
+
+
+def test_what_was_sent_before_the_store_went_away_is_not_sent_again(files, objects, folder):
+    write_files(folder, {"other": "y" * 600_000})
+    objects.fails_after = 1
+    with pytest.raises(ObjectsError):
+        files.store(folder, take_manifest(folder))
+    objects.fails_after = None
+    files.store(folder, take_manifest(folder))
+    assert len(objects.written) == len(set(objects.written)) == 4
+
+
+def test_a_file_that_changed_since_its_digest_was_taken_is_not_sent_as_if_it_had_not(files, objects, folder):
+    listed = take_manifest(folder)
+    (folder / "same").write_text("changed")
+    (folder / "d" / "1.txt").write_text("changed")
+    with pytest.raises(StoreError, match="changed while it was being saved"):
+        files.store(folder, listed)
+    assert not [name for name in objects.written if name.startswith("packs")]
+
+
+def test_a_damaged_object_is_never_taken_for_a_file(files, folder, tmp_path):
+    digest = files.store(folder, take_manifest(folder))
+    shared = files.load(digest)
+    for path in (tmp_path / "objects").rglob("*"):
+        if path.is_file():
+            path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    with pytest.raises(DamagedObjectError):
+        files.fetch(shared, tmp_path / "back")
+    assert not (tmp_path / "back" / "large").exists()
+    assert "large was changed" in files.find_faults(shared)
+    with pytest.raises(DamagedObjectError):
+        files.load(digest)
+
+
+# ---- removal -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_used_lately_or_is_needed_is_not_removed(files, folder):
+    number = add_run(files.database).number
+    digest = files.store(folder, take_manifest(folder))
+    files.database.set_facts(number, outputs=OutputFacts(53, 1, manifest=digest))
+    write_files(folder, {"alone": "z" * 600_000})
+    files.store(folder, take_manifest(folder))
+    assert files.prune() == (0, 0)
+    removed, size = files.prune(unused_s=0)
+    assert removed == 2  # the file and its list: all else is needed
+    assert size >= 600_000
+    assert files.find_faults(files.load(digest)) == []
+
+
+def test_who_comes_during_a_removal_writes_it_anew_and_it_stays(files, objects, folder):
+    digest = files.store(folder, take_manifest(folder))
+    large = next(name for name in objects.written if name.startswith("blobs"))
+    pack = next(name for name in objects.written if name.startswith("packs"))
+    for name in (large, pack, manifest(digest)):
+        assert files.index.begin_removal(name, unused_s=0)
+    assert files.index.use([large, manifest(digest)]) == {}
+    objects.written.clear()
+    files.store(folder, take_manifest(folder))
+    assert {large, pack, manifest(digest)} == set(objects.written)
+    for name in (large, pack, manifest(digest)):
+        assert files.index.finish_removal(name, objects) is None
+    assert files.find_faults(files.load(digest)) == []
+
+
+def test_a_pack_of_which_one_file_was_used_stays(files, objects, folder):
+    files.store(folder, take_manifest(folder))
+    pack = next(name for name in objects.written if name.startswith("packs"))
+    one = next(name for name in files.index.packed_in(pack.partition("/")[2]))
+    with psycopg.connect(files.database.session._address, autocommit=True) as connection:
+        connection.execute("UPDATE objects SET last_used = last_used - 1000")
+    files.index.use([one])
+    assert not files.index.begin_removal(pack, unused_s=500)
+    assert files.index.use([one])
+
+
+def test_a_removal_that_was_cut_off_is_finished_by_the_next(files, objects, folder):
+    files.store(folder, take_manifest(folder))
+    large = next(name for name in objects.written if name.startswith("blobs"))
+    assert files.index.begin_removal(large, unused_s=0)
+    assert files.prune(unused_s=10_000) == (1, 600_000)
+    assert large not in list(objects.names("blobs"))
+
+
+# ---- logs, records -----------------------------------------------------------------------------------------
+
+
+def test_a_log_is_followed_across_the_borders_of_its_pieces(members, files):
+    number = add_run(files.database).number
+    folder = members[0].run_folder(number)
+    line = b'{"text": "' + b"x" * 1000 + b'"}\n'
+    log = folder / LOG_FILE
+    sent = None
+    with StreamFollower(members[1], number) as follower:
+        for count in (1, 200, 1, 400):
+            with log.open("ab") as file:
+                file.write(line * count + b"half a line")
+            (folder / METRICS_FILE).write_bytes(line * count)
+            sent = files.send_streams(folder, number, 1, sent)
+            follower.bring()
+            with log.open("rb+") as file:
+                file.truncate(log.stat().st_size - len(b"half a line"))
+            assert (members[1].run_folder(number) / LOG_FILE).read_bytes() == log.read_bytes()
+        assert log.stat().st_size > 2 * SEGMENT_BYTES
+        files.send_streams(folder, number, 2)
+        follower.bring()  # from another supervisor: from the beginning
+        assert (members[1].run_folder(number) / LOG_FILE).read_bytes() == log.read_bytes()
+    with pytest.raises(SupersededError):
+        files.send_streams(folder, number, 1)
+
+
+def test_records_and_links_in_the_store_follow_the_database(members, files, objects, postgres, folder):
+    number = add_run(files.database, labels=("a",)).number
+    digest = files.store(folder, take_manifest(folder))
+    files.database.set_facts(number, outputs=OutputFacts(53, 1, manifest=digest))
+    finish(files.database, number, DONE)
+    (members[0].run_folder(number) / LOG_FILE).write_bytes(b"{}\n" * 100_000)
+    files.send_streams(members[0].run_folder(number), number, 3)
+    files.database.set_link("best", "runs/1")
+    active = add_run(files.database).number
+    assert files.export_records() == 3
+    assert files.export_records() == 0
+    files.database.add_label(number, "later")
+    assert files.export_records() == 1
+    assert files.new_upload(
+        name="my data",
+        version=1,
+        kind="folder",
+        files=53,
+        size_bytes=1,
+        created_at=1.0,
+        source="/x",
+        manifest=digest,
+    )
+    session = PostgresSession(members[1], postgres.new_database())
+    upgrade(session)
+    with PostgresDatabase(session) as database:
+        again = SharedRuns(objects, database)
+        assert again.rebuild() == ([1, active], [])
+        assert list(database.leases()) == [active]  # it is closed unless its supervisor is heard of
+        assert database.get(number) == files.database.get(number)
+        assert database.links()[0].resource == "runs/1"
+        assert again.index.streams(number) == files.index.streams(number)
+        assert again.index.uploads() == files.index.uploads()
+        assert again.index.size()[0] == files.index.size()[0]
+        objects.written.clear()
+        assert again.store(folder, take_manifest(folder)) == digest
+        assert objects.written == []
+        assert add_run(database).number == 3
+
+
+def test_what_was_fetched_longest_ago_goes_first(members, monkeypatch):
+    home = members[1]
+    for number, age in ((1, 300), (2, 200), (3, 100)):
+        write_files(home.fetched / str(number), {"outputs/f": "x" * 1000})
+        os.utime(home.fetched / str(number), (1e9 - age, 1e9 - age))
+    home.config_file.write_text('[team]\ncache = "2KB"\n')
+    assert evict(home, {1}) == 1000
+    assert sorted(path.name for path in home.fetched.iterdir()) == ["1", "3"]
+    assert evict(home, {1}, everything=True) == 1000
+    assert [path.name for path in home.fetched.iterdir()] == ["1"]
+
+
+def test_a_home_of_its_own_fetches_nothing(tmp_path):
+    home = Home(tmp_path / "home").create()
+    write_team(home, TeamSettings("postgresql://nowhere/x"))
+    with StreamFollower(home, 1) as follower:
+        follower.bring()
+    assert not home.fetched.exists()

@@ -1,0 +1,146 @@
+"""A real Ray cluster for tests: a head and further nodes on this machine, gone with the tests.
+
+Main entry: `RayNodes`. Invariant: it ends the processes that it started and no others: another cluster
+on the machine is left alone.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from conjure.runs.host.process import Process, family, look_at
+
+_PATIENCE_S = 120.0
+_BIN = Path(sys.executable).parent
+_STORE_BYTES = 100_000_000
+
+
+class RayNode:
+    """One node: `ray start` and all that it has started."""
+
+    def __init__(self, arguments: list[str], folder: Path, log: Path) -> None:
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("CONJURE_")}
+        variables |= {
+            "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
+        }
+        ports = zip(
+            ("--dashboard-agent-listen-port", "--runtime-env-agent-port", "--metrics-export-port"),
+            map(str, free_ports(3)),
+            strict=True,
+        )
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [
+                    *(str(_BIN / "ray"), "start", "--block", "--disable-usage-stats"),
+                    *("--object-store-memory", str(_STORE_BYTES), "--min-worker-port", "0"),
+                    *("--max-worker-port", "0", *(word for pair in ports for word in pair)),
+                    *arguments,
+                ],
+                env=variables,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def processes(self) -> list[Process]:
+        """All that is there of it now."""
+        own = look_at(self.process.pid)
+        return ([own] if own is not None else []) + family(self.process.pid)
+
+    def raylet(self) -> Process:
+        """The process that places jobs on the node, and ends them."""
+        (found,) = [each for each in self.processes() if each.name == "raylet"]
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL to all of it."""
+        for _ in range(3):  # what is just being started is found the next time
+            for each in self.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(each.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class RayNodes:
+    """A cluster; the context manager starts and ends it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port, dashboard = free_ports(2)
+        self.address = f"http://127.0.0.1:{dashboard}"
+        head = ["--head", "--port", str(self._port), "--dashboard-port", str(dashboard)]
+        self.head = self._start([*head, "--num-cpus", "1", "--temp-dir", str(folder / "r")])
+        self.wait_for_nodes(1)
+        self.worker = self.add_node()
+        self.wait_for_nodes(2)
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator["RayNodes"]:
+        """A cluster while the block lasts."""
+        folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))  # sockets need a short path
+        nodes = cls(folder)
+        try:
+            yield nodes
+        finally:
+            for node in (nodes.worker, nodes.head):
+                node.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add_node(self) -> RayNode:
+        """A further node, with two cores, of which the head has one."""
+        self.worker = self._start(["--address", f"127.0.0.1:{self._port}", "--num-cpus", "2"])
+        return self.worker
+
+    def replace_worker(self) -> None:
+        """Another node in the place of the one beside the head."""
+        self.worker.kill()
+        self.wait_for_nodes(1)
+        self.add_node()
+        self.wait_for_nodes(2)
+
+    def _start(self, arguments: list[str]) -> RayNode:
+        return RayNode(arguments, self._folder, self._folder / "log")
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Wait until the cluster says that it has so many."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while self._count() != count:
+            assert time.monotonic() < deadline, (self._folder / "log").read_text()[-3000:]
+            time.sleep(0.1)
+
+    def _count(self) -> int | None:
+        try:
+            status = self.ask("/api/cluster_status")
+            return len(status["data"]["clusterStatus"]["loadMetricsReport"]["usageByNode"])
+        except (OSError, KeyError, TypeError):
+            return None
+
+    def ask(self, path: str) -> object:
+        """What the cluster answers."""
+        with urllib.request.urlopen(f"{self.address}{path}", timeout=30) as answer:
+            return json.loads(answer.read())
+
+
+def free_ports(count: int) -> list[int]:
+    """So many ports that nobody listens at."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
