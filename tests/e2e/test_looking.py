@@ -111,6 +111,7 @@ class TestPs:
             "AGE",
             "DURATION",
             "METRIC",
+            "PROJECT",
             "LABELS",
             "COMMAND",
         ]

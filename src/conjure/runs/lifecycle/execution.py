@@ -23,7 +23,7 @@ from conjure.core.dir_fd import FolderCursor
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
 from conjure.core.text import plural
-from conjure.errors import BuildError, ConjureError, StoreError
+from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
 from conjure.runs.artifacts.attempts import hand_on
 from conjure.runs.artifacts.manifest import Manifest
@@ -290,18 +290,15 @@ def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Im
     """The command, ready to start; or why it cannot be."""
     record = run.store.get(run.number)
     command = fill_in(run.spec.command, run.spec.params)
-    if isinstance(environment, Image):
-        try:
+    try:
+        if isinstance(environment, Image):
             with _interruptible(run):
                 return _contained(run, to_image_arguments(command), place, environment, record)
-        except (BuildError, OSError) as error:
-            return NotStartedError(str(error), ENGINE_FAILED)
-    variables = command_variables(run.home, record, place, environment, run.spec.variables)
-    job = Job(to_arguments(command), place.folder, variables)
-    if run.spec.sandbox:
-        with _ending_with(EndReason.BUILD_FAILED):
-            job = _sandboxed(run, job, environment, record)
-    return job
+        variables = command_variables(run.home, record, place, environment, run.spec.variables)
+        job = Job(to_arguments(command), place.folder, variables)
+        return _sandboxed(run, job, environment, record) if run.spec.sandbox else job
+    except (BuildError, NotFoundError, OSError) as error:
+        return NotStartedError(str(error), ENGINE_FAILED)
 
 
 def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
