@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from conjure.core.home import Home
@@ -25,6 +26,10 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 # either would be handed on to every command under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# No test looks at the clock: the first example of one may import pyarrow, on a machine that does other work.
+hypothesis.settings.register_profile("conjure", deadline=None)
+hypothesis.settings.load_profile("conjure")
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 

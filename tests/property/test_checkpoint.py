@@ -25,7 +25,7 @@ SHAPES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SHAPES, st.integers(1, 4), st.integers(1, 4), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_saved_is_loaded(shape: dict, heads: int, head_size: int, dtype: torch.dtype) -> None:
     model = tiny_model(n_head=heads, n_embd=heads * head_size, **shape).to(dtype)

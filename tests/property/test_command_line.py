@@ -17,7 +17,7 @@ VALUES = st.text(st.characters(blacklist_characters="\0", blacklist_categories=(
 
 
 @given(value=VALUES, template=st.sampled_from(TEMPLATES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_value_arrives_as_the_text_it_is(value, template):
     (line,) = fill_in((template,), {"p": value})
     (plain,) = fill_in((template,), {"p": "X"})

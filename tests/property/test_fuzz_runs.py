@@ -24,7 +24,6 @@ from support.casting import OWNER
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1000"))
 many = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 # Nested ones are picked: to draw them takes longer than all the reading.

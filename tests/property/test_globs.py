@@ -51,7 +51,7 @@ def _git_matches(root: Path, pattern: str) -> set[str]:
 @example(pattern="**/e/a")
 @example(pattern="d/*")
 @example(pattern="[")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_glob_matches_what_git_would_ignore(tree: Path, pattern: str) -> None:
     chosen = GlobSet([pattern])
     assert {name for name in _NAMES if chosen.matches(name)} == _git_matches(tree, pattern)

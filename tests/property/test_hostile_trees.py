@@ -171,7 +171,7 @@ _there = st.sampled_from([{}, {"a/b/x": "", "c/x": ""}])
 _swaps = st.lists(st.builds(Swap, st.integers(1, 40), _paths, st.integers(1, 40)), min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     act=st.sampled_from(_ACTS), swaps=_swaps, closed=st.sampled_from(["", "work/a", "work/c"]), there=_there
 )

@@ -16,7 +16,7 @@ PIECES = st.lists(
 
 
 @given(pieces=PIECES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_entries_put_together_are_what_was_written(pieces):
     with tempfile.TemporaryDirectory() as folder:
         path, now = Path(folder) / "log.jsonl", 0.0
@@ -42,7 +42,7 @@ LINES = st.lists(
 
 
 @given(lines=LINES, cuts=st.lists(st.integers(0, 600), max_size=8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_split_of_a_file_gives_the_same_points(lines, cuts):
     content = b"".join(lines)
     with tempfile.TemporaryDirectory() as folder:

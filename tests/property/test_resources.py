@@ -51,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @example(text="runs/2/sub/up/a")
 @example(text="best/up/up/conjure.db")
 @example(text="uploads/jokes/etc/passwd")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_resolved_paths_stay_inside(home: Home, text: str) -> None:
     try:
         path = resolve(home, text, _LINKS.get)
@@ -65,7 +65,7 @@ def test_resolved_paths_stay_inside(home: Home, text: str) -> None:
 @given(target=_PATHS)
 @example(target="sub/../../x")
 @example(target="up/x")
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_mounts_stay_inside_the_working_folder(
     home: Home, tmp_path_factory: pytest.TempPathFactory, target: str
 ) -> None:
@@ -91,7 +91,7 @@ def test_mounts_stay_inside_the_working_folder(
         lambda name: not {0, 47} & set(name) and name not in (b".", b"..")
     )
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_file_name_can_be_found(tmp_path_factory: pytest.TempPathFactory, name: bytes) -> None:
     home = Home(tmp_path_factory.mktemp("home"))
     text = os.fsdecode(name)

@@ -102,4 +102,4 @@ class RunLives(RuleBasedStateMachine):
 
 
 TestRunLives = RunLives.TestCase
-TestRunLives.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestRunLives.settings = settings(max_examples=40, stateful_step_count=25)

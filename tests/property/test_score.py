@@ -17,7 +17,7 @@ def protocols(draw: st.DrawFn) -> tuple[int, int]:
     return context, draw(st.integers(1, context))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 299), min_size=1, max_size=40), protocols())
 def test_each_token_is_scored_once_from_the_first_window_that_reaches_it(ids, protocol):
     context, stride = protocol

@@ -96,7 +96,7 @@ def native() -> NativeEngine:
     return NativeEngine(native_weights(MODEL), found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_native_engine_gives_the_same_bits(data):
     schedule = Schedule(native(), data)
@@ -106,7 +106,7 @@ def test_the_native_engine_gives_the_same_bits(data):
 
 
 @pytest.mark.parametrize("kind", [TorchEngine, GraphEngine])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_the_torch_engine_gives_the_same_log_probabilities(kind, data):
     schedule = Schedule(kind(MODEL), data)

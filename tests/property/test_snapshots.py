@@ -55,7 +55,7 @@ def content(folder: Path) -> dict[str, object]:
 @pytest.mark.parametrize("in_repository", [False, True])
 @example(rounds=[[("link", "a", "a"), ("link", "d", "a")]])
 @given(rounds=st.lists(st.lists(_STEP, max_size=5), min_size=1, max_size=4))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_snapshots_are_faithful(
     tmp_path_factory: pytest.TempPathFactory, in_repository: bool, rounds: list[list[tuple]]
 ) -> None:
