@@ -52,7 +52,7 @@ def find_home(name: str, *, may_be_new: bool = False) -> Home:
         near = did_you_mean(name, known) or f"there are {', '.join([LOCAL, *known])}"
         raise UsageError(
             f"there is no home {name!r}; {near}",
-            fix=f"conjure --home {name} team join --help",
+            fix=f"conjure --home {name} team join",
         )
     return here.named(name)
 

@@ -75,7 +75,7 @@ class TestTable:
             page = visitor.page("/runs?project=a+%26+b")
             assert numbers(page) == [3]
             assert "<option selected>a &amp; b</option>" in page
-            assert '<td class="c-project">a &amp; b</td>' in page
+            assert '<td class="c-project">a &amp; b' in page
             assert "1 run of 3" in page
 
     def test_without_projects_there_is_nothing_of_them(self, visitor):
