@@ -10,6 +10,7 @@ supervisor that died removes it.
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from conjure.runs.schema.run_folder import RunFolder
 
 _INIT = "/.conjure-init"
 _KEEPER = "catatonit"
+# Podman removes no container whose processes were killed beside it before it has seen that itself.
+_REMOVAL_PAUSES_S = (0.1, 0.3, 1.0, 0.0)
 _HAND_PIPES_ON = 'exec "$@" 3>&1 4>&2'
 _WRITE_TO_PIPES = 'exec "$@" >&3 2>&4 3>&- 4>&-'
 # Variables that podman itself goes by: in its own environment they must stay the caller's.
@@ -141,6 +144,10 @@ def remove_container(home: Home, number: int) -> None:
     marker = RunFolder.of(home, number).container
     if not marker.exists():
         return
-    with suppress(BuildError, OSError):
-        run_engine(["rm", "--force", "--time=0", "--ignore", "--volumes", container_name(home, number)])
-        marker.unlink(missing_ok=True)
+    command = ["rm", "--force", "--time=0", "--ignore", "--volumes", container_name(home, number)]
+    for pause_s in _REMOVAL_PAUSES_S:
+        with suppress(BuildError, OSError):
+            run_engine(command)
+            marker.unlink(missing_ok=True)
+            return
+        time.sleep(pause_s)
