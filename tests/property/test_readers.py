@@ -3,9 +3,10 @@
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.text.table_reader import open_table
 from support.records import KINDS, write_records
@@ -23,13 +24,17 @@ TEXTS = st.lists(
 
 
 @given(TEXTS)
+@example(["0\n\t"])
 @settings(max_examples=60)
 def test_every_kind_of_table_gives_the_same_records(texts):
     expected = [text.replace("\r\n", "\n").replace("\r", "\n") for text in texts]
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             path = write_records(Path(folder) / f"a.{kind}", texts)
-            records = read_records([path], column="Joke")
+            # A further line of a text that has a tab may be a row, unless quotes are said to count.
+            ambiguous = kind == "tsv" and any("\t" in text.partition("\n")[2] for text in expected)
+            layout = ReadOptions(quoting="standard" if ambiguous else "auto")
+            records = read_records([path], column="Joke", layout=layout)
             assert list(records) == expected, kind
             assert records.bad_rows == {}
 
