@@ -22,6 +22,27 @@ from conjure.runs.schema.spec import ComputeRequest, RunSpec
 RECORDING = ("background", "description", "label", "project", "retry", "on", "cpus", "gpus", "memory")
 
 
+RETRY_OPTION = click.option(
+    "--retry",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Start the run again up to N times if it is interrupted.",
+)
+PLACE_OPTIONS = (
+    click.option("--on", metavar="NAME", help="Carry the run out on this executor."),
+    click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
+    click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
+    click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
+)
+
+
+def compute_request(options: Mapping[str, Any]) -> ComputeRequest:
+    """What the values of `PLACE_OPTIONS` ask for."""
+    memory = options["memory"]
+    return ComputeRequest(options["cpus"], options["gpus"], parse_size(memory) if memory else None)
+
+
 def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say how a run is recorded."""
     for each in (
@@ -32,17 +53,8 @@ def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--label", multiple=True, metavar="NAME", help="Add a label to the run."),
         click.option("-d", "--description", default="", metavar="TEXT", help="Description of the run."),
-        click.option(
-            "--retry",
-            type=int,
-            default=0,
-            metavar="N",
-            help="Start the run again up to N times if it is interrupted.",
-        ),
-        click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
-        click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
-        click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
-        click.option("--on", metavar="NAME", help="Carry the run out on this executor."),
+        RETRY_OPTION,
+        *reversed(PLACE_OPTIONS),
         click.option("-b", "--background", is_flag=True, help="Start the run and return at once."),
     ):
         command = each(command)
@@ -73,11 +85,10 @@ def record(spec: RunSpec, recording: Mapping[str, Any], *, as_json: bool) -> int
         as_json: Print JSON.
     """
     home = Home.from_environment()
-    memory = recording["memory"]
     spec = placed(
         replace(spec, retry=recording["retry"]),
         recording["on"],
-        ComputeRequest(recording["cpus"], recording["gpus"], parse_size(memory) if memory else None),
+        compute_request(recording),
     )
     return follow_submission(
         home,

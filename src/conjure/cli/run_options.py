@@ -12,8 +12,9 @@ import click
 from click.core import ParameterSource
 
 from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.recording import PLACE_OPTIONS, RETRY_OPTION, compute_request
 from conjure.core.home import Home
-from conjure.core.units import parse_duration, parse_size
+from conjure.core.units import parse_duration
 from conjure.errors import UsageError
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
@@ -21,7 +22,6 @@ from conjure.runs.schema.spec import (
     FAILED,
     INTERRUPTED,
     CodeChoice,
-    ComputeRequest,
     EnvironmentChoice,
     Mount,
     RunSpec,
@@ -105,13 +105,7 @@ _OPTIONS = (
         metavar="NUMBER",
         help="Wait until this run has completed; end if it does not.",
     ),
-    click.option(
-        "--retry",
-        type=int,
-        default=0,
-        metavar="N",
-        help="Start the run again up to N times if it is interrupted.",
-    ),
+    RETRY_OPTION,
     click.option(
         "--retry-on",
         type=click.Choice([INTERRUPTED, FAILED]),
@@ -125,10 +119,7 @@ _OPTIONS = (
         metavar="GLOB",
         help="With --retry, keep new files that match for the next attempt.",
     ),
-    click.option("--on", metavar="NAME", help="Carry the run out on this executor."),
-    click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
-    click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
-    click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
+    *PLACE_OPTIONS,
     click.option("--output", multiple=True, metavar="GLOB", help="Save only new files that match."),
     click.option("--no-output", multiple=True, metavar="GLOB", help="Do not save new files that match."),
     click.option("--conda-file", hidden=True),
@@ -174,9 +165,7 @@ def run_spec(
         ),
         variables=dict(map(parse_variable, options["env"])),
         mounts=tuple(map(Mount.parse, options["mount"])),
-        resources=ComputeRequest(
-            options["cpus"], options["gpus"], parse_size(options["memory"]) if options["memory"] else None
-        ),
+        resources=compute_request(options),
         timeout_s=parse_duration(options["timeout"]) if options["timeout"] is not None else None,
         stop_conditions=options["stop_condition"],
         output=options["output"],

@@ -6,7 +6,6 @@ one, are sent no signal that is meant for the command.
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from conjure.runs.executors.command_process import CommandProcess, open_process,
 from conjure.runs.executors.container import exec_arguments
 from conjure.runs.host.process import Process, namespace_pids, process_group
 from conjure.runs.host.process_marks import ProcessMarks
-from conjure.runs.host.process_usage import UsageMeter
 from conjure.runs.telemetry.logs import STDERR
 
 _TAIL_BYTES = 4096
@@ -43,16 +41,8 @@ def start_contained(
 class ContainedProcess(CommandProcess):
     """A command in a container; the process started is podman, which waits for it."""
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        exclude: Callable[[Process], bool],
-        meter: UsageMeter,
-        marks: ProcessMarks | None,
-    ) -> None:
-        super().__init__(process, exclude, meter, marks)
-        self._tail = b""
-        self._is_to_end = False
+    _tail = b""
+    _is_to_end = False
 
     def read(self, timeout_s: float) -> list[tuple[str, bytes]]:
         """What the command wrote, waiting at most `timeout_s` for something to happen."""
