@@ -49,7 +49,8 @@ def find_home(name: str, *, may_be_new: bool = False) -> Home:
         raise UsageError(f"{name!r} cannot be the name of a home: use letters, digits and . _ -")
     known = here.names()
     if name not in known and not may_be_new:
-        near = did_you_mean(name, known) or f"there are {', '.join([LOCAL, *known])}"
+        others = ", ".join([LOCAL, *known])
+        near = did_you_mean(name, known) or (f"there are {others}" if known else f"there is only {LOCAL}")
         raise UsageError(
             f"there is no home {name!r}; {near}",
             fix=f"conjure --home {name} team join",
