@@ -307,7 +307,7 @@ class Client:
         names = _names(data)
         options = _request_checks().check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
-        return self._submit(_placed(replace(spec, project=project), run or {}))
+        return self._submit(_recorded(spec, project, run or {}))
 
     def generate(
         self,
@@ -345,7 +345,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(_placed(replace(spec, project=project), run or {}))
+        return self._submit(_recorded(spec, project, run or {}))
 
     def score(
         self,
@@ -388,7 +388,7 @@ class Client:
             description=description,
             labels=labels,
         )
-        return self._submit(_placed(replace(spec, project=project), run or {}))
+        return self._submit(_recorded(spec, project, run or {}))
 
     def sweep(
         self,
@@ -590,13 +590,14 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
     )
 
 
-def _placed(spec: RunSpec, run: RecordingOptions) -> RunSpec:
+def _recorded(spec: RunSpec, project: str | None, run: RecordingOptions) -> RunSpec:
     refuse_unknown(run, RecordingOptions)
     memory = run.get("memory")
     needs = ComputeRequest(
         run.get("cpus"), run.get("gpus"), parse_size(memory) if memory is not None else None
     )
-    return placed(replace(spec, retry=run.get("retry", 0)), run.get("on"), needs)
+    spec = replace(spec, project=project, retry=run.get("retry", 0))
+    return placed(spec, run.get("on"), needs)
 
 
 def _configured(home: Home, folder: Path) -> RunOptions:
