@@ -155,6 +155,8 @@ def _unpickle(path: Path) -> dict[Any, Any]:
         raise CheckpointError(
             f"{path} is refused: it is damaged, or contains more than tensors, which could run code"
         ) from error
+    except MemoryError:
+        raise  # says nothing of the file
     except Exception as error:  # fed rubbish, an unpickler can raise anything
         raise CheckpointError(
             f"{path} is damaged: it cannot be unpickled ({type(error).__name__})"

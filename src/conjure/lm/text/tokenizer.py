@@ -462,6 +462,8 @@ def _read_tokenizer_json(folder: Path) -> tuple[dict[str, Any] | None, Tokenizer
 def _backend(folder: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(content))
+    except MemoryError:
+        raise  # says nothing of the file
     except Exception as error:
         raise CheckpointError(f"{folder / 'tokenizer.json'} is damaged: {error}") from error
 
@@ -519,6 +521,8 @@ def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
                 lines = file.read().decode().split("\n")
             merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
             backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))  # pyright: ignore[reportArgumentType]
+        except MemoryError:
+            raise  # says nothing of the files
         except Exception as error:
             raise CheckpointError(
                 f"{vocabulary_path} and {merges_path} do not match or are damaged: {error}"

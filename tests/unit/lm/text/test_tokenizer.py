@@ -29,6 +29,15 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_memory_that_is_not_there_says_nothing_of_the_file(folder, monkeypatch):
+    def without_memory(*_arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(json, "dumps", without_memory)
+    with pytest.raises(MemoryError):
+        Tokenizer.from_folder(folder)
+
+
 @pytest.mark.parametrize("text", AWKWARD)
 def test_text_comes_back_exactly(text):
     tokenizer = tiny_tokenizer()
