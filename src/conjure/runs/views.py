@@ -1,4 +1,4 @@
-"""A run as people look at it: plain values that the terminal, a page and ``--json`` show alike.
+"""The values shown of a run, the same for the terminal, a page and ``--json``.
 
 Main entries: `list_runs` for a list, `view_run` for one run. Invariant: what is shown of a run is put into
 words here and nowhere else; a row of a list reads no file of the run.
