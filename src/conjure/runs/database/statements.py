@@ -198,6 +198,6 @@ class DamagedError(StoreError):
 def damaged(error: Exception) -> DamagedError:
     """What to say of a database that does not hold what was written."""
     return DamagedError(
-        f"conjure's database is damaged ({type(error).__name__}: {error}); the run folders hold all of it",
+        f"conjure's database is damaged ({type(error).__name__}: {error}); the run folders contain all of it",
         fix="conjure doctor --reindex",
     )
