@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.recipes.options import GenerateOptions, ScoreOptions
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.recipes.run_specs import Inputs, conjure_command_spec
 from conjure.runs.schema.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
@@ -49,7 +49,7 @@ def generate_spec(
         words += ["--prompt-file", inputs.data(str(prompt_file))]
     elif prompt:
         words += ["--", prompt]
-    return recorded("generate", words, inputs.mounts, description=description, labels=labels)
+    return conjure_command_spec("generate", words, inputs.mounts, description=description, labels=labels)
 
 
 def _escaped(text: str) -> str:
@@ -88,4 +88,4 @@ def score_spec(
     words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
     words += ["--output", FIGURES_FILE, *inputs.option_words(options, placeholders)]
     words += ["--", *map(inputs.data, given)] if files else ["--text", "--", *given]
-    return recorded("score", words, inputs.mounts, description=description, labels=labels)
+    return conjure_command_spec("score", words, inputs.mounts, description=description, labels=labels)

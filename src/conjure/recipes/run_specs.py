@@ -1,6 +1,6 @@
 """Language-model commands as runs: conjure itself is the command, its inputs are mounts.
 
-Main entry: `recorded`. Invariant: a recorded command reads nothing by a resource's name; every resource and
+Main entry: `conjure_command_spec`. Invariant: a recorded command reads nothing by a resource's name; every resource and
 every local file it was given is mounted, so that lineage shows the chain and a rerun finds the same bytes.
 """
 
@@ -92,7 +92,7 @@ def own_path() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
-def recorded(
+def conjure_command_spec(
     kind: str,
     arguments: Sequence[str],
     mounts: Sequence[Mount],
@@ -128,7 +128,7 @@ def placed(spec: RunSpec, on: str | None, resources: ComputeRequest) -> RunSpec:
     """The same run where it is wanted.
 
     Args:
-        spec: As `recorded` has it.
+        spec: As `conjure_command_spec` has it.
         on: An executor, whose nodes have a conjure of their own; this machine if None.
         resources: What it needs there.
     """

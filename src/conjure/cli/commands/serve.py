@@ -17,7 +17,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import UsageError
 from conjure.recipes.options import ServeOptions, option_words
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.recipes.run_specs import Inputs, conjure_command_spec
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
@@ -168,7 +168,7 @@ def _spec(models: Sequence[str], options: Sequence[str], recording: dict[str, An
     for given in models:
         name, source = split_model(given)
         words += ["--model", f"{name}={inputs.model(source)}"]
-    return recorded(
+    return conjure_command_spec(
         "serve",
         [*words, *options],
         inputs.mounts,
@@ -186,7 +186,7 @@ def _predictor_spec(
 ) -> RunSpec:
     """The run of a predictor: the code of this folder, its resources mounted."""
     words = ["--predictor", predictor, *(["--config", str(config)] if config is not None else []), *options]
-    spec = recorded(
+    spec = conjure_command_spec(
         "serve",
         words,
         [Mount.parse(mount) for mount in mounts],
