@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.recipes.options import GenerateOptions, ScoreOptions
-from conjure.recipes.run_specs import Inputs, conjure_command_spec
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec
 from conjure.runs.schema.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
@@ -41,7 +41,7 @@ def generate_spec(
     Raises:
         ConjureError: A resource or file is not there.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
     stop = [_escaped(text) for text in options.get("stop", ())]
     words += inputs.option_words({**options, "stop": stop}, placeholders)
@@ -83,7 +83,7 @@ def score_spec(
     Raises:
         ConjureError: A resource or file is not there.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     named = [inputs.model(name) for name in models]
     words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
     words += ["--output", FIGURES_FILE, *inputs.option_words(options, placeholders)]

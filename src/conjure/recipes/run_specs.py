@@ -22,7 +22,7 @@ _NAMING_DATA = ("adapter", "validation")  # options whose values a run must find
 
 
 @dataclass
-class Inputs:
+class InputMounts:
     """Collects what a command is given, and says under which name the run will find it.
 
     Attributes:

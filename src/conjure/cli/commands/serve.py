@@ -17,7 +17,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import UsageError
 from conjure.recipes.options import ServeOptions, option_words
-from conjure.recipes.run_specs import Inputs, conjure_command_spec
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
@@ -163,7 +163,7 @@ def _spec(models: Sequence[str], options: Sequence[str], recording: dict[str, An
 
     Files stay where they are: keys are no data, and a run that holds a copy of them would keep them.
     """
-    inputs = Inputs(Home.from_environment())
+    inputs = InputMounts(Home.from_environment())
     words = []
     for given in models:
         name, source = split_model(given)
