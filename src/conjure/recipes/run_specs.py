@@ -87,7 +87,7 @@ class InputMounts:
         return f"./{free}" if free.startswith("-") else free  # else it would be read as an option
 
 
-def own_path() -> str:
+def path_with_own_python() -> str:
     """``PATH`` with the Python that this process runs on first: it may be in no folder of the user's own."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
@@ -117,7 +117,7 @@ def conjure_command_spec(
         kind=kind,
         code=CodeChoice(none=True),
         mounts=tuple(mounts),
-        variables={"PATH": own_path()},
+        variables={"PATH": path_with_own_python()},
         description=description if description else f"conjure {version('conjure')}",
         labels=tuple(labels),
         checkpoint=tuple(checkpoint),
