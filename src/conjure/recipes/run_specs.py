@@ -1,7 +1,8 @@
 """Language-model commands as runs: conjure itself is the command, its inputs are mounts.
 
-Main entry: `conjure_command_spec`. Invariant: a recorded command reads nothing by a resource's name; every resource and
-every local file it was given is mounted, so that lineage shows the chain and a rerun finds the same bytes.
+Main entry: `conjure_command_spec`. Invariant: a recorded command reads nothing by a resource's name; every
+resource and every local file it was given is mounted, so that lineage shows the chain and a rerun finds the
+same bytes.
 """
 
 import os
