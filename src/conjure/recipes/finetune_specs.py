@@ -111,7 +111,7 @@ def has_state(checkpoint: Path) -> bool:
     return checkpoint.with_name(f"{checkpoint.name}{_BESIDE[0]}").is_dir()
 
 
-def claim(checkpoint: Path) -> None:
+def mark_as_outputs(checkpoint: Path) -> None:
     """Make the checkpoint, state and adapter that a resumed run was given count as its own outputs.
 
     A run's outputs are the files it changed; if nothing better comes, these are still its result.
