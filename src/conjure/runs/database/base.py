@@ -99,7 +99,7 @@ class ListedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ResourceClaim:
     """What an active run asks for, or has, of a machine's resources.
 
     Attributes:
@@ -252,7 +252,7 @@ class Runs(Protocol):
         """
         ...
 
-    def admit(self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None]) -> bool:
+    def admit(self, number: int, decide: Callable[[list[ResourceClaim]], tuple[int, ...] | None]) -> bool:
         """Let a queued run go on to building if `decide` finds room for it among the active runs.
 
         Args:
@@ -430,7 +430,7 @@ class Runs(Protocol):
         """Active runs that have a supervisor, or should; oldest first."""
         ...
 
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[ResourceClaim]:
         """What the active runs ask for and have, oldest first."""
         ...
 
