@@ -23,7 +23,7 @@ from conjure.runs.schema.record import (
     RunRecord,
 )
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
-from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import Ending, EndReason, RunProgress, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 
 STOP, KILL = "stop", "kill"
@@ -92,7 +92,7 @@ class ListedRun:
     labels: tuple[str, ...]
     project: str | None
     params: Mapping[str, str]
-    facts: Facts
+    facts: RunProgress
     command_s: float | None
     total_s: float | None
     archived: bool
@@ -402,7 +402,7 @@ class Runs(Protocol):
         """
         ...
 
-    def facts(self, number: int) -> Facts:
+    def facts(self, number: int) -> RunProgress:
         """How far a run has come: less to read than all of it, for who looks often.
 
         Raises:

@@ -51,8 +51,8 @@ from conjure.runs.schema.status import (
     PHASES,
     Ending,
     EndReason,
-    Facts,
     IllegalMoveError,
+    RunProgress,
     RunStatus,
     check_move,
     check_retry,
@@ -84,7 +84,7 @@ class RunStatements(SweepStatements):
             record = RunRecord(
                 number,
                 spec.stored(),
-                Facts({RunStatus.REQUESTED: round(self._session.now(), 6)}),
+                RunProgress({RunStatus.REQUESTED: round(self._session.now(), 6)}),
                 owner=owner,
                 parent=parent,
                 rerun_of=rerun_of,
