@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.python_api import Run
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.ray import RayExecutor
-from conjure.runs.host.process import family
+from conjure.runs.host.process import descendants
 from conjure.runs.scheduling.scheduler_start import dispatcher_lock_path
 from conjure.runs.schema.status import RunStatus
 from support.casting import (
@@ -247,7 +247,7 @@ def test_a_run_outlives_the_raylet(client, home, nodes):
 def lose(nodes, run):
     """End a run's node with everything on it, at one stroke."""
     supervisor = supervisor_of(run)
-    lost = [supervisor.parent, supervisor.pid, *(each.pid for each in family(supervisor.pid))]
+    lost = [supervisor.parent, supervisor.pid, *(each.pid for each in descendants(supervisor.pid))]
     for pid in lost:  # halted first, so that none can do anything about the others' end
         os.kill(pid, signal.SIGSTOP)
     nodes.worker.kill()

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from conjure.runs.host.process import Process, family, look_at
+from conjure.runs.host.process import Process, descendants, look_at
 
 _PATIENCE_S = 120.0
 _BIN = Path(sys.executable).parent
@@ -60,7 +60,7 @@ class RayNode:
     def processes(self) -> list[Process]:
         """All that is there of it now."""
         own = look_at(self.process.pid)
-        return ([own] if own is not None else []) + family(self.process.pid)
+        return ([own] if own is not None else []) + descendants(self.process.pid)
 
     def raylet(self) -> Process:
         """The process that places jobs on the node, and ends them."""

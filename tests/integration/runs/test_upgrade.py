@@ -12,7 +12,7 @@ import conjure
 from conjure.python_api import Run
 from conjure.runs.database.record_files import read_record
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import family, look_at
+from conjure.runs.host.process import descendants, look_at
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import RunStatus
@@ -138,7 +138,7 @@ def test_when_it_is_killed_its_guard_leaves_no_process_and_the_run_is_interrupte
     )
     supervisor = supervisor_of(run)
     upgrade(package)
-    processes = family(supervisor.pid)
+    processes = descendants(supervisor.pid)
     os.kill(supervisor.pid, signal.SIGKILL)
     # No command of the new code is called: it is the guard of 0.1.0 that ends them.
     wait_until(lambda: not is_running(nap(88662)), "the end of its processes")

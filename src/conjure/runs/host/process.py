@@ -1,6 +1,6 @@
 """Processes of this machine: who is who across restarts, and ending whole families of them.
 
-Main entries: `this_process`, `family`, `end_all`, `end_family`, `everybody`, `adopt_orphans`,
+Main entries: `this_process`, `descendants`, `end_all`, `kill_descendants`, `all_processes`, `adopt_orphans`,
 `die_with_parent`. Invariants: a signal goes only to the process it was meant for (a pid is checked against
 its start time), so a reused pid is never hit; children are taken in only by a process that has none but
 conjure's, as others may have a caller who waits for them. Where /proc or prctl are missing (not Linux), only
@@ -125,10 +125,10 @@ def user_namespace(pid: int) -> str | None:
         return None
 
 
-def family(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -> list[Process]:
+def descendants(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -> list[Process]:
     """Living descendants of a process, parents first; a spared one is left out with all of its own."""
     children: dict[int, list[Process]] = {}
-    for process in everybody():
+    for process in all_processes():
         children.setdefault(process.parent, []).append(process)
     found: list[Process] = []
     waiting = [root]
@@ -139,7 +139,7 @@ def family(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -
     return found
 
 
-def everybody() -> list[Process]:
+def all_processes() -> list[Process]:
     """Every process of this machine that can be seen, ended but not waited for ones too."""
     try:
         pids = [int(name) for name in os.listdir(_PROC) if name.isdecimal()]  # noqa: PTH208 - 3 times as fast
@@ -179,12 +179,12 @@ def end_all(find: Callable[[], Iterable[Process]], *, patience_s: float = 10.0) 
     return True
 
 
-def end_family(*, exclude: Callable[[Process], bool]) -> None:
+def kill_descendants(*, exclude: Callable[[Process], bool]) -> None:
     """SIGKILL the descendants of this process, which has no children but a run's, and take them in."""
 
     def find() -> list[Process]:
         reap_children()  # a command that keeps forking would use up all process numbers
-        return family(os.getpid(), exclude=exclude)
+        return descendants(os.getpid(), exclude=exclude)
 
     end_all(find)
 
@@ -219,7 +219,7 @@ def with_variables(wanted: Iterable[bytes]) -> list[Process]:
     me = os.getpid()
     return [
         process
-        for process in everybody()
+        for process in all_processes()
         if process.pid != me and not process.is_zombie and wanted <= _variables(process.pid)
     ]
 

@@ -47,7 +47,7 @@ from conjure.runs.executors.container import (
 )
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
-from conjure.runs.host.process import KILL_SIGNAL, Process, end_family
+from conjure.runs.host.process import KILL_SIGNAL, Process, kill_descendants
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import (
@@ -410,7 +410,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
     """
-    end_family(exclude=run.exclude)
+    kill_descendants(exclude=run.exclude)
     remove_container(run.home, run.number)
     if run.heartbeat.superseded:
         raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")

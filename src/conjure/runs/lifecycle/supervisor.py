@@ -35,7 +35,7 @@ from conjure.runs.host.process import (
     Process,
     adopt_orphans,
     boot_id,
-    end_family,
+    kill_descendants,
     set_name,
     this_process,
 )
@@ -212,7 +212,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
         traceback.print_exc()
         _close_after_our_own_fault(home, number, error)
     finally:
-        end_family(exclude=_exclude(home, number))
+        kill_descendants(exclude=_exclude(home, number))
         _remove_if_empty(home, number)
         sys.stderr.flush()
         wake_scheduler(home)  # there is room now; or the run waits again
@@ -267,7 +267,7 @@ def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int)
         pid, status = os.wait()
         if pid == supervisor:
             break
-    end_family(exclude=_exclude(home, number))
+    kill_descendants(exclude=_exclude(home, number))
     if status != 0:
         _keep_request(home, number, request)  # a session that ended may have taken what was in memory
     if status != 0 or scheduler_is_missing(home):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from conjure.runs.host.process import (
     boot_id,
+    descendants,
     end_all,
-    family,
     host_id,
     look_at,
     send_signal,
@@ -19,10 +19,10 @@ from support.casting import wait_until
 # Starts three processes, of which one is to stay and one has ended, and says what is left of them.
 _END_FAMILY = """
 import os, subprocess
-from conjure.runs.host.process import end_family, look_at
+from conjure.runs.host.process import kill_descendants, look_at
 spared, ended, killed = (subprocess.Popen([*words]) for words in (["sleep", "60"], ["true"], ["sleep", "60"]))
 os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-end_family(exclude=lambda process: process.pid == spared.pid)
+kill_descendants(exclude=lambda process: process.pid == spared.pid)
 print(look_at(ended.pid), look_at(killed.pid) is None or look_at(killed.pid).is_zombie, spared.poll())
 spared.kill()
 """
@@ -54,13 +54,13 @@ def test_a_name_with_brackets_confuses_nobody(tmp_path):
 
 def test_a_family_is_found_and_others_spared():
     with subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & wait"]) as shell:
-        wait_until(lambda: [p.name for p in family(shell.pid)] == ["sleep", "sleep"], "the children")
-        assert shell.pid in {process.pid for process in family(os.getpid())}
-        assert not {p.pid for p in family(os.getpid(), exclude=lambda p: p.pid == shell.pid)} & {
+        wait_until(lambda: [p.name for p in descendants(shell.pid)] == ["sleep", "sleep"], "the children")
+        assert shell.pid in {process.pid for process in descendants(os.getpid())}
+        assert not {p.pid for p in descendants(os.getpid(), exclude=lambda p: p.pid == shell.pid)} & {
             shell.pid,
-            *(process.pid for process in family(shell.pid)),
+            *(process.pid for process in descendants(shell.pid)),
         }
-        for process in (*family(shell.pid), look_at(shell.pid)):
+        for process in (*descendants(shell.pid), look_at(shell.pid)):
             send_signal(process, signal.SIGKILL)
 
 
