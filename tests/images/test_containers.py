@@ -10,7 +10,7 @@ import pytest
 
 from conjure.errors import UsageError
 from conjure.runs.executors.container import container_name, keeps_containers
-from conjure.runs.host.process import all_processes, look_at
+from conjure.runs.host.process import all_processes, find_process
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import nap, wait_until
 from support.containers import SMALL, import_image, podman
@@ -112,8 +112,8 @@ def _command_line(pid):
 def test_what_podman_keeps_for_all_containers_of_a_user_is_no_runs(words):
     with subprocess.Popen([*words, shutil.which("catatonit"), "-P"]) as process:
         try:
-            wait_until(lambda: look_at(process.pid).name == "catatonit", "it has started")
-            assert keeps_containers(look_at(process.pid)) == bool(words)
+            wait_until(lambda: find_process(process.pid).name == "catatonit", "it has started")
+            assert keeps_containers(find_process(process.pid)) == bool(words)
         finally:
             process.kill()
 

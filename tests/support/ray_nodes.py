@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from conjure.runs.host.process import Process, descendants, look_at
+from conjure.runs.host.process import Process, descendants, find_process
 
 _PATIENCE_S = 120.0
 _BIN = Path(sys.executable).parent
@@ -59,7 +59,7 @@ class RayNode:
 
     def processes(self) -> list[Process]:
         """All that is there of it now."""
-        own = look_at(self.process.pid)
+        own = find_process(self.process.pid)
         return ([own] if own is not None else []) + descendants(self.process.pid)
 
     def raylet(self) -> Process:

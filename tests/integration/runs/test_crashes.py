@@ -13,7 +13,7 @@ import pytest
 from conjure.python_api import Client, Run
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.host.process import descendants, look_at
+from conjure.runs.host.process import descendants, find_process
 from conjure.runs.lifecycle import stop_requests as termination
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
@@ -141,7 +141,7 @@ def test_while_building(client, home, monkeypatch, crash):
         (builder,) = [process for process in descendants(supervisor.pid) if process.name == "uv"]
         crash(run)
         assert_interrupted(run, "building")
-        wait_until(lambda: look_at(builder.pid) != builder, "the end of the builder")
+        wait_until(lambda: find_process(builder.pid) != builder, "the end of the builder")
         monkeypatch.delenv("PIP_INDEX_URL")
     assert client.run("true").wait().status == "complete"
 
@@ -188,7 +188,7 @@ def test_killed_at_any_moment(client, home):
         supervisor = supervisor_of(run)
         deadline = threading.Event()
         deadline.wait(0.02 * step)
-        seen = look_at(supervisor.pid)
+        seen = find_process(supervisor.pid)
         if seen == supervisor:
             kill(supervisor.pid)
         run.wait()

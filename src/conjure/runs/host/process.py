@@ -48,7 +48,7 @@ class Process:
 def this_process(home: Home | None = None) -> Owner:
     """The process this is called in, as an owner of runs of a home; without one, as one of this machine."""
     pid = os.getpid()
-    seen = look_at(pid)
+    seen = find_process(pid)
     machine = host_id() if home is None else machine_id(home)
     started = seen.started if seen is not None else ""
     return Owner(machine, boot_id(), pid, started, os.uname().nodename)
@@ -79,7 +79,7 @@ def boot_id() -> str:
     return ""
 
 
-def look_at(pid: int) -> Process | None:
+def find_process(pid: int) -> Process | None:
     """The process with this pid, or None."""
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
@@ -145,7 +145,7 @@ def all_processes() -> list[Process]:
         pids = [int(name) for name in os.listdir(_PROC) if name.isdecimal()]  # noqa: PTH208 - 3 times as fast
     except OSError:
         return []
-    return [process for process in map(look_at, pids) if process is not None]
+    return [process for process in map(find_process, pids) if process is not None]
 
 
 def send_signal(process: Process, number: int) -> None:
@@ -156,7 +156,7 @@ def send_signal(process: Process, number: int) -> None:
             return
         handle = os.pidfd_open(process.pid)
         try:
-            seen = look_at(process.pid)
+            seen = find_process(process.pid)
             if seen is not None and seen.started == process.started:
                 signal.pidfd_send_signal(handle, number)
         finally:
