@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from conjure.runs.lifecycle.overlooked import overlooked
+from conjure.runs.inspect.overlooked import overlooked
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 from support.repositories import make_repository
 
@@ -64,7 +64,7 @@ def test_where_nothing_is_missing_nothing_is_said(folder, command, options):
 @pytest.mark.parametrize(("text", "said"), [("x", True), ("", False)])
 def test_standard_input(tmp_path, text, said):
     script = (
-        "from pathlib import Path; from conjure.runs.lifecycle.overlooked import overlooked;"
+        "from pathlib import Path; from conjure.runs.inspect.overlooked import overlooked;"
         "from conjure.runs.schema.spec import RunSpec;"
         "print(*overlooked(RunSpec(command=('x',), folder=Path.cwd())))"
     )
