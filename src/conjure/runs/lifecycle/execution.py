@@ -41,7 +41,7 @@ from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
 from conjure.runs.executors.container import (
-    Bound,
+    BindMount,
     Container,
     container_name,
     remove_container,
@@ -343,10 +343,10 @@ def _contained(
         container_name(run.home, run.number),
         image.digest,
         (
-            Bound(run.work, run.work),
-            Bound(metrics, metrics),
-            *(Bound(source, source, read_only=True) for source in dict.fromkeys(sources)),
-            Bound(package, reporting_folder(run.home) / package.name, read_only=True),
+            BindMount(run.work, run.work),
+            BindMount(metrics, metrics),
+            *(BindMount(source, source, read_only=True) for source in dict.fromkeys(sources)),
+            BindMount(package, reporting_folder(run.home) / package.name, read_only=True),
         ),
         container_variables(run.home, record, place, image, run.spec.variables),
     )
