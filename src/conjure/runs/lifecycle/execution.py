@@ -225,7 +225,7 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
         if record.code.tree:
             if run.spec.on is not None:
                 bring_code(run.home, run.number, record.code.tree)
-                snapshot.keep(run.home, run.number, record.code.tree)
+                snapshot.keep_tree(run.home, run.number, record.code.tree)
             snapshot.checkout(run.home, record.code.tree, work)
         with FolderCursor(work) as descent:
             descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)

@@ -84,7 +84,7 @@ def _remove_run(home: Home, store: Database, resource: Resource, *, force: bool)
         for kept in kept_of_attempts(home.run_folder(number)):
             size += tree_size_bytes(kept)
             remove_tree(kept)
-        snapshot.forget(home, number)
+        snapshot.release_tree(home, number)
         return size
 
 
