@@ -32,7 +32,7 @@ from conjure.runs.code.code_store import (
     hash_files,
     is_store,
     kept_index,
-    note_let_go,
+    mark_reference_removed,
     reference,
     store_in_use,
     temporary_index,
@@ -143,7 +143,7 @@ def release_tree(home: Home, number: int) -> None:
     """Let go of run `number`'s code; `conjure prune` frees what no other run shares."""
     if is_store(home.code_repository):
         _own(home)("update-ref", "-d", reference(number))
-        note_let_go(home)
+        mark_reference_removed(home)
 
 
 def checkout(home: Home, tree: str, destination: Folder) -> None:
