@@ -25,7 +25,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
-from conjure.runs.artifacts.attempts import hand_on
+from conjure.runs.artifacts.attempts import pass_checkpoints
 from conjure.runs.artifacts.availability import bring_code
 from conjure.runs.artifacts.checkpoints import bring_checkpoint
 from conjure.runs.artifacts.manifest import Manifest
@@ -271,7 +271,7 @@ def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
     """Give this attempt what those before it saved for it."""
     work = run.folders.open_work()
     bring_checkpoint(run.home, run.number, run.heartbeat.attempt)
-    handed = hand_on(run.folder, earlier, run.spec.checkpoint, work)
+    handed = pass_checkpoints(run.folder, earlier, run.spec.checkpoint, work)
     run.store.refresh_summaries(run.number)
     given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
     run.log.note(f"attempt {earlier + 1}{given}")
