@@ -15,7 +15,7 @@ from pathlib import Path
 from conjure.core.files import parse_json
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError
-from conjure.runs.artifacts.shared_files import DamagedObjectError, SharedFiles, SharedManifest
+from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest, TeamFiles
 from conjure.runs.code.tree_packs import write_pack
 from conjure.runs.database.base import Link
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
@@ -46,7 +46,7 @@ class Checkpoint:
     metrics_bytes: int
 
 
-class SharedRuns(SharedFiles):
+class SharedRuns(TeamFiles):
     """A team's files and what else is in its object store. Use one object per thread."""
 
     # ---- while a run goes on -------------------------------------------------------------------------------
