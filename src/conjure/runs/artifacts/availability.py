@@ -32,7 +32,6 @@ from conjure.runs.schema.resource import KEPT_FILES, UPLOADS, Resource
 from conjure.runs.schema.run_folder import COLUMNS_FILE, LOG_FILE, MANIFEST, METRICS_FILE, RunFolder
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_runs import SharedRuns
     from conjure.runs.artifacts.team_files import SharedManifest
     from conjure.runs.objects.index import UploadRow
 
@@ -64,13 +63,13 @@ def shared_files(
     """
     try:
         # Of the extra `team`; a home of one machine needs none of it.
-        from conjure.runs.artifacts.shared_runs import SharedRuns
+        from conjure.runs.artifacts.team_runs import TeamRuns
     except ModuleNotFoundError as error:
         raise StoreError(
             f"this home has its files in an object store, and {error.name} is not installed",
             fix="pip install 'conjure[team]'",
         ) from error
-    return SharedRuns.of(home, team, tries=tries)
+    return TeamRuns.of(home, team, tries=tries)
 
 
 # ---- runs --------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.schema.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_runs import Checkpoint, SharedRuns
+    from conjure.runs.artifacts.team_runs import Checkpoint
 
 _State = dict[str, tuple[int, ...]]
 _COPY = "checkpoint"
@@ -96,7 +96,7 @@ class CheckpointSender:
             StoreError: The database or the object store cannot be reached.
             OSError: The copy cannot be read.
         """
-        from conjure.runs.artifacts.shared_runs import Checkpoint  # of the extra `team`, as `files` is
+        from conjure.runs.artifacts.team_runs import Checkpoint  # of the extra `team`, as `files` is
 
         try:
             digest = files.store(staged.copy, take_manifest(staged.copy))

@@ -21,7 +21,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.database.base import SupersededError
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_runs import SharedRuns
+    from conjure.runs.artifacts.team_runs import TeamRuns
     from conjure.runs.objects.index import Streams
 
 _SEND_EVERY_S = 0.7  # so that who follows from elsewhere is less than two seconds behind
@@ -71,7 +71,7 @@ class Shipper:
         self._is_over = threading.Event()
         self._sent: Streams | None = None
         self._stack = ExitStack()
-        self._files: SharedRuns | None = None
+        self._files: TeamRuns | None = None
         self._gave_inputs = False
         self._thread = threading.Thread(target=self._run, name="shipping", daemon=True)
         self._checkpoints: CheckpointSender | None = None

@@ -1,6 +1,6 @@
 """What of runs lies in a team's object store beside files: code, logs, metrics, records; and its tidying.
 
-Main entry: `SharedRuns`. Invariant: what was sent is written down after it is there; the record of a run in
+Main entry: `TeamRuns`. Invariant: what was sent is written down after it is there; the record of a run in
 the store is brought up to date by whoever finds it older than its row.
 """
 
@@ -46,7 +46,7 @@ class Checkpoint:
     metrics_bytes: int
 
 
-class SharedRuns(TeamFiles):
+class TeamRuns(TeamFiles):
     """A team's files and what else is in its object store. Use one object per thread."""
 
     # ---- while a run goes on -------------------------------------------------------------------------------
