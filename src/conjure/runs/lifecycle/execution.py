@@ -40,7 +40,7 @@ from conjure.runs.environments.interpreter import find_current
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
-from conjure.runs.executors.container import (
+from conjure.runs.executors.podman_container import (
     BindMount,
     Container,
     container_name,
