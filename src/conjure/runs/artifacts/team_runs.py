@@ -328,4 +328,4 @@ class TeamRuns(TeamFiles):
         return {found[1].manifest for found in kept if found is not None}
 
 
-__all__ = ["Checkpoint", "SharedManifest", "SharedRuns"]
+__all__ = ["Checkpoint", "SharedManifest", "TeamRuns"]
