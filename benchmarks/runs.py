@@ -81,7 +81,7 @@ def main() -> None:
 def _measure(folder: Path, repeats: int) -> Iterator[Row]:
     repository = _small_repository(folder / "repository")
     home = Home(folder / "home")
-    settings = os.environ | {HOME_VARIABLE: str(home.root)} | _own_package(folder / "packages")
+    settings = _settings(home) | _own_package(folder / "packages")
 
     def conjure(*arguments: str) -> float:
         started = time.perf_counter()
@@ -122,7 +122,7 @@ def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
     folder.mkdir(exist_ok=True)
     repository = _small_repository(folder / "repository")
     home = Home(folder / "home")
-    settings = os.environ | {HOME_VARIABLE: str(home.root)}
+    settings = _settings(home)
     cores = Capacity.of_this_machine().cpus
 
     def conjure(*arguments: str) -> float:
@@ -160,6 +160,12 @@ def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
         if not left:
             break
         conjure("kill", *left)
+
+
+def _settings(home: Home) -> dict[str, str]:
+    """What the measured commands are given; bytecode of our modules is kept, as it is where they are installed."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {HOME_VARIABLE: str(home.root)}
 
 
 def _drained(home: Home) -> list[RunRecord]:
