@@ -28,7 +28,7 @@ from conjure.runs.host.process_usage import measure
 from conjure.runs.scheduling.scheduler_start import scheduler_of
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import PHASES, Ending, EndReason, RunProgress, RunStatus
 
 CONJURE = Path(sys.executable).with_name("conjure")
 RECORDED_RUNS = 20_000
@@ -309,7 +309,7 @@ def _record_runs(home: Home, count: int) -> None:
             record = RunRecord(
                 number,
                 RunSpec((f"python train.py --lr {number}",), home.root, labels=("sweep",)),
-                Facts(entered, now, Ending(EndReason.COMPLETED, 0)),
+                RunProgress(entered, now, Ending(EndReason.COMPLETED, 0)),
                 CodeFacts("", commit="0" * 40, branch="main"),
                 environment,
                 outputs=OutputFacts(1, 1000),

@@ -207,7 +207,7 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
     eve = Member(project.parent / "eve")
     refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
     assert refused.returncode == 1
-    assert "which holds 1 run" in refused.stderr
+    assert "which contains 1 run" in refused.stderr
     assert "conjure team join --database" in refused.stderr
 
 

@@ -218,7 +218,7 @@ def test_executors_are_listed_and_checked(client, home, nodes, monkeypatch):
     assert "gpu" in succeed("executors")
     (found,) = json.loads(succeed("executors", "--json"))
     assert (found["nodes"], found["total"]["cpus"]) == (2, CORES)
-    assert "runs can be carried out on 2 nodes" in succeed("executors", "check", "gpu")
+    assert "runs can be executed on 2 nodes" in succeed("executors", "check", "gpu")
 
 
 def test_language_model_work_is_carried_out_there(client, home, nodes):

@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import Mount, RunSpec
@@ -48,10 +48,10 @@ def finetune_spec(
     Raises:
         ConjureError: A resource is not there, or cannot be used so.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
     words += inputs.option_words(options, placeholders)
-    return recorded(
+    return conjure_command_spec(
         "finetune",
         words,
         inputs.mounts,
@@ -94,7 +94,7 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
     parts = [Mount(f"runs/{number}/{part}", part) for part in _OUTPUTS if (state / part).is_dir()]
     command = tuple(word for word in record.spec.command if word != _RESUME)
     return replace(
-        recorded(
+        conjure_command_spec(
             "finetune",
             [*command[2:], _RESUME],
             [*kept, *parts],
@@ -111,7 +111,7 @@ def has_state(checkpoint: Path) -> bool:
     return checkpoint.with_name(f"{checkpoint.name}{_BESIDE[0]}").is_dir()
 
 
-def claim(checkpoint: Path) -> None:
+def mark_as_outputs(checkpoint: Path) -> None:
     """Make the checkpoint, state and adapter that a resumed run was given count as its own outputs.
 
     A run's outputs are the files it changed; if nothing better comes, these are still its result.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.recipes.options import GenerateOptions, ScoreOptions
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec
 from conjure.runs.schema.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
@@ -41,7 +41,7 @@ def generate_spec(
     Raises:
         ConjureError: A resource or file is not there.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
     stop = [_escaped(text) for text in options.get("stop", ())]
     words += inputs.option_words({**options, "stop": stop}, placeholders)
@@ -49,7 +49,7 @@ def generate_spec(
         words += ["--prompt-file", inputs.data(str(prompt_file))]
     elif prompt:
         words += ["--", prompt]
-    return recorded("generate", words, inputs.mounts, description=description, labels=labels)
+    return conjure_command_spec("generate", words, inputs.mounts, description=description, labels=labels)
 
 
 def _escaped(text: str) -> str:
@@ -83,9 +83,9 @@ def score_spec(
     Raises:
         ConjureError: A resource or file is not there.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     named = [inputs.model(name) for name in models]
     words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
     words += ["--output", FIGURES_FILE, *inputs.option_words(options, placeholders)]
     words += ["--", *map(inputs.data, given)] if files else ["--text", "--", *given]
-    return recorded("score", words, inputs.mounts, description=description, labels=labels)
+    return conjure_command_spec("score", words, inputs.mounts, description=description, labels=labels)

@@ -425,9 +425,9 @@ class TestRefusals:
         (tmp_path / "me").mkdir()
         with pytest.raises(SnapshotError, match="this is your home folder"):
             snapshot.snapshot(home, tmp_path / "me", number=1)
-        with pytest.raises(SnapshotError, match="which holds your home folder"):
+        with pytest.raises(SnapshotError, match="which contains your home folder"):
             snapshot.snapshot(home, tmp_path, number=1)
-        with pytest.raises(SnapshotError, match="this is /, which holds your home folder"):
+        with pytest.raises(SnapshotError, match="this is /, which contains your home folder"):
             snapshot.snapshot(home, Path("/"), number=1)
 
     def test_home_folder_as_a_repository(self, home: Home, tmp_path: Path, monkeypatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from conjure.lm.checkpoints.pretrained import load_model
-from conjure.lm.generation.engines.torch_engine import evaluating
+from conjure.lm.generation.engines.torch_engine import eval_mode
 from conjure.lm.generation.score import ScoredRow
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.models.base import CausalLM
@@ -53,7 +53,7 @@ class TorchScorer:
             ids[number, : row.length + 1] = torch.from_numpy(row.ids)
             targets[number, row.first : row.length] = ids[number, row.first + 1 : row.length + 1]
         ids, targets = ids.to(self._model.device), targets.to(self._model.device)
-        with evaluating(self._model):
+        with eval_mode(self._model):
             hidden = self._model(ids[:, :-1])  # (B, T, C)
             scored = targets != IGNORE
             logprobs = token_logprobs(hidden[scored], self._model.head_weight, targets[scored])

@@ -25,7 +25,7 @@ from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.report.diversity import distinct
 from conjure.lm.report.facts import plain
 from conjure.lm.report.lengths import distance, length_counts, usual_distance
-from conjure.lm.report.novelty import compare_with_training, summarise
+from conjure.lm.report.novelty import compare_with_training, novelty_summary
 from conjure.lm.report.observe import record_texts
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.words import split_words
@@ -299,7 +299,7 @@ def _written(own: LanguageModel, text: _Texts) -> _Written:
     request = GenerationRequest(num_samples=SAMPLES, max_new_tokens=SAMPLE_TOKENS, seed=SEED)
     samples = generate(own.model, own.tokenizer, request)
     written = tuple(sample.text for sample in samples)
-    novelty = summarise(compare_with_training(written, text.trained_on(), own.tokenizer))
+    novelty = novelty_summary(compare_with_training(written, text.trained_on(), own.tokenizer))
     assert novelty is not None
     records = own.tokenizer.encode_batch(list(text.last_trained_on()))
     data = length_counts([len(ids) for ids in records], SAMPLE_TOKENS)

@@ -258,7 +258,7 @@ def _refuse_home_folder(root: Path, folder: Path) -> None:
         return  # a user without a home folder
     if root != users_home and root not in users_home.parents:
         return
-    what = "your home folder" if root == users_home else f"{root}, which holds your home folder"
+    what = "your home folder" if root == users_home else f"{root}, which contains your home folder"
     if root == folder:
         raise SnapshotError(
             f"this is {what}; a run would copy all of it", hint="cd to the project's own folder"

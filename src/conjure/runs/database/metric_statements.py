@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from conjure.runs.database.rows import marks
 from conjure.runs.database.statements import Statements
-from conjure.runs.telemetry.metrics import Summary, read_points, summarise
+from conjure.runs.telemetry.metrics import Summary, metric_summaries, read_points
 
 _COLUMNS = ("name", "points", "last_step", "last_value", "lowest", "highest")
 _ASKED_AT_ONCE = 500
@@ -50,7 +50,7 @@ class MetricStatements(Statements):
         return self._column("SELECT DISTINCT name FROM metrics ORDER BY name")
 
     def _summarised(self, number: int) -> list[Summary]:
-        return list(summarise(read_points(self.home.run_folder(number))).values())
+        return list(metric_summaries(read_points(self.home.run_folder(number))).values())
 
     def _set_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
         changes = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from conjure.core.text import to_iso, valid_utf8
-from conjure.runs.database.base import METRIC, PARAM, Claim, ListedRun, RunFilter
+from conjure.runs.database.base import METRIC, PARAM, ListedRun, ResourceClaim, RunFilter
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import (
     AttemptFacts,
@@ -294,10 +294,10 @@ def _same_value(stored: Any, value: Any) -> bool:
     return stored == value
 
 
-def to_claim(row: Mapping[str, Any]) -> Claim:
+def to_claim(row: Mapping[str, Any]) -> ResourceClaim:
     """A row with the `CLAIM` columns as what the run takes of its machine."""
     owner = read_fact(Owner, _loaded(row["owner"]))
-    return Claim(
+    return ResourceClaim(
         row["number"],
         ComputeRequest(row["cpus"], row["gpus"], row["memory_bytes"]),
         None if owner is None else owner.machine,

@@ -15,7 +15,7 @@ from conjure.errors import NotFoundError
 from conjure.runs.database.base import Database
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, RUNS, UPLOADS, Resource
-from conjure.runs.schema.status import Facts
+from conjure.runs.schema.status import RunProgress
 
 
 class Tie(StrEnum):
@@ -61,7 +61,7 @@ class Edge:
 class TracedRun:
     """As much of a run as a trace tells."""
 
-    facts: Facts
+    facts: RunProgress
     command: str
 
     def to_dict(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.process import KILL_SIGNAL, Process, end_family
 from conjure.runs.host.process_marks import ProcessMarks
-from conjure.runs.lifecycle.cancellation import raising
+from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import (
     WorkingDirectory,
     command_variables,
@@ -476,7 +476,7 @@ def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterato
     at_once = look(run.store)
     if at_once is not None:
         raise at_once
-    with raising(look, run.home):
+    with poll_and_raise(look, run.home):
         yield
 
 

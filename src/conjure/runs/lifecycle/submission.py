@@ -108,7 +108,7 @@ def submit(
         spec = _with_dependencies(home, store, spec, mounts)
         spec = spec if rerun_of is not None else _with_project(home, store, spec)
         if spec.after and not is_local and spec.on is None:
-            raise UsageError(f"a run with {option('after')} can only be carried out on this machine")
+            raise UsageError(f"a run with {option('after')} can only be executed on this machine")
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:
             return Submission(equal, reused=True)
@@ -175,7 +175,7 @@ def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
     """
     if not is_local:
         if spec.retry and spec.on is None:
-            raise UsageError(f"a run with {option('retry')} can only be carried out on this machine")
+            raise UsageError(f"a run with {option('retry')} can only be executed on this machine")
         return
     refuse_impossible(spec.resources)
     if spec.sandbox:

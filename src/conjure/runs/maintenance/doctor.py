@@ -213,7 +213,7 @@ def _run_folders(home: Home, store: Database, suspects: list[int], elsewhere: se
         yield Finding("run folders", State.WARNING, text)
     foreign = foreign_entries(home.runs)
     if foreign:
-        text = f"{home.runs} holds what is no run: {_names(foreign)}"
+        text = f"{home.runs} contains entries that are not runs: {_names(foreign)}"
         yield Finding("run folders", State.WARNING, text, "move it elsewhere")
     yield from _records(home, store, folders, suspects)
     yield from _run_files(home, store, folders)

@@ -10,7 +10,7 @@ from conjure.http.generation.lane import Lane
 from conjure.http.generation.requests import Failed, GenerationJob, PromptScored, TokenWritten
 from conjure.http.generation.served_model import ServedModel, load_served_model
 from conjure.lm.checkpoints.pretrained import load_model
-from conjure.lm.generation.engine_loading import load_writer
+from conjure.lm.generation.engine_loading import load_engine
 from conjure.lm.generation.generate import Sample, stream
 from conjure.lm.generation.logit_adjustments import LogitSettings
 from conjure.lm.generation.request import GenerationRequest
@@ -101,8 +101,8 @@ def test_company_changes_nothing(model, seed):
 def test_a_text_is_what_the_library_generates(model):
     prompts = ["My dog", "The baker quit. He"]
     request = GenerationRequest(prompts=prompts, max_new_tokens=12, num_samples=2, seed=5, top_k=0)
-    writer = load_writer(model.folder, precision=model.precision.partition(",")[0])
-    samples = [each for each in stream(writer.engine, writer.tokenizer, request) if isinstance(each, Sample)]
+    loaded = load_engine(model.folder, precision=model.precision.partition(",")[0])
+    samples = [each for each in stream(loaded.engine, loaded.tokenizer, request) if isinstance(each, Sample)]
     ids = tiny_tokenizer().encode_batch(prompts)
     served = _alone(model, GenerationJob(prompts=ids, samples=2, max_tokens=12, seed=5))
     for sample in samples:
