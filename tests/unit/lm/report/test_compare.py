@@ -9,13 +9,12 @@ from conjure.lm.generation.score import Tally
 from conjure.lm.report.compare import (
     ComparedRun,
     Comparison,
-    Training,
     comparison_to_json,
     named,
+    not_comparable,
     rank,
-    remake_split,
-    unseen_records,
 )
+from conjure.lm.report.compared_records import HeldOutRecord, Training, remake_split, unseen_records
 from conjure.lm.report.html.compare_page import protocol, render_comparison
 from conjure.lm.report.observe import record_texts
 from conjure.lm.training.request import FinetuneRequest
@@ -35,7 +34,7 @@ class Texts:
         return iter(self.trained)
 
     def held_out(self):
-        return iter(self.others)
+        return map(HeldOutRecord, self.others)
 
 
 def run(number: int, **changes) -> ComparedRun:
@@ -60,12 +59,14 @@ def comparison(**changes) -> Comparison:
         headline="Run 3 is best on 20 records that none of them was trained on.",
         candidates=25,
         left_out=5,
+        unreadable=0,
         scored=20,
         available=20,
         context=512,
         stride=256,
         seed=0,
         same_tokenizer=True,
+        questions=(),
         runs=(run(3), run(4)),
     )
     return replace(made, **changes)
@@ -75,13 +76,14 @@ def test_what_any_of_them_was_trained_on_is_left_out():
     one = Texts(TRAINING, HELD_OUT)
     other = Texts((*HELD_OUT[:5], HELD_OUT[5].upper().replace(".", "!")), OWN_LINES)
     candidates, unseen = unseen_records([one, other])
-    assert unseen == [*HELD_OUT[6:], *OWN_LINES]
+    assert [record.text for record in unseen] == [*HELD_OUT[6:], *OWN_LINES]
     assert candidates == len(HELD_OUT) + len(OWN_LINES)
 
 
 def test_records_that_say_the_same_count_once():
     one = Texts(TRAINING, (*OWN_LINES[:3], OWN_LINES[0].lower(), OWN_LINES[0].replace(".", "!")))
-    assert unseen_records([one, Texts(TRAINING, OWN_LINES[:3])]) == (3, list(OWN_LINES[:3]))
+    records = [HeldOutRecord(line) for line in OWN_LINES[:3]]
+    assert unseen_records([one, Texts(TRAINING, OWN_LINES[:3])]) == (3, records)
 
 
 def test_nothing_is_left_where_each_was_trained_on_what_the_other_held_out():
@@ -127,6 +129,22 @@ def test_nothing_comparable_has_no_ranking():
     assert json.loads(comparison_to_json(made))["runs"][0]["rank"] is None
 
 
+def test_why_nothing_is_comparable():
+    assert "held out any" in not_comparable(held_out=False, unseen=False)
+    assert "trained on by another" in not_comparable(held_out=True, unseen=False)
+    assert "chat templates" in not_comparable(held_out=True, unseen=True)
+
+
+def test_answers_stand_beside_their_question():
+    made = comparison(questions=("Why <b>?", "How?"), unreadable=2)
+    page = render_comparison(made)
+    assert '<th scope="col">question</th>' in page
+    assert "Why &lt;b&gt;?" in page
+    assert "Each row answers the question of one held-out conversation" in page
+    assert "their answers, given what comes before them" in protocol(made)
+    assert "2 of 25 are left out, because the chat template" in protocol(made)
+
+
 @pytest.mark.parametrize("validation", [False, True])
 def test_data_are_read_again_as_the_fine_tune_read_them(tmp_path, validation):
     table, other = tmp_path / "jokes.csv", tmp_path / "others.csv"
@@ -149,7 +167,7 @@ def test_data_are_read_again_as_the_fine_tune_read_them(tmp_path, validation):
     training = Training(data=(str(table),), settings=request.settings(), validation=named_validation)
 
     tokenizer = tiny_tokenizer()
-    split = remake_split(training, tokenizer)
+    split = remake_split(training, tokenizer).split
 
     read = list(record_texts(split.train, tokenizer))
     assert split.heldout is not None

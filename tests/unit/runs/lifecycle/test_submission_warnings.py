@@ -64,7 +64,8 @@ def test_where_nothing_is_missing_nothing_is_said(folder, command, options):
 @pytest.mark.parametrize(("text", "said"), [("x", True), ("", False)])
 def test_standard_input(tmp_path, text, said):
     script = (
-        "from pathlib import Path; from conjure.runs.lifecycle.submission_warnings import submission_warnings;"
+        "from pathlib import Path;"
+        "from conjure.runs.lifecycle.submission_warnings import submission_warnings;"
         "from conjure.runs.schema.spec import RunSpec;"
         "print(*submission_warnings(RunSpec(command=('x',), folder=Path.cwd())))"
     )
