@@ -14,7 +14,7 @@ from conjure.core.team_settings import read_team
 from conjure.python_api import Client
 from conjure.runs.artifacts.availability import objects_team, shared_files
 from conjure.runs.database.opening import open_database
-from conjure.runs.host.process import everybody
+from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.repositories import read_files, write_files
@@ -318,7 +318,7 @@ def test_keys_are_in_no_record_no_log_and_no_process_list(team, s3, address):
     ada, bob = team
     run = ada.client.run(f"echo begun; {UNTIL_GO}")
     wait_until(lambda: run.status is RunStatus.RUNNING, "its start")
-    assert not [process for process in everybody() if s3.secret.encode() in command_line(process.pid)]
+    assert not [process for process in all_processes() if s3.secret.encode() in command_line(process.pid)]
     (ada.home.run_folder(run.number) / "go").touch()
     run.wait(check=True)
     bob.do("ps")

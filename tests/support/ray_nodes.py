@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from conjure.runs.host.process import Process, family, look_at
+from conjure.core.home import HOME_VARIABLE, Home
+from conjure.runs.host.process import Process, descendants, find_process
 
 _PATIENCE_S = 120.0
 _BIN = Path(sys.executable).parent
@@ -26,11 +27,18 @@ _STORE_BYTES = 100_000_000
 
 
 class RayNode:
-    """One node: `ray start` and all that it has started."""
+    """One node: `ray start` and all that it has started.
 
-    def __init__(self, arguments: list[str], folder: Path, log: Path) -> None:
+    Attributes:
+        home: The folder that is conjure's home for the account that Ray runs as there.
+    """
+
+    def __init__(self, arguments: list[str], folder: Path, home: Path, given: Mapping[str, str]) -> None:
+        self.home = Home(home)
+        log = folder / "log"
         variables = {name: value for name, value in os.environ.items() if not name.startswith("CONJURE_")}
-        variables |= {
+        variables |= given | {
+            HOME_VARIABLE: str(home),
             "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -59,8 +67,8 @@ class RayNode:
 
     def processes(self) -> list[Process]:
         """All that is there of it now."""
-        own = look_at(self.process.pid)
-        return ([own] if own is not None else []) + family(self.process.pid)
+        own = find_process(self.process.pid)
+        return ([own] if own is not None else []) + descendants(self.process.pid)
 
     def raylet(self) -> Process:
         """The process that places jobs on the node, and ends them."""
@@ -79,8 +87,10 @@ class RayNode:
 class RayNodes:
     """A cluster; the context manager starts and ends it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         self._folder = folder
+        self._variables = variables
+        self._started = 0
         self._port, dashboard = free_ports(2)
         self.address = f"http://127.0.0.1:{dashboard}"
         head = ["--head", "--port", str(self._port), "--dashboard-port", str(dashboard)]
@@ -91,10 +101,14 @@ class RayNodes:
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator["RayNodes"]:
-        """A cluster while the block lasts."""
+    def running(cls, variables: Mapping[str, str]) -> Iterator["RayNodes"]:
+        """A cluster while the block lasts.
+
+        Args:
+            variables: What the account has that Ray runs as.
+        """
         folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))  # sockets need a short path
-        nodes = cls(folder)
+        nodes = cls(folder, variables)
         try:
             yield nodes
         finally:
@@ -115,7 +129,14 @@ class RayNodes:
         self.wait_for_nodes(2)
 
     def _start(self, arguments: list[str]) -> RayNode:
-        return RayNode(arguments, self._folder, self._folder / "log")
+        self._started += 1  # a new node knows nothing of the one whose place it takes
+        home = self._folder / f"node-{self._started}"
+        return RayNode(arguments, self._folder, home, self._variables)
+
+    @property
+    def homes(self) -> list[Home]:
+        """Conjure's home on each node."""
+        return [self.head.home, self.worker.home]
 
     def wait_for_nodes(self, count: int) -> None:
         """Wait until the cluster says that it has so many."""

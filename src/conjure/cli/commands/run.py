@@ -12,8 +12,8 @@ from conjure.cli.saved_commands.options import SavableCommand, saved_command_opt
 from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.core.home import Home
 from conjure.errors import UsageError
+from conjure.runs.inspect.submission_warnings import submission_warnings
 from conjure.runs.lifecycle.submission import submit
-from conjure.runs.lifecycle.submission_warnings import submission_warnings
 from conjure.runs.schema.argv import unknown_placeholders
 from conjure.runs.schema.spec import parse_assignment
 

@@ -49,7 +49,10 @@ def init(*, database: str, objects: str | None) -> None:
     help="Database of the team: postgresql://USER@HOST/DATABASE, without a password.",
 )
 def join(*, database: str) -> None:
-    """Share the runs of a team whose files are in an object store; this home must have no runs yet."""
+    """Share the runs of a team whose files are in an object store; this home must have no runs yet.
+
+    In a home that has joined already it changes nothing, so a script that prepares machines can call it.
+    """
     made = _team().join(Home.from_environment(), database)
     click.echo(f"joined as {made.member}: {made.runs} runs in {made.database} ({made.server})")
     _show_objects(made.objects, made.objects_can)

@@ -1,7 +1,7 @@
 """The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
 
-Main entries: `set_aside`, `hand_on`, `kept_of_attempts`. Invariant: the first two may be cut off and called
-again; a checkpoint is never removed before the attempt that goes on from it has all of them.
+Main entries: `set_aside`, `hand_on`, `copy_chosen`, `kept_of_attempts`. Invariant: the first two may be cut
+off and called again; a checkpoint is never removed before the attempt that goes on from it has all of them.
 """
 
 import os
@@ -103,12 +103,11 @@ def hand_on(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) 
         run = stack.enter_context(Folder.open(run_folder))
         attempts = stack.enter_context(_subfolder(run, ATTEMPTS))
         folders = [stack.enter_context(_subfolder(attempts, str(each + 1))) for each in range(earlier)]
-        chosen = {glob: GlobSet([glob]) for glob in globs}
         for folder in folders:  # the oldest first: a file of a later attempt takes its place
             for name in (OUTPUTS, WORK):  # what was about to be saved has left the working folder
-                if chosen and folder.id_of(name) is not None:
+                if globs and folder.id_of(name) is not None:
                     with folder.open_in(name) as source:
-                        _copy(source, work, chosen, handed)
+                        copy_chosen(source, work, globs, handed)
         handed.as_of = next((handed.newest[glob] for glob in globs if glob in handed.newest), None)
         if handed.as_of is not None:
             _copy_metrics(folders, run, handed.as_of)
@@ -118,7 +117,19 @@ def hand_on(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) 
     return handed
 
 
-def _copy(source: Folder, work: Folder, chosen: dict[str, GlobSet], handed: HandedOn) -> None:
+def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: HandedOn) -> None:
+    """Copy the files that globs name from one folder to another, each in one step.
+
+    Args:
+        source: Where they are.
+        work: Where they are to be.
+        globs: Which files.
+        handed: Told of them.
+
+    Raises:
+        OSError: The disk is full, a folder is in the place of a file, or one was removed meanwhile.
+    """
+    chosen = {glob: GlobSet([glob]) for glob in globs}
     source.give_owner_access()
     with FolderCursor(work) as target:
         for name, entry in walk(source):

@@ -9,13 +9,13 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from conjure.core.files import parse_json
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError
-from conjure.runs.artifacts.shared_files import SharedFiles, SharedManifest
+from conjure.runs.artifacts.shared_files import DamagedObjectError, SharedFiles, SharedManifest
 from conjure.runs.code.tree_packs import write_pack
 from conjure.runs.database.base import Link
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
@@ -27,6 +27,23 @@ from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE
 
 _AT_ONCE = 8
 _NOTHING_SENT = Streams(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Files that an attempt at a run keeps for the next one while it goes on.
+
+    Attributes:
+        place: Whose they are, counted as the record counts attempts: from 1.
+        manifest: The digest of the list of the files.
+        newest: For each glob that names some, when the newest of them was written.
+        metrics_bytes: As much of the attempt's metrics was reported before the files were copied.
+    """
+
+    place: int
+    manifest: str
+    newest: dict[str, float]
+    metrics_bytes: int
 
 
 class SharedRuns(SharedFiles):
@@ -91,6 +108,45 @@ class SharedRuns(SharedFiles):
                 have = start + whole
                 if whole < base.SEGMENT_BYTES:
                     return have
+
+    def note_attempt(self, number: int, place: int, attempt: int) -> None:
+        """Let others find the log of an attempt at a run once another one has followed.
+
+        Args:
+            number: The run.
+            place: Which attempt of the record's it is, from 1.
+            attempt: Under which number its supervisor writes.
+        """
+        self.objects.put(base.attempt_object(number, place), json.dumps({"attempt": attempt}).encode())
+
+    def attempt_at(self, number: int, place: int) -> int:
+        """What `note_attempt` noted.
+
+        Raises:
+            MissingObjectError: Nothing.
+        """
+        return int(parse_json(self.objects.get(base.attempt_object(number, place)))["attempt"])
+
+    def put_checkpoint(self, checkpoint: Checkpoint, number: int, attempt: int) -> None:
+        """Let the next attempt at a run know of files, which are stored; only this attempt's own does so."""
+        self.objects.put(base.checkpoint(number, attempt), json.dumps(asdict(checkpoint)).encode())
+
+    def newest_checkpoint(self, number: int, before: int) -> tuple[int, Checkpoint] | None:
+        """What the last attempt kept that kept anything: which attempt, and what.
+
+        Args:
+            number: The run.
+            before: The attempt that asks.
+        """
+        for attempt in range(before - 1, 0, -1):
+            try:
+                stored = parse_json(self.objects.get(base.checkpoint(number, attempt)))
+                return attempt, Checkpoint(**{name: stored[name] for name in Checkpoint.__dataclass_fields__})
+            except base.MissingObjectError:
+                continue
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DamagedObjectError(f"{base.checkpoint(number, attempt)} is damaged: {error}") from error
+        return None
 
     # ---- records -------------------------------------------------------------------------------------------
 
@@ -250,7 +306,7 @@ class SharedRuns(SharedFiles):
         return removed, size
 
     def _needed(self) -> set[str]:
-        manifests = self.index.manifests()
+        manifests = self.index.manifests() | self._checkpoints_in_use()
         needed = {base.manifest(digest) for digest in manifests}
         needed |= {base.code(tree) for tree in self.database.code_trees().values()}
         for source in self.database.sources_in_use():
@@ -262,5 +318,14 @@ class SharedRuns(SharedFiles):
                 needed |= objects
         return needed
 
+    def _checkpoints_in_use(self) -> set[str]:
+        """The manifests of what active runs keep for a next attempt."""
+        kept = [
+            self.newest_checkpoint(record.number, self.database.newest_attempt(record.number) + 1)
+            for record in self.database.active()
+            if record.spec.on is not None and record.spec.retry
+        ]
+        return {found[1].manifest for found in kept if found is not None}
 
-__all__ = ["SharedManifest", "SharedRuns"]
+
+__all__ = ["Checkpoint", "SharedManifest", "SharedRuns"]

@@ -20,7 +20,7 @@ from conjure.core.home import Home
 from conjure.core.trees import tree_size_bytes
 from conjure.errors import SnapshotError
 from conjure.runs.code.git import GitError, own_git
-from conjure.runs.host.process import look_at
+from conjure.runs.host.process import find_process
 
 _CONFIG = """
 [core]
@@ -187,7 +187,7 @@ def provisional_references(home: Home) -> list[int]:
     loose = [path.name for path in (home.code_repository / "refs" / "runs").glob("-*")]
     packed = _PACKED_PROVISIONAL.findall(_packed_references(home))
     pids = {-int(name) for name in (*loose, *packed) if _PROVISIONAL.fullmatch(name)}
-    return sorted(-pid for pid in pids if look_at(pid) is None)
+    return sorted(-pid for pid in pids if find_process(pid) is None)
 
 
 def _drop_provisional_references(home: Home) -> None:

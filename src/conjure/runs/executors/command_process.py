@@ -19,8 +19,8 @@ from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
 from conjure.runs.host.process import (
     Process,
+    descendants,
     die_with_parent,
-    family,
     reap_children,
     send_signal,
 )
@@ -161,12 +161,12 @@ class CommandProcess:
     def kill(self) -> None:
         """SIGKILL to the command and all its descendants, whatever group they are in."""
         self._signal_group(signal.SIGKILL)
-        send_to_all(self._family(), signal.SIGKILL)
+        send_to_all(self._descendants(), signal.SIGKILL)
 
     def usage(self) -> Usage:
         """What the family has used so far."""
         if self._main_exit is None:
-            found = self._family()
+            found = self._descendants()
             self._meter.look_at(found)
             if self._marks is not None:
                 self._marks.note_sessions(found)
@@ -211,7 +211,7 @@ class CommandProcess:
     def _nobody_left(self) -> bool:
         """Whether the command's descendants are gone; those that are not are asked to go, then made to."""
         reap_children()
-        left = self._family()
+        left = self._descendants()
         if not left:
             return True
         now = time.monotonic()
@@ -230,15 +230,15 @@ class CommandProcess:
                 pipe.close()
         self.exit = self._main_exit
 
-    def _family(self) -> list[Process]:
-        return family(os.getpid(), exclude=self._exclude)
+    def _descendants(self) -> list[Process]:
+        return descendants(os.getpid(), exclude=self._exclude)
 
     def _signal_group(self, number: int) -> None:
         if self._main_exit is None:  # not waited for yet, so its number is still its own
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
         else:
-            send_to_all(self._family(), number)
+            send_to_all(self._descendants(), number)
 
 
 def send_to_all(processes: list[Process], number: int) -> None:

@@ -1,9 +1,9 @@
 """Runs on a Ray cluster: a job for each attempt, which starts the run's supervisor on a node.
 
-Main entry: `RayExecutor`; the other end is `conjure.runs.lifecycle.supervisor.main_on_node`. Invariant: a job
-says which run, which attempt and where the home is, and nothing else; what waits, waits in our database, and
-only what fits at this moment is handed over. What the cluster says ends a run only where its supervisor has
-been silent, too.
+Main entry: `RayExecutor`; the other end is `conjure.runs.lifecycle.node.main_on_node`. Invariant: a job says
+which run, which attempt and whose (the home's folder, where the nodes share it, else the team), and nothing
+else; what waits, waits in our database, and only what fits at this moment is handed over. What the cluster
+says ends a run only where its supervisor has been silent, too.
 """
 
 import re
@@ -17,7 +17,8 @@ from conjure.core.files import sha256_bytes
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import read_team
 from conjure.core.text import did_you_mean
-from conjure.errors import ExecutorError, StoreError, UsageError, option
+from conjure.core.trees import remove_tree
+from conjure.errors import ExecutorError, StoreError, UsageError
 from conjure.runs.database.base import Database, ResourceClaim
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
@@ -38,7 +39,8 @@ class RayExecutor(Executor):
     """A Ray cluster that the user has defined.
 
     Args:
-        home: Where conjure keeps things; the nodes must see it too.
+        home: Where conjure keeps things: a team's home, in a folder that the nodes see, or with an object
+            store that they reach.
         settings: What the configuration says of the cluster.
     """
 
@@ -61,14 +63,14 @@ class RayExecutor(Executor):
                 f"there are {', '.join(known)}" if known else "there are none"
             )
             raise UsageError(
-                f"{option('on', name)}: there is no executor of that name; {near}",
+                f"there is no executor {name!r}; {near}",
                 hint=f"define it in {home.config_file}: [executors.{name}]",
             )
-        if not _is_shared_folder(home):
+        if read_team(home) is None:
             raise UsageError(
-                f"{option('on', name)} needs a home whose folder the nodes share, with its records in"
-                " PostgreSQL",
+                f"executor {name} needs a team's home, which its nodes have joined, too",
                 hint="docs/clusters.md says how to set it up",
+                fix="conjure team init --help",
             )
         return cls(home, known[name])
 
@@ -82,7 +84,10 @@ class RayExecutor(Executor):
         """
         with open_database(self._home, must_exist=True) as store:
             store.set_request(number, self.request_text(request))
-            RunFolder.of(self._home, number).log.touch(mode=0o600)
+            if self._team_in_store() is None:
+                RunFolder.of(self._home, number).log.touch(mode=0o600)
+            else:
+                remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
             store.enqueue(number, self.queue)
             with suppress(ExecutorError):  # it waits; whoever looks after the queue tries again
                 self.hand_over(store)
@@ -152,15 +157,25 @@ class RayExecutor(Executor):
         self.cluster.submit(job, self._entrypoint(str(claim.number), str(attempt)), amounts_of(claim.needs))
 
     def _entrypoint(self, *arguments: str) -> str:
+        team = self._team_in_store()
+        if team is not None:
+            return " ".join(["exec conjure", _SUPERVISE, "--team", team, *arguments])
         home = f"{HOME_VARIABLE}={shlex.quote(str(self._home.root))}"
         return f"{home} exec conjure {_SUPERVISE} {' '.join(arguments)}"
+
+    def _team_in_store(self) -> str | None:
+        """The identity of a team with an object store; None where the nodes see the home's folder."""
+        team = read_team(self._home)
+        return team.identity if team is not None and team.objects is not None else None
 
     def _job(self, number: int, attempt: int) -> str:
         return f"conjure-{self._home_id()}-{number}-{attempt}"
 
     def _home_id(self) -> str:
-        """Tells the jobs of this home from those of others on the cluster."""
+        """Tells the jobs of this home, or of its team, from those of others on the cluster."""
         team = read_team(self._home)
+        if team is not None and team.objects is not None:
+            return team.identity  # any member can look after the jobs
         database = "" if team is None else team.database
         return sha256_bytes(f"{self._home.root} {database}".encode())[:8]
 
@@ -187,6 +202,14 @@ class RayExecutor(Executor):
         needs = Amounts(cpus=min(0.01, node.total.cpus))
         self.cluster.submit(name, self._entrypoint("--check"), needs, {"ray.io/node-id": node.id})
 
+    def how_to_join(self) -> str:
+        """What is missing on a node without the team's home, in words."""
+        team = read_team(self._home)
+        if team is None or team.objects is None:
+            return f"the home folder {self._home.root} is not there"
+        join = shlex.join(["conjure", "team", "join", "--database", team.database])
+        return f"no home has joined the team: run `{join}` there, as the account that Ray runs as"
+
 
 def amounts_of(needs: ComputeRequest) -> Amounts:
     """What a run takes of a node; at least a core by default, else the cluster puts it on its head node."""
@@ -206,14 +229,8 @@ def _take(free: list[Amounts], needs: Amounts) -> bool:
 def executors_of(home: Home) -> list[RayExecutor]:
     """The executors that can be used with a home; none where what is defined cannot be read."""
     try:
-        if not _is_shared_folder(home):
+        if read_team(home) is None:
             return []
         return [RayExecutor(home, settings) for settings in read_executors(home).values()]
     except (UsageError, StoreError):
         return []
-
-
-def _is_shared_folder(home: Home) -> bool:
-    """Whether the nodes of a cluster can see a home: what they are given and make goes through its folder."""
-    team = read_team(home)
-    return team is not None and team.objects is None

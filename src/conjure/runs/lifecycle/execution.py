@@ -26,6 +26,8 @@ from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
 from conjure.runs.artifacts.attempts import hand_on
+from conjure.runs.artifacts.availability import bring_code
+from conjure.runs.artifacts.checkpoints import bring_checkpoint
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
@@ -47,7 +49,7 @@ from conjure.runs.executors.container import (
 )
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
-from conjure.runs.host.process import KILL_SIGNAL, Process, end_family
+from conjure.runs.host.process import KILL_SIGNAL, Process, kill_descendants
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import (
@@ -60,7 +62,7 @@ from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
 from conjure.runs.lifecycle.shipping import Shipper
-from conjure.runs.scheduling.attempts import ending_words, queue_next_attempt
+from conjure.runs.scheduling.attempts import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -194,9 +196,11 @@ def supervise(run: RunContext) -> None:
 
 
 def _leave_to_queue(run: RunContext, ending: Ending) -> bool:
-    """Leave the run to this machine's queue for another attempt, if it gets one."""
+    """Leave the run to its queue for another attempt, if it gets one."""
     found: list[bool] = []
     if run.spec.retry:
+        if may_retry(run.store.get(run.number), ending):
+            run.shipper.send_last_checkpoint()
         _write_result(run, lambda: found.append(queue_next_attempt(run.store, run.number, ending)))
     if found[-1:] != [True]:
         return False
@@ -219,6 +223,9 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     with _ending_with(EndReason.CODE_FAILED), _interruptible(run):
         work = run.folders.make_work()
         if record.code.tree:
+            if run.spec.on is not None:
+                bring_code(run.home, run.number, record.code.tree)
+                snapshot.keep(run.home, run.number, record.code.tree)
             snapshot.checkout(run.home, record.code.tree, work)
         with FolderCursor(work) as descent:
             descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)
@@ -263,6 +270,7 @@ def mount(run: RunContext) -> outputs.Baseline:
 def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
     """Give this attempt what those before it saved for it."""
     work = run.folders.open_work()
+    bring_checkpoint(run.home, run.number, run.heartbeat.attempt)
     handed = hand_on(run.folder, earlier, run.spec.checkpoint, work)
     run.store.refresh_summaries(run.number)
     given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
@@ -274,6 +282,9 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
     job = _job(run, place, environment)
     _end_if_wanted(run)
     run.store.move(run.number, RunStatus.RUNNING)
+    if run.spec.retry and run.spec.on is not None:
+        earlier = len(run.store.get(run.number).attempts)
+        run.shipper.watch_checkpoints(earlier + 1, run.spec.checkpoint)
     run.marks.begin(f"{sha256_bytes(os.fsencode(run.home.root))[:12]}-{run.number}")
     try:
         if isinstance(job, NotStartedError):
@@ -283,6 +294,7 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
         run.log.note(str(error))
         return CommandResult(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
     finally:
+        run.shipper.end_checkpoints()
         remove_container(run.home, run.number)
 
 
@@ -410,7 +422,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
     """
-    end_family(exclude=run.exclude)
+    kill_descendants(exclude=run.exclude)
     remove_container(run.home, run.number)
     if run.heartbeat.superseded:
         raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")

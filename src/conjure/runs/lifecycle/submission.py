@@ -18,9 +18,10 @@ from pathlib import Path
 from conjure.core.config import configured_project, repository_name
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.quoting import shell_words
 from conjure.errors import ConjureError, NotFoundError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
-from conjure.runs.artifacts.availability import bring_code
+from conjure.runs.artifacts.availability import bring_code, objects_team
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
@@ -37,6 +38,7 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, this_process
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.shipping import send_inputs
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
 from conjure.runs.scheduling.scheduler_start import (
@@ -58,6 +60,7 @@ from conjure.runs.schema.spec import (
 )
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
+_COMMAND = "command"  # the kind of a run that is no work of a recipe's
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
 
 
@@ -103,7 +106,7 @@ def submit(
     is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
-        _refuse_where(spec, is_local=is_local)
+        _refuse_where(home, spec, is_local=is_local)
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
         spec = spec if rerun_of is not None else _with_project(home, store, spec)
@@ -123,6 +126,8 @@ def submit(
                     store.set_facts(number, code=code, mounts=mounts)
                     if not is_local:
                         store.set_facts(number, owner=Owner.of_executor(executor.name))
+                    if spec.on is not None:
+                        send_inputs(home, number)
 
             try:
                 request = request_of_this_process(home, spec, requested, executor.name)
@@ -167,7 +172,7 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     return executor
 
 
-def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
+def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
     """Say at once what cannot be done where the run is to be carried out.
 
     Raises:
@@ -176,12 +181,30 @@ def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
     if not is_local:
         if spec.retry and spec.on is None:
             raise UsageError(f"a run with {option('retry')} can only be executed on this machine")
+        if spec.on is not None and spec.kind != _COMMAND and objects_team(home) is not None:
+            _refuse_own_paths(spec)
         return
     refuse_impossible(spec.resources)
     if spec.sandbox:
         require_sandbox()
     if spec.environment.image is not None:
         require_engine()
+
+
+def _refuse_own_paths(spec: RunSpec) -> None:
+    """Refuse language-model work elsewhere that names a model or data by its place on this machine.
+
+    Raises:
+        UsageError: It does; files of data are mounted, so this is a folder, or a model's file.
+    """
+    for word in spec.command:
+        path = Path(word)
+        if word.startswith("/") and path.exists():
+            raise UsageError(
+                f"{option('on', spec.on or '')}: {path} is on this machine, and the nodes do not have it",
+                hint=f"upload it, and name uploads/{path.name} in its place",
+                fix=shell_words("conjure", "upload", word),
+            )
 
 
 def request_of_this_process(home: Home, spec: RunSpec, requested: float, executor: str) -> SupervisorRequest:

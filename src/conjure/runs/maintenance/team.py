@@ -106,7 +106,7 @@ def init(home: Home, address: str, objects: str | None = None) -> TeamStatus:
 
 
 def join(home: Home, address: str) -> TeamStatus:
-    """Have a new home share the records and files of a team.
+    """Have a new home share the records and files of a team; one that does so already goes on.
 
     Args:
         home: A home without runs, in a folder of this machine's own.
@@ -114,10 +114,13 @@ def join(home: Home, address: str) -> TeamStatus:
 
     Raises:
         UsageError: The address is none, or has a password in it.
-        ConflictError: The home is a member already, or has runs of its own.
+        ConflictError: The home shares another database already, or has runs of its own.
         StoreError: The database or the store cannot be reached, or there is no object store.
     """
     _refuse_address(address)
+    known = read_team(home)
+    if known is not None and known.database == address:
+        return status(home)
     _refuse_member(home)
     if folder_numbers(home.runs):
         raise ConflictError(

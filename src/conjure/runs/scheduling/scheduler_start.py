@@ -19,7 +19,15 @@ from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
 from conjure.runs.database.base import Database
 from conjure.runs.database.opening import shared_address
-from conjure.runs.host.process import Process, boot_id, end_all, host_id, look_at, machine_id, send_signal
+from conjure.runs.host.process import (
+    Process,
+    boot_id,
+    end_all,
+    find_process,
+    host_id,
+    machine_id,
+    send_signal,
+)
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
@@ -68,7 +76,7 @@ class SchedulerLock:
 
     def write_holder(self) -> None:
         """Write down that this process holds it, so that it can be woken."""
-        holder = look_at(os.getpid())
+        holder = find_process(os.getpid())
         written = {"pid": os.getpid(), "started": holder.started if holder is not None else ""}
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, json.dumps(written).encode(), 0)
@@ -143,7 +151,7 @@ def scheduler_of(home: Home) -> Process | None:
 def _holder(path: Path) -> Process | None:
     try:
         holder = json.loads(path.read_bytes())
-        process = look_at(int(holder["pid"]))
+        process = find_process(int(holder["pid"]))
         lives = process is not None and not process.is_zombie and process.started == holder["started"]
         return process if lives else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from conjure.runs.lifecycle.submission_warnings import submission_warnings
+from conjure.runs.inspect.submission_warnings import submission_warnings
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 from support.repositories import make_repository
 
@@ -65,7 +65,7 @@ def test_where_nothing_is_missing_nothing_is_said(folder, command, options):
 def test_standard_input(tmp_path, text, said):
     script = (
         "from pathlib import Path;"
-        "from conjure.runs.lifecycle.submission_warnings import submission_warnings;"
+        "from conjure.runs.inspect.submission_warnings import submission_warnings;"
         "from conjure.runs.schema.spec import RunSpec;"
         "print(*submission_warnings(RunSpec(command=('x',), folder=Path.cwd())))"
     )
