@@ -6,6 +6,7 @@ Main entry: `Capacity`. Invariant: only what this process may use is counted.
 import os
 from dataclasses import dataclass
 
+from conjure.core.processors import processors
 from conjure.runs.host.gpus import visible_gpus
 
 
@@ -20,6 +21,6 @@ class Capacity:
     @classmethod
     def of_this_machine(cls) -> "Capacity":
         """What this machine has, as far as this process may use it."""
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cpus = len(processors())
         memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return cls(cpus, visible_gpus(), memory_bytes)
