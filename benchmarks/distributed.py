@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from machine import facts
 
-from conjure.core.processors import physical_cores
 from conjure.lm.hardware import keep_freed_memory, pick_device
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.models.registry import read_model_config
@@ -30,6 +29,7 @@ from conjure.lm.training.events import StepDone
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.trainer import Trainer, TrainSettings
+from conjure.runs.host.capacity import physical_cores
 
 _WITHOUT_DROPOUT = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
 _SMALL = {"n_embd": 320, "n_layer": 6, "n_head": 5, "vocab_size": 8192, "n_positions": 512}
@@ -45,11 +45,8 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="GPT-2's size")
     arguments = parser.parse_args()
     machine = facts(Path(sys.executable))
-    print(
-        f"{machine['processor']}, {physical_cores()} cores, load average {machine['load_average']:.1f},",
-        end=" ",
-    )
-    print(f"{machine['date']}, torch {machine['versions'].get('torch', torch.__version__)}\n")
+    load = f"load average {machine['load_average']:.1f}"
+    print(f"{machine['processor']}, {physical_cores()} cores, {load}, torch {torch.__version__}\n")
     print("| processes | threads each | tokens/s | against 1 × 1 |\n|--:|--:|--:|--:|")
     base = None
     for processes, threads in ((1, 1), (2, 1), (1, 2)):
@@ -79,13 +76,9 @@ def _work(steps: int, settings: dict[str, int]) -> None:
     group = join(int(os.environ["WORLD_SIZE"]), pick_device)
     config = read_model_config({**settings, **_WITHOUT_DROPOUT})
     assert isinstance(config, Shape)
-    torch.manual_seed(0)
-    model = Decoder(config)
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.02)
-    ids = np.random.default_rng(0).integers(
-        0, settings["vocab_size"], _BATCH * _BLOCK * (steps + _WARM_UP) + 1
-    )
+    model = Decoder(config).initialise(0, 0.02)
+    tokens = _BATCH * _BLOCK * (steps + _WARM_UP)
+    ids = np.random.default_rng(0).integers(0, settings["vocab_size"], tokens + 1)
     stream = TokenStream(ids, np.array([0]), np.array([len(ids)]), end_of_text=False, labels=np.array([0]))
     training = TrainSettings(epochs=1, batch_size=_BATCH, micro_batch=_MICRO_BATCH, patience=0)
     trainer = Trainer(model, Blocks(stream, _BLOCK), None, training, adamw(1e-4, 0.0), group=group)

@@ -43,7 +43,9 @@ def test_without_a_limit_it_is_what_torch_and_the_system_allow(tmp_path, monkeyp
 def test_without_torch_the_variable_counts_and_else_cores(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr("conjure.core.processors._siblings", lambda number: f"core {number // 2}")
+    monkeypatch.setattr(
+        hardware, "_siblings", lambda processor: f"{processor // 2 * 2}-{processor // 2 * 2 + 1}"
+    )
     for wanted, cores in (("3", 3), ("", 4), ("many", 4), ("0", 4)):
         monkeypatch.setenv("OMP_NUM_THREADS", wanted)
         usable_cores.cache_clear()
