@@ -24,6 +24,7 @@ from conjure.runs.host.process_usage import UsageMeter
 _HUNG_AFTER_S = 4.0
 _LOOK_EVERY_S = 0.5
 _GRACE_S = 3.0
+_LONGEST_LINE_BYTES = 1 << 16  # longer ones are broken up
 _ADDRESS = "127.0.0.1"
 
 
@@ -87,7 +88,8 @@ class RankedProcesses(CommandProcess):
         super().__init__(processes[0], exclude, meter, marks, others=processes[1:])
         self._running = {process.pid: process for process in processes}
         self._rank_of = {process.pid: rank for rank, process in enumerate(processes)}
-        self._grace_s = _GRACE_S if ranks.labelled else 0.0
+        self._are_conjures = not ranks.labelled
+        self._grace_s = 0.0 if self._are_conjures else _GRACE_S
         self._failed: Exit | None = None
         self._is_to_end = False
         self._kill_at, self._next_look = math.inf, 0.0
@@ -139,7 +141,9 @@ class RankedProcesses(CommandProcess):
             words = _ending_words(how)
         count = len(self._rank_of)
         message = None
-        if count > 1 and not self._is_to_end:
+        # What fails with an exit code has said why itself, if it is a command of conjure's own.
+        says_why = self._are_conjures and how.signal is None
+        if count > 1 and not self._is_to_end and not says_why:
             message = f"process {rank} of {count} {words}; {_others(count)} ended"
         self._failed = replace(how, message=message)
         if not self._is_to_end:
@@ -194,7 +198,9 @@ class _LineLabel:
     def take(self, data: bytes) -> bytes:
         """The lines that are whole with this piece."""
         lines = (self._begun + data).splitlines(keepends=True)
-        self._begun = lines.pop() if lines and not lines[-1].endswith((b"\n", b"\r")) else b""
+        if len(lines[-1]) > _LONGEST_LINE_BYTES:
+            lines[-1] += b"\n"
+        self._begun = b"" if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
         return b"".join(self._label + line for line in lines)
 
     def rest(self) -> bytes:

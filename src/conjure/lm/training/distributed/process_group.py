@@ -29,9 +29,10 @@ Gradients = list[Tensor]
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
 _CONNECT_TIMEOUT = timedelta(minutes=5)
-# While one process saves, samples, or reads the text, the others wait for it. That a process has died or
-# hangs is found by whoever started them, and long before this.
-_WAIT_TIMEOUT = timedelta(days=1)
+# While one process reads the text, or saves and samples, the others wait for it. That a process has died or
+# was stopped is found by whoever started them, and long before this.
+_PREPARED_WITHIN = timedelta(days=1)
+_STEP_WITHIN = timedelta(minutes=30)
 _ENDED_WITHIN_S = 10.0  # after one process failed, the others are ended in this time
 _LOOPBACK = "127.0.0.1"
 _SETTINGS, _FAILED, _FINISHED = "settings", "failed", "finished"  # keys that the processes share
@@ -163,6 +164,8 @@ def join(processes: int | None, device: Callable[[], torch.device]) -> ProcessGr
 
 
 def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup":
+    if not torch.distributed.is_available():
+        raise TrainingError("this build of torch cannot connect processes: it has no torch.distributed")
     if device.type == "cuda":
         gpus = torch.cuda.device_count()
         if membership.local_rank >= gpus:
@@ -182,7 +185,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
             f"process {membership.rank} of {membership.size} cannot reach the others at"
             f" {membership.address}:{membership.port}: {str(error).splitlines()[0]}"
         ) from error
-    store.set_timeout(_WAIT_TIMEOUT)
+    store.set_timeout(_PREPARED_WITHIN)
     return ConnectedGroup(backend, store, membership.rank, membership.size, device)
 
 
@@ -193,7 +196,7 @@ def _backend(store: Any, membership: Membership, device: torch.device) -> Any:
     options = torch.distributed.ProcessGroupGloo._Options()
     if membership.address == _LOOPBACK:  # else the machine's own name is looked up, which may lead nowhere
         options._devices = [torch.distributed.ProcessGroupGloo.create_device(hostname=_LOOPBACK)]
-    options._timeout = _WAIT_TIMEOUT
+    options._timeout = _STEP_WITHIN
     return torch.distributed.ProcessGroupGloo(store, membership.rank, membership.size, options)
 
 
