@@ -223,6 +223,8 @@ class RunOptions(TypedDict, total=False):
     """``interrupted`` (the default), or ``failed``: also if its command fails."""
     checkpoint: Sequence[str]
     """With `retry`, globs of new files to keep for the next attempt."""
+    distributed: int
+    """Start the command N times at once, each with its ``RANK`` and the ``WORLD_SIZE``."""
     on: str
     """Execute the run on this executor."""
     sandbox: bool
@@ -586,6 +588,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         retry=options.get("retry", 0),
         retry_on=options.get("retry_on", INTERRUPTED),
         checkpoint=tuple(options.get("checkpoint", ())),
+        distributed=options.get("distributed"),
         on=options.get("on"),
     )
 

@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -197,19 +197,19 @@ class Reaped:
     peak_memory_bytes: int
 
 
-def reap_children(main_child: int | None = None) -> Reaped | None:
-    """Take in every child that has ended; tells of `main_child` if it was among them.
+def reap_children(wanted: Collection[int] = ()) -> dict[int, Reaped]:
+    """Take in every child that has ended; tells of the `wanted` ones that were among them, by pid.
 
     Only for a process whose children are all conjure's: the exit status of any other child would be lost.
     """
-    found = None
+    found = {}
     with suppress(ChildProcessError):
         while True:
             pid, status, used = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 break
-            if pid == main_child:
-                found = Reaped(os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024)
+            if pid in wanted:
+                found[pid] = Reaped(os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024)
     return found
 
 
