@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from conjure.core.home import Home
@@ -118,10 +117,16 @@ def recorded(
         code=CodeChoice(none=True),
         mounts=tuple(mounts),
         variables={"PATH": own_path()},
-        description=description if description else f"conjure {version('conjure')}",
+        description=description if description else _own_version(),
         labels=tuple(labels),
         checkpoint=tuple(checkpoint),
     )
+
+
+def _own_version() -> str:
+    from importlib.metadata import version  # milliseconds that only these runs need pay
+
+    return f"conjure {version('conjure')}"
 
 
 def placed(spec: RunSpec, on: str | None, resources: ComputeRequest) -> RunSpec:
