@@ -199,7 +199,7 @@ def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
 
 
 def _settings(home: Home) -> dict[str, str]:
-    """What the measured commands are given; our modules keep their bytecode, as where they are installed."""
+    """What the measured commands are given; they keep bytecode of our modules, as installed ones do."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return kept | {HOME_VARIABLE: str(home.root)}
 
