@@ -264,8 +264,8 @@ def test_shape(report, before, after, answer, tone):
     assert (found.answer, found.tone) == (answer, tone)
     assert found.detail == (
         f"Sample lengths differ from the data's by {after:.1f} tokens on average, those of the base model by"
-        f" {before:.1f}. Normal is up to 5.0: as many real records, drawn at random, differ by no more in 95 of"
-        " 100 draws."
+        f" {before:.1f}. Normal is up to 5.0: as many real records, drawn at random, differ by no more in 95"
+        " of 100 draws."
     )
 
 
