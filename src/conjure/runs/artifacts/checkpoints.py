@@ -14,7 +14,7 @@ from conjure.core.dir_fd import Folder, walk
 from conjure.core.globs import GlobSet
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
-from conjure.runs.artifacts.attempts import HandedOn, copy_chosen
+from conjure.runs.artifacts.attempts import PassedCheckpoints, copy_chosen
 from conjure.runs.artifacts.availability import bring_stream, objects_team, shared_files
 from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.schema.run_folder import RunFolder
@@ -61,7 +61,7 @@ class CheckpointSender:
                 if not state or state == self._sent:
                     return None
                 metrics_bytes = _whole_lines(folder.metrics)
-                copied = HandedOn()
+                copied = PassedCheckpoints()
                 copy.mkdir(mode=0o700)
                 with Folder.open(copy) as target:
                     copy_chosen(work, target, self.globs, copied)
@@ -122,7 +122,7 @@ class StagedCheckpoint:
     """
 
     copy: Path
-    copied: HandedOn
+    copied: PassedCheckpoints
     metrics_bytes: int
     state: _State
 

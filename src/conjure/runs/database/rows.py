@@ -137,7 +137,7 @@ def _literal(text: str, *, lower: bool = True) -> str:
     return escaped.lower() if lower else escaped
 
 
-def marks(values: Iterable[object]) -> str:
+def sql_placeholders(values: Iterable[object]) -> str:
     """A mark for each of some values, as a list in SQL."""
     return ", ".join("?" for _ in values)
 
@@ -153,7 +153,9 @@ def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
     if wanted.statuses:
         clauses.append(f"({' OR '.join(_status_condition(status) for status in wanted.statuses)})")
     if wanted.labels:
-        clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks(wanted.labels)}))")
+        clauses.append(
+            f"number IN (SELECT run FROM run_labels WHERE label IN ({sql_placeholders(wanted.labels)}))"
+        )
         values += wanted.labels
     if wanted.projects:
         clause, bound = _project_condition(wanted.projects)
@@ -169,7 +171,7 @@ def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
 def _project_condition(projects: Iterable[str]) -> tuple[str, list[Any]]:
     """SQL for "belongs to one of these", and the values it binds."""
     named = [project for project in projects if project]
-    parts = [f"project IN ({marks(named)})"] if named else []
+    parts = [f"project IN ({sql_placeholders(named)})"] if named else []
     if "" in projects:
         parts.append("project IS NULL")
     return f"({' OR '.join(parts)})", list(named)

@@ -29,8 +29,8 @@ from conjure.runs.database.rows import (
     by_param,
     ending_columns,
     fact_as_json,
-    marks,
     selection,
+    sql_placeholders,
     to_claim,
     to_listed,
 )
@@ -370,7 +370,7 @@ class RunStatements(SweepStatements):
         numbers = by_param(params, name, highest_first=wanted.highest_first)
         numbers = _page(numbers, wanted)
         found = self._session.query(
-            f"SELECT {LISTED} FROM run_rows WHERE number IN ({marks(numbers)})", numbers
+            f"SELECT {LISTED} FROM run_rows WHERE number IN ({sql_placeholders(numbers)})", numbers
         )
         with reading_rows():
             listed = {run.number: run for run in map(to_listed, found)}
@@ -417,7 +417,7 @@ class RunStatements(SweepStatements):
         if not numbers:
             return {}
         rows = self._session.query(
-            f"SELECT number, end_reason FROM runs WHERE number IN ({marks(numbers)})", numbers
+            f"SELECT number, end_reason FROM runs WHERE number IN ({sql_placeholders(numbers)})", numbers
         )
         return {
             row["number"]: EndReason(row["end_reason"]).status if row["end_reason"] else None for row in rows

@@ -18,7 +18,7 @@ from conjure.core.text import to_iso, valid_utf8
 from conjure.errors import ConjureError, NotFoundError, StoreError
 from conjure.runs.database.base import ListedRun, SupersededError
 from conjure.runs.database.record_files import write_record
-from conjure.runs.database.rows import FACTS, RECORD, marks, to_columns, to_record
+from conjure.runs.database.rows import FACTS, RECORD, sql_placeholders, to_columns, to_record
 from conjure.runs.database.session import Row, Session
 from conjure.runs.schema.record import MountFacts, RunRecord, facts_from_dict
 from conjure.runs.schema.status import Ending, RunProgress
@@ -90,7 +90,7 @@ class Statements:
     def _insert(self, record: RunRecord) -> None:
         columns = self._session.with_extracts(to_columns(record))
         self._session.execute(
-            f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks(columns)})", columns.values()
+            f"INSERT INTO runs ({', '.join(columns)}) VALUES ({sql_placeholders(columns)})", columns.values()
         )
         for label in record.labels:
             self._insert_label(record.number, label)

@@ -25,7 +25,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
-from conjure.runs.artifacts.attempts import hand_on
+from conjure.runs.artifacts.attempts import pass_checkpoints
 from conjure.runs.artifacts.availability import bring_code
 from conjure.runs.artifacts.checkpoints import bring_checkpoint
 from conjure.runs.artifacts.manifest import Manifest
@@ -41,7 +41,7 @@ from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
 from conjure.runs.executors.container import (
-    Bound,
+    BindMount,
     Container,
     container_name,
     remove_container,
@@ -226,7 +226,7 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
         if record.code.tree:
             if run.spec.on is not None:
                 bring_code(run.home, run.number, record.code.tree)
-                snapshot.keep(run.home, run.number, record.code.tree)
+                snapshot.keep_tree(run.home, run.number, record.code.tree)
             snapshot.checkout(run.home, record.code.tree, work)
         with FolderCursor(work) as descent:
             descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)
@@ -272,7 +272,7 @@ def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
     """Give this attempt what those before it saved for it."""
     work = run.folders.open_work()
     bring_checkpoint(run.home, run.number, run.heartbeat.attempt)
-    handed = hand_on(run.folder, earlier, run.spec.checkpoint, work)
+    handed = pass_checkpoints(run.folder, earlier, run.spec.checkpoint, work)
     run.store.refresh_summaries(run.number)
     given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
     run.log.note(f"attempt {earlier + 1}{given}")
@@ -351,10 +351,10 @@ def _contained(
         container_name(run.home, run.number),
         image.digest,
         (
-            Bound(run.work, run.work),
-            Bound(metrics, metrics),
-            *(Bound(source, source, read_only=True) for source in dict.fromkeys(sources)),
-            Bound(package, reporting_folder(run.home) / package.name, read_only=True),
+            BindMount(run.work, run.work),
+            BindMount(metrics, metrics),
+            *(BindMount(source, source, read_only=True) for source in dict.fromkeys(sources)),
+            BindMount(package, reporting_folder(run.home) / package.name, read_only=True),
         ),
         container_variables(run.home, record, place, image, run.spec.variables),
     )

@@ -461,7 +461,7 @@ def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> Co
         if taken is None or not taken.tree:
             raise UsageError(f"run {choice.run} has no recorded code")
         bring_code(home, choice.run, taken.tree)
-        snapshot.keep(home, number, taken.tree)
+        snapshot.keep_tree(home, number, taken.tree)
         return taken
     if choice.git_url is not None:
         recorded = snapshot.snapshot_remote(home, number, choice.git_url, choice.git_ref)
@@ -489,7 +489,7 @@ def find_identical_run(
             else images.prepare_image(spec.environment)
         )
     finally:
-        snapshot.forget(home, provisional)
+        snapshot.release_tree(home, provisional)
     return store.completed_equal(identity_of(home, spec, taken, built.digest, mounted))
 
 

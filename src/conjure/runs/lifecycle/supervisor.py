@@ -22,7 +22,7 @@ from typing import NoReturn
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.artifacts.attempts import set_aside
+from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.container import keeps_containers
@@ -212,7 +212,7 @@ def _begin_anew(home: Home, store: Database, number: int) -> None:
     attempts = store.get(number).attempts
     if attempts:
         kill_orphans(home, number)
-        set_aside(home.run_folder(number), len(attempts))
+        archive_attempt(home.run_folder(number), len(attempts))
 
 
 def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int) -> NoReturn:

@@ -114,7 +114,7 @@ def rebuild(home: Home) -> Rebuilt:
     with open_database(home) as store:
         numbers, unreadable = store.reindex()
     if home.code_repository.exists():
-        code_store.mend(home)
+        code_store.repair_store(home)
     return Rebuilt(tuple(numbers), tuple(unreadable), aside)
 
 
