@@ -144,7 +144,7 @@ class RankedProcesses(CommandProcess):
         # What fails with an exit code has said why itself, if it is a command of conjure's own.
         says_why = self._are_conjures and how.signal is None
         if count > 1 and not self._is_to_end and not says_why:
-            message = f"process {rank} of {count} {words}; {_others(count)} ended"
+            message = f"rank {rank} of {count} {words}; {_others(count)} ended"
         self._failed = replace(how, message=message)
         if not self._is_to_end:
             self._kill_at = time.monotonic() + self._grace_s
@@ -220,4 +220,4 @@ def _ending_words(how: Exit) -> str:
 
 
 def _others(count: int) -> str:
-    return "the other was" if count == 2 else "the others were"
+    return "the other process was" if count == 2 else "the other processes were"

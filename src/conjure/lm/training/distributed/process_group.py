@@ -182,7 +182,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
         backend = _backend(store, membership, device)
     except RuntimeError as error:
         raise TrainingError(
-            f"process {membership.rank} of {membership.size} cannot reach the others at"
+            f"rank {membership.rank} of {membership.size} cannot reach the others at"
             f" {membership.address}:{membership.port}: {str(error).splitlines()[0]}"
         ) from error
     store.set_timeout(_PREPARED_WITHIN)
@@ -261,7 +261,7 @@ class ConnectedGroup(ProcessGroup):
         others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         if others:
             raise TrainingError(
-                f"after step {step} the weights of process {others[0]} are not those of process 0: the"
+                f"after step {step} the weights of rank {others[0]} are not those of rank 0: the"
                 " processes do not compute alike",
                 hint="use processors and versions of torch that are all alike, or fewer processes",
             )
@@ -280,7 +280,7 @@ class ConnectedGroup(ProcessGroup):
         for name, value in own.items():
             if first.get(name) != value:
                 raise TrainingError(
-                    f"process {self.rank} prepared another training than process 0: {name} is {value!r} and"
+                    f"rank {self.rank} prepared another training than rank 0: {name} is {value!r} and"
                     f" {first.get(name)!r}"
                 )
 
