@@ -24,6 +24,7 @@ from conjure.runs.host.process_usage import UsageMeter
 _HUNG_AFTER_S = 4.0
 _LOOK_EVERY_S = 0.5
 _GRACE_S = 3.0
+_QUIET_TORCH = ("TORCH_CPP_LOG_LEVEL", "FATAL")  # lest it add pages to what conjure says of an error
 _LONGEST_LINE_BYTES = 1 << 16  # longer ones are broken up
 _ADDRESS = "127.0.0.1"
 
@@ -42,6 +43,8 @@ def start_ranked(
     try:
         for rank in range(job.ranks.count):
             variables = {**job.variables, **rank_variables(rank, job.ranks.count, port)}
+            if not job.ranks.labelled:
+                variables.setdefault(*_QUIET_TORCH)
             started.append(open_process(replace(job, variables=variables), job.arguments, marks))
     except BaseException:
         for process in started:

@@ -33,7 +33,7 @@ _CONNECT_TIMEOUT = timedelta(minutes=5)
 # was stopped is found by whoever started them, and long before this.
 _PREPARED_WITHIN = timedelta(days=1)
 _STEP_WITHIN = timedelta(minutes=30)
-_ENDED_WITHIN_S = 10.0  # after one process failed, the others are ended in this time
+_ENDED_WITHIN_S = 60.0  # after one process failed, whoever started the others has ended them long before
 _LOOPBACK = "127.0.0.1"
 _SETTINGS, _FAILED, _FINISHED = "settings", "failed", "finished"  # keys that the processes share
 
