@@ -110,10 +110,10 @@ def test_a_process_that_is_stopped_ends_all(start, monkeypatch):
     assert not is_running(nap(87111))
 
 
-def test_processes_that_are_all_stopped_are_only_paused(start, monkeypatch):
+def test_processes_that_are_all_stopped_are_only_paused(start, monkeypatch, tmp_path):
     monkeypatch.setattr(ranked_command, "_HUNG_AFTER_S", 0.0)
     monkeypatch.setattr(ranked_command, "_LOOK_EVERY_S", 0.0)
-    execution = start("echo $$; read line < <(sleep 0.5); exit 0")
+    execution = start("echo $$; while [ ! -e go ]; do sleep 0.02; done")
     found = pids(execution, 2).values()
     # Both are stopped before anybody looks.
     for pid in found:
@@ -122,6 +122,7 @@ def test_processes_that_are_all_stopped_are_only_paused(start, monkeypatch):
     for _ in range(5):
         execution.read(0.05)
     assert execution.exit is None
+    (tmp_path / "go").touch()
     for pid in found:
         os.kill(pid, signal.SIGCONT)
     read_to_end(execution)
