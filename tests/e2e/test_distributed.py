@@ -34,7 +34,7 @@ def test_a_killed_process_ends_the_run_which_resumes_with_more_processes_to_equa
     os.kill(second.pid, signal.SIGKILL)
     ending = killed.wait().record.ending
     assert (ending.reason, ending.signal) == (EndReason.SIGNALLED, signal.SIGKILL)
-    assert ending.message == "process 1 of 2 was ended by SIGKILL; the other was ended"
+    assert ending.message == "rank 1 of 2 was ended by SIGKILL; the other process was ended"
     printed = list(killed.logs())
     assert sum(line.startswith("Machine  2 processes of 1 thread each") for line in printed) == 1
     assert not any(line.startswith("error") for line in printed)

@@ -79,7 +79,7 @@ def test_the_first_that_fails_ends_the_others_and_its_exit_counts(start):
     execution = start(f'[ "$RANK" = 1 ] && exit 5; {FOR_EVER}', 3)
     read_to_end(execution)
     assert execution.exit == Exit(
-        code=5, message="process 1 of 3 failed with exit code 5; the others were ended"
+        code=5, message="rank 1 of 3 failed with exit code 5; the other processes were ended"
     )
     assert not is_running(nap(87111))
 
@@ -95,7 +95,7 @@ def test_a_killed_process_ends_the_others_even_if_they_ignore_it(start, monkeypa
     execution = start(f"trap '' TERM; echo $$; sleep {nap(87111)}")
     os.kill(pids(execution, 2)[1], signal.SIGKILL)
     read_to_end(execution)
-    message = "process 1 of 2 was ended by SIGKILL; the other was ended"
+    message = "rank 1 of 2 was ended by SIGKILL; the other process was ended"
     assert execution.exit == Exit(signal=signal.SIGKILL, message=message)
     wait_until(lambda: not is_running(nap(87111)), "the end of all")
 
@@ -105,15 +105,15 @@ def test_a_process_that_is_stopped_ends_all(start, monkeypatch):
     execution = start(f"echo $$; {FOR_EVER}")
     os.kill(pids(execution, 2)[0], signal.SIGSTOP)
     read_to_end(execution)
-    message = "process 0 of 2 hangs: it was stopped by a signal; the other was ended"
+    message = "rank 0 of 2 hangs: it was stopped by a signal; the other process was ended"
     assert execution.exit == Exit(signal=signal.SIGKILL, message=message)
     assert not is_running(nap(87111))
 
 
-def test_processes_that_are_all_stopped_are_only_paused(start, monkeypatch):
+def test_processes_that_are_all_stopped_are_only_paused(start, monkeypatch, tmp_path):
     monkeypatch.setattr(ranked_command, "_HUNG_AFTER_S", 0.0)
     monkeypatch.setattr(ranked_command, "_LOOK_EVERY_S", 0.0)
-    execution = start("echo $$; read line < <(sleep 0.5); exit 0")
+    execution = start("echo $$; while [ ! -e go ]; do sleep 0.02; done")
     found = pids(execution, 2).values()
     # Both are stopped before anybody looks.
     for pid in found:
@@ -122,6 +122,7 @@ def test_processes_that_are_all_stopped_are_only_paused(start, monkeypatch):
     for _ in range(5):
         execution.read(0.05)
     assert execution.exit is None
+    (tmp_path / "go").touch()
     for pid in found:
         os.kill(pid, signal.SIGCONT)
     read_to_end(execution)
@@ -154,6 +155,6 @@ def test_a_run_of_two_processes(client):
     record = run.wait().record
     assert record.ending.reason is EndReason.NONZERO_EXIT
     assert record.ending.exit_code == 4
-    assert record.ending.message == "process 1 of 2 failed with exit code 4; the other was ended"
+    assert record.ending.message == "rank 1 of 2 failed with exit code 4; the other process was ended"
     assert sorted(run.logs()) == ["[0] rank 0 of 2 with 3", "[1] rank 1 of 2 with 3"]
     assert RunSpec.from_dict(record.spec.to_dict()).distributed == 2

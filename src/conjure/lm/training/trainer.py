@@ -218,7 +218,12 @@ class Trainer:
                 return self._accumulate(step)
             except torch.OutOfMemoryError as error:
                 size = self.settings.micro_batch
-                if size == 1 or self.group.size > 1:
+                if size > 1 and self.group.size > 1:  # whose micro-batches have to stay equal
+                    raise TrainingError(
+                        f"{size} blocks of tokens do not fit in memory: {str(error).splitlines()[0]}",
+                        hint=f"a lower {option('batch_size')} with more {option('grad_accumulation')}",
+                    ) from error
+                if size == 1:
                     raise TrainingError(
                         f"one block of tokens does not fit in memory: {str(error).splitlines()[0]}",
                         hint=f"a shorter {option('block_size')}, {option('freeze')}, {option('lora')}, or a"

@@ -24,6 +24,7 @@ from conjure.runs.host.process_usage import UsageMeter
 _HUNG_AFTER_S = 4.0
 _LOOK_EVERY_S = 0.5
 _GRACE_S = 3.0
+_QUIET_TORCH = ("TORCH_CPP_LOG_LEVEL", "FATAL")  # lest it add pages to what conjure says of an error
 _LONGEST_LINE_BYTES = 1 << 16  # longer ones are broken up
 _ADDRESS = "127.0.0.1"
 
@@ -42,6 +43,8 @@ def start_ranked(
     try:
         for rank in range(job.ranks.count):
             variables = {**job.variables, **rank_variables(rank, job.ranks.count, port)}
+            if not job.ranks.labelled:
+                variables.setdefault(*_QUIET_TORCH)
             started.append(open_process(replace(job, variables=variables), job.arguments, marks))
     except BaseException:
         for process in started:
@@ -144,7 +147,7 @@ class RankedProcesses(CommandProcess):
         # What fails with an exit code has said why itself, if it is a command of conjure's own.
         says_why = self._are_conjures and how.signal is None
         if count > 1 and not self._is_to_end and not says_why:
-            message = f"process {rank} of {count} {words}; {_others(count)} ended"
+            message = f"rank {rank} of {count} {words}; {_others(count)} ended"
         self._failed = replace(how, message=message)
         if not self._is_to_end:
             self._kill_at = time.monotonic() + self._grace_s
@@ -220,4 +223,4 @@ def _ending_words(how: Exit) -> str:
 
 
 def _others(count: int) -> str:
-    return "the other was" if count == 2 else "the others were"
+    return "the other process was" if count == 2 else "the other processes were"

@@ -106,7 +106,7 @@ def submit(
     is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
-        spec = _with_cores(spec, is_local=is_local)
+        spec = with_cores(spec, is_local=is_local)
         _refuse_where(home, spec, is_local=is_local)
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
@@ -173,7 +173,7 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     return executor
 
 
-def _with_cores(spec: RunSpec, *, is_local: bool) -> RunSpec:
+def with_cores(spec: RunSpec, *, is_local: bool) -> RunSpec:
     """The spec with the cores that its processes share, where it says nothing: all of this machine's.
 
     Processes that wait for one another are as slow as the slowest, so they are given cores that no other run

@@ -84,7 +84,7 @@ def test_a_training_stopped_in_one_process_goes_on_in_another_number_of_them():
 
 def test_weights_that_differ_end_training_in_one_sentence():
     def work(group):
-        with pytest.raises(TrainingError, match="weights of process 1 are not those of process 0") as caught:
+        with pytest.raises(TrainingError, match="weights of rank 1 are not those of rank 0") as caught:
             trained(group, model_seed=group.rank)
         return str(caught.value)
 

@@ -33,7 +33,7 @@ _CONNECT_TIMEOUT = timedelta(minutes=5)
 # was stopped is found by whoever started them, and long before this.
 _PREPARED_WITHIN = timedelta(days=1)
 _STEP_WITHIN = timedelta(minutes=30)
-_ENDED_WITHIN_S = 10.0  # after one process failed, the others are ended in this time
+_ENDED_WITHIN_S = 60.0  # after one process failed, whoever started the others has ended them long before
 _LOOPBACK = "127.0.0.1"
 _SETTINGS, _FAILED, _FINISHED = "settings", "failed", "finished"  # keys that the processes share
 
@@ -182,7 +182,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
         backend = _backend(store, membership, device)
     except RuntimeError as error:
         raise TrainingError(
-            f"process {membership.rank} of {membership.size} cannot reach the others at"
+            f"rank {membership.rank} of {membership.size} cannot reach the others at"
             f" {membership.address}:{membership.port}: {str(error).splitlines()[0]}"
         ) from error
     store.set_timeout(_PREPARED_WITHIN)
@@ -261,7 +261,7 @@ class ConnectedGroup(ProcessGroup):
         others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         if others:
             raise TrainingError(
-                f"after step {step} the weights of process {others[0]} are not those of process 0: the"
+                f"after step {step} the weights of rank {others[0]} are not those of rank 0: the"
                 " processes do not compute alike",
                 hint="use processors and versions of torch that are all alike, or fewer processes",
             )
@@ -280,7 +280,7 @@ class ConnectedGroup(ProcessGroup):
         for name, value in own.items():
             if first.get(name) != value:
                 raise TrainingError(
-                    f"process {self.rank} prepared another training than process 0: {name} is {value!r} and"
+                    f"rank {self.rank} prepared another training than rank 0: {name} is {value!r} and"
                     f" {first.get(name)!r}"
                 )
 
