@@ -15,7 +15,7 @@ from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError
 from conjure.recipes.finetune_specs import finetune_spec
-from conjure.recipes.generation_specs import generate_spec, score_spec
+from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.run_specs import placed
 from conjure.reporting import inside_a_run
@@ -342,7 +342,7 @@ class Client:
             self.home,
             prompt,
             str(model),
-            _request_checks().check_generate([prompt], options),
+            check_generate([prompt], options),
             prompt_file=prompt_file,
             description=description,
             labels=labels,

@@ -10,9 +10,9 @@ from conjure.errors import UsageError
 from conjure.lm.training.request import FinetuneRequest
 from conjure.python_api import RecordingOptions
 from conjure.recipes.finetune_specs import finetune_spec
-from conjure.recipes.generation_specs import generate_spec, score_spec
+from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, option_words
-from conjure.recipes.request_checks import check_finetune, check_generate, check_score
+from conjure.recipes.request_checks import check_finetune, check_score
 
 COMMANDS = [(finetune, FinetuneOptions), (generate, GenerateOptions), (score, ScoreOptions)]
 NOT_RECORDED = {"model", "output", "resume", "dry_run", "no_run", "save", "as_json", "stream"} | {

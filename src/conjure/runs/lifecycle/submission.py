@@ -55,6 +55,7 @@ from conjure.runs.schema.spec import (
     EnvironmentChoice,
     Mount,
     RunSpec,
+    part_in_words,
     project_fault,
     split_withheld,
 )
@@ -372,15 +373,6 @@ def _refuse_unknown(given: Mapping[str, str], withheld: Iterable[str], number: i
             f"{option('env')} {name}: a rerun uses the recorded variables; only secrets of run {number},"
             " which are not stored, can be given"
         )
-
-
-def part_in_words(part: str) -> str:
-    """A part of a spec as it is written on the command line."""
-    kind, _, name = part.partition(".")
-    if kind == "params":
-        return f"{option('params')} {name}"
-    plain = {"command": "its command", "output": option("output"), "no_output": option("no_output")}
-    return plain.get(part) or {"pip": option("pip"), "requirements": option("pip_req")}.get(name, part)
 
 
 def refuse_own_folder(home: Home, spec: RunSpec) -> None:

@@ -532,6 +532,15 @@ def split_withheld(withheld: Iterable[str]) -> tuple[list[str], list[str]]:
     return names, [part for part in parts if not part.startswith(_VARIABLES)]
 
 
+def part_in_words(part: str) -> str:
+    """A part of a spec as it is written on the command line."""
+    kind, _, name = part.partition(".")
+    if kind == "params":
+        return f"{option('params')} {name}"
+    plain = {"command": "its command", "output": option("output"), "no_output": option("no_output")}
+    return plain.get(part) or {"pip": option("pip"), "requirements": option("pip_req")}.get(name, part)
+
+
 def _withheld(given: RunSpec, stored: RunSpec) -> Iterator[str]:
     """What of a spec its stored form does not hold, but for texts that change nothing in a run."""
     for part in ("variables", "params"):
