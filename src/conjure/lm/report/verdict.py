@@ -238,7 +238,9 @@ def _copying(tuned: Side, normal: Normal | None) -> Finding:
     usual = normal.novelty.copied / normal.novelty.texts if normal is not None else 0.0
     share = novelty.copied / novelty.texts
     recited = _recited_above_normal(tuned.extraction)
-    usual_copies = f" (held-out texts: {normal.novelty.copied:,} of {normal.novelty.texts:,})" if normal else ""
+    usual_copies = (
+        f" (held-out texts: {normal.novelty.copied:,} of {normal.novelty.texts:,})" if normal else ""
+    )
     sentences = [
         f"{_copied(novelty)}{usual_copies}; {_of_all(novelty.copied, novelty.texts)} are.",
         _longest_match(novelty, normal),

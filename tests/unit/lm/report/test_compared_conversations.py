@@ -113,7 +113,8 @@ def test_conversations_and_plain_text_are_not_compared(tmp_path, base):
 def test_a_model_without_a_template_reads_no_turns(tmp_path, base):
     chat = written(tmp_path / "chat.jsonl", chats(ONE_LINERS))
     pairs = written(
-        tmp_path / "pairs.jsonl", ({"prompt": f"{line.split()[0]}:", "completion": line} for line in ONE_LINERS)
+        tmp_path / "pairs.jsonl",
+        ({"prompt": f"{line.split()[0]}:", "completion": line} for line in ONE_LINERS),
     )
     models = [
         tuned(tmp_path, 1, base, chat),

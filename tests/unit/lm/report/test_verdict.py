@@ -237,7 +237,6 @@ def test_training_that_made_it_worse_calls_for_a_lower_rate(report):
         "(--learning-rate 0.0002)."
     )
 
-
     high = replace(figures, learning_rate=1.0)
     assert "(--learning-rate 0.001)" in judge(high).next_step
 
@@ -265,8 +264,8 @@ def test_shape(report, before, after, answer, tone):
     assert (found.answer, found.tone) == (answer, tone)
     assert found.detail == (
         f"Sample lengths differ from the data's by {after:.1f} tokens on average, those of the base model by "
-        f"{before:.1f}. Normal is up to 5.0: as many real records, drawn at random, differ by no more in 95 of "
-        "100 draws."
+        f"{before:.1f}. Normal is up to 5.0: as many real records, drawn at random, differ by no more in 95 "
+        "of 100 draws."
     )
 
 

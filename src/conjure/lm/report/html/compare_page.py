@@ -102,7 +102,9 @@ def place(run: ComparedRun) -> str:
 def _samples(comparison: Comparison) -> Markup:
     questions = comparison.questions
     names = [f"run {run.run}" for run in comparison.runs]
-    columns = element("tr", [element("th", name, scope="col") for name in (*["question"] * bool(questions), *names)])
+    columns = element(
+        "tr", [element("th", name, scope="col") for name in (*["question"] * bool(questions), *names)]
+    )
     written = [run.samples for run in comparison.runs]
     rows = [
         element("tr", [element("td", text if text.strip() else "(empty)", dir="auto") for text in texts])

@@ -269,7 +269,9 @@ def _left_out(normal: Normal) -> str:
 def _copying_table(report: Report) -> Markup:
     columns = [report.base.novelty, report.tuned.novelty]
     columns += [report.normal.novelty] if report.normal is not None else []
-    copy = f"the whole text stands in one training record, and has at least {COPY_WORDS} words or is all of it"
+    copy = (
+        f"the whole text stands in one training record, and has at least {COPY_WORDS} words or is all of it"
+    )
     near = (
         f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words, or all but {FEW_CHANGES} "
         f"({COPY_WORDS} at least), stand in the same order in one record, or in stretches of {COPY_WORDS} "
