@@ -20,19 +20,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import dedup_checks
 import numpy as np
-import torch
 from copy_checks import copies
 
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import LanguageModel, load
-from conjure.lm.report.statistics import LossChange, compare_losses, group_tallies
+from conjure.lm.report.statistics import compare_losses
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
 from conjure.lm.training.finetune import run_training
@@ -40,7 +39,8 @@ from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 
 TRAININGS = 40
-HELD_OUT, RESERVE, TRAINED = 60, 300, 800  # groups of a training
+POOL, MOST_WORDS = 1000, 20  # short jokes, no two of which say the same
+HELD_OUT, RESERVE = 40, 200  # jokes of a training; all others of the pool are trained on
 RATES = (1e-6, 1e-5, 3e-5, 1e-4, 3e-4)
 STEPS = (1, 2, 4, 8)
 NULLS = 2000
@@ -88,13 +88,11 @@ def trainings(data: Path, losses: Path) -> None:
 
     What is done is in LOSSES after each training; called again, it goes on from there.
     """
-    records = list(read_records([data]))
-    groups = group_records(records)
-    base = load("sprite")
-    before = _score(base, records)
+    pool = _short_jokes(data)
+    before = _score(load("sprite"), pool)
     done = _read(losses) if losses.exists() else []
     for number in range(len(done), TRAININGS):
-        done.append(_check(number, base=before, records=records, labels=groups.labels, count=groups.count))
+        done.append(_check(number, pool, before))
         losses.write_text(json.dumps([asdict(one) for one in done]))
         print(f"{number:2} {done[-1]}", flush=True)
     clear = sum(one.outcome != "unclear" for one in done)
@@ -102,33 +100,34 @@ def trainings(data: Path, losses: Path) -> None:
     print(f"{len(done)} trainings, {clear} with a clear answer, {contradicted} contradicted by the reserve")
 
 
-def _check(
-    number: int, *, base: Sequence[Tally], records: Sequence[str], labels: np.ndarray, count: int
-) -> CheckedTraining:
-    drawn = random.Random(number).sample(range(count), HELD_OUT + RESERVE + TRAINED)
-    parts = (drawn[:HELD_OUT], drawn[HELD_OUT : HELD_OUT + RESERVE], drawn[HELD_OUT + RESERVE :])
-    held_out, reserve, train = (np.flatnonzero(np.isin(labels, part)).tolist() for part in parts)
+def _short_jokes(data: Path) -> list[str]:
+    records = list(read_records([data]))
+    firsts = (records[index] for index in group_records(records).first_records.tolist())
+    return [text for text in firsts if len(text.split()) <= MOST_WORDS][:POOL]
+
+
+def _check(number: int, pool: Sequence[str], base: Sequence[Tally]) -> CheckedTraining:
+    order = random.Random(number).sample(range(len(pool)), len(pool))
+    held_out, reserve, train = (
+        order[:HELD_OUT],
+        order[HELD_OUT : HELD_OUT + RESERVE],
+        order[HELD_OUT + RESERVE :],
+    )
     rate, steps = RATES[number % len(RATES)], STEPS[number % len(STEPS)]
     with tempfile.TemporaryDirectory() as folder:
-        tuned = _tune(Path(folder), [records[index] for index in train], rate, steps, number)
-    shown, kept = _changed(tuned, held_out, base, records, labels)
-    true, _ = _changed(tuned, reserve, base, records, labels)
-    return CheckedTraining(rate, steps, shown.outcome, shown.change, shown.p_value, true.change, kept)
-
-
-def _changed(
-    tuned: LanguageModel,
-    indexes: Sequence[int],
-    base: Sequence[Tally],
-    records: Sequence[str],
-    labels: np.ndarray,
-) -> tuple[LossChange, Losses]:
-    """What a training changed on some records, by the report's own test; and each group's figures."""
-    units = labels[indexes].tolist()
-    after = group_tallies(_score(tuned, [records[index] for index in indexes]), units)
-    before = group_tallies([base[index] for index in indexes], units)
-    losses = Losses([t.tokens for t in after], [t.total for t in before], [t.total for t in after])
-    return compare_losses(before, after), losses
+        tuned = _tune(Path(folder), [pool[index] for index in train], rate, steps, number)
+    before, after = (
+        [base[index] for index in (*held_out, *reserve)],
+        _score(tuned, [pool[index] for index in (*held_out, *reserve)]),
+    )
+    shown = compare_losses(before[:HELD_OUT], after[:HELD_OUT])
+    true = compare_losses(before[HELD_OUT:], after[HELD_OUT:])
+    losses = Losses(
+        [tally.tokens for tally in after[:HELD_OUT]],
+        [tally.total for tally in before[:HELD_OUT]],
+        [tally.total for tally in after[:HELD_OUT]],
+    )
+    return CheckedTraining(rate, steps, shown.outcome, shown.change, shown.p_value, true.change, losses)
 
 
 def _tune(folder: Path, texts: Sequence[str], rate: float, steps: int, seed: int) -> LanguageModel:
@@ -209,8 +208,8 @@ def _tallies(one: Losses, differences: np.ndarray) -> tuple[list[Tally], list[Ta
 
 
 def _read(losses: Path) -> list[CheckedTraining]:
-    checked = [CheckedTraining(**one) for one in json.loads(losses.read_text())]
-    return [replace(one, losses=Losses(**one.losses)) for one in checked]
+    stored = json.loads(losses.read_text())
+    return [CheckedTraining(**{**one, "losses": Losses(**one["losses"])}) for one in stored]
 
 
 # ------------------------------------------------------------------------------------------------ groups
@@ -302,6 +301,5 @@ def dedup(data: Path, results: Path) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     commands = {one.__name__: one for one in (trainings, nulls, power, pairs, copies, million, dedup)}
     commands[sys.argv[1]](*map(Path, sys.argv[2:]))

@@ -107,7 +107,7 @@ def _measure(folder: Path, repeats: int) -> Iterator[Row]:
 
 def _measure_growth(folder: Path, repeats: int) -> Iterator[Row]:
     """What commands cost with many runs recorded, and how long it takes to remove many files."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     repository = _small_repository(folder / "repository")
     home = Home(folder / "home")
     settings = os.environ | {HOME_VARIABLE: str(home.root)}

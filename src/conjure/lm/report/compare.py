@@ -264,7 +264,7 @@ def rank(scores: Sequence[Sequence[Tally]]) -> list[int | None]:
 
 
 def not_comparable(*, held_out: bool, unseen: bool) -> str:
-    """Why nothing could be scored: there may be held-out records, and unseen ones among them."""
+    """Why nothing was scored, as a sentence: nothing was held out, nothing of it is unseen, or readable."""
     if not held_out:
         return "Not comparable: none of the runs held out any records."
     if not unseen:

@@ -185,7 +185,7 @@ class TokenisedText:
         return EncodedChat(self.ids[place].tolist(), self.kinds[place].tolist())
 
     def written_lengths(self, end_ids: Collection[int]) -> npt.NDArray[np.int64]:
-        """Tokens of what a model is to write of each record, (R,): all, or a conversation's last answer.
+        """Tokens a model is to write of each record: all, or those of a conversation's last answer, (R,).
 
         Args:
             end_ids: Tokens that end an answer; they are not counted.

@@ -263,9 +263,9 @@ def test_shape(report, before, after, answer, tone):
     found = judged(report, "shape", lengths=lengths, **sides)
     assert (found.answer, found.tone) == (answer, tone)
     assert found.detail == (
-        f"Sample lengths differ from the data's by {after:.1f} tokens on average, those of the base model by"
-        f" {before:.1f}. Normal is up to 5.0: as many real records, drawn at random, differ by no more in 95"
-        " of 100 draws."
+        f"Sample lengths differ from the data's by {after:.1f} tokens on average, those of the base model by "
+        f"{before:.1f}. Normal is up to 5.0: as many real records, drawn at random, differ by no more in 95 "
+        "of 100 draws."
     )
 
 
