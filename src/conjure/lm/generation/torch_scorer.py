@@ -1,7 +1,7 @@
 """Log-probabilities of many texts, by a model in torch.
 
-Main entries: `load_torch_scorer`, `load_torch_positions`, `TorchScorer`. Invariant: it computes in the model's
-own number format, which is float32 where figures are to be exact.
+Main entries: `load_torch_scorer`, `load_torch_positions`, `TorchScorer`. Invariant: it computes in the
+model's own number format, which is float32 where figures are to be exact.
 """
 
 from collections.abc import Sequence

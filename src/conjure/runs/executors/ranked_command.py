@@ -132,7 +132,7 @@ class RankedProcesses(CommandProcess):
             self._main_exit = self._failed if self._failed is not None else Exit(code=0)
         elif self._failed is not None:
             if time.monotonic() >= self._kill_at:
-                send_to_all(self._family(), signal.SIGKILL)
+                send_to_all(self._descendants(), signal.SIGKILL)
         elif not self._is_to_end:
             self._look_for_stopped()
 
@@ -172,7 +172,7 @@ class RankedProcesses(CommandProcess):
     def _stopped(self) -> Iterator[int]:
         """Ranks of which a process is stopped, as by SIGSTOP."""
         ranks = dict(self._rank_of)
-        for process in self._family():
+        for process in self._descendants():
             rank = ranks.get(process.pid, ranks.get(process.parent))
             if rank is not None:
                 ranks[process.pid] = rank
@@ -181,14 +181,14 @@ class RankedProcesses(CommandProcess):
 
     def _kill_stopped(self) -> None:
         """What is stopped heeds nothing but SIGKILL."""
-        send_to_all([process for process in self._family() if process.is_stopped], signal.SIGKILL)
+        send_to_all([process for process in self._descendants() if process.is_stopped], signal.SIGKILL)
 
     def _signal_group(self, number: int) -> None:
         for pid in self._running:  # not waited for yet, so the number is still its own
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, number)
         if not self._running:
-            send_to_all(self._family(), number)
+            send_to_all(self._descendants(), number)
 
 
 class _LineLabel:
