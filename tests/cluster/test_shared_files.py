@@ -11,8 +11,8 @@ from conjure.errors import StoreError
 from conjure.runs.artifacts.availability import StreamFollower, evict
 from conjure.runs.artifacts.checkpoints import CheckpointSender, bring_checkpoint
 from conjure.runs.artifacts.manifest import take_manifest
-from conjure.runs.artifacts.shared_files import DamagedObjectError
 from conjure.runs.artifacts.shared_runs import SharedRuns
+from conjure.runs.artifacts.team_files import DamagedObjectError
 from conjure.runs.database.base import SupersededError
 from conjure.runs.database.opening import share
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession

@@ -16,7 +16,7 @@ from conjure.core.text import local_address, plural, to_iso, valid_utf8
 from conjure.core.times import moment
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.runs.database.base import Database, Lease, Link, ListedRun, RunFilter
-from conjure.runs.inspect.lineage import Edge, Products, Tie, run_number, source_text
+from conjure.runs.inspect.lineage import Edge, Products, RelationKind, run_number, source_text
 from conjure.runs.lifecycle.heartbeat import is_unreachable
 from conjure.runs.schema.record import AttemptFacts, RunRecord
 from conjure.runs.schema.resource import Resource
@@ -526,6 +526,6 @@ def _relatives(record: RunRecord) -> list[Fact]:
 
 
 def _use(edge: Edge) -> str:
-    if edge.tie is Tie.MOUNT:
+    if edge.tie is RelationKind.MOUNT:
         return f"{edge.resource} as {edge.place}"
-    return "repeats it" if edge.tie is Tie.RERUN else "started by it"
+    return "repeats it" if edge.tie is RelationKind.RERUN else "started by it"

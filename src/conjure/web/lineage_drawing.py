@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from conjure.runs.inspect.lineage import Edge, Tie
+from conjure.runs.inspect.lineage import Edge, RelationKind
 
 WIDTH, HEIGHT = 208, 46
 _GAP_X, _GAP_Y, _MARGIN = 72, 20, 8
@@ -29,7 +29,7 @@ class Line:
     """One use of one thing by another: an SVG path, how, and what is used as what."""
 
     path: str
-    tie: Tie
+    tie: RelationKind
     label: str
 
 
@@ -73,7 +73,11 @@ def _line(source: Box, target: Box, edge: Edge) -> Line:
     x2, y2 = target.x, target.y + HEIGHT / 2
     bend = max((x2 - x1) / 2, _GAP_X / 2)
     path = f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
-    labels = {Tie.MOUNT: f"{edge.resource} as {edge.place}", Tie.RERUN: "repeated by", Tie.STARTED: "started"}
+    labels = {
+        RelationKind.MOUNT: f"{edge.resource} as {edge.place}",
+        RelationKind.RERUN: "repeated by",
+        RelationKind.STARTED: "started",
+    }
     return Line(path, edge.tie, labels[edge.tie])
 
 

@@ -32,8 +32,8 @@ from conjure.runs.schema.resource import KEPT_FILES, UPLOADS, Resource
 from conjure.runs.schema.run_folder import COLUMNS_FILE, LOG_FILE, MANIFEST, METRICS_FILE, RunFolder
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_files import SharedManifest
     from conjure.runs.artifacts.shared_runs import SharedRuns
+    from conjure.runs.artifacts.team_files import SharedManifest
     from conjure.runs.objects.index import UploadRow
 
 UPLOAD_SUMMARY = "upload.json"

@@ -16,7 +16,7 @@ from conjure.core.files import parse_json
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError
 from conjure.runs.artifacts.checkpoints import Checkpoint
-from conjure.runs.artifacts.shared_files import DamagedObjectError, SharedFiles, SharedManifest
+from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest, TeamFiles
 from conjure.runs.code.tree_packs import write_pack
 from conjure.runs.database.base import Link
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
@@ -30,7 +30,7 @@ _AT_ONCE = 8
 _NOTHING_SENT = Streams(0, 0, 0)
 
 
-class SharedRuns(SharedFiles):
+class SharedRuns(TeamFiles):
     """A team's files and what else is in its object store. Use one object per thread."""
 
     # ---- while a run goes on -------------------------------------------------------------------------------

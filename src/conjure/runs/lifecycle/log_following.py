@@ -17,7 +17,7 @@ from conjure.runs.executors.base import Executor
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.scheduling.scheduler import shortage
-from conjure.runs.scheduling.scheduler_start import look_after_queue
+from conjure.runs.scheduling.scheduler_start import ensure_scheduler
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import PHASES, RunProgress, RunStatus
@@ -157,7 +157,7 @@ def _look_after(store: Database, record: RunRecord, executor: Executor | None) -
     if not record.waits_in_queue:
         mark_interrupted(store, [record], executor)
         return
-    look_after_queue(store)
+    ensure_scheduler(store)
     claims = store.claims()
     own = next((claim for claim in claims if claim.number == record.number), None)
     if record.spec.on is not None and own is not None and own.may_start:

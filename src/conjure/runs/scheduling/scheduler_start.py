@@ -1,6 +1,6 @@
 """The process that starts queued runs, as others see it: started where it is missing, woken, told apart.
 
-Main entries: `look_after_queue`, `start_scheduler`, `wake_scheduler`, `close_queued`. Invariant: at most one
+Main entries: `ensure_scheduler`, `start_scheduler`, `wake_scheduler`, `close_queued`. Invariant: at most one
 lives in a home; runs that wait without one are found by the next command, and by the next supervisor to end.
 """
 
@@ -206,7 +206,7 @@ _HOW_ENDED = {
 }
 
 
-def look_after_queue(store: Database) -> None:
+def ensure_scheduler(store: Database) -> None:
     """See to it that this machine's queue has a scheduler if runs wait in it, and that what is read is true.
 
     It never fails: who only looks must not be kept from it.
@@ -224,10 +224,10 @@ def look_after_queue(store: Database) -> None:
         with suppress(ConjureError, OSError):
             start_scheduler(store.home)
     if store.is_shared and store.home.config_file.exists():
-        _look_after_clusters(store)
+        _ensure_dispatcher(store)
 
 
-def _look_after_clusters(store: Database) -> None:
+def _ensure_dispatcher(store: Database) -> None:
     """See to it that a dispatcher is there if there are active runs on clusters that this machine knows."""
     try:
         known = read_executors(store.home)
