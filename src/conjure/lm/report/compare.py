@@ -6,6 +6,7 @@ of the models; and a model ranks above another only where the difference is more
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -30,7 +31,7 @@ from conjure.lm.report.diversity import distinct
 from conjure.lm.report.facts import plain
 from conjure.lm.report.lengths import distance, length_counts, usual_distance
 from conjure.lm.report.novelty import compare_with_training, novelty_summary
-from conjure.lm.report.statistics import compare_losses, group_tallies
+from conjure.lm.report.statistics import LossChange, compare_losses, group_tallies
 from conjure.lm.report.words import split_words
 from conjure.lm.text.chat.encoding import ConversationEncoder
 from conjure.lm.text.chat.formats import ChatFormat
@@ -49,7 +50,9 @@ class ComparedRun:
         run: Number of its run.
         data: Names of the files it was trained on.
         bits_per_byte: Held-out loss, comparable between tokenizers; None where nothing could be compared.
-        loss: The same in nats per token; comparable where the tokenizers are the same.
+        behind: By how much that is above the lowest of all runs; None for the lowest.
+        behind_error: Standard error of `behind`, over the records.
+        loss: The same as `bits_per_byte` in nats per token; comparable where the tokenizers are the same.
         rank: 1 is best; models without a clear difference have the same one. None where not comparable.
         samples: What it wrote.
         copies: Samples that are copies of a record it was trained on, or nearly so.
@@ -61,6 +64,8 @@ class ComparedRun:
     run: int
     data: tuple[str, ...]
     bits_per_byte: float | None
+    behind: float | None
+    behind_error: float | None
     loss: float | None
     rank: int | None
     samples: tuple[str, ...]
@@ -138,12 +143,15 @@ def compare(models: Sequence[TunedModel], *, tell: Tell = lambda _: None) -> Com
         scores.append(_scores(own, encoder, chosen, windows))
         facts.append(_written(own, encoder, text, questions))
     ranks = rank(scores) if chosen else [None] * len(models)
+    behind = behind_lowest(scores) if chosen else [None] * len(models)
     words = min((sum(map(len, own.words)) for own in facts), default=0)
     runs = tuple(
         ComparedRun(
             run=model.run,
             data=tuple(Path(name).name for name in model.trainings[-1].data),
             bits_per_byte=sum(tallies, Tally()).bits_per_byte if tallies else None,
+            behind=change.change if change is not None else None,
+            behind_error=change.standard_error if change is not None else None,
             loss=sum(tallies, Tally()).loss if tallies else None,
             rank=place,
             samples=own.samples,
@@ -152,7 +160,7 @@ def compare(models: Sequence[TunedModel], *, tell: Tell = lambda _: None) -> Com
             length_distance=own.length_distance,
             usual_distance=own.usual_distance,
         )
-        for model, tallies, place, own in zip(models, scores, ranks, facts, strict=True)
+        for model, tallies, place, change, own in zip(models, scores, ranks, behind, facts, strict=True)
     )
     return Comparison(
         schema=SCHEMA,
@@ -261,6 +269,17 @@ def rank(scores: Sequence[Sequence[Tally]]) -> list[int | None]:
             leader = number
         ranks[number] = order.index(leader) + 1
     return ranks
+
+
+def behind_lowest(scores: Sequence[Sequence[Tally]]) -> list[LossChange | None]:
+    """How far each model's bits per byte are above the lowest; None for the model that has those.
+
+    Args:
+        scores: As for `rank`.
+    """
+    in_bits = [[Tally(each.total / math.log(2), each.bytes) for each in tallies] for tallies in scores]
+    lowest = max(in_bits, key=lambda tallies: sum(tallies, Tally()).total)
+    return [compare_losses(lowest, tallies) if tallies is not lowest else None for tallies in in_bits]
 
 
 def not_comparable(*, held_out: bool, unseen: bool) -> str:

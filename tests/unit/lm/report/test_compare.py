@@ -1,6 +1,7 @@
 """Fine-tunes compared on what none of them was trained on, and ranked only where they differ."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -9,6 +10,7 @@ from conjure.lm.generation.score import Tally
 from conjure.lm.report.compare import (
     ComparedRun,
     Comparison,
+    behind_lowest,
     comparison_to_json,
     named,
     not_comparable,
@@ -42,6 +44,8 @@ def run(number: int, **changes) -> ComparedRun:
         run=number,
         data=("jokes.csv",),
         bits_per_byte=1.5,
+        behind=0.25,
+        behind_error=0.05,
         loss=4.25,
         rank=number - 2,
         samples=("<b>one</b>", ""),
@@ -108,6 +112,15 @@ def test_what_is_no_clear_difference_is_a_tie():
     assert rank([scores(*wavering), scores(*worse), scores(*flat)]) == [1, 3, 1]
 
 
+def test_how_far_a_model_is_behind_is_told_in_bits_per_byte():
+    good = [Tally(-8 * math.log(2), 10, 5, 40)] * 20
+    bad = [Tally(-math.log(2) * (12 + place % 2), 7, 5, 40) for place in range(20)]
+    behind, lowest = behind_lowest([bad, good])
+    assert lowest is None
+    assert behind.change == pytest.approx(4.5 / 40)
+    assert 0 < behind.standard_error < 0.01
+
+
 def test_names_of_runs():
     assert (named([3, 5]), named([3, 5, 8])) == ("Runs 3 and 5", "Runs 3, 5 and 8")
 
@@ -118,11 +131,12 @@ def test_the_page_escapes_samples_and_says_the_protocol():
     assert "&lt;b&gt;one&lt;/b&gt;" in page
     assert "(empty)" in page
     assert "loss, nats per token" in page
+    assert "0.250 ± 0.098" in page
     assert "5 of 25 held-out records are left out" in page
 
 
 def test_nothing_comparable_has_no_ranking():
-    runs = tuple(run(number, rank=None, bits_per_byte=None, loss=None) for number in (3, 4))
+    runs = tuple(run(number, rank=None, bits_per_byte=None, behind=None, loss=None) for number in (3, 4))
     made = comparison(headline="Not comparable: …", scored=0, available=0, left_out=25, runs=runs)
     assert protocol(made).startswith("No record was scored. 25 of 25 held-out records are left out")
     assert "Not comparable" in render_comparison(made)

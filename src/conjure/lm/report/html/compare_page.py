@@ -7,6 +7,7 @@ from conjure.lm.report.compare import SAMPLE_TOKENS, ComparedRun, Comparison, na
 from conjure.lm.report.html.layout import number, percent, rows_of, section, table, term
 from conjure.lm.report.html.markup import Markup, element
 from conjure.lm.report.html.page import document
+from conjure.lm.report.verdict import Z_95
 
 
 def render_comparison(comparison: Comparison) -> str:
@@ -38,6 +39,7 @@ def _figures(comparison: Comparison) -> Markup:
                 term("bits per byte", "Held-out loss, comparable between tokenizers; lower is better"),
                 lambda run: number(run.bits_per_byte, 3),
             ),
+            (term("above the lowest, bits per byte", "± is 95% confidence"), behind),
             *loss,
             ("copies among the samples", lambda run: f"{run.copies:,} of {samples:,}"),
             (
@@ -97,6 +99,13 @@ def _refused(comparison: Comparison) -> str:
 def place(run: ComparedRun) -> str:
     """The place of a run, or a dash."""
     return str(run.rank) if run.rank is not None else "–"
+
+
+def behind(run: ComparedRun) -> str:
+    """How far a run is above the lowest held-out loss, and how sure that is; or a dash."""
+    if run.behind is None or run.behind_error is None:
+        return "–"
+    return f"{run.behind:.3f} ± {Z_95 * run.behind_error:.3f}"
 
 
 def _samples(comparison: Comparison) -> Markup:
