@@ -74,7 +74,7 @@ LISTS = {
         " newspaper; a dictionary; a ticket; a garden hose; a spade; a rake; a flowerpot; a kite; a ball;"
         " a puzzle; a doll; a drum; a guitar; a violin; a whistle; a balloon; a birthday card; a present;"
         " a photograph; a pair of glasses; a pair of scissors; a hearing aid; a wheelchair; a walking"
-        " stick; a thermometer; a plaster; a shopping list; a shopping trolley; a receipt; a price tag; a"
+        " stick; a thermometer; a shopping list; a shopping trolley; a receipt; a price tag; a"
         " library card; a passport; an alarm clock; a hairdryer"
     ),
     "fixture": words(
@@ -111,8 +111,8 @@ LISTS = {
     "place": words(
         "the library; the bakery; the market; the park; the beach; the station; the school; the museum;"
         " the post office; the swimming pool; the playground; the hospital; the kitchen; the garden; the"
-        " attic; the cellar; the bus stop; the airport; the harbour; the farm; the forest; the lake; the"
-        " café; the cinema; the zoo; the town hall; the launderette; the balcony; the staircase; the"
+        " attic; the cellar; the bus stop; the airport; the harbour; the farm; the forest; the lake; the tea"
+        " room; the cinema; the zoo; the town hall; the launderette; the balcony; the staircase; the"
         " waiting room; the campsite"
     ),
     "activity": words(
@@ -167,6 +167,10 @@ LISTS = {
     "mood": words(
         "happy; tired; hungry; proud; nervous; bored; curious; lonely; grateful; surprised; in a hurry;"
         " worried"
+    ),
+    "food": words(
+        "some bread; a sandwich; an apple; a bowl of soup; some chocolate; a cup of tea; a cake; some biscuits; a"
+        " pancake; a bag of cherries; some cheese; a pot of jam; the last egg; some noodles; a birthday cake"
     ),
     "day": words("Monday; Tuesday; Wednesday; Thursday; Friday; Saturday; Sunday"),
     "season": words("spring; summer; autumn; winter"),
@@ -243,7 +247,7 @@ STORY_BEGINS = words(
     " likes to; {name} was tired of {activity}, so {she}; Last {day}, {name} broke {item}.; {name} keeps"
     " {item} in the kitchen because; {name} moved to a new town, and; {name} dreams of {activity} because;"
     " It was {day} morning, and {name}; {name} heard a noise near {place}.; {name} promised {her} {relative}"
-    " to; {name} is learning about {things} because; {name} shared {stuff} with {her} {relative}, because;"
+    " to; {name} is learning about {things} because; {name} shared {food} with {her} {relative}, because;"
     " The {animal} followed {name} to {place}.; {name} has a {animal} that; {name}'s {animal} likes"
 )
 STORY_LINKS = words(
@@ -368,10 +372,10 @@ def chain(form: str, request: str, begins: list[str], links: list[str], most: in
 
 
 ANSWER_BEGINS = {
-    "what": ["", "", "It is", "You can", "People"],
-    "stuff": ["", "", "{Stuff}", "It", "People"],
-    "things": ["", "", "They", "People", "Some"],
-    "job": ["", "", "They", "You"],
+    "what": ["", "It is", "You can", "People"],
+    "stuff": ["", "{Stuff}", "It", "People"],
+    "things": ["", "They", "People", "Some"],
+    "job": ["", "They", "You"],
     "place": ["", "You can", "People", "There"],
     "activity": ["", "It", "You", "Many people"],
     "task": ["", "You can", "First,", "The easiest way is to", "Try to", "It helps to"],
