@@ -19,7 +19,8 @@ from write_text import ends_sentence, read_written
 from conjure.lm.text.near_duplicates import group_records
 
 FEWEST_WORDS, MOST_WORDS = 5, 90
-LEAST_LOGPROB = -1.1  # mean of a token: below, the model is guessing, and it shows
+# Mean of a token: below, the model is guessing, and it shows. Of a short text few tokens are sure.
+LEAST_LOGPROB, LEAST_LOGPROB_ASKED = -1.75, -1.25
 HELD_OUT_EVERY = 50
 REPLACED = str.maketrans(
     {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2014": "-", "\u2013": "-"}
@@ -44,11 +45,12 @@ PLEASANTRIES = (
 )
 ASSISTANT = words(
     r"as an ai; an ai; ai (?:assistant|model); language model; chatbot; assist you; help you with; happy"
-    r" to help; glad to help; here to help; let me know; feel free; i don't have"
-    r" (?:feelings|personal|access|the ability); i'm not able; i cannot; i can't"
-    r" (?:help|assist|provide|answer); i'm (?:just )?a (?:computer|program|machine); what's on your mind;"
-    r" any inconvenience; sorry for your; here (?:are|is) (?:some|a few|a list|the|an?); the following;"
-    r" smollm; hugging face; rewrite; the (?:text|sentence|passage|story|prompt); would you like"
+    r" to help; glad to help; here to (?:help|support); support you; you're going through; you're"
+    r" welcome; recommend some; let me know; feel free; i don't have (?:feelings|personal|access|the"
+    r" ability); i'm not able; i cannot; i can't (?:help|assist|provide|answer); i'm (?:just )?a"
+    r" (?:computer|program|machine); what's on your mind; any inconvenience; sorry for your; here"
+    r" (?:are|is) (?:some|a few|a list|the|an?); the following; smollm; hugging face; rewrite; my"
+    r" (?:friend|dear); human species; the (?:text|sentence|passage|story|prompt); would you like"
     r" (?:me|to); can you (?:please|tell|provide|give); please (?:provide|let|tell|note); (?:any )?other"
     r" questions; in conclusion; in this example; covid; coronavirus; pandemic; suicid\w*; murder\w*;"
     r" kill\w*; rape\w*; porn\w*; sex\w*"
@@ -57,6 +59,11 @@ PLEASANTRY = re.compile(f"^(?:{'|'.join(PLEASANTRIES)})[.!,:]\\s+", re.IGNORECAS
 ASSISTANT_TALK = re.compile(rf"\b(?:{'|'.join(ASSISTANT)})\b", re.IGNORECASE)
 MARKUP = re.compile(r"[*#_|<>\[\]{}\\`~^=@:;]|https?|www\.|\.\.\.|\(|\d", re.MULTILINE)
 SENTENCE_END = re.compile(r"[.!?][\"']?(?=\s|$)")
+CIRCLES = [  # "An umbrella is a kind of umbrella", "a hill is a hill", "aquatic and aquatic"
+    re.compile(r"^(?:an?|the) (\w+) (?:is|are)\b[^.]*\b\1\b", re.IGNORECASE),
+    re.compile(r"\b(\w{4,}) (?:is|are|means?) (?:an? |the )?\1\b", re.IGNORECASE),
+    re.compile(r"\b(\w{3,}),? (?:and |or )?\1\b", re.IGNORECASE),
+]
 WORD = re.compile(r"[A-Za-z']+")
 
 
@@ -78,27 +85,23 @@ def plain(text: str) -> str:
 
 
 def repeats(text: str) -> bool:
-    """Whether it says something twice: four words in a row, a sentence's beginning, or a noun by itself."""
+    """Whether it says something twice: three words in a row, a sentence's beginning, or a word by itself."""
     found = WORD.findall(text.lower())
-    fours = Counter(zip(found, found[1:], found[2:], found[3:], strict=False))
-    if fours and fours.most_common(1)[0][1] > 1:
-        return True
+    threes = Counter(zip(found, found[1:], found[2:], strict=False))
     beginnings = Counter(
-        tuple(WORD.findall(part.lower())[:3]) for part in SENTENCE_END.split(text) if part.strip()
+        tuple(WORD.findall(part.lower())[:2]) for part in SENTENCE_END.split(text) if part.strip()
     )
-    if beginnings.most_common(1)[0][1] > 2:
-        return True
-    # "An umbrella is a kind of umbrella", "aquatic and aquatic"
-    return bool(
-        re.search(r"^(?:an?|the) (\w+) (?:is|are)\b[^.]*\b\1\b", text, re.IGNORECASE)
-        or re.search(r"\b(\w{3,}),? (?:and |or )?\1\b", text, re.IGNORECASE)
+    return (
+        any(count > 1 for count in threes.values())
+        or any(count > 2 for count in beginnings.values())
+        or any(pattern.search(text) for pattern in CIRCLES)
     )
 
 
 def fault(record: dict, text: str) -> str | None:
     """Why a text is left out, or None."""
     count = len(WORD.findall(text))
-    if record["logprob"] < LEAST_LOGPROB:
+    if record["logprob"] < (LEAST_LOGPROB if record["frame"] == "{}" else LEAST_LOGPROB_ASKED):
         return "unsure"
     if MARKUP.search(record["text"]):
         return "markup, list or figures"

@@ -26,14 +26,16 @@ class Prompt:
 
     Attributes:
         form: Name of the kind of text it asks for.
-        given: What the model reads first, control tokens included.
+        shared: What the model reads first, control tokens included; the same for many prompts.
+        asked: What it reads then.
         openings: First words of each part; they belong to the text. The model ends each part.
         sentences: Most sentences of a part.
         frame: What the text becomes a document in, at the place of ``{}``.
     """
 
     form: str
-    given: str
+    shared: str
+    asked: str
     openings: tuple[str, ...]
     sentences: int
     frame: str = "{}"
@@ -72,7 +74,7 @@ LISTS = {
         " newspaper; a dictionary; a ticket; a garden hose; a spade; a rake; a flowerpot; a kite; a ball;"
         " a puzzle; a doll; a drum; a guitar; a violin; a whistle; a balloon; a birthday card; a present;"
         " a photograph; a pair of glasses; a pair of scissors; a hearing aid; a wheelchair; a walking"
-        " stick; a thermometer; a plaster; a shopping list; a shopping trolley; a receipt; a price tag; a"
+        " stick; a thermometer; a shopping list; a shopping trolley; a receipt; a price tag; a"
         " library card; a passport; an alarm clock; a hairdryer"
     ),
     "fixture": words(
@@ -109,8 +111,8 @@ LISTS = {
     "place": words(
         "the library; the bakery; the market; the park; the beach; the station; the school; the museum;"
         " the post office; the swimming pool; the playground; the hospital; the kitchen; the garden; the"
-        " attic; the cellar; the bus stop; the airport; the harbour; the farm; the forest; the lake; the"
-        " café; the cinema; the zoo; the town hall; the launderette; the balcony; the staircase; the"
+        " attic; the cellar; the bus stop; the airport; the harbour; the farm; the forest; the lake; the tea"
+        " room; the cinema; the zoo; the town hall; the launderette; the balcony; the staircase; the"
         " waiting room; the campsite"
     ),
     "activity": words(
@@ -166,10 +168,15 @@ LISTS = {
         "happy; tired; hungry; proud; nervous; bored; curious; lonely; grateful; surprised; in a hurry;"
         " worried"
     ),
+    "food": words(
+        "some bread; a sandwich; an apple; a bowl of soup; some chocolate; a cup of tea; a cake; some biscuits; a"
+        " pancake; a bag of cherries; some cheese; a pot of jam; the last egg; some noodles; a birthday cake"
+    ),
     "day": words("Monday; Tuesday; Wednesday; Thursday; Friday; Saturday; Sunday"),
     "season": words("spring; summer; autumn; winter"),
     "animal": words(
-        "dog; cat; hen; rabbit; parrot; goat; donkey; hamster; pony; goose; duck; turtle; goldfish; mouse"
+        "dog; cat; hen; rabbit; parrot; goat; donkey; hamster; pony; goose; duck; turtle; fox; mouse;"
+        " crow; pig; horse; bear; frog"
     ),
 }
 LISTS["thing"] = [*LISTS["item"], *LISTS["fixture"]]
@@ -214,7 +221,7 @@ ASKED = {
         "{problem}. What should I do?; {problem}. Can you help me?; {problem}. What would you do?;"
         " {problem}. Is that bad?"
     ),
-    "two": ("What is the difference between {two}?; Which is better, {two}?; What do {two} have in common?"),
+    "two": ("What is the difference between {two}?; What do {two} have in common?"),
     "occasion": (
         "What can I do on {occasion}?; What should I prepare for {occasion}?; What do you say to a friend"
         " on {occasion}?; What is a good idea for {occasion}?; What is nice about {occasion}?"
@@ -240,7 +247,7 @@ STORY_BEGINS = words(
     " likes to; {name} was tired of {activity}, so {she}; Last {day}, {name} broke {item}.; {name} keeps"
     " {item} in the kitchen because; {name} moved to a new town, and; {name} dreams of {activity} because;"
     " It was {day} morning, and {name}; {name} heard a noise near {place}.; {name} promised {her} {relative}"
-    " to; {name} is learning about {things} because; {name} shared {stuff} with {her} {relative}, because;"
+    " to; {name} is learning about {things} because; {name} shared {food} with {her} {relative}, because;"
     " The {animal} followed {name} to {place}.; {name} has a {animal} that; {name}'s {animal} likes"
 )
 STORY_LINKS = words(
@@ -266,13 +273,12 @@ SELF_LINKS = words(
 SAYING_BEGINS = words(
     "A good {relative} is someone who; You know that it is {day} when; People like {stuff} because; The"
     " best thing about {place} is; The problem with {thing} is that; {Things} are; Without {stuff}, people;"
-    " {Activity} is good for you because; {Activity} is like {activity}, because; You need {item} when; If"
-    " you lose {item}, you; {Thing} is useful because; {Thing} is made; {Thing} is; {Job} is someone who;"
-    " {Stuff} is; {Stuff} comes from; If you are {mood}, you should; It is never too late for {activity},"
-    " because; Most people go to {place} to; Nothing is better on {occasion} than; {Things} and {things}"
-    " have one thing in common:; The good thing about {item} is that it; Everybody who has {item} knows; You"
-    " should never give {item} to; A {animal} is; Children love {things} because; In {season}, people; In"
-    " {season}, {things}; {Activity} takes time, but; The secret of {activity} is"
+    " {Activity} is good for you because; You need {item} when; If you lose {item}, you; {Thing} is useful"
+    " because; {Thing} is made; {Thing} is; {Job} is someone who; {Stuff} is; {Stuff} comes from; If you are"
+    " {mood}, you should; It is never too late for {activity}, because; Most people go to {place} to;"
+    " Nothing is better on {occasion} than; The good thing about {item} is that it; Everybody who has {item}"
+    " knows; You should never give {item} to; A {animal} is; Children love {things} because; In {season},"
+    " people; In {season}, {things}; {Activity} takes time, but; The secret of {activity} is"
 )
 SAYING_LINKS = words(
     "But; That is why; It is also; So; For example,; However,; This means that; They; People"
@@ -290,9 +296,37 @@ LETTER_LINKS = words(
     " bring; Thank you for"
 )
 
+TALE_BEGINS = words(
+    "Once upon a time, there was a {beast} who; Once upon a time, there was a {beast} that lived near"
+    " {place}.; There was once {job} who; One day, a {beast} met a {other} near {place}.; Long ago, a {beast}"
+    " and a {other} lived; An old man had a {beast} that; An old woman and her {beast}; A {beast} once found"
+    " {item} and; A little {beast} was {mood} because; The {beast} said to the {other} that; In a small town,"
+    " there was {job} who; A {beast} tried {activity}, but"
+)
+TALE_LINKS = words(
+    "One day, the {beast}; So the {beast}; Then the {beast}; In the end, the {beast}; The {other} said that;"
+    " From that day on, the {beast}; But the {other}; The {beast} was {mood} because; Every evening, the"
+    " {beast}; The {beast} and the {other}; Nobody knew that; The moral is that"
+)
+TALK_BEGINS = words(
+    '"I am {mood}," said {name}, "because; "Look at that {beast}!" said {name}. "It; "I would like to buy'
+    ' {item}," said {name}. "I; "Do you like {things}?" asked {name}. "I; "I have lost {item}," said {name}.'
+    ' "I; "Let us go to {place}," said {name}, "because; "Today is {day}," said {name}. "We; "Why are you'
+    ' {mood}?" asked {name}. "You; "Is that {item}?" asked {name}. "It; "I am going to {place}," said {name}.'
+    ' "I; "What is that noise?" asked {name}. "It; "This is my {beast}," said {name}. "It; "I don\'t like'
+    ' {activity}," said {name}. "It; "My {relative} gave me {item}," said {name}. "It; "I have never been to'
+    ' {place}," said {name}. "Is it; "Good morning," said {name}. "I; "Can you help me?" asked {name}. "I'
+)
+TALK_LINKS = words(
+    '"Then you should; "No," said {her} {relative}, "because; "Yes," said {her} {relative}. "I; "You are'
+    ' right," said {her} {relative}. "It; "Never mind," said {her} {relative}. "We; "I know," said {her}'
+    ' {relative}, "but; "That is why I; "But why?" asked {her} {relative}. "Is it; "I think," said {her}'
+    ' {relative}, "that; "Maybe," said {her} {relative}. "You could; {Her} {relative} smiled and'
+)
+
 
 class Filler:
-    """Fills patterns for one text: a name and its pronouns stay the same in all of them.
+    """Fills patterns for one text: a name, its pronouns and two animals stay the same in all of them.
 
     Args:
         choice: Decides everything.
@@ -302,7 +336,15 @@ class Filler:
         self._choice = choice
         women = choice.random() < 0.5
         name = choice.choice(WOMEN if women else MEN)
-        self._fixed = {"name": name, "she": "she" if women else "he", "her": "her" if women else "his"}
+        beast, other = choice.sample(LISTS["animal"], 2)
+        self._fixed = {
+            "name": name,
+            "person": "woman" if women else "man",
+            "she": "she" if women else "he",
+            "her": "her" if women else "his",
+            "beast": beast,
+            "other": other,
+        }
 
     def fill(self, pattern: str) -> str:
         """The pattern with an entry of its list in place of each name in braces; a capital is kept."""
@@ -324,16 +366,16 @@ def chain(form: str, request: str, begins: list[str], links: list[str], most: in
     def make(filler: Filler, choice: random.Random) -> Prompt:
         count = choice.randint(1, most)
         openings = [filler.one(begins), *(filler.one(links) for _ in range(count - 1))]
-        return Prompt(form, f"{USER}{filler.fill(request)}{ANSWER}", tuple(openings), 1)
+        return Prompt(form, f"{USER}{filler.fill(request)}{ANSWER}", "", tuple(openings), 1)
 
     return make
 
 
 ANSWER_BEGINS = {
-    "what": ["", "", "It is", "You can", "People"],
-    "stuff": ["", "", "{Stuff}", "It", "People"],
-    "things": ["", "", "They", "People", "Some"],
-    "job": ["", "", "They", "You"],
+    "what": ["", "It is", "You can", "People"],
+    "stuff": ["", "{Stuff}", "It", "People"],
+    "things": ["", "They", "People", "Some"],
+    "job": ["", "They", "You"],
     "place": ["", "You can", "People", "There"],
     "activity": ["", "It", "You", "Many people"],
     "task": ["", "You can", "First,", "The easiest way is to", "Try to", "It helps to"],
@@ -363,16 +405,27 @@ def asked(form: str):
             ]
         )
         frame = re.sub(r"\{(name|Her|her|relative)\}", lambda match: filler.fill(match[0]), frame)
-        return Prompt(form, f"{GREETING}{question}{ANSWER}", (opening,), 2, frame.replace("{{}}", "{}"))
+        return Prompt(form, GREETING, f"{question}{ANSWER}", (opening,), 2, frame.replace("{{}}", "{}"))
 
     return make
 
 
 # How often each form comes, and what makes its prompts.
 FORMS = [
-    (40, chain("story", "Tell a short, simple story about {name}.", STORY_BEGINS, STORY_LINKS, 3)),
-    (15, chain("self", "Tell me about yourself in a few simple words.", SELF_BEGINS, SELF_LINKS, 3)),
+    (40, chain("story", "Tell a short, simple story about a {person}.", STORY_BEGINS, STORY_LINKS, 3)),
+    (
+        15,
+        chain(
+            "self",
+            "Write a few simple sentences about an ordinary day, in the first person.",
+            SELF_BEGINS,
+            SELF_LINKS,
+            3,
+        ),
+    ),
     (12, chain("saying", "Say something simple and true.", SAYING_BEGINS, SAYING_LINKS, 2)),
+    (7, chain("tale", "Tell a short, simple tale.", TALE_BEGINS, TALE_LINKS, 3)),
+    (10, chain("talk", "Write a short, simple dialogue with a {person}.", TALK_BEGINS, TALK_LINKS, 3)),
     (5, chain("letter", "Write a short, simple letter.", LETTER_BEGINS, LETTER_LINKS, 3)),
     *(
         (weight, asked(form))

@@ -10,6 +10,7 @@ the texts it is in the middle of, and writes them again later.
 
 import argparse
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ MODEL = "smollm2"
 SETTINGS = SamplingSettings(temperature=0.5, top_k=40, top_p=0.9)
 ROWS = 64
 MOST_TOKENS = 40  # in a sentence; a longer one is broken off
+TITLE = re.compile(r"\b(?:Mrs?|Ms|Dr|St|[A-Z])\.$")
+MOST_ROOM = 256  # tokens of a text, with what is asked
 
 
 @dataclass
@@ -63,12 +66,16 @@ class Text:
         """What it says so far."""
         return self.prompt.openings[0] + tokenizer.decode(self.ids)
 
+    def closing(self, tokenizer: Tokenizer) -> str:
+        """The quotation mark that is still missing, if one is."""
+        return '"' * (self.text(tokenizer).count('"') % 2)
+
     def record(self, tokenizer: Tokenizer, *, ended: bool) -> dict:
         """What is kept of it."""
         return {
             "number": self.number,
             "form": self.prompt.form,
-            "text": self.text(tokenizer),
+            "text": self.text(tokenizer) + (self.closing(tokenizer) if ended else ""),
             "frame": self.prompt.frame,
             "ended": ended,
             "tokens": len(self.ids),
@@ -79,18 +86,25 @@ class Text:
 class Writing:
     """Many texts that are written together; a new one takes the place of each that has ended."""
 
-    def __init__(self, writer: Writer, seed: int, numbers: Iterator[int]) -> None:
+    def __init__(self, writer: Writer, seed: int, numbers: Iterator[int], *, rows: int = ROWS) -> None:
+        self._rows = rows
         self._seed, self._numbers, self._tokenizer = seed, numbers, writer.tokenizer
         self._session = writer.engine.session()
+        self._shared_rows: dict[str, int] = {}
         self._texts: dict[int, Text] = {}
 
     def step(self) -> list[dict]:
         """Write a token of each; the records of the texts that have ended with it."""
-        while len(self._texts) < ROWS:
+        while len(self._texts) < self._rows:
             self._begin(next(self._numbers))
         rows, logits = self._session.step(list(self._texts))
-        if not rows:
-            return []
+        ended = []
+        for row, token, logprob in zip(rows, *self._choose(rows, logits), strict=True):
+            ended += self._take(row, token, logprob)
+        return ended
+
+    def _choose(self, rows: list[int], logits: np.ndarray) -> tuple[list[int], list[float]]:
+        """A token for each row, and its log-probability."""
         texts = [self._texts[row] for row in rows]
         logsumexp, _ = summarise(logits)
         chosen = sample_tokens(
@@ -100,19 +114,26 @@ class Writing:
             [len(text.ids) for text in texts],
             SETTINGS,
         )
-        logprobs = logits[np.arange(len(rows)), chosen] - logsumexp
-        ended = []
-        for row, token, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
-            ended += self._take(row, token, logprob)
-        return ended
+        return chosen.tolist(), (logits[np.arange(len(rows)), chosen] - logsumexp).tolist()
 
     def _begin(self, number: int) -> None:
-        prompt = draw(self._seed, number)
-        ids = self._tokenizer.encode(prompt.given, allow_special=True)
-        ids += self._tokenizer.encode(prompt.openings[0])
-        room = sum(MOST_TOKENS * prompt.sentences + len(opening) for opening in prompt.openings)
-        [row] = self._session.add([ids], [len(ids) + room])
-        self._texts[row] = Text(number, prompt, random_stream(self._seed, number))
+        prompt, encode = draw(self._seed, number), self._tokenizer.encode
+        opening = encode(prompt.openings[0])
+        [row] = self._session.fork(self._shared_row(prompt.shared), 1)
+        text = Text(number, prompt, random_stream(self._seed, number))
+        text.unread = [*encode(prompt.asked, allow_special=True), *opening]
+        self._texts[row] = text
+        self._session.append(row, text.unread.pop(0))
+
+    def _shared_row(self, shared: str) -> int:
+        """A row that has read what many prompts begin with; texts go on from copies of it."""
+        if shared not in self._shared_rows:
+            ids = self._tokenizer.encode(shared, allow_special=True)
+            [row] = self._session.add([ids], [len(ids) + MOST_ROOM])
+            while self._session.step([row])[0] != [row]:
+                pass
+            self._shared_rows[shared] = row
+        return self._shared_rows[shared]
 
     def _take(self, row: int, token: int, logprob: float) -> list[dict]:
         """Give a row its next token, the one chosen or one that is forced; its record where that ends it."""
@@ -125,14 +146,15 @@ class Writing:
             if not closes:
                 text.ids.append(token)
                 text.unread.append(token)
-                text.sentences += ends_sentence(written)
+                text.sentences += ends_sentence(written) and ends_sentence(text.text(self._tokenizer))
             if closes or text.sentences == text.prompt.sentences:
                 if not ends_sentence(text.text(self._tokenizer)):
                     return self._end(row, ended=False)
                 text.part, text.sentences, text.tokens = text.part + 1, 0, 0
                 if text.part == len(text.prompt.openings):
                     return self._end(row, ended=True)
-                opening = self._tokenizer.encode(" " + text.prompt.openings[text.part])
+                closing = text.closing(self._tokenizer)
+                opening = self._tokenizer.encode(f"{closing} {text.prompt.openings[text.part]}")
                 text.ids += opening
                 text.unread += opening
             elif text.tokens == MOST_TOKENS * text.prompt.sentences:
@@ -146,8 +168,9 @@ class Writing:
 
 
 def ends_sentence(text: str) -> bool:
-    """Whether a text ends as sentences do."""
-    return text.rstrip("\"' ").endswith((".", "!", "?"))
+    """Whether a text ends as sentences do, and not with a title or a letter."""
+    text = text.rstrip("\"' ")
+    return text.endswith((".", "!", "?")) and not TITLE.search(text)
 
 
 def read_written(folder: Path) -> list[dict]:
