@@ -15,7 +15,7 @@ from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError
 from conjure.recipes.finetune_specs import finetune_spec
-from conjure.recipes.generation_specs import generate_spec, score_spec
+from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.run_specs import placed
 from conjure.reporting import inside_a_run
@@ -223,6 +223,8 @@ class RunOptions(TypedDict, total=False):
     """``interrupted`` (the default), or ``failed``: also if its command fails."""
     checkpoint: Sequence[str]
     """With `retry`, globs of new files to keep for the next attempt."""
+    distributed: int
+    """Start the command N times at once, each with its ``RANK`` and the ``WORLD_SIZE``."""
     on: str
     """Execute the run on this executor."""
     sandbox: bool
@@ -340,7 +342,7 @@ class Client:
             self.home,
             prompt,
             str(model),
-            _request_checks().check_generate([prompt], options),
+            check_generate([prompt], options),
             prompt_file=prompt_file,
             description=description,
             labels=labels,
@@ -586,6 +588,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         retry=options.get("retry", 0),
         retry_on=options.get("retry_on", INTERRUPTED),
         checkpoint=tuple(options.get("checkpoint", ())),
+        distributed=options.get("distributed"),
         on=options.get("on"),
     )
 

@@ -303,6 +303,7 @@ def test_runs_of_the_local_home_are_copied_into_one_with_a_name(team, address, p
     eve.do("run", "-m", "runs/1/one.txt", "cat one.txt")
     assert "there is no home 'lab'" in eve.call("--home", "lab", "ps").stderr
     eve.do("--home", "lab", "team", "join", "--database", address)
+    assert "joined as" in eve.do("--home", "lab", "team", "join", "--database", address)  # changes nothing
     assert "run 1 -> run 2" in eve.do("--home", "lab", "team", "push", "2")
     assert [run["number"] for run in json.loads(eve.do("--home", "lab", "ps", "-a", "--json"))] == [3, 2, 1]
     assert eve.do("--home=lab", "team", "push").count("already there") == 2

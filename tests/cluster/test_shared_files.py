@@ -301,15 +301,23 @@ def run_folder(files, members):
 
 
 def send(files, sender):
+    """Send what is new, as a run's supervisor does that sends log and metrics beside it."""
     staged = sender.stage()
-    return staged is not None and sender.send(files, staged, lambda _: True)
+    if staged is None:
+        return False
+    sent = []
+
+    def metrics_are_sent(length):
+        sent.append(files.send_streams(sender.run_folder, sender.number, sender.attempt))
+        return sent[0].metrics_bytes >= length
+
+    return sender.send(files, staged, metrics_are_sent)
 
 
 def test_checkpoints_reach_the_next_attempt_on_another_machine(files, members, run_folder):
     sender = CheckpointSender(run_folder, 1, attempt=3, place=1, globs=GLOBS)
     os.utime(run_folder / "work" / "state" / "a", (1000, 1000))
     os.utime(run_folder / "work" / "state" / "b", (2000, 2000))
-    files.send_streams(run_folder, 1, attempt=3)
     assert send(files, sender)
     assert not send(files, sender)  # nothing was written since
     write_files(run_folder / "work", {"state/b": "b2"})
@@ -348,7 +356,7 @@ def test_a_checkpoint_that_came_half_way_is_not_there(files, objects, members, r
     sender = CheckpointSender(run_folder, 1, attempt=1, place=1, globs=GLOBS)
     assert send(files, sender)
     write_files(run_folder / "work", {"state/a": "a2", "state/b": "b2" * 200_000})
-    objects.fails_after = len(objects.written) + 1
+    objects.fails_after = len(objects.written) + 1  # one of two files comes there
     with pytest.raises(ObjectsError):
         send(files, sender)
     objects.fails_after = None

@@ -76,7 +76,9 @@ class RayNode:
         return found
 
     def kill(self) -> None:
-        """SIGKILL to all of it."""
+        """SIGKILL to all of it; nothing if that was done before: its number may be another process's."""
+        if self.process.returncode is not None:
+            return
         for _ in range(3):  # what is just being started is found the next time
             for each in self.processes():
                 with suppress(ProcessLookupError):
@@ -90,11 +92,14 @@ class RayNodes:
     def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         self._folder = folder
         self._variables = variables
-        self._started = 0
-        self._port, dashboard = free_ports(2)
-        self.address = f"http://127.0.0.1:{dashboard}"
-        head = ["--head", "--port", str(self._port), "--dashboard-port", str(dashboard)]
-        self.head = self._start([*head, "--num-cpus", "1", "--temp-dir", str(folder / "r")])
+        self._nodes: list[RayNode] = []
+        self._port, self._dashboard = free_ports(2)
+        self.address = f"http://127.0.0.1:{self._dashboard}"
+
+    def start(self) -> None:
+        """Start the head, and a node beside it."""
+        head = ["--head", "--port", str(self._port), "--dashboard-port", str(self._dashboard)]
+        self.head = self._start([*head, "--num-cpus", "1", "--temp-dir", str(self._folder / "r")])
         self.wait_for_nodes(1)
         self.worker = self.add_node()
         self.wait_for_nodes(2)
@@ -110,9 +115,10 @@ class RayNodes:
         folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))  # sockets need a short path
         nodes = cls(folder, variables)
         try:
+            nodes.start()
             yield nodes
         finally:
-            for node in (nodes.worker, nodes.head):
+            for node in reversed(nodes._nodes):
                 node.kill()
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -129,9 +135,10 @@ class RayNodes:
         self.wait_for_nodes(2)
 
     def _start(self, arguments: list[str]) -> RayNode:
-        self._started += 1  # a new node knows nothing of the one whose place it takes
-        home = self._folder / f"node-{self._started}"
-        return RayNode(arguments, self._folder, home, self._variables)
+        home = self._folder / f"node-{len(self._nodes)}"  # a new one knows nothing of whose place it takes
+        node = RayNode(arguments, self._folder, home, self._variables)
+        self._nodes.append(node)
+        return node
 
     @property
     def homes(self) -> list[Home]:

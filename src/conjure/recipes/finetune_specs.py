@@ -1,7 +1,7 @@
 """A fine-tune as a run.
 
 Main entries: `finetune_spec`, `resumed_spec`. Invariant: `resumed_spec` repeats the earlier
-run's command word for word; only then can training go on from its state.
+run's command word for word, but for the number of processes; only then can training go on from its state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes be
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
 _OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
 _CHECKPOINTS = tuple(f"/{output}/" for output in (_STATE, *_OUTPUTS))  # the state says up to where
-_RESUME = "--resume"
+_RESUME, _DISTRIBUTED = "--resume", "--distributed="
 
 
 def finetune_spec(
@@ -51,7 +51,7 @@ def finetune_spec(
     inputs = InputMounts(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
     words += inputs.option_words(options, placeholders)
-    return conjure_command_spec(
+    spec = conjure_command_spec(
         "finetune",
         words,
         inputs.mounts,
@@ -59,10 +59,16 @@ def finetune_spec(
         labels=labels,
         checkpoint=_CHECKPOINTS,
     )
+    return replace(spec, distributed=options.get("distributed"))
 
 
-def resumed_spec(home: Home, resource: str) -> RunSpec:
+def resumed_spec(home: Home, resource: str, *, distributed: int | None = None) -> RunSpec:
     """The run that goes on from the training state that another run left.
+
+    Args:
+        home: Where conjure keeps things.
+        resource: The other run.
+        distributed: With how many processes; as many as it had, if None.
 
     Raises:
         UsageError: That run was no fine-tune, or has nothing to go on from.
@@ -92,17 +98,22 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
         if mount.target not in _OUTPUTS
     ]
     parts = [Mount(f"runs/{number}/{part}", part) for part in _OUTPUTS if (state / part).is_dir()]
-    command = tuple(word for word in record.spec.command if word != _RESUME)
+    words = [word for word in record.spec.command[2:] if word != _RESUME]
+    if distributed is not None:
+        words = [word for word in words if not word.startswith(_DISTRIBUTED)] + [
+            f"{_DISTRIBUTED}{distributed}"
+        ]
     return replace(
         conjure_command_spec(
             "finetune",
-            [*command[2:], _RESUME],
+            [*words, _RESUME],
             [*kept, *parts],
             labels=record.spec.labels,
             checkpoint=_CHECKPOINTS,
         ),
         description=f"resumed from run {number}",
         project=record.project,
+        distributed=distributed if distributed is not None else record.spec.distributed,
     )
 
 

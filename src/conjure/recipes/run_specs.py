@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from conjure.core.home import Home
@@ -119,10 +118,16 @@ def conjure_command_spec(
         code=CodeChoice(none=True),
         mounts=tuple(mounts),
         variables={"PATH": path_with_own_python()},
-        description=description if description else f"conjure {version('conjure')}",
+        description=description if description else _own_version(),
         labels=tuple(labels),
         checkpoint=tuple(checkpoint),
     )
+
+
+def _own_version() -> str:
+    from importlib.metadata import version  # milliseconds that only these runs need pay
+
+    return f"conjure {version('conjure')}"
 
 
 def placed(spec: RunSpec, on: str | None, resources: ComputeRequest) -> RunSpec:

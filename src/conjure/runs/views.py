@@ -455,6 +455,8 @@ def requested_facts(record: RunRecord) -> Iterator[Fact]:
     if amounts:
         given = f" (given {', '.join(map(str, record.gpu_ids))})" if record.gpu_ids else ""
         yield Fact("needs", ", ".join(amounts) + given)
+    if spec.distributed is not None:
+        yield Fact("distributed", f"{spec.distributed} process{'es' * (spec.distributed != 1)}")
     if spec.on is not None:
         yield Fact("on", spec.on)
     if spec.after:

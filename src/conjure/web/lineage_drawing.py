@@ -4,7 +4,7 @@ Main entry: `draw`. Layers by the longest way from a source, each ordered by the
 that few lines cross. Invariant: every line leads from left to right.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -114,10 +114,17 @@ def _ordered(layers: list[list[str]], pairs: Sequence[tuple[str, str]]) -> list[
     for source, target in pairs:
         neighbours.setdefault(source, []).append(target)
         neighbours.setdefault(target, []).append(source)
+    place = {name: height for layer in layers for name, height in _heights(layer)}
     for sweep in range(_SWEEPS):
         order = layers if sweep % 2 == 0 else layers[::-1]
         for layer in order:
-            place = {name: row / max(len(each) - 1, 1) for each in layers for row, name in enumerate(each)}
             middles = {name: fmean(place[each] for each in neighbours.get(name, [name])) for name in layer}
             layer.sort(key=middles.__getitem__)
+            place.update(_heights(layer))
     return layers
+
+
+def _heights(layer: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """The names of a layer, each with how far down it stands, from 0 to 1."""
+    for row, name in enumerate(layer):
+        yield name, row / max(len(layer) - 1, 1)

@@ -30,9 +30,8 @@ from conjure.core.text import today
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
-from conjure.recipes.generation_specs import generate_spec
+from conjure.recipes.generation_specs import check_generate, generate_spec
 from conjure.recipes.options import GenerateOptions
-from conjure.recipes.request_checks import check_generate
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 

@@ -20,11 +20,28 @@ from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.schema.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.team_runs import Checkpoint, TeamRuns
+    from conjure.runs.artifacts.team_runs import TeamRuns  # of the extra `team`
 
 _State = dict[str, tuple[int, ...]]
 _COPY = "checkpoint"
 _TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Files that an attempt at a run keeps for the next one while it goes on.
+
+    Attributes:
+        place: Whose they are, counted as the record counts attempts: from 1.
+        manifest: The digest of the list of the files.
+        newest: For each glob that names some, when the newest of them was written.
+        metrics_bytes: As much of the attempt's metrics was reported before the files were copied.
+    """
+
+    place: int
+    manifest: str
+    newest: dict[str, float]
+    metrics_bytes: int
 
 
 @dataclass(slots=True)
@@ -96,8 +113,6 @@ class CheckpointSender:
             StoreError: The database or the object store cannot be reached.
             OSError: The copy cannot be read.
         """
-        from conjure.runs.artifacts.team_runs import Checkpoint  # of the extra `team`, as `files` is
-
         try:
             digest = files.store(staged.copy, take_manifest(staged.copy))
         finally:
@@ -169,7 +184,7 @@ def bring_checkpoint(home: Home, number: int, attempt: int) -> None:
         partial.rename(folder.work)
 
 
-def _set_times(folder: Path, checkpoint: "Checkpoint") -> None:
+def _set_times(folder: Path, checkpoint: Checkpoint) -> None:
     """Give the files the times by which `hand_on` tells which metrics are older."""
     chosen = {glob: GlobSet([glob]) for glob in checkpoint.newest}
     for name, entry in walk(folder):

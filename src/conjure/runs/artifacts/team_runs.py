@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from conjure.core.files import parse_json
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError
+from conjure.runs.artifacts.checkpoints import Checkpoint
 from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest, TeamFiles
 from conjure.runs.code.tree_packs import write_pack
 from conjure.runs.database.base import Link
@@ -27,23 +28,6 @@ from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE
 
 _AT_ONCE = 8
 _NOTHING_SENT = Streams(0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Files that an attempt at a run keeps for the next one while it goes on.
-
-    Attributes:
-        place: Whose they are, counted as the record counts attempts: from 1.
-        manifest: The digest of the list of the files.
-        newest: For each glob that names some, when the newest of them was written.
-        metrics_bytes: As much of the attempt's metrics was reported before the files were copied.
-    """
-
-    place: int
-    manifest: str
-    newest: dict[str, float]
-    metrics_bytes: int
 
 
 class TeamRuns(TeamFiles):
@@ -328,4 +312,4 @@ class TeamRuns(TeamFiles):
         return {found[1].manifest for found in kept if found is not None}
 
 
-__all__ = ["Checkpoint", "SharedManifest", "TeamRuns"]
+__all__ = ["SharedManifest", "TeamRuns"]

@@ -22,7 +22,14 @@ from conjure.errors import ExecutorError, StoreError, UsageError
 from conjure.runs.database.base import Database, ResourceClaim
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
-from conjure.runs.executors.ray_cluster import Amounts, RayCluster, RayJob, RayNode, UnreachableError
+from conjure.runs.executors.ray_cluster import (
+    NOTHING,
+    Amounts,
+    RayCluster,
+    RayJob,
+    RayNode,
+    UnreachableError,
+)
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import RunFolder
@@ -199,8 +206,8 @@ class RayExecutor(Executor):
             UnreachableError: The cluster does not answer.
             ExecutorError: It refuses the job.
         """
-        needs = Amounts(cpus=min(0.01, node.total.cpus))
-        self.cluster.submit(name, self._entrypoint("--check"), needs, {"ray.io/node-id": node.id})
+        # It takes nothing, so that it need not wait for runs that are going on there.
+        self.cluster.submit(name, self._entrypoint("--check"), NOTHING, {"ray.io/node-id": node.id})
 
     def how_to_join(self) -> str:
         """What is missing on a node without the team's home, in words."""

@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +27,7 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _SWEEP_EVERY_S = 0.02
 _PROC = Path("/proc")
+_LONGEST_STAT = 4096
 
 # Asks a supervisor to end its run at once, where that cannot be written into the database.
 KILL_SIGNAL = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
@@ -81,8 +82,12 @@ def boot_id() -> str:
 
 def find_process(pid: int) -> Process | None:
     """The process with this pid, or None."""
-    try:
-        text = (_PROC / str(pid) / "stat").read_bytes()
+    try:  # by descriptors, in a third of the time: this is asked of every process of the machine
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(descriptor, _LONGEST_STAT)
+        finally:
+            os.close(descriptor)
     except OSError:
         return None
     before, _, after = text.rpartition(b")")  # the name before it may hold anything, brackets too
@@ -197,19 +202,19 @@ class Reaped:
     peak_memory_bytes: int
 
 
-def reap_children(main_child: int | None = None) -> Reaped | None:
-    """Take in every child that has ended; tells of `main_child` if it was among them.
+def reap_children(wanted: Collection[int] = ()) -> dict[int, Reaped]:
+    """Take in every child that has ended; tells of the `wanted` ones that were among them, by pid.
 
     Only for a process whose children are all conjure's: the exit status of any other child would be lost.
     """
-    found = None
+    found = {}
     with suppress(ChildProcessError):
         while True:
             pid, status, used = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 break
-            if pid == main_child:
-                found = Reaped(os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024)
+            if pid in wanted:
+                found[pid] = Reaped(os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024)
     return found
 
 

@@ -119,9 +119,11 @@ class CommandMonitor:
         for condition, name in self.conditions.unmet():
             self.log.note(f"stop condition {condition.text!r}: the run reported no metric {name!r}")
         self.control.index(self._summaries.values())
-        return CommandResult(
-            self.execution.exit, self._reason, self._message, command_s, self.execution.usage()
-        )
+        ended = self.execution.exit
+        if ended.message is not None:
+            self.log.note(ended.message)
+        message = self._message if self._reason is not None else ended.message
+        return CommandResult(ended, self._reason, message, command_s, self.execution.usage())
 
     def _look_at_metrics(self) -> None:
         points = list(self.metrics.read_all())

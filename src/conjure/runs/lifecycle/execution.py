@@ -37,7 +37,7 @@ from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.images import Image, prepare_image
 from conjure.runs.environments.interpreter import find_current
-from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
 from conjure.runs.executors.podman_container import (
@@ -47,6 +47,7 @@ from conjure.runs.executors.podman_container import (
     remove_container,
     start_container,
 )
+from conjure.runs.executors.ranked_command import start_ranked
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.process import KILL_SIGNAL, Process, kill_descendants
@@ -67,7 +68,7 @@ from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
-from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.spec import COMMAND, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
 from conjure.runs.telemetry.logs import LogWriter
@@ -307,10 +308,17 @@ def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Im
             with _interruptible(run):
                 return _contained(run, to_image_arguments(command), place, environment, record)
         variables = command_variables(run.home, record, place, environment, run.spec.variables)
-        job = Job(to_arguments(command), place.folder, variables)
+        job = Job(to_arguments(command), place.folder, variables, ranks=_ranks(run.spec))
         return _sandboxed(run, job, environment, record) if run.spec.sandbox else job
     except (BuildError, NotFoundError, OSError) as error:
         return NotStartedError(str(error), ENGINE_FAILED)
+
+
+def _ranks(spec: RunSpec) -> Ranks | None:
+    """The processes that carry out a run's command together, if it asks for them."""
+    if spec.distributed is None:
+        return None
+    return Ranks(spec.distributed, labelled=spec.kind == COMMAND)
 
 
 def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
@@ -358,6 +366,8 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
     start = start_command if job.sandbox is None else start_sandboxed
     if job.container is not None:
         start = start_contained
+    elif job.ranks is not None:
+        start = start_ranked
     execution = start(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)

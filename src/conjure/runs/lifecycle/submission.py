@@ -55,6 +55,7 @@ from conjure.runs.schema.spec import (
     EnvironmentChoice,
     Mount,
     RunSpec,
+    part_in_words,
     project_fault,
     split_withheld,
 )
@@ -106,6 +107,7 @@ def submit(
     is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
+        spec = with_cores(spec, is_local=is_local)
         _refuse_where(home, spec, is_local=is_local)
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
@@ -170,6 +172,20 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     if must_answer:
         executor.cluster.nodes()
     return executor
+
+
+def with_cores(spec: RunSpec, *, is_local: bool) -> RunSpec:
+    """The spec with the cores that its processes share, where it says nothing: all of this machine's.
+
+    Processes that wait for one another are as slow as the slowest, so they are given cores that no other run
+    asks for; on another machine, whose size is not known here, one for each.
+    """
+    processes = spec.distributed
+    if processes is None or spec.resources.cpus is not None:
+        return spec
+    cores = Capacity.of_this_machine().cpus if is_local else processes
+    wanted = min(cores, processes * max(1, cores // processes))
+    return replace(spec, resources=replace(spec.resources, cpus=float(wanted)))
 
 
 def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
@@ -357,15 +373,6 @@ def _refuse_unknown(given: Mapping[str, str], withheld: Iterable[str], number: i
             f"{option('env')} {name}: a rerun uses the recorded variables; only secrets of run {number},"
             " which are not stored, can be given"
         )
-
-
-def part_in_words(part: str) -> str:
-    """A part of a spec as it is written on the command line."""
-    kind, _, name = part.partition(".")
-    if kind == "params":
-        return f"{option('params')} {name}"
-    plain = {"command": "its command", "output": option("output"), "no_output": option("no_output")}
-    return plain.get(part) or {"pip": option("pip"), "requirements": option("pip_req")}.get(name, part)
 
 
 def refuse_own_folder(home: Home, spec: RunSpec) -> None:

@@ -1,9 +1,10 @@
 """The process that supervises a run: in its own session, so that it outlives the terminal.
 
 Main entries: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor;
-and `leave_caller`, called by `scheduler_loop` in a copy of its process, and by `node` in a job of a
-cluster's. Two processes stand behind a run: the supervisor, which takes it through and holds its lock; and
-above it a guard, which only waits, and ends every process of the run should the supervisor be killed.
+`leave_caller`, called by `node` in a job of a cluster's; and `become_supervisor`, called in a copy of a
+process that starts many, such as `scheduler_loop`. Two processes stand behind a run: the supervisor, which
+takes it through and holds its lock; and above it a guard, which only waits, and ends every process of the run
+should the supervisor be killed.
 
 Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
 """
@@ -89,6 +90,27 @@ def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> No
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+
+
+def become_supervisor(home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> NoReturn:
+    """Make this process, a copy of one that has all that a supervisor imports, supervise a run.
+
+    Args:
+        home: Where conjure keeps things; no database of it is open here.
+        number: The run.
+        lock: Its lock.
+        request: The run, and what its command is given.
+    """
+    try:
+        os.setsid()
+        os.chdir(home.root)
+        request.settings.put_in_force()
+        take_surroundings(home, number, request)
+        leave_caller(home, number, lock, request)
+    except BaseException:  # noqa: BLE001 - a copy must never go on as what it was copied from
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 def leave_caller(
