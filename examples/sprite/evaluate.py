@@ -12,7 +12,7 @@ import json
 import random
 from pathlib import Path
 
-from conjure.lm.generation.engine_loading import load_writer
+from conjure.lm.generation.engine_loading import load_engine
 from conjure.lm.generation.generate import Sample, stream
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_documents
@@ -27,9 +27,9 @@ FAIR_WORDS = 10_000  # for distinct-2: longer text repeats more
 
 def written(model: str | Path) -> list[str]:
     """Samples of a model from the start of a text, as it comes: nothing is chosen or cut."""
-    writer = load_writer(model, rows=SAMPLES)
+    loaded = load_engine(model, rows=SAMPLES)
     request = GenerationRequest(max_new_tokens=TOKENS, num_samples=SAMPLES, seed=SEED, top_k=0)
-    samples = [each for each in stream(writer.engine, writer.tokenizer, request) if isinstance(each, Sample)]
+    samples = [each for each in stream(loaded.engine, loaded.tokenizer, request) if isinstance(each, Sample)]
     return [sample.text for sample in sorted(samples, key=lambda sample: sample.index)]
 
 
