@@ -258,7 +258,7 @@ def mount(run: RunContext) -> outputs.Baseline:
     with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
         for each in record.mounts:
             source, target = locate(run.home, each.source), _from_root(record, each.target)
-            placed = mounts.place(run.home, source, run.folders.open_work(), target, each.read_only)
+            placed = mounts.place_mount(run.home, source, run.folders.open_work(), target, each.read_only)
             for skipped in placed.skipped:
                 run.log.note(f"mount {each.resource}: {skipped}")
         baseline = outputs.scan(run.folders.open_work())
