@@ -63,7 +63,7 @@ from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
 from conjure.runs.lifecycle.shipping import Shipper
-from conjure.runs.scheduling.attempts import ending_words, may_retry, queue_next_attempt
+from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord

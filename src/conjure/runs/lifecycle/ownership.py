@@ -25,7 +25,7 @@ from conjure.runs.host.process import Process, boot_id, end_all, machine_id, wit
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
-from conjure.runs.scheduling.attempts import queue_next_attempt
+from conjure.runs.scheduling.retries import queue_next_attempt
 from conjure.runs.scheduling.scheduler_start import (
     end_scheduler,
     ensure_scheduler,
