@@ -14,7 +14,7 @@ from conjure.core.team_settings import read_team
 from conjure.python_api import Client, Run
 from conjure.runs.artifacts.availability import objects_team, shared_files
 from conjure.runs.artifacts.uploads import upload
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.ray import RayExecutor
 from conjure.runs.host.process import descendants
 from conjure.runs.maintenance.team import join

@@ -14,7 +14,7 @@ from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.artifacts.team_files import DamagedObjectError
 from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.database.base import SupersededError
-from conjure.runs.database.opening import share
+from conjure.runs.database.open_database import share
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import upgrade
 from conjure.runs.objects.base import SEGMENT_BYTES, ObjectsError, manifest

@@ -16,7 +16,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.base import KILL, Database
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.podman_container import keeps_containers, remove_container

@@ -16,7 +16,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.artifacts.uploads import read_upload
 from conjure.runs.database.base import Database, RunFilter
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import host_id, machine_id
 from conjure.runs.maintenance.team import send_files
 from conjure.runs.schema.process_facts import Owner

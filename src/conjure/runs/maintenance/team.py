@@ -24,7 +24,7 @@ from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.artifacts.uploads import read_upload, uploads_here
 from conjure.runs.code.tree_packs import has_tree
 from conjure.runs.database.base import RunFilter
-from conjure.runs.database.opening import open_database, share, stop_sharing
+from conjure.runs.database.open_database import open_database, share, stop_sharing
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
 from conjure.runs.database.record_files import folder_numbers
