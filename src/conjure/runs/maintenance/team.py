@@ -29,8 +29,8 @@ from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.objects.index import ObjectIndex, UploadRow
-from conjure.runs.objects.probe import Abilities, probe
 from conjure.runs.objects.remote import check_address, open_objects
+from conjure.runs.objects.store_check import Abilities, probe
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
