@@ -81,7 +81,7 @@ class HeldOutFacts:
     """What was held out, and how much of it was scored.
 
     Attributes:
-        method: ``records``, ``tail``, ``file`` or ``none``, as `conjure.lm.text.held_out.Split` has it.
+        method: ``records``, ``tail``, ``file`` or ``none``, as `conjure.lm.text.split.Split` has it.
         reason: Why it is not records, as a sentence; None where it is.
         records: Records held out.
         groups: Groups of records that say the same among them.

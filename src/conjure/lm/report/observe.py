@@ -22,7 +22,7 @@ from conjure.lm.report.extraction import LONGEST, extracted_share
 from conjure.lm.report.facts import Extraction
 from conjure.lm.report.statistics import FEWEST_GROUPS, stretches
 from conjure.lm.text.chat.encoding import EncodedChat
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 from conjure.lm.text.tokenizer import Tokenizer
 
 _READ_TOKENS = 1 << 16

@@ -7,8 +7,8 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.report.observe import excerpts, held_out_texts, observe, record_texts, some_records
-from conjure.lm.text.held_out import hold_out
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import tokenise
 from support.models import tiny_model, tiny_tokenizer
 from support.records import many_records, write_records
