@@ -62,7 +62,7 @@ from conjure.runs.lifecycle.command_environment import (
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
-from conjure.runs.lifecycle.shipping import Shipper
+from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
@@ -109,7 +109,7 @@ class RunContext:
     requested: float
     exclude: Callable[[Process], bool]
     heartbeat: Heartbeat
-    shipper: Shipper
+    shipper: RunUploader
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     reserve: DiskReserve = field(init=False)
