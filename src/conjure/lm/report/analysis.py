@@ -35,8 +35,8 @@ from conjure.lm.report.facts import (
     plain,
 )
 from conjure.lm.report.lengths import Counts, distance, length_counts, usual_distance
+from conjure.lm.report.measure_model import Excerpt, Observation, excerpts
 from conjure.lm.report.novelty import Overlap, compare_with_training, novelty_summary
-from conjure.lm.report.observe import Excerpt, Observation, excerpts
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.verdict import Figures, judge
 from conjure.lm.report.words import split_words

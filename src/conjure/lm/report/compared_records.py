@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.report.observe import record_texts
+from conjure.lm.report.measure_model import record_texts
 from conjure.lm.text.chat.encoding import ConversationEncoder, conversation_encoder
 from conjure.lm.text.chat.formats import ChatFormat, Message
 from conjure.lm.text.near_duplicates import GroupBuilder

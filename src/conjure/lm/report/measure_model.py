@@ -1,6 +1,6 @@
 """What a model does that a report looks at: the samples it writes, and what it makes of held-out text.
 
-Main entries: `observe`, before and after training; `record_texts` and `held_out_texts` for the texts.
+Main entries: `measure_model`, before and after training; `record_texts` and `held_out_texts` for the texts.
 Invariant: the same model, request and texts give the same observation.
 """
 
@@ -53,7 +53,7 @@ class Observation:
     extraction: Extraction
 
 
-def observe(
+def measure_model(
     name: str,
     model: CausalLM,
     tokenizer: Tokenizer,
