@@ -22,15 +22,15 @@ from conjure.lm.report.facts import (
     CurvePoint,
     Diversity,
     Gallery,
+    HeldOutBaseline,
     HeldOutComparison,
     HeldOutFacts,
     HeldOutScore,
     LengthFigures,
     LengthScale,
-    Normal,
+    ModelResults,
     Report,
     SampleFacts,
-    Side,
     TrainingText,
     plain,
 )
@@ -126,7 +126,7 @@ def analyse(evidence: Evidence) -> Report:
     )
     held_out = _comparison(evidence)
     novelty = novelty_summary([of_pieces[place] for place in unseen])
-    normal = Normal(novelty, diversities[2], len(copied)) if novelty is not None else None
+    normal = HeldOutBaseline(novelty, diversities[2], len(copied)) if novelty is not None else None
     course = _course(evidence)
     return Report(
         schema=SCHEMA,
@@ -214,7 +214,7 @@ def _side(
     diversity: Diversity,
     data: Counts,
     scale: LengthScale,
-) -> Side:
+) -> ModelResults:
     novelty = novelty_summary(overlaps)
     assert novelty is not None, "a report needs samples"
     samples = tuple(
@@ -232,7 +232,7 @@ def _side(
         for place, (sample, overlap) in enumerate(zip(observation.samples, overlaps, strict=True))
     )
     counts = length_counts([sample.tokens for sample in samples], scale.limit)
-    return Side(
+    return ModelResults(
         name=observation.name,
         held_out=held_out_score(evidence.tallies(observation)),
         lengths=_length_figures(counts, data, scale.width),
