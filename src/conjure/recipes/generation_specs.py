@@ -6,6 +6,7 @@ outputs, as JSON.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from conjure.core.home import Home
 from conjure.core.text import today
@@ -34,9 +35,8 @@ def check_generate(prompts: Sequence[str], options: GenerateOptions) -> Generate
     """
     refuse_unknown(options, GenerateOptions)
     names = GenerationRequest.__dataclass_fields__
-    request = GenerationRequest(
-        prompts=prompts, **{name: value for name, value in options.items() if name in names}
-    )
+    given: dict[str, Any] = {name: value for name, value in options.items() if name in names}
+    request = GenerationRequest(prompts=prompts, **given)
     dated: GenerateOptions = {"chat_date": today()} if options.get("chat") else {}
     return {**dated, **options, "seed": request.seed}
 
