@@ -28,7 +28,7 @@ RETRY_OPTION = click.option(
     help="Start the run again up to N times if it is interrupted.",
 )
 PLACE_OPTIONS = (
-    click.option("--on", metavar="NAME", help="Carry the run out on this executor."),
+    click.option("--on", metavar="NAME", help="Execute the run on this executor."),
     click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
     click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
     click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),

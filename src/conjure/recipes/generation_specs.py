@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.core.text import today
 from conjure.lm.generation.request import GenerationRequest
 from conjure.recipes.options import GenerateOptions, ScoreOptions, refuse_unknown
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec
 from conjure.runs.schema.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
@@ -35,8 +35,8 @@ def check_generate(prompts: Sequence[str], options: GenerateOptions) -> Generate
     """
     refuse_unknown(options, GenerateOptions)
     names = GenerationRequest.__dataclass_fields__
-    given: dict[str, Any] = {name: value for name, value in options.items() if name in names}
-    request = GenerationRequest(prompts=prompts, **given)
+    values: dict[str, Any] = {name: value for name, value in options.items() if name in names}
+    request = GenerationRequest(prompts=prompts, **values)
     dated: GenerateOptions = {"chat_date": today()} if options.get("chat") else {}
     return {**dated, **options, "seed": request.seed}
 
@@ -67,7 +67,7 @@ def generate_spec(
     Raises:
         ConjureError: A resource or file is not there.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
     stop = [_escaped(text) for text in options.get("stop", ())]
     words += inputs.option_words({**options, "stop": stop}, placeholders)
@@ -75,7 +75,7 @@ def generate_spec(
         words += ["--prompt-file", inputs.data(str(prompt_file))]
     elif prompt:
         words += ["--", prompt]
-    return recorded("generate", words, inputs.mounts, description=description, labels=labels)
+    return conjure_command_spec("generate", words, inputs.mounts, description=description, labels=labels)
 
 
 def _escaped(text: str) -> str:
@@ -109,9 +109,9 @@ def score_spec(
     Raises:
         ConjureError: A resource or file is not there.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     named = [inputs.model(name) for name in models]
     words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
     words += ["--output", FIGURES_FILE, *inputs.option_words(options, placeholders)]
     words += ["--", *map(inputs.data, given)] if files else ["--text", "--", *given]
-    return recorded("score", words, inputs.mounts, description=description, labels=labels)
+    return conjure_command_spec("score", words, inputs.mounts, description=description, labels=labels)

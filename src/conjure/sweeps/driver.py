@@ -12,6 +12,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.core.units import format_duration
 from conjure.errors import ConjureError, StoreError
+from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.database.base import PRUNE, STOP, Database
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError, TrialRow
 from conjure.runs.executors.forking import ForkingExecutor
@@ -108,6 +109,7 @@ class Driver:
         for row in fresh:
             value, step = None, None
             if self._request.metric is not None:
+                bring_streams(self._home, row.run)  # it may have been carried out on a cluster's node
                 folder = self._home.run_folder(row.run)
                 value, step = aggregate(folder, self._request.metric, self._request.aggregation)
             store.settle_trial(self._number, row.trial, row.run, value, step)
@@ -133,6 +135,7 @@ class Driver:
         return None
 
     def _last_lines(self, run: int) -> list[str]:
+        bring_streams(self._home, run)
         entries = LogTail(RunFolder.of(self._home, run).log).read()
         return [line.text for line in lines(entries)][-_LAST_LINES:]
 

@@ -208,7 +208,7 @@ def _prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
     lines = _text(prompt_file.read_bytes(), str(prompt_file)).removeprefix("\ufeff").split("\n")
     lines = lines if lines[-1] else lines[:-1]
     if not lines:
-        raise DataError(f"{prompt_file} is empty, so it holds no prompt", hint="put a prompt on each line")
+        raise DataError(f"{prompt_file} is empty, so it contains no prompt", hint="put a prompt on each line")
     return [line.removesuffix("\r") for line in lines]
 
 

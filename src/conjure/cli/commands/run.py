@@ -12,7 +12,7 @@ from conjure.cli.saved_commands.options import SavableCommand, saved_command_opt
 from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.runs.lifecycle.overlooked import overlooked
+from conjure.runs.inspect.submission_warnings import submission_warnings
 from conjure.runs.schema.argv import unknown_placeholders
 from conjure.runs.schema.spec import parse_assignment
 
@@ -47,7 +47,7 @@ def command(context: click.Context, /, *, save_command: Path | None, **options: 
         return save_to_file(context, save_command, spec.stored().withheld or ())
     for name in unknown_placeholders(spec.command, spec.params):
         click.echo(f"note: :{name}: in the command is not replaced: there is no --param {name}=…", err=True)
-    for note in overlooked(spec):
+    for note in submission_warnings(spec):
         click.echo(f"note: {note}", err=True)
     return submit_and_follow(home, spec, background=options["background"], as_json=options["as_json"])
 

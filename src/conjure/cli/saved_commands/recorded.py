@@ -77,6 +77,7 @@ def _run_values(record: RunRecord) -> dict[str, Any]:
         "idempotent": spec.idempotent,
         "sandbox": spec.sandbox,
         "network": spec.network,
+        "distributed": spec.distributed,
     }
 
 

@@ -39,7 +39,7 @@ def follow_sweep(home: Home, number: int, *, background: bool, as_json: bool) ->
             view = look_at_sweep(home, store, number) if background else _watch(home, store, number, as_json)
     except KeyboardInterrupt:
         note(
-            f"\nSweep {number} goes on; to show it: conjure sweep show {number};"
+            f"\nSweep {number} continues; to show it: conjure sweep show {number};"
             f" to stop it: conjure sweep stop {number}"
         )
         return EXIT_DETACHED

@@ -30,7 +30,7 @@ from conjure.runs.scheduling.scheduler_start import (
     SchedulerLock,
     close_queued,
     dependency_failed,
-    look_after_queue,
+    ensure_scheduler,
     this_queue,
 )
 from conjure.runs.schema.run_folder import RunFolder
@@ -97,7 +97,7 @@ class _Scheduler:
         try:
             with open_database(self._home, must_exist=True) as store:
                 mark_interrupted(store, store.supervised())
-                look_after_queue(store)
+                ensure_scheduler(store)
                 queued = store.queued(this_queue(self._home))
                 self._forget_all_but(queued)
                 ready = self._ready(store)

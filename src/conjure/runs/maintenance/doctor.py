@@ -114,7 +114,7 @@ def rebuild(home: Home) -> Rebuilt:
     with open_database(home) as store:
         numbers, unreadable = store.reindex()
     if home.code_repository.exists():
-        code_store.mend(home)
+        code_store.repair_store(home)
     return Rebuilt(tuple(numbers), tuple(unreadable), aside)
 
 
@@ -213,7 +213,7 @@ def _run_folders(home: Home, store: Database, suspects: list[int], elsewhere: se
         yield Finding("run folders", State.WARNING, text)
     foreign = foreign_entries(home.runs)
     if foreign:
-        text = f"{home.runs} holds what is no run: {_names(foreign)}"
+        text = f"{home.runs} contains entries that are not runs: {_names(foreign)}"
         yield Finding("run folders", State.WARNING, text, "move it elsewhere")
     yield from _records(home, store, folders, suspects)
     yield from _run_files(home, store, folders)
