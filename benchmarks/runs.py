@@ -29,7 +29,7 @@ from conjure.runs.host.process_usage import measure
 from conjure.runs.scheduling.scheduler_start import scheduler_of
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import PHASES, Ending, EndReason, RunProgress, RunStatus
 
 CONJURE = Path(sys.executable).with_name("conjure")
 RECORDED_RUNS = 20_000
@@ -83,7 +83,7 @@ def main() -> None:
 def _measure(folder: Path, repeats: int) -> Iterator[Row]:
     repository = _small_repository(folder / "repository")
     home = Home(folder / "home")
-    settings = os.environ | {HOME_VARIABLE: str(home.root)} | _own_package(folder / "packages")
+    settings = _settings(home) | _own_package(folder / "packages")
 
     def conjure(*arguments: str) -> float:
         started = time.perf_counter()
@@ -158,7 +158,7 @@ def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
     folder.mkdir(exist_ok=True)
     repository = _small_repository(folder / "repository")
     home = Home(folder / "home")
-    settings = os.environ | {HOME_VARIABLE: str(home.root)}
+    settings = _settings(home)
     cores = Capacity.of_this_machine().cpus
 
     def conjure(*arguments: str) -> float:
@@ -196,6 +196,12 @@ def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
         if not left:
             break
         conjure("kill", *left)
+
+
+def _settings(home: Home) -> dict[str, str]:
+    """What the measured commands are given; they keep bytecode of our modules, as installed ones do."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {HOME_VARIABLE: str(home.root)}
 
 
 def _drained(home: Home) -> list[RunRecord]:
@@ -339,7 +345,7 @@ def _record_runs(home: Home, count: int) -> None:
             record = RunRecord(
                 number,
                 RunSpec((f"python train.py --lr {number}",), home.root, labels=("sweep",)),
-                Facts(entered, now, Ending(EndReason.COMPLETED, 0)),
+                RunProgress(entered, now, Ending(EndReason.COMPLETED, 0)),
                 CodeFacts("", commit="0" * 40, branch="main"),
                 environment,
                 outputs=OutputFacts(1, 1000),

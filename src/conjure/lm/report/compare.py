@@ -30,7 +30,7 @@ from conjure.lm.report.compared_records import (
 from conjure.lm.report.diversity import distinct
 from conjure.lm.report.facts import plain
 from conjure.lm.report.lengths import distance, length_counts, usual_distance
-from conjure.lm.report.novelty import compare_with_training, summarise
+from conjure.lm.report.novelty import compare_with_training, novelty_summary
 from conjure.lm.report.statistics import LossChange, compare_losses, group_tallies
 from conjure.lm.report.words import split_words
 from conjure.lm.text.chat.encoding import ConversationEncoder
@@ -228,7 +228,7 @@ def _written(
     """What a model writes, beside what it was trained on."""
     samples = generate(own.model, own.tokenizer, _request(own, encoder, questions))
     written = tuple(sample.text for sample in samples)
-    novelty = summarise(compare_with_training(written, text.learned(), own.tokenizer))
+    novelty = novelty_summary(compare_with_training(written, text.learned(), own.tokenizer))
     assert novelty is not None
     data = length_counts(text.lengths, SAMPLE_TOKENS)
     lengths = [len(sample.token_ids) - (sample.finish_reason == "end_of_text") for sample in samples]

@@ -224,7 +224,7 @@ def tokenise(
     """
     if bool(records.chat_formats) != (chat is not None):
         raise DataError(
-            f"{records.sources[0].name} holds {'conversations' if chat is None else 'plain text'}, and the"
+            f"{records.sources[0].name} contains {'conversations' if chat is None else 'plain text'}, and the"
             f" training data {'plain text' if chat is None else 'conversations'}"
         )
     if chat is not None and allow_special:

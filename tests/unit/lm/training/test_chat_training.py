@@ -146,7 +146,7 @@ def test_a_prompt_and_its_completion_train_a_base_model(tmp_path):
     assert result.loss_before is not None
     records_of(tmp_path / "chat.jsonl")
     with pytest.raises(
-        UsageError, match=r"base has no chat template, and the data hold conversations \(messages\)"
+        UsageError, match=r"base has no chat template, and the data contain conversations \(messages\)"
     ):
         finetune(tmp_path / "chat.jsonl", output=tmp_path / "out", model=base)
 
