@@ -105,7 +105,7 @@ def test_no_change_at_all():
 def test_the_standard_error_is_what_many_draws_show():
     source = np.random.default_rng(0)
     found = []
-    for _ in range(200):
+    for _ in range(400):
         tokens = source.integers(5, 60, 100)
         found.append(compared(tokens, source.normal(-0.1 * tokens, 3.0)))
     spread = np.std([one.change for one in found])
