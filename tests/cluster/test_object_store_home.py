@@ -14,7 +14,7 @@ from conjure.core.team_settings import read_team
 from conjure.python_api import Client
 from conjure.runs.artifacts.availability import objects_team, shared_files
 from conjure.runs.database.opening import open_database
-from conjure.runs.host.process import everybody
+from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.repositories import read_files, write_files
@@ -207,7 +207,7 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
     eve = Member(project.parent / "eve")
     refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
     assert refused.returncode == 1
-    assert "which holds 1 run" in refused.stderr
+    assert "which contains 1 run" in refused.stderr
     assert "conjure team join --database" in refused.stderr
 
 
@@ -303,6 +303,7 @@ def test_runs_of_the_local_home_are_copied_into_one_with_a_name(team, address, p
     eve.do("run", "-m", "runs/1/one.txt", "cat one.txt")
     assert "there is no home 'lab'" in eve.call("--home", "lab", "ps").stderr
     eve.do("--home", "lab", "team", "join", "--database", address)
+    assert "joined as" in eve.do("--home", "lab", "team", "join", "--database", address)  # changes nothing
     assert "run 1 -> run 2" in eve.do("--home", "lab", "team", "push", "2")
     assert [run["number"] for run in json.loads(eve.do("--home", "lab", "ps", "-a", "--json"))] == [3, 2, 1]
     assert eve.do("--home=lab", "team", "push").count("already there") == 2
@@ -318,7 +319,7 @@ def test_keys_are_in_no_record_no_log_and_no_process_list(team, s3, address):
     ada, bob = team
     run = ada.client.run(f"echo begun; {UNTIL_GO}")
     wait_until(lambda: run.status is RunStatus.RUNNING, "its start")
-    assert not [process for process in everybody() if s3.secret.encode() in command_line(process.pid)]
+    assert not [process for process in all_processes() if s3.secret.encode() in command_line(process.pid)]
     (ada.home.run_folder(run.number) / "go").touch()
     run.wait(check=True)
     bob.do("ps")

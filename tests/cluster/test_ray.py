@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import urllib.request
 from contextlib import suppress
@@ -9,22 +10,26 @@ from contextlib import suppress
 import pytest
 
 from conjure.core.home import Home
-from conjure.python_api import Run
+from conjure.core.team_settings import read_team
+from conjure.python_api import Client, Run
+from conjure.runs.artifacts.availability import objects_team, shared_files
+from conjure.runs.artifacts.uploads import upload
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.ray import RayExecutor
-from conjure.runs.host.process import family
+from conjure.runs.host.process import descendants
+from conjure.runs.maintenance.team import join
 from conjure.runs.scheduling.scheduler_start import dispatcher_lock_path
 from conjure.runs.schema.status import RunStatus
 from support.casting import (
     UNTIL_GO,
     is_running,
     nap,
-    outputs,
     release,
     supervisor_of,
     wait_until,
 )
 from support.ray_nodes import RayNodes
+from support.repositories import read_files, write_files
 from support.terminal import conjure
 from support.tuning import OPTIONS, tuning_inputs
 
@@ -34,20 +39,49 @@ CORES = 3  # the head has one, the other node two
 
 
 @pytest.fixture(scope="module")
-def nodes():
-    with RayNodes.running() as running:
+def nodes(s3):
+    with RayNodes.running(s3.variables()) as running:
         yield running
 
 
 @pytest.fixture
-def home(nodes, postgres, home, folder, tmp_path):
+def home(nodes, postgres, s3, home, folder, tmp_path, monkeypatch):
+    """A laptop's home: of a team with an object store, which the nodes have joined."""
+    for name, value in s3.variables().items():
+        monkeypatch.setenv(name, value)
+    succeed("team", "init", "--database", postgres.new_database(), "--objects", s3.new_address())
+    define_executor(home, nodes, tmp_path)
+    join_nodes(nodes, home)
+    return home
+
+
+@pytest.fixture
+def shared_home(nodes, postgres, conjure_home, folder, tmp_path):
+    """A home in a folder that the nodes share."""
+    home = Home(conjure_home)
     succeed("team", "init", "--database", postgres.new_database())
-    token = tmp_path / "token"
+    define_executor(home, nodes, tmp_path)
+    return home
+
+
+def define_executor(home, nodes, folder):
+    token = folder / "token"
     token.write_text(TOKEN)
     home.config_file.write_text(
         f'[executors.gpu]\nkind = "ray"\naddress = "{nodes.address}"\ntoken_file = "{token}"\n'
     )
-    return home
+
+
+def join_nodes(nodes, home):
+    """Have the nodes join a team, each with a home of its own beside those of other tests' teams."""
+    team = read_team(home)
+    for node in nodes.homes:
+        join(node.named(team.identity), team.database)
+
+
+def replace_worker(nodes, home):
+    nodes.replace_worker()
+    join_nodes(nodes, home)
 
 
 def succeed(*arguments):
@@ -56,12 +90,36 @@ def succeed(*arguments):
     return done.stdout
 
 
+def folder_on_node(nodes, run):
+    """The run's folder on the node that has it."""
+    identity = read_team(run.home).identity
+    folders = [node.named(identity).runs / str(run.number) for node in nodes.homes]
+    (found,) = [each for each in folders if each.is_dir()]
+    return found
+
+
+def let_go(nodes, run):
+    """Let a run's command go on that waits as `UNTIL_GO` does."""
+    (folder_on_node(nodes, run) / "go").touch()
+
+
+def outputs(run, tmp_path):
+    """What the run made, as it comes to the machine that asked for it."""
+    return read_files(run.cp(folder=tmp_path / f"outputs-{run.number}"))
+
+
 def wait_for_attempt(run, number):
     def has_started():
         record = run.record
         return record.status is RunStatus.RUNNING and len(record.attempts) == number - 1 and list(run.logs())
 
     wait_until(has_started, f"attempt {number}")
+
+
+def wait_for_checkpoint(run):
+    """Wait until files of the run's first attempt are where the next one finds them."""
+    with shared_files(run.home, objects_team(run.home)) as files:
+        wait_until(lambda: files.newest_checkpoint(run.number, 9), "a checkpoint in the object store")
 
 
 def jobs_of(home, nodes, run):
@@ -75,7 +133,7 @@ def jobs_of(home, nodes, run):
 
 
 def occupy(nodes, tmp_path, cores):
-    """Have jobs of somebody else's use so many cores until the file ``free`` is there."""
+    """Have jobs of somebody else's use the cores that are left, until the file ``free`` is there."""
     for place in range(cores):
         body = {
             "submission_id": f"other-{tmp_path.name}-{place}",
@@ -87,57 +145,71 @@ def occupy(nodes, tmp_path, cores):
         )
         urllib.request.urlopen(request, timeout=30).close()
     executor = RayExecutor.named(Home.from_environment(), "gpu")
-    wait_until(
-        lambda: sum(node.free.cpus for node in executor.cluster.nodes()) == CORES - cores, "busy cores"
-    )
+    wait_until(lambda: not any(node.free.cpus for node in executor.cluster.nodes()), "busy cores")
 
 
-def test_a_run_is_carried_out_there_as_here(client, home, nodes):
-    (home.root / "config.toml").chmod(0o600)
-    done = conjure(
-        "run",
-        "--on",
-        "gpu",
-        "-e",
-        f"API_KEY={SECRET}",
-        "echo ${#API_KEY} > size.txt; env > env.txt; echo out",
-    )
+def test_a_run_is_carried_out_there_as_here(client, home, nodes, folder, tmp_path):
+    write_files(folder, {"code.sh": "cat given.txt data/a.txt; echo ${#API_KEY} > size.txt; env > env.txt"})
+    write_files(tmp_path, {"given.txt": "given\n", "data/a.txt": "uploaded\n"})
+    succeed("upload", "../data")
+    mounts = ("-m", "../given.txt", "-m", "uploads/data")
+    done = conjure("run", "--on", "gpu", *mounts, "-e", f"API_KEY={SECRET}", "sh code.sh")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "\nout\n" in done.stdout
+    assert "\ngiven\nuploaded\n" in done.stdout
     run = Run(home, 1)
-    assert outputs(run)["size.txt"] == f"{len(SECRET)}\n"
-    assert "RAY_JOB_CONFIG" not in outputs(run)["env.txt"]
+    made = outputs(run, tmp_path)
+    assert made["size.txt"] == f"{len(SECRET)}\n"
+    assert "RAY_JOB_CONFIG" not in made["env.txt"]
     shown = json.loads(succeed("info", "1", "--json"))
-    assert (shown["status"], shown["spec"]["on"], shown["owner"]["host_name"]) == (
-        "complete",
-        "gpu",
-        os.uname().nodename,
-    )
+    assert (shown["status"], shown["spec"]["on"]) == ("complete", "gpu")
+    assert read_team(home).member not in shown["owner"]["host_id"]
     (job,) = jobs_of(home, nodes, run)
     assert job["submission_id"].endswith("-1-1")
     wait_until(lambda: jobs_of(home, nodes, run)[0]["status"] == "SUCCEEDED", "the end of the job")
-    assert conjure("run", "--on", "gpu", "exit 7").returncode == 7
-    failed = conjure("run", "--on", "gpu", "-b", "exit 3")
-    assert failed.returncode == 0
+    report = "python -c \"import conjure; conjure.log_metric('loss', 0.5, step=3)\"; exit 7"
+    mounted = conjure("run", "--on", "gpu", "-m", "runs/1/size.txt", f"cat size.txt; {report}")
+    assert (mounted.returncode, f"\n{len(SECRET)}\n" in mounted.stdout) == (7, True)
+    assert "loss,3,0.5" in succeed("metrics", "2", "--csv")
+    assert conjure("run", "--on", "gpu", "-b", "exit 3").returncode == 0
     assert conjure("wait", "3").returncode == 3
+    # What is done is in the nodes' caches, which are bounded; nothing of it fills their disks.
+    kept = [node.named(read_team(home).identity).runs for node in nodes.homes]
+    assert [path.name for runs in kept if runs.is_dir() for path in runs.iterdir() if path.name == "1"] == []
 
 
-def test_no_secret_is_in_a_job_nor_in_what_stays(client, home, nodes, tmp_path):
+def test_a_run_is_carried_out_in_a_home_on_a_shared_folder(shared_home, nodes):
+    assert conjure("run", "--on", "gpu", "echo out; echo made > made.txt; exit 7").returncode == 7
+    client = Client(shared_home.root)
+    command = f"echo one >> kept.txt; echo ready; {UNTIL_GO}"
+    run = client.run(command, on="gpu", retry=1, checkpoint=["kept.txt"])
+    wait_for_attempt(run, 1)
+    os.kill(supervisor_of(run).pid, signal.SIGKILL)
+    wait_for_attempt(run, 2)
+    release(run)
+    run.wait(check=True)
+    assert read_files(shared_home.run_folder(run.number) / "outputs") == {"kept.txt": "one\none\n"}
+
+
+def test_no_secret_is_in_a_job_nor_in_what_stays(client, home, nodes, s3):
     run = client.run(f"echo ready; {UNTIL_GO}", env={"API_KEY": SECRET}, on="gpu")
     wait_for_attempt(run, 1)
     (job,) = jobs_of(home, nodes, run)
     with urllib.request.urlopen(f"{nodes.address}/api/jobs/{job['submission_id']}/logs") as answer:
         told = json.dumps(job) + answer.read().decode()
-    release(run)
+    assert read_team(home).database not in told
+    on_node = folder_on_node(nodes, run)
+    let_go(nodes, run)
     run.wait(check=True)
     with open_database(home) as store:
         assert store.request(run.number) is None
-    told += (
-        succeed("info", str(run.number), "--json") + (home.run_folder(run.number) / "run.json").read_text()
-    )
-    for secret in (SECRET, TOKEN):
+    told += succeed("info", str(run.number), "--json")
+    with shared_files(home, objects_team(home)) as files:
+        for name in files.objects.names("runs"):
+            told += files.objects.get(name).decode()
+    for secret in (SECRET, TOKEN, s3.secret):
         assert secret not in told
-        assert not is_in_files(home.run_folder(run.number), secret)
+        assert not is_in_files(on_node.parent, secret)
+        assert not is_in_files(home.root, secret)
 
 
 def is_in_files(folder, text):
@@ -171,57 +243,90 @@ def test_runs_wait_for_room_in_their_order(client, home, nodes, tmp_path):
     assert started[2] > started[0]
 
 
-def test_what_waits_is_handed_over_by_whoever_is_there(client, home, nodes, tmp_path):
-    occupy(nodes, tmp_path, CORES)
-    run = client.run("true", on="gpu")
+def test_the_machine_that_asked_for_runs_may_go_away(client, home, nodes, tmp_path, monkeypatch):
+    team = read_team(home)
+    going = client.run(f"echo begun; {UNTIL_GO}; echo made > made.txt", on="gpu")
+    wait_for_attempt(going, 1)
+    occupy(nodes, tmp_path, CORES - 1)
+    waiting = client.run("cat made.txt", mounts=[f"runs/{going.number}/made.txt"], on="gpu")
     lock = dispatcher_lock_path(home)
     wait_until(lock.read_text, "the dispatcher's start")
-    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)  # its machine was switched off
+    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+    on_node = folder_on_node(nodes, going)
+    shutil.rmtree(home.root)  # it was switched off, and does not come back
+    other = Home(tmp_path / "other")
+    monkeypatch.setenv("CONJURE_HOME", str(other.root))
+    succeed("team", "join", "--database", team.database)
+    define_executor(other, nodes, tmp_path)
+    (on_node / "go").touch()
     (tmp_path / "free").touch()
-    succeed("ps")  # on another machine that knows the cluster
-    with open_database(home) as store:
-        wait_until(lambda: store.get(run.number).status is RunStatus.COMPLETE, "the run")
+    succeed("ps")
+    assert conjure("wait", str(waiting.number)).returncode == 0
+    assert succeed("logs", str(going.number)) == "begun\n"
+    assert succeed("logs", str(waiting.number)) == "made\n"
 
 
-def test_a_killed_supervisor_is_followed_by_another_attempt(client, home, nodes):
+def test_a_killed_supervisor_is_followed_by_another_attempt(client, home, nodes, tmp_path):
     run = client.run(
         f"echo one >> kept.txt; echo ready; {UNTIL_GO}", on="gpu", retry=1, checkpoint=["kept.txt"]
     )
     wait_for_attempt(run, 1)
+    wait_for_checkpoint(run)
     os.kill(supervisor_of(run).pid, signal.SIGKILL)
     wait_for_attempt(run, 2)
-    release(run)
+    let_go_of_all(nodes, run)
     run.wait(check=True)
-    assert outputs(run) == {"kept.txt": "one\none\n"}
+    assert outputs(run, tmp_path) == {"kept.txt": "one\none\n"}
     assert sorted(job["submission_id"][-4:] for job in jobs_of(home, nodes, run)) == ["-1-1", "-1-2"]
 
 
-def test_a_run_is_stopped_and_saves(client, home, nodes):
+def let_go_of_all(nodes, run):
+    """Let a run's command go on that may have had an attempt on each node."""
+    identity = read_team(run.home).identity
+    for node in nodes.homes:
+        folder = node.named(identity).runs / str(run.number)
+        if folder.is_dir():
+            (folder / "go").touch()
+
+
+def test_a_sweep_is_carried_out_there(client, home, nodes):
+    report = "python -c \"import conjure; conjure.log_metric('loss', :x:, step=1)\""
+    sweep = client.sweep(report, {"x": [3, 1]}, metric="loss", direction="minimize", run={"on": "gpu"})
+    sweep.wait(check=True)
+    assert [Run(home, trial.run).record.spec.on for trial in sweep.trials] == ["gpu", "gpu"]
+    assert (sweep.best().params, sweep.best().value) == ({"x": "1"}, 1.0)
+
+
+def test_a_run_is_stopped_and_saves(client, home, nodes, tmp_path):
     run = client.run(f"echo some > some.txt; echo ready; exec sleep {nap(88666)}", on="gpu", retry=3)
     wait_for_attempt(run, 1)
-    run.stop()
-    run.wait()
-    assert (run.status, outputs(run)) == (RunStatus.STOPPED, {"some.txt": "some\n"})
+    run.stop().wait()
+    assert (run.status, outputs(run, tmp_path)) == (RunStatus.STOPPED, {"some.txt": "some\n"})
     assert not is_running(nap(88666))
 
 
-def test_a_job_that_is_stopped_stops_its_run(client, home, nodes):
+def test_a_job_that_is_stopped_stops_its_run(client, home, nodes, tmp_path):
     run = client.run(f"echo some > some.txt; echo ready; exec sleep {nap(88667)}", on="gpu")
     wait_for_attempt(run, 1)
     (job,) = jobs_of(home, nodes, run)
     RayExecutor.named(home, "gpu").cluster.stop(job["submission_id"])
     run.wait()
-    assert (run.status, outputs(run)) == (RunStatus.STOPPED, {"some.txt": "some\n"})
+    assert (run.status, outputs(run, tmp_path)) == (RunStatus.STOPPED, {"some.txt": "some\n"})
 
 
-def test_executors_are_listed_and_checked(client, home, nodes, monkeypatch):
+def test_executors_are_listed_and_checked(client, home, nodes):
     assert "gpu" in succeed("executors")
     (found,) = json.loads(succeed("executors", "--json"))
     assert (found["nodes"], found["total"]["cpus"]) == (2, CORES)
-    assert "runs can be carried out on 2 nodes" in succeed("executors", "check", "gpu")
+    assert "runs can be executed on 2 nodes" in succeed("executors", "check", "gpu")
+    team = read_team(home)
+    shutil.rmtree(nodes.worker.home.named(team.identity).root)
+    checked = conjure("executors", "check", "gpu")
+    assert (checked.returncode, checked.stderr.count("on node")) == (1, 1)
+    assert f"run `conjure team join --database {team.database}` there" in checked.stderr
 
 
-def test_language_model_work_is_carried_out_there(client, home, nodes):
+def test_language_model_work_is_carried_out_there(client, home, nodes, tmp_path):
     done = conjure(
         *("generate", "--save", "--on", "gpu", "-d", "there", "-n", "2", "--max-new-tokens", "3", "My dog")
     )
@@ -230,24 +335,24 @@ def test_language_model_work_is_carried_out_there(client, home, nodes):
     generated, scored = Run(home, 1).record, Run(home, 2).record
     assert (generated.spec.kind, generated.spec.on, generated.spec.variables) == ("generate", "gpu", {})
     assert (scored.spec.kind, scored.spec.on, scored.spec.resources.cpus) == ("score", "gpu", 1)
-    assert json.loads(outputs(Run(home, 2))["score.json"])["tokens"] > 0
+    assert json.loads(outputs(Run(home, 2), tmp_path)["score.json"])["tokens"] > 0
 
 
-def test_a_run_outlives_the_raylet(client, home, nodes):
+def test_a_run_outlives_the_raylet(client, home, nodes, tmp_path):
     run = client.run(f"echo ready; {UNTIL_GO}; echo made > made.txt", on="gpu", cpus=2, retry=1)
     wait_for_attempt(run, 1)
     os.kill(nodes.worker.raylet().pid, signal.SIGKILL)
     nodes.wait_for_nodes(1)
-    release(run)
+    let_go(nodes, run)
     run.wait(check=True)
-    assert (outputs(run), run.record.attempts) == ({"made.txt": "made\n"}, ())
+    assert (outputs(run, tmp_path), run.record.attempts) == ({"made.txt": "made\n"}, ())
     nodes.replace_worker()
 
 
 def lose(nodes, run):
     """End a run's node with everything on it, at one stroke."""
     supervisor = supervisor_of(run)
-    lost = [supervisor.parent, supervisor.pid, *(each.pid for each in family(supervisor.pid))]
+    lost = [supervisor.parent, supervisor.pid, *(each.pid for each in descendants(supervisor.pid))]
     for pid in lost:  # halted first, so that none can do anything about the others' end
         os.kill(pid, signal.SIGSTOP)
     nodes.worker.kill()
@@ -256,40 +361,41 @@ def lose(nodes, run):
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_run_whose_node_is_lost_goes_on_at_another(client, home, nodes):
-    command = f"echo one >> kept.txt; echo ready; {UNTIL_GO}"
-    run = client.run(command, on="gpu", cpus=2, retry=1, checkpoint=["kept.txt"])
-    wait_for_attempt(run, 1)
-    lose(nodes, run)
-    wait_until(lambda: run.record.attempts, "the end of the first attempt")
-    nodes.replace_worker()
-    wait_for_attempt(run, 2)
-    release(run)
-    run.wait(check=True)
-    assert outputs(run) == {"kept.txt": "one\none\n"}
-
-
 def test_a_fine_tune_whose_node_is_lost_repeats_the_unbroken_losses(client, home, nodes, tmp_path):
     data, model = tuning_inputs(tmp_path)
+    upload(home, model, "base")
     options = OPTIONS | {"epochs": 2, "eval_every": 14, "save_every": 10, "split": "lines"}
     there = {"on": "gpu", "cpus": 2, "retry": 1}
-    unbroken = client.finetune(data, model=model, run=there, **options).wait(check=True)
-    struck = client.finetune(data, model=model, run=there, **options)
-    work = home.run_folder(struck.number) / "work"
-    wait_until((work / "output.training").is_dir, "the first save")
+    unbroken = client.finetune(data, model="uploads/base", run=there, **options).wait(check=True)
+    struck = client.finetune(data, model="uploads/base", run=there, **options)
+    wait_for_checkpoint(struck)
     lose(nodes, struck)
-    nodes.replace_worker()
+    replace_worker(nodes, home)
     struck.wait(check=True)
-    assert len(struck.record.attempts) == 1
-    assert losses(struck) == losses(unbroken)
+    assert [each.end_reason for each in struck.record.attempts] == ["supervisor_died"]
+    assert training_of(struck, tmp_path) == training_of(unbroken, tmp_path)
+    assert struck.metrics("train_loss") != []
+    assert steps(struck) == steps(unbroken)  # each point once
 
 
-def losses(run):
-    stored = json.loads((run.home.run_folder(run.number) / "outputs/output/training.json").read_text())
+def steps(run):
+    return sorted((point.name, point.step) for name in run.metrics() for point in run.metrics(name))
+
+
+def training_of(run, tmp_path):
+    stored = json.loads(outputs(run, tmp_path)["output/training.json"])
     return stored["step"], stored["history"]["train"], stored["history"]["held_out"]
 
 
-def test_runs_go_on_when_the_head_is_gone(client, home, nodes):
+def test_a_model_on_this_machine_alone_is_refused(client, home, nodes, tmp_path):
+    data, model = tuning_inputs(tmp_path)
+    refused = conjure("finetune", "--on", "gpu", "--model", str(model), str(data))
+    assert refused.returncode == 2
+    assert f"--on gpu: {model} is on this machine, and the nodes do not have it" in refused.stderr
+    assert json.loads(succeed("ps", "-a", "--json")) == []
+
+
+def test_runs_go_on_when_the_head_is_gone(client, home, nodes, tmp_path):
     run = client.run(f"echo ready; {UNTIL_GO}; echo made > made.txt", on="gpu", cpus=2, retry=1)
     wait_for_attempt(run, 1)
     nodes.head.kill()
@@ -297,6 +403,6 @@ def test_runs_go_on_when_the_head_is_gone(client, home, nodes):
     assert refused.returncode == 125
     assert "executor gpu cannot be reached" in refused.stderr
     assert run.status is RunStatus.RUNNING
-    release(run)
+    let_go(nodes, run)
     run.wait(check=True)
-    assert (outputs(run), run.record.attempts) == ({"made.txt": "made\n"}, ())
+    assert (outputs(run, tmp_path), run.record.attempts) == ({"made.txt": "made\n"}, ())

@@ -9,9 +9,10 @@ from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, write_team
 from conjure.errors import StoreError
 from conjure.runs.artifacts.availability import StreamFollower, evict
+from conjure.runs.artifacts.checkpoints import CheckpointSender, bring_checkpoint
 from conjure.runs.artifacts.manifest import take_manifest
-from conjure.runs.artifacts.shared_files import DamagedObjectError
 from conjure.runs.artifacts.shared_runs import SharedRuns
+from conjure.runs.artifacts.team_files import DamagedObjectError
 from conjure.runs.database.base import SupersededError
 from conjure.runs.database.opening import share
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
@@ -283,3 +284,102 @@ def test_a_home_of_its_own_fetches_nothing(tmp_path):
     with StreamFollower(home, 1) as follower:
         follower.bring()
     assert not home.fetched.exists()
+
+
+# ---- checkpoints -------------------------------------------------------------------------------------------
+
+GLOBS = ("/state/", "*.log")
+
+
+@pytest.fixture
+def run_folder(files, members):
+    """The folder of run 1 on the node of its first attempt."""
+    folder = members[0].run_folder(add_run(files.database).number)
+    write_files(folder / "work", {"state/a": "a1", "state/b": "b1", "other": "no checkpoint"})
+    (folder / METRICS_FILE).write_text("one\ntwo\n")
+    return folder
+
+
+def send(files, sender):
+    """Send what is new, as a run's supervisor does that sends log and metrics beside it."""
+    staged = sender.stage()
+    if staged is None:
+        return False
+    sent = []
+
+    def metrics_are_sent(length):
+        sent.append(files.send_streams(sender.run_folder, sender.number, sender.attempt))
+        return sent[0].metrics_bytes >= length
+
+    return sender.send(files, staged, metrics_are_sent)
+
+
+def test_checkpoints_reach_the_next_attempt_on_another_machine(files, members, run_folder):
+    sender = CheckpointSender(run_folder, 1, attempt=3, place=1, globs=GLOBS)
+    os.utime(run_folder / "work" / "state" / "a", (1000, 1000))
+    os.utime(run_folder / "work" / "state" / "b", (2000, 2000))
+    assert send(files, sender)
+    assert not send(files, sender)  # nothing was written since
+    write_files(run_folder / "work", {"state/b": "b2"})
+    os.utime(run_folder / "work" / "state" / "b", (2500, 2500))
+    assert send(files, sender)
+    bring_checkpoint(members[1], 1, attempt=5)
+    earlier = members[1].run_folder(1) / "attempts" / "1"
+    assert read_files(earlier / "work") == {"state/a": "a1", "state/b": "b2"}
+    assert (earlier / METRICS_FILE).read_text() == "one\ntwo\n"
+    # By these times it is told which metrics are older than the checkpoint.
+    assert max(path.stat().st_mtime for path in (earlier / "work" / "state").iterdir()) == 2500
+    bring_checkpoint(members[1], 1, attempt=3)  # there was none before
+    assert not (run_folder / "checkpoint").exists()
+
+
+def test_a_checkpoint_is_one_state_of_all_files(files, members, run_folder, monkeypatch):
+    from conjure.runs.artifacts import checkpoints
+
+    copy_chosen = checkpoints.copy_chosen
+
+    def copy_while_written_to(source, *arguments):
+        copy_chosen(source, *arguments)
+        write_files(run_folder / "work", {"state/b": "half of what comes"})
+
+    sender = CheckpointSender(run_folder, 1, attempt=1, place=1, globs=GLOBS)
+    monkeypatch.setattr(checkpoints, "copy_chosen", copy_while_written_to)
+    assert not send(files, sender)
+    monkeypatch.undo()
+    assert send(files, sender)
+    bring_checkpoint(members[1], 1, attempt=2)
+    earlier = members[1].run_folder(1) / "attempts" / "1"
+    assert read_files(earlier / "work")["state/b"] == "half of what comes"
+
+
+def test_a_checkpoint_that_came_half_way_is_not_there(files, objects, members, run_folder):
+    sender = CheckpointSender(run_folder, 1, attempt=1, place=1, globs=GLOBS)
+    assert send(files, sender)
+    write_files(run_folder / "work", {"state/a": "a2", "state/b": "b2" * 200_000})
+    objects.fails_after = len(objects.written) + 1  # one of two files comes there
+    with pytest.raises(ObjectsError):
+        send(files, sender)
+    objects.fails_after = None
+    bring_checkpoint(members[1], 1, attempt=2)
+    earlier = members[1].run_folder(1) / "attempts" / "1"
+    assert read_files(earlier / "work") == {"state/a": "a1", "state/b": "b1"}
+
+
+def test_a_node_that_has_an_attempt_keeps_what_it_has(files, members, run_folder):
+    sender = CheckpointSender(run_folder, 1, attempt=1, place=1, globs=GLOBS)
+    assert send(files, sender)
+    write_files(run_folder / "attempts" / "1" / "work", {"state/a": "newer than what was sent"})
+    bring_checkpoint(members[0], 1, attempt=2)
+    assert read_files(run_folder / "attempts" / "1" / "work") == {"state/a": "newer than what was sent"}
+
+
+def test_the_checkpoint_of_an_active_run_is_not_removed_from_the_store(files, members, run_folder):
+    record = add_run(files.database, on="gpu", retry=1, checkpoint=GLOBS)
+    files.database.begin_attempt(record.number, record.owner)
+    folder = members[0].run_folder(record.number)
+    write_files(folder / "work", {"state/a": "a1"})
+    assert send(files, CheckpointSender(folder, record.number, attempt=1, place=1, globs=GLOBS))
+    files.prune(unused_s=0)
+    bring_checkpoint(members[1], record.number, attempt=2)
+    earlier = members[1].run_folder(record.number) / "attempts" / "1"
+    assert read_files(earlier / "work") == {"state/a": "a1"}

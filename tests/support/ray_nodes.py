@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from conjure.runs.host.process import Process, family, look_at
+from conjure.core.home import HOME_VARIABLE, Home
+from conjure.runs.host.process import Process, descendants, find_process
 
 _PATIENCE_S = 120.0
 _BIN = Path(sys.executable).parent
@@ -26,11 +27,18 @@ _STORE_BYTES = 100_000_000
 
 
 class RayNode:
-    """One node: `ray start` and all that it has started."""
+    """One node: `ray start` and all that it has started.
 
-    def __init__(self, arguments: list[str], folder: Path, log: Path) -> None:
+    Attributes:
+        home: The folder that is conjure's home for the account that Ray runs as there.
+    """
+
+    def __init__(self, arguments: list[str], folder: Path, home: Path, given: Mapping[str, str]) -> None:
+        self.home = Home(home)
+        log = folder / "log"
         variables = {name: value for name, value in os.environ.items() if not name.startswith("CONJURE_")}
-        variables |= {
+        variables |= given | {
+            HOME_VARIABLE: str(home),
             "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -59,8 +67,8 @@ class RayNode:
 
     def processes(self) -> list[Process]:
         """All that is there of it now."""
-        own = look_at(self.process.pid)
-        return ([own] if own is not None else []) + family(self.process.pid)
+        own = find_process(self.process.pid)
+        return ([own] if own is not None else []) + descendants(self.process.pid)
 
     def raylet(self) -> Process:
         """The process that places jobs on the node, and ends them."""
@@ -68,7 +76,9 @@ class RayNode:
         return found
 
     def kill(self) -> None:
-        """SIGKILL to all of it."""
+        """SIGKILL to all of it; nothing if that was done before: its number may be another process's."""
+        if self.process.returncode is not None:
+            return
         for _ in range(3):  # what is just being started is found the next time
             for each in self.processes():
                 with suppress(ProcessLookupError):
@@ -79,26 +89,36 @@ class RayNode:
 class RayNodes:
     """A cluster; the context manager starts and ends it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         self._folder = folder
-        self._port, dashboard = free_ports(2)
-        self.address = f"http://127.0.0.1:{dashboard}"
-        head = ["--head", "--port", str(self._port), "--dashboard-port", str(dashboard)]
-        self.head = self._start([*head, "--num-cpus", "1", "--temp-dir", str(folder / "r")])
+        self._variables = variables
+        self._nodes: list[RayNode] = []
+        self._port, self._dashboard = free_ports(2)
+        self.address = f"http://127.0.0.1:{self._dashboard}"
+
+    def start(self) -> None:
+        """Start the head, and a node beside it."""
+        head = ["--head", "--port", str(self._port), "--dashboard-port", str(self._dashboard)]
+        self.head = self._start([*head, "--num-cpus", "1", "--temp-dir", str(self._folder / "r")])
         self.wait_for_nodes(1)
         self.worker = self.add_node()
         self.wait_for_nodes(2)
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator["RayNodes"]:
-        """A cluster while the block lasts."""
+    def running(cls, variables: Mapping[str, str]) -> Iterator["RayNodes"]:
+        """A cluster while the block lasts.
+
+        Args:
+            variables: What the account has that Ray runs as.
+        """
         folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))  # sockets need a short path
-        nodes = cls(folder)
+        nodes = cls(folder, variables)
         try:
+            nodes.start()
             yield nodes
         finally:
-            for node in (nodes.worker, nodes.head):
+            for node in reversed(nodes._nodes):
                 node.kill()
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -115,7 +135,15 @@ class RayNodes:
         self.wait_for_nodes(2)
 
     def _start(self, arguments: list[str]) -> RayNode:
-        return RayNode(arguments, self._folder, self._folder / "log")
+        home = self._folder / f"node-{len(self._nodes)}"  # a new one knows nothing of whose place it takes
+        node = RayNode(arguments, self._folder, home, self._variables)
+        self._nodes.append(node)
+        return node
+
+    @property
+    def homes(self) -> list[Home]:
+        """Conjure's home on each node."""
+        return [self.head.home, self.worker.home]
 
     def wait_for_nodes(self, count: int) -> None:
         """Wait until the cluster says that it has so many."""

@@ -160,7 +160,7 @@ class Home:
 
     def is_elsewhere(self, number: int) -> bool:
         """Whether a run has no folder of its own here: no such run, or another machine has it."""
-        return not (self.runs / str(number)).is_dir()
+        return (self.fetched / str(number)).is_dir() or not (self.runs / str(number)).is_dir()
 
     def create(self) -> "Home":
         """Make the folder, private to its owner, if it is not there.

@@ -1,7 +1,7 @@
 """Which home a command is for: the local one, or one of a team's that the user gave a name.
 
-Main entries: `take_home_option`, `find_home`. Invariant: a home is chosen by setting the variable that every
-part of conjure, and every run, finds its home by.
+Main entries: `take_home_option`, `find_home`, `find_team_home`. Invariant: a home is chosen by setting the
+variable that every part of conjure, and every run, finds its home by.
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.team_settings import read_team
 from conjure.core.text import did_you_mean
 from conjure.errors import UsageError
 
@@ -56,6 +57,23 @@ def find_home(name: str, *, may_be_new: bool = False) -> Home:
             fix=f"conjure --home {name} team join",
         )
     return here.named(name)
+
+
+def find_team_home(identity: str) -> Home | None:
+    """The home that has joined a team, the local one or one with a name; None if none has.
+
+    Args:
+        identity: The team, as `TeamSettings.identity` has it.
+
+    Raises:
+        StoreError: It cannot be told.
+    """
+    local = Home.from_environment().local
+    for home in (local, *map(local.named, local.names())):
+        team = read_team(home)
+        if team is not None and team.identity == identity:
+            return home
+    return None
 
 
 def with_home(line: str) -> str:

@@ -7,7 +7,7 @@ the user's own files and variables.
 import json
 from dataclasses import asdict, dataclass
 
-from conjure.core.files import parse_json, write_atomically
+from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
 from conjure.errors import StoreError
 
@@ -28,6 +28,11 @@ class TeamSettings:
     database: str
     objects: str | None = None
     member: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Tells the team from others, the same in the home of each member: a digest, which says nothing."""
+        return sha256_bytes((self.objects or self.database).encode())[:8]
 
 
 def read_team(home: Home) -> TeamSettings | None:

@@ -54,7 +54,14 @@ def test_a_home_of_one_machine_cannot_use_one(call, define, folder):
     define("http://127.0.0.1:1")
     status, _, err = call("run", "--on", "gpu", "true")
     assert status == 125
-    assert "--on gpu needs a home whose folder the nodes share" in err
+    assert "executor gpu needs a team's home, which its nodes have joined, too" in err
+
+
+def test_what_was_not_typed_is_not_named(call, define):
+    define("http://127.0.0.1:1")
+    for name, said in (("gpu", "executor gpu needs a team's home"), ("gpus", "there is no executor 'gpus'")):
+        status, _, err = call("executors", "check", name)
+        assert (status, said in err, "--on" in err) == (2, True, False)
 
 
 @pytest.mark.parametrize(

@@ -38,3 +38,11 @@ def test_a_home_that_path_could_not_hold_is_refused(tmp_path):
     with pytest.raises(StoreError, match="could not have it on its PATH"):
         Home(tmp_path / "a:b").create()
     assert not (tmp_path / "a:b").exists()
+
+
+def test_what_was_fetched_of_a_run_counts_before_what_an_attempt_left_here(tmp_path):
+    home = Home(tmp_path)
+    (home.runs / "1").mkdir(parents=True)
+    assert (home.is_elsewhere(1), home.run_folder(1)) == (False, home.runs / "1")
+    (home.fetched / "1").mkdir(parents=True)
+    assert (home.is_elsewhere(1), home.run_folder(1)) == (True, home.fetched / "1")

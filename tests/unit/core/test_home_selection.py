@@ -3,7 +3,7 @@
 import pytest
 
 from conjure.core.home import Home
-from conjure.core.home_selection import find_home, take_home_option, with_home
+from conjure.core.home_selection import find_home, find_team_home, take_home_option, with_home
 from conjure.core.team_settings import TeamSettings, read_team, write_team
 from conjure.errors import StoreError, UsageError
 
@@ -54,3 +54,16 @@ def test_what_a_home_knows_of_its_team_is_read_again(local):
     local.team_file.write_text('{"format": 3, "database": "x"}')
     with pytest.raises(StoreError, match="newer version"):
         read_team(local)
+
+
+def test_a_job_finds_the_home_of_its_team(local, monkeypatch):
+    ours = TeamSettings("postgresql://ada@db/x", "s3://bucket/a", "ada@host/1")
+    theirs = TeamSettings("postgresql://nodes@other-name/x", "s3://bucket/a", "nodes@node/2")
+    assert ours.identity == theirs.identity  # whatever name a member has, or calls the database by
+    assert find_team_home(ours.identity) is None
+    local.named("lab").root.mkdir(parents=True)
+    write_team(local, TeamSettings("postgresql://ada@db/y", "s3://bucket/b", "ada@host/3"))
+    write_team(local.named("lab"), theirs)
+    assert find_team_home(ours.identity) == local.named("lab")
+    monkeypatch.setenv("CONJURE_HOME", str(local.named("lab").root))
+    assert find_team_home(ours.identity) == local.named("lab")

@@ -16,7 +16,7 @@ from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import NotFoundError, UsageError
-from conjure.runs.artifacts.availability import bring_streams
+from conjure.runs.artifacts.availability import bring_attempt, bring_streams
 from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
@@ -60,6 +60,7 @@ def command(
     folder = home.run_folder(number)
     if attempt is not None and attempt != len(record.attempts) + 1:
         _refuse_attempt(record, attempt)
+        bring_attempt(home, number, attempt)
         folder = RunFolder(folder).attempt(attempt).path
     if log_is_lost(folder, record):
         raise NotFoundError(

@@ -49,7 +49,10 @@ def init(*, database: str, objects: str | None) -> None:
     help="Database of the team: postgresql://USER@HOST/DATABASE, without a password.",
 )
 def join(*, database: str) -> None:
-    """Share the runs of a team whose files are in an object store; this home must have no runs yet."""
+    """Share the runs of a team whose files are in an object store; this home must have no runs yet.
+
+    In a home that has joined already it changes nothing, so a script that prepares machines can call it.
+    """
     made = _team().join(Home.from_environment(), database)
     click.echo(f"joined as {made.member}: {made.runs} runs in {made.database} ({made.server})")
     _show_objects(made.objects, made.objects_can)
@@ -61,7 +64,7 @@ def join(*, database: str) -> None:
 def push(*, numbers: tuple[int, ...], source: str) -> None:
     """Copy ended runs of the local home, by default all, into this home, under new numbers.
 
-    A run that they were given something of comes along. Each copy has a label that names the original, and
+    Runs and uploads whose files they used are copied too. Each copy has a label that names the original, and
     no run is copied twice.
     """
     home = Home.from_environment()
@@ -94,9 +97,9 @@ def upgrade() -> None:
 
 @command.command("leave")
 def leave() -> None:
-    """Keep this home's records in a file of its own again."""
+    """Give this home its own database file again, rebuilt from its run folders."""
     _team().leave(Home.from_environment())
-    click.echo("the records are in the home folder again")
+    click.echo("the home has its own database file again")
 
 
 def _show_objects(objects: str | None, can: str | None) -> None:

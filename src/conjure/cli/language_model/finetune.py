@@ -15,7 +15,7 @@ from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.lm.training.request import FinetuneRequest
-from conjure.recipes.finetune_specs import claim, finetune_spec, has_state
+from conjure.recipes.finetune_specs import finetune_spec, has_state, mark_as_outputs
 from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.request_checks import check_finetune
 from conjure.recipes.resource_lookup import data_path
@@ -64,7 +64,7 @@ def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool
         settings = {**settings, "adapter": data_path(settings["adapter"])}
     request = _request(names, settings)
     if request.resume and inside_a_run():
-        claim(Path(request.output))
+        mark_as_outputs(Path(request.output))
     elif inside_a_run() and has_state(Path(request.output)):  # which the run's attempt before this one left
         request = replace(request, resume=True)
     # Imports torch, which a recorded fine-tune needs only in its run.

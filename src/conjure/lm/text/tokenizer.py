@@ -551,7 +551,7 @@ def _not_text(texts: Sequence[str]) -> Exception:
             text.encode()
         except UnicodeEncodeError as fault:
             return DataError(
-                f"the text holds half of a surrogate pair, U+{ord(text[fault.start]):04X}, "
+                f"the text contains half of a surrogate pair, U+{ord(text[fault.start]):04X}, "
                 f"at character {fault.start}; such a text cannot be encoded"
             )
     raise AssertionError("the tokenizer refused a batch of good texts")

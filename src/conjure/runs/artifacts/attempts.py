@@ -1,7 +1,8 @@
 """The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
 
-Main entries: `set_aside`, `hand_on`, `kept_of_attempts`. Invariant: the first two may be cut off and called
-again; a checkpoint is never removed before the attempt that goes on from it has all of them.
+Main entries: `archive_attempt`, `pass_checkpoints`, `copy_chosen`, `kept_attempt_folders`. Invariant: the
+first two may be cut off and called again; a checkpoint is never removed before the attempt that goes on from
+it has all of them.
 """
 
 import os
@@ -34,7 +35,7 @@ _FILES_OF_AN_ATTEMPT = (
 _MODE = 0o600
 
 
-def set_aside(run_folder: Path, attempt: int) -> None:
+def archive_attempt(run_folder: Path, attempt: int) -> None:
     """Move what an attempt left in the run's folder out of the way of the next one.
 
     What its processes still have open they can go on writing to, but it is the next one's no more.
@@ -52,7 +53,7 @@ def set_aside(run_folder: Path, attempt: int) -> None:
                 os.rename(name, name, src_dir_fd=run.descriptor, dst_dir_fd=own.descriptor)
 
 
-def kept_of_attempts(run_folder: Path) -> list[Path]:
+def kept_attempt_folders(run_folder: Path) -> list[Path]:
     """The folders that were kept of attempts for a next one, which came no further or never came."""
     return sorted(
         folder
@@ -71,7 +72,7 @@ def _subfolder(folder: Folder, name: str) -> Iterator[Folder]:
 
 
 @dataclass(slots=True)
-class HandedOn:
+class PassedCheckpoints:
     """What an attempt was given of those before it.
 
     Attributes:
@@ -86,7 +87,7 @@ class HandedOn:
     as_of: float | None = None
 
 
-def hand_on(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) -> HandedOn:
+def pass_checkpoints(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) -> PassedCheckpoints:
     """Give an attempt the checkpoints of those before it, with the metrics up to then; the rest is removed.
 
     Args:
@@ -98,17 +99,16 @@ def hand_on(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) 
     Raises:
         OSError: The disk is full, or a folder is in the place of a file.
     """
-    handed = HandedOn()
+    handed = PassedCheckpoints()
     with ExitStack() as stack:
         run = stack.enter_context(Folder.open(run_folder))
         attempts = stack.enter_context(_subfolder(run, ATTEMPTS))
         folders = [stack.enter_context(_subfolder(attempts, str(each + 1))) for each in range(earlier)]
-        chosen = {glob: GlobSet([glob]) for glob in globs}
         for folder in folders:  # the oldest first: a file of a later attempt takes its place
             for name in (OUTPUTS, WORK):  # what was about to be saved has left the working folder
-                if chosen and folder.id_of(name) is not None:
+                if globs and folder.id_of(name) is not None:
                     with folder.open_in(name) as source:
-                        _copy(source, work, chosen, handed)
+                        copy_chosen(source, work, globs, handed)
         handed.as_of = next((handed.newest[glob] for glob in globs if glob in handed.newest), None)
         if handed.as_of is not None:
             _copy_metrics(folders, run, handed.as_of)
@@ -118,7 +118,19 @@ def hand_on(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) 
     return handed
 
 
-def _copy(source: Folder, work: Folder, chosen: dict[str, GlobSet], handed: HandedOn) -> None:
+def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: PassedCheckpoints) -> None:
+    """Copy the files that globs name from one folder to another, each in one step.
+
+    Args:
+        source: Where they are.
+        work: Where they are to be.
+        globs: Which files.
+        handed: Told of them.
+
+    Raises:
+        OSError: The disk is full, a folder is in the place of a file, or one was removed meanwhile.
+    """
+    chosen = {glob: GlobSet([glob]) for glob in globs}
     source.give_owner_access()
     with FolderCursor(work) as target:
         for name, entry in walk(source):

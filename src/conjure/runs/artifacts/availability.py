@@ -1,8 +1,9 @@
 """Having here what other machines of a team have: files, logs, metrics, code, uploads.
 
-Main entries: `bring_files`, `bring_streams`, `bring_code`, `bring_kept_file`, `bring_upload_list`. In a home
-of its own, or one whose folder is on a shared disk, each does nothing. Invariant: what is brought lies under
-``fetched/`` (uploads: in their place), is checked by its digest, and may be removed at any time.
+Main entries: `bring_files`, `bring_streams`, `bring_attempt`, `bring_code`, `bring_kept_file`,
+`bring_upload_list`. In a home of its own, or one whose folder is on a shared disk, each does nothing.
+Invariant: what is brought lies under ``fetched/`` (uploads: in their place), is checked by its digest, and
+may be removed at any time.
 """
 
 import json
@@ -31,8 +32,8 @@ from conjure.runs.schema.resource import KEPT_FILES, UPLOADS, Resource
 from conjure.runs.schema.run_folder import COLUMNS_FILE, LOG_FILE, MANIFEST, METRICS_FILE, RunFolder
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_files import SharedManifest
     from conjure.runs.artifacts.shared_runs import SharedRuns
+    from conjure.runs.artifacts.team_files import SharedManifest
     from conjure.runs.objects.index import UploadRow
 
 UPLOAD_SUMMARY = "upload.json"
@@ -210,7 +211,7 @@ class StreamFollower:
         with _cache_errors(self._home), locked(folder / _LOCK):
             _begin_attempt(folder, streams.attempt)
             for name, length in ((LOG_FILE, streams.log_bytes), (METRICS_FILE, streams.metrics_bytes)):
-                _append(self._files.objects, self._number, streams.attempt, folder / name, length)
+                bring_stream(self._files.objects, self._number, streams.attempt, folder / name, length)
 
 
 def _begin_attempt(folder: Path, attempt: int) -> None:
@@ -225,7 +226,13 @@ def _begin_attempt(folder: Path, attempt: int) -> None:
     (folder / _ATTEMPT).write_text(str(attempt))
 
 
-def _append(objects: base.ObjectStore, number: int, attempt: int, path: Path, length: int) -> None:
+def bring_stream(objects: base.ObjectStore, number: int, attempt: int, path: Path, length: int) -> None:
+    """Have the log or the metrics of an attempt at a path, whose last part says which, up to a length.
+
+    Raises:
+        ObjectsError: The object store cannot be reached.
+        OSError: The disk is full.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         have = os.fstat(descriptor).st_size
@@ -246,6 +253,45 @@ def bring_streams(home: Home, number: int) -> None:
     """
     with StreamFollower(home, number) as follower:
         follower.bring()
+
+
+def bring_attempt(home: Home, number: int, place: int) -> None:
+    """Have the log of an earlier attempt at a run here, where that was on another machine.
+
+    Args:
+        home: The home.
+        number: The run.
+        place: Which attempt of the record's, from 1.
+
+    Raises:
+        NotFoundError: It was not sent.
+        StoreError: The database or the object store cannot be reached.
+    """
+    team = objects_team(home)
+    if team is None or not home.is_elsewhere(number):
+        return
+    folder = RunFolder(_cache_folder(home, number)).attempt(place).path
+    if (folder / LOG_FILE).exists():
+        return  # nothing is added to it any more
+    with shared_files(home, team) as files, _cache_errors(home):
+        try:
+            attempt = files.attempt_at(number, place)
+        except base.MissingObjectError as error:
+            raise NotFoundError(f"the log of attempt {place} at run {number} was not sent") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / LOG_FILE, b"".join(_segments(files.objects, number, attempt)))
+
+
+def _segments(objects: base.ObjectStore, number: int, attempt: int) -> Iterator[bytes]:
+    """The log of an attempt, piece by piece."""
+    start = 0
+    while True:
+        try:
+            piece = objects.get(base.segment(number, attempt, LOG_FILE, start))
+        except base.MissingObjectError:
+            return
+        yield piece
+        start += base.SEGMENT_BYTES
 
 
 # ---- code and kept files -----------------------------------------------------------------------------------
@@ -403,6 +449,29 @@ def evict(
         size -= each.size_bytes
         freed += each.size_bytes
     return freed
+
+
+def move_to_cache(home: Home, number: int) -> None:
+    """Make the folder of a run that ended here what other machines have of it: copies that may be removed.
+
+    The caller possesses the run. One that an active run mounts stays where it is.
+
+    Raises:
+        StoreError: The database cannot be reached, or the folder not be moved.
+    """
+    team = objects_team(home)
+    assert team is not None
+    with shared_files(home, team) as files:
+        in_use = _mounted_by_active(files)
+    if number in in_use:
+        return
+    with _cache_errors(home):
+        home.fetched.mkdir(mode=0o700, exist_ok=True)
+        target = home.fetched / str(number)
+        remove_tree(target)
+        (home.runs / str(number)).rename(target)
+        os.utime(target)
+    evict(home, {*in_use, number})
 
 
 def _cached(home: Home) -> Iterator[_Cached]:

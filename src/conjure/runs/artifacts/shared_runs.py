@@ -15,7 +15,8 @@ from pathlib import Path
 from conjure.core.files import parse_json
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError
-from conjure.runs.artifacts.shared_files import SharedFiles, SharedManifest
+from conjure.runs.artifacts.checkpoints import Checkpoint
+from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest, TeamFiles
 from conjure.runs.code.tree_packs import write_pack
 from conjure.runs.database.base import Link
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
@@ -29,7 +30,7 @@ _AT_ONCE = 8
 _NOTHING_SENT = Streams(0, 0, 0)
 
 
-class SharedRuns(SharedFiles):
+class SharedRuns(TeamFiles):
     """A team's files and what else is in its object store. Use one object per thread."""
 
     # ---- while a run goes on -------------------------------------------------------------------------------
@@ -91,6 +92,45 @@ class SharedRuns(SharedFiles):
                 have = start + whole
                 if whole < base.SEGMENT_BYTES:
                     return have
+
+    def note_attempt(self, number: int, place: int, attempt: int) -> None:
+        """Let others find the log of an attempt at a run once another one has followed.
+
+        Args:
+            number: The run.
+            place: Which attempt of the record's it is, from 1.
+            attempt: Under which number its supervisor writes.
+        """
+        self.objects.put(base.attempt_object(number, place), json.dumps({"attempt": attempt}).encode())
+
+    def attempt_at(self, number: int, place: int) -> int:
+        """What `note_attempt` noted.
+
+        Raises:
+            MissingObjectError: Nothing.
+        """
+        return int(parse_json(self.objects.get(base.attempt_object(number, place)))["attempt"])
+
+    def put_checkpoint(self, checkpoint: Checkpoint, number: int, attempt: int) -> None:
+        """Let the next attempt at a run know of files, which are stored; only this attempt's own does so."""
+        self.objects.put(base.checkpoint(number, attempt), json.dumps(asdict(checkpoint)).encode())
+
+    def newest_checkpoint(self, number: int, before: int) -> tuple[int, Checkpoint] | None:
+        """What the last attempt kept that kept anything: which attempt, and what.
+
+        Args:
+            number: The run.
+            before: The attempt that asks.
+        """
+        for attempt in range(before - 1, 0, -1):
+            try:
+                stored = parse_json(self.objects.get(base.checkpoint(number, attempt)))
+                return attempt, Checkpoint(**{name: stored[name] for name in Checkpoint.__dataclass_fields__})
+            except base.MissingObjectError:
+                continue
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DamagedObjectError(f"{base.checkpoint(number, attempt)} is damaged: {error}") from error
+        return None
 
     # ---- records -------------------------------------------------------------------------------------------
 
@@ -250,7 +290,7 @@ class SharedRuns(SharedFiles):
         return removed, size
 
     def _needed(self) -> set[str]:
-        manifests = self.index.manifests()
+        manifests = self.index.manifests() | self._checkpoints_in_use()
         needed = {base.manifest(digest) for digest in manifests}
         needed |= {base.code(tree) for tree in self.database.code_trees().values()}
         for source in self.database.sources_in_use():
@@ -261,6 +301,15 @@ class SharedRuns(SharedFiles):
             for objects in threads.map(lambda digest: self.load(digest).objects(), sorted(manifests)):
                 needed |= objects
         return needed
+
+    def _checkpoints_in_use(self) -> set[str]:
+        """The manifests of what active runs keep for a next attempt."""
+        kept = [
+            self.newest_checkpoint(record.number, self.database.newest_attempt(record.number) + 1)
+            for record in self.database.active()
+            if record.spec.on is not None and record.spec.retry
+        ]
+        return {found[1].manifest for found in kept if found is not None}
 
 
 __all__ = ["SharedManifest", "SharedRuns"]

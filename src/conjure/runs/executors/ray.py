@@ -1,9 +1,9 @@
 """Runs on a Ray cluster: a job for each attempt, which starts the run's supervisor on a node.
 
-Main entry: `RayExecutor`; the other end is `conjure.runs.lifecycle.supervisor.main_on_node`. Invariant: a job
-says which run, which attempt and where the home is, and nothing else; what waits, waits in our database, and
-only what fits at this moment is handed over. What the cluster says ends a run only where its supervisor has
-been silent, too.
+Main entry: `RayExecutor`; the other end is `conjure.runs.lifecycle.node.main_on_node`. Invariant: a job says
+which run, which attempt and whose (the home's folder, where the nodes share it, else the team), and nothing
+else; what waits, waits in our database, and only what fits at this moment is handed over. What the cluster
+says ends a run only where its supervisor has been silent, too.
 """
 
 import re
@@ -17,11 +17,19 @@ from conjure.core.files import sha256_bytes
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import read_team
 from conjure.core.text import did_you_mean
-from conjure.errors import ExecutorError, StoreError, UsageError, option
-from conjure.runs.database.base import Claim, Database
+from conjure.core.trees import remove_tree
+from conjure.errors import ExecutorError, StoreError, UsageError
+from conjure.runs.database.base import Database, ResourceClaim
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
-from conjure.runs.executors.ray_cluster import Amounts, RayCluster, RayJob, RayNode, UnreachableError
+from conjure.runs.executors.ray_cluster import (
+    NOTHING,
+    Amounts,
+    RayCluster,
+    RayJob,
+    RayNode,
+    UnreachableError,
+)
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import RunFolder
@@ -38,7 +46,8 @@ class RayExecutor(Executor):
     """A Ray cluster that the user has defined.
 
     Args:
-        home: Where conjure keeps things; the nodes must see it too.
+        home: Where conjure keeps things: a team's home, in a folder that the nodes see, or with an object
+            store that they reach.
         settings: What the configuration says of the cluster.
     """
 
@@ -61,14 +70,14 @@ class RayExecutor(Executor):
                 f"there are {', '.join(known)}" if known else "there are none"
             )
             raise UsageError(
-                f"{option('on', name)}: there is no executor of that name; {near}",
+                f"there is no executor {name!r}; {near}",
                 hint=f"define it in {home.config_file}: [executors.{name}]",
             )
-        if not _is_shared_folder(home):
+        if read_team(home) is None:
             raise UsageError(
-                f"{option('on', name)} needs a home whose folder the nodes share, with its records in"
-                " PostgreSQL",
+                f"executor {name} needs a team's home, which its nodes have joined, too",
                 hint="docs/clusters.md says how to set it up",
+                fix="conjure team init --help",
             )
         return cls(home, known[name])
 
@@ -82,7 +91,10 @@ class RayExecutor(Executor):
         """
         with open_database(self._home, must_exist=True) as store:
             store.set_request(number, self.request_text(request))
-            RunFolder.of(self._home, number).log.touch(mode=0o600)
+            if self._team_in_store() is None:
+                RunFolder.of(self._home, number).log.touch(mode=0o600)
+            else:
+                remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
             store.enqueue(number, self.queue)
             with suppress(ExecutorError):  # it waits; whoever looks after the queue tries again
                 self.hand_over(store)
@@ -143,24 +155,34 @@ class RayExecutor(Executor):
                 break  # nobody overtakes one that waits for room
         return hopeless
 
-    def _waits_here(self, claim: Claim) -> bool:
+    def _waits_here(self, claim: ResourceClaim) -> bool:
         here = claim.in_queue and claim.machine == self.queue.machine
         return here and claim.may_start and claim.failed is None and claim.end_request is None
 
-    def _submit(self, claim: Claim, attempt: int, tries: int) -> None:
+    def _submit(self, claim: ResourceClaim, attempt: int, tries: int) -> None:
         job = self._job(claim.number, attempt) + (f"-{tries + 1}" if tries else "")
         self.cluster.submit(job, self._entrypoint(str(claim.number), str(attempt)), amounts_of(claim.needs))
 
     def _entrypoint(self, *arguments: str) -> str:
+        team = self._team_in_store()
+        if team is not None:
+            return " ".join(["exec conjure", _SUPERVISE, "--team", team, *arguments])
         home = f"{HOME_VARIABLE}={shlex.quote(str(self._home.root))}"
         return f"{home} exec conjure {_SUPERVISE} {' '.join(arguments)}"
+
+    def _team_in_store(self) -> str | None:
+        """The identity of a team with an object store; None where the nodes see the home's folder."""
+        team = read_team(self._home)
+        return team.identity if team is not None and team.objects is not None else None
 
     def _job(self, number: int, attempt: int) -> str:
         return f"conjure-{self._home_id()}-{number}-{attempt}"
 
     def _home_id(self) -> str:
-        """Tells the jobs of this home from those of others on the cluster."""
+        """Tells the jobs of this home, or of its team, from those of others on the cluster."""
         team = read_team(self._home)
+        if team is not None and team.objects is not None:
+            return team.identity  # any member can look after the jobs
         database = "" if team is None else team.database
         return sha256_bytes(f"{self._home.root} {database}".encode())[:8]
 
@@ -184,8 +206,16 @@ class RayExecutor(Executor):
             UnreachableError: The cluster does not answer.
             ExecutorError: It refuses the job.
         """
-        needs = Amounts(cpus=min(0.01, node.total.cpus))
-        self.cluster.submit(name, self._entrypoint("--check"), needs, {"ray.io/node-id": node.id})
+        # It takes nothing, so that it need not wait for runs that are going on there.
+        self.cluster.submit(name, self._entrypoint("--check"), NOTHING, {"ray.io/node-id": node.id})
+
+    def how_to_join(self) -> str:
+        """What is missing on a node without the team's home, in words."""
+        team = read_team(self._home)
+        if team is None or team.objects is None:
+            return f"the home folder {self._home.root} is not there"
+        join = shlex.join(["conjure", "team", "join", "--database", team.database])
+        return f"no home has joined the team: run `{join}` there, as the account that Ray runs as"
 
 
 def amounts_of(needs: ComputeRequest) -> Amounts:
@@ -206,14 +236,8 @@ def _take(free: list[Amounts], needs: Amounts) -> bool:
 def executors_of(home: Home) -> list[RayExecutor]:
     """The executors that can be used with a home; none where what is defined cannot be read."""
     try:
-        if not _is_shared_folder(home):
+        if read_team(home) is None:
             return []
         return [RayExecutor(home, settings) for settings in read_executors(home).values()]
     except (UsageError, StoreError):
         return []
-
-
-def _is_shared_folder(home: Home) -> bool:
-    """Whether the nodes of a cluster can see a home: what they are given and make goes through its folder."""
-    team = read_team(home)
-    return team is not None and team.objects is None

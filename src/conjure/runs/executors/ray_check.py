@@ -1,6 +1,6 @@
 """What clusters have, and whether runs could be carried out on their nodes.
 
-Main entries: `survey`, `check_nodes`. Invariant: a check changes nothing: its jobs only look.
+Main entries: `survey`, `check_nodes`. Invariant: a check changes nothing: what its jobs write, they remove.
 """
 
 import json
@@ -103,11 +103,13 @@ def _fault(executor: RayExecutor, job: RayJob | None) -> str:
         last = executor.cluster.output(job.id).strip().splitlines()[-1]
         told = json.loads(last)
         here, there = version("conjure"), told["version"]
+        joined, store, uv = told["joined"], told["store"], told["uv"]
     except (ExecutorError, IndexError, ValueError, KeyError, TypeError):
         return f"the check failed (exit {job.exit_code}); is conjure of the same version there?"
     if here != there:
         return f"conjure is {there}, and here it is {here}"
-    return "; ".join(filter(None, (told["home"] or told["database"], told["uv"])))
+    home = "" if joined else executor.how_to_join()
+    return "; ".join(filter(None, (home, store, uv)))
 
 
 def _short(node: RayNode) -> str:

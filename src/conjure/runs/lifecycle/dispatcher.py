@@ -69,7 +69,7 @@ def dispatch(home: Home, lock: SchedulerLock | None) -> None:
 def _look(store: Database) -> bool:
     """Look, and wait a moment; whether there are runs on clusters."""
     try:
-        found = look_after(store, executors_of(store.home))
+        found = poll_clusters(store, executors_of(store.home))
     except StoreError as error:
         sys.stderr.write(f"{error}\n")  # its server is away: it is tried again
         time.sleep(_AGAIN_AFTER_S)
@@ -79,7 +79,7 @@ def _look(store: Database) -> bool:
     return found
 
 
-def look_after(store: Database, executors: list[RayExecutor]) -> bool:
+def poll_clusters(store: Database, executors: list[RayExecutor]) -> bool:
     """Look once at the runs on some clusters; whether there are any."""
     if not executors:
         return False

@@ -25,7 +25,9 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
-from conjure.runs.artifacts.attempts import hand_on
+from conjure.runs.artifacts.attempts import pass_checkpoints
+from conjure.runs.artifacts.availability import bring_code
+from conjure.runs.artifacts.checkpoints import bring_checkpoint
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
@@ -35,21 +37,22 @@ from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.images import Image, prepare_image
 from conjure.runs.environments.interpreter import find_current
-from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
 from conjure.runs.executors.container import (
-    Bound,
+    BindMount,
     Container,
     container_name,
     remove_container,
     start_container,
 )
+from conjure.runs.executors.ranked_command import start_ranked
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
-from conjure.runs.host.process import KILL_SIGNAL, Process, end_family
+from conjure.runs.host.process import KILL_SIGNAL, Process, kill_descendants
 from conjure.runs.host.process_marks import ProcessMarks
-from conjure.runs.lifecycle.cancellation import raising
+from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import (
     WorkingDirectory,
     command_variables,
@@ -60,12 +63,12 @@ from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
 from conjure.runs.lifecycle.shipping import Shipper
-from conjure.runs.scheduling.attempts import ending_words, queue_next_attempt
+from conjure.runs.scheduling.attempts import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
-from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.spec import COMMAND, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
 from conjure.runs.telemetry.logs import LogWriter
@@ -194,9 +197,11 @@ def supervise(run: RunContext) -> None:
 
 
 def _leave_to_queue(run: RunContext, ending: Ending) -> bool:
-    """Leave the run to this machine's queue for another attempt, if it gets one."""
+    """Leave the run to its queue for another attempt, if it gets one."""
     found: list[bool] = []
     if run.spec.retry:
+        if may_retry(run.store.get(run.number), ending):
+            run.shipper.send_last_checkpoint()
         _write_result(run, lambda: found.append(queue_next_attempt(run.store, run.number, ending)))
     if found[-1:] != [True]:
         return False
@@ -219,6 +224,9 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     with _ending_with(EndReason.CODE_FAILED), _interruptible(run):
         work = run.folders.make_work()
         if record.code.tree:
+            if run.spec.on is not None:
+                bring_code(run.home, run.number, record.code.tree)
+                snapshot.keep_tree(run.home, run.number, record.code.tree)
             snapshot.checkout(run.home, record.code.tree, work)
         with FolderCursor(work) as descent:
             descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)
@@ -263,7 +271,8 @@ def mount(run: RunContext) -> outputs.Baseline:
 def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
     """Give this attempt what those before it saved for it."""
     work = run.folders.open_work()
-    handed = hand_on(run.folder, earlier, run.spec.checkpoint, work)
+    bring_checkpoint(run.home, run.number, run.heartbeat.attempt)
+    handed = pass_checkpoints(run.folder, earlier, run.spec.checkpoint, work)
     run.store.refresh_summaries(run.number)
     given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
     run.log.note(f"attempt {earlier + 1}{given}")
@@ -274,6 +283,9 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
     job = _job(run, place, environment)
     _end_if_wanted(run)
     run.store.move(run.number, RunStatus.RUNNING)
+    if run.spec.retry and run.spec.on is not None:
+        earlier = len(run.store.get(run.number).attempts)
+        run.shipper.watch_checkpoints(earlier + 1, run.spec.checkpoint)
     run.marks.begin(f"{sha256_bytes(os.fsencode(run.home.root))[:12]}-{run.number}")
     try:
         if isinstance(job, NotStartedError):
@@ -283,6 +295,7 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
         run.log.note(str(error))
         return CommandResult(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
     finally:
+        run.shipper.end_checkpoints()
         remove_container(run.home, run.number)
 
 
@@ -295,10 +308,17 @@ def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Im
             with _interruptible(run):
                 return _contained(run, to_image_arguments(command), place, environment, record)
         variables = command_variables(run.home, record, place, environment, run.spec.variables)
-        job = Job(to_arguments(command), place.folder, variables)
+        job = Job(to_arguments(command), place.folder, variables, ranks=_ranks(run.spec))
         return _sandboxed(run, job, environment, record) if run.spec.sandbox else job
     except (BuildError, NotFoundError, OSError) as error:
         return NotStartedError(str(error), ENGINE_FAILED)
+
+
+def _ranks(spec: RunSpec) -> Ranks | None:
+    """The processes that carry out a run's command together, if it asks for them."""
+    if spec.distributed is None:
+        return None
+    return Ranks(spec.distributed, labelled=spec.kind == COMMAND)
 
 
 def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
@@ -331,10 +351,10 @@ def _contained(
         container_name(run.home, run.number),
         image.digest,
         (
-            Bound(run.work, run.work),
-            Bound(metrics, metrics),
-            *(Bound(source, source, read_only=True) for source in dict.fromkeys(sources)),
-            Bound(package, reporting_folder(run.home) / package.name, read_only=True),
+            BindMount(run.work, run.work),
+            BindMount(metrics, metrics),
+            *(BindMount(source, source, read_only=True) for source in dict.fromkeys(sources)),
+            BindMount(package, reporting_folder(run.home) / package.name, read_only=True),
         ),
         container_variables(run.home, record, place, image, run.spec.variables),
     )
@@ -346,6 +366,8 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
     start = start_command if job.sandbox is None else start_sandboxed
     if job.container is not None:
         start = start_contained
+    elif job.ranks is not None:
+        start = start_ranked
     execution = start(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
@@ -410,7 +432,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
     """
-    end_family(exclude=run.exclude)
+    kill_descendants(exclude=run.exclude)
     remove_container(run.home, run.number)
     if run.heartbeat.superseded:
         raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
@@ -476,7 +498,7 @@ def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterato
     at_once = look(run.store)
     if at_once is not None:
         raise at_once
-    with raising(look, run.home):
+    with poll_and_raise(look, run.home):
         yield
 
 

@@ -28,8 +28,8 @@ from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
 from conjure.runs.scheduling.attempts import queue_next_attempt
 from conjure.runs.scheduling.scheduler_start import (
     end_scheduler,
+    ensure_scheduler,
     is_scheduler,
-    look_after_queue,
     remove_request,
 )
 from conjure.runs.schema.process_facts import Owner
@@ -70,7 +70,7 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
         if store.was_upgraded:
             end_scheduler(home)  # it is older, cannot open the database any more, and would hold its place
         mark_interrupted(store, store.supervised())
-        look_after_queue(store)
+        ensure_scheduler(store)
     except BaseException:
         store.close()
         raise
@@ -105,7 +105,7 @@ def mark_interrupted(
             if nobody_has_it and store.get(record.number).owner == record.owner:
                 _close_one(store, record.number)
     if any(record.spec.retry for record in records):
-        look_after_queue(store)
+        ensure_scheduler(store)
 
 
 def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:

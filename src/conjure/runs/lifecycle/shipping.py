@@ -1,13 +1,14 @@
-"""Sending what a run makes to its team's object store while it goes on, from its supervisor.
+"""Sending what a run is given and makes to its team's object store.
 
-Main entry: `Shipper`. Invariant: nothing that fails here ends a run: it is tried again, and what could not be
-sent stays in the run's folder.
+Main entries: `Shipper`, from its supervisor, and `send_inputs`, before there is one on another machine.
+Invariant: nothing that fails in a `Shipper` ends a run: it is tried again, and what could not be sent stays
+in the run's folder.
 """
 
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from conjure.core.home import Home
 from conjure.errors import ConjureError
 from conjure.runs.artifacts.availability import objects_team, shared_files
+from conjure.runs.artifacts.checkpoints import CheckpointSender, StagedCheckpoint
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.database.base import SupersededError
 
@@ -27,6 +29,27 @@ _EXPORT_EVERY_S = 5.0
 _LONGEST_PAUSE_S = 10.0
 _PAUSE_S = 1.0
 _PATIENCE_WITH_THREAD_S = 5.0
+# Checkpoints: where there are new ones they are sent at most so often, and for a tenth of the time.
+_LOOK_FOR_CHECKPOINT_EVERY_S = 1.0
+_CHECKPOINT_EVERY_S = 30.0
+_SHARE_OF_TIME = 10
+
+
+def send_inputs(home: Home, number: int) -> None:
+    """Have the code and the local files that a run is given in its team's object store, for another machine.
+
+    In a home of its own, or one whose folder is on a shared disk, it does nothing.
+
+    Raises:
+        ConjureError: The database or the object store cannot be reached.
+    """
+    team = objects_team(home)
+    if team is None:
+        return
+    with shared_files(home, team) as files:
+        record = files.database.get(number)
+        files.send_code(home, "" if record.code is None else record.code.tree)
+        files.send_kept_files(home, record)
 
 
 class Shipper:
@@ -51,6 +74,12 @@ class Shipper:
         self._files: SharedRuns | None = None
         self._gave_inputs = False
         self._thread = threading.Thread(target=self._run, name="shipping", daemon=True)
+        self._checkpoints: CheckpointSender | None = None
+        self._checkpoint_thread = threading.Thread(
+            target=self._send_checkpoints, name="checkpoints", daemon=True
+        )
+        self._command_is_over = threading.Event()
+        self._staging = threading.Lock()
 
     def start(self) -> None:
         """Begin to send."""
@@ -69,6 +98,69 @@ class Shipper:
         with self._here() as files:
             return files.store(folder, manifest)
 
+    # ---- checkpoints ---------------------------------------------------------------------------------------
+
+    def watch_checkpoints(self, place: int, globs: Sequence[str]) -> None:
+        """Send files for a next attempt, which may be on another machine, whenever they were written to.
+
+        Args:
+            place: Which attempt of the record's this is, from 1.
+            globs: Which files; none for nothing.
+        """
+        if self._team is None or not globs:
+            return
+        folder = self._home.run_folder(self._number)
+        self._checkpoints = CheckpointSender(folder, self._number, self._attempt, place, globs)
+        self._checkpoint_thread.start()
+
+    def end_checkpoints(self) -> None:
+        """Look for no more of them: the command is over, and what it made will be moved."""
+        with self._staging:
+            self._command_is_over.set()
+
+    def send_last_checkpoint(self) -> None:
+        """Send the last state, once the command is over and another attempt may follow; if it can be sent."""
+        if self._checkpoints is None:
+            return
+        self._checkpoint_thread.join(_LONGEST_PAUSE_S)
+        if self._checkpoint_thread.is_alive():
+            return  # what is under way was taken a moment ago
+        with suppress(ConjureError, OSError), self._here() as files:
+            staged = self._checkpoints.stage()
+            if staged is not None:
+                self._checkpoints.send(files, staged, self._metrics_are_sent)
+
+    def _send_checkpoints(self) -> None:
+        assert self._team is not None
+        while not self._command_is_over.is_set():
+            with suppress(ConjureError, OSError), shared_files(self._home, self._team, tries=2) as files:
+                while not self._command_is_over.is_set():
+                    self._send_checkpoint(files)
+            self._command_is_over.wait(_LONGEST_PAUSE_S)
+
+    def _send_checkpoint(self, files: "SharedRuns") -> None:
+        """Send the files if there is something new, and wait until it is time to look again."""
+        assert self._checkpoints is not None
+        started, pause = time.monotonic(), _LOOK_FOR_CHECKPOINT_EVERY_S
+        staged = self._stage(self._checkpoints)
+        if staged is not None and self._checkpoints.send(files, staged, self._metrics_are_sent):
+            pause = _CHECKPOINT_EVERY_S
+        self._command_is_over.wait(max(pause, _SHARE_OF_TIME * (time.monotonic() - started)))
+
+    def _stage(self, checkpoints: CheckpointSender) -> StagedCheckpoint | None:
+        with self._staging:
+            return None if self._command_is_over.is_set() else checkpoints.stage()
+
+    def _metrics_are_sent(self, length: int) -> bool:
+        """Wait until so much of the metrics was sent; False if that is not going on any more."""
+        while length and (self._sent is None or self._sent.metrics_bytes < length):
+            if not self._thread.is_alive():
+                return False
+            self._is_over.wait(_SEND_EVERY_S)
+        return True
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
     def finish(self, patience_s: float, go_on: Callable[[], object]) -> None:
         """Send the rest, once nothing more is written.
 
@@ -78,6 +170,7 @@ class Shipper:
         """
         if self._team is None or self._thread.ident is None:
             return
+        self.end_checkpoints()
         self._is_over.set()
         self._thread.join(max(patience_s, _PATIENCE_WITH_THREAD_S))
         if self._thread.is_alive():
@@ -146,4 +239,6 @@ class Shipper:
             record = files.database.get(self._number)
             files.send_code(self._home, "" if record.code is None else record.code.tree)
             files.send_kept_files(self._home, record)
+            if record.spec.retry:
+                files.note_attempt(self._number, len(record.attempts) + 1, self._attempt)
             self._gave_inputs = True

@@ -18,9 +18,10 @@ from pathlib import Path
 from conjure.core.config import configured_project, repository_name
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.quoting import shell_words
 from conjure.errors import ConjureError, NotFoundError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
-from conjure.runs.artifacts.availability import bring_code
+from conjure.runs.artifacts.availability import bring_code, objects_team
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
@@ -37,6 +38,7 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, this_process
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.shipping import send_inputs
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
 from conjure.runs.scheduling.scheduler_start import (
@@ -53,11 +55,13 @@ from conjure.runs.schema.spec import (
     EnvironmentChoice,
     Mount,
     RunSpec,
+    part_in_words,
     project_fault,
     split_withheld,
 )
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
+_COMMAND = "command"  # the kind of a run that is no work of a recipe's
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
 
 
@@ -103,12 +107,13 @@ def submit(
     is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
-        _refuse_where(spec, is_local=is_local)
+        spec = with_cores(spec, is_local=is_local)
+        _refuse_where(home, spec, is_local=is_local)
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
         spec = spec if rerun_of is not None else _with_project(home, store, spec)
         if spec.after and not is_local and spec.on is None:
-            raise UsageError(f"a run with {option('after')} can only be carried out on this machine")
+            raise UsageError(f"a run with {option('after')} can only be executed on this machine")
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:
             return Submission(equal, reused=True)
@@ -123,6 +128,8 @@ def submit(
                     store.set_facts(number, code=code, mounts=mounts)
                     if not is_local:
                         store.set_facts(number, owner=Owner.of_executor(executor.name))
+                    if spec.on is not None:
+                        send_inputs(home, number)
 
             try:
                 request = request_of_this_process(home, spec, requested, executor.name)
@@ -167,7 +174,21 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     return executor
 
 
-def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
+def with_cores(spec: RunSpec, *, is_local: bool) -> RunSpec:
+    """The spec with the cores that its processes share, where it says nothing: all of this machine's.
+
+    Processes that wait for one another are as slow as the slowest, so they are given cores that no other run
+    asks for; on another machine, whose size is not known here, one for each.
+    """
+    processes = spec.distributed
+    if processes is None or spec.resources.cpus is not None:
+        return spec
+    cores = Capacity.of_this_machine().cpus if is_local else processes
+    wanted = min(cores, processes * max(1, cores // processes))
+    return replace(spec, resources=replace(spec.resources, cpus=float(wanted)))
+
+
+def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
     """Say at once what cannot be done where the run is to be carried out.
 
     Raises:
@@ -175,13 +196,31 @@ def _refuse_where(spec: RunSpec, *, is_local: bool) -> None:
     """
     if not is_local:
         if spec.retry and spec.on is None:
-            raise UsageError(f"a run with {option('retry')} can only be carried out on this machine")
+            raise UsageError(f"a run with {option('retry')} can only be executed on this machine")
+        if spec.on is not None and spec.kind != _COMMAND and objects_team(home) is not None:
+            _refuse_own_paths(spec)
         return
     refuse_impossible(spec.resources)
     if spec.sandbox:
         require_sandbox()
     if spec.environment.image is not None:
         require_engine()
+
+
+def _refuse_own_paths(spec: RunSpec) -> None:
+    """Refuse language-model work elsewhere that names a model or data by its place on this machine.
+
+    Raises:
+        UsageError: It does; files of data are mounted, so this is a folder, or a model's file.
+    """
+    for word in spec.command:
+        path = Path(word)
+        if word.startswith("/") and path.exists():
+            raise UsageError(
+                f"{option('on', spec.on or '')}: {path} is on this machine, and the nodes do not have it",
+                hint=f"upload it, and name uploads/{path.name} in its place",
+                fix=shell_words("conjure", "upload", word),
+            )
 
 
 def request_of_this_process(home: Home, spec: RunSpec, requested: float, executor: str) -> SupervisorRequest:
@@ -336,15 +375,6 @@ def _refuse_unknown(given: Mapping[str, str], withheld: Iterable[str], number: i
         )
 
 
-def part_in_words(part: str) -> str:
-    """A part of a spec as it is written on the command line."""
-    kind, _, name = part.partition(".")
-    if kind == "params":
-        return f"{option('params')} {name}"
-    plain = {"command": "its command", "output": option("output"), "no_output": option("no_output")}
-    return plain.get(part) or {"pip": option("pip"), "requirements": option("pip_req")}.get(name, part)
-
-
 def refuse_own_folder(home: Home, spec: RunSpec) -> None:
     """Keep runs from copying conjure's own home; a run's working folder in it is as good as any other.
 
@@ -423,7 +453,7 @@ def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> Co
         if taken is None or not taken.tree:
             raise UsageError(f"run {choice.run} has no recorded code")
         bring_code(home, choice.run, taken.tree)
-        snapshot.keep(home, number, taken.tree)
+        snapshot.keep_tree(home, number, taken.tree)
         return taken
     if choice.git_url is not None:
         recorded = snapshot.snapshot_remote(home, number, choice.git_url, choice.git_ref)
@@ -451,7 +481,7 @@ def find_identical_run(
             else images.prepare_image(spec.environment)
         )
     finally:
-        snapshot.forget(home, provisional)
+        snapshot.release_tree(home, provisional)
     return store.completed_equal(identity_of(home, spec, taken, built.digest, mounted))
 
 

@@ -1,10 +1,10 @@
 """The process that supervises a run: in its own session, so that it outlives the terminal.
 
 Main entries: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor;
-`main_on_node`, where that is a cluster; and `leave_caller`, called by `scheduler_loop` in a copy of its
-process. Two processes stand behind a run: the
-supervisor, which takes it through and holds its lock; and above it a guard, which only waits, and ends every
-process of the run should the supervisor be killed.
+`leave_caller`, called by `node` in a job of a cluster's; and `become_supervisor`, called in a copy of a
+process that starts many, such as `scheduler_loop`. Two processes stand behind a run: the supervisor, which
+takes it through and holds its lock; and above it a guard, which only waits, and ends every process of the run
+should the supervisor be killed.
 
 Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
 """
@@ -15,31 +15,28 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError
-from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
-from conjure.runs.artifacts.attempts import set_aside
+from conjure.reporting import RUN_VARIABLE
+from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.opening import open_database
 from conjure.runs.executors.container import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
-from conjure.runs.host.capacity import Capacity
+from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import (
     Process,
     adopt_orphans,
     boot_id,
-    end_family,
+    kill_descendants,
     set_name,
     this_process,
 )
-from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.execution import RunContext, supervise
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (
@@ -85,68 +82,6 @@ def main() -> NoReturn:
     leave_caller(home, number, lock, request)
 
 
-def main_on_node(home: Home, number: int, attempt: int) -> None:
-    """Supervise a run in this job of a cluster's; returns when the supervisor has ended.
-
-    The supervisor is in a session of its own: a cluster that loses the job, or kills it, leaves it alone.
-
-    Args:
-        home: Where conjure keeps things.
-        number: The run.
-        attempt: The attempt that this job was handed over for; another one ends at once.
-    """
-    with open_database(home, must_exist=True) as store:
-        text, is_next = store.request(number), store.newest_attempt(number) + 1 == attempt
-        if text is None or not is_next or not store.get(number).waits_in_queue:
-            return  # it was ended, or started by another job
-        requested = time.monotonic() - store.age_s(number)
-    request = replace(_as_here(SupervisorRequest.from_json(text), home), requested=requested)
-    lock = RunLock.take_when_free(home.run_folder(number))
-    if lock is None or lock.descriptor is None:
-        return
-    reading, writing = os.pipe()  # held by supervisor and guard, and by nobody else, until they end
-    above = os.fork()
-    if above == 0:
-        try:
-            os.setsid()
-            os.close(reading)
-            os.chdir(home.root)
-            take_surroundings(home, number, request)
-            leave_caller(home, number, lock, request, attempt)
-        finally:
-            os._exit(1)  # it could not be left
-    os.close(writing)
-    lock.release()
-    # The guard is in the group that the process above it began, and passes it on: the run stops and saves.
-    signal.signal(signal.SIGTERM, lambda *_: _signal_group(above, signal.SIGTERM))
-    os.read(reading, 1)
-
-
-def _as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
-    """A request with what this node has in place of what the machine had that it was made on."""
-    passed_on = {name: value for name, value in os.environ.items() if _is_the_nodes(name)}
-    own_folder = str(Path(sys.executable).parent)  # where this conjure and its Python are
-    passed_on["PATH"] = os.pathsep.join([own_folder, os.environ.get("PATH", os.defpath)])
-    return replace(
-        request,
-        capacity=Capacity.of_this_machine(),
-        variables=passed_on | {HOME_VARIABLE: str(home.root)},
-        settings=ProcessSettings.of_this_process(),
-        program=Program.of_this_process(),
-        boot_id=boot_id(),
-    )
-
-
-def _is_the_nodes(name: str) -> bool:
-    """Whether a variable is the node's: not one that the cluster set for its job alone."""
-    return name not in OWN_VARIABLES and name != "PYTHONBREAKPOINT" and not name.startswith("RAY_")
-
-
-def _signal_group(group: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-
-
 def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> None:
     """Have the variables that the run was submitted with, and the run's own log for what goes wrong here."""
     os.environ.clear()
@@ -155,6 +90,27 @@ def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> No
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+
+
+def become_supervisor(home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> NoReturn:
+    """Make this process, a copy of one that has all that a supervisor imports, supervise a run.
+
+    Args:
+        home: Where conjure keeps things; no database of it is open here.
+        number: The run.
+        lock: Its lock.
+        request: The run, and what its command is given.
+    """
+    try:
+        os.setsid()
+        os.chdir(home.root)
+        request.settings.put_in_force()
+        take_surroundings(home, number, request)
+        leave_caller(home, number, lock, request)
+    except BaseException:  # noqa: BLE001 - a copy must never go on as what it was copied from
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 def leave_caller(
@@ -212,7 +168,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
         traceback.print_exc()
         _close_after_our_own_fault(home, number, error)
     finally:
-        end_family(exclude=_exclude(home, number))
+        kill_descendants(exclude=_exclude(home, number))
         _remove_if_empty(home, number)
         sys.stderr.flush()
         wake_scheduler(home)  # there is room now; or the run waits again
@@ -256,7 +212,7 @@ def _begin_anew(home: Home, store: Database, number: int) -> None:
     attempts = store.get(number).attempts
     if attempts:
         kill_orphans(home, number)
-        set_aside(home.run_folder(number), len(attempts))
+        archive_attempt(home.run_folder(number), len(attempts))
 
 
 def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int) -> NoReturn:
@@ -267,7 +223,7 @@ def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int)
         pid, status = os.wait()
         if pid == supervisor:
             break
-    end_family(exclude=_exclude(home, number))
+    kill_descendants(exclude=_exclude(home, number))
     if status != 0:
         _keep_request(home, number, request)  # a session that ended may have taken what was in memory
     if status != 0 or scheduler_is_missing(home):

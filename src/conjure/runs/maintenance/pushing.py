@@ -23,7 +23,7 @@ from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import MountFacts, RunRecord
 from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
 from conjure.runs.schema.run_folder import MANIFEST
-from conjure.runs.telemetry.metrics import read_points, summarise
+from conjure.runs.telemetry.metrics import metric_summaries, read_points
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class _Push:
             )
         )
         folder = self._source.run_folder(record.number)
-        files.database.set_summaries(new, summarise(read_points(folder)).values())
+        files.database.set_summaries(new, metric_summaries(read_points(folder)).values())
         files.send_streams(folder, new, 0)
         return new
 

@@ -94,8 +94,8 @@ def init(home: Home, address: str, objects: str | None = None) -> TeamStatus:
         foreign = database.numbers() - set(folder_numbers(home.runs))
         if foreign:
             raise ConflictError(
-                f"the database holds {plural(len(foreign), 'run')} of another home;"
-                " each home needs a database of its own",
+                f"the database contains {plural(len(foreign), 'run')} of another home;"
+                " each home needs its own database",
                 hint="create one: createdb NAME; or become a member of that home: conjure team join",
             )
         database.reindex()
@@ -106,7 +106,7 @@ def init(home: Home, address: str, objects: str | None = None) -> TeamStatus:
 
 
 def join(home: Home, address: str) -> TeamStatus:
-    """Have a new home share the records and files of a team.
+    """Have a new home share the records and files of a team; one that does so already goes on.
 
     Args:
         home: A home without runs, in a folder of this machine's own.
@@ -114,14 +114,17 @@ def join(home: Home, address: str) -> TeamStatus:
 
     Raises:
         UsageError: The address is none, or has a password in it.
-        ConflictError: The home is a member already, or has runs of its own.
+        ConflictError: The home shares another database already, or has runs of its own.
         StoreError: The database or the store cannot be reached, or there is no object store.
     """
     _refuse_address(address)
+    known = read_team(home)
+    if known is not None and known.database == address:
+        return status(home)
     _refuse_member(home)
     if folder_numbers(home.runs):
         raise ConflictError(
-            f"{home.root} has runs of its own, which have numbers that the team uses too",
+            f"{home.root} has runs, whose numbers the team also uses",
             hint="join with a home beside it, conjure --home NAME team join …, and bring runs along with"
             " conjure --home NAME team push",
         )
@@ -223,7 +226,7 @@ def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, ob
         return
     if any(True for _ in files.objects.names("runs")):
         raise ConflictError(
-            f"{objects} holds the runs of another home",
+            f"{objects} contains the runs of another home",
             hint="give another prefix, or begin with a home that has no runs to take those over",
         )
     for number in numbers:
@@ -249,7 +252,7 @@ def _refuse_stolen(home: Home, files: SharedRuns, address: str) -> None:
         return  # it is lost: this is what taking over is for
     if count:
         raise ConflictError(
-            f"{files.objects.address} belongs to {known}, which holds {plural(count, 'run')}",
+            f"{files.objects.address} belongs to {known}, which contains {plural(count, 'run')}",
             fix=shell_words("conjure", "team", "join", "--database", known),
         )
 
@@ -308,7 +311,10 @@ def _send_upload(home: Home, files: SharedRuns, name: str, version: int) -> None
 def _team_of(home: Home) -> TeamSettings:
     team = read_team(home)
     if team is None:
-        raise StoreError("this home keeps its records in a file of its own", fix="conjure team init --help")
+        raise StoreError(
+            "this home is not shared: its records are in its own database file",
+            fix="conjure team init --help",
+        )
     return team
 
 

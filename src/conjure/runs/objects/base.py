@@ -1,6 +1,6 @@
 """What an object store must be able to do: the seam between conjure and S3, a folder or another.
 
-Main entries: `ObjectStore`, the names `blob`, `pack`, `code`, `manifest`, `segment` and `record_object`.
+Main entries: `ObjectStore`, and the names that objects have: `blob`, `pack`, `segment` and others.
 Invariant: an object is there whole or not at all, and nothing here relies on a store that refuses to
 overwrite: an object's name says its content, or only one writer has it.
 """
@@ -121,6 +121,16 @@ def manifest(digest: str) -> str:
 def segment(number: int, attempt: int, stream: str, start: int) -> str:
     """The object with the part of a run's log or metrics that begins at a multiple of `SEGMENT_BYTES`."""
     return f"runs/{number}/{attempt}/{stream}/{start:012}"
+
+
+def checkpoint(number: int, attempt: int) -> str:
+    """The object that tells of the files that an attempt, while it goes on, keeps for the next one."""
+    return f"runs/{number}/{attempt}/checkpoint.json"
+
+
+def attempt_object(number: int, place: int) -> str:
+    """The object that tells which supervisor an attempt had, counted as the record counts attempts."""
+    return f"runs/{number}/attempts/{place}.json"
 
 
 def record_object(number: int) -> str:

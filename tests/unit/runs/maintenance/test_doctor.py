@@ -326,7 +326,7 @@ def test_what_killed_processes_left_is_told_and_pruned(home):
             {".run.json.abcd1234": "x", ".manifest.json.00000000": "", "processes.json": "{}"},
         )
         RunLock.create(home.run_folder(7)).release()
-        code_store.mend(home)
+        code_store.repair_store(home)
         git = own_git(home.code_repository)
         tree = git("mktree").decode().strip()
         git("update-ref", f"refs/runs/-{2**22 + 5}", tree)  # no pid is as large

@@ -36,7 +36,7 @@ def test_an_active_run_keeps_a_home_where_it_is(home, store):
 
 def test_a_home_that_shares_nothing_says_so(home, store):
     for ask in (team.status, team.leave, team.upgrade_schema):
-        with pytest.raises(StoreError, match="in a file of its own"):
+        with pytest.raises(StoreError, match="in its own database file"):
             ask(home)
 
 

@@ -269,7 +269,9 @@ def _left_out(normal: Normal) -> str:
 def _copying_table(report: Report) -> Markup:
     columns = [report.base.novelty, report.tuned.novelty]
     columns += [report.normal.novelty] if report.normal is not None else []
-    copy = f"the whole text stands in one training record, and has {COPY_WORDS} words or is all of it"
+    copy = (
+        f"the whole text stands in one training record, and has at least {COPY_WORDS} words or is all of it"
+    )
     near = (
         f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words, or all but {FEW_CHANGES} "
         f"({COPY_WORDS} at least), stand in the same order in one record, or in stretches of {COPY_WORDS} "
@@ -307,11 +309,14 @@ def _recital(report: Report) -> Markup | None:
         shares = [of(side) for side in sides if side is not None]
         return name, [f"{share.extracted:,} of {share.records:,}" if share else "–" for share in shares]
 
+    held_out = (row("held-out records completed", lambda extraction: extraction.held_out),)
+    if not any(side is not None and side.held_out for side in sides):
+        held_out = ()
     return table(
         ("", *_MODELS),
         (
             row("training records completed", lambda extraction: extraction.training),
-            row("held-out records completed", lambda extraction: extraction.held_out),
+            *held_out,
         ),
         "Each model is given the first half of a record and continues it with greedy decoding. A record "
         f"counts if the second half is reproduced exactly. Records of {SHORTEST} tokens or more; of those "
