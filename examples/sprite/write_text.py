@@ -86,8 +86,16 @@ class Text:
 class Writing:
     """Many texts that are written together; a new one takes the place of each that has ended."""
 
-    def __init__(self, loaded: LoadedEngine, seed: int, numbers: Iterator[int], *, rows: int = ROWS) -> None:
-        self._rows = rows
+    def __init__(
+        self,
+        loaded: LoadedEngine,
+        seed: int,
+        numbers: Iterator[int],
+        *,
+        rows: int = ROWS,
+        settings: SamplingSettings = SETTINGS,
+    ) -> None:
+        self._rows, self._settings = rows, settings
         self._seed, self._numbers, self._tokenizer = seed, numbers, loaded.tokenizer
         self._session = loaded.engine.session()
         self._shared_rows: dict[str, int] = {}
@@ -112,7 +120,7 @@ class Writing:
             [[] for _ in texts],  # the settings do not look back
             [text.stream for text in texts],
             [len(text.ids) for text in texts],
-            SETTINGS,
+            self._settings,
         )
         return chosen.tolist(), (logits[np.arange(len(rows)), chosen] - logsumexp).tolist()
 

@@ -177,7 +177,7 @@ def _better(
 def _sure_of_change(comparison: HeldOutComparison) -> str:
     """How large a change of the loss the held-out texts allow, and how often chance alone makes as much."""
     change, p_value = comparison.change, comparison.p_value
-    digits = 2 if abs(change) >= SMALLEST_CHANGE / 2 else 4
+    digits = change_digits(change)
     words = f"It {'fell' if change < 0 else 'rose'} by {abs(change):.{digits}f}"
     if comparison.standard_error is not None:
         words += f" (± {Z_95 * comparison.standard_error:.{digits}f} with 95% confidence)"
@@ -185,6 +185,11 @@ def _sure_of_change(comparison: HeldOutComparison) -> str:
         return f"{words}."
     often = "less than once in 1,000 times" if p_value < 0.001 else _times(p_value)
     return f"{words}; chance alone makes such a difference {often}."
+
+
+def change_digits(change: float) -> int:
+    """Decimal places of a change of the loss: more where two would show it as nothing."""
+    return 2 if abs(change) >= SMALLEST_CHANGE / 2 else 4
 
 
 def _times(p_value: float) -> str:
