@@ -74,7 +74,7 @@ class RunUploader:
         self._stack = ExitStack()
         self._files: TeamRuns | None = None
         self._gave_inputs = False
-        self._thread = threading.Thread(target=self._run, name="shipping", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="run-upload", daemon=True)
         self._checkpoints: CheckpointSender | None = None
         self._checkpoint_thread = threading.Thread(
             target=self._send_checkpoints, name="checkpoints", daemon=True
