@@ -332,6 +332,25 @@ def test_keys_are_in_no_record_no_log_and_no_process_list(team, s3, address):
             assert s3.secret not in str(connection.execute(f"SELECT * FROM {table}").fetchall())
 
 
+def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_path):
+    ada, bob = make_team(project, address, f"file://{tmp_path}/objects")
+    write_files(project.parent, {"data/a.txt": "a"})
+    bob.do("upload", "../data")
+    bob.do("run", "echo theirs > made.txt")
+    ada.do("run", "-m", "runs/1/made.txt", "echo printed; cat made.txt > own.txt")
+    bob.do("run", "echo theirs, too")
+    assert ada.do("logs", "3") == "theirs, too\n"
+    assert ada.do("ls", "uploads").split() == ["data/"]
+    assert ada.do("team", "leave") == "the records of 1 run are in the home folder again\n"
+    assert [run["number"] for run in json.loads(ada.do("ps", "-a", "--json"))] == [2]
+    assert (ada.do("logs", "2"), ada.do("ls", "uploads")) == ("printed\n", "")
+    assert "as saved" in ada.do("verify", "2")
+    assert ada.client.run("echo own").wait(check=True).number == 3  # which was another's in the team
+    assert ada.do("logs", "3") == "own\n"
+    bob.do("cp", "runs/2/own.txt", "out")
+    assert Path("out/own.txt").read_text() == "theirs\n"
+
+
 @pytest.mark.parametrize(
     ("objects", "said"),
     [

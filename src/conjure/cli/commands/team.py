@@ -9,6 +9,7 @@ from conjure.cli.render import write_json
 from conjure.cli.tables import show_facts
 from conjure.core.home import Home
 from conjure.core.home_selection import find_home
+from conjure.core.text import plural
 from conjure.core.units import format_size
 from conjure.errors import ConjureError
 
@@ -97,9 +98,13 @@ def upgrade() -> None:
 
 @command.command("leave")
 def leave() -> None:
-    """Keep this home's records in a file of its own again."""
-    _team().leave(Home.from_environment())
-    click.echo("the records are in the home folder again")
+    """Keep this home's records in a file of its own again.
+
+    Where files are in an object store, it keeps the runs that were carried out in it.
+    Nothing changes for the others of the team.
+    """
+    kept = _team().leave(Home.from_environment())
+    click.echo(f"the records of {plural(kept, 'run')} are in the home folder again")
 
 
 def _show_objects(objects: str | None, can: str | None) -> None:
