@@ -6,9 +6,10 @@ python benchmarks/report_checks.py power LOSSES            how often a real chan
 python benchmarks/report_checks.py pairs DATA              precision and recall of groups on labelled pairs
 python benchmarks/report_checks.py copies FILE…            planted copies found, and compared with brute force
 python benchmarks/report_checks.py million FOLDER          time and memory for a million records
-python benchmarks/report_checks.py dedup DATA              --dedup keep, drop and weight, side by side
+python benchmarks/report_checks.py dedup DATA RESULTS      --dedup keep, drop and weight, side by side
 
-DATA is a table with one column of text; LOSSES a JSON file that `trainings` writes and the others read.
+DATA is a table with one column of text; LOSSES a JSON file that `trainings` writes and the others read. What
+`trainings` and `dedup` have done is in their file after each training: called again, they go on from there.
 """
 
 import json
@@ -18,33 +19,34 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import dedup_checks
 import numpy as np
-import torch
 from copy_checks import copies
 
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import LanguageModel, load
-from conjure.lm.report.statistics import compare_losses, group_tallies
+from conjure.lm.report.statistics import compare_losses
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
-from conjure.lm.training.finetune import finetune, run_training
+from conjure.lm.training.finetune import run_training
 from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 
 TRAININGS = 40
-HELD_OUT, RESERVE, TRAINED = 60, 300, 800  # groups of a training
+POOL, MOST_WORDS = 1000, 20  # short jokes, no two of which say the same
+HELD_OUT, RESERVE = 40, 200  # jokes of a training; all others of the pool are trained on
 RATES = (1e-6, 1e-5, 3e-5, 1e-4, 3e-4)
 STEPS = (1, 2, 4, 8)
 NULLS = 2000
-GROUPS = (6, 10, 30, 60, 200, 1000)
+GROUPS = (6, 10, 30, 60, 200, 2000)
 EFFECTS = (0.02, 0.05, 0.1, 0.2, 0.4)
-SIMULATIONS = 500
+SIMULATIONS = 200
 
 
 @dataclass
@@ -56,43 +58,76 @@ class Losses:
     after: list[float]
 
 
-def trainings(data: Path, losses: Path) -> None:
-    """Small trainings whose verdict is compared with the mean loss on a reserve of unseen groups."""
-    records = list(read_records([data]))
-    groups = group_records(records)
-    base = load("sprite")
-    before = _score(base, records)
-    kept: list[Losses] = []
-    clear = contradicted = 0
-    for number in range(TRAININGS):
-        source = random.Random(number)
-        labels = source.sample(range(groups.count), HELD_OUT + RESERVE + TRAINED)
-        parts = (labels[:HELD_OUT], labels[HELD_OUT : HELD_OUT + RESERVE], labels[HELD_OUT + RESERVE :])
-        held_out, reserve, train = (np.flatnonzero(np.isin(groups.labels, part)).tolist() for part in parts)
-        rate, steps = RATES[number % len(RATES)], STEPS[number % len(STEPS)]
-        with tempfile.TemporaryDirectory() as folder:
-            tuned = _tune(Path(folder), [records[index] for index in train], rate, steps, number)
-        changes = []
-        for indexes in (held_out, reserve):
-            units = groups.labels[indexes].tolist()
-            after = group_tallies(_score(tuned, [records[index] for index in indexes]), units)
-            compared = group_tallies([before[index] for index in indexes], units)
-            changes.append(compare_losses(compared, after))
-            if indexes is held_out:
-                kept.append(
-                    Losses([t.tokens for t in after], [t.total for t in compared], [t.total for t in after])
-                )
-        shown, true = changes
-        clear += shown.outcome != "unclear"
-        wrong = shown.outcome != "unclear" and shown.change * true.change < 0
-        contradicted += wrong
-        print(
-            f"{number:2} rate {rate:g} steps {steps}: {shown.outcome:8} change {shown.change:+.4f}"
-            f" p {shown.p_value:.3f}; reserve {true.change:+.4f}{' CONTRADICTED' if wrong else ''}",
-            flush=True,
+@dataclass
+class CheckedTraining:
+    """One training: what was said of it, and the change of the loss on the reserve."""
+
+    rate: float
+    steps: int
+    outcome: str
+    change: float
+    p_value: float
+    reserve_change: float
+    losses: Losses
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether a clear answer has the other sign than the change on the reserve."""
+        return self.outcome != "unclear" and self.change * self.reserve_change < 0
+
+    def __str__(self) -> str:
+        """One line of the log."""
+        return (
+            f"rate {self.rate:g} steps {self.steps}: {self.outcome:8} change {self.change:+.4f} "
+            f"p {self.p_value:.3f}; reserve {self.reserve_change:+.4f}{' CONTRADICTED' * self.contradicted}"
         )
-        losses.write_text(json.dumps([asdict(one) for one in kept]))
-    print(f"{TRAININGS} trainings, {clear} with a clear answer, {contradicted} contradicted by the reserve")
+
+
+def trainings(data: Path, losses: Path) -> None:
+    """Small trainings whose verdict is compared with the mean loss on a reserve of unseen groups.
+
+    What is done is in LOSSES after each training; called again, it goes on from there.
+    """
+    pool = _short_jokes(data)
+    before = _score(load("sprite"), pool)
+    done = _read(losses) if losses.exists() else []
+    for number in range(len(done), TRAININGS):
+        done.append(_check(number, pool, before))
+        losses.write_text(json.dumps([asdict(one) for one in done]))
+        print(f"{number:2} {done[-1]}", flush=True)
+    clear = sum(one.outcome != "unclear" for one in done)
+    contradicted = sum(one.contradicted for one in done)
+    print(f"{len(done)} trainings, {clear} with a clear answer, {contradicted} contradicted by the reserve")
+
+
+def _short_jokes(data: Path) -> list[str]:
+    records = list(read_records([data]))
+    firsts = (records[index] for index in group_records(records).first_records.tolist())
+    return [text for text in firsts if len(text.split()) <= MOST_WORDS][:POOL]
+
+
+def _check(number: int, pool: Sequence[str], base: Sequence[Tally]) -> CheckedTraining:
+    order = random.Random(number).sample(range(len(pool)), len(pool))
+    held_out, reserve, train = (
+        order[:HELD_OUT],
+        order[HELD_OUT : HELD_OUT + RESERVE],
+        order[HELD_OUT + RESERVE :],
+    )
+    rate, steps = RATES[number % len(RATES)], STEPS[number % len(STEPS)]
+    with tempfile.TemporaryDirectory() as folder:
+        tuned = _tune(Path(folder), [pool[index] for index in train], rate, steps, number)
+    before, after = (
+        [base[index] for index in (*held_out, *reserve)],
+        _score(tuned, [pool[index] for index in (*held_out, *reserve)]),
+    )
+    shown = compare_losses(before[:HELD_OUT], after[:HELD_OUT])
+    true = compare_losses(before[HELD_OUT:], after[HELD_OUT:])
+    losses = Losses(
+        [tally.tokens for tally in after[:HELD_OUT]],
+        [tally.total for tally in before[:HELD_OUT]],
+        [tally.total for tally in after[:HELD_OUT]],
+    )
+    return CheckedTraining(rate, steps, shown.outcome, shown.change, shown.p_value, true.change, losses)
 
 
 def _tune(folder: Path, texts: Sequence[str], rate: float, steps: int, seed: int) -> LanguageModel:
@@ -114,7 +149,7 @@ def _score(model: LanguageModel, texts: Sequence[str]) -> list[Tally]:
 def nulls(losses: Path) -> None:
     """How often random signs of real differences are called a change."""
     source = np.random.default_rng(0)
-    trained = _read(losses)
+    trained = [one.losses for one in _read(losses)]
     found = {"better": 0, "worse": 0, "unclear": 0}
     below = 0
     for number in range(NULLS):
@@ -133,7 +168,7 @@ def nulls(losses: Path) -> None:
 def power(losses: Path) -> None:
     """How often a change of some size is called one, by the number of groups."""
     source = np.random.default_rng(1)
-    trained = _read(losses)
+    trained = [one.losses for one in _read(losses)]
     tokens = np.concatenate([one.tokens for one in trained])
     # What varies from group to group in a training that has an effect: as in those of the largest rate.
     spread = _spread(trained)
@@ -172,8 +207,9 @@ def _tallies(one: Losses, differences: np.ndarray) -> tuple[list[Tally], list[Ta
     return before, after
 
 
-def _read(losses: Path) -> list[Losses]:
-    return [Losses(**one) for one in json.loads(losses.read_text())]
+def _read(losses: Path) -> list[CheckedTraining]:
+    stored = json.loads(losses.read_text())
+    return [CheckedTraining(**{**one, "losses": Losses(**one["losses"])}) for one in stored]
 
 
 # ------------------------------------------------------------------------------------------------ groups
@@ -258,43 +294,12 @@ def million(folder: Path) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------- dedup
-
-
-def dedup(data: Path) -> None:
-    """The held-out loss (each group once) after training on a text with copies and retellings in it."""
-    source = random.Random(0)
-    texts = list(dict.fromkeys(read_records([data])))
-    vocabulary = sorted({word for text in texts for word in text.split()})
-    ways = list(_retellings(vocabulary).values())
-    written = list(_repeated(source, texts, ways))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "text.jsonl"
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in written))
-        for way in ("keep", "drop", "weight"):
-            for seed in (1, 2, 3):
-                result = finetune(
-                    path, output=Path(folder) / way, dedup=way, seed=seed, sample_every=0, patience=0
-                )
-                print(
-                    f"{way:7} seed {seed}: {result.loss_before:.4f} → {result.loss_after:.4f}"
-                    f" in {result.steps} steps",
-                    flush=True,
-                )
-
-
-def _repeated(
-    source: random.Random, texts: Sequence[str], ways: Sequence[Callable[[random.Random, str], str]]
-) -> Iterator[str]:
-    """Each text once, and one in ten up to twenty times more, half of those told again."""
-    for text in texts:
-        yield text
-        if source.random() < 0.1 and len(text.split()) >= 8:
-            for _ in range(source.randrange(1, 20)):
-                yield source.choice(ways)(source, text) if source.random() < 0.5 else text
+def dedup(data: Path, results: Path) -> None:
+    """The loss on unseen jokes after training on texts with copies and retellings in them, in each way."""
+    vocabulary = sorted({word for text in read_records([data]) for word in text.split()})
+    dedup_checks.dedup(data, results, list(_retellings(vocabulary).values()))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     commands = {one.__name__: one for one in (trainings, nulls, power, pairs, copies, million, dedup)}
     commands[sys.argv[1]](*map(Path, sys.argv[2:]))

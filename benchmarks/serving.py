@@ -108,12 +108,12 @@ async def row(name: str, url: str, model: str) -> list[str]:
 def library(model: str, rows: int) -> float:
     """Tokens a second that the library writes, so many texts at once."""
     code = (
-        "import sys, time; from conjure.lm.generation.engine_loading import load_writer;"
+        "import sys, time; from conjure.lm.generation.engine_loading import load_engine;"
         "from conjure.lm.generation.generate import Token, stream;"
         "from conjure.lm.generation.request import GenerationRequest;"
         "from conjure.recipes.resource_lookup import model_lookup;"
         "model, prompt, tokens, rows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]);"
-        "writer = load_writer(model, rows=rows, lookups=[model_lookup]);"
+        "writer = load_engine(model, rows=rows, lookups=[model_lookup]);"
         "ask = lambda: GenerationRequest(prompts=[prompt] * rows, max_new_tokens=tokens, seed=1);"
         "count = lambda: sum(isinstance(e, Token) for e in stream(writer.engine, writer.tokenizer, ask()));"
         "count(); start = time.perf_counter(); print(count() / (time.perf_counter() - start))"

@@ -5,6 +5,7 @@ python benchmarks/sweeps.py [--trials 100] [--seeds 30]
 
 import argparse
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -94,6 +95,7 @@ def asking() -> None:
 
 
 def overhead(trials: int) -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each run's processes would compile our modules anew
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder) / "home")
         space = {"x": Choice(tuple(map(str, range(trials))))}

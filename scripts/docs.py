@@ -78,7 +78,7 @@ def _layers(contract: dict) -> str:
         chain,
         "```",
         "",
-        "| | what it is for | modules |",
+        "| | purpose | modules |",
         "|---|---|---|",
     ]
     for layer in contract["layers"]:
@@ -91,8 +91,14 @@ def _map_row(container: str, name: str) -> str:
     if not place.is_dir():
         return f"| `{name}` | {_first_line(place.with_suffix('.py'))} | |"
     inside = sorted(each for each in place.iterdir() if _is_code(each))
-    names = [f"{each.stem}/" if each.is_dir() else each.stem for each in inside]
+    names = [_map_name(each) for each in inside]
     return f"| `{name}/` | {_first_line(place / '__init__.py')} | {' '.join(f'`{each}`' for each in names)} |"
+
+
+def _map_name(path: Path) -> str:
+    if path.is_dir():
+        return f"{path.stem}/"
+    return path.stem if path.suffix == ".py" else path.name  # a C source may be called like a module
 
 
 def _is_code(path: Path) -> bool:

@@ -19,6 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# A machine may say so, and every process that a test starts would compile all of conjure anew: a second each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Runs under test call `python`: the one that the tests have, whatever else a machine calls so, or does not.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 

@@ -5,7 +5,7 @@ import time
 
 from exchange import answer, decode_and_prefill, task
 
-from conjure.lm.generation.engine_loading import load_writer
+from conjure.lm.generation.engine_loading import load_engine
 from conjure.lm.generation.generate import Token, stream
 from conjure.lm.generation.request import GenerationRequest
 
@@ -16,7 +16,7 @@ def main() -> None:
     # One at a time: which engine is taken may depend on the number of rows.
     @functools.lru_cache(maxsize=1)
     def writer(rows: int):
-        return load_writer(assigned["checkpoint"], precision=assigned["precision"], rows=rows)
+        return load_engine(assigned["checkpoint"], precision=assigned["precision"], rows=rows)
 
     def write(prompts: list[str], count: int) -> list[float]:
         request = GenerationRequest(prompts=prompts, max_new_tokens=count, temperature=0.0, seed=0)

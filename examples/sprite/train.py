@@ -1,50 +1,58 @@
 """Trains `sprite`, the model that conjure ships: first its tokenizer, then its weights.
 
-    python examples/sprite/train.py TEXT_FOLDER WORK_FOLDER --minutes 120
+    python examples/sprite/train.py TEXT_FOLDER PROSE_FOLDER WORK_FOLDER --minutes 75
 
-TEXT_FOLDER holds .txt files (a blank line ends a chapter or story) and heldout.txt, which is only scored.
-The learning rate falls to zero over the given time; killed, training goes on from its last save when the same
-command is given again. Then publish.py turns WORK_FOLDER into the folder that is shipped.
+TEXT_FOLDER is what clean_text.py made. PROSE_FOLDER holds .txt files (a blank line ends a chapter or story),
+of which every epoch takes others, and heldout.txt, which is never learned from. The learning rate falls
+to zero over the given time; killed, training goes on from its last save when the same command is given again.
+Then publish.py turns WORK_FOLDER into the folder that is shipped.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from conjure.lm.hardware import fast_dtype, keep_freed_memory, pick_device
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.models.registry import read_model_config
-from conjure.lm.text.held_out import hold_out
+from conjure.lm.text.held_out import TokenStream, hold_out
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.events import Evaluated, SavePoint, StepDone
-from conjure.lm.training.packing import Blocks
+from conjure.lm.training.packing import Batch, Blocks
 from conjure.lm.training.trainer import Progress, Trainer, TrainingState, TrainSettings
 
 # Word lists and prompts read less well than prose.
 LEFT_OUT = {"heldout.txt", "common-voice-english-sentences.txt", "wordnet-3-0-definitions-and-examples.txt"}
-VOCABULARY = 8192
+PROSE_SHARE = 0.3  # tokens of old prose for each of the written text
+VOCABULARY = 6144
 BATCH_SIZE = 12  # blocks per step
+DROPOUT = 0.1  # while training: the text is read a dozen times
+AVERAGED_STEPS = 200  # how far back the average of the weights reaches that is shipped
 CONFIG = read_model_config(
     {
-        "model_type": "gpt2",
+        "model_type": "llama",
         "vocab_size": VOCABULARY,
-        "n_positions": 512,
-        "n_embd": 320,
-        "n_layer": 6,
-        "n_head": 5,
-        # four passes over the text are too few to learn it by heart, so nothing need be dropped
-        "embd_pdrop": 0.0,
-        "resid_pdrop": 0.0,
-        "attn_pdrop": 0.0,
+        "max_position_embeddings": 512,
+        "hidden_size": 320,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 5,
+        "intermediate_size": 896,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
         "bos_token_id": VOCABULARY - 1,
         "eos_token_id": VOCABULARY - 1,
     }
@@ -52,14 +60,14 @@ CONFIG = read_model_config(
 
 
 def muon_and_adamw(master_weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, norms and biases."""
+    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings and norms."""
     matrices = {
         name for name, master in master_weights.items() if name.startswith("blocks.") and master.dim() == 2
     }
     chosen = [master for name, master in master_weights.items() if name in matrices]
     rest = [master for name, master in master_weights.items() if name not in matrices]
     return [
-        torch.optim.Muon(chosen, lr=0.02, momentum=0.95, weight_decay=0.01),
+        torch.optim.Muon(chosen, lr=0.02, momentum=0.95, weight_decay=0.1),
         torch.optim.AdamW(rest, lr=0.004, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
@@ -79,31 +87,94 @@ class Clock:
         return max(1e-3, min(progress / 0.02, (1.0 - progress) / 0.98))
 
 
-def prepare(texts: Path, work: Path) -> tuple[Tokenizer, RecordSet]:
-    """The chapters to train on, and the tokenizer that is trained on them, once."""
-    chosen = [path for path in sorted(texts.glob("*.txt")) if path.name not in LEFT_OUT]
-    chapters = read_records(chosen, split="paragraphs")  # blank lines stand between chapters
+class ShuffledDocuments:
+    """Blocks of documents that lie end to end in a new order every epoch, chapters of prose among them.
+
+    Args:
+        text: The documents that every epoch has all of.
+        prose: Chapters, of which an epoch has some.
+        block_size: Tokens in a block.
+    """
+
+    def __init__(self, text: TokenStream, prose: TokenStream, block_size: int) -> None:
+        self._text, self._prose, self._block_size = text, prose, block_size
+        self._prose_tokens = int(PROSE_SHARE * len(text))
+        self._end_of_text = text.read(len(text) - 1, len(text))
+        self._tokens = self._end_of_text
+
+    def __len__(self) -> int:
+        """Blocks of an epoch; what is left over is dropped."""
+        return (len(self._text) + self._prose_tokens) // self._block_size
+
+    def order(self, epoch: int, seed: int) -> list[int]:
+        """Lay out the tokens of an epoch, which are then taken from first to last."""
+        random = np.random.default_rng([seed, epoch])
+        documents = [_record(self._text, number) for number in range(self._text.records)]
+        missing = self._prose_tokens
+        for number in random.permutation(self._prose.records):
+            if missing <= 0:
+                break
+            documents.append(_record(self._prose, number)[:missing])
+            missing -= len(documents[-1])
+        shuffled = (documents[number] for number in random.permutation(len(documents)))
+        self._tokens = np.concatenate([self._end_of_text, *shuffled])
+        return list(range(len(self)))
+
+    def batch(self, numbers: list[int]) -> Batch:
+        """Blocks of the epoch that was laid out last."""
+        size = self._block_size
+        rows = np.stack([self._tokens[number * size : (number + 1) * size + 1] for number in numbers])
+        ids, targets = torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
+        return Batch(ids, targets, torch.zeros_like(ids))
+
+
+def _record(stream: TokenStream, number: int) -> np.ndarray:
+    start = int(stream.ends[number - 1]) if number else 0
+    return stream.read(start, int(stream.ends[number]))
+
+
+class WeightAverage:
+    """An average of the weights over the latest steps, which is less noisy than any of them.
+
+    Args:
+        weights: What it starts from.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.tensors = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Take in the weights after a step; early on it reaches back less far."""
+        share = max(1.0 / AVERAGED_STEPS, 1.0 / (1 + step / 10))
+        for name, average in self.tensors.items():
+            average.lerp_(weights[name].detach(), share)
+
+
+def prose_chapters(folder: Path) -> RecordSet:
+    """The chapters of a folder of prose."""
+    chosen = [path for path in sorted(folder.glob("*.txt")) if path.name not in LEFT_OUT]
+    return read_records(chosen, split="paragraphs")  # blank lines stand between chapters
+
+
+def prepare_tokenizer(text: RecordSet, prose: RecordSet, work: Path) -> Tokenizer:
+    """The tokenizer, which is trained once, on all documents and on a twentieth of the chapters."""
     folder = work / "tokenizer"
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        Tokenizer.train(chapters, VOCABULARY).save(folder, context_length=CONFIG.context_length)
-    return Tokenizer.from_folder(folder), chapters
+    if not (folder / "tokenizer.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        some = (chapter for number, chapter in enumerate(prose) if number % 20 == 0)
+        Tokenizer.train(chain(text, some), VOCABULARY).save(folder, context_length=CONFIG.context_length)
+    return Tokenizer.from_folder(folder)
 
 
-def blocks(records: RecordSet, tokenizer: Tokenizer, work: Path) -> Blocks:
-    """All records end to end, an end-of-text after each, in blocks as long as the context."""
-    everything = hold_out(tokenise(records, tokenizer, cache=work / "tokens"), 0.0).train
-    return Blocks(everything, CONFIG.context_length)
-
-
-def save(work: Path, trainer: Trainer, clock: Clock) -> None:
+def save(work: Path, trainer: Trainer, average: WeightAverage, clock: Clock) -> None:
     state = trainer.state()
+    averages = {f"average.{name}": tensor for name, tensor in average.tensors.items()}
     metadata = {"progress": json.dumps({"step": state.progress.step, "elapsed": clock.elapsed})}
-    save_file(state.tensors, work / "state.new", metadata)
+    save_file({**state.tensors, **averages}, work / "state.new", metadata)
     (work / "state.new").replace(work / "state.safetensors")
 
 
-def resume(work: Path, trainer: Trainer) -> float:
+def resume(work: Path, trainer: Trainer, average: WeightAverage) -> float:
     """Take up the last save; return the seconds already trained."""
     path = work / "state.safetensors"
     if not path.exists():
@@ -112,6 +183,8 @@ def resume(work: Path, trainer: Trainer) -> float:
         progress = json.loads(file.metadata()["progress"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     trainer.restore(TrainingState(Progress(step=progress["step"]), tensors))
+    for name, tensor in average.tensors.items():
+        tensor.copy_(tensors[f"average.{name}"])
     return progress["elapsed"]
 
 
@@ -120,22 +193,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("texts", type=Path)
+    parser.add_argument("prose", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--minutes", type=float, default=75.0)
     arguments = parser.parse_args()
     keep_freed_memory()
-    tokenizer, chapters = prepare(arguments.texts, arguments.work)
+    text = read_records([arguments.texts / "text.txt"], split="paragraphs")
+    prose = prose_chapters(arguments.prose)
+    tokenizer = prepare_tokenizer(text, prose, arguments.work)
+
+    def stream(records: RecordSet) -> TokenStream:
+        return hold_out(tokenise(records, tokenizer, cache=arguments.work / "tokens"), 0.0).train
+
+    held_out = stream(read_records([arguments.texts / "heldout.txt"], split="paragraphs"))
     device = pick_device()
     trainer = Trainer(
-        Decoder(CONFIG).initialise(seed=1).to(device),
-        blocks(chapters, tokenizer, arguments.work),
-        blocks(read_records([arguments.texts / "heldout.txt"]), tokenizer, arguments.work),
+        Decoder(replace(CONFIG, residual_dropout=DROPOUT)).initialise(seed=1).to(device),
+        ShuffledDocuments(stream(text), stream(prose), CONFIG.context_length),
+        Blocks(held_out, CONFIG.context_length),
         TrainSettings(
             epochs=1000,
             batch_size=BATCH_SIZE,
             micro_batch=BATCH_SIZE,
             patience=0,
-            eval_every=500,
+            eval_every=250,
             eval_blocks=64,  # a slice is enough to watch; publish.py scores all of it
             save_every=200,
             seed=1,
@@ -143,24 +224,28 @@ def main() -> None:
         muon_and_adamw,
         fast_dtype(device),
     )
-    clock = Clock(arguments.minutes * 60, resume(arguments.work, trainer))
+    average = WeightAverage(trainer.optimizer.master_weights)
+    clock = Clock(arguments.minutes * 60, resume(arguments.work, trainer, average))
     trainer.schedule = clock
+    print(f"{CONFIG.parameter_count:,} parameters, {trainer.steps_per_epoch:,} steps an epoch", flush=True)
     for event in trainer.run():
-        if isinstance(event, StepDone) and event.step % 100 == 0:
-            rate = event.targets / event.seconds
-            print(
-                f"{clock.elapsed:6.0f} s  step {event.step}  loss {event.loss:.3f}  {rate:,.0f} tokens/s",
-                flush=True,
-            )
+        if isinstance(event, StepDone):
+            average.update(trainer.optimizer.master_weights, event.step)
+            if event.step % 100 == 0:
+                rate = event.targets / event.seconds
+                print(
+                    f"{clock.elapsed:6.0f} s  step {event.step}  loss {event.loss:.3f}  {rate:,.0f} tokens/s",
+                    flush=True,
+                )
         elif isinstance(event, Evaluated):
             print(
                 f"{clock.elapsed:6.0f} s  step {event.step}  held-out {event.loss:.4f} nats/token", flush=True
             )
         elif isinstance(event, SavePoint):
-            save(arguments.work, trainer, clock)
+            save(arguments.work, trainer, average, clock)
         if clock.elapsed >= clock.seconds:
             trainer.stop()
-    save(arguments.work, trainer, clock)
+    save(arguments.work, trainer, average, clock)
 
 
 if __name__ == "__main__":

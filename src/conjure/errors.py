@@ -56,7 +56,7 @@ def _spelled(text: str, spell: Spell) -> str:
     return _NAMED.sub(lambda found: spell(found[1], tuple(json.loads(found[2]))), text)
 
 
-class Told(NamedTuple):
+class ErrorText(NamedTuple):
     """An error in the words of one interface."""
 
     message: str
@@ -84,7 +84,7 @@ class ConjureError(Exception):
     def __init__(
         self, message: str, *, field: str | None = None, fix: str | None = None, hint: str | None = None
     ) -> None:
-        self.unspelled = Told(message, fix, hint)
+        self.unspelled = ErrorText(message, fix, hint)
         told = self.told(spell_in_python)
         super().__init__(told.message)
         named = _NAMED.search(message)
@@ -92,10 +92,10 @@ class ConjureError(Exception):
         self.fix = told.fix
         self.hint = told.hint
 
-    def told(self, spell: Spell) -> Told:
+    def told(self, spell: Spell) -> ErrorText:
         """The error as an interface tells it that spells options so."""
         message, fix, hint = self.unspelled
-        return Told(
+        return ErrorText(
             _spelled(message, spell),
             None if fix is None else _spelled(fix, spell),
             None if hint is None else _spelled(hint, spell),

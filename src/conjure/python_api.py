@@ -1,4 +1,4 @@
-"""Runs from Python: the same words and defaults as the command line, for both build one `RunSpec`.
+"""Runs from Python, with the options and defaults of the command line.
 
 Main entry: `Client`. Invariant: a `Run` holds a number and nothing else; what it tells is what the record
 says at that moment.
@@ -15,7 +15,7 @@ from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError
 from conjure.recipes.finetune_specs import finetune_spec
-from conjure.recipes.generation_specs import generate_spec, score_spec
+from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.run_specs import placed
 from conjure.reporting import inside_a_run
@@ -178,7 +178,7 @@ class RunOptions(TypedDict, total=False):
     base: str
     """``current`` (the default) or ``none``."""
     image: str
-    """Container image to carry the command out in, with podman."""
+    """Container image to run the command in, with podman."""
     env: Mapping[str, str]
     """Variables to set."""
     git_url: str
@@ -223,8 +223,10 @@ class RunOptions(TypedDict, total=False):
     """``interrupted`` (the default), or ``failed``: also if its command fails."""
     checkpoint: Sequence[str]
     """With `retry`, globs of new files to keep for the next attempt."""
+    distributed: int
+    """Start the command N times at once, each with its ``RANK`` and the ``WORLD_SIZE``."""
     on: str
-    """Carry the run out on this executor."""
+    """Execute the run on this executor."""
     sandbox: bool
     """Hide home folders, other processes and the network from the command; the system is read-only."""
     network: bool
@@ -232,12 +234,12 @@ class RunOptions(TypedDict, total=False):
 
 
 class RecordingOptions(TypedDict, total=False):
-    """How language-model work is carried out as a run: words of ``conjure run``."""
+    """How language-model work is recorded as a run: options of ``conjure run``."""
 
     retry: int
     """Start it again up to N times if it is interrupted; a fine-tune resumes from its last save."""
     on: str
-    """Carry it out on this executor."""
+    """Execute it on this executor."""
     cpus: float
     """Wait until N cores are free."""
     gpus: int
@@ -340,7 +342,7 @@ class Client:
             self.home,
             prompt,
             str(model),
-            _request_checks().check_generate([prompt], options),
+            check_generate([prompt], options),
             prompt_file=prompt_file,
             description=description,
             labels=labels,
@@ -586,6 +588,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         retry=options.get("retry", 0),
         retry_on=options.get("retry_on", INTERRUPTED),
         checkpoint=tuple(options.get("checkpoint", ())),
+        distributed=options.get("distributed"),
         on=options.get("on"),
     )
 

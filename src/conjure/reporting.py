@@ -1,4 +1,4 @@
-"""What code inside a run calls to report how it is doing.
+"""Metrics reported by code inside a run.
 
 Main entry: `log_metric`. Invariant: it never raises and never waits for anybody; outside a run it does
 nothing. One call is one appended line, so threads and processes may report side by side. It also runs on

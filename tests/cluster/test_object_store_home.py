@@ -13,8 +13,8 @@ from conjure.core.home import Home
 from conjure.core.team_settings import read_team
 from conjure.python_api import Client
 from conjure.runs.artifacts.availability import objects_team, shared_files
-from conjure.runs.database.opening import open_database
-from conjure.runs.host.process import everybody
+from conjure.runs.database.open_database import open_database
+from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.repositories import read_files, write_files
@@ -207,7 +207,7 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
     eve = Member(project.parent / "eve")
     refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
     assert refused.returncode == 1
-    assert "which holds 1 run" in refused.stderr
+    assert "which contains 1 run" in refused.stderr
     assert "conjure team join --database" in refused.stderr
 
 
@@ -319,7 +319,7 @@ def test_keys_are_in_no_record_no_log_and_no_process_list(team, s3, address):
     ada, bob = team
     run = ada.client.run(f"echo begun; {UNTIL_GO}")
     wait_until(lambda: run.status is RunStatus.RUNNING, "its start")
-    assert not [process for process in everybody() if s3.secret.encode() in command_line(process.pid)]
+    assert not [process for process in all_processes() if s3.secret.encode() in command_line(process.pid)]
     (ada.home.run_folder(run.number) / "go").touch()
     run.wait(check=True)
     bob.do("ps")
@@ -341,7 +341,7 @@ def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_p
     bob.do("run", "echo theirs, too")
     assert ada.do("logs", "3") == "theirs, too\n"
     assert ada.do("ls", "uploads").split() == ["data/"]
-    assert ada.do("team", "leave") == "the records of 1 run are in the home folder again\n"
+    assert ada.do("team", "leave") == "the home has its own database file again, with 1 run\n"
     assert [run["number"] for run in json.loads(ada.do("ps", "-a", "--json"))] == [2]
     assert (ada.do("logs", "2"), ada.do("ls", "uploads")) == ("printed\n", "")
     assert "as saved" in ada.do("verify", "2")

@@ -14,9 +14,9 @@ from conjure.core.team_settings import read_team
 from conjure.python_api import Client, Run
 from conjure.runs.artifacts.availability import objects_team, shared_files
 from conjure.runs.artifacts.uploads import upload
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.ray import RayExecutor
-from conjure.runs.host.process import family
+from conjure.runs.host.process import descendants
 from conjure.runs.maintenance.team import join
 from conjure.runs.scheduling.scheduler_start import dispatcher_lock_path
 from conjure.runs.schema.status import RunStatus
@@ -318,7 +318,7 @@ def test_executors_are_listed_and_checked(client, home, nodes):
     assert "gpu" in succeed("executors")
     (found,) = json.loads(succeed("executors", "--json"))
     assert (found["nodes"], found["total"]["cpus"]) == (2, CORES)
-    assert "runs can be carried out on 2 nodes" in succeed("executors", "check", "gpu")
+    assert "runs can be executed on 2 nodes" in succeed("executors", "check", "gpu")
     team = read_team(home)
     shutil.rmtree(nodes.worker.home.named(team.identity).root)
     checked = conjure("executors", "check", "gpu")
@@ -352,7 +352,7 @@ def test_a_run_outlives_the_raylet(client, home, nodes, tmp_path):
 def lose(nodes, run):
     """End a run's node with everything on it, at one stroke."""
     supervisor = supervisor_of(run)
-    lost = [supervisor.parent, supervisor.pid, *(each.pid for each in family(supervisor.pid))]
+    lost = [supervisor.parent, supervisor.pid, *(each.pid for each in descendants(supervisor.pid))]
     for pid in lost:  # halted first, so that none can do anything about the others' end
         os.kill(pid, signal.SIGSTOP)
     nodes.worker.kill()

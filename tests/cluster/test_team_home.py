@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from conjure.runs.database.base import SupersededError
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.postgres_migrations import NEWEST
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import open_store
@@ -90,7 +90,7 @@ def test_a_database_belongs_to_one_home(shared, address, tmp_path, monkeypatch):
     monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "another"))
     refused = conjure("team", "init", "--database", address)
     assert refused.returncode == 1
-    assert "the database holds 1 run of another home" in refused.stderr
+    assert "the database contains 1 run of another home" in refused.stderr
     assert not (tmp_path / "another" / "team.json").exists()
 
 

@@ -47,7 +47,7 @@ def installed(*arguments):
         (["jokes.csv", "--encoding", "utf-9"], "encoding is 'utf-9'"),
         (["jokes.csv", "--split", "lines"], "is a table: each row is a record"),
         (["jokes.csv", "--column", "Joke", "--validation", "empty.csv"], "empty.csv is empty (0 bytes)"),
-        (["hollow.csv", "--column", "Joke"], "hollow.csv holds nothing usable"),
+        (["hollow.csv", "--column", "Joke"], "hollow.csv contains nothing usable"),
     ],
 )
 def test_data_that_cannot_be_used_costs_no_number(here, call, arguments, words):

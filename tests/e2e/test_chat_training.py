@@ -72,7 +72,7 @@ def test_answers_are_scored(model, data, capsys):
     out, err = capsys.readouterr()
     scored = json.loads(out)
     assert (scored["records"], scored["bytes"]) == (40, sum(len(f"A {n * n}.") for n in range(40)))
-    assert "holds conversations (messages): their answers are scored" in err
+    assert "contains conversations (messages): their answers are scored" in err
 
 
 def test_adapters_and_options_that_do_not_fit_are_one_sentence(model, data, tmp_path, capsys):
@@ -80,4 +80,4 @@ def test_adapters_and_options_that_do_not_fit_are_one_sentence(model, data, tmp_
     assert _run(["finetune", data, "--no-run", "--model", model, "--lora-output", "adapter"]) == 2
     assert "--lora-output is 'adapter', which needs --lora 8" in capsys.readouterr().err
     assert _run(["finetune", data, "--no-run", "--model", "sprite", "-o", str(tmp_path / "x")]) == 2
-    assert "sprite has no chat template, and the data hold conversations" in capsys.readouterr().err
+    assert "sprite has no chat template, and the data contain conversations" in capsys.readouterr().err

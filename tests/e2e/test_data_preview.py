@@ -119,7 +119,7 @@ def test_a_long_record_is_cut_short_but_for_its_end(here, capsys):
 def test_bars_show_every_length(here, capsys):
     write_records(here / "a.csv", ["x" * 9] * 400 + ["x" * 400])
     assert preview("a.csv", "-n", "0") == 0
-    bars = capsys.readouterr().out.split("Tokens a record:\n")[1].splitlines()
+    bars = capsys.readouterr().out.split("Tokens per record:\n")[1].splitlines()
     assert bars == [
         "           9  400  " + "█" * 40,
         "          10    0",

@@ -47,7 +47,7 @@ def test_a_damaged_weight_is_refused_by_name(tmp_path, call, command, value):
     model = checkpoint_with(tmp_path / "model", "transformer.h.1.mlp.c_fc.weight", value)
     status, out, note = call(*command, "--model", model)
     assert (status, out) == (1, "")
-    assert "tensor transformer.h.1.mlp.c_fc.weight holds NaN or infinity" in note
+    assert "tensor transformer.h.1.mlp.c_fc.weight contains NaN or infinity" in note
     assert "Traceback" not in note
 
 
@@ -57,7 +57,7 @@ def test_an_infinite_bias_is_not_exported(tmp_path, call, format, name):
     model = checkpoint_with(tmp_path / "model", name, float("inf"))
     status, out, note = call("export", model, str(tmp_path / "out"), "--format", format)
     assert (status, out) == (1, "")
-    assert f"tensor {name} holds NaN or infinity" in note
+    assert f"tensor {name} contains NaN or infinity" in note
     assert [path for path in tmp_path.rglob("*.gguf")] == []
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import conjure
-from conjure.lm.generation.engine_loading import load_writer
+from conjure.lm.generation.engine_loading import load_engine
 from support.families import CONTEXT, FAMILIES, reference
 from support.models import tiny_tokenizer
 from support.texts import ONE_LINERS
@@ -80,5 +80,5 @@ def test_lora_changes_every_matrix_of_the_blocks_and_no_embedding(
 @pytest.mark.parametrize("name", FAMILIES)
 def test_text_comes_from_the_native_engine_and_in_bfloat16_from_torch(checkpoints, name: str):
     for precision in ("auto", "int8", "bfloat16"):
-        writer = load_writer(checkpoints(name), precision=precision)
-        assert ("native" in writer.precision) == (precision != "bfloat16")
+        loaded = load_engine(checkpoints(name), precision=precision)
+        assert ("native" in loaded.precision) == (precision != "bfloat16")

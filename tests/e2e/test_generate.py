@@ -191,7 +191,7 @@ class TestBadInput:
                 ["--length", "0", "-n", "0"],
                 "--length is 0; it must be a whole number from 1 up; -n is 0;",
             ),
-            (["--stop", ""], "--stop holds an empty text"),
+            (["--stop", ""], "--stop contains an empty text"),
             (["--stream", "-n", "2"], "--stream shows one sample"),
             (["--temperature", "hot"], "'hot' is not a valid float"),
             (["--prompt-file", "nowhere.txt"], "'nowhere.txt' does not exist"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from conjure.errors import UsageError
-from conjure.runs.executors.container import container_name, keeps_containers
-from conjure.runs.host.process import everybody, look_at
+from conjure.runs.executors.podman_container import container_name, keeps_containers
+from conjure.runs.host.process import all_processes, find_process
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import nap, wait_until
 from support.containers import SMALL, import_image, podman
@@ -91,14 +91,14 @@ def test_nothing_is_left_of_a_run_whose_supervisor_is_killed(client, guard_too):
     wait_until(lambda: run.status is RunStatus.RUNNING, "the command runs")
     name = container_name(client.home, run.number)
     assert podman("ps", "--format", "{{.Names}}") == name
-    supervisor = next(each for each in everybody() if each.pid == run.record.owner.pid)
+    supervisor = next(each for each in all_processes() if each.pid == run.record.owner.pid)
     if guard_too:
         os.kill(supervisor.parent, signal.SIGKILL)
     os.kill(supervisor.pid, signal.SIGKILL)
     wait_until(lambda: run.status is RunStatus.INTERRUPTED, "the run is closed")
     wait_until(lambda: podman("ps", "--all", "--quiet") == "", "the container is removed")
     assert not (client.home.run_folder(run.number) / "container").exists()
-    assert not [each for each in everybody() if word in _command_line(each.pid)]
+    assert not [each for each in all_processes() if word in _command_line(each.pid)]
 
 
 def _command_line(pid):
@@ -112,8 +112,8 @@ def _command_line(pid):
 def test_what_podman_keeps_for_all_containers_of_a_user_is_no_runs(words):
     with subprocess.Popen([*words, shutil.which("catatonit"), "-P"]) as process:
         try:
-            wait_until(lambda: look_at(process.pid).name == "catatonit", "it has started")
-            assert keeps_containers(look_at(process.pid)) == bool(words)
+            wait_until(lambda: find_process(process.pid).name == "catatonit", "it has started")
+            assert keeps_containers(find_process(process.pid)) == bool(words)
         finally:
             process.kill()
 

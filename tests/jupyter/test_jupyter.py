@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
-from conjure.runs.host.process import everybody
+from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
 from support.casting import ending_runs, wait_until
 from support.terminal import conjure
@@ -58,7 +58,7 @@ class Lab:
     def kernels(self):
         """The processes of kernels of this run, each with its program."""
         found = {}
-        for process in everybody():
+        for process in all_processes():
             folder = Path(f"/proc/{process.pid}")
             try:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
@@ -110,7 +110,7 @@ def test_a_killed_server_leaves_no_kernel(client):
     lab = Lab(client)
     lab.ask("POST", "/api/kernels", {})
     wait_until(lab.kernels, "a kernel runs")
-    server = next(process for process in everybody() if _is_server(process, lab.token))
+    server = next(process for process in all_processes() if _is_server(process, lab.token))
     os.kill(server.pid, signal.SIGKILL)
     assert lab.run.wait().status is RunStatus.FAILED
     assert lab.kernels() == {}

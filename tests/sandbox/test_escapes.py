@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.runs.host.process import everybody
+from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
 from support.casting import nap, supervisor_of, wait_for_status, wait_until
 
@@ -25,7 +25,7 @@ def bystander():
 
 def command_lines():
     found = []
-    for process in everybody():
+    for process in all_processes():
         try:
             line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
         except OSError:

@@ -9,8 +9,8 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.python_api import Client, Run
 from conjure.runs.database.base import Database
-from conjure.runs.database.opening import open_database
-from conjure.runs.host.process import Process, look_at
+from conjure.runs.database.open_database import open_database
+from conjure.runs.host.process import Process, find_process
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import LOG_FILE
@@ -67,7 +67,7 @@ def supervisor_of(run: Run) -> Process:
     """The supervisor's process, once it has taken over from the caller."""
     with open_database(run.home) as store:
         wait_until(lambda: _owner(store, run.number) != os.getpid(), "a supervisor")
-        process = look_at(_owner(store, run.number))
+        process = find_process(_owner(store, run.number))
     assert process is not None
     return process
 

@@ -424,7 +424,7 @@ def test_a_failed_reservation_leaves_no_trace(store):
         raise OSError(28, "No space left on device")
 
     spec = add_run(store).spec
-    with pytest.raises(StoreError, match=r"the disk that holds \S+ is full"):
+    with pytest.raises(StoreError, match=r"the disk that contains \S+ is full"):
         store.create_run(spec, OWNER, refuse)
     assert numbers(store.select()) == [1]
 

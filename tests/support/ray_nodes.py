@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.runs.host.process import Process, family, look_at
+from conjure.runs.host.process import Process, descendants, find_process
 
 _PATIENCE_S = 240.0
 _BIN = Path(sys.executable).parent
@@ -67,8 +67,8 @@ class RayNode:
 
     def processes(self) -> list[Process]:
         """All that is there of it now."""
-        own = look_at(self.process.pid)
-        return ([own] if own is not None else []) + family(self.process.pid)
+        own = find_process(self.process.pid)
+        return ([own] if own is not None else []) + descendants(self.process.pid)
 
     def raylet(self) -> Process:
         """The process that places jobs on the node, and ends them."""

@@ -26,6 +26,7 @@ def tiny_trainer(
     dropout: float = 0.0,
     dtype=None,
     held_out: int | None = 60,
+    group=None,
     **settings,
 ) -> Trainer:
     """A trainer of a tiny model on `tokens` tokens; `settings` are those of `TrainSettings`."""
@@ -39,6 +40,7 @@ def tiny_trainer(
         TrainSettings(**{"epochs": 2, "batch_size": 4, "micro_batch": 4, **settings}),
         adamw(learning_rate, 0.01),
         dtype if dtype is not None else torch.float32,
+        group=group,
     )
 
 

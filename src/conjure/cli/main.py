@@ -67,7 +67,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("Generate and fine-tune", "Run a short demo: sample, fine-tune, sample again."),
     "config": ("Maintain", "Show and change settings."),
     "team": ("Maintain", "Share a home between machines."),
-    "executors": ("Maintain", "List and check the clusters that runs can be carried out on."),
+    "executors": ("Maintain", "List and check the clusters for --on."),
     "prune": ("Maintain", "Delete cached files that no run needs."),
     "doctor": ("Maintain", "Check conjure's home folder, database and tools."),
     "help": ("Help", "Show the help of a command."),

@@ -10,13 +10,11 @@ from typing import Any
 
 import click
 
-from conjure.cli.run_following import follow_submission
 from conjure.core.home import Home
 from conjure.core.units import parse_size
 from conjure.errors import UsageError, option
 from conjure.recipes.run_specs import placed
 from conjure.reporting import inside_a_run
-from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 
 RECORDING = ("background", "description", "label", "project", "retry", "on", "cpus", "gpus", "memory")
@@ -30,7 +28,7 @@ RETRY_OPTION = click.option(
     help="Start the run again up to N times if it is interrupted.",
 )
 PLACE_OPTIONS = (
-    click.option("--on", metavar="NAME", help="Carry the run out on this executor."),
+    click.option("--on", metavar="NAME", help="Execute the run on this executor."),
     click.option("--cpus", type=float, metavar="N", help="Wait until N cores are free."),
     click.option("--gpus", type=int, metavar="N", help="Wait until N GPUs are free."),
     click.option("--memory", metavar="8GB", help="Wait until this much memory is free."),
@@ -84,16 +82,15 @@ def record(spec: RunSpec, recording: Mapping[str, Any], *, as_json: bool) -> int
         recording: The values of the options of `recording_options`.
         as_json: Print JSON.
     """
+    # Half of what such a command imports, which it does without where nothing is recorded.
+    from conjure.cli.run_following import submit_and_follow
+
     home = Home.from_environment()
     spec = placed(
         replace(spec, retry=recording["retry"]),
         recording["on"],
         compute_request(recording),
     )
-    return follow_submission(
-        home,
-        lambda announce: submit(home, spec, announce=announce),
-        background=recording["background"],
-        as_json=as_json,
-        interrupt_stops=True,
+    return submit_and_follow(
+        home, spec, background=recording["background"], as_json=as_json, interrupt_stops=True
     )

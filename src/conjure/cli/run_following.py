@@ -1,6 +1,7 @@
 """What commands that submit a run share: submit it, follow it, end with its exit status.
 
-Main entry: `follow_submission`. Invariant: with `as_json`, stdout holds one JSON object and nothing else.
+Main entries: `submit_and_follow`, `follow_submission`. Invariant: with `as_json`, stdout holds one JSON
+object and nothing else.
 """
 
 from collections.abc import Callable
@@ -14,11 +15,25 @@ from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
 from conjure.runs.lifecycle.log_following import wait_for_end
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.lifecycle.submission import Submission
+from conjure.runs.lifecycle.submission import Submission, submit
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import EXIT_DETACHED, exit_status
 
 Announce = Callable[[int], None]
+
+
+def submit_and_follow(
+    home: Home, spec: RunSpec, *, background: bool, as_json: bool, interrupt_stops: bool = False
+) -> int:
+    """Submit the run of a spec and show it; see `follow_submission`."""
+    return follow_submission(
+        home,
+        lambda announce: submit(home, spec, announce=announce),
+        background=background,
+        as_json=as_json,
+        interrupt_stops=interrupt_stops,
+    )
 
 
 def follow_submission(

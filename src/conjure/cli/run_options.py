@@ -119,6 +119,12 @@ _OPTIONS = (
         metavar="GLOB",
         help="With --retry, keep new files that match for the next attempt.",
     ),
+    click.option(
+        "--distributed",
+        type=int,
+        metavar="N",
+        help="Start the command N times at once, each with its RANK and the WORLD_SIZE.",
+    ),
     *PLACE_OPTIONS,
     click.option("--output", multiple=True, metavar="GLOB", help="Save only new files that match."),
     click.option("--no-output", multiple=True, metavar="GLOB", help="Do not save new files that match."),
@@ -181,6 +187,7 @@ def run_spec(
         retry=options["retry"],
         retry_on=options["retry_on"],
         checkpoint=options["checkpoint"],
+        distributed=options["distributed"],
         on=options["on"],
     )
 

@@ -85,7 +85,7 @@ chat_date_option = click.option(
     type=click.DateTime(["%Y-%m-%d"]),
     callback=_date,
     metavar="DATE",
-    help="Date that the chat template is given; default: today.",
+    help="Date for the chat template; default: today.",
 )
 
 adapter_option = click.option(

@@ -1,19 +1,23 @@
-"""Tables and lists of facts: drawn by rich on a terminal, plain aligned text elsewhere.
+"""Tables and lists of facts: coloured and cut to the width of a terminal, plain aligned text elsewhere.
 
-Main entries: `show_table`, `show_facts`. Invariant: elsewhere than on a terminal nothing is cut, coloured or
-drawn, each row is one line, and rich is not imported.
+Main entries: `show_table`, `show_facts`. Invariant: each row is one line; elsewhere than on a terminal
+nothing is cut or coloured.
 """
 
 import re
+import shutil
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
 from conjure.cli.render import on_terminal, visible
 
 _GAP = "  "
+_CUT = "…"
+_NO_CELL = {"Mn", "Me", "Cf"}  # what is drawn over the letter before it, or not at all
+_TWO_CELLS = {"W", "F"}
 _BREAKS = re.compile(r"\s*[\n\r\t]\s*")
 
 
@@ -34,7 +38,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell with a colour of its own (a name that both click and rich know)."""
+    """A cell with a colour of its own (a name that click knows)."""
 
     text: str
     colour: str | None = None
@@ -46,7 +50,7 @@ Row = Sequence[str | Cell]
 def show_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     """Write a table with a line of headings to stdout."""
     if on_terminal():
-        _show_drawn(columns, rows)
+        click.echo("\n".join(drawn_table(columns, rows)))
     else:
         _show_plain(columns, rows)
 
@@ -97,27 +101,69 @@ def _padded(texts: Sequence[str], *, to_the_right: bool) -> list[str]:
     return [text.rjust(width) if to_the_right else text.ljust(width) for text in texts]
 
 
-def _show_drawn(columns: Sequence[Column], rows: Iterable[Row]) -> None:
-    # A tenth of a second to import, which only a terminal has use for.
-    from rich.console import Console
+def drawn_table(columns: Sequence[Column], rows: Iterable[Row]) -> list[str]:
+    """The lines of a table as wide as the terminal allows, coloured."""
+    cells = [[Cell(visible(_text(cell)), cell.colour) for cell in map(_cell, row)] for row in rows]
+    widths = [
+        max([_width(column.title), *(_width(row[index].text) for row in cells)])
+        for index, column in enumerate(columns)
+    ]
+    over = sum(widths) + len(_GAP) * (len(columns) - 1) - shutil.get_terminal_size().columns
+    over = _take([index for index, column in enumerate(columns) if column.shrinks], widths, over)
+    _take(range(len(columns)), widths, over)
+    heading = [Cell(column.title) for column in columns]
+    return [
+        _drawn_line(columns, widths, heading, bold=True),
+        *(_drawn_line(columns, widths, row) for row in cells),
+    ]
 
-    Console().print(drawn_table(columns, rows))
+
+def _take(indices: Sequence[int], widths: list[int], over: int) -> int:
+    """Narrow some columns, the widest first, until the table is not too wide; what it still is too wide."""
+    while over > 0 and max((widths[index] for index in indices), default=1) > 1:
+        widest = max(widths[index] for index in indices)
+        chosen = [index for index in indices if widths[index] == widest]
+        next_widest = max((widths[index] for index in indices if widths[index] < widest), default=1)
+        taken = min(widest - next_widest, max(over // len(chosen), 1))
+        for index in chosen:
+            widths[index] -= taken
+            over -= taken
+    return over
 
 
-def drawn_table(columns: Sequence[Column], rows: Iterable[Row]) -> Any:
-    """The table as rich draws it, for who shows it again and again."""
-    # As above.
-    from rich.table import Table
-    from rich.text import Text
+def _drawn_line(
+    columns: Sequence[Column], widths: Sequence[int], cells: Sequence[Cell], *, bold: bool = False
+) -> str:
+    parts = []
+    for column, width, cell in zip(columns, widths, cells, strict=True):
+        text = cut(cell.text, width)
+        padding = " " * (width - _width(text))
+        styled = click.style(text, fg=cell.colour, bold=bold or None) if cell.colour or bold else text
+        parts.append(f"{padding}{styled}" if column.right else f"{styled}{padding}")
+    return _GAP.join(parts).rstrip()
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, len(_GAP), 0, 0))
-    for column in columns:
-        justify = "right" if column.right else "left"
-        table.add_column(column.title, justify=justify, no_wrap=not column.shrinks)
-    for row in rows:
-        texts = (
-            Text(visible(one_line(cell.text)), cell.colour or "", no_wrap=True, overflow="ellipsis")
-            for cell in map(_cell, row)
-        )
-        table.add_row(*texts)
-    return table
+
+def cut(text: str, width: int) -> str:
+    """`text`, or as much of its beginning as is no wider, with a mark that the rest is missing."""
+    if _width(text) <= width:
+        return text
+    room, kept = width - len(_CUT), 0
+    for character in text:
+        room -= _width(character)
+        if room < 0:
+            break
+        kept += 1
+    return f"{text[:kept]}{_CUT}"
+
+
+def _width(text: str) -> int:
+    """How many of a terminal's cells a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells_of(character) for character in text)
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.category(character) in _NO_CELL:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in _TWO_CELLS else 1

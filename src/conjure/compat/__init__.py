@@ -1,1 +1,1 @@
-"""The 2019 example scripts, by their own flags, with conjure behind them."""
+"""The 2019 example scripts with their original flags, run by conjure."""

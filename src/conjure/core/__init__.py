@@ -1,1 +1,1 @@
-"""Small pieces both halves stand on: settings, the home folder, safe files, secrets."""
+"""What both halves use: settings, the home folder, safe file operations, secrets."""

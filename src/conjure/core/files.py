@@ -4,7 +4,6 @@ Main entries: `write_atomically`, `replace_folder`, `sha256_file`, `parse_json`.
 sees half a file.
 """
 
-import ctypes
 import errno
 import fcntl
 import glob
@@ -207,6 +206,8 @@ def _retired(folder: Path) -> Path:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two paths in one step; False where the system cannot."""
+    import ctypes  # milliseconds that only who replaces a folder need pay
+
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False

@@ -13,11 +13,14 @@ from types import FrameType
 
 
 @contextmanager
-def stopping_in_order(stop: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
+def stopping_in_order(
+    stop: Callable[[], object] = lambda: None, *, quiet: bool = False
+) -> Iterator[list[int]]:
     """Call `stop` on the first ^C or SIGTERM, and let the second end the process as ever.
 
     Args:
         stop: Called in the signal handler; not needed by who looks at the signals that came.
+        quiet: Say nothing, because another process does.
 
     Yields:
         The signals that came, so far none or one.
@@ -27,7 +30,8 @@ def stopping_in_order(stop: Callable[[], object] = lambda: None) -> Iterator[lis
     def first(number: int, _frame: FrameType | None) -> None:
         came.append(number)
         restore()
-        _write("\nStopping after this step and saving; press ^C again to stop at once.")
+        if not quiet:
+            _write("\nStopping after this step and saving; press ^C again to stop at once.")
         stop()
 
     def restore() -> None:

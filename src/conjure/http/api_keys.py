@@ -56,7 +56,7 @@ def load_api_keys(file: Path | None) -> ApiKeys | None:
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not keys and file is not None:
         raise UsageError(
-            f"the API key file {file} holds no key", hint=f"make one with: openssl rand -hex 32 > {file}"
+            f"the API key file {file} contains no key", hint=f"make one with: openssl rand -hex 32 > {file}"
         )
     for number, key in enumerate(keys, 1):
         if len(key) < _SHORTEST or not key.isascii() or not key.isprintable() or " " in key:

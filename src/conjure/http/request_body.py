@@ -54,7 +54,7 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
             400, f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
         ) from error
     except ValueError as error:  # a whole number of thousands of digits
-        raise HttpError(400, "the body holds a number that is too long") from error
+        raise HttpError(400, "the body contains a number that is too long") from error
     if not isinstance(value, dict):
         raise HttpError(400, "the body must be a JSON object, such as {}")
     return value

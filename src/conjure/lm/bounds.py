@@ -1,4 +1,4 @@
-"""Bounds of numbers that come from outside, and what to say of values that are not within theirs.
+"""Limits of numeric options, and the messages for values outside them.
 
 Main entries: `Bound`, `refuse_faults`. Invariant: it imports nothing heavy, so that a command's options are
 checked at once.

@@ -1,4 +1,4 @@
-"""What this machine is good at: its device, its fast number format, its memory.
+"""This machine's device, fastest number format and memory.
 
 Main entries: `pick_device`, `fast_dtype`, `available_bytes`, `usable_cores`. Invariant: everything here only
 looks, except `keep_freed_memory`, which tunes this process's allocator; torch is imported by those functions

@@ -1,4 +1,4 @@
-"""The library's face: one object that computes logits, generates, scores and saves.
+"""`LanguageModel`: one object that computes logits, generates, scores and saves.
 
 Main entries: `load`, `LanguageModel`. Everything is done by the modules around it; here values that come from
 a user's own code are checked. Invariant: methods leave the weights as they are.
@@ -188,7 +188,7 @@ class LanguageModel:
             kind = str(ids.dtype).removeprefix("torch.")
             raise ShapeError(f"ids are {kind} of shape {tuple(ids.shape)}; int64 of shape (B, T) is needed")
         if ids.numel() == 0:
-            raise ShapeError(f"ids of shape {tuple(ids.shape)} hold no token")
+            raise ShapeError(f"ids of shape {tuple(ids.shape)} contain no token")
         limit = self.config.context_length
         if ids.shape[1] > limit:
             raise ContextLengthError(

@@ -1,1 +1,1 @@
-"""Where the two halves meet: language-model work recorded as runs."""
+"""Language-model work recorded as runs: connects `runs` and `lm`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from conjure.lm.report.compare import Training, TunedModel
+from conjure.lm.report.compared_records import Training, TunedModel
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, is_resource, resolve_resource
 from conjure.recipes.run_specs import MODEL_MOUNT
 from conjure.runs.artifacts.mount_sources import locate

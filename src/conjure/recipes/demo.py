@@ -13,7 +13,7 @@ from conjure.core.home import Home
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import generate_spec
 from conjure.recipes.options import GenerateOptions
-from conjure.recipes.run_specs import own_path
+from conjure.recipes.run_specs import path_with_own_python
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 EPOCHS = 10
@@ -60,7 +60,7 @@ def story(home: Home) -> Generator[Step, int, None]:
             folder=Path.cwd(),
             code=CodeChoice(none=True),
             mounts=(Mount(str(jokes), "jokes.csv", read_only=True),),
-            variables={"PATH": own_path()},
+            variables={"PATH": path_with_own_python()},
             description="jokes.csv as text",
         ),
     )

@@ -1,7 +1,7 @@
 """A fine-tune as a run.
 
 Main entries: `finetune_spec`, `resumed_spec`. Invariant: `resumed_spec` repeats the earlier
-run's command word for word; only then can training go on from its state.
+run's command word for word, but for the number of processes; only then can training go on from its state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import Mount, RunSpec
@@ -21,7 +21,7 @@ _BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes be
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
 _OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
 _CHECKPOINTS = tuple(f"/{output}/" for output in (_STATE, *_OUTPUTS))  # the state says up to where
-_RESUME = "--resume"
+_RESUME, _DISTRIBUTED = "--resume", "--distributed="
 
 
 def finetune_spec(
@@ -48,10 +48,10 @@ def finetune_spec(
     Raises:
         ConjureError: A resource is not there, or cannot be used so.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
     words += inputs.option_words(options, placeholders)
-    return recorded(
+    spec = conjure_command_spec(
         "finetune",
         words,
         inputs.mounts,
@@ -59,10 +59,16 @@ def finetune_spec(
         labels=labels,
         checkpoint=_CHECKPOINTS,
     )
+    return replace(spec, distributed=options.get("distributed"))
 
 
-def resumed_spec(home: Home, resource: str) -> RunSpec:
+def resumed_spec(home: Home, resource: str, *, distributed: int | None = None) -> RunSpec:
     """The run that goes on from the training state that another run left.
+
+    Args:
+        home: Where conjure keeps things.
+        resource: The other run.
+        distributed: With how many processes; as many as it had, if None.
 
     Raises:
         UsageError: That run was no fine-tune, or has nothing to go on from.
@@ -92,17 +98,22 @@ def resumed_spec(home: Home, resource: str) -> RunSpec:
         if mount.target not in _OUTPUTS
     ]
     parts = [Mount(f"runs/{number}/{part}", part) for part in _OUTPUTS if (state / part).is_dir()]
-    command = tuple(word for word in record.spec.command if word != _RESUME)
+    words = [word for word in record.spec.command[2:] if word != _RESUME]
+    if distributed is not None:
+        words = [word for word in words if not word.startswith(_DISTRIBUTED)] + [
+            f"{_DISTRIBUTED}{distributed}"
+        ]
     return replace(
-        recorded(
+        conjure_command_spec(
             "finetune",
-            [*command[2:], _RESUME],
+            [*words, _RESUME],
             [*kept, *parts],
             labels=record.spec.labels,
             checkpoint=_CHECKPOINTS,
         ),
         description=f"resumed from run {number}",
         project=record.project,
+        distributed=distributed if distributed is not None else record.spec.distributed,
     )
 
 
@@ -111,7 +122,7 @@ def has_state(checkpoint: Path) -> bool:
     return checkpoint.with_name(f"{checkpoint.name}{_BESIDE[0]}").is_dir()
 
 
-def claim(checkpoint: Path) -> None:
+def mark_as_outputs(checkpoint: Path) -> None:
     """Make the checkpoint, state and adapter that a resumed run was given count as its own outputs.
 
     A run's outputs are the files it changed; if nothing better comes, these are still its result.

@@ -1,18 +1,44 @@
 """Generating and scoring as runs.
 
-Main entries: `generate_spec`, `score_spec`. Invariant: what a run writes is among its outputs, as JSON.
+Main entries: `check_generate`, `generate_spec`, `score_spec`. Invariant: what a run writes is among its
+outputs, as JSON.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from conjure.core.home import Home
-from conjure.recipes.options import GenerateOptions, ScoreOptions
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.core.text import today
+from conjure.lm.generation.request import GenerationRequest
+from conjure.recipes.options import GenerateOptions, ScoreOptions, refuse_unknown
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec
 from conjure.runs.schema.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
+
+
+def check_generate(prompts: Sequence[str], options: GenerateOptions) -> GenerateOptions:
+    """Refuse what cannot be generated.
+
+    Args:
+        prompts: What the text continues.
+        options: What else is asked.
+
+    Returns:
+        The options with the seed that was drawn where none was given, and with the date of a chat, so that a
+        rerun repeats the samples.
+
+    Raises:
+        ConjureError: A value is out of its bounds.
+    """
+    refuse_unknown(options, GenerateOptions)
+    names = GenerationRequest.__dataclass_fields__
+    values: dict[str, Any] = {name: value for name, value in options.items() if name in names}
+    request = GenerationRequest(prompts=prompts, **values)
+    dated: GenerateOptions = {"chat_date": today()} if options.get("chat") else {}
+    return {**dated, **options, "seed": request.seed}
 
 
 def generate_spec(
@@ -41,7 +67,7 @@ def generate_spec(
     Raises:
         ConjureError: A resource or file is not there.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
     stop = [_escaped(text) for text in options.get("stop", ())]
     words += inputs.option_words({**options, "stop": stop}, placeholders)
@@ -49,7 +75,7 @@ def generate_spec(
         words += ["--prompt-file", inputs.data(str(prompt_file))]
     elif prompt:
         words += ["--", prompt]
-    return recorded("generate", words, inputs.mounts, description=description, labels=labels)
+    return conjure_command_spec("generate", words, inputs.mounts, description=description, labels=labels)
 
 
 def _escaped(text: str) -> str:
@@ -83,9 +109,9 @@ def score_spec(
     Raises:
         ConjureError: A resource or file is not there.
     """
-    inputs = Inputs(home)
+    inputs = InputMounts(home)
     named = [inputs.model(name) for name in models]
     words = ["--model", *named] if len(named) == 1 else ["--compare", *named]
     words += ["--output", FIGURES_FILE, *inputs.option_words(options, placeholders)]
     words += ["--", *map(inputs.data, given)] if files else ["--text", "--", *given]
-    return recorded("score", words, inputs.mounts, description=description, labels=labels)
+    return conjure_command_spec("score", words, inputs.mounts, description=description, labels=labels)

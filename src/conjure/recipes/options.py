@@ -55,6 +55,7 @@ class FinetuneOptions(ReadingOptions, total=False):
     dropout: float
     attention_dropout: float
     grad_accumulation: int
+    distributed: int
     mask_records: bool
     patience: int
     seed: int

@@ -1,7 +1,7 @@
 """What is asked, checked before a run gets a number.
 
-Main entries: `check_finetune`, `check_generate`, `check_score`. Invariant: nothing here imports torch, loads
-a model or writes anything.
+Main entries: `check_finetune`, `check_score` (`generation_specs` has `check_generate`). Invariant: nothing
+here imports torch, loads a model or writes anything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,11 +10,10 @@ from typing import Any
 from conjure.core.home import Home
 from conjure.core.text import today
 from conjure.errors import UsageError
-from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.training.request import FinetuneRequest
-from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
+from conjure.recipes.options import FinetuneOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.resource_lookup import data_path
 
 _LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
@@ -51,27 +50,6 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
             if records.chat_formats:
                 dated = {"chat_date": today()}
     return {**dated, **options}
-
-
-def check_generate(prompts: Sequence[str], options: GenerateOptions) -> GenerateOptions:
-    """Refuse what cannot be generated.
-
-    Args:
-        prompts: What the text continues.
-        options: What else is asked.
-
-    Returns:
-        The options with the seed that was drawn where none was given, and with the date of a chat, so that a
-        rerun repeats the samples.
-
-    Raises:
-        ConjureError: A value is out of its bounds.
-    """
-    refuse_unknown(options, GenerateOptions)
-    names = GenerationRequest.__dataclass_fields__
-    request = GenerationRequest(prompts=prompts, **_values(options, names))
-    dated: GenerateOptions = {"chat_date": today()} if options.get("chat") else {}
-    return {**dated, **options, "seed": request.seed}
 
 
 def check_score(home: Home, files: Sequence[str], models: Sequence[str], options: ScoreOptions) -> None:

@@ -4,14 +4,15 @@ Main entries: `model_lookup`, `data_path`. Invariant: a name is a resource only 
 (``runs/…``, ``uploads/…``) or is a link's name; everything else is left to whoever asked.
 """
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import NotFoundError
 from conjure.lm.checkpoints.gguf.detection import is_gguf
-from conjure.runs.artifacts.resource_paths import resolve
-from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.resource import RUNS, UPLOADS
 
 CHECKPOINT_OUTPUT = "output"  # where a fine-tune's run keeps its checkpoint
@@ -25,8 +26,7 @@ def is_resource(home: Home, name: str) -> bool:
         return True
     if not first or first in (".", "..", "~", "-") or not home.database.exists():
         return False
-    with open_store(home) as store:
-        return store.lookup_link(first) is not None
+    return not _has_no_links(home) and _recorded().is_link(home, first)
 
 
 def resolve_resource(home: Home, name: str) -> Path:
@@ -36,8 +36,28 @@ def resolve_resource(home: Home, name: str) -> Path:
         NotFoundError: There is no such thing.
         UsageError: It cannot be a resource, or leads out of its run or upload.
     """
-    with open_store(home) as store:
-        return resolve(home, name, store.lookup_link)
+    return _recorded().resolve_resource(home, name)
+
+
+def _has_no_links(home: Home) -> bool:
+    """Whether a home on this machine certainly has none; a name needs no further look then.
+
+    Most homes have none, and what a whole store imports takes longer than a small model's first token.
+    """
+    if home.team_file.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{home.database.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return database.execute("SELECT 1 FROM links LIMIT 1").fetchone() is None
+    except sqlite3.Error:
+        return False  # it says what is wrong when it is opened as usual
+
+
+def _recorded() -> ModuleType:
+    # The records of runs and all that they need, which the names of most models and files do without.
+    from conjure.recipes import recorded_resources
+
+    return recorded_resources
 
 
 def checkpoint_resource(home: Home, name: str) -> str:

@@ -1,14 +1,14 @@
 """Language-model commands as runs: conjure itself is the command, its inputs are mounts.
 
-Main entry: `recorded`. Invariant: a recorded command reads nothing by a resource's name; every resource and
-every local file it was given is mounted, so that lineage shows the chain and a rerun finds the same bytes.
+Main entry: `conjure_command_spec`. Invariant: a recorded command reads nothing by a resource's name; every
+resource and every local file it was given is mounted, so that lineage shows the chain and a rerun finds the
+same bytes.
 """
 
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from conjure.core.home import Home
@@ -22,7 +22,7 @@ _NAMING_DATA = ("adapter", "validation")  # options whose values a run must find
 
 
 @dataclass
-class Inputs:
+class InputMounts:
     """Collects what a command is given, and says under which name the run will find it.
 
     Attributes:
@@ -87,12 +87,12 @@ class Inputs:
         return f"./{free}" if free.startswith("-") else free  # else it would be read as an option
 
 
-def own_path() -> str:
+def path_with_own_python() -> str:
     """``PATH`` with the Python that this process runs on first: it may be in no folder of the user's own."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
-def recorded(
+def conjure_command_spec(
     kind: str,
     arguments: Sequence[str],
     mounts: Sequence[Mount],
@@ -117,18 +117,24 @@ def recorded(
         kind=kind,
         code=CodeChoice(none=True),
         mounts=tuple(mounts),
-        variables={"PATH": own_path()},
-        description=description if description else f"conjure {version('conjure')}",
+        variables={"PATH": path_with_own_python()},
+        description=description if description else _own_version(),
         labels=tuple(labels),
         checkpoint=tuple(checkpoint),
     )
+
+
+def _own_version() -> str:
+    from importlib.metadata import version  # milliseconds that only these runs need pay
+
+    return f"conjure {version('conjure')}"
 
 
 def placed(spec: RunSpec, on: str | None, resources: ComputeRequest) -> RunSpec:
     """The same run where it is wanted.
 
     Args:
-        spec: As `recorded` has it.
+        spec: As `conjure_command_spec` has it.
         on: An executor, whose nodes have a conjure of their own; this machine if None.
         resources: What it needs there.
     """

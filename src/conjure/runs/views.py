@@ -1,4 +1,4 @@
-"""A run as people look at it: plain values that the terminal, a page and ``--json`` show alike.
+"""The values shown of a run, the same for the terminal, a page and ``--json``.
 
 Main entries: `list_runs` for a list, `view_run` for one run. Invariant: what is shown of a run is put into
 words here and nowhere else; a row of a list reads no file of the run.
@@ -16,12 +16,12 @@ from conjure.core.text import local_address, plural, to_iso, valid_utf8
 from conjure.core.times import moment
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.runs.database.base import Database, Lease, Link, ListedRun, RunFilter
-from conjure.runs.inspect.lineage import Edge, Products, Tie, run_number, source_text
+from conjure.runs.inspect.lineage import Edge, Products, RelationKind, run_number, source_text
 from conjure.runs.lifecycle.heartbeat import is_unreachable
 from conjure.runs.schema.record import AttemptFacts, RunRecord
 from conjure.runs.schema.resource import Resource
 from conjure.runs.schema.spec import FAILED, RunSpec
-from conjure.runs.schema.status import PHASES, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import PHASES, EndReason, RunProgress, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 
 PORT_METRIC = "port"  # what a server reports
@@ -74,7 +74,7 @@ class Phase:
     lasted_s: float | None
 
 
-def status_text(facts: Facts, lease: Lease | None = None) -> str:
+def status_text(facts: RunProgress, lease: Lease | None = None) -> str:
     """The status, with the exit code or signal of a command that failed: ``failed (exit 1)``.
 
     Args:
@@ -93,7 +93,7 @@ def status_text(facts: Facts, lease: Lease | None = None) -> str:
     return f"{status} (signal {ending.signal})" if ending.signal else f"{status} (exit {ending.exit_code})"
 
 
-def status_tone(facts: Facts, lease: Lease | None = None) -> Tone | None:
+def status_tone(facts: RunProgress, lease: Lease | None = None) -> Tone | None:
     """The colour of the status, None for one that is neither good nor bad yet."""
     if facts.ending is None and lease is not None and is_unreachable(lease):
         return Tone.CAUTION
@@ -105,7 +105,7 @@ def heartbeat_age_s(lease: Lease | None) -> float | None:
     return None if lease is None else round(lease.heartbeat_age_s, 3)
 
 
-def elapsed_s(facts: Facts, total_s: float | None, now: float | None = None) -> float | None:
+def elapsed_s(facts: RunProgress, total_s: float | None, now: float | None = None) -> float | None:
     """Seconds from request to end, or until now while it goes on; None where nobody saw the end."""
     if total_s is not None:
         return total_s
@@ -115,13 +115,13 @@ def elapsed_s(facts: Facts, total_s: float | None, now: float | None = None) -> 
     return max((now if now is not None else time.time()) - requested, 0.0)
 
 
-def elapsed(facts: Facts, total_s: float | None, now: float | None = None) -> str:
+def elapsed(facts: RunProgress, total_s: float | None, now: float | None = None) -> str:
     """`elapsed_s` as text; a dash for None."""
     seconds = elapsed_s(facts, total_s, now)
     return "-" if seconds is None else format_duration(seconds)
 
 
-def phases(facts: Facts) -> list[Phase]:
+def phases(facts: RunProgress) -> list[Phase]:
     """The phases a run entered, in order; a clock that was set back meanwhile makes none negative."""
     entered = [(status, facts.entered[status]) for status in PHASES if status in facts.entered]
     ends = [*(begun for _, begun in entered[1:]), facts.ended_at]
@@ -455,6 +455,8 @@ def requested_facts(record: RunRecord) -> Iterator[Fact]:
     if amounts:
         given = f" (given {', '.join(map(str, record.gpu_ids))})" if record.gpu_ids else ""
         yield Fact("needs", ", ".join(amounts) + given)
+    if spec.distributed is not None:
+        yield Fact("distributed", f"{spec.distributed} process{'es' * (spec.distributed != 1)}")
     if spec.on is not None:
         yield Fact("on", spec.on)
     if spec.after:
@@ -524,6 +526,6 @@ def _relatives(record: RunRecord) -> list[Fact]:
 
 
 def _use(edge: Edge) -> str:
-    if edge.tie is Tie.MOUNT:
+    if edge.tie is RelationKind.MOUNT:
         return f"{edge.resource} as {edge.place}"
-    return "repeats it" if edge.tie is Tie.RERUN else "started by it"
+    return "repeats it" if edge.tie is RelationKind.RERUN else "started by it"

@@ -95,7 +95,9 @@ def _messages(fields: Fields) -> list[Message]:
             "messages", "is required" if value is None else f"is {shown(value)}; it must be a list"
         )
     if len(value) > _MOST_MESSAGES:
-        raise bad_value("messages", f"holds {len(value):,} messages; at most {_MOST_MESSAGES:,} are allowed")
+        raise bad_value(
+            "messages", f"contains {len(value):,} messages; at most {_MOST_MESSAGES:,} are allowed"
+        )
     return [_message(each, number) for number, each in enumerate(value)]
 
 

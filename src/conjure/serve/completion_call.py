@@ -95,7 +95,7 @@ def read_completion_call(body: Mapping[str, Any], model: ServedModel) -> Complet
 def _check_rows(fields: Fields, prompts: int, samples: int) -> None:
     """Refuse a request for more texts than one may ask for."""
     if prompts > _MOST_ROWS:
-        raise bad_value("prompt", f"holds {prompts:,} prompts; at most {_MOST_ROWS} are allowed")
+        raise bad_value("prompt", f"contains {prompts:,} prompts; at most {_MOST_ROWS} are allowed")
     if prompts * samples > _MOST_ROWS:
         raise bad_value(
             "best_of" if fields.given("best_of") else "n",
@@ -141,7 +141,7 @@ def _forms(value: Any, tokenizer: Tokenizer) -> list[str | list[int]]:
         return [checked_ids("prompt", value, vocab_size=size, most=most)]
     lists = [checked_ids("prompt", each, vocab_size=size, most=most) for each in value]
     if not all(lists):
-        raise bad_value("prompt", "holds an empty list of ids")
+        raise bad_value("prompt", "contains an empty list of ids")
     return list(lists)
 
 

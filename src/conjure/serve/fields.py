@@ -68,9 +68,9 @@ class Fields:
         if not isinstance(texts, list) or not all(isinstance(each, str) and each for each in texts):
             raise bad_value(name, f"is {shown(value)}; it must be a text or a list of texts, none empty")
         if len(texts) > most:
-            raise bad_value(name, f"holds {len(texts)} texts; at most {most} are allowed")
+            raise bad_value(name, f"contains {len(texts)} texts; at most {most} are allowed")
         if any(len(each) > longest for each in texts):
-            raise bad_value(name, f"holds a text of more than {longest} characters")
+            raise bad_value(name, f"contains a text of more than {longest} characters")
         return tuple(texts)
 
     def ids(self, name: str, *, vocab_size: int, most: int) -> list[int]:
@@ -88,8 +88,8 @@ def checked_ids(name: str, value: Any, *, vocab_size: int, most: int) -> list[in
     if not isinstance(value, list):
         raise bad_value(name, f"is {shown(value)}; it must be a list of token ids")
     if len(value) > most:
-        raise bad_value(name, f"holds {len(value):,} token ids; at most {most:,} are allowed")
+        raise bad_value(name, f"contains {len(value):,} token ids; at most {most:,} are allowed")
     for each in value:
         if type(each) is not int or not 0 <= each < vocab_size:
-            raise bad_value(name, f"holds {shown(each)}; token ids are from 0 to {vocab_size - 1}")
+            raise bad_value(name, f"contains {shown(each)}; token ids are from 0 to {vocab_size - 1}")
     return value

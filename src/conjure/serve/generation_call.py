@@ -142,7 +142,7 @@ def check_context(tokens: int, max_tokens: int, model: ServedModel, param: str) 
         raise HttpError(
             400,
             f"the model's context is {model.context_length:,} tokens; a prompt has {tokens:,} and max_tokens"
-            f" is {max_tokens:,}, {tokens + max_tokens:,} in all",
+            f" is {max_tokens:,}, {tokens + max_tokens:,} in total",
             param=param,
             code="context_length_exceeded",
         )
@@ -173,12 +173,14 @@ def _logit_bias(fields: Fields, vocab_size: int) -> tuple[tuple[int, float], ...
     if not isinstance(value, dict):
         raise bad_value("logit_bias", f"is {shown(value)}; it must be an object of token ids and numbers")
     if len(value) > _MOST_BIASES:
-        raise bad_value("logit_bias", f"holds {len(value):,} token ids; at most {_MOST_BIASES:,} are allowed")
+        raise bad_value(
+            "logit_bias", f"contains {len(value):,} token ids; at most {_MOST_BIASES:,} are allowed"
+        )
     biases = []
     for key, bias in value.items():
         token_id = int(key) if key.isascii() and key.isdecimal() and len(key) < 10 else vocab_size
         if token_id >= vocab_size:
-            raise bad_value("logit_bias", f"holds {shown(key)}; token ids are from 0 to {vocab_size - 1}")
+            raise bad_value("logit_bias", f"contains {shown(key)}; token ids are from 0 to {vocab_size - 1}")
         if not LogitSettings.BIAS.allows(bias):
             raise bad_value("logit_bias", f"of {key} is {shown(bias)}; it must be {LogitSettings.BIAS}")
         biases.append((token_id, float(bias)))

@@ -30,7 +30,7 @@ class Monitoring:
         metrics.counter("prompt_tokens_total", "Tokens of prompts.")
         metrics.counter("generation_tokens_total", "Tokens generated.")
         metrics.counter("request_success_total", "Texts that ended, by reason.")
-        metrics.counter("requests_total", "Requests that were taken in.")
+        metrics.counter("requests_total", "Requests received.")
         metrics.histogram("request_queue_time_seconds", "Time in the queue.", _SECONDS)
         metrics.histogram("time_to_first_token_seconds", "Time to the first token.", _SECONDS)
         metrics.histogram("inter_token_latency_seconds", "Time between tokens of a text.", _TOKEN_SECONDS)

@@ -105,7 +105,7 @@ class PredictorApi:
         self._waiting, self._draining = 0, False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predictor")
         metrics = self._metrics = Metrics("conjure:")
-        metrics.counter("requests_total", "Requests that were taken in.")
+        metrics.counter("requests_total", "Requests received.")
         metrics.counter("request_failed_total", "Requests whose predict failed.")
         metrics.gauge("num_requests_waiting", "Requests in progress or waiting.", self._count_waiting)
         metrics.histogram("predict_seconds", "Time of a predict.", _SECONDS)

@@ -15,6 +15,7 @@ from conjure.errors import ConjureError, StoreError
 from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.database.base import PRUNE, STOP, Database
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError, TrialRow
+from conjure.runs.executors.forking import ForkingExecutor
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.lifecycle.stop_requests import request_end
 from conjure.runs.lifecycle.submission import submit
@@ -42,11 +43,21 @@ class Driver:
         home: Where conjure keeps things.
         number: The sweep.
         request: What was asked, secrets included.
+        executor: Starts trials on this machine.
         retry_failed: Whether trials that failed before now get another run.
     """
 
-    def __init__(self, home: Home, number: int, request: SweepRequest, *, retry_failed: bool = False) -> None:
+    def __init__(
+        self,
+        home: Home,
+        number: int,
+        request: SweepRequest,
+        executor: ForkingExecutor,
+        *,
+        retry_failed: bool = False,
+    ) -> None:
         self._home, self._number, self._request = home, number, request
+        self._executor = executor
         self._retry_failed = retry_failed
         self._retries: set[int] = set()
         self._ended: list[TrialRow] = []
@@ -59,14 +70,14 @@ class Driver:
         with open_store(self._home) as store:
             if self._retry_failed:
                 self._retries = {row.trial for row in store.trials(self._number) if _has_failed(row)}
-            wait = _SHORTEST_WAIT_S
+            wait = 0.0
             while store.sweep(self._number).state is SweepState.RUNNING:
                 try:
                     acted = self._step(store)
                 except StoreError:
                     acted = False  # a full disk, for one: it is tried again
-                wait = _SHORTEST_WAIT_S if acted else min(1.5 * wait, _LONGEST_WAIT_S)
-                time.sleep(wait)
+                wait = 0.0 if acted else min(max(1.5 * wait, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
+                self._executor.wait(wait)
 
     def _step(self, store: Database) -> bool:
         """Do what is to be done now; whether there was anything."""
@@ -174,7 +185,7 @@ class Driver:
             return False
         spec = self._spec(store, claim, rows)
         try:
-            submit(self._home, spec, trial=claim)
+            submit(self._home, spec, trial=claim, executor=self._executor if spec.on is None else None)
         except TrialRefusedError:
             return False  # another driver was quicker, or somebody stops the sweep
         except StoreError:

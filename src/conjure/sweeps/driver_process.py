@@ -8,7 +8,9 @@ import os
 import sys
 
 from conjure.core.home import Home
+from conjure.runs.executors.forking import ForkingExecutor
 from conjure.runs.host.process import set_name
+from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.sweeps.driver import Driver
 from conjure.sweeps.request import SweepRequest
 
@@ -26,7 +28,9 @@ def main() -> None:
     if os.fork():
         os._exit(0)  # the caller waits for this alone
     set_name(_NAME)
-    Driver(Home.from_environment(), number, request, retry_failed=asked["retry_failed"]).run()
+    home = Home.from_environment()
+    with ForkingExecutor(home, become_supervisor) as executor:
+        Driver(home, number, request, executor, retry_failed=asked["retry_failed"]).run()
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def _numbers(given: Any) -> list[int]:
     if not isinstance(given, list) or not 1 <= len(given) <= _MOST_RUNS:
         raise bad_value("runs", f"must be a list of 1 to {_MOST_RUNS} numbers")
     if any(type(each) is not int or not 0 < each < 1 << 63 for each in given):
-        raise bad_value("runs", "must hold numbers of runs")
+        raise bad_value("runs", "must contain numbers of runs")
     return list(dict.fromkeys(given))
 
 

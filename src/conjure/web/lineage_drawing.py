@@ -4,11 +4,11 @@ Main entry: `draw`. Layers by the longest way from a source, each ordered by the
 that few lines cross. Invariant: every line leads from left to right.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from conjure.runs.inspect.lineage import Edge, Tie
+from conjure.runs.inspect.lineage import Edge, RelationKind
 
 WIDTH, HEIGHT = 208, 46
 _GAP_X, _GAP_Y, _MARGIN = 72, 20, 8
@@ -29,7 +29,7 @@ class Line:
     """One use of one thing by another: an SVG path, how, and what is used as what."""
 
     path: str
-    tie: Tie
+    tie: RelationKind
     label: str
 
 
@@ -73,7 +73,11 @@ def _line(source: Box, target: Box, edge: Edge) -> Line:
     x2, y2 = target.x, target.y + HEIGHT / 2
     bend = max((x2 - x1) / 2, _GAP_X / 2)
     path = f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
-    labels = {Tie.MOUNT: f"{edge.resource} as {edge.place}", Tie.RERUN: "repeated by", Tie.STARTED: "started"}
+    labels = {
+        RelationKind.MOUNT: f"{edge.resource} as {edge.place}",
+        RelationKind.RERUN: "repeated by",
+        RelationKind.STARTED: "started",
+    }
     return Line(path, edge.tie, labels[edge.tie])
 
 
@@ -110,10 +114,17 @@ def _ordered(layers: list[list[str]], pairs: Sequence[tuple[str, str]]) -> list[
     for source, target in pairs:
         neighbours.setdefault(source, []).append(target)
         neighbours.setdefault(target, []).append(source)
+    place = {name: height for layer in layers for name, height in _heights(layer)}
     for sweep in range(_SWEEPS):
         order = layers if sweep % 2 == 0 else layers[::-1]
         for layer in order:
-            place = {name: row / max(len(each) - 1, 1) for each in layers for row, name in enumerate(each)}
             middles = {name: fmean(place[each] for each in neighbours.get(name, [name])) for name in layer}
             layer.sort(key=middles.__getitem__)
+            place.update(_heights(layer))
     return layers
+
+
+def _heights(layer: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """The names of a layer, each with how far down it stands, from 0 to 1."""
+    for row, name in enumerate(layer):
+        yield name, row / max(len(layer) - 1, 1)

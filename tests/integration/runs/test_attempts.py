@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import pytest
 
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
-from conjure.runs.host.process import family
+from conjure.runs.host.process import descendants
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import EndReason, RunStatus
@@ -34,7 +34,7 @@ def kill_supervisor(run):
 
 def kill_everything(run):
     supervisor = supervisor_of(run)
-    processes = family(supervisor.pid)
+    processes = descendants(supervisor.pid)
     os.kill(supervisor.parent, signal.SIGSTOP)
     for pid in (supervisor.pid, *(process.pid for process in processes), supervisor.parent):
         with suppress(ProcessLookupError):  # the kernel ended the command with its supervisor

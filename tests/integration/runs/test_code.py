@@ -425,9 +425,9 @@ class TestRefusals:
         (tmp_path / "me").mkdir()
         with pytest.raises(SnapshotError, match="this is your home folder"):
             snapshot.snapshot(home, tmp_path / "me", number=1)
-        with pytest.raises(SnapshotError, match="which holds your home folder"):
+        with pytest.raises(SnapshotError, match="which contains your home folder"):
             snapshot.snapshot(home, tmp_path, number=1)
-        with pytest.raises(SnapshotError, match="this is /, which holds your home folder"):
+        with pytest.raises(SnapshotError, match="this is /, which contains your home folder"):
             snapshot.snapshot(home, Path("/"), number=1)
 
     def test_home_folder_as_a_repository(self, home: Home, tmp_path: Path, monkeypatch) -> None:
@@ -463,7 +463,7 @@ class TestRefusals:
 class TestStore:
     def test_one_reference_per_run(self, home: Home, project: Path) -> None:
         first = snapshot.snapshot(home, project, number=3)
-        snapshot.keep(home, 4, first.tree)
+        snapshot.keep_tree(home, 4, first.tree)
         references = run_git(home.code_repository, "for-each-ref", "--format=%(objectname) %(refname)")
         assert references.splitlines() == [f"{first.tree} refs/runs/3", f"{first.tree} refs/runs/4"]
 
@@ -471,7 +471,7 @@ class TestStore:
         old = snapshot.snapshot(home, project, number=1)
         write_files(project, {"train.py": "two\n"})
         new = snapshot.snapshot(home, project, number=2)
-        snapshot.forget(home, 1)
+        snapshot.release_tree(home, 1)
         code_store.prune(home)
         check_out(home, new.tree, home.root / "new")
         with pytest.raises(SnapshotError, match="no longer stored"):
@@ -479,7 +479,7 @@ class TestStore:
 
     def test_snapshot_after_its_objects_were_lost(self, home: Home, project: Path) -> None:
         snapshot.snapshot(home, project, number=1)
-        snapshot.forget(home, 1)
+        snapshot.release_tree(home, 1)
         run_git(home.code_repository, "prune", "--expire=now")  # as an outsider would: the kept index stays
         assert take(home, project)[1]["train.py"] == "one\n"
 

@@ -9,7 +9,7 @@ import pytest
 
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import start_command
-from conjure.runs.host.process import adopt_orphans, family
+from conjure.runs.host.process import adopt_orphans, descendants
 from conjure.runs.telemetry.logs import STDERR, STDOUT
 from support.casting import is_running, nap, wait_until
 
@@ -18,7 +18,7 @@ from support.casting import is_running, nap, wait_until
 def start(tmp_path):
     """Starts shell lines as a supervisor would: orphans come to this process, but other tests' are spared."""
     adopt_orphans()
-    others = {process.pid for process in family(os.getpid())}
+    others = {process.pid for process in descendants(os.getpid())}
     started = []
 
     def _start(line):

@@ -13,7 +13,7 @@ import pytest
 from conjure.python_api import Client, Run
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.host.process import family, look_at
+from conjure.runs.host.process import descendants, find_process
 from conjure.runs.lifecycle import stop_requests as termination
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
@@ -50,7 +50,7 @@ def kill_supervisor_and_guard(run):
 
 def kill_everything(run):
     supervisor = supervisor_of(run)
-    processes = family(supervisor.pid)
+    processes = descendants(supervisor.pid)
     os.kill(supervisor.parent, signal.SIGSTOP)
     kill(supervisor.pid)
     for process in processes:
@@ -124,7 +124,7 @@ def test_a_run_goes_on_when_its_guard_is_killed(client):
 def test_the_command_killed(client):
     run = client.run(f"touch made; echo ready; exec sleep {nap(88222)}")
     wait_until(lambda: list(run.logs()), "the command's start")
-    (command,) = family(supervisor_of(run).pid)
+    (command,) = descendants(supervisor_of(run).pid)
     kill(command.pid)
     run.wait()
     assert (run.status, run.record.ending.signal, run.record.outputs.files) == ("failed", 9, 1)
@@ -138,10 +138,10 @@ def test_while_building(client, home, monkeypatch, crash):
         run = client.run("true", pip=["some-package"])
         supervisor = supervisor_of(run)
         wait_until(lambda: calls, "the builder's call")
-        (builder,) = [process for process in family(supervisor.pid) if process.name == "uv"]
+        (builder,) = [process for process in descendants(supervisor.pid) if process.name == "uv"]
         crash(run)
         assert_interrupted(run, "building")
-        wait_until(lambda: look_at(builder.pid) != builder, "the end of the builder")
+        wait_until(lambda: find_process(builder.pid) != builder, "the end of the builder")
         monkeypatch.delenv("PIP_INDEX_URL")
     assert client.run("true").wait().status == "complete"
 
@@ -188,7 +188,7 @@ def test_killed_at_any_moment(client, home):
         supervisor = supervisor_of(run)
         deadline = threading.Event()
         deadline.wait(0.02 * step)
-        seen = look_at(supervisor.pid)
+        seen = find_process(supervisor.pid)
         if seen == supervisor:
             kill(supervisor.pid)
         run.wait()

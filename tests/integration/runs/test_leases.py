@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.host.process import look_at, this_process
+from conjure.runs.host.process import find_process, this_process
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import RunFolder
@@ -25,7 +25,7 @@ def test_a_supervisor_that_was_replaced_ends_its_processes_and_writes_nothing_mo
     supervisor = supervisor_of(run)
     with SqliteDatabase.open(home) as store:
         assert store.begin_attempt(run.number, ELSEWHERE) == 2
-        wait_until(lambda: look_at(supervisor.pid) != supervisor, "the end of the supervisor")
+        wait_until(lambda: find_process(supervisor.pid) != supervisor, "the end of the supervisor")
         assert not is_running(nap(88671))
         record = store.get(run.number)
         assert (record.status, record.owner, record.usage) == (RunStatus.RUNNING, ELSEWHERE, None)
@@ -59,7 +59,7 @@ def test_a_run_whose_supervisor_is_out_of_reach_is_told_of_as_such(home):
 def test_a_scheduler_that_is_older_than_the_database_is_ended(conjure_home):
     home = unpack_home(conjure_home)
     with subprocess.Popen(["sleep", nap(88672)]) as scheduler:
-        started = look_at(scheduler.pid).started
+        started = find_process(scheduler.pid).started
         home.scheduler_lock.write_text(json.dumps({"pid": scheduler.pid, "started": started}))
         open_store(home).close()  # the first look of the new conjure
         assert scheduler.wait(timeout=100) < 0
@@ -69,7 +69,7 @@ def test_a_scheduler_as_old_as_the_database_stays(conjure_home):
     home = unpack_home(conjure_home)
     open_store(home).close()
     with subprocess.Popen(["sleep", nap(88673)]) as scheduler:
-        started = look_at(scheduler.pid).started
+        started = find_process(scheduler.pid).started
         home.scheduler_lock.write_text(json.dumps({"pid": scheduler.pid, "started": started}))
         open_store(home).close()
         assert scheduler.poll() is None

@@ -17,7 +17,7 @@ from conjure.runs.environments.environment_build import build
 from conjure.runs.maintenance.pruning import prune, recoverable
 from conjure.runs.schema.record import EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import EnvironmentChoice, RunSpec
-from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts
+from conjure.runs.schema.status import PHASES, Ending, EndReason, RunProgress
 from support.homes import add_outputs, add_work
 from support.repositories import check_out, make_repository, read_files, write_files
 
@@ -42,7 +42,9 @@ def add_run(store: Database, number: int, *, ended: bool = True, **facts: object
     entered = {phase: 1000.0 + place for place, phase in enumerate(PHASES) if ended or place == 0}
     ending = Ending(EndReason.COMPLETED, 0) if ended else None
     spec = RunSpec(("true",), folder)
-    store.put_record(RunRecord(number, spec, Facts(entered, 2000.0 if ended else None, ending), **facts))
+    store.put_record(
+        RunRecord(number, spec, RunProgress(entered, 2000.0 if ended else None, ending), **facts)
+    )
 
 
 def test_working_folders_of_ended_runs_only(home: Home, store: Database) -> None:

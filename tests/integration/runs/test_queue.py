@@ -14,7 +14,7 @@ from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import look_at
+from conjure.runs.host.process import find_process
 from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, scheduler_of, wake_scheduler
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import UNTIL_GO, outputs, release, wait_for_status, wait_until
@@ -40,7 +40,7 @@ def scheduler(home):
 def kill_scheduler(home):
     process = scheduler(home)
     os.kill(process.pid, signal.SIGKILL)
-    wait_until(lambda: look_at(process.pid) != process or look_at(process.pid).is_zombie, "its end")
+    wait_until(lambda: find_process(process.pid) != process or find_process(process.pid).is_zombie, "its end")
 
 
 def ended_by_itself(run):

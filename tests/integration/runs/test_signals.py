@@ -14,7 +14,7 @@ from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.host.process import KILL_SIGNAL, boot_id, look_at
+from conjure.runs.host.process import KILL_SIGNAL, boot_id, find_process
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.run_folder import MARKS_FILE
@@ -46,7 +46,7 @@ def started(client, line, **options):
 
 def has_ended(pid):
     """Whether a process is over, waited for or not: other tests make this process the parent of orphans."""
-    process = look_at(pid)
+    process = find_process(pid)
     return process is None or process.is_zombie
 
 
@@ -73,7 +73,7 @@ def test_a_halted_supervisor_is_killed_and_its_run_with_it(client, guard_too):
     supervisor = supervisor_of(run)
     for pid in (supervisor.parent, supervisor.pid) if guard_too else (supervisor.pid,):
         os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda pid=pid: look_at(pid).is_stopped, "the halt")
+        wait_until(lambda pid=pid: find_process(pid).is_stopped, "the halt")
     record = run.kill().record
     assert (record.status, record.ending.reason) == (RunStatus.KILLED, EndReason.KILL_REQUESTED)
     assert read_record(run.home.run_folder(run.number)) == record
@@ -85,7 +85,7 @@ def test_a_halted_supervisor_that_is_to_stop_goes_on(client):
     run = started(client, "trap 'echo made > made; exit 0' TERM; echo ready; while :; do sleep 0.02; done")
     supervisor = supervisor_of(run)
     os.kill(supervisor.pid, signal.SIGSTOP)
-    wait_until(lambda: look_at(supervisor.pid).is_stopped, "the halt")
+    wait_until(lambda: find_process(supervisor.pid).is_stopped, "the halt")
     record = run.stop().record
     assert (record.status, record.outputs.files) == (RunStatus.STOPPED, 1)
 
@@ -113,7 +113,7 @@ def test_an_orphan_without_variables_and_session_is_found(client, home, mark):
     supervisor = supervisor_of(run)
     for pid in (supervisor.parent, supervisor.pid):
         os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda pid=pid: look_at(pid).is_stopped, "the halt")
+        wait_until(lambda pid=pid: find_process(pid).is_stopped, "the halt")
     nothing = {"cgroup": None, "pipes": [], "sessions": {}}
     stored = kept()
     marks.write_text(json.dumps(stored | nothing | {mark: stored[mark]}))

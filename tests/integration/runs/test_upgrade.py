@@ -12,7 +12,7 @@ import conjure
 from conjure.python_api import Run
 from conjure.runs.database.record_files import read_record
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import family, look_at
+from conjure.runs.host.process import descendants, find_process
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import RunStatus
@@ -80,7 +80,7 @@ def test_a_run_goes_on_and_is_saved_by_the_supervisor_it_has(client, package):
         assert done.returncode == 0, done.stderr
     assert "1 active" in command("doctor").stdout
     assert run.status is RunStatus.RUNNING
-    assert look_at(supervisor.pid) == supervisor
+    assert find_process(supervisor.pid) == supervisor
     release(run)
     assert run.wait(check=True).record.owner.pid == supervisor.pid
     assert outputs(run) == {"made.txt": "made\n"}
@@ -138,11 +138,11 @@ def test_when_it_is_killed_its_guard_leaves_no_process_and_the_run_is_interrupte
     )
     supervisor = supervisor_of(run)
     upgrade(package)
-    processes = family(supervisor.pid)
+    processes = descendants(supervisor.pid)
     os.kill(supervisor.pid, signal.SIGKILL)
     # No command of the new code is called: it is the guard of 0.1.0 that ends them.
     wait_until(lambda: not is_running(nap(88662)), "the end of its processes")
-    assert all(look_at(process.pid) != process for process in processes)
+    assert all(find_process(process.pid) != process for process in processes)
     assert run.wait().status is RunStatus.INTERRUPTED
     assert read_record(run.home.run_folder(run.number)).status is RunStatus.INTERRUPTED
     assert command("recover", "1").returncode == 0

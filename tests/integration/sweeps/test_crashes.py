@@ -98,14 +98,17 @@ def test_two_drivers_at_once_share_the_work_and_never_exceed_it(home):
     script = """if True:
         import sys
         from conjure.core.home import Home
+        from conjure.runs.executors.forking import ForkingExecutor
         from conjure.runs.lifecycle.ownership import open_store
+        from conjure.runs.lifecycle.supervisor import become_supervisor
         from conjure.sweeps.driver import Driver
         from conjure.sweeps.request import SweepRequest
 
         home, number = Home.from_environment(), int(sys.argv[1])
         with open_store(home) as store:
             request = SweepRequest.from_dict(store.sweep(number).request)
-        Driver(home, number, request).run()
+        with ForkingExecutor(home, become_supervisor) as executor:
+            Driver(home, number, request, executor).run()
     """
     second = subprocess.Popen([sys.executable, "-c", script, str(sweep)])
     Client(home.root).get_sweep(sweep).wait(check=True)

@@ -7,12 +7,12 @@ import pytest
 from conjure.cli.transcript import details, ended
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import Ending, EndReason, Facts
+from conjure.runs.schema.status import Ending, EndReason, RunProgress
 
 
 def record(*ending, **given):
     return RunRecord(
-        3, RunSpec(command=("true",), folder=Path("/")), Facts({}, 0.0, Ending(*ending, **given))
+        3, RunSpec(command=("true",), folder=Path("/")), RunProgress({}, 0.0, Ending(*ending, **given))
     )
 
 

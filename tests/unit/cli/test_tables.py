@@ -1,9 +1,7 @@
-import subprocess
-import sys
-
+import click
 import pytest
 
-from conjure.cli.tables import Cell, Column, one_line, show_facts, show_table
+from conjure.cli.tables import Cell, Column, cut, drawn_table, one_line, show_facts, show_table
 
 COLUMNS = [Column("RUN", right=True), Column("STATUS"), Column("COMMAND", shrinks=True)]
 
@@ -30,11 +28,39 @@ def test_one_line(text, line):
     assert one_line(text) == line
 
 
-def test_rich_is_for_terminals_only():
-    program = (
-        "import sys\n"
-        "from conjure.cli.tables import Column, show_table\n"
-        "show_table([Column('A')], [('1',)])\n"
-        "sys.exit('rich' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+def _drawn(monkeypatch, width, rows, columns=COLUMNS):
+    monkeypatch.setenv("COLUMNS", str(width))
+    return drawn_table(columns, rows)
+
+
+def _plain(lines):
+    return [click.unstyle(line) for line in lines]
+
+
+def test_a_drawn_table_has_a_bold_heading_and_coloured_cells(monkeypatch):
+    heading, row = _drawn(monkeypatch, 80, [("1", Cell("complete", "green"), "echo\nhi")])
+    assert heading == "\x1b[1mRUN\x1b[0m  \x1b[1mSTATUS\x1b[0m    \x1b[1mCOMMAND\x1b[0m"
+    assert row == "  1  \x1b[32mcomplete\x1b[0m  echo hi"
+
+
+def test_on_a_narrow_terminal_what_may_shrink_shrinks_first(monkeypatch):
+    lines = _plain(_drawn(monkeypatch, 20, [("1", "complete", "a long command")]))
+    assert lines == ["RUN  STATUS    COMM…", "  1  complete  a lo…"]
+
+
+def test_where_that_is_not_enough_the_widest_columns_shrink(monkeypatch):
+    lines = _plain(_drawn(monkeypatch, 9, [("1", "complete", "a long command")]))
+    assert lines == ["R…  S…  …", " 1  c…  …"]
+
+
+def test_letters_are_as_wide_as_a_terminal_shows_them(monkeypatch):
+    columns = [Column("A"), Column("B")]
+    rows = [("漢字", "x"), ("e\u0301", "x"), ("abcde", "x")]
+    assert _plain(_drawn(monkeypatch, 80, rows, columns))[1:] == ["漢字   x", "e\u0301      x", "abcde  x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"), [("漢字漢字", 5, "漢字…"), ("漢字", 4, "漢字"), ("ab", 1, "…")]
+)
+def test_a_cut_text_is_never_wider_than_its_room(text, width, shown):
+    assert cut(text, width) == shown

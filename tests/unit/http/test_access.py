@@ -157,7 +157,7 @@ def test_keys_are_read_from_a_file_or_a_variable(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "holds no key"),
+        ("", "contains no key"),
         ("short\n", "16 or more"),
         ("with a space in the key\n", "key 1"),
         (None, "cannot be read"),

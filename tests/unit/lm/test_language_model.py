@@ -84,7 +84,7 @@ class TestLogits:
             (IDS.int(), ShapeError, "ids are int32 of shape (2, 3); int64 of shape (B, T) is needed"),
             (IDS.float(), ShapeError, "ids are float32 of shape (2, 3)"),
             (IDS[0], ShapeError, "ids are int64 of shape (3,)"),
-            (IDS[:, :0], ShapeError, "ids of shape (2, 0) hold no token"),
+            (IDS[:, :0], ShapeError, "ids of shape (2, 0) contain no token"),
             ("text", ShapeError, "ids are str, not an int64 tensor"),
             ([[1, 2], [3]], ShapeError, "ids are list, not an int64 tensor"),
             (None, ShapeError, "ids are NoneType, not an int64 tensor"),

@@ -10,9 +10,9 @@ from conjure.errors import UsageError
 from conjure.lm.training.request import FinetuneRequest
 from conjure.python_api import RecordingOptions
 from conjure.recipes.finetune_specs import finetune_spec
-from conjure.recipes.generation_specs import generate_spec, score_spec
+from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, option_words
-from conjure.recipes.request_checks import check_finetune, check_generate, check_score
+from conjure.recipes.request_checks import check_finetune, check_score
 
 COMMANDS = [(finetune, FinetuneOptions), (generate, GenerateOptions), (score, ScoreOptions)]
 NOT_RECORDED = {"model", "output", "resume", "dry_run", "no_run", "save", "as_json", "stream"} | {
@@ -69,6 +69,13 @@ def test_a_fine_tune_has_its_data_mounted_and_placeholders_last(tmp_path):
     assert spec.command[2:] == ("jokes.txt", "--model", "sprite", "--epochs=2", "--learning-rate=:lr:")
 
 
+def test_the_processes_of_a_fine_tune_are_known_to_its_run_and_to_its_command(tmp_path):
+    (tmp_path / "jokes.txt").write_text("A joke.\n")
+    spec = finetune_spec(Home(tmp_path / "home"), [str(tmp_path / "jokes.txt")], "sprite", {"distributed": 2})
+    assert spec.distributed == 2
+    assert spec.command[-1] == "--distributed=2"
+
+
 def test_stop_texts_arrive_as_they_are(tmp_path):
     spec = generate_spec(Home(tmp_path), "My", "sprite", {"stop": ["\n", r"a\n"]})
     words = [word.partition("=")[2] for word in spec.command if word.startswith("--stop")]
@@ -91,6 +98,10 @@ def test_a_generation_has_its_seed_fixed():
         (lambda home: check_finetune(home, ["x"], "sprite", {"epoch": 2}), "there is no option 'epoch'"),
         (lambda home: check_finetune(home, [], "sprite", {}), "no data was named"),
         (lambda home: check_finetune(home, ["x"], "sprite", {"epochs": 0}), "epochs is 0"),
+        (
+            lambda home: check_finetune(home, ["x"], "sprite", {"batch_size": 6, "distributed": 4}),
+            r"distributed is 4; the 6 blocks of a step .* can be shared by 1, 2, 3, 6 processes",
+        ),
         (lambda home: check_generate([""], {"top_p": 7}), "top_p is 7"),
         (lambda home: check_score(home, [], ["a", "b", "c"], {}), "3 models were named"),
     ],

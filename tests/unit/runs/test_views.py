@@ -1,7 +1,7 @@
 import pytest
 
 from conjure.runs.database.base import ListedRun
-from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import Ending, EndReason, RunProgress, RunStatus
 from conjure.runs.views import PORT_METRIC, RunRow, elapsed, key_metric, status_text
 
 
@@ -18,17 +18,17 @@ from conjure.runs.views import PORT_METRIC, RunRow, elapsed, key_metric, status_
     ],
 )
 def test_status(ending, text):
-    assert status_text(Facts({RunStatus.RUNNING: 1.0}, None, ending)) == text
+    assert status_text(RunProgress({RunStatus.RUNNING: 1.0}, None, ending)) == text
 
 
 @pytest.mark.parametrize(
     ("facts", "total_s", "text"),
     [
-        (Facts({RunStatus.REQUESTED: 100.0}, 200.0, Ending(EndReason.COMPLETED, 0)), 61.0, "1m 1s"),
-        (Facts({RunStatus.REQUESTED: 100.0}, 200.0, Ending(EndReason.SUPERVISOR_DIED)), None, "-"),
-        (Facts({RunStatus.REQUESTED: 100.0}), None, "20.0s"),
-        (Facts({RunStatus.REQUESTED: 900.0}), None, "0.0s"),  # the clock was set back
-        (Facts(), None, "-"),
+        (RunProgress({RunStatus.REQUESTED: 100.0}, 200.0, Ending(EndReason.COMPLETED, 0)), 61.0, "1m 1s"),
+        (RunProgress({RunStatus.REQUESTED: 100.0}, 200.0, Ending(EndReason.SUPERVISOR_DIED)), None, "-"),
+        (RunProgress({RunStatus.REQUESTED: 100.0}), None, "20.0s"),
+        (RunProgress({RunStatus.REQUESTED: 900.0}), None, "0.0s"),  # the clock was set back
+        (RunProgress(), None, "-"),
     ],
 )
 def test_elapsed(facts, total_s, text):
@@ -60,7 +60,7 @@ def test_key_metric(names, key):
     ],
 )
 def test_the_address_of_a_server(option, address):
-    facts = Facts({RunStatus.RUNNING: 1.0})
+    facts = RunProgress({RunStatus.RUNNING: 1.0})
     run = ListedRun(
         1, "serve", f"conjure serve sprite {option}", "", (), None, {}, facts, None, None, archived=False
     )

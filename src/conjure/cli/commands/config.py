@@ -62,7 +62,7 @@ def set_(key: str, values: tuple[str, ...], *, project: bool) -> None:
 @click.argument("key")
 @_project_option
 def unset(key: str, *, project: bool) -> None:
-    """Remove the setting KEY, so that its default counts again."""
+    """Remove the setting KEY, so that its default applies."""
     path = _file(project=project)
     find_setting(key)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""`conjure executors`: the clusters that runs can be carried out on."""
+"""`conjure executors`: the clusters that runs can be executed on."""
 
 import click
 
@@ -23,7 +23,7 @@ _COLUMNS = [
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 @click.pass_context
 def command(context: click.Context, *, as_json: bool) -> None:
-    """List the executors that runs can be carried out on with --on, with what they have and what is free."""
+    """List the executors that can be used with --on, with their total and free resources."""
     if context.invoked_subcommand is not None:
         return
     found = [survey(settings) for settings in read_executors(Home.from_environment()).values()]
@@ -55,8 +55,8 @@ def _row(found: Survey) -> list[str]:
 @command.command("check")
 @click.argument("name")
 def check(name: str) -> None:
-    """Start a job on every node of executor NAME that tells whether runs can be carried out there."""
+    """Check that runs can be executed on every node of executor NAME, by starting a job on each."""
     checked, faults = check_nodes(Home.from_environment(), name)
     if faults:
         raise ConjureError(f"{name}: {'; '.join(faults)}")
-    click.echo(f"{name}: runs can be carried out on {plural(checked, 'node')}")
+    click.echo(f"{name}: runs can be executed on {plural(checked, 'node')}")

@@ -121,6 +121,12 @@ class Automatic(click.ParamType):
 @click.option(
     "--grad-accumulation", type=int, default=1, show_default=True, help="Forward passes per optimizer step."
 )
+@click.option(
+    "--distributed",
+    type=int,
+    metavar="N",
+    help="Train with N processes on this machine, which share the blocks of each step.",
+)
 @click.option("--mask-records", is_flag=True, help="Mask attention between the records of a block.")
 @click.option(
     "--patience",
@@ -208,7 +214,8 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
         return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
     _refuse_output(settings)
     if settings["resume"] is not None:
-        spec = _resumed_spec(data, settings["resume"])
+        spec = _resumed_spec(data, settings["resume"], settings["distributed"])
+        implementation.refuse_unequal_shares(spec)
         spec = spec if recording["project"] is None else replace(spec, project=recording["project"])
     else:
         # Every fault is told here and now, before a run gets a number.
@@ -224,9 +231,9 @@ def _refuse_output(settings: dict[str, Any]) -> None:
         )
 
 
-def _resumed_spec(data: tuple[str, ...], resume: str) -> RunSpec:
+def _resumed_spec(data: tuple[str, ...], resume: str, distributed: int | None) -> RunSpec:
     if data or resume == _HERE:
         raise UsageError(
             "--resume takes the interrupted run and nothing else", hint="as in --resume runs/3, without data"
         )
-    return resumed_spec(Home.from_environment(), resume)
+    return resumed_spec(Home.from_environment(), resume, distributed=distributed)

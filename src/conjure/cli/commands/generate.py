@@ -30,9 +30,8 @@ from conjure.core.text import today
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
-from conjure.recipes.generation_specs import generate_spec
+from conjure.recipes.generation_specs import check_generate, generate_spec
 from conjure.recipes.options import GenerateOptions
-from conjure.recipes.request_checks import check_generate
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
@@ -209,7 +208,7 @@ def _prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
     lines = _text(prompt_file.read_bytes(), str(prompt_file)).removeprefix("\ufeff").split("\n")
     lines = lines if lines[-1] else lines[:-1]
     if not lines:
-        raise DataError(f"{prompt_file} is empty, so it holds no prompt", hint="put a prompt on each line")
+        raise DataError(f"{prompt_file} is empty, so it contains no prompt", hint="put a prompt on each line")
     return [line.removesuffix("\r") for line in lines]
 
 

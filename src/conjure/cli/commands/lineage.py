@@ -12,8 +12,8 @@ from conjure.cli.tables import one_line
 from conjure.core.home import Home
 from conjure.runs.inspect.lineage import (
     Edge,
+    RelationKind,
     SourceKind,
-    Tie,
     Trace,
     run_number,
     source_kind,
@@ -78,10 +78,10 @@ def _described(trace: Trace, name: str, edge: Edge | None) -> str:
 
 
 def _tie(edge: Edge, *, down: bool) -> str:
-    if edge.tie is Tie.MOUNT:
+    if edge.tie is RelationKind.MOUNT:
         place = visible(edge.place or "")
         return f"as {place} → " if down else f"{place} ← "
-    if edge.tie is Tie.RERUN:
+    if edge.tie is RelationKind.RERUN:
         return "repeated as " if down else "repeats "
     return "started " if down else "started by "
 

@@ -16,7 +16,7 @@ from conjure.runs.lifecycle.ownership import open_store
 @click.argument("resource", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: an array of all links, or one object.")
 def command(name: str | None, resource: str | None, *, as_json: bool) -> None:
-    """Create the link NAME, which can be used wherever RESOURCE can.
+    """Create NAME as an alias of RESOURCE.
 
     With NAME alone, show that link; without arguments, list all links.
     """

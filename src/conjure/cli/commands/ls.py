@@ -21,7 +21,8 @@ from conjure.runs.lifecycle.ownership import open_store
 def command(resource: str | None, *, with_details: bool, as_json: bool) -> None:
     """List the files in PATH: runs/N, uploads/NAME, a folder in one of them, or a link's name.
 
-    Without PATH, list runs, uploads and links. The files of a running run can be listed too.
+    Without PATH, list the folders runs/ and uploads/ and the links; `conjure ps` lists runs. The files of a
+    running run can be listed too.
     """
     home = Home.from_environment()
     with open_store(home) as store:

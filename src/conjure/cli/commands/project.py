@@ -46,7 +46,7 @@ def ls(*, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("new_name")
 def rename(*, name: str, new_name: str) -> None:
-    """Let the runs of project NAME belong to project NEW_NAME; if there is one, the two become one."""
+    """Rename project NAME to NEW_NAME. If NEW_NAME exists, the two are merged."""
     fault = project_fault(new_name)
     if fault is not None:
         raise UsageError(fault)

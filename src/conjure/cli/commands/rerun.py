@@ -8,7 +8,7 @@ from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.run_following import follow_submission
 from conjure.cli.run_options import parse_variable
 from conjure.cli.saved_commands.options import write_command
-from conjure.cli.saved_commands.recorded import values_of_run
+from conjure.cli.saved_commands.options_of_run import values_of_run
 from conjure.core.home import Home
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.submission import rerun
@@ -16,9 +16,7 @@ from conjure.runs.lifecycle.submission import rerun
 
 @click.command
 @click.argument("number", type=RUN_NUMBER)
-@click.option(
-    "-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set a secret variable that the run was given."
-)
+@click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set a secret variable of the run.")
 @click.option(
     "--save-command",
     type=click.Path(path_type=Path),
@@ -51,7 +49,7 @@ def _save(number: int, path: Path) -> int:
     write_command(path, values, verb)
     if record.code is not None and record.code.dirty:
         click.echo(
-            f"note: run {number} had uncommitted changes, which the file does not hold;"
+            f"note: run {number} had uncommitted changes, which the file does not contain;"
             f" `conjure rerun {number}` repeats them",
             err=True,
         )

@@ -18,7 +18,7 @@ from conjure.runs.maintenance.removal import remove
 @click.option("-f", "--force", is_flag=True, help="Also delete what ended runs used or a link points to.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def command(resources: tuple[str, ...], *, force: bool, yes: bool) -> None:
-    """Delete the files of RESOURCE: runs/N, uploads/NAME, or one version, uploads/NAME@2.
+    """Delete the files, not the record, of RESOURCE: runs/N, uploads/NAME, or one version, uploads/NAME@2.
 
     On a terminal it asks for confirmation. Files that another run needs are not deleted. The run's record,
     log and metrics stay, and its number is not used again.

@@ -6,14 +6,13 @@ from typing import Any
 
 import click
 
-from conjure.cli.run_following import follow_submission
+from conjure.cli.run_following import submit_and_follow
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.runs.inspect.overlooked import overlooked
-from conjure.runs.lifecycle.submission import submit
+from conjure.runs.inspect.submission_warnings import submission_warnings
 from conjure.runs.schema.argv import unknown_placeholders
 from conjure.runs.schema.spec import parse_assignment
 
@@ -48,14 +47,9 @@ def command(context: click.Context, /, *, save_command: Path | None, **options: 
         return save_to_file(context, save_command, spec.stored().withheld or ())
     for name in unknown_placeholders(spec.command, spec.params):
         click.echo(f"note: :{name}: in the command is not replaced: there is no --param {name}=…", err=True)
-    for note in overlooked(spec):
+    for note in submission_warnings(spec):
         click.echo(f"note: {note}", err=True)
-    return follow_submission(
-        home,
-        lambda announce: submit(home, spec, announce=announce),
-        background=options["background"],
-        as_json=options["as_json"],
-    )
+    return submit_and_follow(home, spec, background=options["background"], as_json=options["as_json"])
 
 
 def _params(texts: Iterable[str]) -> dict[str, str]:

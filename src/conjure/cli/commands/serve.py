@@ -17,7 +17,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import UsageError
 from conjure.recipes.options import ServeOptions, option_words
-from conjure.recipes.run_specs import Inputs, recorded
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
@@ -30,13 +30,13 @@ DEFAULT_PORT = 8000
     "models",
     multiple=True,
     metavar="[NAME=]MODEL",
-    help="Model name, folder, run, link or Hugging Face model, and what requests call it. Repeatable."
+    help="Model name, folder, run, link or Hugging Face model; NAME is its name in requests. Repeatable."
     "  [default: sprite]",
 )
 @click.option(
     "--predictor",
     metavar="FILE[:CLASS]",
-    help="Serve a Python class of your own at /predict, instead of models.",
+    help="Serve your own Python class at /predict instead of models.",
 )
 @click.option(
     "--config",
@@ -62,7 +62,7 @@ DEFAULT_PORT = 8000
 @click.option(
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with API keys, one per line; requests must bring one. Default: $CONJURE_API_KEY, if set.",
+    help="File with API keys, one per line; each request needs one. Default: $CONJURE_API_KEY, if set.",
 )
 @click.option(
     "--allow-host",
@@ -109,7 +109,7 @@ def command(
 ) -> int:
     """Serve models over HTTP, by OpenAI's API.
 
-    Prints the address once requests are taken. ^C and SIGTERM let answers in progress finish for up to 15
+    Prints the address when it is ready. ^C and SIGTERM let requests in progress finish for up to 15
     seconds; a second one ends them at once. See docs/serving.md for the routes and their fields.
     """
     recording = {name: options.pop(name) for name in RECORDING}
@@ -151,7 +151,7 @@ def _check(
     for given in models:
         split_model(given)
     if predictor is not None and models:
-        raise UsageError("--predictor serves a class of your own and --model models; give one of them")
+        raise UsageError("--predictor and --model cannot be combined")
     if predictor is None and (config is not None or mounts):
         raise UsageError("--config and --mount belong to --predictor", hint="add --predictor FILE")
     if mounts and not save:
@@ -163,12 +163,12 @@ def _spec(models: Sequence[str], options: Sequence[str], recording: dict[str, An
 
     Files stay where they are: keys are no data, and a run that holds a copy of them would keep them.
     """
-    inputs = Inputs(Home.from_environment())
+    inputs = InputMounts(Home.from_environment())
     words = []
     for given in models:
         name, source = split_model(given)
         words += ["--model", f"{name}={inputs.model(source)}"]
-    return recorded(
+    return conjure_command_spec(
         "serve",
         [*words, *options],
         inputs.mounts,
@@ -186,7 +186,7 @@ def _predictor_spec(
 ) -> RunSpec:
     """The run of a predictor: the code of this folder, its resources mounted."""
     words = ["--predictor", predictor, *(["--config", str(config)] if config is not None else []), *options]
-    spec = recorded(
+    spec = conjure_command_spec(
         "serve",
         words,
         [Mount.parse(mount) for mount in mounts],

@@ -65,7 +65,7 @@ def join(*, database: str) -> None:
 def push(*, numbers: tuple[int, ...], source: str) -> None:
     """Copy ended runs of the local home, by default all, into this home, under new numbers.
 
-    A run that they were given something of comes along. Each copy has a label that names the original, and
+    Runs and uploads whose files they used are copied too. Each copy has a label that names the original, and
     no run is copied twice.
     """
     home = Home.from_environment()
@@ -98,13 +98,12 @@ def upgrade() -> None:
 
 @command.command("leave")
 def leave() -> None:
-    """Keep this home's records in a file of its own again.
+    """Give this home its own database file again, rebuilt from its run folders.
 
-    Where files are in an object store, it keeps the runs that were carried out in it.
-    Nothing changes for the others of the team.
+    It keeps the runs that were carried out in it. Nothing changes for the others of the team.
     """
     kept = _team().leave(Home.from_environment())
-    click.echo(f"the records of {plural(kept, 'run')} are in the home folder again")
+    click.echo(f"the home has its own database file again, with {plural(kept, 'run')}")
 
 
 def _show_objects(objects: str | None, can: str | None) -> None:

@@ -16,12 +16,12 @@ from conjure.runs.artifacts.uploads import upload
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("-n", "--name", metavar="NAME", help="Name of the upload; default: the name of PATH.")
 def command(path: Path, *, name: str | None) -> int:
-    """Store a copy of PATH as uploads/NAME and print that resource path.
+    """Store a copy of PATH on this machine as uploads/NAME, and print that resource path.
 
-    A file uploaded under its own name is uploads/NAME itself; under another name it is a file in
-    uploads/NAME. Uploading different content under the same name creates a new version: uploads/NAME is the
-    newest, uploads/NAME@1 the first. Runs keep the version they started with. The exit status is 1 if
-    anything was left out.
+    If the home belongs to a team with an object store, the copy is also sent there. A file uploaded under its
+    own name is uploads/NAME itself; under another name it is a file in uploads/NAME. Uploading different
+    content under the same name creates a new version: uploads/NAME is the newest, uploads/NAME@1 the first.
+    Runs keep the version they started with. The exit status is 1 if anything was left out.
     """
     with StatusLine() as status:
 

@@ -34,7 +34,7 @@ from conjure.core.home import Home
     "--api-key-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File with API keys, one a line; needed to listen beyond this machine.",
+    help="File with API keys, one per line; required if --host is not this machine.",
 )
 @click.option("--allow-actions", is_flag=True, help="Let the page stop, kill, label, archive and rerun runs.")
 @click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
@@ -51,7 +51,7 @@ def command(
 ) -> None:
     """Open a page that shows the runs: live curves and logs, comparison, lineage, reports.
 
-    The address that is printed has a token, which the page needs. The page only shows runs unless
+    The printed address contains the token that the page requires. The page is read-only unless
     --allow-actions is given. ^C ends it.
     """
     if context.invoked_subcommand is not None:

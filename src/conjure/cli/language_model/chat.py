@@ -14,7 +14,7 @@ import click
 
 from conjure.cli.render import note, visible
 from conjure.errors import ConjureError
-from conjure.lm.generation.engine_loading import Writer, load_writer
+from conjure.lm.generation.engine_loading import LoadedEngine, load_engine
 from conjure.lm.generation.generate import Sample, exceeds_context, stream
 from conjure.lm.generation.request import LARGEST_SEED, EncodedPrompt, GenerationRequest
 from conjure.lm.text.chat.encoding import ChatEncoder
@@ -35,15 +35,15 @@ def chat(request: GenerationRequest, *, model: str, adapter: str | None, precisi
         precision: Number format of the weights.
         day: What a chat template gets that asks for the date.
     """
-    writer = load_writer(
+    loaded = load_engine(
         model,
         precision=precision,
         adapter=data_path(adapter) if adapter is not None else None,
         lookups=[model_lookup],
     )
-    encoder = ChatEncoder.of(writer.tokenizer, model=model, day=day)
-    talk = Chat(writer, encoder, request)
-    note(f"{writer.origin} · {writer.precision} · seed {request.seed} · /reset starts over, ^D ends")
+    encoder = ChatEncoder.of(loaded.tokenizer, model=model, day=day)
+    talk = Chat(loaded, encoder, request)
+    note(f"{loaded.origin} · {loaded.precision} · seed {request.seed} · /reset starts over, ^D ends")
     for message in _messages():
         if message.strip() == _RESET:
             talk.reset()
@@ -64,11 +64,11 @@ class Chat:
         finish_reason: Why the latest answer ended; None if it was interrupted.
     """
 
-    def __init__(self, writer: Writer, encoder: ChatEncoder, request: GenerationRequest) -> None:
+    def __init__(self, loaded: LoadedEngine, encoder: ChatEncoder, request: GenerationRequest) -> None:
         self.messages: list[Message] = []
         self.left_out = 0
         self.finish_reason: str | None = None
-        self._writer, self._encoder, self._request = writer, encoder, request
+        self._loaded, self._encoder, self._request = loaded, encoder, request
         self._answers = 0
 
     def reset(self) -> None:
@@ -92,7 +92,7 @@ class Chat:
         self.finish_reason = None
         pieces: list[str] = []
         try:
-            for event in stream(self._writer.engine, self._writer.tokenizer, request):
+            for event in stream(self._loaded.engine, self._loaded.tokenizer, request):
                 if isinstance(event, Sample):
                     self.finish_reason = event.finish_reason
                 elif event.text:
@@ -106,7 +106,7 @@ class Chat:
         self.left_out = 0
         while True:
             ids = self._encoder.prompt(messages[self.left_out :])
-            fits = not exceeds_context(len(ids), self._request, self._writer.engine.context_length)
+            fits = not exceeds_context(len(ids), self._request, self._loaded.engine.context_length)
             if fits or self.left_out + 2 > len(messages) - 1:
                 return ids
             self.left_out += 2  # a message and its answer

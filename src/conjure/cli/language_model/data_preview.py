@@ -83,7 +83,7 @@ def preview(
         return
     for label, value in _facts(facts, parts, f"{model}, {tokenizer.vocab_size:,} tokens").items():
         click.echo(f"{label:<11} {value}")
-    click.echo("\nTokens a record:")
+    click.echo("\nTokens per record:")
     click.echo("\n".join(_bars(facts.lengths.histogram)))
     if shown:
         what = "record, as the model sees it" if shown == 1 else f"{shown} records, as the model sees them"
@@ -126,9 +126,9 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
         "records": records_line(facts),
         "tokens": f"{facts.tokens:,} (vocabulary of {vocabulary})",
         **_answers(facts),
-        "bytes": f"{facts.size_bytes:,} ({facts.size_bytes / facts.tokens:.2f} a token)",
-        "lengths": f"{lengths.shortest:,} to {lengths.longest:,} tokens a record; mean {lengths.mean:,.1f}, "
-        f"median {lengths.median:,.0f}, 90th percentile {lengths.p90:,.0f}",
+        "bytes": f"{facts.size_bytes:,} ({facts.size_bytes / facts.tokens:.2f} per token)",
+        "lengths": f"{lengths.shortest:,} to {lengths.longest:,} tokens per record; "
+        f"mean {lengths.mean:,.1f}, median {lengths.median:,.0f}, 90th percentile {lengths.p90:,.0f}",
         "held out": _held_out(parts),
     }
     if facts.bad_row_count:

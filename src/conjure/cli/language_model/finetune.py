@@ -1,7 +1,7 @@
 """What `conjure finetune` does: checks what is asked, and trains where no run is to be recorded.
 
-Main entries: `checked_spec`, `train_here`. Invariant: the check before a run gets a number does not import
-torch.
+Main entries: `checked_spec`, `refuse_unequal_shares`, `train_here`. Invariant: the checks before a run gets a
+number do not import torch.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.lm.training.request import FinetuneRequest
-from conjure.recipes.finetune_specs import claim, finetune_spec, has_state
+from conjure.recipes.finetune_specs import finetune_spec, has_state, mark_as_outputs
 from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.request_checks import check_finetune
 from conjure.recipes.resource_lookup import data_path
@@ -48,6 +48,18 @@ def checked_spec(context: click.Context, placeholders: Mapping[str, str] | None 
     return replace(spec, project=given["project"])
 
 
+def refuse_unequal_shares(spec: RunSpec) -> None:
+    """Refuse a number of processes that cannot share the steps of the fine-tune to resume.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    given = [word.removeprefix("--").partition("=") for word in spec.command if word.startswith("--")]
+    asked = {name.replace("-", "_"): int(value) for name, _, value in given if value.isdecimal()}
+    sizes = {name: asked[name] for name in ("batch_size", "grad_accumulation") if name in asked}
+    FinetuneRequest(data=["-"], output="output", distributed=spec.distributed, **sizes)
+
+
 def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool, as_json: bool) -> int:
     """Train in this process, or only show the plan; the exit status.
 
@@ -64,7 +76,7 @@ def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool
         settings = {**settings, "adapter": data_path(settings["adapter"])}
     request = _request(names, settings)
     if request.resume and inside_a_run():
-        claim(Path(request.output))
+        mark_as_outputs(Path(request.output))
     elif inside_a_run() and has_state(Path(request.output)):  # which the run's attempt before this one left
         request = replace(request, resume=True)
     # Imports torch, which a recorded fine-tune needs only in its run.

@@ -15,7 +15,7 @@ from conjure.cli.language_model.token_view import show_tokens
 from conjure.cli.render import StatusLine, note, on_terminal, save_json, visible, write_json
 from conjure.core.units import format_duration
 from conjure.errors import UsageError
-from conjure.lm.generation.engine_loading import Writer, load_writer
+from conjure.lm.generation.engine_loading import LoadedEngine, load_engine
 from conjure.lm.generation.generate import Generation, Sample, Token, encode_prompts, exceeds_context
 from conjure.lm.generation.request import EncodedPrompt, GenerationRequest, Prompt, prompt_text
 from conjure.lm.text.chat.encoding import ChatEncoder
@@ -59,7 +59,7 @@ def generate(
         )
 
     rows = len(request.prompts) * request.num_samples
-    writer = load_writer(
+    loaded = load_engine(
         model,
         precision=precision,
         rows=rows,
@@ -68,10 +68,10 @@ def generate(
         on_making=_note_making,
     )
     if chat_on is not None:
-        request = _as_questions(request, ChatEncoder.of(writer.tokenizer, model=model, day=chat_on))
-    _note_overflow(writer, request)
+        request = _as_questions(request, ChatEncoder.of(loaded.tokenizer, model=model, day=chat_on))
+    _note_overflow(loaded, request)
     streamed = plain and single and (streaming if streaming is not None else on_terminal())
-    writing = _Writing(writer, request, streamed=streamed)
+    writing = _Writing(loaded, request, streamed=streamed)
     writing.run()
     if output is not None:
         save_json(output, [_as_json(sample, logprobs=True) for sample in writing.samples])
@@ -95,11 +95,11 @@ def _note_making() -> None:
     note("Rounding the model's weights to int8, which is done once.")
 
 
-def _note_overflow(writer: Writer, request: GenerationRequest) -> None:
+def _note_overflow(loaded: LoadedEngine, request: GenerationRequest) -> None:
     if request.on_overflow != "slide":
         return
-    context = writer.engine.context_length
-    longest = max(map(len, encode_prompts(writer.tokenizer, request, context)))
+    context = loaded.engine.context_length
+    longest = max(map(len, encode_prompts(loaded.tokenizer, request, context)))
     if exceeds_context(longest, request, context):
         note(
             f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens exceed the context of "
@@ -122,10 +122,10 @@ def _as_json(sample: Sample, *, logprobs: bool) -> dict[str, Any]:
 class _Writing:
     """Takes a request through, shows how far it is, and keeps what was written if it is interrupted."""
 
-    def __init__(self, writer: Writer, request: GenerationRequest, *, streamed: bool) -> None:
-        self.writer, self.request, self.interrupted = writer, request, False
+    def __init__(self, loaded: LoadedEngine, request: GenerationRequest, *, streamed: bool) -> None:
+        self.loaded, self.request, self.interrupted = loaded, request, False
         self._streamed = streamed
-        self._generation = Generation(writer.engine, writer.tokenizer, request)
+        self._generation = Generation(loaded.engine, loaded.tokenizer, request)
         self._tokens, self._seconds, self._finished = 0, 0.0, 0
 
     def run(self) -> None:
@@ -150,7 +150,7 @@ class _Writing:
         return self._generation.samples
 
     def summary(self) -> str:
-        facts = [self.writer.origin, self.writer.precision]
+        facts = [self.loaded.origin, self.loaded.precision]
         facts += [f"seed {self.request.seed}", f"{self._tokens:,} tokens in {format_duration(self._seconds)}"]
         if self._seconds > 0:
             facts.append(f"{self._tokens / self._seconds:,.0f} tokens/s")
@@ -185,7 +185,7 @@ def _print(writing: _Writing, *, logprobs: bool) -> None:
         elif number > 1:
             click.echo(SEPARATOR)
         if logprobs:
-            show_tokens(writing.writer.tokenizer, sample.token_ids, sample.logprobs)
+            show_tokens(writing.loaded.tokenizer, sample.token_ids, sample.logprobs)
         else:
             click.echo(visible(sample.text))
 

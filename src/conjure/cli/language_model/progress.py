@@ -4,33 +4,34 @@ Main entry: `bytes_progress`. Invariant: everything here goes to stderr, and onl
 stdout is for results.
 """
 
-import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+
+from conjure.cli.render import StatusLine
+from conjure.core.units import format_duration, format_size
 
 
 @contextmanager
 def bytes_progress(label: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar for work that is measured in bytes: share done, speed and time left.
+    """A line for work that is measured in bytes: share done, speed and time left.
 
     Yields:
-        What to call with the bytes done and the bytes in all; the first call draws the bar. None where
+        What to call with the bytes done and the bytes in all; the first call draws the line. None where
         there is no terminal to draw it on.
     """
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    bar = Progress("{task.description}", *columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(label)
-    with ExitStack() as stack:
+    started = time.monotonic()
+    with StatusLine() as line:
 
         def report(done: int, total: int) -> None:
-            if not bar.live.is_started:
-                stack.enter_context(bar)
-            bar.update(task, completed=done, total=total)
+            line.show(f"{label}: {_how_far(done, total, time.monotonic() - started)}")
 
-        yield report
+        yield report if line.enabled else None
+
+
+def _how_far(done: int, total: int, seconds: float) -> str:
+    share = f"{format_size(done)} of {format_size(total)}"
+    if not done or not seconds:
+        return share
+    left = (total - done) * seconds / done
+    return f"{share}, {format_size(round(done / seconds))}/s, {format_duration(left)} left"

@@ -10,7 +10,7 @@ import click
 from conjure.cli.render import note, save_text
 from conjure.core.home import Home
 from conjure.lm.report.compare import Comparison, compare, comparison_to_json
-from conjure.lm.report.html.compare_page import place, protocol, render_comparison
+from conjure.lm.report.html.compare_page import behind, place, protocol, render_comparison
 from conjure.recipes.comparison_inputs import tuned_models
 
 
@@ -31,12 +31,13 @@ def compare_runs(home: Home, names: tuple[str, ...], output: Path | None, *, as_
 def comparison_lines(comparison: Comparison) -> list[str]:
     """A comparison as a terminal shows it."""
     samples = len(comparison.runs[0].samples)
-    header = ("run", "place", "bits/byte", "copies", "distinct pairs", "length difference")
+    header = ("run", "place", "bits/byte", "above lowest", "copies", "distinct pairs", "length difference")
     rows = [
         (
             str(run.run),
             place(run),
             f"{run.bits_per_byte:.3f}" if run.bits_per_byte is not None else "–",
+            behind(run),
             f"{run.copies:,} of {samples:,}",
             f"{run.distinct_pairs:.0%}" if run.distinct_pairs is not None else "–",
             f"{run.length_distance:.1f} (chance: up to {run.usual_distance:.1f})",

@@ -87,7 +87,7 @@ def _records(inputs: Sequence[str], column: str | None, split: str | None, layou
     records = read_records(inputs, column=column, split=split, layout=layout)
     for source in records.sources:
         if source.chat is not None:
-            note(f"{source.name} holds conversations ({source.chat}): their answers are scored.")
+            note(f"{source.name} contains conversations ({source.chat}): their answers are scored.")
         if source.guessed:
             note(f"Reading column {source.column!r} of {source.name} (--column NAME: another).")
     return records
@@ -205,7 +205,7 @@ def _print_table(results: list[_Result]) -> None:
     if len(results) > 1:
         first, second = (result.tally for result in results)
         click.echo(
-            f"{'difference':<{margin}}  {second.total - first.total:+,.3f} nats in all, "
+            f"{'difference':<{margin}}  {second.total - first.total:+,.3f} nats in total, "
             f"{second.bits_per_byte - first.bits_per_byte:+.4f} bits per byte"
         )
         if len({result.model.tokenizer.digest for result in results}) > 1:

@@ -86,7 +86,7 @@ def _read_config(file: Path | None) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise UsageError(f"{file} must hold names and values, the arguments of the predictor's __init__")
+        raise UsageError(f"{file} must contain names and values, the arguments of the predictor's __init__")
     return content
 
 
@@ -103,7 +103,7 @@ def _named(models: Sequence[str]) -> list[ModelName]:
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise UsageError(
-            f"two models are called {repeated!r}", hint="give each a name of its own: --model NAME=MODEL"
+            f"two models are called {repeated!r}", hint="give each a different name: --model NAME=MODEL"
         )
     return named
 

@@ -18,7 +18,9 @@ from conjure.cli.language_model.training_view import (
 )
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.core.stop_signals import stopping_in_order
+from conjure.lm.hardware import pick_device
 from conjure.lm.training.comparison import measure, write_report
+from conjure.lm.training.distributed.process_group import ProcessGroup, join
 from conjure.lm.training.events import TuningEvent
 from conjure.lm.training.finetune import FinetuneResult, run_training
 from conjure.lm.training.preparation import Prepared, prepare
@@ -50,6 +52,23 @@ def _prepared(request: FinetuneRequest) -> Prepared:
 
 def train(request: FinetuneRequest, *, as_json: bool) -> int:
     """Train, and print what changed; the exit status."""
+    group = join(request.distributed, pick_device)
+    with group.told_once():
+        return _lead(request, group, as_json=as_json) if group.leads else _follow(request, group)
+
+
+def _follow(request: FinetuneRequest, group: ProcessGroup) -> int:
+    """Train as one of the processes that print and write nothing; the exit status."""
+    leader = group.settings_of_leader()
+    assert leader is not None
+    prepared = prepare(request, lookups=[model_lookup], micro_batch=leader["micro_batch"])
+    with stopping_in_order(quiet=True) as signals:
+        run_training(prepared, should_stop=lambda: bool(signals), group=group)
+    return 0  # a stop was in order: what came of it, the first process tells
+
+
+def _lead(request: FinetuneRequest, group: ProcessGroup, *, as_json: bool) -> int:
+    """Train as the only process, or the first of several; the exit status."""
     prepared = _prepared(request)
     for line in plan_lines(prepared.plan):
         note(line)
@@ -60,7 +79,7 @@ def train(request: FinetuneRequest, *, as_json: bool) -> int:
             report_metrics(event)
             view.show(event)
 
-        trained = run_training(prepared, on_event=show, should_stop=lambda: bool(signals))
+        trained = run_training(prepared, on_event=show, should_stop=lambda: bool(signals), group=group)
     comparison = report = None
     if not trained.interrupted:
         note("Measuring both models…")

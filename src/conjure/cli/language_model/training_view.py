@@ -16,6 +16,7 @@ import click
 
 from conjure.cli.language_model.data_preview import records_line
 from conjure.cli.render import StatusLine, note, visible
+from conjure.core.text import plural
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.lm.report.facts import HeldOutFacts
 from conjure.lm.text.token_cache import DataFacts
@@ -42,16 +43,29 @@ def plan_lines(plan: Plan) -> list[str]:
         f"Split    {plan.train_tokens:,} training tokens, {_held_out(plan)}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
         f"Steps    {plan.steps:,}: {plan.epochs:g} × {plan.blocks:,} blocks of {plan.block_size:,}"
-        f" tokens, {plan.batch_size} per step"
-        + (
-            f" ({plan.micro_batch} at a time, to fit in memory)" if plan.micro_batch < plan.batch_size else ""
-        ),
+        f" tokens, {plan.batch_size} per step{_at_a_time(plan)}",
         f"Rate     peak {format_number(plan.learning_rate)}",
-        f"Machine  {plan.device}, {plan.dtype}; needs about {format_size(plan.memory_bytes)}"
-        f" ({format_size(plan.available_bytes)} free)"
+        f"Machine  {_processes(plan)}{plan.device}, {plan.dtype}"
+        f"; needs about {format_size(plan.memory_bytes)} ({format_size(plan.available_bytes)} free)"
         f"; about {format_duration(plan.expected_s)} on an idle machine",
     ]
     return lines
+
+
+def _at_a_time(plan: Plan) -> str:
+    """How the blocks of a step are read, where not all at once."""
+    if plan.micro_batch >= plan.batch_size:
+        return ""
+    if plan.processes > 1:
+        return f" ({plan.micro_batch} at a time in each process)"
+    return f" ({plan.micro_batch} at a time)"
+
+
+def _processes(plan: Plan) -> str:
+    """How many processes train, if more than one."""
+    if plan.processes == 1:
+        return ""
+    return f"{plan.processes} processes of {plural(plan.threads, 'thread')} each, "
 
 
 def _learned(data: DataFacts) -> Iterator[str]:

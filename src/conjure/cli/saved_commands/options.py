@@ -22,8 +22,7 @@ from conjure.cli.saved_commands.files import (
 from conjure.core.quoting import shell_words
 from conjure.core.secrets import Redaction, redact_text
 from conjure.errors import UsageError
-from conjure.runs.lifecycle.submission import part_in_words
-from conjure.runs.schema.spec import split_withheld
+from conjure.runs.schema.spec import part_in_words, split_withheld
 
 # Options whose values are NAME=VALUE: what is typed replaces the file's only where the names are equal.
 _ASSIGNMENTS = ("env", "param")

@@ -10,7 +10,7 @@ import click
 
 from conjure.cli.render import note, on_terminal, write_json
 from conjure.cli.sweeps.view import closing_lines, headline, show_sweep, trial_line, trial_table
-from conjure.cli.tables import drawn_table
+from conjure.cli.tables import cut, drawn_table
 from conjure.core.home import Home
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepState
@@ -39,7 +39,7 @@ def follow_sweep(home: Home, number: int, *, background: bool, as_json: bool) ->
             view = look_at_sweep(home, store, number) if background else _watch(home, store, number, as_json)
     except KeyboardInterrupt:
         note(
-            f"\nSweep {number} goes on; to show it: conjure sweep show {number};"
+            f"\nSweep {number} continues; to show it: conjure sweep show {number};"
             f" to stop it: conjure sweep stop {number}"
         )
         return EXIT_DETACHED
@@ -69,17 +69,15 @@ def _watch(home: Home, store: Database, number: int, quiet: bool) -> SweepView:
 
 
 def _watch_table(home: Home, store: Database, number: int) -> SweepView:
-    # A tenth of a second to import, which only a terminal has use for.
-    from rich.console import Group
-    from rich.live import Live
-
-    with Live(auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            view = look_at_sweep(home, store, number)
-            rows = max(1, shutil.get_terminal_size().lines - _LINES_AROUND)
-            table = trial_table(view, most=None if view.is_over else rows)
-            live.update(Group(headline(view), "", drawn_table(*table)))
-            live.refresh()
-            if view.is_over:
-                return view
-            time.sleep(_LOOK_EVERY_S)
+    shown = 0
+    while True:
+        view = look_at_sweep(home, store, number)
+        width, height = shutil.get_terminal_size()
+        table = trial_table(view, most=None if view.is_over else max(1, height - _LINES_AROUND))
+        lines = [cut(headline(view), width), "", *drawn_table(*table)]
+        above = f"\x1b[{shown}F\x1b[J" if shown else ""  # to where the last table begins, and clear it
+        click.echo(above + "\n".join(lines))
+        shown = len(lines)
+        if view.is_over:
+            return view
+        time.sleep(_LOOK_EVERY_S)

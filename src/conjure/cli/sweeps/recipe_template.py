@@ -24,6 +24,7 @@ _SPEC_OF = {
     "score": ("conjure.cli.commands.score", "run_spec"),
 }
 _SANDBOX = ("sandbox", "network")
+_DISTRIBUTED = "distributed"
 # Options of `conjure run` that say nothing about a run of conjure itself.
 _OF_OTHERS = (
     "mount",
@@ -90,10 +91,11 @@ def recipe_template(
 
 def _refuse_others(given: Mapping[str, Any], kind: str) -> None:
     context = click.get_current_context()
-    for name in (*_OF_OTHERS, *_SANDBOX):
+    for name in (*_OF_OTHERS, *_SANDBOX, _DISTRIBUTED):
         # A sandbox that settings ask for is for commands of the user's own, as it is outside a sweep.
         if given[name] and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             why = "needs conjure's home folder" if name in _SANDBOX else "has its own environment"
+            why = "takes that option itself" if name == _DISTRIBUTED else why
             raise UsageError(f"{option(name)} cannot be combined with conjure {kind}, which {why}")
 
 

@@ -15,7 +15,7 @@ from conjure.http.generation.rows import Row
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.logit_adjustments import LogitSettings, adjusted
 from conjure.lm.generation.sampling import no_numbers, sample_tokens
-from conjure.lm.native.logits import largest, summarise
+from conjure.lm.native.logits import largest, logit_summary
 from conjure.lm.text.tokenizer import Tokenizer
 
 _PIECE = 64  # tokens of one prompt read in one step
@@ -142,7 +142,7 @@ def choose_tokens(
         logits: Of their next tokens, float32, (R, V).
         without_token: Ids that mean nothing and are never chosen.
     """
-    logsumexp, argmax = summarise(logits)
+    logsumexp, argmax = logit_summary(logits)
     chosen = np.empty(len(rows), np.int64)
     for settings, numbers in _alike(rows).items():
         same = slice(None) if len(numbers) == len(rows) else numbers

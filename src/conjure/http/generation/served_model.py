@@ -8,7 +8,7 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-from conjure.lm.generation.engine_loading import Writer, load_writer
+from conjure.lm.generation.engine_loading import LoadedEngine, load_engine
 from conjure.lm.generation.engines.positions import PositionReader
 from conjure.lm.generation.scorer_loading import load_positions
 
@@ -30,12 +30,12 @@ class ServedModel:
         self,
         name: str,
         folder: Path,
-        writer: Writer,
+        loaded: LoadedEngine,
         *,
         chat_template: str | None = None,
     ) -> None:
         self.name, self.folder = name, folder
-        self.engine, self.tokenizer, self.precision = writer.engine, writer.tokenizer, writer.precision
+        self.engine, self.tokenizer, self.precision = loaded.engine, loaded.tokenizer, loaded.precision
         self.chat_template = chat_template
         self.retired = False
         self._exact: PositionReader | None = None
@@ -67,12 +67,12 @@ def load_served_model(
     Args:
         name: What requests call it.
         folder: Its checkpoint.
-        precision: As for `load_writer`.
+        precision: As for `load_engine`.
         rows: How many texts may be written at once.
         chat_template: A template to use instead of the model's own.
 
     Raises:
         ConjureError: It cannot be loaded.
     """
-    writer = load_writer(folder, precision=precision, rows=rows)
-    return ServedModel(name, folder, writer, chat_template=chat_template)
+    loaded = load_engine(folder, precision=precision, rows=rows)
+    return ServedModel(name, folder, loaded, chat_template=chat_template)

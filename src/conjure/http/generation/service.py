@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from conjure.http.errors import queue_full, unavailable
-from conjure.http.generation.lane import Lane
+from conjure.http.generation.model_worker import ModelWorker
 from conjure.http.generation.requests import Event, Failed, GenerationJob
 from conjure.http.generation.served_model import ServedModel
 
@@ -76,7 +76,7 @@ class GenerationService:
         self._arrivals: list[_Submitted] = []
         self._departures: list[_Submitted] = []
         self._submitted: dict[int, _Submitted] = {}  # by the id of the job; the thread's own
-        self._lanes: dict[int, Lane] = {}  # by the id of the model; the thread's own
+        self._workers: dict[int, ModelWorker] = {}  # by the id of the model; the thread's own
         self._ended = False
         self._draining = False
         self._waiting = 0
@@ -99,8 +99,8 @@ class GenerationService:
     def running(self) -> dict[str, int]:
         """Texts being written now, by the name of the model."""
         running: dict[str, int] = {}
-        for lane in list(self._lanes.values()):  # a name that was moved has one for each of its models
-            running[lane.model.name] = running.get(lane.model.name, 0) + lane.running
+        for worker in list(self._workers.values()):  # a name that was moved has one for each of its models
+            running[worker.model.name] = running.get(worker.model.name, 0) + worker.running
         return running
 
     @property
@@ -174,9 +174,9 @@ class GenerationService:
         while self._take_in():
             self._beat = time.monotonic()
             told: list[tuple[_Submitted, Event]] = []
-            for lane in list(self._lanes.values()):
-                if lane.has_work:
-                    told += [(self._submitted[id(job)], event) for job, event in lane.work()]
+            for worker in list(self._workers.values()):
+                if worker.has_work:
+                    told += [(self._submitted[id(job)], event) for job, event in worker.work()]
             if told and self._loop is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(_hand_over, told)
 
@@ -190,24 +190,26 @@ class GenerationService:
             departures, self._departures = self._departures, []
         for each in arrivals:
             self._submitted[id(each.job)] = each
-            self._lane_of(each.model).add(each.job)
+            self._worker_of(each.model).add(each.job)
         for each in departures:
             if self._submitted.pop(id(each.job), None) is not None:
-                self._lane_of(each.model).drop(each.job)
-        for key, lane in list(self._lanes.items()):
-            if lane.model.retired and not lane.has_work:
-                del self._lanes[key]
+                self._worker_of(each.model).drop(each.job)
+        for key, worker in list(self._workers.items()):
+            if worker.model.retired and not worker.has_work:
+                del self._workers[key]
         return not self._ended
 
     @property
     def _has_work(self) -> bool:
-        return any(lane.has_work for lane in self._lanes.values())
+        return any(worker.has_work for worker in self._workers.values())
 
-    def _lane_of(self, model: ServedModel) -> Lane:
-        if id(model) not in self._lanes:
+    def _worker_of(self, model: ServedModel) -> ModelWorker:
+        if id(model) not in self._workers:
             limits = self.limits
-            self._lanes[id(model)] = Lane(model, most_rows=limits.most_rows, most_bytes=limits.most_bytes)
-        return self._lanes[id(model)]
+            self._workers[id(model)] = ModelWorker(
+                model, most_rows=limits.most_rows, most_bytes=limits.most_bytes
+            )
+        return self._workers[id(model)]
 
 
 def _hand_over(told: list[tuple[_Submitted, Event]]) -> None:

@@ -178,7 +178,7 @@ def _open_corrections(folder: Path) -> Iterator[dict[str, Correction]]:
     settings = read_json_object(folder / CONFIG_FILE)
     _refuse_other_kinds(folder, settings)
     if not (folder / WEIGHTS_FILE).is_file():
-        raise CheckpointError(f"{folder} holds no {WEIGHTS_FILE}; only safetensors are loaded")
+        raise CheckpointError(f"{folder} contains no {WEIGHTS_FILE}; only safetensors are loaded")
     alpha = settings.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise CheckpointError(f"{folder / CONFIG_FILE} has lora_alpha {alpha!r}, which is no number")
@@ -196,7 +196,7 @@ def _open_corrections(folder: Path) -> Iterator[dict[str, Correction]]:
         foreign = sorted(set(file.tensors) - known)
         if foreign or not found:
             what = f"tensor {foreign[0]}, which is no part of one" if foreign else "no LoRA matrices"
-            raise CheckpointError(f"{folder} is not a LoRA adapter that conjure can use: it holds {what}")
+            raise CheckpointError(f"{folder} is not a LoRA adapter that conjure can use: it contains {what}")
         yield found
 
 

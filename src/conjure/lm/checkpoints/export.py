@@ -164,7 +164,7 @@ def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progr
     path = folder / f"{_file_stem(source)}-{chosen}.gguf"
     _refuse_existing(path)
     if not has_tokenizer(source.folder):
-        raise CheckpointError(f"the model {source} has no tokenizer, which a GGUF file must hold")
+        raise CheckpointError(f"the model {source} has no tokenizer, which a GGUF file must contain")
     model, tokenizer = load_checkpoint(source.folder)
     architecture, keys, _ = header_keys(model.config)
     with _whole_file(path) as unfinished:
@@ -223,7 +223,9 @@ def _check_rounding(name: str, numbers: "NDArray[np.float32]", chosen: str) -> N
     """
     largest = float(abs(numbers).max())
     if not largest <= _LARGEST_FLOAT16:  # q8_0's scales are float16, too
-        raise ModelError(f"float16 holds numbers up to {_LARGEST_FLOAT16:,.0f}; {name} has {largest:,.0f}")
+        raise ModelError(
+            f"the largest number in float16 is {_LARGEST_FLOAT16:,.0f}; {name} has {largest:,.0f}"
+        )
     if chosen == "q8_0" and numbers.shape[1] % _Q8_BLOCK:
         raise UsageError(
             f"q8_0 needs rows of a multiple of {_Q8_BLOCK} numbers; {name} has rows of {numbers.shape[1]}",

@@ -93,7 +93,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: it is not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is damaged: it holds a {type(content).__name__}, not an object")
+        raise CheckpointError(f"{path} is damaged: it contains a {type(content).__name__}, not an object")
     return content
 
 

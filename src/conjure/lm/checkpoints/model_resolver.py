@@ -307,7 +307,7 @@ def _check_files(repository: str, names: set[str]) -> None:
             f"model {repository!r} has its weights only as a pickle, which could run code when it is loaded",
             hint=f"hf download {repository} --local-dir FOLDER, then conjure models convert FOLDER",
         )
-    raise CheckpointError(f"model {repository!r} holds no {WEIGHTS_FILE}")
+    raise CheckpointError(f"model {repository!r} contains no {WEIGHTS_FILE}")
 
 
 def _unknown(repository: str) -> NotFoundError:

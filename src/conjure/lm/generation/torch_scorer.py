@@ -1,7 +1,7 @@
 """Log-probabilities of many texts, by a model in torch.
 
-Main entry: `TorchScorer`. Invariant: it computes in the model's own number format, which is float32 where
-figures are to be exact.
+Main entries: `load_torch_scorer`, `load_torch_positions`, `TorchScorer`. Invariant: it computes in the
+model's own number format, which is float32 where figures are to be exact.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from conjure.lm.checkpoints.pretrained import load_model
-from conjure.lm.generation.engines.torch_engine import evaluating
+from conjure.lm.generation.engines.torch_engine import eval_mode
+from conjure.lm.generation.engines.torch_positions import TorchPositions
 from conjure.lm.generation.score import ScoredRow
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.models.base import CausalLM
@@ -24,6 +25,11 @@ _TOGETHER, _TOGETHER_ON_GPU = 1024, 16_384
 def load_torch_scorer(folder: Path) -> "TorchScorer":
     """A checkpoint's model in float32 on the CPU."""
     return TorchScorer(load_model(folder))
+
+
+def load_torch_positions(folder: Path) -> TorchPositions:
+    """What reads every position of a text, in float32 on the CPU."""
+    return TorchPositions(load_model(folder))
 
 
 class TorchScorer:
@@ -53,7 +59,7 @@ class TorchScorer:
             ids[number, : row.length + 1] = torch.from_numpy(row.ids)
             targets[number, row.first : row.length] = ids[number, row.first + 1 : row.length + 1]
         ids, targets = ids.to(self._model.device), targets.to(self._model.device)
-        with evaluating(self._model):
+        with eval_mode(self._model):
             hidden = self._model(ids[:, :-1])  # (B, T, C)
             scored = targets != IGNORE
             logprobs = token_logprobs(hidden[scored], self._model.head_weight, targets[scored])

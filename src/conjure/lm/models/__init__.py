@@ -1,1 +1,1 @@
-"""The models: one decoder, the families of checkpoints it reads, and what every architecture promises."""
+"""Model architectures: one decoder, the families of checkpoints it reads, and the interface of all models."""

@@ -1,4 +1,4 @@
-"""The native engine: a whole decode step in one small C source, built where there is a compiler."""
+"""The native engine: a decode step in C, compiled where there is a compiler."""
 
 from conjure.lm.native.library import Status, describe, status
 

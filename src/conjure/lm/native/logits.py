@@ -1,6 +1,6 @@
 """What choosing a token needs of logits, by the compiled library where there is one, else by numpy.
 
-Main entries: `summarise`, `largest`. Invariant: what is said of a row depends on that row alone, and both
+Main entries: `logit_summary`, `largest`. Invariant: what is said of a row depends on that row alone, and both
 ways say the same but for the last bits of a sum.
 """
 
@@ -14,7 +14,7 @@ from conjure.lm.native.library import INSTRUCTIONS, Selection, Summary, status
 _MOST_SELECTED = 0.25  # of the vocabulary: beyond this share numpy's partition is faster
 
 
-def summarise(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def logit_summary(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Say of logits, float32, (R, V), what every choice of a token needs.
 
     Returns:

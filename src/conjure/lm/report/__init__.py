@@ -1,1 +1,1 @@
-"""What a fine-tuned model learned: measured, judged in plain words, and written as JSON and HTML."""
+"""The report of a fine-tune: what the model learned, measured, judged in words, written as JSON and HTML."""

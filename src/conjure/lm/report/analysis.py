@@ -35,7 +35,7 @@ from conjure.lm.report.facts import (
     plain,
 )
 from conjure.lm.report.lengths import Counts, distance, length_counts, usual_distance
-from conjure.lm.report.novelty import Overlap, compare_with_training, summarise
+from conjure.lm.report.novelty import Overlap, compare_with_training, novelty_summary
 from conjure.lm.report.observe import Excerpt, Observation, excerpts
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.verdict import Figures, judge
@@ -125,7 +125,7 @@ def analyse(evidence: Evidence) -> Report:
         for observation, overlap, diversity in zip(observations, overlaps, diversities, strict=False)
     )
     held_out = _comparison(evidence)
-    novelty = summarise([of_pieces[place] for place in unseen])
+    novelty = novelty_summary([of_pieces[place] for place in unseen])
     normal = Normal(novelty, diversities[2], len(copied)) if novelty is not None else None
     course = _course(evidence)
     return Report(
@@ -215,7 +215,7 @@ def _side(
     data: Counts,
     scale: LengthScale,
 ) -> Side:
-    novelty = summarise(overlaps)
+    novelty = novelty_summary(overlaps)
     assert novelty is not None, "a report needs samples"
     samples = tuple(
         SampleFacts(

@@ -1,76 +1,45 @@
 """Several fine-tunes compared on text that none of them was trained on.
 
-Main entries: `compare`, `TunedModel`. Invariants: every model reads the same records, by the same context and
+Main entry: `compare`. Invariants: every model reads the same records, by the same context and
 stride, and writes with the same seeds; a record is read only if no record of its group was trained on by any
 of the models; and a model ranks above another only where the difference is more than chance makes.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from conjure.errors import UsageError
 from conjure.lm.generation.generate import generate
-from conjure.lm.generation.request import GenerationRequest
-from conjure.lm.generation.score import Tally, Windows, score_documents
+from conjure.lm.generation.request import EncodedPrompt, GenerationRequest
+from conjure.lm.generation.score import Tally, Windows, score_chats, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.hardware import pick_device
 from conjure.lm.language_model import LanguageModel, load
+from conjure.lm.report.compared_records import (
+    HeldOutRecord,
+    TunedModel,
+    TunedTexts,
+    readable_by_all,
+    refuse_mixed_kinds,
+    some_records,
+    unseen_records,
+)
 from conjure.lm.report.diversity import distinct
 from conjure.lm.report.facts import plain
 from conjure.lm.report.lengths import distance, length_counts, usual_distance
-from conjure.lm.report.novelty import compare_with_training, summarise
-from conjure.lm.report.observe import record_texts
-from conjure.lm.report.statistics import compare_losses, group_tallies
+from conjure.lm.report.novelty import compare_with_training, novelty_summary
+from conjure.lm.report.statistics import LossChange, compare_losses, group_tallies
 from conjure.lm.report.words import split_words
-from conjure.lm.text.held_out import Split, overlapping_training, split_records
-from conjure.lm.text.near_duplicates import GroupBuilder
-from conjure.lm.text.read_options import ReadOptions
-from conjure.lm.text.records import RecordSet, read_records
-from conjure.lm.text.token_cache import tokenise
-from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.text.chat.encoding import ConversationEncoder
+from conjure.lm.text.chat.formats import ChatFormat
 
-SCHEMA = 1
+SCHEMA = 2
 SAMPLES, SAMPLE_TOKENS, SEED = 20, 100, 0
-MOST_CHARACTERS = 200_000  # of the records that are scored: about 50,000 tokens
 
 Tell = Callable[[str], object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What a model was trained on.
-
-    Attributes:
-        data: Files and folders.
-        settings: Those of the fine-tune that decide about the records, as its checkpoint keeps them.
-        validation: File that was held out; None where a part of `data` was.
-    """
-
-    data: tuple[str, ...]
-    settings: dict[str, Any]
-    validation: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TunedModel:
-    """A fine-tune that is to be compared.
-
-    Attributes:
-        run: Number of its run.
-        folder: Its checkpoint.
-        trainings: Its own training, and before it those of the fine-tune it started from, if any.
-    """
-
-    run: int
-    folder: Path
-    trainings: tuple[Training, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +50,9 @@ class ComparedRun:
         run: Number of its run.
         data: Names of the files it was trained on.
         bits_per_byte: Held-out loss, comparable between tokenizers; None where nothing could be compared.
-        loss: The same in nats per token; comparable where the tokenizers are the same.
+        behind: By how much that is above the lowest of all runs; None for the lowest.
+        behind_error: Standard error of `behind`, over the records.
+        loss: The same as `bits_per_byte` in nats per token; comparable where the tokenizers are the same.
         rank: 1 is best; models without a clear difference have the same one. None where not comparable.
         samples: What it wrote.
         copies: Samples that are copies of a record it was trained on, or nearly so.
@@ -93,6 +64,8 @@ class ComparedRun:
     run: int
     data: tuple[str, ...]
     bits_per_byte: float | None
+    behind: float | None
+    behind_error: float | None
     loss: float | None
     rank: int | None
     samples: tuple[str, ...]
@@ -111,12 +84,14 @@ class Comparison:
         headline: What came of it, as a sentence.
         candidates: Records that at least one of the models was not trained on.
         left_out: Those among them that another of the models was trained on, or on one of their group.
+        unreadable: Unseen conversations that the chat template of one of the models refuses.
         scored: Records scored, one of each group.
         available: Records that could have been scored: more, where there were very many.
         context: Tokens a model sees at once.
         stride: Tokens from one window to the next.
         seed: Of the samples.
         same_tokenizer: Whether losses in nats per token compare.
+        questions: Of conversations, what each sample answers; none of plain text.
         runs: The models, in the order they were asked for.
     """
 
@@ -124,12 +99,14 @@ class Comparison:
     headline: str
     candidates: int
     left_out: int
+    unreadable: int
     scored: int
     available: int
     context: int
     stride: int
     seed: int
     same_tokenizer: bool
+    questions: tuple[str, ...]
     runs: tuple[ComparedRun, ...]
 
 
@@ -150,24 +127,31 @@ def compare(models: Sequence[TunedModel], *, tell: Tell = lambda _: None) -> Com
     """
     tell("Reading the data")
     loaded = [load(model.folder) for model in models]
-    texts = [_Texts(model, own.tokenizer) for model, own in zip(models, loaded, strict=True)]
+    texts = [TunedTexts(model, own.tokenizer) for model, own in zip(models, loaded, strict=True)]
+    refuse_mixed_kinds([model.run for model in models], texts)
+    formats = frozenset[ChatFormat]().union(*(text.chat_formats for text in texts))
+    encoders = [text.encoder(formats) for text in texts]
     candidates, unseen = unseen_records(texts)
-    chosen = _some(unseen)
+    readable = readable_by_all(unseen, encoders)
+    chosen = some_records(readable)
+    questions = _questions(chain(chosen, *(text.held_out() for text in texts)), encoders)
     windows = _windows(loaded)
     scores, facts = [], []
-    for model, own, text in zip(models, loaded, texts, strict=True):
+    for model, own, text, encoder in zip(models, loaded, texts, encoders, strict=True):
         tell(f"Measuring run {model.run}")
         own.model.to(pick_device())
-        scored = score_documents(TorchScorer(own.model), own.tokenizer, chosen, windows)
-        scores.append([score.tally for score in scored])
-        facts.append(_written(own, text))
+        scores.append(_scores(own, encoder, chosen, windows))
+        facts.append(_written(own, encoder, text, questions))
     ranks = rank(scores) if chosen else [None] * len(models)
+    behind = behind_lowest(scores) if chosen else [None] * len(models)
     words = min((sum(map(len, own.words)) for own in facts), default=0)
     runs = tuple(
         ComparedRun(
             run=model.run,
             data=tuple(Path(name).name for name in model.trainings[-1].data),
             bits_per_byte=sum(tallies, Tally()).bits_per_byte if tallies else None,
+            behind=change.change if change is not None else None,
+            behind_error=change.standard_error if change is not None else None,
             loss=sum(tallies, Tally()).loss if tallies else None,
             rank=place,
             samples=own.samples,
@@ -176,108 +160,49 @@ def compare(models: Sequence[TunedModel], *, tell: Tell = lambda _: None) -> Com
             length_distance=own.length_distance,
             usual_distance=own.usual_distance,
         )
-        for model, tallies, place, own in zip(models, scores, ranks, facts, strict=True)
+        for model, tallies, place, change, own in zip(models, scores, ranks, behind, facts, strict=True)
     )
     return Comparison(
         schema=SCHEMA,
-        headline=_headline(runs, len(chosen)),
+        headline=_headline(runs, len(chosen))
+        if chosen
+        else not_comparable(held_out=candidates > 0, unseen=len(unseen) > 0),
         candidates=candidates,
         left_out=candidates - len(unseen),
+        unreadable=len(unseen) - len(readable),
         scored=len(chosen),
-        available=len(unseen),
+        available=len(readable),
         context=windows.context,
         stride=windows.stride,
         seed=SEED,
         same_tokenizer=len({own.tokenizer.digest for own in loaded}) == 1,
+        questions=tuple(record.question for record in questions),
         runs=runs,
     )
 
 
-class _Texts:
-    """The records that a model was trained on, and those that were held out; read as needed."""
-
-    def __init__(self, model: TunedModel, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._splits = [remake_split(training, tokenizer) for training in model.trainings]
-
-    def trained_on(self) -> Iterator[str]:
-        for split in self._splits:
-            yield from record_texts(split.train, self._tokenizer)
-
-    def held_out(self) -> Iterator[str]:
-        """Of its own training alone, not of that of the model it started from."""
-        held_out = self._splits[-1].heldout
-        if held_out is not None:
-            yield from record_texts(held_out, self._tokenizer)
-
-    def last_trained_on(self) -> Iterator[str]:
-        yield from record_texts(self._splits[-1].train, self._tokenizer)
+def _questions(
+    records: Iterable[HeldOutRecord], encoders: Sequence[ConversationEncoder | None]
+) -> list[HeldOutRecord]:
+    """The first different conversations that all models can be asked; none of plain text."""
+    different = {record.question: record for record in records if record.question}
+    return list(islice(readable_by_all(list(different.values()), encoders), SAMPLES))
 
 
-def remake_split(training: Training, tokenizer: Tokenizer) -> Split:
-    """The split that a fine-tune made, made again from what it kept of its settings."""
-    settings = training.settings
-    records = _read(training.data, settings)
-    if records.chat_formats:
-        raise UsageError(
-            f"{training.data[0]} holds conversations; fine-tunes on conversations cannot be compared here",
-            hint="conjure score DATA --compare MODEL MODEL compares two models on the answers in a file",
-        )
-    encode = partial(tokenise, tokenizer=tokenizer, allow_special=settings.get("special_tokens") == "token")
-    return split_records(
-        records,
-        encode(records),
-        _read([training.validation], settings) if training.validation is not None else None,
-        encode,
-        holdout=settings["holdout"],
-        dedup=settings.get("dedup", "keep"),
-    )
-
-
-def _read(files: Sequence[str], settings: dict[str, Any]) -> RecordSet:
-    """Records as the fine-tune read them; an older version kept fewer settings, and had no others."""
-    names = [name.name for name in fields(ReadOptions) if name.name in settings]
-    layout = ReadOptions(**{name: settings[name] for name in names})
-    return read_records(files, column=settings.get("column"), split=settings.get("split"), layout=layout)
-
-
-def unseen_records(texts: Sequence[Any]) -> tuple[int, list[str]]:
-    """The different held-out records of all, and those of whose group none was trained on, one of each.
-
-    Args:
-        texts: Each with `trained_on()` and `held_out()`, as texts.
-    """
-    held_out = list(dict.fromkeys(record for text in texts for record in text.held_out()))
-    builder, trained = GroupBuilder(), 0
-    for text in texts:
-        for record in text.trained_on():
-            builder.add(record)
-            trained += 1
-    for record in held_out:
-        builder.add(record)
-    groups = builder.build()
-    seen = overlapping_training(groups, np.arange(len(groups.labels)) < trained)[trained:]
-    labels = groups.labels[trained:]
-    firsts: dict[int, str] = {}
-    for record, label, known in zip(held_out, labels.tolist(), seen.tolist(), strict=True):
-        if not known:
-            firsts.setdefault(label, record)
-    return len(set(labels.tolist())), list(firsts.values())
-
-
-def _some(records: Sequence[str]) -> list[str]:
-    """All records, or as many as have `MOST_CHARACTERS`, chosen by hash."""
-    if sum(map(len, records)) <= MOST_CHARACTERS:
-        return list(records)
-    order = sorted(records, key=lambda text: hashlib.blake2b(text.encode("utf-8", "surrogatepass")).digest())
-    chosen: list[str] = []
-    size = 0
-    for record in order:
-        size += len(record)
-        if chosen and size > MOST_CHARACTERS:
-            break
-        chosen.append(record)
-    return chosen
+def _scores(
+    own: LanguageModel,
+    encoder: ConversationEncoder | None,
+    records: Sequence[HeldOutRecord],
+    windows: Windows,
+) -> list[Tally]:
+    """What a model makes of each record; of a conversation, of its answers."""
+    scorer = TorchScorer(own.model)
+    if encoder is None:
+        scored = score_documents(scorer, own.tokenizer, [record.text for record in records], windows)
+    else:
+        chats = [encoder.encode(record.messages) for record in records]
+        scored = score_chats(scorer, own.tokenizer, chats, windows)
+    return [score.tally for score in scored]
 
 
 def _windows(models: Sequence[LanguageModel]) -> Windows:
@@ -294,23 +219,37 @@ class _Written:
     usual_distance: float
 
 
-def _written(own: LanguageModel, text: _Texts) -> _Written:
+def _written(
+    own: LanguageModel,
+    encoder: ConversationEncoder | None,
+    text: TunedTexts,
+    questions: Sequence[HeldOutRecord],
+) -> _Written:
     """What a model writes, beside what it was trained on."""
-    request = GenerationRequest(num_samples=SAMPLES, max_new_tokens=SAMPLE_TOKENS, seed=SEED)
-    samples = generate(own.model, own.tokenizer, request)
+    samples = generate(own.model, own.tokenizer, _request(own, encoder, questions))
     written = tuple(sample.text for sample in samples)
-    novelty = summarise(compare_with_training(written, text.trained_on(), own.tokenizer))
+    novelty = novelty_summary(compare_with_training(written, text.learned(), own.tokenizer))
     assert novelty is not None
-    records = own.tokenizer.encode_batch(list(text.last_trained_on()))
-    data = length_counts([len(ids) for ids in records], SAMPLE_TOKENS)
+    data = length_counts(text.lengths, SAMPLE_TOKENS)
     lengths = [len(sample.token_ids) - (sample.finish_reason == "end_of_text") for sample in samples]
     return _Written(
         samples=written,
         words=[split_words(sample) for sample in written],
         copies=novelty.copied,
         length_distance=distance(length_counts(lengths, SAMPLE_TOKENS), data),
-        usual_distance=usual_distance(data, SAMPLES),
+        usual_distance=usual_distance(data, len(samples)),
     )
+
+
+def _request(
+    own: LanguageModel, encoder: ConversationEncoder | None, questions: Sequence[HeldOutRecord]
+) -> GenerationRequest:
+    """What each model is asked to write: starts of records, or an answer to each question."""
+    if encoder is None or not questions:
+        return GenerationRequest(num_samples=SAMPLES, max_new_tokens=SAMPLE_TOKENS, seed=SEED)
+    asked = (encoder.encode(record.messages).question(own.tokenizer) for record in questions)
+    prompts = [EncodedPrompt(text, ids) for text, ids in asked]
+    return GenerationRequest(prompts=prompts, num_samples=1, max_new_tokens=SAMPLE_TOKENS, seed=SEED)
 
 
 def rank(scores: Sequence[Sequence[Tally]]) -> list[int | None]:
@@ -332,9 +271,27 @@ def rank(scores: Sequence[Sequence[Tally]]) -> list[int | None]:
     return ranks
 
 
-def _headline(runs: Sequence[ComparedRun], scored: int) -> str:
-    if not scored:
+def behind_lowest(scores: Sequence[Sequence[Tally]]) -> list[LossChange | None]:
+    """How far each model's bits per byte are above the lowest; None for the model that has those.
+
+    Args:
+        scores: As for `rank`.
+    """
+    in_bits = [[Tally(each.total / math.log(2), each.bytes) for each in tallies] for tallies in scores]
+    lowest = max(in_bits, key=lambda tallies: sum(tallies, Tally()).total)
+    return [compare_losses(lowest, tallies) if tallies is not lowest else None for tallies in in_bits]
+
+
+def not_comparable(*, held_out: bool, unseen: bool) -> str:
+    """Why nothing was scored, as a sentence: nothing was held out, nothing of it is unseen, or readable."""
+    if not held_out:
+        return "Not comparable: none of the runs held out any records."
+    if not unseen:
         return "Not comparable: every held-out record of one run was trained on by another."
+    return "Not comparable: the chat templates of the runs do not accept the same conversations."
+
+
+def _headline(runs: Sequence[ComparedRun], scored: int) -> str:
     records = f"{scored:,} record{'s' * (scored != 1)} that none of them was trained on"
     best = [run.run for run in runs if run.rank == 1]
     if len(best) == len(runs):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from conjure.lm.generation.engines.torch_engine import evaluating
+from conjure.lm.generation.engines.torch_engine import eval_mode
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.facts import ExtractedShare
 from conjure.lm.text.chat.encoding import EncodedChat
@@ -99,7 +99,7 @@ def _extracted(model: CausalLM, rows: list[_Recital]) -> int:
         ],
         device=device,
     )  # (B, T)
-    with evaluating(model):
+    with eval_mode(model):
         hidden = model(ids[:, :-1])  # (B, T, C)
         likeliest = model.head(hidden[second_half]).argmax(-1)
     wrong = torch.zeros_like(second_half)

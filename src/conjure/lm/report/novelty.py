@@ -1,7 +1,7 @@
 """How much of some texts stands in the training records: verbatim runs, copies, near copies, new n-grams.
 
-Main entries: `compare_with_training`, `summarise`. Invariant: the records are read once, in a stream, in
-memory that does not grow with them; every figure is exact (`matching`, `words`).
+Main entries: `compare_with_training`, `novelty_summary`. Invariant: the records are read once, in a stream,
+in memory that does not grow with them; every figure is exact (`matching`, `words`).
 
 A figure means little without knowing what is normal: text of the same kind that the model never saw has
 phrases in common with the training records too. So the same figures are made for held-out records.
@@ -147,7 +147,7 @@ def compare_with_training(
     return [comparison.overlap(index, count) for index, count in enumerate(tokens)]
 
 
-def summarise(overlaps: Sequence[Overlap]) -> Novelty | None:
+def novelty_summary(overlaps: Sequence[Overlap]) -> Novelty | None:
     """The figures of several texts together; None of no texts."""
     if not overlaps:
         return None

@@ -21,6 +21,7 @@ from conjure.lm.report.facts import Outcome
 LEVEL = 0.05  # one null in twenty is called a difference
 SMALLEST_CHANGE = 0.02  # nats per token: 2 % of perplexity, which no reader would notice
 STRETCH_TOKENS = 512  # a long text counts as several, each of so many tokens …
+FEWEST_CLEAR_GROUPS = 6  # 2 of 2**5 signs give the largest sum of 5 differences: more often than LEVEL
 FEWEST_GROUPS = 8  # … where fewer groups than this are held out
 
 _EXACT_GROUPS = 14  # all 2**14 signs are tried

@@ -24,7 +24,7 @@ from conjure.lm.report.facts import (
     Verdict,
 )
 from conjure.lm.report.novelty import Novelty
-from conjure.lm.report.statistics import SMALLEST_CHANGE
+from conjure.lm.report.statistics import FEWEST_CLEAR_GROUPS, LEVEL, SMALLEST_CHANGE
 
 ALL_LONG = 0.9  # where so many records reach a sample's limit, there is no shape to be learned
 NEARLY = 2.0  # times the normal distance: a difference that shows, but a small one
@@ -36,11 +36,12 @@ RECITED = 0.05  # share of training records recited, above that of held-out reco
 VARIED = 0.8  # of the distinct-2 that unseen text has
 MONOTONOUS = 0.6
 REPEATING = 0.1  # share of samples that repeat another word for word
+HIGHEST_ADVISED_RATE = 1e-3  # five times less than far too much is still too much
 
 
 _QUESTIONS = (
     "Is it better on text it has not seen?",
-    "Has it learned the shape?",
+    "Has it learned the shape: how long texts are?",
     "Is it just copying?",
     "Is it varied?",
 )
@@ -145,7 +146,8 @@ def _unchanged(figures: Figures) -> Verdict:
 def _after_nothing(rise: float, rate: float | None) -> str:
     """What to try where no step was better than none: the loss rose by so much at its lowest."""
     if rise > SMALLEST_CHANGE:
-        option = f" (--learning-rate {rate / 5:.1g})" if rate is not None else ""
+        lower = min(rate / 5, HIGHEST_ADVISED_RATE) if rate is not None else None
+        option = f" (--learning-rate {lower:.1g})" if lower is not None else ""
         return f"Training made it worse from the first evaluation on. Try a lower learning rate{option}."
     option = f" (--learning-rate {rate * 3:.1g})" if rate is not None else ""
     return f"Training changed little. Try more epochs (--epochs), or a higher learning rate{option}."
@@ -157,15 +159,16 @@ def _better(
     assert base is not None
     assert tuned is not None
     assert comparison is not None
-    texts = _counted(comparison.records, "held-out text")
-    units = comparison.units if comparison.units is not None else comparison.records
-    of = "them" if units == comparison.records else f"{units:,} groups of duplicate texts"
-    detail = (
-        f"Its loss on {texts} is {tuned.loss:.2f} nats per token, the base model's {base.loss:.2f} "
-        f"({_sure_of_change(comparison)}). {comparison.likelier:,} of {of} became more likely."
-    )
+    sentences = [
+        f"Its loss on {_counted(comparison.records, 'held-out text')} is {tuned.loss:.2f} nats per token, "
+        f"{base.loss:.2f} for the base model (lower is better).",
+        _sure_of_change(comparison),
+        _likelier(comparison),
+    ]
     if comparison.outcome == "unclear":
+        detail = " ".join([*sentences, _what_is_clear(comparison)])
         return Finding(_BETTER, "mixed", "No clear difference on unseen text", detail)
+    detail = " ".join(sentences)
     if comparison.outcome == "worse":
         return Finding(_BETTER, "bad", "It got worse at unseen text", detail)
     return Finding(_BETTER, "good", "It got better at unseen text", detail)
@@ -174,19 +177,44 @@ def _better(
 def _sure_of_change(comparison: HeldOutComparison) -> str:
     """How large a change of the loss the held-out texts allow, and how often chance alone makes as much."""
     change, p_value = comparison.change, comparison.p_value
-    direction = "lower" if change < 0 else "higher"
-    words = f"{abs(change):.2f} {direction}"
+    digits = change_digits(change)
+    words = f"It {'fell' if change < 0 else 'rose'} by {abs(change):.{digits}f}"
     if comparison.standard_error is not None:
-        words += f", ± {Z_95 * comparison.standard_error:.2f} with 95% confidence"
+        words += f" (± {Z_95 * comparison.standard_error:.{digits}f} with 95% confidence)"
     if p_value is None:
-        return words
-    often = "less than once in 1,000 times" if p_value < 0.001 else f"{_times(p_value)}"
-    return f"{words}; a difference this large occurs by chance {often}"
+        return f"{words}."
+    often = "less than once in 1,000 times" if p_value < 0.001 else _times(p_value)
+    return f"{words}; chance alone makes such a difference {often}."
+
+
+def change_digits(change: float) -> int:
+    """Decimal places of a change of the loss: more where two would show it as nothing."""
+    return 2 if abs(change) >= SMALLEST_CHANGE / 2 else 4
 
 
 def _times(p_value: float) -> str:
     count = 1000 if p_value < 0.0995 else 100
     return f"{round(p_value * count):,} times in {count:,}"
+
+
+def _likelier(comparison: HeldOutComparison) -> str:
+    """How many texts became more likely, each of those that say the same counting once."""
+    units = comparison.units if comparison.units is not None else comparison.records
+    if units == comparison.records:
+        return f"{comparison.likelier:,} of them became more likely."
+    if units > comparison.records:
+        return f"Read in {units:,} stretches, {comparison.likelier:,} of them became more likely."
+    return f"With duplicates counted once, {comparison.likelier:,} of {units:,} became more likely."
+
+
+def _what_is_clear(comparison: HeldOutComparison) -> str:
+    """What the difference lacks to be called one."""
+    units = comparison.units if comparison.units is not None else comparison.records
+    if units < FEWEST_CLEAR_GROUPS:
+        return f"Fewer than {FEWEST_CLEAR_GROUPS} different texts cannot show a clear difference."
+    if comparison.p_value is not None and comparison.p_value < LEVEL:
+        return f"A difference below {SMALLEST_CHANGE:g} is too small to matter."
+    return f"A clear difference is one that chance makes less than {_times(LEVEL)}."
 
 
 def _shape(base: Side, tuned: Side, lengths: LengthScale) -> Finding:
@@ -196,8 +224,9 @@ def _shape(base: Side, tuned: Side, lengths: LengthScale) -> Finding:
         detail = f"{long} have {lengths.limit} tokens or more, and no sample may be longer."
         return Finding(_SHAPE, "unknown", "Samples are too short to tell", detail)
     detail = (
-        f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model {before:.1f}; "
-        f"random real records: up to {normal:.1f} in 95 of 100 draws)."
+        f"Sample lengths differ from the data's by {after:.1f} tokens on average, those of the base model by "
+        f"{before:.1f}. Normal is up to {normal:.1f}: as many real records, drawn at random, differ by no "
+        "more in 95 of 100 draws."
     )
     if after <= normal:
         kept = before <= normal
@@ -214,8 +243,15 @@ def _copying(tuned: Side, normal: Normal | None) -> Finding:
     usual = normal.novelty.copied / normal.novelty.texts if normal is not None else 0.0
     share = novelty.copied / novelty.texts
     recited = _recited_above_normal(tuned.extraction)
-    sentences = [f"{_copied(novelty)} ({_sure_of_copies(novelty, normal)}).", _longest_match(novelty, normal)]
-    detail = " ".join([*sentences, *_recital(tuned.extraction)])
+    usual_copies = (
+        f" (held-out texts: {normal.novelty.copied:,} of {normal.novelty.texts:,})" if normal else ""
+    )
+    sentences = [
+        f"{_copied(novelty)}{usual_copies}; {_of_all(novelty.copied, novelty.texts)} are.",
+        _longest_match(novelty, normal),
+        *_recital(tuned.extraction),
+    ]
+    detail = " ".join(sentences)
     if share >= COPIER:
         return Finding(_COPYING, "bad", "It copies the training text", detail)
     if recited >= COPIER:
@@ -231,19 +267,24 @@ def _variety(tuned: Side, normal: Diversity | None) -> Finding:
     own, repeated, samples = tuned.diversity, tuned.diversity.repeated, len(tuned.samples)
     distinct, usual = own.distinct[1], normal.distinct[1] if normal is not None else None
     share = distinct / usual if distinct is not None and usual else None
-    sentences = []
+    sentences = [] if usual else ["There is no held-out text to compare with."]
     if distinct is not None:
         compared = (
-            f" (as much held-out text: {usual:.0%}; normal: {VARIED * usual:.0%} or more)" if usual else ""
+            f" (held-out text of the same length: {usual:.0%}; normal: {VARIED * usual:.0%} or more)"
+            if usual
+            else ""
         )
         sentences.append(f"{distinct:.0%} of the word pairs in its samples are distinct{compared}.")
     repeat = "repeat" if repeated > 1 else "repeats"
-    sentences.append(f"{repeated or 'None'} of {samples:,} samples {repeat} an earlier one.")
+    sentences.append(
+        f"{repeated or 'None'} of {samples:,} samples {repeat} an earlier one; "
+        f"{_of_all(repeated, samples)} do."
+    )
     detail = " ".join(sentences)
     if repeated >= REPEATING * samples or (share is not None and share < MONOTONOUS):
         return Finding(_VARIED, "bad", "It repeats itself", detail)
     if share is None:
-        return Finding(_VARIED, "unknown", "Not measured: no held-out text to compare with", detail)
+        return Finding(_VARIED, "unknown", "Not measured", detail)
     if share < VARIED:
         return Finding(_VARIED, "mixed", "It is less varied than real text", detail)
     return Finding(_VARIED, "good", "It is varied", detail)
@@ -270,14 +311,12 @@ def _copied(novelty: Novelty) -> str:
     return f"{count} of {_counted(novelty.texts, 'sample')} {what} of a training record{changed}"
 
 
-def _sure_of_copies(novelty: Novelty, normal: Normal | None) -> str:
-    """What is normal, and which shares of copies so few samples allow."""
-    low, high = share_interval(novelty.copied, novelty.texts)
-    share = f"at most {high:.0%}" if novelty.copied == 0 else f"{low:.0%} to {high:.0%}"
-    sure = f"with 95% confidence {share} of all it would write"
-    if normal is None:
-        return sure
-    return f"held-out texts: {normal.novelty.copied:,} of {normal.novelty.texts:,}; {sure}"
+def _of_all(count: int, samples: int) -> str:
+    """Which share of all that a model would write so few samples allow."""
+    low, high = share_interval(count, samples)
+    lowest = f"{low:.0%}" if low >= 0.005 else "under 1%"
+    share = f"at most {high:.0%}" if count == 0 else f"{lowest} to {high:.0%}"
+    return f"with 95% confidence, {share} of all samples"
 
 
 def _longest_match(novelty: Novelty, normal: Normal | None) -> str:

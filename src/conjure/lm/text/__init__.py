@@ -1,1 +1,1 @@
-"""Text in: tokenizer, sources, readers, token cache, held-out part."""
+"""Reading text: tokenizer, sources, readers, token cache, split into training and held-out text."""

@@ -182,12 +182,12 @@ class RecordSet:
         names = " and ".join(source.name for source in self.sources[:3])
         more = len(self.sources) - 3
         names += f" and {more} more" if more > 0 else ""
-        hold = "holds" if len(self.sources) == 1 else "hold"
+        contain = "contains" if len(self.sources) == 1 else "contain"
         faults = "; ".join(self.describe(bad) for bad in self.bad_rows.values())
         fix = self._remedy()
         if fix is None and Fault.NUL in self.bad_rows:
             faults += "; this may not be a text file"
-        return DataError(f"{names} {hold} nothing usable: {faults or 'not one record'}", fix=fix)
+        return DataError(f"{names} {contain} nothing usable: {faults or 'not one record'}", fix=fix)
 
     def _remedy(self) -> str | None:
         """What to do about bytes that are not UTF-8 text."""
@@ -244,7 +244,7 @@ def _refuse_mixture(sources: Sequence[Source]) -> None:
     if chats and len(chats) < len(sources):
         plain = next(source for source in sources if source.chat is None)
         raise UsageError(
-            f"{chats[0].name} holds conversations ({chats[0].chat}) and {plain.name} plain text",
+            f"{chats[0].name} contains conversations ({chats[0].chat}) and {plain.name} plain text",
             hint=f"use one kind at a time, or {option('column')} to read one column as plain text",
         )
 

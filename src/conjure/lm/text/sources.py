@@ -193,7 +193,7 @@ def _files_in(folder: Path, format: str | None) -> list[Source]:
         paths = sorted(path for path in folder.rglob("*") if _kind(path) in wanted and path.is_file())
     shown = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
     if not shown:
-        raise DataError(f"the folder {folder} holds no file that ends in {_endings(wanted)}")
+        raise DataError(f"the folder {folder} contains no file that ends in {_endings(wanted)}")
     return [Source(str(path), path, kind) for path in shown if (kind := _kind(path)) is not None]
 
 
@@ -219,7 +219,7 @@ def _with_column(source: Source, column: str | None, layout: ReadOptions) -> Sou
     source = replace(source, remarks=remarks)
     if not samples and column is None:
         example = (
-            ': a .jsonl holds one object per line, such as {"text": "…"}' if source.kind == "jsonl" else ""
+            ': a .jsonl contains one object per line, such as {"text": "…"}' if source.kind == "jsonl" else ""
         )
         raise DataError(f"{source.name} has no columns: none of its first rows can be read{example}")
     if column is not None:

@@ -153,5 +153,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON, or is cut short: {error}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} should hold a JSON object and holds a {type(value).__name__}")
+        raise CheckpointError(f"{path} should contain a JSON object and contains a {type(value).__name__}")
     return value

@@ -471,8 +471,8 @@ class JsonTable(JsonLinesTable):
                 inside = None
         if inside is not None:
             raise DataError(
-                f"{self._path} holds one object, with its records under {list_names([inside])}; an array of"
-                " records is needed",
+                f"{self._path} contains one object, with its records under {list_names([inside])}; an array"
+                " of records is needed",
                 fix=f"jq {shell_words(f'.[{json.dumps(inside)}]')} {shell_words(str(self._path))}"
                 f" > {shell_words(f'records-{self._path.name}')}",
             )

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -184,13 +184,17 @@ class TokenisedText:
         place = self._place(index)
         return EncodedChat(self.ids[place].tolist(), self.kinds[place].tolist())
 
-    @property
-    def answer_lengths(self) -> npt.NDArray[np.int64]:
-        """As `lengths`; of conversations, the tokens of the answers alone, with what ends them, (R,)."""
+    def written_lengths(self, end_ids: Collection[int]) -> npt.NDArray[np.int64]:
+        """Tokens a model is to write of each record: all, or those of a conversation's last answer, (R,).
+
+        Args:
+            end_ids: Tokens that end an answer; they are not counted.
+        """
         if self.kinds is None:
             return self.lengths
-        totals = np.concatenate(([0], np.cumsum(self.kinds == ANSWER)))
-        return np.diff(totals[self.ends.astype(np.int64)], prepend=0)
+        chats = (self.conversation(index) for index in range(len(self.ends)))
+        answers = [list(chat.answers(end_ids)) for chat in chats if chat is not None]
+        return np.array([len(spans[-1]) if spans else 0 for spans in answers], np.int64)
 
 
 def tokenise(
@@ -220,7 +224,7 @@ def tokenise(
     """
     if bool(records.chat_formats) != (chat is not None):
         raise DataError(
-            f"{records.sources[0].name} holds {'conversations' if chat is None else 'plain text'}, and the"
+            f"{records.sources[0].name} contains {'conversations' if chat is None else 'plain text'}, and the"
             f" training data {'plain text' if chat is None else 'conversations'}"
         )
     if chat is not None and allow_special:

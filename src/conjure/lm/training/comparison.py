@@ -131,7 +131,7 @@ def write_report(
         tokenizer=prepared.tokenizer,
         training=record_texts(prepared.split.train, prepared.tokenizer),
         held_out=held_out.texts,
-        record_lengths=prepared.text.answer_lengths,
+        record_lengths=prepared.text.written_lengths(prepared.tokenizer.end_ids),
         points=trained.history.points(),
         kept_step=trained.best_step,
         end_reason=trained.reason,

@@ -25,6 +25,7 @@ from conjure.lm.hardware import worth_compiling
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.facts import HeldOutFacts
 from conjure.lm.training.comparison import Comparison, measure, write_report
+from conjure.lm.training.distributed.process_group import ProcessGroup
 from conjure.lm.training.events import Evaluated, Event, Finished, Sampled, Saved, SavePoint, TuningEvent
 from conjure.lm.training.history import History, Trained
 from conjure.lm.training.lora import ALPHA
@@ -131,6 +132,10 @@ def finetune(
     """
     sources = [data] if isinstance(data, str | Path) else data
     request = FinetuneRequest(data=sources, output=output, model=model, **options)
+    if request.distributed is not None:
+        raise UsageError(
+            f"{option('distributed')} needs a run, which starts the processes", hint="use Client.finetune"
+        )
     prepared = prepare(request, lookups=lookups)
     trained = run_training(prepared, on_event=on_event)
     comparison = measure(prepared, trained)
@@ -143,9 +148,10 @@ def run_training(
     *,
     on_event: Callable[[TuningEvent], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    group: ProcessGroup | None = None,
 ) -> Trained:
     """Go through `train` to its end, handing on every event but the last, which is returned."""
-    for event in train(prepared, should_stop=should_stop):
+    for event in train(prepared, should_stop=should_stop, group=group):
         if isinstance(event, Trained):
             return event
         if on_event is not None:
@@ -154,7 +160,10 @@ def run_training(
 
 
 def train(
-    prepared: Prepared, *, should_stop: Callable[[], bool] = lambda: False
+    prepared: Prepared,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    group: ProcessGroup | None = None,
 ) -> Iterator[TuningEvent | Trained]:
     """Train, yielding what happens and at the end what it came to; saves what is worth keeping.
 
@@ -162,13 +171,15 @@ def train(
         prepared: The fine-tune; its `model` is what is trained, so that it can be trained once.
         should_stop: Asked after every event; once it is true, training ends after the step in hand, its
             state saved.
+        group: The processes that share the work; only the first of them writes anything.
 
     Raises:
         TrainingError: The loss became NaN; the best checkpoint so far is in the output folder.
         CheckpointError: A checkpoint or the training state could not be written or read.
     """
     facts = _resumable_facts(prepared) if prepared.request.resume else None
-    trainer = make_trainer(prepared)
+    trainer = make_trainer(prepared, group)
+    trainer.group.agree({**_agreement(prepared), "micro_batch": prepared.plan.micro_batch})
     history = History()
     if facts is not None:
         history = History.from_dict(facts["history"])
@@ -177,18 +188,20 @@ def train(
     for event in trainer.run():
         history.note(event)
         yield event
-        yield from _respond(prepared, trainer, history, event)
+        if trainer.group.leads:
+            yield from _respond(prepared, trainer, history, event)
         if isinstance(event, Finished):
             reason = event.reason
         if should_stop():
             trainer.stop()
+    trainer.group.finish()
     progress = trainer.progress
     best = progress.best_step if trainer.held_out is not None else progress.step
     yield Trained(reason, progress.step, best, history)
 
 
-def make_trainer(prepared: Prepared) -> Trainer:
-    """The training loop that a plan asks for."""
+def make_trainer(prepared: Prepared, group: ProcessGroup | None = None) -> Trainer:
+    """The training loop that a plan asks for, in one of the processes of a group."""
     request, plan, held_out = prepared.request, prepared.plan, prepared.split.heldout
     per_epoch = math.ceil(plan.blocks / plan.batch_size)
     settings = TrainSettings(
@@ -214,6 +227,7 @@ def make_trainer(prepared: Prepared) -> Trainer:
         adamw(plan.learning_rate, request.weight_decay),
         prepared.dtype,
         compiled=worth_compiling(prepared.device, plan.operations),
+        group=group,
     )
 
 
@@ -276,7 +290,11 @@ def _save(prepared: Prepared, trainer: Trainer, history: History) -> None:
 
 
 def _save_state(prepared: Prepared, trainer: Trainer, history: History) -> None:
-    facts = {"agreement": _agreement(prepared), "history": history.to_dict()}
+    facts = {
+        "agreement": _agreement(prepared),
+        "micro_batch": prepared.plan.micro_batch,
+        "history": history.to_dict(),
+    }
     save_training_state(state_folder(prepared.output), trainer.state(), facts)
 
 

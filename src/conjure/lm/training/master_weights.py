@@ -88,17 +88,25 @@ class MasterOptimizer:
     def _groups(self) -> Iterable[dict]:
         return (group for optimizer in self._optimizers for group in optimizer.param_groups)
 
-    def collect_gradients(self) -> None:
-        """Add the model's gradients to the masters' in float32; call after each micro-batch."""
-        for name, weight in self._weights.items():
-            master = self.master_weights[name]
-            if master is weight or weight.grad is None:
-                continue
-            if master.grad is None:
-                master.grad = weight.grad.float()
-            else:
-                master.grad.add_(weight.grad)
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The masters, in the order in which their gradients are taken and given."""
+        return list(self.master_weights.values())
+
+    def take_gradients(self) -> list[Tensor]:
+        """The model's gradients in float32, which are no longer the model's; call after each micro-batch."""
+        taken = []
+        for weight in self._weights.values():
+            taken.append(
+                torch.zeros_like(weight, dtype=torch.float32) if weight.grad is None else weight.grad
+            )
             weight.grad = None
+        return [gradient.float() for gradient in taken]
+
+    def set_gradients(self, gradients: Iterable[Tensor]) -> None:
+        """Give the masters their gradients for a step."""
+        for master, gradient in zip(self.master_weights.values(), gradients, strict=True):
+            master.grad = gradient
 
     def forget_gradients(self) -> None:
         """Drop what was collected of a step that could not be finished."""

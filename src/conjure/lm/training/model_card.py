@@ -86,9 +86,9 @@ conjure {"chat" if facts.are_chats else "generate"} --model THIS_FOLDER
 
 def _base(base: BaseFacts) -> str:
     licence = (
-        f"its license is {base.licence}, which holds for this model too"
+        f"its license is {base.licence}, which also applies to this model"
         if base.licence is not None
-        else "its files name no license; see where it came from, for its terms hold for this model too"
+        else "its files name no license; the terms of its source also apply to this model"
     )
     weights = f"; its weights came from a quantised file ({base.rounded_to})" if base.rounded_to else ""
     return f"{base.name}; {licence}{weights}"

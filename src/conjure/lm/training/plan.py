@@ -25,6 +25,7 @@ _RECORDS_PER_BLOCK = 4  # of the longer records: enough that few are cut by a bl
 _PASSES_FLOPS = 6  # per parameter and token: 2 forward, 4 backward
 _MATRIX_SHARE = 0.7  # of a training step's time is matrix products at full rate, on the machines measured
 _MEMORY_MARGIN = 0.9
+_SHARED_PARTS = 4  # micro-batches of a step that up to so many processes share to the same losses
 _LIBRARIES_BYTES = 80_000_000  # that torch's libraries take to work in, whatever the model
 
 
@@ -50,10 +51,12 @@ class Plan:
         blocks: Blocks in one epoch.
         batch_size: Blocks per optimizer step.
         micro_batch: Blocks per forward pass.
+        processes: Processes that share a step's forward passes.
+        threads: Of each process.
         epochs: Passes over the text.
         steps: Optimizer steps at most.
         learning_rate: The peak.
-        memory_bytes: Estimated need.
+        memory_bytes: Estimated need of all processes.
         available_bytes: What there is.
         expected_s: Estimated time, seconds; evaluations included.
     """
@@ -75,6 +78,8 @@ class Plan:
     blocks: int
     batch_size: int
     micro_batch: int
+    processes: int
+    threads: int
     epochs: float
     steps: int
     learning_rate: float
@@ -110,10 +115,44 @@ def automatic_interval(steps_per_epoch: int) -> int:
     return max(1, min(500, math.ceil(steps_per_epoch / 2)))
 
 
+def shared_micro_batch(batch_size: int, accumulation: int, blocks: int, processes: int) -> int:
+    """Blocks per forward pass where several processes are to share a step.
+
+    So few that a step has four forward passes or more, whatever the number of processes, because equal
+    forward passes are what makes equal losses; fewer only where that number needs it.
+
+    Args:
+        batch_size: Blocks per forward pass that were asked for; what is returned divides it.
+        accumulation: Times `batch_size`, the blocks of a step that were asked for.
+        blocks: Blocks of a step, fewer where the text does not have as many.
+        processes: How many are to share them.
+
+    Raises:
+        TrainingError: The text is too short.
+    """
+    sizes = [size for size in range(batch_size, 0, -1) if batch_size % size == 0]
+    usual = next((size for size in sizes if math.ceil(blocks / size) >= _SHARED_PARTS), 1)
+    for size in (usual, *sizes):
+        parts = batch_size * accumulation // size
+        if parts % processes == 0 and math.ceil(blocks / size) >= processes:
+            return size
+    raise TrainingError(
+        f"{option('distributed')} is {processes}; the text has only {blocks} blocks of tokens, and each"
+        " process needs one in every step",
+        fix=option("distributed", 1),
+    )
+
+
 def memory_bytes(
-    model: CausalLM, trainable: int, micro_batch: int, block_size: int, dtype: torch.dtype
+    model: CausalLM,
+    trainable: int,
+    micro_batch: int,
+    block_size: int,
+    dtype: torch.dtype,
+    *,
+    further_gradients: int = 0,
 ) -> int:
-    """Memory that training takes at its peak, estimated.
+    """Memory that training takes at its peak in one process, estimated.
 
     Args:
         model: Its weights need not be there.
@@ -121,6 +160,7 @@ def memory_bytes(
         micro_batch: Blocks per forward pass.
         block_size: Tokens in a block, T.
         dtype: Number format of forward and backward passes.
+        further_gradients: How many more float32 gradients of all weights are held; see `further_gradients`.
 
     Source:
         The counts are those of the tensors each step keeps, compared with what a process takes in
@@ -129,7 +169,8 @@ def memory_bytes(
     size, config = dtype.itemsize, model.config
     copies = 0 if dtype == torch.float32 else 4
     weights = config.parameter_count * (size + copies)
-    states = trainable * (8 + 4 + (size if copies else 0))  # AdamW's two moments, gradients in both formats
+    # AdamW's two moments, gradients in both formats, sums of gradients.
+    states = trainable * (8 + 4 + (size if copies else 0) + 4 * further_gradients)
     tokens = micro_batch * block_size
     rows = min(tokens, chunk_rows(config.vocab_size))
     logits = (rows + config.n_embd) * config.vocab_size * size
@@ -137,32 +178,65 @@ def memory_bytes(
     return _LIBRARIES_BYTES + weights + states + hidden + logits
 
 
+def further_gradients(blocks: int, micro_batch: int, processes: int) -> int:
+    """Gradients that a process holds beside a micro-batch's own: sums of pairs, and what others send it."""
+    own = math.ceil(math.ceil(blocks / micro_batch) / processes)
+    return math.ceil(math.log2(own)) + (2 if processes > 1 else 0)
+
+
 def fitting_micro_batch(
-    model: CausalLM, trainable: int, batch_size: int, block_size: int, dtype: torch.dtype, available: int
+    model: CausalLM,
+    trainable: int,
+    micro_batch: int,
+    block_size: int,
+    dtype: torch.dtype,
+    available: int,
+    *,
+    blocks: int | None = None,
+    processes: int = 1,
 ) -> int:
-    """The largest `batch_size` halved again and again that fits in `available` bytes.
+    """The largest `micro_batch` halved again and again that fits in `available` bytes.
+
+    Args:
+        model: Its weights need not be there.
+        trainable: Weights that change.
+        micro_batch: Blocks per forward pass that are wished for.
+        block_size: Tokens in a block, T.
+        dtype: Number format of forward and backward passes.
+        available: Bytes for all processes.
+        blocks: Blocks of a step; as many as `micro_batch` if None.
+        processes: How many share them.
 
     Raises:
         TrainingError: Not even one block at a time fits.
     """
-    micro_batch = batch_size
+    whole, available = blocks if blocks is not None else micro_batch, available // processes
     while True:
-        needed = memory_bytes(model, trainable, micro_batch, block_size, dtype)
+        held = further_gradients(whole, micro_batch, processes)
+        needed = memory_bytes(model, trainable, micro_batch, block_size, dtype, further_gradients=held)
         if needed <= _MEMORY_MARGIN * available:
             return micro_batch
         if micro_batch == 1:
+            each = " in each process" if processes > 1 else ""
             raise TrainingError(
-                f"training needs about {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are free",
-                hint=_what_fits(model, trainable, block_size, dtype, available),
+                f"training needs about {needed / 1e9:.1f} GB{each} and {available / 1e9:.1f} GB are free",
+                hint=_what_fits(model, trainable, block_size, dtype, available, held),
             )
         micro_batch = math.ceil(micro_batch / 2)
 
 
-def _what_fits(model: CausalLM, trainable: int, block_size: int, dtype: torch.dtype, available: int) -> str:
+def _what_fits(
+    model: CausalLM, trainable: int, block_size: int, dtype: torch.dtype, available: int, held: int
+) -> str:
     """What to change where not even one block fits: the block, where a shorter one does."""
+
+    def fits(size: int) -> bool:
+        needed = memory_bytes(model, trainable, 1, size, dtype, further_gradients=held)
+        return needed <= _MEMORY_MARGIN * available
+
     others = f"{option('lora', 8)}, {option('freeze')} or a smaller model"
     size = block_size // 2
-    while size > 1 and memory_bytes(model, trainable, 1, size, dtype) > _MEMORY_MARGIN * available:
+    while size > 1 and not fits(size):
         size //= 2
     if size > 1:
         return f"{option('block_size', size)} fits; {others} need less too"

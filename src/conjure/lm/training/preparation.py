@@ -17,7 +17,7 @@ from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
 from conjure.lm.generation.request import GenerationRequest
-from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device
+from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device, usable_cores
 from conjure.lm.language_model import LanguageModel, load_source
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.observe import questions
@@ -26,6 +26,7 @@ from conjure.lm.text.held_out import Split, split_records
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.training.distributed.process_group import Membership
 from conjure.lm.training.lora import add_lora
 from conjure.lm.training.model_card import BaseFacts
 from conjure.lm.training.packing import Blocks
@@ -35,9 +36,12 @@ from conjure.lm.training.plan import (
     automatic_learning_rate,
     expected_seconds,
     fitting_micro_batch,
+    further_gradients,
     memory_bytes,
+    shared_micro_batch,
 )
 from conjure.lm.training.request import FinetuneRequest
+from conjure.lm.training.state import saved_micro_batch, state_folder
 
 BytesProgress = Callable[[int, int], None]
 
@@ -97,7 +101,11 @@ class Prepared:
 
 
 def prepare(
-    request: FinetuneRequest, *, lookups: Iterable[Lookup] = (), progress: BytesProgress | None = None
+    request: FinetuneRequest,
+    *,
+    lookups: Iterable[Lookup] = (),
+    progress: BytesProgress | None = None,
+    micro_batch: int | None = None,
 ) -> Prepared:
     """Load the model, read the text, and work out the plan.
 
@@ -105,6 +113,7 @@ def prepare(
         request: What to do.
         lookups: Tell the folders of model names only the caller knows, such as ``runs/3``.
         progress: Told the bytes of text done and in all, while text is turned into tokens.
+        micro_batch: Blocks per forward pass, if another process has worked it out already.
 
     Raises:
         ConjureError: The model, the text or the settings cannot be used, or memory does not suffice.
@@ -145,7 +154,7 @@ def prepare(
         records=records,
         text=text,
         split=split,
-        plan=_plan(request, base.origin, model, facts, split, device, dtype),
+        plan=_plan(request, base.origin, model, facts, split, device, dtype, micro_batch),
         device=device,
         dtype=dtype,
     )
@@ -185,14 +194,28 @@ def _plan(
     split: Split,
     device: torch.device,
     dtype: torch.dtype,
+    micro_batch: int | None,
 ) -> Plan:
     parameters, held_out = model.config.parameter_count, split.heldout
     blocks = Blocks(split.train, _block_size(request, facts, model.config.context_length))
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     available = available_bytes(device)
-    rows = min(request.batch_size, len(blocks))
-    micro_batch = fitting_micro_batch(model, trainable, rows, blocks.block_size, dtype, available)
     batch_size = min(request.batch_size * request.grad_accumulation, len(blocks))
+    processes = request.distributed if request.distributed is not None else 1
+    if micro_batch is None:
+        micro_batch = fitting_micro_batch(
+            model,
+            trainable,
+            _micro_batch(request, batch_size),
+            blocks.block_size,
+            dtype,
+            available,
+            blocks=batch_size,
+            processes=processes,
+        )
+    is_one = processes == 1 or Membership.from_environment() is not None  # of those processes
+    held = further_gradients(batch_size, micro_batch, processes)
+    needed = memory_bytes(model, trainable, micro_batch, blocks.block_size, dtype, further_gradients=held)
     steps = math.ceil(math.ceil(len(blocks) / batch_size) * request.epochs)
     return Plan(
         model=origin,
@@ -212,15 +235,33 @@ def _plan(
         blocks=len(blocks),
         batch_size=batch_size,
         micro_batch=micro_batch,
+        processes=processes,
+        threads=torch.get_num_threads() if is_one else max(1, usable_cores() // processes),
         epochs=request.epochs,
         steps=min(steps, request.max_steps) if request.max_steps is not None else steps,
         learning_rate=request.learning_rate
         if request.learning_rate is not None
         else automatic_learning_rate(parameters, lora=request.lora is not None),
-        memory_bytes=memory_bytes(model, trainable, micro_batch, blocks.block_size, dtype),
+        memory_bytes=processes * needed,
         available_bytes=available,
-        expected_s=expected_seconds(parameters, blocks.target_count * request.epochs, dtype, device),
+        expected_s=expected_seconds(
+            parameters,
+            blocks.target_count * request.epochs / (processes if is_one else 1),  # else by all threads
+            dtype,
+            device,
+        ),
     )
+
+
+def _micro_batch(request: FinetuneRequest, blocks: int) -> int:
+    """Blocks per forward pass that are wished for, of the `blocks` of a step."""
+    if request.resume:
+        saved = saved_micro_batch(state_folder(Path(request.output).absolute()))
+        if saved is not None and math.ceil(blocks / saved) >= (request.distributed or 1):
+            return saved
+    if request.distributed is None:
+        return min(request.batch_size, blocks)
+    return shared_micro_batch(request.batch_size, request.grad_accumulation, blocks, request.distributed)
 
 
 def _block_size(request: FinetuneRequest, facts: DataFacts, context_length: int) -> int:

@@ -30,6 +30,7 @@ _BOUNDS = {
     "dropout": Bound(0, 0.95),
     "attention_dropout": Bound(0, 0.95),
     "grad_accumulation": Bound(1, whole=True),
+    "distributed": Bound(1, whole=True),
     "patience": Bound(0, whole=True),
     "seed": Bound(0, 2**63 - 1, whole=True),
     "freeze": Bound(0, whole=True),
@@ -75,6 +76,8 @@ class FinetuneRequest:
         dropout: After the embeddings and on each branch.
         attention_dropout: On attention weights; slow on a CPU and of no measurable use here.
         grad_accumulation: Forward passes per optimizer step; more where memory does not hold `batch_size`.
+        distributed: Processes that share each step's blocks, which they must divide; the losses do not depend
+            on how many they are. None is one process that reads a batch at once.
         mask_records: Keep attention within each record.
         patience: Evaluations without a better held-out loss before it stops; 0 never stops early.
         seed: Of everything random.
@@ -119,6 +122,7 @@ class FinetuneRequest:
     dropout: float = 0.1
     attention_dropout: float = 0.0
     grad_accumulation: int = 1
+    distributed: int | None = None
     mask_records: bool = False
     patience: int = 3
     seed: int = 42
@@ -147,6 +151,7 @@ class FinetuneRequest:
             faults.append(ValueFault("lora_output", words))
         elif self.lora_output == "adapter" and self.lora is None:
             faults.append(ValueFault("lora_output", f"is 'adapter', which needs {option('lora', 8)}"))
+        faults += self._distributed_faults(faults)
         if self.dedup not in DEDUP:
             faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed are {', '.join(DEDUP)}"))
         if self.chat_date is not None and self.chat_day is None:
@@ -155,6 +160,22 @@ class FinetuneRequest:
             faults.append(ValueFault("data", "is empty: no data was given"))
         refuse_faults(faults)
         _ = self.layout  # refuses what cannot be followed
+
+    def _distributed_faults(self, before: Sequence[ValueFault]) -> list[ValueFault]:
+        """Whether the processes can share the blocks of a step equally, once those numbers are right."""
+        if self.distributed is None or before:
+            return []
+        blocks = self.batch_size * self.grad_accumulation
+        if blocks % self.distributed == 0:
+            return []
+        allowed = ", ".join(str(count) for count in range(1, min(blocks, 64) + 1) if blocks % count == 0)
+        return [
+            ValueFault(
+                "distributed",
+                f"is {self.distributed}; the {blocks} blocks of a step ({option('batch_size')} times"
+                f" {option('grad_accumulation')}) can be shared by {allowed} processes",
+            )
+        ]
 
     @property
     def chat_day(self) -> date | None:
@@ -170,10 +191,9 @@ class FinetuneRequest:
         return ReadOptions(self.format, self.delimiter, self.header, self.quoting, self.encoding)
 
     def settings(self) -> dict[str, Any]:
-        """What a resumed run must agree with: everything but places."""
-        kept = {
-            name: value for name, value in asdict(self).items() if name not in ("data", "output", "resume")
-        }
+        """What a resumed run must agree with: everything but places, and how many processes there are."""
+        others = ("data", "output", "resume", "distributed")
+        kept = {name: value for name, value in asdict(self).items() if name not in others}
         validation = str(self.validation) if self.validation is not None else None
         chat_date = str(self.chat_date) if self.chat_date is not None else None
         adapter = str(self.adapter) if self.adapter is not None else None

@@ -76,6 +76,15 @@ def load_training_facts(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"the training state in {folder} is damaged: {error}") from error
 
 
+def saved_micro_batch(folder: Path) -> int | None:
+    """Blocks per forward pass of the training that a state is of, if it says so.
+
+    Raises:
+        CheckpointError: There is no state, or it is damaged.
+    """
+    return load_training_facts(folder).get("micro_batch")
+
+
 def load_training_state(folder: Path) -> TrainingState:
     """The state that was saved in `folder`.
 

@@ -2,8 +2,9 @@
 
 Main entry: `Trainer.run`. It prints nothing and writes nothing: whoever iterates over its events shows them
 and saves what they call for, while the loop stands still. Invariants: the gradient of a step is that of the
-mean loss over all its targets, however it is cut into micro-batches; and a run restored from `Trainer.state`
-repeats the losses of the unbroken one bit for bit on the same machine.
+mean loss over all its targets, however it is cut into micro-batches; equal micro-batches give equal losses
+and weights bit for bit, whatever the number of processes that share them; and a run restored from
+`Trainer.state` repeats the losses of the unbroken one bit for bit on the same machine.
 """
 
 import math
@@ -18,11 +19,15 @@ from torch import Tensor
 from conjure.errors import TrainingError, option
 from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import linear_cross_entropy, token_logprobs
+from conjure.lm.training.distributed.pairwise_sum import PairwiseSum, Span
+from conjure.lm.training.distributed.process_group import Gradients, ProcessGroup, add_gradients
 from conjure.lm.training.events import Evaluated, Event, Finished, SavePoint, StepDone
 from conjure.lm.training.lora import merge_lora
 from conjure.lm.training.master_weights import MasterOptimizer, OptimizerBuilder
 from conjure.lm.training.packing import Batch
 from conjure.lm.training.schedule import Schedule, ScheduleKind
+
+_COMPARE_EVERY = 100  # steps, after which several processes compare their weights
 
 
 class BlockSource(Protocol):
@@ -105,6 +110,8 @@ class Trainer:
         optimizer: Makes the optimizers.
         dtype: Number format of forward and backward passes; masters and optimizer stay float32.
         compiled: Whether to have torch compile the layers, which takes a while at the first step.
+        group: The processes that share the work, of which this is one; they were given equal models, blocks
+            and settings.
     """
 
     def __init__(
@@ -117,11 +124,13 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
         *,
         compiled: bool = False,
+        group: ProcessGroup | None = None,
     ) -> None:
         if len(blocks) == 0:
             raise TrainingError("there is nothing to train on: the training text has no block of tokens")
         self.model, self.blocks, self.held_out, self.settings = model, blocks, held_out, settings
         self.optimizer = MasterOptimizer(model, optimizer, dtype)
+        self.group = group if group is not None else ProcessGroup()
         if compiled:
             for block in model.blocks:
                 block.compile()
@@ -143,7 +152,7 @@ class Trainer:
         return steps if self.settings.max_steps is None else min(steps, self.settings.max_steps)
 
     def stop(self) -> None:
-        """Ask the loop to end after the step it is in; safe to call from a signal handler."""
+        """Ask the loop to end after the step it is in, in all processes; safe in a signal handler."""
         self._stop_requested = True
 
     def state(self) -> TrainingState:
@@ -159,21 +168,24 @@ class Trainer:
         """Train to the end, yielding what happens; the loop waits while an event is looked at.
 
         Raises:
-            TrainingError: The loss became NaN or infinite.
+            TrainingError: The loss became NaN or infinite, or the processes of a group have other weights.
         """
         settings = self.settings
+        self.group.check_weights(self.optimizer.master_weights, self.progress.step)
         if self.progress.step == 0 and self.held_out is not None:
             yield self._evaluate()
         while self.progress.step < self.total_steps:
             yield self._step()
             done = self.progress.step
             last = done == self.total_steps
+            if done % _COMPARE_EVERY == 0:
+                self.group.check_weights(self.optimizer.master_weights, done)
             if self.held_out is not None and (last or done % settings.eval_every == 0):
                 yield self._evaluate()
                 if settings.patience and self.progress.evaluations_without_gain >= settings.patience:
                     yield Finished(done, "early_stop")
                     return
-            if self._stop_requested and not last:
+            if not last and self.group.any(flag=self._stop_requested):
                 yield Finished(done, "interrupted")
                 return
             if settings.save_every and done % settings.save_every == 0 and not last:
@@ -206,6 +218,11 @@ class Trainer:
                 return self._accumulate(step)
             except torch.OutOfMemoryError as error:
                 size = self.settings.micro_batch
+                if size > 1 and self.group.size > 1:  # whose micro-batches have to stay equal
+                    raise TrainingError(
+                        f"{size} blocks of tokens do not fit in memory: {str(error).splitlines()[0]}",
+                        hint=f"a lower {option('batch_size')} with more {option('grad_accumulation')}",
+                    ) from error
                 if size == 1:
                     raise TrainingError(
                         f"one block of tokens does not fit in memory: {str(error).splitlines()[0]}",
@@ -222,14 +239,17 @@ class Trainer:
         targets = sum(batch.target_count for batch in batches)
         weight = sum(batch.total_weight for batch in batches)
         self.model.train()
-        loss = 0.0
-        for number, batch in enumerate(batches):
+        losses = []
+        sums = PairwiseSum[Gradients](len(batches), add_gradients)
+        for number in self.group.share(len(batches)):
             self.model.dropout.reseed(self.settings.seed, step, number)
-            part = self._loss(batch, divisor=weight or 1.0)  # of long prompts, a step may have no target
+            # Of long prompts, a step may have no target.
+            part = self._loss(batches[number], divisor=weight or 1.0)
             part.backward()
-            self.optimizer.collect_gradients()
-            loss += part.item()
-        return loss, targets
+            sums.put(Span(number, number + 1), self.optimizer.take_gradients())
+            losses.append(part.item())
+        self.optimizer.set_gradients(self.group.total(sums, self.optimizer.trained))
+        return sum(self.group.gather(losses, len(batches))), targets
 
     def _micro_batches(self, step: int) -> Iterator[Batch]:
         epoch, place = divmod(step, self.steps_per_epoch)
@@ -271,17 +291,20 @@ class Trainer:
         """Mean nats per target token over the held-out blocks, as the model is now; NaN without any."""
         if self.held_out is None:
             return math.nan
-        total, count = 0.0, 0
         blocks, size = min(len(self.held_out), self.settings.eval_blocks), self.settings.micro_batch
+        batches = [range(first, min(first + size, blocks)) for first in range(0, blocks, size)]
+        sums, counts = [], []
         self.model.eval()
         with torch.inference_mode():
-            for first in range(0, blocks, size):
-                batch = self.held_out.batch(range(first, min(first + size, blocks)))
+            for number in self.group.share(len(batches)):
+                batch = self.held_out.batch(batches[number])
                 hidden = self._hidden(batch)
                 targets = batch.targets.flatten().to(hidden.device)
-                total -= token_logprobs(hidden, self.model.head_weight, targets).double().sum().item()
-                count += batch.target_count
-        return total / count if count else math.nan
+                sums.append(token_logprobs(hidden, self.model.head_weight, targets).double().sum().item())
+                counts.append(batch.target_count)
+        total = sum(self.group.gather(sums, len(batches)))
+        count = sum(self.group.gather(counts, len(batches)))
+        return -total / count if count else math.nan
 
     def full_precision_model(self) -> CausalLM:
         """The model as trained so far, in float32 and `eval` mode; it shares the master weights.

@@ -1,1 +1,1 @@
-"""The files that runs are given and make: mounts, outputs, uploads, and their paths."""
+"""The files that runs use and make: mounts, outputs, uploads, and their paths."""

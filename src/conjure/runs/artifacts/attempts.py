@@ -1,7 +1,8 @@
 """The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
 
-Main entries: `set_aside`, `hand_on`, `copy_chosen`, `kept_of_attempts`. Invariant: the first two may be cut
-off and called again; a checkpoint is never removed before the attempt that goes on from it has all of them.
+Main entries: `archive_attempt`, `pass_checkpoints`, `copy_chosen`, `kept_attempt_folders`. Invariant: the
+first two may be cut off and called again; a checkpoint is never removed before the attempt that goes on from
+it has all of them.
 """
 
 import os
@@ -34,7 +35,7 @@ _FILES_OF_AN_ATTEMPT = (
 _MODE = 0o600
 
 
-def set_aside(run_folder: Path, attempt: int) -> None:
+def archive_attempt(run_folder: Path, attempt: int) -> None:
     """Move what an attempt left in the run's folder out of the way of the next one.
 
     What its processes still have open they can go on writing to, but it is the next one's no more.
@@ -52,7 +53,7 @@ def set_aside(run_folder: Path, attempt: int) -> None:
                 os.rename(name, name, src_dir_fd=run.descriptor, dst_dir_fd=own.descriptor)
 
 
-def kept_of_attempts(run_folder: Path) -> list[Path]:
+def kept_attempt_folders(run_folder: Path) -> list[Path]:
     """The folders that were kept of attempts for a next one, which came no further or never came."""
     return sorted(
         folder
@@ -71,7 +72,7 @@ def _subfolder(folder: Folder, name: str) -> Iterator[Folder]:
 
 
 @dataclass(slots=True)
-class HandedOn:
+class PassedCheckpoints:
     """What an attempt was given of those before it.
 
     Attributes:
@@ -86,7 +87,7 @@ class HandedOn:
     as_of: float | None = None
 
 
-def hand_on(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) -> HandedOn:
+def pass_checkpoints(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) -> PassedCheckpoints:
     """Give an attempt the checkpoints of those before it, with the metrics up to then; the rest is removed.
 
     Args:
@@ -98,7 +99,7 @@ def hand_on(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) 
     Raises:
         OSError: The disk is full, or a folder is in the place of a file.
     """
-    handed = HandedOn()
+    handed = PassedCheckpoints()
     with ExitStack() as stack:
         run = stack.enter_context(Folder.open(run_folder))
         attempts = stack.enter_context(_subfolder(run, ATTEMPTS))
@@ -117,7 +118,7 @@ def hand_on(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) 
     return handed
 
 
-def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: HandedOn) -> None:
+def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: PassedCheckpoints) -> None:
     """Copy the files that globs name from one folder to another, each in one step.
 
     Args:

@@ -14,17 +14,34 @@ from conjure.core.dir_fd import Folder, walk
 from conjure.core.globs import GlobSet
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
-from conjure.runs.artifacts.attempts import HandedOn, copy_chosen
+from conjure.runs.artifacts.attempts import PassedCheckpoints, copy_chosen
 from conjure.runs.artifacts.availability import bring_stream, objects_team, shared_files
 from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.schema.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_runs import Checkpoint, SharedRuns
+    from conjure.runs.artifacts.team_runs import TeamRuns  # of the extra `team`
 
 _State = dict[str, tuple[int, ...]]
 _COPY = "checkpoint"
 _TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Files that an attempt at a run keeps for the next one while it goes on.
+
+    Attributes:
+        place: Whose they are, counted as the record counts attempts: from 1.
+        manifest: The digest of the list of the files.
+        newest: For each glob that names some, when the newest of them was written.
+        metrics_bytes: As much of the attempt's metrics was reported before the files were copied.
+    """
+
+    place: int
+    manifest: str
+    newest: dict[str, float]
+    metrics_bytes: int
 
 
 @dataclass(slots=True)
@@ -61,7 +78,7 @@ class CheckpointSender:
                 if not state or state == self._sent:
                     return None
                 metrics_bytes = _whole_lines(folder.metrics)
-                copied = HandedOn()
+                copied = PassedCheckpoints()
                 copy.mkdir(mode=0o700)
                 with Folder.open(copy) as target:
                     copy_chosen(work, target, self.globs, copied)
@@ -82,7 +99,7 @@ class CheckpointSender:
         return found
 
     def send(
-        self, files: "SharedRuns", staged: "StagedCheckpoint", metrics_are_sent: Callable[[int], bool]
+        self, files: "TeamRuns", staged: "StagedCheckpoint", metrics_are_sent: Callable[[int], bool]
     ) -> bool:
         """Send what `stage` gave; whether that came to its end.
 
@@ -96,8 +113,6 @@ class CheckpointSender:
             StoreError: The database or the object store cannot be reached.
             OSError: The copy cannot be read.
         """
-        from conjure.runs.artifacts.shared_runs import Checkpoint  # of the extra `team`, as `files` is
-
         try:
             digest = files.store(staged.copy, take_manifest(staged.copy))
         finally:
@@ -122,7 +137,7 @@ class StagedCheckpoint:
     """
 
     copy: Path
-    copied: HandedOn
+    copied: PassedCheckpoints
     metrics_bytes: int
     state: _State
 
@@ -169,7 +184,7 @@ def bring_checkpoint(home: Home, number: int, attempt: int) -> None:
         partial.rename(folder.work)
 
 
-def _set_times(folder: Path, checkpoint: "Checkpoint") -> None:
+def _set_times(folder: Path, checkpoint: Checkpoint) -> None:
     """Give the files the times by which `hand_on` tells which metrics are older."""
     chosen = {glob: GlobSet([glob]) for glob in checkpoint.newest}
     for name, entry in walk(folder):

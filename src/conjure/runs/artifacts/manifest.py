@@ -10,16 +10,18 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conjure.core.dir_fd import Entry as FoundEntry
 from conjure.core.dir_fd import Folder, open_file, walk
 from conjure.core.files import parse_json, sha256_open_file, write_atomically
 from conjure.core.text import valid_utf8
 from conjure.errors import StoreError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _FORMAT = 1
 _OPEN_FILES = 64  # read or about to be
@@ -143,6 +145,10 @@ def take_manifest(folder: Path | Folder, *, skipped: Iterable[str] = ()) -> Mani
     if isinstance(folder, Path):
         with Folder.open(folder) as opened:
             return take_manifest(opened, skipped=skipped)
+    if not os.listdir(folder.descriptor):  # noqa: PTH208 - pathlib knows no descriptors
+        return Manifest((), tuple(skipped))
+    from concurrent.futures import ThreadPoolExecutor  # milliseconds that only who saves files need pay
+
     count = min(os.cpu_count() or 1, 8)
     entries: list[Entry] = []
     reading: deque[Future[Entry]] = deque()
@@ -158,10 +164,12 @@ def take_manifest(folder: Path | Folder, *, skipped: Iterable[str] = ()) -> Mani
     return Manifest(tuple(entries), tuple(skipped))
 
 
-def _start(threads: ThreadPoolExecutor, name: str, found: FoundEntry) -> "Future[Entry]":
+def _start(threads: "ThreadPoolExecutor", name: str, found: FoundEntry) -> "Future[Entry]":
     """Have an entry read: a file is opened at once, while the folder it is in is known."""
     if found.is_file:
         return threads.submit(_read, name, open_file(found.folder, found.name))
+    from concurrent.futures import Future  # as above
+
     known: Future[Entry] = Future()
     known.set_result(Entry(name, 0, "", 0o777, found.target()) if found.is_link else _unread(name, found))
     return known

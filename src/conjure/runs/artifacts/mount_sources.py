@@ -157,5 +157,6 @@ def identity_of(
         **{name: asked[name] for name in ("kind", "command", "params", "variables", "output", "no_output")},
         # Only where it is used, so that runs of versions without it are still recognised.
         **({"sandbox": True, "network": spec.network} if spec.sandbox else {}),
+        **({"distributed": spec.distributed} if spec.distributed is not None else {}),
     }
     return keyed_digest(home, json.dumps(what, sort_keys=True).encode())

@@ -1,1 +1,1 @@
-"""The code that a run starts from: listed, stored, written out."""
+"""The code of runs: listed, stored, checked out."""

@@ -1,6 +1,6 @@
 """The object store that code snapshots are kept in: a bare git repository in conjure's home.
 
-Main entries: `store_in_use`, `hash_files`, `prune`, `mend`. Invariant: its settings, and nothing from
+Main entries: `store_in_use`, `hash_files`, `prune`, `repair_store`. Invariant: its settings, and nothing from
 outside, decide how files become objects; what a snapshot writes is safe from `prune` until it has its
 reference.
 """
@@ -20,7 +20,7 @@ from conjure.core.home import Home
 from conjure.core.trees import tree_size_bytes
 from conjure.errors import SnapshotError
 from conjure.runs.code.git import GitError, own_git
-from conjure.runs.host.process import look_at
+from conjure.runs.host.process import find_process
 
 _CONFIG = """
 [core]
@@ -47,7 +47,7 @@ def store_in_use(home: Home) -> Iterator[None]:
     if not home.code_repository.exists():
         _create_store(home)
     elif not is_store(home.code_repository):
-        mend(home)
+        repair_store(home)
     with (home.code_repository / "conjure.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         try:
@@ -168,7 +168,7 @@ def prune(home: Home) -> int:
         return max(before - tree_size_bytes(home.code_repository), 0)  # packed anew it may also grow a little
 
 
-def note_let_go(home: Home) -> None:
+def mark_reference_removed(home: Home) -> None:
     """Remember that a reference went, so that the next `prune` looks for what it alone had kept."""
     with suppress(OSError):
         (home.code_repository / _LET_GO).touch()
@@ -187,13 +187,13 @@ def provisional_references(home: Home) -> list[int]:
     loose = [path.name for path in (home.code_repository / "refs" / "runs").glob("-*")]
     packed = _PACKED_PROVISIONAL.findall(_packed_references(home))
     pids = {-int(name) for name in (*loose, *packed) if _PROVISIONAL.fullmatch(name)}
-    return sorted(-pid for pid in pids if look_at(pid) is None)
+    return sorted(-pid for pid in pids if find_process(pid) is None)
 
 
 def _drop_provisional_references(home: Home) -> None:
     for number in provisional_references(home):
         own_git(home.code_repository)("update-ref", "-d", reference(number))
-        note_let_go(home)
+        mark_reference_removed(home)
 
 
 def _packed_references(home: Home) -> str:
@@ -215,7 +215,7 @@ def is_store(repository: Path) -> bool:
     )
 
 
-def mend(home: Home) -> bool:
+def repair_store(home: Home) -> bool:
     """Make what a repository needs and ours lacks, its settings too; what objects there are stay.
 
     Returns:

@@ -32,7 +32,7 @@ from conjure.runs.code.code_store import (
     hash_files,
     is_store,
     kept_index,
-    note_let_go,
+    mark_reference_removed,
     reference,
     store_in_use,
     temporary_index,
@@ -95,7 +95,7 @@ def snapshot(
             taken = _take_commit(home, folder, repository, commit)
         else:
             taken = _take_work_tree(home, folder, repository)
-        keep(home, number, taken.tree)
+        keep_tree(home, number, taken.tree)
     return taken
 
 
@@ -117,7 +117,7 @@ def snapshot_remote(home: Home, number: int, url: str, ref: str | None = None) -
     _refuse_large(files.sizes, f"choose another {option('git_ref')}")
     with store_in_use(home):
         tree = copy_tree(home.code_repository, files)
-        keep(home, number, tree)
+        keep_tree(home, number, tree)
     return CodeSnapshot(
         tree=tree,
         commit=fetched.commit,
@@ -130,7 +130,7 @@ def snapshot_remote(home: Home, number: int, url: str, ref: str | None = None) -
     )
 
 
-def keep(home: Home, number: int, tree: str) -> None:
+def keep_tree(home: Home, number: int, tree: str) -> None:
     """Keep a tree that is already in the store for run `number` too.
 
     Raises:
@@ -139,11 +139,11 @@ def keep(home: Home, number: int, tree: str) -> None:
     _own(home)("update-ref", reference(number), tree)
 
 
-def forget(home: Home, number: int) -> None:
+def release_tree(home: Home, number: int) -> None:
     """Let go of run `number`'s code; `conjure prune` frees what no other run shares."""
     if is_store(home.code_repository):
         _own(home)("update-ref", "-d", reference(number))
-        note_let_go(home)
+        mark_reference_removed(home)
 
 
 def checkout(home: Home, tree: str, destination: Folder) -> None:
@@ -258,7 +258,7 @@ def _refuse_home_folder(root: Path, folder: Path) -> None:
         return  # a user without a home folder
     if root != users_home and root not in users_home.parents:
         return
-    what = "your home folder" if root == users_home else f"{root}, which holds your home folder"
+    what = "your home folder" if root == users_home else f"{root}, which contains your home folder"
     if root == folder:
         raise SnapshotError(
             f"this is {what}; a run would copy all of it", hint="cd to the project's own folder"

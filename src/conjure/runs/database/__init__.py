@@ -1,1 +1,1 @@
-"""What is known of runs: the records and how they are stored."""
+"""The records of runs, and how they are stored."""

@@ -23,7 +23,7 @@ from conjure.runs.schema.record import (
     RunRecord,
 )
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
-from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import Ending, EndReason, RunProgress, RunStatus
 from conjure.runs.telemetry.metrics import Summary
 
 STOP, KILL = "stop", "kill"
@@ -92,14 +92,14 @@ class ListedRun:
     labels: tuple[str, ...]
     project: str | None
     params: Mapping[str, str]
-    facts: Facts
+    facts: RunProgress
     command_s: float | None
     total_s: float | None
     archived: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ResourceClaim:
     """What an active run asks for, or has, of a machine's resources.
 
     Attributes:
@@ -252,7 +252,7 @@ class Runs(Protocol):
         """
         ...
 
-    def admit(self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None]) -> bool:
+    def admit(self, number: int, decide: Callable[[list[ResourceClaim]], tuple[int, ...] | None]) -> bool:
         """Let a queued run go on to building if `decide` finds room for it among the active runs.
 
         Args:
@@ -402,7 +402,7 @@ class Runs(Protocol):
         """
         ...
 
-    def facts(self, number: int) -> Facts:
+    def facts(self, number: int) -> RunProgress:
         """How far a run has come: less to read than all of it, for who looks often.
 
         Raises:
@@ -430,7 +430,7 @@ class Runs(Protocol):
         """Active runs that have a supervisor, or should; oldest first."""
         ...
 
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[ResourceClaim]:
         """What the active runs ask for and have, oldest first."""
         ...
 

@@ -6,9 +6,9 @@ or said a moment ago; the file is the truth.
 
 from collections.abc import Iterable
 
-from conjure.runs.database.rows import marks
+from conjure.runs.database.rows import sql_placeholders
 from conjure.runs.database.statements import Statements
-from conjure.runs.telemetry.metrics import Summary, read_points, summarise
+from conjure.runs.telemetry.metrics import Summary, metric_summaries, read_points
 
 _COLUMNS = ("name", "points", "last_step", "last_value", "lowest", "highest")
 _ASKED_AT_ONCE = 500
@@ -39,7 +39,8 @@ class MetricStatements(Statements):
         for start in range(0, len(wanted), _ASKED_AT_ONCE):
             some = wanted[start : start + _ASKED_AT_ONCE]
             for row in self._session.query(
-                f"SELECT run, name, last_value FROM metrics WHERE run IN ({marks(some)}) ORDER BY run, name",
+                f"SELECT run, name, last_value FROM metrics WHERE run IN ({sql_placeholders(some)})"
+                " ORDER BY run, name",
                 some,
             ):
                 found.setdefault(row["run"], {})[row["name"]] = row["last_value"]
@@ -50,13 +51,13 @@ class MetricStatements(Statements):
         return self._column("SELECT DISTINCT name FROM metrics ORDER BY name")
 
     def _summarised(self, number: int) -> list[Summary]:
-        return list(summarise(read_points(self.home.run_folder(number))).values())
+        return list(metric_summaries(read_points(self.home.run_folder(number))).values())
 
     def _set_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
         changes = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])
         for summary in sorted(summaries, key=lambda summary: summary.name):
             self._session.execute(
-                f"INSERT INTO metrics (run, {', '.join(_COLUMNS)}) VALUES (?, {marks(_COLUMNS)})"
+                f"INSERT INTO metrics (run, {', '.join(_COLUMNS)}) VALUES (?, {sql_placeholders(_COLUMNS)})"
                 f" ON CONFLICT (run, name) DO UPDATE SET {changes}",
                 (number, *(getattr(summary, name) for name in _COLUMNS)),
             )

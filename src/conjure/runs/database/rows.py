@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from conjure.core.text import to_iso, valid_utf8
-from conjure.runs.database.base import METRIC, PARAM, Claim, ListedRun, RunFilter
+from conjure.runs.database.base import METRIC, PARAM, ListedRun, ResourceClaim, RunFilter
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import (
     AttemptFacts,
@@ -137,7 +137,7 @@ def _literal(text: str, *, lower: bool = True) -> str:
     return escaped.lower() if lower else escaped
 
 
-def marks(values: Iterable[object]) -> str:
+def sql_placeholders(values: Iterable[object]) -> str:
     """A mark for each of some values, as a list in SQL."""
     return ", ".join("?" for _ in values)
 
@@ -153,7 +153,9 @@ def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
     if wanted.statuses:
         clauses.append(f"({' OR '.join(_status_condition(status) for status in wanted.statuses)})")
     if wanted.labels:
-        clauses.append(f"number IN (SELECT run FROM run_labels WHERE label IN ({marks(wanted.labels)}))")
+        clauses.append(
+            f"number IN (SELECT run FROM run_labels WHERE label IN ({sql_placeholders(wanted.labels)}))"
+        )
         values += wanted.labels
     if wanted.projects:
         clause, bound = _project_condition(wanted.projects)
@@ -169,7 +171,7 @@ def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
 def _project_condition(projects: Iterable[str]) -> tuple[str, list[Any]]:
     """SQL for "belongs to one of these", and the values it binds."""
     named = [project for project in projects if project]
-    parts = [f"project IN ({marks(named)})"] if named else []
+    parts = [f"project IN ({sql_placeholders(named)})"] if named else []
     if "" in projects:
         parts.append("project IS NULL")
     return f"({' OR '.join(parts)})", list(named)
@@ -294,10 +296,10 @@ def _same_value(stored: Any, value: Any) -> bool:
     return stored == value
 
 
-def to_claim(row: Mapping[str, Any]) -> Claim:
+def to_claim(row: Mapping[str, Any]) -> ResourceClaim:
     """A row with the `CLAIM` columns as what the run takes of its machine."""
     owner = read_fact(Owner, _loaded(row["owner"]))
-    return Claim(
+    return ResourceClaim(
         row["number"],
         ComputeRequest(row["cpus"], row["gpus"], row["memory_bytes"]),
         None if owner is None else owner.machine,

@@ -13,9 +13,9 @@ from conjure.errors import NotFoundError
 from conjure.runs.database.base import (
     KILL,
     PARAM,
-    Claim,
     Lease,
     ListedRun,
+    ResourceClaim,
     RunFilter,
     RunRelation,
     SupersededError,
@@ -29,8 +29,8 @@ from conjure.runs.database.rows import (
     by_param,
     ending_columns,
     fact_as_json,
-    marks,
     selection,
+    sql_placeholders,
     to_claim,
     to_listed,
 )
@@ -51,8 +51,8 @@ from conjure.runs.schema.status import (
     PHASES,
     Ending,
     EndReason,
-    Facts,
     IllegalMoveError,
+    RunProgress,
     RunStatus,
     check_move,
     check_retry,
@@ -84,7 +84,7 @@ class RunStatements(SweepStatements):
             record = RunRecord(
                 number,
                 spec.stored(),
-                Facts({RunStatus.REQUESTED: round(self._session.now(), 6)}),
+                RunProgress({RunStatus.REQUESTED: round(self._session.now(), 6)}),
                 owner=owner,
                 parent=parent,
                 rerun_of=rerun_of,
@@ -120,7 +120,7 @@ class RunStatements(SweepStatements):
         check_move(self.get(number).status, status)
         self._set(number, {f"{status}_at": self._now()})
 
-    def admit(self, number: int, decide: Callable[[list[Claim]], tuple[int, ...] | None]) -> bool:
+    def admit(self, number: int, decide: Callable[[list[ResourceClaim]], tuple[int, ...] | None]) -> bool:
         """Let a queued run go on to building if there is room for it."""
 
         def admit() -> bool:
@@ -370,7 +370,7 @@ class RunStatements(SweepStatements):
         numbers = by_param(params, name, highest_first=wanted.highest_first)
         numbers = _page(numbers, wanted)
         found = self._session.query(
-            f"SELECT {LISTED} FROM run_rows WHERE number IN ({marks(numbers)})", numbers
+            f"SELECT {LISTED} FROM run_rows WHERE number IN ({sql_placeholders(numbers)})", numbers
         )
         with reading_rows():
             listed = {run.number: run for run in map(to_listed, found)}
@@ -400,7 +400,7 @@ class RunStatements(SweepStatements):
         rows = self._rows(f"WHERE end_reason IS NULL AND NOT ({IN_QUEUE}) ORDER BY number")
         return [record for record in rows if not record.status.is_final]
 
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[ResourceClaim]:
         """What the active runs ask for and have, oldest first."""
         rows = self._session.query(f"SELECT {CLAIM} FROM run_rows WHERE end_reason IS NULL ORDER BY number")
         with reading_rows():
@@ -417,7 +417,7 @@ class RunStatements(SweepStatements):
         if not numbers:
             return {}
         rows = self._session.query(
-            f"SELECT number, end_reason FROM runs WHERE number IN ({marks(numbers)})", numbers
+            f"SELECT number, end_reason FROM runs WHERE number IN ({sql_placeholders(numbers)})", numbers
         )
         return {
             row["number"]: EndReason(row["end_reason"]).status if row["end_reason"] else None for row in rows
@@ -489,12 +489,12 @@ def _page(found: list[_Item], wanted: RunFilter) -> list[_Item]:
     return found[wanted.offset : end]
 
 
-def _with_delay(claim: Claim, now: float) -> Claim:
+def _with_delay(claim: ResourceClaim, now: float) -> ResourceClaim:
     """A claim with how long its next attempt is still put off."""
     return claim if claim.retry_at is None else replace(claim, delay_s=max(claim.retry_at - now, 0.0))
 
 
-def _with_dependencies(claim: Claim, statuses: Mapping[int, RunStatus | None]) -> Claim:
+def _with_dependencies(claim: ResourceClaim, statuses: Mapping[int, RunStatus | None]) -> ResourceClaim:
     """A claim that names only what it still waits for, and what failed of it."""
     pending = tuple(number for number in claim.after if statuses.get(number) is not RunStatus.COMPLETE)
     ended = (number for number in pending if number not in statuses or statuses[number] is not None)

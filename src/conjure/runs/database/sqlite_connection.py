@@ -141,8 +141,8 @@ def translate_errors(home: Home) -> Iterator[None]:
 
 def full_disk(home: Home) -> StoreError:
     """What to say where nothing more can be written: of the two things a disk can lack, the one it does."""
-    what = "has no inodes left: it holds as many files as it can" if _lacks_inodes(home) else "is full"
-    return StoreError(f"the disk that holds {home.root} {what}", fix="conjure prune")
+    what = "has no inodes left: it contains as many files as it can" if _lacks_inodes(home) else "is full"
+    return StoreError(f"the disk that contains {home.root} {what}", fix="conjure prune")
 
 
 def _lacks_inodes(home: Home) -> bool:

@@ -18,10 +18,10 @@ from conjure.core.text import to_iso, valid_utf8
 from conjure.errors import ConjureError, NotFoundError, StoreError
 from conjure.runs.database.base import ListedRun, SupersededError
 from conjure.runs.database.record_files import write_record
-from conjure.runs.database.rows import FACTS, RECORD, marks, to_columns, to_record
+from conjure.runs.database.rows import FACTS, RECORD, sql_placeholders, to_columns, to_record
 from conjure.runs.database.session import Row, Session
 from conjure.runs.schema.record import MountFacts, RunRecord, facts_from_dict
-from conjure.runs.schema.status import Ending, Facts
+from conjure.runs.schema.status import Ending, RunProgress
 
 _Result = TypeVar("_Result")
 _HasFacts = TypeVar("_HasFacts", RunRecord, ListedRun)
@@ -90,7 +90,7 @@ class Statements:
     def _insert(self, record: RunRecord) -> None:
         columns = self._session.with_extracts(to_columns(record))
         self._session.execute(
-            f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks(columns)})", columns.values()
+            f"INSERT INTO runs ({', '.join(columns)}) VALUES ({sql_placeholders(columns)})", columns.values()
         )
         for label in record.labels:
             self._insert_label(record.number, label)
@@ -128,7 +128,7 @@ class Statements:
             raise self._no_such_run(number)
         return rows[0]
 
-    def facts(self, number: int) -> Facts:
+    def facts(self, number: int) -> RunProgress:
         """How far a run has come."""
         rows = self._session.query(f"SELECT {FACTS} FROM runs WHERE number = ?", (number,))
         if not rows:
@@ -160,7 +160,7 @@ class Statements:
             return found
         return [replace(one, facts=self._as_presumed(one.number, one.facts)) for one in found]
 
-    def _as_presumed(self, number: int, facts: Facts) -> Facts:
+    def _as_presumed(self, number: int, facts: RunProgress) -> RunProgress:
         if number not in self._presumed or facts.ending is not None:
             return facts
         ending, seen_at = self._presumed[number]
@@ -198,6 +198,6 @@ class DamagedError(StoreError):
 def damaged(error: Exception) -> DamagedError:
     """What to say of a database that does not hold what was written."""
     return DamagedError(
-        f"conjure's database is damaged ({type(error).__name__}: {error}); the run folders hold all of it",
+        f"conjure's database is damaged ({type(error).__name__}: {error}); the run folders contain all of it",
         fix="conjure doctor --reindex",
     )

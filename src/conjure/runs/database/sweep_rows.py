@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from conjure.errors import ConjureError
-from conjure.runs.schema.status import Facts
+from conjure.runs.schema.status import RunProgress
 
 
 class TrialRefusedError(ConjureError):
@@ -90,7 +90,7 @@ class TrialRow:
     run: int
     attempt: int
     params: Mapping[str, str]
-    facts: Facts
+    facts: RunProgress
     command_s: float | None = None
     settled: bool = False
     value: float | None = None

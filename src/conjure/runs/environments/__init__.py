@@ -1,1 +1,1 @@
-"""The Python environments that runs get."""
+"""The Python environments of runs."""

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -287,6 +286,8 @@ def _write_record(built: Path, wish: _BuildRequest) -> None:
 
 def installed_versions(site_folder: Path) -> dict[str, str]:
     """Versions of the packages in one folder, by name."""
+    from importlib import metadata  # tens of milliseconds that only who builds an environment need pay
+
     found = metadata.distributions(path=[str(site_folder)])
     return {distribution.metadata["Name"]: distribution.version for distribution in found}
 

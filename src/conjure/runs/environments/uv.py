@@ -3,8 +3,10 @@
 Main entry: `run_uv`. Invariant: a failure is told in uv's own words, as one sentence, without credentials.
 """
 
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,19 +21,19 @@ _ADVICE = ("help:", "hint:")
 
 @cache
 def uv_program() -> str:
-    """Where the uv program is.
+    """Where the uv program is: the one that is installed beside conjure, else the one on PATH.
 
     Raises:
         BuildError: It is not installed.
     """
-    import uv  # only a run that builds an environment needs it
+    with suppress(ImportError, FileNotFoundError):
+        import uv  # only a run that builds an environment needs it
 
-    try:
         return uv.find_uv_bin()
-    except FileNotFoundError as error:
-        raise BuildError(
-            "uv is not installed; conjure needs it to build environments", fix="pip install uv"
-        ) from error
+    found = shutil.which("uv")
+    if found is None:
+        raise BuildError("uv is not installed; conjure needs it to build environments", fix="pip install uv")
+    return found
 
 
 def run_uv(

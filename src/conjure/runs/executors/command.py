@@ -15,6 +15,20 @@ from conjure.runs.schema.process_facts import Usage
 
 
 @dataclass(frozen=True, slots=True)
+class Ranks:
+    """How a command is carried out by several processes that work together.
+
+    Attributes:
+        count: How many.
+        labelled: Whether each line they write is to begin with the number of the process, as ``[1] ``, and
+            each is to be given a moment to end when another fails. Commands of conjure's own need neither.
+    """
+
+    count: int
+    labelled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A command, ready to start: its arguments, its folder and its whole environment.
 
@@ -24,6 +38,7 @@ class Job:
         variables: All of its environment variables.
         sandbox: What it may see of the machine; None for all of it.
         container: Name of the container, already started, that it is carried out in; None for none.
+        ranks: The processes that are to carry it out together; None for one that knows of no others.
     """
 
     arguments: tuple[str, ...]
@@ -31,14 +46,16 @@ class Job:
     variables: Mapping[str, str]
     sandbox: Sandbox | None = None
     container: str | None = None
+    ranks: Ranks | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a command ended: by its own exit code, or by a signal."""
+    """How a command ended: by its own exit code, or by a signal; and which of its processes, if several."""
 
     code: int | None = None
     signal: int | None = None
+    message: str | None = None
 
 
 class NotStartedError(ExecutorError):

@@ -19,8 +19,8 @@ from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
 from conjure.runs.host.process import (
     Process,
+    descendants,
     die_with_parent,
-    family,
     reap_children,
     send_signal,
 )
@@ -124,18 +124,22 @@ class CommandProcess:
         exclude: Callable[[Process], bool],
         meter: UsageMeter,
         marks: ProcessMarks | None,
+        *,
+        others: Sequence[subprocess.Popen[bytes]] = (),
     ) -> None:
         self._process = process
+        self._all = (process, *others)
         self._exclude = exclude
         self._marks = marks
         self._selector = selectors.DefaultSelector()
-        for stream, pipe in ((STDOUT, process.stdout), (STDERR, process.stderr)):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            self._selector.register(pipe.fileno(), selectors.EVENT_READ, stream)
+        for each in self._all:
+            for stream, pipe in ((STDOUT, each.stdout), (STDERR, each.stderr)):
+                assert pipe is not None
+                os.set_blocking(pipe.fileno(), False)
+                self._selector.register(pipe.fileno(), selectors.EVENT_READ, stream)
         if marks is not None:
             marks.note_pipes(key.fd for key in list(self._selector.get_map().values()))
-        self._end_signal = _register_end(self._selector, process.pid)
+        self._end_signals = {each.pid: _register_end(self._selector, each.pid) for each in self._all}
         self._main_exit: Exit | None = None
         self._asked_leftovers_at: float | None = None
         self._alone = False
@@ -161,12 +165,12 @@ class CommandProcess:
     def kill(self) -> None:
         """SIGKILL to the command and all its descendants, whatever group they are in."""
         self._signal_group(signal.SIGKILL)
-        send_to_all(self._family(), signal.SIGKILL)
+        send_to_all(self._descendants(), signal.SIGKILL)
 
     def usage(self) -> Usage:
         """What the family has used so far."""
         if self._main_exit is None:
-            found = self._family()
+            found = self._descendants()
             self._meter.look_at(found)
             if self._marks is not None:
                 self._marks.note_sessions(found)
@@ -175,7 +179,7 @@ class CommandProcess:
     def _patience(self, timeout_s: float) -> float:
         if self._main_exit is not None:
             return min(timeout_s, _SWEEP_EVERY_S if self._asked_leftovers_at and not self._alone else 0.0)
-        return timeout_s if self._end_signal is not None else min(timeout_s, _POLL_EVERY_S)
+        return min(timeout_s, _POLL_EVERY_S) if None in self._end_signals.values() else timeout_s
 
     def _read_pipes(self, timeout_s: float) -> list[tuple[str, bytes]]:
         found = []
@@ -195,15 +199,23 @@ class CommandProcess:
         return data
 
     def _look_for_end(self) -> None:
-        reaped = reap_children(self._process.pid)
+        reaped = reap_children([self._process.pid]).get(self._process.pid)
         if reaped is None:
             return
         self._process.returncode = reaped.code  # it has been waited for: Popen must not try
         self._meter.note_peak(reaped.peak_memory_bytes)
         self._main_exit = self._exit_from(reaped.code)
-        if self._end_signal is not None:
-            self._selector.unregister(self._end_signal)
-            os.close(self._end_signal)
+        self._forget_end_signal(self._process.pid)
+
+    def _forget_end_signal(self, pid: int) -> None:
+        handle = self._end_signals.pop(pid)
+        if handle is not None:
+            self._selector.unregister(handle)
+            os.close(handle)
+
+    def _is_open(self, pipe: int) -> bool:
+        """Whether more can come from a pipe."""
+        return pipe in self._selector.get_map()
 
     def _exit_from(self, code: int) -> Exit:
         return Exit(code=code) if code >= 0 else Exit(signal=-code)
@@ -211,7 +223,7 @@ class CommandProcess:
     def _nobody_left(self) -> bool:
         """Whether the command's descendants are gone; those that are not are asked to go, then made to."""
         reap_children()
-        left = self._family()
+        left = self._descendants()
         if not left:
             return True
         now = time.monotonic()
@@ -225,20 +237,20 @@ class CommandProcess:
 
     def _close(self) -> None:
         self._selector.close()
-        for pipe in (self._process.stdout, self._process.stderr):
+        for pipe in (pipe for each in self._all for pipe in (each.stdout, each.stderr)):
             if pipe is not None:
                 pipe.close()
         self.exit = self._main_exit
 
-    def _family(self) -> list[Process]:
-        return family(os.getpid(), exclude=self._exclude)
+    def _descendants(self) -> list[Process]:
+        return descendants(os.getpid(), exclude=self._exclude)
 
     def _signal_group(self, number: int) -> None:
         if self._main_exit is None:  # not waited for yet, so its number is still its own
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
         else:
-            send_to_all(self._family(), number)
+            send_to_all(self._descendants(), number)
 
 
 def send_to_all(processes: list[Process], number: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import CommandProcess, open_process, send_to_all, usage_meter
-from conjure.runs.executors.container import exec_arguments
+from conjure.runs.executors.podman_container import exec_arguments
 from conjure.runs.host.process import Process, namespace_pids, process_group
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.telemetry.logs import STDERR
@@ -70,9 +70,9 @@ class ContainedProcess(CommandProcess):
             return Exit(signal=code - 128)
         return super()._exit_from(code)
 
-    def _family(self) -> list[Process]:
+    def _descendants(self) -> list[Process]:
         """The processes in the container, but for the first, which is podman's."""
-        return [process for process in super()._family() if _is_of_command(process)]
+        return [process for process in super()._descendants() if _is_of_command(process)]
 
     def _signal_group(self, number: int) -> None:
         """As for other commands, but podman is spared what the command may take its time for.
@@ -82,7 +82,7 @@ class ContainedProcess(CommandProcess):
         if number == signal.SIGKILL or self._main_exit is not None:
             super()._signal_group(number)
             return
-        found = self._family()
+        found = self._descendants()
         groups = {process_group(process.pid) for process in found if _was_started_outside(process)}
         send_to_all([process for process in found if process_group(process.pid) in groups], number)
         self._is_to_end = not groups

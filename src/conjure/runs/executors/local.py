@@ -13,11 +13,11 @@ from types import TracebackType
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.errors import ExecutorError
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
-from conjure.runs.host.process import Process, boot_id, host_id, look_at, send_signal
+from conjure.runs.host.process import Process, boot_id, find_process, host_id, send_signal
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import RunFolder
 
@@ -72,7 +72,7 @@ def find_supervisor(owner: Owner | None) -> Process | None:
     """The supervisor of a run, if it is a process of this machine and lives."""
     if owner is None or (owner.host, owner.boot_id) != (host_id(), boot_id()):
         return None
-    process = look_at(owner.pid)
+    process = find_process(owner.pid)
     return process if process is not None and process.started == owner.started else None
 
 

@@ -19,8 +19,8 @@ from conjure.core.team_settings import read_team
 from conjure.core.text import did_you_mean
 from conjure.core.trees import remove_tree
 from conjure.errors import ExecutorError, StoreError, UsageError
-from conjure.runs.database.base import Claim, Database
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.base import Database, ResourceClaim
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.ray_cluster import (
     NOTHING,
@@ -155,11 +155,11 @@ class RayExecutor(Executor):
                 break  # nobody overtakes one that waits for room
         return hopeless
 
-    def _waits_here(self, claim: Claim) -> bool:
+    def _waits_here(self, claim: ResourceClaim) -> bool:
         here = claim.in_queue and claim.machine == self.queue.machine
         return here and claim.may_start and claim.failed is None and claim.end_request is None
 
-    def _submit(self, claim: Claim, attempt: int, tries: int) -> None:
+    def _submit(self, claim: ResourceClaim, attempt: int, tries: int) -> None:
         job = self._job(claim.number, attempt) + (f"-{tries + 1}" if tries else "")
         self.cluster.submit(job, self._entrypoint(str(claim.number), str(attempt)), amounts_of(claim.needs))
 

@@ -5,8 +5,6 @@ concludes from it that a job has ended.
 """
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -157,6 +155,10 @@ class RayCluster:
         self._ask("POST", f"/api/jobs/{job}/stop")
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        # Thirty milliseconds with what they import, which only who asks a cluster need pay.
+        import urllib.error
+        import urllib.request
+
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         token = self._settings.token()
         if token:

@@ -111,7 +111,7 @@ class SandboxedProcess(CommandProcess):
     def _command_processes(self) -> list[Process]:
         """The processes of the command's own group; none before it has been started."""
         bubblewrap = self._process.pid
-        found = self._family()
+        found = self._descendants()
         init = {process.pid for process in found if process.parent == bubblewrap}
         return [
             process

@@ -20,7 +20,7 @@ from typing import Any
 from conjure.core.dir_fd import Folder
 from conjure.core.files import parse_json
 from conjure.runs.host.cgroup import make_cgroup, processes_in, remove_cgroup
-from conjure.runs.host.process import Process, boot_id, everybody
+from conjure.runs.host.process import Process, all_processes, boot_id
 from conjure.runs.schema.run_folder import MARKS_FILE
 
 _PROC = Path("/proc")
@@ -90,7 +90,7 @@ def find_marked(folder: Path) -> list[Process]:
     marks = _load(folder)
     if marks is None:
         return []
-    here = everybody()
+    here = all_processes()
     leaders = {process.pid: process.started for process in here}
     sessions = {
         session
@@ -140,7 +140,7 @@ def _holds(pid: int, pipes: frozenset[str]) -> bool:
     """Whether a process has one of the pipes open, under whatever number."""
     folder = _PROC / str(pid) / "fd"
     with suppress(OSError):
-        for name in os.listdir(folder):  # noqa: PTH208 - as in `process.everybody`
+        for name in os.listdir(folder):  # noqa: PTH208 - as in `process.all_processes`
             with suppress(OSError):  # closed meanwhile
                 if os.readlink(folder / name) in pipes:  # noqa: PTH115 - no path, but a description
                     return True

@@ -1,1 +1,1 @@
-"""Looking at runs: where they came from, how they differ, what they use now."""
+"""Where runs came from, how they differ, and the resources they use now."""

@@ -15,10 +15,10 @@ from conjure.errors import NotFoundError
 from conjure.runs.database.base import Database
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, RUNS, UPLOADS, Resource
-from conjure.runs.schema.status import Facts
+from conjure.runs.schema.status import RunProgress
 
 
-class Tie(StrEnum):
+class RelationKind(StrEnum):
     """How a run came from something."""
 
     MOUNT = "mount"  # it was given its files
@@ -48,7 +48,7 @@ class Edge:
 
     source: str
     target: str
-    tie: Tie
+    tie: RelationKind
     resource: str | None = None
     place: str | None = None
 
@@ -61,7 +61,7 @@ class Edge:
 class TracedRun:
     """As much of a run as a trace tells."""
 
-    facts: Facts
+    facts: RunProgress
     command: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,13 +113,13 @@ def sources_of(record: RunRecord) -> list[Edge]:
     """What a run came from directly: what it mounts, what it repeats, what started it."""
     name = run_name(record.number)
     edges = [
-        Edge(Resource.of_source(mount.source).owner, name, Tie.MOUNT, mount.source, mount.target)
+        Edge(Resource.of_source(mount.source).owner, name, RelationKind.MOUNT, mount.source, mount.target)
         for mount in record.mounts
     ]
     if record.rerun_of is not None:
-        edges.append(Edge(run_name(record.rerun_of), name, Tie.RERUN))
+        edges.append(Edge(run_name(record.rerun_of), name, RelationKind.RERUN))
     if record.parent is not None:
-        edges.append(Edge(run_name(record.parent), name, Tie.STARTED))
+        edges.append(Edge(run_name(record.parent), name, RelationKind.STARTED))
     return edges
 
 
@@ -140,13 +140,15 @@ class Products:
         """Every use of a run by a later one: the mounts first, each kind oldest first."""
         name = run_name(number)
         edges = [
-            Edge(name, run_name(user), Tie.MOUNT, mount.source, mount.target)
+            Edge(name, run_name(user), RelationKind.MOUNT, mount.source, mount.target)
             for user in self._store.users_of(number)
             for mount in self._store.get(user).mounts
             if mount.source_run == number
         ]
-        edges += [Edge(name, run_name(rerun), Tie.RERUN) for rerun in self._reruns.get(number, ())]
-        return edges + [Edge(name, run_name(child), Tie.STARTED) for child in self._started.get(number, ())]
+        edges += [Edge(name, run_name(rerun), RelationKind.RERUN) for rerun in self._reruns.get(number, ())]
+        return edges + [
+            Edge(name, run_name(child), RelationKind.STARTED) for child in self._started.get(number, ())
+        ]
 
 
 def trace_sources(store: Database, number: int) -> Trace:

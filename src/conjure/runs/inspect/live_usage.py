@@ -12,7 +12,7 @@ from typing import Any
 from conjure.core.home import Home
 from conjure.runs.executors.local import find_supervisor
 from conjure.runs.host.gpus import GpuMeter, GpuReading, memory_of
-from conjure.runs.host.process import Process, family
+from conjure.runs.host.process import Process, descendants
 from conjure.runs.host.process_usage import Measurement, measure
 from conjure.runs.lifecycle.ownership import is_other_supervisor
 from conjure.runs.schema.record import RunRecord
@@ -84,7 +84,7 @@ class Sampler:
         supervisor = find_supervisor(self._record.owner)
         if supervisor is None:
             return None
-        found = family(supervisor.pid, exclude=self._is_other_runs)
+        found = descendants(supervisor.pid, exclude=self._is_other_runs)
         by_process = {(process.pid, process.started): measure(process.pid) for process in found}
         return _Measured(self._timer(), by_process)
 

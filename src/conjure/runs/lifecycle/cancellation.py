@@ -1,7 +1,7 @@
 """Cutting work short when somebody asks for it: looked for in a thread, interrupted by a signal.
 
-Main entry: `raising`. Invariant: the signal's handler raises and does nothing else; the database is never
-read in the middle of whatever the work was doing with it.
+Main entry: `poll_and_raise`. Invariant: the signal's handler raises and does nothing else; the database is
+never read in the middle of whatever the work was doing with it.
 """
 
 import signal
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import Database
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 
 Look = Callable[[Database | None], Exception | None]
 
@@ -20,7 +20,7 @@ _LOOK_EVERY_S = 0.2
 
 
 @contextmanager
-def raising(look: Look, home: Home) -> Iterator[None]:
+def poll_and_raise(look: Look, home: Home) -> Iterator[None]:
     """Raise in the block what `look` finds, several times a second, until the block is over.
 
     To be called in the main thread, which is the one that takes signals.

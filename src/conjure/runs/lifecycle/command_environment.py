@@ -14,9 +14,13 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.reporting import METRICS_VARIABLE, RUN_VARIABLE
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.images import Image
+from conjure.runs.host.capacity import physical_cores
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.schema.spec import RunSpec
+
+_THREADS = "OMP_NUM_THREADS"  # that torch, numpy and others compute with
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,17 @@ def command_variables(
     reporting_folders = [] if "conjure" in environment.packages else [reporting_folder(home)]
     variables |= _own_variables(home, record.number, place, variables, reporting_folders)
     variables["PWD"] = str(place.folder)
+    if record.spec.distributed is not None:
+        variables.setdefault(_THREADS, str(_threads_each(record.spec, record.spec.distributed)))
     if record.spec.resources.gpus is not None and record.spec.on is None:  # else the executor chooses them
         variables[VISIBLE_GPUS_VARIABLE] = ",".join(map(str, record.gpu_ids))
     return variables
+
+
+def _threads_each(spec: RunSpec, processes: int) -> int:
+    """Threads of each of the processes that share a run's cores."""
+    cores = physical_cores()
+    return max(1, int(min(cores, spec.resources.cpus or cores)) // processes)
 
 
 def container_variables(

@@ -16,7 +16,7 @@ from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch
 from conjure.runs.telemetry.logs import LogWriter
-from conjure.runs.telemetry.metrics import MetricTail, Summary, summarise
+from conjure.runs.telemetry.metrics import MetricTail, Summary, metric_summaries
 from conjure.runs.telemetry.rungs import RungLadder
 
 GRACE_S = 30.0
@@ -119,15 +119,17 @@ class CommandMonitor:
         for condition, name in self.conditions.unmet():
             self.log.note(f"stop condition {condition.text!r}: the run reported no metric {name!r}")
         self.control.index(self._summaries.values())
-        return CommandResult(
-            self.execution.exit, self._reason, self._message, command_s, self.execution.usage()
-        )
+        ended = self.execution.exit
+        if ended.message is not None:
+            self.log.note(ended.message)
+        message = self._message if self._reason is not None else ended.message
+        return CommandResult(ended, self._reason, message, command_s, self.execution.usage())
 
     def _look_at_metrics(self) -> None:
         points = list(self.metrics.read_all())
         finite = [point for point in points if math.isfinite(point.value)]
         if finite:
-            self._summaries = summarise(finite, self._summaries.values())
+            self._summaries = metric_summaries(finite, self._summaries.values())
             self._unindexed = True
         for point in points:
             for rung in self.ladder.reached(point.name, point.step) if self.ladder is not None else ():

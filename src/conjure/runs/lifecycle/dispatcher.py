@@ -13,7 +13,7 @@ import time
 from conjure.core.home import Home
 from conjure.errors import ExecutorError, StoreError, UsageError
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.ray import RayExecutor, executors_of
 from conjure.runs.executors.ray_cluster import UnreachableError
@@ -69,7 +69,7 @@ def dispatch(home: Home, lock: SchedulerLock | None) -> None:
 def _look(store: Database) -> bool:
     """Look, and wait a moment; whether there are runs on clusters."""
     try:
-        found = look_after(store, executors_of(store.home))
+        found = poll_clusters(store, executors_of(store.home))
     except StoreError as error:
         sys.stderr.write(f"{error}\n")  # its server is away: it is tried again
         time.sleep(_AGAIN_AFTER_S)
@@ -79,7 +79,7 @@ def _look(store: Database) -> bool:
     return found
 
 
-def look_after(store: Database, executors: list[RayExecutor]) -> bool:
+def poll_clusters(store: Database, executors: list[RayExecutor]) -> bool:
     """Look once at the runs on some clusters; whether there are any."""
     if not executors:
         return False

@@ -25,7 +25,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
-from conjure.runs.artifacts.attempts import hand_on
+from conjure.runs.artifacts.attempts import pass_checkpoints
 from conjure.runs.artifacts.availability import bring_code
 from conjure.runs.artifacts.checkpoints import bring_checkpoint
 from conjure.runs.artifacts.manifest import Manifest
@@ -37,21 +37,22 @@ from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.images import Image, prepare_image
 from conjure.runs.environments.interpreter import find_current
-from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
-from conjure.runs.executors.container import (
-    Bound,
+from conjure.runs.executors.podman_container import (
+    BindMount,
     Container,
     container_name,
     remove_container,
     start_container,
 )
+from conjure.runs.executors.ranked_command import start_ranked
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
-from conjure.runs.host.process import KILL_SIGNAL, Process, end_family
+from conjure.runs.host.process import KILL_SIGNAL, Process, kill_descendants
 from conjure.runs.host.process_marks import ProcessMarks
-from conjure.runs.lifecycle.cancellation import raising
+from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import (
     WorkingDirectory,
     command_variables,
@@ -62,12 +63,12 @@ from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
 from conjure.runs.lifecycle.shipping import Shipper
-from conjure.runs.scheduling.attempts import ending_words, may_retry, queue_next_attempt
+from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
-from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.spec import COMMAND, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
 from conjure.runs.telemetry.logs import LogWriter
@@ -225,7 +226,7 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
         if record.code.tree:
             if run.spec.on is not None:
                 bring_code(run.home, run.number, record.code.tree)
-                snapshot.keep(run.home, run.number, record.code.tree)
+                snapshot.keep_tree(run.home, run.number, record.code.tree)
             snapshot.checkout(run.home, record.code.tree, work)
         with FolderCursor(work) as descent:
             descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)
@@ -257,7 +258,7 @@ def mount(run: RunContext) -> outputs.Baseline:
     with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
         for each in record.mounts:
             source, target = locate(run.home, each.source), _from_root(record, each.target)
-            placed = mounts.place(run.home, source, run.folders.open_work(), target, each.read_only)
+            placed = mounts.place_mount(run.home, source, run.folders.open_work(), target, each.read_only)
             for skipped in placed.skipped:
                 run.log.note(f"mount {each.resource}: {skipped}")
         baseline = outputs.scan(run.folders.open_work())
@@ -271,7 +272,7 @@ def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
     """Give this attempt what those before it saved for it."""
     work = run.folders.open_work()
     bring_checkpoint(run.home, run.number, run.heartbeat.attempt)
-    handed = hand_on(run.folder, earlier, run.spec.checkpoint, work)
+    handed = pass_checkpoints(run.folder, earlier, run.spec.checkpoint, work)
     run.store.refresh_summaries(run.number)
     given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
     run.log.note(f"attempt {earlier + 1}{given}")
@@ -307,10 +308,17 @@ def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Im
             with _interruptible(run):
                 return _contained(run, to_image_arguments(command), place, environment, record)
         variables = command_variables(run.home, record, place, environment, run.spec.variables)
-        job = Job(to_arguments(command), place.folder, variables)
+        job = Job(to_arguments(command), place.folder, variables, ranks=_ranks(run.spec))
         return _sandboxed(run, job, environment, record) if run.spec.sandbox else job
     except (BuildError, NotFoundError, OSError) as error:
         return NotStartedError(str(error), ENGINE_FAILED)
+
+
+def _ranks(spec: RunSpec) -> Ranks | None:
+    """The processes that carry out a run's command together, if it asks for them."""
+    if spec.distributed is None:
+        return None
+    return Ranks(spec.distributed, labelled=spec.kind == COMMAND)
 
 
 def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
@@ -343,10 +351,10 @@ def _contained(
         container_name(run.home, run.number),
         image.digest,
         (
-            Bound(run.work, run.work),
-            Bound(metrics, metrics),
-            *(Bound(source, source, read_only=True) for source in dict.fromkeys(sources)),
-            Bound(package, reporting_folder(run.home) / package.name, read_only=True),
+            BindMount(run.work, run.work),
+            BindMount(metrics, metrics),
+            *(BindMount(source, source, read_only=True) for source in dict.fromkeys(sources)),
+            BindMount(package, reporting_folder(run.home) / package.name, read_only=True),
         ),
         container_variables(run.home, record, place, image, run.spec.variables),
     )
@@ -358,6 +366,8 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
     start = start_command if job.sandbox is None else start_sandboxed
     if job.container is not None:
         start = start_contained
+    elif job.ranks is not None:
+        start = start_ranked
     execution = start(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
@@ -422,7 +432,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
     """
-    end_family(exclude=run.exclude)
+    kill_descendants(exclude=run.exclude)
     remove_container(run.home, run.number)
     if run.heartbeat.superseded:
         raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
@@ -488,7 +498,7 @@ def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterato
     at_once = look(run.store)
     if at_once is not None:
         raise at_once
-    with raising(look, run.home):
+    with poll_and_raise(look, run.home):
         yield
 
 

@@ -17,10 +17,10 @@ from conjure.runs.executors.base import Executor
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.scheduling.scheduler import shortage
-from conjure.runs.scheduling.scheduler_start import look_after_queue
+from conjure.runs.scheduling.scheduler_start import ensure_scheduler
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.schema.status import PHASES, Facts, RunStatus
+from conjure.runs.schema.status import PHASES, RunProgress, RunStatus
 from conjure.runs.telemetry.logs import NOTE, LogEntry, LogTail
 
 _SHORTEST_WAIT_S = 0.005
@@ -143,7 +143,7 @@ def _events_of(
         sleep(wait_s)
 
 
-def _bring(streams: StreamFollower, facts: Facts) -> None:
+def _bring(streams: StreamFollower, facts: RunProgress) -> None:
     """What the run printed on another machine; while it goes on, a store that is away is asked again."""
     try:
         streams.bring()
@@ -157,7 +157,7 @@ def _look_after(store: Database, record: RunRecord, executor: Executor | None) -
     if not record.waits_in_queue:
         mark_interrupted(store, [record], executor)
         return
-    look_after_queue(store)
+    ensure_scheduler(store)
     claims = store.claims()
     own = next((claim for claim in claims if claim.number == record.number), None)
     if record.spec.on is not None and own is not None and own.may_start:
@@ -174,7 +174,7 @@ class _Merge:
         self._entered: set[RunStatus] = set()
         self._early: list[LogEntry] = []
 
-    def news(self, facts: Facts) -> Iterator[Entered | Printed]:
+    def news(self, facts: RunProgress) -> Iterator[Entered | Printed]:
         if self._entered - facts.entered.keys():  # an attempt ended, and the run waits for the next
             yield from map(Printed, chain(self._early, self._tail.read()))
             self._early, self._entered = [], {RunStatus.REQUESTED}
@@ -191,7 +191,7 @@ class _Merge:
             yield self._enter(phase)
 
     @staticmethod
-    def _precedes(phase: RunStatus, entry: LogEntry, facts: Facts) -> bool:
+    def _precedes(phase: RunStatus, entry: LogEntry, facts: RunProgress) -> bool:
         if entry.stream != NOTE:
             return phase is not RunStatus.SAVING
         return facts.entered[phase] <= entry.time

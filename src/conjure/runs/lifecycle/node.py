@@ -23,7 +23,7 @@ from conjure.reporting import OWN_VARIABLES
 from conjure.runs.artifacts.availability import move_to_cache, objects_team, shared_files
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.run_lock import RunLock
@@ -113,7 +113,7 @@ def _release(home: Home, record: RunRecord) -> None:
     folder = RunFolder(home.runs / str(record.number))
     is_ours = record.owner is not None and record.owner.machine == machine_id(home)
     if not is_ours and not record.waits_in_queue:
-        snapshot.forget(home, record.number)
+        snapshot.release_tree(home, record.number)
         remove_tree(folder.path)
     elif record.outputs is not None and record.outputs.manifest is not None and not folder.work.exists():
         move_to_cache(home, record.number)

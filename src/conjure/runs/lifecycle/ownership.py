@@ -16,20 +16,20 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.base import KILL, Database
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.executors.base import Executor, SupervisorState
-from conjure.runs.executors.container import keeps_containers, remove_container
+from conjure.runs.executors.podman_container import keeps_containers, remove_container
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, machine_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
-from conjure.runs.scheduling.attempts import queue_next_attempt
+from conjure.runs.scheduling.retries import queue_next_attempt
 from conjure.runs.scheduling.scheduler_start import (
     end_scheduler,
+    ensure_scheduler,
     is_scheduler,
-    look_after_queue,
     remove_request,
 )
 from conjure.runs.schema.process_facts import Owner
@@ -70,7 +70,7 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
         if store.was_upgraded:
             end_scheduler(home)  # it is older, cannot open the database any more, and would hold its place
         mark_interrupted(store, store.supervised())
-        look_after_queue(store)
+        ensure_scheduler(store)
     except BaseException:
         store.close()
         raise
@@ -105,7 +105,7 @@ def mark_interrupted(
             if nobody_has_it and store.get(record.number).owner == record.owner:
                 _close_one(store, record.number)
     if any(record.spec.retry for record in records):
-        look_after_queue(store)
+        ensure_scheduler(store)
 
 
 def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:

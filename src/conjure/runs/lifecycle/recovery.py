@@ -33,7 +33,7 @@ def recover(home: Home, number: int) -> RunRecord:
         record = store.get(number)
         if objects_team(home) is not None and home.is_elsewhere(number):
             raise ConflictError(
-                f"run {number} was carried out on another machine, where its working folder is",
+                f"run {number} was executed on another machine, where its working folder is",
                 hint=f"run `conjure recover {number}` there",
             )
         lock = RunLock.take_when_free(folder) if record.status.is_final else None

@@ -15,14 +15,14 @@ from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.database.base import REASON_OF_REQUEST, Database
 from conjure.runs.database.migrations import NewerSchemaError
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import machine_id, reap_children
 from conjure.runs.lifecycle.ownership import mark_interrupted
-from conjure.runs.lifecycle.supervisor import leave_caller, take_surroundings
+from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.scheduling.run_queue import read_request
 from conjure.runs.scheduling.scheduler import startable
 from conjure.runs.scheduling.scheduler_start import (
@@ -30,7 +30,7 @@ from conjure.runs.scheduling.scheduler_start import (
     SchedulerLock,
     close_queued,
     dependency_failed,
-    look_after_queue,
+    ensure_scheduler,
     this_queue,
 )
 from conjure.runs.schema.run_folder import RunFolder
@@ -97,7 +97,7 @@ class _Scheduler:
         try:
             with open_database(self._home, must_exist=True) as store:
                 mark_interrupted(store, store.supervised())
-                look_after_queue(store)
+                ensure_scheduler(store)
                 queued = store.queued(this_queue(self._home))
                 self._forget_all_but(queued)
                 ready = self._ready(store)
@@ -172,18 +172,9 @@ class _Scheduler:
         try:
             assert self._lock is not None
             self._lock.release()
-            request = self._requests[number]
-            self._become_supervisor(number, request)
-            leave_caller(self._home, number, lock, request)
-        except BaseException:  # noqa: BLE001 - a copy must never go on as the scheduler
-            traceback.print_exc()
+            become_supervisor(self._home, number, lock, self._requests[number])
         finally:
             os._exit(1)
-
-    def _become_supervisor(self, number: int, request: SupervisorRequest) -> None:
-        os.setsid()
-        request.settings.put_in_force()
-        take_surroundings(self._home, number, request)
 
     def _launch_supervisor(self, number: int, lock: RunLock) -> None:
         """Have the conjure that the run was submitted with supervise it."""

@@ -15,7 +15,7 @@ from conjure.runs.database.base import KILL, REASON_OF_REQUEST, Database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.local import find_supervisor
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.host.process import KILL_SIGNAL, look_at, machine_id, send_signal
+from conjure.runs.host.process import KILL_SIGNAL, find_process, machine_id, send_signal
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, process_name
 from conjure.runs.scheduling.scheduler_start import close_queued, wake_scheduler
 from conjure.runs.schema.process_facts import Owner
@@ -133,7 +133,7 @@ def _wake(record: RunRecord, what: str, *, must_die: bool) -> None:
     supervisor = find_supervisor(record.owner)
     if supervisor is None:
         return
-    guard = look_at(supervisor.parent)
+    guard = find_process(supervisor.parent)
     if guard is not None and guard.is_stopped and guard.name == process_name(record.number):
         send_signal(guard, signal.SIGCONT)
     if what == KILL and (must_die or supervisor.is_stopped):

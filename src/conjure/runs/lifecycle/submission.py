@@ -55,6 +55,7 @@ from conjure.runs.schema.spec import (
     EnvironmentChoice,
     Mount,
     RunSpec,
+    part_in_words,
     project_fault,
     split_withheld,
 )
@@ -106,12 +107,13 @@ def submit(
     is_local = executor.name == LOCAL
     with open_store(home) as store:
         refuse_own_folder(home, spec)
+        spec = with_cores(spec, is_local=is_local)
         _refuse_where(home, spec, is_local=is_local)
         mounts = resolve_mounts(home, store, spec.mounts)
         spec = _with_dependencies(home, store, spec, mounts)
         spec = spec if rerun_of is not None else _with_project(home, store, spec)
         if spec.after and not is_local and spec.on is None:
-            raise UsageError(f"a run with {option('after')} can only be carried out on this machine")
+            raise UsageError(f"a run with {option('after')} can only be executed on this machine")
         equal = find_identical_run(home, store, spec, mounts) if spec.idempotent else None
         if equal is not None:
             return Submission(equal, reused=True)
@@ -172,6 +174,20 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     return executor
 
 
+def with_cores(spec: RunSpec, *, is_local: bool) -> RunSpec:
+    """The spec with the cores that its processes share, where it says nothing: all of this machine's.
+
+    Processes that wait for one another are as slow as the slowest, so they are given cores that no other run
+    asks for; on another machine, whose size is not known here, one for each.
+    """
+    processes = spec.distributed
+    if processes is None or spec.resources.cpus is not None:
+        return spec
+    cores = Capacity.of_this_machine().cpus if is_local else processes
+    wanted = min(cores, processes * max(1, cores // processes))
+    return replace(spec, resources=replace(spec.resources, cpus=float(wanted)))
+
+
 def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
     """Say at once what cannot be done where the run is to be carried out.
 
@@ -180,7 +196,7 @@ def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
     """
     if not is_local:
         if spec.retry and spec.on is None:
-            raise UsageError(f"a run with {option('retry')} can only be carried out on this machine")
+            raise UsageError(f"a run with {option('retry')} can only be executed on this machine")
         if spec.on is not None and spec.kind != _COMMAND and objects_team(home) is not None:
             _refuse_own_paths(spec)
         return
@@ -359,15 +375,6 @@ def _refuse_unknown(given: Mapping[str, str], withheld: Iterable[str], number: i
         )
 
 
-def part_in_words(part: str) -> str:
-    """A part of a spec as it is written on the command line."""
-    kind, _, name = part.partition(".")
-    if kind == "params":
-        return f"{option('params')} {name}"
-    plain = {"command": "its command", "output": option("output"), "no_output": option("no_output")}
-    return plain.get(part) or {"pip": option("pip"), "requirements": option("pip_req")}.get(name, part)
-
-
 def refuse_own_folder(home: Home, spec: RunSpec) -> None:
     """Keep runs from copying conjure's own home; a run's working folder in it is as good as any other.
 
@@ -446,7 +453,7 @@ def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> Co
         if taken is None or not taken.tree:
             raise UsageError(f"run {choice.run} has no recorded code")
         bring_code(home, choice.run, taken.tree)
-        snapshot.keep(home, number, taken.tree)
+        snapshot.keep_tree(home, number, taken.tree)
         return taken
     if choice.git_url is not None:
         recorded = snapshot.snapshot_remote(home, number, choice.git_url, choice.git_ref)
@@ -474,7 +481,7 @@ def find_identical_run(
             else images.prepare_image(spec.environment)
         )
     finally:
-        snapshot.forget(home, provisional)
+        snapshot.release_tree(home, provisional)
     return store.completed_equal(identity_of(home, spec, taken, built.digest, mounted))
 
 

@@ -1,9 +1,10 @@
 """The process that supervises a run: in its own session, so that it outlives the terminal.
 
 Main entries: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor;
-and `leave_caller`, called by `scheduler_loop` in a copy of its process, and by `node` in a job of a
-cluster's. Two processes stand behind a run: the supervisor, which takes it through and holds its lock; and
-above it a guard, which only waits, and ends every process of the run should the supervisor be killed.
+`leave_caller`, called by `node` in a job of a cluster's; and `become_supervisor`, called in a copy of a
+process that starts many, such as `scheduler_loop`. Two processes stand behind a run: the supervisor, which
+takes it through and holds its lock; and above it a guard, which only waits, and ends every process of the run
+should the supervisor be killed.
 
 Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
 """
@@ -21,10 +22,10 @@ from typing import NoReturn
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.artifacts.attempts import set_aside
+from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.database.base import Database, SupersededError
-from conjure.runs.database.opening import open_database
-from conjure.runs.executors.container import keeps_containers
+from conjure.runs.database.open_database import open_database
+from conjure.runs.executors.podman_container import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
@@ -32,7 +33,7 @@ from conjure.runs.host.process import (
     Process,
     adopt_orphans,
     boot_id,
-    end_family,
+    kill_descendants,
     set_name,
     this_process,
 )
@@ -91,6 +92,27 @@ def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> No
     os.close(log)
 
 
+def become_supervisor(home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> NoReturn:
+    """Make this process, a copy of one that has all that a supervisor imports, supervise a run.
+
+    Args:
+        home: Where conjure keeps things; no database of it is open here.
+        number: The run.
+        lock: Its lock.
+        request: The run, and what its command is given.
+    """
+    try:
+        os.setsid()
+        os.chdir(home.root)
+        request.settings.put_in_force()
+        take_surroundings(home, number, request)
+        leave_caller(home, number, lock, request)
+    except BaseException:  # noqa: BLE001 - a copy must never go on as what it was copied from
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
 def leave_caller(
     home: Home, number: int, lock: RunLock, request: SupervisorRequest, attempt: int | None = None
 ) -> NoReturn:
@@ -146,7 +168,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
         traceback.print_exc()
         _close_after_our_own_fault(home, number, error)
     finally:
-        end_family(exclude=_exclude(home, number))
+        kill_descendants(exclude=_exclude(home, number))
         _remove_if_empty(home, number)
         sys.stderr.flush()
         wake_scheduler(home)  # there is room now; or the run waits again
@@ -190,7 +212,7 @@ def _begin_anew(home: Home, store: Database, number: int) -> None:
     attempts = store.get(number).attempts
     if attempts:
         kill_orphans(home, number)
-        set_aside(home.run_folder(number), len(attempts))
+        archive_attempt(home.run_folder(number), len(attempts))
 
 
 def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int) -> NoReturn:
@@ -201,7 +223,7 @@ def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int)
         pid, status = os.wait()
         if pid == supervisor:
             break
-    end_family(exclude=_exclude(home, number))
+    kill_descendants(exclude=_exclude(home, number))
     if status != 0:
         _keep_request(home, number, request)  # a session that ended may have taken what was in memory
     if status != 0 or scheduler_is_missing(home):

@@ -27,7 +27,7 @@ from conjure.runs.code import code_store
 from conjure.runs.code.code_store import provisional_references
 from conjure.runs.database.base import Database, KeptParts, RunFilter
 from conjure.runs.database.migrations import NEWEST
-from conjure.runs.database.opening import open_database, shared_address
+from conjure.runs.database.open_database import open_database, shared_address
 from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_record
 from conjure.runs.database.sqlite_connection import files_of, is_damaged
 from conjure.runs.environments.container_engine import engine_version
@@ -114,7 +114,7 @@ def rebuild(home: Home) -> Rebuilt:
     with open_database(home) as store:
         numbers, unreadable = store.reindex()
     if home.code_repository.exists():
-        code_store.mend(home)
+        code_store.repair_store(home)
     return Rebuilt(tuple(numbers), tuple(unreadable), aside)
 
 
@@ -213,7 +213,7 @@ def _run_folders(home: Home, store: Database, suspects: list[int], elsewhere: se
         yield Finding("run folders", State.WARNING, text)
     foreign = foreign_entries(home.runs)
     if foreign:
-        text = f"{home.runs} holds what is no run: {_names(foreign)}"
+        text = f"{home.runs} contains entries that are not runs: {_names(foreign)}"
         yield Finding("run folders", State.WARNING, text, "move it elsewhere")
     yield from _records(home, store, folders, suspects)
     yield from _run_files(home, store, folders)
@@ -345,10 +345,11 @@ def _git() -> Finding:
 
 
 def _uv() -> Finding:
+    """Whether environments can be built; nothing else needs it."""
     try:
         version = _version(uv_program(), "--version")
     except BuildError as error:
-        return Finding("uv", State.FAULT, str(error), error.fix or error.hint)
+        return Finding("uv", State.OK, f"not available: {error}")
     if version is None:
         return Finding("uv", State.FAULT, "it cannot be run", "pip install --force-reinstall uv")
     return Finding("uv", State.OK, version)

@@ -15,7 +15,7 @@ from typing import TypeVar
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
-from conjure.runs.artifacts.attempts import kept_of_attempts
+from conjure.runs.artifacts.attempts import kept_attempt_folders
 from conjure.runs.artifacts.availability import evict, objects_team, prune_objects
 from conjure.runs.artifacts.resource_paths import versions
 from conjure.runs.artifacts.run_folders import RunFolders
@@ -242,7 +242,7 @@ def _look_into_run_folders(home: Home) -> _InRunFolders:
         if WORK in names:
             seen.work.append(number)
         left = [folder / name for name in names if _is_leftover(name)]
-        left += kept_of_attempts(folder) if ATTEMPTS in names else []
+        left += kept_attempt_folders(folder) if ATTEMPTS in names else []
         if left:
             seen.leftovers[number] = left
         if all(name in (LOCK_FILE, SUPERVISOR_LOG) or _is_leftover(name) for name in names):

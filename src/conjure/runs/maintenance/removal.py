@@ -13,7 +13,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConflictError, UsageError
-from conjure.runs.artifacts.attempts import kept_of_attempts
+from conjure.runs.artifacts.attempts import kept_attempt_folders
 from conjure.runs.artifacts.availability import bring_upload_list
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.artifacts.run_folders import RunFolders
@@ -81,10 +81,10 @@ def _remove_run(home: Home, store: Database, resource: Resource, *, force: bool)
             size = sum(tree_size_bytes(folders.run.here / name) for name in _FILES)
             for name in _FILES:
                 _remove_at_once(folders.run, name)
-        for kept in kept_of_attempts(home.run_folder(number)):
+        for kept in kept_attempt_folders(home.run_folder(number)):
             size += tree_size_bytes(kept)
             remove_tree(kept)
-        snapshot.forget(home, number)
+        snapshot.release_tree(home, number)
         return size
 
 

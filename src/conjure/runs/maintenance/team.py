@@ -22,17 +22,17 @@ from conjure.core.trees import remove_tree
 from conjure.errors import ConflictError, StoreError, UsageError, option
 from conjure.runs.artifacts.availability import upload_elsewhere
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.artifacts.shared_runs import SharedRuns
+from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.artifacts.uploads import read_upload, uploads_here
 from conjure.runs.code.tree_packs import has_tree
 from conjure.runs.database.base import RunFilter
-from conjure.runs.database.opening import open_database, share, stop_sharing
+from conjure.runs.database.open_database import open_database, share, stop_sharing
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.objects.index import ObjectIndex, UploadRow
-from conjure.runs.objects.probe import Abilities, probe
 from conjure.runs.objects.remote import check_address, open_objects
+from conjure.runs.objects.store_check import Abilities, probe
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
@@ -96,8 +96,8 @@ def init(home: Home, address: str, objects: str | None = None) -> TeamStatus:
         foreign = database.numbers() - set(folder_numbers(home.runs))
         if foreign:
             raise ConflictError(
-                f"the database holds {plural(len(foreign), 'run')} of another home;"
-                " each home needs a database of its own",
+                f"the database contains {plural(len(foreign), 'run')} of another home;"
+                " each home needs its own database",
                 hint="create one: createdb NAME; or become a member of that home: conjure team join",
             )
         database.reindex()
@@ -126,7 +126,7 @@ def join(home: Home, address: str) -> TeamStatus:
     _refuse_member(home)
     if folder_numbers(home.runs):
         raise ConflictError(
-            f"{home.root} has runs of its own, which have numbers that the team uses too",
+            f"{home.root} has runs, whose numbers the team also uses",
             hint="join with a home beside it, conjure --home NAME team join …, and bring runs along with"
             " conjure --home NAME team push",
         )
@@ -235,7 +235,7 @@ def status(home: Home) -> TeamStatus:
 
 def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, objects: str) -> None:
     """Put what a home has into an object store, or take over what is in it."""
-    files = SharedRuns(open_objects(objects), database)
+    files = TeamRuns(open_objects(objects), database)
     _refuse_stolen(home, files, address)
     files.index.set_objects_address(objects)
     files.store_database(address)
@@ -245,7 +245,7 @@ def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, ob
         return
     if any(True for _ in files.objects.names("runs")):
         raise ConflictError(
-            f"{objects} holds the runs of another home",
+            f"{objects} contains the runs of another home",
             hint="give another prefix, or begin with a home that has no runs to take those over",
         )
     for number in numbers:
@@ -259,7 +259,7 @@ def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, ob
         pass
 
 
-def _refuse_stolen(home: Home, files: SharedRuns, address: str) -> None:
+def _refuse_stolen(home: Home, files: TeamRuns, address: str) -> None:
     """Let nobody take a store over whose own database still has its runs."""
     known = files.stored_database()
     if known is None or known == address:
@@ -271,12 +271,12 @@ def _refuse_stolen(home: Home, files: SharedRuns, address: str) -> None:
         return  # it is lost: this is what taking over is for
     if count:
         raise ConflictError(
-            f"{files.objects.address} belongs to {known}, which holds {plural(count, 'run')}",
+            f"{files.objects.address} belongs to {known}, which contains {plural(count, 'run')}",
             fix=shell_words("conjure", "team", "join", "--database", known),
         )
 
 
-def send_run(home: Home, files: SharedRuns, record: RunRecord) -> str | None:
+def send_run(home: Home, files: TeamRuns, record: RunRecord) -> str | None:
     """Put the code, files, log and metrics of an ended run into a team's store.
 
     Args:
@@ -295,7 +295,7 @@ def send_run(home: Home, files: SharedRuns, record: RunRecord) -> str | None:
     return digest
 
 
-def send_files(home: Home, files: SharedRuns, record: RunRecord) -> str | None:
+def send_files(home: Home, files: TeamRuns, record: RunRecord) -> str | None:
     """Put the code, the files it was given and the outputs of an ended run into a team's store."""
     if record.code is not None and record.code.tree and has_tree(home, record.code.tree):
         files.send_code(home, record.code.tree)
@@ -312,7 +312,7 @@ def _with_manifest(outputs: OutputFacts, digest: str) -> OutputFacts:
     return OutputFacts(outputs.files, outputs.size_bytes, outputs.recovered, outputs.removed, digest)
 
 
-def _send_upload(home: Home, files: SharedRuns, name: str, version: int) -> None:
+def _send_upload(home: Home, files: TeamRuns, name: str, version: int) -> None:
     kept = read_upload(home, name, version)
     place = home.uploads / name / str(version)
     content = next(each for each in (place / "folder", place / "file") if each.is_dir())
@@ -330,7 +330,10 @@ def _send_upload(home: Home, files: SharedRuns, name: str, version: int) -> None
 def _team_of(home: Home) -> TeamSettings:
     team = read_team(home)
     if team is None:
-        raise StoreError("this home keeps its records in a file of its own", fix="conjure team init --help")
+        raise StoreError(
+            "this home is not shared: its records are in its own database file",
+            fix="conjure team init --help",
+        )
     return team
 
 

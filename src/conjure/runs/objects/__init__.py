@@ -1,1 +1,1 @@
-"""Where bytes lie by digest: an object store that several machines share, and what is known of it."""
+"""Files by their digest in an object store that several machines share, and an index of them."""

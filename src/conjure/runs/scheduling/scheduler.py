@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from conjure.core.text import plural
 from conjure.core.units import format_duration, format_size
 from conjure.errors import UsageError, option
-from conjure.runs.database.base import Claim
+from conjure.runs.database.base import ResourceClaim
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.schema.spec import ComputeRequest
 
@@ -45,7 +45,7 @@ def _plain(count: float) -> float:
     return int(count) if count == int(count) else count
 
 
-def allocate(number: int, claims: Iterable[Claim], capacity: Capacity) -> tuple[int, ...] | None:
+def allocate(number: int, claims: Iterable[ResourceClaim], capacity: Capacity) -> tuple[int, ...] | None:
     """The GPUs a queued run gets if it may start now, or None if it has to wait.
 
     Room is what is left after the runs that have started and the earlier ones that wait.
@@ -63,7 +63,9 @@ def allocate(number: int, claims: Iterable[Claim], capacity: Capacity) -> tuple[
     raise AssertionError("a queued run is active")
 
 
-def startable(claims: Iterable[Claim], machine: str, capacity_of: Callable[[int], Capacity]) -> list[int]:
+def startable(
+    claims: Iterable[ResourceClaim], machine: str, capacity_of: Callable[[int], Capacity]
+) -> list[int]:
     """The runs in a machine's queue that may start now, in the order in which they were submitted.
 
     Args:
@@ -78,7 +80,7 @@ def startable(claims: Iterable[Claim], machine: str, capacity_of: Callable[[int]
     ]
 
 
-def shortage(number: int, claims: Iterable[Claim], capacity: Capacity) -> str:
+def shortage(number: int, claims: Iterable[ResourceClaim], capacity: Capacity) -> str:
     """What a queued run waits for, in words: ``2 cores (1 of 4 free), behind 3 runs``; or ``run 12``."""
     claims = list(claims)
     own = next((claim for claim in claims if claim.number == number), None)
@@ -98,7 +100,7 @@ def shortage(number: int, claims: Iterable[Claim], capacity: Capacity) -> str:
     return f"{needed}, behind {plural(ahead, 'run')}" if ahead else needed
 
 
-def _in_order(claims: list[Claim], machine: str | None) -> Iterator[tuple[Claim, "_Taken"]]:
+def _in_order(claims: list[ResourceClaim], machine: str | None) -> Iterator[tuple[ResourceClaim, "_Taken"]]:
     """Runs of a machine that wait, the earliest first, each with what is taken before it."""
     taken = _Taken()
     here = [claim for claim in claims if claim.machine == machine and (claim.needs.asks or claim.in_queue)]
@@ -120,7 +122,7 @@ class _Taken:
         self._gpu_ids: set[int] = set()
         self._gpus_to_come = 0
 
-    def add(self, claim: Claim) -> None:
+    def add(self, claim: ResourceClaim) -> None:
         self._cpus += claim.needs.cpus or 0
         self._memory_bytes += claim.needs.memory_bytes or 0
         if claim.started:

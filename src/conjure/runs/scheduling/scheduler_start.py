@@ -1,6 +1,6 @@
 """The process that starts queued runs, as others see it: started where it is missing, woken, told apart.
 
-Main entries: `look_after_queue`, `start_scheduler`, `wake_scheduler`, `close_queued`. Invariant: at most one
+Main entries: `ensure_scheduler`, `start_scheduler`, `wake_scheduler`, `close_queued`. Invariant: at most one
 lives in a home; runs that wait without one are found by the next command, and by the next supervisor to end.
 """
 
@@ -18,8 +18,16 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
 from conjure.runs.database.base import Database
-from conjure.runs.database.opening import shared_address
-from conjure.runs.host.process import Process, boot_id, end_all, host_id, look_at, machine_id, send_signal
+from conjure.runs.database.open_database import shared_address
+from conjure.runs.host.process import (
+    Process,
+    boot_id,
+    end_all,
+    find_process,
+    host_id,
+    machine_id,
+    send_signal,
+)
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
@@ -68,7 +76,7 @@ class SchedulerLock:
 
     def write_holder(self) -> None:
         """Write down that this process holds it, so that it can be woken."""
-        holder = look_at(os.getpid())
+        holder = find_process(os.getpid())
         written = {"pid": os.getpid(), "started": holder.started if holder is not None else ""}
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, json.dumps(written).encode(), 0)
@@ -143,7 +151,7 @@ def scheduler_of(home: Home) -> Process | None:
 def _holder(path: Path) -> Process | None:
     try:
         holder = json.loads(path.read_bytes())
-        process = look_at(int(holder["pid"]))
+        process = find_process(int(holder["pid"]))
         lives = process is not None and not process.is_zombie and process.started == holder["started"]
         return process if lives else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -198,7 +206,7 @@ _HOW_ENDED = {
 }
 
 
-def look_after_queue(store: Database) -> None:
+def ensure_scheduler(store: Database) -> None:
     """See to it that this machine's queue has a scheduler if runs wait in it, and that what is read is true.
 
     It never fails: who only looks must not be kept from it.
@@ -216,10 +224,10 @@ def look_after_queue(store: Database) -> None:
         with suppress(ConjureError, OSError):
             start_scheduler(store.home)
     if store.is_shared and store.home.config_file.exists():
-        _look_after_clusters(store)
+        _ensure_dispatcher(store)
 
 
-def _look_after_clusters(store: Database) -> None:
+def _ensure_dispatcher(store: Database) -> None:
     """See to it that a dispatcher is there if there are active runs on clusters that this machine knows."""
     try:
         known = read_executors(store.home)

@@ -13,7 +13,7 @@ from conjure.core.text import to_iso, valid_utf8
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.resource import Resource
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import PHASES, Ending, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import PHASES, Ending, EndReason, RunProgress, RunStatus
 
 _TIMES = tuple((phase, f"{phase}_at") for phase in PHASES)  # put together once: lists are long
 
@@ -149,7 +149,7 @@ class RunRecord:
 
     number: int
     spec: RunSpec
-    facts: Facts = field(default_factory=Facts)
+    facts: RunProgress = field(default_factory=RunProgress)
     code: CodeFacts | None = None
     environment: EnvironmentFacts | None = None
     mounts: tuple[MountFacts, ...] = ()
@@ -240,12 +240,12 @@ def ending_to_dict(ending: Ending | None) -> dict[str, Any]:
     }
 
 
-def times_to_dict(facts: Facts) -> dict[str, str | None]:
+def times_to_dict(facts: RunProgress) -> dict[str, str | None]:
     """When a run entered its phases, as JSON values."""
     return {name: to_iso(facts.entered.get(phase)) for phase, name in _TIMES}
 
 
-def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
+def facts_from_dict(stored: Mapping[str, Any]) -> RunProgress:
     """The facts among a record's JSON values."""
     ending = None
     if stored.get("end_reason"):
@@ -260,7 +260,7 @@ def facts_from_dict(stored: Mapping[str, Any]) -> Facts:
         for phase, name in _TIMES
         if (text := stored.get(name)) is not None
     }
-    return Facts(entered, from_iso(stored.get("ended_at")), ending)
+    return RunProgress(entered, from_iso(stored.get("ended_at")), ending)
 
 
 def fact_to_dict(fact: Any) -> dict[str, Any] | None:

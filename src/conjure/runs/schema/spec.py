@@ -26,7 +26,9 @@ _IMAGE = re.compile(r"[A-Za-z0-9][^\s\x00-\x1f]*")
 _PYTHON_VERSION = re.compile(r"3\.\d+(\.\d+)?")
 LABEL_LIMIT = 80
 INTERRUPTED, FAILED = "interrupted", "failed"
+COMMAND = "command"  # the kind of a run whose command is the user's own
 MOST_RETRIES = 1000
+MOST_PROCESSES = 1024  # of one command
 _MOST_PARTS = 1_000_000  # more cores or GPUs than any machine has
 
 
@@ -265,6 +267,8 @@ class RunSpec:
         retry_on: What is followed by another attempt: `INTERRUPTED`, or also the command's own failure,
             `FAILED`.
         checkpoint: Globs of files of an attempt that the next one is given.
+        distributed: How many processes carry out the command together, each told its rank; None for one that
+            is told nothing.
         on: The executor that it is carried out on, by its name in the user's settings; this machine if None.
         withheld: Of a spec as it is stored, what it does not hold because it was secret, as in ``command``
             and ``variables.API_KEY``; None for a spec that holds everything.
@@ -272,7 +276,7 @@ class RunSpec:
 
     command: tuple[str, ...]
     folder: Path
-    kind: str = "command"
+    kind: str = COMMAND
     code: CodeChoice = field(default_factory=CodeChoice)
     environment: EnvironmentChoice = field(default_factory=EnvironmentChoice)
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -293,6 +297,7 @@ class RunSpec:
     retry: int = 0
     retry_on: str = INTERRUPTED
     checkpoint: tuple[str, ...] = ()
+    distributed: int | None = None
     on: str | None = None
     withheld: tuple[str, ...] | None = None
 
@@ -313,6 +318,7 @@ class RunSpec:
             + self._retry_faults()
             + [f"{option('network')} needs {option('sandbox')}"] * (self.network and not self.sandbox)
             + self._container_faults()
+            + self._distributed_faults()
         )
         if faults:
             raise UsageError("; ".join(faults))
@@ -351,9 +357,20 @@ class RunSpec:
         image, sandbox, gpus = option("image"), option("sandbox"), option("gpus")
         return [
             *[f"{image} and {sandbox} cannot be combined: a container is no sandbox"] * self.sandbox,
-            *[f"{image} and {gpus} cannot be combined: containers are given no GPUs"]
+            *[f"{image} and {gpus} cannot be combined: containers have no access to GPUs"]
             * (self.resources.gpus is not None),
         ]
+
+    def _distributed_faults(self) -> list[str]:
+        if self.distributed is None:
+            return []
+        found = []
+        if not 0 < self.distributed <= MOST_PROCESSES:
+            found.append(f"{option('distributed', self.distributed)} must be between 1 and {MOST_PROCESSES}")
+        for name, is_given in (("sandbox", self.sandbox), ("image", self.environment.image is not None)):
+            if is_given:
+                found.append(f"{option('distributed')} and {option(name)} cannot be combined")
+        return found
 
     def _stop_faults(self) -> list[str]:
         found = []
@@ -418,6 +435,7 @@ class RunSpec:
             "retry": safe.retry,
             "retry_on": safe.retry_on,
             "checkpoint": list(safe.checkpoint),
+            "distributed": safe.distributed,
             "on": safe.on,
             "withheld": None if safe.withheld is None else list(safe.withheld),
         }
@@ -440,6 +458,7 @@ class RunSpec:
             "network",
             "retry",
             "retry_on",
+            "distributed",
             "on",
         )
         withheld = stored["withheld"] if "withheld" in stored else _starred(stored)
@@ -511,6 +530,15 @@ def split_withheld(withheld: Iterable[str]) -> tuple[list[str], list[str]]:
     parts = list(withheld)
     names = [part.removeprefix(_VARIABLES) for part in parts if part.startswith(_VARIABLES)]
     return names, [part for part in parts if not part.startswith(_VARIABLES)]
+
+
+def part_in_words(part: str) -> str:
+    """A part of a spec as it is written on the command line."""
+    kind, _, name = part.partition(".")
+    if kind == "params":
+        return f"{option('params')} {name}"
+    plain = {"command": "its command", "output": option("output"), "no_output": option("no_output")}
+    return plain.get(part) or {"pip": option("pip"), "requirements": option("pip_req")}.get(name, part)
 
 
 def _withheld(given: RunSpec, stored: RunSpec) -> Iterator[str]:

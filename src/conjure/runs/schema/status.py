@@ -1,7 +1,7 @@
 """What a run can be, and how it may move: the state machine every other module obeys.
 
-Main entries: `RunStatus`, `EndReason`, `Facts`, `check_move`, `check_ending`. Invariant: a status is never
-stored; it follows from facts (which phases were entered, and why it ended), so the two cannot disagree.
+Main entries: `RunStatus`, `EndReason`, `RunProgress`, `check_move`, `check_ending`. Invariant: a status is
+never stored; it follows from facts (which phases were entered, and why it ended), so the two cannot disagree.
 
     requested ─ queued ─ building ─ mounting ─ running ─ saving ─┬─ complete      exit status 0, nothing else
         │          │         │          │         │         │    ├─ failed
@@ -146,7 +146,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RunProgress:
     """What is known of a run's progress: all that its status follows from.
 
     Attributes:

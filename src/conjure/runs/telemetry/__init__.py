@@ -1,1 +1,1 @@
-"""What a run tells while it runs: logs and metrics."""
+"""Logs and metrics of runs."""

@@ -1,6 +1,6 @@
 """Reading what a run reported: points from ``metrics.jsonl``, as they come or all at once.
 
-Main entries: `MetricTail`, `read_points`, `summarise`. The writer is `conjure.reporting.log_metric`.
+Main entries: `MetricTail`, `read_points`, `metric_summaries`. The writer is `conjure.reporting.log_metric`.
 Invariant: any split of the file's bytes gives the same points; a torn or foreign line costs itself only.
 """
 
@@ -67,7 +67,7 @@ def read_points(folder: Path, names: Iterable[str] = ()) -> list[Point]:
     return [point for point in points if not wanted or point.name in wanted]
 
 
-def summarise(points: Iterable[Point], earlier: Iterable[Summary] = ()) -> dict[str, Summary]:
+def metric_summaries(points: Iterable[Point], earlier: Iterable[Summary] = ()) -> dict[str, Summary]:
     """Summaries by name of `earlier` ones and further points taken together."""
     rows = {summary.name: summary for summary in earlier}
     for point in points:

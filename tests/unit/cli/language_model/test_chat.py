@@ -6,7 +6,7 @@ import pytest
 
 from conjure.cli.language_model.chat import Chat
 from conjure.errors import DataError
-from conjure.lm.generation.engine_loading import Writer
+from conjure.lm.generation.engine_loading import LoadedEngine
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
@@ -47,7 +47,9 @@ def engine(tokenizer):
 @pytest.fixture
 def talk(engine, tokenizer, encoder):
     return Chat(
-        Writer(engine, tokenizer, "it", "float32"), encoder, GenerationRequest(max_new_tokens=20, seed=1)
+        LoadedEngine(engine, tokenizer, "it", "float32"),
+        encoder,
+        GenerationRequest(max_new_tokens=20, seed=1),
     )
 
 
@@ -85,7 +87,7 @@ def test_a_message_that_the_template_refuses_is_not_remembered(engine, tmp_path_
     folder = chat_folder(tmp_path_factory.mktemp("gemma"), FAMILIES["gemma"])
     tokenizer = Tokenizer.from_folder(folder)
     encoder = ChatEncoder.of(tokenizer, model="it")
-    refusing = Chat(Writer(engine, tokenizer, "it", "float32"), encoder, GenerationRequest())
+    refusing = Chat(LoadedEngine(engine, tokenizer, "it", "float32"), encoder, GenerationRequest())
     refusing.messages = [Message("user", "One?")]
     with pytest.raises(DataError, match="Conversation roles must alternate"):
         list(refusing.answer("Two?"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from conjure.http.generation.lane import Lane
+from conjure.http.generation.model_worker import ModelWorker
 from conjure.http.generation.requests import Failed, GenerationJob, PromptScored, TokenWritten
 from conjure.http.generation.served_model import ServedModel, load_served_model
 from conjure.lm.checkpoints.pretrained import load_model
-from conjure.lm.generation.engine_loading import load_writer
+from conjure.lm.generation.engine_loading import load_engine
 from conjure.lm.generation.generate import Sample, stream
 from conjure.lm.generation.logit_adjustments import LogitSettings
 from conjure.lm.generation.request import GenerationRequest
@@ -28,8 +28,8 @@ def model(request, tmp_path_factory):
     return load_served_model("tiny", folder, precision=request.param, rows=8)
 
 
-def _lane(model, most_rows=4, most_bytes=1 << 30):
-    return Lane(model, most_rows=most_rows, most_bytes=most_bytes)
+def _worker(model, most_rows=4, most_bytes=1 << 30):
+    return ModelWorker(model, most_rows=most_rows, most_bytes=most_bytes)
 
 
 def _collect(events, into):
@@ -40,10 +40,10 @@ def _collect(events, into):
 
 
 def _alone(model, job):
-    lane, texts = _lane(model), {}
-    lane.add(job)
-    while lane.has_work:
-        _collect(lane.work(), texts)
+    worker, texts = _worker(model), {}
+    worker.add(job)
+    while worker.has_work:
+        _collect(worker.work(), texts)
     return {key[1:]: events for key, events in texts.items()}
 
 
@@ -82,16 +82,16 @@ def test_company_changes_nothing(model, seed):
     """Jobs come between steps, and some of them are cancelled; the others get what they get alone."""
     rng = random.Random(seed)
     jobs = [_random_job(rng) for _ in range(5)]
-    lane, texts, waiting, cancelled = _lane(model), {}, list(jobs), set()
-    while waiting or lane.has_work:
+    worker, texts, waiting, cancelled = _worker(model), {}, list(jobs), set()
+    while waiting or worker.has_work:
         if waiting and rng.random() < 0.3:
-            lane.add(waiting.pop())
+            worker.add(waiting.pop())
         if rng.random() < 0.02:
             gone = rng.choice(jobs)
             if gone not in waiting:
                 cancelled.add(id(gone))
-                lane.drop(gone)
-        _collect(lane.work(), texts)
+                worker.drop(gone)
+        _collect(worker.work(), texts)
     for job in jobs:
         if id(job) not in cancelled:
             for (prompt, sample), events in _alone(model, job).items():
@@ -101,8 +101,8 @@ def test_company_changes_nothing(model, seed):
 def test_a_text_is_what_the_library_generates(model):
     prompts = ["My dog", "The baker quit. He"]
     request = GenerationRequest(prompts=prompts, max_new_tokens=12, num_samples=2, seed=5, top_k=0)
-    writer = load_writer(model.folder, precision=model.precision.partition(",")[0])
-    samples = [each for each in stream(writer.engine, writer.tokenizer, request) if isinstance(each, Sample)]
+    loaded = load_engine(model.folder, precision=model.precision.partition(",")[0])
+    samples = [each for each in stream(loaded.engine, loaded.tokenizer, request) if isinstance(each, Sample)]
     ids = tiny_tokenizer().encode_batch(prompts)
     served = _alone(model, GenerationJob(prompts=ids, samples=2, max_tokens=12, seed=5))
     for sample in samples:
@@ -113,60 +113,60 @@ def test_a_text_is_what_the_library_generates(model):
 
 
 def test_a_long_prompt_is_read_in_pieces_while_others_get_a_token_each_step(model):
-    lane = _lane(model)
+    worker = _worker(model)
     writing = GenerationJob(prompts=[[1, 2, 3]], max_tokens=40, ignore_eos=True)
-    lane.add(writing)
-    lane.work()
-    lane.add(GenerationJob(prompts=[list(range(130))], max_tokens=2))
+    worker.add(writing)
+    worker.work()
+    worker.add(GenerationJob(prompts=[list(range(130))], max_tokens=2))
     for _ in range(3):  # 64, 64 and 2 tokens
-        told = [event for job, event in lane.work() if isinstance(event, TokenWritten) and job is writing]
+        told = [event for job, event in worker.work() if isinstance(event, TokenWritten) and job is writing]
         assert len(told) == 1
 
 
 def test_a_cancelled_job_leaves_before_the_next_step(model):
-    lane = _lane(model)
+    worker = _worker(model)
     job = GenerationJob(prompts=[[1, 2, 3]], samples=3, max_tokens=40, ignore_eos=True)
-    lane.add(job)
-    lane.work()
-    assert lane.running == 3
-    lane.drop(job)
-    assert not lane.has_work
-    assert lane.work() == []
+    worker.add(job)
+    worker.work()
+    assert worker.running == 3
+    worker.drop(job)
+    assert not worker.has_work
+    assert worker.work() == []
 
 
 def test_rows_wait_for_room_and_join_in_order(model):
-    lane = _lane(model, most_rows=2)
+    worker = _worker(model, most_rows=2)
     jobs = [
         GenerationJob(prompts=[[number]], max_tokens=3, ignore_eos=True, seed=number) for number in range(5)
     ]
     for job in jobs:
-        lane.add(job)
+        worker.add(job)
     ended = []
-    while lane.has_work:
-        assert lane.running <= 2
-        told = [(job, e) for job, e in lane.work() if isinstance(e, TokenWritten)]
+    while worker.has_work:
+        assert worker.running <= 2
+        told = [(job, e) for job, e in worker.work() if isinstance(e, TokenWritten)]
         ended += [jobs.index(job) for job, event in told if event.finish_reason]
     assert ended == [0, 1, 2, 3, 4]
 
 
 def test_memory_is_bounded_by_what_rows_may_come_to_hold(model):
     bytes_of_one = model.engine.bytes_per_token * (1 + 10 - 1)
-    lane = _lane(model, most_rows=100, most_bytes=3 * bytes_of_one)
+    worker = _worker(model, most_rows=100, most_bytes=3 * bytes_of_one)
     for seed in range(7):
-        lane.add(GenerationJob(prompts=[[1]], max_tokens=10, ignore_eos=True, seed=seed))
-    lane.work()
-    assert lane.running == 3
+        worker.add(GenerationJob(prompts=[[1]], max_tokens=10, ignore_eos=True, seed=seed))
+    worker.work()
+    assert worker.running == 3
 
 
 def test_a_job_that_does_not_fit_fails_alone(model):
-    lane = _lane(model)
+    worker = _worker(model)
     bad = GenerationJob(prompts=[[1] * (_CONTEXT + 5)], max_tokens=3)
     good = GenerationJob(prompts=[[1]], max_tokens=3, ignore_eos=True)
-    lane.add(bad)
-    lane.add(good)
+    worker.add(bad)
+    worker.add(good)
     told = []
-    while lane.has_work:
-        told += lane.work()
+    while worker.has_work:
+        told += worker.work()
     assert [type(event) for job, event in told if job is bad] == [Failed]
     assert sum(isinstance(event, TokenWritten) for job, event in told if job is good) == 3
 
@@ -194,12 +194,12 @@ def exact(tmp_path_factory):
 def test_logprobs_of_prompts_are_those_of_a_plain_forward_pass(exact):
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, 300, length).tolist() for length in (1, 2, 5, 60, 128, 129, 400)]
-    lane = _lane(exact)
+    worker = _worker(exact)
     job = GenerationJob(prompts=prompts, max_tokens=0, prompt_logprobs=3)
-    lane.add(job)
+    worker.add(job)
     scored = {}
-    while lane.has_work:
-        scored |= {event.prompt: event for _, event in lane.work() if isinstance(event, PromptScored)}
+    while worker.has_work:
+        scored |= {event.prompt: event for _, event in worker.work() if isinstance(event, PromptScored)}
     network = load_model(exact.folder)
     for number, ids in enumerate(prompts):
         with torch.no_grad():
@@ -214,26 +214,26 @@ def test_logprobs_of_prompts_are_those_of_a_plain_forward_pass(exact):
 
 
 def test_one_token_after_a_scored_prompt_comes_from_the_same_pass(exact):
-    lane = _lane(exact)
+    worker = _worker(exact)
     settings = LogitSettings(temperature=0)
-    lane.add(
+    worker.add(
         GenerationJob(prompts=[[1, 2, 3]], settings=settings, max_tokens=1, prompt_logprobs=1, top_logprobs=1)
     )
     events = []
-    while lane.has_work:
-        events += [event for _, event in lane.work()]
+    while worker.has_work:
+        events += [event for _, event in worker.work()]
     (written,) = [event for event in events if isinstance(event, TokenWritten)]
     assert written.token.top == [(written.token.token_id, written.token.logprob)]
     assert written.finish_reason == "length"
 
 
 def test_streams_go_on_between_pieces_of_scoring(exact):
-    lane = _lane(exact)
+    worker = _worker(exact)
     writing = GenerationJob(prompts=[[1]], max_tokens=100, ignore_eos=True)
-    lane.add(writing)
-    lane.add(GenerationJob(prompts=[[1] * 400], max_tokens=0, prompt_logprobs=0))
+    worker.add(writing)
+    worker.add(GenerationJob(prompts=[[1] * 400], max_tokens=0, prompt_logprobs=0))
     for _ in range(4):
-        assert [job for job, event in lane.work() if isinstance(event, TokenWritten)] == [writing]
+        assert [job for job, event in worker.work() if isinstance(event, TokenWritten)] == [writing]
 
 
 def test_names_say_the_number_format(model):

@@ -235,7 +235,7 @@ class TestRefusals:
 
     def test_a_model_without_a_tokenizer(self, tmp_path):
         save_checkpoint(tmp_path / "bare", tiny_model(**SHAPE), None)
-        with pytest.raises(CheckpointError, match="no tokenizer, which a GGUF file must hold"):
+        with pytest.raises(CheckpointError, match="no tokenizer, which a GGUF file must contain"):
             export(tmp_path / "bare", tmp_path / "out")
 
     def test_no_model(self, tmp_path):

@@ -215,7 +215,7 @@ class TestRefusals:
     def test_nothing_to_convert(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(ConflictError, match="already"):
             convert(folder)
-        with pytest.raises(CheckpointError, match=r"holds no pytorch_model\.bin to convert"):
+        with pytest.raises(CheckpointError, match=r"contains no pytorch_model\.bin to convert"):
             convert(folder, tmp_path / "new")
         assert not (tmp_path / "new").exists()
         with pytest.raises(NotFoundError, match="does not exist"):

@@ -163,7 +163,7 @@ class TestMisfits:
     def test_whole_numbers_are_no_weights(self, folder: Path) -> None:
         name = "transformer.ln_f.weight"
         change_tensors(folder, lambda tensors: tensors.update({name: torch.ones(16, dtype=torch.int8)}))
-        assert f"tensor {name} holds int8 numbers" in refusal(folder)
+        assert f"tensor {name} contains int8 numbers" in refusal(folder)
 
     def test_stored_twice(self, folder: Path) -> None:
         change_tensors(folder, lambda tensors: tensors.update({"ln_f.bias": torch.ones(16)}))
@@ -238,8 +238,8 @@ class TestDamage:
             (b"{", "is not JSON"),
             (b"\xff\xfe\x00", "is not JSON"),
             (b"[" * 100_000, "is not JSON"),
-            (b"[1]", "holds a list, not an object"),
-            (b'"gpt2"', "holds a str, not an object"),
+            (b"[1]", "contains a list, not an object"),
+            (b'"gpt2"', "contains a str, not an object"),
             (b'{"n_layer": 1e3}', "n_layer is 1000.0"),
             (b'{"n_layer": NaN}', "n_layer is nan"),
             (b'{"model_type": "bert"}', "model_type 'bert'"),
@@ -351,7 +351,7 @@ class TestSaving:
         (tmp_path / "other" / "README.md").write_text("mine")
         (tmp_path / "file").write_text("mine")
         for place, message in (
-            (folder, "which also holds 'notes.txt'"),
+            (folder, "which also contains 'notes.txt'"),
             (tmp_path / "other", "not empty and not a checkpoint"),
             (tmp_path / "file", "is a file"),
         ):

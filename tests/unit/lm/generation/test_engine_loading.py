@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError, UsageError
 from conjure.lm.checkpoints.pretrained import save_checkpoint
-from conjure.lm.generation.engine_loading import load_writer, native_format
+from conjure.lm.generation.engine_loading import load_engine, native_format
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.hardware import PRECISION_VARIABLE
@@ -24,34 +24,34 @@ def folder(tmp_path):
     return tiny_checkpoint(tmp_path / "tiny")
 
 
-def first_logits(writer):
+def first_logits(loaded):
     ids = random_ids(tiny_config(), 1, 10)
-    return logits_of(writer.engine, ids)[:, 0]
+    return logits_of(loaded.engine, ids)[:, 0]
 
 
 class TestPrecision:
     @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-6), ("bfloat16", 0.05), ("int8", 0.05)])
     def test_what_was_asked_for_is_taken(self, folder, precision, bound):
-        writer, model = load_writer(folder, precision=precision), tiny_model()
+        loaded, model = load_engine(folder, precision=precision), tiny_model()
         with torch.inference_mode():
             exact = model.head(model(random_ids(tiny_config(), 1, 10)))[:, -1]
-        assert (first_logits(writer) - exact).abs().max() <= bound * exact.abs().max()
-        assert writer.precision.split(",")[0] == precision
-        assert writer.tokenizer.encode("My dog") == tiny_tokenizer().encode("My dog")
-        assert writer.origin == f"{folder} (folder)"
+        assert (first_logits(loaded) - exact).abs().max() <= bound * exact.abs().max()
+        assert loaded.precision.split(",")[0] == precision
+        assert loaded.tokenizer.encode("My dog") == tiny_tokenizer().encode("My dog")
+        assert loaded.origin == f"{folder} (folder)"
 
     @pytest.mark.parametrize("instructions", ["portable", "avx2", "avx512vnni"])
     def test_int8_is_native_where_it_can_be(self, folder, monkeypatch, instructions):
         native_status(instructions, monkeypatch)
-        writer = load_writer(folder, precision="int8")
-        assert isinstance(writer.engine, NativeEngine)
-        assert writer.precision == f"int8, native {instructions}"
+        loaded = load_engine(folder, precision="int8")
+        assert isinstance(loaded.engine, NativeEngine)
+        assert loaded.precision == f"int8, native {instructions}"
 
     def test_and_else_torch_with_the_same_numbers(self, folder, monkeypatch):
         native_status("portable", monkeypatch)
-        native = load_writer(folder, precision="int8")
+        native = load_engine(folder, precision="int8")
         monkeypatch.setenv(library.VARIABLE, "off")
-        torch_s = load_writer(folder, precision="int8")
+        torch_s = load_engine(folder, precision="int8")
         assert isinstance(torch_s.engine, TorchEngine)
         assert torch_s.precision == "int8, torch"
         difference = (first_logits(native) - first_logits(torch_s)).abs().max()
@@ -59,15 +59,15 @@ class TestPrecision:
 
     def test_auto_obeys_the_variable(self, folder, monkeypatch):
         monkeypatch.setenv(PRECISION_VARIABLE, "float32")
-        assert load_writer(folder).precision.split(",")[0] == "float32"
+        assert load_engine(folder).precision.split(",")[0] == "float32"
 
     def test_auto_without_the_native_engine_is_what_torch_does_best(self, folder, monkeypatch):
         monkeypatch.setenv(library.VARIABLE, "off")
-        assert load_writer(folder).precision in ("float32", "bfloat16")
+        assert load_engine(folder).precision in ("float32", "bfloat16")
 
     def test_another_word_is_refused(self, folder):
         with pytest.raises(UsageError, match="precision is 'int4'; allowed are auto, float32, bfl"):
-            load_writer(folder, precision="int4")
+            load_engine(folder, precision="int4")
 
 
 class TestAuto:
@@ -112,7 +112,7 @@ class TestAuto:
 def test_a_model_without_a_tokenizer_cannot_write(tmp_path):
     save_checkpoint(tmp_path / "mute", tiny_model(), None)
     with pytest.raises(CheckpointError, match="has no tokenizer files, so it cannot read or write text"):
-        load_writer(tmp_path / "mute")
+        load_engine(tmp_path / "mute")
 
 
 def test_damaged_weights_are_refused_in_int8_too(tmp_path):
@@ -121,4 +121,4 @@ def test_damaged_weights_are_refused_in_int8_too(tmp_path):
     tensors["transformer.h.0.attn.c_proj.weight"][0, 0] = float("inf")
     save_file(tensors, path)
     with pytest.raises(CheckpointError, match="NaN or infinity"):
-        load_writer(tmp_path / "damaged", precision="int8")
+        load_engine(tmp_path / "damaged", precision="int8")

@@ -66,7 +66,7 @@ class TestRequest:
             "num_samples is 0; it must be a whole number from 1 up",
             "max_new_tokens is 0; it must be a whole number from 1 up",
             "seed is -1; it must be a whole number from 0 up",
-            "stop holds an empty text",
+            "stop contains an empty text",
             "on_overflow must be 'slide' or 'error', not 'crash'",
             "prompts is empty",
         ):

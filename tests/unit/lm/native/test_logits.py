@@ -8,7 +8,7 @@ import torch
 
 from conjure.lm.native import library
 from conjure.lm.native.library import INSTRUCTIONS
-from conjure.lm.native.logits import largest, summarise
+from conjure.lm.native.logits import largest, logit_summary
 from support.native import native_status
 
 
@@ -28,7 +28,7 @@ class TestSummarise:
     @pytest.mark.parametrize("vocab", [1, 17, 1023, 1024, 1025, 5003])
     def test_equals_torch(self, vocab):
         logits = random_logits(3, vocab)
-        logsumexp, argmax = summarise(logits)
+        logsumexp, argmax = logit_summary(logits)
         expected = torch.from_numpy(logits).double().logsumexp(1).float()
         torch.testing.assert_close(torch.from_numpy(logsumexp), expected)
         assert np.array_equal(argmax, logits.argmax(1))
@@ -37,24 +37,24 @@ class TestSummarise:
         logits = random_logits(1, 5000)
         for token in (4999, 3000, 2048, 2047, 5, 0):
             logits[0, token] = 50.0
-            assert summarise(logits)[1].tolist() == [token]
+            assert logit_summary(logits)[1].tolist() == [token]
 
     def test_bits_do_not_depend_on_other_rows(self):
         logits = random_logits(5, 5003)
-        together = summarise(logits)[0]
-        assert all(summarise(logits[row : row + 1])[0] == together[row] for row in range(5))
+        together = logit_summary(logits)[0]
+        assert all(logit_summary(logits[row : row + 1])[0] == together[row] for row in range(5))
 
     def test_logits_far_apart_and_forbidden_ones(self):
         logits = np.full((1, 3000), -np.inf, np.float32)
         logits[0, 7], logits[0, 2500] = -1e5, 1e5
-        logsumexp, argmax = summarise(logits)
+        logsumexp, argmax = logit_summary(logits)
         assert (logsumexp.item(), argmax.item()) == (1e5, 2500)
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_what_is_no_number_leaves_no_number_in_its_row_only(self, bad):
         logits = random_logits(2, 3000)
         logits[1, 2000] = bad
-        assert np.isfinite(summarise(logits)[0]).tolist() == [True, False]
+        assert np.isfinite(logit_summary(logits)[0]).tolist() == [True, False]
 
 
 class TestLargest:

@@ -1,6 +1,7 @@
 """Fine-tunes compared on what none of them was trained on, and ranked only where they differ."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -9,13 +10,13 @@ from conjure.lm.generation.score import Tally
 from conjure.lm.report.compare import (
     ComparedRun,
     Comparison,
-    Training,
+    behind_lowest,
     comparison_to_json,
     named,
+    not_comparable,
     rank,
-    remake_split,
-    unseen_records,
 )
+from conjure.lm.report.compared_records import HeldOutRecord, Training, remake_split, unseen_records
 from conjure.lm.report.html.compare_page import protocol, render_comparison
 from conjure.lm.report.observe import record_texts
 from conjure.lm.training.request import FinetuneRequest
@@ -35,7 +36,7 @@ class Texts:
         return iter(self.trained)
 
     def held_out(self):
-        return iter(self.others)
+        return map(HeldOutRecord, self.others)
 
 
 def run(number: int, **changes) -> ComparedRun:
@@ -43,6 +44,8 @@ def run(number: int, **changes) -> ComparedRun:
         run=number,
         data=("jokes.csv",),
         bits_per_byte=1.5,
+        behind=0.25,
+        behind_error=0.05,
         loss=4.25,
         rank=number - 2,
         samples=("<b>one</b>", ""),
@@ -60,12 +63,14 @@ def comparison(**changes) -> Comparison:
         headline="Run 3 is best on 20 records that none of them was trained on.",
         candidates=25,
         left_out=5,
+        unreadable=0,
         scored=20,
         available=20,
         context=512,
         stride=256,
         seed=0,
         same_tokenizer=True,
+        questions=(),
         runs=(run(3), run(4)),
     )
     return replace(made, **changes)
@@ -75,13 +80,14 @@ def test_what_any_of_them_was_trained_on_is_left_out():
     one = Texts(TRAINING, HELD_OUT)
     other = Texts((*HELD_OUT[:5], HELD_OUT[5].upper().replace(".", "!")), OWN_LINES)
     candidates, unseen = unseen_records([one, other])
-    assert unseen == [*HELD_OUT[6:], *OWN_LINES]
+    assert [record.text for record in unseen] == [*HELD_OUT[6:], *OWN_LINES]
     assert candidates == len(HELD_OUT) + len(OWN_LINES)
 
 
 def test_records_that_say_the_same_count_once():
     one = Texts(TRAINING, (*OWN_LINES[:3], OWN_LINES[0].lower(), OWN_LINES[0].replace(".", "!")))
-    assert unseen_records([one, Texts(TRAINING, OWN_LINES[:3])]) == (3, list(OWN_LINES[:3]))
+    records = [HeldOutRecord(line) for line in OWN_LINES[:3]]
+    assert unseen_records([one, Texts(TRAINING, OWN_LINES[:3])]) == (3, records)
 
 
 def test_nothing_is_left_where_each_was_trained_on_what_the_other_held_out():
@@ -106,6 +112,15 @@ def test_what_is_no_clear_difference_is_a_tie():
     assert rank([scores(*wavering), scores(*worse), scores(*flat)]) == [1, 3, 1]
 
 
+def test_how_far_a_model_is_behind_is_told_in_bits_per_byte():
+    good = [Tally(-8 * math.log(2), 10, 5, 40)] * 20
+    bad = [Tally(-math.log(2) * (12 + place % 2), 7, 5, 40) for place in range(20)]
+    behind, lowest = behind_lowest([bad, good])
+    assert lowest is None
+    assert behind.change == pytest.approx(4.5 / 40)
+    assert 0 < behind.standard_error < 0.01
+
+
 def test_names_of_runs():
     assert (named([3, 5]), named([3, 5, 8])) == ("Runs 3 and 5", "Runs 3, 5 and 8")
 
@@ -116,15 +131,32 @@ def test_the_page_escapes_samples_and_says_the_protocol():
     assert "&lt;b&gt;one&lt;/b&gt;" in page
     assert "(empty)" in page
     assert "loss, nats per token" in page
+    assert "0.250 ± 0.098" in page
     assert "5 of 25 held-out records are left out" in page
 
 
 def test_nothing_comparable_has_no_ranking():
-    runs = tuple(run(number, rank=None, bits_per_byte=None, loss=None) for number in (3, 4))
+    runs = tuple(run(number, rank=None, bits_per_byte=None, behind=None, loss=None) for number in (3, 4))
     made = comparison(headline="Not comparable: …", scored=0, available=0, left_out=25, runs=runs)
     assert protocol(made).startswith("No record was scored. 25 of 25 held-out records are left out")
     assert "Not comparable" in render_comparison(made)
     assert json.loads(comparison_to_json(made))["runs"][0]["rank"] is None
+
+
+def test_why_nothing_is_comparable():
+    assert "held out any" in not_comparable(held_out=False, unseen=False)
+    assert "trained on by another" in not_comparable(held_out=True, unseen=False)
+    assert "chat templates" in not_comparable(held_out=True, unseen=True)
+
+
+def test_answers_stand_beside_their_question():
+    made = comparison(questions=("Why <b>?", "How?"), unreadable=2)
+    page = render_comparison(made)
+    assert '<th scope="col">question</th>' in page
+    assert "Why &lt;b&gt;?" in page
+    assert "Each row answers the question of one held-out conversation" in page
+    assert "their answers, given what comes before them" in protocol(made)
+    assert "2 of 25 are left out, because the chat template" in protocol(made)
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -149,7 +181,7 @@ def test_data_are_read_again_as_the_fine_tune_read_them(tmp_path, validation):
     training = Training(data=(str(table),), settings=request.settings(), validation=named_validation)
 
     tokenizer = tiny_tokenizer()
-    split = remake_split(training, tokenizer)
+    split = remake_split(training, tokenizer).split
 
     read = list(record_texts(split.train, tokenizer))
     assert split.heldout is not None

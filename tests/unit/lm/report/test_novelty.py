@@ -2,7 +2,7 @@
 
 import pytest
 
-from conjure.lm.report.novelty import Overlap, compare_with_training, summarise
+from conjure.lm.report.novelty import Overlap, compare_with_training, novelty_summary
 from support.models import tiny_tokenizer
 
 RECORDS = [
@@ -94,11 +94,11 @@ def test_no_training_records():
 
 
 def test_summary_of_several_texts():
-    novelty = summarise(compare(RECORDS[0], "Never seen before, any of it", "My bread has no crust"))
+    novelty = novelty_summary(compare(RECORDS[0], "Never seen before, any of it", "My bread has no crust"))
     assert novelty is not None
     assert (novelty.texts, novelty.copies, novelty.near_copies, novelty.copied) == (3, 1, 0, 1)
     assert novelty.longest_run_characters == len(RECORDS[0])
     assert novelty.longest_run_words == 11
     assert novelty.median_run_words == 3
     assert novelty.new_ngrams[5] == pytest.approx(1 / 7)  # six of the moon's seven 6-grams … and one of ours
-    assert summarise([]) is None
+    assert novelty_summary([]) is None

@@ -36,9 +36,9 @@ def test_all_is_well(report):
     assert [found.tone for found in report.verdict.findings] == ["good", "mixed", "good", "good"]
     assert (report.verdict.state, report.verdict.next_step) == ("learned", None)
     assert report.verdict.findings[0].detail == (
-        "Its loss on 12 held-out texts is 3.01 nats per token, the base model's 5.01 (2.00 lower, "
-        "± 0.00 with 95% confidence; a difference this large occurs by chance less than once in 1,000 "
-        "times). 12 of them became more likely."
+        "Its loss on 12 held-out texts is 3.01 nats per token, 5.01 for the base model (lower is better). It "
+        "fell by 2.00 (± 0.00 with 95% confidence); chance alone makes such a difference less than once in "
+        "1,000 times. 12 of them became more likely."
     )
 
 
@@ -50,8 +50,8 @@ def test_a_copier_is_called_one_in_plain_words():
     found = finding(report, "copying")
     assert (found.tone, found.answer) == ("bad", "It copies the training text")
     assert found.detail == (
-        "8 of 20 samples are copies of a training record (held-out texts: 0 of 12; with 95% confidence 22% "
-        "to 61% of all it would write). The longest passage that a sample shares with a training record word "
+        "8 of 20 samples are copies of a training record (held-out texts: 0 of 12); with 95% confidence, 22% "
+        "to 61% of all samples are. The longest passage that a sample shares with a training record word "
         "for word has 14 words (held-out texts: 3). Given the first half of a training record, it completes "
         "0 of 20 word for word (held-out records: 0 of 12)."
     )
@@ -100,7 +100,7 @@ def test_held_out_texts_that_are_trained_on_too_do_not_make_copies_normal():
     assert (report.normal.left_out, report.normal.novelty.copied) == (12, 0)
     found = finding(report, "copying")
     assert (found.tone, found.answer) == ("mixed", "It copies now and then")
-    assert "(held-out texts: 0 of 12;" in found.detail
+    assert "(held-out texts: 0 of 12);" in found.detail
 
 
 def test_no_normal_excuses_every_twentieth_sample(report):
@@ -154,7 +154,7 @@ def test_a_planted_text_is_found_and_named():
     assert sample.text[sample.run.start : sample.run.start + sample.run.characters] == secret
     assert (sample.run.record, sample.run.before) == (len(TRAINING), "")
     assert report.verdict.findings[2].detail.startswith(
-        "1 of 20 samples is a copy of a training record, with small changes (held-out texts: 0 of 12; "
+        "1 of 20 samples is a copy of a training record, with small changes (held-out texts: 0 of 12); "
     )
 
 
@@ -171,10 +171,39 @@ def test_the_answer_is_what_the_test_shows(report, outcome, answer):
     assert judged(report, "better", held_out=held_out).answer == answer
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"p_value": 0.34}, "A clear difference is one that chance makes less than 50 times in 1,000."),
+        ({"p_value": 0.0004}, "A difference below 0.02 is too small to matter."),
+        ({"units": 5, "p_value": 0.0625}, "Fewer than 6 different texts cannot show a clear difference."),
+    ],
+)
+def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentence):
+    held_out = replace(report.held_out, outcome="unclear", change=-0.0012, standard_error=0.0002, **changes)
+    found = judged(report, "better", held_out=held_out)
+    assert found.detail.endswith(sentence)
+    assert "It fell by 0.0012 (± 0.0004 with 95% confidence); chance alone makes such" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("units", "sentence"),
+    [
+        (12, "9 of them became more likely."),
+        (11, "With duplicates counted once, 9 of 11 became more likely."),
+        (40, "Read in 40 stretches, 9 of them became more likely."),
+    ],
+)
+def test_what_counts_once_is_said(report, units, sentence):
+    held_out = replace(report.held_out, units=units, likelier=9)
+    assert judged(report, "better", held_out=held_out).detail.endswith(sentence)
+
+
 def test_nothing_held_out():
     report = analyse(evidence(held_out=()))
     assert finding(report, "better").answer == "Not measured"
-    assert finding(report, "varied").answer == "Not measured: no held-out text to compare with"
+    assert finding(report, "varied").answer == "Not measured"
+    assert finding(report, "varied").detail.startswith("There is no held-out text to compare with. ")
     assert report.verdict.headline == (
         "Nothing was held out, so whether it is better was not measured; it learned the shape; it does not "
         "copy."
@@ -208,6 +237,9 @@ def test_training_that_made_it_worse_calls_for_a_lower_rate(report):
         "(--learning-rate 0.0002)."
     )
 
+    high = replace(figures, learning_rate=1.0)
+    assert "(--learning-rate 0.001)" in judge(high).next_step
+
 
 @pytest.mark.parametrize(
     ("before", "after", "answer", "tone"),
@@ -231,8 +263,9 @@ def test_shape(report, before, after, answer, tone):
     found = judged(report, "shape", lengths=lengths, **sides)
     assert (found.answer, found.tone) == (answer, tone)
     assert found.detail == (
-        f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model {before:.1f}; "
-        "random real records: up to 5.0 in 95 of 100 draws)."
+        f"Sample lengths differ from the data's by {after:.1f} tokens on average, those of the base model by "
+        f"{before:.1f}. Normal is up to 5.0: as many real records, drawn at random, differ by no more in 95 "
+        "of 100 draws."
     )
 
 

@@ -123,7 +123,7 @@ def test_a_bad_text_among_good_ones_is_counted_as_a_whole(tmp_path):
         (
             b"caf\xe9",
             None,
-            "text.txt holds nothing usable: 1 × wrong encoding",
+            "text.txt contains nothing usable: 1 × wrong encoding",
             "encoding='cp1252'",
         ),
         (

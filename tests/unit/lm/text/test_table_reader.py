@@ -234,7 +234,9 @@ class TestJson:
         assert [(row.text, row.fault) for row in table.rows("b")] == [(None, Fault.NOT_TEXT), ("x", None)]
 
     def test_records_inside_an_object_are_pointed_at(self, path):
-        with pytest.raises(DataError, match="holds one object, with its records under 'my data'") as caught:
+        with pytest.raises(
+            DataError, match="contains one object, with its records under 'my data'"
+        ) as caught:
             self.table(path, '{"version": 1, "my data": [{"b": "x"}]}').samples()
         assert caught.value.fix.startswith("""jq '.["my data"]' """)
         one = self.table(path, '{"b": "x", "tags": ["a"]}')

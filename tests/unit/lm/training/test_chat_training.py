@@ -58,7 +58,21 @@ def test_tokens_and_kinds_are_kept_side_by_side(text, tokenizer):
     )
     assert text.conversation(3) == chat
     assert text.record(3).tolist() == chat.ids
-    assert text.answer_lengths[3] == chat.kinds.count(ANSWER)
+
+
+def test_a_record_is_as_long_as_its_last_answer(tmp_path, tokenizer):
+    """That is what a sample is: an answer to all that comes before, without what ends it."""
+    turns = [
+        {"role": "user", "content": "What is 3?"},
+        {"role": "assistant", "content": "It is nine, as everyone should know."},
+        {"role": "user", "content": "And 4?"},
+        {"role": "assistant", "content": "A 16."},
+    ]
+    (tmp_path / "turns.jsonl").write_text(json.dumps({"messages": turns}))
+    records = read_records([tmp_path / "turns.jsonl"])
+    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    text = tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
+    assert text.written_lengths(tokenizer.end_ids).tolist() == [len(tokenizer.encode("A 16."))]
 
 
 @pytest.mark.parametrize(("weight", "counts"), [(0.0, (0, 0, 1)), (0.25, (0, 0.25, 1)), (1.0, (0, 1, 1))])
@@ -102,6 +116,7 @@ def test_answers_are_scored_given_their_questions(tmp_path, text):
     assert model.tokenizer.decode(score.token_ids) == "A 9."
 
 
+@pytest.mark.slow
 def test_a_tune_learns_answers_and_its_report_is_about_them(tmp_path):
     folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=128)
     records_of(tmp_path / "chat.jsonl")
@@ -132,7 +147,7 @@ def test_a_prompt_and_its_completion_train_a_base_model(tmp_path):
     assert result.loss_before is not None
     records_of(tmp_path / "chat.jsonl")
     with pytest.raises(
-        UsageError, match=r"base has no chat template, and the data hold conversations \(messages\)"
+        UsageError, match=r"base has no chat template, and the data contain conversations \(messages\)"
     ):
         finetune(tmp_path / "chat.jsonl", output=tmp_path / "out", model=base)
 

@@ -9,7 +9,12 @@ import torch
 
 from conjure.errors import TrainingError
 from conjure.lm.models.registry import build, read_model_config
-from conjure.lm.training.plan import fitting_micro_batch, memory_bytes
+from conjure.lm.training.plan import (
+    fitting_micro_batch,
+    further_gradients,
+    memory_bytes,
+    shared_micro_batch,
+)
 from support.models import tiny_model
 
 SHAPES = {
@@ -71,3 +76,31 @@ class TestBlocksThatDoNotFit:
         with pytest.raises(TrainingError) as refused:
             fitting_micro_batch(tiny_model(), 1000, 1, 32, torch.float32, 1)
         assert refused.value.hint == "no block size fits: use lora=8, freeze or a smaller model"
+
+
+class TestSharedSteps:
+    @pytest.mark.parametrize(
+        ("asked", "expected"),
+        [
+            # batch_size, accumulation, blocks of a step, and the micro-batch for 1, 2, 4, … processes
+            ((8, 1, 8), {1: 2, 2: 2, 4: 2, 8: 1}),
+            ((2, 4, 8), {1: 2, 2: 2, 4: 2, 8: 1}),
+            ((6, 1, 6), {1: 1, 2: 1, 3: 1, 6: 1}),
+            ((12, 1, 12), {1: 3, 2: 3, 3: 4, 4: 3, 6: 2}),
+            ((2, 1, 2), {1: 1, 2: 1}),
+            ((8, 1, 5), {1: 1, 2: 1, 4: 1}),  # a text of five blocks
+        ],
+    )
+    def test_up_to_four_processes_share_the_same_micro_batches_where_that_can_be(self, asked, expected):
+        assert {each: shared_micro_batch(*asked, each) for each in expected} == expected
+
+    def test_a_text_with_fewer_blocks_than_processes_is_refused(self):
+        with pytest.raises(TrainingError, match="distributed is 4; the text has only 3 blocks"):
+            shared_micro_batch(8, 1, 3, 4)
+
+    def test_sums_of_pairs_and_what_is_exchanged_take_memory(self):
+        held = {(1, 1): 0, (4, 1): 2, (4, 2): 3, (4, 4): 2, (7, 1): 3}
+        assert {each: further_gradients(each[0], 1, each[1]) for each in held} == held
+        model = tiny_model()
+        several = memory_bytes(model, 1000, 1, 8, torch.float32, further_gradients=3)
+        assert several - memory_bytes(model, 1000, 1, 8, torch.float32) == 3 * 4 * 1000

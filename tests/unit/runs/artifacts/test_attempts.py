@@ -6,7 +6,7 @@ import os
 import pytest
 
 from conjure.core.dir_fd import Folder
-from conjure.runs.artifacts.attempts import hand_on, kept_of_attempts, set_aside
+from conjure.runs.artifacts.attempts import archive_attempt, kept_attempt_folders, pass_checkpoints
 from support.repositories import read_files
 
 
@@ -33,13 +33,13 @@ def point(step, at):
 def give(run, earlier, *globs):
     (run / "work").mkdir()
     with Folder.open(run / "work") as work:
-        return hand_on(run, earlier, globs, work)
+        return pass_checkpoints(run, earlier, globs, work)
 
 
 def test_what_was_moved_aside_stays_there_when_it_is_done_again(run):
-    set_aside(run, 1)
+    archive_attempt(run, 1)
     (run / "log.jsonl").write_text("two\n")
-    set_aside(run, 1)
+    archive_attempt(run, 1)
     assert (run / "log.jsonl").read_text() == "two\n"
     assert (run / "attempts" / "1" / "log.jsonl").read_text() == "one\n"
     assert not (run / "work").exists()
@@ -48,10 +48,10 @@ def test_what_was_moved_aside_stays_there_when_it_is_done_again(run):
 def test_later_files_take_the_place_of_earlier_ones(run):
     write(run, "work/a/kept", "old")
     write(run, "work/other", "x")
-    set_aside(run, 1)
+    archive_attempt(run, 1)
     write(run, "work/a/kept", "new")
     write(run, "outputs/a/saved", "moved")
-    set_aside(run, 2)
+    archive_attempt(run, 2)
     assert give(run, 2, "a/").files == 3
     assert read_files(run / "work") == {"a/kept": "new", "a/saved": "moved"}
     assert not (run / "attempts" / "1" / "work").exists()
@@ -60,16 +60,16 @@ def test_later_files_take_the_place_of_earlier_ones(run):
 
 def test_what_was_kept_for_an_attempt_that_never_came_is_found(run):
     write(run, "work/kept", "x")
-    set_aside(run, 1)
-    assert kept_of_attempts(run) == [run / "attempts" / "1" / "work"]
-    assert kept_of_attempts(run.parent / "none") == []
+    archive_attempt(run, 1)
+    assert kept_attempt_folders(run) == [run / "attempts" / "1" / "work"]
+    assert kept_attempt_folders(run.parent / "none") == []
 
 
 def test_links_lead_nowhere(run, tmp_path):
     write(tmp_path, "secret", "secret")
     (run / "work" / "kept").symlink_to(tmp_path / "secret")
     (run / "work" / "folder").symlink_to(tmp_path)
-    set_aside(run, 1)
+    archive_attempt(run, 1)
     assert give(run, 1, "**").files == 0
     assert read_files(run / "work") == {}
 
@@ -79,13 +79,13 @@ def test_metrics_count_up_to_the_state_that_is_gone_on_from(run):
     write(run, "work/best", "b", at=200)
     write(run, "work/first", "f", at=50)
     write(run, "metrics.jsonl", point(1, 90.0) + point(2, 150.0) + "torn")
-    set_aside(run, 1)
+    archive_attempt(run, 1)
     assert give(run, 1, "none", "state", "best", "first").as_of == 100
     assert (run / "metrics.jsonl").read_text() == point(1, 90.0)
 
 
 def test_without_checkpoints_everything_begins_anew(run):
     write(run, "metrics.jsonl", point(1, 90.0))
-    set_aside(run, 1)
+    archive_attempt(run, 1)
     assert give(run, 1).files == 0
     assert not (run / "metrics.jsonl").exists()

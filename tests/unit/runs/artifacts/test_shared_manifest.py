@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conjure.runs.artifacts.manifest import Entry, Manifest
-from conjure.runs.artifacts.shared_files import DamagedObjectError, SharedManifest
+from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest
 from conjure.runs.objects.index import Place
 
 LARGE = Entry("models/a.bin", 300_000, "1" * 64, 0o644)

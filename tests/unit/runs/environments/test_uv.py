@@ -1,8 +1,11 @@
 """What uv says when it fails, as one sentence."""
 
+import sys
+
 import pytest
 
-from conjure.runs.environments.uv import explain
+from conjure.errors import BuildError
+from conjure.runs.environments.uv import explain, uv_program
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,25 @@ from conjure.runs.environments.uv import explain
 )
 def test_explain(lines: list[str], sentence: str) -> None:
     assert explain(lines) == sentence
+
+
+@pytest.fixture
+def without_package(monkeypatch, tmp_path):
+    """As where conjure was installed without its extra; a folder that is all of PATH."""
+    monkeypatch.setitem(sys.modules, "uv", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    uv_program.cache_clear()
+    yield tmp_path
+    uv_program.cache_clear()
+
+
+def test_a_uv_on_path_does_where_the_package_is_not_installed(without_package):
+    program = without_package / "uv"
+    program.touch(0o755)
+    assert uv_program() == str(program)
+
+
+def test_without_any_the_command_that_installs_it_is_named(without_package):
+    with pytest.raises(BuildError, match="uv is not installed") as caught:
+        uv_program()
+    assert caught.value.fix == "pip install uv"

@@ -13,7 +13,7 @@ from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.ray import RayExecutor
 from conjure.runs.executors.ray_check import survey
 from conjure.runs.executors.ray_cluster import RayCluster, UnreachableError
-from conjure.runs.lifecycle.dispatcher import LOST_AFTER_S, look_after
+from conjure.runs.lifecycle.dispatcher import LOST_AFTER_S, poll_clusters
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.spec import ComputeRequest
 from conjure.runs.schema.status import PHASES, Ending, EndReason, RunStatus
@@ -130,7 +130,7 @@ def test_a_stopped_run_is_never_started(rest, store, executor):
     number = queue_run(store, executor)
     executor.hand_over(store)
     store.request_end(number, STOP)
-    look_after(store, [executor])
+    poll_clusters(store, [executor])
     assert store.get(number).status is RunStatus.STOPPED
     assert store.request(number) is None
 
@@ -141,7 +141,7 @@ def test_a_job_that_ends_before_there_is_a_supervisor_is_tried_again_and_then_to
         executor.hand_over(store)
         rest.end(f"{job_of(executor, number)}{end}", "FAILED", 127, "log:\nsh: conjure: not found\n")
     assert len(rest.jobs) == 3
-    look_after(store, [executor])
+    poll_clusters(store, [executor])
     record = store.get(number)
     assert (record.status, record.attempts) == (RunStatus.BUILD_FAILED, ())
     assert record.ending.message == "its supervisor did not start on gpu: sh: conjure: not found"
@@ -153,11 +153,11 @@ def test_a_cluster_that_does_not_answer_ends_nothing(rest, store, executor, cloc
     rest.is_up = False
     clock.now += 10 * LOST_AFTER_S
     assert executor.state(running) is SupervisorState.UNKNOWN
-    assert look_after(store, [executor])
+    assert poll_clusters(store, [executor])
     assert store.get(running).status is RunStatus.RUNNING
     assert store.get(queued).waits_in_queue
     rest.is_up = True  # it was restarted, and remembers no job
-    look_after(store, [executor])
+    poll_clusters(store, [executor])
     assert store.get(running).status is RunStatus.RUNNING
 
 
@@ -167,10 +167,10 @@ def test_a_run_is_lost_where_job_and_supervisor_are(rest, store, executor, clock
     executor.hand_over(store)
     claim(store, number)
     rest.end(job_of(executor, number), "FAILED", message="the node died")
-    look_after(store, [executor])
+    poll_clusters(store, [executor])
     assert store.get(number).status is RunStatus.RUNNING  # the supervisor outlives its job
     clock.now += LOST_AFTER_S + 1
-    look_after(store, [executor])
+    poll_clusters(store, [executor])
     record = store.get(number)
     if not retry:
         assert record.status is RunStatus.INTERRUPTED
@@ -178,7 +178,7 @@ def test_a_run_is_lost_where_job_and_supervisor_are(rest, store, executor, clock
     assert record.waits_in_queue
     assert [(each.host, each.end_reason) for each in record.attempts] == [("node-7", "supervisor_died")]
     clock.now += 10
-    look_after(store, [executor])
+    poll_clusters(store, [executor])
     assert job_of(executor, number, store.newest_attempt(number) + 1) in rest.jobs
 
 
@@ -188,7 +188,7 @@ def test_a_silent_supervisor_whose_job_goes_on_is_waited_for(rest, store, execut
     claim(store, number)
     rest.end(job_of(executor, number), "RUNNING")
     clock.now += 3 * LOST_AFTER_S
-    look_after(store, [executor])
+    poll_clusters(store, [executor])
     assert store.get(number).status is RunStatus.RUNNING
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from conjure.runs.host.process import (
     boot_id,
+    descendants,
     end_all,
-    family,
+    find_process,
     host_id,
-    look_at,
     send_signal,
     this_process,
     with_variables,
@@ -19,18 +19,18 @@ from support.casting import wait_until
 # Starts three processes, of which one is to stay and one has ended, and says what is left of them.
 _END_FAMILY = """
 import os, subprocess
-from conjure.runs.host.process import end_family, look_at
+from conjure.runs.host.process import kill_descendants, find_process
 spared, ended, killed = (subprocess.Popen([*words]) for words in (["sleep", "60"], ["true"], ["sleep", "60"]))
 os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-end_family(exclude=lambda process: process.pid == spared.pid)
-print(look_at(ended.pid), look_at(killed.pid) is None or look_at(killed.pid).is_zombie, spared.poll())
-spared.kill()
+kill_descendants(exclude=lambda process: process.pid == spared.pid)
+print(find_process(ended.pid), find_process(killed.pid) is None or find_process(killed.pid).is_zombie,
+spared.poll()) spared.kill()
 """
 
 
 def test_this_process_is_told_from_any_other():
     owner = this_process()
-    seen = look_at(os.getpid())
+    seen = find_process(os.getpid())
     assert seen is not None
     assert (owner.pid, owner.started) == (os.getpid(), seen.started)
     assert (owner.host_id, owner.boot_id) == (host_id(), boot_id())
@@ -40,33 +40,33 @@ def test_this_process_is_told_from_any_other():
 def test_a_process_that_is_gone_is_nobody():
     process = subprocess.Popen(["true"])
     process.wait()
-    assert look_at(process.pid) is None
+    assert find_process(process.pid) is None
 
 
 def test_a_name_with_brackets_confuses_nobody(tmp_path):
     program = tmp_path / "a) R 1 (b"
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "60"]) as process:
-        wait_until(lambda: look_at(process.pid).name == program.name, "the program")
-        assert look_at(process.pid).parent == os.getpid()
+        wait_until(lambda: find_process(process.pid).name == program.name, "the program")
+        assert find_process(process.pid).parent == os.getpid()
         process.kill()
 
 
 def test_a_family_is_found_and_others_spared():
     with subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & wait"]) as shell:
-        wait_until(lambda: [p.name for p in family(shell.pid)] == ["sleep", "sleep"], "the children")
-        assert shell.pid in {process.pid for process in family(os.getpid())}
-        assert not {p.pid for p in family(os.getpid(), exclude=lambda p: p.pid == shell.pid)} & {
+        wait_until(lambda: [p.name for p in descendants(shell.pid)] == ["sleep", "sleep"], "the children")
+        assert shell.pid in {process.pid for process in descendants(os.getpid())}
+        assert not {p.pid for p in descendants(os.getpid(), exclude=lambda p: p.pid == shell.pid)} & {
             shell.pid,
-            *(process.pid for process in family(shell.pid)),
+            *(process.pid for process in descendants(shell.pid)),
         }
-        for process in (*family(shell.pid), look_at(shell.pid)):
+        for process in (*descendants(shell.pid), find_process(shell.pid)):
             send_signal(process, signal.SIGKILL)
 
 
 def test_a_reused_number_is_never_hit():
     with subprocess.Popen(["sleep", "60"]) as process:
-        seen = look_at(process.pid)
+        seen = find_process(process.pid)
         assert seen is not None
         send_signal(replace(seen, started="0"), signal.SIGKILL)  # as if this were a later process
         assert process.poll() is None
@@ -77,7 +77,7 @@ def test_a_reused_number_is_never_hit():
 
 def test_processes_are_found_by_their_variables():
     with subprocess.Popen(["sleep", "60"], env={"A_MARK": "x y", "B": "1"}) as process:
-        wait_until(lambda: look_at(process.pid).name == "sleep", "the program")
+        wait_until(lambda: find_process(process.pid).name == "sleep", "the program")
         assert [found.pid for found in with_variables([b"A_MARK=x y", b"B=1"])] == [process.pid]
         assert with_variables([b"A_MARK=x y", b"B=2"]) == []
         process.kill()
@@ -86,8 +86,8 @@ def test_processes_are_found_by_their_variables():
 def test_ending_another_process_leaves_the_exit_status_of_a_child_to_who_started_it():
     with subprocess.Popen(["sh", "-c", "exit 3"]) as ended, subprocess.Popen(["sleep", "60"]) as other:
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-        seen = look_at(other.pid)
-        assert end_all(lambda: [seen] if look_at(other.pid) == seen else [])
+        seen = find_process(other.pid)
+        assert end_all(lambda: [seen] if find_process(other.pid) == seen else [])
         assert ended.wait() == 3
         assert other.wait() == -signal.SIGKILL
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from conjure.runs.host.process import family
+from conjure.runs.host.process import descendants
 from conjure.runs.host.process_usage import UsageMeter
 
 _WRITE = """
@@ -38,7 +38,7 @@ def writer(tmp_path):
 
 
 def of_this(process):
-    return [one for one in family(os.getpid()) if one.pid == process.pid]
+    return [one for one in descendants(os.getpid()) if one.pid == process.pid]
 
 
 def test_what_ended_children_wrote_is_counted_once(tmp_path):

@@ -3,8 +3,8 @@ import pytest
 from conjure.errors import NotFoundError
 from conjure.runs.inspect.lineage import (
     Products,
+    RelationKind,
     SourceKind,
-    Tie,
     source_kind,
     source_text,
     trace_products,
@@ -49,12 +49,12 @@ def edges(trace):
 def test_all_that_a_run_came_from(family):
     trace = trace_sources(family, 5)
     assert edges(trace) == {
-        ("runs/4", "runs/5", Tie.STARTED),
-        ("runs/2", "runs/4", Tie.MOUNT),
-        ("runs/1", "runs/4", Tie.MOUNT),
-        ("runs/1", "runs/2", Tie.MOUNT),
-        ("uploads/jokes@1", "runs/2", Tie.MOUNT),
-        (FILE, "runs/2", Tie.MOUNT),
+        ("runs/4", "runs/5", RelationKind.STARTED),
+        ("runs/2", "runs/4", RelationKind.MOUNT),
+        ("runs/1", "runs/4", RelationKind.MOUNT),
+        ("runs/1", "runs/2", RelationKind.MOUNT),
+        ("uploads/jokes@1", "runs/2", RelationKind.MOUNT),
+        (FILE, "runs/2", RelationKind.MOUNT),
     }
     assert set(trace.runs) == {"runs/5", "runs/4", "runs/2", "runs/1"}
     (first, *_) = trace.edges["runs/2"]
@@ -64,12 +64,12 @@ def test_all_that_a_run_came_from(family):
 def test_all_that_came_from_a_run(family):
     trace = trace_products(family, 1)
     assert edges(trace) == {
-        ("runs/1", "runs/2", Tie.MOUNT),
-        ("runs/1", "runs/3", Tie.MOUNT),
-        ("runs/1", "runs/4", Tie.MOUNT),
-        ("runs/2", "runs/4", Tie.MOUNT),
-        ("runs/2", "runs/3", Tie.RERUN),
-        ("runs/4", "runs/5", Tie.STARTED),
+        ("runs/1", "runs/2", RelationKind.MOUNT),
+        ("runs/1", "runs/3", RelationKind.MOUNT),
+        ("runs/1", "runs/4", RelationKind.MOUNT),
+        ("runs/2", "runs/4", RelationKind.MOUNT),
+        ("runs/2", "runs/3", RelationKind.RERUN),
+        ("runs/4", "runs/5", RelationKind.STARTED),
     }
     assert trace.runs["runs/5"].facts.status is RunStatus.REQUESTED
 

@@ -5,7 +5,7 @@ from conjure.runs.code.snapshot import snapshot
 from conjure.runs.inspect.run_diff import Change, FileChange, compare
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import ComputeRequest, EnvironmentChoice, RunSpec
-from conjure.runs.schema.status import Ending, EndReason, Facts
+from conjure.runs.schema.status import Ending, EndReason, RunProgress
 from conjure.runs.telemetry.metrics import Summary
 from support.repositories import write_files
 
@@ -28,7 +28,7 @@ def taken(home, folder, number, files):
 
 def test_equal_runs_do_not_differ(home, tmp_path):
     before = record(tmp_path, params={"lr": "1"}, labels=("a",))
-    after = replace(before, number=2, facts=Facts(before.facts.entered), total_s=4.0)
+    after = replace(before, number=2, facts=RunProgress(before.facts.entered), total_s=4.0)
     assert compare(home, before, after, {}, {}).is_empty
 
 
@@ -74,7 +74,7 @@ def test_what_they_ran_with(home, tmp_path):
 
 def test_what_came_out(home, tmp_path):
     def ended(run, ending, files):
-        return replace(run, facts=Facts({}, 1.0, ending), outputs=OutputFacts(files, 10))
+        return replace(run, facts=RunProgress({}, 1.0, ending), outputs=OutputFacts(files, 10))
 
     before = ended(record(tmp_path), Ending(EndReason.COMPLETED, 0), 1)
     after = ended(record(tmp_path, 2), Ending(EndReason.NONZERO_EXIT, 3), 2)

@@ -9,7 +9,7 @@ import pytest
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.lifecycle.cancellation import raising
+from conjure.runs.lifecycle.cancellation import poll_and_raise
 from support.casting import add_run
 
 
@@ -32,7 +32,7 @@ def test_a_wish_in_the_database_interrupts_what_the_main_thread_does(home):
             return CutShortError() if own.end_request(number) == STOP else None
 
         def work():
-            with raising(look, home):
+            with poll_and_raise(look, home):
                 store.request_end(number, STOP)
                 wait_for_ever()
 
@@ -45,7 +45,7 @@ def test_it_is_raised_again_where_something_swallows_it(home):
     SqliteDatabase.open(home).close()
 
     def work():
-        with raising(lambda _: CutShortError(), home):
+        with poll_and_raise(lambda _: CutShortError(), home):
             with suppress(CutShortError):
                 wait_for_ever()
             wait_for_ever()
@@ -58,7 +58,7 @@ def test_nothing_is_left_when_the_block_is_over(home):
     SqliteDatabase.open(home).close()
     before = signal.getsignal(signal.SIGALRM)
     looked = threading.Event()
-    with raising(lambda _: looked.set(), home):
+    with poll_and_raise(lambda _: looked.set(), home):
         assert looked.wait(60)
     assert signal.getsignal(signal.SIGALRM) is before
     assert [thread.name for thread in threading.enumerate() if thread.name == "cancellation"] == []
@@ -76,14 +76,16 @@ def test_a_database_that_cannot_be_read_is_tried_again(home):
         if len(looks) == 3:
             looked_again.set()
 
-    with raising(look, home):
+    with poll_and_raise(look, home):
         assert looked_again.wait(60)
     assert [store is not None for store in looks[:3]] == [True, False, True]
 
 
 def test_a_wish_that_came_by_a_signal_is_heard_where_nothing_can_be_read(home):
     def work():
-        with raising(lambda store: CutShortError() if store is None else None, home):  # there is no database
+        with poll_and_raise(
+            lambda store: CutShortError() if store is None else None, home
+        ):  # there is no database
             wait_for_ever()
 
     with pytest.raises(CutShortError):

@@ -16,11 +16,12 @@ def home(tmp_path):
     return Home(tmp_path).create()
 
 
-def variables(home, given=(), *, prefix=None, packages=("conjure",), gpus=None, gpu_ids=()):
+def variables(home, given=(), *, prefix=None, packages=("conjure",), gpus=None, gpu_ids=(), **asked):
     environment = Environment(
         "digest", Path("/e/bin/python"), Path("/e/bin"), dict.fromkeys(packages, "1"), prefix
     )
-    spec = RunSpec(command=("true",), folder=Path("/"), resources=ComputeRequest(gpus=gpus))
+    needs = ComputeRequest(asked.pop("cpus", None), gpus)
+    spec = RunSpec(command=("true",), folder=Path("/"), resources=needs, **asked)
     record = RunRecord(7, spec, gpu_ids=gpu_ids)
     return command_variables(home, record, PLACE, environment, dict(given))
 
@@ -67,3 +68,13 @@ def test_a_run_sees_the_gpus_it_was_given(home, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert "CUDA_VISIBLE_DEVICES" not in variables(home)
     assert variables(home, gpus=2, gpu_ids=(1, 3))["CUDA_VISIBLE_DEVICES"] == "1,3"
+
+
+def test_processes_that_work_together_share_the_cores(home, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("conjure.runs.lifecycle.command_environment.physical_cores", lambda: 8)
+    assert "OMP_NUM_THREADS" not in variables(home)
+    for asked, threads in (((2, 8), 4), ((2, 6.5), 3), ((3, 8), 2), ((4, 1), 1), ((2, 16), 4)):
+        processes, cpus = asked
+        assert variables(home, distributed=processes, cpus=cpus)["OMP_NUM_THREADS"] == str(threads)
+    assert variables(home, {"OMP_NUM_THREADS": "7"}, distributed=2)["OMP_NUM_THREADS"] == "7"

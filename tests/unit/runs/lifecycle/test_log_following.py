@@ -1,5 +1,5 @@
 from conjure.runs.lifecycle.log_following import Entered, _Merge
-from conjure.runs.schema.status import PHASES, Facts, RunStatus
+from conjure.runs.schema.status import PHASES, RunProgress, RunStatus
 from conjure.runs.telemetry.logs import NOTE, STDOUT, LogEntry
 
 
@@ -16,7 +16,7 @@ class Tail:
 
 def facts(up_to, start=0.0):
     phases = PHASES[: PHASES.index(up_to) + 1]
-    return Facts({phase: start + place for place, phase in enumerate(phases)})
+    return RunProgress({phase: start + place for place, phase in enumerate(phases)})
 
 
 def names(events):

@@ -5,9 +5,10 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.runs.lifecycle.submission import refuse_own_folder, spec_of_record
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.lifecycle.submission import refuse_own_folder, spec_of_record, with_cores
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, RunRecord
-from conjure.runs.schema.spec import CodeChoice, EnvironmentChoice, Mount, RunSpec
+from conjure.runs.schema.spec import CodeChoice, ComputeRequest, EnvironmentChoice, Mount, RunSpec
 
 PACKAGES = {"tqdm": "4.66", "Some_Thing": "2.0", "numpy": "2.1"}
 
@@ -106,3 +107,16 @@ def test_conjures_own_home_is_no_folder_to_run_in(home, place, refused):
     else:
         refuse_own_folder(home, spec)
     refuse_own_folder(home, replace(spec, code=CodeChoice(run=1)))
+
+
+@pytest.mark.parametrize(
+    ("processes", "is_local", "cpus"), [(2, True, 16), (3, True, 15), (32, True, 16), (4, False, 4)]
+)
+def test_processes_that_work_together_ask_for_cores(processes, is_local, cpus, monkeypatch):
+    monkeypatch.setattr(Capacity, "of_this_machine", lambda: Capacity(16, (), 1))
+    spec = record(distributed=processes).spec
+    assert with_cores(spec, is_local=is_local).resources.cpus == cpus
+    asked = replace(spec, resources=ComputeRequest(cpus=1))
+    assert with_cores(asked, is_local=is_local) == asked
+    alone = record().spec
+    assert with_cores(alone, is_local=is_local) == alone

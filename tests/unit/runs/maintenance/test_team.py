@@ -5,7 +5,7 @@ import pytest
 from conjure.core.team_settings import TeamSettings
 from conjure.errors import ConflictError, StoreError, UsageError
 from conjure.runs.database.migrations import NewerSchemaError
-from conjure.runs.database.opening import open_database, share, shared_address, stop_sharing
+from conjure.runs.database.open_database import open_database, share, shared_address, stop_sharing
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import host_id
 from conjure.runs.maintenance import team
@@ -36,7 +36,7 @@ def test_an_active_run_keeps_a_home_where_it_is(home, store):
 
 def test_a_home_that_shares_nothing_says_so(home, store):
     for ask in (team.status, team.leave, team.upgrade_schema):
-        with pytest.raises(StoreError, match="in a file of its own"):
+        with pytest.raises(StoreError, match="in its own database file"):
             ask(home)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from conjure.errors import UsageError
-from conjure.runs.database.base import Claim
+from conjure.runs.database.base import ResourceClaim
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.gpus import gpu_count, gpus_named
 from conjure.runs.scheduling.scheduler import allocate, refuse_impossible, shortage, startable
@@ -11,7 +11,7 @@ MACHINE = Capacity(cpus=4, gpu_ids=(0, 1), memory_bytes=100)
 
 
 def run(number, needs, *, started=False, gpu_ids=(), host="here", in_queue=False):
-    return Claim(number, needs, host, started=started, gpu_ids=gpu_ids, in_queue=in_queue)
+    return ResourceClaim(number, needs, host, started=started, gpu_ids=gpu_ids, in_queue=in_queue)
 
 
 def queued(number, **needs):
@@ -89,7 +89,7 @@ def test_what_waits_is_started_in_its_order_and_large_requests_are_not_passed():
 def test_only_what_is_in_this_machines_queue_is_started_from_it():
     carried = run(1, ComputeRequest(cpus=1))  # by a supervisor of 0.1, which waits by itself
     assert ready(carried, queued(2, cpus=3), queued(3, cpus=1)) == [2]
-    there = Claim(1, ComputeRequest(cpus=4), "there", in_queue=True)
+    there = ResourceClaim(1, ComputeRequest(cpus=4), "there", in_queue=True)
     assert ready(there, queued(2, cpus=4)) == [2]
 
 
@@ -139,7 +139,7 @@ def test_a_list_of_gpus():
 
 
 def test_a_run_that_waits_for_another_delays_nobody():
-    blocked = Claim(2, ComputeRequest(cpus=4), "here", in_queue=True, after=(1,))
+    blocked = ResourceClaim(2, ComputeRequest(cpus=4), "here", in_queue=True, after=(1,))
     assert ready(blocked, queued(3, cpus=4)) == [3]
     assert shortage(2, [blocked], MACHINE) == "run 1"
     assert shortage(3, [blocked, queued(3, cpus=4)], MACHINE) == "4 cores (4 of 4 free)"
@@ -147,4 +147,4 @@ def test_a_run_that_waits_for_another_delays_nobody():
 
 def test_a_run_that_asked_for_nothing_starts_once_the_others_have_completed():
     assert ready(queued(3)) == [3]
-    assert ready(Claim(3, ComputeRequest(), "here", in_queue=True, after=(1, 2))) == []
+    assert ready(ResourceClaim(3, ComputeRequest(), "here", in_queue=True, after=(1, 2))) == []

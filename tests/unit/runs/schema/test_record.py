@@ -10,12 +10,12 @@ from conjure.runs.database.rows import to_columns, to_record
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import Ending, EndReason, RunProgress, RunStatus
 
 FULL = RunRecord(
     number=7,
     spec=RunSpec(command=("echo", "a b"), folder=Path("/code"), labels=("x",), params={"lr": "1"}),
-    facts=Facts(
+    facts=RunProgress(
         {RunStatus.REQUESTED: 1795500000.123456, RunStatus.QUEUED: 1795500001.5},
         1795500002.0,
         Ending(EndReason.STOP_REQUESTED, signal=15, message="why"),

@@ -36,6 +36,7 @@ FULL = spec(
     labels=("sweep",),
     params={"lr": "0.1"},
     idempotent=True,
+    distributed=2,
 )
 
 
@@ -149,6 +150,19 @@ def test_what_cannot_be_had_in_a_container_is_refused(options, why):
     environment = EnvironmentChoice(**{"image": "docker.io/x/y:1@sha256:0", **options.pop("environment", {})})
     with pytest.raises(UsageError, match=why):
         spec(environment=environment, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"distributed": 0}, "distributed=0 must be between 1 and 1024"),
+        ({"distributed": 2, "sandbox": True}, "distributed and sandbox cannot be combined"),
+        ({"distributed": 2, "environment": EnvironmentChoice(image="x")}, "distributed and image cannot be"),
+    ],
+)
+def test_what_several_processes_cannot_have_is_refused(options, why):
+    with pytest.raises(UsageError, match=why):
+        spec(**options)
 
 
 def test_the_command_as_one_line():

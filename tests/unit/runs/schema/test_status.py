@@ -8,8 +8,8 @@ from conjure.runs.schema.status import (
     STATUS_OF_REASON,
     Ending,
     EndReason,
-    Facts,
     IllegalMoveError,
+    RunProgress,
     RunStatus,
     check_move,
     exit_status,
@@ -66,9 +66,11 @@ def test_failing_means_a_code_or_a_signal():
 
 def test_the_status_follows_from_phases_not_from_their_times():
     # The clock was set back by a day while the run was building.
-    facts = Facts({RunStatus.REQUESTED: 90_000.0, RunStatus.QUEUED: 90_001.0, RunStatus.BUILDING: 3_600.0})
+    facts = RunProgress(
+        {RunStatus.REQUESTED: 90_000.0, RunStatus.QUEUED: 90_001.0, RunStatus.BUILDING: 3_600.0}
+    )
     assert facts.status is RunStatus.BUILDING
-    ended = Facts(facts.entered, 10.0, Ending(EndReason.BUILD_FAILED))
+    ended = RunProgress(facts.entered, 10.0, Ending(EndReason.BUILD_FAILED))
     assert ended.status is RunStatus.BUILD_FAILED
     assert ended.phase is RunStatus.BUILDING
 

@@ -1,5 +1,5 @@
 from conjure.runs.schema.run_folder import METRICS_FILE
-from conjure.runs.telemetry.metrics import MetricTail, Point, Summary, read_points, summarise
+from conjure.runs.telemetry.metrics import MetricTail, Point, Summary, metric_summaries, read_points
 
 LINE = '{"name": "%s", "step": %d, "value": %r, "time": 1.5}\n'
 
@@ -54,6 +54,6 @@ def test_a_line_without_end_does_not_stop_what_follows(tmp_path):
 
 def test_summaries_add_up_over_pieces():
     points = [Point("x", step, value, 0.0) for step, value in enumerate([3.0, -1.0, 2.0])]
-    whole = summarise(points)
+    whole = metric_summaries(points)
     assert whole == {"x": Summary("x", 3, 2, 2.0, -1.0, 3.0)}
-    assert summarise(points[1:], summarise(points[:1]).values()) == whole
+    assert metric_summaries(points[1:], metric_summaries(points[:1]).values()) == whole

@@ -207,7 +207,7 @@ def _finite(numbers: "NDArray[np.float32]", tensor: PackedTensor) -> "NDArray[np
     import numpy as np
 
     if not np.isfinite(numbers).all():
-        raise ModelError(f"the weights are damaged: tensor {tensor.name!r} holds NaN or infinity")
+        raise ModelError(f"the weights are damaged: tensor {tensor.name!r} contains NaN or infinity")
     return numbers
 
 

@@ -251,7 +251,7 @@ class _Cursor:
         """A number of things to follow, each of at least `item_bytes`."""
         number = self.scalar("Q")
         if number > min(limit, self.left // item_bytes):
-            raise self.damaged(f"it claims to hold {number:,} {of}")
+            raise self.damaged(f"it claims to contain {number:,} {of}")
         return number
 
     def string(self) -> str:

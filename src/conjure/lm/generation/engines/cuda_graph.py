@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from conjure.lm.generation.engines.torch_engine import Cohort, TorchEngine, evaluating
+from conjure.lm.generation.engines.torch_engine import Cohort, TorchEngine, eval_mode
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.decoder import Decoder, KVCache, attention_mask
 
@@ -89,7 +89,7 @@ class _FixedStep:
         return logits
 
     def _compute(self) -> Tensor:
-        with evaluating(self._model):
+        with eval_mode(self._model):
             column = self._cache.column
             masks = {
                 window: attention_mask(column, self._columns, pad=self._pad, window=window)

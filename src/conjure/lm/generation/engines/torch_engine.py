@@ -108,7 +108,7 @@ class TorchEngine:
 
     def read(self, ids: Tensor, cohort: Cohort) -> Tensor:
         """Read new tokens, int64, (R, T), of a cohort's rows; logits of what follows, float32, (R, V)."""
-        with evaluating(self.model):
+        with eval_mode(self.model):
             hidden = self.model(ids.to(self.model.device), cache=cohort.cache, pad=cohort.padding)
             return self.head(hidden[:, -1])
 
@@ -271,7 +271,7 @@ class TorchSession:
 
 
 @contextmanager
-def evaluating(model: CausalLM) -> Iterator[None]:
+def eval_mode(model: CausalLM) -> Iterator[None]:
     """Gradients and dropout off inside the block, and dropout as it was afterwards."""
     training = model.training
     if training:  # walking through all modules takes longer than it looks, so not without need

@@ -1,7 +1,6 @@
 """The torch engine for a checkpoint, in the number format that was asked for.
 
-Main entries: `load_torch_engine`, `load_torch_positions`. Invariant: ``int8`` has the native engine's
-numbers.
+Main entry: `load_torch_engine`. Invariant: ``int8`` has the native engine's numbers.
 """
 
 from pathlib import Path
@@ -14,7 +13,6 @@ from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.cuda_graph import torch_engine
 from conjure.lm.generation.engines.int8_quantization import Int8Decoder
 from conjure.lm.generation.engines.torch_engine import TorchEngine
-from conjure.lm.generation.engines.torch_positions import TorchPositions
 from conjure.lm.hardware import fast_dtype, pick_device
 from conjure.lm.models.decoder import Decoder
 
@@ -35,11 +33,6 @@ def load_torch_engine(folder: Path, precision: str) -> tuple[Engine, str]:
     device = pick_device()
     dtype = fast_dtype(device, precision)
     return torch_engine(load_model(folder, dtype).to(device)), _words(dtype, device)
-
-
-def load_torch_positions(folder: Path) -> TorchPositions:
-    """What reads every position of a text, in float32 on the CPU."""
-    return TorchPositions(load_model(folder))
 
 
 def _rounded(folder: Path) -> tuple[Engine, str]:

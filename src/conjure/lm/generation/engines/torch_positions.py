@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conjure.lm.generation.engines.positions import PIECE, ReadPiece, long_texts, short_texts
-from conjure.lm.generation.engines.torch_engine import evaluating
+from conjure.lm.generation.engines.torch_engine import eval_mode
 from conjure.lm.models.base import CausalLM
 
 
@@ -38,7 +38,7 @@ class TorchPositions:
         ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.int64)  # (B, T); filled at the right
         for row, text in zip(ids, rows, strict=True):
             row[: len(text)] = torch.tensor(text)
-        with evaluating(self._model):
+        with eval_mode(self._model):
             hidden = self._model(ids.to(self._model.device))  # (B, T, C)
             return [
                 ReadPiece(number, 0, self._logits(row[: len(texts[number])]))
@@ -49,7 +49,7 @@ class TorchPositions:
         ids = torch.tensor([text], dtype=torch.int64).to(self._model.device)
         cache = self._model.new_cache(1, len(text))
         for start in range(0, len(text), PIECE):
-            with evaluating(self._model):
+            with eval_mode(self._model):
                 hidden = self._model(ids[:, start : start + PIECE], cache=cache)
                 piece = ReadPiece(number, start, self._logits(hidden[0]))
             yield [piece]

@@ -7,6 +7,7 @@ from conjure.lm.report.compare import SAMPLE_TOKENS, ComparedRun, Comparison, na
 from conjure.lm.report.html.layout import number, percent, rows_of, section, table, term
 from conjure.lm.report.html.markup import Markup, element
 from conjure.lm.report.html.page import document
+from conjure.lm.report.verdict import Z_95
 
 
 def render_comparison(comparison: Comparison) -> str:
@@ -38,6 +39,7 @@ def _figures(comparison: Comparison) -> Markup:
                 term("bits per byte", "Held-out loss, comparable between tokenizers; lower is better"),
                 lambda run: number(run.bits_per_byte, 3),
             ),
+            (term("above the lowest, bits per byte", "± is 95% confidence"), behind),
             *loss,
             ("copies among the samples", lambda run: f"{run.copies:,} of {samples:,}"),
             (
@@ -56,12 +58,7 @@ def _figures(comparison: Comparison) -> Markup:
 
 def protocol(comparison: Comparison) -> str:
     """On what the runs were compared, as sentences."""
-    left_out = ""
-    if comparison.left_out:
-        left_out = (
-            f" {comparison.left_out:,} of {comparison.candidates:,} held-out records are left out, because a "
-            "run was trained on them or on duplicates of them."
-        )
+    left_out = f"{_seen(comparison)}{_refused(comparison)}"
     if not comparison.scored:
         return f"No record was scored.{left_out}"
     which = (
@@ -69,10 +66,33 @@ def protocol(comparison: Comparison) -> str:
         if comparison.scored == comparison.available
         else f"{comparison.scored:,} of {comparison.available:,}"
     )
+    how = (
+        "were scored: their answers, given what comes before them,"
+        if comparison.questions
+        else "were scored, each after an end-of-text token,"
+    )
     return (
-        f"{which} held-out records that no run was trained on were scored, each after an end-of-text token, "
-        f"context {comparison.context:,} tokens, stride {comparison.stride:,}.{left_out} Runs share a rank "
-        "if a sign-flip test shows no clear difference (p of 0.05 or more)."
+        f"{which} held-out records that no run was trained on {how} "
+        f"context {comparison.context:,} tokens, stride {comparison.stride:,}.{left_out} Runs share a place "
+        "if a sign-flip test shows no clear difference (p of 0.05 or more, or less than 0.02 nats per token)."
+    )
+
+
+def _seen(comparison: Comparison) -> str:
+    if not comparison.left_out:
+        return ""
+    return (
+        f" {comparison.left_out:,} of {comparison.candidates:,} held-out records are left out, because a "
+        "run was trained on them or on duplicates of them."
+    )
+
+
+def _refused(comparison: Comparison) -> str:
+    if not comparison.unreadable:
+        return ""
+    return (
+        f" {comparison.unreadable:,} of {comparison.candidates:,} are left out, because the chat template "
+        "of a run does not accept them."
     )
 
 
@@ -81,16 +101,32 @@ def place(run: ComparedRun) -> str:
     return str(run.rank) if run.rank is not None else "–"
 
 
+def behind(run: ComparedRun) -> str:
+    """How far a run is above the lowest held-out loss, and how sure that is; or a dash."""
+    if run.behind is None or run.behind_error is None:
+        return "–"
+    return f"{run.behind:.3f} ± {Z_95 * run.behind_error:.3f}"
+
+
 def _samples(comparison: Comparison) -> Markup:
-    columns = element("tr", [element("th", f"run {run.run}", scope="col") for run in comparison.runs])
+    questions = comparison.questions
+    names = [f"run {run.run}" for run in comparison.runs]
+    columns = element(
+        "tr", [element("th", name, scope="col") for name in (*["question"] * bool(questions), *names)]
+    )
+    written = [run.samples for run in comparison.runs]
     rows = [
         element("tr", [element("td", text if text.strip() else "(empty)", dir="auto") for text in texts])
-        for texts in zip(*(run.samples for run in comparison.runs), strict=True)
+        for texts in zip(*([questions] if questions else []), *written, strict=True)
     ]
+    what = (
+        "Each row answers the question of one held-out conversation"
+        if questions
+        else "Each row has the same index"
+    )
     return section(
         "Samples",
-        f"Each row has the same seed ({comparison.seed}) and index; a sample has at most {SAMPLE_TOKENS} "
-        "tokens.",
+        f"{what}; all have the same seed ({comparison.seed}). A sample has at most {SAMPLE_TOKENS} tokens.",
         element(
             "div",
             element("table", element("thead", columns), element("tbody", rows), class_="samples"),

@@ -43,7 +43,7 @@ from conjure.lm.report.novelty import (
     NEAR_COPY_RUN_WORDS,
     NEAR_COPY_SHARE,
 )
-from conjure.lm.report.verdict import Z_95
+from conjure.lm.report.verdict import Z_95, change_digits
 
 _SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
 _ENDINGS = {"early_stop": ", where it stopped early", "interrupted": ", where it was interrupted"}
@@ -159,8 +159,9 @@ def _held_out_table(report: Report) -> Markup | None:
         change = signed(after - before, digits) if before is not None and after is not None else "–"
         return name, (number(before, digits), number(after, digits), change)
 
-    error = f" ± {Z_95 * on.standard_error:.2f}" if on.standard_error is not None else ""
-    loss = (f"{base.loss:.3f}", f"{tuned.loss:.3f}", f"{signed(on.change, 2)}{error}")
+    digits = change_digits(on.change)
+    error = f" ± {Z_95 * on.standard_error:.{digits}f}" if on.standard_error is not None else ""
+    loss = (f"{base.loss:.3f}", f"{tuned.loss:.3f}", f"{signed(on.change, digits)}{error}")
     return table(
         ("", *_MODELS, "change"),
         (
@@ -269,7 +270,9 @@ def _left_out(normal: Normal) -> str:
 def _copying_table(report: Report) -> Markup:
     columns = [report.base.novelty, report.tuned.novelty]
     columns += [report.normal.novelty] if report.normal is not None else []
-    copy = f"the whole text stands in one training record, and has {COPY_WORDS} words or is all of it"
+    copy = (
+        f"the whole text stands in one training record, and has at least {COPY_WORDS} words or is all of it"
+    )
     near = (
         f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words, or all but {FEW_CHANGES} "
         f"({COPY_WORDS} at least), stand in the same order in one record, or in stretches of {COPY_WORDS} "
@@ -307,11 +310,14 @@ def _recital(report: Report) -> Markup | None:
         shares = [of(side) for side in sides if side is not None]
         return name, [f"{share.extracted:,} of {share.records:,}" if share else "–" for share in shares]
 
+    held_out = (row("held-out records completed", lambda extraction: extraction.held_out),)
+    if not any(side is not None and side.held_out for side in sides):
+        held_out = ()
     return table(
         ("", *_MODELS),
         (
             row("training records completed", lambda extraction: extraction.training),
-            row("held-out records completed", lambda extraction: extraction.held_out),
+            *held_out,
         ),
         "Each model is given the first half of a record and continues it with greedy decoding. A record "
         f"counts if the second half is reproduced exactly. Records of {SHORTEST} tokens or more; of those "

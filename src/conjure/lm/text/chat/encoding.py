@@ -298,7 +298,7 @@ def conversation_encoder(
     if formats == {ChatFormat.PROMPT}:
         return PromptEncoder(tokenizer)
     raise UsageError(
-        f"{model} has no chat template, and the data hold conversations ({', '.join(sorted(formats))})",
+        f"{model} has no chat template, and the data contain conversations ({', '.join(sorted(formats))})",
         hint="use a chat model, such as smollm2; or keep the data as prompt and completion; or read one"
         f" column as plain text, with {option('column')}",
     )

@@ -166,5 +166,5 @@ class TestRefusals:
         weights = stored(random_model("llama"))["blk.0.ffn_up.weight"]
         weights[3, 5] = np.nan
         path = write_gguf(tmp_path / "m.gguf", tensors={"blk.0.ffn_up.weight": weights})
-        with pytest.raises(CheckpointError, match="holds NaN or infinity"):
+        with pytest.raises(CheckpointError, match="contains NaN or infinity"):
             checkpoint_folder(path)

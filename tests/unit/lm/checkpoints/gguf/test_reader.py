@@ -57,8 +57,8 @@ def test_a_file_cut_short_anywhere_is_said_to_be(tmp_path):
         (b"PK\3\4" + bytes(60), "is not a GGUF file"),
         (header(version=1), "is of GGUF version 1"),
         (header(version=3 << 24), "is of GGUF version 50331648; conjure reads 2 and 3, little-endian"),
-        (header(tensors=1 << 60), "it claims to hold 1,152,921,504,606,846,976 tensors"),
-        (header(keys=1 << 40), "it claims to hold 1,099,511,627,776 keys"),
+        (header(tensors=1 << 60), "it claims to contain 1,152,921,504,606,846,976 tensors"),
+        (header(keys=1 << 40), "it claims to contain 1,099,511,627,776 keys"),
         (header(keys=1, rest=HUGE + bytes(60)), "bytes of text in one place"),
         (
             header(keys=1, rest=text("a") + struct.pack("<I", 99) + bytes(9)),

@@ -48,7 +48,7 @@ class TestWeights:
     def test_what_is_no_number_is_refused(self, bad):
         weight = random_matrix(5, 10)
         weight[3, 7] = bad
-        with pytest.raises(ModelError, match="the model's weights hold NaN or infinity"):
+        with pytest.raises(ModelError, match="the model's weights contain NaN or infinity"):
             round_weight(weight)
 
 

@@ -55,7 +55,7 @@ def test_what_is_plain_text_is_no_conversation(tmp_path):
     assert not records.chat_formats
     assert list(records) == ["Here."]
     (tmp_path / "notes.txt").write_text("plain")
-    with pytest.raises(UsageError, match=r"holds conversations \(prompt/completion\) and .*plain text"):
+    with pytest.raises(UsageError, match=r"contains conversations \(prompt/completion\) and .*plain text"):
         read_records([file, tmp_path / "notes.txt"])
 
 
@@ -101,5 +101,5 @@ def test_faults_are_counted_and_alone_are_an_error(tmp_path):
     (bad,) = records.bad_rows.values()
     assert records.describe(bad) == f"1 × no answer to learn (first: {tmp_path / 'chat.jsonl'}, line 2)"
     only = read_records([written(tmp_path / "bad.jsonl", of(("user", "a")))])
-    with pytest.raises(DataError, match="holds nothing usable: 1 × no answer to learn"):
+    with pytest.raises(DataError, match="contains nothing usable: 1 × no answer to learn"):
         list(only.pieces())

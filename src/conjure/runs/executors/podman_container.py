@@ -36,7 +36,7 @@ _OF_PODMAN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class BindMount:
     """A file or folder of this machine that is in the container too, at a path of its own."""
 
     source: Path
@@ -63,7 +63,7 @@ class Container:
 
     name: str
     image: str
-    bound: tuple[Bound, ...]
+    bound: tuple[BindMount, ...]
     variables: Mapping[str, str]
 
 
@@ -90,7 +90,7 @@ def start_container(container: Container, marker: Path) -> None:
         if "," in f"{bound.source}{bound.target}":
             raise BuildError(f"{bound.source} cannot be mounted in a container: its path has a comma")
     marker.touch(0o600)
-    init = Bound(find_engine().init, Path(_INIT), read_only=True)
+    init = BindMount(find_engine().init, Path(_INIT), read_only=True)
     words, inherited = _split(container.variables)
     run_engine(
         [

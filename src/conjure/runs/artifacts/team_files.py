@@ -1,6 +1,6 @@
 """Files of runs and uploads in a team's object store, and back.
 
-Main entry: `SharedFiles`. A file of some size is an object of its own; small ones lie many to an object, a
+Main entry: `TeamFiles`. A file of some size is an object of its own; small ones lie many to an object, a
 pack, at a place that the manifest names. Invariant: a file appears in a folder whole, with the digest that
 its manifest says, or not at all; and what a manifest in the store names was there when it was written.
 """
@@ -114,7 +114,7 @@ def _contents(manifest: Manifest) -> Iterator[Entry]:
     return (entry for entry in manifest.entries if entry.target is None and entry.digest)
 
 
-class SharedFiles:
+class TeamFiles:
     """A team's files. Use one object per thread.
 
     Args:
@@ -327,7 +327,7 @@ class SharedFiles:
 class _Sender:
     """Sends contents from several threads; their rows are written here, after the objects."""
 
-    def __init__(self, files: SharedFiles) -> None:
+    def __init__(self, files: TeamFiles) -> None:
         self._files = files
         self._threads = ThreadPoolExecutor(_AT_ONCE)
         self._sending: dict[Future[None], dict[str, Place]] = {}

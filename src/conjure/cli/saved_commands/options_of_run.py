@@ -12,9 +12,8 @@ import click
 
 from conjure.cli.saved_commands.files import Value, key_of, saved_parameters
 from conjure.errors import UsageError
-from conjure.runs.lifecycle.submission import part_in_words
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.spec import Mount, RunSpec, split_withheld
+from conjure.runs.schema.spec import Mount, RunSpec, part_in_words, split_withheld
 
 RUN = "run"
 _RECORDED = ("finetune", "generate")  # commands of our own that can be read from a file
@@ -78,6 +77,7 @@ def _run_values(record: RunRecord) -> dict[str, Any]:
         "idempotent": spec.idempotent,
         "sandbox": spec.sandbox,
         "network": spec.network,
+        "distributed": spec.distributed,
     }
 
 

@@ -1,7 +1,7 @@
 """All work for one model: rows being written, prompts being scored, and what waits for room.
 
-Main entry: `Lane`. Invariant: it belongs to the thread that computes; rows join in the order their jobs came,
-and only while there is room for all they may come to hold.
+Main entry: `ModelWorker`. Invariant: it belongs to the thread that computes; rows join in the order their
+jobs came, and only while there is room for all they may come to hold.
 """
 
 from collections import deque
@@ -22,10 +22,10 @@ from conjure.http.generation.rows import Row
 from conjure.http.generation.served_model import ServedModel
 from conjure.lm.generation.prompt_logprobs import PromptLogprobs
 
-Told = tuple[GenerationJob, Event]
+JobEvent = tuple[GenerationJob, Event]
 
 
-class Lane:
+class ModelWorker:
     """The work for one model.
 
     Args:
@@ -68,7 +68,7 @@ class Lane:
         self._waiting = deque(rows for rows in self._waiting if rows[0].job is not job)
         self._scoring = deque(each for each in self._scoring if each[0] is not job)
 
-    def work(self) -> list[Told]:
+    def work(self) -> list[JobEvent]:
         """One step of writing and one piece of scoring; what there is to tell.
 
         Where work fails, the jobs it was for have failed, and no others.
@@ -80,9 +80,9 @@ class Lane:
             told += self._score_on()
         return told
 
-    def _admit(self) -> list[Told]:
+    def _admit(self) -> list[JobEvent]:
         """Let rows join while there is room."""
-        told: list[Told] = []
+        told: list[JobEvent] = []
         while self._waiting:
             rows = self._waiting[0]
             job = rows[0].job
@@ -99,7 +99,7 @@ class Lane:
                 told.append((job, Failed(error)))
         return told
 
-    def _step(self) -> list[Told]:
+    def _step(self) -> list[JobEvent]:
         try:
             return [(row.job, event) for row, event in self._batch.step()]
         except Exception as error:  # noqa: BLE001 - of the engine as a whole: all its rows are lost
@@ -109,7 +109,7 @@ class Lane:
                 self.drop(job)
             return [(job, Failed(error)) for job in failed.values()]
 
-    def _score_on(self) -> list[Told]:
+    def _score_on(self) -> list[JobEvent]:
         """One piece of the scoring that waits longest; several take turns."""
         job, pieces = self._scoring.popleft()
         try:

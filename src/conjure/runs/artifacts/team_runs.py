@@ -1,6 +1,6 @@
 """What of runs lies in a team's object store beside files: code, logs, metrics, records; and its tidying.
 
-Main entry: `SharedRuns`. Invariant: what was sent is written down after it is there; the record of a run in
+Main entry: `TeamRuns`. Invariant: what was sent is written down after it is there; the record of a run in
 the store is brought up to date by whoever finds it older than its row.
 """
 
@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from conjure.core.files import parse_json
 from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError
-from conjure.runs.artifacts.shared_files import DamagedObjectError, SharedFiles, SharedManifest
+from conjure.runs.artifacts.checkpoints import Checkpoint
+from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest, TeamFiles
 from conjure.runs.code.tree_packs import write_pack
 from conjure.runs.database.base import Link
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
@@ -29,24 +30,7 @@ _AT_ONCE = 8
 _NOTHING_SENT = Streams(0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Files that an attempt at a run keeps for the next one while it goes on.
-
-    Attributes:
-        place: Whose they are, counted as the record counts attempts: from 1.
-        manifest: The digest of the list of the files.
-        newest: For each glob that names some, when the newest of them was written.
-        metrics_bytes: As much of the attempt's metrics was reported before the files were copied.
-    """
-
-    place: int
-    manifest: str
-    newest: dict[str, float]
-    metrics_bytes: int
-
-
-class SharedRuns(SharedFiles):
+class TeamRuns(TeamFiles):
     """A team's files and what else is in its object store. Use one object per thread."""
 
     # ---- while a run goes on -------------------------------------------------------------------------------
@@ -328,4 +312,4 @@ class SharedRuns(SharedFiles):
         return {found[1].manifest for found in kept if found is not None}
 
 
-__all__ = ["Checkpoint", "SharedManifest", "SharedRuns"]
+__all__ = ["SharedManifest", "TeamRuns"]

@@ -1,6 +1,6 @@
 """What a command relies on here and will not find in its run, said before it is missed.
 
-Main entry: `overlooked`. Invariant: it only looks; whatever it cannot find out, it leaves unsaid.
+Main entry: `submission_warnings`. Invariant: it only looks; whatever it cannot find out, it leaves unsaid.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from conjure.runs.schema.spec import RunSpec
 _MOST_NAMES = 200
 
 
-def overlooked(spec: RunSpec) -> Iterator[str]:
+def submission_warnings(spec: RunSpec) -> Iterator[str]:
     """Notes on a run that is about to be submitted, one sentence each."""
     if _has_input():
         yield "standard input is not passed to the run; save it to a file and mount it with -m"

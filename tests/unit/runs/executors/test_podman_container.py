@@ -7,8 +7,8 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import BuildError
-from conjure.runs.executors.container import (
-    Bound,
+from conjure.runs.executors.podman_container import (
+    BindMount,
     Container,
     container_name,
     exec_arguments,
@@ -38,7 +38,7 @@ def podman(tmp_path, monkeypatch):
 
 
 def container(**variables):
-    bound = (Bound(Path("/w"), Path("/w")), Bound(Path("/x"), Path("/y"), read_only=True))
+    bound = (BindMount(Path("/w"), Path("/w")), BindMount(Path("/x"), Path("/y"), read_only=True))
     return Container("name", "sha256:1", bound, variables)
 
 
@@ -62,7 +62,7 @@ def test_values_of_variables_are_on_no_command_line_but_where_podman_goes_by_the
 
 
 def test_a_path_that_podman_cannot_take_is_refused(podman, tmp_path):
-    bound = (Bound(Path("/a,b"), Path("/a,b")),)
+    bound = (BindMount(Path("/a,b"), Path("/a,b")),)
     with pytest.raises(BuildError, match="/a,b cannot be mounted in a container: its path has a comma"):
         start_container(Container("name", "x", bound, {}), tmp_path / "marker")
 

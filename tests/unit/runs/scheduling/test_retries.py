@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from conjure.runs.scheduling.attempts import may_retry
+from conjure.runs.scheduling.retries import may_retry
 from conjure.runs.schema.record import AttemptFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import Ending, EndReason, Facts, RunStatus
+from conjure.runs.schema.status import Ending, EndReason, RunProgress, RunStatus
 
 DIED = Ending(EndReason.SUPERVISOR_DIED)
 FAILED = Ending(EndReason.NONZERO_EXIT, 1)
@@ -22,7 +22,7 @@ def record_of(*running_at, entered=STARTED, retry=2, **given):
     )
     request = given.pop("end_request", None)
     spec = RunSpec(("true",), Path("/code"), retry=retry, **given)
-    return RunRecord(1, spec, Facts(entered), attempts=attempts, end_request=request)
+    return RunRecord(1, spec, RunProgress(entered), attempts=attempts, end_request=request)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from conjure.runs.inspect.overlooked import overlooked
+from conjure.runs.inspect.submission_warnings import submission_warnings
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 from support.repositories import make_repository
 
@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 def notes(folder, *command, **options):
-    return list(overlooked(RunSpec(command=command, folder=folder, **options)))
+    return list(submission_warnings(RunSpec(command=command, folder=folder, **options)))
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,10 @@ def test_where_nothing_is_missing_nothing_is_said(folder, command, options):
 @pytest.mark.parametrize(("text", "said"), [("x", True), ("", False)])
 def test_standard_input(tmp_path, text, said):
     script = (
-        "from pathlib import Path; from conjure.runs.inspect.overlooked import overlooked;"
+        "from pathlib import Path;"
+        "from conjure.runs.inspect.submission_warnings import submission_warnings;"
         "from conjure.runs.schema.spec import RunSpec;"
-        "print(*overlooked(RunSpec(command=('x',), folder=Path.cwd())))"
+        "print(*submission_warnings(RunSpec(command=('x',), folder=Path.cwd())))"
     )
     (tmp_path / "input").write_text(text)
     with (tmp_path / "input").open() as file:

@@ -1,0 +1,360 @@
+"""The processes that train one model together: what each does, and how they tell one another.
+
+Main entries: `ProcessGroup`, which is a process by itself; `join`, which finds the others by the variables
+that launchers of `torch.distributed` programs set. Every process has the whole model and the same optimizer;
+each makes the gradients of its share of a step's micro-batches. Invariants: what the processes add up, they
+add in an order that their number does not change (`pairwise_sum`), so that losses and weights are the same
+bit for bit with one process and with many, at as many threads in each; and nothing but copying is left to the
+library that connects them.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conjure.errors import TrainingError, UsageError, option
+from conjure.lm.training.distributed.pairwise_sum import PairwiseSum, partial_spans, share
+
+Gradients = list[Tensor]
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+_CONNECT_TIMEOUT = timedelta(minutes=5)
+# While one process reads the text, or saves and samples, the others wait for it. That a process has died or
+# was stopped is found by whoever started them, and long before this.
+_PREPARED_WITHIN = timedelta(days=1)
+_STEP_WITHIN = timedelta(minutes=30)
+_ENDED_WITHIN_S = 60.0  # after one process failed, whoever started the others has ended them long before
+_LOOPBACK = "127.0.0.1"
+_SETTINGS, _FAILED, _FINISHED = "settings", "failed", "finished"  # keys that the processes share
+
+
+def add_gradients(left: Gradients, right: Gradients) -> Gradients:
+    """Add the right ones to the left ones, in place."""
+    for one, other in zip(left, right, strict=True):
+        one.add_(other)
+    return left
+
+
+class PeerLostError(TrainingError):
+    """Another process of the group is gone: it has failed, or was ended."""
+
+
+class ProcessGroup:
+    """A process that trains by itself; with others, see `ConnectedGroup`.
+
+    Attributes:
+        rank: Number of this process, from 0. Number 0 tells and saves what there is to tell and save.
+        size: Number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that tells and saves."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """This process's share of `count` pieces of work."""
+        return share(count, self.rank, self.size)
+
+    def gather(self, values: Sequence[float], count: int) -> list[float]:
+        """The values that `count` pieces of work came to; `values` are those of this process's share."""
+        assert len(values) == count
+        return list(values)
+
+    def any(self, *, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return any(self.gather([float(flag)] * len(self.share(self.size)), self.size))
+
+    def total(self, sums: PairwiseSum[Gradients], like: Sequence[Tensor]) -> Gradients:
+        """The gradients of a step, in every process.
+
+        Args:
+            sums: Those of this process's share of the micro-batches.
+            like: Tensors of the gradients' shapes.
+        """
+        del like
+        return sums.total
+
+    def check_weights(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Compare the weights of all processes.
+
+        Raises:
+            TrainingError: They are not the same.
+        """
+
+    def agree(self, settings: Mapping[str, Any]) -> None:
+        """Compare what the processes prepared.
+
+        Raises:
+            TrainingError: It is not the same.
+        """
+
+    def settings_of_leader(self) -> dict[str, Any] | None:
+        """What the first process prepared, once it has; None in that process itself."""
+        return None
+
+    def finish(self) -> None:
+        """Wait until every process has what it needs of the others."""
+
+    @contextmanager
+    def told_once(self) -> Iterator[None]:
+        """Let one process alone tell what went wrong; the others wait to be ended."""
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """This process's place among those that were started together, as its variables tell."""
+
+    rank: int
+    size: int
+    local_rank: int
+    address: str
+    port: int
+
+    @classmethod
+    def from_environment(cls) -> "Membership | None":
+        """What the variables say; None where they are not set."""
+        values = [os.environ.get(name, "") for name in _VARIABLES]
+        if not all(value.isdecimal() for value in values):
+            return None
+        rank, size, local_rank, port = map(int, values)
+        return cls(rank, size, local_rank, os.environ.get("MASTER_ADDR", _LOOPBACK), port)
+
+
+def join(processes: int | None, device: Callable[[], torch.device]) -> ProcessGroup:
+    """Join the other processes of a training.
+
+    Args:
+        processes: How many there are to be; None for one that asks for no others.
+        device: Tells where the model is trained.
+
+    Raises:
+        UsageError: This process was not started with that many.
+        TrainingError: The others cannot be reached, or there are too few GPUs.
+    """
+    if processes is None:
+        return ProcessGroup()
+    membership = Membership.from_environment()
+    if membership is None:
+        if processes == 1:
+            return ProcessGroup()
+        raise UsageError(
+            f"{option('distributed')} needs a run, which starts the processes",
+            hint=f"leave out {option('no_run', True)}",
+        )
+    if membership.size != processes:
+        raise UsageError(
+            f"{option('distributed')} is {processes}, and {membership.size} processes were started"
+        )
+    return _connected(membership, device()) if processes > 1 else ProcessGroup()
+
+
+def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup":
+    if not torch.distributed.is_available():
+        raise TrainingError("this build of torch cannot connect processes: it has no torch.distributed")
+    if device.type == "cuda":
+        gpus = torch.cuda.device_count()
+        if membership.local_rank >= gpus:
+            raise TrainingError(f"{membership.size} processes need a GPU each; {gpus} are there")
+        torch.cuda.set_device(membership.local_rank)
+    try:
+        store = torch.distributed.TCPStore(
+            membership.address,
+            membership.port,
+            is_master=membership.rank == 0,
+            timeout=_CONNECT_TIMEOUT,
+            wait_for_workers=False,
+        )
+        backend = _backend(store, membership, device)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"rank {membership.rank} of {membership.size} cannot reach the others at"
+            f" {membership.address}:{membership.port}: {str(error).splitlines()[0]}"
+        ) from error
+    store.set_timeout(_PREPARED_WITHIN)
+    return ConnectedGroup(backend, store, membership.rank, membership.size, device)
+
+
+def _backend(store: Any, membership: Membership, device: torch.device) -> Any:
+    """What carries numbers between the processes: NCCL between GPUs, else gloo."""
+    if device.type == "cuda":
+        return torch.distributed.ProcessGroupNCCL(store, membership.rank, membership.size)
+    options = torch.distributed.ProcessGroupGloo._Options()
+    if membership.address == _LOOPBACK:  # else the machine's own name is looked up, which may lead nowhere
+        options._devices = [torch.distributed.ProcessGroupGloo.create_device(hostname=_LOOPBACK)]
+    options._timeout = _STEP_WITHIN
+    return torch.distributed.ProcessGroupGloo(store, membership.rank, membership.size, options)
+
+
+class ConnectedGroup(ProcessGroup):
+    """One of several processes that train together.
+
+    Args of the constructor:
+        backend: A backend of `torch.distributed`.
+        store: What all processes can set and get values in.
+        rank: Number of this process.
+        size: Number of processes.
+        device: Where the numbers are that are exchanged.
+    """
+
+    def __init__(self, backend: Any, store: Any, rank: int, size: int, device: torch.device) -> None:
+        self.rank, self.size = rank, size
+        self._backend, self._store, self._device = backend, store, device
+
+    def gather(self, values: Sequence[float], count: int) -> list[float]:
+        """The values that `count` pieces of work came to; `values` are those of this process's share."""
+        most = math.ceil(count / self.size)
+        own = torch.zeros(most, dtype=torch.float64, device=self._device)
+        own[: len(values)] = torch.tensor(values, dtype=torch.float64)
+        rows = self._all_gather(own).tolist()
+        return [value for rank, row in enumerate(rows) for value in row[: len(share(count, rank, self.size))]]
+
+    def total(self, sums: PairwiseSum[Gradients], like: Sequence[Tensor]) -> Gradients:
+        """The gradients of a step, in every process.
+
+        Each process adds up one segment of all gradients, and tells the others what came out.
+
+        Args:
+            sums: Those of this process's share of the micro-batches.
+            like: Tensors of the gradients' shapes.
+        """
+        spans = [partial_spans(sums.count, rank, self.size) for rank in range(self.size)]
+        segment = math.ceil(sum(each.numel() for each in like) / self.size)
+        buffer = torch.zeros(self.size * segment, dtype=torch.float32, device=self._device)
+        views = _views(buffer, like)
+        found: list[tuple[int, int, Tensor]] = []
+        for number in range(max(map(len, spans))):
+            if number < len(sums.partial):
+                for view, gradient in zip(views, sums.partial[number][1], strict=True):
+                    view.copy_(gradient)
+            pieces = self._all_to_all(buffer)
+            present = (rank for rank in range(self.size) if number < len(spans[rank]))
+            found += [(rank, number, pieces[rank]) for rank in present]
+        whole = PairwiseSum[Gradients](sums.count, add_gradients)
+        for rank, number, piece in sorted(found, key=lambda each: each[:2]):
+            whole.put(spans[rank][number], [piece])
+        self._all_gather(whole.total[0], buffer)
+        return views
+
+    def check_weights(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Compare the weights of all processes.
+
+        Raises:
+            TrainingError: They are not the same.
+        """
+        own = torch.tensor([_digest(weights)], dtype=torch.int64, device=self._device)
+        digests = self._all_gather(own).flatten().tolist()
+        others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        if others:
+            raise TrainingError(
+                f"after step {step} the weights of rank {others[0]} are not those of rank 0: the"
+                " processes do not compute alike",
+                hint="use processors and versions of torch that are all alike, or fewer processes",
+            )
+
+    def agree(self, settings: Mapping[str, Any]) -> None:
+        """Compare what the processes prepared.
+
+        Raises:
+            TrainingError: It is not the same.
+        """
+        own = json.loads(json.dumps(settings))
+        if self.leads:
+            self._store.set(_SETTINGS, json.dumps(own))
+            return
+        first = json.loads(self._store.get(_SETTINGS))
+        for name, value in own.items():
+            if first.get(name) != value:
+                raise TrainingError(
+                    f"rank {self.rank} prepared another training than rank 0: {name} is {value!r} and"
+                    f" {first.get(name)!r}"
+                )
+
+    def settings_of_leader(self) -> dict[str, Any] | None:
+        """What the first process prepared, once it has; None in that process itself."""
+        with _peers_needed():
+            return None if self.leads else json.loads(self._store.get(_SETTINGS))
+
+    def finish(self) -> None:
+        """Wait until every process has what it needs of the others."""
+        with _peers_needed():
+            if self.leads:
+                self._store.set(_FINISHED, "")
+            else:
+                self._store.get(_FINISHED)
+
+    @contextmanager
+    def told_once(self) -> Iterator[None]:
+        """Let one process alone tell what went wrong; the others wait to be ended."""
+        try:
+            yield
+        except PeerLostError:
+            time.sleep(_ENDED_WITHIN_S)
+            raise
+        except Exception:
+            if not self._is_first_to_fail():
+                time.sleep(_ENDED_WITHIN_S)
+                raise SystemExit(1) from None
+            raise
+
+    def _is_first_to_fail(self) -> bool:
+        try:
+            return self._store.add(_FAILED, 1) == 1
+        except RuntimeError:  # the first process, which keeps the count, is gone
+            return True
+
+    def _all_gather(self, own: Tensor, into: Tensor | None = None) -> Tensor:
+        """The tensors of all processes, one a row."""
+        rows = own.new_empty(self.size * own.numel()) if into is None else into
+        with _peers_needed():
+            self._backend._allgather_base(rows, own.contiguous()).wait()
+        return rows.view(self.size, -1)
+
+    def _all_to_all(self, own: Tensor) -> Tensor:
+        """The segments of all processes that have this process's number, one a row."""
+        rows = torch.empty_like(own)
+        with _peers_needed():
+            self._backend.alltoall_base(rows, own, [], []).wait()
+        return rows.view(self.size, -1)
+
+
+@contextmanager
+def _peers_needed() -> Iterator[None]:
+    """Turn the errors of a broken connection into one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise PeerLostError(f"the connection to another process of the training is lost: {reason}") from error
+
+
+def _views(buffer: Tensor, like: Sequence[Tensor]) -> Gradients:
+    """Parts of a buffer in the shapes of other tensors, one after the other."""
+    views, start = [], 0
+    for tensor in like:
+        views.append(buffer[start : start + tensor.numel()].view(tensor.shape))
+        start += tensor.numel()
+    return views
+
+
+def _digest(weights: Mapping[str, Tensor]) -> int:
+    """A number of 63 bits that tells weights from others."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, weight in weights.items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return int.from_bytes(digest.digest()) >> 1

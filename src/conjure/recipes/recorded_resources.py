@@ -1,0 +1,22 @@
+"""Resources as the records of runs know them: what `resource_lookup` imports once a name may be one.
+
+Main entries: `is_link`, `resolve_resource`.
+"""
+
+from pathlib import Path
+
+from conjure.core.home import Home
+from conjure.runs.artifacts.resource_paths import resolve
+from conjure.runs.lifecycle.ownership import open_store
+
+
+def is_link(home: Home, name: str) -> bool:
+    """Whether a link has this name."""
+    with open_store(home) as store:
+        return store.lookup_link(name) is not None
+
+
+def resolve_resource(home: Home, name: str) -> Path:
+    """Where a resource lies; errors as for `resource_lookup.resolve_resource`."""
+    with open_store(home) as store:
+        return resolve(home, name, store.lookup_link)

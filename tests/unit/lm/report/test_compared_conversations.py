@@ -1,0 +1,142 @@
+"""Fine-tunes on conversations compared: the answers are scored, and each sample answers a question."""
+
+import json
+
+import pytest
+
+from conjure.errors import UsageError
+from conjure.lm.language_model import load
+from conjure.lm.report.compare import compare
+from conjure.lm.report.compared_records import Training, TunedModel, remake_split, unseen_records
+from conjure.lm.training.finetune import run_training
+from conjure.lm.training.preparation import prepare
+from conjure.lm.training.request import FinetuneRequest
+from support.chats import FAMILIES, chat_checkpoint
+from support.models import tiny_checkpoint
+from support.texts import ONE_LINERS
+
+
+def chats(lines, *, system=None):
+    """Each line as the answer to a question about its first word."""
+    for line in lines:
+        first = [{"role": "system", "content": system}] if system else []
+        yield {
+            "messages": [
+                *first,
+                {"role": "user", "content": f"Tell me about {' '.join(line.split()[:3])}."},
+                {"role": "assistant", "content": line},
+            ]
+        }
+
+
+def written(path, rows):
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def tuned(folder, number, base, data, *, holdout=0.3, **options) -> TunedModel:
+    """A model tuned for a few steps."""
+    request = FinetuneRequest(
+        data=[data],
+        output=folder / f"tuned-{number}",
+        model=base,
+        max_steps=2,
+        batch_size=2,
+        precision="float32",
+        sample_every=0,
+        holdout=holdout,
+        **options,
+    )
+    run_training(prepare(request))
+    training = Training(data=(str(data),), settings=request.settings())
+    return TunedModel(run=number, folder=folder / f"tuned-{number}", trainings=(training,))
+
+
+@pytest.fixture
+def base(tmp_path):
+    return chat_checkpoint(tmp_path / "chatml", FAMILIES["chatml"])
+
+
+def test_the_split_is_made_again_by_conversation(tmp_path, base):
+    data = written(tmp_path / "chat.jsonl", chats(ONE_LINERS, system="Be brief."))
+    one = tuned(tmp_path, 1, base, data)
+    tokenizer = load(one.folder).tokenizer
+    made = remake_split(one.trainings[0], tokenizer)
+    held_out = list(made.held_out(tokenizer))
+    trained = list(made.trained_on(tokenizer))
+    assert len(held_out) + len(trained) == len(ONE_LINERS)
+    assert {record.messages[-1].content for record in held_out} <= set(ONE_LINERS)
+    assert all("Be brief." not in text for text in [*trained, *(record.text for record in held_out)])
+    assert all(record.question.startswith("Tell me about") for record in held_out)
+    assert not {record.text for record in held_out} & set(trained)
+
+
+def test_answers_are_scored_and_written_to_the_same_questions(tmp_path, base):
+    data = written(tmp_path / "chat.jsonl", chats(ONE_LINERS))
+    models = [tuned(tmp_path, 1, base, data), tuned(tmp_path, 2, base, data, learning_rate=1e-3)]
+    compared = compare(models)
+    assert 0 < compared.scored <= compared.candidates
+    assert compared.left_out == compared.unreadable == 0
+    assert len(compared.questions) == compared.scored
+    assert all(len(run.samples) == len(compared.questions) for run in compared.runs)
+    assert all(run.bits_per_byte is not None for run in compared.runs)
+
+
+def test_what_another_run_was_trained_on_is_left_out(tmp_path, base):
+    data = written(tmp_path / "chat.jsonl", chats(ONE_LINERS))
+    compared = compare([tuned(tmp_path, 1, base, data), tuned(tmp_path, 2, base, data, holdout=0.1)])
+    assert compared.left_out > 0
+    assert compared.scored + compared.left_out == compared.candidates
+
+
+def test_a_conversation_that_one_template_refuses_is_left_out(tmp_path, base):
+    gemma = chat_checkpoint(tmp_path / "gemma", FAMILIES["gemma"])
+    twice = [
+        {"messages": [*row["messages"][:1], {"role": "user", "content": "Please."}, *row["messages"][1:]]}
+        for row in chats(ONE_LINERS[:20])
+    ]
+    odd = written(tmp_path / "odd.jsonl", [*chats(ONE_LINERS[20:]), *twice])
+    plain = written(tmp_path / "plain.jsonl", chats(ONE_LINERS[20:]))
+    compared = compare([tuned(tmp_path, 1, base, odd), tuned(tmp_path, 2, gemma, plain)])
+    assert compared.scored + compared.left_out + compared.unreadable == compared.candidates
+
+
+def test_conversations_and_plain_text_are_not_compared(tmp_path, base):
+    chat = written(tmp_path / "chat.jsonl", chats(ONE_LINERS))
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(ONE_LINERS), encoding="utf-8")
+    models = [tuned(tmp_path, 1, base, chat), tuned(tmp_path, 2, base, lines, split="lines")]
+    with pytest.raises(UsageError, match="run 1 was tuned on conversations and run 2 on plain text"):
+        compare(models)
+
+
+def test_a_model_without_a_template_reads_no_turns(tmp_path, base):
+    chat = written(tmp_path / "chat.jsonl", chats(ONE_LINERS))
+    pairs = written(
+        tmp_path / "pairs.jsonl",
+        ({"prompt": f"{line.split()[0]}:", "completion": line} for line in ONE_LINERS),
+    )
+    models = [
+        tuned(tmp_path, 1, base, chat),
+        tuned(tmp_path, 2, tiny_checkpoint(tmp_path / "plain"), pairs),
+    ]
+    with pytest.raises(UsageError, match="the model of run 2 has no chat template"):
+        compare(models)
+
+
+def test_conversations_count_once_however_many_runs_hold_them_out(tmp_path, base):
+    data = written(tmp_path / "chat.jsonl", chats(ONE_LINERS))
+    one = tuned(tmp_path, 1, base, data)
+    tokenizer = load(one.folder).tokenizer
+
+    class Texts:
+        def __init__(self):
+            self._split = remake_split(one.trainings[0], tokenizer)
+
+        def trained_on(self):
+            return self._split.trained_on(tokenizer)
+
+        def held_out(self):
+            return self._split.held_out(tokenizer)
+
+    assert unseen_records([Texts(), Texts()]) == unseen_records([Texts()])
