@@ -19,6 +19,7 @@ from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.repositories import read_files, write_files
 from support.terminal import conjure
+from support.tuning import OPTIONS, tuning_inputs
 
 
 class Member:
@@ -178,6 +179,19 @@ def test_objects_that_nobody_needs_are_removed_and_come_again(team):
     assert "as saved" in bob.do("verify", "2")
     bob.do("run", command)
     assert "as saved" in ada.do("verify", "3")
+
+
+def test_a_model_that_one_home_tuned_is_reported_and_tuned_on_in_another(team, tmp_path):
+    ada, bob = team
+    data, model = tuning_inputs(tmp_path)
+    options = OPTIONS | {"epochs": 1, "split": "lines"}
+    ada.client.finetune(data, model=model, **options).wait(check=True)
+    assert "runs/1" in bob.do("models")
+    assert json.loads(bob.do("report", "1", "--json"))["verdict"]
+    bob.client.finetune(data, model="runs/1", **options).wait(check=True)
+    bob.do("generate", "--save", "--model", "runs/1", "-n", "1", "--max-new-tokens", "2", "Why")
+    assert ada.client.runs()[0].record.mounts[0].source == "runs/1/output"
+    assert ada.client.runs()[1].record.mounts[-1].source == "runs/1/output"
 
 
 def test_numbers_are_dense_and_versions_differ_whoever_asks(team, project):
