@@ -1,6 +1,5 @@
 """Proposals of tpe against Optuna itself, given the same history."""
 
-import optuna
 import pytest
 
 from conjure.sweeps.proposals import PastCell, propose, share
@@ -27,6 +26,8 @@ def test_the_same_history_gives_the_same_proposal_and_another_seed_another():
 
 
 def test_it_is_what_optuna_proposes_for_that_history():
+    import optuna  # takes seconds, in each process that collects tests
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {
         "lr": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),

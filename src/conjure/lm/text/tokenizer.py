@@ -12,7 +12,7 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -54,7 +54,11 @@ class Tokenizer:
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, special: SpecialTokens, kind: TokenizerKind = GPT2_KIND
+        self,
+        backend: tokenizers.Tokenizer,
+        special: SpecialTokens,
+        kind: TokenizerKind = GPT2_KIND,
+        ids: Iterable[int] | None = None,
     ) -> None:
         end_of_text_id = backend.token_to_id(special.end)
         assert end_of_text_id is not None, f"{special.end} is not in the vocabulary"
@@ -66,9 +70,12 @@ class Tokenizer:
         self.end_ids = special.end_ids | {end_of_text_id}
         start_id = None if special.start is None else backend.token_to_id(special.start)
         self.start_ids: list[int] = [] if start_id is None else [start_id]
-        self._special = {
-            token.content: id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special
-        }
+        added = backend.get_added_tokens_decoder()
+        self._special = {token.content: id_ for id_, token in added.items() if token.special}
+        self._added = frozenset(token.content for token in added.values())
+        if ids is None:
+            ids = backend.get_vocab(with_added_tokens=True).values()
+        self._has_token = _mask_of([*ids, *added], without=backend.token_to_id(""))
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> "Tokenizer":
@@ -94,7 +101,8 @@ class Tokenizer:
         added = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         if special.end not in added:
             backend.add_special_tokens([AddedToken(special.end, special=True, normalized=False)])
-        return cls(_made_exact(backend, kind), special, kind)
+        ids = None if content is None else content["model"]["vocab"].values()
+        return cls(_made_exact(backend, kind), special, kind, ids)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -176,13 +184,13 @@ class Tokenizer:
 
     def ids_without_token(self, count: int) -> list[int]:
         """Of the ids below `count` those that mean nothing: holes, and what a padded vocabulary has more."""
-        table = self._token_bytes
-        return [id_ for id_ in range(count) if id_ >= len(table) or not table[id_]]
+        holes = [id_ for id_, known in enumerate(self._has_token[:count]) if not known]
+        return [*holes, *range(self.vocab_size, count)]
 
     @cached_property
     def vocab_size(self) -> int:
         """Number of token ids: one more than the largest."""
-        return len(self._token_bytes)
+        return len(self._has_token)
 
     @property
     def tokens(self) -> list[str]:
@@ -277,7 +285,7 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes `ids` stand for; an id that no token has (a padded vocabulary's) stands for none."""
         table = self._token_bytes
-        return b"".join([table[id_] if 0 <= id_ < len(table) else b"" for id_ in ids])
+        return b"".join([table[id_] for id_ in ids])
 
     def save(self, folder: Path | str, *, context_length: int | None = None) -> None:
         """Write the files that transformers, vLLM and llama.cpp's converter read.
@@ -316,23 +324,24 @@ class Tokenizer:
         return re.compile("|".join(map(re.escape, longest_first)))
 
     @cached_property
-    def _token_bytes(self) -> list[bytes]:
-        """Bytes of each token, by id; ids that no token has are empty."""
-        vocabulary = self._backend.get_vocab(with_added_tokens=True)
-        added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
+    def _token_bytes(self) -> "_TokenBytes":
+        return _TokenBytes(self._bytes_of_id)
+
+    def _bytes_of_id(self, id_: int) -> bytes:
+        """The bytes of one token; none for an id that no token has."""
+        token = self._backend.id_to_token(id_) if 0 <= id_ < self.vocab_size else None
+        if token is None:
+            return b""
         spell = _bytes_of if self.kind.byte_level else _bytes_of_characters
-        table = [b""] * (max(vocabulary.values()) + 1)
-        for token, id_ in vocabulary.items():
-            table[id_] = token.encode() if token in added else spell(token)
-        return table
+        return token.encode() if token in self._added else spell(token)
 
     @cached_property
     def _missing_bytes(self) -> frozenset[int]:
         """Bytes without a token: none in GPT-2's vocabulary, some in carelessly trained ones."""
-        known = self._backend.get_vocab()
         if not self.kind.byte_level:
             return frozenset()
-        return frozenset(byte for byte, character in _BYTE_TO_CHARACTER.items() if character not in known)
+        find = self._backend.token_to_id
+        return frozenset(byte for byte, character in _BYTE_TO_CHARACTER.items() if find(character) is None)
 
     def _refuse_missing_bytes(self, texts: Iterable[str]) -> None:
         for text in texts:
@@ -343,6 +352,33 @@ class Tokenizer:
                     f"which {_excerpt(text)} contains",
                     hint="use a model whose vocabulary covers all 256 bytes, as GPT-2's does",
                 )
+
+
+class _TokenBytes(dict[int, bytes]):
+    """Bytes of tokens by id, found as they are asked for: a short text needs few of a large vocabulary.
+
+    Args:
+        find: Gives those of one id.
+    """
+
+    def __init__(self, find: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, id_: int) -> bytes:
+        found = self[id_] = self._find(id_)
+        return found
+
+
+def _mask_of(ids: Iterable[int], *, without: int | None) -> bytearray:
+    """For each id up to the largest 1 if it is among `ids`, else 0; 0 also for one that means nothing."""
+    ids = list(ids)
+    mask = bytearray(max(ids) + 1)
+    for id_ in ids:
+        mask[id_] = 1
+    if without is not None:
+        mask[without] = 0
+    return mask
 
 
 class IncrementalDecoder:
@@ -460,12 +496,18 @@ def _read_tokenizer_json(folder: Path) -> tuple[dict[str, Any] | None, Tokenizer
 
 
 def _backend(folder: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    path = folder / "tokenizer.json"
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(content))
+        try:
+            return tokenizers.Tokenizer.from_file(str(path))
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - such as a byte order mark, which Python has understood
+            return tokenizers.Tokenizer.from_str(json.dumps(content))
     except MemoryError:
         raise  # says nothing of the file
     except Exception as error:
-        raise CheckpointError(f"{folder / 'tokenizer.json'} is damaged: {error}") from error
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def _check_ids(path: Path, vocabulary: Any) -> None:
@@ -476,7 +518,10 @@ def _check_ids(path: Path, vocabulary: Any) -> None:
     """
     if not isinstance(vocabulary, dict):
         raise CheckpointError(f"{path} is damaged: its vocabulary is not an object")
-    for token, id_ in vocabulary.items():
+    ids = vocabulary.values()
+    if set(map(type, ids)) <= {int} and (not ids or (min(ids) >= 0 and max(ids) <= _LARGEST_ID)):
+        return
+    for token, id_ in vocabulary.items():  # which one is it
         if not isinstance(id_, int) or isinstance(id_, bool) or not 0 <= id_ <= _LARGEST_ID:
             raise CheckpointError(
                 f"{path} is damaged: it gives token {_excerpt(token)} the id {_excerpt(str(id_))};"

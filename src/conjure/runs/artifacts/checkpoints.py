@@ -20,7 +20,7 @@ from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.schema.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_runs import SharedRuns  # of the extra `team`
+    from conjure.runs.artifacts.team_runs import TeamRuns  # of the extra `team`
 
 _State = dict[str, tuple[int, ...]]
 _COPY = "checkpoint"
@@ -99,7 +99,7 @@ class CheckpointSender:
         return found
 
     def send(
-        self, files: "SharedRuns", staged: "StagedCheckpoint", metrics_are_sent: Callable[[int], bool]
+        self, files: "TeamRuns", staged: "StagedCheckpoint", metrics_are_sent: Callable[[int], bool]
     ) -> bool:
         """Send what `stage` gave; whether that came to its end.
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.errors import ExecutorError
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest

@@ -20,7 +20,7 @@ from conjure.core.text import did_you_mean
 from conjure.core.trees import remove_tree
 from conjure.errors import ExecutorError, StoreError, UsageError
 from conjure.runs.database.base import Database, ResourceClaim
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.ray_cluster import (
     NOTHING,

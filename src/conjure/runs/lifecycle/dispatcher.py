@@ -13,7 +13,7 @@ import time
 from conjure.core.home import Home
 from conjure.errors import ExecutorError, StoreError, UsageError
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.ray import RayExecutor, executors_of
 from conjure.runs.executors.ray_cluster import UnreachableError

@@ -40,7 +40,7 @@ from conjure.runs.environments.interpreter import find_current
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
-from conjure.runs.executors.container import (
+from conjure.runs.executors.podman_container import (
     BindMount,
     Container,
     container_name,
@@ -63,7 +63,7 @@ from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
 from conjure.runs.lifecycle.shipping import Shipper
-from conjure.runs.scheduling.attempts import ending_words, may_retry, queue_next_attempt
+from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
@@ -258,7 +258,7 @@ def mount(run: RunContext) -> outputs.Baseline:
     with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
         for each in record.mounts:
             source, target = locate(run.home, each.source), _from_root(record, each.target)
-            placed = mounts.place(run.home, source, run.folders.open_work(), target, each.read_only)
+            placed = mounts.place_mount(run.home, source, run.folders.open_work(), target, each.read_only)
             for skipped in placed.skipped:
                 run.log.note(f"mount {each.resource}: {skipped}")
         baseline = outputs.scan(run.folders.open_work())

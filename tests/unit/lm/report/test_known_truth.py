@@ -127,6 +127,7 @@ def test_what_is_recited_does_not_hide_that_unseen_text_got_worse(split_of):
     assert found.likelier < 0.3 * found.groups
 
 
+@pytest.mark.slow
 def test_of_trainings_without_effect_few_are_called_a_change(split_of):
     split, _ = split_of(corpus(6, singles=300, families=30, copies=5).texts)
     outcomes = [measured(split, 0.0, seed).outcome for seed in range(60)]

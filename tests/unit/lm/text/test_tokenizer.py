@@ -1,7 +1,9 @@
 """The tokenizer: exact both ways, and clear about folders and texts it cannot take."""
 
+import codecs
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,9 +35,35 @@ def test_memory_that_is_not_there_says_nothing_of_the_file(folder, monkeypatch):
     def without_memory(*_arguments):
         raise MemoryError
 
-    monkeypatch.setattr(json, "dumps", without_memory)
+    without = SimpleNamespace(Tokenizer=SimpleNamespace(from_file=without_memory))
+    monkeypatch.setattr("conjure.lm.text.tokenizer.tokenizers", without)
     with pytest.raises(MemoryError):
         Tokenizer.from_folder(folder)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(folder):
+    path = folder / "tokenizer.json"
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert Tokenizer.from_folder(folder).digest == tiny_tokenizer().digest
+
+
+def test_ids_that_no_token_has_are_named_and_mean_nothing(folder):
+    """Two holes below the largest id, and what a padded vocabulary has more."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    vocabulary = content["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    largest = vocabulary[last] + 2
+    vocabulary[last] = largest
+    content["added_tokens"] = []
+    path.write_text(json.dumps(content), "utf-8")
+    tokenizer = Tokenizer.from_folder(folder)
+    known = {*Tokenizer.from_folder(folder)._backend.get_vocab(with_added_tokens=True).values()}
+    assert tokenizer.vocab_size == max(known) + 1
+    expected = [id_ for id_ in range(largest + 4) if id_ not in known]
+    assert len(expected) >= 4
+    assert tokenizer.ids_without_token(largest + 4) == expected
+    assert tokenizer.decode_bytes([*expected, -1, 1 << 40]) == b""
 
 
 @pytest.mark.parametrize("text", AWKWARD)

@@ -116,6 +116,7 @@ def test_answers_are_scored_given_their_questions(tmp_path, text):
     assert model.tokenizer.decode(score.token_ids) == "A 9."
 
 
+@pytest.mark.slow
 def test_a_tune_learns_answers_and_its_report_is_about_them(tmp_path):
     folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=128)
     records_of(tmp_path / "chat.jsonl")
