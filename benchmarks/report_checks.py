@@ -44,9 +44,9 @@ HELD_OUT, RESERVE = 40, 200  # jokes of a training; all others of the pool are t
 RATES = (1e-6, 1e-5, 3e-5, 1e-4, 3e-4)
 STEPS = (1, 2, 4, 8)
 NULLS = 2000
-GROUPS = (6, 10, 30, 60, 200, 1000)
+GROUPS = (6, 10, 30, 60, 200, 2000)
 EFFECTS = (0.02, 0.05, 0.1, 0.2, 0.4)
-SIMULATIONS = 500
+SIMULATIONS = 200
 
 
 @dataclass

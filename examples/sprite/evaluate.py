@@ -10,11 +10,14 @@ which marks as sensible or not; and key.json, which tells.
 import argparse
 import json
 import random
+from itertools import count
 from pathlib import Path
 
-from conjure.lm.generation.engine_loading import load_writer
+from write_text import ROWS, Writing
+
+from conjure.lm.generation.engine_loading import load_engine
 from conjure.lm.generation.generate import Sample, stream
-from conjure.lm.generation.request import GenerationRequest
+from conjure.lm.generation.request import GenerationRequest, SamplingSettings
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.generation.scorer_loading import load_scorer
 from conjure.lm.report.diversity import distinct, self_bleu
@@ -26,11 +29,22 @@ FAIR_WORDS = 10_000  # for distinct-2: longer text repeats more
 
 
 def written(model: str | Path) -> list[str]:
-    """Samples of a model from the start of a text, as it comes: nothing is chosen or cut."""
-    writer = load_writer(model, rows=SAMPLES)
+    """Samples of a model from the start of a text, as they come: nothing is chosen or cut."""
+    loaded = load_engine(model, rows=SAMPLES)
     request = GenerationRequest(max_new_tokens=TOKENS, num_samples=SAMPLES, seed=SEED, top_k=0)
-    samples = [each for each in stream(writer.engine, writer.tokenizer, request) if isinstance(each, Sample)]
+    samples = [each for each in stream(loaded.engine, loaded.tokenizer, request) if isinstance(each, Sample)]
     return [sample.text for sample in sorted(samples, key=lambda sample: sample.index)]
+
+
+def teachers_own() -> list[str]:
+    """What the teacher writes from the recipe's prompts, at the temperature that the others have."""
+    settings, texts = SamplingSettings(top_k=0), {}
+    writing = Writing(load_engine(TEACHER, precision="int8", rows=ROWS), SEED, count(), settings=settings)
+    while len(texts) < SAMPLES:
+        for record in writing.step():
+            if record["number"] < SAMPLES:
+                texts[record["number"]] = record["frame"].replace("{}", record["text"])
+    return [texts[number] for number in sorted(texts)]
 
 
 def excerpts(texts: list[str], characters: int) -> list[str]:
@@ -45,7 +59,7 @@ def documents(path: Path) -> list[str]:
 
 
 def row(name: str, texts: list[str], tally: Tally) -> str:
-    """A line of the table."""
+    """A line of the table: the teacher's loss, and how varied the texts are."""
     split = [split_words(text) for text in texts]
     variety = distinct(split, 2, words=FAIR_WORDS)
     return f"| {name} | {len(texts)} | {tally.loss:.3f} | {variety or 0:.3f} | {self_bleu(split) or 0:.3f} |"
@@ -64,7 +78,7 @@ def main() -> None:
     length = sum(map(len, sets["sprite"])) // SAMPLES
     prose = [text for text in (arguments.prose / "heldout.txt").read_text("utf-8").splitlines() if text]
     sets |= {
-        "SmolLM2-135M-Instruct": written(TEACHER),
+        "SmolLM2-135M-Instruct, by the recipe": teachers_own(),
         "held-out text": excerpts(documents(arguments.texts / "heldout.txt"), length),
         "held-out old prose": excerpts(prose, length),
     }

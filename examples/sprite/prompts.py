@@ -169,8 +169,9 @@ LISTS = {
         " worried"
     ),
     "food": words(
-        "some bread; a sandwich; an apple; a bowl of soup; some chocolate; a cup of tea; a cake; some biscuits; a"
-        " pancake; a bag of cherries; some cheese; a pot of jam; the last egg; some noodles; a birthday cake"
+        "some bread; a sandwich; an apple; a bowl of soup; some chocolate; a cup of tea; a cake; some"
+        " biscuits; a pancake; a bag of cherries; some cheese; a pot of jam; the last egg; some noodles; a"
+        " birthday cake"
     ),
     "day": words("Monday; Tuesday; Wednesday; Thursday; Friday; Saturday; Sunday"),
     "season": words("spring; summer; autumn; winter"),

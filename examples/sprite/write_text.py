@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from prompts import Prompt, draw
 
-from conjure.lm.generation.engine_loading import Writer, load_writer
+from conjure.lm.generation.engine_loading import LoadedEngine, load_engine
 from conjure.lm.generation.request import SamplingSettings
 from conjure.lm.generation.sampling import random_stream, sample_tokens
-from conjure.lm.native.logits import summarise
+from conjure.lm.native.logits import logit_summary
 from conjure.lm.text.tokenizer import Tokenizer
 
 MODEL = "smollm2"
@@ -86,10 +86,18 @@ class Text:
 class Writing:
     """Many texts that are written together; a new one takes the place of each that has ended."""
 
-    def __init__(self, writer: Writer, seed: int, numbers: Iterator[int], *, rows: int = ROWS) -> None:
-        self._rows = rows
-        self._seed, self._numbers, self._tokenizer = seed, numbers, writer.tokenizer
-        self._session = writer.engine.session()
+    def __init__(
+        self,
+        loaded: LoadedEngine,
+        seed: int,
+        numbers: Iterator[int],
+        *,
+        rows: int = ROWS,
+        settings: SamplingSettings = SETTINGS,
+    ) -> None:
+        self._rows, self._settings = rows, settings
+        self._seed, self._numbers, self._tokenizer = seed, numbers, loaded.tokenizer
+        self._session = loaded.engine.session()
         self._shared_rows: dict[str, int] = {}
         self._texts: dict[int, Text] = {}
 
@@ -106,13 +114,13 @@ class Writing:
     def _choose(self, rows: list[int], logits: np.ndarray) -> tuple[list[int], list[float]]:
         """A token for each row, and its log-probability."""
         texts = [self._texts[row] for row in rows]
-        logsumexp, _ = summarise(logits)
+        logsumexp, _ = logit_summary(logits)
         chosen = sample_tokens(
             logits,
             [[] for _ in texts],  # the settings do not look back
             [text.stream for text in texts],
             [len(text.ids) for text in texts],
-            SETTINGS,
+            self._settings,
         )
         return chosen.tolist(), (logits[np.arange(len(rows)), chosen] - logsumexp).tolist()
 
@@ -211,7 +219,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.append(True))
     writing = Writing(
-        load_writer(MODEL, precision="int8", rows=ROWS),
+        load_engine(MODEL, precision="int8", rows=ROWS),
         seed,
         (number for number in count() if number not in done),
     )

@@ -14,7 +14,7 @@ from conjure.core.team_settings import read_team
 from conjure.python_api import Client, Run
 from conjure.runs.artifacts.availability import objects_team, shared_files
 from conjure.runs.artifacts.uploads import upload
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.ray import RayExecutor
 from conjure.runs.host.process import descendants
 from conjure.runs.maintenance.team import join
@@ -368,6 +368,11 @@ def test_a_fine_tune_whose_node_is_lost_repeats_the_unbroken_losses(client, home
     there = {"on": "gpu", "cpus": 2, "retry": 1}
     unbroken = client.finetune(data, model="uploads/base", run=there, **options).wait(check=True)
     struck = client.finetune(data, model="uploads/base", run=there, **options)
+    wait_until(lambda: struck.record.status is RunStatus.RUNNING, "its start")
+    work = folder_on_node(nodes, struck) / "work"
+    wait_until((work / "output.training").is_dir, "the first save")
+    for process in descendants(supervisor_of(struck).pid):  # so that it is not done before its node is lost
+        os.kill(process.pid, signal.SIGSTOP)
     wait_for_checkpoint(struck)
     lose(nodes, struck)
     replace_worker(nodes, home)

@@ -11,10 +11,10 @@ from conjure.errors import StoreError
 from conjure.runs.artifacts.availability import StreamFollower, evict
 from conjure.runs.artifacts.checkpoints import CheckpointSender, bring_checkpoint
 from conjure.runs.artifacts.manifest import take_manifest
-from conjure.runs.artifacts.shared_runs import SharedRuns
 from conjure.runs.artifacts.team_files import DamagedObjectError
+from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.database.base import SupersededError
-from conjure.runs.database.opening import share
+from conjure.runs.database.open_database import share
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import upgrade
 from conjure.runs.objects.base import SEGMENT_BYTES, ObjectsError, manifest
@@ -75,7 +75,7 @@ def members(tmp_path, address, objects):
 @pytest.fixture
 def files(members, address, objects):
     with PostgresDatabase.open(members[0], address) as database:
-        found = SharedRuns(objects, database)
+        found = TeamRuns(objects, database)
         found.index.set_objects_address(objects.address)
         yield found
 
@@ -252,7 +252,7 @@ def test_records_and_links_in_the_store_follow_the_database(members, files, obje
     session = PostgresSession(members[1], postgres.new_database())
     upgrade(session)
     with PostgresDatabase(session) as database:
-        again = SharedRuns(objects, database)
+        again = TeamRuns(objects, database)
         assert again.rebuild() == ([1, active], [])
         assert list(database.leases()) == [active]  # it is closed unless its supervisor is heard of
         assert database.get(number) == files.database.get(number)

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from conjure.runs.database.base import SupersededError
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.postgres_migrations import NEWEST
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import open_store

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import peft
 import pytest
 import torch
 
@@ -31,6 +30,7 @@ def base(tmp_path, family) -> Path:
 
 
 def theirs(base, adapter=None):
+    import peft  # takes seconds, in each process that collects tests
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -68,6 +68,8 @@ def test_what_a_training_keeps_is_loaded_by_peft_and_by_us(tmp_path, base):
 
 
 def test_what_peft_keeps_is_loaded(tmp_path, base, family):
+    import peft
+
     torch.manual_seed(2)
     settings = peft.LoraConfig(
         r=4, lora_alpha=16, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM",

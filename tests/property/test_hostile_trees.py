@@ -133,12 +133,12 @@ def _copy_over(root: Path) -> None:
 
 def _mount(root: Path) -> None:
     with Folder.open(root / "outputs") as into:
-        mounts.place(Home(root / "home"), root / "work", into, "a/b", read_only=False)
+        mounts.place_mount(Home(root / "home"), root / "work", into, "a/b", read_only=False)
 
 
 def _mount_links(root: Path) -> None:
     with Folder.open(root / "outputs") as into:
-        mounts.place(Home(root / "home"), root / "work", into, "a/b", read_only=True)
+        mounts.place_mount(Home(root / "home"), root / "work", into, "a/b", read_only=True)
 
 
 def _remove(root: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from conjure.core.dir_fd import Folder
 from conjure.core.home import Home
 from conjure.errors import ConjureError, MountError
-from conjure.runs.artifacts.mounts import place
+from conjure.runs.artifacts.mounts import place_mount
 from conjure.runs.artifacts.resource_paths import resolve
 from support.homes import add_outputs
 from support.repositories import write_files
@@ -77,7 +77,7 @@ def test_mounts_stay_inside_the_working_folder(
         (work / name).symlink_to(leads)
     try:
         with Folder.open(work) as opened:
-            place(home, home.run_folder(2) / "outputs/a", opened, target, False)
+            place_mount(home, home.run_folder(2) / "outputs/a", opened, target, False)
     except MountError:
         pass
     else:

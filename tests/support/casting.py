@@ -9,7 +9,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.python_api import Client, Run
 from conjure.runs.database.base import Database
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import Process, find_process
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord

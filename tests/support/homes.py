@@ -1,11 +1,18 @@
 """Homes with runs and uploads in them, made without running anything."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.runs.artifacts.manifest import take_manifest
+from conjure.runs.maintenance.doctor import Finding, examine
 from support.repositories import write_files
+
+
+def examine_files(home: Home) -> Iterator[Finding]:
+    """What doctor finds in a home; it does not get to the programs, to start which takes longest."""
+    return takewhile(lambda finding: finding.name != "git", examine(home))
 
 
 def add_outputs(home: Home, number: int, files: Mapping[str, str | bytes]) -> Path:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.host.process import descendants
 from conjure.runs.lifecycle.ownership import open_store

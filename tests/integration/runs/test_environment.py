@@ -10,7 +10,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import BuildError
-from conjure.runs.environments import environment_build
+from conjure.runs.environments import environment_build, interpreter
 from conjure.runs.environments.environment_build import Environment, build
 from conjure.runs.environments.interpreter import find_current
 from conjure.runs.environments.uv import uv_program
@@ -117,6 +117,14 @@ class TestCurrent:
         (tmp_path / "bin/python").write_text("#!/bin/sh\necho 'no such version' >&2\nexit 3\n")
         (tmp_path / "bin/python").chmod(0o755)
         with pytest.raises(BuildError, match="bin/python does not work: no such version"):
+            make(home, {"PATH": f"{tmp_path / 'bin'}"})
+
+    def test_python_that_does_not_answer(self, home: Home, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.setattr(interpreter, "_TIMEOUT_S", 0.5)
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin/python").write_text("#!/bin/sh\nexec /bin/sleep 1000\n")
+        (tmp_path / "bin/python").chmod(0o755)
+        with pytest.raises(BuildError, match=r"bin/python does not work: it did not answer within 0\.5 sec"):
             make(home, {"PATH": f"{tmp_path / 'bin'}"})
 
 

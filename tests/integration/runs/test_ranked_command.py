@@ -8,7 +8,7 @@ import pytest
 from conjure.runs.executors import ranked_command
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.ranked_command import start_ranked
-from conjure.runs.host.process import adopt_orphans, family, look_at
+from conjure.runs.host.process import adopt_orphans, descendants, find_process
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import EndReason
 from conjure.runs.telemetry.logs import STDERR, STDOUT
@@ -21,7 +21,7 @@ FOR_EVER = f"exec sleep {nap(87111)}"
 def start(tmp_path):
     """Starts shell lines as a supervisor would, in so many processes."""
     adopt_orphans()
-    others = {process.pid for process in family(os.getpid())}
+    others = {process.pid for process in descendants(os.getpid())}
     started = []
 
     def _start(line, count=2, **options):
@@ -118,7 +118,7 @@ def test_processes_that_are_all_stopped_are_only_paused(start, monkeypatch, tmp_
     # Both are stopped before anybody looks.
     for pid in found:
         os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: all(look_at(pid).is_stopped for pid in found), "the pause")
+    wait_until(lambda: all(find_process(pid).is_stopped for pid in found), "the pause")
     for _ in range(5):
         execution.read(0.05)
     assert execution.exit is None

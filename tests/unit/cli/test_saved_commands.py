@@ -9,7 +9,7 @@ import pytest
 
 from conjure.cli.commands import finetune, generate, run, sweep
 from conjure.cli.main import _run
-from conjure.cli.saved_commands.recorded import values_of_run
+from conjure.cli.saved_commands.options_of_run import values_of_run
 from conjure.errors import UsageError
 from conjure.runs.schema.record import CodeFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, EnvironmentChoice, Mount, RunSpec

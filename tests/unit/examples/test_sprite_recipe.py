@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conjure.lm.generation.engine_loading import load_writer
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.generation.engine_loading import load_engine
+from conjure.lm.text.split import TokenStream
 
 RECIPE = Path(__file__).parents[3] / "examples/sprite"
 
@@ -38,10 +38,10 @@ def test_prompts_are_filled_and_varied(recipe):
 
 def test_a_number_gets_the_same_text_in_any_company(recipe):
     write_text = recipe("write_text")
-    writer = load_writer("sprite", precision="int8")
+    loaded = load_engine("sprite", precision="int8")
 
     def written(numbers, rows, texts):
-        writing = write_text.Writing(writer, 1, numbers, rows=rows)
+        writing = write_text.Writing(loaded, 1, numbers, rows=rows)
         records = (record for _ in count() for record in writing.step())
         return {record["number"]: record for record in islice(records, texts)}
 

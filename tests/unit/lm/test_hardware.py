@@ -64,6 +64,7 @@ def test_a_gpu_compiles_long_work_where_there_is_triton(monkeypatch):
         assert hardware.worth_compiling(torch.device("cuda"), 1e18) is (found is not None)
 
 
+@pytest.mark.slow
 def test_a_limit_of_address_space_is_in_what_is_available():
     script = (
         "import resource, psutil, torch\n"

@@ -20,6 +20,7 @@ from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import Ending, EndReason
 from conjure.runs.telemetry.logs import LogTail
 from support.casting import add_run, finish
+from support.homes import examine_files
 from support.repositories import write_files
 
 DONE = Ending(EndReason.COMPLETED, 0)
@@ -53,6 +54,7 @@ def everything(home):
         return records, metrics, links
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_one_changed_byte_anywhere_is_an_error_at_most_and_reindexing_mends_it(filled, seed):
     chance = random.Random(seed)
@@ -68,7 +70,7 @@ def test_one_changed_byte_anywhere_is_an_error_at_most_and_reindexing_mends_it(f
         filled.database.write_bytes(content)
         with suppress(ConjureError):
             everything(filled)
-        list(examine(filled))
+        list(examine_files(filled))
         try:
             rebuild(filled)
         except StoreError as error:

@@ -1,9 +1,8 @@
 """Proposals of tpe against Optuna itself, given the same history."""
 
-import optuna
 import pytest
 
-from conjure.sweeps.proposals import PastCell, propose, share
+from conjure.sweeps.proposals import PastCell, propose, unit_draw
 from conjure.sweeps.space import Choice, Range
 from support.sweeps import searched
 
@@ -27,13 +26,15 @@ def test_the_same_history_gives_the_same_proposal_and_another_seed_another():
 
 
 def test_it_is_what_optuna_proposes_for_that_history():
+    import optuna  # takes seconds, in each process that collects tests
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {
         "lr": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
         "n": optuna.distributions.IntDistribution(1, 9),
         "o": optuna.distributions.CategoricalDistribution(("sgd", "adam")),
     }
-    sampler = optuna.samplers.TPESampler(seed=int(share(REQUEST.seed, "tpe", 15) * 2**32))
+    sampler = optuna.samplers.TPESampler(seed=int(unit_draw(REQUEST.seed, "tpe", 15) * 2**32))
     study = optuna.create_study(direction="minimize", sampler=sampler)
     for one in past(15):
         params = {"lr": float(one.params["lr"]), "n": int(one.params["n"]), "o": one.params["o"]}

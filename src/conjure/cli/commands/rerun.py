@@ -8,7 +8,7 @@ from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.run_following import follow_submission
 from conjure.cli.run_options import parse_variable
 from conjure.cli.saved_commands.options import write_command
-from conjure.cli.saved_commands.recorded import values_of_run
+from conjure.cli.saved_commands.options_of_run import values_of_run
 from conjure.core.home import Home
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.submission import rerun

@@ -1,7 +1,7 @@
 """What `conjure finetune` does: checks what is asked, and trains where no run is to be recorded.
 
-Main entries: `checked_spec`, `train_here`. Invariant: the check before a run gets a number does not import
-torch.
+Main entries: `checked_spec`, `refuse_unequal_shares`, `train_here`. Invariant: the checks before a run gets a
+number do not import torch.
 """
 
 from collections.abc import Mapping
@@ -46,6 +46,18 @@ def checked_spec(context: click.Context, placeholders: Mapping[str, str] | None 
         labels=given["label"],
     )
     return replace(spec, project=given["project"])
+
+
+def refuse_unequal_shares(spec: RunSpec) -> None:
+    """Refuse a number of processes that cannot share the steps of the fine-tune to resume.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    given = [word.removeprefix("--").partition("=") for word in spec.command if word.startswith("--")]
+    asked = {name.replace("-", "_"): int(value) for name, _, value in given if value.isdecimal()}
+    sizes = {name: asked[name] for name in ("batch_size", "grad_accumulation") if name in asked}
+    FinetuneRequest(data=["-"], output="output", distributed=spec.distributed, **sizes)
 
 
 def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool, as_json: bool) -> int:

@@ -32,8 +32,8 @@ from conjure.runs.schema.resource import KEPT_FILES, UPLOADS, Resource
 from conjure.runs.schema.run_folder import COLUMNS_FILE, LOG_FILE, MANIFEST, METRICS_FILE, RunFolder
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_runs import SharedRuns
     from conjure.runs.artifacts.team_files import SharedManifest
+    from conjure.runs.artifacts.team_runs import TeamRuns
     from conjure.runs.objects.index import UploadRow
 
 UPLOAD_SUMMARY = "upload.json"
@@ -56,7 +56,7 @@ def objects_team(home: Home) -> TeamSettings | None:
 
 def shared_files(
     home: Home, team: TeamSettings, *, tries: int | None = None
-) -> "AbstractContextManager[SharedRuns]":
+) -> "AbstractContextManager[TeamRuns]":
     """A team's files.
 
     Raises:
@@ -64,13 +64,13 @@ def shared_files(
     """
     try:
         # Of the extra `team`; a home of one machine needs none of it.
-        from conjure.runs.artifacts.shared_runs import SharedRuns
+        from conjure.runs.artifacts.team_runs import TeamRuns
     except ModuleNotFoundError as error:
         raise StoreError(
             f"this home has its files in an object store, and {error.name} is not installed",
             fix="pip install 'conjure[team]'",
         ) from error
-    return SharedRuns.of(home, team, tries=tries)
+    return TeamRuns.of(home, team, tries=tries)
 
 
 # ---- runs --------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def _bring_outputs(home: Home, team: TeamSettings, number: int, parts: tuple[str
         evict(home, {*_mounted_by_active(files), number})
 
 
-def _manifest_of(files: "SharedRuns", record: RunRecord) -> "SharedManifest":
+def _manifest_of(files: "TeamRuns", record: RunRecord) -> "SharedManifest":
     number, where = record.number, _where(record)
     if not record.status.is_final:
         raise NotFoundError(
@@ -359,7 +359,7 @@ def bring_upload_list(home: Home, name: str | None = None) -> None:
             _note_upload(home, files, row)
 
 
-def _note_upload(home: Home, files: "SharedRuns", row: "UploadRow") -> None:
+def _note_upload(home: Home, files: "TeamRuns", row: "UploadRow") -> None:
     place = home.uploads / row.name / str(row.version)
     if row.removed:
         if place.is_dir():
@@ -480,7 +480,7 @@ def _cached(home: Home) -> Iterator[_Cached]:
             yield _Cached(path, path.stat().st_mtime, tree_size_bytes(path))
 
 
-def _mounted_by_active(files: "SharedRuns") -> set[int]:
+def _mounted_by_active(files: "TeamRuns") -> set[int]:
     sources = (mount.source for record in files.database.active() for mount in record.mounts)
     return {number for number in (Resource.of_source(source).number for source in sources) if number}
 

@@ -20,7 +20,7 @@ from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.schema.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_runs import SharedRuns  # of the extra `team`
+    from conjure.runs.artifacts.team_runs import TeamRuns  # of the extra `team`
 
 _State = dict[str, tuple[int, ...]]
 _COPY = "checkpoint"
@@ -99,7 +99,7 @@ class CheckpointSender:
         return found
 
     def send(
-        self, files: "SharedRuns", staged: "StagedCheckpoint", metrics_are_sent: Callable[[int], bool]
+        self, files: "TeamRuns", staged: "StagedCheckpoint", metrics_are_sent: Callable[[int], bool]
     ) -> bool:
         """Send what `stage` gave; whether that came to its end.
 
@@ -154,7 +154,7 @@ def _whole_lines(path: Path) -> int:
 
 
 def bring_checkpoint(home: Home, number: int, attempt: int) -> None:
-    """Have here what earlier attempts at a run sent, where `hand_on` looks for what they left.
+    """Have here what earlier attempts at a run sent, where `pass_checkpoints` looks for what they left.
 
     Args:
         home: The node's.
@@ -185,7 +185,7 @@ def bring_checkpoint(home: Home, number: int, attempt: int) -> None:
 
 
 def _set_times(folder: Path, checkpoint: Checkpoint) -> None:
-    """Give the files the times by which `hand_on` tells which metrics are older."""
+    """Give the files the times by which `pass_checkpoints` tells which metrics are older."""
     chosen = {glob: GlobSet([glob]) for glob in checkpoint.newest}
     for name, entry in walk(folder):
         if entry.is_file:

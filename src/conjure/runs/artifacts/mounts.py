@@ -1,7 +1,7 @@
 """Putting a resource into a run's working folder, as a private copy or as read-only links.
 
-Main entry: `place`. Invariant: nothing is written outside the working folder, and the resource itself is
-never changed by what the run does to its mount.
+Main entry: `place_mount`. Invariant: nothing is written outside the working folder, and the resource itself
+is never changed by what the run does to its mount.
 """
 
 import os
@@ -15,7 +15,7 @@ from conjure.errors import MountError, option
 from conjure.runs.artifacts.resource_paths import root_of
 
 
-def place(home: Home, source: Path, workdir: Folder, target: str, read_only: bool) -> Copied:
+def place_mount(home: Home, source: Path, workdir: Folder, target: str, read_only: bool) -> Copied:
     """Put `source` at `target` in `workdir`.
 
     A copy may be written to by the run; it shares its blocks with the original where the filesystem can. Read

@@ -28,7 +28,7 @@ _DECIDING_VARIABLES = (
     "HOME",
     "PYENV_VERSION",
 )
-_TIMEOUT_S = 60
+_TIMEOUT_S = 300.0  # on a network disk or a machine under load, a Python may start slowly
 _ANSWER_FORMAT = "2"  # answers that were kept in another form are not found
 
 
@@ -181,7 +181,9 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
         if done.returncode == 0:
             return parse_json(done.stdout.splitlines()[-1])  # before it, whatever a sitecustomize prints
         words = done.stderr.decode(errors="replace").strip().splitlines()[:1] or [f"exit {done.returncode}"]
-    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        words = [f"it did not answer within {_TIMEOUT_S:g} seconds"]
+    except (OSError, ValueError, IndexError) as error:
         words = [str(error)]
     raise BuildError(f"{found} does not work: {words[0]}", hint="`python --version` should print a version")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import Database
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 
 Look = Callable[[Database | None], Exception | None]
 

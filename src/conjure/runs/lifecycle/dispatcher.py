@@ -13,7 +13,7 @@ import time
 from conjure.core.home import Home
 from conjure.errors import ExecutorError, StoreError, UsageError
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.ray import RayExecutor, executors_of
 from conjure.runs.executors.ray_cluster import UnreachableError
@@ -91,7 +91,7 @@ def poll_clusters(store: Database, executors: list[RayExecutor]) -> bool:
         if own:
             try:
                 _end_queued(store, executor)
-                for number in executor.hand_over(store):
+                for number in executor.submit_waiting(store):
                     _give_up(store, executor, number)
                 mark_interrupted(store, own, lost=_lost(store, executor, own))
             except UnreachableError:

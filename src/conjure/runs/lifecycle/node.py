@@ -23,7 +23,7 @@ from conjure.reporting import OWN_VARIABLES
 from conjure.runs.artifacts.availability import move_to_cache, objects_team, shared_files
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.run_lock import RunLock

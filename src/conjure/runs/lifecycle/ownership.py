@@ -16,16 +16,16 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.base import KILL, Database
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.executors.base import Executor, SupervisorState
-from conjure.runs.executors.container import keeps_containers, remove_container
+from conjure.runs.executors.podman_container import keeps_containers, remove_container
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, machine_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
-from conjure.runs.scheduling.attempts import queue_next_attempt
+from conjure.runs.scheduling.retries import queue_next_attempt
 from conjure.runs.scheduling.scheduler_start import (
     end_scheduler,
     ensure_scheduler,

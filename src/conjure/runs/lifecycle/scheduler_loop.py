@@ -15,7 +15,7 @@ from conjure.core.home import Home
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.database.base import REASON_OF_REQUEST, Database
 from conjure.runs.database.migrations import NewerSchemaError
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest

@@ -27,7 +27,7 @@ from conjure.runs.code import code_store
 from conjure.runs.code.code_store import provisional_references
 from conjure.runs.database.base import Database, KeptParts, RunFilter
 from conjure.runs.database.migrations import NEWEST
-from conjure.runs.database.opening import open_database, shared_address
+from conjure.runs.database.open_database import open_database, shared_address
 from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_record
 from conjure.runs.database.sqlite_connection import files_of, is_damaged
 from conjure.runs.environments.container_engine import engine_version

@@ -18,19 +18,21 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import TeamSettings, read_team
 from conjure.core.text import plural
+from conjure.core.trees import remove_tree
 from conjure.errors import ConflictError, StoreError, UsageError, option
+from conjure.runs.artifacts.availability import upload_elsewhere
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.artifacts.shared_runs import SharedRuns
+from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.artifacts.uploads import read_upload, uploads_here
 from conjure.runs.code.tree_packs import has_tree
 from conjure.runs.database.base import RunFilter
-from conjure.runs.database.opening import open_database, share, stop_sharing
+from conjure.runs.database.open_database import open_database, share, stop_sharing
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.objects.index import ObjectIndex, UploadRow
-from conjure.runs.objects.probe import Abilities, probe
 from conjure.runs.objects.remote import check_address, open_objects
+from conjure.runs.objects.store_check import Abilities, probe
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
@@ -170,8 +172,13 @@ def _upgrade(home: Home, address: str) -> tuple[int, int]:
         session.close()
 
 
-def leave(home: Home) -> None:
+def leave(home: Home) -> int:
     """Have a home keep its records in a file of its own again, rebuilt from the run folders it has.
+
+    Of a team with an object store it keeps the runs that it carried out, and uploads that are whole here.
+
+    Returns:
+        How many runs it has then.
 
     Raises:
         ConflictError: A run of it is active.
@@ -179,8 +186,20 @@ def leave(home: Home) -> None:
     """
     team = _team_of(home)
     _refuse_active(home, folder_numbers(home.runs) if team.objects is not None else None)
+    if team.objects is not None:
+        _forget_others(home)
     stop_sharing(home)
-    open_database(home).close()
+    with open_database(home) as database:
+        return database.count(RunFilter(archived=True))
+
+
+def _forget_others(home: Home) -> None:
+    """Remove what was brought of other machines: their numbers will be those of new runs here."""
+    remove_tree(home.fetched)
+    for name, version in uploads_here(home):
+        place = home.uploads / name / str(version)
+        if upload_elsewhere(place) is not None:
+            remove_tree(place)
 
 
 def status(home: Home) -> TeamStatus:
@@ -216,7 +235,7 @@ def status(home: Home) -> TeamStatus:
 
 def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, objects: str) -> None:
     """Put what a home has into an object store, or take over what is in it."""
-    files = SharedRuns(open_objects(objects), database)
+    files = TeamRuns(open_objects(objects), database)
     _refuse_stolen(home, files, address)
     files.index.set_objects_address(objects)
     files.store_database(address)
@@ -240,7 +259,7 @@ def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, ob
         pass
 
 
-def _refuse_stolen(home: Home, files: SharedRuns, address: str) -> None:
+def _refuse_stolen(home: Home, files: TeamRuns, address: str) -> None:
     """Let nobody take a store over whose own database still has its runs."""
     known = files.stored_database()
     if known is None or known == address:
@@ -257,7 +276,7 @@ def _refuse_stolen(home: Home, files: SharedRuns, address: str) -> None:
         )
 
 
-def send_run(home: Home, files: SharedRuns, record: RunRecord) -> str | None:
+def send_run(home: Home, files: TeamRuns, record: RunRecord) -> str | None:
     """Put the code, files, log and metrics of an ended run into a team's store.
 
     Args:
@@ -276,7 +295,7 @@ def send_run(home: Home, files: SharedRuns, record: RunRecord) -> str | None:
     return digest
 
 
-def send_files(home: Home, files: SharedRuns, record: RunRecord) -> str | None:
+def send_files(home: Home, files: TeamRuns, record: RunRecord) -> str | None:
     """Put the code, the files it was given and the outputs of an ended run into a team's store."""
     if record.code is not None and record.code.tree and has_tree(home, record.code.tree):
         files.send_code(home, record.code.tree)
@@ -293,7 +312,7 @@ def _with_manifest(outputs: OutputFacts, digest: str) -> OutputFacts:
     return OutputFacts(outputs.files, outputs.size_bytes, outputs.recovered, outputs.removed, digest)
 
 
-def _send_upload(home: Home, files: SharedRuns, name: str, version: int) -> None:
+def _send_upload(home: Home, files: TeamRuns, name: str, version: int) -> None:
     kept = read_upload(home, name, version)
     place = home.uploads / name / str(version)
     content = next(each for each in (place / "folder", place / "file") if each.is_dir())

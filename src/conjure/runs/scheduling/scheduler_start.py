@@ -18,7 +18,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
 from conjure.reporting import OWN_VARIABLES
 from conjure.runs.database.base import Database
-from conjure.runs.database.opening import shared_address
+from conjure.runs.database.open_database import shared_address
 from conjure.runs.host.process import (
     Process,
     boot_id,

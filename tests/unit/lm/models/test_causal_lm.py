@@ -83,6 +83,7 @@ def test_lora_adapts_its_blocks_and_not_its_embedding():
     assert trained == {f"blocks.{layer}.mix.lora_{part}" for layer in (0, 1) for part in "ab"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"lora": 4}, {"freeze": 1}, {"mask_records": True}])
 def test_it_is_fine_tuned_measured_and_reported_on(tmp_path: Path, options):
     data, _ = tuning_inputs(tmp_path)

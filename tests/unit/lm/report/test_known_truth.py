@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from conjure.lm.generation.score import Tally
-from conjure.lm.report.observe import held_out_texts, record_texts
+from conjure.lm.report.measure_model import held_out_texts, record_texts
 from conjure.lm.report.statistics import LossChange, compare_losses, group_tallies
-from conjure.lm.text.held_out import Split, hold_out, hold_out_file
 from conjure.lm.text.near_duplicates import DuplicateGroups
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import Split, hold_out, hold_out_file
 from conjure.lm.text.token_cache import find_groups, tokenise
 from support.models import tiny_tokenizer
 from support.records import write_records
@@ -127,6 +127,7 @@ def test_what_is_recited_does_not_hide_that_unseen_text_got_worse(split_of):
     assert found.likelier < 0.3 * found.groups
 
 
+@pytest.mark.slow
 def test_of_trainings_without_effect_few_are_called_a_change(split_of):
     split, _ = split_of(corpus(6, singles=300, families=30, copies=5).texts)
     outcomes = [measured(split, 0.0, seed).outcome for seed in range(60)]

@@ -71,6 +71,7 @@ def test_the_ways_of_testing_agree(groups, monkeypatch):
     assert max(values) - min(values) < (0.05 if groups == 12 else 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("groups", "nulls"), [(7, 500), (59, 300), (1200, 500)])  # exact, sampled, normal
 def test_of_nulls_at_most_so_many_are_called_a_change(groups, nulls):
     source = np.random.default_rng(groups)
@@ -100,6 +101,7 @@ def test_no_change_at_all():
     assert (found.change, found.p_value, found.likelier, found.outcome) == (0.0, 1.0, 0, "unclear")
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_what_many_draws_show():
     source = np.random.default_rng(0)
     found = []

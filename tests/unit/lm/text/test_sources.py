@@ -181,6 +181,7 @@ def test_names_that_hold_spaces_and_quotes_are_quoted_in_the_fix(here):
     assert caught.value.fix == 'column="It\'s"'
 
 
+@pytest.mark.slow
 def test_a_table_of_ten_thousand_columns_is_refused_in_one_short_line(here):
     (here / "a.csv").write_text(",".join(f"column {n} {'x' * 90}" for n in range(10_000)) + "\n")
     with pytest.raises(UsageError, match=r"and 9,992 more") as caught:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from conjure.lm.training.adamw import AdamW
@@ -41,6 +42,7 @@ def test_updates_are_those_of_torch_bit_for_bit():
         )
 
 
+@pytest.mark.slow
 def test_a_training_loads_no_compiler():
     script = (
         "import sys\n"

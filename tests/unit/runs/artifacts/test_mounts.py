@@ -17,7 +17,7 @@ from support.repositories import read_files, write_files
 def place(home: Home, source: Path, work: Path, target: str, read_only: bool) -> Copied:
     """Put it into the working folder, as it is opened now."""
     with Folder.open(work) as opened:
-        return mounts.place(home, source, opened, target, read_only)
+        return mounts.place_mount(home, source, opened, target, read_only)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from conjure.core.team_settings import TeamSettings, read_team
 from conjure.errors import ExecutorError, UsageError
-from conjure.runs.database.opening import share
+from conjure.runs.database.open_database import share
 from conjure.runs.executors.ray_check import check_nodes
 from support.ray_rest import RayRest
 

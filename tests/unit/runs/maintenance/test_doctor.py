@@ -26,19 +26,24 @@ from conjure.runs.schema.record import CodeFacts, OutputFacts
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run, advance, finish
-from support.homes import add_outputs
+from support.homes import add_outputs, examine_files
 from support.repositories import write_files
 
 DONE = Ending(EndReason.COMPLETED, 0)
 
 
 def find(home):
-    """What is found, by name; a name that comes twice has its last finding."""
+    """What is found of the home's files, by name; a name that comes twice has its last finding."""
+    return {finding.name: finding for finding in examine_files(home)}
+
+
+def find_all(home):
+    """The same, and what is found of the machine."""
     return {finding.name: finding for finding in examine(home)}
 
 
 def test_nothing_is_made_by_looking(home):
-    found = find(home)
+    found = find_all(home)
     assert {finding.state for finding in found.values()} == {State.OK}
     assert "created by the first run" in found["home"].text
     assert not home.root.exists()
@@ -47,7 +52,7 @@ def test_nothing_is_made_by_looking(home):
 def test_all_is_well(home):
     with SqliteDatabase.open(home) as store:
         finish(store, add_run(store).number, DONE)
-    found = find(home)
+    found = find_all(home)
     assert [name for name, finding in found.items() if finding.state is not State.OK] == []
     assert found["runs"].text == "1 run, 0 active"
     assert found["database"].text == f"schema {NEWEST}, no faults"
@@ -77,7 +82,7 @@ def test_a_home_that_others_can_read(home):
 
 def test_a_home_that_is_a_file(home):
     home.root.write_text("")
-    found = find(home)
+    found = find_all(home)
     assert (found["home"].state, found["git"].state) == (State.FAULT, State.OK)
 
 
@@ -105,7 +110,7 @@ def test_folders_and_rows_that_do_not_match(home):
     home.run_folder(2).rename(home.run_folder(9))
     text = (home.run_folder(9) / "run.json").read_text()
     (home.run_folder(9) / "run.json").write_text(text.replace('"number": 2', '"number": 9'))
-    found = [finding for finding in examine(home) if finding.name == "run folders"]
+    found = [finding for finding in examine_files(home) if finding.name == "run folders"]
     assert [(finding.text, finding.fix) for finding in found] == [
         ("run folders with a record that are missing from the database: 9", "conjure doctor --reindex"),
         (
@@ -115,7 +120,7 @@ def test_folders_and_rows_that_do_not_match(home):
         ("runs in the database without a folder: 2", None),
     ]
     rebuild(home)
-    found = [finding.text for finding in examine(home) if finding.name == "run folders"]
+    found = [finding.text for finding in examine_files(home) if finding.name == "run folders"]
     assert "run folders with a record that are missing from the database: 9" not in found
 
 
@@ -185,7 +190,9 @@ def test_git_must_be_new_enough(monkeypatch, version, state):
 
 
 def named(home, name):
-    return [(finding.state, finding.text, finding.fix) for finding in examine(home) if finding.name == name]
+    return [
+        (finding.state, finding.text, finding.fix) for finding in examine_files(home) if finding.name == name
+    ]
 
 
 def with_outputs(home, store):

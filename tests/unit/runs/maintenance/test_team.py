@@ -5,7 +5,7 @@ import pytest
 from conjure.core.team_settings import TeamSettings
 from conjure.errors import ConflictError, StoreError, UsageError
 from conjure.runs.database.migrations import NewerSchemaError
-from conjure.runs.database.opening import open_database, share, shared_address, stop_sharing
+from conjure.runs.database.open_database import open_database, share, shared_address, stop_sharing
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import host_id
 from conjure.runs.maintenance import team

@@ -6,8 +6,8 @@ import pytest
 
 from conjure.errors import UsageError
 from conjure.runs.objects.base import MissingObjectError, ObjectsError, number_of_record, segment
-from conjure.runs.objects.probe import probe
 from conjure.runs.objects.remote import check_address, open_objects
+from conjure.runs.objects.store_check import probe
 
 
 @pytest.fixture

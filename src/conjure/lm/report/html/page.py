@@ -13,9 +13,9 @@ from conjure.lm.report.facts import (
     ExtractedShare,
     Extraction,
     Finding,
+    HeldOutBaseline,
     HeldOutComparison,
     HeldOutScore,
-    Normal,
     Plain,
     Report,
     State,
@@ -43,7 +43,7 @@ from conjure.lm.report.novelty import (
     NEAR_COPY_RUN_WORDS,
     NEAR_COPY_SHARE,
 )
-from conjure.lm.report.verdict import Z_95
+from conjure.lm.report.verdict import Z_95, change_digits
 
 _SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
 _ENDINGS = {"early_stop": ", where it stopped early", "interrupted": ", where it was interrupted"}
@@ -159,8 +159,9 @@ def _held_out_table(report: Report) -> Markup | None:
         change = signed(after - before, digits) if before is not None and after is not None else "–"
         return name, (number(before, digits), number(after, digits), change)
 
-    error = f" ± {Z_95 * on.standard_error:.2f}" if on.standard_error is not None else ""
-    loss = (f"{base.loss:.3f}", f"{tuned.loss:.3f}", f"{signed(on.change, 2)}{error}")
+    digits = change_digits(on.change)
+    error = f" ± {Z_95 * on.standard_error:.{digits}f}" if on.standard_error is not None else ""
+    loss = (f"{base.loss:.3f}", f"{tuned.loss:.3f}", f"{signed(on.change, digits)}{error}")
     return table(
         ("", *_MODELS, "change"),
         (
@@ -256,7 +257,7 @@ def _copying(report: Report) -> Markup:
     )
 
 
-def _left_out(normal: Normal) -> str:
+def _left_out(normal: HeldOutBaseline) -> str:
     if not normal.left_out:
         return ""
     texts, are = ("text", "is") if normal.left_out == 1 else ("texts", "are")

@@ -1,6 +1,6 @@
 """What of runs lies in a team's object store beside files: code, logs, metrics, records; and its tidying.
 
-Main entry: `SharedRuns`. Invariant: what was sent is written down after it is there; the record of a run in
+Main entry: `TeamRuns`. Invariant: what was sent is written down after it is there; the record of a run in
 the store is brought up to date by whoever finds it older than its row.
 """
 
@@ -30,7 +30,7 @@ _AT_ONCE = 8
 _NOTHING_SENT = Streams(0, 0, 0)
 
 
-class SharedRuns(TeamFiles):
+class TeamRuns(TeamFiles):
     """A team's files and what else is in its object store. Use one object per thread."""
 
     # ---- while a run goes on -------------------------------------------------------------------------------
@@ -312,4 +312,4 @@ class SharedRuns(TeamFiles):
         return {found[1].manifest for found in kept if found is not None}
 
 
-__all__ = ["SharedManifest", "SharedRuns"]
+__all__ = ["SharedManifest", "TeamRuns"]

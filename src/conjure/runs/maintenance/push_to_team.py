@@ -13,10 +13,10 @@ from conjure.core.team_settings import read_team
 from conjure.errors import ConflictError, StoreError, UsageError
 from conjure.runs.artifacts.availability import objects_team, shared_files
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.artifacts.shared_runs import SharedRuns
+from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.artifacts.uploads import read_upload
 from conjure.runs.database.base import Database, RunFilter
-from conjure.runs.database.opening import open_database
+from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import host_id, machine_id
 from conjure.runs.maintenance.team import send_files
 from conjure.runs.schema.process_facts import Owner
@@ -86,7 +86,7 @@ class _Push:
         origin: The home in labels of copies.
     """
 
-    def __init__(self, source: Home, database: Database, files: SharedRuns, origin: str) -> None:
+    def __init__(self, source: Home, database: Database, files: TeamRuns, origin: str) -> None:
         self._source = source
         self._database = database
         self._files = files

@@ -7,7 +7,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import BuildError
-from conjure.runs.executors.container import (
+from conjure.runs.executors.podman_container import (
     BindMount,
     Container,
     container_name,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.runs.scheduling.attempts import may_retry
+from conjure.runs.scheduling.retries import may_retry
 from conjure.runs.schema.record import AttemptFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunProgress, RunStatus

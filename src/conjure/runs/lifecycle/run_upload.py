@@ -1,7 +1,8 @@
 """Sending what a run is given and makes to its team's object store.
 
-Main entries: `Shipper`, from its supervisor, and `send_inputs`, before there is one on another machine.
-Invariant: nothing that fails in a `Shipper` ends a run: it is tried again, and what could not be sent stays
+Main entries: `RunUploader`, from its supervisor, and `send_inputs`, before there is one on another machine.
+Invariant: nothing that fails in a `RunUploader` ends a run: it is tried again, and what could not be sent
+    stays
 in the run's folder.
 """
 
@@ -21,7 +22,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.database.base import SupersededError
 
 if TYPE_CHECKING:
-    from conjure.runs.artifacts.shared_runs import SharedRuns
+    from conjure.runs.artifacts.team_runs import TeamRuns
     from conjure.runs.objects.index import Streams
 
 _SEND_EVERY_S = 0.7  # so that who follows from elsewhere is less than two seconds behind
@@ -52,7 +53,7 @@ def send_inputs(home: Home, number: int) -> None:
         files.send_kept_files(home, record)
 
 
-class Shipper:
+class RunUploader:
     """Sends a run's code, the files it was given, its log and its metrics from a thread of its own.
 
     In a home of its own, or one whose folder is on a shared disk, it does nothing.
@@ -71,9 +72,9 @@ class Shipper:
         self._is_over = threading.Event()
         self._sent: Streams | None = None
         self._stack = ExitStack()
-        self._files: SharedRuns | None = None
+        self._files: TeamRuns | None = None
         self._gave_inputs = False
-        self._thread = threading.Thread(target=self._run, name="shipping", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="run-upload", daemon=True)
         self._checkpoints: CheckpointSender | None = None
         self._checkpoint_thread = threading.Thread(
             target=self._send_checkpoints, name="checkpoints", daemon=True
@@ -138,7 +139,7 @@ class Shipper:
                     self._send_checkpoint(files)
             self._command_is_over.wait(_LONGEST_PAUSE_S)
 
-    def _send_checkpoint(self, files: "SharedRuns") -> None:
+    def _send_checkpoint(self, files: "TeamRuns") -> None:
         """Send the files if there is something new, and wait until it is time to look again."""
         assert self._checkpoints is not None
         started, pause = time.monotonic(), _LOOK_FOR_CHECKPOINT_EVERY_S
@@ -196,7 +197,7 @@ class Shipper:
             self._stack.close()
 
     @contextmanager
-    def _here(self) -> "Iterator[SharedRuns]":
+    def _here(self) -> "Iterator[TeamRuns]":
         """The team's files for the thread that supervises; opened once, and again after an error."""
         assert self._team is not None
         if self._files is None:
@@ -222,7 +223,7 @@ class Shipper:
                 self._is_over.wait(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    def _send_until_over(self, files: "SharedRuns") -> None:
+    def _send_until_over(self, files: "TeamRuns") -> None:
         next_export = 0.0
         while not self._is_over.is_set():
             self._send(files)
@@ -231,7 +232,7 @@ class Shipper:
                 files.export_records()
             self._is_over.wait(_SEND_EVERY_S)
 
-    def _send(self, files: "SharedRuns") -> None:
+    def _send(self, files: "TeamRuns") -> None:
         self._sent = files.send_streams(
             self._home.run_folder(self._number), self._number, self._attempt, self._sent
         )
