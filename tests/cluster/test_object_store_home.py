@@ -19,6 +19,7 @@ from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.repositories import read_files, write_files
 from support.terminal import conjure
+from support.tuning import OPTIONS, tuning_inputs
 
 
 class Member:
@@ -180,6 +181,19 @@ def test_objects_that_nobody_needs_are_removed_and_come_again(team):
     assert "as saved" in ada.do("verify", "3")
 
 
+def test_a_model_that_one_home_tuned_is_reported_and_tuned_on_in_another(team, tmp_path):
+    ada, bob = team
+    data, model = tuning_inputs(tmp_path)
+    options = OPTIONS | {"epochs": 1, "split": "lines"}
+    ada.client.finetune(data, model=model, **options).wait(check=True)
+    assert "runs/1" in bob.do("models")
+    assert json.loads(bob.do("report", "1", "--json"))["verdict"]
+    bob.client.finetune(data, model="runs/1", **options).wait(check=True)
+    bob.do("generate", "--save", "--model", "runs/1", "-n", "1", "--max-new-tokens", "2", "Why")
+    assert ada.client.runs()[0].record.mounts[0].source == "runs/1/output"
+    assert ada.client.runs()[1].record.mounts[-1].source == "runs/1/output"
+
+
 def test_numbers_are_dense_and_versions_differ_whoever_asks(team, project):
     ada, bob = team
     write_files(project.parent, {f"{name}/f": name for name in "abcd"})
@@ -330,6 +344,25 @@ def test_keys_are_in_no_record_no_log_and_no_process_list(team, s3, address):
     with psycopg.connect(address) as connection:
         for table in ("runs", "team", "objects", "uploads"):
             assert s3.secret not in str(connection.execute(f"SELECT * FROM {table}").fetchall())
+
+
+def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_path):
+    ada, bob = make_team(project, address, f"file://{tmp_path}/objects")
+    write_files(project.parent, {"data/a.txt": "a"})
+    bob.do("upload", "../data")
+    bob.do("run", "echo theirs > made.txt")
+    ada.do("run", "-m", "runs/1/made.txt", "echo printed; cat made.txt > own.txt")
+    bob.do("run", "echo theirs, too")
+    assert ada.do("logs", "3") == "theirs, too\n"
+    assert ada.do("ls", "uploads").split() == ["data/"]
+    assert ada.do("team", "leave") == "the home has its own database file again, with 1 run\n"
+    assert [run["number"] for run in json.loads(ada.do("ps", "-a", "--json"))] == [2]
+    assert (ada.do("logs", "2"), ada.do("ls", "uploads")) == ("printed\n", "")
+    assert "as saved" in ada.do("verify", "2")
+    assert ada.client.run("echo own").wait(check=True).number == 3  # which was another's in the team
+    assert ada.do("logs", "3") == "own\n"
+    bob.do("cp", "runs/2/own.txt", "out")
+    assert Path("out/own.txt").read_text() == "theirs\n"
 
 
 @pytest.mark.parametrize(

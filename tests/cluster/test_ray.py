@@ -371,7 +371,7 @@ def test_a_fine_tune_whose_node_is_lost_repeats_the_unbroken_losses(client, home
     wait_until(lambda: struck.record.status is RunStatus.RUNNING, "its start")
     work = folder_on_node(nodes, struck) / "work"
     wait_until((work / "output.training").is_dir, "the first save")
-    for process in family(supervisor_of(struck).pid):  # so that it is not done before its node is lost
+    for process in descendants(supervisor_of(struck).pid):  # so that it is not done before its node is lost
         os.kill(process.pid, signal.SIGSTOP)
     wait_for_checkpoint(struck)
     lose(nodes, struck)

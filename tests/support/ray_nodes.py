@@ -21,7 +21,7 @@ from pathlib import Path
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.runs.host.process import Process, descendants, find_process
 
-_PATIENCE_S = 120.0
+_PATIENCE_S = 240.0
 _BIN = Path(sys.executable).parent
 _STORE_BYTES = 100_000_000
 

@@ -9,6 +9,7 @@ from conjure.cli.render import write_json
 from conjure.cli.tables import show_facts
 from conjure.core.home import Home
 from conjure.core.home_selection import find_home
+from conjure.core.text import plural
 from conjure.core.units import format_size
 from conjure.errors import ConjureError
 
@@ -97,9 +98,12 @@ def upgrade() -> None:
 
 @command.command("leave")
 def leave() -> None:
-    """Give this home its own database file again, rebuilt from its run folders."""
-    _team().leave(Home.from_environment())
-    click.echo("the home has its own database file again")
+    """Give this home its own database file again, rebuilt from its run folders.
+
+    It keeps the runs that were carried out in it. Nothing changes for the others of the team.
+    """
+    kept = _team().leave(Home.from_environment())
+    click.echo(f"the home has its own database file again, with {plural(kept, 'run')}")
 
 
 def _show_objects(objects: str | None, can: str | None) -> None:
@@ -118,9 +122,9 @@ def _pushing():  # noqa: ANN202 - a module
 def _modules():  # noqa: ANN202 - modules
     try:
         # Needs psycopg and obstore, of the extra `team`.
-        from conjure.runs.maintenance import pushing, team
+        from conjure.runs.maintenance import push_to_team, team
     except ModuleNotFoundError as error:
         raise ConjureError(
             f"this command needs {error.name}, which is not installed", fix="pip install 'conjure[team]'"
         ) from error
-    return team, pushing
+    return team, push_to_team

@@ -18,7 +18,9 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import TeamSettings, read_team
 from conjure.core.text import plural
+from conjure.core.trees import remove_tree
 from conjure.errors import ConflictError, StoreError, UsageError, option
+from conjure.runs.artifacts.availability import upload_elsewhere
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.artifacts.uploads import read_upload, uploads_here
@@ -170,8 +172,13 @@ def _upgrade(home: Home, address: str) -> tuple[int, int]:
         session.close()
 
 
-def leave(home: Home) -> None:
+def leave(home: Home) -> int:
     """Have a home keep its records in a file of its own again, rebuilt from the run folders it has.
+
+    Of a team with an object store it keeps the runs that it carried out, and uploads that are whole here.
+
+    Returns:
+        How many runs it has then.
 
     Raises:
         ConflictError: A run of it is active.
@@ -179,8 +186,20 @@ def leave(home: Home) -> None:
     """
     team = _team_of(home)
     _refuse_active(home, folder_numbers(home.runs) if team.objects is not None else None)
+    if team.objects is not None:
+        _forget_others(home)
     stop_sharing(home)
-    open_database(home).close()
+    with open_database(home) as database:
+        return database.count(RunFilter(archived=True))
+
+
+def _forget_others(home: Home) -> None:
+    """Remove what was brought of other machines: their numbers will be those of new runs here."""
+    remove_tree(home.fetched)
+    for name, version in uploads_here(home):
+        place = home.uploads / name / str(version)
+        if upload_elsewhere(place) is not None:
+            remove_tree(place)
 
 
 def status(home: Home) -> TeamStatus:
