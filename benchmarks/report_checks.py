@@ -13,6 +13,7 @@ DATA is a table with one column of text; LOSSES a JSON file that `trainings` wri
 """
 
 import json
+import math
 import random
 import re
 import resource
@@ -31,7 +32,7 @@ from copy_checks import copies
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import LanguageModel, load
-from conjure.lm.report.statistics import compare_losses
+from conjure.lm.report.statistics import LEVEL, SMALLEST_CHANGE, compare_losses
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
 from conjure.lm.training.finetune import run_training
@@ -44,7 +45,8 @@ HELD_OUT, RESERVE = 40, 200  # jokes of a training; all others of the pool are t
 RATES = (1e-6, 1e-5, 3e-5, 1e-4, 3e-4)
 STEPS = (1, 2, 4, 8)
 NULLS = 2000
-GROUPS = (6, 10, 30, 60, 200, 2000)
+GROUPS = (6, 10, 30, 60, 200, 1000)
+DRAWN_GROUPS = 60  # above, the limit of the draws of signs, a normal distribution, stands for them here
 EFFECTS = (0.02, 0.05, 0.1, 0.2, 0.4)
 SIMULATIONS = 200
 
@@ -182,10 +184,18 @@ def power(losses: Path) -> None:
                 length = source.choice(tokens, count)
                 noise = source.choice(spread, count) * source.choice([-1, 1], count) * np.sqrt(length)
                 gains = effect * length + noise
-                one = Losses(length.tolist(), [0.0] * count, gains.tolist())
-                seen += compare_losses(*_tallies(one, gains)).outcome == "better"
+                seen += _seen(length, gains)
             shares.append(f"{seen / SIMULATIONS:.0%}")
         print(f"| {count:,} | " + " | ".join(shares) + " |")
+
+
+def _seen(tokens: np.ndarray, gains: np.ndarray) -> bool:
+    """Whether groups that gained so many nats are called better."""
+    if len(tokens) <= DRAWN_GROUPS:
+        one = Losses(tokens.tolist(), [0.0] * len(tokens), gains.tolist())
+        return compare_losses(*_tallies(one, gains)).outcome == "better"
+    p_value = math.erfc(abs(gains.sum()) / math.sqrt(2 * (gains**2).sum()))
+    return bool(gains.sum() / tokens.sum() >= SMALLEST_CHANGE) and p_value < LEVEL
 
 
 def _spread(trained: Sequence[Losses]) -> np.ndarray:
