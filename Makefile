@@ -1,7 +1,10 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster test-sandbox test-images test-jupyter bench-serve bench-web coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster test-sandbox test-images test-jupyter test-story bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
+
+# The tests of a file share what they set up; in this order the longest begin first.
+ON_TWO_CORES := -n 2 --dist loadfile --no-loadscope-reorder
 
 setup: .venv/.ready
 
@@ -18,15 +21,15 @@ check: setup  ## linters, types, layers, structure, dependencies, generated docs
 	$(BIN)/python scripts/docs.py --check
 
 test: setup  ## the whole suite at small sizes, minutes on 2 cores
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest $(ON_TWO_CORES)
 
 unit: setup  ## the unit tests alone, without those that train or measure for seconds
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not large and not slow" tests/unit
+	$(BIN)/pytest $(ON_TWO_CORES) -m "not large and not slow" tests/unit
 
 coverage: setup  ## the whole suite again, with the branches of src/ that it reaches; under 92 % fails
 	mkdir -p .coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup
+	$(BIN)/coverage run -m pytest $(ON_TWO_CORES)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -54,6 +57,9 @@ test-images: setup  ## runs in containers; installs podman if it is missing
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter
+
+test-story: setup  ## the whole of `conjure demo`, and what it tells
+	$(BIN)/pytest -n 0 --timeout 900 tests/story
 
 test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing), an S3 server and a Ray cluster
 	scripts/install-programs initdb=postgresql

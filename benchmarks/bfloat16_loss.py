@@ -12,8 +12,8 @@ import torch
 
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.language_model import load
-from conjure.lm.text.held_out import hold_out
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import tokenise
 from conjure.lm.training.events import StepDone
 from conjure.lm.training.master_weights import adamw

@@ -20,9 +20,9 @@ from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.report.extraction import extracted_share
 from conjure.lm.report.statistics import compare_losses
 from conjure.lm.report.verdict import Z_95
-from conjure.lm.text.held_out import DEDUP, Dedup
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import DEDUP, Dedup
 from conjure.lm.training.finetune import run_training
 from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest

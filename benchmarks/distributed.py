@@ -23,7 +23,7 @@ from conjure.lm.hardware import keep_freed_memory, pick_device
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.models.registry import read_model_config
 from conjure.lm.models.shape import Shape
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 from conjure.lm.training.distributed.process_group import join
 from conjure.lm.training.events import StepDone
 from conjure.lm.training.master_weights import adamw

@@ -12,9 +12,9 @@ from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.models.decoder import Decoder
-from conjure.lm.report.observe import record_texts
-from conjure.lm.text.held_out import Split, hold_out
+from conjure.lm.report.measure_model import record_texts
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import Split, hold_out
 from conjure.lm.text.token_cache import tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 

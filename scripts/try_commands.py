@@ -39,7 +39,7 @@ SHORTENED = {
 
 # Commands that do not run: a regular expression for the whole command, and why.
 LEFT_OUT = {
-    r"make (test|test-serve|check)": ".ci/run runs them",
+    r"make (test|test-serve|test-story|check)": ".ci/run runs them",
     r"pip install 'conjure\[serve\]'": "not released yet; `make setup` installs it",
     r"make (unit|coverage|test-all)": "runs tests that `make test` runs, too",
     r"make commands": "this",

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from itertools import count
 from pathlib import Path
 
 import hypothesis
@@ -38,13 +39,19 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 # Each needs programs or packages beside, and has a target in the Makefile: not even imported unless named.
-collect_ignore = ["cluster", "images", "jupyter", "models", "sandbox", "serve", "web"]
+collect_ignore = ["cluster", "images", "jupyter", "models", "sandbox", "serve", "story", "web"]
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory):
+    """Where the tests' homes are, each with a number."""
+    return (tmp_path_factory.mktemp("homes") / str(number) for number in count(1))
 
 
 @pytest.fixture(autouse=True)
-def conjure_home(tmp_path, monkeypatch):
-    """An empty home for each test, so that none meets another's runs, or the developer's own."""
-    home = tmp_path / "conjure-home"
+def conjure_home(homes, monkeypatch):
+    """A home for each test, not made yet, so that none meets another's runs, or the developer's own."""
+    home = next(homes)
     monkeypatch.setenv("CONJURE_HOME", str(home))
     return home
 

@@ -39,7 +39,7 @@ def written(model: str | Path) -> list[str]:
 def teachers_own() -> list[str]:
     """What the teacher writes from the recipe's prompts, at the temperature that the others have."""
     settings, texts = SamplingSettings(top_k=0), {}
-    writing = Writing(load_writer(TEACHER, precision="int8", rows=ROWS), SEED, count(), settings=settings)
+    writing = Writing(load_engine(TEACHER, precision="int8", rows=ROWS), SEED, count(), settings=settings)
     while len(texts) < SAMPLES:
         for record in writing.step():
             if record["number"] < SAMPLES:

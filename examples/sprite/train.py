@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from conjure.lm.hardware import fast_dtype, keep_freed_memory, pick_device
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.models.registry import read_model_config
-from conjure.lm.text.held_out import TokenStream, hold_out
 from conjure.lm.text.records import RecordSet, read_records
+from conjure.lm.text.split import TokenStream, hold_out
 from conjure.lm.text.token_cache import tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.events import Evaluated, SavePoint, StepDone

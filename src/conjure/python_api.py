@@ -44,8 +44,8 @@ from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import NOTE, LogEntry, LogTail, lines
 from conjure.runs.telemetry.metrics import Point, Summary, read_points
 from conjure.sweeps.control import start_sweep
-from conjure.sweeps.handle import Space, Sweep, SweepOptions, domains_of, request_of
 from conjure.sweeps.space import Domain
+from conjure.sweeps.sweep import Space, Sweep, SweepOptions, domains_of, request_of
 
 
 @dataclass(frozen=True, slots=True)

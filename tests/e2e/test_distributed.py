@@ -12,7 +12,7 @@ from support.terminal import CONJURE
 from support.tuning import OPTIONS, tuning_inputs
 
 # Long enough that a process can be killed in the midst of it.
-LONG = {**OPTIONS, "split": "lines", "epochs": 40, "block_size": 8, "dropout": 0.1}
+LONG = {**OPTIONS, "split": "lines", "epochs": 6, "block_size": 8, "dropout": 0.1}
 
 
 def points(run):

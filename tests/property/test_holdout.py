@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from conjure.lm.text.held_out import MINIMUM_GROUPS, hold_out
+from conjure.lm.text.split import MINIMUM_GROUPS, hold_out
 from conjure.lm.text.token_cache import TokenisedText
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conjure.lm.nn.loss import IGNORE
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 from conjure.lm.training.packing import PADDING_SEGMENT, Blocks
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=12).filter(lambda lengths: sum(lengths) > 1)

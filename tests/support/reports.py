@@ -12,7 +12,7 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.report.analysis import Evidence
 from conjure.lm.report.facts import CurvePoint, ExtractedShare, Extraction
-from conjure.lm.report.observe import Observation
+from conjure.lm.report.measure_model import Observation
 from support.models import tiny_tokenizer
 from support.texts import ONE_LINERS
 

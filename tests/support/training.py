@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 from conjure.lm.training.events import Evaluated, StepDone
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Blocks

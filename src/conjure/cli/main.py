@@ -4,6 +4,7 @@ Main entry: `main`. Invariant: ``conjure --help`` imports no command's module, s
 below is the one place that names a command.
 """
 
+import gc
 import io
 import os
 import re
@@ -110,7 +111,11 @@ class LazyGroup(click.Group):
         cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS and cmd_name != INTERNAL:
             return None
-        return import_module(f"conjure.cli.commands.{cmd_name}").command
+        gc.disable()  # it would look through all that is imported again and again, and find no garbage
+        try:
+            return import_module(f"conjure.cli.commands.{cmd_name}").command
+        finally:
+            gc.enable()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The verbs by section, from the table alone."""

@@ -24,7 +24,7 @@ from conjure.runs.schema.spec import CodeChoice, RunSpec
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LogTail, lines
 from conjure.sweeps.proposals import propose
-from conjure.sweeps.pruning import climbs_of, decide
+from conjure.sweeps.pruning import runs_to_prune, trial_progress
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.trials import Trial, history, is_infrastructure_failure
 from conjure.sweeps.values import aggregate
@@ -156,7 +156,7 @@ class Driver:
     def _prune(self, store: Database, rows: list[TrialRow]) -> None:
         if self._request.prune is None or all(row.facts.ending is not None for row in rows):
             return
-        for run in decide(self._request, climbs_of(rows, store.rungs(self._number))):
+        for run in runs_to_prune(self._request, trial_progress(rows, store.rungs(self._number))):
             if run not in self._pruned:
                 self._pruned.add(run)
                 store.request_end(run, PRUNE)

@@ -49,7 +49,9 @@ def _cell(request: SweepRequest, cell: int, history: Sequence[PastCell]) -> dict
     if request.method == "grid":
         return _grid_cell(request, cell)
     if request.method == "random":
-        return {name: domain.at(share(request.seed, name, cell)) for name, domain in request.space.items()}
+        return {
+            name: domain.at(unit_draw(request.seed, name, cell)) for name, domain in request.space.items()
+        }
     # Optuna, which only this method needs.
     from conjure.sweeps.tpe import tpe_cell
 
@@ -66,7 +68,7 @@ def _grid_cell(request: SweepRequest, cell: int) -> dict[str, str]:
     return {name: params[name] for name in request.space}
 
 
-def share(seed: int, name: str, cell: int) -> float:
+def unit_draw(seed: int, name: str, cell: int) -> float:
     """A number from 0 to below 1 that only these decide, as if drawn."""
     digest = hashlib.sha256(f"{seed}\0{name}\0{cell}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % _SHARES / _SHARES

@@ -1,7 +1,7 @@
 """Which trials to end early, by the rungs that they and others have reached.
 
-Main entry: `decide`. Invariant: a trial is only compared with values that others had at the same rung; the
-best of those that go on is never ended.
+Main entry: `runs_to_prune`. Invariant: a trial is only compared with values that others had at the same rung;
+the best of those that go on is never ended.
 """
 
 import statistics
@@ -19,7 +19,7 @@ _SHORTEST_SHARE = 16  # no trial is judged before this part of a whole one
 
 
 @dataclass(frozen=True, slots=True)
-class Climb:
+class TrialProgress:
     """How far a trial has come.
 
     Attributes:
@@ -35,10 +35,10 @@ class Climb:
     goes_on: bool = False
 
 
-def climbs_of(rows: Iterable[TrialRow], rungs: Mapping[int, Rungs]) -> list[Climb]:
+def trial_progress(rows: Iterable[TrialRow], rungs: Mapping[int, Rungs]) -> list[TrialProgress]:
     """How far the trials of a sweep have come, given the rungs that they reached, by run."""
     return [
-        Climb(
+        TrialProgress(
             row.run,
             rungs[row.run].values if row.run in rungs else {},
             complete=row.facts.status is RunStatus.COMPLETE,
@@ -48,30 +48,30 @@ def climbs_of(rows: Iterable[TrialRow], rungs: Mapping[int, Rungs]) -> list[Clim
     ]
 
 
-def needed(request: SweepRequest, climbs: Iterable[Climb]) -> int:
+def trials_before_pruning(request: SweepRequest, trials: Iterable[TrialProgress]) -> int:
     """How many more trials have to finish before any is ended."""
     wanted = MEDIAN_NEEDS if request.prune == "median" else ASHA_NEEDS
-    return max(0, wanted - sum(climb.complete for climb in climbs))
+    return max(0, wanted - sum(trial.complete for trial in trials))
 
 
-def decide(request: SweepRequest, climbs: Iterable[Climb]) -> list[int]:
+def runs_to_prune(request: SweepRequest, trials: Iterable[TrialProgress]) -> list[int]:
     """The runs of the trials to end now."""
-    climbs = list(climbs)
-    if request.prune is None or needed(request, climbs) > 0:
+    trials = list(trials)
+    if request.prune is None or trials_before_pruning(request, trials) > 0:
         return []
-    whole = max(max(climb.rungs, default=0) for climb in climbs if climb.complete)
+    whole = max(max(trial.rungs, default=0) for trial in trials if trial.complete)
     ended = []
-    for climb in climbs:
-        highest = max(climb.rungs, default=0)
-        is_judged = climb.goes_on and highest and highest * _SHORTEST_SHARE >= whole
-        if is_judged and _does_badly(request, climb, highest, climbs):
-            ended.append(climb.run)
+    for trial in trials:
+        highest = max(trial.rungs, default=0)
+        is_judged = trial.goes_on and highest and highest * _SHORTEST_SHARE >= whole
+        if is_judged and _does_badly(request, trial, highest, trials):
+            ended.append(trial.run)
     return ended
 
 
-def _does_badly(request: SweepRequest, climb: Climb, rung: int, climbs: list[Climb]) -> bool:
-    value = climb.rungs[rung]
-    others = [other.rungs[rung] for other in climbs if other.run != climb.run and rung in other.rungs]
+def _does_badly(request: SweepRequest, trial: TrialProgress, rung: int, trials: list[TrialProgress]) -> bool:
+    value = trial.rungs[rung]
+    others = [other.rungs[rung] for other in trials if other.run != trial.run and rung in other.rungs]
     numbers = [other for other in others if other is not None]
     if not numbers:
         return False

@@ -15,7 +15,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from conjure.sweeps.proposals import PastCell, share
+from conjure.sweeps.proposals import PastCell, unit_draw
 from conjure.sweeps.request import SweepRequest
 from conjure.sweeps.space import Choice, Domain
 
@@ -31,7 +31,7 @@ _STATES = {
 def tpe_cell(request: SweepRequest, cell: int, history: Sequence[PastCell]) -> dict[str, str]:
     """The values of a cell, given what came of those before it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    seed = int(share(request.seed, "tpe", cell) * _SEEDS)
+    seed = int(unit_draw(request.seed, "tpe", cell) * _SEEDS)
     sampler = optuna.samplers.TPESampler(seed=seed)
     study = optuna.create_study(direction=request.direction, sampler=sampler)
     distributions = {name: _distribution(domain) for name, domain in request.space.items()}

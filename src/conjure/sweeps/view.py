@@ -13,7 +13,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
 from conjure.runs.schema.status import RunStatus
 from conjure.sweeps.control import has_driver
-from conjure.sweeps.pruning import climbs_of, needed
+from conjure.sweeps.pruning import trial_progress, trials_before_pruning
 from conjure.sweeps.request import SweepRequest
 from conjure.sweeps.trials import PRUNED, Cell, Importance, Trial, best_cell, importance, rank
 
@@ -141,7 +141,7 @@ def look_at_sweep(home: Home, store: Database, number: int) -> SweepView:
     request = SweepRequest.from_dict(row.request)
     waits = None
     if request.prune is not None and row.state is SweepState.RUNNING:
-        more = needed(request, climbs_of(rows, {}))
+        more = trials_before_pruning(request, trial_progress(rows, {}))
         if more:
             finished = sum(each.facts.status is RunStatus.COMPLETE for each in rows)
             waits = (

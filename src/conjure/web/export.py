@@ -14,7 +14,8 @@ from conjure.runs.telemetry.columns import MetricColumns
 from conjure.runs.telemetry.curves import CurveRequest, draw_curve
 from conjure.runs.telemetry.log_window import read_before
 from conjure.runs.views import RunView, view_run
-from conjure.web.curve_answers import chart, origin_of
+from conjure.web.curve_data import origin_of
+from conjure.web.curve_drawing import chart
 from conjure.web.pages.compare import shown_differences
 from conjure.web.rendering import assets, render
 

@@ -234,12 +234,12 @@ def test_an_interrupt_after_the_hand_over_says_that_the_run_goes_on(home, folder
         "import os, signal, sys\n"
         "from conjure.cli.main import main\n"
         "from conjure.runs.executors.local import _Launch as Launch\n"
-        "given = Launch.hand_over\n"
-        "def hand_over(*arguments, **options):\n"
+        "given = Launch.send_request\n"
+        "def send_request(*arguments, **options):\n"
         "    given(*arguments, **options)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "Launch.hand_over = hand_over\n"
+        "Launch.send_request = send_request\n"
         "main(interrupts=True)\n"
     )
     done = subprocess.run(

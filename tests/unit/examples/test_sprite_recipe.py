@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conjure.lm.generation.engine_loading import load_engine
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 
 RECIPE = Path(__file__).parents[3] / "examples/sprite"
 

@@ -1,50 +1,50 @@
 import pytest
 
-from conjure.sweeps.pruning import Climb, decide, needed
+from conjure.sweeps.pruning import TrialProgress, runs_to_prune, trials_before_pruning
 from support.sweeps import grid
 
 
-def climb(run, *values, complete=False):
+def trial(run, *values, complete=False):
     rungs = {2**place: value for place, value in enumerate(values)}
-    return Climb(run, rungs, complete=complete, goes_on=not complete)
+    return TrialProgress(run, rungs, complete=complete, goes_on=not complete)
 
 
 def request(how, direction="minimize"):
     return grid(2, metric="loss", direction=direction, prune=how)
 
 
-FINISHED = [climb(run, 4.0, 3.0, 1.0 + run / 10, complete=True) for run in range(5)]
+FINISHED = [trial(run, 4.0, 3.0, 1.0 + run / 10, complete=True) for run in range(5)]
 
 
-def ended(how, climbs, direction="minimize"):
-    return decide(request(how, direction), climbs)
+def ended(how, trials, direction="minimize"):
+    return runs_to_prune(request(how, direction), trials)
 
 
 @pytest.mark.parametrize(("how", "first"), [("median", 5), ("asha", 1)])
 def test_nothing_is_ended_before_enough_have_finished(how, first):
-    assert needed(request(how), FINISHED[: first - 1]) == 1
-    assert ended(how, [*FINISHED[: first - 1], climb(9, 99.0, 99.0, 99.0)]) == []
-    assert ended(how, [*FINISHED, climb(9, 99.0, 99.0, 99.0)]) == [9]
+    assert trials_before_pruning(request(how), FINISHED[: first - 1]) == 1
+    assert ended(how, [*FINISHED[: first - 1], trial(9, 99.0, 99.0, 99.0)]) == []
+    assert ended(how, [*FINISHED, trial(9, 99.0, 99.0, 99.0)]) == [9]
 
 
 def test_the_median_decides_at_the_newest_rung():
-    assert ended("median", [*FINISHED, climb(9, 99.0, 3.0)]) == []
-    assert ended("median", [*FINISHED, climb(9, 1.0, 3.1)]) == [9]
-    assert ended("median", [*FINISHED, climb(9, 1.0, 3.1)], "maximize") == []
+    assert ended("median", [*FINISHED, trial(9, 99.0, 3.0)]) == []
+    assert ended("median", [*FINISHED, trial(9, 1.0, 3.1)]) == [9]
+    assert ended("median", [*FINISHED, trial(9, 1.0, 3.1)], "maximize") == []
 
 
 def test_asha_keeps_the_better_half_of_each_rung():
-    assert ended("asha", [*FINISHED, climb(9, 4.0, 3.0, 1.05)]) == []
-    assert ended("asha", [*FINISHED, climb(9, 4.0, 3.0, 1.35)]) == [9]
+    assert ended("asha", [*FINISHED, trial(9, 4.0, 3.0, 1.05)]) == []
+    assert ended("asha", [*FINISHED, trial(9, 4.0, 3.0, 1.35)]) == [9]
 
 
 @pytest.mark.parametrize("how", ["median", "asha"])
 def test_a_value_that_is_no_number_is_ended_and_no_reason_to_end_others(how):
-    assert ended(how, [*FINISHED, climb(9, None)]) == [9]
-    assert ended(how, [climb(0, None, complete=True), *FINISHED[1:], climb(9, 4.0)]) == []
+    assert ended(how, [*FINISHED, trial(9, None)]) == [9]
+    assert ended(how, [trial(0, None, complete=True), *FINISHED[1:], trial(9, 4.0)]) == []
 
 
 def test_a_trial_is_not_judged_by_its_first_steps():
-    long = [climb(run, *([1.0] * 8), complete=True) for run in range(5)]  # to step 128
-    assert ended("median", [*long, climb(9, 5.0, 5.0, 5.0)]) == []  # step 4
-    assert ended("median", [*long, climb(9, 5.0, 5.0, 5.0, 5.0)]) == [9]  # step 8
+    long = [trial(run, *([1.0] * 8), complete=True) for run in range(5)]  # to step 128
+    assert ended("median", [*long, trial(9, 5.0, 5.0, 5.0)]) == []  # step 4
+    assert ended("median", [*long, trial(9, 5.0, 5.0, 5.0, 5.0)]) == [9]  # step 8

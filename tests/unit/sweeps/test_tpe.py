@@ -2,7 +2,7 @@
 
 import pytest
 
-from conjure.sweeps.proposals import PastCell, propose, share
+from conjure.sweeps.proposals import PastCell, propose, unit_draw
 from conjure.sweeps.space import Choice, Range
 from support.sweeps import searched
 
@@ -34,7 +34,7 @@ def test_it_is_what_optuna_proposes_for_that_history():
         "n": optuna.distributions.IntDistribution(1, 9),
         "o": optuna.distributions.CategoricalDistribution(("sgd", "adam")),
     }
-    sampler = optuna.samplers.TPESampler(seed=int(share(REQUEST.seed, "tpe", 15) * 2**32))
+    sampler = optuna.samplers.TPESampler(seed=int(unit_draw(REQUEST.seed, "tpe", 15) * 2**32))
     study = optuna.create_study(direction="minimize", sampler=sampler)
     for one in past(15):
         params = {"lr": float(one.params["lr"]), "n": int(one.params["n"]), "o": one.params["o"]}

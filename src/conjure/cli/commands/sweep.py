@@ -21,10 +21,10 @@ from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import RunSpec
 from conjure.sweeps.control import require_packages, resume_sweep, start_sweep, stop_sweep
-from conjure.sweeps.handle import SweepOptions, request_of
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.space import Choice, Domain, parse_parameter
+from conjure.sweeps.sweep import SweepOptions, request_of
 from conjure.sweeps.view import SweepView, look_at_sweep
 
 _ALIASES = {"bayesian": "tpe"}

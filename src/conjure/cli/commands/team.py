@@ -122,9 +122,9 @@ def _pushing():  # noqa: ANN202 - a module
 def _modules():  # noqa: ANN202 - modules
     try:
         # Needs psycopg and obstore, of the extra `team`.
-        from conjure.runs.maintenance import pushing, team
+        from conjure.runs.maintenance import push_to_team, team
     except ModuleNotFoundError as error:
         raise ConjureError(
             f"this command needs {error.name}, which is not installed", fix="pip install 'conjure[team]'"
         ) from error
-    return team, pushing
+    return team, push_to_team

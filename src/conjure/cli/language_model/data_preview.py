@@ -16,9 +16,9 @@ from conjure.cli.render import note, on_terminal
 from conjure.core.quoting import printable
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.text.chat.encoding import ANSWER, EncodedChat, conversation_encoder
-from conjure.lm.text.held_out import Split, hold_out
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
+from conjure.lm.text.split import Split, hold_out
 from conjure.lm.text.token_cache import DataFacts, Histogram, TokenisedText, describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 from conjure.recipes.resource_lookup import data_path, model_lookup

@@ -22,21 +22,21 @@ from conjure.lm.report.facts import (
     CurvePoint,
     Diversity,
     Gallery,
+    HeldOutBaseline,
     HeldOutComparison,
     HeldOutFacts,
     HeldOutScore,
     LengthFigures,
     LengthScale,
-    Normal,
+    ModelResults,
     Report,
     SampleFacts,
-    Side,
     TrainingText,
     plain,
 )
 from conjure.lm.report.lengths import Counts, distance, length_counts, usual_distance
+from conjure.lm.report.measure_model import Excerpt, Observation, excerpts
 from conjure.lm.report.novelty import Overlap, compare_with_training, novelty_summary
-from conjure.lm.report.observe import Excerpt, Observation, excerpts
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.verdict import Figures, judge
 from conjure.lm.report.words import split_words
@@ -126,7 +126,7 @@ def analyse(evidence: Evidence) -> Report:
     )
     held_out = _comparison(evidence)
     novelty = novelty_summary([of_pieces[place] for place in unseen])
-    normal = Normal(novelty, diversities[2], len(copied)) if novelty is not None else None
+    normal = HeldOutBaseline(novelty, diversities[2], len(copied)) if novelty is not None else None
     course = _course(evidence)
     return Report(
         schema=SCHEMA,
@@ -214,7 +214,7 @@ def _side(
     diversity: Diversity,
     data: Counts,
     scale: LengthScale,
-) -> Side:
+) -> ModelResults:
     novelty = novelty_summary(overlaps)
     assert novelty is not None, "a report needs samples"
     samples = tuple(
@@ -232,7 +232,7 @@ def _side(
         for place, (sample, overlap) in enumerate(zip(observation.samples, overlaps, strict=True))
     )
     counts = length_counts([sample.tokens for sample in samples], scale.limit)
-    return Side(
+    return ModelResults(
         name=observation.name,
         held_out=held_out_score(evidence.tallies(observation)),
         lengths=_length_figures(counts, data, scale.width),

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.report.observe import record_texts
+from conjure.lm.report.measure_model import record_texts
 from conjure.lm.text.chat.encoding import ConversationEncoder, conversation_encoder
 from conjure.lm.text.chat.formats import ChatFormat, Message
-from conjure.lm.text.held_out import Split, TokenStream, overlapping_training, split_records
 from conjure.lm.text.near_duplicates import GroupBuilder
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
+from conjure.lm.text.split import Split, TokenStream, overlapping_training, split_records
 from conjure.lm.text.token_cache import TokenisedText, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 

@@ -81,7 +81,7 @@ class HeldOutFacts:
     """What was held out, and how much of it was scored.
 
     Attributes:
-        method: ``records``, ``tail``, ``file`` or ``none``, as `conjure.lm.text.held_out.Split` has it.
+        method: ``records``, ``tail``, ``file`` or ``none``, as `conjure.lm.text.split.Split` has it.
         reason: Why it is not records, as a sentence; None where it is.
         records: Records held out.
         groups: Groups of records that say the same among them.
@@ -222,7 +222,7 @@ class Gallery:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ModelResults:
     """One of the two models.
 
     Attributes:
@@ -247,7 +247,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Normal:
+class HeldOutBaseline:
     """The same figures for held-out text cut to a sample's length: what is normal for such text.
 
     Attributes:
@@ -361,11 +361,11 @@ class Report:
     schema: int
     title: str
     verdict: Verdict
-    base: Side
-    tuned: Side
+    base: ModelResults
+    tuned: ModelResults
     held_out: HeldOutComparison | None
     lengths: LengthScale
-    normal: Normal | None
+    normal: HeldOutBaseline | None
     training_text: TrainingText
     course: Course
     sampling: Plain

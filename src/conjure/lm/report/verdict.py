@@ -14,12 +14,12 @@ from conjure.lm.report.facts import (
     Diversity,
     Extraction,
     Finding,
+    HeldOutBaseline,
     HeldOutComparison,
     HeldOutFacts,
     HeldOutScore,
     LengthScale,
-    Normal,
-    Side,
+    ModelResults,
     State,
     Verdict,
 )
@@ -59,11 +59,11 @@ class Figures:
         learning_rate: The peak one, to name another; None where it is not known.
     """
 
-    base: Side
-    tuned: Side
+    base: ModelResults
+    tuned: ModelResults
     held_out: HeldOutComparison | None
     lengths: LengthScale
-    normal: Normal | None
+    normal: HeldOutBaseline | None
     course: Course
     held_out_facts: HeldOutFacts | None = None
     copied_held_out: int = 0
@@ -217,7 +217,7 @@ def _what_is_clear(comparison: HeldOutComparison) -> str:
     return f"A clear difference is one that chance makes less than {_times(LEVEL)}."
 
 
-def _shape(base: Side, tuned: Side, lengths: LengthScale) -> Finding:
+def _shape(base: ModelResults, tuned: ModelResults, lengths: LengthScale) -> Finding:
     before, after, normal = base.lengths.distance, tuned.lengths.distance, lengths.usual_distance
     if lengths.data.at_limit >= ALL_LONG:
         long = f"{lengths.data.at_limit:.0%} of the records"
@@ -238,7 +238,7 @@ def _shape(base: Side, tuned: Side, lengths: LengthScale) -> Finding:
     return Finding(_SHAPE, "bad", "It did not learn the shape", detail)
 
 
-def _copying(tuned: Side, normal: Normal | None) -> Finding:
+def _copying(tuned: ModelResults, normal: HeldOutBaseline | None) -> Finding:
     novelty = tuned.novelty
     usual = normal.novelty.copied / normal.novelty.texts if normal is not None else 0.0
     share = novelty.copied / novelty.texts
@@ -263,7 +263,7 @@ def _copying(tuned: Side, normal: Normal | None) -> Finding:
     return Finding(_COPYING, "good", "It does not copy", detail)
 
 
-def _variety(tuned: Side, normal: Diversity | None) -> Finding:
+def _variety(tuned: ModelResults, normal: Diversity | None) -> Finding:
     own, repeated, samples = tuned.diversity, tuned.diversity.repeated, len(tuned.samples)
     distinct, usual = own.distinct[1], normal.distinct[1] if normal is not None else None
     share = distinct / usual if distinct is not None and usual else None
@@ -290,7 +290,7 @@ def _variety(tuned: Side, normal: Diversity | None) -> Finding:
     return Finding(_VARIED, "good", "It is varied", detail)
 
 
-def _reason(tuned: Side) -> str:
+def _reason(tuned: ModelResults) -> str:
     """Why a model is called one that copies, as the end of a sentence."""
     if tuned.novelty.copied >= COPIER * tuned.novelty.texts:
         return _copied(tuned.novelty)
@@ -319,7 +319,7 @@ def _of_all(count: int, samples: int) -> str:
     return f"with 95% confidence, {share} of all samples"
 
 
-def _longest_match(novelty: Novelty, normal: Normal | None) -> str:
+def _longest_match(novelty: Novelty, normal: HeldOutBaseline | None) -> str:
     held_out = f" (held-out texts: {normal.novelty.longest_run_words:,})" if normal is not None else ""
     return (
         "The longest passage that a sample shares with a training record word for word has "

@@ -16,13 +16,13 @@ from conjure.lm.models.base import CausalLM
 from conjure.lm.report import build
 from conjure.lm.report.analysis import Evidence, analyse
 from conjure.lm.report.facts import HeldOutFacts
-from conjure.lm.report.observe import (
+from conjure.lm.report.measure_model import (
     FEWEST_SCORED_TOKENS,
     HeldOutTexts,
     Observation,
     Progress,
     held_out_texts,
-    observe,
+    measure_model,
     record_texts,
     some_records,
 )
@@ -87,7 +87,7 @@ def measure(
     request = prepared.generation_request(_REPORT_SAMPLES, _REPORT_TOKENS)
 
     def observed(name: str, model: CausalLM, progress: Progress | None) -> Observation:
-        return observe(
+        return measure_model(
             name,
             model.to(prepared.device),
             prepared.tokenizer,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conjure.errors import DataError
 from conjure.lm.nn.loss import IGNORE
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 
 PADDING_SEGMENT = -1
 

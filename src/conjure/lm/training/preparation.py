@@ -20,10 +20,10 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device, usable_cores
 from conjure.lm.language_model import LanguageModel, load_source
 from conjure.lm.models.base import CausalLM
-from conjure.lm.report.observe import questions
+from conjure.lm.report.measure_model import questions
 from conjure.lm.text.chat.encoding import conversation_encoder
-from conjure.lm.text.held_out import Split, split_records
 from conjure.lm.text.records import RecordSet, read_records
+from conjure.lm.text.split import Split, split_records
 from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.distributed.process_group import Membership

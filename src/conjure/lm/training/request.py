@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from conjure.errors import option
 from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
-from conjure.lm.text.held_out import DEDUP, Dedup
 from conjure.lm.text.read_options import ReadOptions
+from conjure.lm.text.split import DEDUP, Dedup
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
 
 SPECIAL_TOKENS = ("text", "token")
@@ -64,7 +64,7 @@ class FinetuneRequest:
         validation: File to measure on in place of a share of the records.
         prompt_loss_weight: What a token of a conversation counts that is not part of an answer.
         chat_date: What a chat template gets when it asks for the date, as 2026-03-01; None is today.
-        dedup: What to train on where several records say the same (`conjure.lm.text.held_out.hold_out`).
+        dedup: What to train on where several records say the same (`conjure.lm.text.split.hold_out`).
         epochs: Passes over the text; fewer if the held-out loss stops falling (`patience`).
         batch_size: Blocks per forward pass.
         block_size: Tokens in a block.

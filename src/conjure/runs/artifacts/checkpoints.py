@@ -154,7 +154,7 @@ def _whole_lines(path: Path) -> int:
 
 
 def bring_checkpoint(home: Home, number: int, attempt: int) -> None:
-    """Have here what earlier attempts at a run sent, where `hand_on` looks for what they left.
+    """Have here what earlier attempts at a run sent, where `pass_checkpoints` looks for what they left.
 
     Args:
         home: The node's.
@@ -185,7 +185,7 @@ def bring_checkpoint(home: Home, number: int, attempt: int) -> None:
 
 
 def _set_times(folder: Path, checkpoint: Checkpoint) -> None:
-    """Give the files the times by which `hand_on` tells which metrics are older."""
+    """Give the files the times by which `pass_checkpoints` tells which metrics are older."""
     chosen = {glob: GlobSet([glob]) for glob in checkpoint.newest}
     for name, entry in walk(folder):
         if entry.is_file:

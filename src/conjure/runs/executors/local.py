@@ -53,7 +53,7 @@ class LocalExecutor(Executor):
     def prepare(self, number: int, lock: RunLock, request: SupervisorRequest) -> Iterator[Callable[[], None]]:
         """Start the interpreter at once; the supervisor has the lock as soon as its caller lets it go."""
         with _Launch(self._home, number, lock, request) as launch:
-            yield launch.hand_over
+            yield launch.send_request
 
     def state(self, number: int) -> SupervisorState:
         """Whether a process of this machine supervises the run."""
@@ -79,7 +79,7 @@ def find_supervisor(owner: Owner | None) -> Process | None:
 class _Launch:
     """A supervisor that is starting up: its interpreter gets ready while the caller still prepares the run.
 
-    A context manager: if the block ends before `hand_over`, the supervisor goes away having done nothing.
+    A context manager: if the block ends before `send_request`, the supervisor goes away having done nothing.
 
     Args:
         home: Where conjure keeps things.
@@ -115,7 +115,7 @@ class _Launch:
     def __enter__(self) -> "_Launch":
         return self
 
-    def hand_over(self) -> None:
+    def send_request(self) -> None:
         """Give the run away, and wait until the supervisor has taken it.
 
         Raises:

@@ -97,7 +97,7 @@ class RayExecutor(Executor):
                 remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
             store.enqueue(number, self.queue)
             with suppress(ExecutorError):  # it waits; whoever looks after the queue tries again
-                self.hand_over(store)
+                self.submit_waiting(store)
 
     def state(self, number: int) -> SupervisorState:
         """What the cluster knows of the newest job for a run."""
@@ -123,7 +123,7 @@ class RayExecutor(Executor):
         """What a supervisor on a node is given: what was asked. Its surroundings are the node's."""
         return replace(request, variables={}).to_json()
 
-    def hand_over(self, store: Database) -> list[int]:
+    def submit_waiting(self, store: Database) -> list[int]:
         """Hand the queued runs to the cluster that fit now, in their order.
 
         Returns:

@@ -91,7 +91,7 @@ def poll_clusters(store: Database, executors: list[RayExecutor]) -> bool:
         if own:
             try:
                 _end_queued(store, executor)
-                for number in executor.hand_over(store):
+                for number in executor.submit_waiting(store):
                     _give_up(store, executor, number)
                 mark_interrupted(store, own, lost=_lost(store, executor, own))
             except UnreachableError:

@@ -62,7 +62,7 @@ from conjure.runs.lifecycle.command_environment import (
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
-from conjure.runs.lifecycle.shipping import Shipper
+from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
@@ -98,7 +98,7 @@ class RunContext:
         requested: When, by `time.monotonic`.
         exclude: Descendants that are not this run's to end.
         heartbeat: What others judge by whether this supervisor lives.
-        shipper: What sends to a team's object store.
+        uploader: What sends to a team's object store.
         folders: The run's folder and those in it, held open.
     """
 
@@ -109,7 +109,7 @@ class RunContext:
     requested: float
     exclude: Callable[[Process], bool]
     heartbeat: Heartbeat
-    shipper: Shipper
+    uploader: RunUploader
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     reserve: DiskReserve = field(init=False)
@@ -181,7 +181,7 @@ class RunContext:
 def supervise(run: RunContext) -> None:
     """Take a run that was let in from building to its closed record."""
     handle_sigterm(run)
-    run.shipper.start()
+    run.uploader.start()
     result, goes_on = None, False
     try:
         place, environment = build(run)
@@ -201,7 +201,7 @@ def _leave_to_queue(run: RunContext, ending: Ending) -> bool:
     found: list[bool] = []
     if run.spec.retry:
         if may_retry(run.store.get(run.number), ending):
-            run.shipper.send_last_checkpoint()
+            run.uploader.send_last_checkpoint()
         _write_result(run, lambda: found.append(queue_next_attempt(run.store, run.number, ending)))
     if found[-1:] != [True]:
         return False
@@ -285,7 +285,7 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
     run.store.move(run.number, RunStatus.RUNNING)
     if run.spec.retry and run.spec.on is not None:
         earlier = len(run.store.get(run.number).attempts)
-        run.shipper.watch_checkpoints(earlier + 1, run.spec.checkpoint)
+        run.uploader.watch_checkpoints(earlier + 1, run.spec.checkpoint)
     run.marks.begin(f"{sha256_bytes(os.fsencode(run.home.root))[:12]}-{run.number}")
     try:
         if isinstance(job, NotStartedError):
@@ -295,7 +295,7 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
         run.log.note(str(error))
         return CommandResult(Exit(code=error.exit_code), None, str(error), 0.0, Usage())
     finally:
-        run.shipper.end_checkpoints()
+        run.uploader.end_checkpoints()
         remove_container(run.home, run.number)
 
 
@@ -414,7 +414,7 @@ def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
     until = time.monotonic() + GIVE_UP_AFTER_S
     while True:
         try:
-            return run.shipper.store_outputs(RunFolder(run.folder).outputs, saved)
+            return run.uploader.store_outputs(RunFolder(run.folder).outputs, saved)
         except StoreError:
             if time.monotonic() > until:
                 raise
@@ -442,7 +442,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     if not run.home.database.exists():
         return  # the home was removed under the run: there is nothing to record its end in
     was_killed = ending is not None and ending.reason is EndReason.KILL_REQUESTED
-    run.shipper.finish(0.0 if was_killed else GIVE_UP_AFTER_S, lambda: run.heartbeat.beat(run.store))
+    run.uploader.finish(0.0 if was_killed else GIVE_UP_AFTER_S, lambda: run.heartbeat.beat(run.store))
     if ending is None:
         return
     if result is None:
@@ -453,7 +453,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     if result is not None:
         _write_result(run, lambda: run.store.set_facts(run.number, usage=result.usage))
     _write_result(run, lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
-    run.shipper.export_record()
+    run.uploader.export_record()
 
 
 def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:

@@ -14,7 +14,7 @@ from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.execution import collect_outputs
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.lifecycle.shipping import Shipper
+from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, WORK, RunFolder
 from conjure.runs.schema.status import RunStatus
@@ -48,14 +48,14 @@ def recover(home: Home, number: int) -> RunRecord:
                     raise _nothing_kept(folder, record)
                 baseline = _load_before(folders.run.here / BASELINE, folder)
                 manifest = collect_outputs(folders, baseline, record.spec.known_globs())
-                shipper = Shipper(home, number, attempt=0)
-                digest = shipper.store_outputs(RunFolder(folder).outputs, manifest)
+                uploader = RunUploader(home, number, attempt=0)
+                digest = uploader.store_outputs(RunFolder(folder).outputs, manifest)
                 facts = OutputFacts(
                     len(manifest.entries), manifest.size_bytes, recovered=True, manifest=digest
                 )
                 store.set_facts(number, outputs=facts)
                 folders.remove_work()
-                shipper.export_record()
+                uploader.export_record()
         except OSError as error:
             raise StoreError(
                 f"run {number} could not be recovered: {error.strerror}; its files are still there",

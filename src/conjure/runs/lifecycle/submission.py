@@ -38,7 +38,7 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, this_process
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.lifecycle.shipping import send_inputs
+from conjure.runs.lifecycle.run_upload import send_inputs
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
 from conjure.runs.scheduling.scheduler_start import (

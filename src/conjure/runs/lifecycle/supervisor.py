@@ -46,7 +46,7 @@ from conjure.runs.lifecycle.ownership import (
     open_store,
     process_name,
 )
-from conjure.runs.lifecycle.shipping import Shipper
+from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.scheduling.run_queue import admit, enqueue, write_request
 from conjure.runs.scheduling.scheduler_start import (
     is_scheduler,
@@ -152,10 +152,10 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
             if attempt is not None:
                 _begin_anew(home, store, number)
                 exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
-                shipper = Shipper(home, number, attempt)
+                uploader = RunUploader(home, number, attempt)
                 supervise(
                     RunContext(
-                        home, store, number, request.spec, request.requested, exclude, heartbeat, shipper
+                        home, store, number, request.spec, request.requested, exclude, heartbeat, uploader
                     )
                 )
                 if request.spec.retry and store.facts(number).status.is_final:

@@ -14,7 +14,8 @@ from conjure.errors import UsageError
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.telemetry.curves import CurveRequest, draw_curve
 from conjure.runs.views import key_metric
-from conjure.web.curve_answers import chart, curve_answer, origin_of, rows_of, sparkline
+from conjure.web.curve_data import csv_rows, curve_json, origin_of
+from conjure.web.curve_drawing import chart, sparkline
 from conjure.web.site import Site
 
 MOST_RUNS = 50
@@ -34,7 +35,7 @@ def curves(request: Request) -> Response:
         smoothing=_smoothing(query.get("smoothing")),
     )
     found = {
-        record.number: curve_answer(
+        record.number: curve_json(
             site.columns(record.number), name, replace(wanted, origin=origin_of(record))
         )
         | {"active": not record.status.is_final}
@@ -51,7 +52,9 @@ def as_csv(request: Request) -> Response:
     names = request.query_params.getlist("metric") or list(
         dict.fromkeys(name for _, metrics, _ in columns for name in metrics.names())
     )
-    return StreamingResponse(rows_of(columns, names), media_type="text/csv", headers=_saved_as("metrics.csv"))
+    return StreamingResponse(
+        csv_rows(columns, names), media_type="text/csv", headers=_saved_as("metrics.csv")
+    )
 
 
 def as_svg(request: Request) -> Response:

@@ -16,7 +16,7 @@ from conjure.runs.inspect.code_diff import diff_against_commit
 from conjure.runs.telemetry.curves import CurveRequest
 from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read_before
 from conjure.runs.views import RunView, view_run
-from conjure.web.curve_answers import curve_answer, origin_of
+from conjure.web.curve_data import curve_json, origin_of
 from conjure.web.rendering import page, piece
 from conjure.web.site import Site
 
@@ -73,7 +73,7 @@ def live(request: Request) -> Response:
     for index, points in _having(query.get("have", "")):
         if index < len(names) and columns.count(names[index]) != points:
             wanted = CurveRequest(query.get("x", "step"), origin_of(view.record), after=points)
-            curves[index] = curve_answer(columns, names[index], wanted)
+            curves[index] = curve_json(columns, names[index], wanted)
     return JSONResponse(answer | ({"curves": curves} if curves else {}))
 
 

@@ -206,6 +206,7 @@ class TestNamesThatNearlyMatch:
         rename_tensors(folder, lambda name: "module." + name if ".h.1." in name else name)
         assert "the names begin with 'module.transformer.'" in refusal(folder)
 
+    @pytest.mark.slow
     def test_a_head_for_another_task_is_refused_with_a_command_that_leaves_it_out(
         self, folder: Path, tmp_path: Path
     ) -> None:

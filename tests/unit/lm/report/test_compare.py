@@ -18,7 +18,7 @@ from conjure.lm.report.compare import (
 )
 from conjure.lm.report.compared_records import HeldOutRecord, Training, remake_split, unseen_records
 from conjure.lm.report.html.compare_page import protocol, render_comparison
-from conjure.lm.report.observe import record_texts
+from conjure.lm.report.measure_model import record_texts
 from conjure.lm.training.request import FinetuneRequest
 from support.models import tiny_tokenizer
 from support.reports import HELD_OUT, OWN_LINES, TRAINING

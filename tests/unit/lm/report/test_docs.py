@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.lm.report import extraction, novelty, observe, statistics, verdict
+from conjure.lm.report import extraction, measure_model, novelty, statistics, verdict
 
 DOCS = " ".join((Path(__file__).parents[4] / "docs" / "reports.md").read_text(encoding="utf-8").split())
 
@@ -28,7 +28,7 @@ DOCS = " ".join((Path(__file__).parents[4] / "docs" / "reports.md").read_text(en
         f"{novelty.NEAR_COPY_SHARE * 100:.0f} % of its words, or all but two ({novelty.COPY_WORDS} at least)",
         f"has at least {novelty.SHORT_COPY_WORDS} words and is a whole record",
         f"halves of records of {extraction.SHORTEST} to {extraction.LONGEST} tokens",
-        f"up to {observe.RECITED_RECORDS} records",
+        f"up to {measure_model.RECITED_RECORDS} records",
         f"verbatim run of {novelty.NEAR_COPY_RUN_WORDS} words",
     ],
 )

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from conjure.lm.generation.score import Tally
-from conjure.lm.report.observe import held_out_texts, record_texts
+from conjure.lm.report.measure_model import held_out_texts, record_texts
 from conjure.lm.report.statistics import LossChange, compare_losses, group_tallies
-from conjure.lm.text.held_out import Split, hold_out, hold_out_file
 from conjure.lm.text.near_duplicates import DuplicateGroups
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import Split, hold_out, hold_out_file
 from conjure.lm.text.token_cache import find_groups, tokenise
 from support.models import tiny_tokenizer
 from support.records import write_records

@@ -12,11 +12,11 @@ from conjure.lm.generation.score import Windows, score_chats
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import load
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy
-from conjure.lm.report.observe import held_out_texts, questions, record_texts
+from conjure.lm.report.measure_model import held_out_texts, questions, record_texts
 from conjure.lm.text.chat.encoding import ANSWER, FIRST, GIVEN, ChatEncoder, conversation_encoder
 from conjure.lm.text.chat.formats import Message
-from conjure.lm.text.held_out import hold_out
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.finetune import finetune

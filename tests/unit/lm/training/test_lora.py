@@ -8,8 +8,8 @@ import torch
 from conjure.errors import UsageError
 from conjure.lm.language_model import load
 from conjure.lm.models.decoder import Decoder
-from conjure.lm.text.held_out import hold_out
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import tokenise
 from conjure.lm.training.events import Evaluated, StepDone
 from conjure.lm.training.lora import LoRALinear, add_lora, merge_lora

@@ -8,7 +8,7 @@ import torch
 
 from conjure.errors import DataError
 from conjure.lm.nn.loss import IGNORE
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 from conjure.lm.training.packing import PADDING_SEGMENT, Blocks
 
 

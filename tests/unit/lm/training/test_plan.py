@@ -26,7 +26,7 @@ SCRIPT = r"""
 import json, re, sys
 from pathlib import Path
 import torch
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.models.registry import read_model_config
 from conjure.lm.training.master_weights import adamw

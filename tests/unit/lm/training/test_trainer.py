@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from conjure.errors import TrainingError
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 from conjure.lm.training.events import Evaluated, Finished, SavePoint, StepDone
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Blocks

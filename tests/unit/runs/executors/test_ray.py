@@ -73,14 +73,14 @@ def job_of(executor, number, attempt=1):
 
 def test_only_what_fits_now_is_handed_over_in_order(rest, store, executor):
     first, large, small = (queue_run(store, executor, cpus) for cpus in (1, 2, 1))
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     assert list(rest.jobs) == [job_of(executor, first)]  # the small one does not overtake the large one
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     assert len(rest.jobs) == 1
     claim(store, first)
     rest.end(job_of(executor, first), "SUCCEEDED", 0)
     store.request_end(large, STOP)
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     assert list(rest.jobs)[1:] == [job_of(executor, small)]
 
 
@@ -89,7 +89,7 @@ def test_a_job_names_run_attempt_and_home_and_what_it_takes(rest, store, executo
     needs = ComputeRequest(gpus=2, memory_bytes=1 << 30)
     number = add_run(store, on="gpu", resources=needs, variables={"API_KEY": "hunter2"}).number
     store.enqueue(number, executor.queue)
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     assert rest.jobs[job_of(executor, number)] == {
         "submission_id": job_of(executor, number),
         "entrypoint": f"CONJURE_HOME={store.home.root} exec conjure supervise {number} 1",
@@ -109,10 +109,10 @@ def test_runs_that_wait_for_others_and_for_their_time_are_not_handed_over(rest, 
     claim(store, retried)
     died = Ending(EndReason.SUPERVISOR_DIED)
     store.retry_run(retried, died, executor.queue, host="node-7", delay_s=5.0)
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     assert rest.jobs == {}
     clock.now += 6
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     assert list(rest.jobs) == [job_of(executor, retried, 2)]
     assert store.get(waiting).waits_in_queue
 
@@ -122,13 +122,13 @@ def test_a_run_that_is_claimed_meanwhile_gets_no_further_job(rest, store, execut
     claims = store.claims()
     claim(store, number)
     store.claims = lambda: claims  # as they were read a moment ago
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     assert rest.jobs == {}
 
 
 def test_a_stopped_run_is_never_started(rest, store, executor):
     number = queue_run(store, executor)
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     store.request_end(number, STOP)
     poll_clusters(store, [executor])
     assert store.get(number).status is RunStatus.STOPPED
@@ -138,7 +138,7 @@ def test_a_stopped_run_is_never_started(rest, store, executor):
 def test_a_job_that_ends_before_there_is_a_supervisor_is_tried_again_and_then_told(rest, store, executor):
     number = queue_run(store, executor, retry=3)
     for end in ("", "-2", "-3"):
-        executor.hand_over(store)
+        executor.submit_waiting(store)
         rest.end(f"{job_of(executor, number)}{end}", "FAILED", 127, "log:\nsh: conjure: not found\n")
     assert len(rest.jobs) == 3
     poll_clusters(store, [executor])
@@ -164,7 +164,7 @@ def test_a_cluster_that_does_not_answer_ends_nothing(rest, store, executor, cloc
 @pytest.mark.parametrize("retry", [0, 1])
 def test_a_run_is_lost_where_job_and_supervisor_are(rest, store, executor, clock, retry):
     number = queue_run(store, executor, retry=retry)
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     claim(store, number)
     rest.end(job_of(executor, number), "FAILED", message="the node died")
     poll_clusters(store, [executor])
@@ -184,7 +184,7 @@ def test_a_run_is_lost_where_job_and_supervisor_are(rest, store, executor, clock
 
 def test_a_silent_supervisor_whose_job_goes_on_is_waited_for(rest, store, executor, clock):
     number = queue_run(store, executor)
-    executor.hand_over(store)
+    executor.submit_waiting(store)
     claim(store, number)
     rest.end(job_of(executor, number), "RUNNING")
     clock.now += 3 * LOST_AFTER_S

@@ -8,7 +8,7 @@ pointed at.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from conjure.lm.report.facts import Course, LengthScale, Report, SampleFacts, Side
+from conjure.lm.report.facts import Course, LengthScale, ModelResults, Report, SampleFacts
 from conjure.lm.report.html.markup import Markup, element
 from conjure.lm.report.html.plot import (
     LEFT,
@@ -147,12 +147,12 @@ def _swarm(frame: Frame, top: float, kind: str, dots: Sequence[_RunDot]) -> list
     return marks
 
 
-def _length_frame(scale: LengthScale, side: Side, top: float) -> Frame:
+def _length_frame(scale: LengthScale, side: ModelResults, top: float) -> Frame:
     highest = max(*side.lengths.shares, *scale.data.shares)
     return Frame(top, _PANEL, 0, scale.width * len(scale.data.shares), 0, highest * 1.05)
 
 
-def _length_panel(frame: Frame, scale: LengthScale, side: Side, kind: str) -> list[Markup]:
+def _length_panel(frame: Frame, scale: LengthScale, side: ModelResults, kind: str) -> list[Markup]:
     marks = [
         label(f"{kind} model", LEFT, frame.top - 6, kind="label"),
         label(f"distance {side.lengths.distance:.1f} tokens", RIGHT, frame.top - 6, anchor="end"),

@@ -3,7 +3,7 @@
 Main entries: `gallery`, `closest`. Invariant: which samples are shown follows from figures alone.
 """
 
-from conjure.lm.report.facts import Report, SampleFacts, Side
+from conjure.lm.report.facts import ModelResults, Report, SampleFacts
 from conjure.lm.report.html.layout import section
 from conjure.lm.report.html.markup import Markup, element
 
@@ -33,7 +33,7 @@ def gallery(report: Report) -> Markup:
     )
 
 
-def closest(side: Side) -> Markup:
+def closest(side: ModelResults) -> Markup:
     """The samples with most in common with a training record, each above that record."""
     rank = {"copy": 0, "near copy": 1, "own": 2}
     order = sorted(side.samples, key=lambda sample: (rank[sample.originality], -sample.run.characters))
@@ -45,7 +45,7 @@ def closest(side: Side) -> Markup:
     )
 
 
-def _one_side(side: Side, kind: str, *, across: bool = False) -> Markup:
+def _one_side(side: ModelResults, kind: str, *, across: bool = False) -> Markup:
     """A model's samples, in a column of their own or each sort in a column across the page."""
     chosen = {
         "Most likely": side.gallery.best,

@@ -13,9 +13,9 @@ from conjure.lm.report.facts import (
     ExtractedShare,
     Extraction,
     Finding,
+    HeldOutBaseline,
     HeldOutComparison,
     HeldOutScore,
-    Normal,
     Plain,
     Report,
     State,
@@ -257,7 +257,7 @@ def _copying(report: Report) -> Markup:
     )
 
 
-def _left_out(normal: Normal) -> str:
+def _left_out(normal: HeldOutBaseline) -> str:
     if not normal.left_out:
         return ""
     texts, are = ("text", "is") if normal.left_out == 1 else ("texts", "are")

@@ -1,87 +1,22 @@
-"""Curves as JSON, CSV and SVG.
+"""Curves as SVG: small ones without axes, and charts.
 
-Main entries: `curve_answer`, `rows_of`, `sparkline`, `chart`. Invariant: an exported file holds every point
-as it was reported; only what is drawn is thinned.
+Main entries: `sparkline`, `chart`. Invariant: every text in a picture is escaped.
 """
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape
 
 from conjure.core.units import format_number
-from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.status import RunStatus
-from conjure.runs.telemetry.columns import MetricColumns
-from conjure.runs.telemetry.curves import Curve, CurveRequest, draw_curve, grows_in_order
+from conjure.runs.telemetry.curves import Curve
 from conjure.web.rendering import shown
 
-_PIECE_ROWS = 2000
 _Bounds = tuple[float, float, float, float]  # lowest and highest x, lowest and highest y
 # Eight hues that differ for colour-blind eyes, dark enough on white and light enough on black; dashes tell
 # them apart as well.
 COLOURS = ("#3b7dd8", "#d9622b", "#1f9d74", "#b0589c", "#b98700", "#4aa3c7", "#8463d2", "#7d7d7d")
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "1 4", "12 4", "3 6")
-
-
-def origin_of(record: RunRecord) -> float:
-    """The moment that is time 0 of a run's curves: when its command started."""
-    return record.facts.entered.get(RunStatus.RUNNING, record.requested_at)
-
-
-def curve_answer(columns: MetricColumns, name: str, wanted: CurveRequest) -> dict[str, Any]:
-    """A curve as JSON; with `after`, what to add to one that has so many points.
-
-    Where the points do not come in the order of x, all of them are given, and ``from`` says 0.
-    """
-    column = columns.column(name)
-    begin = wanted.after or 0
-    if begin > len(column) or not grows_in_order(column, wanted.x):
-        begin = 0
-    curve = draw_curve(columns, name, replace(wanted, after=begin))
-    smooth = {"smooth": list(curve.smooth)} if curve.smooth else {}
-    return smooth | {
-        "from": begin,
-        "x": list(curve.x),
-        "y": list(curve.y),
-        "total": curve.total,
-        "points": curve.points,
-        "gaps": curve.gaps,
-    }
-
-
-def rows_of(columns: Sequence[tuple[int, MetricColumns, float]], names: Sequence[str]) -> Iterator[str]:
-    """Every point of some metrics of some runs as CSV, piece by piece.
-
-    Args:
-        columns: Number, metrics and time 0 of each run.
-        names: The metrics.
-    """
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["run", "metric", "step", "seconds", "value"])
-    for number, metrics, origin in columns:
-        for name in names:
-            column = metrics.column(name)
-            for start in range(0, len(column), _PIECE_ROWS):
-                part = slice(start, start + _PIECE_ROWS)
-                for step, at, value in zip(
-                    column.steps[part], column.times[part], column.values[part], strict=True
-                ):
-                    rows.writerow([number, _inert(name), step, f"{at - origin:.6f}", repr(value)])
-                yield text.getvalue()
-                text.seek(0)
-                text.truncate()
-    yield text.getvalue()
-
-
-def _inert(text: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def sparkline(curve: Curve, width: int = 96, height: int = 24) -> str:

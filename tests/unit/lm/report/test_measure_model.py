@@ -6,9 +6,15 @@ from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
 from conjure.lm.generation.torch_scorer import TorchScorer
-from conjure.lm.report.observe import excerpts, held_out_texts, observe, record_texts, some_records
-from conjure.lm.text.held_out import hold_out
+from conjure.lm.report.measure_model import (
+    excerpts,
+    held_out_texts,
+    measure_model,
+    record_texts,
+    some_records,
+)
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import tokenise
 from support.models import tiny_model, tiny_tokenizer
 from support.records import many_records, write_records
@@ -81,7 +87,7 @@ def test_excerpts_are_as_long_as_samples_beginnings_first():
 def test_observing_generates_and_scores():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     request = GenerationRequest(num_samples=3, max_new_tokens=5, seed=1)
-    seen = observe("tiny", model, tokenizer, ["a cat", "the dog ticks"], request)
+    seen = measure_model("tiny", model, tokenizer, ["a cat", "the dog ticks"], request)
     assert seen.name == "tiny"
     assert seen.samples == generate(model, tokenizer, request)
     assert [tally.total for tally in seen.scores] == pytest.approx(
@@ -95,7 +101,7 @@ def test_progress_goes_from_none_to_all(split_of):
     trained_on = some_records(split.train, tiny_tokenizer(), 10)
     assert len(trained_on) == 10
     shares = []
-    observe(
+    measure_model(
         "tiny",
         tiny_model(),
         tiny_tokenizer(),

@@ -3,9 +3,9 @@
 import pytest
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.text.held_out import hold_out, hold_out_file
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
+from conjure.lm.text.split import hold_out, hold_out_file
 from conjure.lm.text.token_cache import tokenise
 from support.models import tiny_tokenizer
 from support.records import many_records, write_records

@@ -1,6 +1,6 @@
 """What a model does that a report looks at: the samples it writes, and what it makes of held-out text.
 
-Main entries: `observe`, before and after training; `record_texts` and `held_out_texts` for the texts.
+Main entries: `measure_model`, before and after training; `record_texts` and `held_out_texts` for the texts.
 Invariant: the same model, request and texts give the same observation.
 """
 
@@ -22,7 +22,7 @@ from conjure.lm.report.extraction import LONGEST, extracted_share
 from conjure.lm.report.facts import Extraction
 from conjure.lm.report.statistics import FEWEST_GROUPS, stretches
 from conjure.lm.text.chat.encoding import EncodedChat
-from conjure.lm.text.held_out import TokenStream
+from conjure.lm.text.split import TokenStream
 from conjure.lm.text.tokenizer import Tokenizer
 
 _READ_TOKENS = 1 << 16
@@ -53,7 +53,7 @@ class Observation:
     extraction: Extraction
 
 
-def observe(
+def measure_model(
     name: str,
     model: CausalLM,
     tokenizer: Tokenizer,

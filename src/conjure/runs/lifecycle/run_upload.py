@@ -1,7 +1,8 @@
 """Sending what a run is given and makes to its team's object store.
 
-Main entries: `Shipper`, from its supervisor, and `send_inputs`, before there is one on another machine.
-Invariant: nothing that fails in a `Shipper` ends a run: it is tried again, and what could not be sent stays
+Main entries: `RunUploader`, from its supervisor, and `send_inputs`, before there is one on another machine.
+Invariant: nothing that fails in a `RunUploader` ends a run: it is tried again, and what could not be sent
+    stays
 in the run's folder.
 """
 
@@ -52,7 +53,7 @@ def send_inputs(home: Home, number: int) -> None:
         files.send_kept_files(home, record)
 
 
-class Shipper:
+class RunUploader:
     """Sends a run's code, the files it was given, its log and its metrics from a thread of its own.
 
     In a home of its own, or one whose folder is on a shared disk, it does nothing.
@@ -73,7 +74,7 @@ class Shipper:
         self._stack = ExitStack()
         self._files: TeamRuns | None = None
         self._gave_inputs = False
-        self._thread = threading.Thread(target=self._run, name="shipping", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="run-upload", daemon=True)
         self._checkpoints: CheckpointSender | None = None
         self._checkpoint_thread = threading.Thread(
             target=self._send_checkpoints, name="checkpoints", daemon=True
