@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import urllib.request
@@ -323,7 +324,7 @@ def test_executors_are_listed_and_checked(client, home, nodes):
     shutil.rmtree(nodes.worker.home.named(team.identity).root)
     checked = conjure("executors", "check", "gpu")
     assert (checked.returncode, checked.stderr.count("on node")) == (1, 1)
-    assert f"run `conjure team join --database {team.database}` there" in checked.stderr
+    assert f"run `conjure team join --database {shlex.quote(team.database)}` there" in checked.stderr
 
 
 def test_language_model_work_is_carried_out_there(client, home, nodes, tmp_path):
