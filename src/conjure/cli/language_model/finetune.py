@@ -56,7 +56,9 @@ def refuse_unequal_shares(spec: RunSpec) -> None:
     """
     given = [word.removeprefix("--").partition("=") for word in spec.command if word.startswith("--")]
     asked = {name.replace("-", "_"): int(value) for name, _, value in given if value.isdecimal()}
-    sizes = {name: asked[name] for name in ("batch_size", "grad_accumulation") if name in asked}
+    sizes: dict[str, Any] = {
+        name: asked[name] for name in ("batch_size", "grad_accumulation") if name in asked
+    }
     FinetuneRequest(data=["-"], output="output", distributed=spec.distributed, **sizes)
 
 

@@ -172,7 +172,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
             raise TrainingError(f"{membership.size} processes need a GPU each; {gpus} are there")
         torch.cuda.set_device(membership.local_rank)
     try:
-        store = torch.distributed.TCPStore(
+        store = torch.distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             membership.address,
             membership.port,
             is_master=membership.rank == 0,
@@ -192,12 +192,15 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
 def _backend(store: Any, membership: Membership, device: torch.device) -> Any:
     """What carries numbers between the processes: NCCL between GPUs, else gloo."""
     if device.type == "cuda":
-        return torch.distributed.ProcessGroupNCCL(store, membership.rank, membership.size)
-    options = torch.distributed.ProcessGroupGloo._Options()
+        return torch.distributed.ProcessGroupNCCL(  # pyright: ignore[reportCallIssue]
+            store, membership.rank, membership.size
+        )
+    gloo: Any = torch.distributed.ProcessGroupGloo  # its options have no type
+    options = gloo._Options()
     if membership.address == _LOOPBACK:  # else the machine's own name is looked up, which may lead nowhere
-        options._devices = [torch.distributed.ProcessGroupGloo.create_device(hostname=_LOOPBACK)]
+        options._devices = [gloo.create_device(hostname=_LOOPBACK)]
     options._timeout = _STEP_WITHIN
-    return torch.distributed.ProcessGroupGloo(store, membership.rank, membership.size, options)
+    return gloo(store, membership.rank, membership.size, options)
 
 
 class ConnectedGroup(ProcessGroup):
@@ -356,5 +359,5 @@ def _digest(weights: Mapping[str, Tensor]) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for name, weight in weights.items():
         digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return int.from_bytes(digest.digest()) >> 1
