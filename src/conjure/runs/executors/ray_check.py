@@ -6,6 +6,7 @@ Main entries: `survey`, `check_nodes`. Invariant: a check changes nothing: what 
 import json
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -14,9 +15,16 @@ from conjure.core.config import ExecutorSettings
 from conjure.core.home import Home
 from conjure.errors import ConjureError, ExecutorError
 from conjure.runs.executors.ray import RayExecutor
-from conjure.runs.executors.ray_cluster import NOTHING, Amounts, RayCluster, RayJob, RayNode
+from conjure.runs.executors.ray_cluster import (
+    NOTHING,
+    Amounts,
+    RayCluster,
+    RayJob,
+    RayNode,
+    UnreachableError,
+)
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 90.0
 _LOOK_EVERY_S = 0.5
 _NO_SUCH_PROGRAM = 127
 
@@ -86,11 +94,12 @@ def check_nodes(home: Home, name: str) -> tuple[int, list[str]]:
 def _wait(executor: RayExecutor, names: set[str]) -> dict[str, RayJob]:
     """The jobs that have ended in time."""
     deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        ended = {job.id: job for job in executor.cluster.jobs() if job.id in names and job.is_over}
-        if len(ended) == len(names) or time.monotonic() > deadline:
-            return ended
+    ended: dict[str, RayJob] = {}
+    while len(ended) < len(names) and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY_S)
+        with suppress(UnreachableError):  # it may be slow to answer now and then
+            ended = {job.id: job for job in executor.cluster.jobs() if job.id in names and job.is_over}
+    return ended
 
 
 def _fault(executor: RayExecutor, job: RayJob | None) -> str:
