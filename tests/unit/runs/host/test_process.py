@@ -23,8 +23,9 @@ from conjure.runs.host.process import kill_descendants, find_process
 spared, ended, killed = (subprocess.Popen([*words]) for words in (["sleep", "60"], ["true"], ["sleep", "60"]))
 os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
 kill_descendants(exclude=lambda process: process.pid == spared.pid)
-print(find_process(ended.pid), find_process(killed.pid) is None or find_process(killed.pid).is_zombie,
-spared.poll()) spared.kill()
+gone = find_process(killed.pid)
+print(find_process(ended.pid), gone is None or gone.is_zombie, spared.poll())
+spared.kill()
 """
 
 
