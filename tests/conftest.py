@@ -32,7 +32,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No test looks at the clock: the first example of one may import pyarrow, on a machine that does other work.
-hypothesis.settings.register_profile("conjure", deadline=None)
+# The suite tries the same examples each time; `scripts/fuzz` looks for others.
+hypothesis.settings.register_profile("conjure", deadline=None, derandomize="FUZZ_EXAMPLES" not in os.environ)
 hypothesis.settings.load_profile("conjure")
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}

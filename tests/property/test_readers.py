@@ -17,7 +17,7 @@ TEXTS = st.lists(
         st.characters(exclude_categories=["Cs"], exclude_characters="\0") | st.sampled_from('"\n\r,;\t\\ ab'),
         min_size=1,
         max_size=20,
-    ).filter(str.strip),
+    ).filter(lambda text: text.replace("\ufeff", "").strip()),  # a byte order mark alone is no text
     min_size=1,
     max_size=8,
 )
@@ -25,14 +25,15 @@ TEXTS = st.lists(
 
 @given(TEXTS)
 @example(["0\n\t"])
+@example(["0\t\n"])
 @settings(max_examples=60)
 def test_every_kind_of_table_gives_the_same_records(texts):
     expected = [text.replace("\r\n", "\n").replace("\r", "\n") for text in texts]
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             path = write_records(Path(folder) / f"a.{kind}", texts)
-            # A further line of a text that has a tab may be a row, unless quotes are said to count.
-            ambiguous = kind == "tsv" and any("\t" in text.partition("\n")[2] for text in expected)
+            # A text with tabs and line ends looks like rows of its own, unless quotes are said to count.
+            ambiguous = kind == "tsv" and any("\t" in text and "\n" in text for text in expected)
             layout = ReadOptions(quoting="standard" if ambiguous else "auto")
             records = read_records([path], column="Joke", layout=layout)
             assert list(records) == expected, kind

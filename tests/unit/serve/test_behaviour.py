@@ -257,4 +257,4 @@ class TestModels:
             assert running.answer.readline() is not None
             assert sum(client.service.running.values()) == 1  # the old one goes on
             running.drop()
-            _until(lambda: len(client.service._lanes) == 1)
+            _until(lambda: len(client.service._workers) == 1)
