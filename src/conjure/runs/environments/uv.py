@@ -32,7 +32,7 @@ def uv_program() -> str:
         return uv.find_uv_bin()
     found = shutil.which("uv")
     if found is None:
-        raise BuildError("uv is not installed; conjure needs it to build environments", fix="pip install uv")
+        raise BuildError("uv is not installed; conjure needs it to build environments (pip install uv)")
     return found
 
 
