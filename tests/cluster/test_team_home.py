@@ -78,7 +78,7 @@ def test_the_records_come_back_when_it_leaves(shared, address):
     succeed("team", "leave")
     assert json.loads(succeed("info", "1", "--json")) == before
     assert conjure("team", "status").returncode == 1
-    assert "of its own" in conjure("team", "status").stderr
+    assert "this home is not shared" in conjure("team", "status").stderr
     succeed("run", "true")
 
 
