@@ -51,6 +51,7 @@ from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
 from conjure.runs.schema.spec import (
+    COMMAND,
     CodeChoice,
     EnvironmentChoice,
     Mount,
@@ -61,7 +62,6 @@ from conjure.runs.schema.spec import (
 )
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
-_COMMAND = "command"  # the kind of a run that is no work of a recipe's
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
 
 
@@ -197,7 +197,7 @@ def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
     if not is_local:
         if spec.retry and spec.on is None:
             raise UsageError(f"a run with {option('retry')} can only be executed on this machine")
-        if spec.on is not None and spec.kind != _COMMAND and objects_team(home) is not None:
+        if spec.on is not None and spec.kind != COMMAND and objects_team(home) is not None:
             _refuse_own_paths(spec)
         return
     refuse_impossible(spec.resources)
