@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conjure.core.processors import physical_cores, usable_processors
 from conjure.errors import UsageError
 
 if TYPE_CHECKING:
@@ -170,18 +171,12 @@ def usable_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     Args:
         limits: The control group's file of microseconds to be used in each period, and the period.
     """
-    cores = min(_threads_wanted(), len(_processors()))
+    cores = min(_threads_wanted(), len(usable_processors()))
     try:
         quota, period = map(int, limits.read_text().split())
     except (OSError, ValueError):  # not there, or "max"
         return cores
     return max(1, min(cores, quota // period))
-
-
-def _processors() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
 
 
 def _threads_wanted() -> int:
@@ -190,12 +185,4 @@ def _threads_wanted() -> int:
     if torch is not None:
         return torch.get_num_threads()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else len(set(map(_siblings, _processors())))
-
-
-def _siblings(processor: int) -> str:
-    """Names the core that a processor is a thread of."""
-    try:
-        return Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list").read_text()
-    except OSError:
-        return str(processor)
+    return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else physical_cores()

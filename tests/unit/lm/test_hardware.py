@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from conjure.core import processors
 from conjure.lm import hardware
 from conjure.lm.hardware import usable_cores
 
@@ -44,7 +45,7 @@ def test_without_torch_the_variable_counts_and_else_cores(tmp_path, monkeypatch)
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(
-        hardware, "_siblings", lambda processor: f"{processor // 2 * 2}-{processor // 2 * 2 + 1}"
+        processors, "_siblings", lambda processor: f"{processor // 2 * 2}-{processor // 2 * 2 + 1}"
     )
     for wanted, cores in (("3", 3), ("", 4), ("many", 4), ("0", 4)):
         monkeypatch.setenv("OMP_NUM_THREADS", wanted)

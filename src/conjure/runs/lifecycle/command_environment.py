@@ -11,10 +11,10 @@ from pathlib import Path
 
 from conjure import reporting
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.processors import physical_cores
 from conjure.reporting import METRICS_VARIABLE, RUN_VARIABLE
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.images import Image
-from conjure.runs.host.capacity import physical_cores
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from conjure.core.files import parse_json, write_atomically
-from conjure.core.line_tail import LONGEST_LINE_BYTES, LineTail
 from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry.line_tail import LONGEST_LINE_BYTES, LineTail
 from conjure.runs.telemetry.metrics import parse_point
 
 BUCKET = 64

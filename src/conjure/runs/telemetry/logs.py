@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conjure.core.files import parse_json
-from conjure.core.line_tail import LineTail
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus
+from conjure.runs.telemetry.line_tail import LineTail
 
 STDOUT, STDERR, NOTE = "stdout", "stderr", "conjure"
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from conjure.core.line_tail import LineTail
 from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry.line_tail import LineTail
 
 _LARGEST_STEP = 1 << 62  # as far as the database counts
 
