@@ -48,7 +48,7 @@ def start_command(
     Raises:
         NotStartedError: There is no such program, or it cannot be run.
     """
-    return CommandProcess(open_process(job, job.arguments, marks), exclude, usage_meter(job), marks)
+    return CommandProcess([open_process(job, job.arguments, marks)], exclude, usage_meter(job), marks)
 
 
 def open_process(
@@ -116,30 +116,35 @@ def why_not_found(job: Job) -> str:
 
 
 class CommandProcess:
-    """A command running on this machine (see `command.Execution`)."""
+    """A command running on this machine (see `command.Execution`): the process that was started for it.
+
+    Args:
+        processes: That process, or several where a class of its own says how they end together.
+        exclude: As for `start_command`.
+        meter: Measures what they use.
+        marks: As for `start_command`.
+    """
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
+        processes: Sequence[subprocess.Popen[bytes]],
         exclude: Callable[[Process], bool],
         meter: UsageMeter,
         marks: ProcessMarks | None,
-        *,
-        others: Sequence[subprocess.Popen[bytes]] = (),
     ) -> None:
-        self._process = process
-        self._all = (process, *others)
+        self._processes = tuple(processes)
+        self._running = {process.pid: process for process in processes}
         self._exclude = exclude
         self._marks = marks
         self._selector = selectors.DefaultSelector()
-        for each in self._all:
-            for stream, pipe in ((STDOUT, each.stdout), (STDERR, each.stderr)):
+        for process in processes:
+            for stream, pipe in ((STDOUT, process.stdout), (STDERR, process.stderr)):
                 assert pipe is not None
                 os.set_blocking(pipe.fileno(), False)
                 self._selector.register(pipe.fileno(), selectors.EVENT_READ, stream)
         if marks is not None:
             marks.note_pipes(key.fd for key in list(self._selector.get_map().values()))
-        self._end_signals = {each.pid: _register_end(self._selector, each.pid) for each in self._all}
+        self._end_signals = {pid: _register_end(self._selector, pid) for pid in self._running}
         self._main_exit: Exit | None = None
         self._asked_leftovers_at: float | None = None
         self._alone = False
@@ -199,19 +204,20 @@ class CommandProcess:
         return data
 
     def _look_for_end(self) -> None:
-        reaped = reap_children([self._process.pid]).get(self._process.pid)
-        if reaped is None:
-            return
-        self._process.returncode = reaped.code  # it has been waited for: Popen must not try
-        self._meter.note_peak(reaped.peak_memory_bytes)
-        self._main_exit = self._exit_from(reaped.code)
-        self._forget_end_signal(self._process.pid)
+        for code in self._take_ended().values():
+            self._main_exit = self._exit_from(code)
 
-    def _forget_end_signal(self, pid: int) -> None:
-        handle = self._end_signals.pop(pid)
-        if handle is not None:
-            self._selector.unregister(handle)
-            os.close(handle)
+    def _take_ended(self) -> dict[int, int]:
+        """The exit codes of the processes that have ended since the last time, by pid."""
+        ended = reap_children(self._running)
+        for pid, reaped in ended.items():
+            self._running.pop(pid).returncode = reaped.code  # it has been waited for: Popen must not try
+            self._meter.note_peak(reaped.peak_memory_bytes)
+            handle = self._end_signals.pop(pid)
+            if handle is not None:
+                self._selector.unregister(handle)
+                os.close(handle)
+        return {pid: reaped.code for pid, reaped in ended.items()}
 
     def _is_open(self, pipe: int) -> bool:
         """Whether more can come from a pipe."""
@@ -237,7 +243,7 @@ class CommandProcess:
 
     def _close(self) -> None:
         self._selector.close()
-        for pipe in (pipe for each in self._all for pipe in (each.stdout, each.stderr)):
+        for pipe in (pipe for process in self._processes for pipe in (process.stdout, process.stderr)):
             if pipe is not None:
                 pipe.close()
         self.exit = self._main_exit
@@ -246,10 +252,10 @@ class CommandProcess:
         return descendants(os.getpid(), exclude=self._exclude)
 
     def _signal_group(self, number: int) -> None:
-        if self._main_exit is None:  # not waited for yet, so its number is still its own
+        for pid in self._running:  # not waited for yet, so the number is still its own
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
-        else:
+                os.killpg(pid, number)
+        if not self._running:
             send_to_all(self._descendants(), number)
 
 

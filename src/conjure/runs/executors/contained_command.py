@@ -35,7 +35,7 @@ def start_contained(
     assert job.container is not None
     outside = replace(job, folder=Path("/"), variables=os.environ)
     process = open_process(outside, exec_arguments(job.container, job.folder, job.arguments), marks)
-    return ContainedProcess(process, exclude, usage_meter(outside), marks)
+    return ContainedProcess([process], exclude, usage_meter(outside), marks)
 
 
 class ContainedProcess(CommandProcess):

@@ -6,18 +6,16 @@ ended within ten seconds, and the exit is that of the one that failed first.
 """
 
 import math
-import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from conjure.runs.executors.command import Exit, Job, Ranks
 from conjure.runs.executors.command_process import CommandProcess, open_process, send_to_all, usage_meter
-from conjure.runs.host.process import Process, reap_children
+from conjure.runs.host.process import Process
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
 
@@ -87,9 +85,7 @@ class RankedProcesses(CommandProcess):
         marks: ProcessMarks | None,
         ranks: Ranks,
     ) -> None:
-        self._labels: dict[int, _LineLabel] = {}
-        super().__init__(processes[0], exclude, meter, marks, others=processes[1:])
-        self._running = {process.pid: process for process in processes}
+        super().__init__(processes, exclude, meter, marks)
         self._rank_of = {process.pid: rank for rank, process in enumerate(processes)}
         self._are_conjures = not ranks.labelled
         self._grace_s = 0.0 if self._are_conjures else _GRACE_S
@@ -97,11 +93,12 @@ class RankedProcesses(CommandProcess):
         self._is_to_end = False
         self._kill_at, self._next_look = math.inf, 0.0
         self._stopped_since: dict[int, float] = {}
-        if ranks.labelled:
-            for rank, process in enumerate(processes):
-                for pipe in (process.stdout, process.stderr):
-                    assert pipe is not None
-                    self._labels[pipe.fileno()] = _LineLabel(f"[{rank}] ".encode())
+        self._labels = {
+            pipe.fileno(): _LineLabel(f"[{rank}] ".encode())
+            for rank, process in enumerate(processes)
+            for pipe in (process.stdout, process.stderr)
+            if pipe is not None and ranks.labelled
+        }
 
     def terminate(self) -> None:
         """SIGTERM to the processes' groups: they may end one after the other."""
@@ -118,16 +115,12 @@ class RankedProcesses(CommandProcess):
         return b"" if self._is_open(pipe) else label.rest()
 
     def _look_for_end(self) -> None:
-        for pid, reaped in sorted(
-            reap_children(self._running).items(),
-            key=lambda each: (each[1].code >= 0, self._rank_of[each[0]]),  # killed ones first: others follow
+        for pid, code in sorted(
+            self._take_ended().items(),
+            key=lambda each: (each[1] >= 0, self._rank_of[each[0]]),  # killed ones first: others follow
         ):
-            process = self._running.pop(pid)
-            process.returncode = reaped.code
-            self._meter.note_peak(reaped.peak_memory_bytes)
-            self._forget_end_signal(pid)
-            if reaped.code != 0:
-                self._fail(self._rank_of[pid], self._exit_from(reaped.code))
+            if code != 0:
+                self._fail(self._rank_of[pid], self._exit_from(code))
         if not self._running:
             self._main_exit = self._failed if self._failed is not None else Exit(code=0)
         elif self._failed is not None:
@@ -182,13 +175,6 @@ class RankedProcesses(CommandProcess):
     def _kill_stopped(self) -> None:
         """What is stopped heeds nothing but SIGKILL."""
         send_to_all([process for process in self._descendants() if process.is_stopped], signal.SIGKILL)
-
-    def _signal_group(self, number: int) -> None:
-        for pid in self._running:  # not waited for yet, so the number is still its own
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, number)
-        if not self._running:
-            send_to_all(self._descendants(), number)
 
 
 class _LineLabel:

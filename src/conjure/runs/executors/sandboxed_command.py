@@ -80,7 +80,7 @@ class SandboxedProcess(CommandProcess):
         marks: ProcessMarks | None,
         status: int,
     ) -> None:
-        super().__init__(process, exclude, meter, marks)
+        super().__init__([process], exclude, meter, marks)
         os.set_blocking(status, False)
         self._status = status
         self._was_started = False
@@ -110,7 +110,7 @@ class SandboxedProcess(CommandProcess):
 
     def _command_processes(self) -> list[Process]:
         """The processes of the command's own group; none before it has been started."""
-        bubblewrap = self._process.pid
+        bubblewrap = self._processes[0].pid
         found = self._descendants()
         init = {process.pid for process in found if process.parent == bubblewrap}
         return [
