@@ -31,7 +31,7 @@ from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, machine_id
 from conjure.runs.host.process_settings import ProcessSettings
-from conjure.runs.lifecycle.supervisor import leave_caller, take_surroundings
+from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 
@@ -65,13 +65,10 @@ def main_on_node(home: Home, number: int, attempt: int) -> None:
     above = os.fork()
     if above == 0:
         try:
-            os.setsid()
             os.close(reading)
-            os.chdir(home.root)
-            take_surroundings(home, number, request)
-            leave_caller(home, number, lock, request, attempt)
+            become_supervisor(home, number, lock, request, attempt)
         finally:
-            os._exit(1)  # it could not be left
+            os._exit(1)
     os.close(writing)
     lock.release()
     # The guard is in the group that the process above it began, and passes it on: the run stops and saves.

@@ -1,10 +1,10 @@
 """The process that supervises a run: in its own session, so that it outlives the terminal.
 
 Main entries: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor;
-`leave_caller`, called by `node` in a job of a cluster's; and `become_supervisor`, called in a copy of a
-process that starts many, such as `scheduler_loop`. Two processes stand behind a run: the supervisor, which
-takes it through and holds its lock; and above it a guard, which only waits, and ends every process of the run
-should the supervisor be killed.
+and `become_supervisor`, called in a copy of a process that starts many, such as `scheduler_loop`, or of a job
+of a cluster's, by `node`. Two processes stand behind a run: the supervisor, which takes it through and holds
+its lock; and above it a guard, which only waits, and ends every process of the run should the supervisor be
+killed.
 
 Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
 """
@@ -70,7 +70,7 @@ def main() -> NoReturn:
         os._exit(0)  # the caller gave up, or died, before there was a request
     request = SupervisorRequest.from_json(written)
     if given:
-        leave_caller(Home.from_environment(), number, RunLock(int(given[0])), request)
+        _leave_caller(Home.from_environment(), number, RunLock(int(given[0])), request)
     home = Home(Path(request.variables[HOME_VARIABLE]))
     lock = RunLock.take_when_free(home.run_folder(number))
     if lock is None or lock.descriptor is None:
@@ -78,11 +78,11 @@ def main() -> NoReturn:
     if request.boot_id != boot_id():
         request = replace(request, requested=time.monotonic())  # another machine's clock says nothing here
     os.chdir(home.root)
-    take_surroundings(home, number, request)
-    leave_caller(home, number, lock, request)
+    _take_surroundings(home, number, request)
+    _leave_caller(home, number, lock, request)
 
 
-def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> None:
+def _take_surroundings(home: Home, number: int, request: SupervisorRequest) -> None:
     """Have the variables that the run was submitted with, and the run's own log for what goes wrong here."""
     os.environ.clear()
     os.environ.update(request.variables)
@@ -92,7 +92,9 @@ def take_surroundings(home: Home, number: int, request: SupervisorRequest) -> No
     os.close(log)
 
 
-def become_supervisor(home: Home, number: int, lock: RunLock, request: SupervisorRequest) -> NoReturn:
+def become_supervisor(
+    home: Home, number: int, lock: RunLock, request: SupervisorRequest, attempt: int | None = None
+) -> NoReturn:
     """Make this process, a copy of one that has all that a supervisor imports, supervise a run.
 
     Args:
@@ -100,20 +102,21 @@ def become_supervisor(home: Home, number: int, lock: RunLock, request: Superviso
         number: The run.
         lock: Its lock.
         request: The run, and what its command is given.
+        attempt: The attempt that this must become, where another process may have begun it.
     """
     try:
         os.setsid()
         os.chdir(home.root)
         request.settings.put_in_force()
-        take_surroundings(home, number, request)
-        leave_caller(home, number, lock, request)
+        _take_surroundings(home, number, request)
+        _leave_caller(home, number, lock, request, attempt)
     except BaseException:  # noqa: BLE001 - a copy must never go on as what it was copied from
         traceback.print_exc()
     finally:
         os._exit(1)
 
 
-def leave_caller(
+def _leave_caller(
     home: Home, number: int, lock: RunLock, request: SupervisorRequest, attempt: int | None = None
 ) -> NoReturn:
     """Make this process the guard of a run, with its supervisor below it.
