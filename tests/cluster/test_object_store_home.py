@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from conjure.core.home import Home
-from conjure.core.team_settings import read_team
+from conjure.core.team_settings import objects_team, read_team
 from conjure.python_api import Client
-from conjure.runs.artifacts.availability import objects_team, shared_files
+from conjure.runs.artifacts.availability import shared_files
 from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus

@@ -11,9 +11,9 @@ from contextlib import suppress
 import pytest
 
 from conjure.core.home import Home
-from conjure.core.team_settings import read_team
+from conjure.core.team_settings import objects_team, read_team
 from conjure.python_api import Client, Run
-from conjure.runs.artifacts.availability import objects_team, shared_files
+from conjure.runs.artifacts.availability import shared_files
 from conjure.runs.artifacts.uploads import upload
 from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.ray import RayExecutor

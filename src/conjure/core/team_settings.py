@@ -1,7 +1,7 @@
 """What a home knows of the team that it belongs to: the file ``team.json`` in its folder.
 
-Main entries: `read_team`, `write_team`. Invariant: no password and no key is in it; who needs one finds it in
-the user's own files and variables.
+Main entries: `read_team`, `objects_team`, `write_team`. Invariant: no password and no key is in it; who needs
+one finds it in the user's own files and variables.
 """
 
 import json
@@ -57,6 +57,16 @@ def read_team(home: Home) -> TeamSettings | None:
         raise StoreError(
             f"{home.team_file}, which says where this home's records are, cannot be read: {error}"
         ) from error
+
+
+def objects_team(home: Home) -> TeamSettings | None:
+    """The team of a home that has its files in an object store; None for every other home.
+
+    Raises:
+        StoreError: It cannot be told.
+    """
+    team = read_team(home)
+    return team if team is not None and team.objects is not None else None
 
 
 def write_team(home: Home, settings: TeamSettings) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from conjure.core.config import load_config
 from conjure.core.files import locked, write_atomically
 from conjure.core.home import Home
-from conjure.core.team_settings import TeamSettings, read_team
+from conjure.core.team_settings import TeamSettings, objects_team
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.core.units import parse_size
 from conjure.errors import ConjureError, NotFoundError, StoreError
@@ -42,16 +42,6 @@ _ATTEMPT = "attempt"
 _LOCK = ".lock"
 _YOUNG_S = 3600.0
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-def objects_team(home: Home) -> TeamSettings | None:
-    """The team of a home that has its files in an object store; None for every other home.
-
-    Raises:
-        StoreError: It cannot be told.
-    """
-    team = read_team(home)
-    return team if team is not None and team.objects is not None else None
 
 
 def shared_files(

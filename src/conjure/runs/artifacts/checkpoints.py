@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from conjure.core.dir_fd import Folder, walk
 from conjure.core.globs import GlobSet
 from conjure.core.home import Home
+from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.runs.artifacts.attempts import PassedCheckpoints, copy_chosen
-from conjure.runs.artifacts.availability import bring_stream, objects_team, shared_files
+from conjure.runs.artifacts.availability import bring_stream, shared_files
 from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.schema.run_folder import RunFolder
 

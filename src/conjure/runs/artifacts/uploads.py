@@ -18,13 +18,12 @@ from pathlib import Path
 from conjure.core.dir_fd import Folder, change_mode, walk
 from conjure.core.files import parse_json, write_atomically
 from conjure.core.home import Home
-from conjure.core.team_settings import TeamSettings
+from conjure.core.team_settings import TeamSettings, objects_team
 from conjure.core.trees import Copied, copy_entry, remove_tree
 from conjure.errors import NotFoundError, StoreError, UsageError
 from conjure.runs.artifacts.availability import (
     UPLOAD_SUMMARY,
     bring_upload_list,
-    objects_team,
     shared_files,
     upload_elsewhere,
 )

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from conjure.core.home import Home
+from conjure.core.team_settings import objects_team
 from conjure.core.text import plural
 from conjure.errors import ConflictError, NotFoundError
-from conjure.runs.artifacts.availability import objects_team, shared_files, upload_elsewhere
+from conjure.runs.artifacts.availability import shared_files, upload_elsewhere
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import parse, pin
 from conjure.runs.database.base import Database

@@ -15,7 +15,7 @@ from dataclasses import replace
 from conjure.core.config import ExecutorSettings, read_executors
 from conjure.core.files import sha256_bytes
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.core.team_settings import read_team
+from conjure.core.team_settings import objects_team, read_team
 from conjure.core.text import did_you_mean
 from conjure.core.trees import remove_tree
 from conjure.errors import ExecutorError, StoreError, UsageError
@@ -91,7 +91,7 @@ class RayExecutor(Executor):
         """
         with open_database(self._home, must_exist=True) as store:
             store.set_request(number, self.request_text(request))
-            if self._team_in_store() is None:
+            if objects_team(self._home) is None:
                 RunFolder.of(self._home, number).log.touch(mode=0o600)
             else:
                 remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
@@ -164,16 +164,11 @@ class RayExecutor(Executor):
         self.cluster.submit(job, self._entrypoint(str(claim.number), str(attempt)), amounts_of(claim.needs))
 
     def _entrypoint(self, *arguments: str) -> str:
-        team = self._team_in_store()
+        team = objects_team(self._home)
         if team is not None:
-            return " ".join(["exec conjure", _SUPERVISE, "--team", team, *arguments])
+            return " ".join(["exec conjure", _SUPERVISE, "--team", team.identity, *arguments])
         home = f"{HOME_VARIABLE}={shlex.quote(str(self._home.root))}"
         return f"{home} exec conjure {_SUPERVISE} {' '.join(arguments)}"
-
-    def _team_in_store(self) -> str | None:
-        """The identity of a team with an object store; None where the nodes see the home's folder."""
-        team = read_team(self._home)
-        return team.identity if team is not None and team.objects is not None else None
 
     def _job(self, number: int, attempt: int) -> str:
         return f"conjure-{self._home_id()}-{number}-{attempt}"
@@ -211,8 +206,8 @@ class RayExecutor(Executor):
 
     def how_to_join(self) -> str:
         """What is missing on a node without the team's home, in words."""
-        team = read_team(self._home)
-        if team is None or team.objects is None:
+        team = objects_team(self._home)
+        if team is None:
             return f"the home folder {self._home.root} is not there"
         join = shlex.join(["conjure", "team", "join", "--database", team.database])
         return f"no home has joined the team: run `{join}` there, as the account that Ray runs as"

@@ -17,10 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError
 from conjure.reporting import OWN_VARIABLES
-from conjure.runs.artifacts.availability import move_to_cache, objects_team, shared_files
+from conjure.runs.artifacts.availability import move_to_cache, shared_files
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.open_database import open_database

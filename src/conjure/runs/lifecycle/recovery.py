@@ -7,8 +7,8 @@ the outputs, never nowhere.
 from pathlib import Path
 
 from conjure.core.home import Home
+from conjure.core.team_settings import objects_team
 from conjure.errors import ConflictError, NotFoundError, StoreError
-from conjure.runs.artifacts.availability import objects_team
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.executors.run_lock import RunLock

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conjure.core.home import Home
+from conjure.core.team_settings import objects_team
 from conjure.errors import ConjureError
-from conjure.runs.artifacts.availability import objects_team, shared_files
+from conjure.runs.artifacts.availability import shared_files
 from conjure.runs.artifacts.checkpoints import CheckpointSender, StagedCheckpoint
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.database.base import SupersededError

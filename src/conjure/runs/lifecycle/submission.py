@@ -19,9 +19,10 @@ from conjure.core.config import configured_project, repository_name
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.quoting import shell_words
+from conjure.core.team_settings import objects_team
 from conjure.errors import ConjureError, NotFoundError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
-from conjure.runs.artifacts.availability import bring_code, objects_team
+from conjure.runs.artifacts.availability import bring_code
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database

@@ -16,10 +16,11 @@ from typing import Any
 
 from conjure.core.files import parse_json
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.team_settings import objects_team
 from conjure.core.text import plural, valid_utf8
 from conjure.core.units import format_size
 from conjure.errors import BuildError, ConjureError, StoreError
-from conjure.runs.artifacts.availability import objects_team, rebuild_records
+from conjure.runs.artifacts.availability import rebuild_records
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import upload_content, versions
 from conjure.runs.artifacts.uploads import read_upload

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from conjure.core.home import Home
+from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
 from conjure.runs.artifacts.attempts import kept_attempt_folders
-from conjure.runs.artifacts.availability import evict, objects_team, prune_objects
+from conjure.runs.artifacts.availability import evict, prune_objects
 from conjure.runs.artifacts.resource_paths import versions
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import code_store, mirrors

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.core.team_settings import read_team
+from conjure.core.team_settings import objects_team, read_team
 from conjure.errors import ConflictError, StoreError, UsageError
-from conjure.runs.artifacts.availability import objects_team, shared_files
+from conjure.runs.artifacts.availability import shared_files
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.artifacts.uploads import read_upload
