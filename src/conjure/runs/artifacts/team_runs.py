@@ -35,6 +35,12 @@ class TeamRuns(TeamFiles):
 
     # ---- while a run goes on -------------------------------------------------------------------------------
 
+    def send_inputs(self, home: Home, record: RunRecord) -> None:
+        """Put the code and the local files that a run is given into the store, unless they are there."""
+        if record.code is not None:
+            self.send_code(home, record.code.tree)
+        self.send_kept_files(home, record)
+
     def send_code(self, home: Home, tree: str) -> None:
         """Put a run's code into the store, unless it is there."""
         name = base.code(tree)

@@ -2,8 +2,7 @@
 
 Main entries: `RunUploader`, from its supervisor, and `send_inputs`, before there is one on another machine.
 Invariant: nothing that fails in a `RunUploader` ends a run: it is tried again, and what could not be sent
-    stays
-in the run's folder.
+stays in the run's folder.
 """
 
 import random
@@ -49,9 +48,7 @@ def send_inputs(home: Home, number: int) -> None:
     if team is None:
         return
     with shared_files(home, team) as files:
-        record = files.database.get(number)
-        files.send_code(home, "" if record.code is None else record.code.tree)
-        files.send_kept_files(home, record)
+        files.send_inputs(home, files.database.get(number))
 
 
 class RunUploader:
@@ -239,8 +236,7 @@ class RunUploader:
         )
         if not self._gave_inputs:
             record = files.database.get(self._number)
-            files.send_code(self._home, "" if record.code is None else record.code.tree)
-            files.send_kept_files(self._home, record)
+            files.send_inputs(self._home, record)
             if record.spec.retry:
                 files.note_attempt(self._number, len(record.attempts) + 1, self._attempt)
             self._gave_inputs = True
