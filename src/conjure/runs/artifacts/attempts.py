@@ -134,8 +134,8 @@ def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: Pass
     source.give_owner_access()
     with FolderCursor(work) as target:
         for name, entry in walk(source):
-            globs = [glob for glob, pattern in chosen.items() if entry.is_file and pattern.matches(name)]
-            if not globs:
+            matching = [glob for glob, pattern in chosen.items() if entry.is_file and pattern.matches(name)]
+            if not matching:
                 continue
             *parents, last = name.split("/")
             folder, partial = target.go_to(parents, make=True), partial_name(last)
@@ -149,7 +149,7 @@ def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: Pass
                 os.close(reader)
             os.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
             handed.files += 1
-            for glob in globs:
+            for glob in matching:
                 handed.newest[glob] = max(handed.newest.get(glob, 0.0), facts.st_mtime)
 
 
