@@ -9,42 +9,22 @@ import pytest
 
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import start_command
-from conjure.runs.host.process import adopt_orphans, descendants
 from conjure.runs.telemetry.logs import STDERR, STDOUT
 from support.casting import is_running, nap, wait_until
+from support.executions import read_to_end, supervising
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts shell lines as a supervisor would: orphans come to this process, but other tests' are spared."""
-    adopt_orphans()
-    others = {process.pid for process in descendants(os.getpid())}
-    started = []
-
-    def _start(line):
-        job = Job(("bash", "-c", line), tmp_path, dict(os.environ))
-        started.append(start_command(job, lambda process: process.pid in others))
-        return started[-1]
-
-    yield _start
-    for execution in started:
-        while execution.exit is None:
-            execution.kill()
-            execution.read(0.1)
+    """Starts shell lines as a supervisor would."""
+    with supervising() as begin:
+        yield lambda line: begin(start_command, Job(("bash", "-c", line), tmp_path, dict(os.environ)))
 
 
 DAEMON = (
     "import os, sys, time\n"
     "if os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  time.sleep(float(sys.argv[1]))"
 )
-
-
-def read_to_end(execution):
-    written = {STDOUT: b"", STDERR: b""}
-    while execution.exit is None:
-        for stream, data in execution.read(0.1):
-            written[stream] += data
-    return written
 
 
 def test_what_is_printed_and_how_it_ends(start):

@@ -8,11 +8,12 @@ import pytest
 from conjure.runs.executors import ranked_command
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.ranked_command import start_ranked
-from conjure.runs.host.process import adopt_orphans, descendants, find_process
+from conjure.runs.host.process import find_process
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import EndReason
 from conjure.runs.telemetry.logs import STDERR, STDOUT
 from support.casting import is_running, nap, wait_until
+from support.executions import read_to_end, supervising
 
 FOR_EVER = f"exec sleep {nap(87111)}"
 
@@ -20,28 +21,13 @@ FOR_EVER = f"exec sleep {nap(87111)}"
 @pytest.fixture
 def start(tmp_path):
     """Starts shell lines as a supervisor would, in so many processes."""
-    adopt_orphans()
-    others = {process.pid for process in descendants(os.getpid())}
-    started = []
+    with supervising() as begin:
 
-    def _start(line, count=2, **options):
-        job = Job(("bash", "-c", line), tmp_path, dict(os.environ), ranks=Ranks(count, **options))
-        started.append(start_ranked(job, lambda process: process.pid in others))
-        return started[-1]
+        def _start(line, count=2, **options):
+            job = Job(("bash", "-c", line), tmp_path, dict(os.environ), ranks=Ranks(count, **options))
+            return begin(start_ranked, job)
 
-    yield _start
-    for execution in started:
-        while execution.exit is None:
-            execution.kill()
-            execution.read(0.1)
-
-
-def read_to_end(execution):
-    written = {STDOUT: b"", STDERR: b""}
-    while execution.exit is None:
-        for stream, data in execution.read(0.1):
-            written[stream] += data
-    return written
+        yield _start
 
 
 def pids(execution, count):
