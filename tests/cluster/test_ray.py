@@ -91,17 +91,23 @@ def succeed(*arguments):
     return done.stdout
 
 
-def folder_on_node(nodes, run):
-    """The run's folder on the node that has it."""
+def folders_on_nodes(nodes, run):
+    """The run's folders on the nodes that have had an attempt at it."""
     identity = read_team(run.home).identity
     folders = [node.named(identity).runs / str(run.number) for node in nodes.homes]
-    (found,) = [each for each in folders if each.is_dir()]
+    return [each for each in folders if each.is_dir()]
+
+
+def folder_on_node(nodes, run):
+    """The run's folder on the only node that has had it."""
+    (found,) = folders_on_nodes(nodes, run)
     return found
 
 
 def let_go(nodes, run):
-    """Let a run's command go on that waits as `UNTIL_GO` does."""
-    (folder_on_node(nodes, run) / "go").touch()
+    """Let a run's command go on that waits as `UNTIL_GO` does, on whichever node it is."""
+    for folder in folders_on_nodes(nodes, run):
+        (folder / "go").touch()
 
 
 def outputs(run, tmp_path):
@@ -275,19 +281,10 @@ def test_a_killed_supervisor_is_followed_by_another_attempt(client, home, nodes,
     wait_for_checkpoint(run)
     os.kill(supervisor_of(run).pid, signal.SIGKILL)
     wait_for_attempt(run, 2)
-    let_go_of_all(nodes, run)
+    let_go(nodes, run)
     run.wait(check=True)
     assert outputs(run, tmp_path) == {"kept.txt": "one\none\n"}
     assert sorted(job["submission_id"][-4:] for job in jobs_of(home, nodes, run)) == ["-1-1", "-1-2"]
-
-
-def let_go_of_all(nodes, run):
-    """Let a run's command go on that may have had an attempt on each node."""
-    identity = read_team(run.home).identity
-    for node in nodes.homes:
-        folder = node.named(identity).runs / str(run.number)
-        if folder.is_dir():
-            (folder / "go").touch()
 
 
 def test_a_sweep_is_carried_out_there(client, home, nodes):
