@@ -8,7 +8,7 @@ import click
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, on_terminal, visible, write_json
 from conjure.cli.run_cells import status_cell
-from conjure.cli.tables import one_line
+from conjure.cli.tables import cut, one_line
 from conjure.core.home import Home
 from conjure.runs.inspect.lineage import (
     Edge,
@@ -22,6 +22,8 @@ from conjure.runs.inspect.lineage import (
     trace_sources,
 )
 from conjure.runs.lifecycle.ownership import open_store
+
+_COMMAND_WIDTH = 60  # on a terminal
 
 
 @click.command
@@ -101,5 +103,5 @@ def _thing(trace: Trace, name: str) -> str:
     return "  ".join(parts)
 
 
-def _cut(command: str, width: int = 60) -> str:
-    return command if len(command) <= width or not on_terminal() else f"{command[: width - 1]}…"
+def _cut(command: str) -> str:
+    return cut(command, _COMMAND_WIDTH) if on_terminal() else command
