@@ -23,22 +23,24 @@ _SPEC_OF = {
     "generate": ("conjure.cli.commands.generate", "run_spec"),
     "score": ("conjure.cli.commands.score", "run_spec"),
 }
-_SANDBOX = ("sandbox", "network")
-_DISTRIBUTED = "distributed"
-# Options of `conjure run` that say nothing about a run of conjure itself.
-_OF_OTHERS = (
-    "mount",
-    "pip",
-    "pip_req",
-    "python",
-    "image",
-    "git_url",
-    "git_ref",
-    "commit",
-    "committed",
-    "output",
-    "no_output",
-)
+_NEEDS_HOME, _HAS_ENVIRONMENT = "needs conjure's home folder", "has its own environment"
+# Options of `conjure run` that say nothing about a run of conjure itself, and why.
+_OF_OTHERS = {
+    "mount": _HAS_ENVIRONMENT,
+    "pip": _HAS_ENVIRONMENT,
+    "pip_req": _HAS_ENVIRONMENT,
+    "python": _HAS_ENVIRONMENT,
+    "image": _HAS_ENVIRONMENT,
+    "git_url": _HAS_ENVIRONMENT,
+    "git_ref": _HAS_ENVIRONMENT,
+    "commit": _HAS_ENVIRONMENT,
+    "committed": _HAS_ENVIRONMENT,
+    "output": _HAS_ENVIRONMENT,
+    "no_output": _HAS_ENVIRONMENT,
+    "sandbox": _NEEDS_HOME,
+    "network": _NEEDS_HOME,
+    "distributed": "takes that option itself",
+}
 
 
 def is_recipe(words: Sequence[str]) -> bool:
@@ -91,11 +93,9 @@ def recipe_template(
 
 def _refuse_others(given: Mapping[str, Any], kind: str) -> None:
     context = click.get_current_context()
-    for name in (*_OF_OTHERS, *_SANDBOX, _DISTRIBUTED):
+    for name, why in _OF_OTHERS.items():
         # A sandbox that settings ask for is for commands of the user's own, as it is outside a sweep.
         if given[name] and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            why = "needs conjure's home folder" if name in _SANDBOX else "has its own environment"
-            why = "takes that option itself" if name == _DISTRIBUTED else why
             raise UsageError(f"{option(name)} cannot be combined with conjure {kind}, which {why}")
 
 
