@@ -551,7 +551,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
     folder = current_folder() / options.get("folder", "")
     options = _configured(home, folder) | options
     requirements, _ = read_requirements(home, map(Path, options.get("pip_req", ())))
-    timeout, memory = options.get("timeout"), options.get("memory")
+    timeout = options.get("timeout")
     return RunSpec(
         command=command,
         folder=folder,
@@ -570,9 +570,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         ),
         variables={name: str(value) for name, value in options.get("env", {}).items()},
         mounts=_mounts(options.get("mounts", ())),
-        resources=ComputeRequest(
-            options.get("cpus"), options.get("gpus"), parse_size(memory) if memory is not None else None
-        ),
+        resources=_compute_request(options),
         timeout_s=parse_duration(str(timeout)) if timeout is not None else None,
         stop_conditions=tuple(options.get("stop_conditions", ())),
         output=tuple(options.get("output", ())),
@@ -595,12 +593,15 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
 
 def _recorded(spec: RunSpec, project: str | None, run: RecordingOptions) -> RunSpec:
     refuse_unknown(run, RecordingOptions)
-    memory = run.get("memory")
-    needs = ComputeRequest(
-        run.get("cpus"), run.get("gpus"), parse_size(memory) if memory is not None else None
-    )
     spec = replace(spec, project=project, retry=run.get("retry", 0))
-    return placed(spec, run.get("on"), needs)
+    return placed(spec, run.get("on"), _compute_request(run))
+
+
+def _compute_request(options: RunOptions | RecordingOptions) -> ComputeRequest:
+    memory = options.get("memory")
+    return ComputeRequest(
+        options.get("cpus"), options.get("gpus"), parse_size(memory) if memory is not None else None
+    )
 
 
 def _configured(home: Home, folder: Path) -> RunOptions:
