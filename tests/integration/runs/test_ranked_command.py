@@ -61,6 +61,20 @@ def test_nothing_that_is_printed_is_lost_or_labelled_where_no_label_is_wanted(st
     assert plain[STDOUT] == expected
 
 
+@pytest.mark.parametrize(
+    ("pieces", "labelled"),
+    [
+        ((b"a\r", b"\nb\n"), b"[0] a\r\n[0] b\n"),
+        ((b"a\r", b"b\r", b"\n", b"c\n"), b"[0] a\r[0] b\r\n[0] c\n"),
+        ((b"a\n", b"\n"), b"[0] a\n[0] \n"),
+        ((b"x" * 60_000, b"x" * 10_000 + b"\n", b"y\n"), b"[0] " + b"x" * 70_000 + b"\n[0] y\n"),
+    ],
+)
+def test_a_line_is_labelled_once_however_it_comes(pieces, labelled):
+    label = ranked_command._LineLabel(b"[0] ")
+    assert b"".join(map(label.take, pieces)) + label.rest() == labelled
+
+
 def test_the_first_that_fails_ends_the_others_and_its_exit_counts(start):
     execution = start(f'[ "$RANK" = 1 ] && exit 5; {FOR_EVER}', 3)
     read_to_end(execution)

@@ -183,14 +183,19 @@ class _LineLabel:
     def __init__(self, label: bytes) -> None:
         self._label = label
         self._begun = b""
+        self._is_after_return = False
 
     def take(self, data: bytes) -> bytes:
         """The lines that are whole with this piece."""
         lines = (self._begun + data).splitlines(keepends=True)
-        if len(lines[-1]) > _LONGEST_LINE_BYTES:
-            lines[-1] += b"\n"
-        self._begun = b"" if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
-        return b"".join(self._label + line for line in lines)
+        # The end of a line can come in two pieces as well.
+        end = lines.pop(0) if self._is_after_return and lines[0] == b"\n" else b""
+        self._is_after_return = data.endswith(b"\r")
+        self._begun = lines.pop() if lines and not lines[-1].endswith((b"\n", b"\r")) else b""
+        if len(self._begun) > _LONGEST_LINE_BYTES:
+            lines.append(self._begun + b"\n")
+            self._begun = b""
+        return end + b"".join(self._label + line for line in lines)
 
     def rest(self) -> bytes:
         """The line whose end never came."""
