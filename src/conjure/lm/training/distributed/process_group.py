@@ -275,12 +275,12 @@ class ConnectedGroup(ProcessGroup):
         Raises:
             TrainingError: It is not the same.
         """
-        own = json.loads(json.dumps(settings))
-        if self.leads:
-            self._store.set(_SETTINGS, json.dumps(own))
+        own = json.dumps(settings)
+        first = self.settings_of_leader()
+        if first is None:
+            self._store.set(_SETTINGS, own)
             return
-        first = json.loads(self._store.get(_SETTINGS))
-        for name, value in own.items():
+        for name, value in json.loads(own).items():
             if first.get(name) != value:
                 raise TrainingError(
                     f"rank {self.rank} prepared another training than rank 0: {name} is {value!r} and"
