@@ -76,7 +76,7 @@ class ProcessGroup:
 
     def any(self, *, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        return any(self.gather([float(flag)] * len(self.share(self.size)), self.size))
+        return any(self.gather([float(flag)], self.size))
 
     def total(self, sums: PairwiseSum[Gradients], like: Sequence[Tensor]) -> Gradients:
         """The gradients of a step, in every process.
