@@ -199,18 +199,17 @@ def _times(p_value: float) -> str:
 
 def _likelier(comparison: HeldOutComparison) -> str:
     """How many texts became more likely, each of those that say the same counting once."""
-    units = comparison.units if comparison.units is not None else comparison.records
-    if units == comparison.records:
+    counted = comparison.counted
+    if counted == comparison.records:
         return f"{comparison.likelier:,} of them became more likely."
-    if units > comparison.records:
-        return f"Read in {units:,} stretches, {comparison.likelier:,} of them became more likely."
-    return f"With duplicates counted once, {comparison.likelier:,} of {units:,} became more likely."
+    if counted > comparison.records:
+        return f"Read in {counted:,} stretches, {comparison.likelier:,} of them became more likely."
+    return f"With duplicates counted once, {comparison.likelier:,} of {counted:,} became more likely."
 
 
 def _what_is_clear(comparison: HeldOutComparison) -> str:
     """What the difference lacks to be called one."""
-    units = comparison.units if comparison.units is not None else comparison.records
-    if units < FEWEST_CLEAR_GROUPS:
+    if comparison.counted < FEWEST_CLEAR_GROUPS:
         return f"Fewer than {FEWEST_CLEAR_GROUPS} different texts cannot show a clear difference."
     if comparison.p_value is not None and comparison.p_value < LEVEL:
         return f"A difference below {SMALLEST_CHANGE:g} is too small to matter."
