@@ -31,7 +31,7 @@ from conjure.lm.report.diversity import distinct
 from conjure.lm.report.facts import plain
 from conjure.lm.report.lengths import distance, length_counts, usual_distance
 from conjure.lm.report.novelty import compare_with_training, novelty_summary
-from conjure.lm.report.statistics import LossChange, compare_losses, group_tallies
+from conjure.lm.report.statistics import LossChange, compare_losses
 from conjure.lm.report.words import split_words
 from conjure.lm.text.chat.encoding import ConversationEncoder
 from conjure.lm.text.chat.formats import ChatFormat
@@ -263,9 +263,7 @@ def rank(scores: Sequence[Sequence[Tally]]) -> list[int | None]:
     ranks: list[int | None] = [None] * len(scores)
     leader = order[0]
     for position, number in enumerate(order):
-        groups = range(len(scores[number]))
-        leading, own = (group_tallies(scores[place], groups) for place in (leader, number))
-        if position > 0 and compare_losses(leading, own).outcome == "worse":
+        if position > 0 and compare_losses(scores[leader], scores[number]).outcome == "worse":
             leader = number
         ranks[number] = order.index(leader) + 1
     return ranks
