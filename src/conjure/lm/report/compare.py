@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+from conjure.core.text import plural
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import EncodedPrompt, GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_chats, score_documents
@@ -290,7 +291,7 @@ def not_comparable(*, held_out: bool, unseen: bool) -> str:
 
 
 def _headline(runs: Sequence[ComparedRun], scored: int) -> str:
-    records = f"{scored:,} record{'s' * (scored != 1)} that none of them was trained on"
+    records = f"{plural(scored, 'record')} that none of them was trained on"
     best = [run.run for run in runs if run.rank == 1]
     if len(best) == len(runs):
         return f"No clear difference between the runs on {records}."

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from conjure.core.text import plural
 from conjure.errors import DataError, UsageError
 from conjure.lm.text.near_duplicates import DuplicateGroups, groups_of_equals
 from conjure.lm.text.records import RecordSet
@@ -315,7 +316,7 @@ def _first_of_group(labels: Numbers) -> Mask:
 
 def _records(groups: DuplicateGroups) -> str:
     count = len(groups.labels)
-    records = f"{count:,} record{'s' * (count != 1)}"
+    records = plural(count, "record")
     return records if groups.count == count else f"{records}, {groups.count:,} of them different"
 
 
