@@ -2,7 +2,8 @@
 
 Main entry: `dedup`, called by ``python benchmarks/report_checks.py dedup DATA RESULTS``. Every model is tuned
 with the defaults, and measured on jokes that none was trained on; and on the repeated ones, whether it can
-recite them. What is done is in RESULTS after each training; called again, it goes on from there.
+recite them. What is done is in RESULTS after each training; called again, it goes on from there. The other
+checks draw their texts with `different_texts` and score them with `score_texts`, too.
 """
 
 import json
@@ -72,12 +73,15 @@ def dedup(data: Path, results: Path, retellings: Sequence[Retell]) -> None:
 
 def _drawn(data: Path, seed: int) -> tuple[list[str], list[str]]:
     """Jokes to learn from and jokes to measure on; no two of them say the same."""
-    texts = list(read_records([data]))
-    groups = group_records(texts)
-    firsts = [texts[index] for index in groups.first_records.tolist()]
-    firsts = [text for text in firsts if len(text.split()) >= 8]
-    chosen = random.Random(seed).sample(firsts, ORIGINALS + RESERVE)
+    long_enough = [text for text in different_texts(data) if len(text.split()) >= 8]
+    chosen = random.Random(seed).sample(long_enough, ORIGINALS + RESERVE)
     return chosen[:ORIGINALS], chosen[ORIGINALS:]
+
+
+def different_texts(data: Path) -> list[str]:
+    """The texts of a table; of those that say the same, the first."""
+    texts = list(read_records([data]))
+    return [texts[index] for index in group_records(texts).first_records.tolist()]
 
 
 @dataclass
@@ -123,7 +127,7 @@ def _trained(name: str, corpus: Corpus, way: Dedup, seed: int, reserve: Sequence
         request = FinetuneRequest(data=[path], output=tuned, dedup=way, seed=seed, sample_every=0)
         trained = run_training(prepare(request))
         model = load(tuned)
-    tallies = _score(model, reserve)
+    tallies = score_texts(model, reserve)
     share = extracted_share(model.model, model.tokenizer, corpus.repeated)
     return Trained(
         name,
@@ -137,7 +141,8 @@ def _trained(name: str, corpus: Corpus, way: Dedup, seed: int, reserve: Sequence
     )
 
 
-def _score(model: LanguageModel, texts: Sequence[str]) -> list[Tally]:
+def score_texts(model: LanguageModel, texts: Sequence[str]) -> list[Tally]:
+    """What a model makes of each text."""
     found = score_documents(TorchScorer(model.model), model.tokenizer, texts, Windows.of(model.model))
     return [score.tally for score in found]
 

@@ -29,6 +29,7 @@ from conjure.lm.training.events import StepDone
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.trainer import Trainer, TrainSettings
+from conjure.runs.executors.ranked_command import rank_variables
 from conjure.runs.host.capacity import physical_cores
 
 _WITHOUT_DROPOUT = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -63,8 +64,8 @@ def _rate(processes: int, threads: int, steps: int, *, large: bool) -> float:
     words = [sys.executable, __file__, _WORKER, str(steps), *(["--large"] if large else [])]
     started = []
     for rank in range(processes):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-        variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **{k: str(v) for k, v in place.items()}}
+        place = rank_variables(rank, processes, port)
+        variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **place}
         started.append(subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, text=True))
     answers = [process.communicate()[0] for process in started]
     return float(answers[0])

@@ -29,8 +29,7 @@ import dedup_checks
 import numpy as np
 from copy_checks import copies
 
-from conjure.lm.generation.score import Tally, Windows, score_documents
-from conjure.lm.generation.torch_scorer import TorchScorer
+from conjure.lm.generation.score import Tally
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.report.statistics import LEVEL, SMALLEST_CHANGE, compare_losses
 from conjure.lm.text.near_duplicates import group_records
@@ -91,7 +90,7 @@ def trainings(data: Path, losses: Path) -> None:
     What is done is in LOSSES after each training; called again, it goes on from there.
     """
     pool = _short_jokes(data)
-    before = _score(load("sprite"), pool)
+    before = dedup_checks.score_texts(load("sprite"), pool)
     done = _read(losses) if losses.exists() else []
     for number in range(len(done), TRAININGS):
         done.append(_check(number, pool, before))
@@ -103,9 +102,7 @@ def trainings(data: Path, losses: Path) -> None:
 
 
 def _short_jokes(data: Path) -> list[str]:
-    records = list(read_records([data]))
-    firsts = (records[index] for index in group_records(records).first_records.tolist())
-    return [text for text in firsts if len(text.split()) <= MOST_WORDS][:POOL]
+    return [text for text in dedup_checks.different_texts(data) if len(text.split()) <= MOST_WORDS][:POOL]
 
 
 def _check(number: int, pool: Sequence[str], base: Sequence[Tally]) -> CheckedTraining:
@@ -120,7 +117,7 @@ def _check(number: int, pool: Sequence[str], base: Sequence[Tally]) -> CheckedTr
         tuned = _tune(Path(folder), [pool[index] for index in train], rate, steps, number)
     before, after = (
         [base[index] for index in (*held_out, *reserve)],
-        _score(tuned, [pool[index] for index in (*held_out, *reserve)]),
+        dedup_checks.score_texts(tuned, [pool[index] for index in (*held_out, *reserve)]),
     )
     shown = compare_losses(before[:HELD_OUT], after[:HELD_OUT])
     true = compare_losses(before[HELD_OUT:], after[HELD_OUT:])
@@ -141,11 +138,6 @@ def _tune(folder: Path, texts: Sequence[str], rate: float, steps: int, seed: int
     )
     run_training(prepare(request))
     return load(folder / "tuned")
-
-
-def _score(model: LanguageModel, texts: Sequence[str]) -> list[Tally]:
-    found = score_documents(TorchScorer(model.model), model.tokenizer, texts, Windows.of(model.model))
-    return [score.tally for score in found]
 
 
 def nulls(losses: Path) -> None:

@@ -80,15 +80,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, repeats: int) -> Iterator[Row]:
-    repository = _small_repository(folder / "repository")
-    home = Home(folder / "home")
-    settings = _settings(home) | _own_package(folder / "packages")
-
-    def conjure(*arguments: str) -> float:
-        started = time.perf_counter()
-        subprocess.run([CONJURE, *arguments], cwd=repository, env=settings, check=True, capture_output=True)
-        return time.perf_counter() - started
-
+    home, conjure = _measured_conjure(folder, **_own_package(folder / "packages"))
     yield Row("`conjure --help`", "≤ 0.2 s", _times(repeats, lambda: conjure("--help")))
     plain, layered = _run_times(conjure, repeats, "--pip", "tiny-package")
     yield Row("`conjure run true`, small repository, end to end", "≤ 0.8 s", plain)
@@ -106,15 +98,7 @@ def _measure(folder: Path, repeats: int) -> Iterator[Row]:
 
 def _measure_growth(folder: Path, repeats: int) -> Iterator[Row]:
     """What commands cost with many runs recorded, and how long it takes to remove many files."""
-    folder.mkdir(exist_ok=True)
-    repository = _small_repository(folder / "repository")
-    home = Home(folder / "home")
-    settings = os.environ | {HOME_VARIABLE: str(home.root)}
-
-    def conjure(*arguments: str) -> float:
-        started = time.perf_counter()
-        subprocess.run([CONJURE, *arguments], cwd=repository, env=settings, check=True, capture_output=True)
-        return time.perf_counter() - started
+    home, conjure = _measured_conjure(folder)
 
     def both(what: str, goal: str, measured: Callable[[], tuple[float, ...]]) -> Iterator[Row]:
         used = _processor_seconds()
@@ -154,17 +138,8 @@ def _processor_seconds() -> float:
 
 def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
     """What runs that wait for resources cost, and how soon they start."""
-    folder.mkdir(exist_ok=True)
-    repository = _small_repository(folder / "repository")
-    home = Home(folder / "home")
-    settings = _settings(home)
+    home, conjure = _measured_conjure(folder)
     cores = Capacity.of_this_machine().cpus
-
-    def conjure(*arguments: str) -> float:
-        started = time.perf_counter()
-        subprocess.run([CONJURE, *arguments], cwd=repository, env=settings, check=True, capture_output=True)
-        return time.perf_counter() - started
-
     conjure("run", "-b", "--cpus", str(cores), "sleep 100000")
     for _ in range(QUEUED_SHORT_RUNS):
         conjure("run", "-b", "--cpus", "1", "true")
@@ -198,10 +173,26 @@ def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
         conjure("kill", *left)
 
 
-def _settings(home: Home) -> dict[str, str]:
-    """What the measured commands are given; they keep bytecode of our modules, as installed ones do."""
+def _measured_conjure(folder: Path, **variables: str) -> tuple[Home, Callable[..., float]]:
+    """A new home, and what runs conjure with it in a small repository and tells the seconds.
+
+    Args:
+        folder: Where both are put.
+        **variables: Further ones that the command is given.
+    """
+    folder.mkdir(exist_ok=True)
+    repository = _small_repository(folder / "repository")
+    home = Home(folder / "home")
+    # It keeps bytecode of our modules, as installed ones do.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {HOME_VARIABLE: str(home.root)}
+    settings = kept | {HOME_VARIABLE: str(home.root)} | variables
+
+    def conjure(*arguments: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([CONJURE, *arguments], cwd=repository, env=settings, check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    return home, conjure
 
 
 def _drained(home: Home) -> list[RunRecord]:

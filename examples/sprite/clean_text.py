@@ -120,6 +120,11 @@ def fault(record: dict, text: str) -> str | None:
     return "repetition" if repeats(text) else None
 
 
+def read_documents(path: Path) -> list[str]:
+    """The documents of a file that was made here."""
+    return path.read_text("utf-8").strip().split("\n\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

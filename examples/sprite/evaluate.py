@@ -13,6 +13,7 @@ import random
 from itertools import count
 from pathlib import Path
 
+from clean_text import read_documents
 from write_text import ROWS, Writing
 
 from conjure.lm.generation.engine_loading import load_engine
@@ -53,11 +54,6 @@ def excerpts(texts: list[str], characters: int) -> list[str]:
     return [text[:characters] for text in chosen]
 
 
-def documents(path: Path) -> list[str]:
-    """The documents of a text, which a blank line follows."""
-    return path.read_text("utf-8").strip().split("\n\n")
-
-
 def row(name: str, texts: list[str], tally: Tally) -> str:
     """A line of the table: the teacher's loss, and how varied the texts are."""
     split = [split_words(text) for text in texts]
@@ -79,7 +75,7 @@ def main() -> None:
     prose = [text for text in (arguments.prose / "heldout.txt").read_text("utf-8").splitlines() if text]
     sets |= {
         "SmolLM2-135M-Instruct, by the recipe": teachers_own(),
-        "held-out text": excerpts(documents(arguments.texts / "heldout.txt"), length),
+        "held-out text": excerpts(read_documents(arguments.texts / "heldout.txt"), length),
         "held-out old prose": excerpts(prose, length),
     }
     teacher = load_scorer(TEACHER, much=True)

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import torch
+from clean_text import read_documents
 from safetensors import safe_open
 from train import BATCH_SIZE, CONFIG, DROPOUT, LEFT_OUT, PROSE_SHARE
 
@@ -119,7 +120,7 @@ def main() -> None:
         scores = score_documents(TorchScorer(shipped), tokenizer, texts, windows)
         return sum((score.tally for score in scores), Tally())
 
-    own = tally((arguments.texts / "heldout.txt").read_text("utf-8").strip().split("\n\n"))
+    own = tally(read_documents(arguments.texts / "heldout.txt"))
     old = tally([(arguments.prose / "heldout.txt").read_text("utf-8")])
     request = GenerationRequest(prompts=PROMPTS, max_new_tokens=80, seed=1)
     samples = [sample.prompt + sample.text for sample in generate(shipped, tokenizer, request)]

@@ -14,6 +14,7 @@ import click
 from conjure.cli.language_model.progress import bytes_progress
 from conjure.cli.render import note, on_terminal
 from conjure.core.quoting import printable
+from conjure.core.text import plural
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.text.chat.encoding import ANSWER, EncodedChat, conversation_encoder
 from conjure.lm.text.read_options import ReadOptions
@@ -96,7 +97,7 @@ def preview(
 
 def records_line(data: DataFacts) -> str:
     """How many records there are, and how many of them say the same."""
-    line = f"{data.records:,} record{'s' * (data.records != 1)}"
+    line = plural(data.records, "record")
     if data.groups < data.records:
         line += f", {data.distinct:,} distinct; largest group {data.largest_group:,}"
     return line

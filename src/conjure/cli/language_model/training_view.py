@@ -80,7 +80,7 @@ def _held_out(plan: Plan) -> str:
     groups, records = plan.held_out_groups, plan.held_out_records
     line = f"{plan.held_out_tokens:,} held-out tokens"
     if plan.held_out_method == "records":
-        line += f" in {records:,} record{'s' * (records != 1)}"
+        line += f" in {plural(records, 'record')}"
         line += f" ({groups:,} groups)" if groups < records else ""
         if plan.held_out_excluded:
             line += f"; {plan.held_out_excluded:,} more excluded as duplicates of training records"

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+from conjure.core.text import plural
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import EncodedPrompt, GenerationRequest
 from conjure.lm.generation.score import Tally, Windows, score_chats, score_documents
@@ -31,7 +32,7 @@ from conjure.lm.report.diversity import distinct
 from conjure.lm.report.facts import plain
 from conjure.lm.report.lengths import distance, length_counts, usual_distance
 from conjure.lm.report.novelty import compare_with_training, novelty_summary
-from conjure.lm.report.statistics import LossChange, compare_losses, group_tallies
+from conjure.lm.report.statistics import LossChange, compare_losses
 from conjure.lm.report.words import split_words
 from conjure.lm.text.chat.encoding import ConversationEncoder
 from conjure.lm.text.chat.formats import ChatFormat
@@ -263,9 +264,7 @@ def rank(scores: Sequence[Sequence[Tally]]) -> list[int | None]:
     ranks: list[int | None] = [None] * len(scores)
     leader = order[0]
     for position, number in enumerate(order):
-        groups = range(len(scores[number]))
-        leading, own = (group_tallies(scores[place], groups) for place in (leader, number))
-        if position > 0 and compare_losses(leading, own).outcome == "worse":
+        if position > 0 and compare_losses(scores[leader], scores[number]).outcome == "worse":
             leader = number
         ranks[number] = order.index(leader) + 1
     return ranks
@@ -292,7 +291,7 @@ def not_comparable(*, held_out: bool, unseen: bool) -> str:
 
 
 def _headline(runs: Sequence[ComparedRun], scored: int) -> str:
-    records = f"{scored:,} record{'s' * (scored != 1)} that none of them was trained on"
+    records = f"{plural(scored, 'record')} that none of them was trained on"
     best = [run.run for run in runs if run.rank == 1]
     if len(best) == len(runs):
         return f"No clear difference between the runs on {records}."

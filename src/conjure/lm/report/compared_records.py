@@ -220,17 +220,15 @@ def remake_split(training: Training, tokenizer: Tokenizer, *, name: str = "") ->
         chat=_encoder(settings, records.chat_formats, tokenizer, name),
     )
     text = encode(records)
+    measured = (validation, encode(validation)) if validation is not None else None
     split = split_records(
         records,
         text,
-        validation,
-        encode,
+        measured,
         holdout=settings["holdout"],
         dedup=settings.get("dedup", "keep"),
     )
-    if validation is None:
-        return RemadeSplit(split, records, text, records, text)
-    return RemadeSplit(split, records, text, validation, encode(validation))
+    return RemadeSplit(split, records, text, *(measured if measured is not None else (records, text)))
 
 
 def _read(files: Sequence[str], settings: dict[str, Any]) -> RecordSet:

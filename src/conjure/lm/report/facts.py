@@ -75,6 +75,11 @@ class HeldOutComparison:
     method: str | None = None
     outcome: Outcome | None = None
 
+    @property
+    def counted(self) -> int:
+        """How many were counted: `units`, or texts in a report of 0.1.0."""
+        return self.units if self.units is not None else self.records
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOutFacts:

@@ -9,6 +9,7 @@ untouched base, or that could not be measured, is never called good.
 import math
 from dataclasses import dataclass
 
+from conjure.core.text import plural
 from conjure.lm.report.facts import (
     Course,
     Diversity,
@@ -160,7 +161,7 @@ def _better(
     assert tuned is not None
     assert comparison is not None
     sentences = [
-        f"Its loss on {_counted(comparison.records, 'held-out text')} is {tuned.loss:.2f} nats per token, "
+        f"Its loss on {plural(comparison.records, 'held-out text')} is {tuned.loss:.2f} nats per token, "
         f"{base.loss:.2f} for the base model (lower is better).",
         _sure_of_change(comparison),
         _likelier(comparison),
@@ -199,18 +200,17 @@ def _times(p_value: float) -> str:
 
 def _likelier(comparison: HeldOutComparison) -> str:
     """How many texts became more likely, each of those that say the same counting once."""
-    units = comparison.units if comparison.units is not None else comparison.records
-    if units == comparison.records:
+    counted = comparison.counted
+    if counted == comparison.records:
         return f"{comparison.likelier:,} of them became more likely."
-    if units > comparison.records:
-        return f"Read in {units:,} stretches, {comparison.likelier:,} of them became more likely."
-    return f"With duplicates counted once, {comparison.likelier:,} of {units:,} became more likely."
+    if counted > comparison.records:
+        return f"Read in {counted:,} stretches, {comparison.likelier:,} of them became more likely."
+    return f"With duplicates counted once, {comparison.likelier:,} of {counted:,} became more likely."
 
 
 def _what_is_clear(comparison: HeldOutComparison) -> str:
     """What the difference lacks to be called one."""
-    units = comparison.units if comparison.units is not None else comparison.records
-    if units < FEWEST_CLEAR_GROUPS:
+    if comparison.counted < FEWEST_CLEAR_GROUPS:
         return f"Fewer than {FEWEST_CLEAR_GROUPS} different texts cannot show a clear difference."
     if comparison.p_value is not None and comparison.p_value < LEVEL:
         return f"A difference below {SMALLEST_CHANGE:g} is too small to matter."
@@ -308,7 +308,7 @@ def _copied(novelty: Novelty) -> str:
         changed = f", {of_them}with small changes"
     what = "is a copy" if novelty.copied <= 1 else "are copies"
     count = f"{novelty.copied:,}" if novelty.copied else "None"
-    return f"{count} of {_counted(novelty.texts, 'sample')} {what} of a training record{changed}"
+    return f"{count} of {plural(novelty.texts, 'sample')} {what} of a training record{changed}"
 
 
 def _of_all(count: int, samples: int) -> str:
@@ -323,7 +323,7 @@ def _longest_match(novelty: Novelty, normal: HeldOutBaseline | None) -> str:
     held_out = f" (held-out texts: {normal.novelty.longest_run_words:,})" if normal is not None else ""
     return (
         "The longest passage that a sample shares with a training record word for word has "
-        f"{_counted(novelty.longest_run_words, 'word')}{held_out}."
+        f"{plural(novelty.longest_run_words, 'word')}{held_out}."
     )
 
 
@@ -354,7 +354,3 @@ def share_interval(count: int, of: int) -> tuple[float, float]:
     middle = (count + Z_95**2 / 2) / (of + Z_95**2)
     half = Z_95 / (of + Z_95**2) * math.sqrt(count * (of - count) / of + Z_95**2 / 4)
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from conjure.core.text import plural
 from conjure.errors import DataError, UsageError
 from conjure.lm.text.near_duplicates import DuplicateGroups, groups_of_equals
 from conjure.lm.text.records import RecordSet
@@ -144,8 +145,7 @@ class Split:
 def split_records(
     records: RecordSet,
     text: TokenisedText,
-    validation: RecordSet | None,
-    encode: Callable[[RecordSet], TokenisedText],
+    validation: tuple[RecordSet, TokenisedText] | None,
     *,
     holdout: float,
     dedup: Dedup,
@@ -156,16 +156,16 @@ def split_records(
     Args:
         records: What to train on.
         text: The same in tokens.
-        validation: What to measure on; None holds out a share of `records`.
-        encode: Turns records into tokens, as those of `text` were.
+        validation: What to measure on, and the same in tokens; None holds out a share of `records`.
         holdout: That share.
         dedup: See `hold_out`.
         progress: Told the bytes of text done and in all.
     """
     if validation is None:
         return hold_out(text, holdout, groups=find_groups([records], progress=progress), dedup=dedup)
-    measured = encode(validation)
-    return hold_out_file(text, measured, find_groups([records, validation], progress=progress), dedup=dedup)
+    measured, measured_text = validation
+    groups = find_groups([records, measured], progress=progress)
+    return hold_out_file(text, measured_text, groups, dedup=dedup)
 
 
 def hold_out(
@@ -316,7 +316,7 @@ def _first_of_group(labels: Numbers) -> Mask:
 
 def _records(groups: DuplicateGroups) -> str:
     count = len(groups.labels)
-    records = f"{count:,} record{'s' * (count != 1)}"
+    records = plural(count, "record")
     return records if groups.count == count else f"{records}, {groups.count:,} of them different"
 
 

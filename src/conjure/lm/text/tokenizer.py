@@ -370,9 +370,8 @@ class _TokenBytes(dict[int, bytes]):
         return found
 
 
-def _mask_of(ids: Iterable[int], *, without: int | None) -> bytearray:
+def _mask_of(ids: Sequence[int], *, without: int | None) -> bytearray:
     """For each id up to the largest 1 if it is among `ids`, else 0; 0 also for one that means nothing."""
-    ids = list(ids)
     mask = bytearray(max(ids) + 1)
     for id_ in ids:
         mask[id_] = 1

@@ -133,11 +133,11 @@ def prepare(
     )
     text = encode(records)
     facts = describe(records, text, find_groups([records], progress=progress))
+    validation = _read(request, [request.validation]) if request.validation is not None else None
     split = split_records(
         records,
         text,
-        _read(request, [request.validation]) if request.validation is not None else None,
-        encode,
+        (validation, encode(validation)) if validation is not None else None,
         holdout=request.holdout,
         dedup=request.dedup,
         progress=progress,

@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import pytest
 import torch
-from torch.distributed import HashStore, ProcessGroupGloo
+from torch.distributed import HashStore, ProcessGroupGloo, TCPStore
 
 from conjure.errors import TrainingError, UsageError
-from conjure.lm.training.distributed.process_group import ConnectedGroup, ProcessGroup, join
+from conjure.lm.training.distributed.process_group import ConnectedGroup, PeerLostError, ProcessGroup, join
 from conjure.lm.training.events import Evaluated, StepDone
 from support.training import tiny_trainer
 
@@ -102,6 +102,14 @@ def test_processes_that_prepared_other_trainings_say_which_setting_differs():
         return None
 
     connected(2, work)
+
+
+def test_a_first_process_that_is_gone_before_settings_are_compared_is_told_in_one_sentence():
+    leader = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = ConnectedGroup(None, TCPStore("127.0.0.1", leader.port, timeout=PATIENCE), 1, 2, CPU)
+    del leader
+    with pytest.raises(PeerLostError, match="connection to another process of the training is lost"):
+        group.agree({"seed": 1})
 
 
 def test_pieces_of_work_are_gathered_in_order_however_many_there_are():

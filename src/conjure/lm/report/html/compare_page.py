@@ -109,27 +109,22 @@ def behind(run: ComparedRun) -> str:
 
 
 def _samples(comparison: Comparison) -> Markup:
-    questions = comparison.questions
-    names = [f"run {run.run}" for run in comparison.runs]
-    columns = element(
-        "tr", [element("th", name, scope="col") for name in (*["question"] * bool(questions), *names)]
-    )
-    written = [run.samples for run in comparison.runs]
+    columns = [(f"run {run.run}", run.samples) for run in comparison.runs]
+    what = "Each row has the same index"
+    if comparison.questions:
+        columns.insert(0, ("question", comparison.questions))
+        what = "Each row answers the question of one held-out conversation"
+    names = element("tr", [element("th", name, scope="col") for name, _ in columns])
     rows = [
         element("tr", [element("td", text if text.strip() else "(empty)", dir="auto") for text in texts])
-        for texts in zip(*([questions] if questions else []), *written, strict=True)
+        for texts in zip(*(texts for _, texts in columns), strict=True)
     ]
-    what = (
-        "Each row answers the question of one held-out conversation"
-        if questions
-        else "Each row has the same index"
-    )
     return section(
         "Samples",
         f"{what}; all have the same seed ({comparison.seed}). A sample has at most {SAMPLE_TOKENS} tokens.",
         element(
             "div",
-            element("table", element("thead", columns), element("tbody", rows), class_="samples"),
+            element("table", element("thead", names), element("tbody", rows), class_="samples"),
             class_="wide",
         ),
     )

@@ -185,12 +185,14 @@ def _protocol(report: Report) -> str:
 
 def _counted_once(on: HeldOutComparison) -> str:
     """What the mean and its error are of, where that is not each text."""
-    if on.units is None or on.units == on.records:
+    if on.counted == on.records:
         return f"{on.likelier:,} of the texts are more likely to the tuned model. "
-    if on.units > on.records:
-        return f"Because there are few texts, they are split into {on.units:,} stretches, each counted once. "
+    if on.counted > on.records:
+        return (
+            f"Because there are few texts, they are split into {on.counted:,} stretches, each counted once. "
+        )
     return (
-        f"Duplicate texts are grouped; each of the {on.units:,} groups is counted once; "
+        f"Duplicate texts are grouped; each of the {on.counted:,} groups is counted once; "
         f"{on.likelier:,} are more likely to the tuned model. "
     )
 

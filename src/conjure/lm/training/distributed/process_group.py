@@ -76,7 +76,7 @@ class ProcessGroup:
 
     def any(self, *, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        return any(self.gather([float(flag)] * len(self.share(self.size)), self.size))
+        return any(self.gather([float(flag)], self.size))
 
     def total(self, sums: PairwiseSum[Gradients], like: Sequence[Tensor]) -> Gradients:
         """The gradients of a step, in every process.
@@ -275,12 +275,12 @@ class ConnectedGroup(ProcessGroup):
         Raises:
             TrainingError: It is not the same.
         """
-        own = json.loads(json.dumps(settings))
-        if self.leads:
-            self._store.set(_SETTINGS, json.dumps(own))
+        own = json.dumps(settings)
+        first = self.settings_of_leader()
+        if first is None:
+            self._store.set(_SETTINGS, own)
             return
-        first = json.loads(self._store.get(_SETTINGS))
-        for name, value in own.items():
+        for name, value in json.loads(own).items():
             if first.get(name) != value:
                 raise TrainingError(
                     f"rank {self.rank} prepared another training than rank 0: {name} is {value!r} and"
