@@ -194,6 +194,14 @@ def read_written(folder: Path) -> list[dict]:
     return [records[number] for number in sorted(records)]
 
 
+def next_file(folder: Path) -> Path:
+    """The file of a new start, after all that are there."""
+    last = max(
+        (int(path.stem.removeprefix("written-")) for path in folder.glob("written-*.jsonl")), default=0
+    )
+    return folder / f"written-{last + 1:04}.jsonl"
+
+
 def settled_seed(folder: Path, seed: int) -> int:
     """The seed of a folder: that of its first start."""
     path = folder / "seed.json"
@@ -223,7 +231,7 @@ def main() -> None:
         seed,
         (number for number in count() if number not in done),
     )
-    path = arguments.folder / f"written-{len(list(arguments.folder.glob('written-*.jsonl'))) + 1:04}.jsonl"
+    path = next_file(arguments.folder)
     started = told = time.monotonic()
     texts = tokens = 0
     with path.open("x", encoding="utf-8") as file:

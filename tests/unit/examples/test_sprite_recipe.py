@@ -69,10 +69,12 @@ def test_what_was_written_is_read_again_without_a_torn_line(recipe, tmp_path):
         ("He said hello.", "too short"),
         ("She paid for a caf\u00e9 by the sea last summer.", "other characters"),
         ('He said, "I will come home late tonight.', "open quotation"),
+        ('Ben said, "I am going home to my dog."', None),
+        ("Ben is learning to swim because I am a swimmer.", "teller speaks of itself"),
     ],
 )
 def test_what_is_left_out(recipe, text, fault):
-    record = {"text": text, "frame": "{}", "logprob": -1.0, "ended": True}
+    record = {"text": text, "form": "story", "frame": "{}", "logprob": -1.0, "ended": True}
     assert recipe("clean_text").fault(record, text) == fault
 
 
@@ -99,3 +101,19 @@ def test_every_epoch_has_all_documents_in_another_order(recipe):
     assert first == epoch(0) != epoch(1)
     assert sorted(token for token in first if token < 50) == sorted([*range(40)] * 2)
     assert sum(50 <= token < 90 for token in first) == 24  # two thirds of 0.3 * 120 tokens
+
+
+def test_a_text_that_says_mostly_what_one_before_it_says_is_left_out(recipe):
+    texts = [
+        "Once upon a time, there was a cat that lived near the bakery.",
+        "Once upon a time, there was a fox that could not sleep.",
+        "Once upon a time, there was a cat that lived near the mill.",
+    ]
+    assert recipe("clean_text").without_near_duplicates(texts) == [0, 1]
+
+
+def test_a_start_writes_after_all_files_that_are_there(recipe, tmp_path):
+    next_file = recipe("write_text").next_file
+    assert next_file(tmp_path).name == "written-0001.jsonl"
+    (tmp_path / "written-0002.jsonl").touch()
+    assert next_file(tmp_path).name == "written-0003.jsonl"
