@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from clean_text import read_documents
 from safetensors import safe_open
-from train import BATCH_SIZE, CONFIG, DROPOUT, LEFT_OUT, PROSE_SHARE
+from train import BATCH_SIZE, CONFIG, DROPOUT, LEFT_OUT, PROSE_SHARE, SENTENCES_SHARE
 
 from conjure.lm.checkpoints.pretrained import save_checkpoint
 from conjure.lm.generation.generate import generate
@@ -44,9 +44,10 @@ meant to be fine-tuned.
 - **Data**: {megabytes:.1f} MB of plain English that SmolLM2-135M-Instruct (Apache-2.0) wrote from prompts
   of our own, {documents:,} short texts ({left_out:,} more were left out), SHA-256
   `{digest}`;
-  and 45 MB of English prose in the public domain in the United States (`examples/sprite/SOURCES.md`), of
-  which each pass over the texts takes other chapters, {prose_share} tokens for each of the texts'. Paragraphs
-  with slurs were removed from the prose with a word list, which cannot find everything.
+  and, listed in `examples/sprite/SOURCES.md`, 45 MB of English prose in the public domain in the United
+  States and 47,000 sentences of Common Voice (CC0), of which each pass over the texts takes others,
+  {prose_share} and {sentences_share} tokens for each of the texts'. Paragraphs with slurs were removed from
+  the prose with a word list, which cannot find everything.
 - **Training**: {steps:,} steps of {step_tokens:,} tokens, {tokens:.1f} M tokens in all, in {minutes:.0f}
   minutes of two processor cores, with Muon and AdamW, dropout {dropout}, by `examples/sprite/train.py`;
   shipped is an average of the weights over the last steps.
@@ -85,6 +86,7 @@ def card(own: Tally, old: Tally, progress: dict, figures: dict, samples: list[st
         digest=figures["text.txt"]["sha256"],
         left_out=sum(figures["left out"].values()),
         prose_share=PROSE_SHARE,
+        sentences_share=SENTENCES_SHARE,
         steps=progress["step"],
         step_tokens=step_tokens,
         tokens=progress["step"] * step_tokens / 1e6,

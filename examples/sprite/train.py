@@ -2,8 +2,9 @@
 
     python examples/sprite/train.py TEXT_FOLDER PROSE_FOLDER WORK_FOLDER --minutes 75
 
-TEXT_FOLDER is what clean_text.py made. PROSE_FOLDER holds .txt files (a blank line ends a chapter or story),
-of which every epoch takes others, and heldout.txt, which is never learned from. The learning rate falls
+TEXT_FOLDER is what clean_text.py made. PROSE_FOLDER holds .txt files (a blank line ends a chapter or story)
+and a list of sentences, one on a line; of both every epoch takes others; and heldout.txt, which is never
+learned from. The learning rate falls
 to zero over the given time; killed, training goes on from its last save when the same command is given again.
 Then publish.py turns WORK_FOLDER into the folder that is shipped.
 """
@@ -11,7 +12,7 @@ Then publish.py turns WORK_FOLDER into the folder that is shipped.
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -33,9 +34,10 @@ from conjure.lm.training.events import Evaluated, SavePoint, StepDone
 from conjure.lm.training.packing import Batch, Blocks
 from conjure.lm.training.trainer import Progress, Trainer, TrainingState, TrainSettings
 
-# Word lists and prompts read less well than prose.
-LEFT_OUT = {"heldout.txt", "common-voice-english-sentences.txt", "wordnet-3-0-definitions-and-examples.txt"}
-PROSE_SHARE = 0.3  # tokens of old prose for each of the written text
+SENTENCES = "common-voice-english-sentences.txt"
+LEFT_OUT = {"heldout.txt", SENTENCES, "wordnet-3-0-definitions-and-examples.txt"}  # of the prose
+# Tokens of an epoch for each of the written text: old prose has the rarer words, sentences are everyday ones.
+PROSE_SHARE, SENTENCES_SHARE = 0.3, 0.15
 VOCABULARY = 6144
 BATCH_SIZE = 12  # blocks per step
 DROPOUT = 0.1  # while training: the text is read a dozen times
@@ -88,34 +90,36 @@ class Clock:
 
 
 class ShuffledDocuments:
-    """Blocks of documents that lie end to end in a new order every epoch, chapters of prose among them.
+    """Blocks of documents that lie end to end in a new order every epoch, some of other sources among them.
 
     Args:
         text: The documents that every epoch has all of.
-        prose: Chapters, of which an epoch has some.
+        others: Other documents, of which an epoch has some, and how many of their tokens for each of `text`.
         block_size: Tokens in a block.
     """
 
-    def __init__(self, text: TokenStream, prose: TokenStream, block_size: int) -> None:
-        self._text, self._prose, self._block_size = text, prose, block_size
-        self._prose_tokens = int(PROSE_SHARE * len(text))
+    def __init__(
+        self, text: TokenStream, others: Sequence[tuple[TokenStream, float]], block_size: int
+    ) -> None:
+        self._text, self._block_size = text, block_size
+        self._others = [(source, int(share * len(text))) for source, share in others]
         self._end_of_text = text.read(len(text) - 1, len(text))
         self._tokens = self._end_of_text
 
     def __len__(self) -> int:
         """Blocks of an epoch; what is left over is dropped."""
-        return (len(self._text) + self._prose_tokens) // self._block_size
+        return (len(self._text) + sum(tokens for _, tokens in self._others)) // self._block_size
 
     def order(self, epoch: int, seed: int) -> list[int]:
         """Lay out the tokens of an epoch, which are then taken from first to last."""
         random = np.random.default_rng([seed, epoch])
         documents = [_record(self._text, number) for number in range(self._text.records)]
-        missing = self._prose_tokens
-        for number in random.permutation(self._prose.records):
-            if missing <= 0:
-                break
-            documents.append(_record(self._prose, number)[:missing])
-            missing -= len(documents[-1])
+        for source, missing in self._others:
+            for number in random.permutation(source.records):
+                if missing <= 0:
+                    break
+                documents.append(_record(source, number)[:missing])
+                missing -= len(documents[-1])
         shuffled = (documents[number] for number in random.permutation(len(documents)))
         self._tokens = np.concatenate([self._end_of_text, *shuffled])
         return list(range(len(self)))
@@ -156,13 +160,15 @@ def prose_chapters(folder: Path) -> RecordSet:
     return read_records(chosen, split="paragraphs")  # blank lines stand between chapters
 
 
-def prepare_tokenizer(text: RecordSet, prose: RecordSet, work: Path) -> Tokenizer:
-    """The tokenizer, which is trained once, on all documents and on a twentieth of the chapters."""
+def prepare_tokenizer(text: RecordSet, sentences: RecordSet, prose: RecordSet, work: Path) -> Tokenizer:
+    """The tokenizer, which is trained once, on all texts and sentences and on a twentieth of the chapters."""
     folder = work / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         some = (chapter for number, chapter in enumerate(prose) if number % 20 == 0)
-        Tokenizer.train(chain(text, some), VOCABULARY).save(folder, context_length=CONFIG.context_length)
+        Tokenizer.train(chain(text, sentences, some), VOCABULARY).save(
+            folder, context_length=CONFIG.context_length
+        )
     return Tokenizer.from_folder(folder)
 
 
@@ -200,7 +206,8 @@ def main() -> None:
     keep_freed_memory()
     text = read_records([arguments.texts / "text.txt"], split="paragraphs")
     prose = prose_chapters(arguments.prose)
-    tokenizer = prepare_tokenizer(text, prose, arguments.work)
+    sentences = read_records([arguments.prose / SENTENCES], split="lines")
+    tokenizer = prepare_tokenizer(text, sentences, prose, arguments.work)
 
     def stream(records: RecordSet) -> TokenStream:
         return hold_out(tokenise(records, tokenizer, cache=arguments.work / "tokens"), 0.0).train
@@ -209,7 +216,11 @@ def main() -> None:
     device = pick_device()
     trainer = Trainer(
         Decoder(replace(CONFIG, residual_dropout=DROPOUT)).initialise(seed=1).to(device),
-        ShuffledDocuments(stream(text), stream(prose), CONFIG.context_length),
+        ShuffledDocuments(
+            stream(text),
+            [(stream(prose), PROSE_SHARE), (stream(sentences), SENTENCES_SHARE)],
+            CONFIG.context_length,
+        ),
         Blocks(held_out, CONFIG.context_length),
         TrainSettings(
             epochs=1000,

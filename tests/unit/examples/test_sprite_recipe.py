@@ -91,7 +91,7 @@ def test_every_epoch_has_all_documents_in_another_order(recipe):
     starts = np.arange(0, len(ids), 3)
     text = TokenStream(ids, starts, starts + 3, True, np.arange(len(starts)))
     prose = TokenStream(ids + 50, starts, starts + 3, True, np.arange(len(starts)))
-    blocks = train.ShuffledDocuments(text, prose, block_size=4)
+    blocks = train.ShuffledDocuments(text, [(prose, 0.3)], block_size=4)
 
     def epoch(number):
         order = blocks.order(number, seed=1)
