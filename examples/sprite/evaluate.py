@@ -82,7 +82,7 @@ def main() -> None:
     windows = Windows.of(teacher.scorer)
     lines = []
     for name, texts in sets.items():
-        spoken = [text for text in texts if text.strip()]
+        spoken = [text for text in texts if text.strip() and "".join(text.split()).isprintable()]
         scores = score_documents(teacher.scorer, teacher.tokenizer, spoken, windows)
         lines.append(row(name, spoken, sum((score.tally for score in scores), Tally())))
         print(lines[-1], flush=True)

@@ -4,8 +4,9 @@
 
 Prompt number i of a seed always gets the same text, bit for bit, in whatever batch and after however many
 breaks: what is written is added to TEXT_FOLDER/written-*.jsonl, one file for each start, and a later start
-goes on with the numbers that are missing. Stopped by Ctrl+C, by SIGTERM or at the end of its time it loses
-the texts it is in the middle of, and writes them again later.
+goes on with the numbers that are missing. Where anything else computes, two processes of one thread each
+(OMP_NUM_THREADS=1), with --part 1/2 and --part 2/2, write more than one of two threads. Stopped by Ctrl+C, by
+SIGTERM or at the end of its time it loses the texts it is in the middle of, and writes them again later.
 """
 
 import argparse
@@ -211,6 +212,14 @@ def settled_seed(folder: Path, seed: int) -> int:
     return json.loads(path.read_text())["seed"]
 
 
+def part(text: str) -> tuple[int, int]:
+    """Which of how many parts: of several processes each writes other numbers."""
+    first, step = map(int, text.split("/"))
+    if not 1 <= first <= step:
+        raise argparse.ArgumentTypeError(f"there is no part {text}")
+    return first, step
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -219,9 +228,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--texts", type=int, help="stop after so many texts, earlier starts included")
     parser.add_argument("--seed", type=int, default=1, help="of a new folder")
+    parser.add_argument(
+        "--part", type=part, default=(1, 1), metavar="I/N", help="every Nth number, from the Ith"
+    )
     arguments = parser.parse_args()
     seed = settled_seed(arguments.folder, arguments.seed)
     done = {record["number"] for record in read_written(arguments.folder)}
+    first, step = arguments.part
     print(f"{len(done):,} texts are there", flush=True)
     stopped = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -229,7 +242,7 @@ def main() -> None:
     writing = Writing(
         load_engine(MODEL, precision="int8", rows=ROWS),
         seed,
-        (number for number in count() if number not in done),
+        (number for number in count(first - 1, step) if number not in done),
     )
     path = next_file(arguments.folder)
     started = told = time.monotonic()
