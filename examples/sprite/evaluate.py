@@ -1,8 +1,8 @@
 """Measures whether what sprite writes makes sense, beside an older sprite, real text and its teacher.
 
-    python examples/sprite/evaluate.py TEXT_FOLDER PROSE_FOLDER WORK_FOLDER OUTPUT_FOLDER
+    python examples/sprite/evaluate.py BASE_FOLDER TEXT_FOLDER PROSE_FOLDER WORK_FOLDER OUTPUT_FOLDER
 
-OUTPUT_FOLDER is what publish.py made; the older sprite is the one that this conjure has. WORK_FOLDER gets
+BASE_FOLDER is the sprite before, OUTPUT_FOLDER what publish.py made. WORK_FOLDER gets
 evaluation.md, a table for the model card; sheet.md, shuffled samples that someone who is not told which are
 which marks as sensible or not; and key.json, which tells.
 """
@@ -10,6 +10,7 @@ which marks as sensible or not; and key.json, which tells.
 import argparse
 import json
 import random
+import re
 from itertools import count
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from conjure.lm.report.words import split_words
 
 TEACHER = "smollm2"
 SAMPLES, SHOWN, TOKENS, SEED = 500, 34, 60, 7
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # the teacher cannot read them
 FAIR_WORDS = 10_000  # for distinct-2: longer text repeats more
 
 
@@ -65,12 +67,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("base", type=Path)
     parser.add_argument("texts", type=Path)
     parser.add_argument("prose", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("output", type=Path)
     arguments = parser.parse_args()
-    sets = {"sprite": written(arguments.output), "the sprite before": written("sprite")}
+    sets = {"sprite": written(arguments.output), "the sprite before": written(arguments.base)}
     length = sum(map(len, sets["sprite"])) // SAMPLES
     prose = [text for text in (arguments.prose / "heldout.txt").read_text("utf-8").splitlines() if text]
     sets |= {
@@ -82,7 +85,7 @@ def main() -> None:
     windows = Windows.of(teacher.scorer)
     lines = []
     for name, texts in sets.items():
-        spoken = [text for text in texts if text.strip() and "".join(text.split()).isprintable()]
+        spoken = [text for text in texts if text.strip() and not CONTROLS.search(text)]
         scores = score_documents(teacher.scorer, teacher.tokenizer, spoken, windows)
         lines.append(row(name, spoken, sum((score.tally for score in scores), Tally())))
         print(lines[-1], flush=True)

@@ -1,12 +1,12 @@
-"""Trains `sprite`, the model that conjure ships: first its tokenizer, then its weights.
+"""Trains `sprite`, the model that conjure ships: the sprite before goes on learning, from other texts.
 
-    python examples/sprite/train.py TEXT_FOLDER PROSE_FOLDER WORK_FOLDER --minutes 75
+    python examples/sprite/train.py BASE_FOLDER TEXT_FOLDER PROSE_FOLDER WORK_FOLDER --minutes 60
 
-TEXT_FOLDER is what clean_text.py made. PROSE_FOLDER holds .txt files (a blank line ends a chapter or story)
-and a list of sentences, one on a line; of both every epoch takes others; and heldout.txt, which is never
-learned from. The learning rate falls
-to zero over the given time; killed, training goes on from its last save when the same command is given again.
-Then publish.py turns WORK_FOLDER into the folder that is shipped.
+BASE_FOLDER is the sprite before, TEXT_FOLDER what clean_text.py made. PROSE_FOLDER holds .txt files (a blank
+line ends a chapter or story) and a list of sentences, one on a line; of both every epoch takes others; and
+heldout.txt, which is never learned from. The learning rate falls to zero over the given time; killed, training
+goes on from its last save when the same command is given again. Then publish.py turns WORK_FOLDER into the
+folder that is shipped.
 """
 
 import argparse
@@ -14,64 +14,33 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from conjure.lm.hardware import fast_dtype, keep_freed_memory, pick_device
+from conjure.lm.language_model import load
 from conjure.lm.models.decoder import Decoder
-from conjure.lm.models.registry import read_model_config
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.split import TokenStream, hold_out
 from conjure.lm.text.token_cache import tokenise
-from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.events import Evaluated, SavePoint, StepDone
+from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Batch, Blocks
 from conjure.lm.training.trainer import Progress, Trainer, TrainingState, TrainSettings
 
 SENTENCES = "common-voice-english-sentences.txt"
 LEFT_OUT = {"heldout.txt", SENTENCES, "wordnet-3-0-definitions-and-examples.txt"}  # of the prose
 # Tokens of an epoch for each of the written text: old prose has the rarer words, sentences are everyday ones.
-PROSE_SHARE, SENTENCES_SHARE = 0.3, 0.15
-VOCABULARY = 6144
-BATCH_SIZE = 12  # blocks per step
-DROPOUT = 0.1  # while training: the text is read a dozen times
-AVERAGED_STEPS = 200  # how far back the average of the weights reaches that is shipped
-CONFIG = read_model_config(
-    {
-        "model_type": "llama",
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 512,
-        "hidden_size": 320,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 5,
-        "num_key_value_heads": 5,
-        "intermediate_size": 896,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": True,
-        "bos_token_id": VOCABULARY - 1,
-        "eos_token_id": VOCABULARY - 1,
-    }
-)
-
-
-def muon_and_adamw(master_weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings and norms."""
-    matrices = {
-        name for name, master in master_weights.items() if name.startswith("blocks.") and master.dim() == 2
-    }
-    chosen = [master for name, master in master_weights.items() if name in matrices]
-    rest = [master for name, master in master_weights.items() if name not in matrices]
-    return [
-        torch.optim.Muon(chosen, lr=0.02, momentum=0.95, weight_decay=0.1),
-        torch.optim.AdamW(rest, lr=0.004, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-    ]
+PROSE_SHARE, SENTENCES_SHARE = 0.1, 0.3
+BATCH_SIZE = 6  # blocks per step
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
+DROPOUT = 0.1  # while training: the text is read several times
+AVERAGED_STEPS = 50  # how far back the average of the weights reaches that is shipped
 
 
 class Clock:
@@ -160,18 +129,6 @@ def prose_chapters(folder: Path) -> RecordSet:
     return read_records(chosen, split="paragraphs")  # blank lines stand between chapters
 
 
-def prepare_tokenizer(text: RecordSet, sentences: RecordSet, prose: RecordSet, work: Path) -> Tokenizer:
-    """The tokenizer, which is trained once, on all texts and sentences and on a twentieth of the chapters."""
-    folder = work / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        some = (chapter for number, chapter in enumerate(prose) if number % 20 == 0)
-        Tokenizer.train(chain(text, sentences, some), VOCABULARY).save(
-            folder, context_length=CONFIG.context_length
-        )
-    return Tokenizer.from_folder(folder)
-
-
 def save(work: Path, trainer: Trainer, average: WeightAverage, clock: Clock) -> None:
     state = trainer.state()
     averages = {f"average.{name}": tensor for name, tensor in average.tensors.items()}
@@ -198,51 +155,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("base", type=Path)
     parser.add_argument("texts", type=Path)
     parser.add_argument("prose", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--minutes", type=float, default=75.0)
+    parser.add_argument("--minutes", type=float, default=60.0)
     arguments = parser.parse_args()
     keep_freed_memory()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    base = load(arguments.base)
+    model = Decoder(replace(base.model.config, residual_dropout=DROPOUT))
+    model.load_state_dict(base.model.state_dict())
+    block_size = model.config.context_length
     text = read_records([arguments.texts / "text.txt"], split="paragraphs")
     prose = prose_chapters(arguments.prose)
     sentences = read_records([arguments.prose / SENTENCES], split="lines")
-    tokenizer = prepare_tokenizer(text, sentences, prose, arguments.work)
 
     def stream(records: RecordSet) -> TokenStream:
-        return hold_out(tokenise(records, tokenizer, cache=arguments.work / "tokens"), 0.0).train
+        return hold_out(tokenise(records, base.tokenizer, cache=arguments.work / "tokens"), 0.0).train
 
     held_out = stream(read_records([arguments.texts / "heldout.txt"], split="paragraphs"))
     device = pick_device()
     trainer = Trainer(
-        Decoder(replace(CONFIG, residual_dropout=DROPOUT)).initialise(seed=1).to(device),
+        model.to(device),
         ShuffledDocuments(
             stream(text),
             [(stream(prose), PROSE_SHARE), (stream(sentences), SENTENCES_SHARE)],
-            CONFIG.context_length,
+            block_size,
         ),
-        Blocks(held_out, CONFIG.context_length),
+        Blocks(held_out, block_size),
         TrainSettings(
             epochs=1000,
             batch_size=BATCH_SIZE,
             micro_batch=BATCH_SIZE,
             patience=0,
-            eval_every=250,
-            eval_blocks=64,  # a slice is enough to watch; publish.py scores all of it
-            save_every=200,
+            eval_every=100,
+            save_every=100,
             seed=1,
         ),
-        muon_and_adamw,
+        adamw(LEARNING_RATE, WEIGHT_DECAY),
         fast_dtype(device),
     )
     average = WeightAverage(trainer.optimizer.master_weights)
     clock = Clock(arguments.minutes * 60, resume(arguments.work, trainer, average))
     trainer.schedule = clock
-    print(f"{CONFIG.parameter_count:,} parameters, {trainer.steps_per_epoch:,} steps an epoch", flush=True)
+    print(f"{trainer.steps_per_epoch:,} steps an epoch", flush=True)
     for event in trainer.run():
         if isinstance(event, StepDone):
             average.update(trainer.optimizer.master_weights, event.step)
-            if event.step % 100 == 0:
+            if event.step % 20 == 0:
                 rate = event.targets / event.seconds
                 print(
                     f"{clock.elapsed:6.0f} s  step {event.step}  loss {event.loss:.3f}  {rate:,.0f} tokens/s",
