@@ -4,9 +4,9 @@
 
 BASE_FOLDER is the sprite before, TEXT_FOLDER what clean_text.py made. PROSE_FOLDER holds .txt files (a blank
 line ends a chapter or story) and a list of sentences, one on a line; of both every epoch takes others; and
-heldout.txt, which is never learned from. The learning rate falls to zero over the given time; killed, training
-goes on from its last save when the same command is given again. Then publish.py turns WORK_FOLDER into the
-folder that is shipped.
+heldout.txt, which is never learned from. The learning rate falls to zero over the given time. Killed,
+training goes on from its last save when the same command is given again. publish.py turns WORK_FOLDER into
+the folder that is shipped.
 """
 
 import argparse
