@@ -11,9 +11,10 @@ import pytest
 
 import conjure
 from conjure.lm.training.state import state_folder
+from support.terminal import CONJURE
+from support.terminal import conjure as run_command
 from support.tuning import tuning_inputs
 
-CONJURE = Path(sys.executable).with_name("conjure")
 ARGUMENTS = ["--split", "lines", "--block-size", "16", "--batch-size", "4", "--learning-rate", "3e-3"]
 
 
@@ -23,22 +24,8 @@ def inputs(tmp_path):
 
 
 def finetune(inputs, output, *arguments, data=None):
-    return subprocess.run(
-        [
-            CONJURE,
-            "finetune",
-            data or inputs[0],
-            "--no-run",
-            "--model",
-            inputs[1],
-            "--output",
-            output,
-            *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    given = data or inputs[0]
+    return run_command("finetune", given, "--no-run", "--model", inputs[1], "--output", output, *arguments)
 
 
 def test_the_plan_the_progress_the_change_and_the_next_command(inputs, tmp_path):
@@ -136,12 +123,7 @@ def test_a_cyrillic_text_comes_through_whole(tmp_path, inputs):
     tuned = conjure.load(tmp_path / "tuned")
     original = text.read_text("utf-8")
     assert tuned.tokenizer.decode(tuned.tokenizer.encode(original)) == original
-    score = subprocess.run(
-        [CONJURE, "score", text, "--split", "lines", "--model", tmp_path / "tuned", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    score = run_command("score", text, "--split", "lines", "--model", tmp_path / "tuned", "--json")
     assert score.returncode == 0, score.stderr
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from support.casting import is_running, nap, wait_until
 from support.repositories import make_repository, write_files
-from support.terminal import CONJURE, Terminal, conjure, environment
+from support.terminal import CONJURE, Terminal, conjure, environment, installed
 
 TOTAL = "🎉 Total run time: "
 
@@ -29,7 +29,7 @@ def shown(done):
 
 
 def test_hello_world():
-    done = conjure("run", "echo Hello World")
+    done = installed("run", "echo Hello World")
     assert shown(done) == [
         "💫 Casting run #1…",
         "✨ Stop viewing logs with ^C",
