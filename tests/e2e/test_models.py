@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from conjure.cli.main import _run
 from support.models import tiny_checkpoint
-from support.terminal import conjure, installed
+from support.terminal import conjure
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return commit
 
 
-class TestList:  # where the cache is, is read when its library is imported
+class TestList:
     @pytest.mark.usefixtures("cached")
     def test_shows_gpt2_models_of_the_cache(self) -> None:
-        done = installed("models")
+        done = conjure("models")
         assert done.returncode == 0
         header, *rows = done.stdout.splitlines()
         assert header.split() == ["NAME", "PARAMETERS", "SIZE", "FORMAT", "FROM"]
@@ -56,15 +56,15 @@ class TestList:  # where the cache is, is read when its library is imported
         assert "fetched when first used" in done.stderr
 
     def test_as_json(self, cached: str) -> None:
-        done = installed("models", "--json")
+        done = conjure("models", "--json")
         (entry,) = [entry for entry in json.loads(done.stdout) if entry["kind"] == "hub"]
         assert (entry["name"], entry["revision"], entry["parameters"]) == ("some/gpt2", cached, 11_904)
         assert (entry["dtype"], entry["problem"]) == ("float32", None)
-        assert json.loads(installed("models", "list", "--json").stdout) == json.loads(done.stdout)
+        assert json.loads(conjure("models", "list", "--json").stdout) == json.loads(done.stdout)
 
     def test_an_empty_cache_is_no_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
-        assert installed("models").returncode == 0
+        assert conjure("models").returncode == 0
 
     def test_torch_is_not_imported(self) -> None:
         program = "import sys, conjure.lm.checkpoints.describe; sys.exit('torch' in sys.modules)"

@@ -1,13 +1,15 @@
-"""Starts commands as forks of a process that has imported everything: seconds sooner than by an interpreter.
+"""Starts commands as forks of a process that has imported torch: seconds sooner than a new interpreter.
 
     python -m support.command_server DESCRIPTOR
 
-Each command is the `main` of a module, `conjure.__main__` for one, in a process of its own, with its own
-descriptors, variables and folder, and ends as any other. It differs from an installed one in what it need not
-import: tests of how a command starts call that.
+Each command is the `main` of a module, such as `conjure.__main__`, in a process of its own with its own
+descriptors, variables and folder. It differs from an installed one in what the interpreter decides as it
+starts (the encoding and buffering of its streams), in its session, and in what /proc says of its command line
+and variables: tests of those call the installed program.
 
-Main entries: `CommandServer` in the process of the tests, `main` in the server's. Invariant: the server ends
-when the process of the tests has ended, however that came, for then the socket at `DESCRIPTOR` is closed.
+Main entries: `CommandServer` in the process of the tests, `main` in the server's. Invariants: the server has
+one thread and computes nothing, so that a fork of it can do all that a new process can; and it ends when the
+process of the tests has ended, for then the socket at `DESCRIPTOR` is closed.
 """
 
 import atexit
@@ -18,26 +20,34 @@ import pkgutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
-# What commands import only when they get to it.
-_LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors.torch", "pyarrow.parquet", "jinja2")
-_DESCRIPTORS = 5  # of a request: itself, the command's three standard ones, and where to answer
+# What commands import only when they get to it. Not pyarrow, whose allocator starts a thread; and not
+# huggingface_hub, which reads its settings when it is imported.
+_LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors.torch", "jinja2")
+_DESCRIPTORS = 4  # of a request: where to ask and answer, and the command's three standard ones
+_TASKS = Path("/proc/self/task")
 
 
 class CommandServer:
-    """A server; its process is there from the first command on."""
+    """A server, whose process is started with the first command.
 
-    def __init__(self) -> None:
+    Args:
+        variables: The environment it imports in; one thread for OpenMP.
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
 
     def start(
         self,
@@ -49,33 +59,35 @@ class CommandServer:
         standard: Sequence[IO],
     ) -> "Command":
         """Start a module's `main`; `standard` is its input, its output and its errors."""
-        if self._socket is None:
-            self._start()
-        assert self._socket is not None
-        answers, theirs = os.pipe()
-        with tempfile.TemporaryFile() as request, os.fdopen(theirs, "wb") as answer:
-            request.write(json.dumps([module, list(arguments), dict(variables), str(folder)]).encode())
-            request.seek(0)
-            socket.send_fds(self._socket, [b"."], [each.fileno() for each in (request, *standard, answer)])
-        return Command(answers)
+        with self._starting:
+            requests = self._socket if self._socket is not None else self._start()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = [theirs.fileno(), *(each.fileno() for each in standard)]
+            socket.send_fds(requests, [b"."], descriptors)
+        return Command(ours, [module, list(arguments), dict(variables), str(folder)])
 
-    def _start(self) -> None:
+    def _start(self) -> socket.socket:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "support.command_server", str(theirs.fileno())],
+                env=self._variables,
                 cwd=Path(__file__).parents[1],
-                stdin=subprocess.PIPE,  # as its commands have: Python looks at the kind when it starts
-                stdout=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,  # as its commands have: Python looks at the kind when it starts
                 pass_fds=(theirs.fileno(),),
-                start_new_session=True,
+                start_new_session=True,  # a ^C in the terminal of the tests is not for it
             )
+        return self._socket
 
     def close(self) -> None:
-        """End the server."""
+        """End the server; a command that still runs goes on."""
         if self._socket is not None and self._process is not None:
+            assert self._process.stdout is not None
             self._socket.close()
-            self._process.communicate()
+            self._process.stdout.close()
+            self._process.wait()
 
 
 class Command:
@@ -85,8 +97,10 @@ class Command:
         pid: Its process.
     """
 
-    def __init__(self, answers: int) -> None:
-        self._answers = os.fdopen(answers, encoding="ascii")
+    def __init__(self, connection: socket.socket, request: Sequence[object]) -> None:
+        with connection:
+            self._answers = connection.makefile("r", encoding="ascii")
+            connection.sendall(json.dumps(request).encode() + b"\n")
         self.pid = int(self._answers.readline())
 
     def wait(self) -> int:
@@ -96,11 +110,19 @@ class Command:
 
 
 def main() -> None:
-    """Import all there is, and become each command that is asked for, in a fork."""
+    """Import what commands import, and fork a process for each that is asked for."""
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         _import_all()
-        command = _next_command(requests)
-    _end(0 if command is None else _status(_become(*command)))
+        while (received := socket.recv_fds(requests, 1, _DESCRIPTORS))[0]:
+            if os.fork() == 0:
+                requests.close()
+                _supervise(*received[1])
+            for descriptor in received[1]:
+                os.close(descriptor)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+    os._exit(0)
 
 
 def _import_all() -> None:
@@ -113,76 +135,69 @@ def _import_all() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             with suppress(ImportError):  # of an extra that is not there
                 import_module(module.name)
+    if _TASKS.is_dir() and len(list(_TASKS.iterdir())) > 1:
+        raise RuntimeError("something that was imported has started a thread, which a fork would lack")
     gc.collect()
     gc.freeze()  # else the first collection in each fork would copy all of it
 
 
-def _next_command(requests: socket.socket) -> tuple[bytes, list[int]] | None:
-    """A request and its descriptors, in the process of its command; None in the server, at its end."""
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, 1, _DESCRIPTORS)
-        if not message:
-            return None
-        if os.fork() == 0:
-            command = os.fork()
-            if command == 0:
-                with os.fdopen(descriptors[0], "rb") as request:
-                    os.close(descriptors[-1])
-                    return request.read(), descriptors[1:-1]
-            _await(command, descriptors)
-            os._exit(0)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG) != (0, 0):
-                pass
-
-
-def _await(command: int, descriptors: Sequence[int]) -> None:
-    """Say which process the command is, and how it ended."""
-    for descriptor in descriptors[:-1]:  # its output must not seem to go on
-        os.close(descriptor)
-    with suppress(BrokenPipeError), os.fdopen(descriptors[-1], "w", buffering=1) as answer:
-        answer.write(f"{command}\n")
-        answer.write(f"{os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])}\n")
-
-
-def _become(request: bytes, standard: Sequence[int]) -> Callable[[], int | None]:
-    """Take on a command's words, variables, folder and standard descriptors; what is to be called then."""
-    module, arguments, variables, folder = json.loads(request)
-    for ours, theirs in zip((0, 1, 2), standard, strict=True):
-        os.dup2(theirs, ours)
-        os.close(theirs)
-    sys.argv = [module, *arguments]
-    os.environ.clear()
-    os.environ.update(variables)
-    os.chdir(folder)
-    return import_module(module).main
-
-
-def _status(command: Callable[[], int | None]) -> int:
+def _supervise(connection: int, *standard: int) -> NoReturn:
+    """Fork the command, and say which process it is and how it ended."""
     try:
-        return command() or 0
+        command = os.fork()
+        if command == 0:
+            _become_command(connection, standard)
+        for descriptor in (*standard, sys.stdout.fileno()):  # its output must not seem to go on
+            os.close(descriptor)
+        with suppress(OSError), os.fdopen(connection, "w", buffering=1) as answers:  # nobody may listen
+            answers.write(f"{command}\n")
+            answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])}\n")
+    finally:
+        os._exit(0)
+
+
+def _become_command(connection: int, standard: Sequence[int]) -> NoReturn:
+    """Take on a command's words, variables, folder and standard descriptors, and call it."""
+    status = 1
+    try:
+        with os.fdopen(connection, "rb") as request:
+            module, arguments, variables, folder = json.loads(request.readline())
+        for ours, theirs in zip((0, 1, 2), standard, strict=True):
+            os.dup2(theirs, ours)
+            os.close(theirs)
+        sys.argv = [module, *arguments]
+        os.environ.clear()
+        os.environ.update(variables)
+        time.tzset()
+        os.chdir(folder)
+        status = _status(import_module(module).main)
+        _shut_down()
+    finally:
+        os._exit(status)
+
+
+def _status(command: Callable[[], object]) -> int:
+    """The exit status that the interpreter would end with; it shows what it would show."""
+    try:
+        status = command()
     except SystemExit as end:
-        if end.code is None or isinstance(end.code, int):
-            return end.code or 0
-        sys.stderr.write(f"{end.code}\n")
-        return 1
+        status = end.code
     except BaseException:  # noqa: BLE001 - shown, as the interpreter shows it
         traceback.print_exc()
         return 1
+    if status is None or isinstance(status, int):
+        return status or 0
+    sys.stderr.write(f"{status}\n")
+    return 1
 
 
-def _end(status: int) -> None:
+def _shut_down() -> None:
     """What the interpreter does at its end, but for freeing all: that would first copy all that is shared."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # waits for threads, and ends those of pools
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

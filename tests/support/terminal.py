@@ -20,13 +20,14 @@ from support.command_server import CommandServer
 CONJURE = Path(sys.executable).with_name("conjure")
 TIMEOUT_S = 200
 
-_server = CommandServer()
-atexit.register(_server.close)
-
 
 def environment() -> dict[str, str]:
     """This process's, so that a fixture's settings reach the command; one thread, because tests are many."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
+
+
+_server = CommandServer(environment())
+atexit.register(_server.close)
 
 
 class Started:
@@ -77,7 +78,7 @@ class Started:
         os.kill(self._command.pid, number)
 
     def communicate(self, text: str = "") -> tuple[str, str]:
-        """Give it `text`, less than a pipe takes, and read what it prints until it ends."""
+        """Give it `text`, and read what it prints until it ends."""
         with self.stdin, self.stdout, self.stderr, ThreadPoolExecutor(2) as pool:
             shown = pool.map(lambda stream: stream.read(), (self.stdout, self.stderr))
             try:
@@ -105,16 +106,14 @@ def conjure(
     return subprocess.CompletedProcess(arguments, command.returncode, out, err)
 
 
-def installed(
-    *arguments: str | Path, text: str = "", timeout_s: float = TIMEOUT_S
-) -> subprocess.CompletedProcess[str]:
+def installed(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
     """Run the installed command to its end, as a shell starts it."""
     return subprocess.run(
         [CONJURE, *arguments],
         input=text,
         capture_output=True,
         encoding="utf-8",
-        timeout=timeout_s,
+        timeout=TIMEOUT_S,
         env=environment(),
     )
 
