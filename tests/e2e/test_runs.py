@@ -112,7 +112,7 @@ def test_on_a_terminal_there_are_spinners_and_colours():
 )
 def test_exit_statuses(arguments, status):
     done = conjure(*arguments)
-    assert done.returncode == status
+    assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
