@@ -1,7 +1,7 @@
 """What there is to know about a model without loading it.
 
-Main entries: `describe`, `read_training`. Invariant: only JSON and tensor headers are read, so it takes milliseconds whatever
-the model's size, and a model that could not be loaded is described with the reason.
+Main entries: `describe`, `read_training`. Invariant: only JSON and tensor headers are read, so it takes
+milliseconds whatever the model's size, and a model that could not be loaded is described with the reason.
 """
 
 from dataclasses import dataclass
