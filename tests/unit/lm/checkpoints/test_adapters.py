@@ -21,10 +21,13 @@ def models(tmp_path, monkeypatch):
 
 def adapter_of(source, folder, *, noted=True):
     model = add_lora(load_model(source.folder), 2, seed=0)
+    weights = {
+        name: weight + 0.1 if "lora_b" in name else weight for name, weight in model.state_dict().items()
+    }
     save_adapter(
         folder,
         model.config,
-        model.state_dict(),
+        weights,
         alpha=ALPHA,
         base=source.name,
         base_sha256=source.sha256 if noted else None,
