@@ -48,7 +48,7 @@ def command(
 def _note_changed_models(home: Home, number: int) -> None:
     with open_store(home) as store:
         record = store.get(number)
-    if not used_models(home, record):
+    if record.spec.on is not None or not used_models(home, record):
         return
     # Finds models, which most runs have nothing to do with, and which needs packages that they do without.
     from conjure.recipes.changed_models import changed_models

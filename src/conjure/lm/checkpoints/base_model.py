@@ -12,6 +12,7 @@ from typing import Any
 from conjure.errors import CheckpointError, NotFoundError
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import COMES_WITH_CONJURE, ModelSource
+from conjure.lm.checkpoints.stored_weights import load_tokenizer
 from conjure.lm.checkpoints.weights_digest import SHORT
 from conjure.lm.models.shape import ModelConfig
 
@@ -73,9 +74,6 @@ def how_to_restore(source: ModelSource, name: str, made_by: str | None) -> str:
 
 def _other_part(base: Path, tuned: Path) -> str | None:
     """What differs of that which training does not change; None where nothing does, or one is not there."""
-    # Imports numpy and tokenizers, which digests do without.
-    from conjure.lm.checkpoints.stored_weights import load_tokenizer
-
     try:
         was, now = read_config(tuned), read_config(base)
         if _shape(was) != _shape(now):
