@@ -1,11 +1,11 @@
 """Which models recorded runs used: by the names in their commands, and by the digests that they wrote down.
 
-Main entries: `named_models`, `used_models`. Invariant: nothing is loaded or resolved; what a run of an older
-conjure did not write down is None.
+Main entries: `named_models`, `used_models`, `models_of_one_name`. Invariant: nothing is loaded or resolved;
+what a run of an older conjure did not write down is None.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,16 @@ def used_models(home: Home, record: RunRecord) -> list[UsedModel]:
         )
         for name, (sha256, made_by) in zip(names, [*noted, *unknown], strict=False)
     ]
+
+
+def models_of_one_name(home: Home, records: Iterable[RunRecord]) -> dict[str, dict[int, str]]:
+    """The names by which some runs used different models, each with the digests by run."""
+    used: dict[str, dict[int, str]] = {}
+    for record in records:
+        for model in used_models(home, record):
+            if model.sha256 is not None and not model.mounted:
+                used.setdefault(model.name, {})[record.number] = model.sha256
+    return {name: digests for name, digests in used.items() if len(set(digests.values())) > 1}
 
 
 _Note = tuple[str | None, str | None]

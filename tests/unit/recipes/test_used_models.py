@@ -13,7 +13,7 @@ from conjure.errors import UsageError
 from conjure.lm.checkpoints import model_resolver
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.recipes.changed_models import changed_models
-from conjure.recipes.used_models import UsedModel, used_models
+from conjure.recipes.used_models import UsedModel, models_of_one_name, used_models
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sweep_rows import TrialClaim
 from conjure.runs.schema.record import MountFacts
@@ -142,6 +142,16 @@ def test_a_tuned_model_of_an_earlier_version_tells_its_base_by_the_shape(store, 
     with pytest.raises(UsageError, match=rf"run {number} started from a model with another shape") as refused:
         refuse_changed_base(f"runs/{number}")
     assert refused.value.hint == f"install conjure 0.1.0, or start again: conjure rerun {number}"
+
+
+def test_runs_that_used_different_models_of_one_name(store):
+    def tuned(digest):
+        return store.get(recorded(store, "finetune", {"output/training.json": {"base": {"sha256": digest}}}))
+
+    old, new, again, older = tuned("11"), tuned("22"), tuned("11"), tuned(None)
+    digests = {old.number: "11", new.number: "22", again.number: "11"}
+    assert models_of_one_name(store.home, [old, new, again, older]) == {"sprite": digests}
+    assert models_of_one_name(store.home, [old, again, older]) == {}
 
 
 @pytest.mark.usefixtures("models")
