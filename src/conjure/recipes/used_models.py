@@ -18,6 +18,7 @@ from conjure.runs.schema.run_folder import RunFolder
 
 # Where a fine-tune notes its base: beside the state of one that is not finished, and in the result.
 _BASE_NOTES = (f"{CHECKPOINT_OUTPUT}.training/progress.json", f"{CHECKPOINT_OUTPUT}/training.json")
+_ADAPTER = "--adapter="
 _FIRST_SAMPLE_CHARACTERS = 1 << 20
 
 
@@ -26,7 +27,7 @@ class UsedModel:
     """A model that a run used.
 
     Attributes:
-        name: As the command names it, of a mounted one the resource.
+        name: As the command names it, of a mounted one the resource; and the adapter merged into it, if any.
         mounted: Whether it is a resource that is mounted into the run.
         sha256: Of its weights, None where the run did not write it down.
         made_by: The version of conjure that wrote it down, where that is known.
@@ -66,9 +67,12 @@ def used_models(home: Home, record: RunRecord) -> list[UsedModel]:
         noted = []
     resources = {mount.target: mount.resource for mount in record.mounts}
     unknown = [(None, None)] * (len(names) - len(noted))
+    adapter = next((word for word in record.spec.command if word.startswith(_ADAPTER)), "")
+    merged = adapter.removeprefix(_ADAPTER)
+    suffix = f" with {resources.get(merged, merged)}" if merged else ""
     return [
         UsedModel(
-            name=resources.get(name, name).removesuffix(f"/{CHECKPOINT_OUTPUT}"),
+            name=resources.get(name, name).removesuffix(f"/{CHECKPOINT_OUTPUT}") + suffix,
             mounted=name in resources,
             sha256=sha256,
             made_by=made_by,

@@ -83,6 +83,10 @@ def test_each_kind_of_run_tells_what_it_used(store):
     ]
     base = [UsedModel("sprite", mounted=False, sha256="55", made_by="0.2.0")]
     assert used(store, tuned) == used(store, stopped) == base
+    mount = MountFacts("runs/3/output.adapter", "a", read_only=True, source="runs/3/output.adapter")
+    words = ("--model", "sprite", "--adapter=a")
+    merged = recorded(store, "generate", {"samples.json": [sample]}, *words, mounts=[mount])
+    assert used(store, merged) == [UsedModel("sprite with runs/3/output.adapter", mounted=False, sha256="11")]
 
 
 @pytest.mark.parametrize(
