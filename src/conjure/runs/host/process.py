@@ -1,13 +1,11 @@
 """Processes of this machine: who is who across restarts, and ending whole families of them.
 
-Main entries: `this_process`, `descendants`, `end_all`, `kill_descendants`, `all_processes`, `adopt_orphans`,
-`die_with_parent`. Invariants: a signal goes only to the process it was meant for (a pid is checked against
-its start time), so a reused pid is never hit; children are taken in only by a process that has none but
-conjure's, as others may have a caller who waits for them. Where /proc or prctl are missing (not Linux), only
-process groups are known.
+Main entries: `this_process`, `descendants`, `end_all`, `kill_descendants`, `all_processes`. Invariants: a
+signal goes only to the process it was meant for (a pid is checked against its start time), so a reused pid is
+never hit; children are taken in only by a process that has none but conjure's, as others may have a caller
+who waits for them. Where /proc is missing (not Linux), only process groups are known.
 """
 
-import ctypes
 import os
 import signal
 import time
@@ -22,9 +20,6 @@ from conjure.core.home import Home
 from conjure.core.team_settings import read_team
 from conjure.runs.schema.process_facts import Owner, machine_name
 
-_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-_PR_SET_NAME = 15
-_PR_SET_CHILD_SUBREAPER = 36
 _SWEEP_EVERY_S = 0.02
 _PROC = Path("/proc")
 _LONGEST_STAT = 4096
@@ -234,31 +229,3 @@ def _variables(pid: int) -> set[bytes]:
         return set((_PROC / str(pid) / "environ").read_bytes().split(b"\0"))
     except OSError:
         return set()
-
-
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, so that none can slip away."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
-
-
-def die_with_parent(parent: int) -> None:
-    """Called in a new child: have the kernel kill it when its parent (`parent`) dies, however that dies."""
-    _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
-
-
-def set_name(name: str) -> None:
-    """The name under which ``ps`` and ``top`` show this process (15 characters)."""
-    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
-
-
-def _prctl(option: int, value: object) -> None:
-    prctl = getattr(_libc(), "prctl", None)
-    if prctl is not None:
-        prctl(option, value, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
