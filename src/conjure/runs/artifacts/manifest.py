@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conjure.core.dir_fd import Entry as FoundEntry
 from conjure.core.dir_fd import Folder, open_file, walk
@@ -27,8 +27,7 @@ _FORMAT = 1
 _OPEN_FILES = 64  # read or about to be
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One kept file.
 
     Attributes:

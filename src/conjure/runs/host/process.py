@@ -11,9 +11,9 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
@@ -28,8 +28,7 @@ _LONGEST_STAT = 4096
 KILL_SIGNAL = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process as /proc shows it; `started` (ticks since boot) tells it from a later one with its pid."""
 
     pid: int
@@ -127,6 +126,8 @@ def user_namespace(pid: int) -> str | None:
 
 def descendants(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -> list[Process]:
     """Living descendants of a process, parents first; a spared one is left out with all of its own."""
+    if root == os.getpid() and not _has_children():
+        return []
     children: dict[int, list[Process]] = {}
     for process in all_processes():
         children.setdefault(process.parent, []).append(process)
@@ -137,6 +138,15 @@ def descendants(root: int, *, exclude: Callable[[Process], bool] = lambda _: Fal
         found += [child for child in young if not child.is_zombie]
         waiting += [child.pid for child in young]
     return found
+
+
+def _has_children() -> bool:
+    """Whether this process has a child, be it one that has ended: found without looking at all processes."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def all_processes() -> list[Process]:
@@ -189,8 +199,7 @@ def kill_descendants(*, exclude: Callable[[Process], bool]) -> None:
     end_all(find)
 
 
-@dataclass(frozen=True, slots=True)
-class Reaped:
+class Reaped(NamedTuple):
     """A child that has ended: its exit code (negative: the signal) and the most memory it or its own held."""
 
     code: int
