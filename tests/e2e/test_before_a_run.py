@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 
 import pytest
 
@@ -10,7 +9,7 @@ import conjure
 from conjure.cli.main import _run
 from conjure.lm.checkpoints.pretrained import save_checkpoint
 from support.models import tiny_checkpoint, tiny_model, tiny_tokenizer
-from support.terminal import CONJURE, TIMEOUT_S, environment
+from support.terminal import conjure as run_command
 
 
 @pytest.fixture
@@ -30,12 +29,6 @@ def call(capsys):
         return status, *capsys.readouterr()
 
     return run
-
-
-def installed(*arguments):
-    return subprocess.run(
-        [CONJURE, *arguments], capture_output=True, encoding="utf-8", timeout=TIMEOUT_S, env=environment()
-    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +118,7 @@ def test_a_recorded_prompt_is_the_prompt_whichever_way_it_was_given(here, call, 
     ],
 )
 def test_errors_name_what_was_typed(here, arguments, words):
-    done = installed(*arguments)
+    done = run_command(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
 

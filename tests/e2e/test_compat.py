@@ -11,10 +11,9 @@ import pytest
 
 from conjure.lm.checkpoints.pretrained import load_checkpoint
 from support.models import TEXTS, tiny_checkpoint
-from support.terminal import CONJURE, TIMEOUT_S, conjure, environment
+from support.terminal import CONJURE, TIMEOUT_S, Started, conjure, environment
 
 GENERATION = [sys.executable, "-m", "conjure.compat.run_generation", "--model_type=gpt2"]
-FINETUNING = [sys.executable, "-m", "conjure.compat.run_lm_finetuning", "--model_type=gpt2"]
 
 
 @pytest.fixture
@@ -53,18 +52,15 @@ def test_help_is_instant_for_it_needs_no_torch(folder):
 def test_the_first_signal_saves_a_checkpoint_that_works(folder, number, status):
     flags = ["--do_train", "--train_data_file=data.txt", "--output_dir=output", "--block_size=16"]
     endless = ["--num_train_epochs=100000", "--save_steps=0", "--logging_steps=3"]
-    process = subprocess.Popen(
-        [*FINETUNING, "--model_name_or_path=model", *flags, *endless],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
+    process = Started(
+        *("--model_type=gpt2", "--model_name_or_path=model", *flags, *endless),
+        module="conjure.compat.run_lm_finetuning",
     )
-    assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("step "):
             break
     process.send_signal(number)
-    _, rest = process.communicate(timeout=TIMEOUT_S)
+    _, rest = process.communicate()
 
     assert process.returncode == status, rest
     assert "Traceback" not in rest

@@ -4,8 +4,6 @@ import json
 import os
 import pty
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +11,7 @@ from conjure.cli.main import _run
 from conjure.lm.models.registry import config_settings
 from support.models import tiny_config, tiny_tokenizer
 from support.records import JOKES, many_records, write_records
-
-CONJURE = Path(sys.executable).with_name("conjure")
+from support.terminal import CONJURE, conjure, installed
 
 
 @pytest.fixture
@@ -38,7 +35,8 @@ def preview(*arguments: str) -> int:
 def test_the_installed_command_keeps_results_and_notes_apart(here):
     write_records(here / "jokes.csv", JOKES)
     arguments = ["data", "preview", "jokes.csv", "--model", "model", "-n", "2"]
-    done = subprocess.run([CONJURE, *arguments], capture_output=True, text=True, check=True, timeout=60)
+    done = installed(*arguments)
+    assert done.returncode == 0
     assert (
         done.stderr
         == "Reading column 'Joke' of jokes.csv, the only one with text (use --column NAME for another).\n"
@@ -66,9 +64,8 @@ def test_a_terminal_sees_a_bar_and_a_pipe_does_not(here):
 def test_standard_input_is_text(here):
     arguments = ["data", "preview", "-", "--split", "lines", "--model", "model", "--json"]
     text = "Времени нет, а часы идут.\nsecond\n"
-    done = subprocess.run(
-        [CONJURE, *arguments], input=text, capture_output=True, text=True, check=True, timeout=60
-    )
+    done = conjure(*arguments, text=text)
+    assert done.returncode == 0
     result = json.loads(done.stdout)
     assert [record["text"] for record in result["first_records"]] == [
         f"{line}<|endoftext|>" for line in text.splitlines()

@@ -2,17 +2,16 @@
 
 import os
 import signal
-import subprocess
 
 from conjure.core.files import sha256_file
 from conjure.python_api import Run
 from conjure.runs.host.process import with_variables
 from conjure.runs.schema.status import EndReason, RunStatus
-from support.terminal import CONJURE
+from support.terminal import conjure
 from support.tuning import OPTIONS, tuning_inputs
 
-# Long enough that a process can be killed in the midst of it.
-LONG = {**OPTIONS, "split": "lines", "epochs": 6, "block_size": 8, "dropout": 0.1}
+# Long enough that a process can be killed in the midst of it: 88 steps.
+LONG = {**OPTIONS, "split": "lines", "epochs": 2, "save_every": 10, "block_size": 8, "dropout": 0.1}
 
 
 def points(run):
@@ -37,8 +36,7 @@ def test_a_killed_process_ends_the_run_which_resumes_with_more_processes_to_equa
     assert sum(line.startswith("Machine  2 processes of 1 thread each") for line in printed) == 1
     assert not any(line.startswith("error") for line in printed)
 
-    resume = ("finetune", "--resume", f"runs/{killed.number}", "--distributed", "4")
-    done = subprocess.run([CONJURE, *resume], capture_output=True, text=True, check=False)
+    done = conjure("finetune", "--resume", f"runs/{killed.number}", "--distributed", "4")
     assert done.returncode == 0, done.stderr
     resumed = Run(client.home, killed.number + 1)
     assert alone.wait().status is RunStatus.COMPLETE

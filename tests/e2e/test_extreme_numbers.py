@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from conjure.cli.main import _run
 from support.models import tiny_checkpoint
-from support.terminal import CONJURE, TIMEOUT_S, environment
+from support.terminal import TIMEOUT_S, conjure, environment
 
 HUGE = "99999999999999999999"
 
@@ -164,11 +164,4 @@ def test_memory_that_is_not_there_is_one_sentence(tmp_path):
 
 
 def conjure_in(folder, *arguments):
-    return subprocess.run(
-        [CONJURE, *arguments],
-        cwd=folder,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=TIMEOUT_S,
-        env=environment(),
-    )
+    return conjure(*arguments, folder=folder)

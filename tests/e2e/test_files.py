@@ -32,17 +32,15 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["run", "-m", "runs/1/data.txt", "cat data.txt > copy.txt"],
         ["run", "-b", "echo half > half.txt; sleep 60"],
     ):
-        subprocess.run([CONJURE, *command], cwd=project, env=settings, check=True, capture_output=True)
+        assert conjure(*command, folder=project, variables=settings).returncode == 0
     half = root / "home/runs/3/work/half.txt"
     while not half.exists():
         time.sleep(0.02)
-    listed = subprocess.run(
-        [CONJURE, "ls", "runs/3"], env=settings, check=True, capture_output=True, text=True
-    )
+    listed = conjure("ls", "runs/3", variables=settings)
     assert listed.stdout == "code.txt\nhalf.txt\n"  # while it runs
-    got = subprocess.run([CONJURE, "cp", "runs/3/half.txt", root / "got"], env=settings, capture_output=True)
+    got = conjure("cp", "runs/3/half.txt", root / "got", variables=settings)
     assert (got.returncode, read_files(root / "got")) == (0, {"half.txt": "half\n"})
-    subprocess.run([CONJURE, "kill", "3"], env=settings, check=True, capture_output=True)
+    assert conjure("kill", "3", variables=settings).returncode == 0
     return root / "home"
 
 

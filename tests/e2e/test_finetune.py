@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,9 +9,10 @@ import pytest
 
 import conjure
 from conjure.lm.training.state import state_folder
+from support.terminal import Started
+from support.terminal import conjure as run_command
 from support.tuning import tuning_inputs
 
-CONJURE = Path(sys.executable).with_name("conjure")
 ARGUMENTS = ["--split", "lines", "--block-size", "16", "--batch-size", "4", "--learning-rate", "3e-3"]
 
 
@@ -23,22 +22,8 @@ def inputs(tmp_path):
 
 
 def finetune(inputs, output, *arguments, data=None):
-    return subprocess.run(
-        [
-            CONJURE,
-            "finetune",
-            data or inputs[0],
-            "--no-run",
-            "--model",
-            inputs[1],
-            "--output",
-            output,
-            *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    given = data or inputs[0]
+    return run_command("finetune", given, "--no-run", "--model", inputs[1], "--output", output, *arguments)
 
 
 def test_the_plan_the_progress_the_change_and_the_next_command(inputs, tmp_path):
@@ -62,12 +47,7 @@ def test_json_is_one_object(inputs, tmp_path):
 
 
 def start(inputs, output, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "support.tuning", inputs[0], inputs[1], output, *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
+    return Started(*inputs, output, *arguments, module="support.tuning")
 
 
 def wait_for(process, event):
@@ -80,24 +60,9 @@ def wait_for(process, event):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_saves_and_says_how_to_go_on(inputs, tmp_path, number):
     output = tmp_path / "tuned"
-    command = [
-        CONJURE,
-        "finetune",
-        "--no-run",
-        inputs[0],
-        "--model",
-        inputs[1],
-        "--output",
-        output,
-        *ARGUMENTS,
-    ]
+    command = ["finetune", "--no-run", inputs[0], "--model", inputs[1], "--output", output, *ARGUMENTS]
     # Long enough that it would still be at it, were it not for the signal.
-    process = subprocess.Popen(
-        [*command, "--epochs", "5000", "--patience", "0", "--eval-every", "100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Started(*command, "--epochs", "5000", "--patience", "0", "--eval-every", "100000")
     for line in process.stderr:
         if line.startswith("step 0"):
             break
@@ -117,7 +82,7 @@ def test_a_kill_leaves_a_loadable_checkpoint_and_training_goes_on(inputs, tmp_pa
     output = tmp_path / "tuned"
     process = start(inputs, output)
     wait_for(process, event)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.communicate()
     assert conjure.load(output).config.n_layer == 2
     saved_a_state = state_folder(output).exists()
@@ -136,12 +101,7 @@ def test_a_cyrillic_text_comes_through_whole(tmp_path, inputs):
     tuned = conjure.load(tmp_path / "tuned")
     original = text.read_text("utf-8")
     assert tuned.tokenizer.decode(tuned.tokenizer.encode(original)) == original
-    score = subprocess.run(
-        [CONJURE, "score", text, "--split", "lines", "--model", tmp_path / "tuned", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    score = run_command("score", text, "--split", "lines", "--model", tmp_path / "tuned", "--json")
     assert score.returncode == 0, score.stderr
 
 

@@ -42,7 +42,7 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["PATH"] = f"{CONJURE.parent}:{settings['PATH']}"
 
     def cast(*arguments: str, status: int = 0) -> None:
-        done = subprocess.run([CONJURE, *arguments], cwd=project, env=settings, capture_output=True)
+        done = conjure(*arguments, folder=project, variables=settings)
         assert done.returncode == status, done.stderr
 
     train = ("-m", "runs/1/data.txt:in.txt", "-e", "API_TOKEN", "-d", "first try", "--label", "sweep")

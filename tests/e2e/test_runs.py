@@ -9,7 +9,7 @@ import pytest
 
 from support.casting import is_running, nap, wait_until
 from support.repositories import make_repository, write_files
-from support.terminal import CONJURE, Terminal, conjure, environment
+from support.terminal import CONJURE, Terminal, conjure, environment, installed
 
 TOTAL = "🎉 Total run time: "
 
@@ -29,7 +29,7 @@ def shown(done):
 
 
 def test_hello_world():
-    done = conjure("run", "echo Hello World")
+    done = installed("run", "echo Hello World")
     assert shown(done) == [
         "💫 Casting run #1…",
         "✨ Stop viewing logs with ^C",
@@ -112,7 +112,7 @@ def test_on_a_terminal_there_are_spinners_and_colours():
 )
 def test_exit_statuses(arguments, status):
     done = conjure(*arguments)
-    assert done.returncode == status
+    assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -3,22 +3,13 @@
 import json
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from support.http_servers import Client
 from support.models import tiny_checkpoint
-
-CONJURE = Path(sys.executable).with_name("conjure")
-
-
-def conjure(*arguments, **options):
-    return subprocess.run(
-        [CONJURE, *arguments], capture_output=True, text=True, check=False, timeout=120, **options
-    )
+from support.terminal import CONJURE, conjure
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from conjure.core.home import Home
 from conjure.python_api import Run
 from conjure.recipes.demo import story
 from conjure.runs.lifecycle.submission import submit
-from support.terminal import CONJURE, TIMEOUT_S, Terminal, conjure, environment
+from support.terminal import CONJURE, Started, Terminal, conjure
 from support.tuning import tuning_inputs
 
 SETTINGS = ["--split", "lines", "--block-size", "16", "--batch-size", "4", "--learning-rate", "3e-3"]
@@ -82,43 +81,30 @@ def test_the_first_interrupt_saves_and_resume_is_a_new_run_that_goes_on(inputs):
     text, base = inputs
     text = text.rename(text.with_name("hf_jokes_dataset_v2.txt"))  # which begins as tokens of hf do
     endless = ["--epochs", "4000", "--patience", "0", "--eval-every", "100000", "--save-every", "20"]
-    process = subprocess.Popen(
-        [CONJURE, "finetune", text, "--model", base, *SETTINGS, *endless],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Started("finetune", text, "--model", base, *SETTINGS, *endless)
     for line in process.stderr:
         if "eval loss" in line:
             break
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=TIMEOUT_S)
+    out, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert "To resume: conjure finetune --resume runs/1" in out
     assert (outputs(1) / "output.training").is_dir()
     stopped = json.loads(succeed("info", "1", "--json"))
     assert stopped["status"] == "stopped"
 
-    resumed = subprocess.Popen(
-        [CONJURE, "finetune", "--resume", "runs/1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    resumed = Started("finetune", "--resume", "runs/1")
     first_step = next(line for line in resumed.stderr if line.startswith("step "))
     resumed.send_signal(signal.SIGINT)
-    resumed.communicate(timeout=TIMEOUT_S)
+    resumed.communicate()
     assert int(re.match(r"step ([\d,]+)", first_step)[1].replace(",", "")) > 1
     assert (outputs(2) / "output" / "tokenizer.json").is_file()
 
 
 def test_a_second_interrupt_aborts_and_what_was_written_can_be_recovered(inputs):
     text, base = inputs
-    process = subprocess.Popen(
-        [CONJURE, "finetune", text, "--model", base, *SETTINGS, "--epochs", "4000", "--eval-every", "5"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
+    process = Started("finetune", text, "--model", base, *SETTINGS, "--epochs", "4000", "--eval-every", "5")
     for _ in range(2):  # the first evaluation's checkpoint is there when the second one is made
         next(line for line in process.stderr if "eval loss" in line)
     # Stopped in its tracks it cannot obey the first signal, so the second has something to do.
@@ -127,7 +113,7 @@ def test_a_second_interrupt_aborts_and_what_was_written_can_be_recovered(inputs)
     process.send_signal(signal.SIGINT)
     next(line for line in process.stdout if "press ^C again to abort" in line)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=TIMEOUT_S)
+    process.communicate()
     assert process.returncode == 128 + signal.SIGKILL
     assert json.loads(succeed("info", "1", "--json"))["status"] == "killed"
     succeed("recover", "1")

@@ -1,7 +1,6 @@
 """Every `try:` line that a mistake brings forth is a command that a shell reads, and that works."""
 
 import gzip
-import os
 import re
 import shlex
 import shutil
@@ -11,7 +10,7 @@ import pytest
 
 from support.casting import nap
 from support.models import tiny_checkpoint
-from support.terminal import CONJURE, TIMEOUT_S, environment
+from support.terminal import TIMEOUT_S, conjure, environment
 
 ODD = 'a \' $(touch made) \t; "b".csv'  # no part of a name may be a command
 RUSSIAN = "Часы шли, а времени не было. Он встал и сел.\n"
@@ -35,16 +34,16 @@ def here(tmp_path):
 
 
 def run(folder, line, **variables):
-    """A line as a person types it, in bash."""
-    path = f"{CONJURE.parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-c", line],
-        cwd=folder,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=TIMEOUT_S,
-        env={**environment(), "PATH": path, **variables},
+    """A line as a person types it: bash reads it, and `conjure` gets the words that it made of it."""
+    script = f"conjure() {{ printf '%s\\0' \"$@\"; }}\n{line}"
+    read = subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, encoding="utf-8", timeout=TIMEOUT_S
     )
+    *words, end = read.stdout.split("\0")
+    if not words:
+        return read  # it calls another program
+    assert (read.returncode, read.stderr, end) == (0, "", "")
+    return conjure(*words, folder=folder, variables={**environment(), **variables})
 
 
 def tried(done):

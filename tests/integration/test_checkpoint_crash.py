@@ -15,17 +15,24 @@ from support import crash_saver
 from support.models import tiny_checkpoint, tiny_model
 
 
-@pytest.mark.parametrize("way", ["exchange", "renames"])
-def test_a_kill_at_any_moment_leaves_the_old_checkpoint_or_the_new(tmp_path: Path, way: str) -> None:
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     done = subprocess.run(
-        [sys.executable, crash_saver.__file__, tmp_path / "folder" / "model", way],
+        [sys.executable, crash_saver.__file__, tmp_path_factory.mktemp("saved")],
         env={"PYTHONPATH": str(Path(crash_saver.__file__).parent.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("way", ["exchange", "renames"])
+def test_a_kill_at_any_moment_leaves_the_old_checkpoint_or_the_new(
+    reports: dict[str, dict], way: str
+) -> None:
+    report = reports[way]
     assert report["operations"] > 20
     assert min(report["outcomes"].values()) > 0
     assert report["left"] == ["model"]  # the next save clears up after the dead ones

@@ -59,7 +59,8 @@ def test_what_a_training_keeps_is_loaded_by_peft_and_by_us(tmp_path, base):
         name: torch.randn(weight.shape, generator=generator) * 0.3 if "lora_b" in name else weight.detach()
         for name, weight in model.state_dict().items()
     }
-    save_adapter(tmp_path / "adapter", model.config, weights, alpha=ALPHA, base=str(base))
+    noted = resolve_model(base).sha256
+    save_adapter(tmp_path / "adapter", model.config, weights, alpha=ALPHA, base=str(base), base_sha256=noted)
     merged = load_model(base)
     merged.load_state_dict(merge_lora(weights))
     assert (logits(merged) - plain).abs().max() > 0.1

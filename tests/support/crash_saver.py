@@ -1,10 +1,11 @@
 """Save checkpoints over each other, get killed on the way, and report what is left (run as a program).
 
-    python crash_saver.py FOLDER exchange|renames
+    python crash_saver.py FOLDER
 
-Two models of different shapes take turns. First a child kills itself at its first file operation, the next at
-its second, and so on until one comes through; then children are killed from outside at random moments. After
-each death the folder must hold one whole checkpoint: weights, config and record of the same model.
+Both ways of putting a folder in another's place are tried: by exchanging them, and by renaming twice. Two
+models of different shapes take turns. First a child kills itself at its first file operation, the next at its
+second, and so on until one comes through; then children are killed from outside at random moments. After each
+death the folder must hold one whole checkpoint: weights, config and record of the same model.
 """
 
 import json
@@ -77,19 +78,16 @@ def survived(process: int) -> bool:
     return not os.WIFSIGNALED(status)
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    folder, way = Path(sys.argv[1]), sys.argv[2]
-    if way == "renames":
-        files._exchange = lambda *_: False
+def report(folder: Path) -> dict[str, object]:
+    """Save and get killed in a folder; what came of it."""
     save(folder, "two")
     outcomes = {"two": 0, "three": 0}
-    operation, alive = 0, False
+    operation, alive, there = 0, False, "two"
     while not alive:
         operation += 1
-        before = found(folder)
-        alive = survived(child(folder, {"two": "three", "three": "two"}[before], deadly_operation=operation))
-        outcomes[found(folder)] += 1
+        alive = survived(child(folder, {"two": "three", "three": "two"}[there], deadly_operation=operation))
+        there = found(folder)
+        outcomes[there] += 1
     for _ in range(RANDOM_KILLS):
         process = child(folder, "two")
         time.sleep(random.uniform(0.0, 0.05))
@@ -98,7 +96,16 @@ def main() -> None:
         outcomes[found(folder)] += 1
     save(folder, "two")
     left = sorted(path.name for path in folder.parent.iterdir())
-    print(json.dumps({"operations": operation, "outcomes": outcomes, "left": left}))
+    return {"operations": operation, "outcomes": outcomes, "left": left}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    root = Path(sys.argv[1])
+    reports = {"exchange": report(root / "exchange" / "model")}
+    files._exchange = lambda *_: False
+    reports["renames"] = report(root / "renames" / "model")
+    print(json.dumps(reports))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from conjure.runs.executors.command import Execution, Job
-from conjure.runs.host.process import adopt_orphans, descendants
+from conjure.runs.host.process import descendants
+from conjure.runs.host.process_control import adopt_orphans
 from conjure.runs.telemetry.logs import STDERR, STDOUT
 
 

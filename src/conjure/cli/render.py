@@ -1,7 +1,7 @@
 """Pieces of output that commands share: notes, JSON, a status line, text that is safe to show.
 
-Main entries: `note`, `write_json`, `StatusLine`. Invariant: results go to stdout and everything else to
-stderr; colours, and lines that rewrite themselves, appear on a terminal only.
+Main entries: `note`, `write_json`, `StatusLine`, `MarkedLines`. Invariant: results go to stdout and
+everything else to stderr; colours, and lines that rewrite themselves, appear on a terminal only.
 """
 
 import json
@@ -76,6 +76,29 @@ def save_text(path: Path, content: str) -> None:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+class MarkedLines:
+    """Lines about a run, each with a mark where the terminal can show one.
+
+    Args:
+        to_stderr: Write them there: stdout is for something else.
+    """
+
+    def __init__(self, *, to_stderr: bool = False) -> None:
+        self._to_stderr = to_stderr
+        self._on_terminal = sys.stdout.isatty() and not to_stderr
+        self._unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+    def submit(self, number: int) -> None:
+        """A run was given its number."""
+        self.say("💫", f"Casting run #{number}…")
+
+    def say(self, mark: str, text: str, *, colour: str | None = None) -> None:
+        """One line."""
+        line = f"{mark} {text}" if self._unicode else text.replace("…", "...").replace("→", "->")
+        styled = click.style(line, fg=colour) if colour and self._on_terminal else line
+        click.echo(styled, err=self._to_stderr)
 
 
 class StatusLine:

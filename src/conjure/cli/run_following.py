@@ -6,14 +6,13 @@ object and nothing else.
 
 from collections.abc import Callable
 from contextlib import suppress
+from types import ModuleType
 
-from conjure.cli.render import write_json
-from conjure.cli.transcript import Transcript, cancel, ended, follow_run
+from conjure.cli.render import MarkedLines, write_json
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
-from conjure.runs.lifecycle.log_following import wait_for_end
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.submission import Submission, submit
 from conjure.runs.schema.record import RunRecord
@@ -62,7 +61,7 @@ def follow_submission(
         announced.append(number)
         if not as_json:
             with suppress(OSError):  # nobody can read it, which is no fault of the run's
-                Transcript().submit(number)
+                MarkedLines().submit(number)
 
     try:
         return _follow(home, make(announce), background, as_json, interrupt_stops)
@@ -85,23 +84,23 @@ def follow_submission(
 def _follow(home: Home, made: Submission, background: bool, as_json: bool, interrupt_stops: bool) -> int:
     if as_json:
         return _as_json(home, made, background=background)
-    transcript, number = Transcript(), made.record.number
+    lines, number = MarkedLines(), made.record.number
     if made.reused:
-        transcript.say("♻️ ", f"Run {number} is identical and completed; nothing was run")
+        lines.say("♻️ ", f"Run {number} is identical and completed; nothing was run")
         return 0
     if background:
-        transcript.say("✨", f"View its output: conjure logs -f {number}")
+        lines.say("✨", f"View its output: conjure logs -f {number}")
         return 0
     waits = made.record.waits_in_queue
-    transcript.say("✨", "Cancel the run with ^C" if waits else "Stop viewing logs with ^C")
-    return follow_run(home, number, interrupt_stops=interrupt_stops, interrupt_cancels=True)
+    lines.say("✨", "Cancel the run with ^C" if waits else "Stop viewing logs with ^C")
+    return _following().follow_run(home, number, interrupt_stops=interrupt_stops, interrupt_cancels=True)
 
 
 def _as_json(home: Home, made: Submission, *, background: bool) -> int:
     record: RunRecord = made.record
     if not background and not made.reused:
         try:
-            record = wait_for_end(home, record.number)
+            record = _following().wait_silently(home, record.number)
         except KeyboardInterrupt:
             with interrupts_held():
                 return _after_interrupt(home, record.number, as_json=True, stop=False)
@@ -111,15 +110,16 @@ def _as_json(home: Home, made: Submission, *, background: bool) -> int:
 
 def _after_interrupt(home: Home, number: int, *, as_json: bool, stop: bool) -> int:
     """Say what a ^C that nobody took for anything else came to: a run called off, or one that goes on."""
-    transcript = Transcript(to_stderr=as_json)
-    cancelled = cancel(home, number)
+    following = _following()
+    transcript = following.Transcript(to_stderr=as_json)
+    cancelled = following.cancel(home, number)
     if cancelled is not None:
         transcript.cancelled(cancelled)
         return EXIT_DETACHED
     with open_store(home) as store:
         record = store.get(number)
         if record.status.is_final:
-            transcript.say("✨", ended(record))
+            transcript.say("✨", following.ended(record))
             return EXIT_DETACHED
         if stop:
             store.request_end(number, STOP)
@@ -127,3 +127,10 @@ def _after_interrupt(home: Home, number: int, *, as_json: bool, stop: bool) -> i
             return EXIT_DETACHED
     transcript.detached(number)
     return EXIT_DETACHED
+
+
+def _following() -> ModuleType:
+    # A tenth of what submitting a run imports, which it does without in the background.
+    from conjure.cli import transcript
+
+    return transcript

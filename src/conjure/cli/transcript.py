@@ -13,12 +13,22 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from conjure.cli.render import MarkedLines
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
 from conjure.recipes.report import learned_nothing
 from conjure.runs.database.base import KILL, STOP
-from conjure.runs.lifecycle.log_following import Ended, Entered, Event, Found, Printed, Queued, follow
+from conjure.runs.lifecycle.log_following import (
+    Ended,
+    Entered,
+    Event,
+    Found,
+    Printed,
+    Queued,
+    follow,
+    wait_for_end,
+)
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.stop_requests import cancel_queued, request_end
 from conjure.runs.schema.record import RunRecord
@@ -79,6 +89,11 @@ def follow_run(
     raise AssertionError("a followed run ends")
 
 
+def wait_silently(home: Home, number: int) -> RunRecord:
+    """The record of a run once it has ended; nothing is shown meanwhile."""
+    return wait_for_end(home, number)
+
+
 def cancel(home: Home, number: int) -> RunRecord | None:
     """End a run that waits in the queue; None if it does not, or not any more."""
     ending = Ending(EndReason.KILL_REQUESTED, message="cancelled while queued")
@@ -118,15 +133,13 @@ def _request_end(home: Home, number: int, request: str) -> None:
         request_end(store, number, request)
 
 
-class Transcript:
+class Transcript(MarkedLines):
     """Writes a run's events to stdout, and what the command wrote to stderr to stderr."""
 
     def __init__(self, *, to_stderr: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(to_stderr=to_stderr)
         self.complete_mark = "🎉"
         self._clock = clock
-        self._to_stderr = to_stderr
-        self._on_terminal = sys.stdout.isatty() and not to_stderr
-        self._unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         self._open: RunStatus | None = None
         self._detail = ""
         self._spun_at = 0.0
@@ -134,10 +147,6 @@ class Transcript:
         self._phases: frozenset[RunStatus] = frozenset(_TITLES)
         self._in_line = False
         self._bars: dict[str, str] = {}
-
-    def submit(self, number: int) -> None:
-        """A run was given its number."""
-        self.say("💫", f"Casting run #{number}…")
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -174,9 +183,7 @@ class Transcript:
     def say(self, mark: str, text: str, *, colour: str | None = None) -> None:
         """One line of the transcript's own."""
         self._leave_line()
-        line = f"{mark} {text}" if self._unicode else text.replace("…", "...").replace("→", "->")
-        styled = click.style(line, fg=colour) if colour and self._on_terminal else line
-        click.echo(styled, err=self._to_stderr)
+        super().say(mark, text, colour=colour)
 
     # ---- statuses ------------------------------------------------------------------------------------------
 

@@ -12,14 +12,13 @@ import contextlib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from conjure.core.files import write_atomically
+from conjure.core.files import parse_toml, write_atomically
 from conjure.core.home import Home
 from conjure.core.text import did_you_mean
 from conjure.core.units import parse_duration, parse_size
@@ -268,8 +267,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _settings_in(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(content.decode())
-    except (ValueError, RecursionError) as error:
+        tables = parse_toml(content.decode())
+    except ValueError as error:
         raise UsageError(f"{path} is not a TOML file: {error}") from error
     if path.name == PROJECT_FILE:
         _refuse_executors(tables, path)
@@ -353,10 +352,10 @@ def read_executors(home: Home) -> dict[str, ExecutorSettings]:
     """
     path = home.config_file
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).get(_EXECUTORS, {})
+        tables = parse_toml(path.read_text(encoding="utf-8")).get(_EXECUTORS, {})
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(tables, dict):
         raise UsageError(f"{path}: executors must be tables, such as [executors.NAME]")

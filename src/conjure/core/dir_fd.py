@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -23,8 +23,7 @@ _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_LEVELS = 64  # descriptors held at once on the way down; folders may be nested deeper than a process has
 
 
-@dataclass(frozen=True, slots=True)
-class FolderId:
+class FolderId(NamedTuple):
     """What tells one folder from every other on a running machine."""
 
     device: int
@@ -270,8 +269,7 @@ def _reopen_above(below: int, expected: FolderId) -> int:
     return descriptor
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What has a name in a folder that is being walked.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Writing files so that a crash leaves the old content or the new, and digests of what is there.
 
-Main entries: `write_atomically`, `replace_folder`, `sha256_file`, `parse_json`. Invariant: a reader never
-sees half a file.
+Main entries: `write_atomically`, `replace_folder`, `sha256_file`, `parse_json`, `parse_toml`. Invariant:
+a reader never sees half a file.
 """
 
 import errno
@@ -61,6 +61,20 @@ def parse_json(text: bytes | str) -> Any:
     """
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What TOML text holds, where the text may be anything.
+
+    Raises:
+        ValueError: It is not TOML, or is nested deeper than Python can follow.
+    """
+    import tomllib  # milliseconds that only who has such a file need pay
+
+    try:
+        return tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

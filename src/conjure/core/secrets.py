@@ -8,12 +8,15 @@ and ``SORT_KEY`` are not secret. Invariant: each secret found becomes `STARS`; a
 
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 STARS = "***"
 
 Span = tuple[int, int]
+
+# Patterns are texts: `re` compiles one when it is first used, and keeps it. Together they would cost every
+# command 10 ms, and most texts need few of them.
 
 # ---- shapes ------------------------------------------------------------------------------------------------
 
@@ -48,15 +51,18 @@ _ISSUED = (
     r"nvapi-[A-Za-z0-9_-]{60,}",
     r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
 )
-_TOKEN = re.compile(rf"(?<![A-Za-z0-9_-])(?:{'|'.join(_ISSUED)})(?![A-Za-z0-9_])")
+_TOKEN = rf"(?<![A-Za-z0-9_-])(?:{'|'.join(_ISSUED)})(?![A-Za-z0-9_])"
+_SHORTEST_TOKEN = 20  # characters: AKIA and 16 more
 # The same issuers with fewer characters, for what is mixed as no file's name is.
-_SHORT_TOKEN = re.compile(
+_SHORT_ISSUED = (
     r"(?<![A-Za-z0-9_-])(?:hf_|gh[oprsu]_|github_pat_|glpat-|sk-|xox[abp]-)(?P<rest>[A-Za-z0-9_-]{12,}+)"
 )
-_PRIVATE_KEY = re.compile(
-    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)", re.DOTALL
+_SHORTEST_SHORT = 15  # sk- and 12 more
+_KEY_BEGINS = "-----BEGIN "
+_PRIVATE_KEY = (
+    rf"(?s){_KEY_BEGINS}[A-Z ]{{0,30}}PRIVATE KEY-----.*?(?:-----END [A-Z ]{{0,30}}PRIVATE KEY-----|\Z)"
 )
-_CHANGE = re.compile(r"(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])|(?<=[a-z])(?=[A-Z])")
+_CHANGE = r"(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])|(?<=[a-z])(?=[A-Z])"
 _LONGEST_RANDOM = 256
 
 
@@ -65,15 +71,23 @@ def _is_mixed(text: str, *, length: int = 12, changes: int = 3) -> bool:
     if not length <= len(text) <= _LONGEST_RANDOM or re.search(r"[\s<>*?{}()\[\],]", text):
         return False
     digits = sum(character.isdecimal() for character in text)
-    return digits >= 2 and len(_CHANGE.findall(text)) >= changes
+    return digits >= 2 and len(re.findall(_CHANGE, text)) >= changes
 
 
 def _find_tokens(text: str) -> Iterator[Span]:
-    for pattern in (_TOKEN, _PRIVATE_KEY):
-        yield from (match.span() for match in pattern.finditer(text))
-    for match in _SHORT_TOKEN.finditer(text):
-        if _is_mixed(match["rest"], changes=5):
-            yield match.span()
+    longest = _longest_word(text)
+    if longest >= _SHORTEST_TOKEN:
+        yield from (match.span() for match in re.finditer(_TOKEN, text))
+    if _KEY_BEGINS in text:
+        yield from (match.span() for match in re.finditer(_PRIVATE_KEY, text))
+    if longest >= _SHORTEST_SHORT:
+        for match in re.finditer(_SHORT_ISSUED, text):
+            if _is_mixed(match["rest"], changes=5):
+                yield match.span()
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
 
 
 # ---- names -------------------------------------------------------------------------------------------------
@@ -83,7 +97,7 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_CAMEL = r"(?<=[a-z])(?=[A-Z])"
 # Last words of a name that are of no weight: API_KEY_2, DB_PASSWORD_PROD.
 _SUFFIXES = _set(
     "prod production dev development staging stage test live backup old new primary secondary default "
@@ -111,15 +125,13 @@ _EVERYDAY = _set(
     "partition per primary prompt question query reason response reward row score sep separator shard "
     "sort source special split start stop subject summary target text think title unk value video word"
 )
-_RUN_TOGETHER = re.compile(r".+(?:key|token|secret|passwd|password|pass|pwd|pat|auth|creds?)")
+_RUN_TOGETHER = r".+(?:key|token|secret|passwd|password|pass|pwd|pat|auth|creds?)"
 _PLAIN = r"\*+|true|false|none|null|yes|no|on|off|required|optional|basic|digest|bearer|ask|prompt|stdin"
 # Not secrets whatever the name: plain words; on a command line also options, variables, placeholders.
-_NO_VALUE = re.compile(rf"(?:{_PLAIN})", re.IGNORECASE)
-_HARMLESS = re.compile(
-    rf"-.*|\$.*|`.*|:[A-Za-z_][\w.-]*:|%\w+%|\{{.*\}}|<.*|\[.*\]|@.*|{_PLAIN}", re.IGNORECASE | re.DOTALL
-)
-_NUMBER = re.compile(r"[-+]?[\d.]+(?:e[-+]?\d+)?", re.IGNORECASE)
-_FILE = re.compile(r"(?:~|\.{1,2})?/.*|.*\.(?:pem|key|json|txt|ya?ml|env|crt|cer|p12|pub|toml|ini|cfg)")
+_NO_VALUE = rf"(?i:{_PLAIN})"
+_HARMLESS = rf"(?is:-.*|\$.*|`.*|:[A-Za-z_][\w.-]*:|%\w+%|\{{.*\}}|<.*|\[.*\]|@.*|{_PLAIN})"
+_NUMBER = r"(?i)[-+]?[\d.]+(?:e[-+]?\d+)?"
+_FILE = r"(?:~|\.{1,2})?/.*|.*\.(?:pem|key|json|txt|ya?ml|env|crt|cer|p12|pub|toml|ini|cfg)"
 
 
 def is_secret(name: str, value: str, *, literal: bool = False) -> bool:
@@ -130,7 +142,7 @@ def is_secret(name: str, value: str, *, literal: bool = False) -> bool:
         value: What stands after it.
         literal: No shell or program reads the value first, so that ``$X`` in it is no variable.
     """
-    if not value or (_NO_VALUE if literal else _HARMLESS).fullmatch(value):
+    if not value or re.fullmatch(_NO_VALUE if literal else _HARMLESS, value):
         return False
     words = _words(name)
     if not words or " ".join(words) in _WORKING_FOLDERS:
@@ -138,11 +150,11 @@ def is_secret(name: str, value: str, *, literal: bool = False) -> bool:
     last, others = words[-1], words[:-1]
     if last in _PASSWORDS or (last == "pass" and others and not _EVERYDAY & {*others}):
         return True
-    if _NUMBER.fullmatch(value) or _FILE.fullmatch(value):
+    if re.fullmatch(_NUMBER, value) or re.fullmatch(_FILE, value):
         return False
     if last in _ALWAYS or (last in _WITH_ISSUER and not last.endswith("s") and _is_issued(others)):
         return True
-    is_weak = last in _WITH_ISSUER or _RUN_TOGETHER.fullmatch(last) is not None
+    is_weak = last in _WITH_ISSUER or re.fullmatch(_RUN_TOGETHER, last) is not None
     return is_weak and not (others and others[-1] in _EVERYDAY) and _is_mixed(value)
 
 
@@ -153,7 +165,7 @@ def _is_issued(others: Sequence[str]) -> bool:
 
 def _words(name: str) -> list[str]:
     """The words of a name in small letters, without what follows the word that counts."""
-    words = [word.lower() for word in re.split(r"[_.\s-]+", _CAMEL.sub("_", name.strip("-"))) if word]
+    words = [word.lower() for word in re.split(r"[_.\s-]+", re.sub(_CAMEL, "_", name.strip("-"))) if word]
     words = [word.rstrip("0123456789") or word for word in words]
     while len(words) > 1 and (words[-1] in _SUFFIXES or words[-1].isdecimal()):
         words.pop()
@@ -164,44 +176,52 @@ def _words(name: str) -> list[str]:
 
 # ---- places in any text ------------------------------------------------------------------------------------
 
-_ADDRESS = re.compile(
+_ADDRESS = (
     r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://(?P<user>[^\s/'\":@?#]*+):(?P<password>[^\s/'\"]+)@"
 )
-_ADDRESS_USER = re.compile(
+_ADDRESS_USER = (
     r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://(?P<user>[^\s/'\":@?#]++)(?::[^\s/'\"@]*)?@"
 )
-_QUERY = re.compile(r"[?&;](?P<name>[A-Za-z_][\w.-]{0,60})=(?P<value>[^\s&#'\";]+)")
+_QUERY = r"[?&;](?P<name>[A-Za-z_][\w.-]{0,60})=(?P<value>[^\s&#'\";]+)"
 _QUERY_NAMES = _set("sig signature token tokens jwt code_verifier hmac")
-_SIGNED = re.compile(r"x-(?:amz|goog|oss|cos)-(?:signature|credential|security-token)", re.IGNORECASE)
-_HEADER = re.compile(
-    r"\b(?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token|apikey|digest)\s+)?"
-    r"(?P<value>[^\s'\"]+)",
-    re.IGNORECASE,
+_SIGNED = r"(?i)x-(?:amz|goog|oss|cos)-(?:signature|credential|security-token)"
+_HEADER = (
+    r"(?i)\b(?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token|apikey|digest)\s+)?"
+    r"(?P<value>[^\s'\"]+)"
 )
-_BEARER = re.compile(r"\bbearer\s+(?P<value>[A-Za-z0-9._~+/=-]{16,}+)", re.IGNORECASE)
-_COOKIE = re.compile(r"\b(?:set-)?cookie:\s*(?P<value>[^'\"\n=]{1,200}=[^'\"\n]+)", re.IGNORECASE)
+_BEARER = r"(?i)\bbearer\s+(?P<value>[A-Za-z0-9._~+/=-]{16,}+)"
+_SHORTEST_BEARER = 16
+_COOKIE = r"(?i)\b(?:set-)?cookie:\s*(?P<value>[^'\"\n=]{1,200}=[^'\"\n]+)"
 _VALUE = r"(?:'(?P<single>[^']*)'|\"(?P<double>[^\"]*)\"|(?P<plain>[^\s'\";|&,(){}\[\]]+))"
-_ASSIGNED = re.compile(rf"(?<![\w.-])(?P<name>-{{0,2}}[A-Za-z_][\w.-]*+)['\"]?\s*(?P<sign>=|:)\s*{_VALUE}")
+_ASSIGNED = rf"(?<![\w.-])(?P<name>-{{0,2}}[A-Za-z_][\w.-]*+)['\"]?\s*(?P<sign>=|:)\s*{_VALUE}"
 
 
 def _find_in_text(text: str) -> Iterator[Span]:
     """Secrets by shape, in addresses, in headers and after names: in any text."""
     yield from _find_tokens(text)
     if "@" in text:
-        yield from (match.span("password") for match in _ADDRESS.finditer(text) if match["password"])
+        yield from (match.span("password") for match in re.finditer(_ADDRESS, text) if match["password"])
         yield from (
-            match.span("user") for match in _ADDRESS_USER.finditer(text) if _is_token_user(match["user"])
+            match.span("user") for match in re.finditer(_ADDRESS_USER, text) if _is_token_user(match["user"])
         )
-    for match in _QUERY.finditer(text):
-        name = match["name"]
-        is_known = name.lower() in _QUERY_NAMES or _SIGNED.fullmatch(name) is not None
-        if (is_known and not _HARMLESS.fullmatch(match["value"])) or is_secret(name, match["value"]):
-            yield match.span("value")
-    for pattern in (_HEADER, _COOKIE, _BEARER):
-        for match in pattern.finditer(text):
-            if not _HARMLESS.fullmatch(match["value"]):
+    if "=" in text:
+        yield from _find_in_queries(text)
+    has_sign = "=" in text or ":" in text
+    likely = (_HEADER, has_sign), (_COOKIE, ":" in text), (_BEARER, _longest_word(text) >= _SHORTEST_BEARER)
+    for pattern in (pattern for pattern, is_likely in likely if is_likely):
+        for match in re.finditer(pattern, text):
+            if not re.fullmatch(_HARMLESS, match["value"]):
                 yield match.span("value")
-    yield from _find_assigned(text)
+    if has_sign:
+        yield from _find_assigned(text)
+
+
+def _find_in_queries(text: str) -> Iterator[Span]:
+    for match in re.finditer(_QUERY, text):
+        name = match["name"]
+        is_known = name.lower() in _QUERY_NAMES or re.fullmatch(_SIGNED, name) is not None
+        if (is_known and not re.fullmatch(_HARMLESS, match["value"])) or is_secret(name, match["value"]):
+            yield match.span("value")
 
 
 def _is_token_user(user: str) -> bool:
@@ -210,7 +230,7 @@ def _is_token_user(user: str) -> bool:
 
 
 def _find_assigned(text: str) -> Iterator[Span]:
-    for match in _ASSIGNED.finditer(text):
+    for match in re.finditer(_ASSIGNED, text):
         kind = next(kind for kind in ("single", "double", "plain") if match[kind] is not None)
         value = match[kind]
         # After a colon stands prose as often as a value: `password: see the wiki`.
@@ -221,29 +241,28 @@ def _find_assigned(text: str) -> Iterator[Span]:
 
 # ---- places on command lines -------------------------------------------------------------------------------
 
-_USER_PASSWORD = re.compile(r"[^:\s]*:(?P<secret>.+)")
-_ANYTHING = re.compile(r"(?P<secret>.+)", re.DOTALL)
+_AFTER_USER = r"[^:\s]*:(?P<secret>.+)"
+_ANYTHING = r"(?s)(?P<secret>.+)"
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """Options of some programs after which a secret stands."""
 
     programs: frozenset[str]
     separate: frozenset[str]  # the secret is the next word
     attached: tuple[str, ...] = ()  # the secret follows in the same word
-    form: re.Pattern[str] = _ANYTHING
+    form: str = _ANYTHING  # of what stands there
 
 
-def _place(programs: str, separate: str, attached: str = "", form: re.Pattern[str] = _ANYTHING) -> _Place:
+def _place(programs: str, separate: str, attached: str = "", form: str = _ANYTHING) -> _Place:
     return _Place(frozenset(programs.split()), frozenset(separate.split()), tuple(attached.split()), form)
 
 
 _PLACES = (
-    _place("curl", "-u --user -U --proxy-user", "-u -U --user= --proxy-user=", _USER_PASSWORD),
-    _place("http https xh httpie", "-a --auth", "-a --auth=", _USER_PASSWORD),
+    _place("curl", "-u --user -U --proxy-user", "-u -U --user= --proxy-user=", _AFTER_USER),
+    _place("http https xh httpie", "-a --auth", "-a --auth=", _AFTER_USER),
     _place("curl", "--oauth2-bearer --pass --proxy-pass --key-pass --tlspassword"),
-    _place("curl", "-b --cookie", "--cookie=", re.compile(r"(?P<secret>[^=]+=.+)")),
+    _place("curl", "-b --cookie", "--cookie=", r"(?P<secret>[^=]+=.+)"),
     _place("mysql mysqldump mysqladmin mysqlimport mysqlshow mariadb mariadb-dump mycli", "", "-p"),
     _place("mongo mongosh mongodump mongorestore twine sshpass ftp", "-p", "-p"),
     _place("docker podman nerdctl helm skopeo az buildah oras crane", "-p"),
@@ -251,18 +270,14 @@ _PLACES = (
     _place("7z 7za 7zr rar unrar", "", "-p"),
     _place("zip unzip sqlcmd bcp mosquitto_pub mosquitto_sub", "-P", "-P"),
     _place("ldapsearch ldapadd ldapmodify", "-w", "-w"),
-    _place("smbclient", "-U --user", "-U --user=", re.compile(r"[^%\s]*%(?P<secret>.+)")),
-    _place("lftp", "-u", "-u", re.compile(r"[^,\s]*,(?P<secret>.+)")),
-    _place(
-        "openssl", "-passin -passout -pass -k -K", "", re.compile(r"(?:pass:)?(?P<secret>(?!file:|env:).+)")
-    ),
+    _place("smbclient", "-U --user", "-U --user=", r"[^%\s]*%(?P<secret>.+)"),
+    _place("lftp", "-u", "-u", r"[^,\s]*,(?P<secret>.+)"),
+    _place("openssl", "-passin -passout -pass -k -K", "", r"(?:pass:)?(?P<secret>(?!file:|env:).+)"),
     _place("wandb comet vault", "login"),
 )
 _PROGRAMS = frozenset(program for place in _PLACES for program in place.programs)
 # A word of a shell line with the quotes it has, or what ends a command.
-_SHELL_WORD = re.compile(
-    r"(?P<end>[;|&\n])|(?P<word>(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s;|&'\"\\])+)|[\s'\"\\]"
-)
+_SHELL_WORD = r"(?P<end>[;|&\n])|(?P<word>(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s;|&'\"\\])+)|[\s'\"\\]"
 
 Word = tuple[int, str]  # where it begins in the text, and the text
 
@@ -296,8 +311,8 @@ def _find_by_option(before: str, word: str, programs: set[str]) -> Iterator[Span
 
 
 def _in_form(place: _Place, word: str, start: int) -> Iterator[Span]:
-    match = place.form.fullmatch(word, start)
-    if match and not _HARMLESS.fullmatch(match["secret"]):
+    match = re.compile(place.form).fullmatch(word, start)
+    if match and not re.fullmatch(_HARMLESS, match["secret"]):
         yield match.span("secret")
 
 
@@ -305,7 +320,7 @@ def _find_in_line(line: str, depth: int = 0) -> Iterator[Span]:
     """Secrets in a shell line: of its text and of its words, and of lines that stand quoted in it."""
     yield from _find_in_text(line)
     words: list[Word] = []
-    for match in _SHELL_WORD.finditer(line):
+    for match in re.finditer(_SHELL_WORD, line):
         if match["end"]:
             yield from _find_in_words(words)
             words = []

@@ -12,10 +12,11 @@ from conjure.core.home import Home
 from conjure.errors import NotFoundError
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT
 from conjure.recipes.run_specs import MODEL_MOUNT
+from conjure.recipes.used_models import named_models
 from conjure.runs.artifacts.availability import bring_files
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.schema.record import MountFacts
+from conjure.runs.schema.record import MountFacts, RunRecord
 from conjure.runs.schema.resource import RUNS, Resource
 from conjure.runs.schema.run_folder import RunFolder
 
@@ -66,23 +67,18 @@ def tuned_models(home: Home) -> Iterator[TunedModel]:
             yield TunedModel(
                 name=name,
                 folder=folder,
-                base=_base(record.mounts, record.spec.command),
+                base=_base(record),
                 data=tuple(_data(record.mounts)),
                 held_out_loss=values.get(run.number, {}).get(_HELD_OUT_LOSS),
                 links=tuple(each.name for each in links if each.resource in meant),
             )
 
 
-def _base(mounts: tuple[MountFacts, ...], command: tuple[str, ...]) -> str | None:
-    mounted = next((mount.resource for mount in mounts if mount.target == MODEL_MOUNT), None)
+def _base(record: RunRecord) -> str | None:
+    mounted = next((mount.resource for mount in record.mounts if mount.target == MODEL_MOUNT), None)
     if mounted is not None:
         return mounted.removesuffix(f"/{CHECKPOINT_OUTPUT}")
-    for word, following in zip(command, [*command[1:], ""], strict=True):
-        if word == "--model":
-            return following
-        if word.startswith("--model="):
-            return word.partition("=")[2]
-    return None
+    return next(iter(named_models(record)), None)
 
 
 def _data(mounts: tuple[MountFacts, ...]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import sys
 
 from conjure.core.home import Home
 from conjure.runs.executors.forking import ForkingExecutor
-from conjure.runs.host.process import set_name
+from conjure.runs.host.process_control import set_name
 from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.sweeps.driver import Driver
 from conjure.sweeps.request import SweepRequest

@@ -100,6 +100,9 @@ def test_other_names_are_secret_with_a_value_that_is_mixed_as_a_token(name):
         ('curl -d \'{"password": "hunter2"}\' h', 'curl -d \'{"password": "***"}\' h'),
         ("curl -H 'Cookie: id=abc' h", "curl -H 'Cookie: ***' h"),
         (f"echo {HUGGING_FACE} {GITHUB}", "echo *** ***"),
+        ("echo AKIA0123456789ABCDEF", "echo ***"),  # the shortest of its kind, as the next ones are
+        ("echo sk-a1B2c3D4e5F6", "echo ***"),
+        ("echo bearer a1b2c3d4e5f6a7b8", "echo bearer ***"),
         ("curl https://h/x?token=abc&sig=def", "curl https://h/x?token=***&sig=***"),
         ("curl 'https://h/x?a=1&X-Amz-Signature=def'", "curl 'https://h/x?a=1&X-Amz-Signature=***'"),
         ("curl -u me:hunter2 https://h", "curl -u me:*** https://h"),

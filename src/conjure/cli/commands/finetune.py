@@ -215,6 +215,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     _refuse_output(settings)
     if settings["resume"] is not None:
         spec = _resumed_spec(data, settings["resume"], settings["distributed"])
+        implementation.refuse_changed_base(settings["resume"])
         implementation.refuse_unequal_shares(spec)
         spec = spec if recording["project"] is None else replace(spec, project=recording["project"])
     else:

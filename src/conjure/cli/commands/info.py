@@ -11,6 +11,7 @@ from conjure.cli.render import on_terminal, visible, write_json
 from conjure.cli.run_cells import toned
 from conjure.cli.tables import heading, show_facts
 from conjure.core.home import Home
+from conjure.recipes.used_models import UsedModel, used_models
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.views import view_run
 
@@ -20,12 +21,19 @@ from conjure.runs.views import view_run
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(number: int, *, as_json: bool) -> None:
     """Show the details of run NUMBER (default: the newest): settings, status, times and outputs."""
-    with open_store(Home.from_environment()) as store:
+    home = Home.from_environment()
+    with open_store(home) as store:
         view = view_run(store, number)
+    models = used_models(home, view.record)
     if as_json:
-        write_json(view.to_dict())
+        write_json(view.to_dict() | {"models": [model.to_dict() for model in models]})
         return
-    show_facts([(fact.name, toned(fact.value, fact.tone)) for fact in view.facts])
+    show_facts(
+        [
+            *((fact.name, toned(fact.value, fact.tone)) for fact in view.facts),
+            *(("model", _model_text(model)) for model in models if model.sha256 is not None),
+        ]
+    )
     for title, facts in view.sections.items():
         if facts:
             heading(title)
@@ -34,6 +42,10 @@ def command(number: int, *, as_json: bool) -> None:
     if environment is not None and environment.packages:
         heading(f"packages ({len(environment.packages)})")
         click.echo(_paragraph(f"{name} {version}" for name, version in environment.packages.items()))
+
+
+def _model_text(model: UsedModel) -> str:
+    return f"{model.name}, weights sha256 {model.sha256}"
 
 
 def _paragraph(words: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ Main entry: `command`. Invariant: only `fetch` uses the network.
 """
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from conjure.cli.render import note, visible, write_json
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
+from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.describe import ModelDescription, describe
 from conjure.lm.checkpoints.model_resolver import ModelSource, models_here, resolve_model
 from conjure.lm.checkpoints.packaged_models import PACKAGED_MODELS, fetch_packaged
@@ -49,11 +51,14 @@ def list_models(*, as_json: bool) -> None:
 @as_json_option
 def info(name: str, *, as_json: bool) -> None:
     """Show the details of a model, given by name or folder."""
-    model = describe(resolve_model(name, lookups=[model_lookup], fetch=False))
+    source = resolve_model(name, lookups=[model_lookup], fetch=False)
+    model, sha256 = describe(source), None
+    with suppress(CheckpointError):  # the description tells why it cannot be loaded
+        sha256 = source.sha256
     if as_json:
-        write_json(model.to_dict())
+        write_json(model.to_dict() | {"sha256": sha256})
         return
-    facts = dict(_facts(model))
+    facts = dict(_facts(model, sha256))
     width = max(map(len, facts))
     for label, value in facts.items():
         click.echo(f"{label:<{width}}  {visible(value)}")
@@ -158,12 +163,13 @@ def _heads(config: ModelConfig) -> str:
     return f", {config.n_head} heads{shared}"
 
 
-def _facts(model: ModelDescription) -> list[tuple[str, str]]:
+def _facts(model: ModelDescription, sha256: str | None) -> list[tuple[str, str]]:
     facts = [
         ("name", model.source.name),
         ("from", _origin(model)),
         ("folder", str(model.source.folder)),
         ("size", _megabytes(model.size_bytes)),
+        ("weights sha256", sha256 or "unknown"),
     ]
     if model.config is not None:
         config = model.config

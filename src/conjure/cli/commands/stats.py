@@ -13,7 +13,7 @@ from conjure.cli.tables import Cell, show_facts
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
 from conjure.runs.database.base import Database
-from conjure.runs.host.gpus import GpuReading
+from conjure.runs.host.gpu_meter import GpuReading
 from conjure.runs.inspect.live_usage import Sample, Sampler
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.schema.process_facts import Usage

@@ -1,7 +1,7 @@
 """What `conjure finetune` does: checks what is asked, and trains where no run is to be recorded.
 
-Main entries: `checked_spec`, `refuse_unequal_shares`, `train_here`. Invariant: the checks before a run gets a
-number do not import torch.
+Main entries: `checked_spec`, `refuse_changed_base`, `refuse_unequal_shares`, `train_here`. Invariant: the
+checks before a run gets a number do not import torch.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,14 @@ from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.lm.training.request import FinetuneRequest
+from conjure.recipes import changed_models
 from conjure.recipes.finetune_specs import finetune_spec, has_state, mark_as_outputs
 from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.request_checks import check_finetune
 from conjure.recipes.resource_lookup import data_path
 from conjure.reporting import inside_a_run
+from conjure.runs.artifacts.resource_paths import parse
+from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import RunSpec
 
 
@@ -46,6 +49,20 @@ def checked_spec(context: click.Context, placeholders: Mapping[str, str] | None 
         labels=given["label"],
     )
     return replace(spec, project=given["project"])
+
+
+def refuse_changed_base(resource: str) -> None:
+    """Refuse to resume a run whose base model is another one now, before the new run gets a number.
+
+    Raises:
+        UsageError: It is.
+    """
+    home = Home.from_environment()
+    with open_store(home) as store:
+        number = parse(resource, store.lookup_link).number
+        record = store.get(number) if number is not None else None
+    if record is not None:
+        changed_models.refuse_changed_base(home, record)
 
 
 def refuse_unequal_shares(spec: RunSpec) -> None:

@@ -70,11 +70,12 @@ def generate(
     if chat_on is not None:
         request = _as_questions(request, ChatEncoder.of(loaded.tokenizer, model=model, day=chat_on))
     _note_overflow(loaded, request)
+    model_facts = {"model": loaded.origin, "model_sha256": loaded.source.sha256} if output is not None else {}
     streamed = plain and single and (streaming if streaming is not None else on_terminal())
     writing = _Writing(loaded, request, streamed=streamed)
     writing.run()
     if output is not None:
-        save_json(output, [_as_json(sample, logprobs=True) for sample in writing.samples])
+        save_json(output, [_as_json(sample, logprobs=True) | model_facts for sample in writing.samples])
     if as_json:
         write_json([_as_json(sample, logprobs=logprobs) for sample in writing.samples])
     elif not streamed:

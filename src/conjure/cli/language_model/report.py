@@ -6,10 +6,10 @@ made again.
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import click
 
-from conjure.cli.render import save_text
 from conjure.core.home import Home
 from conjure.lm.report.facts import Report, report_from_json
 from conjure.recipes.report import REPORT_FILE
@@ -27,21 +27,22 @@ def show_report(folder: Path, output: Path | None) -> Path:
 
 def compare_runs(home: Home, names: tuple[str, ...], output: Path | None, *, as_json: bool) -> Path | None:
     """Compare runs and print what came out; the page, or None where only JSON was wanted."""
-    # Imports torch, which the report of one run does not need.
-    from conjure.cli.language_model import report_comparison
-
-    return report_comparison.compare_runs(home, names, output, as_json=as_json)
+    return _with_torch().compare_runs(home, names, output, as_json=as_json)
 
 
 def _page(report: Report, folder: Path, output: Path | None) -> Path:
     if output is None and (folder / PAGE_FILE).is_file():
         return folder / PAGE_FILE
-    # Imports torch, which a page that is there does not need.
-    from conjure.lm.report.html.page import render_html
-
     page = output if output is not None else Path(PAGE_FILE)
-    save_text(page, render_html(report))
+    _with_torch().save_page(report, page)
     return page
+
+
+def _with_torch() -> ModuleType:
+    # torch takes a second to import, and the report of one run that has its page does without.
+    from conjure.cli.language_model import report_comparison
+
+    return report_comparison
 
 
 def _show(report: Report) -> None:

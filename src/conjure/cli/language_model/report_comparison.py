@@ -1,22 +1,30 @@
-"""What `conjure report` shows of several fine-tunes, side by side, and their page.
+"""What `conjure report` makes with torch: pages, and what it shows of several fine-tunes side by side.
 
-Main entry: `compare_runs`. Invariant: stdout holds the comparison, or all of it as JSON, and nothing else.
+Main entries: `compare_runs`, `save_page`. Invariant: stdout holds the comparison, or all of it as JSON,
+and nothing else.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from conjure.cli.render import note, save_text
 from conjure.core.home import Home
+from conjure.lm.checkpoints.weights_digest import SHORT
 from conjure.lm.report.compare import Comparison, compare, comparison_to_json
+from conjure.lm.report.facts import Report
 from conjure.lm.report.html.compare_page import behind, place, protocol, render_comparison
+from conjure.lm.report.html.page import render_html
 from conjure.recipes.comparison_inputs import tuned_models
+from conjure.recipes.used_models import models_of_one_name
+from conjure.runs.lifecycle.ownership import open_store
 
 
 def compare_runs(home: Home, names: tuple[str, ...], output: Path | None, *, as_json: bool) -> Path | None:
     """Compare runs and print what came out; the page, or None where only JSON was wanted."""
     models = tuned_models(home, names)
+    _note_models_of_one_name(home, [model.run for model in models])
     comparison = compare(models, tell=lambda sentence: note(f"{sentence}…"))
     if as_json:
         click.echo(comparison_to_json(comparison), nl=False)
@@ -26,6 +34,20 @@ def compare_runs(home: Home, names: tuple[str, ...], output: Path | None, *, as_
     page = output if output is not None else Path(f"report-{'-'.join(str(m.run) for m in models)}.html")
     save_text(page, render_comparison(comparison))
     return page
+
+
+def save_page(report: Report, page: Path) -> None:
+    """Write the page of one run's report."""
+    save_text(page, render_html(report))
+
+
+def _note_models_of_one_name(home: Home, runs: Sequence[int]) -> None:
+    """Say which runs started from which model, where several have one name."""
+    with open_store(home) as store:
+        records = [store.get(run) for run in runs]
+    for name, digests in models_of_one_name(home, records).items():
+        each = ", ".join(f"run {run} from {digest[:SHORT]}" for run, digest in digests.items())
+        note(f"The runs started from different models named {name}: {each}.")
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:

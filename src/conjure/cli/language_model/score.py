@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from conjure.cli.language_model.token_view import show_tokens
 from conjure.cli.render import StatusLine, note, save_json, write_json
 from conjure.core.units import format_duration
 from conjure.errors import DataError
+from conjure.lm.checkpoints.base_model import base_difference
+from conjure.lm.checkpoints.describe import read_training
+from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.generation.score import Score, Tally, Windows, score_chats, score_documents
 from conjure.lm.generation.scorer_loading import LoadedScorer, load_scorer
 from conjure.lm.text.chat.encoding import EncodedChat, conversation_encoder
@@ -57,14 +61,14 @@ def score(
     """
     names = [data_path(name) for name in inputs] if files else inputs
     texts = _records(names, column, split, layout) if files else inputs
-    results = []
+    results, as_objects = [], as_json or output is not None
     for name in models:
         merged = data_path(adapter) if adapter is not None else None
         model = load_scorer(name, much=files, adapter=merged, lookups=[model_lookup])
-        result = _Result(model, Windows.of(model.scorer, context, stride))
-        keep = per_token or not files
+        windows = Windows.of(model.scorer, context, stride)
+        result = _Result(model, windows, model.source.sha256 if as_objects else None)
         for scored in _with_progress(result, texts):
-            result.add(scored, keep=(as_json or output is not None) and keep)
+            result.add(scored, keep=as_objects and (per_token or not files))
             if per_token and not as_json:
                 show_tokens(model.tokenizer, scored.token_ids, scored.token_logprobs)
         if not result.tally.tokens:
@@ -72,6 +76,8 @@ def score(
         results.append(result)
     if files:
         _note_bad_rows(texts)
+    for one, other in permutations(results, 2):
+        _note_other_base(one.model.source, other.model.source)
     objects = [result.as_json() for result in results]
     figures = objects if len(models) > 1 else objects[0]
     if output is not None:
@@ -98,12 +104,23 @@ def _note_bad_rows(records: Any) -> None:
         note(f"Left out: {records.describe(bad)}.")
 
 
+def _note_other_base(base: ModelSource, tuned: ModelSource) -> None:
+    """Say so if a model that was tuned from one of this name was tuned from another."""
+    training = read_training(tuned.folder) or {}
+    if (training.get("settings") or {}).get("model") != base.name:
+        return
+    difference = base_difference(base, training.get("base"), tuned.folder)
+    if difference is not None:
+        note(f"{tuned.name} was not tuned from this {base.name}: it started from {difference}.")
+
+
 @dataclass
 class _Result:
     """What one model made of the texts."""
 
     model: LoadedScorer
     windows: Windows
+    sha256: str | None
     records: int = 0
     scores: list[Score] = field(default_factory=list)
 
@@ -119,6 +136,7 @@ class _Result:
     def as_json(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "model": self.model.origin,
+            "model_sha256": self.sha256,
             "context": self.windows.context,
             "stride": self.windows.stride,
             "records": self.records,

@@ -9,7 +9,6 @@ name, and a file that `write_values` wrote is read back as the same words.
 """
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import click
 
+from conjure.core.files import parse_toml
 from conjure.core.text import did_you_mean
 from conjure.errors import ConflictError, NotFoundError, UsageError
 
@@ -90,7 +90,7 @@ def write_values(path: Path, values: Mapping[str, Value]) -> None:
     """
     text = "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
     try:
-        readable = tomllib.loads(text) == {
+        readable = parse_toml(text) == {
             key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
         }
         data = text.encode()
@@ -122,12 +122,12 @@ def _by_key(command: click.Command) -> dict[str, click.Parameter]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return parse_toml(path.read_bytes().decode())
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not a TOML file: {error}") from error
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,20 @@ from torch import Tensor
 from conjure.core.files import locked, replace_folder, sha256_bytes, sha256_file
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, NotFoundError
-from conjure.lm.checkpoints.layout import WEIGHT_PATTERNS, read_json_object
+from conjure.lm.checkpoints.base_model import different_weights, how_to_restore
+from conjure.lm.checkpoints.layout import read_json_object
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint, saving
 from conjure.lm.checkpoints.safetensors_reader import TensorFile
 from conjure.lm.checkpoints.stored_weights import load_tokenizer
 from conjure.lm.checkpoints.tensor_layout import assemble, file_names, split_rows, stored_names
+from conjure.lm.checkpoints.weights_digest import weights_digest
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.shape import ModelConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_BASE_DIGEST = "base_sha256"  # in the metadata of the weights' file, which PEFT passes over
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _FORMAT = 1  # of a merged folder; a change makes old ones be made anew
 
@@ -77,7 +81,13 @@ class Correction:
 
 
 def save_adapter(
-    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], *, alpha: float, base: str
+    folder: Path,
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    *,
+    alpha: float,
+    base: str,
+    base_sha256: str | None = None,
 ) -> None:
     """Write what a LoRA training learned as a PEFT folder, in place of one that is there.
 
@@ -87,6 +97,7 @@ def save_adapter(
         weights: ``lora_a`` and ``lora_b`` of our modules, by our names; others are left alone.
         alpha: The scale is this divided by the root of the rank.
         base: What the adapter is for, for ``base_model_name_or_path``.
+        base_sha256: Of that model's weights, so that the adapter is not used with others.
 
     Raises:
         CheckpointError: It cannot be written.
@@ -120,7 +131,9 @@ def save_adapter(
         "layers_to_transform": sorted(layers) if len(layers) < config.n_layer else None,
     }
     with saving(folder), replace_folder(folder) as fresh:
-        save_file(tensors, fresh / WEIGHTS_FILE, metadata={"format": "pt"})
+        noted = {_BASE_DIGEST: base_sha256} if base_sha256 is not None else {}
+        metadata = {"format": "pt", "conjure": version("conjure"), **noted}
+        save_file(tensors, fresh / WEIGHTS_FILE, metadata=metadata)
         (fresh / WEIGHTS_FILE).chmod(0o644)
         text = json.dumps(settings, indent=2, sort_keys=True)
         (fresh / CONFIG_FILE).write_text(f"{text}\n", encoding="utf-8")
@@ -151,7 +164,7 @@ def apply_adapter(source: ModelSource, adapter: str | Path | None) -> ModelSourc
         if not (merged / "config.json").is_file():
             model = load_model(source.folder)
             tokenizer = load_tokenizer(source.folder, model.config)
-            with _open_corrections(folder) as corrections:
+            with _open_corrections(folder, source) as corrections:
                 _merge(model, corrections, folder)
             save_checkpoint(merged, model, tokenizer, dtype=torch.float32)
     return replace(source, name=f"{source.name} with {adapter}", folder=merged)
@@ -163,17 +176,16 @@ def _digest(base: Path, adapter: Path) -> str:
     parts += [
         sha256_file(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE) if (adapter / name).exists()
     ]
-    weights = sorted({path for pattern in WEIGHT_PATTERNS for path in base.glob(pattern)})
-    parts += [sha256_file(path) for path in [*weights, *sorted(base.glob("*.json"))]]
+    parts += [weights_digest(base), *(sha256_file(path) for path in sorted(base.glob("*.json")))]
     return sha256_bytes("\n".join(parts).encode())
 
 
 @contextmanager
-def _open_corrections(folder: Path) -> Iterator[dict[str, Correction]]:
-    """An adapter's corrections by the stored names of the matrices.
+def _open_corrections(folder: Path, source: ModelSource) -> Iterator[dict[str, Correction]]:
+    """An adapter's corrections by the stored names of the matrices of a model.
 
     Raises:
-        CheckpointError: It is damaged, or computes something else than LoRA.
+        CheckpointError: It is damaged, is for another model, or computes something else than LoRA.
     """
     settings = read_json_object(folder / CONFIG_FILE)
     _refuse_other_kinds(folder, settings)
@@ -183,6 +195,7 @@ def _open_corrections(folder: Path) -> Iterator[dict[str, Correction]]:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise CheckpointError(f"{folder / CONFIG_FILE} has lora_alpha {alpha!r}, which is no number")
     with TensorFile(folder / WEIGHTS_FILE) as file:
+        _refuse_other_base(folder, source, file.metadata, settings)
         found = {}
         for name in file.tensors:
             stored, is_down, _ = name.removeprefix(_PREFIX).partition(_DOWN)
@@ -198,6 +211,18 @@ def _open_corrections(folder: Path) -> Iterator[dict[str, Correction]]:
             what = f"tensor {foreign[0]}, which is no part of one" if foreign else "no LoRA matrices"
             raise CheckpointError(f"{folder} is not a LoRA adapter that conjure can use: it contains {what}")
         yield found
+
+
+def _refuse_other_base(
+    folder: Path, source: ModelSource, noted: Mapping[str, str], settings: Mapping[str, Any]
+) -> None:
+    then, name = noted.get(_BASE_DIGEST), str(settings.get("base_model_name_or_path"))
+    difference = different_weights(name, then, source) if then is not None else None
+    if difference is not None:
+        raise CheckpointError(
+            f"the adapter {folder} was trained on {difference}",
+            hint=f"{how_to_restore(source, name, noted.get('conjure'))}, or train the adapter again",
+        )
 
 
 def _refuse_other_kinds(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -228,4 +253,7 @@ def _merge(model: CausalLM, corrections: dict[str, Correction], folder: Path) ->
                 deltas[ours] = torch.zeros_like(part) if found is None else found.delta(folder, stored, part)
             weight.add_(assemble(model.config, name, lambda each, _, deltas=deltas: deltas[each]))
     if left:
-        raise CheckpointError(f"the adapter {folder} does not fit the model, which has no matrix {min(left)}")
+        raise CheckpointError(
+            f"the adapter {folder} does not fit the model, which has no matrix {min(left)}",
+            hint="use the model that it was trained on",
+        )

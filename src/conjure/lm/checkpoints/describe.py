@@ -1,7 +1,7 @@
 """What there is to know about a model without loading it.
 
-Main entry: `describe`. Invariant: only JSON and tensor headers are read, so it takes milliseconds whatever
-the model's size, and a model that could not be loaded is described with the reason.
+Main entries: `describe`, `read_training`. Invariant: only JSON and tensor headers are read, so it takes
+milliseconds whatever the model's size, and a model that could not be loaded is described with the reason.
 """
 
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def describe(source: ModelSource) -> ModelDescription:
         config=config,
         dtype=dtype,
         has_tokenizer=has_tokenizer(source.folder),
-        training=_training(source.folder),
+        training=read_training(source.folder),
         problem=problem,
     )
 
@@ -89,7 +89,8 @@ def _weights_size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def _training(folder: Path) -> dict[str, Any] | None:
+def read_training(folder: Path) -> dict[str, Any] | None:
+    """How a checkpoint came to be, as the fine-tune wrote it; None where it says nothing."""
     try:
         return read_json_object(folder / "training.json")
     except CheckpointError:

@@ -125,10 +125,21 @@ def stored_dtype(folder: Path) -> str:
 
 def _open_all(folder: Path, files: ExitStack) -> dict[str, StoredTensor]:
     """Every stored tensor by its stored name; the files stay open until `files` is left."""
-    if (folder / WEIGHTS_FILE).exists():
+    if weight_files(folder) == [WEIGHTS_FILE]:
         return files.enter_context(TensorFile(folder / WEIGHTS_FILE)).tensors
+    return _open_shards(folder, files)
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files in a checkpoint folder that its weights are read from, in order.
+
+    Raises:
+        CheckpointError: The weights are missing or of a refused kind, or their index is damaged.
+    """
+    if (folder / WEIGHTS_FILE).exists():
+        return [WEIGHTS_FILE]
     if (folder / INDEX_FILE).exists():
-        return _open_shards(folder, files)
+        return sorted(set(read_index(folder / INDEX_FILE).values()))
     for name in PICKLE_FILES:
         if (folder / name).exists():
             raise CheckpointError(

@@ -30,12 +30,14 @@ from conjure.lm.checkpoints.layout import (
     read_json_object,
 )
 from conjure.lm.checkpoints.packaged_models import PACKAGED_MODELS, packaged_folder
+from conjure.lm.checkpoints.weights_digest import SHORT, weights_digest
 from conjure.lm.models.registry import known_families, read_model_config
 
 Lookup = Callable[[str], Path | None]
 """Tells the folder or GGUF file a name means, or None for a name not its own; may raise `NotFoundError`."""
 
 EMBEDDED_MODEL = "sprite"
+COMES_WITH_CONJURE = ("embedded", "packaged")  # kinds of models that a version of conjure chooses
 
 # Where the classic names live now; caches hold them under either.
 _MOVED = {
@@ -87,7 +89,19 @@ class ModelSource:
         """The name, and what it turned out to be."""
         if self.kind == "hub":
             return f"{self.name.partition('@')[0]} (Hugging Face, revision {(self.revision or '?')[:8]})"
+        if self.kind in COMES_WITH_CONJURE:  # which one, for another version may have another of that name
+            with suppress(CheckpointError):  # whoever loads it tells
+                return f"{self.name} {self.sha256[:SHORT]} ({self.kind})"
         return f"{self.name} ({self.kind})"
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights, as `conjure.lm.checkpoints.weights_digest` has it.
+
+        Raises:
+            CheckpointError: They are missing or cannot be read.
+        """
+        return weights_digest(self.folder)
 
 
 def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = (), fetch: bool = True) -> ModelSource:

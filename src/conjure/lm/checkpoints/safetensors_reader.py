@@ -147,6 +147,7 @@ class TensorFile:
     Attributes:
         path: Its path.
         tensors: What it holds, by name; usable until the file is closed.
+        metadata: What its writer noted beside them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,6 +155,7 @@ class TensorFile:
         try:
             with open_regular(path) as file:
                 header, base, size = _read_header(path, file)
+                self.metadata = _metadata(header.pop("__metadata__", None))
                 self._content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -228,8 +230,13 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int, int]:
         raise CheckpointError(f"{path} is damaged: its header is not JSON") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is damaged: its header is not a JSON object")
-    header.pop("__metadata__", None)
     return header, 8 + length, size
+
+
+def _metadata(noted: object) -> dict[str, str]:
+    """The format allows texts only; nothing needs them, so that anything else is left out."""
+    pairs = noted.items() if isinstance(noted, dict) else ()
+    return {name: text for name, text in pairs if isinstance(text, str)}
 
 
 def _is_size(value: object) -> bool:

@@ -40,14 +40,19 @@ class LoadedEngine:
     Attributes:
         engine: Runs the model.
         tokenizer: The model's own.
-        origin: Where the model came from, in words.
+        source: Where the model was found.
         precision: Number format and engine, in words.
     """
 
     engine: Engine
     tokenizer: Tokenizer
-    origin: str
+    source: ModelSource
     precision: str
+
+    @property
+    def origin(self) -> str:
+        """Where the model came from, in words."""
+        return str(self.source)
 
 
 def load_engine(
@@ -84,7 +89,7 @@ def load_engine(
         if chosen is None
         else native_engine(source.folder, chosen, native, on_making)
     )
-    return LoadedEngine(engine, tokenizer, str(source), words)
+    return LoadedEngine(engine, tokenizer, source, words)
 
 
 def find_model(

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from conjure.lm.checkpoints.layout import read_config
-from conjure.lm.checkpoints.model_resolver import Lookup
+from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource
 from conjure.lm.generation.engine_loading import (
     find_model,
     native_engine,
@@ -32,12 +32,17 @@ class LoadedScorer:
     Attributes:
         scorer: The model.
         tokenizer: Its own.
-        origin: Where the model came from, in words.
+        source: Where the model was found.
     """
 
     scorer: Scorer
     tokenizer: Tokenizer
-    origin: str
+    source: ModelSource
+
+    @property
+    def origin(self) -> str:
+        """Where the model came from, in words."""
+        return str(self.source)
 
 
 def load_scorer(
@@ -66,7 +71,7 @@ def load_scorer(
         if much and find_spec("torch") is not None
         else PositionScorer(load_positions(source.folder))
     )
-    return LoadedScorer(scorer, tokenizer, str(source))
+    return LoadedScorer(scorer, tokenizer, source)
 
 
 def load_positions(folder: Path) -> PositionReader:

@@ -9,14 +9,16 @@
 #include "model.h"
 #include "products.h"
 
-#include <sched.h>
+#include <linux/futex.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define ABI_VERSION 5 /* library.py has the same: a library left over from other sources is not used */
 
-enum { SPINS = 4000 }; /* looks for the other threads before yielding the core, some 50 microseconds */
+enum { SPINS = 4000 }; /* looks for the other threads before sleeping, some 50 microseconds */
 
 enum { DONE, NO_MEMORY, NO_TOKEN }; /* what calls return; native.py has them in the same order */
 
@@ -28,28 +30,31 @@ enum { DONE, NO_MEMORY, NO_TOKEN }; /* what calls return; native.py has them in 
  */
 
 typedef struct {
-    atomic_int arrived, round;
+    atomic_int arrived, round, sleeping;
 } Barrier;
 
-/* Returns when all `threads` have called it as often. */
+/* Returns when all `threads` have called it as often. One that waits for long sleeps: where other programs want the
+ * cores, yielding would give them whole slices of time, while a thread that is woken goes on at once. */
 static void barrier_wait(Barrier *barrier, int threads) {
     int round = atomic_load(&barrier->round);
     if (atomic_fetch_add(&barrier->arrived, 1) + 1 == threads) {
         atomic_store(&barrier->arrived, 0);
         atomic_store(&barrier->round, round + 1);
+        if (atomic_load(&barrier->sleeping)) syscall(SYS_futex, &barrier->round, FUTEX_WAKE_PRIVATE, threads);
         return;
     }
-    for (int spin = 0; atomic_load_explicit(&barrier->round, memory_order_acquire) == round; spin++) {
-        if (spin >= SPINS) {
-            sched_yield();
-            continue;
-        }
+    for (int spin = 0; spin < SPINS; spin++) {
+        if (atomic_load_explicit(&barrier->round, memory_order_acquire) != round) return;
 #if defined(__x86_64__)
         _mm_pause();
 #elif defined(__aarch64__)
         __asm__ volatile("yield");
 #endif
     }
+    atomic_fetch_add(&barrier->sleeping, 1);
+    while (atomic_load(&barrier->round) == round)
+        syscall(SYS_futex, &barrier->round, FUTEX_WAIT_PRIVATE, round, NULL);
+    atomic_fetch_sub(&barrier->sleeping, 1);
 }
 #define BARRIER barrier_wait(job->barrier, threads);
 
@@ -450,7 +455,7 @@ static int64_t lay_out(Job *job, char *block) {
 
 /* Reads the call's tokens, and writes the logits that follow. */
 int32_t conjure_forward(const Model *model, const Call *call) {
-    Barrier barrier = {0, 0};
+    Barrier barrier = {0, 0, 0};
     Job job = {.model = model, .call = call, .barrier = &barrier};
     for (int64_t row = 0; row < call->rows; row++) job.positions += call->tokens[row];
     for (int64_t i = 0; i < job.positions; i++)

@@ -23,7 +23,6 @@ their least hash, in which like texts are near each other; at most `_MOST_PAIRS`
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +48,7 @@ _APOSTROPHES = "'\u2019\u02bc\uff07"
 # Scripts written without spaces: each character counts as a word.
 _UNSPACED = ((0x0E00, 0x0F00), (0x1000, 0x10A0), (0x1780, 0x1800), (0x2E80, 0xA000), (0xF900, 0xFB00))
 _UNSPACED_PLANES = (0x20000, 0x40000)
+_CODE_POINTS = 0x110000
 
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 _INVERSE = pow(_MULTIPLIER, -1, 1 << 64)
@@ -209,7 +209,7 @@ def _words(texts: Sequence[str]) -> _Words:
     folded = [_folded(text) for text in texts]
     codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), "<u4")
     owners = np.repeat(np.arange(len(texts)), np.fromiter(map(len, folded), np.int64, len(texts)))
-    kinds = _character_kinds()[codes]
+    kinds = _character_kinds(codes)
     kept = kinds != _DROPPED
     codes, owners, kinds = codes[kept], owners[kept], kinds[kept]
     in_word = kinds == _IN_WORD
@@ -254,11 +254,12 @@ def _shingles(words: _Words) -> tuple[Hashes, Numbers]:
     return _mixed(sums[whole]), words.owners[:count][whole]
 
 
-@cache
-def _character_kinds() -> npt.NDArray[np.uint8]:
+def _character_kinds(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
     """What each character is: signs separate; those of ASCII among them, other symbols (emoji) are words."""
-    kinds = np.zeros(0x110000, np.uint8)
-    for code in range(0x110000):
+    occurs = np.zeros(_CODE_POINTS, bool)
+    occurs[codes] = True
+    kinds = np.zeros(_CODE_POINTS, np.uint8)
+    for code in np.flatnonzero(occurs).tolist():  # all there are would take half a second
         category = unicodedata.category(chr(code))
         if category[0] in "LMN":
             kinds[code] = _IN_WORD
@@ -267,7 +268,7 @@ def _character_kinds() -> npt.NDArray[np.uint8]:
     for start, stop in (*_UNSPACED, _UNSPACED_PLANES):
         kinds[start:stop][kinds[start:stop] == _IN_WORD] = _IS_WORD
     kinds[[ord(sign) for sign in _APOSTROPHES]] = _DROPPED
-    return kinds
+    return kinds[codes]
 
 
 def _mixed(values: Hashes) -> Hashes:

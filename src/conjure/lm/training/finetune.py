@@ -270,6 +270,7 @@ def _samples(prepared: Prepared, model: CausalLM) -> list[Sample]:
 def _save(prepared: Prepared, trainer: Trainer, history: History) -> None:
     training = {
         "conjure": version("conjure"),
+        "base": prepared.base_noted,
         "settings": prepared.request.settings(),
         "plan": prepared.plan.to_dict(),
         "step": trainer.progress.step,
@@ -286,11 +287,14 @@ def _save(prepared: Prepared, trainer: Trainer, history: History) -> None:
             trainer.optimizer.full_precision(),
             alpha=ALPHA,
             base=str(prepared.request.model),
+            base_sha256=prepared.base_noted["sha256"],
         )
 
 
 def _save_state(prepared: Prepared, trainer: Trainer, history: History) -> None:
     facts = {
+        "conjure": version("conjure"),
+        "base": prepared.base_noted,
         "agreement": _agreement(prepared),
         "micro_batch": prepared.plan.micro_batch,
         "history": history.to_dict(),

@@ -5,17 +5,19 @@ cannot be done is refused here.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from conjure.errors import option
+from conjure.errors import UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.adapters import apply_adapter
-from conjure.lm.checkpoints.model_resolver import Lookup, resolve_model
+from conjure.lm.checkpoints.base_model import base_difference, base_facts, how_to_restore
+from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device, usable_cores
 from conjure.lm.language_model import LanguageModel, load_source
@@ -41,7 +43,7 @@ from conjure.lm.training.plan import (
     shared_micro_batch,
 )
 from conjure.lm.training.request import FinetuneRequest
-from conjure.lm.training.state import saved_micro_batch, state_folder
+from conjure.lm.training.state import load_training_facts, saved_micro_batch, state_folder
 
 BytesProgress = Callable[[int, int], None]
 
@@ -53,6 +55,7 @@ class Prepared:
     Attributes:
         request: What was asked for.
         base: The model to start from; it stays as it is.
+        base_noted: What is kept of it, so that it is known again.
         base_facts: What its folder tells of its origin.
         model: A second model with the same weights, which training changes.
         records: The text.
@@ -65,6 +68,7 @@ class Prepared:
 
     request: FinetuneRequest
     base: LanguageModel
+    base_noted: Mapping[str, Any]
     base_facts: BaseFacts
     model: CausalLM
     records: RecordSet
@@ -120,8 +124,12 @@ def prepare(
     """
     keep_freed_memory()
     records = _read(request, request.data)
-    source = resolve_model(request.model, lookups=lookups)
-    base = load_source(apply_adapter(source, request.adapter))
+    named = resolve_model(request.model, lookups=lookups)
+    source = apply_adapter(named, request.adapter)
+    if request.resume:
+        _refuse_other_base(request, source)
+    noted = base_facts(source)  # now: an upgrade of conjure may replace an embedded model while it trains
+    base = load_source(source)
     encode = partial(
         tokenise,
         tokenizer=base.tokenizer,
@@ -149,7 +157,8 @@ def prepare(
     return Prepared(
         request=request,
         base=base,
-        base_facts=BaseFacts.of(str(request.model), source.folder),
+        base_noted=noted,
+        base_facts=BaseFacts.of(str(request.model), named.folder),
         model=model,
         records=records,
         text=text,
@@ -158,6 +167,18 @@ def prepare(
         device=device,
         dtype=dtype,
     )
+
+
+def _refuse_other_base(request: FinetuneRequest, source: ModelSource) -> None:
+    output = Path(request.output).absolute()
+    facts = load_training_facts(state_folder(output))
+    difference = base_difference(source, facts.get("base"), output)
+    if difference is not None:
+        raise UsageError(
+            f"the interrupted training started from {difference}",
+            hint=f"{how_to_restore(source, source.name, facts.get('conjure'))} to go on,"
+            f" or omit {option('resume')} to start again",
+        )
 
 
 def _read(request: FinetuneRequest, data: Sequence[str | Path]) -> RecordSet:

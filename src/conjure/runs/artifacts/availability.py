@@ -1,9 +1,9 @@
-"""Having here what other machines of a team have: files, logs, metrics, code, uploads.
+"""Having here what other machines of a team have: files, logs, metrics, code, uploads; and the other way.
 
 Main entries: `bring_files`, `bring_streams`, `bring_attempt`, `bring_code`, `bring_kept_file`,
-`bring_upload_list`. In a home of its own, or one whose folder is on a shared disk, each does nothing.
-Invariant: what is brought lies under ``fetched/`` (uploads: in their place), is checked by its digest, and
-may be removed at any time.
+`bring_upload_list`; `send_inputs`. In a home of its own, or one whose folder is on a shared disk, each does
+nothing. Invariant: what is brought lies under ``fetched/`` (uploads: in their place), is checked by its
+digest, and may be removed at any time.
 """
 
 import json
@@ -13,9 +13,9 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from conjure.core.config import load_config
 from conjure.core.files import locked, write_atomically
@@ -61,6 +61,21 @@ def shared_files(
             fix="pip install 'conjure[team]'",
         ) from error
     return TeamRuns.of(home, team, tries=tries)
+
+
+def send_inputs(home: Home, number: int) -> None:
+    """Have the code and the local files that a run is given in its team's object store, for another machine.
+
+    In a home of its own, or one whose folder is on a shared disk, it does nothing.
+
+    Raises:
+        ConjureError: The database or the object store cannot be reached.
+    """
+    team = objects_team(home)
+    if team is None:
+        return
+    with shared_files(home, team) as files:
+        files.send_inputs(home, files.database.get(number))
 
 
 # ---- runs --------------------------------------------------------------------------------------------------
@@ -405,8 +420,7 @@ def upload_elsewhere(version_folder: Path) -> str | None:
 # ---- the cache ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Cached:
+class _Cached(NamedTuple):
     path: Path
     used_at: float
     size_bytes: int

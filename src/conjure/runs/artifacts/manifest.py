@@ -4,7 +4,7 @@ Main entries: `take_manifest`, `Manifest.find_faults`. Invariant: a manifest nam
 below its folder and nothing else; names that are not UTF-8 survive the way through JSON.
 """
 
-import base64
+import binascii
 import json
 import os
 import stat
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conjure.core.dir_fd import Entry as FoundEntry
 from conjure.core.dir_fd import Folder, open_file, walk
@@ -27,8 +27,7 @@ _FORMAT = 1
 _OPEN_FILES = 64  # read or about to be
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One kept file.
 
     Attributes:
@@ -49,9 +48,9 @@ class Entry:
         """The entry as plain JSON values that any program can read."""
         values: dict[str, Any] = {"path": valid_utf8(self.path)}
         if values["path"] != self.path:
-            values["path_base64"] = base64.b64encode(os.fsencode(self.path)).decode()
+            values["path_base64"] = _to_base64(self.path)
         if self.target is not None:
-            target = base64.b64encode(os.fsencode(self.target)).decode()
+            target = _to_base64(self.target)
             return {**values, "target": valid_utf8(self.target), "target_base64": target}
         return {**values, "size_bytes": self.size_bytes, "digest": self.digest, "mode": f"{self.mode:04o}"}
 
@@ -60,10 +59,14 @@ class Entry:
         """The entry that `to_dict` wrote."""
         path = stored["path"]
         if "path_base64" in stored:
-            path = os.fsdecode(base64.b64decode(stored["path_base64"]))
+            path = os.fsdecode(binascii.a2b_base64(stored["path_base64"]))
         if "target" in stored:
-            return cls(str(path), 0, "", 0o777, os.fsdecode(base64.b64decode(stored["target_base64"])))
+            return cls(str(path), 0, "", 0o777, os.fsdecode(binascii.a2b_base64(stored["target_base64"])))
         return cls(str(path), int(stored["size_bytes"]), str(stored["digest"]), int(stored["mode"], 8))
+
+
+def _to_base64(name: str) -> str:
+    return binascii.b2a_base64(os.fsencode(name), newline=False).decode()
 
 
 @dataclass(frozen=True, slots=True)

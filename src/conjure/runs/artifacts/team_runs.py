@@ -145,7 +145,7 @@ class TeamRuns(TeamFiles):
         changed = self.index.unexported(limit)
         for number, version in changed:
             if number == 0:
-                links = [asdict(link) for link in self.database.links()]
+                links = [link._asdict() for link in self.database.links()]
                 self.objects.put(base.LINKS_OBJECT, json.dumps({"links": links}).encode())
             else:
                 try:

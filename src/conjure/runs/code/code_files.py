@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.core.globs import DEFAULT_EXCLUSIONS
 from conjure.core.home import Home
@@ -28,8 +29,7 @@ _LFS_HEADER = b"version https://git-lfs.github.com/spec/v1\n"
 _LFS_POINTER_SIZES = range(100, 1024)  # the specification's limit; real ones have about 130 bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(NamedTuple):
     """A git repository of the user's and what is checked out in it.
 
     Attributes:
@@ -148,8 +148,7 @@ def list_code_files(root: Path, *, in_repository: bool, home: Home) -> CodeFiles
     return files
 
 
-@dataclass(frozen=True, slots=True)
-class _IgnoreRules:
+class _IgnoreRules(NamedTuple):
     """Lines of gitignore's grammar: conjure's own, which tracked files are free of, and the user's."""
 
     defaults: list[str]

@@ -11,8 +11,8 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from conjure.core.files import locked, sha256_bytes
@@ -62,8 +62,7 @@ _REASONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Where a repository is, and who asks.
 
     Attributes:
@@ -115,8 +114,8 @@ class Address:
             self.url.rpartition(":") if "://" not in self.url else self.url.partition("://")
         )
         start, slash, below = path.partition("/") if separator == "://" else ("", "", path)
-        return replace(
-            self, url=f"{scheme}{separator}{start}{slash}{posixpath.normpath(f'{below}/{relative}')}"
+        return self._replace(
+            url=f"{scheme}{separator}{start}{slash}{posixpath.normpath(f'{below}/{relative}')}"
         )
 
     def git(self, repository: Path) -> Git:
@@ -133,8 +132,7 @@ def _exists(path: str | Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - false, too, for a name no filesystem can hold
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteCommit:
+class RemoteCommit(NamedTuple):
     """A commit that has been fetched.
 
     Attributes:
@@ -219,8 +217,7 @@ def _unknown_reference(address: Address, reference: str | None, remote: "_Refere
     return UsageError(f"{address.url} has no branch, tag or commit {reference!r}; {known}")
 
 
-@dataclass(frozen=True, slots=True)
-class _References:
+class _References(NamedTuple):
     """What a remote repository offers, by full name; HEAD's branch apart."""
 
     commits: dict[str, str]

@@ -12,8 +12,8 @@ Main entries: `snapshot`, `checkout`. Invariant: a tree that has a reference is 
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.core.dir_fd import Folder
 from conjure.core.home import Home
@@ -47,8 +47,7 @@ _NAME_LENGTH = 40  # of SHA-1 in hex, by which code.git names its objects
 _MISSING_TREE = ("not a tree", "failed to unpack", "unable to read tree")
 
 
-@dataclass(frozen=True, slots=True)
-class CodeSnapshot:
+class CodeSnapshot(NamedTuple):
     """Code as it was when a run was submitted.
 
     Attributes:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from conjure.core.home import Home
 from conjure.errors import ConjureError
@@ -98,8 +98,7 @@ class ListedRun:
     archived: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceClaim:
+class ResourceClaim(NamedTuple):
     """What an active run asks for, or has, of a machine's resources.
 
     Attributes:
@@ -134,8 +133,7 @@ class ResourceClaim:
         return not self.after and not self.delay_s
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """Who has an active run, as other machines can judge it.
 
     Attributes:
@@ -151,8 +149,7 @@ class Lease:
     heartbeat_age_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class RunRelation:
+class RunRelation(NamedTuple):
     """Which run a run repeats, and which one started it."""
 
     number: int
@@ -160,8 +157,7 @@ class RunRelation:
     parent: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class RunSize:
+class RunSize(NamedTuple):
     """A run as a list of files shows it.
 
     Attributes:
@@ -177,8 +173,7 @@ class RunSize:
     changed_at: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class KeptParts:
+class KeptParts(NamedTuple):
     """Which parts the folder of a run that has ended must have: a log, and outputs with their manifest."""
 
     number: int
@@ -186,8 +181,7 @@ class KeptParts:
     outputs: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A name for a resource."""
 
     name: str
@@ -195,8 +189,7 @@ class Link:
     created_at: str
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(NamedTuple):
     """What some runs belong to.
 
     Attributes:

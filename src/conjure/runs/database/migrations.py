@@ -7,14 +7,13 @@ it; a step that was released is never edited, only followed.
 
 import sqlite3
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from conjure.core.text import to_iso
 from conjure.errors import StoreError
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(NamedTuple):
     """One step forward: statements that run together with the record of them."""
 
     number: int

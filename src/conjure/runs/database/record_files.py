@@ -147,7 +147,7 @@ def write_links(home: Home, links: Iterable[Link]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    content = {"format": _LINKS_FORMAT, "links": [asdict(link) for link in links]}
+    content = {"format": _LINKS_FORMAT, "links": [link._asdict() for link in links]}
     write_atomically(home.links_file, json.dumps(content, indent=1) + "\n", mode=0o600)
 
 

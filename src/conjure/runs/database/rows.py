@@ -44,7 +44,10 @@ RECORD = (
 LISTED = (
     f"number, kind, command, description, labels, project, params, {FACTS}, command_s, total_s, archived_at"
 )
-CLAIM = "number, cpus, gpus, memory_bytes, after, owner, building_at, gpu_ids, end_request, retry_at"
+CLAIM = (
+    "number, cpus, gpus, memory_bytes, after, owner_pid, owner_host_id, building_at, gpu_ids, end_request,"
+    " retry_at"
+)
 IN_QUEUE = "end_reason IS NULL AND coalesce(owner_pid, 1) = 0"
 
 _ORDERED_BY = {
@@ -298,18 +301,24 @@ def _same_value(stored: Any, value: Any) -> bool:
 
 def to_claim(row: Mapping[str, Any]) -> ResourceClaim:
     """A row with the `CLAIM` columns as what the run takes of its machine."""
-    owner = read_fact(Owner, _loaded(row["owner"]))
+    pid = row["owner_pid"]
+    owner = None if pid is None else Owner(row["owner_host_id"], "", pid, "")
     return ResourceClaim(
         row["number"],
         ComputeRequest(row["cpus"], row["gpus"], row["memory_bytes"]),
         None if owner is None else owner.machine,
         in_queue=owner is not None and owner.is_queue,
         started=row["building_at"] is not None,
-        after=tuple(json.loads(row["after"] or "[]")),
-        gpu_ids=tuple(json.loads(row["gpu_ids"])),
+        after=_numbers(row["after"]),
+        gpu_ids=_numbers(row["gpu_ids"]),
         end_request=row["end_request"],
         retry_at=row["retry_at"],
     )
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    """The numbers in a JSON array, which most often is empty."""
+    return () if text in (None, "[]") else tuple(json.loads(text))
 
 
 def to_listed(row: Mapping[str, Any]) -> ListedRun:

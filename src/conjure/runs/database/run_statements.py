@@ -491,7 +491,7 @@ def _page(found: list[_Item], wanted: RunFilter) -> list[_Item]:
 
 def _with_delay(claim: ResourceClaim, now: float) -> ResourceClaim:
     """A claim with how long its next attempt is still put off."""
-    return claim if claim.retry_at is None else replace(claim, delay_s=max(claim.retry_at - now, 0.0))
+    return claim if claim.retry_at is None else claim._replace(delay_s=max(claim.retry_at - now, 0.0))
 
 
 def _with_dependencies(claim: ResourceClaim, statuses: Mapping[int, RunStatus | None]) -> ResourceClaim:
@@ -499,4 +499,4 @@ def _with_dependencies(claim: ResourceClaim, statuses: Mapping[int, RunStatus | 
     pending = tuple(number for number in claim.after if statuses.get(number) is not RunStatus.COMPLETE)
     ended = (number for number in pending if number not in statuses or statuses[number] is not None)
     failed = next(ended, None)
-    return replace(claim, after=pending, failed=None if failed is None else (failed, statuses.get(failed)))
+    return claim._replace(after=pending, failed=None if failed is None else (failed, statuses.get(failed)))

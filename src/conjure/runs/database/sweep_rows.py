@@ -7,7 +7,7 @@ trial, whose run is the newest that was started for it.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from conjure.errors import ConjureError
 from conjure.runs.schema.status import RunProgress
@@ -53,8 +53,7 @@ class SweepRow:
     message: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TrialClaim:
+class TrialClaim(NamedTuple):
     """The right to start a trial, which only one process can get.
 
     Attributes:

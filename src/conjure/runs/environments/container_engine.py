@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.core.secrets import redact_text
 from conjure.errors import BuildError, UsageError, option
@@ -22,8 +22,7 @@ _INIT_FOLDERS = ("/usr/libexec/podman", "/usr/libexec/catatonit", "/usr/lib/podm
 _ERROR = "Error: "
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+class Engine(NamedTuple):
     """Podman as it is installed here.
 
     Attributes:

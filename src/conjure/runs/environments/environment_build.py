@@ -16,7 +16,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -216,7 +216,7 @@ def _build(
     unwanted = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
     clean = {name: value for name, value in variables.items() if name not in unwanted}
     settings = uv_settings(wish.interpreter.executable, clean)
-    settings = replace(settings, variables={**clean, **settings.variables})
+    settings = settings._replace(variables={**clean, **settings.variables})
     python = _choose_python(home, wish, clean)
     try:
         with tempfile.TemporaryDirectory(

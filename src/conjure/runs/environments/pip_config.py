@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _LINE = re.compile(r"(?P<section>:env:|[\w-]+)\.(?P<option>[\w-]+)=(?P<value>.*)")
 _SECTIONS = ("global", "install", ":env:")  # each overrides those before it, as in pip
@@ -23,8 +23,7 @@ _TRUE = {"1", "y", "yes", "t", "true", "on"}
 _FIXED = {"UV_PYTHON_DOWNLOADS": "never", "UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
 
 
-@dataclass(frozen=True, slots=True)
-class UvSettings:
+class UvSettings(NamedTuple):
     """What makes uv behave as pip is configured to.
 
     Attributes:

@@ -7,6 +7,9 @@ import json
 import site
 import sys
 import sysconfig
+from collections.abc import Callable
+from email import message_from_string
+from email.message import Message
 from urllib.parse import unquote, urlparse
 
 sys.path[:1] = []  # the folder we happen to be run in is no part of the environment
@@ -23,15 +26,25 @@ def _distributions() -> list:
 def _packages(distributions: list) -> list:
     found = {}
     for distribution in distributions:
-        name = distribution.metadata["Name"]
+        metadata = _metadata(distribution.read_text)
+        name = metadata["Name"]
         if name and name not in found:  # the first on sys.path is the one that is imported
+            requires = metadata.get_all("Requires-Dist")
+            if requires is None and distribution.read_text("requires.txt"):  # as setuptools once wrote it
+                requires = distribution.requires
             found[name] = {
                 "name": name,
-                "version": distribution.version,
-                "requires": distribution.requires or [],
-                "extras": distribution.metadata.get_all("Provides-Extra") or [],
+                "version": metadata["Version"],
+                "requires": requires or [],
+                "extras": metadata.get_all("Provides-Extra") or [],
             }
     return list(found.values())
+
+
+def _metadata(read_text: Callable) -> Message:
+    """The head of a package's metadata; the description below it would take most of the time to parse."""
+    texts = map(read_text, ("METADATA", "PKG-INFO", ""))
+    return message_from_string(next(filter(None, texts), "").partition("\n\n")[0])
 
 
 def _editable_folders(distributions: list) -> list:

@@ -17,13 +17,8 @@ from conjure.core.quoting import shell_words
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
-from conjure.runs.host.process import (
-    Process,
-    descendants,
-    die_with_parent,
-    reap_children,
-    send_signal,
-)
+from conjure.runs.host.process import Process, descendants, reap_children, send_signal
+from conjure.runs.host.process_control import die_with_parent
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
 from conjure.runs.schema.process_facts import Usage

@@ -13,8 +13,8 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
@@ -35,8 +35,7 @@ _OF_PODMAN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BindMount:
+class BindMount(NamedTuple):
     """A file or folder of this machine that is in the container too, at a path of its own."""
 
     source: Path
@@ -50,8 +49,7 @@ class BindMount:
         return ["--mount", ",".join([*fields, *(["ro"] if self.read_only else [])])]
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(NamedTuple):
     """A container that is to be started.
 
     Attributes:

@@ -8,10 +8,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from glob import glob
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.errors import UsageError, option
 
@@ -31,8 +31,7 @@ _KERNEL_FILES = tuple(
 _SYSTEM = ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc")
 
 
-@dataclass(frozen=True, slots=True)
-class Sandbox:
+class Sandbox(NamedTuple):
     """What a command sees; the rest of the machine is there, read-only.
 
     Attributes:
@@ -132,8 +131,7 @@ def _gpu_devices() -> list[str]:
 _HIDE, _SHOW, _OPEN, _LINK = "hide", "show", "open", "link"
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(NamedTuple):
     """A mount, or a symbolic link, over what lies below it."""
 
     path: Path

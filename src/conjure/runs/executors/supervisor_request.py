@@ -4,6 +4,7 @@ Main entry: `SupervisorRequest`. Invariant: it holds secrets, so it goes through
 """
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -28,8 +29,19 @@ class Program:
     @cache
     def of_this_process(cls) -> "Program":
         """The conjure this is called in."""
-        newest = max(path.stat().st_mtime_ns for path in (_PACKAGE / "runs").rglob("*.py"))
-        return cls(sys.executable, f"{_PACKAGE}@{newest}")
+        return cls(sys.executable, f"{_PACKAGE}@{_newest_change(_PACKAGE / 'runs')}")
+
+
+def _newest_change(folder: str | os.PathLike[str]) -> int:
+    """When a module in a folder, or in one below, was last written (`st_mtime_ns`)."""
+    newest = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                newest = max(newest, _newest_change(entry))
+            elif entry.name.endswith(".py"):
+                newest = max(newest, entry.stat().st_mtime_ns)
+    return newest
 
 
 @dataclass(frozen=True, slots=True)

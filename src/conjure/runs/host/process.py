@@ -1,30 +1,25 @@
 """Processes of this machine: who is who across restarts, and ending whole families of them.
 
-Main entries: `this_process`, `descendants`, `end_all`, `kill_descendants`, `all_processes`, `adopt_orphans`,
-`die_with_parent`. Invariants: a signal goes only to the process it was meant for (a pid is checked against
-its start time), so a reused pid is never hit; children are taken in only by a process that has none but
-conjure's, as others may have a caller who waits for them. Where /proc or prctl are missing (not Linux), only
-process groups are known.
+Main entries: `this_process`, `descendants`, `end_all`, `kill_descendants`, `all_processes`. Invariants: a
+signal goes only to the process it was meant for (a pid is checked against its start time), so a reused pid is
+never hit; children are taken in only by a process that has none but conjure's, as others may have a caller
+who waits for them. Where /proc is missing (not Linux), only process groups are known.
 """
 
-import ctypes
 import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
 from conjure.core.team_settings import read_team
 from conjure.runs.schema.process_facts import Owner, machine_name
 
-_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-_PR_SET_NAME = 15
-_PR_SET_CHILD_SUBREAPER = 36
 _SWEEP_EVERY_S = 0.02
 _PROC = Path("/proc")
 _LONGEST_STAT = 4096
@@ -33,8 +28,7 @@ _LONGEST_STAT = 4096
 KILL_SIGNAL = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process as /proc shows it; `started` (ticks since boot) tells it from a later one with its pid."""
 
     pid: int
@@ -132,6 +126,8 @@ def user_namespace(pid: int) -> str | None:
 
 def descendants(root: int, *, exclude: Callable[[Process], bool] = lambda _: False) -> list[Process]:
     """Living descendants of a process, parents first; a spared one is left out with all of its own."""
+    if root == os.getpid() and not _has_children():
+        return []
     children: dict[int, list[Process]] = {}
     for process in all_processes():
         children.setdefault(process.parent, []).append(process)
@@ -142,6 +138,15 @@ def descendants(root: int, *, exclude: Callable[[Process], bool] = lambda _: Fal
         found += [child for child in young if not child.is_zombie]
         waiting += [child.pid for child in young]
     return found
+
+
+def _has_children() -> bool:
+    """Whether this process has a child, be it one that has ended: found without looking at all processes."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def all_processes() -> list[Process]:
@@ -194,8 +199,7 @@ def kill_descendants(*, exclude: Callable[[Process], bool]) -> None:
     end_all(find)
 
 
-@dataclass(frozen=True, slots=True)
-class Reaped:
+class Reaped(NamedTuple):
     """A child that has ended: its exit code (negative: the signal) and the most memory it or its own held."""
 
     code: int
@@ -234,31 +238,3 @@ def _variables(pid: int) -> set[bytes]:
         return set((_PROC / str(pid) / "environ").read_bytes().split(b"\0"))
     except OSError:
         return set()
-
-
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, so that none can slip away."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
-
-
-def die_with_parent(parent: int) -> None:
-    """Called in a new child: have the kernel kill it when its parent (`parent`) dies, however that dies."""
-    _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
-
-
-def set_name(name: str) -> None:
-    """The name under which ``ps`` and ``top`` show this process (15 characters)."""
-    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
-
-
-def _prctl(option: int, value: object) -> None:
-    prctl = getattr(_libc(), "prctl", None)
-    if prctl is not None:
-        prctl(option, value, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)

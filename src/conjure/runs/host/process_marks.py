@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from conjure.core.dir_fd import Folder
 from conjure.core.files import parse_json
@@ -115,8 +115,7 @@ def forget_marks(folder: Path) -> None:
             ProcessMarks(opened, marks.cgroup).end()
 
 
-@dataclass(frozen=True, slots=True)
-class _Marks:
+class _Marks(NamedTuple):
     cgroup: Path | None
     pipes: frozenset[str]
     sessions: dict[int, str | None]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from conjure.runs.host.gpus import GpuMeter, memory_of
+from conjure.runs.host.gpu_meter import GpuMeter, memory_of
 from conjure.runs.host.process import Process
 from conjure.runs.schema.process_facts import Usage
 

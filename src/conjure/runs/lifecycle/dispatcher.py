@@ -18,7 +18,8 @@ from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.ray import RayExecutor, executors_of
 from conjure.runs.executors.ray_cluster import UnreachableError
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import set_name, this_process
+from conjure.runs.host.process import this_process
+from conjure.runs.host.process_control import set_name
 from conjure.runs.lifecycle.heartbeat import HEARTBEAT_EVERY_S
 from conjure.runs.lifecycle.ownership import mark_interrupted
 from conjure.runs.scheduling.scheduler_start import (

@@ -1,6 +1,6 @@
 """Sending what a run is given and makes to its team's object store.
 
-Main entries: `RunUploader`, from its supervisor, and `send_inputs`, before there is one on another machine.
+Main entry: `RunUploader`, from the run's supervisor.
 Invariant: nothing that fails in a `RunUploader` ends a run: it is tried again, and what could not be sent
 stays in the run's folder.
 """
@@ -34,21 +34,6 @@ _PATIENCE_WITH_THREAD_S = 5.0
 _LOOK_FOR_CHECKPOINT_EVERY_S = 1.0
 _CHECKPOINT_EVERY_S = 30.0
 _SHARE_OF_TIME = 10
-
-
-def send_inputs(home: Home, number: int) -> None:
-    """Have the code and the local files that a run is given in its team's object store, for another machine.
-
-    In a home of its own, or one whose folder is on a shared disk, it does nothing.
-
-    Raises:
-        ConjureError: The database or the object store cannot be reached.
-    """
-    team = objects_team(home)
-    if team is None:
-        return
-    with shared_files(home, team) as files:
-        files.send_inputs(home, files.database.get(number))
 
 
 class RunUploader:

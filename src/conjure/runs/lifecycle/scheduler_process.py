@@ -8,7 +8,7 @@ import signal
 import sys
 
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import set_name
+from conjure.runs.host.process_control import set_name
 from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME, WAKE_SIGNAL, SchedulerLock
 
 

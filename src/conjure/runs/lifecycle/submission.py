@@ -22,7 +22,7 @@ from conjure.core.quoting import shell_words
 from conjure.core.team_settings import objects_team
 from conjure.errors import ConjureError, NotFoundError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
-from conjure.runs.artifacts.availability import bring_code
+from conjure.runs.artifacts.availability import bring_code, send_inputs
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
@@ -39,7 +39,6 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, this_process
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.lifecycle.run_upload import send_inputs
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
 from conjure.runs.scheduling.scheduler_start import (

@@ -29,14 +29,8 @@ from conjure.runs.executors.podman_container import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import (
-    Process,
-    adopt_orphans,
-    boot_id,
-    kill_descendants,
-    set_name,
-    this_process,
-)
+from conjure.runs.host.process import Process, boot_id, kill_descendants, this_process
+from conjure.runs.host.process_control import adopt_orphans, set_name
 from conjure.runs.lifecycle.execution import RunContext, supervise
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.ownership import (

@@ -34,7 +34,7 @@ from conjure.runs.database.sqlite_connection import files_of, is_damaged
 from conjure.runs.environments.container_engine import engine_version
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.sandbox import sandbox_fault
-from conjure.runs.host.gpus import GpuMeter
+from conjure.runs.host.gpu_meter import GpuMeter
 from conjure.runs.lifecycle.ownership import mark_interrupted
 from conjure.runs.maintenance.pruning import find_leftovers, unused_folders
 from conjure.runs.schema.run_folder import LOG_FILE, MANIFEST, OUTPUTS

@@ -11,7 +11,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from conjure.errors import UsageError
 
@@ -29,8 +29,7 @@ _IS_NAN = "=="
 STEP = "step"
 
 
-@dataclass(frozen=True, slots=True)
-class Clause:
+class Clause(NamedTuple):
     """One comparison: the newest value of a metric (or its step) against a number."""
 
     name: str
@@ -45,8 +44,7 @@ class Clause:
         return _OPERATORS[self.operator](number, self.value)
 
 
-@dataclass(frozen=True, slots=True)
-class StopCondition:
+class StopCondition(NamedTuple):
     """Clauses that must hold together; `text` is what the user wrote."""
 
     text: str

@@ -7,8 +7,8 @@ Invariant: any split of the file's bytes gives the same points; a torn or foreig
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.line_tail import LineTail
@@ -16,8 +16,7 @@ from conjure.runs.telemetry.line_tail import LineTail
 _LARGEST_STEP = 1 << 62  # as far as the database counts
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One value of a metric: its step, its value, and when it was reported (seconds since the epoch)."""
 
     name: str
@@ -26,8 +25,7 @@ class Point:
     time: float
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     """A metric in one row: how many points, the newest, the lowest and the highest."""
 
     name: str
@@ -39,7 +37,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, float | int | str]:
         """The summary as plain JSON values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return self._asdict()
 
 
 class MetricTail:

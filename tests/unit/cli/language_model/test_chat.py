@@ -1,11 +1,13 @@
 """A conversation: what is asked of the model, what is remembered, and what is said beside it."""
 
 from datetime import date
+from pathlib import Path
 
 import pytest
 
 from conjure.cli.language_model.chat import Chat
 from conjure.errors import DataError
+from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.generation.engine_loading import LoadedEngine
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.chat.encoding import ChatEncoder
@@ -13,6 +15,8 @@ from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.tokenizer import Tokenizer
 from support.chats import FAMILIES, chat_folder
 from support.scripted_engine import ScriptedEngine, ScriptedSession
+
+SOURCE = ModelSource("it", Path("it"), "folder")
 
 
 class Listener(ScriptedEngine):
@@ -47,7 +51,7 @@ def engine(tokenizer):
 @pytest.fixture
 def talk(engine, tokenizer, encoder):
     return Chat(
-        LoadedEngine(engine, tokenizer, "it", "float32"),
+        LoadedEngine(engine, tokenizer, SOURCE, "float32"),
         encoder,
         GenerationRequest(max_new_tokens=20, seed=1),
     )
@@ -87,7 +91,7 @@ def test_a_message_that_the_template_refuses_is_not_remembered(engine, tmp_path_
     folder = chat_folder(tmp_path_factory.mktemp("gemma"), FAMILIES["gemma"])
     tokenizer = Tokenizer.from_folder(folder)
     encoder = ChatEncoder.of(tokenizer, model="it")
-    refusing = Chat(LoadedEngine(engine, tokenizer, "it", "float32"), encoder, GenerationRequest())
+    refusing = Chat(LoadedEngine(engine, tokenizer, SOURCE, "float32"), encoder, GenerationRequest())
     refusing.messages = [Message("user", "One?")]
     with pytest.raises(DataError, match="Conversation roles must alternate"):
         list(refusing.answer("Two?"))

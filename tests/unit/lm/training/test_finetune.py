@@ -1,10 +1,13 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import conjure
-from conjure.errors import UsageError
+from conjure.errors import CheckpointError, UsageError
+from conjure.lm.checkpoints.adapters import apply_adapter
+from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.report.facts import report_from_json
 from conjure.lm.training import preparation
 from conjure.lm.training.events import Evaluated, Finished, Sampled, Saved, StepDone
@@ -14,6 +17,7 @@ from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.state import state_folder
 from conjure.recipes import metrics
+from support.models import tiny_checkpoint
 from support.tuning import OPTIONS, tuning_inputs
 
 pytestmark = pytest.mark.slow  # each trains a model
@@ -101,6 +105,55 @@ def test_resume_refuses_another_training_and_says_what_differs(inputs, tmp_path)
     list(train(prepare(request), should_stop=lambda: True))
     with pytest.raises(UsageError, match=r"learning_rate was 0\.003 and is 0\.1; seed was 42 and is 7"):
         tune(inputs, tmp_path / "out", resume=True, learning_rate=0.1, seed=7)
+
+
+def test_it_notes_the_base_it_started_from(inputs, tmp_path):
+    result, _ = tune(inputs, tmp_path / "tuned", max_steps=1, lora=2, lora_output="adapter")
+    base = resolve_model(inputs[1])
+    training = json.loads((result.checkpoint / "training.json").read_text())
+    assert training["base"] == {
+        "name": str(inputs[1]),
+        "kind": "folder",
+        "revision": None,
+        "sha256": base.sha256,
+    }
+    assert apply_adapter(base, tmp_path / "tuned.adapter").folder.is_dir()
+    with pytest.raises(CheckpointError, match="was trained on"):
+        apply_adapter(resolve_model(result.checkpoint), tmp_path / "tuned.adapter")
+
+
+def interrupted(inputs, output):
+    """A training that was stopped after its first event; the request that resumes it."""
+    data, model = inputs
+    request = FinetuneRequest(data=[data], model=model, output=output, split="lines", **OPTIONS)
+    list(train(prepare(request), should_stop=lambda: True))
+    return replace(request, resume=True)
+
+
+def test_resume_refuses_another_base_of_the_same_name(inputs, tmp_path):
+    request = interrupted(inputs, tmp_path / "out")
+    was = resolve_model(inputs[1]).sha256
+    tiny_checkpoint(inputs[1], seed=1)
+    now = resolve_model(inputs[1]).sha256
+    with pytest.raises(UsageError) as refused:
+        prepare(request)
+    words = f"the interrupted training started from {inputs[1]} {was[:8]}, and this is {inputs[1]} {now[:8]}"
+    assert str(refused.value) == words
+    assert refused.value.hint == "use that model to go on, or omit resume to start again"
+    tiny_checkpoint(inputs[1])
+    assert prepare(request).base_noted["sha256"] == was
+
+
+def test_resume_of_an_older_training_refuses_a_base_of_another_shape(inputs, tmp_path):
+    request = interrupted(inputs, tmp_path / "out")
+    progress = state_folder(tmp_path / "out") / "progress.json"
+    facts = json.loads(progress.read_text())
+    progress.write_text(json.dumps({name: facts[name] for name in facts if name not in ("base", "conjure")}))
+    tiny_checkpoint(inputs[1], seed=1)
+    prepare(request)  # it may be the same, as far as anybody can tell
+    tiny_checkpoint(inputs[1], n_layer=3)
+    with pytest.raises(UsageError, match="started from a model with another shape than"):
+        prepare(request)
 
 
 def test_resume_without_a_state_says_so(inputs, tmp_path):

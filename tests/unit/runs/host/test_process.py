@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 from conjure.runs.host.process import (
     boot_id,
@@ -27,6 +26,24 @@ gone = find_process(killed.pid)
 print(find_process(ended.pid), gone is None or gone.is_zombie, spared.poll())
 spared.kill()
 """
+
+
+# Tells its descendants: before there is a child, with one, and when that has ended and is waited for.
+_COUNT_FAMILY = """
+import os, subprocess
+from conjure.runs.host.process import descendants
+print([process.name for process in descendants(os.getpid())])
+child = subprocess.Popen(["sleep", "60"])
+print([process.pid for process in descendants(os.getpid())] == [child.pid])
+child.kill()
+child.wait()
+print(descendants(os.getpid()))
+"""
+
+
+def test_a_process_has_the_descendants_it_has():
+    done = subprocess.run([sys.executable, "-c", _COUNT_FAMILY], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "True", "[]"]
 
 
 def test_this_process_is_told_from_any_other():
@@ -69,7 +86,7 @@ def test_a_reused_number_is_never_hit():
     with subprocess.Popen(["sleep", "60"]) as process:
         seen = find_process(process.pid)
         assert seen is not None
-        send_signal(replace(seen, started="0"), signal.SIGKILL)  # as if this were a later process
+        send_signal(seen._replace(started="0"), signal.SIGKILL)  # as if this were a later process
         assert process.poll() is None
         send_signal(seen, signal.SIGTERM)
         assert process.wait() == -signal.SIGTERM

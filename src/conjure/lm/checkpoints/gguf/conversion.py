@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conjure.core.files import locked, replace_folder, sha256_bytes, sha256_file, write_atomically
+from conjure.core.files import locked, replace_folder, sha256_file
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, ModelError
 from conjure.lm.checkpoints.gguf.families import (
@@ -29,6 +29,7 @@ from conjure.lm.checkpoints.gguf.reader import GGUFFile, PackedTensor
 from conjure.lm.checkpoints.gguf.vocabulary import tokenizer_files
 from conjure.lm.checkpoints.layout import ORIGIN_FILE
 from conjure.lm.checkpoints.safetensors_writer import TensorSource, write_safetensors
+from conjure.lm.checkpoints.weights_digest import file_identity, remembered_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ def checkpoint_folder(path: Path, report: Report | None = None) -> Path:
         StoreError: The home cannot be used.
     """
     root = Home.from_environment().create().models
-    digest = _digest(path, root)
+    digest = remembered_digest(path)
     folder = root / digest
     if is_whole(folder):
         return folder
@@ -88,14 +89,14 @@ def convert(path: Path, folder: Path, digest: str) -> None:
     Raises:
         CheckpointError: As for `checkpoint_folder`.
     """
-    before = _identity(path)
+    before = file_identity(path)
     with GGUFFile(path) as file:
         try:
             _write(file, folder)
         except ModelError as error:
             raise CheckpointError(f"{path} cannot be used: {error}") from error
         origin = _origin(file, digest)
-    if _identity(path) != before:
+    if file_identity(path) != before:
         raise CheckpointError(f"{path} was changed while it was read")
     _write_json(folder / ORIGIN_FILE, {**origin, "files": _fingerprints(folder)})
 
@@ -238,26 +239,6 @@ def _fingerprints(folder: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _digest(path: Path, root: Path) -> str:
-    """A file's SHA-256, remembered for as long as its size, time and place stay the same."""
-    try:
-        identity = f"{path.resolve()} {_identity(path)}"
-        note = root / "digests" / sha256_bytes(identity.encode(errors="surrogateescape"))
-        if note.exists() and len(known := note.read_text("utf-8")) == 64:
-            return known
-        digest = sha256_file(path)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(note, digest)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    return digest
 
 
 @contextmanager

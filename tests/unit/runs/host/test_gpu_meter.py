@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.runs.host.gpus import GpuMeter, GpuReading, memory_of
+from conjure.runs.host.gpu_meter import GpuMeter, GpuReading, memory_of
 
 _SOURCE = Path(__file__).parents[3] / "support" / "nvml.c"
 _COMPILER = shutil.which("cc") or shutil.which("gcc")

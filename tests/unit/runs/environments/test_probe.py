@@ -1,0 +1,41 @@
+"""What the probe reads of packages is what importlib.metadata reads."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+from conjure.runs.environments import interpreter
+
+HEAD = "Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+NEEDS = "Requires-Dist: herb>=1\nRequires-Dist: mint; extra == 'cold'\nProvides-Extra: cold\n"
+DESCRIPTION = "\nName: other\nRequires-Dist: nothing\n"  # no longer part of the head
+
+
+def test_names_versions_and_needs_are_read_from_the_head_alone(tmp_path: Path) -> None:
+    for folder, file, text in (
+        ("brew-1.0.dist-info", "METADATA", HEAD.format(name="brew") + NEEDS + DESCRIPTION),
+        ("plain-1.0.dist-info", "METADATA", HEAD.format(name="plain") + DESCRIPTION),
+        ("old.egg-info", "PKG-INFO", HEAD.format(name="old")),
+        ("old.egg-info", "requires.txt", "herb>=1\n\n[cold]\nmint\n"),
+        ("empty-1.0.dist-info", "METADATA", ""),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / file).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", interpreter._PROBE.read_text("utf-8")],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        check=True,
+    )
+    found = {each["name"]: each for each in json.loads(done.stdout)["packages"]}
+    assert set(found) == {"brew", "plain", "old"}
+    for package in distributions(path=[str(tmp_path)]):
+        if package.metadata["Name"]:
+            assert found[package.metadata["Name"]] == {
+                "name": package.metadata["Name"],
+                "version": package.version,
+                "requires": package.requires or [],
+                "extras": package.metadata.get_all("Provides-Extra") or [],
+            }
