@@ -107,9 +107,10 @@ def _note_bad_rows(records: Any) -> None:
 def _note_other_base(base: ModelSource, tuned: ModelSource) -> None:
     """Say so if a model that was tuned from one of this name was tuned from another."""
     training = read_training(tuned.folder) or {}
-    if (training.get("settings") or {}).get("model") != base.name:
+    settings, noted = training.get("settings"), training.get("base")  # of anything, in a file of others
+    if not isinstance(settings, dict) or settings.get("model") != base.name:
         return
-    difference = base_difference(base, training.get("base"), tuned.folder)
+    difference = base_difference(base, noted if isinstance(noted, dict) else None, tuned.folder)
     if difference is not None:
         note(f"{tuned.name} was not tuned from this {base.name}: it started from {difference}.")
 
