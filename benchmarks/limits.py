@@ -1,11 +1,13 @@
 """The physical limits: how fast each measure could be if only memory or only arithmetic took time.
 
-Main entry: `limits`. Sources: operation counts by hand, ceilings measured by workers/ceilings.py in the same
-run. Invariant: a limit counts what cannot be avoided, and nothing else.
+Main entries: `training_limit`, `decoding_limit`, `prefill_limit`, `scoring_limit`. Sources: operation counts
+by hand, ceilings measured by workers/ceilings.py in the same run. Invariant: a limit counts what cannot be
+avoided, and nothing else.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 # Shape of a workload: (rows, prompt tokens, new tokens).
 Work = Mapping[str, int]
@@ -27,6 +29,11 @@ class Shape:
     channels: int
     vocab: int
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """From the model's config.json."""
+        return cls(config["n_layer"], config["n_embd"], config["vocab_size"])
+
     @property
     def block_weights(self) -> int:
         """Weights in all matrix products but the head's."""
@@ -45,19 +52,32 @@ class Shape:
 def training_limit(shape: Shape, ceilings: Mapping[str, float], block: int) -> Limit:
     """Tokens per second if forward and backward were nothing but bfloat16 matrix products."""
     forward = 2 * shape.weights + shape.attention(block / 2)
-    fastest = max(ceilings["matrix_bfloat16"], ceilings["matrix_float32"])
-    return Limit(fastest / (3 * forward), "matrix rate, bfloat16, three times the forward pass")
+    fastest = max(ceilings["rate_bfloat16"], ceilings["rate_float32"])
+    return Limit(fastest / (3 * forward), "multiplication rate, bfloat16, three times the forward pass")
 
 
-def decoding_limit(shape: Shape, ceilings: Mapping[str, float], work: Work) -> Limit:
-    """Tokens per second if every step read int8 weights and bfloat16 keys and values once, and multiplied."""
-    rows, seen = work["rows"], work["prompt"] + work["new"] / 2
-    memory = 4 * shape.layers * shape.channels * seen  # bytes of a row's keys and values
-    by_memory = rows * ceilings["memory_bandwidth"] / (shape.weights + rows * memory)
-    by_arithmetic = _fastest(ceilings) / (2 * shape.weights + shape.attention(seen))
+def step_bytes(shape: Shape, work: Work) -> int:
+    """What every decoding step reads: int8 weights once, each row's keys and values in bfloat16."""
+    seen = work["prompt"] + work["new"] / 2
+    return int(shape.weights + work["rows"] * 4 * shape.layers * shape.channels * seen)
+
+
+def decoding_limit(shape: Shape, ceilings: Mapping[str, float], work: Work, bandwidth: float) -> Limit:
+    """Tokens per second if a step did nothing but read `step_bytes`, or nothing but multiply.
+
+    Args:
+        shape: The model.
+        ceilings: What the machine can do at most.
+        work: Rows, prompt and new tokens.
+        bandwidth: Bytes per second over so many bytes, which may lie in a cache from one step to the next.
+    """
+    by_memory = work["rows"] * bandwidth / step_bytes(shape, work)
+    by_arithmetic = _fastest(ceilings) / (
+        2 * shape.weights + shape.attention(work["prompt"] + work["new"] / 2)
+    )
     if by_memory < by_arithmetic:
         return Limit(by_memory, "memory: int8 weights, and keys and values in bfloat16, read once a step")
-    return Limit(by_arithmetic, "matrix rate, int8")
+    return Limit(by_arithmetic, "multiplication rate, int8")
 
 
 def prefill_limit(shape: Shape, ceilings: Mapping[str, float], work: Work) -> Limit:
@@ -65,14 +85,14 @@ def prefill_limit(shape: Shape, ceilings: Mapping[str, float], work: Work) -> Li
     length = work["prompt"]
     operations = 2 * shape.block_weights + shape.attention(length / 2)
     operations += 2 * shape.vocab * shape.channels / length
-    return Limit(_fastest(ceilings) / operations, "matrix rate, int8")
+    return Limit(_fastest(ceilings) / operations, "multiplication rate, int8")
 
 
 def scoring_limit(shape: Shape, ceilings: Mapping[str, float], record_tokens: float) -> Limit:
     """Tokens per second if scoring were nothing but float32 matrix products."""
     operations = 2 * shape.weights + shape.attention(record_tokens / 2)
-    return Limit(ceilings["matrix_float32"] / operations, "matrix rate, float32")
+    return Limit(ceilings["rate_float32"] / operations, "multiplication rate, float32")
 
 
 def _fastest(ceilings: Mapping[str, float]) -> float:
-    return max(ceilings["matrix_int8"], ceilings["matrix_bfloat16"])
+    return max(ceilings["rate_int8"], ceilings["rate_bfloat16"])

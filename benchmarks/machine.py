@@ -1,18 +1,27 @@
 """Facts about the machine and the software that figures were measured on.
 
-Main entry: `facts`. Invariant: no host name, address or path is among them.
+Main entries: `facts`, `kind`. Invariant: no host name, address or path is among them.
 """
 
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni")
+_MAKERS = ("amd", "intel")
+_FASTEST = {  # the first that is there says the most of speed
+    "amx": "amx_int8",
+    "avx512-bf16": "avx512_bf16",
+    "avx512-vnni": "avx512_vnni",
+    "avx512": "avx512f",
+    "avx2": "avx2",
+}
 _PACKAGES = ("torch", "transformers", "accelerate", "ctranslate2", "llama-cpp-python", "numpy", "tokenizers")
 _ASK = (
     "import importlib.metadata as m, json, sys\n"
@@ -45,6 +54,13 @@ def facts(peers: Path) -> dict[str, Any]:
         "versions": _versions(peers),
         "gpu": _gpu(),
     }
+
+
+def kind(machine: Mapping[str, Any]) -> str:
+    """The kind of processor as it stands in file names: its maker and its fastest instructions."""
+    maker = next((name for name in _MAKERS if name in machine["processor"].lower()), platform.machine())
+    fastest = next((name for name, feature in _FASTEST.items() if feature in machine["features"]), None)
+    return "-".join(part for part in (maker, fastest) if part)
 
 
 def _cpu(name: str) -> str:

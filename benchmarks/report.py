@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from machine import kind
 from results import MEASURES
 
 TITLES = {
@@ -24,7 +25,7 @@ _OURS, _VARIANT, _PEER, _LIMIT = "#5b3fd6", "#a99cf0", "#9aa0a6", "#d1495b"
 
 
 def write_report(results: Mapping[str, Any], folder: Path) -> None:
-    """Write results.json and results.md, print the tables, then draw results.svg.
+    """Write results-KIND.json and results-KIND.md, print the tables, then draw results-KIND.svg.
 
     Args:
         results: As `results.summarise` gives them.
@@ -34,16 +35,17 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
         SystemExit: The plot could not be drawn; all else is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    name = f"results-{kind(results['machine'])}"
+    (folder / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     text = "\n".join(lines(results)) + "\n"
-    (folder / "results.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
-    print(f"Written to {folder}: results.md, results.json", flush=True)
+    print(f"Written to {folder}: {name}.md, {name}.json", flush=True)
     try:
-        plot(results, folder / "results.svg")
+        plot(results, folder / f"{name}.svg")
     except Exception as error:
-        raise SystemExit(f"results.svg could not be drawn: {type(error).__name__}: {error}") from error
-    print(f"Written to {folder}: results.svg")
+        raise SystemExit(f"{name}.svg could not be drawn: {type(error).__name__}: {error}") from error
+    print(f"Written to {folder}: {name}.svg")
 
 
 def lines(results: Mapping[str, Any]) -> Iterator[str]:
@@ -63,7 +65,7 @@ def lines(results: Mapping[str, Any]) -> Iterator[str]:
     if settings["quick"]:
         yield "**A quick run**: one round of less work, with fewer peers. Its figures are rough."
         yield ""
-    yield "![Every contender and the physical limit, by measure](results.svg)"
+    yield f"![Every contender and the physical limit, by measure](results-{kind(machine)}.svg)"
     yield ""
     yield from _summary(results)
     for measure in MEASURES:
@@ -161,10 +163,11 @@ def _machine(results: Mapping[str, Any]) -> Iterator[str]:
     yield f"- conjure {machine['conjure']}; peers: {versions}"
     threads = _counted(settings["threads"], "thread")
     yield f"- Memory read at {ceilings['memory_bandwidth'] / 1e9:.1f} GB/s by {threads}"
-    rates = ", ".join(
-        f"{name} {ceilings[f'matrix_{name}'] / 1e12:.2f}" for name in ("float32", "bfloat16", "int8")
-    )
-    yield f"- Square matrix products through torch, in 10¹² operations a second: {rates}"
+    for measured, what in (("rate", "Products"), ("matrix", "Square matrix products through torch")):
+        rates = ", ".join(
+            f"{name} {ceilings[f'{measured}_{name}'] / 1e12:.2f}" for name in ("float32", "bfloat16", "int8")
+        )
+        yield f"- {what}, in 10¹² operations a second: {rates}"
     yield (
         f"- Load before the first measurement: {machine['load_average']:.2f}; text: {settings['data']},"
         f" vocabulary of {settings['vocabulary']:,} tokens; {settings['scored_records']:,} records scored"

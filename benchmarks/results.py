@@ -62,7 +62,7 @@ def summarise(
     machine: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything, as results.json holds it.
+    """Everything, as results-KIND.json holds it.
 
     Args:
         readings: What was measured.
@@ -74,8 +74,7 @@ def summarise(
     # A ceiling is what the machine can do at best, so the best round counts.
     names = readings.ceilings[0]
     ceilings = {name: max(found[name] for found in readings.ceilings) for name in names}
-    model = Shape(shape["n_layer"], shape["n_embd"], shape["vocab_size"])
-    limits = _limits(model, ceilings, work, settings)
+    limits = _limits(Shape.of(shape), ceilings, work, settings)
     measured = {}
     _leave_out_other_results(readings)
     for measure in MEASURES:
@@ -114,8 +113,10 @@ def _limits(
         "score": scoring_limit(shape, ceilings, record_tokens),
     }
     for name, asked in work["measures"].items():
-        of = prefill_limit if name == "prefill" else decoding_limit
-        limits[name] = of(shape, ceilings, asked)
+        if name == "prefill":
+            limits[name] = prefill_limit(shape, ceilings, asked)
+        else:
+            limits[name] = decoding_limit(shape, ceilings, asked, ceilings[f"memory_bandwidth_{name}"])
     return limits
 
 

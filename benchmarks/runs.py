@@ -23,6 +23,7 @@ from pathlib import Path
 from machine import facts
 
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process_usage import measure
@@ -33,6 +34,7 @@ from conjure.runs.schema.status import PHASES, Ending, EndReason, RunProgress, R
 
 CONJURE = Path(sys.executable).with_name("conjure")
 RECORDED_RUNS = 20_000
+OUTPUT = b"4.2\n" * 250  # of each of them
 POINTS = 10_000
 MANY_FILES = 100_000
 QUEUED_RUNS, QUEUED_SHORT_RUNS = 1_000, 300
@@ -339,7 +341,7 @@ def _record_runs(home: Home, count: int) -> None:
                 RunProgress(entered, now, Ending(EndReason.COMPLETED, 0)),
                 CodeFacts("", commit="0" * 40, branch="main"),
                 environment,
-                outputs=OutputFacts(1, 1000),
+                outputs=OutputFacts(1, len(OUTPUT)),
                 command_s=1.0,
                 total_s=2.0,
             )
@@ -348,12 +350,15 @@ def _record_runs(home: Home, count: int) -> None:
 
 
 def _write_folder(home: Home, record: RunRecord) -> None:
-    """What a run leaves in its folder, its outputs aside."""
+    """What a run leaves in its folder."""
     folder = home.run_folder(record.number)
     folder.mkdir(parents=True)
     for name in ("lock", "log.jsonl", "metrics.jsonl"):
         (folder / name).touch()
     (folder / "run.json").write_text(json.dumps(record.to_dict(), indent=1) + "\n")
+    (folder / "outputs").mkdir()
+    (folder / "outputs" / "loss.txt").write_bytes(OUTPUT)
+    take_manifest(folder / "outputs").save(folder / "manifest.json")
 
 
 def _run_many_files(home: Home, conjure: Callable[..., float]) -> int | None:

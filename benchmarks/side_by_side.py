@@ -18,6 +18,7 @@ from typing import Any
 
 import machine
 from contenders import GROUPS, HERE, OURS, PEERS, Contender, contenders
+from limits import Shape, step_bytes
 from processes import Outcome, WorkerError, run, variables
 from report import write_report
 from results import MEASURES, Reading, Readings, summarise
@@ -27,6 +28,7 @@ RESULTS = CACHE / "results"
 DOCUMENTS = HERE.parent / "docs" / "benchmarks"
 DATA = HERE.parent / "examples" / "jokes" / "jokes.csv"
 BATCH = 2
+MORE_THAN_A_CACHE = 2 << 30  # bytes
 PROMPT, LONG_PROMPT, SHORT_PROMPT = 32, 900, 64
 OUTPUT_HELP = "Default: docs/benchmarks; benchmarks/.cache/results with --only or --quick."
 QUICK_HELP = "One round of less work, with fewer peers: at most 5 minutes on 2 cores, and rougher."
@@ -45,7 +47,7 @@ class Sizes:
         seconds: Training stops once so much time was timed.
         warm_up: Training steps before that.
         records: Records to score at most.
-        matrix: Edge of the square matrices whose product is the ceiling.
+        matrix: Edge of the square matrices with which torch's rates are measured.
     """
 
     block: int = 1024
@@ -94,6 +96,12 @@ def main() -> None:
         "matrix": sizes.matrix,
         "measures": {name: work for name, work in sizes.decoding().items() if name in chosen},
     }
+    config = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))
+    decoded = {name: work for name, work in common["measures"].items() if name != "prefill"}
+    common["read_bytes"] = {
+        "memory_bandwidth": MORE_THAN_A_CACHE,
+        **{f"memory_bandwidth_{name}": step_bytes(Shape.of(config), work) for name, work in decoded.items()},
+    }
     wanted = {"decode" if name in DECODING else name for name in chosen}
     taking_part = [
         contender
@@ -112,7 +120,7 @@ def main() -> None:
     }
     results = summarise(
         readings,
-        shape=json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8")),
+        shape=config,
         work=common,
         machine=before,
         settings=settings,

@@ -1,39 +1,75 @@
 """What this machine can do at most: bytes read and numbers multiplied in a second.
 
-Memory is read by libc's ``memchr``, which does nothing but read, in one thread for each core.
+Both are measured by loops in C (ceilings.c) that do nothing else, one thread for each core. Where torch's own
+product of square matrices is faster than the loops, because it knows an instruction that they do not, that
+counts.
 """
 
 import ctypes
 import mmap
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-import psutil
 import torch
 from exchange import answer, task
 
-_READ_BYTES = 4 << 30
+_SOURCE = Path(__file__).with_suffix(".c")
 _TRIES = 5
+_LOOPS = {
+    "float32": ("avx2", "avx512"),
+    "bfloat16": ("avx512", "amx"),
+    "int8": ("avx2", "avx512_vnni", "amx"),
+}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+_STEPS = 1_000_000  # of a loop: some hundredths of a second
+_READ_BYTES = 1 << 30  # in one try: a small block is read again and again
+_ALIGNMENT = 512
 
 
-def bandwidth(threads: int) -> float:
-    """Bytes per second of a single pass over memory that no cache holds."""
-    size = min(_READ_BYTES, psutil.virtual_memory().available // 3) // threads * threads
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # others get no huge pages
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    ctypes.memset(start, 2, size)  # pages that were never written are all the same one
-    memchr = ctypes.CDLL(None).memchr
-    memchr.argtypes, memchr.restype = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t), ctypes.c_void_p
-    share = size // threads
-    with ThreadPoolExecutor(threads) as pool:
+class Machine:
+    """The loops in C, each run by all threads at once."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "ceilings.so"
+            compiler = ["cc", "-O3", "-shared", "-fPIC", "-o", str(library), str(_SOURCE)]
+            subprocess.run(compiler, check=True)
+            self._loops = ctypes.CDLL(str(library))
+        self._loops.read_bytes.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
+        self._loops.read_bytes.restype = None
+
+    def bandwidth(self, size: int) -> float:
+        """Bytes per second when the same `size` bytes are read again and again, each thread its share."""
+        share = max(_ALIGNMENT, size // self._threads // _ALIGNMENT * _ALIGNMENT)
+        times = max(1, _READ_BYTES // (share * self._threads))
+        memory = mmap.mmap(-1, share * self._threads, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        ctypes.memset(start, 2, len(memory))  # pages that were never written are all the same one
 
         def read() -> None:
-            assert not any(pool.map(lambda part: memchr(start + part * share, 1, share), range(threads)))
+            self._at_once(lambda part: self._loops.read_bytes(start + part * share, share, times))
 
-        return size / min(_seconds(read) for _ in range(_TRIES))
+        return len(memory) * times / _least_seconds(read)
+
+    def multiplication_rate(self, kind: str) -> float:
+        """Operations per second of the fastest loop for this number format; 0 where there is none."""
+        return max(self._loop_rate(f"multiply_{kind}_{instructions}") for instructions in _LOOPS[kind])
+
+    def _loop_rate(self, name: str) -> float:
+        loop = getattr(self._loops, name)
+        loop.argtypes, loop.restype = (ctypes.c_int64,), ctypes.c_double
+        operations = loop(1) * _STEPS * self._threads
+        return operations and operations / _least_seconds(lambda: self._at_once(lambda _: loop(_STEPS)))
+
+    def _at_once(self, work: Callable[[int], object]) -> None:
+        list(self._pool.map(work, range(self._threads)))
 
 
 def matrix_rate(dtype: torch.dtype, size: int) -> float:
@@ -50,8 +86,12 @@ def matrix_rate(dtype: torch.dtype, size: int) -> float:
 
 
 def _rate(multiply: Callable[[], object], size: int) -> float:
-    _seconds(multiply)  # the first time is slower
-    return 2 * size**3 / min(_seconds(multiply) for _ in range(_TRIES))
+    multiply()  # the first time is slower
+    return 2 * size**3 / _least_seconds(multiply)
+
+
+def _least_seconds(work: Callable[[], object]) -> float:
+    return min(_seconds(work) for _ in range(_TRIES))
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -62,12 +102,13 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     assigned = task()
-    size = assigned["matrix"]
+    machine = Machine(assigned["threads"])
+    bandwidths = {name: machine.bandwidth(size) for name, size in assigned["read_bytes"].items()}
+    products = {kind: matrix_rate(dtype, assigned["matrix"]) for kind, dtype in _DTYPES.items()}
     answer(
-        memory_bandwidth=bandwidth(assigned["threads"]),
-        matrix_float32=matrix_rate(torch.float32, size),
-        matrix_bfloat16=matrix_rate(torch.bfloat16, size),
-        matrix_int8=matrix_rate(torch.int8, size),
+        **bandwidths,
+        **{f"matrix_{kind}": rate for kind, rate in products.items()},
+        **{f"rate_{kind}": max(machine.multiplication_rate(kind), products[kind]) for kind in _DTYPES},
     )
 
 

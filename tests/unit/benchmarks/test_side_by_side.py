@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import platform
 import sys
 from pathlib import Path
 
@@ -24,10 +25,16 @@ def benchmark(monkeypatch):
 
 CEILINGS = {
     "memory_bandwidth": 35e9,
+    "memory_bandwidth_decode_1": 50e9,
     "matrix_float32": 2e11,
     "matrix_bfloat16": 2e12,
     "matrix_int8": 3e12,
+    "rate_float32": 3e11,
+    "rate_bfloat16": 3e12,
+    "rate_int8": 4e12,
 }
+PROCESSOR = {"processor": "AMD EPYC", "features": ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"]}
+RESULTS = "results-amd-avx512-bf16"
 SHAPE = {"n_layer": 12, "n_embd": 768, "vocab_size": 50257}
 WORK = {"block": 1024, "measures": {"decode_1": {"rows": 1, "prompt": 32, "new": 128}}}
 SETTINGS = {
@@ -54,7 +61,7 @@ def summary(benchmark):
         for (group, name, _), rounds in taken.items():
             readings.taken[group, name] = [results.Reading(figures, 1 << 30) for figures in rounds]
         readings.ceilings = [CEILINGS, {name: 0.9 * value for name, value in CEILINGS.items()}]
-        facts = benchmark("machine").facts(Path("nowhere"))
+        facts = benchmark("machine").facts(Path("nowhere")) | PROCESSOR
         return results.summarise(readings, shape=SHAPE, work=WORK, machine=facts, settings=SETTINGS)
 
     return summarise
@@ -83,7 +90,7 @@ def test_one_stream_is_limited_by_reading_every_weight_once_a_token(summary):
     found = summary({("decode", "conjure", "ours"): decoding(200.0)})["decode_1"]
     weights = 12 * 12 * 768**2 + 50257 * 768  # 123.5 MB of int8
     memory = 2 * 2 * 12 * 768 * 96  # keys and values in bfloat16 of 96 tokens, on average
-    assert found["limit"] == pytest.approx(35e9 / (weights + memory), rel=1e-3)
+    assert found["limit"] == pytest.approx(50e9 / (weights + memory), rel=1e-3)
     assert found["share_of_limit"] == pytest.approx(200.0 / found["limit"], rel=1e-3)
     assert found["ratio_to_best_peer"] is None  # nobody to compare with
 
@@ -131,21 +138,21 @@ def test_the_report_has_every_figure_beside_its_limit(benchmark, summary, tmp_pa
         }
     )
     benchmark("report").write_report(results, tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert json.loads((tmp_path / f"{RESULTS}.json").read_text()) == results
     limit = round(results["decode_1"]["limit"])
     row = f"| Decoding, 1 stream, tokens/s | **180** | 60 (CTranslate2) | **3.00×** | {limit} | "
-    assert row in (tmp_path / "results.md").read_text()
+    assert row in (tmp_path / f"{RESULTS}.md").read_text()
     assert row in capsys.readouterr().out
-    assert (tmp_path / "results.svg").read_text().startswith("<?xml")
+    assert (tmp_path / f"{RESULTS}.svg").read_text().startswith("<?xml")
 
 
 def test_a_plot_that_cannot_be_drawn_loses_no_figure(benchmark, summary, tmp_path, capsys):
     results = summary({("decode", "conjure", "ours"): decoding(180.0)})
-    (tmp_path / "results.svg").mkdir()
-    with pytest.raises(SystemExit, match=r"results\.svg could not be drawn: IsADirectoryError"):
+    (tmp_path / f"{RESULTS}.svg").mkdir()
+    with pytest.raises(SystemExit, match=rf"{RESULTS}\.svg could not be drawn: IsADirectoryError"):
         benchmark("report").write_report(results, tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text()) == results
-    assert "| Decoding, 1 stream, tokens/s | **180** |" in (tmp_path / "results.md").read_text()
+    assert json.loads((tmp_path / f"{RESULTS}.json").read_text()) == results
+    assert "| Decoding, 1 stream, tokens/s | **180** |" in (tmp_path / f"{RESULTS}.md").read_text()
     assert "**180**" in capsys.readouterr().out
 
 
@@ -188,3 +195,20 @@ class TestStepTimes:
     def test_time_ends_it_after_one_step_at_least(self, benchmark):
         times = benchmark("exchange").StepTimes(warm_up=1, most=9, seconds=0)
         assert [times.tick() for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("processor", "features", "kind"),
+    [
+        ("Intel(R) Xeon(R) Processor @ 2.50GHz", ["avx2", "avx512f", "avx512_vnni"], "intel-avx512-vnni"),
+        (
+            "Intel(R) Xeon(R) Platinum",
+            ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"],
+            "intel-amx",
+        ),
+        ("AMD EPYC", ["avx2"], "amd-avx2"),
+        ("Neoverse-N1", [], platform.machine()),
+    ],
+)
+def test_results_are_named_after_the_kind_of_processor(benchmark, processor, features, kind):
+    assert benchmark("machine").kind({"processor": processor, "features": features}) == kind
