@@ -61,9 +61,10 @@ test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from
 test-story: setup  ## the whole of `conjure demo`, and what it tells
 	$(BIN)/pytest -n 0 --timeout 900 tests/story
 
-test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing), an S3 server and a Ray cluster
-	scripts/install-programs initdb=postgresql
+test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing), S3, Azure's emulator, a Ray cluster
+	scripts/install-programs initdb=postgresql openssl=openssl
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
+	scripts/install-azurite
 	$(BIN)/pytest tests/cluster
 
 test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing

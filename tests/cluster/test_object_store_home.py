@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from contextlib import ExitStack
 from pathlib import Path
@@ -59,12 +60,6 @@ def project(conjure_home, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def keys(s3, monkeypatch):
-    for name, value in s3.variables().items():
-        monkeypatch.setenv(name, value)
-
-
 def command_line(pid):
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -81,27 +76,29 @@ def make_team(project, address, objects, *, first_command=None):
     return ada, bob
 
 
-@pytest.fixture(params=["s3", "file"])
-def anywhere(request, project, address, tmp_path):
-    if request.param == "file":
-        objects = f"file://{tmp_path}/objects"
-    else:
-        request.getfixturevalue("keys")
-        objects = request.getfixturevalue("s3").new_address()
-    return make_team(project, address, objects, first_command="echo early > early.txt")
+IN_EACH_STORE = pytest.mark.parametrize("store", ["s3", "az"], indirect=True)
 
 
 @pytest.fixture
-def team(project, address, keys, s3):
+def team(project, address, store):
     with ExitStack() as stack:
-        members = make_team(project, address, s3.new_address())
+        members = make_team(project, address, store.new_address())
         for member in members:
             stack.enter_context(ending_runs(member.home))
         yield members
 
 
-def test_a_second_machine_has_every_run_and_file(anywhere, project):
-    ada, bob = anywhere
+@IN_EACH_STORE
+def test_a_second_machine_has_every_run_and_file(project, address, store):
+    check_everything_is_shared(project, address, store.new_address())
+
+
+def test_a_second_machine_has_every_run_and_file_of_a_shared_disk(project, address, tmp_path):
+    check_everything_is_shared(project, address, f"file://{tmp_path}/objects")
+
+
+def check_everything_is_shared(project, address, objects):
+    ada, bob = make_team(project, address, objects, first_command="echo early > early.txt")
     assert bob.do("ls", "runs/1") == "early.txt\n"
     many = "mkdir d; for i in 1 2 3; do echo $i > d/$i; done; head -c 600000 /dev/zero > big; echo hello"
     bob.do("run", "-m", "runs/1/early.txt", f"cat early.txt; {many}")
@@ -228,38 +225,40 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
 # ---- what goes away ----------------------------------------------------------------------------------------
 
 
-def test_a_run_goes_on_while_the_store_is_away(team, s3):
+@IN_EACH_STORE
+def test_a_run_goes_on_while_the_store_is_away(team, store):
     ada, bob = team
     run = ada.client.run(f"echo begun; {UNTIL_GO}; echo gone; echo made > made.txt")
     folder = ada.home.run_folder(run.number)
     assert next(bob.client.runs()[0].logs(follow=True)) == "begun"
-    s3.stop()
+    store.stop()
     try:
         (folder / "go").touch()
         wait_until(lambda: '"gone' in (folder / "log.jsonl").read_text(), "the command's end")
         assert run.status is not RunStatus.COMPLETE
     finally:
-        s3.start()
+        store.start()
     run.wait(check=True)
     assert bob.do("logs", "1") == "begun\ngone\n"
     bob.do("cp", "runs/1", "out")
     assert Path("out/made.txt").read_text() == "made\n"
 
 
-def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(team, s3):
+@IN_EACH_STORE
+def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(team, store):
     ada, bob = team
     ada.do("run", "echo first > kept.txt")
     run = ada.client.run(f"{UNTIL_GO}; echo first > kept.txt; head -c 3000000 /dev/urandom > big")
     wait_until(lambda: run.status is RunStatus.RUNNING, "its start")
     folder = ada.home.run_folder(run.number)
-    s3.pause()
+    store.pause()
     try:
         (folder / "go").touch()
         wait_until(lambda: (folder / "manifest.json").exists(), "the saving")
         os.kill(run.record.owner.pid, signal.SIGKILL)
         wait_until(lambda: run.status is RunStatus.INTERRUPTED, "the interruption")
     finally:
-        s3.go_on()
+        store.go_on()
     assert "saved nothing" in bob.call("ls", "runs/2").stderr
     assert "as saved" in bob.do("verify", "1")  # what it shares with the lost one is there
     ada.do("recover", "2")
@@ -267,6 +266,7 @@ def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(
     assert "as saved" in bob.do("verify", "2")
 
 
+@IN_EACH_STORE
 def test_the_records_are_rebuilt_from_the_store(team, postgres, address, project):
     ada, bob = team
     write_files(project.parent, {"data/a.txt": "a"})
@@ -329,21 +329,22 @@ def test_runs_of_the_local_home_are_copied_into_one_with_a_name(team, address, p
     assert [run["number"] for run in json.loads(eve.do("--home", "local", "ps", "-a", "--json"))] == [2, 1]
 
 
-def test_keys_are_in_no_record_no_log_and_no_process_list(team, s3, address):
+@IN_EACH_STORE
+def test_keys_are_in_no_record_no_log_and_no_process_list(team, store, address):
     ada, bob = team
     run = ada.client.run(f"echo begun; {UNTIL_GO}")
     wait_until(lambda: run.status is RunStatus.RUNNING, "its start")
-    assert not [process for process in all_processes() if s3.secret.encode() in command_line(process.pid)]
+    assert not [process for process in all_processes() if store.secret.encode() in command_line(process.pid)]
     (ada.home.run_folder(run.number) / "go").touch()
     run.wait(check=True)
     bob.do("ps")
     for home in (ada.home, bob.home):
         for path in home.root.rglob("*"):
             if path.is_file():
-                assert s3.secret.encode() not in path.read_bytes(), path
+                assert store.secret.encode() not in path.read_bytes(), path
     with psycopg.connect(address) as connection:
         for table in ("runs", "team", "objects", "uploads"):
-            assert s3.secret not in str(connection.execute(f"SELECT * FROM {table}").fetchall())
+            assert store.secret not in str(connection.execute(f"SELECT * FROM {table}").fetchall())
 
 
 def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_path):
@@ -382,14 +383,16 @@ def test_an_address_that_cannot_be_is_refused_without_telling_its_key(project, a
     assert "hunter2" not in refused.stderr
 
 
-def test_a_store_that_refuses_or_is_not_there_is_one_sentence(project, address, s3, monkeypatch):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    refused = conjure("team", "init", "--database", address, "--objects", s3.new_address())
+@IN_EACH_STORE
+def test_a_store_that_refuses_or_is_not_there_is_one_sentence(project, address, store, monkeypatch):
+    for name, value in store.wrong_variables().items():
+        monkeypatch.setenv(name, value)
+    objects = store.new_address()
+    refused = conjure("team", "init", "--database", address, "--objects", objects)
     assert refused.returncode == 1
     assert "refuses these credentials" in refused.stderr
-    assert "hunter2" not in refused.stderr
-    nowhere = "s3://b/p?endpoint=http://127.0.0.1:1&region=us-east-1"
+    assert value not in refused.stderr  # the secret one, which is the last
+    nowhere = re.sub(r":\d+", ":1", objects)
     refused = conjure("team", "init", "--database", address, "--objects", nowhere)
-    assert "cannot be reached" in refused.stderr
+    assert f"{nowhere} cannot be reached" in refused.stderr
     assert "Traceback" not in refused.stderr

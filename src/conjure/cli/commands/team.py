@@ -35,7 +35,8 @@ def init(*, database: str, objects: str | None) -> None:
     """Keep this home's records in PostgreSQL from now on; existing runs keep their numbers.
 
     With --objects its files go to an object store, and other machines take part with `conjure team join`.
-    Keys are not part of ADDRESS: they are read from the environment or ~/.aws/credentials.
+    Keys are not part of ADDRESS: they are read from variables such as AWS_SECRET_ACCESS_KEY and
+    AZURE_STORAGE_ACCOUNT_KEY, or from ~/.aws/credentials.
     """
     made = _team().init(Home.from_environment(), database, objects)
     click.echo(f"{made.runs} runs are now in {made.database} ({made.server})")
