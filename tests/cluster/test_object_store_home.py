@@ -366,6 +366,45 @@ def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_p
     assert Path("out/own.txt").read_text() == "theirs\n"
 
 
+def test_a_members_role_in_the_database_decides_what_they_may_do(project, postgres, tmp_path):
+    members = [f"CREATE ROLE {name} LOGIN IN ROLE acme" for name in ("ada", "bob")]
+    roles = [f"ALTER ROLE {name} IN DATABASE roles SET role = 'acme'" for name in ("ada", "bob")]
+    postgres.execute("CREATE ROLE acme NOLOGIN", "CREATE DATABASE roles OWNER acme", *members, *roles)
+    postgres.execute("CREATE ROLE eve LOGIN", "CREATE ROLE mallory LOGIN")
+    ada, bob, eve, mallory = (Member(project.parent / name) for name in ("ada", "bob", "eve", "mallory"))
+
+    def address(name):
+        return postgres.address("roles").replace(f"//{postgres.user}@", f"//{name}@")
+
+    ada.do("team", "init", "--database", address("ada"), "--objects", f"file://{tmp_path}/objects")
+    with psycopg.connect(address("ada"), autocommit=True) as connection:
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO eve")
+    bob.do("team", "join", "--database", address("bob"))
+    bob.do("run", "echo printed; echo made > made.txt")
+    ada.do("label", "1", "of another")
+    eve.do("team", "join", "--database", address("eve"))
+    assert "echo printed" in eve.do("ps", "-a")
+    assert (eve.do("logs", "1"), eve.do("ls", "runs/1")) == ("printed\n", "made.txt\n")
+    eve.do("cp", "runs/1", "out")
+    assert Path("out/made.txt").read_text() == "made\n"
+    for command in (("run", "true"), ("rm", "runs/1")):
+        refused = eve.call(*command)
+        assert refused.returncode != 0
+        assert "the team's database does not allow this to your role: permission denied" in refused.stderr
+    refused = mallory.call("team", "join", "--database", address("mallory"))
+    assert "does not allow this to your role" in refused.stderr
+    assert json.loads(ada.do("info", "1", "--json"))["labels"] == ["of another"]
+
+
+def test_a_login_without_its_password_is_one_sentence(project, postgres):
+    postgres.execute("CREATE ROLE locked LOGIN PASSWORD 'hunter2'")
+    address = postgres.address().replace(f"//{postgres.user}@", "//locked@")
+    refused = conjure("team", "join", "--database", address)
+    assert refused.returncode == 1
+    assert "the team's database refuses this login: " in refused.stderr
+    assert "~/.pgpass" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("objects", "said"),
     [
