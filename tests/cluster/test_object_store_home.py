@@ -280,13 +280,32 @@ def test_the_records_are_rebuilt_from_the_store(team, postgres, address, project
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     objects = read_team(ada.home).objects
     eve = Member(project.parent / "eve")
-    assert "1 runs are now in" in eve.do("team", "init", "--database", address, "--objects", objects)
+    assert "1 run is now in" in eve.do("team", "init", "--database", address, "--objects", objects)
     with open_database(eve.home) as store:
         assert store.get(1) == before
     assert eve.do("logs", "1") == "printed\n"
     assert "as saved" in eve.do("verify", "best")
     assert eve.do("ls", "uploads").split() == ["data/"]
     assert eve.client.run("true").wait().number == 2
+
+
+def test_members_go_on_with_the_database_that_was_rebuilt(project, postgres, address, tmp_path):
+    ada, bob = make_team(project, address, f"file://{tmp_path}/objects")
+    ada.do("run", "echo theirs")
+    bob.do("run", "echo own > own.txt")
+    assert bob.do("logs", "1") == "theirs\n"
+    other, rebuilt = postgres.new_database(), postgres.new_database()
+    make_team(tmp_path / "others" / "project", other, f"file://{tmp_path}/elsewhere")
+    assert "shares a database already" in bob.call("team", "join", "--database", other).stderr
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    member = read_team(bob.home).member
+    eve = Member(project.parent / "eve")
+    eve.do("team", "init", "--database", rebuilt, "--objects", f"file://{tmp_path}/objects")
+    assert f"joined as {member}: 2 runs in" in bob.do("team", "join", "--database", rebuilt)
+    assert (bob.do("logs", "1"), bob.do("ls", "runs/2")) == ("theirs\n", "own.txt\n")
+    assert bob.client.run("true").wait(check=True).number == 3
+    assert eve.client.runs()[0].number == 3
 
 
 def test_a_damaged_object_is_found_and_not_used(project, address, tmp_path):
