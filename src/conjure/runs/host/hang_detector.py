@@ -23,7 +23,7 @@ _LONGEST_LOOK_S = 1.0
 # A thread that wakes up now and then to look at a clock uses so much between two looks; who computes, more.
 _IDLE_CPU_S = 0.015
 _PROC = Path("/proc")
-# Runnable; waiting for a disk, swapped memory or the like; or a debugger holds it, so somebody looks after it.
+# Runnable; waiting for a disk, swapped memory or the like; or held by a debugger, so somebody looks after it.
 _BUSY_STATES = (b"R", b"D", b"t")
 
 
