@@ -103,18 +103,16 @@ def run_engine(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if report is None else subprocess.STDOUT,
-        text=True,
-        errors="replace",
     ) as process:
         assert process.stdout is not None
         try:
             if report is None:
                 out, told = process.communicate()
-                printed, lines = [out], told.splitlines()
+                printed, lines = [out.decode(errors="replace")], told.decode(errors="replace").splitlines()
             else:
                 for line in process.stdout:
-                    lines.append(redact_text(line.rstrip()))
-                    if not lines[-1].startswith(_ERROR):
+                    lines.append(redact_text(_last_state(line)))
+                    if lines[-1] and not lines[-1].startswith(_ERROR):
                         report(lines[-1])
         except BaseException:  # a run that is stopped meanwhile
             process.kill()
@@ -124,6 +122,11 @@ def run_engine(
             raise BuildError(explain(lines))
         raise BuildError(f"podman failed: {_explained(lines)}")
     return "".join(printed)
+
+
+def _last_state(line: bytes) -> str:
+    """A line as it stands on a terminal in the end, where progress is written over by carriage returns."""
+    return line.decode(errors="replace").rstrip().rpartition("\r")[2]
 
 
 def _explained(lines: Sequence[str]) -> str:

@@ -76,9 +76,11 @@ class _MountedFiles:
         path = Path(word.removeprefix(scheme))
         if not path.is_absolute() or not path.exists():
             return word
-        target = _FILES / str(len(self.bound)) / path.name
-        self.bound.append(BindMount(path, target, read_only=True))
-        return f"{scheme}{target}"
+        # The pages of an index name files beside it.
+        shown = path.parent if scheme and path.parent.name else path
+        target = _FILES / str(len(self.bound)) / shown.name
+        self.bound.append(BindMount(shown, target, read_only=True))
+        return f"{scheme}{target / path.relative_to(shown)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Requests for images with packages added, and what is kept of those that were built."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -95,10 +96,12 @@ def test_files_of_this_machine_are_read_where_they_are_mounted(tmp_path):
         "/dev/conjure-build/0/x.whl[extra]",
         f"--find-links /dev/conjure-build/1/{tmp_path.name}",
     ]
-    assert files.place(f"file://{tmp_path}") == f"file:///dev/conjure-build/2/{tmp_path.name}"
+    index = f"{tmp_path.parent.name}/{tmp_path.name}"  # with what lies beside it
+    assert files.place(f"file://{tmp_path}") == f"file:///dev/conjure-build/2/{index}"
+    assert files.place("file:///usr") == "file:///dev/conjure-build/3/usr"
     for same in ("tqdm", "https://host/x.whl", "-i https://host/", "--find-links /nowhere/at/all"):
         assert replace_path(same, files.place) == same
-    assert [bound.source for bound in files.bound] == [wheel, tmp_path, tmp_path]
+    assert [bound.source for bound in files.bound] == [wheel, tmp_path, tmp_path.parent, Path("/usr")]
     assert all(bound.read_only for bound in files.bound)
 
 
