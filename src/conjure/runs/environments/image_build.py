@@ -40,7 +40,7 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
 _FIND_APT = "command -v apt-get; true"
 # apt would fetch as a user of its own, which there is not in every container, and none is needed there.
-_APT = "apt-get -q -o APT::Sandbox::User=root"
+_APT = "apt-get -q -o APT::Sandbox::User=root -o Acquire::Languages=none"
 _INSTALL = (
     f'{_APT} update && {_APT} install --yes --no-install-recommends -- "$@"'
     " && apt-get clean && rm -rf /var/lib/apt/lists/*"
