@@ -80,7 +80,9 @@ def test_packages_are_installed_once_and_the_command_has_them(client, debian, wh
 
 
 def test_a_rerun_has_the_same_layer_or_one_with_the_same_versions(client, debian, wheels):
-    run = client.run(GREET, image=debian, apt=["greeting"], pip=["brew"]).wait(check=True)
+    podman("tag", debian, "localhost/moving:2")
+    run = client.run(GREET, image="localhost/moving:2", apt=["greeting"], pip=["brew"]).wait(check=True)
+    podman("tag", SMALL, "localhost/moving:2")
     make_wheel(wheels, "brew", "2.0")
     again = run.rerun().wait(check=True)
     assert again.record.environment == run.record.environment
