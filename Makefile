@@ -51,8 +51,9 @@ test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is m
 	scripts/install-programs bwrap=bubblewrap
 	$(BIN)/pytest tests/sandbox
 
-test-images: setup  ## runs in containers; installs podman if it is missing
-	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static
+test-images: setup  ## runs in containers; installs podman, and makes an image of Debian, if they are missing
+	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static mmdebstrap=mmdebstrap
+	scripts/make-debian-root .venv/debian-root.tar
 	$(BIN)/pytest tests/images
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index

@@ -185,6 +185,8 @@ class RunOptions(TypedDict, total=False):
     """``current`` (the default) or ``none``."""
     image: str
     """Container image to run the command in, with podman."""
+    apt: Sequence[str]
+    """Debian packages to add to the image."""
     env: Mapping[str, str]
     """Variables to set."""
     git_url: str
@@ -565,6 +567,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
             keep_packages(home, options.get("pip", ()), current_folder()),
             requirements or None,
             options.get("image"),
+            apt=tuple(options.get("apt", ())),
         ),
         variables={name: str(value) for name, value in options.get("env", {}).items()},
         mounts=_mounts(options.get("mounts", ())),
