@@ -9,60 +9,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conjure.core.home import Home
-from conjure.core.team_settings import objects_team, read_team
-from conjure.python_api import Client
-from conjure.runs.artifacts.availability import shared_files
+from conjure.core.team_settings import read_team
 from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.repositories import read_files, write_files
+from support.team_members import Member, make_team
 from support.terminal import conjure
 from support.tuning import OPTIONS, tuning_inputs
-
-
-class Member:
-    """One home of the team, and the command in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.home = Home(root)
-        self.client = Client(root)
-
-    def call(self, *arguments: str):
-        before = os.environ["CONJURE_HOME"]
-        os.environ["CONJURE_HOME"] = str(self.home.root)
-        try:
-            return conjure(*arguments)
-        finally:
-            os.environ["CONJURE_HOME"] = before
-
-    def do(self, *arguments: str) -> str:
-        done = self.call(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def files(self):
-        return shared_files(self.home, objects_team(self.home))
-
-
-@pytest.fixture
-def address(postgres):
-    return postgres.new_database()
-
-
-@pytest.fixture
-def project(conjure_home, tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def keys(s3, monkeypatch):
-    for name, value in s3.variables().items():
-        monkeypatch.setenv(name, value)
 
 
 def command_line(pid):
@@ -72,15 +27,6 @@ def command_line(pid):
         return b""
 
 
-def make_team(project, address, objects, *, first_command=None):
-    ada, bob = Member(project.parent / "ada"), Member(project.parent / "bob")
-    if first_command is not None:
-        ada.do("run", first_command)
-    ada.do("team", "init", "--database", address, "--objects", objects)
-    bob.do("team", "join", "--database", address)
-    return ada, bob
-
-
 @pytest.fixture(params=["s3", "file"])
 def anywhere(request, project, address, tmp_path):
     if request.param == "file":
@@ -88,13 +34,13 @@ def anywhere(request, project, address, tmp_path):
     else:
         request.getfixturevalue("keys")
         objects = request.getfixturevalue("s3").new_address()
-    return make_team(project, address, objects, first_command="echo early > early.txt")
+    return make_team(project.parent, address, objects, first_command="echo early > early.txt")
 
 
 @pytest.fixture
 def team(project, address, keys, s3):
     with ExitStack() as stack:
-        members = make_team(project, address, s3.new_address())
+        members = make_team(project.parent, address, s3.new_address())
         for member in members:
             stack.enter_context(ending_runs(member.home))
         yield members
@@ -217,7 +163,7 @@ def test_numbers_are_dense_and_versions_differ_whoever_asks(team, project):
 
 def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgres, address, tmp_path):
     objects = f"file://{tmp_path}/objects"
-    make_team(project, address, objects, first_command="true")
+    make_team(project.parent, address, objects, first_command="true")
     eve = Member(project.parent / "eve")
     refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
     assert refused.returncode == 1
@@ -226,24 +172,6 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
 
 
 # ---- what goes away ----------------------------------------------------------------------------------------
-
-
-def test_a_run_goes_on_while_the_store_is_away(team, s3):
-    ada, bob = team
-    run = ada.client.run(f"echo begun; {UNTIL_GO}; echo gone; echo made > made.txt")
-    folder = ada.home.run_folder(run.number)
-    assert next(bob.client.runs()[0].logs(follow=True)) == "begun"
-    s3.stop()
-    try:
-        (folder / "go").touch()
-        wait_until(lambda: '"gone' in (folder / "log.jsonl").read_text(), "the command's end")
-        assert run.status is not RunStatus.COMPLETE
-    finally:
-        s3.start()
-    run.wait(check=True)
-    assert bob.do("logs", "1") == "begun\ngone\n"
-    bob.do("cp", "runs/1", "out")
-    assert Path("out/made.txt").read_text() == "made\n"
 
 
 def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(team, s3):
@@ -290,7 +218,7 @@ def test_the_records_are_rebuilt_from_the_store(team, postgres, address, project
 
 
 def test_a_damaged_object_is_found_and_not_used(project, address, tmp_path):
-    ada, bob = make_team(project, address, f"file://{tmp_path}/objects")
+    ada, bob = make_team(project.parent, address, f"file://{tmp_path}/objects")
     ada.do("run", "head -c 300000 /dev/zero > large; echo small > small.txt")
     for folder in ("blobs", "packs"):
         for path in (tmp_path / "objects" / folder).iterdir():
@@ -347,7 +275,7 @@ def test_keys_are_in_no_record_no_log_and_no_process_list(team, s3, address):
 
 
 def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_path):
-    ada, bob = make_team(project, address, f"file://{tmp_path}/objects")
+    ada, bob = make_team(project.parent, address, f"file://{tmp_path}/objects")
     write_files(project.parent, {"data/a.txt": "a"})
     bob.do("upload", "../data")
     bob.do("run", "echo theirs > made.txt")
