@@ -16,7 +16,7 @@ class Extent:
     """How often faults are tried, and how long they last.
 
     Attributes:
-        kills: Random SIGKILLs.
+        rounds: Of 20 random SIGKILLs each.
         cluster_losses: Random losses on the Ray cluster.
         runs_at_once: Runs that two homes start at the same time.
         operations: Commands of each of two machines on the same runs, at the same time.
@@ -26,7 +26,7 @@ class Extent:
         cluster_heartbeat_s: The same for runs on the Ray cluster.
     """
 
-    kills: int
+    rounds: int
     cluster_losses: int
     runs_at_once: int
     operations: int
@@ -46,8 +46,8 @@ class Extent:
         return 300 * self.short_heartbeat_s + 60
 
 
-SMALL = Extent(20, 1, 10, 10, 3, heartbeat_s=0.25, short_heartbeat_s=0.04, cluster_heartbeat_s=1.0)
-FULL = Extent(300, 12, 100, 150, 30, heartbeat_s=5.0, short_heartbeat_s=5.0, cluster_heartbeat_s=5.0)
+SMALL = Extent(1, 1, 10, 10, 3, heartbeat_s=0.25, short_heartbeat_s=0.04, cluster_heartbeat_s=1.0)
+FULL = Extent(15, 12, 100, 150, 30, heartbeat_s=5.0, short_heartbeat_s=5.0, cluster_heartbeat_s=5.0)
 
 
 def pytest_addoption(parser):
@@ -55,9 +55,18 @@ def pytest_addoption(parser):
     parser.addoption("--seed", type=int, help="of what is tried at random")
 
 
+def extent_of(config):
+    return FULL if config.getoption("--soak") else SMALL
+
+
+def pytest_generate_tests(metafunc):
+    if "kill_round" in metafunc.fixturenames:
+        metafunc.parametrize("kill_round", range(1, extent_of(metafunc.config).rounds + 1))
+
+
 @pytest.fixture(scope="session")
 def extent(request):
-    return FULL if request.config.getoption("--soak") else SMALL
+    return extent_of(request.config)
 
 
 @pytest.fixture
