@@ -46,7 +46,7 @@ class Extent:
         return 300 * self.short_heartbeat_s + 60
 
 
-SMALL = Extent(1, 1, 10, 10, 3, heartbeat_s=0.25, short_heartbeat_s=0.04, cluster_heartbeat_s=1.0)
+SMALL = Extent(1, 1, 6, 5, 2, heartbeat_s=0.25, short_heartbeat_s=0.04, cluster_heartbeat_s=1.0)
 FULL = Extent(15, 12, 100, 150, 30, heartbeat_s=5.0, short_heartbeat_s=5.0, cluster_heartbeat_s=5.0)
 
 
