@@ -39,7 +39,7 @@ def note(text: str) -> None:
 
 def visible(text: str) -> str:
     """`text` as it may be shown on a terminal: control characters cannot act; elsewhere nothing changes."""
-    return text.translate(_PICTURES) if on_terminal() else text
+    return text if text.isprintable() or not on_terminal() else text.translate(_PICTURES)
 
 
 def write_json(value: Mapping[str, Any] | Iterable[Any]) -> None:

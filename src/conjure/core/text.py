@@ -27,6 +27,8 @@ def today() -> date:
 
 def valid_utf8(text: str) -> str:
     r"""`text` with bytes that are not UTF-8 (as Python carries them in names) shown as ``\xNN``."""
+    if text.isascii():
+        return text  # as most names are, of which there may be very many
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -6,9 +6,8 @@ Main entry: `list_resource`. Invariant: looking follows no link and changes noth
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
@@ -22,8 +21,7 @@ from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
 from conjure.runs.schema.run_folder import OUTPUTS, WORK
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """One line of a listing.
 
     Attributes:

@@ -103,7 +103,7 @@ def shortage(number: int, claims: Iterable[ResourceClaim], capacity: Capacity) -
 def _in_order(claims: list[ResourceClaim], machine: str | None) -> Iterator[tuple[ResourceClaim, "_Taken"]]:
     """Runs of a machine that wait, the earliest first, each with what is taken before it."""
     taken = _Taken()
-    here = [claim for claim in claims if claim.machine == machine and (claim.needs.asks or claim.in_queue)]
+    here = [claim for claim in claims if claim.machine == machine and (claim.in_queue or claim.needs.asks)]
     for claim in here:
         if claim.started:
             taken.add(claim)

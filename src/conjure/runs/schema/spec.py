@@ -218,7 +218,7 @@ class ComputeRequest:
     @property
     def asks(self) -> bool:
         """Whether anything is asked for at all."""
-        return any(need is not None for need in (self.cpus, self.gpus, self.memory_bytes))
+        return self.cpus is not None or self.gpus is not None or self.memory_bytes is not None
 
     def faults(self) -> list[str]:
         """What is wrong, in words."""
