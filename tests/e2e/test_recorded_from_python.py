@@ -65,6 +65,21 @@ def test_a_fine_tune_goes_on_from_its_last_save_and_repeats_its_losses(client, t
         assert values(struck, name) == values(unbroken, name)
 
 
+def test_a_fine_tune_lost_before_its_first_save_starts_anew_and_reports_each_step_once(client, tmp_path):
+    data, model = tuning_inputs(tmp_path)
+    lost = client.finetune(
+        data, model=model, run={"retry": 1}, **OPTIONS | {"epochs": 2, "save_every": 0, "split": "lines"}
+    )
+    folder = RunFolder(client.home.run_folder(lost.number))
+    wait_until((folder.work / "output").is_dir, "the first checkpoint, which training cannot go on from")
+    os.kill(supervisor_of(lost).pid, signal.SIGKILL)
+    lost.wait(check=True)
+    assert [each.end_reason for each in lost.record.attempts] == ["supervisor_died"]
+    for name in ("loss", "eval_loss"):
+        steps = [step for step, _ in values(lost, name)]
+        assert steps == sorted(set(steps))
+
+
 def curves(run):
     """The losses that a run's checkpoint tells."""
     stored = json.loads(

@@ -284,7 +284,7 @@ class Transcript(MarkedLines):
         if record.total_s is not None:
             self.say(mark, f"Total run time: {format_duration(record.total_s)}")
         self.say(mark, ended(record), colour=_END_COLOURS.get(status, "red"))
-        for line in (*details(record), *_hints(record)):
+        for line in (*details(record), *hints(record)):
             self.say("  ", line)
 
 
@@ -337,10 +337,16 @@ def _how(record: RunRecord) -> str:
     return message if len(message) <= _FEW_WORDS else ""
 
 
-def _hints(record: RunRecord) -> list[str]:
-    number, status = record.number, record.status
+def hints(record: RunRecord) -> list[str]:
+    """What to type next, line by line, where a run did not complete."""
+    number, status, ending = record.number, record.status, record.ending
     if status is RunStatus.FAILED:
-        return [f"Log: conjure logs {number}   Details: conjure info {number}"]
+        is_killed = ending is not None and ending.reason is EndReason.SIGNALLED
+        killed = is_killed and record.spec.kind == "finetune"  # which says so itself if it can
+        return [
+            f"Log: conjure logs {number}   Details: conjure info {number}",
+            *[f"To resume: conjure finetune --resume runs/{number}"] * killed,
+        ]
     if status in (RunStatus.KILLED, RunStatus.INTERRUPTED) and RunStatus.RUNNING in record.facts.entered:
         return [f"Its working folder is kept; save its outputs: conjure recover {number}"]
     return []

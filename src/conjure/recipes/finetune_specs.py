@@ -20,7 +20,7 @@ from conjure.runs.schema.spec import Mount, RunSpec
 _BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes beside the checkpoint
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
 _OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
-_CHECKPOINTS = tuple(f"/{output}/" for output in (_STATE, *_OUTPUTS))  # the state says up to where
+_CHECKPOINTS = tuple(f"/{output}/" for output in (_STATE, *_OUTPUTS))  # of which it needs the first
 _RESUME, _DISTRIBUTED = "--resume", "--distributed="
 
 

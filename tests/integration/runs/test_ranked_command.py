@@ -1,16 +1,19 @@
 """Commands of several processes: each is told its rank, and they end together."""
 
 import os
+import re
 import signal
+import sys
 
 import pytest
 
 from conjure.runs.executors import ranked_command
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.ranked_command import start_ranked
+from conjure.runs.host import hang_detector
 from conjure.runs.host.process import find_process
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import EndReason
+from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import STDERR, STDOUT
 from support.casting import is_running, nap, wait_until
 from support.executions import read_to_end, supervising
@@ -101,7 +104,7 @@ def test_a_killed_process_ends_the_others_even_if_they_ignore_it(start, monkeypa
 
 
 def test_a_process_that_is_stopped_ends_all(start, monkeypatch):
-    monkeypatch.setattr(ranked_command, "_HUNG_AFTER_S", 0.2)
+    monkeypatch.setattr(hang_detector, "_STOPPED_S", 0.2)
     execution = start(f"echo $$; {FOR_EVER}")
     os.kill(pids(execution, 2)[0], signal.SIGSTOP)
     read_to_end(execution)
@@ -111,7 +114,7 @@ def test_a_process_that_is_stopped_ends_all(start, monkeypatch):
 
 
 def test_processes_that_are_all_stopped_are_only_paused(start, monkeypatch, tmp_path):
-    monkeypatch.setattr(ranked_command, "_HUNG_AFTER_S", 0.0)
+    monkeypatch.setattr(hang_detector, "_STOPPED_S", 1e-6)
     monkeypatch.setattr(ranked_command, "_LOOK_EVERY_S", 0.0)
     execution = start("echo $$; while [ ! -e go ]; do sleep 0.02; done")
     found = pids(execution, 2).values()
@@ -129,6 +132,27 @@ def test_processes_that_are_all_stopped_are_only_paused(start, monkeypatch, tmp_
     assert execution.exit == Exit(code=0)
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("sleep", r"it has done nothing for \d+ s while others wait"),
+        ("compute", "it computes far longer than ever before while others wait"),
+    ],
+)
+def test_a_process_that_hangs_in_a_step_ends_the_training(how, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(hang_detector, "_WAITED_S", 0.5)
+    command = (sys.executable, "-m", "support.hanging_rank", how)
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    job = Job(command, tmp_path, variables, ranks=Ranks(2, labelled=False))
+    with supervising() as begin:
+        execution = begin(start_ranked, job)
+        written = read_to_end(execution)
+    assert execution.exit is not None, written
+    assert execution.exit.signal == signal.SIGKILL, written
+    message = f"rank 1 of 2 hangs: {words}; the other process was ended"
+    assert re.fullmatch(message, execution.exit.message), written
+
+
 def test_asked_to_end_each_takes_its_own_time(start):
     line = "trap 'sleep 0.$RANK; echo bye; exit $((3 + RANK))' TERM; echo $$; while :; do sleep 0.05; done"
     execution = start(line)
@@ -137,6 +161,30 @@ def test_asked_to_end_each_takes_its_own_time(start):
     written = read_to_end(execution)
     assert sorted(written[STDOUT].splitlines()) == [b"[0] bye", b"[1] bye"]
     assert execution.exit == Exit(code=3)
+
+
+def test_when_all_are_asked_to_end_and_one_fails_the_others_have_a_moment(start, monkeypatch):
+    monkeypatch.setattr(ranked_command, "_STOPPING_S", 0.2)
+    execution = start(
+        f'[ "$RANK" = 1 ] || trap "" TERM; echo "[$RANK] $$"; sleep {nap(87111)}', labelled=False
+    )
+    pids(execution, 2)
+    execution.terminate()
+    read_to_end(execution)
+    assert execution.exit == Exit(signal=signal.SIGTERM)
+    assert not is_running(nap(87111))
+
+
+def test_rank_0_of_a_command_of_conjures_own_is_given_its_port(start, tmp_path):
+    (tmp_path / "say.py").write_text(
+        "import os, socket\n"
+        "given = os.environ.get('CONJURE_LISTEN_FD')\n"
+        "port = socket.socket(fileno=int(given)).getsockname()[1] if given else 0\n"
+        "print(os.environ['RANK'], port == int(os.environ['MASTER_PORT']))\n"
+    )
+    execution = start("exec python say.py", labelled=False)
+    assert sorted(read_to_end(execution)[STDOUT].splitlines()) == [b"0 True", b"1 False"]
+    assert execution.exit == Exit(code=0)
 
 
 def test_no_such_program_leaves_nobody(tmp_path):
@@ -158,3 +206,13 @@ def test_a_run_of_two_processes(client):
     assert record.ending.message == "rank 1 of 2 failed with exit code 4; the other process was ended"
     assert sorted(run.logs()) == ["[0] rank 0 of 2 with 3", "[1] rank 1 of 2 with 3"]
     assert RunSpec.from_dict(record.spec.to_dict()).distributed == 2
+
+
+def test_a_run_of_a_script_ends_when_one_of_its_processes_is_killed(client):
+    script = (
+        "import os, signal, time; os.kill(os.getpid(), signal.SIGKILL if os.environ['RANK'] == '1' else 0)"
+    )
+    run = client.run(f'python -c "{script}; time.sleep(600)"', distributed=2, cpus=1)
+    record = run.wait().record
+    assert (record.status, record.ending.signal) == (RunStatus.FAILED, signal.SIGKILL)
+    assert record.ending.message == "rank 1 of 2 was ended by SIGKILL; the other process was ended"

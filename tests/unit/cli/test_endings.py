@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from conjure.cli.transcript import details, ended
+from conjure.cli.transcript import details, ended, hints
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunProgress
 
 
-def record(*ending, **given):
-    return RunRecord(
-        3, RunSpec(command=("true",), folder=Path("/")), RunProgress({}, 0.0, Ending(*ending, **given))
-    )
+def record(*ending, kind="command", **given):
+    spec = RunSpec(command=("true",), folder=Path("/"), kind=kind)
+    return RunRecord(3, spec, RunProgress({}, 0.0, Ending(*ending, **given)))
 
 
 @pytest.mark.parametrize(
@@ -40,3 +39,13 @@ def test_and_at_length_where_that_is_not_enough():
     failed = record(EndReason.BUILD_FAILED, message=message)
     assert ended(failed) == "Run 3 build failed"
     assert details(failed) == message.splitlines()
+
+
+def test_a_killed_fine_tune_says_how_to_go_on():
+    look = "Log: conjure logs 3   Details: conjure info 3"
+    assert hints(record(EndReason.SIGNALLED, None, 9, kind="finetune")) == [
+        look,
+        "To resume: conjure finetune --resume runs/3",
+    ]
+    assert hints(record(EndReason.NONZERO_EXIT, 143, kind="finetune")) == [look]
+    assert hints(record(EndReason.SIGNALLED, None, 9)) == [look]

@@ -5,6 +5,7 @@ second ends it at once.
 """
 
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -102,4 +103,6 @@ def _lead(request: FinetuneRequest, group: ProcessGroup, *, as_json: bool) -> in
     else:
         for line in result_lines(result, report):
             click.echo(line)
-    return 128 + signals[0] if signals and trained.interrupted else 0
+    if not trained.interrupted:
+        return 0
+    return 128 + (signals[0] if signals else signal.SIGTERM)  # which another of the processes was sent

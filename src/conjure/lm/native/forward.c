@@ -381,7 +381,8 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
     }                                                                                                           \
     COMPILE_FORMAT(name, format, kind, most, target)
 
-/* As many rows of int8 and of float activations together, and outputs of float weights, as there are registers. */
+/* As many rows of int8 and of float activations together, and outputs of float weights, as there are registers: with 32
+ * of them, 6 x 4 sums need less of the caches than 4 x 4 for the same work. */
 #define COMPILE_FOR(name, rows, float_rows, tile, target)               \
     COMPILE_ATTENTION(name, INT8, narrow, target)                       \
     COMPILE_ATTENTION(name, FLOAT32, float, target)                     \
@@ -392,7 +393,7 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
 COMPILE_FOR(portable, 1, 1, 1, )
 #if defined(__x86_64__)
 COMPILE_FOR(avx2, 2, 2, 2, AVX2_TARGET)
-COMPILE_FOR(avx512vnni, MAX_ROWS, 4, 4, AVX512_TARGET)
+COMPILE_FOR(avx512vnni, MAX_ROWS, 6, 4, AVX512_TARGET)
 #endif
 
 static Work *const compiled[][3] = {

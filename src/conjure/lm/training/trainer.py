@@ -171,15 +171,17 @@ class Trainer:
             TrainingError: The loss became NaN or infinite, or the processes of a group have other weights.
         """
         settings = self.settings
-        self.group.check_weights(self.optimizer.master_weights, self.progress.step)
+        self._check_weights()
         if self.progress.step == 0 and self.held_out is not None:
             yield self._evaluate()
         while self.progress.step < self.total_steps:
-            yield self._step()
+            with self.group.working(("step", len(self._rows(self.progress.step)))):
+                step_done = self._step()
+            yield step_done
             done = self.progress.step
             last = done == self.total_steps
             if done % _COMPARE_EVERY == 0:
-                self.group.check_weights(self.optimizer.master_weights, done)
+                self._check_weights()
             if self.held_out is not None and (last or done % settings.eval_every == 0):
                 yield self._evaluate()
                 if settings.patience and self.progress.evaluations_without_gain >= settings.patience:
@@ -191,6 +193,10 @@ class Trainer:
             if settings.save_every and done % settings.save_every == 0 and not last:
                 yield SavePoint(done)
         yield Finished(self.progress.step, "completed")
+
+    def _check_weights(self) -> None:
+        with self.group.working("weights"):
+            self.group.check_weights(self.optimizer.master_weights, self.progress.step)
 
     def _step(self) -> StepDone:
         started = time.perf_counter()
@@ -252,11 +258,15 @@ class Trainer:
         return sum(self.group.gather(losses, len(batches))), targets
 
     def _micro_batches(self, step: int) -> Iterator[Batch]:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        start = place * self.settings.batch_size
-        rows = self._epoch_order(epoch)[start : start + self.settings.batch_size]
+        rows = self._rows(step)
         for first in range(0, len(rows), self.settings.micro_batch):
             yield self.blocks.batch(rows[first : first + self.settings.micro_batch])
+
+    def _rows(self, step: int) -> list[int]:
+        """Numbers of the blocks of a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        start = place * self.settings.batch_size
+        return self._epoch_order(epoch)[start : start + self.settings.batch_size]
 
     def _epoch_order(self, epoch: int) -> list[int]:
         if self._order[0] != epoch:
@@ -276,7 +286,8 @@ class Trainer:
         return linear_cross_entropy(hidden, self.model.head_weight, targets, divisor=divisor, weights=weights)
 
     def _evaluate(self) -> Evaluated:
-        loss = self.eval_loss()
+        with self.group.working("evaluation"):
+            loss = self.eval_loss()
         before = self.progress
         improved = loss < before.best_loss
         self.progress = replace(

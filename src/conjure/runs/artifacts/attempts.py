@@ -87,7 +87,9 @@ class PassedCheckpoints:
     as_of: float | None = None
 
 
-def pass_checkpoints(run_folder: Path, earlier: int, globs: Sequence[str], work: Folder) -> PassedCheckpoints:
+def pass_checkpoints(
+    run_folder: Path, earlier: int, globs: Sequence[str], work: Folder, *, needs_first: bool = False
+) -> PassedCheckpoints:
     """Give an attempt the checkpoints of those before it, with the metrics up to then; the rest is removed.
 
     Args:
@@ -95,6 +97,7 @@ def pass_checkpoints(run_folder: Path, earlier: int, globs: Sequence[str], work:
         earlier: How many attempts there were.
         globs: Which files are checkpoints.
         work: The new attempt's working folder.
+        needs_first: Whether it starts anew unless there are files that the first of the globs names.
 
     Raises:
         OSError: The disk is full, or a folder is in the place of a file.
@@ -104,6 +107,8 @@ def pass_checkpoints(run_folder: Path, earlier: int, globs: Sequence[str], work:
         run = stack.enter_context(Folder.open(run_folder))
         attempts = stack.enter_context(_subfolder(run, ATTEMPTS))
         folders = [stack.enter_context(_subfolder(attempts, str(each + 1))) for each in range(earlier)]
+        if needs_first and not any(_has_files(folder, globs[:1]) for folder in folders):
+            globs = ()
         for folder in folders:  # the oldest first: a file of a later attempt takes its place
             for name in (OUTPUTS, WORK):  # what was about to be saved has left the working folder
                 if globs and folder.id_of(name) is not None:
@@ -116,6 +121,18 @@ def pass_checkpoints(run_folder: Path, earlier: int, globs: Sequence[str], work:
             for name in (OUTPUTS, WORK):
                 remove_entry(folder, name)
     return handed
+
+
+def _has_files(attempt: Folder, globs: Sequence[str]) -> bool:
+    """Whether globs name any file that an attempt left."""
+    chosen = GlobSet(globs)
+    for name in (OUTPUTS, WORK):
+        if attempt.id_of(name) is not None:
+            with attempt.open_in(name) as source:
+                source.give_owner_access()
+                if any(entry.is_file and chosen.matches(path) for path, entry in walk(source)):
+                    return True
+    return False
 
 
 def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: PassedCheckpoints) -> None:

@@ -1,30 +1,34 @@
 """Carrying out a command by several processes that work together, as programs of `torch.distributed` do.
 
 Main entry: `start_ranked`. Each process is told its place among them by the variables that such programs
-read. Invariant: they end together: when one fails, or is stopped so that the others wait for it, all are
-ended within ten seconds, and the exit is that of the one that failed first.
+read. Invariant: they end together: when one fails, or is found to hang (`hang_detector`), all are ended, and
+the exit is that of the one that failed first.
 """
 
 import math
+import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from conjure.rank_protocol import LISTEN_VARIABLE, PROGRESS_VARIABLE, ProgressFile
 from conjure.runs.executors.command import Exit, Job, Ranks
 from conjure.runs.executors.command_process import CommandProcess, open_process, send_to_all, usage_meter
+from conjure.runs.host.hang_detector import HangDetector
 from conjure.runs.host.process import Process
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
 
-_HUNG_AFTER_S = 4.0
 _LOOK_EVERY_S = 0.5
 _GRACE_S = 3.0
+_STOPPING_S = 5.0  # for the others to save, if one fails while all were asked to end
 _QUIET_TORCH = ("TORCH_CPP_LOG_LEVEL", "FATAL")  # lest it add pages to what conjure says of an error
 _LONGEST_LINE_BYTES = 1 << 16  # longer ones are broken up
 _ADDRESS = "127.0.0.1"
+_IS_LINUX = hasattr(os, "memfd_create")  # elsewhere, processes cannot be looked at either
 
 
 def start_ranked(
@@ -35,20 +39,39 @@ def start_ranked(
     Raises:
         NotStartedError: There is no such program, or it cannot be run.
     """
-    assert job.ranks is not None
-    port = _free_port()
+    ranks = job.ranks
+    assert ranks is not None
+    progress = ProgressFile(ranks.count) if not ranks.labelled and _IS_LINUX else None
     started: list[subprocess.Popen[bytes]] = []
     try:
-        for rank in range(job.ranks.count):
-            variables = {**job.variables, **rank_variables(rank, job.ranks.count, port)}
-            if not job.ranks.labelled:
-                variables.setdefault(*_QUIET_TORCH)
-            started.append(open_process(replace(job, variables=variables), job.arguments, marks))
+        with socket.socket() as listener:
+            listener.bind((_ADDRESS, 0))
+            port = listener.getsockname()[1]
+            if ranks.labelled:
+                listener.close()  # scripts open the port themselves
+            for rank in range(ranks.count):
+                variables = {**job.variables, **rank_variables(rank, ranks.count, port)}
+                given = {} if ranks.labelled else _given_descriptors(rank, listener, progress)
+                variables |= {name: str(descriptor) for name, descriptor in given.items()}
+                if not ranks.labelled:
+                    variables.setdefault(*_QUIET_TORCH)
+                ranked = replace(job, variables=variables)
+                started.append(open_process(ranked, job.arguments, marks, tuple(given.values())))
     except BaseException:
         for process in started:
             process.kill()
+        if progress is not None:
+            progress.close()
         raise
-    return RankedProcesses(started, exclude, usage_meter(job), marks, job.ranks)
+    return RankedProcesses(started, exclude, usage_meter(job), marks, ranks, progress)
+
+
+def _given_descriptors(rank: int, listener: socket.socket, progress: ProgressFile | None) -> dict[str, int]:
+    """What a process of a command of conjure's own is given open, by the variables that tell it."""
+    given = {} if progress is None else {PROGRESS_VARIABLE: progress.descriptor}
+    if rank == 0:
+        given[LISTEN_VARIABLE] = listener.fileno()
+    return given
 
 
 def rank_variables(rank: int, count: int, port: int) -> dict[str, str]:
@@ -63,18 +86,13 @@ def rank_variables(rank: int, count: int, port: int) -> dict[str, str]:
     }
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_ADDRESS, 0))
-        return probe.getsockname()[1]
-
-
 class RankedProcesses(CommandProcess):
     """The processes of a command (see `command.Execution`).
 
     Args:
         processes: In the order of their ranks.
         ranks: What was asked.
+        progress: What the processes report; None if they do not.
     """
 
     def __init__(
@@ -84,6 +102,7 @@ class RankedProcesses(CommandProcess):
         meter: UsageMeter,
         marks: ProcessMarks | None,
         ranks: Ranks,
+        progress: ProgressFile | None,
     ) -> None:
         super().__init__(processes, exclude, meter, marks)
         self._rank_of = {process.pid: rank for rank, process in enumerate(processes)}
@@ -92,7 +111,8 @@ class RankedProcesses(CommandProcess):
         self._failed: Exit | None = None
         self._is_to_end = False
         self._kill_at, self._next_look = math.inf, 0.0
-        self._stopped_since: dict[int, float] = {}
+        self._progress = progress
+        self._hangs = HangDetector(progress)
         self._labels = {
             pipe.fileno(): _LineLabel(f"[{rank}] ".encode())
             for rank, process in enumerate(processes)
@@ -126,55 +146,70 @@ class RankedProcesses(CommandProcess):
         elif self._failed is not None:
             if time.monotonic() >= self._kill_at:
                 send_to_all(self._descendants(), signal.SIGKILL)
-        elif not self._is_to_end:
-            self._look_for_stopped()
+        elif self._are_conjures or not self._is_to_end:
+            self._look_for_hang()
 
-    def _fail(self, rank: int, how: Exit, words: str | None = None) -> None:
+    def _fail(self, rank: int, how: Exit) -> None:
         """End the others, because one has failed."""
-        if self._failed is not None:
-            return
-        if words is None:
-            words = _ending_words(how)
-        count = len(self._rank_of)
-        message = None
         # What fails with an exit code has said why itself, if it is a command of conjure's own.
         says_why = self._are_conjures and how.signal is None
-        if count > 1 and not self._is_to_end and not says_why:
-            message = f"rank {rank} of {count} {words}; {_others(count)} ended"
-        self._failed = replace(how, message=message)
-        if not self._is_to_end:
-            self._kill_at = time.monotonic() + self._grace_s
-            self._signal_group(signal.SIGTERM if self._grace_s else signal.SIGKILL)
+        if len(self._rank_of) == 1 or self._is_to_end or says_why:
+            self._end_all(how)
+        else:
+            self._end_all(how, f"{self._name(rank)} {_ending_words(how)}; {self._others} ended")
 
-    def _look_for_stopped(self) -> None:
-        """End all if some have been stopped for a while; if all are, somebody has paused them."""
+    def _end_all(self, how: Exit, message: str | None = None) -> None:
+        if self._failed is not None:
+            return
+        self._failed = replace(how, message=message)
+        now = time.monotonic()
+        if not self._is_to_end:
+            self._kill_at = now + self._grace_s
+            self._signal_group(signal.SIGTERM if self._grace_s else signal.SIGKILL)
+        elif self._are_conjures:  # which cannot go on without one of them
+            self._kill_at = now + _STOPPING_S
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank} of {len(self._rank_of)}"
+
+    @property
+    def _others(self) -> str:
+        return "the other process was" if len(self._rank_of) == 2 else "the other processes were"
+
+    def _look_for_hang(self) -> None:
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_EVERY_S
-        stopped = set(self._stopped())
-        if len(stopped) == len(self._running):
-            stopped.clear()
-        self._stopped_since = {rank: self._stopped_since.get(rank, now) for rank in sorted(stopped)}
-        for rank, since in self._stopped_since.items():
-            if now - since >= _HUNG_AFTER_S:
-                self._fail(rank, Exit(signal=signal.SIGKILL), "hangs: it was stopped by a signal")
-                self._kill_stopped()
-                return
+        hang = self._hangs.look(self._families())
+        if hang is None:
+            return
+        count, how = len(self._rank_of), Exit(signal=signal.SIGKILL)
+        if hang.rank is None:
+            self._end_all(how, f"the {count} processes {hang.words}; they were ended")
+        else:
+            self._end_all(how, f"{self._name(hang.rank)} {hang.words}; {self._others} ended")
+        self._kill_stopped()
 
-    def _stopped(self) -> Iterator[int]:
-        """Ranks of which a process is stopped, as by SIGSTOP."""
-        ranks = dict(self._rank_of)
+    def _families(self) -> dict[int, list[Process]]:
+        """The processes that run, each with its descendants, by rank."""
+        ranks = {pid: self._rank_of[pid] for pid in self._running}
+        families: dict[int, list[Process]] = {}
         for process in self._descendants():
             rank = ranks.get(process.pid, ranks.get(process.parent))
             if rank is not None:
                 ranks[process.pid] = rank
-                if process.is_stopped:
-                    yield rank
+                families.setdefault(rank, []).append(process)
+        return families
 
     def _kill_stopped(self) -> None:
         """What is stopped heeds nothing but SIGKILL."""
         send_to_all([process for process in self._descendants() if process.is_stopped], signal.SIGKILL)
+
+    def _close(self) -> None:
+        super()._close()
+        if self._progress is not None:
+            self._progress.close()
 
 
 class _LineLabel:
@@ -211,7 +246,3 @@ def _ending_words(how: Exit) -> str:
     except ValueError:
         name = f"signal {how.signal}"
     return f"was ended by {name}"
-
-
-def _others(count: int) -> str:
-    return "the other process was" if count == 2 else "the other processes were"

@@ -288,7 +288,9 @@ def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
     """Give this attempt what those before it saved for it."""
     work = run.folders.open_work()
     bring_checkpoint(run.home, run.number, run.heartbeat.attempt)
-    handed = pass_checkpoints(run.folder, earlier, run.spec.checkpoint, work)
+    # Commands of conjure's own name first what they go on from; without it, they start anew.
+    needs_first = run.spec.kind != COMMAND
+    handed = pass_checkpoints(run.folder, earlier, run.spec.checkpoint, work, needs_first=needs_first)
     run.when_reachable(lambda: run.store.refresh_summaries(run.number))
     given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
     run.log.note(f"attempt {earlier + 1}{given}")

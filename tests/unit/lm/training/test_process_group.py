@@ -112,6 +112,31 @@ def test_a_first_process_that_is_gone_before_settings_are_compared_is_told_in_on
         group.agree({"seed": 1})
 
 
+def test_the_first_process_does_not_leave_before_the_others_know_that_it_may():
+    told = []
+
+    class ToldStore:
+        """Takes down what a process tells the others."""
+
+        def __init__(self, store):
+            self._store = store
+
+        def __getattr__(self, name):
+            return getattr(self._store, name)
+
+        def set(self, key, value):
+            told.append(key)
+            self._store.set(key, value)
+
+    def work(group):
+        group._store = ToldStore(group._store)
+        group.finish()
+        return list(told)
+
+    of_first, _, _ = connected(3, work)
+    assert sorted(of_first) == ["finished", "left1", "left2"]
+
+
 def test_pieces_of_work_are_gathered_in_order_however_many_there_are():
     for count in (1, 2, 3, 7):
         results = connected(3, lambda group, count=count: group.gather(list(group.share(count)), count))

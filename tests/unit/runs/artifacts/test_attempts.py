@@ -30,10 +30,10 @@ def point(step, at):
     return json.dumps({"name": "loss", "step": step, "value": 1.0, "time": at}) + "\n"
 
 
-def give(run, earlier, *globs):
+def give(run, earlier, *globs, **options):
     (run / "work").mkdir()
     with Folder.open(run / "work") as work:
-        return pass_checkpoints(run, earlier, globs, work)
+        return pass_checkpoints(run, earlier, globs, work, **options)
 
 
 def test_what_was_moved_aside_stays_there_when_it_is_done_again(run):
@@ -89,3 +89,14 @@ def test_without_checkpoints_everything_begins_anew(run):
     archive_attempt(run, 1)
     assert give(run, 1).files == 0
     assert not (run / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(("saved", "kept"), [("state", {"state": "s", "best": "b"}), ("other", {})])
+def test_without_the_files_that_are_needed_first_everything_begins_anew(run, saved, kept):
+    write(run, f"work/{saved}", "s", at=100)
+    write(run, "work/best", "b", at=100)
+    write(run, "metrics.jsonl", point(0, 90.0))
+    archive_attempt(run, 1)
+    give(run, 1, "state", "best", needs_first=True)
+    assert read_files(run / "work") == kept
+    assert (run / "metrics.jsonl").exists() == bool(kept)

@@ -13,8 +13,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,18 +24,20 @@ from torch import Tensor
 
 from conjure.errors import TrainingError, UsageError, option
 from conjure.lm.training.distributed.pairwise_sum import PairwiseSum, partial_spans, share
+from conjure.lm.training.distributed.work_reports import WorkReports
+from conjure.rank_protocol import LISTEN_VARIABLE, PROGRESS_VARIABLE, ProgressReporter, inherited_descriptor
 
 Gradients = list[Tensor]
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
 _CONNECT_TIMEOUT = timedelta(minutes=5)
 # While one process reads the text, or saves and samples, the others wait for it. That a process has died or
-# was stopped is found by whoever started them, and long before this.
+# hangs is found by whoever started them, and long before this.
 _PREPARED_WITHIN = timedelta(days=1)
 _STEP_WITHIN = timedelta(minutes=30)
 _ENDED_WITHIN_S = 60.0  # after one process failed, whoever started the others has ended them long before
 _LOOPBACK = "127.0.0.1"
-_SETTINGS, _FAILED, _FINISHED = "settings", "failed", "finished"  # keys that the processes share
+_SETTINGS, _FAILED, _FINISHED, _LEFT = "settings", "failed", "finished", "left"  # keys that they share
 
 
 def add_gradients(left: Gradients, right: Gradients) -> Gradients:
@@ -105,6 +107,11 @@ class ProcessGroup:
     def settings_of_leader(self) -> dict[str, Any] | None:
         """What the first process prepared, once it has; None in that process itself."""
         return None
+
+    def working(self, kind: Hashable) -> AbstractContextManager[None]:
+        """Work that the others may wait for: `kind` tells what takes equally long each time."""
+        del kind
+        return nullcontext()
 
     def finish(self) -> None:
         """Wait until every process has what it needs of the others."""
@@ -178,6 +185,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
             is_master=membership.rank == 0,
             timeout=_CONNECT_TIMEOUT,
             wait_for_workers=False,
+            master_listen_fd=inherited_descriptor(LISTEN_VARIABLE),
         )
         backend = _backend(store, membership, device)
     except RuntimeError as error:
@@ -186,7 +194,8 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
             f" {membership.address}:{membership.port}: {str(error).splitlines()[0]}"
         ) from error
     store.set_timeout(_PREPARED_WITHIN)
-    return ConnectedGroup(backend, store, membership.rank, membership.size, device)
+    reports = WorkReports(ProgressReporter(membership.rank, inherited_descriptor(PROGRESS_VARIABLE)))
+    return ConnectedGroup(backend, store, membership.rank, membership.size, device, reports)
 
 
 def _backend(store: Any, membership: Membership, device: torch.device) -> Any:
@@ -212,11 +221,21 @@ class ConnectedGroup(ProcessGroup):
         rank: Number of this process.
         size: Number of processes.
         device: Where the numbers are that are exchanged.
+        reports: What tells the supervisor how this process gets on; None if nobody wants to know.
     """
 
-    def __init__(self, backend: Any, store: Any, rank: int, size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        backend: Any,
+        store: Any,
+        rank: int,
+        size: int,
+        device: torch.device,
+        reports: WorkReports | None = None,
+    ) -> None:
         self.rank, self.size = rank, size
         self._backend, self._store, self._device = backend, store, device
+        self._reports = reports if reports is not None else WorkReports(ProgressReporter())
 
     def gather(self, values: Sequence[float], count: int) -> list[float]:
         """The values that `count` pieces of work came to; `values` are those of this process's share."""
@@ -289,16 +308,24 @@ class ConnectedGroup(ProcessGroup):
 
     def settings_of_leader(self) -> dict[str, Any] | None:
         """What the first process prepared, once it has; None in that process itself."""
-        with _peers_needed():
+        with self._waiting():
             return None if self.leads else json.loads(self._store.get(_SETTINGS))
+
+    def working(self, kind: Hashable) -> AbstractContextManager[None]:
+        """Work that the others may wait for: `kind` tells what takes equally long each time."""
+        return self._reports.working(kind)
 
     def finish(self) -> None:
         """Wait until every process has what it needs of the others."""
-        with _peers_needed():
+        with self._waiting():
             if self.leads:
                 self._store.set(_FINISHED, "")
+                # The first process keeps what is shared: it must not end before the others have read it.
+                self._store.wait([f"{_LEFT}{rank}" for rank in range(1, self.size)])
             else:
                 self._store.get(_FINISHED)
+                self._store.set(f"{_LEFT}{self.rank}", "")
+        self._reports.end()
 
     @contextmanager
     def told_once(self) -> Iterator[None]:
@@ -323,26 +350,35 @@ class ConnectedGroup(ProcessGroup):
     def _all_gather(self, own: Tensor, into: Tensor | None = None) -> Tensor:
         """The tensors of all processes, one a row."""
         rows = own.new_empty(self.size * own.numel()) if into is None else into
-        with _peers_needed():
+        with self._waiting():
             self._backend._allgather_base(rows, own.contiguous()).wait()
+            self._synchronize()
         return rows.view(self.size, -1)
 
     def _all_to_all(self, own: Tensor) -> Tensor:
         """The segments of all processes that have this process's number, one a row."""
         rows = torch.empty_like(own)
-        with _peers_needed():
+        with self._waiting():
             self._backend.alltoall_base(rows, own, [], []).wait()
+            self._synchronize()
         return rows.view(self.size, -1)
 
+    def _synchronize(self) -> None:
+        """On a GPU, wait for what was only queued until here, so that it counts as waiting for the others."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
 
-@contextmanager
-def _peers_needed() -> Iterator[None]:
-    """Turn the errors of a broken connection into one sentence."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise PeerLostError(f"the connection to another process of the training is lost: {reason}") from error
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Wait for the others, turning the errors of a broken connection into one sentence."""
+        try:
+            with self._reports.waiting():
+                yield
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise PeerLostError(
+                f"the connection to another process of the training is lost: {reason}"
+            ) from error
 
 
 def _views(buffer: Tensor, like: Sequence[Tensor]) -> Gradients:
