@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster test-sandbox test-images test-jupyter test-story bench-serve bench-web coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster soak-cluster test-sandbox test-images test-jupyter test-story bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -67,6 +67,11 @@ test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	scripts/install-azurite
 	$(BIN)/pytest tests/cluster
+
+soak-cluster: setup  ## the same at real lease times: 300 random kills, outages of a minute; about two hours
+	scripts/install-programs initdb=postgresql
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
+	$(BIN)/pytest -n 0 --soak --timeout 14400 tests/cluster
 
 test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing
 	scripts/setup-browser

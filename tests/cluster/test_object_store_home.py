@@ -10,54 +10,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conjure.core.home import Home
-from conjure.core.team_settings import objects_team, read_team
-from conjure.python_api import Client
-from conjure.runs.artifacts.availability import shared_files
+from conjure.core.team_settings import read_team
 from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.repositories import read_files, write_files
+from support.team_members import Member, make_team
 from support.terminal import conjure
 from support.tuning import OPTIONS, tuning_inputs
-
-
-class Member:
-    """One home of the team, and the command in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.home = Home(root)
-        self.client = Client(root)
-
-    def call(self, *arguments: str):
-        before = os.environ["CONJURE_HOME"]
-        os.environ["CONJURE_HOME"] = str(self.home.root)
-        try:
-            return conjure(*arguments)
-        finally:
-            os.environ["CONJURE_HOME"] = before
-
-    def do(self, *arguments: str) -> str:
-        done = self.call(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def files(self):
-        return shared_files(self.home, objects_team(self.home))
-
-
-@pytest.fixture
-def address(postgres):
-    return postgres.new_database()
-
-
-@pytest.fixture
-def project(conjure_home, tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def command_line(pid):
@@ -67,22 +28,13 @@ def command_line(pid):
         return b""
 
 
-def make_team(project, address, objects, *, first_command=None):
-    ada, bob = Member(project.parent / "ada"), Member(project.parent / "bob")
-    if first_command is not None:
-        ada.do("run", first_command)
-    ada.do("team", "init", "--database", address, "--objects", objects)
-    bob.do("team", "join", "--database", address)
-    return ada, bob
-
-
 IN_EACH_STORE = pytest.mark.parametrize("store", ["s3", "az"], indirect=True)
 
 
 @pytest.fixture
 def team(project, address, store):
     with ExitStack() as stack:
-        members = make_team(project, address, store.new_address())
+        members = make_team(project.parent, address, store.new_address())
         for member in members:
             stack.enter_context(ending_runs(member.home))
         yield members
@@ -98,7 +50,7 @@ def test_a_second_machine_has_every_run_and_file_of_a_shared_disk(project, addre
 
 
 def check_everything_is_shared(project, address, objects):
-    ada, bob = make_team(project, address, objects, first_command="echo early > early.txt")
+    ada, bob = make_team(project.parent, address, objects, first_command="echo early > early.txt")
     assert bob.do("ls", "runs/1") == "early.txt\n"
     many = "mkdir d; for i in 1 2 3; do echo $i > d/$i; done; head -c 600000 /dev/zero > big; echo hello"
     bob.do("run", "-m", "runs/1/early.txt", f"cat early.txt; {many}")
@@ -214,7 +166,7 @@ def test_numbers_are_dense_and_versions_differ_whoever_asks(team, project):
 
 def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgres, address, tmp_path):
     objects = f"file://{tmp_path}/objects"
-    make_team(project, address, objects, first_command="true")
+    make_team(project.parent, address, objects, first_command="true")
     eve = Member(project.parent / "eve")
     refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
     assert refused.returncode == 1
@@ -225,7 +177,7 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
 # ---- what goes away ----------------------------------------------------------------------------------------
 
 
-@IN_EACH_STORE
+@pytest.mark.parametrize("store", ["az"], indirect=True)  # of S3, for longer, in test_faults.py
 def test_a_run_goes_on_while_the_store_is_away(team, store):
     ada, bob = team
     run = ada.client.run(f"echo begun; {UNTIL_GO}; echo gone; echo made > made.txt")
@@ -290,12 +242,12 @@ def test_the_records_are_rebuilt_from_the_store(team, postgres, address, project
 
 
 def test_members_go_on_with_the_database_that_was_rebuilt(project, postgres, address, tmp_path):
-    ada, bob = make_team(project, address, f"file://{tmp_path}/objects")
+    ada, bob = make_team(project.parent, address, f"file://{tmp_path}/objects")
     ada.do("run", "echo theirs")
     bob.do("run", "echo own > own.txt")
     assert bob.do("logs", "1") == "theirs\n"
     other, rebuilt = postgres.new_database(), postgres.new_database()
-    make_team(tmp_path / "others" / "project", other, f"file://{tmp_path}/elsewhere")
+    make_team(tmp_path / "others", other, f"file://{tmp_path}/elsewhere")
     assert "shares a database already" in bob.call("team", "join", "--database", other).stderr
     with psycopg.connect(address, autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
@@ -309,7 +261,7 @@ def test_members_go_on_with_the_database_that_was_rebuilt(project, postgres, add
 
 
 def test_a_damaged_object_is_found_and_not_used(project, address, tmp_path):
-    ada, bob = make_team(project, address, f"file://{tmp_path}/objects")
+    ada, bob = make_team(project.parent, address, f"file://{tmp_path}/objects")
     ada.do("run", "head -c 300000 /dev/zero > large; echo small > small.txt")
     for folder in ("blobs", "packs"):
         for path in (tmp_path / "objects" / folder).iterdir():
@@ -367,7 +319,7 @@ def test_keys_are_in_no_record_no_log_and_no_process_list(team, store, address):
 
 
 def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_path):
-    ada, bob = make_team(project, address, f"file://{tmp_path}/objects")
+    ada, bob = make_team(project.parent, address, f"file://{tmp_path}/objects")
     write_files(project.parent, {"data/a.txt": "a"})
     bob.do("upload", "../data")
     bob.do("run", "echo theirs > made.txt")

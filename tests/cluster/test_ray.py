@@ -20,6 +20,7 @@ from conjure.runs.executors.ray import RayExecutor
 from conjure.runs.host.process import descendants
 from conjure.runs.maintenance.team import join
 from conjure.runs.scheduling.scheduler_start import dispatcher_lock_path
+from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import RunStatus
 from support.casting import (
     UNTIL_GO,
@@ -27,10 +28,12 @@ from support.casting import (
     nap,
     release,
     supervisor_of,
+    wait_for_lines,
     wait_until,
 )
 from support.ray_nodes import RayNodes
 from support.repositories import read_files, write_files
+from support.team_members import COUNTING, set_heartbeat
 from support.terminal import conjure
 from support.tuning import OPTIONS, tuning_inputs
 
@@ -40,8 +43,8 @@ CORES = 3  # the head has one, the other node two
 
 
 @pytest.fixture(scope="module")
-def nodes(s3):
-    with RayNodes.running(s3.variables()) as running:
+def nodes(s3, extent):
+    with RayNodes.running(s3.variables(), extent.cluster_heartbeat_s) as running:
         yield running
 
 
@@ -70,6 +73,7 @@ def define_executor(home, nodes, folder):
     token.write_text(TOKEN)
     home.config_file.write_text(
         f'[executors.gpu]\nkind = "ray"\naddress = "{nodes.address}"\ntoken_file = "{token}"\n'
+        f"[team]\nheartbeat = {nodes.heartbeat_s}\n"
     )
 
 
@@ -77,6 +81,7 @@ def join_nodes(nodes, home):
     """Have the nodes join a team, each with a home of its own beside those of other tests' teams."""
     team = read_team(home)
     for node in nodes.homes:
+        set_heartbeat(node, nodes.heartbeat_s)
         join(node.named(team.identity), team.database)
 
 
@@ -389,6 +394,32 @@ def training_of(run, tmp_path):
     return stored["step"], stored["history"]["train"], stored["history"]["held_out"]
 
 
+def test_runs_go_on_elsewhere_whatever_is_lost_of_a_cluster(client, home, nodes, extent, rng, tmp_path):
+    for _ in range(extent.cluster_losses):
+        what = rng.choice(["supervisor", "raylet", "node"])
+        command = f"echo one >> kept.txt; echo ready; {UNTIL_GO}"
+        run = client.run(command, on="gpu", cpus=2, retry=1, checkpoint=["kept.txt"])
+        wait_for_attempt(run, 1)
+        wait_for_checkpoint(run)
+        if what == "supervisor":
+            os.kill(supervisor_of(run).pid, signal.SIGKILL)
+        elif what == "node":
+            lose(nodes, run)
+            replace_worker(nodes, home)
+        else:
+            os.kill(nodes.worker.raylet().pid, signal.SIGKILL)
+            nodes.wait_for_nodes(1)
+        lost = what != "raylet"
+        if lost:
+            wait_for_attempt(run, 2)
+        let_go(nodes, run)
+        run.wait(check=True)
+        assert outputs(run, tmp_path) == {"kept.txt": "one\n" * (1 + lost)}
+        assert [each.end_reason for each in run.record.attempts] == ["supervisor_died"] * lost
+        if what == "raylet":
+            replace_worker(nodes, home)
+
+
 def test_a_model_on_this_machine_alone_is_refused(client, home, nodes, tmp_path):
     data, model = tuning_inputs(tmp_path)
     refused = conjure("finetune", "--on", "gpu", "--model", str(model), str(data))
@@ -397,13 +428,14 @@ def test_a_model_on_this_machine_alone_is_refused(client, home, nodes, tmp_path)
     assert json.loads(succeed("ps", "-a", "--json")) == []
 
 
-def test_runs_go_on_when_the_head_is_gone(client, home, nodes, tmp_path):
-    run = client.run(f"echo ready; {UNTIL_GO}; echo made > made.txt", on="gpu", cpus=2, retry=1)
+def test_runs_go_on_when_the_head_is_gone(client, home, nodes, extent, tmp_path):
+    run = client.run(f"echo ready; {COUNTING}; echo made > made.txt", on="gpu", cpus=2, retry=1)
     wait_for_attempt(run, 1)
     nodes.head.kill()
     refused = conjure("run", "--on", "gpu", "true")
     assert refused.returncode == 125
     assert "executor gpu cannot be reached" in refused.stderr
+    wait_for_lines(folder_on_node(nodes, run) / LOG_FILE, extent.outage_s)
     assert run.status is RunStatus.RUNNING
     let_go(nodes, run)
     run.wait(check=True)

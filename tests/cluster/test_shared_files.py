@@ -17,7 +17,7 @@ from conjure.runs.database.base import SupersededError
 from conjure.runs.database.open_database import share
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import upgrade
-from conjure.runs.objects.base import SEGMENT_BYTES, ObjectsError, manifest
+from conjure.runs.objects.base import SEGMENT_BYTES, ObjectsError, manifest, upload_object
 from conjure.runs.objects.remote import RemoteObjects, open_objects
 from conjure.runs.schema.record import OutputFacts
 from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE
@@ -226,6 +226,19 @@ def test_a_log_is_followed_across_the_borders_of_its_pieces(members, files):
         files.send_streams(folder, number, 1)
 
 
+def test_a_run_that_was_taken_over_has_no_more_of_its_log_accepted(files, members):
+    run = add_run(files.database)
+    folder = members[0].run_folder(run.number)
+    attempt = files.database.begin_attempt(run.number, run.owner)
+    (folder / LOG_FILE).write_bytes(b"{}\n")
+    sent = files.send_streams(folder, run.number, attempt)
+    files.database.begin_attempt(run.number, run.owner)  # as who closes an abandoned run
+    (folder / LOG_FILE).write_bytes(b"{}\n{}\n")
+    with pytest.raises(SupersededError):
+        files.send_streams(folder, run.number, attempt, sent)
+    assert files.index.streams(run.number) == sent
+
+
 def test_records_and_links_in_the_store_follow_the_database(members, files, objects, postgres, folder):
     number = add_run(files.database, labels=("a",)).number
     digest = files.store(folder, take_manifest(folder))
@@ -264,6 +277,52 @@ def test_records_and_links_in_the_store_follow_the_database(members, files, obje
         assert again.store(folder, take_manifest(folder)) == digest
         assert objects.written == []
         assert add_run(database).number == 3
+
+
+def give(files, digest, version):
+    return files.new_upload(
+        name="data",
+        version=version,
+        kind="folder",
+        files=53,
+        size_bytes=1,
+        created_at=1.0,
+        source="/x",
+        manifest=digest,
+    )
+
+
+def test_the_record_of_an_upload_follows_its_row_whatever_is_cut_off(files, objects, folder):
+    digest = files.store(folder, take_manifest(folder))
+    files.export_records()  # of the links, which a new store lacks
+    objects.fails_after = len(objects.written)
+    assert give(files, digest, 1)
+    objects.fails_after = None
+    assert list(objects.names("uploads")) == []
+    assert files.export_records() == 1
+    assert list(objects.names("uploads")) == [upload_object("data", 1)]
+    files.index.remove_upload("data", 1)  # and is killed
+    assert files.export_records() == 1
+    assert list(objects.names("uploads")) == []
+    assert files.export_records() == 0
+
+
+def test_records_are_rebuilt_though_a_list_of_files_is_gone(files, objects, members, folder, postgres):
+    digest = files.store(folder, take_manifest(folder))
+    write_files(folder, {"new": "new"})
+    other = files.store(folder, take_manifest(folder))
+    assert give(files, digest, 1)
+    assert give(files, other, 2)
+    objects.delete([manifest(digest)])
+    session = PostgresSession(members[1], postgres.new_database())
+    upgrade(session)
+    with PostgresDatabase(session) as database:
+        number = add_run(files.database).number
+        assert files.export_records() == 2  # the links, too
+        again = TeamRuns(objects, database)
+        assert again.rebuild() == ([number], [])
+        assert again.find_faults(again.load(other)) == []
+        assert [row.version for row in again.index.uploads()] == [1, 2]
 
 
 def test_what_was_fetched_longest_ago_goes_first(members, monkeypatch):

@@ -16,6 +16,7 @@ from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import PHASES, Ending, RunStatus
+from conjure.runs.telemetry.logs import LogTail, lines
 from support.repositories import read_files
 
 OWNER = Owner("host", "boot", 1, "1")
@@ -47,13 +48,15 @@ def finish(store: Database, number: int, ending: Ending) -> RunRecord:
     return store.end_run(number, ending)
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str, *, patience_s: float = _PATIENCE_S, every_s: float = 0.01
+) -> None:
     """Wait for something that is to happen soon; fail with `what` if it does not."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"it never happened: {what}")
-        time.sleep(0.01)
+        time.sleep(every_s)
 
 
 def wait_for_status(run: Run, *statuses: RunStatus) -> RunRecord:
@@ -86,6 +89,21 @@ def release(run: Run) -> None:
 def outputs(run: Run) -> dict[str, str]:
     """What a run left behind, by name."""
     return read_files(run.home.run_folder(run.number) / "outputs")
+
+
+def wait_for_lines(log: Path, seconds: float) -> None:
+    """Wait until a command that goes on, and prints ten lines a second at most, has printed for so long."""
+    wanted = _count_lines(log) + 10 * seconds
+    wait_until(
+        lambda: _count_lines(log) >= wanted,
+        "further lines",
+        patience_s=_PATIENCE_S + 4 * seconds,
+        every_s=0.1,
+    )
+
+
+def _count_lines(log: Path) -> int:
+    return sum(1 for _ in lines(LogTail(log).read()))
 
 
 def nap(seconds: int) -> str:

@@ -6,15 +6,17 @@ Main entry: `PostgresServer`. Invariant: it listens on a socket in a folder of i
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
 _ORDINARY = "nobody"
+_CONNECTIONS = 600  # for a hundred runs at once, and those who ask for them
 
 
 def _binaries() -> Path:
@@ -55,7 +57,10 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off"
+        options = (
+            f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off"
+            f" -c max_connections={_CONNECTIONS}"
+        )
         self._call(
             "pg_ctl", "-D", str(self._data), "-w", "-l", str(self._folder / "log"), "-o", options, "start"
         )
@@ -78,6 +83,24 @@ class PostgresServer:
     def address(self, database: str = "postgres") -> str:
         """How a database of it is reached."""
         return f"postgresql://{self.user}@/{database}?host={self._folder}"
+
+    def kill_connection(self, database: str, choose: Callable[[Sequence[int]], int]) -> bool:
+        """SIGKILL to the server's process for one of conjure's connections; False if there is none.
+
+        The server then closes all connections, undoes what was not committed, and is back in a moment.
+
+        Args:
+            database: Address of the database.
+            choose: Which of the processes.
+        """
+        with psycopg.connect(database) as connection:
+            rows = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'conjure'"
+                " AND datname = current_database() ORDER BY pid"
+            ).fetchall()
+        if rows:
+            os.kill(choose([pid for (pid,) in rows]), signal.SIGKILL)
+        return bool(rows)
 
     def new_database(self) -> str:
         """An empty database; its address."""

@@ -87,9 +87,14 @@ class RayNode:
 
 
 class RayNodes:
-    """A cluster; the context manager starts and ends it."""
+    """A cluster; the context manager starts and ends it.
 
-    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+    Attributes:
+        heartbeat_s: Seconds between the heartbeats of runs there, for who sets up its homes.
+    """
+
+    def __init__(self, folder: Path, variables: Mapping[str, str], heartbeat_s: float) -> None:
+        self.heartbeat_s = heartbeat_s
         self._folder = folder
         self._variables = variables
         self._nodes: list[RayNode] = []
@@ -106,14 +111,15 @@ class RayNodes:
 
     @classmethod
     @contextmanager
-    def running(cls, variables: Mapping[str, str]) -> Iterator["RayNodes"]:
+    def running(cls, variables: Mapping[str, str], heartbeat_s: float) -> Iterator["RayNodes"]:
         """A cluster while the block lasts.
 
         Args:
             variables: What the account has that Ray runs as.
+            heartbeat_s: Seconds between the heartbeats of runs there.
         """
         folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))  # sockets need a short path
-        nodes = cls(folder, variables)
+        nodes = cls(folder, variables, heartbeat_s)
         try:
             nodes.start()
             yield nodes

@@ -1,7 +1,8 @@
 """What people set once: two files of settings, and variables above them.
 
 Main entries: `load_config`, `Config`, `SETTINGS`, `configured_project`, `repository_name`, `write_setting`;
-`read_executors`. Invariant: a value is checked where it is read, and knows where it came from:
+`heartbeat_interval_s`, `read_executors`. Invariant: a value is checked where it is read, and knows where it
+came from:
 
     default < config.toml in the home < conjure.toml of the project < variable < option of a command
 
@@ -25,9 +26,11 @@ from conjure.core.units import parse_duration, parse_size
 from conjure.errors import UsageError
 
 PROJECT_FILE = "conjure.toml"
+HEARTBEAT_EVERY_S = 5.0
 DEFAULT = "default"
 SANDBOX = "sandbox"
 _PROJECT = "project"
+_HEARTBEAT = "team.heartbeat"
 _GIT = ".git"
 _HEADING = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(#.*)?")
 
@@ -52,6 +55,7 @@ class Setting:
         check: Gives the value back as it is to be used; raises ValueError with what is allowed.
         default: Its value where none is set.
         variable: A variable that is set instead, or None.
+        is_users: Whether only the user's own file can set it, and no project.
     """
 
     key: str
@@ -59,6 +63,7 @@ class Setting:
     check: Callable[[object], Any]
     default: Any = None
     variable: str | None = None
+    is_users: bool = False
 
 
 def _one_of(*allowed: str) -> Callable[[object], str]:
@@ -148,6 +153,13 @@ SETTINGS: dict[str, Setting] = {
             _parsed(parse_size, "a size such as 50GB"),
             "50GB",
         ),
+        Setting(
+            _HEARTBEAT,
+            "Seconds between heartbeats of a team's runs; the same for all members.",
+            _number,
+            HEARTBEAT_EVERY_S,
+            is_users=True,
+        ),
         Setting("run.base", "Environment that runs start from.", _one_of("current", "none"), "current"),
         Setting("run.python", "Python version of a clean environment.", _text),
         Setting("run.pip", "Packages to add to the environment of runs.", _texts, ()),
@@ -223,6 +235,15 @@ def find_project_file(folder: Path) -> Path | None:
     return next((each / PROJECT_FILE for each in within if (each / PROJECT_FILE).is_file()), None)
 
 
+def heartbeat_interval_s(home: Home) -> float:
+    """Seconds between the heartbeats of the supervisors of a team's runs.
+
+    Raises:
+        UsageError: The user's file of settings cannot be used.
+    """
+    return float(read_settings(home.config_file).get(_HEARTBEAT, HEARTBEAT_EVERY_S))
+
+
 def configured_project(home: Home, folder: Path) -> str | None:
     """What the settings say that runs from a folder belong to, or None.
 
@@ -274,6 +295,9 @@ def _settings_in(content: bytes, path: Path) -> dict[str, Any]:
         _refuse_executors(tables, path)
     tables.pop(_EXECUTORS, None)
     found = _flat(tables)
+    if path.name == PROJECT_FILE:
+        for key in found:
+            _refuse_in_project(find_setting(key, str(path)), path)
     return {key: _checked(find_setting(key, str(path)), value, str(path)) for key, value in found.items()}
 
 
@@ -282,6 +306,14 @@ def _refuse_executors(tables: Mapping[str, Any], path: Path) -> None:
         raise UsageError(
             f"{path} defines executors, which a project cannot do",
             hint="define them in the config.toml of your own home folder; `conjure config` shows where it is",
+        )
+
+
+def _refuse_in_project(setting: Setting, path: Path) -> None:
+    if setting.is_users:
+        raise UsageError(
+            f"{path} sets {setting.key}, which a project cannot do",
+            hint=f"set it for yourself with `conjure config set {setting.key}`",
         )
 
 
@@ -397,6 +429,8 @@ def write_setting(path: Path, key: str, values: tuple[str, ...] | None) -> None:
         UsageError: There is no such setting, the value is not allowed, or the file is too unusual to change.
     """
     setting = find_setting(key)
+    if path.name == PROJECT_FILE and values is not None:
+        _refuse_in_project(setting, path)
     value = None if values is None else _stored(setting, values)
     before = read_settings(path)
     text = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -7,6 +7,7 @@ import pytest
 from conjure.core.config import (
     configured_project,
     find_project_file,
+    heartbeat_interval_s,
     load_config,
     read_executors,
     repository_name,
@@ -213,6 +214,17 @@ def test_executors_are_defined_by_the_user(home, project):
     assert load_config(home, project).values["model"] == "sprite"
     write_setting(home.config_file, "model", ("other",))
     assert set(read_executors(home)) == {"gpu"}
+
+
+def test_a_project_cannot_set_the_heartbeat(home, project):
+    home.config_file.write_text("[team]\nheartbeat = 2\n")
+    assert heartbeat_interval_s(home) == 2.0
+    with pytest.raises(UsageError, match=r"team\.heartbeat, which a project cannot do"):
+        write_setting(project / "conjure.toml", "team.heartbeat", ("1",))
+    (project / "conjure.toml").write_text("[team]\nheartbeat = 1\n")
+    assert heartbeat_interval_s(home) == 2.0
+    with pytest.raises(UsageError, match=r"sets team\.heartbeat, which a project cannot do"):
+        load_config(home, project)
 
 
 def test_a_project_cannot_define_executors(home, project):

@@ -499,7 +499,8 @@ def prune_objects(home: Home) -> tuple[int, int]:
     if team is None:
         return 0, 0
     with shared_files(home, team) as files:
-        files.export_records()
+        while files.export_records():
+            pass  # what is needed no more must not seem to be there, should the database get lost
         return files.prune()
 
 

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -188,13 +188,26 @@ class TeamFiles:
         """As `new_upload`."""
         if not self.index.add_upload(upload):
             return False
-        self.objects.put(base.upload_object(upload.name, upload.version), json.dumps(asdict(upload)).encode())
+        with suppress(base.ObjectsError):  # others see it; the next command or run brings its record there
+            self.export_upload(upload)
         return True
 
     def remove_upload(self, name: str, version: int) -> None:
         """Let nobody see a version of an upload any more."""
         self.index.remove_upload(name, version)
-        self.objects.delete([base.upload_object(name, version)])
+        for row in self.index.uploads(name):
+            if row.version == version:
+                with suppress(base.ObjectsError):
+                    self.export_upload(row)
+
+    def export_upload(self, row: UploadRow) -> None:
+        """Have the record of a version in the store, or not any more, as its row says."""
+        name = base.upload_object(row.name, row.version)
+        if row.removed:
+            self.objects.delete([name])
+        else:
+            self.objects.put(name, json.dumps(asdict(row)).encode())
+        self.index.note_upload_exported(row)
 
     # ---- and back ------------------------------------------------------------------------------------------
 
@@ -341,6 +354,14 @@ class _Sender:
                 self._collect(leave=0)
         finally:
             self._threads.shutdown(wait=True, cancel_futures=True)
+            with suppress(StoreError):  # then it is sent again
+                self._note_sent()
+
+    def _note_sent(self) -> None:
+        """Write down what came there beside something that did not."""
+        for task, rows in self._sending.items():
+            if not task.cancelled() and task.exception() is None:
+                self._files.index.add(rows)
 
     def send_file(self, digest: str, path: Path, size_bytes: int) -> None:
         name = base.blob(digest)

@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from conjure.core.config import HEARTBEAT_EVERY_S
 from conjure.core.home import Home
-from conjure.errors import ConjureError
+from conjure.errors import ConjureError, StoreError
 from conjure.runs.database.sweep_rows import Sweeps, TrialClaim
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import (
@@ -35,6 +36,10 @@ REASON_OF_REQUEST: Mapping[str, EndReason] = {
 }
 
 LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
+
+
+class DatabaseAwayError(StoreError):
+    """The server of a shared database cannot be reached now; what was asked may have been done."""
 
 
 class SupersededError(ConjureError):
@@ -141,12 +146,14 @@ class Lease(NamedTuple):
         attempt: How many supervisors it has had; each writes under its own number, and only the highest may.
         machine: The `host_id` of its owner.
         heartbeat_age_s: Seconds since its supervisor was last heard of, by the database's clock.
+        interval_s: Seconds from one heartbeat to the next.
     """
 
     number: int
     attempt: int
     machine: str | None
     heartbeat_age_s: float
+    interval_s: float = HEARTBEAT_EVERY_S
 
 
 class RunRelation(NamedTuple):

@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 from conjure.core.home import Home
 from conjure.core.text import valid_utf8
 from conjure.errors import StoreError
+from conjure.runs.database.base import DatabaseAwayError
 from conjure.runs.database.maintenance_statements import MaintenanceStatements
 from conjure.runs.database.migrations import NewerSchemaError
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number
@@ -259,7 +260,7 @@ def _errors_translated(home: Home) -> Iterator[None]:
                 f"the team's database refuses this login: {_first_line(error)}",
                 hint="put the password into ~/.pgpass (mode 600) or PGPASSWORD",
             ) from error
-        raise StoreError(
+        raise DatabaseAwayError(
             f"the team's database cannot be reached: {_first_line(error)}", hint="try again; nothing is lost"
         ) from error
     except InsufficientPrivilege as error:

@@ -280,6 +280,14 @@ POSTGRES_MIGRATIONS: tuple[Migration, ...] = (
             """,
         ),
     ),
+    Migration(
+        7,
+        "uploads whose record in the object store is older than their row",
+        (
+            "ALTER TABLE uploads ADD COLUMN exported INTEGER NOT NULL DEFAULT 0",
+            "CREATE INDEX uploads_unexported ON uploads (name, version) WHERE exported = 0",
+        ),
+    ),
 )
 NEWEST = POSTGRES_MIGRATIONS[-1].number
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
+from conjure.core.config import heartbeat_interval_s
 from conjure.errors import NotFoundError
 from conjure.runs.database.base import (
     KILL,
@@ -330,13 +331,18 @@ class RunStatements(SweepStatements):
     def leases(self) -> dict[int, Lease]:
         """The leases of the active runs whose supervisors tell that they live."""
         now = self._session.now()
+        interval_s = heartbeat_interval_s(self.home)
         rows = self._session.query(
             "SELECT number, attempt, owner_host_id, heartbeat_at FROM run_rows"
             " JOIN leases ON leases.run = number WHERE end_reason IS NULL AND owner_pid > 0"
         )
         return {
             row["number"]: Lease(
-                row["number"], row["attempt"], row["owner_host_id"], max(now - row["heartbeat_at"], 0.0)
+                row["number"],
+                row["attempt"],
+                row["owner_host_id"],
+                max(now - row["heartbeat_at"], 0.0),
+                interval_s,
             )
             for row in rows
         }

@@ -108,9 +108,12 @@ class SweepStatements(Statements):
 
     def set_rung(self, run: int, rung: int, value: float | None) -> None:
         """Write down the value with which a run reached a rung."""
-        self._session.execute(
-            "INSERT INTO sweep_rungs (run, rung, value) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (run, rung, value),
+        self._change(
+            run,
+            lambda: self._session.execute(
+                "INSERT INTO sweep_rungs (run, rung, value) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                (run, rung, value),
+            ),
         )
 
     def rungs(self, sweep: int) -> dict[int, Rungs]:

@@ -20,7 +20,7 @@ from conjure.runs.executors.ray_cluster import UnreachableError
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import this_process
 from conjure.runs.host.process_control import set_name
-from conjure.runs.lifecycle.heartbeat import HEARTBEAT_EVERY_S
+from conjure.runs.lifecycle.heartbeat import LOST_AFTER, is_silent
 from conjure.runs.lifecycle.ownership import mark_interrupted
 from conjure.runs.scheduling.scheduler_start import (
     DISPATCHER_NAME,
@@ -32,7 +32,6 @@ from conjure.runs.scheduling.scheduler_start import (
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
 
-LOST_AFTER_S = 6 * HEARTBEAT_EVERY_S
 _LOOK_EVERY_S, _AGAIN_AFTER_S = 1.0, 10.0
 
 
@@ -131,7 +130,7 @@ def _lost(store: Database, executor: RayExecutor, own: list[RunRecord]) -> set[i
     silent = [
         record.number
         for record in own
-        if record.number in leases and leases[record.number].heartbeat_age_s > LOST_AFTER_S
+        if record.number in leases and is_silent(leases[record.number], LOST_AFTER)
     ]
     return {number for number in silent if executor.state(number) is SupervisorState.GONE}
 

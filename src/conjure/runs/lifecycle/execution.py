@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from conjure import reporting
 from conjure.core.dir_fd import FolderCursor
@@ -62,7 +63,7 @@ from conjure.runs.lifecycle.command_environment import (
 )
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
-from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER_S, Heartbeat
+from conjure.runs.lifecycle.heartbeat import Heartbeat, when_reachable
 from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
@@ -77,6 +78,7 @@ from conjure.runs.telemetry.metrics import MetricTail, Summary
 from conjure.runs.telemetry.rungs import RungLadder
 
 _INSIST_S = 30.0
+_Result = TypeVar("_Result")
 
 
 class EndRun(Exception):  # noqa: N818 - not an error: the run simply ends here
@@ -138,6 +140,15 @@ class RunContext:
     def requested_end(self) -> EndReason | None:
         """Why somebody wants the run to end, or None."""
         return self.find_wish(self.store)
+
+    def when_reachable(self, act: Callable[[], _Result]) -> _Result:
+        """Do something with the store, which may be a server that is away for a while.
+
+        Raises:
+            EndRun: Somebody wants the run to end meanwhile.
+            StoreError: It cannot be done, or not for as long as the run is sure to be ours.
+        """
+        return when_reachable(act, self.heartbeat.give_up_after_s, lambda: _end_if_wanted(self))
 
     def find_wish(self, store: Database | None) -> EndReason | None:
         """Why somebody wants the run to end, or None.
@@ -201,13 +212,18 @@ def _leave_to_queue(run: RunContext, ending: Ending) -> bool:
     """Leave the run to its queue for another attempt, if it gets one."""
     found: list[bool] = []
     if run.spec.retry:
-        if may_retry(run.store.get(run.number), ending):
+        if may_retry(run.when_reachable(lambda: run.store.get(run.number)), ending):
             run.uploader.send_last_checkpoint()
-        _write_result(run, lambda: found.append(queue_next_attempt(run.store, run.number, ending)))
+        _write_result(run, lambda: found.append(_queue_again(run, ending)))
     if found[-1:] != [True]:
         return False
     run.log.note(f"{ending_words(ending)}; another attempt follows")
     return True
+
+
+def _queue_again(run: RunContext, ending: Ending) -> bool:
+    waits = run.store.get(run.number).waits_in_queue  # the server may have gone away after it was done
+    return waits or queue_next_attempt(run.store, run.number, ending)
 
 
 def handle_sigterm(run: RunContext) -> None:
@@ -219,7 +235,7 @@ def handle_sigterm(run: RunContext) -> None:
 def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     """Write out the code and have the environment ready."""
     run.reserve.allocate()
-    record = run.store.get(run.number)
+    record = run.when_reachable(lambda: run.store.get(run.number))
     assert record.code is not None
     place = WorkingDirectory(run.work, run.work / record.code.subfolder)
     with _ending_with(EndReason.CODE_FAILED), _interruptible(run):
@@ -237,7 +253,7 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     with _ending_with(EndReason.BUILD_FAILED), _interruptible(run):
         built, facts = _environment(run, place)
     identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts)
-    run.store.set_facts(run.number, environment=facts, identity=identity)
+    run.when_reachable(lambda: run.store.set_facts(run.number, environment=facts, identity=identity))
     return place, built
 
 
@@ -256,8 +272,8 @@ def _environment(run: RunContext, place: WorkingDirectory) -> tuple[Environment 
 
 def mount(run: RunContext) -> outputs.Baseline:
     """Put the mounts in place, and note what is there before the command starts."""
-    run.store.move(run.number, RunStatus.MOUNTING)
-    record = run.store.get(run.number)
+    run.when_reachable(lambda: _enter(run, RunStatus.MOUNTING))
+    record = run.when_reachable(lambda: run.store.get(run.number))
     with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
         for each in record.mounts:
             source, target = locate(run.home, each.source), _from_root(record, each.target)
@@ -278,7 +294,7 @@ def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
     # Commands of conjure's own name first what they go on from; without it, they start anew.
     needs_first = run.spec.kind != COMMAND
     handed = pass_checkpoints(run.folder, earlier, run.spec.checkpoint, work, needs_first=needs_first)
-    run.store.refresh_summaries(run.number)
+    run.when_reachable(lambda: run.store.refresh_summaries(run.number))
     given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
     run.log.note(f"attempt {earlier + 1}{given}")
 
@@ -287,9 +303,9 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
     """Start the command and watch it to its end."""
     job = _job(run, place, environment)
     _end_if_wanted(run)
-    run.store.move(run.number, RunStatus.RUNNING)
+    run.when_reachable(lambda: _enter(run, RunStatus.RUNNING))
     if run.spec.retry and run.spec.on is not None:
-        earlier = len(run.store.get(run.number).attempts)
+        earlier = len(run.when_reachable(lambda: run.store.get(run.number)).attempts)
         run.uploader.watch_checkpoints(earlier + 1, run.spec.checkpoint)
     run.marks.begin(f"{sha256_bytes(os.fsencode(run.home.root))[:12]}-{run.number}")
     try:
@@ -304,9 +320,15 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
         remove_container(run.home, run.number)
 
 
+def _enter(run: RunContext, phase: RunStatus) -> None:
+    """Enter a phase, unless that was done when the database's server went away."""
+    if run.store.facts(run.number).status is not phase:
+        run.store.move(run.number, phase)
+
+
 def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Image) -> Job | NotStartedError:
     """The command, ready to start; or why it cannot be."""
-    record = run.store.get(run.number)
+    record = run.when_reachable(lambda: run.store.get(run.number))
     command = fill_in(run.spec.command, run.spec.params)
     try:
         if isinstance(environment, Image):
@@ -368,6 +390,7 @@ def _contained(
 
 
 def _watch(run: RunContext, job: Job) -> CommandResult:
+    metric = run.when_reachable(lambda: run.store.rung_metric(run.number))
     start = start_command if job.sandbox is None else start_sandboxed
     if job.container is not None:
         start = start_contained
@@ -376,7 +399,6 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
     execution = start(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
-    metric = run.store.rung_metric(run.number)
     ladder = None if metric is None else RungLadder(metric)
     return CommandMonitor(
         execution, run.log, metrics, run, conditions, run.spec.timeout_s, ladder=ladder
@@ -397,7 +419,7 @@ def how_it_ended(result: CommandResult) -> Ending:
 def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> None:
     """Move what the command made to the run's outputs; after that the working folder is not needed."""
     run.reserve.release()
-    _write_result(run, lambda: run.store.move(run.number, RunStatus.SAVING))
+    _write_result(run, lambda: _enter(run, RunStatus.SAVING))
     failed = Ending(EndReason.SAVE_FAILED, result.exit.code, result.exit.signal)
     with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
         saved = collect_outputs(run.folders, baseline, run.spec)
@@ -416,7 +438,7 @@ def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
     Raises:
         StoreError: It was away for too long; the working folder is kept for `conjure recover`.
     """
-    until = time.monotonic() + GIVE_UP_AFTER_S
+    until = time.monotonic() + run.heartbeat.give_up_after_s
     while True:
         try:
             return run.uploader.store_outputs(RunFolder(run.folder).outputs, saved)
@@ -447,7 +469,8 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     if not run.home.database.exists():
         return  # the home was removed under the run: there is nothing to record its end in
     was_killed = ending is not None and ending.reason is EndReason.KILL_REQUESTED
-    run.uploader.finish(0.0 if was_killed else GIVE_UP_AFTER_S, lambda: run.heartbeat.beat(run.store))
+    patience_s = 0.0 if was_killed else run.heartbeat.give_up_after_s
+    run.uploader.finish(patience_s, lambda: run.heartbeat.beat(run.store))
     if ending is None:
         return
     if result is None:
@@ -457,7 +480,12 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     total_s = round(time.monotonic() - run.requested, 3)
     if result is not None:
         _write_result(run, lambda: run.store.set_facts(run.number, usage=result.usage))
-    _write_result(run, lambda: run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s))
+
+    def end() -> None:
+        if run.store.facts(run.number).ending is None:  # as in `_enter`
+            run.store.end_run(run.number, ending, command_s=command_s, total_s=total_s)
+
+    _write_result(run, end)
     run.uploader.export_record()
 
 
@@ -515,7 +543,7 @@ def _end_if_wanted(run: RunContext) -> None:
 
 def _write_result(run: RunContext, act: Callable[[], object]) -> None:
     """Do it, waiting for room on a full disk, or for a server that is away: what comes now is the result."""
-    until = time.monotonic() + (GIVE_UP_AFTER_S if run.store.is_shared else _INSIST_S)
+    until = time.monotonic() + (run.heartbeat.give_up_after_s if run.store.is_shared else _INSIST_S)
     while True:
         try:
             act()

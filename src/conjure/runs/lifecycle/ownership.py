@@ -24,7 +24,7 @@ from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, machine_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
-from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER_S
+from conjure.runs.lifecycle.heartbeat import is_abandoned
 from conjure.runs.scheduling.retries import queue_next_attempt
 from conjure.runs.scheduling.scheduler_start import (
     end_scheduler,
@@ -114,7 +114,7 @@ def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:
     elsewhere = [record for record in records if record.owner and record.owner.host_id != here]
     if not store.is_shared or not elsewhere:
         return set()
-    return {number for number, lease in store.leases().items() if lease.heartbeat_age_s > TAKE_OVER_AFTER_S}
+    return {number for number, lease in store.leases().items() if is_abandoned(lease)}
 
 
 def _can_be_judged(home: Home, record: RunRecord, executor: Executor | None) -> bool:

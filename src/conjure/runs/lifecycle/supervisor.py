@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from conjure.core.config import heartbeat_interval_s
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError
 from conjure.reporting import RUN_VARIABLE
@@ -32,7 +33,7 @@ from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import Process, boot_id, kill_descendants, this_process
 from conjure.runs.host.process_control import adopt_orphans, set_name
 from conjure.runs.lifecycle.execution import RunContext, supervise
-from conjure.runs.lifecycle.heartbeat import Heartbeat
+from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER, Heartbeat, when_reachable
 from conjure.runs.lifecycle.ownership import (
     ignore_signals,
     is_other_supervisor,
@@ -144,11 +145,13 @@ def _leave_caller(
 def _supervise(home: Home, number: int, request: SupervisorRequest, expected: int | None) -> NoReturn:
     status = 1
     try:
-        with open_database(home, must_exist=True) as store:
-            attempt = _enter(home, store, number, request, expected)
+        patience_s = GIVE_UP_AFTER * heartbeat_interval_s(home)
+        with when_reachable(lambda: open_database(home, must_exist=True), patience_s) as store:
+            attempt = when_reachable(lambda: _enter(home, store, number, request, expected), patience_s)
             if attempt is not None:
-                _begin_anew(home, store, number)
-                exclude, heartbeat = _exclude(home, number), Heartbeat(number, attempt, store.is_shared)
+                when_reachable(lambda: _begin_anew(home, store, number), patience_s)
+                exclude = _exclude(home, number)
+                heartbeat = Heartbeat(number, attempt, store.is_shared, interval_s=heartbeat_interval_s(home))
                 uploader = RunUploader(home, number, attempt)
                 supervise(
                     RunContext(

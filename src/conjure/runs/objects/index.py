@@ -7,6 +7,7 @@ is not there for anybody. So an object that a row names without `going` is there
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from conjure.errors import ConflictError
 from conjure.runs.database.base import SupersededError
@@ -14,6 +15,7 @@ from conjure.runs.database.postgres import PostgresSession
 from conjure.runs.objects import base
 
 _BATCH = 2000
+_UPLOAD_COLUMNS = "name, version, kind, files, size_bytes, created_at, source, manifest, removed"
 YOUNG_S = 7 * 24 * 3600.0  # an upload that takes longer than this is lost to a removal
 
 
@@ -232,10 +234,15 @@ class ObjectIndex:
             SupersededError: A later supervisor has the run.
         """
         changed = self._session.execute(
-            "INSERT INTO run_streams AS known (run, attempt, log_bytes, metrics_bytes) VALUES (?, ?, ?, ?)"
+            "WITH lease AS (SELECT attempt FROM leases WHERE run = ? FOR SHARE)"
+            " INSERT INTO run_streams AS known (run, attempt, log_bytes, metrics_bytes)"
+            " SELECT ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM lease WHERE attempt > ?)"
             " ON CONFLICT (run) DO UPDATE SET attempt = excluded.attempt, log_bytes = excluded.log_bytes,"
             " metrics_bytes = excluded.metrics_bytes WHERE known.attempt <= excluded.attempt",
-            (number, streams.attempt, streams.log_bytes, streams.metrics_bytes),
+            (
+                *(number, number, streams.attempt, streams.log_bytes, streams.metrics_bytes),
+                streams.attempt,
+            ),
         )
         if not changed:
             raise SupersededError(f"run {number} was taken over: this is attempt {streams.attempt}")
@@ -259,11 +266,11 @@ class ObjectIndex:
 
     def uploads(self, name: str | None = None) -> list[UploadRow]:
         """The versions of an upload, or of all, removed ones too, oldest first."""
-        rows = self._session.query(
-            "SELECT name, version, kind, files, size_bytes, created_at, source, manifest, removed"
-            " FROM uploads WHERE ?::text IS NULL OR name = ? ORDER BY name, version",
-            (name, name),
-        )
+        return self._upload_rows("?::text IS NULL OR name = ? ORDER BY name, version", (name, name))
+
+    def _upload_rows(self, condition: str, values: Iterable[Any]) -> list[UploadRow]:
+        statement = f"SELECT {_UPLOAD_COLUMNS} FROM uploads WHERE {condition}"  # noqa: S608 - both stand here
+        rows = self._session.query(statement, values)
         return [UploadRow(**{**row, "removed": bool(row["removed"])}) for row in rows]
 
     def add_upload(self, row: UploadRow) -> bool:
@@ -283,7 +290,22 @@ class ObjectIndex:
     def remove_upload(self, name: str, version: int) -> None:
         """Write down that a version is gone; its number is not given again."""
         self._session.execute(
-            "UPDATE uploads SET removed = 1 WHERE name = ? AND version = ?", (name, version)
+            "UPDATE uploads SET removed = 1, exported = 0 WHERE name = ? AND version = ?", (name, version)
+        )
+
+    def unexported_uploads(self, limit: int) -> list[UploadRow]:
+        """Versions whose record in the store is older than their row."""
+        return self._upload_rows("exported = 0 ORDER BY name, version LIMIT ?", (limit,))
+
+    def note_upload_exported(self, row: UploadRow) -> None:
+        """Write down that the record of a version is in the store as its row was, or is gone as that said.
+
+        If it was removed meanwhile, it is done once more.
+        """
+        self._session.execute(
+            "UPDATE uploads SET exported = CASE WHEN removed = ? THEN 1 ELSE 0 END"
+            " WHERE name = ? AND version = ?",
+            (int(row.removed), row.name, row.version),
         )
 
     # ---- records -------------------------------------------------------------------------------------------

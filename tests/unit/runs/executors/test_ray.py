@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from conjure.core.config import ExecutorSettings
+from conjure.core.config import HEARTBEAT_EVERY_S, ExecutorSettings
 from conjure.core.home import Home
 from conjure.errors import ExecutorError
 from conjure.runs.database.base import STOP
@@ -13,13 +13,15 @@ from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.ray import RayExecutor
 from conjure.runs.executors.ray_check import survey
 from conjure.runs.executors.ray_cluster import RayCluster, UnreachableError
-from conjure.runs.lifecycle.dispatcher import LOST_AFTER_S, poll_clusters
+from conjure.runs.lifecycle.dispatcher import poll_clusters
+from conjure.runs.lifecycle.heartbeat import LOST_AFTER
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.spec import ComputeRequest
 from conjure.runs.schema.status import PHASES, Ending, EndReason, RunStatus
 from support.casting import add_run
 from support.ray_rest import RayRest
 
+LOST_AFTER_S = LOST_AFTER * HEARTBEAT_EVERY_S
 NODE = Owner("a node", "boot", 7, "7", "node-7")
 
 

@@ -1,15 +1,18 @@
 import pytest
 
+from conjure.core.config import HEARTBEAT_EVERY_S, heartbeat_interval_s
 from conjure.errors import StoreError
-from conjure.runs.database.base import Lease
+from conjure.runs.database.base import DatabaseAwayError, Lease
 from conjure.runs.host.process import host_id
+from conjure.runs.lifecycle import heartbeat
 from conjure.runs.lifecycle.heartbeat import (
-    GIVE_UP_AFTER_S,
-    HEARTBEAT_EVERY_S,
-    TAKE_OVER_AFTER_S,
-    UNREACHABLE_AFTER_S,
+    GIVE_UP_AFTER,
+    TAKE_OVER_AFTER,
+    UNREACHABLE_AFTER,
     Heartbeat,
+    is_abandoned,
     is_unreachable,
+    when_reachable,
 )
 from conjure.runs.schema.process_facts import Owner
 from support.casting import add_run
@@ -26,25 +29,25 @@ class Clock:
 
 def test_it_beats_at_intervals_and_not_at_each_look(store, monkeypatch):
     number, clock, renewed = add_run(store).number, Clock(), []
-    heartbeat = Heartbeat(number, store.begin_attempt(number, HERE), timer=clock)
+    beating = Heartbeat(number, store.begin_attempt(number, HERE), timer=clock)
     monkeypatch.setattr(store, "renew_lease", lambda *lease: not renewed.append(lease))
     for seconds in (0.0, 0.1, HEARTBEAT_EVERY_S - 0.2, 0.2, 0.1):
         clock.now += seconds
-        heartbeat.beat(store)
+        beating.beat(store)
     assert renewed == [(number, 1)] * 2
 
 
 def test_who_lost_the_run_learns_it_at_the_next_beat(store):
     number, clock = add_run(store).number, Clock()
-    heartbeat = Heartbeat(number, store.begin_attempt(number, HERE), timer=clock)
-    heartbeat.beat(store)
-    assert not heartbeat.superseded
+    beating = Heartbeat(number, store.begin_attempt(number, HERE), timer=clock)
+    beating.beat(store)
+    assert not beating.superseded
     store.begin_attempt(number, ELSEWHERE)
-    heartbeat.beat(store)
-    assert not heartbeat.superseded
+    beating.beat(store)
+    assert not beating.superseded
     clock.now += HEARTBEAT_EVERY_S
-    heartbeat.beat(store)
-    assert heartbeat.superseded
+    beating.beat(store)
+    assert beating.superseded
 
 
 def test_a_database_that_cannot_be_written_ends_nothing(store, monkeypatch):
@@ -52,27 +55,66 @@ def test_a_database_that_cannot_be_written_ends_nothing(store, monkeypatch):
         raise StoreError("the disk is full")
 
     monkeypatch.setattr(store, "renew_lease", fail)
-    heartbeat = Heartbeat(1, 1)
-    heartbeat.beat(store)
-    assert not heartbeat.superseded
+    beating = Heartbeat(1, 1)
+    beating.beat(store)
+    assert not beating.superseded
 
 
+@pytest.mark.parametrize("interval_s", [HEARTBEAT_EVERY_S, 0.1])
 @pytest.mark.parametrize("is_shared", [False, True])
-def test_only_who_may_have_been_replaced_gives_up_after_a_while(is_shared):
+def test_only_who_may_have_been_replaced_gives_up_after_a_while(is_shared, interval_s):
     clock = Clock()
-    heartbeat = Heartbeat(1, 1, is_shared, clock)
-    heartbeat.beat(None)
-    clock.now += GIVE_UP_AFTER_S
-    heartbeat.beat(None)
-    assert not heartbeat.superseded
-    clock.now += HEARTBEAT_EVERY_S
-    heartbeat.beat(None)
-    assert heartbeat.superseded is is_shared
-    assert GIVE_UP_AFTER_S + 2 * HEARTBEAT_EVERY_S < TAKE_OVER_AFTER_S
+    beating = Heartbeat(1, 1, is_shared, clock, interval_s=interval_s)
+    beating.beat(None)
+    clock.now += GIVE_UP_AFTER * interval_s - 0.01
+    beating.beat(None)
+    assert not beating.superseded
+    clock.now += interval_s
+    beating.beat(None)
+    assert beating.superseded is is_shared
+    assert GIVE_UP_AFTER + 2 < TAKE_OVER_AFTER
 
 
-def test_only_a_supervisor_elsewhere_can_be_unreachable():
-    late, in_time = UNREACHABLE_AFTER_S + 2, UNREACHABLE_AFTER_S - 1
-    assert is_unreachable(Lease(1, 1, "elsewhere", late))
-    assert not is_unreachable(Lease(1, 1, "elsewhere", in_time))
-    assert not is_unreachable(Lease(1, 1, host_id(), late))
+@pytest.mark.parametrize("interval_s", [HEARTBEAT_EVERY_S, 0.1])
+def test_only_a_supervisor_elsewhere_can_be_unreachable(interval_s):
+    late = UNREACHABLE_AFTER * interval_s + 0.1
+    assert is_unreachable(Lease(1, 1, "elsewhere", late, interval_s))
+    assert not is_unreachable(Lease(1, 1, "elsewhere", late - 0.2, interval_s))
+    assert not is_unreachable(Lease(1, 1, host_id(), late, interval_s))
+    gone = TAKE_OVER_AFTER * interval_s + 0.1
+    assert is_abandoned(Lease(1, 1, "elsewhere", gone, interval_s))
+    assert not is_abandoned(Lease(1, 1, "elsewhere", gone - 0.2, interval_s))
+
+
+def test_a_database_that_is_away_is_waited_for(monkeypatch):
+    monkeypatch.setattr(heartbeat, "_TRY_EVERY_S", 0.0)
+    tries, looked = [], []
+
+    def act():
+        tries.append(1)
+        if len(tries) < 3:
+            raise DatabaseAwayError("it is away")
+        return "done"
+
+    assert when_reachable(act, 60.0, lambda: looked.append(1)) == "done"
+    assert (len(tries), len(looked)) == (3, 2)
+    tries.clear()
+    with pytest.raises(DatabaseAwayError):
+        when_reachable(act, -1.0)
+    assert len(tries) == 1
+
+
+def test_only_a_database_that_is_away_is_waited_for():
+    def act():
+        raise StoreError("the disk is full")
+
+    with pytest.raises(StoreError):
+        when_reachable(act, 60.0, lambda: pytest.fail("it was tried again"))
+
+
+def test_the_interval_is_a_setting_of_the_home(store):
+    number = add_run(store).number
+    store.begin_attempt(number, HERE)
+    assert (store.leases()[number].interval_s, heartbeat_interval_s(store.home)) == (5.0, 5.0)
+    store.home.config_file.write_text("[team]\nheartbeat = 0.1\n")
+    assert (store.leases()[number].interval_s, heartbeat_interval_s(store.home)) == (0.1, 0.1)
