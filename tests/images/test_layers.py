@@ -16,7 +16,10 @@ from support.pages import REPOSITORY
 DEBIAN = "localhost/debian:1"
 NAP = nap(650)
 PACKAGES = {
-    "words": {"files": {"usr/share/words.txt": "hello\n"}},
+    "words": {
+        "files": {"usr/share/words.txt": "hello\n"},
+        "postinst": 'echo "the proxy is $https_proxy"',
+    },
     "greeting": {"files": {"usr/bin/greeting": "#!/bin/sh\ncat /usr/share/words.txt\n"}, "depends": "words"},
     "broken": {"postinst": "echo it breaks >&2; exit 3"},
     "slow": {"postinst": f"sleep {NAP}"},
@@ -116,6 +119,7 @@ def test_no_secret_and_nothing_of_this_machine_is_in_a_layer(client, debian, whe
     monkeypatch.setenv("https_proxy", f"http://me:{secret}@127.0.0.1:9")
     monkeypatch.setenv("PIP_INDEX_URL", f"https://me:{secret}@127.0.0.1:9/simple")
     run = client.run("ls /dev /", image=debian, apt=["words"], pip=["brew"]).wait(check=True)
+    assert "the proxy is http://me:***@127.0.0.1:9" in log(run)
     layer = run.record.environment.layer
     inspected = podman("image", "inspect", layer) + podman("history", "--no-trunc", layer)
     assert secret not in inspected + log(run) + json.dumps(run.record.to_dict())
