@@ -51,8 +51,9 @@ test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is m
 	scripts/install-programs bwrap=bubblewrap
 	$(BIN)/pytest tests/sandbox
 
-test-images: setup  ## runs in containers; installs podman if it is missing
-	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static
+test-images: setup  ## runs in containers; installs podman, and makes an image of Debian, if they are missing
+	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static mmdebstrap=mmdebstrap
+	scripts/make-debian-root .venv/debian-root.tar
 	$(BIN)/pytest tests/images
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
@@ -61,9 +62,10 @@ test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from
 test-story: setup  ## the whole of `conjure demo`, and what it tells
 	$(BIN)/pytest -n 0 --timeout 900 tests/story
 
-test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing), an S3 server and a Ray cluster
-	scripts/install-programs initdb=postgresql
+test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing), S3, Azure's emulator, a Ray cluster
+	scripts/install-programs initdb=postgresql openssl=openssl
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
+	scripts/install-azurite
 	$(BIN)/pytest tests/cluster
 
 soak-cluster: setup  ## the same at real lease times: 300 random kills, outages of a minute; about two hours

@@ -5,10 +5,31 @@ headers; where it cannot be built, installing goes on without it, and `conjure d
 """
 
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class BuildExtension(build_ext):
+    """Builds as usual, but the library in the source tree is whole at every moment.
+
+    Processes have it mapped, and others start and load it meanwhile: a new file takes its name.
+    """
+
+    def copy_file(self, infile: str, outfile: str, **options: Any) -> tuple[str, bool]:
+        """Copy a file as setuptools does, to a name of its own first."""
+        unfinished = Path(f"{outfile}.unfinished")
+        try:
+            super().copy_file(infile, str(unfinished), **options)
+            unfinished.replace(outfile)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return outfile, True
+
 
 setup(
+    cmdclass={"build_ext": BuildExtension},
     ext_modules=[
         Extension(
             "conjure.lm.native._forward",
@@ -23,5 +44,5 @@ setup(
             extra_link_args=["-fopenmp"],
             optional=True,
         )
-    ]
+    ],
 )

@@ -4,16 +4,17 @@ Main entry: `Client`. Invariant: a `Run` holds a number and nothing else; what i
 says at that moment.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TypedDict, Unpack, cast, overload
 
 from conjure.core.config import load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError
+from conjure.recipes.deferred_checks import changed_model_notes, load_request_checks
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
@@ -156,7 +157,12 @@ class Run:
         return self
 
     def rerun(self) -> "Run":
-        """Submit the run's exact record again."""
+        """Submit the run's exact record again.
+
+        A warning says so if a model that the run used is another one now.
+        """
+        for sentence in changed_model_notes(self.home, self.number):
+            warnings.warn(sentence, stacklevel=2)
         return Run(self.home, rerun(self.home, self.number).record.number)
 
     @property
@@ -179,6 +185,8 @@ class RunOptions(TypedDict, total=False):
     """``current`` (the default) or ``none``."""
     image: str
     """Container image to run the command in, with podman."""
+    apt: Sequence[str]
+    """Debian packages to add to the image."""
     env: Mapping[str, str]
     """Variables to set."""
     git_url: str
@@ -307,7 +315,7 @@ class Client:
             ConjureError: It cannot be submitted; the message says why.
         """
         names = _names(data)
-        options = _request_checks().check_finetune(self.home, names, str(model), options)
+        options = load_request_checks().check_finetune(self.home, names, str(model), options)
         spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
         return self._submit(_recorded(spec, project, run or {}))
 
@@ -379,7 +387,7 @@ class Client:
         names, models = _names(files), _names(model)
         if (text is None) == (not names):
             raise UsageError("score takes either a text or files", hint='client.score("a text")')
-        _request_checks().check_score(self.home, names, models, options)
+        load_request_checks().check_score(self.home, names, models, options)
         given = names if text is None else [text]
         spec = score_spec(
             self.home,
@@ -440,7 +448,7 @@ class Client:
         names, shared, domains = _names(data), finetune or {}, domains_of(space)
         swept = [*domains, *(["seed"] if options.get("seeds", 1) > 1 else [])]
         refuse_unknown(dict.fromkeys(swept), FinetuneOptions)
-        _request_checks().check_finetune(self.home, names, str(model), shared)
+        load_request_checks().check_finetune(self.home, names, str(model), shared)
         placeholders = {name: f":{name}:" for name in swept}
         spec = finetune_spec(self.home, names, str(model), shared, placeholders=placeholders)
         chosen: SweepOptions = {"metric": "held_out_loss", "direction": "minimize", **options}
@@ -530,14 +538,6 @@ def run_row(record: RunRecord, metrics: Mapping[str, float]) -> dict[str, object
     }
 
 
-def _request_checks() -> ModuleType:
-    """What checks the requests of recipes."""
-    # It imports numpy and tokenizers, which the rest of a client does without.
-    from conjure.recipes import request_checks
-
-    return request_checks
-
-
 def _names(given: str | Path | Sequence[str | Path]) -> list[str]:
     """Names of one thing or of several."""
     return [str(given)] if isinstance(given, str | Path) else list(map(str, given))
@@ -567,6 +567,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
             keep_packages(home, options.get("pip", ()), current_folder()),
             requirements or None,
             options.get("image"),
+            apt=tuple(options.get("apt", ())),
         ),
         variables={name: str(value) for name, value in options.get("env", {}).items()},
         mounts=_mounts(options.get("mounts", ())),

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from support.azure_server import AzureServer
 from support.postgres_server import PostgresServer
 from support.s3_server import S3Server
 
-pytest.register_assert_rewrite("support.database_contract", "support.team_members")
+pytest.register_assert_rewrite("support.database_contract", "support.object_contract", "support.team_members")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,16 @@ def project(conjure_home, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture(scope="session")
+def az():
+    with AzureServer.running() as server:
+        yield server
+
+
 @pytest.fixture
-def keys(s3, monkeypatch):
-    for name, value in s3.variables().items():
+def store(request, monkeypatch):
+    """A server of objects, and its keys in the environment: of S3, where a test does not ask for others."""
+    server = request.getfixturevalue(getattr(request, "param", "s3"))
+    for name, value in server.variables().items():
         monkeypatch.setenv(name, value)
+    return server

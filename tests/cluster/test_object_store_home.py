@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,27 +28,29 @@ def command_line(pid):
         return b""
 
 
-@pytest.fixture(params=["s3", "file"])
-def anywhere(request, project, address, tmp_path):
-    if request.param == "file":
-        objects = f"file://{tmp_path}/objects"
-    else:
-        request.getfixturevalue("keys")
-        objects = request.getfixturevalue("s3").new_address()
-    return make_team(project.parent, address, objects, first_command="echo early > early.txt")
+IN_EACH_STORE = pytest.mark.parametrize("store", ["s3", "az"], indirect=True)
 
 
 @pytest.fixture
-def team(project, address, keys, s3):
+def team(project, address, store):
     with ExitStack() as stack:
-        members = make_team(project.parent, address, s3.new_address())
+        members = make_team(project.parent, address, store.new_address())
         for member in members:
             stack.enter_context(ending_runs(member.home))
         yield members
 
 
-def test_a_second_machine_has_every_run_and_file(anywhere, project):
-    ada, bob = anywhere
+@IN_EACH_STORE
+def test_a_second_machine_has_every_run_and_file(project, address, store):
+    check_everything_is_shared(project, address, store.new_address())
+
+
+def test_a_second_machine_has_every_run_and_file_of_a_shared_disk(project, address, tmp_path):
+    check_everything_is_shared(project, address, f"file://{tmp_path}/objects")
+
+
+def check_everything_is_shared(project, address, objects):
+    ada, bob = make_team(project.parent, address, objects, first_command="echo early > early.txt")
     assert bob.do("ls", "runs/1") == "early.txt\n"
     many = "mkdir d; for i in 1 2 3; do echo $i > d/$i; done; head -c 600000 /dev/zero > big; echo hello"
     bob.do("run", "-m", "runs/1/early.txt", f"cat early.txt; {many}")
@@ -174,20 +177,40 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
 # ---- what goes away ----------------------------------------------------------------------------------------
 
 
-def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(team, s3):
+@IN_EACH_STORE
+def test_a_run_goes_on_while_the_store_is_away(team, store):
+    ada, bob = team
+    run = ada.client.run(f"echo begun; {UNTIL_GO}; echo gone; echo made > made.txt")
+    folder = ada.home.run_folder(run.number)
+    assert next(bob.client.runs()[0].logs(follow=True)) == "begun"
+    store.stop()
+    try:
+        (folder / "go").touch()
+        wait_until(lambda: '"gone' in (folder / "log.jsonl").read_text(), "the command's end")
+        assert run.status is not RunStatus.COMPLETE
+    finally:
+        store.start()
+    run.wait(check=True)
+    assert bob.do("logs", "1") == "begun\ngone\n"
+    bob.do("cp", "runs/1", "out")
+    assert Path("out/made.txt").read_text() == "made\n"
+
+
+@IN_EACH_STORE
+def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(team, store):
     ada, bob = team
     ada.do("run", "echo first > kept.txt")
     run = ada.client.run(f"{UNTIL_GO}; echo first > kept.txt; head -c 3000000 /dev/urandom > big")
     wait_until(lambda: run.status is RunStatus.RUNNING, "its start")
     folder = ada.home.run_folder(run.number)
-    s3.pause()
+    store.pause()
     try:
         (folder / "go").touch()
         wait_until(lambda: (folder / "manifest.json").exists(), "the saving")
         os.kill(run.record.owner.pid, signal.SIGKILL)
         wait_until(lambda: run.status is RunStatus.INTERRUPTED, "the interruption")
     finally:
-        s3.go_on()
+        store.go_on()
     assert "saved nothing" in bob.call("ls", "runs/2").stderr
     assert "as saved" in bob.do("verify", "1")  # what it shares with the lost one is there
     ada.do("recover", "2")
@@ -195,6 +218,7 @@ def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(
     assert "as saved" in bob.do("verify", "2")
 
 
+@IN_EACH_STORE
 def test_the_records_are_rebuilt_from_the_store(team, postgres, address, project):
     ada, bob = team
     write_files(project.parent, {"data/a.txt": "a"})
@@ -208,13 +232,32 @@ def test_the_records_are_rebuilt_from_the_store(team, postgres, address, project
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     objects = read_team(ada.home).objects
     eve = Member(project.parent / "eve")
-    assert "1 runs are now in" in eve.do("team", "init", "--database", address, "--objects", objects)
+    assert "1 run is now in" in eve.do("team", "init", "--database", address, "--objects", objects)
     with open_database(eve.home) as store:
         assert store.get(1) == before
     assert eve.do("logs", "1") == "printed\n"
     assert "as saved" in eve.do("verify", "best")
     assert eve.do("ls", "uploads").split() == ["data/"]
     assert eve.client.run("true").wait().number == 2
+
+
+def test_members_go_on_with_the_database_that_was_rebuilt(project, postgres, address, tmp_path):
+    ada, bob = make_team(project.parent, address, f"file://{tmp_path}/objects")
+    ada.do("run", "echo theirs")
+    bob.do("run", "echo own > own.txt")
+    assert bob.do("logs", "1") == "theirs\n"
+    other, rebuilt = postgres.new_database(), postgres.new_database()
+    make_team(tmp_path / "others", other, f"file://{tmp_path}/elsewhere")
+    assert "shares a database already" in bob.call("team", "join", "--database", other).stderr
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    member = read_team(bob.home).member
+    eve = Member(project.parent / "eve")
+    eve.do("team", "init", "--database", rebuilt, "--objects", f"file://{tmp_path}/objects")
+    assert f"joined as {member}: 2 runs in" in bob.do("team", "join", "--database", rebuilt)
+    assert (bob.do("logs", "1"), bob.do("ls", "runs/2")) == ("theirs\n", "own.txt\n")
+    assert bob.client.run("true").wait(check=True).number == 3
+    assert eve.client.runs()[0].number == 3
 
 
 def test_a_damaged_object_is_found_and_not_used(project, address, tmp_path):
@@ -257,21 +300,22 @@ def test_runs_of_the_local_home_are_copied_into_one_with_a_name(team, address, p
     assert [run["number"] for run in json.loads(eve.do("--home", "local", "ps", "-a", "--json"))] == [2, 1]
 
 
-def test_keys_are_in_no_record_no_log_and_no_process_list(team, s3, address):
+@IN_EACH_STORE
+def test_keys_are_in_no_record_no_log_and_no_process_list(team, store, address):
     ada, bob = team
     run = ada.client.run(f"echo begun; {UNTIL_GO}")
     wait_until(lambda: run.status is RunStatus.RUNNING, "its start")
-    assert not [process for process in all_processes() if s3.secret.encode() in command_line(process.pid)]
+    assert not [process for process in all_processes() if store.secret.encode() in command_line(process.pid)]
     (ada.home.run_folder(run.number) / "go").touch()
     run.wait(check=True)
     bob.do("ps")
     for home in (ada.home, bob.home):
         for path in home.root.rglob("*"):
             if path.is_file():
-                assert s3.secret.encode() not in path.read_bytes(), path
+                assert store.secret.encode() not in path.read_bytes(), path
     with psycopg.connect(address) as connection:
         for table in ("runs", "team", "objects", "uploads"):
-            assert s3.secret not in str(connection.execute(f"SELECT * FROM {table}").fetchall())
+            assert store.secret not in str(connection.execute(f"SELECT * FROM {table}").fetchall())
 
 
 def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_path):
@@ -293,6 +337,45 @@ def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_p
     assert Path("out/own.txt").read_text() == "theirs\n"
 
 
+def test_a_members_role_in_the_database_decides_what_they_may_do(project, postgres, tmp_path):
+    members = [f"CREATE ROLE {name} LOGIN IN ROLE acme" for name in ("ada", "bob")]
+    roles = [f"ALTER ROLE {name} IN DATABASE roles SET role = 'acme'" for name in ("ada", "bob")]
+    postgres.execute("CREATE ROLE acme NOLOGIN", "CREATE DATABASE roles OWNER acme", *members, *roles)
+    postgres.execute("CREATE ROLE eve LOGIN", "CREATE ROLE mallory LOGIN")
+    ada, bob, eve, mallory = (Member(project.parent / name) for name in ("ada", "bob", "eve", "mallory"))
+
+    def address(name):
+        return postgres.address("roles").replace(f"//{postgres.user}@", f"//{name}@")
+
+    ada.do("team", "init", "--database", address("ada"), "--objects", f"file://{tmp_path}/objects")
+    with psycopg.connect(address("ada"), autocommit=True) as connection:
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO eve")
+    bob.do("team", "join", "--database", address("bob"))
+    bob.do("run", "echo printed; echo made > made.txt")
+    ada.do("label", "1", "of another")
+    eve.do("team", "join", "--database", address("eve"))
+    assert "echo printed" in eve.do("ps", "-a")
+    assert (eve.do("logs", "1"), eve.do("ls", "runs/1")) == ("printed\n", "made.txt\n")
+    eve.do("cp", "runs/1", "out")
+    assert Path("out/made.txt").read_text() == "made\n"
+    for command in (("run", "true"), ("rm", "runs/1")):
+        refused = eve.call(*command)
+        assert refused.returncode != 0
+        assert "the team's database does not allow this to your role: permission denied" in refused.stderr
+    refused = mallory.call("team", "join", "--database", address("mallory"))
+    assert "does not allow this to your role" in refused.stderr
+    assert json.loads(ada.do("info", "1", "--json"))["labels"] == ["of another"]
+
+
+def test_a_login_without_its_password_is_one_sentence(project, postgres):
+    postgres.execute("CREATE ROLE locked LOGIN PASSWORD 'hunter2'")
+    address = postgres.address().replace(f"//{postgres.user}@", "//locked@")
+    refused = conjure("team", "join", "--database", address)
+    assert refused.returncode == 1
+    assert "the team's database refuses this login: " in refused.stderr
+    assert "~/.pgpass" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("objects", "said"),
     [
@@ -310,14 +393,16 @@ def test_an_address_that_cannot_be_is_refused_without_telling_its_key(project, a
     assert "hunter2" not in refused.stderr
 
 
-def test_a_store_that_refuses_or_is_not_there_is_one_sentence(project, address, s3, monkeypatch):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    refused = conjure("team", "init", "--database", address, "--objects", s3.new_address())
+@IN_EACH_STORE
+def test_a_store_that_refuses_or_is_not_there_is_one_sentence(project, address, store, monkeypatch):
+    for name, value in store.wrong_variables().items():
+        monkeypatch.setenv(name, value)
+    objects = store.new_address()
+    refused = conjure("team", "init", "--database", address, "--objects", objects)
     assert refused.returncode == 1
     assert "refuses these credentials" in refused.stderr
-    assert "hunter2" not in refused.stderr
-    nowhere = "s3://b/p?endpoint=http://127.0.0.1:1&region=us-east-1"
+    assert value not in refused.stderr  # the secret one, which is the last
+    nowhere = re.sub(r":\d+", ":1", objects)
     refused = conjure("team", "init", "--database", address, "--objects", nowhere)
-    assert "cannot be reached" in refused.stderr
+    assert f"{nowhere} cannot be reached" in refused.stderr
     assert "Traceback" not in refused.stderr

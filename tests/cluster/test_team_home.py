@@ -34,7 +34,7 @@ def succeed(*arguments):
 def shared(home, address):
     """A home that shares a database, and had a run before."""
     succeed("run", "--label", "early", "echo one > one.txt")
-    assert f"1 runs are now in {address}" in succeed("team", "init", "--database", address)
+    assert f"1 run is now in {address}" in succeed("team", "init", "--database", address)
     return home
 
 

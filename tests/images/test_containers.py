@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conjure.errors import UsageError
-from conjure.runs.executors.podman_container import container_name, keeps_containers
+from conjure.runs.environments.podman_container import container_name, keeps_containers
 from conjure.runs.host.process import all_processes, find_process
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import nap, wait_until

@@ -48,6 +48,7 @@ class PostgresServer:
             if server._as_user:
                 os.chown(name, pwd.getpwnam(_ORDINARY).pw_uid, -1)
             server._call("initdb", "-D", str(server._data), "-A", "trust", "-E", "UTF8", "--no-sync")
+            (server._data / "pg_hba.conf").write_text("local all locked scram-sha-256\nlocal all all trust\n")
             server.start()
             try:
                 yield server
@@ -108,3 +109,9 @@ class PostgresServer:
         with psycopg.connect(self.address(), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         return self.address(name)
+
+    def execute(self, *statements: str) -> None:
+        """Do something as the administrator; a role called `locked` logs in with its password only."""
+        with psycopg.connect(self.address(), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())

@@ -30,10 +30,7 @@ from conjure.runs.schema.spec import (
 )
 
 _CURRENT = "current"
-_NOT_YET = {
-    "conda_file": "--conda-file: conda environments are not supported yet; use --pip or --pip-req",
-    "apt": "--apt: system packages are not supported yet; install them on this machine, or use an --image",
-}
+_NO_CONDA = "--conda-file: conda environments are not supported yet; use --pip or --pip-req"
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,6 +75,7 @@ _OPTIONS = (
         metavar="IMAGE",
         help="Run the command in a container of this image, with podman.",
     ),
+    click.option("--apt", multiple=True, metavar="PKG", help="Add a Debian package to the --image."),
     click.option(
         "--sandbox/--no-sandbox",
         default=False,
@@ -129,7 +127,6 @@ _OPTIONS = (
     click.option("--output", multiple=True, metavar="GLOB", help="Save only new files that match."),
     click.option("--no-output", multiple=True, metavar="GLOB", help="Do not save new files that match."),
     click.option("--conda-file", hidden=True),
-    click.option("--apt", multiple=True, hidden=True),
 )
 
 
@@ -147,9 +144,8 @@ def run_spec(
     Raises:
         UsageError: What they say cannot be.
     """
-    for name, refusal in _NOT_YET.items():
-        if options[name]:
-            raise UsageError(refusal)
+    if options["conda_file"]:
+        raise UsageError(_NO_CONDA)
     requirements, notes = read_requirements(home, map(Path, options["pip_req"]))
     for note in notes:
         click.echo(f"note: {note}", err=True)
@@ -168,6 +164,7 @@ def run_spec(
             keep_packages(home, options["pip"], current_folder()),
             requirements or None,
             options["image"],
+            apt=options["apt"],
         ),
         variables=dict(map(parse_variable, options["env"])),
         mounts=tuple(map(Mount.parse, options["mount"])),

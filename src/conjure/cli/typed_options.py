@@ -24,7 +24,7 @@ def given_options(context: click.Context, known: type) -> dict[str, Any]:
 
 
 def spell_as_typed(command: click.Command, typed: Sequence[str]) -> Spell:
-    """How a command's options are told: as they were typed; by their longest name where they were not.
+    """How a command's options are told: as they were typed; by their first long name where they were not.
 
     Args:
         command: The command; what is no option of it is told as one of its kind would be.
@@ -44,5 +44,6 @@ def spell_as_typed(command: click.Command, typed: Sequence[str]) -> Spell:
 
 
 def _as_typed(option: click.Option, words: Set[str]) -> str:
-    """The spelling of an option that is on the command line; its longest where none is."""
-    return next((spelling for spelling in option.opts if spelling in words), max(option.opts, key=len))
+    """The spelling of an option that is on the command line; where none is, its first that is no letter."""
+    typed = (spelling for spelling in option.opts if spelling in words)
+    return next(typed, None) or next((each for each in option.opts if each.startswith("--")), option.opts[0])

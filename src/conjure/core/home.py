@@ -77,7 +77,7 @@ class Home:
 
     @property
     def environments(self) -> Path:
-        """Built Python environments, one folder per digest."""
+        """Built Python environments, one folder per digest, and records of images with packages added."""
         return self.root / "environments"
 
     @property

@@ -1,10 +1,10 @@
 """Recorded runs whose model is another one now: an upgrade of conjure brought it, or a folder was changed.
 
-Main entries: `changed_models`, `refuse_changed_base`, `refuse_changed_trials`. Invariant: nothing is fetched
+Main entries: `changed_models`, `refuse_changed_base`. Invariant: nothing is fetched
 and no weights are loaded; where it cannot be told whether a model is the same, nothing is said.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -57,31 +57,6 @@ def changed_models(home: Home, record: RunRecord) -> Iterator[ChangedModel]:
             difference = base_difference(source, noted, tuned)
             if difference is not None:
                 yield ChangedModel(used, source, difference)
-
-
-def refuse_changed_trials(home: Home, sweep: int, trials: Iterable[RunRecord]) -> None:
-    """Refuse to add trials to a sweep whose model is another one now.
-
-    Args:
-        home: Where conjure keeps things.
-        sweep: Number of the sweep.
-        trials: The runs of its trials so far.
-
-    Raises:
-        UsageError: It is.
-    """
-    seen = set[tuple[UsedModel, ...]]()
-    for record in trials:
-        used = tuple(used_models(home, record))
-        if used in seen:
-            continue
-        if all(each.sha256 is not None for each in used):
-            seen.add(used)
-        for changed in changed_models(home, record):
-            raise UsageError(
-                f"sweep {sweep} used {changed.difference}; trials with both could not be compared",
-                hint=f"{changed.remedy}, or start the sweep again",
-            )
 
 
 def refuse_changed_base(home: Home, record: RunRecord) -> None:

@@ -3,13 +3,12 @@
 Main entry: `tuned_models`. Invariant: nothing is loaded here; a fine-tune whose data are unknown is refused.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from conjure.core.home import Home
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import CheckpointError, NotFoundError, UsageError
+from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.report.compared_records import Training, TunedModel
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, is_resource, resolve_resource
 from conjure.recipes.run_specs import MODEL_MOUNT
@@ -32,6 +31,7 @@ def tuned_models(home: Home, names: Sequence[str]) -> list[TunedModel]:
     Raises:
         UsageError: One is no run, or no fine-tune, or is named twice.
         NotFoundError: One is not there, or has no tuned model; or its data are no longer there.
+        CheckpointError: What one was trained on can no longer be read.
     """
     models: list[TunedModel] = []
     with open_store(home) as store:
@@ -62,9 +62,13 @@ def _trainings(home: Home, store: Database, number: int) -> tuple[Training, ...]
     record = store.get(number)
     if record.spec.kind != "finetune":
         raise UsageError(f"run {number} is not a fine-tune; its command is `{record.spec.command_text}`")
-    settings: dict[str, Any] = json.loads((_checkpoint(home, number) / _TRAINING_FILE).read_text("utf-8"))[
-        "settings"
-    ]
+    settings = (read_training(_checkpoint(home, number)) or {}).get("settings")
+    if not isinstance(settings, dict):
+        raise CheckpointError(
+            f"run {number} cannot be compared: {CHECKPOINT_OUTPUT}/{_TRAINING_FILE}, which says what it was"
+            " trained on, is damaged",
+            fix=f"conjure verify {number}",
+        )
     command = record.spec.command
     data = command[2 : command.index("--model")]
     validation = settings.get("validation")

@@ -1,6 +1,7 @@
 """What is asked, checked before a run gets a number.
 
-Main entries: `check_finetune`, `check_score` (`generation_specs` has `check_generate`). Invariant: nothing
+Main entries: `check_finetune`, `check_score` (`generation_specs` has `check_generate`), and of what is run
+again `changed_model_notes`, `refuse_changed_trials`. Invariant: nothing
 here imports torch, loads a model or writes anything.
 """
 
@@ -13,8 +14,11 @@ from conjure.errors import UsageError
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.training.request import FinetuneRequest
+from conjure.recipes.changed_models import changed_models
 from conjure.recipes.options import FinetuneOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.resource_lookup import data_path
+from conjure.recipes.used_models import UsedModel, used_models
+from conjure.runs.schema.record import RunRecord
 
 _LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
 
@@ -71,6 +75,39 @@ def check_score(home: Home, files: Sequence[str], models: Sequence[str], options
         layout = ReadOptions(**_values(options, _LAYOUT))
         names = [data_path(name, home) for name in files]
         read_records(names, column=options.get("column"), split=options.get("split"), layout=layout)
+
+
+def changed_model_notes(home: Home, record: RunRecord) -> list[str]:
+    """What to say before a run is repeated: a sentence for each model that is another one now."""
+    return [
+        f"This is not the model of run {record.number}: that run used {changed.difference}."
+        for changed in changed_models(home, record)
+    ]
+
+
+def refuse_changed_trials(home: Home, sweep: int, trials: Iterable[RunRecord]) -> None:
+    """Refuse to add trials to a sweep whose model is another one now.
+
+    Args:
+        home: Where conjure keeps things.
+        sweep: Number of the sweep.
+        trials: The runs of its trials so far.
+
+    Raises:
+        UsageError: It is.
+    """
+    seen = set[tuple[UsedModel, ...]]()
+    for record in trials:
+        used = tuple(used_models(home, record))
+        if used in seen:
+            continue
+        if all(each.sha256 is not None for each in used):
+            seen.add(used)
+        for changed in changed_models(home, record):
+            raise UsageError(
+                f"sweep {sweep} used {changed.difference}; trials with both could not be compared",
+                hint=f"{changed.remedy}, or start the sweep again",
+            )
 
 
 def _values(options: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:

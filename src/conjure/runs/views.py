@@ -431,11 +431,15 @@ def environment_facts(record: RunRecord) -> Iterator[Fact]:
     if asked.image is not None:
         yield Fact("image", asked.image)
         if had is not None:
-            yield Fact("image digest", had.digest)
+            yield Fact("image digest", had.image_digest)
+        if had is not None and had.layer is not None:
+            yield Fact("layer", had.layer)
     elif had is not None:
         yield Fact("python", had.python)
     if asked.base != "current":
         yield Fact("base", asked.base)
+    if asked.apt:
+        yield Fact("apt", ", ".join(asked.apt))
     if asked.pip:
         yield Fact("pip", ", ".join(asked.pip))
     if asked.requirements:

@@ -17,6 +17,7 @@ from pathlib import Path
 from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConflictError, ExecutorError, UsageError, option
+from conjure.recipes.deferred_checks import refuse_changed_models
 from conjure.runs.database.base import STOP, Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
 from conjure.runs.lifecycle.ownership import open_store
@@ -73,7 +74,8 @@ def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: i
     Raises:
         NotFoundError: There is no such sweep.
         ConflictError: It has a driver already.
-        UsageError: A grid has no more trials, or the sweep has secrets that are not set here.
+        UsageError: A grid has no more trials, or the sweep has secrets that are not set here, or its trials
+            used a model that is another one now.
     """
     with open_store(home) as store:
         sweep = store.sweep(number)
@@ -83,6 +85,7 @@ def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: i
         if has_driver(home, number) and (sweep.state is SweepState.RUNNING or not _leaves(home, number)):
             raise ConflictError(f"sweep {number} is going on already", fix=f"conjure sweep show {number}")
         request = replace(request, spec=_with_secrets(number, request.spec))
+        refuse_changed_models(home, number, [store.get(trial.run) for trial in store.trials(number)])
         trials = sweep.trials + more * request.seeds
         store.continue_sweep(number, trials=trials)
     start_driver(home, number, request, retry_failed=retry_failed)

@@ -184,6 +184,9 @@ class Sweep:
         Args:
             retry_failed: Also run failed trials again.
             more: So many more different trials.
+
+        Raises:
+            UsageError: It cannot be, for example because its trials used a model that is another one now.
         """
         resume_sweep(self.home, self.number, retry_failed=retry_failed, more=more)
         return self

@@ -16,6 +16,7 @@ from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.http.errors import HttpError, bad_value
 from conjure.http.request_body import read_json_object
+from conjure.recipes.deferred_checks import changed_model_notes
 from conjure.runs.database.base import KILL, STOP
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs, request_end
@@ -97,7 +98,8 @@ def _unlabel(home: Home, numbers: Sequence[int], label: Any) -> dict[str, Any]:
 def _rerun(home: Home, numbers: Sequence[int], _label: Any) -> dict[str, Any]:
     if len(numbers) > 1:
         raise UsageError("runs are repeated one at a time")
-    return {"runs": [rerun(home, numbers[0]).record.number]}
+    notes = changed_model_notes(home, numbers[0])
+    return {"runs": [rerun(home, numbers[0]).record.number], "notes": notes}
 
 
 def _checked(label: Any) -> str:

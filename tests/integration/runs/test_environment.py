@@ -10,7 +10,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import BuildError
-from conjure.runs.environments import environment_build, interpreter
+from conjure.runs.environments import environment_build, environment_locks, interpreter
 from conjure.runs.environments.environment_build import Environment, build
 from conjure.runs.environments.interpreter import find_current
 from conjure.runs.environments.uv import uv_program
@@ -282,10 +282,10 @@ class TestReuse:
 def test_a_process_that_used_an_environment_ends_without_a_warning(home: Home, variables) -> None:
     script = (
         "import sys; from pathlib import Path; from conjure.core.home import Home; "
-        "from conjure.runs.environments import environment_build as built; "
+        "from conjure.runs.environments import environment_build as built, environment_locks as locks; "
         "from conjure.runs.schema.spec import EnvironmentChoice; "
         "choice = EnvironmentChoice(base='none', pip=('herb',)); "
-        "print(built.build(Home(Path(sys.argv[1])), choice, print).digest in built._in_use)"
+        "print(built.build(Home(Path(sys.argv[1])), choice, print).digest in locks._in_use)"
     )
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", script, str(home.root)]
     done = subprocess.run(
@@ -323,7 +323,7 @@ class TestPrune:
         used, _ = make(home, variables, pip=("herb==2.0",))
         (home.environments / f".{idle.digest}.new-x").mkdir()
         for unused in (idle, needed):  # as when the process that used it has ended
-            os.close(environment_build._in_use.pop(unused.digest))
+            os.close(environment_locks._in_use.pop(unused.digest))
         assert environment_build.prune(home, {needed.digest}) == [idle.prefix]
         left = {path.name for path in home.environments.iterdir()} - {"interpreters", "locks"}
         assert left == {needed.digest, used.digest}

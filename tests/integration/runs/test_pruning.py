@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.environments import environment_build
+from conjure.runs.environments import environment_build, environment_locks
 from conjure.runs.environments.environment_build import build
 from conjure.runs.maintenance.pruning import prune, recoverable
 from conjure.runs.schema.record import EnvironmentFacts, MountFacts, OutputFacts, RunRecord
@@ -93,7 +93,7 @@ class TestEnvironments:
     @pytest.fixture
     def built(self, home: Home) -> environment_build.Environment:
         built = build(home, EnvironmentChoice(base="none"), folder=home.root)
-        os.close(environment_build._in_use.pop(built.digest))  # as when the process that used it has ended
+        os.close(environment_locks._in_use.pop(built.digest))  # as when the process that used it has ended
         return built
 
     def test_recorded_ones_stay_unless_everything_goes(self, home: Home, store: Database, built) -> None:

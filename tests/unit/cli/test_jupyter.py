@@ -34,9 +34,10 @@ def test_a_sandbox_without_network_is_refused_in_one_sentence(capsys, options):
     assert "conjure jupyter --sandbox --network" in said
 
 
-def test_an_image_is_refused_in_one_sentence(capsys, options):
-    assert _run(["jupyter", "--image", "localhost/x:1"]) == 2
-    assert capsys.readouterr().err == "error: conjure jupyter cannot be combined with --image\n"
+@pytest.mark.parametrize("words", [("--image", "localhost/x:1"), ("--apt", "tree")])
+def test_what_needs_a_container_is_refused_in_one_sentence(capsys, options, words):
+    assert _run(["jupyter", *words]) == 2
+    assert capsys.readouterr().err == f"error: conjure jupyter cannot be combined with {words[0]}\n"
 
 
 @pytest.mark.parametrize("words", [("--idle-timeout", "90"), ("--port", "0"), ("--port", "65536")])

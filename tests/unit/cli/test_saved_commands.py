@@ -45,6 +45,7 @@ def test_a_saved_run_is_parsed_as_it_was_typed(call, monkeypatch):
     monkeypatch.setenv("API_KEY", "s3cret-value")
     Path("data.txt").touch()
     words = ["-e", "A=1=2", "--param", "lr=0.1", "--timeout", "90m", "--cpus", "1.5", "--committed"]
+    words += ["--image", "localhost/x:1", "--apt", "tree", "--apt", "g++", "--pip", "tqdm"]
     words += ["-m", "./data.txt:d:ro", "--stop-condition", "loss > 9", "--no-output", "*.tmp"]
     command = ["python", "-c", 'print("a\\b\x7f", :lr:)', "--pip", "two words", "ü"]
     status, said = call("run", *words, "--save-command", "train.toml", "--", *command)
@@ -212,7 +213,12 @@ def test_a_recorded_run_gives_back_its_options(tmp_path):
     spec = RunSpec(
         command=("python", "t.py", "--lr", ":lr:"),
         folder=tmp_path,
-        environment=EnvironmentChoice(pip=("tqdm",), requirements="numpy==2.1.0 # pinned\n\n"),
+        environment=EnvironmentChoice(
+            pip=("tqdm",),
+            requirements="numpy==2.1.0 # pinned\n\n",
+            image="localhost/x:1",
+            apt=("tree", "g++"),
+        ),
         variables={"N": "3", "HF_TOKEN": "hf_0123456789abcdef"},
         mounts=(Mount("runs/2/a:b.txt", "d.txt", read_only=True),),
         resources=ComputeRequest(memory_bytes=8_000_000_000),
@@ -226,6 +232,8 @@ def test_a_recorded_run_gives_back_its_options(tmp_path):
     assert values == {
         "mount": (r"runs/2/a\:b.txt:d.txt:ro",),
         "pip": ("tqdm", "numpy==2.1.0"),
+        "image": "localhost/x:1",
+        "apt": ("tree", "g++"),
         "env": ("N=3", "HF_TOKEN"),
         "commit": "c0ffee",
         "label": ("a",),

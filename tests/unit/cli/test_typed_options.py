@@ -8,6 +8,7 @@ from conjure.cli.typed_options import spell_as_typed
 @click.option("-n", "--num-samples", "num_samples")
 @click.option("-m", "--mount", multiple=True)
 @click.option("-f", "--force", "overwrite", is_flag=True)
+@click.option("-i", "--image", "--docker-image", "image")
 def command():
     pass
 
@@ -21,6 +22,8 @@ def command():
         (["--num-samples=0"], "num_samples", (), "--num-samples"),
         (["-m", "x"], "mounts", ("a b", "c"), "-m 'a b' -m c"),
         ([], "overwrite", (True,), "--force"),
+        ([], "image", (), "--image"),
+        (["--docker-image", "x"], "image", (), "--docker-image"),
         ([], "block_size", (8,), "--block-size 8"),  # of another command
     ],
 )

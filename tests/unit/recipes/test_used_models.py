@@ -5,23 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from conjure.cli.commands import rerun
 from conjure.cli.language_model.finetune import refuse_changed_base
 from conjure.cli.main import _run
-from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.lm.checkpoints import model_resolver
 from conjure.lm.checkpoints.model_resolver import resolve_model
+from conjure.python_api import Run
 from conjure.recipes.changed_models import changed_models
 from conjure.recipes.used_models import UsedModel, models_of_one_name, used_models
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sweep_rows import TrialClaim
-from conjure.runs.schema.record import MountFacts
+from conjure.runs.schema.record import CodeFacts, MountFacts
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.schema.spec import RunSpec
-from support.casting import OWNER
+from conjure.runs.schema.spec import CodeChoice, RunSpec
+from conjure.sweeps.sweep import Sweep
+from support.casting import OWNER, ending_runs
 from support.models import tiny_checkpoint
 from support.sweeps import grid
+from support.web_sites import visiting
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def recorded(store, kind, outputs, *words, mounts=(), trial=None):
     """A run of conjure that left these outputs, as JSON; its number."""
     command = ("conjure", kind, *(words or ("--model", "sprite")))
     run = store.create_run(
-        RunSpec(command=command, folder=Path("/"), kind=kind),
+        RunSpec(command=command, folder=Path("/"), kind=kind, code=CodeChoice(none=True)),
         OWNER,
         lambda number: store.home.run_folder(number).mkdir(parents=True),
         trial=trial,
@@ -158,12 +159,40 @@ def test_runs_that_used_different_models_of_one_name(store):
     assert models_of_one_name(store.home, [old, again, older]) == {}
 
 
-@pytest.mark.usefixtures("models")
-def test_rerun_says_so(store, capsys):
+def scored_with_another_model(store):
+    """A run that used another model than the one there is, and that can be repeated."""
     number = recorded(store, "score", {"score.json": {"model_sha256": "11" * 32}})
-    rerun._note_changed_models(Home(store.home.root), number)
+    store.set_facts(number, code=CodeFacts(tree=""))
+    return number
+
+
+@pytest.mark.usefixtures("models")
+def test_a_rerun_on_the_command_line_says_so(store, capsys):
+    number = recorded(store, "score", {"score.json": {"model_sha256": "11" * 32}})
+    assert _run(["rerun", str(number)]) == 125  # its code was not recorded
     said = capsys.readouterr().err
     assert said.startswith(f"This is not the model of run {number}: that run used sprite 11111111, and this")
+
+
+@pytest.mark.usefixtures("models")
+def test_a_rerun_in_python_warns_of_it_where_it_is_called(store):
+    number = recorded(store, "score", {"score.json": {"model_sha256": "11" * 32}})
+    with (
+        pytest.warns(UserWarning, match=rf"not the model of run {number}: .* used sprite 1{{8}}") as said,
+        pytest.raises(UsageError, match="its code was not recorded"),
+    ):
+        Run(store.home, number).rerun()
+    assert said[0].filename == __file__
+
+
+@pytest.mark.usefixtures("models")
+def test_a_rerun_in_the_page_says_so(store):
+    number = scored_with_another_model(store)
+    with ending_runs(store.home), visiting(store.home.root, allow_actions=True) as visitor:
+        answer = visitor.post("/actions", {"action": "rerun", "runs": [number]})
+    assert answer.json["runs"] == [number + 1]
+    (note,) = answer.json["notes"]
+    assert note.startswith(f"This is not the model of run {number}: that run used sprite 11111111, and this")
 
 
 @pytest.mark.usefixtures("models")
@@ -176,6 +205,8 @@ def test_a_sweep_gets_no_trials_with_another_model(store, capsys):
     said, now = capsys.readouterr().err, resolve_model("sprite").sha256[:8]
     assert f"sweep {number} used sprite 11111111, and this is sprite {now};" in said
     assert "trials with both could not be compared" in said
+    with pytest.raises(UsageError, match=f"sweep {number} used sprite 11111111"):
+        Sweep(store.home, number).resume()
 
 
 def test_info_shows_the_digest(store, capsys):

@@ -11,7 +11,7 @@ from conjure.cli.run_options import parse_variable
 from conjure.cli.saved_commands.options import write_command
 from conjure.cli.saved_commands.options_of_run import values_of_run
 from conjure.core.home import Home
-from conjure.recipes.used_models import used_models
+from conjure.recipes.deferred_checks import changed_model_notes
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.submission import rerun
 
@@ -36,25 +36,14 @@ def command(
     if save_command is not None:
         return _save(number, save_command)
     home, variables = Home.from_environment(), dict(map(parse_variable, env))
-    _note_changed_models(home, number)
+    for sentence in changed_model_notes(home, number):
+        note(sentence)
     return follow_submission(
         home,
         lambda announce: rerun(home, number, announce=announce, variables=variables),
         background=background,
         as_json=as_json,
     )
-
-
-def _note_changed_models(home: Home, number: int) -> None:
-    with open_store(home) as store:
-        record = store.get(number)
-    if record.spec.on is not None or not used_models(home, record):
-        return
-    # Finds models, which most runs have nothing to do with, and which needs packages that they do without.
-    from conjure.recipes.changed_models import changed_models
-
-    for changed in changed_models(home, record):
-        note(f"This is not the model of run {number}: that run used {changed.difference}.")
 
 
 def _save(number: int, path: Path) -> int:

@@ -18,7 +18,6 @@ from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
-from conjure.recipes.used_models import named_models
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import RunSpec
 from conjure.sweeps.control import require_packages, resume_sweep, start_sweep, stop_sweep
@@ -282,21 +281,8 @@ def stop(number: int) -> None:
 def resume(number: int, *, retry_failed: bool, more: int | None, background: bool, as_json: bool) -> int:
     """Continue sweep NUMBER with the same proposals; trials that were lost run again."""
     home = Home.from_environment()
-    _refuse_changed_models(home, number)
     resume_sweep(home, number, retry_failed=retry_failed, more=more or 0)
     return follow_sweep(home, number, background=background, as_json=as_json)
-
-
-def _refuse_changed_models(home: Home, number: int) -> None:
-    """Refuse to add trials with another model than the trials before had: they could not be compared."""
-    with open_store(home) as store:
-        records = [store.get(trial.run) for trial in store.trials(number)]
-    if not any(map(named_models, records)):
-        return
-    # Finds models, which most sweeps have nothing to do with, and which needs packages that they do without.
-    from conjure.recipes.changed_models import refuse_changed_trials
-
-    refuse_changed_trials(home, number, records)
 
 
 @command.command("best")

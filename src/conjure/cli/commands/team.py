@@ -35,10 +35,12 @@ def init(*, database: str, objects: str | None) -> None:
     """Keep this home's records in PostgreSQL from now on; existing runs keep their numbers.
 
     With --objects its files go to an object store, and other machines take part with `conjure team join`.
-    Keys are not part of ADDRESS: they are read from the environment or ~/.aws/credentials.
+    Keys are not part of ADDRESS: they are read from variables such as AWS_SECRET_ACCESS_KEY and
+    AZURE_STORAGE_ACCOUNT_KEY, or from ~/.aws/credentials.
     """
     made = _team().init(Home.from_environment(), database, objects)
-    click.echo(f"{made.runs} runs are now in {made.database} ({made.server})")
+    verb = "is" if made.runs == 1 else "are"
+    click.echo(f"{plural(made.runs, 'run')} {verb} now in {made.database} ({made.server})")
     _show_objects(made.objects, made.objects_can)
 
 
@@ -52,10 +54,11 @@ def init(*, database: str, objects: str | None) -> None:
 def join(*, database: str) -> None:
     """Share the runs of a team whose files are in an object store; this home must have no runs yet.
 
-    In a home that has joined already it changes nothing, so a script that prepares machines can call it.
+    In a home that has joined already it changes nothing, so a script that prepares machines can call it;
+    if the team's database has another address now, the home goes on with that one.
     """
     made = _team().join(Home.from_environment(), database)
-    click.echo(f"joined as {made.member}: {made.runs} runs in {made.database} ({made.server})")
+    click.echo(f"joined as {made.member}: {plural(made.runs, 'run')} in {made.database} ({made.server})")
     _show_objects(made.objects, made.objects_can)
 
 

@@ -62,6 +62,7 @@ def _run_values(record: RunRecord) -> dict[str, Any]:
         "python": environment.python,
         "base": None if environment.base == "current" else environment.base,
         "image": environment.image,
+        "apt": environment.apt,
         "env": tuple(name if name in hidden else f"{name}={value}" for name, value in spec.variables.items()),
         "git-url": code.git_url,
         "git-ref": exact if code.git_url else None,

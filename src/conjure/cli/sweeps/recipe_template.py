@@ -31,6 +31,7 @@ _OF_OTHERS = {
     "pip_req": _HAS_ENVIRONMENT,
     "python": _HAS_ENVIRONMENT,
     "image": _HAS_ENVIRONMENT,
+    "apt": _HAS_ENVIRONMENT,
     "git_url": _HAS_ENVIRONMENT,
     "git_ref": _HAS_ENVIRONMENT,
     "commit": _HAS_ENVIRONMENT,

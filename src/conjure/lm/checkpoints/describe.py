@@ -90,7 +90,10 @@ def _weights_size_bytes(folder: Path) -> int:
 
 
 def read_training(folder: Path) -> dict[str, Any] | None:
-    """How a checkpoint came to be, as the fine-tune wrote it; None where it says nothing."""
+    """How a checkpoint came to be, as the fine-tune wrote it; None where it says nothing.
+
+    The model is as good without it, so a file that is damaged, or another program's, is none.
+    """
     try:
         return read_json_object(folder / "training.json")
     except CheckpointError:

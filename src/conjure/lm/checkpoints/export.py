@@ -20,9 +20,10 @@ from conjure.core.files import folder_size_bytes, sync_folder
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError, option
 from conjure.lm.checkpoints.adapters import apply_adapter
+from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.gguf.reader import gguf_library
 from conjure.lm.checkpoints.gguf.writing import add_keys, header_keys, stored_tensors, vocabulary_keys
-from conjure.lm.checkpoints.layout import has_tokenizer, read_config, read_json_object, stored_dtype
+from conjure.lm.checkpoints.layout import has_tokenizer, read_config, stored_dtype
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import (
     checkpoint_tensors,
@@ -147,14 +148,14 @@ def _export_checkpoint(source: ModelSource, folder: Path, chosen: str | None) ->
     if dtype == "float16":
         for weight_name, weight in checkpoint_tensors(model, torch.float32).items():
             _check_rounding(weight_name, weight.numpy(), dtype)
-    card, training = source.folder / "README.md", source.folder / "training.json"
+    card = source.folder / "README.md"
     save_checkpoint(
         folder,
         model,
         Tokenizer.from_folder(source.folder) if has_tokenizer(source.folder) else None,
         dtype=getattr(torch, dtype),
         card=card.read_text(encoding="utf-8") if card.exists() else None,
-        training=read_json_object(training) if training.exists() else None,
+        training=read_training(source.folder),
     )
     return Exported(folder, "safetensors", dtype, folder_size_bytes(folder))
 

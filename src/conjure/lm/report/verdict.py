@@ -178,10 +178,12 @@ def _better(
 def _sure_of_change(comparison: HeldOutComparison) -> str:
     """How large a change of the loss the held-out texts allow, and how often chance alone makes as much."""
     change, p_value = comparison.change, comparison.p_value
+    if change == 0:
+        return "It did not change."
     digits = change_digits(change)
-    words = f"It {'fell' if change < 0 else 'rose'} by {abs(change):.{digits}f}"
+    words = f"It {'fell' if change < 0 else 'rose'} by {change_size(abs(change), digits)}"
     if comparison.standard_error is not None:
-        words += f" (± {Z_95 * comparison.standard_error:.{digits}f} with 95% confidence)"
+        words += f" (± {change_size(Z_95 * comparison.standard_error, digits)} with 95% confidence)"
     if p_value is None:
         return f"{words}."
     often = "less than once in 1,000 times" if p_value < 0.001 else _times(p_value)
@@ -193,7 +195,14 @@ def change_digits(change: float) -> int:
     return 2 if abs(change) >= SMALLEST_CHANGE / 2 else 4
 
 
+def change_size(size: float, digits: int) -> str:
+    """How large a change of the loss is, in words where so many decimal places would show it as nothing."""
+    return f"{size:.{digits}f}" if round(size, digits) else f"less than {10**-digits:.{digits}f}"
+
+
 def _times(p_value: float) -> str:
+    if p_value >= 0.995:
+        return "nearly always"
     count = 1000 if p_value < 0.0995 else 100
     return f"{round(p_value * count):,} times in {count:,}"
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self, TypeVar
 
 import psycopg
-from psycopg.errors import DeadlockDetected, SerializationFailure
+from psycopg.errors import DeadlockDetected, InsufficientPrivilege, SerializationFailure
 from psycopg.rows import dict_row
 
 from conjure.core.home import Home
@@ -255,8 +255,18 @@ def _errors_translated(home: Home) -> Iterator[None]:
             "the team's database is too busy: this change was undone again and again"
         ) from error
     except psycopg.OperationalError as error:
+        if "password" in str(error):  # a login that fails has no code of its own in psycopg
+            raise StoreError(
+                f"the team's database refuses this login: {_first_line(error)}",
+                hint="put the password into ~/.pgpass (mode 600) or PGPASSWORD",
+            ) from error
         raise DatabaseAwayError(
             f"the team's database cannot be reached: {_first_line(error)}", hint="try again; nothing is lost"
+        ) from error
+    except InsufficientPrivilege as error:
+        raise StoreError(
+            f"the team's database does not allow this to your role: {_first_line(error)}",
+            hint="ask its owner to grant more (docs/team.md, A role for each member)",
         ) from error
     except psycopg.Error as error:
         raise StoreError(f"the team's database cannot be used: {_first_line(error)}") from error

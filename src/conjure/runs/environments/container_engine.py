@@ -20,6 +20,7 @@ _INIT = "catatonit"
 # Where distributions put it for podman alone.
 _INIT_FOLDERS = ("/usr/libexec/podman", "/usr/libexec/catatonit", "/usr/lib/podman", "/usr/lib/catatonit")
 _ERROR = "Error: "
+_OWN_FAILURES = (125, 126, 127)  # what podman ends with if it could not start a program
 
 
 class Engine(NamedTuple):
@@ -81,6 +82,7 @@ def run_engine(
     *,
     report: Callable[[str], None] | None = None,
     variables: Mapping[str, str] | None = None,
+    explain: Callable[[Sequence[str]], str] | None = None,
 ) -> str:
     """Run podman to its end, and give what it printed.
 
@@ -88,6 +90,8 @@ def run_engine(
         arguments: The subcommand and its options.
         report: Gets each line of progress, if it is wanted.
         variables: The whole environment of the process; this one's own if None.
+        explain: Says in one sentence what failed, from the lines of a program that podman carried out; by
+            default it is podman's own error.
 
     Raises:
         BuildError: It failed.
@@ -99,25 +103,30 @@ def run_engine(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if report is None else subprocess.STDOUT,
-        text=True,
-        errors="replace",
     ) as process:
         assert process.stdout is not None
         try:
             if report is None:
                 out, told = process.communicate()
-                printed, lines = [out], told.splitlines()
+                printed, lines = [out.decode(errors="replace")], told.decode(errors="replace").splitlines()
             else:
                 for line in process.stdout:
-                    lines.append(redact_text(line.rstrip()))
-                    if not lines[-1].startswith(_ERROR):
+                    lines.append(redact_text(_last_state(line)))
+                    if lines[-1] and not lines[-1].startswith(_ERROR):
                         report(lines[-1])
         except BaseException:  # a run that is stopped meanwhile
             process.kill()
             raise
     if process.returncode != 0:
+        if explain is not None and process.returncode not in _OWN_FAILURES:
+            raise BuildError(explain(lines))
         raise BuildError(f"podman failed: {_explained(lines)}")
     return "".join(printed)
+
+
+def _last_state(line: bytes) -> str:
+    """A line as it stands on a terminal in the end, where progress is written over by carriage returns."""
+    return line.decode(errors="replace").rstrip().rpartition("\r")[2]
 
 
 def _explained(lines: Sequence[str]) -> str:

@@ -9,22 +9,22 @@ Main entry: `build`. Invariant: an environment in place is complete, and nobody 
 built; one that was changed is built again.
 """
 
-import fcntl
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from conjure.core.dir_fd import walk
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
 from conjure.errors import BuildError, option
+from conjure.runs.environments.environment_locks import building, mark_in_use, unused
 from conjure.runs.environments.interpreter import Interpreter, find_current, find_version
 from conjure.runs.environments.pip_config import UvSettings, uv_settings
 from conjure.runs.environments.uv import run_uv
@@ -36,9 +36,6 @@ _DIGEST = re.compile("[0-9a-f]{32}")
 _RECORD, _LOCKED_VERSIONS = "environment.json", "requirements.lock"
 # Bytecode under the name plain Python gives it; uv compiles it when it installs.
 _BYTECODE = re.compile(r"[^.]+\.[a-z]+-?\d+\.pyc")
-# Locks of the environments this process uses, by digest, held until it ends. They are descriptors, for Python
-# warns of a file that is open at the end.
-_in_use: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +97,11 @@ def build(
     if wish.is_current:
         return _current(wish.interpreter)
     place = home.environments / wish.digest
-    _mark_in_use(home, wish.digest)
+    mark_in_use(home, wish.digest)
     environment = _reuse(place, wish)
     if environment is not None:
         return environment
-    with _lock(home, wish.digest, report):
+    with building(home, wish.digest, report):
         environment = _reuse(place, wish)  # somebody may have built it while we waited
         if environment is None:
             if (place / _RECORD).exists():
@@ -129,12 +126,8 @@ class _BuildRequest:
         return self.choice.base == "current"
 
     @property
-    def adds(self) -> bool:
-        return bool(self.choice.pip) or bool((self.choice.requirements or "").strip())
-
-    @property
     def is_current(self) -> bool:
-        return self.is_layer and not self.adds
+        return self.is_layer and not self.choice.adds_python_packages
 
     @classmethod
     def of(
@@ -245,7 +238,7 @@ def _choose_python(home: Home, wish: _BuildRequest, variables: Mapping[str, str]
 def _fill(built: Path, wish: _BuildRequest, settings: UvSettings, report: Callable[[str], None]) -> None:
     folder = _site_folder(built)
     stand_ins = show_base_packages(wish.interpreter, folder) if wish.is_layer else []
-    if wish.adds:
+    if wish.choice.adds_python_packages:
         install = ["pip", "install", "--python", str(built / "bin" / "python")]
         # Hard links to uv's cache would carry a run's edits into every other environment.
         install += ["--link-mode", "copy", "--compile-bytecode", *settings.install_options]
@@ -302,34 +295,6 @@ def _put_in_place(built: Path, place: Path) -> None:
     built.rename(place)
 
 
-@contextmanager
-def _lock(home: Home, digest: str, report: Callable[[str], None]) -> Iterator[None]:
-    with _open_lock(home, f"{digest}.build") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report("waiting for another run to build the same environment")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _open_lock(home: Home, name: str) -> IO[str]:
-    folder = home.environments / "locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / name).open("a")
-    except OSError as error:
-        raise BuildError(f"environments cannot be stored in {home.environments}: {error.strerror}") from error
-
-
-def _mark_in_use(home: Home, digest: str) -> None:
-    if digest not in _in_use:
-        with _open_lock(home, f"{digest}.use") as file:
-            lock = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        _in_use[digest] = lock
-
-
 def prune(home: Home, needed: set[str]) -> list[Path]:
     """Remove built environments but those `needed` or in use, and what builds left when they were cut off.
 
@@ -340,21 +305,10 @@ def prune(home: Home, needed: set[str]) -> list[Path]:
     for path in sorted(home.environments.iterdir()) if home.environments.is_dir() else ():
         digest = path.name.removeprefix(".").partition(".")[0]
         is_environment = path.name == digest
-        if (
-            _DIGEST.fullmatch(digest)
-            and not (is_environment and digest in needed)
-            and _remove_unused(home, path, digest)
-        ):
-            removed += [path] if is_environment else []
+        if not _DIGEST.fullmatch(digest) or (is_environment and digest in needed):
+            continue
+        with unused(home, digest) as is_free:
+            if is_free:
+                remove_tree(path)
+                removed += [path] if is_environment else []
     return removed
-
-
-def _remove_unused(home: Home, path: Path, digest: str) -> bool:
-    with ExitStack() as locks:
-        try:
-            for name in (f"{digest}.use", f"{digest}.build"):
-                fcntl.flock(locks.enter_context(_open_lock(home, name)), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        remove_tree(path)
-    return True

@@ -25,10 +25,12 @@ class Image:
     Attributes:
         digest: Of its content; podman takes it for a name.
         variables: The environment variables that it sets.
+        size_bytes: Its size, with that of the images it stands on.
     """
 
     digest: str
     variables: Mapping[str, str] = field(default_factory=dict)
+    size_bytes: int = 0
 
 
 def prepare_image(choice: EnvironmentChoice, report: Callable[[str], None] | None = None) -> Image:
@@ -66,7 +68,11 @@ def find_image(name: str) -> Image | None:
         return None
     found: dict[str, Any] = json.loads(told)[0]
     pairs = (text.partition("=") for text in found.get("Config", {}).get("Env") or ())
-    return Image(_SHA256 + found["Id"].removeprefix(_SHA256), {name: value for name, _, value in pairs})
+    return Image(
+        _SHA256 + found["Id"].removeprefix(_SHA256),
+        {name: value for name, _, value in pairs},
+        found.get("Size", 0),
+    )
 
 
 def _named(choice: EnvironmentChoice) -> str:

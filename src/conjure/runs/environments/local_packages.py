@@ -1,14 +1,14 @@
 """Packages and paths named relative to where the user stands, in a form that means the same anywhere.
 
-Main entries: `keep_packages`, `absolute_option`. Invariant: what is kept is a wheel or archive under its
-digest, so that a run's record goes on meaning the same bytes.
+Main entries: `keep_packages`, `absolute_option`, `replace_path`. Invariant: what is kept is a wheel or
+archive under its digest, so that a run's record goes on meaning the same bytes.
 """
 
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from conjure.core.files import sha256_file
@@ -111,6 +111,22 @@ def absolute_option(line: str, folders: Iterable[Path]) -> str:
         if path.exists():
             return f"{match['option']} {path.absolute()}"
     return line
+
+
+def replace_path(requirement: str, place: Callable[[str], str]) -> str:
+    """A requirement, or a line of a requirements file, with another path in place of the one that it names.
+
+    Args:
+        requirement: As `keep_packages`, `absolute_option` or pip's users write it.
+        place: Gives the other path; it is asked about addresses too.
+    """
+    option = _PATH_OPTION.fullmatch(requirement.strip())
+    if option is not None:
+        return f"{option['option']} {place(option['path'])}"
+    if not is_local(requirement):
+        return requirement
+    path, bracket, extras = requirement.strip().partition("[")
+    return f"{place(path)}{bracket}{extras}"
 
 
 def with_absolute_links(variables: Mapping[str, str], folder: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""pip's own settings, told to uv: people have mirrors, wheel folders and certificates configured for pip.
+"""pip's own settings, told to uv and to the pip of an image: people have mirrors and certificates configured.
 
-Main entry: `uv_settings`. Invariant: what the user set for uv itself wins; what pip's settings hold that is
-secret goes to uv in variables and nowhere else.
+Main entries: `uv_settings`, `pip_variables`. Invariant: what the user set for uv itself wins; what pip's
+settings hold that is secret goes to uv and pip in variables and nowhere else.
 """
 
 import ast
@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,13 @@ _TRUE = {"1", "y", "yes", "t", "true", "on"}
 # What is always so: no interpreter is downloaded; and as with pip, the best version wins wherever it lies,
 # and the system's certificates are trusted.
 _FIXED = {"UV_PYTHON_DOWNLOADS": "never", "UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
+
+# What says where packages come from; the rest is about the environment that pip is in.
+_SOURCE_OPTIONS = (
+    *("index-url", "extra-index-url", "no-index", "find-links", "constraint", "pre"),
+    *("prefer-binary", "only-binary", "no-binary"),
+    *("trusted-host", "cert", "client-cert", "proxy", "default-timeout", "timeout", "retries"),
+)
 
 
 class UvSettings(NamedTuple):
@@ -46,6 +53,23 @@ def uv_settings(python: Path, variables: Mapping[str, str]) -> UvSettings:
     own = {name: value for name, value in variables.items() if name.startswith("UV_")}
     is_closed = options.get("no-index", "").lower() in _TRUE
     return UvSettings({**_FIXED, **dict(_translate(options)), **own}, ("--no-index",) * is_closed)
+
+
+def pip_variables(python: Path, variables: Mapping[str, str], place: Callable[[str], str]) -> dict[str, str]:
+    """Variables that tell another pip where packages come from, as pip is configured here.
+
+    Args:
+        python: The interpreter whose pip is asked.
+        variables: The caller's environment.
+        place: Gives what the other pip is to read in place of a path or address.
+    """
+    options = _read_options(python, variables)
+    found = {name: [place(word) for word in options.get(name, "").split()] for name in _SOURCE_OPTIONS}
+    return {_pip_variable(name): " ".join(words) for name, words in found.items() if words}
+
+
+def _pip_variable(name: str) -> str:
+    return f"PIP_{name.upper().replace('-', '_')}"
 
 
 def _read_options(python: Path, variables: Mapping[str, str]) -> dict[str, str]:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from conjure.runs.environments.podman_container import exec_arguments
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import CommandProcess, open_process, send_to_all, usage_meter
-from conjure.runs.executors.podman_container import exec_arguments
 from conjure.runs.host.process import Process, namespace_pids, process_group
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.telemetry.logs import STDERR

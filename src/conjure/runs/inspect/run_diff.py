@@ -158,7 +158,9 @@ def _settings(record: RunRecord) -> dict[str, Any]:
         "image": environment["image"],
         "image digest": None
         if environment["image"] is None or record.environment is None
-        else record.environment.digest,
+        else record.environment.image_digest,
+        "apt": environment["apt"],
+        "layer": None if record.environment is None else record.environment.layer,
         "interpreter": None if record.environment is None else record.environment.python,
     }
     del flat["resources"]

@@ -36,18 +36,19 @@ from conjure.runs.code import snapshot
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
+from conjure.runs.environments.image_build import LayerRequest, build_layer
 from conjure.runs.environments.images import Image, prepare_image
 from conjure.runs.environments.interpreter import find_current
-from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
-from conjure.runs.executors.command_process import start_command
-from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
-from conjure.runs.executors.podman_container import (
+from conjure.runs.environments.podman_container import (
     BindMount,
     Container,
     container_name,
     remove_container,
     start_container,
 )
+from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
+from conjure.runs.executors.command_process import start_command
+from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
 from conjure.runs.executors.ranked_command import start_ranked
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
@@ -250,21 +251,23 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     for warning in record.code.warnings:
         run.log.note(warning)
     with _ending_with(EndReason.BUILD_FAILED), _interruptible(run):
-        built = _environment(run, place)
-    facts = EnvironmentFacts(built.digest, "")
-    if isinstance(built, Environment):
-        facts = EnvironmentFacts(built.digest, str(built.python), built.packages)
-    identity = identity_of(run.home, run.spec, record.code, built.digest, record.mounts)
+        built, facts = _environment(run, place)
+    identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts)
     run.when_reachable(lambda: run.store.set_facts(run.number, environment=facts, identity=identity))
     return place, built
 
 
-def _environment(run: RunContext, place: WorkingDirectory) -> Environment | Image:
+def _environment(run: RunContext, place: WorkingDirectory) -> tuple[Environment | Image, EnvironmentFacts]:
     choice = run.spec.environment
-    if choice.image is not None:
-        return prepare_image(choice, run.log.note)
-    variables = {**os.environ, **run.spec.variables}
-    return environment_build.build(run.home, choice, run.log.note, variables=variables, folder=place.folder)
+    report, variables = run.log.note, {**os.environ, **run.spec.variables}
+    if choice.image is None:
+        built = environment_build.build(run.home, choice, report, variables=variables, folder=place.folder)
+        return built, EnvironmentFacts(built.digest, str(built.python), built.packages)
+    image = prepare_image(choice, report)
+    if not choice.adds_packages:
+        return image, EnvironmentFacts(image.digest, "")
+    layer = build_layer(LayerRequest(run.home, run.number, image, choice, variables, report))
+    return layer.image, EnvironmentFacts(layer.digest, "", layer.packages, image.digest, layer.image.digest)
 
 
 def mount(run: RunContext) -> outputs.Baseline:

@@ -20,13 +20,14 @@ from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import objects_team
-from conjure.errors import ConjureError, NotFoundError, UsageError, option
+from conjure.errors import BuildError, ConjureError, NotFoundError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.availability import bring_code, send_inputs
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
+from conjure.runs.environments import image_layers, images
 from conjure.runs.environments.container_engine import require_engine
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.executors.base import Executor
@@ -48,7 +49,7 @@ from conjure.runs.scheduling.scheduler_start import (
     wake_scheduler,
 )
 from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
+from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
 from conjure.runs.schema.spec import (
     COMMAND,
@@ -316,11 +317,21 @@ def _same_environment(home: Home, record: RunRecord) -> EnvironmentChoice:
     """The environment that was asked for; if the built one was removed since, with the versions it had."""
     choice, had = record.spec.environment, record.environment
     if had is not None and choice.image is not None:
-        return replace(choice, image_digest=had.digest)
-    if had is None or not choice.pip or (home.environments / had.digest).exists():
+        choice = replace(choice, image_digest=had.image_digest)
+    if had is None or not choice.pip or _is_built(home, had):
         return choice
     versions = {_canonical(name): version for name, version in had.packages.items()}
     return replace(choice, pip=tuple(_pinned(requirement, versions) for requirement in choice.pip))
+
+
+def _is_built(home: Home, had: EnvironmentFacts) -> bool:
+    """Whether what a run ran with is still there."""
+    if had.layer is None:
+        return (home.environments / had.digest).exists()
+    with suppress(BuildError):  # the run that is submitted tells it
+        layer = image_layers.find_layer(home, had.digest)
+        return layer is not None and layer.image.digest == had.layer
+    return False
 
 
 def _pinned(requirement: str, versions: Mapping[str, str]) -> str:
@@ -469,20 +480,21 @@ def find_identical_run(
 ) -> RunRecord | None:
     """A completed run that did just this; found before a number is given, so that none is wasted."""
     # What it imports would cost every other `conjure run` its time.
-    from conjure.runs.environments import environment_build, images
+    from conjure.runs.environments import environment_build
 
     provisional = -os.getpid()
     try:
         taken = snapshot_code(home, store, provisional, spec)
         variables = with_absolute_links({**os.environ, **spec.variables}, Path.cwd())
-        built = (
-            environment_build.build(home, spec.environment, variables=variables, folder=spec.folder)
-            if spec.environment.image is None
-            else images.prepare_image(spec.environment)
-        )
+        if spec.environment.image is None:
+            built = environment_build.build(home, spec.environment, variables=variables, folder=spec.folder)
+            digest = built.digest
+        else:
+            image = images.prepare_image(spec.environment)
+            digest = image_layers.requested_digest(image, spec.environment)
     finally:
         snapshot.release_tree(home, provisional)
-    return store.completed_equal(identity_of(home, spec, taken, built.digest, mounted))
+    return store.completed_equal(identity_of(home, spec, taken, digest, mounted))
 
 
 def close_failed_submission(store: Database, number: int, error: BaseException) -> None:

@@ -23,7 +23,7 @@ from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import code_store, mirrors
 from conjure.runs.database.base import Database
 from conjure.runs.database.record_files import folder_numbers
-from conjure.runs.environments import environment_build
+from conjure.runs.environments import environment_build, image_layers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
 from conjure.runs.schema.resource import KEPT_FILES, Resource
@@ -76,7 +76,7 @@ class Pruned:
     """What was freed.
 
     Attributes:
-        environments: Built environments.
+        environments: Built environments, and images with packages added.
         working_folders: Numbers of the runs whose working folders are gone.
         kept_files: Local files that no run was given, and models' weights in int8, which can be made again.
         mirrors: Copies of remote repositories.
@@ -164,13 +164,15 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     baseline = list(map(tree_size_bytes, shared))
     needed = store.environments_in_use(active_only=everything)
     environments = _attempt(lambda: environment_build.prune(home, needed), not_done) or []
+    layers = _attempt(lambda: image_layers.prune(home, needed), not_done) or (0, 0)
     removed_mirrors = (_attempt(lambda: mirrors.prune(home), not_done) or []) if everything else []
     size += sum(max(was - tree_size_bytes(place), 0) for was, place in zip(baseline, shared, strict=True))
+    size += layers[1]
     size += _attempt(lambda: code_store.prune(home), not_done) or 0
     size += _attempt(lambda: _prune_copies(home, store), not_done) or 0
     objects = _attempt(lambda: prune_objects(home), not_done) or (0, 0)
     return Pruned(
-        environments=len(environments),
+        environments=len(environments) + layers[0],
         working_folders=tuple(folders),
         kept_files=len(files),
         mirrors=len(removed_mirrors),

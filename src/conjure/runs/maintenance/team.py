@@ -110,21 +110,24 @@ def init(home: Home, address: str, objects: str | None = None) -> TeamStatus:
 def join(home: Home, address: str) -> TeamStatus:
     """Have a new home share the records and files of a team; one that does so already goes on.
 
+    A member whose team has another database now, over the same files, goes on with that one.
+
     Args:
         home: A home without runs, in a folder of this machine's own.
         address: Of the team's database.
 
     Raises:
         UsageError: The address is none, or has a password in it.
-        ConflictError: The home shares another database already, or has runs of its own.
+        ConflictError: The home belongs to another team already, or has runs of its own, or active ones.
         StoreError: The database or the store cannot be reached, or there is no object store.
     """
     _refuse_address(address)
     known = read_team(home)
     if known is not None and known.database == address:
         return status(home)
-    _refuse_member(home)
-    if folder_numbers(home.runs):
+    if known is not None and known.objects is None:
+        _refuse_member(home)
+    if known is None and folder_numbers(home.runs):
         raise ConflictError(
             f"{home.root} has runs, whose numbers the team also uses",
             hint="join with a home beside it, conjure --home NAME team join …, and bring runs along with"
@@ -137,10 +140,22 @@ def join(home: Home, address: str) -> TeamStatus:
             "the files of this database's runs are in a shared folder, not in an object store",
             hint="set CONJURE_HOME to that folder; nothing has to be joined",
         )
+    if known is not None and known.objects != objects:
+        _refuse_member(home)
     probe(open_objects(objects, tries=_PROBE_TRIES))
+    if known is not None:
+        _leave_database(home)
     home.create()
-    share(home, TeamSettings(address, objects, _new_member()))
+    share(home, TeamSettings(address, objects, _new_member() if known is None else known.member))
     return status(home)
+
+
+def _leave_database(home: Home) -> None:
+    """Have nothing of the database that a member used so far: it may be lost, and with it its last runs."""
+    # Where it cannot be asked for active runs, their supervisors cannot reach it either, and give up.
+    with suppress(StoreError):
+        _refuse_active(home, folder_numbers(home.runs))
+    _forget_others(home)
 
 
 def _new_member() -> str:

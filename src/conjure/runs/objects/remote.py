@@ -23,7 +23,7 @@ from conjure.errors import UsageError, option
 from conjure.runs.objects.base import MissingObjectError, ObjectsError
 
 _Result = TypeVar("_Result")
-_FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER"
+_FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX?account=NAME or file:///FOLDER"
 # What an address may say beside the bucket; nothing secret, for it is shown and written down.
 _SETTINGS = {
     "s3": {"endpoint": "aws_endpoint", "region": "aws_region"},
@@ -38,6 +38,17 @@ _TIMEOUT = "60s"
 _PIECE_BYTES = 1 << 20
 _PART_BYTES = 1 << 23
 _SKEWED = ("RequestTimeTooSkewed", "RequestExpired")
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
+# Where a machine in a cloud would get keys: only who has found none in any other place asks there.
+_MACHINES_KEYS = ("//169.254.169.254/", "//metadata.google.internal/")
+_AZURE_CLI = "'az account get-access-token' command failed"
+_HOW_TO_GIVE_KEYS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws/credentials",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account's key",
+    "az": "set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+}
+_STORES_NAME = re.compile(r"^Generic \w+ error: ")
+_CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _HIDDEN = re.compile(
     r"(?i)((?:signature|credential|x-amz-[a-z-]+|sig|secret|token|password|authorization)[=:]\s*)[^&\s\"']+"
 )
@@ -118,6 +129,11 @@ class RemoteObjects:
 
     def _translated(self, error: Exception) -> ObjectsError:
         text = _HIDDEN.sub(r"\1***", str(error))
+        if any(word in text for word in _NO_BUCKET):
+            return ObjectsError(
+                f"{self.address} cannot be used: there is no such {_container_word(self.address)}",
+                hint="create it with the store's own tools",
+            )
         if isinstance(error, NotFoundError | FileNotFoundError):
             return MissingObjectError(f"{self.address}: there is no such object: {_shortened(text)}")
         if any(word in text for word in _SKEWED):
@@ -125,20 +141,35 @@ class RemoteObjects:
                 f"{self.address} refuses requests because this machine's clock differs from the store's",
                 hint="set the clock, for example with an NTP client",
             )
+        how = _HOW_TO_GIVE_KEYS.get(urlsplit(self.address).scheme)
+        if any(place in text for place in _MACHINES_KEYS):
+            return ObjectsError(f"{self.address} cannot be used: no credentials were found", hint=how)
+        if _AZURE_CLI in text:
+            return ObjectsError(f"{self.address} cannot be used: {_shortened(text)}", fix="az login")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "Forbidden" in text:
+            return ObjectsError(f"{self.address} refuses these credentials: {_shortened(text)}", hint=how)
+        if "InvalidCertificate" in text:
             return ObjectsError(
-                f"{self.address} refuses these credentials: {_shortened(text)}",
-                hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws/credentials"
-                if self.address.startswith("s3:")
-                else "check the credentials in the environment",
+                f"{self.address} cannot be used: its TLS certificate is not trusted",
+                hint="set SSL_CERT_FILE to the file with the certificate of the authority that signed it",
             )
-        return ObjectsError(f"{self.address} cannot be reached: {_shortened(text)}", hint="try again later")
+        return ObjectsError(
+            f"{self.address} cannot be reached: {_shortened(text)}",
+            hint="check the address, or try again later",
+        )
+
+
+def _container_word(address: str) -> str:
+    """What a store calls the first part of its addresses."""
+    return "container" if address.startswith("az:") else "bucket"
 
 
 def _shortened(text: str) -> str:
-    """The first sentence of what obstore says: the rest is how its own error is built."""
-    line = text.strip().partition("\n")[0]
-    return line if len(line) <= 300 else f"{line[:300]} …"
+    """The first sentence of what obstore says, and the store's own word for it, without how errors nest."""
+    line = _STORES_NAME.sub("", text.strip().partition("\n")[0]).partition("<?xml")[0]
+    line = line.rstrip(": \ufeff")
+    code = _CODE.search(text)
+    return (line if len(line) <= 300 else f"{line[:300]} …") + (f" ({code[1]})" if code is not None else "")
 
 
 def check_address(address: str) -> None:
@@ -156,18 +187,23 @@ def check_address(address: str) -> None:
     if parts.scheme == "file" and parts.netloc:
         raise UsageError(f"{option('objects')} {address!r} names a host: write file:///FOLDER")
     if parts.scheme != "file" and not parts.netloc:
-        raise UsageError(f"{option('objects')} {address!r} names no bucket: write {_FORMS}")
+        raise UsageError(
+            f"{option('objects')} {address!r} names no {_container_word(address)}: write {_FORMS}"
+        )
     if parts.username is not None or parts.password is not None:
         raise UsageError(
             f"{option('objects')} {_without_secrets(address)!r} has a key in it, which every process list"
             " would show",
-            hint="put keys into variables such as AWS_SECRET_ACCESS_KEY, or into ~/.aws/credentials",
+            hint=_HOW_TO_GIVE_KEYS.get(parts.scheme),
         )
     known = _SETTINGS[parts.scheme]
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in given:
         if name not in known:
             allowed = f"allowed are {', '.join(known)}" if known else "none are allowed"
             raise UsageError(f"{option('objects')} cannot have the parameter {name!r}; {allowed}")
+    if parts.scheme == "az" and not given.get("account"):
+        raise UsageError(f"{option('objects')} {address!r} names no storage account: write {_FORMS}")
 
 
 def _without_secrets(address: str) -> str:
@@ -211,7 +247,9 @@ def open_objects(address: str, *, tries: int = _TRIES) -> RemoteObjects:
                 parts.netloc, prefix=prefix, config=config, client_options=options, retry_config=retries
             )
     except (BaseError, OSError, ValueError) as error:
-        raise ObjectsError(f"{address} cannot be used: {_shortened(str(error))}") from error
+        raise ObjectsError(
+            f"{address} cannot be used: {_shortened(str(error))}", hint=_HOW_TO_GIVE_KEYS.get(parts.scheme)
+        ) from error
     return RemoteObjects(address, store, tries=tries)
 
 

@@ -50,12 +50,21 @@ class EnvironmentFacts:
     Attributes:
         digest: What it was made from, in one word; of a container image, the digest of its content.
         python: The interpreter; "" in a container, whose own it is to know.
-        packages: Every Python package's version; none in a container.
+        packages: Every Python package's version; in a container, only where Python packages were added to it.
+        base_image: Digest of the content of the image that packages were added to, or None.
+        layer: Digest of the content of the image with these packages, or None.
     """
 
     digest: str
     python: str
     packages: Mapping[str, str] = field(default_factory=dict)
+    base_image: str | None = None
+    layer: str | None = None
+
+    @property
+    def image_digest(self) -> str:
+        """Digest of the image that was asked for, in a container."""
+        return self.base_image or self.digest
 
 
 @dataclass(frozen=True, slots=True)

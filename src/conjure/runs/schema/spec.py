@@ -23,6 +23,13 @@ _PARAM_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _COLON = re.compile(r"(?<!\\):")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IMAGE = re.compile(r"[A-Za-z0-9][^\s\x00-\x1f]*")
+# As apt-get takes it: NAME[:ARCHITECTURE][=VERSION|/RELEASE]. A hyphen at the end would remove the package.
+_DEBIAN_PACKAGE = re.compile(
+    r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?(=[A-Za-z0-9.+~:-]+|/[A-Za-z0-9][A-Za-z0-9._-]*)?"
+)
+# NAME[EXTRAS], and a version, address or marker; the stars are for what is kept of a secret.
+_PYTHON_PACKAGE = re.compile(r"[\w*][\w.*-]*\s*(\[[\w\s,.-]*\])?\s*([<>=!~@;(].*)?")
+_SOME_IMAGE = "docker.io/library/debian:12"
 _PYTHON_VERSION = re.compile(r"3\.\d+(\.\d+)?")
 LABEL_LIMIT = 80
 INTERRUPTED, FAILED = "interrupted", "failed"
@@ -155,6 +162,7 @@ class EnvironmentChoice:
         requirements: Content of requirements files to add, or None.
         image: Container image whose environment it is, in place of one of this machine's.
         image_digest: What the image is to be exactly, whatever its name means now.
+        apt: Debian packages to add to the image.
     """
 
     base: str = "current"
@@ -163,6 +171,17 @@ class EnvironmentChoice:
     requirements: str | None = None
     image: str | None = None
     image_digest: str | None = None
+    apt: tuple[str, ...] = ()
+
+    @property
+    def adds_python_packages(self) -> bool:
+        """Whether any Python package is to be added."""
+        return bool(self.pip) or bool((self.requirements or "").strip())
+
+    @property
+    def adds_packages(self) -> bool:
+        """Whether anything is to be added to what there is."""
+        return bool(self.apt) or self.adds_python_packages
 
     def faults(self) -> list[str]:
         """What is wrong, in words."""
@@ -176,21 +195,32 @@ class EnvironmentChoice:
             for name in self.pip
             if not name.strip() or name.startswith("-")
         ]
-        return found + self._image_faults()
+        return found + self._apt_faults() + self._image_faults()
+
+    def _apt_faults(self) -> list[str]:
+        found = [
+            f"{option('apt', name)} is not the name of a Debian package, such as tree or g++=4:12.2.0-3"
+            for name in self.apt
+            if not _DEBIAN_PACKAGE.fullmatch(name)
+        ]
+        if self.apt and self.image is None:
+            needed = f"{option('apt')} needs {option('image')}, as in {option('image', _SOME_IMAGE)}"
+            found.append(f"{needed}: packages are added to an image, never to this machine")
+        return found
 
     def _image_faults(self) -> list[str]:
         if self.image is None:
             return []
-        given = {
-            "base": self.base != "current",
-            "python": self.python is not None,
-            "pip": bool(self.pip),
-            "pip_req": bool(self.requirements),
-        }
+        given = {"base": self.base != "current", "python": self.python is not None}
         found = [
             f"{option('image')} and {option(name)} cannot be combined: the image has its own environment"
             for name, is_given in given.items()
             if is_given
+        ]
+        found += [
+            f"{option('pip', name)} is not a package, such as tqdm or numpy==2.1.0"
+            for name in self.pip
+            if not name.startswith("-") and not _is_python_package(name)
         ]
         if not _IMAGE.fullmatch(self.image):
             found.append(f"{option('image', self.image)} is not the name of an image")
@@ -198,7 +228,13 @@ class EnvironmentChoice:
 
     def to_dict(self) -> dict[str, Any]:
         """The choice as plain JSON values."""
-        return {**asdict(self), "pip": list(self.pip)}
+        return {**asdict(self), "pip": list(self.pip), "apt": list(self.apt)}
+
+
+def _is_python_package(text: str) -> bool:
+    """Whether it has the form of a requirement, an address or a path, or is nothing at all."""
+    text = text.strip()
+    return not text or text.startswith("/") or "://" in text or _PYTHON_PACKAGE.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,7 +480,7 @@ class RunSpec:
     def from_dict(cls, stored: Mapping[str, Any]) -> "RunSpec":
         """The spec that `to_dict` wrote; unknown keys (of a later version) are passed over."""
         environment = dict(stored.get("environment", {}))
-        environment["pip"] = tuple(environment.get("pip", ()))
+        environment |= {name: tuple(environment.get(name, ())) for name in ("pip", "apt")}
         lists = ("command", "stop_conditions", "output", "no_output", "labels", "after", "checkpoint")
         plain = (
             "kind",

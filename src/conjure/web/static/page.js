@@ -129,10 +129,24 @@ export async function act(action, runs) {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(label === null ? { action, runs } : { action, runs, label }),
     });
-    if (action === "rerun") location.href = `/runs/${told.runs[0]}`;
-    else if (action === "stop" || action === "kill") toast(`Asked ${which} to end`);
+    if (action === "rerun") {
+      if (told.notes.length) await tell(`Run ${told.runs[0]} was started`, told.notes);
+      location.href = `/runs/${told.runs[0]}`;
+    } else if (action === "stop" || action === "kill") toast(`Asked ${which} to end`);
     else location.reload();
   } catch (error) { toast(error.message); }
+}
+
+/** Sentences to be read before anything goes on; resolves when they are closed. */
+function tell(title, sentences) {
+  return new Promise((resolve) => {
+    const dialog = element("dialog", { "aria-label": title }, element("h2", {}, title),
+      ...sentences.map((sentence) => element("p", {}, sentence)),
+      element("form", { method: "dialog", class: "row" }, element("button", {}, "Close")));
+    dialog.addEventListener("close", () => { dialog.remove(); resolve(); });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
 }
 
 /** A question with yes and no, or for a text; resolves to the text, true, or null. */

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from conjure.errors import CheckpointError, ConflictError, ModelError, NotFoundError, UsageError
+from conjure.lm.checkpoints.describe import describe
 from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.layout import stored_dtype
+from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
 from support.models import TINY_VOCAB_SIZE, tiny_checkpoint, tiny_model, tiny_tokenizer
 
@@ -170,6 +172,15 @@ class TestCheckpoints:
         assert (tmp_path / "out" / "README.md").read_text() == "# About\n"
         assert '"step": 3' in (tmp_path / "out" / "training.json").read_text()
         assert (written.path, written.type) == (tmp_path / "out", "float32")
+
+    @pytest.mark.parametrize("content", ['{"step": 3', "[3]", b"\xff", "[" * 100_000])
+    def test_a_model_goes_without_a_training_file_that_is_not_ours(self, model, tmp_path, content):
+        path = model / "training.json"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        export(model, tmp_path / "out", format="safetensors")
+        assert not (tmp_path / "out" / "training.json").exists()
+        assert describe(resolve_model(str(model))).training is None
+        assert torch.equal(load_model(tmp_path / "out").embedding.weight, load_model(model).embedding.weight)
 
     @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
     def test_in_another_number_format(self, model, tmp_path, kind):

@@ -37,8 +37,8 @@ def test_all_is_well(report):
     assert (report.verdict.state, report.verdict.next_step) == ("learned", None)
     assert report.verdict.findings[0].detail == (
         "Its loss on 12 held-out texts is 3.01 nats per token, 5.01 for the base model (lower is better). It "
-        "fell by 2.00 (± 0.00 with 95% confidence); chance alone makes such a difference less than once in "
-        "1,000 times. 12 of them became more likely."
+        "fell by 2.00 (± less than 0.01 with 95% confidence); chance alone makes such a difference less than "
+        "once in 1,000 times. 12 of them became more likely."
     )
 
 
@@ -184,6 +184,23 @@ def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentenc
     found = judged(report, "better", held_out=held_out)
     assert found.detail.endswith(sentence)
     assert "It fell by 0.0012 (± 0.0004 with 95% confidence); chance alone makes such" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "standard_error", "p_value", "sentence"),
+    [
+        (0.00004, 0.00001, 1.0, "rose by less than 0.0001 (± less than 0.0001 with 95% confidence)"),
+        (-0.00004, 0.0002, 0.7, "fell by less than 0.0001 (± 0.0004 with 95% confidence)"),
+        (0.00006, None, 0.996, "rose by 0.0001; chance alone makes such a difference nearly always."),
+        (0.00006, None, 0.994, "rose by 0.0001; chance alone makes such a difference 99 times in 100."),
+        (0.0, 0.0, 1.0, "It did not change."),
+    ],
+)
+def test_a_change_is_never_shown_as_nothing(report, change, standard_error, p_value, sentence):
+    held_out = replace(
+        report.held_out, outcome="unclear", change=change, standard_error=standard_error, p_value=p_value
+    )
+    assert sentence in judged(report, "better", held_out=held_out).detail
 
 
 @pytest.mark.parametrize(

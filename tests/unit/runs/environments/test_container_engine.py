@@ -54,3 +54,21 @@ def test_progress_is_told_without_secrets_and_the_error_is_the_last_line(install
     with pytest.raises(BuildError, match=r"^podman failed: first: https://me:\*\*\*@host/$"):
         run_engine(["pull", "x"], report=told.append)
     assert told == ["from https://me:***@host/"]
+
+
+def test_progress_that_is_written_over_is_told_once(install):
+    install("catatonit")
+    install("podman", "#!/bin/sh\nprintf '5%%\\r50%%\\rdone\\n\\nnext\\n'\n")
+    told = []
+    run_engine(["exec", "x"], report=told.append)
+    assert told == ["done", "next"]
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(1, "it failed: why"), (125, "podman failed: why"), (127, "podman failed: why")]
+)
+def test_a_program_that_podman_carries_out_is_told_from_podman_itself(install, status, message):
+    install("catatonit")
+    install("podman", f"#!/bin/sh\necho 'Error: why'\nexit {status}\n")
+    with pytest.raises(BuildError, match=f"^{message}$"):
+        run_engine(["exec", "x"], report=str, explain=lambda lines: f"it failed: {lines[0][7:]}")

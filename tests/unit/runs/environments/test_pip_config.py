@@ -3,7 +3,12 @@
 import sys
 from pathlib import Path
 
-from conjure.runs.environments.pip_config import UvSettings, parse_config_list, uv_settings
+from conjure.runs.environments.pip_config import (
+    UvSettings,
+    parse_config_list,
+    pip_variables,
+    uv_settings,
+)
 
 _LISTING = """\
 :env:.find-links='/from/env'
@@ -89,3 +94,19 @@ def test_no_pip_anywhere_leaves_the_variables(tmp_path: Path, monkeypatch) -> No
     settings = uv_settings(python, variables)
     assert settings.variables["UV_DEFAULT_INDEX"] == "https://x/simple"
     assert settings.install_options == ()
+
+
+def test_what_another_pip_is_told_is_where_packages_come_from(tmp_path: Path) -> None:
+    listing = _LISTING + "global.user='yes'\nglobal.target='/elsewhere'\n"
+    python = _with_pip(tmp_path, listing)
+    found = pip_variables(python, {"PATH": "/usr/bin:/bin"}, lambda word: word.replace("/from", "/mounted"))
+    assert found == {
+        "PIP_CERT": "/certificates.pem",
+        "PIP_CONSTRAINT": "/constraints.txt",
+        "PIP_EXTRA_INDEX_URL": "https://a/simple https://b/simple",
+        "PIP_FIND_LINKS": "/mounted/env",
+        "PIP_INDEX_URL": "https://mirror/simple",
+        "PIP_NO_INDEX": "yes",
+        "PIP_TIMEOUT": "30",
+        "PIP_TRUSTED_HOST": "a b:8080",
+    }

@@ -1,13 +1,13 @@
-"""Objects in a folder: what is written is read, and every failure is one sentence without a key."""
-
-import hashlib
+"""Objects in a folder: what every store must do, and every failure is one sentence without a key."""
 
 import pytest
+from obstore.exceptions import GenericError, PermissionDeniedError
 
 from conjure.errors import UsageError
-from conjure.runs.objects.base import MissingObjectError, ObjectsError, number_of_record, segment
+from conjure.runs.objects.base import ObjectsError, number_of_record, segment
 from conjure.runs.objects.remote import check_address, open_objects
 from conjure.runs.objects.store_check import probe
+from support.object_contract import *  # noqa: F403
 
 
 @pytest.fixture
@@ -15,41 +15,9 @@ def objects(tmp_path):
     return open_objects(f"file://{tmp_path}/a folder/objects".replace(" ", "%20"))
 
 
-def test_what_is_written_is_read(objects, tmp_path):
-    objects.put("a/b", b"0123456789")
-    assert objects.get("a/b") == b"0123456789"
-    assert objects.get_range("a/b", 2, 3) == b"234"
-    assert b"".join(objects.pieces("a/b")) == b"0123456789"
-    objects.put("a/b", b"again")
-    file = tmp_path / "file"
-    file.write_bytes(b"x" * 3_000_000)
-    objects.put_file("a/c", file)
-    assert hashlib.sha256(objects.get("a/c")).digest() == hashlib.sha256(file.read_bytes()).digest()
-    assert sorted(objects.names("a")) == ["a/b", "a/c"]
-    objects.delete(["a/b", "a/c", "a/none"])
-    assert list(objects.names("a")) == []
+def test_the_folder_is_made_and_can_refuse_to_overwrite(objects, tmp_path):
     assert (tmp_path / "a folder" / "objects").is_dir()
-
-
-def test_what_is_not_there_is_told_so(objects):
-    for read in (
-        objects.get,
-        lambda name: objects.get_range(name, 0, 1),
-        lambda name: list(objects.pieces(name)),
-    ):
-        with pytest.raises(MissingObjectError, match="no such object"):
-            read("none")
-
-
-def test_an_object_that_is_too_short_is_an_error(objects):
-    objects.put("a", b"123")
-    with pytest.raises(ObjectsError):
-        objects.get_range("a", 1, 5)
-
-
-def test_a_probe_leaves_nothing_behind(objects):
     assert probe(objects).refuses_to_overwrite
-    assert list(objects.names("probe")) == []
 
 
 def test_what_cannot_be_reached_is_tried_again_and_told(tmp_path, monkeypatch):
@@ -65,6 +33,39 @@ def test_what_cannot_be_reached_is_tried_again_and_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("address", "variable"),
+    [
+        ("s3://bucket/p?region=us-east-1", "AWS_ACCESS_KEY_ID"),
+        ("gs://bucket/p", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("az://teams/p?account=a", "AZURE_STORAGE_ACCOUNT_KEY"),
+    ],
+)
+def test_where_no_keys_are_found_it_is_said_how_to_give_them(address, variable, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    error = GenericError("Error performing GET http://169.254.169.254/token - HTTP error")
+    told = open_objects(address)._translated(error)
+    assert str(told) == f"{address} cannot be used: no credentials were found"
+    assert variable in told.hint
+
+
+def test_what_a_store_says_of_a_refusal_is_shortened_to_its_word():
+    said = """The operation failed: Server returned 403 Forbidden: <?xml version="1.0"?>
+<Error><Code>AuthenticationFailed</Code><Message>The MAC signature 'c2ln' is not …</Message></Error>"""
+    told = open_objects("az://teams/p?account=a")._translated(PermissionDeniedError(said))
+    assert str(told).endswith(
+        "credentials: The operation failed: Server returned 403 Forbidden (AuthenticationFailed)"
+    )
+
+
+def test_a_key_that_cannot_be_one_is_told_without_it(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "hunter2, which is not base64")
+    with pytest.raises(ObjectsError, match=r"cannot be used: .*Invalid Access Key") as caught:
+        open_objects("az://teams/p?account=a")
+    assert "hunter2" not in str(caught.value)
+    assert "AZURE_STORAGE_ACCOUNT_KEY" in caught.value.hint
+
+
+@pytest.mark.parametrize(
     ("address", "said"),
     [
         ("ftp://x/y", "is not an address of an object store"),
@@ -74,6 +75,10 @@ def test_what_cannot_be_reached_is_tried_again_and_told(tmp_path, monkeypatch):
         ("gs://bucket/x?region=y", "none are allowed"),
         ("file://host/x", "names a host"),
         ("s3:///x", "names no bucket"),
+        ("az:///x?account=a", "names no container"),
+        ("az://teams/x", "names no storage account: write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONT"),
+        ("az://teams/x?account=", "names no storage account"),
+        ("az://teams/x?account=a&account_key=hunter2", "cannot have the parameter 'account_key'"),
     ],
 )
 def test_an_address_that_cannot_be_is_refused_without_its_key(address, said):

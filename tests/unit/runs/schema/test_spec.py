@@ -138,8 +138,6 @@ def test_names_that_git_would_take_for_options_are_refused(value):
     [
         ({"environment": {"base": "none"}}, "image and base cannot be combined: the image has its own"),
         ({"environment": {"python": "3.12"}}, "image and python cannot be combined"),
-        ({"environment": {"pip": ("tqdm",)}}, "image and pip cannot be combined"),
-        ({"environment": {"requirements": "tqdm"}}, "image and pip_req cannot be combined"),
         ({"environment": {"image": "-v"}}, "image -v is not the name of an image|image='-v' is not"),
         ({"environment": {"image": "a b"}}, "is not the name of an image"),
         ({"sandbox": True}, "image and sandbox cannot be combined: a container is no sandbox"),
@@ -150,6 +148,42 @@ def test_what_cannot_be_had_in_a_container_is_refused(options, why):
     environment = EnvironmentChoice(**{"image": "docker.io/x/y:1@sha256:0", **options.pop("environment", {})})
     with pytest.raises(UsageError, match=why):
         spec(environment=environment, **options)
+
+
+NO_DEBIAN_PACKAGE = ["", "a b", "-y", "tree-", "tree;ls", "$(ls)", "Tree", "a", "../x.deb", "*", "x=1 2"]
+NO_PYTHON_PACKAGE = ["two words", "$(ls)", "a&b", "`ls`", "a|b", "'x'"]
+
+
+@pytest.mark.parametrize("name", NO_DEBIAN_PACKAGE)
+def test_what_is_no_debian_package_is_refused(name):
+    with pytest.raises(UsageError, match="is not the name of a Debian package, such as tree"):
+        spec(environment=EnvironmentChoice(image="x", apt=("tree", name)))
+
+
+@pytest.mark.parametrize("name", ["tree", "g++", "g++=4:12.2.0-3", "libc6:arm64", "git/bookworm-backports"])
+def test_what_apt_get_takes_can_be_added_to_an_image(name):
+    made = spec(environment=EnvironmentChoice(image="x", apt=(name,)))
+    assert RunSpec.from_dict(made.to_dict()).environment == made.environment
+
+
+@pytest.mark.parametrize("name", ["-r", *NO_PYTHON_PACKAGE])
+def test_what_is_no_python_package_is_not_added_to_an_image(name):
+    with pytest.raises(UsageError, match="is not a package"):
+        spec(environment=EnvironmentChoice(image="x", pip=("tqdm", name)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tqdm", "a[b,c]>=1,<2", "tqdm ; python_version < '4'", "x @ https://h/x.whl", "/w/x.whl[y]", "***"],
+)
+def test_what_pip_takes_can_be_added_to_an_image(name):
+    assert spec(environment=EnvironmentChoice(image="x", pip=(name,))).environment.pip == (name,)
+
+
+@pytest.mark.parametrize("options", [{}, {"base": "none"}, {"pip": ("tqdm",)}])
+def test_debian_packages_without_an_image_are_refused_with_what_to_type(options):
+    with pytest.raises(UsageError, match=r"^apt needs image, as in image='docker\.io/library/debian:12': "):
+        spec(environment=EnvironmentChoice(apt=("tree",), **options))
 
 
 @pytest.mark.parametrize(

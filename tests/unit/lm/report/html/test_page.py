@@ -92,6 +92,14 @@ def test_the_page_leads_with_the_verdict_and_shows_what_was_copied():
     assert "8 of 20" in page
 
 
+def test_a_change_too_small_for_its_digits_is_not_shown_as_nothing():
+    report = analyse(evidence())
+    held_out = replace(report.held_out, change=-0.00004, standard_error=0.00001)
+    page = Outline(render_html(replace(report, held_out=held_out))).text
+    assert "less than 0.0001 ± less than 0.0001" in page
+    assert "0.0000" not in page
+
+
 def test_markup_escapes_all_but_markup():
     inner = element("b", "1 < 2", title='say "no"')
     assert inner == '<b title="say &quot;no&quot;">1 &lt; 2</b>'

@@ -1,19 +1,21 @@
 """The container of a run: which of the machine's files it has, and the podman command lines around it.
 
 A container is started with nothing to do, and the run's command is then carried out in it: so the command is
-not its first process, and signals, exit statuses and processes left behind are as without a container.
+not its first process, and signals, exit statuses and processes left behind are as without a container. What a
+run adds to its image is installed in such a container too, before.
 
-Main entries: `Container`, `start_container`, `exec_arguments`, `remove_container`. Invariant: from before a
-container is made until after it is removed a file in the run's folder says so; whoever closes the run of a
-supervisor that died removes it.
+Main entries: `Container`, `start_container`, `exec_arguments`, `run_in_container`, `remove_container`.
+Invariant: from before a container is made until after it is removed a file in the run's folder says so;
+whoever closes the run of a supervisor that died removes it.
 """
 
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes
@@ -23,7 +25,8 @@ from conjure.runs.environments.container_engine import find_engine, run_engine
 from conjure.runs.host.process import Process, user_namespace
 from conjure.runs.schema.run_folder import RunFolder
 
-_INIT = "/.conjure-init"
+# In memory, as what stands there is in no image that is made of a container.
+_INIT = "/dev/conjure-init"
 _KEEPER = "catatonit"
 # Podman removes no container whose processes were killed beside it before it has seen that itself.
 _REMOVAL_PAUSES_S = (0.1, 0.3, 1.0, 0.0)
@@ -57,12 +60,14 @@ class Container(NamedTuple):
         image: Digest of its image.
         bound: What it has of this machine's files.
         variables: What it is given beside the variables that the image sets.
+        with_proxies: Whether it is given the caller's variables that name proxies.
     """
 
     name: str
     image: str
     bound: tuple[BindMount, ...]
     variables: Mapping[str, str]
+    with_proxies: bool = True
 
 
 def container_name(home: Home, number: int) -> str:
@@ -94,6 +99,7 @@ def start_container(container: Container, marker: Path) -> None:
         [
             *("run", "--detach", "--replace", "--pull=never", "--log-driver=none", "--user=0:0"),
             *("--network=host", "--ipc=host", "--pids-limit=-1", "--security-opt=label=disable"),
+            *(() if container.with_proxies else ("--http-proxy=false",)),
             *("--name", container.name, "--workdir=/", "--entrypoint", f'["{_INIT}", "-P"]'),
             *(word for bound in (init, *container.bound) for word in bound.words),
             *words,
@@ -135,6 +141,35 @@ def exec_arguments(name: str, folder: Path, arguments: Sequence[str]) -> list[st
     podman = [find_engine().program, "exec", "--preserve-fds=2", "--workdir", str(folder), name]
     inside = ["/bin/sh", "-c", _WRITE_TO_PIPES, "sh", *arguments]
     return ["/bin/sh", "-c", _HAND_PIPES_ON, "sh", *podman, *inside]
+
+
+def run_in_container(
+    name: str,
+    arguments: Sequence[str],
+    *,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    report: Callable[[str], None] | None = None,
+    explain: Callable[[Sequence[str]], str] | None = None,
+) -> str:
+    """Carry out a program to its end in a container that was started, and give what it printed.
+
+    Args:
+        name: Of the container.
+        arguments: The program and its arguments.
+        variables: What it is given beside the container's own variables.
+        report: Gets each line that it prints.
+        explain: Says in one sentence what failed, from these lines.
+
+    Raises:
+        BuildError: It failed.
+    """
+    words, inherited = _split(variables)
+    return run_engine(
+        ["exec", *words, name, *arguments],
+        report=report,
+        variables={**os.environ, **inherited},
+        explain=explain,
+    )
 
 
 def remove_container(home: Home, number: int) -> None:

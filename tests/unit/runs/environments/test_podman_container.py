@@ -7,7 +7,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import BuildError
-from conjure.runs.executors.podman_container import (
+from conjure.runs.environments.podman_container import (
     BindMount,
     Container,
     container_name,
@@ -50,7 +50,7 @@ def test_a_container_has_what_it_is_given(podman, tmp_path):
     assert words[-1] == "sha256:1"
     mounts = [words[at + 1] for at, word in enumerate(words) if word == "--mount"]
     assert mounts[1:] == ["type=bind,source=/w,destination=/w", "type=bind,source=/x,destination=/y,ro"]
-    assert json.loads(words[words.index("--entrypoint") + 1]) == ["/.conjure-init", "-P"]
+    assert json.loads(words[words.index("--entrypoint") + 1]) == ["/dev/conjure-init", "-P"]
 
 
 def test_values_of_variables_are_on_no_command_line_but_where_podman_goes_by_them(podman, tmp_path):

@@ -1,0 +1,3 @@
+import pytest
+
+pytest.register_assert_rewrite("support.object_contract")
