@@ -68,9 +68,10 @@ test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing)
 	scripts/install-azurite
 	$(BIN)/pytest tests/cluster
 
-soak-cluster: setup  ## the same at real lease times: 300 random kills, outages of a minute; about two hours
-	scripts/install-programs initdb=postgresql
+soak-cluster: setup  ## the same at real lease times: 300 random kills, outages of a minute; some hours
+	scripts/install-programs initdb=postgresql openssl=openssl
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
+	scripts/install-azurite
 	$(BIN)/pytest -n 0 --soak --timeout 14400 tests/cluster
 
 test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and Chromium where it is missing

@@ -91,21 +91,6 @@ def s3():
         yield server
 
 
-@pytest.fixture(scope="session")
-def az():
-    with AzureServer.running() as server:
-        yield server
-
-
-@pytest.fixture
-def store(request, monkeypatch):
-    """A server of objects, and its keys in the environment: of S3, where a test does not ask for others."""
-    server = request.getfixturevalue(getattr(request, "param", "s3"))
-    for name, value in server.variables().items():
-        monkeypatch.setenv(name, value)
-    return server
-
-
 @pytest.fixture
 def address(postgres):
     return postgres.new_database()
@@ -120,7 +105,16 @@ def project(conjure_home, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture(scope="session")
+def az():
+    with AzureServer.running() as server:
+        yield server
+
+
 @pytest.fixture
-def keys(s3, monkeypatch):
-    for name, value in s3.variables().items():
+def store(request, monkeypatch):
+    """A server of objects, and its keys in the environment: of S3, where a test does not ask for others."""
+    server = request.getfixturevalue(getattr(request, "param", "s3"))
+    for name, value in server.variables().items():
         monkeypatch.setenv(name, value)
+    return server

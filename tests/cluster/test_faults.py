@@ -24,9 +24,9 @@ def heartbeat_s(extent):
 
 
 @pytest.fixture
-def team(project, address, keys, s3, heartbeat_s):
+def team(project, address, store, heartbeat_s):
     with ExitStack() as stack:
-        members = make_team(project.parent, address, s3.new_address(), heartbeat_s=heartbeat_s)
+        members = make_team(project.parent, address, store.new_address(), heartbeat_s=heartbeat_s)
         for member in members:
             stack.enter_context(ending_runs(member.home))
         yield members
@@ -267,9 +267,9 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_member_whose_disk_is_full_tells_the_truth(disk, project, address, keys, s3, extent):
+def test_a_member_whose_disk_is_full_tells_the_truth(disk, project, address, store, extent):
     ada, bob = make_team(
-        project.parent, address, s3.new_address(), heartbeat_s=extent.heartbeat_s, ada=disk / "ada"
+        project.parent, address, store.new_address(), heartbeat_s=extent.heartbeat_s, ada=disk / "ada"
     )
     with ending_runs(ada.home):
         ada.do("run", "echo kept > kept.txt")

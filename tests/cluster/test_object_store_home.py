@@ -177,7 +177,7 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
 # ---- what goes away ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("store", ["az"], indirect=True)  # of S3, for longer, in test_faults.py
+@IN_EACH_STORE
 def test_a_run_goes_on_while_the_store_is_away(team, store):
     ada, bob = team
     run = ada.client.run(f"echo begun; {UNTIL_GO}; echo gone; echo made > made.txt")

@@ -147,9 +147,9 @@ def made_by(name):
 
 
 @pytest.fixture
-def team(project, address, keys, s3, extent, rng):
+def team(project, address, store, extent, rng):
     with ExitStack() as stack:
-        members = make_team(project.parent, address, s3.new_address(), heartbeat_s=extent.heartbeat_s)
+        members = make_team(project.parent, address, store.new_address(), heartbeat_s=extent.heartbeat_s)
         for member in members:
             stack.enter_context(ending_runs(member.home))
         yield Team(members, address, rng)
