@@ -7,7 +7,7 @@ from pathlib import Path
 import conjure
 
 SOURCE = Path(conjure.__file__).parent
-PROGRAMS = ("conjure", "pip", "git", "iconv", "jq", "python")
+PROGRAMS = ("conjure", "pip", "git", "iconv", "jq", "python", "az")
 FIRST = re.compile(rf"(({'|'.join(PROGRAMS)}) |-)\S*")
 
 
