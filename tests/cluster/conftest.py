@@ -72,9 +72,10 @@ def extent(request):
 
 @pytest.fixture
 def rng(request):
-    """Random numbers; pytest shows the seed where a test fails."""
-    given = request.config.getoption("--seed")
-    seed = random.SystemRandom().randrange(1 << 32) if given is None else given
+    """Random numbers, the same each time but in a soak; pytest shows the seed where a test fails."""
+    seed = request.config.getoption("--seed")
+    if seed is None:
+        seed = random.SystemRandom().randrange(1 << 32) if request.config.getoption("--soak") else 1
     print(f"the same again: --seed {seed}")
     return random.Random(seed)
 
