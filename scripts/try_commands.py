@@ -39,10 +39,11 @@ SHORTENED = {
 
 # Commands that do not run: a regular expression for the whole command, and why.
 LEFT_OUT = {
-    r"make (check|test(-(?!all)\w+)?)": ".ci/run runs them",
+    r"make (check|test(-(?!all|models)\w+)?)": ".ci/run runs them",
     r"pip install 'conjure\[serve\]'": "not released yet; `make setup` installs it",
     r"make (unit|coverage|test-all)": "runs tests that `make test` runs, too",
     r"make commands": "this",
+    r"make test-models": "downloads a model of 98 MB, and tests it for minutes",
     r"(pip|pipx|uv tool|uv pip) install .*\"\.\[all\]\"": "downloads gigabytes; `make setup` does the same",
     r"scripts/install-torch .*": "`make setup` does the same",
     r"make dist": "installs for minutes what `make setup` installs",
