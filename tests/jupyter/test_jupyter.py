@@ -94,7 +94,8 @@ def test_nobody_gets_in_without_the_token_and_it_is_stored_nowhere(client):
     lab = Lab(client)
     with pytest.raises(urllib.error.HTTPError) as caught:
         lab.ask("GET", "/api/contents", token="0" * 48)
-    assert caught.value.code == 403
+    with caught.value as answer:  # it holds the connection
+        assert answer.code == 403
     lab.run.stop()
     for path in client.home.run_folder(lab.run.number).rglob("*"):
         assert not path.is_file() or lab.token.encode() not in path.read_bytes()

@@ -73,9 +73,10 @@ class AzureServer(StoreServer):
             with urllib.request.urlopen(request, context=ssl._create_unverified_context()):
                 return True
         except HTTPError as error:
-            if error.code == 409:  # it is there
-                return True
-            raise AssertionError(error.read().decode()) from None
+            with error:  # it holds the connection
+                if error.code == 409:  # the container is there
+                    return True
+                raise AssertionError(error.read().decode()) from None
         except (URLError, ConnectionError):
             return False
 
