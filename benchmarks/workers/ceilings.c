@@ -64,8 +64,6 @@ DEFINE_LOOP(multiply_int8_avx512_vnni, "avx512f,avx512vnni", has_avx512_vnni(), 
             sums[place] = _mm512_dpbusd_epi32(sums[place], left, right))
 
 /* Tiles: 16 rows of 64 bytes, so 16 x 16 sums of 64 int8 or 32 bfloat16 products each. */
-#define AMX_OPERATIONS_INT8 (2.0 * 16 * 16 * 64)
-#define AMX_OPERATIONS_BFLOAT16 (2.0 * 16 * 16 * 32)
 #define ARCH_REQ_XCOMP_PERM 0x1023
 #define XFEATURE_XTILEDATA 18
 
@@ -84,31 +82,23 @@ __attribute__((target("amx-tile"))) static void configure_tiles(void) {
     _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
 }
 
-__attribute__((target("amx-tile,amx-int8"))) double multiply_int8_amx(int64_t steps) {
-    if (!has(0, 3, 25) || !may_use_tiles()) return 0.0;
-    configure_tiles();
-    for (int64_t step = 0; step < steps; step++) {
-        _tile_dpbssd(0, 4, 6);
-        _tile_dpbssd(1, 4, 7);
-        _tile_dpbssd(2, 5, 6);
-        _tile_dpbssd(3, 5, 7);
+/* `BIT` of what cpuid says in edx is for `PRODUCT`, of 16 x 16 sums of `LENGTH` products each. */
+#define DEFINE_TILE_LOOP(NAME, TARGET, BIT, LENGTH, PRODUCT)                                                   \
+    __attribute__((target("amx-tile," TARGET))) double NAME(int64_t steps) {                                  \
+        if (!has(0, 3, BIT) || !may_use_tiles()) return 0.0;                                                  \
+        configure_tiles();                                                                                    \
+        for (int64_t step = 0; step < steps; step++) {                                                        \
+            PRODUCT(0, 4, 6);                                                                                 \
+            PRODUCT(1, 4, 7);                                                                                 \
+            PRODUCT(2, 5, 6);                                                                                 \
+            PRODUCT(3, 5, 7);                                                                                 \
+        }                                                                                                     \
+        _tile_release();                                                                                      \
+        return (double)steps * 4 * 2 * 16 * 16 * LENGTH;                                                      \
     }
-    _tile_release();
-    return (double)steps * 4 * AMX_OPERATIONS_INT8;
-}
 
-__attribute__((target("amx-tile,amx-bf16"))) double multiply_bfloat16_amx(int64_t steps) {
-    if (!has(0, 3, 22) || !may_use_tiles()) return 0.0;
-    configure_tiles();
-    for (int64_t step = 0; step < steps; step++) {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_release();
-    return (double)steps * 4 * AMX_OPERATIONS_BFLOAT16;
-}
+DEFINE_TILE_LOOP(multiply_int8_amx, "amx-int8", 25, 64, _tile_dpbssd)
+DEFINE_TILE_LOOP(multiply_bfloat16_amx, "amx-bf16", 22, 32, _tile_dpbf16ps)
 
 __attribute__((target("avx512f"))) static void read_avx512(const char *start, size_t size) {
     __m512i seen[8];
