@@ -252,16 +252,7 @@ def test_records_and_links_in_the_store_follow_the_database(members, files, obje
     assert files.export_records() == 0
     files.database.add_label(number, "later")
     assert files.export_records() == 1
-    assert files.new_upload(
-        name="my data",
-        version=1,
-        kind="folder",
-        files=53,
-        size_bytes=1,
-        created_at=1.0,
-        source="/x",
-        manifest=digest,
-    )
+    assert give(files, digest, 1, name="my data")
     session = PostgresSession(members[1], postgres.new_database())
     upgrade(session)
     with PostgresDatabase(session) as database:
@@ -279,9 +270,9 @@ def test_records_and_links_in_the_store_follow_the_database(members, files, obje
         assert add_run(database).number == 3
 
 
-def give(files, digest, version):
+def give(files, digest, version, *, name="data"):
     return files.new_upload(
-        name="data",
+        name=name,
         version=version,
         kind="folder",
         files=53,
