@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from conjure.core.text import plural
 from conjure.errors import TrainingError, option
 from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import chunk_rows
@@ -137,8 +138,8 @@ def shared_micro_batch(batch_size: int, accumulation: int, blocks: int, processe
         if parts % processes == 0 and math.ceil(blocks / size) >= processes:
             return size
     raise TrainingError(
-        f"{option('distributed')} is {processes}; the text has only {blocks} blocks of tokens, and each"
-        " process needs one in every step",
+        f"{option('distributed')} is {processes}; the text has only {plural(blocks, 'block')} of tokens, and"
+        " each process needs one in every step",
         fix=option("distributed", 1),
     )
 
