@@ -248,11 +248,15 @@ def test_what_waits_for_room_never_starts_once_it_is_stopped(client, home, nodes
 
 
 def test_runs_wait_for_room_in_their_order(client, home, nodes, tmp_path):
-    occupy(nodes, tmp_path, CORES)
+    first = client.run(f"echo ready; {UNTIL_GO}", on="gpu")
+    wait_for_attempt(first, 1)
+    occupy(nodes, tmp_path, CORES - 1)
     runs = [client.run("true", on="gpu") for _ in range(3)]
-    (tmp_path / "free").touch()
+    assert [run.status for run in runs] == [RunStatus.QUEUED] * 3
+    let_go(nodes, first)
     started = [run.wait(check=True).record.facts.entered[RunStatus.BUILDING] for run in runs]
-    assert started[2] > started[0]
+    (tmp_path / "free").touch()
+    assert started == sorted(started)
 
 
 def test_the_machine_that_asked_for_runs_may_go_away(client, home, nodes, tmp_path, monkeypatch):
