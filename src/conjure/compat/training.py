@@ -20,7 +20,7 @@ from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.dropout import Dropout
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy, token_logprobs
 from conjure.lm.text.tokenizer import Tokenizer
-from conjure.lm.training.adamw import BETAS, AdamW
+from conjure.lm.training.adamw import BETAS, NO_COPIES, AdamW
 from conjure.lm.training.master_weights import MasterOptimizer, Optimizer, OptimizerBuilder
 
 
@@ -195,6 +195,7 @@ class Training:
             )
 
     def _update(self) -> Update:
+        self._optimizer.set_gradients(self._optimizer.take_gradients())
         self._optimizer.clip(self.settings.max_grad_norm)
         self._optimizer.step(linear_factor(self.step, self.settings.warmup_steps, self.total_steps))
         self.step += 1
@@ -262,12 +263,17 @@ class _OldAdamW(AdamW):
         self._epsilon, self._updates = epsilon, 0
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(
+        self,
+        gradients: Mapping[Tensor, Tensor],
+        scale: float = 1.0,
+        copies: Mapping[Tensor, Tensor] = NO_COPIES,
+    ) -> None:
         """Update every parameter once."""
         self._updates += 1
         for group in self.param_groups:
             group["eps"] = self._epsilon / math.sqrt(1.0 - BETAS[1] ** self._updates)
-        super().step()
+        super().step(gradients, scale, copies)
         for group in self.param_groups:
             if group["decay"] > 0.0:
                 for parameter in group["params"]:

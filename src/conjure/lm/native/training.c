@@ -10,7 +10,6 @@
 #include "numbers.h"
 
 #include <omp.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 enum {
@@ -32,18 +31,6 @@ typedef struct {
     int32_t threshold;      /* of 65,536 random numbers so many drop */
     int32_t bfloat, threads, instructions;
 } Pass;
-
-/* Numbers are widened to floats, or narrowed again, in loops that do nothing else: the compiler makes half as
- * good a loop of one that computes as well. */
-INLINE void load(const void *from, int64_t start, int32_t count, bool bfloat, float *to) {
-    if (bfloat) SIMD for (int32_t i = 0; i < count; i++) to[i] = widen(((const bfloat16 *)from)[start + i]);
-    else SIMD for (int32_t i = 0; i < count; i++) to[i] = ((const float *)from)[start + i];
-}
-
-INLINE void store(const float *from, int32_t count, bool bfloat, void *to, int64_t start) {
-    if (bfloat) SIMD for (int32_t i = 0; i < count; i++) ((bfloat16 *)to)[start + i] = narrow(from[i]);
-    else SIMD for (int32_t i = 0; i < count; i++) ((float *)to)[start + i] = from[i];
-}
 
 /* ---- elementwise: an item is ROUND numbers, the last of them perhaps fewer ---- */
 
