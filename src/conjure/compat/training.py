@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from conjure.compat.text import encode
 from conjure.errors import DataError, NotFoundError, TrainingError, UsageError
 from conjure.lm.models.base import CausalLM
+from conjure.lm.native.optimizer import RoundedCopy
 from conjure.lm.nn.dropout import Dropout
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy, token_logprobs
 from conjure.lm.text.tokenizer import Tokenizer
@@ -197,7 +198,8 @@ class Training:
     def _update(self) -> Update:
         self._optimizer.set_gradients(self._optimizer.take_gradients())
         self._optimizer.clip(self.settings.max_grad_norm)
-        self._optimizer.step(linear_factor(self.step, self.settings.warmup_steps, self.total_steps))
+        factor = linear_factor(self.step, self.settings.warmup_steps, self.total_steps)
+        self._optimizer.step(factor, (self.settings.seed, self.step))
         self.step += 1
         factor = linear_factor(self.step, self.settings.warmup_steps, self.total_steps)
         return Update(self.step, self.settings.learning_rate * factor, self.loss_sum)
@@ -267,7 +269,7 @@ class _OldAdamW(AdamW):
         self,
         gradients: Mapping[Tensor, Tensor],
         scale: float = 1.0,
-        copies: Mapping[Tensor, Tensor] = NO_COPIES,
+        copies: Mapping[Tensor, RoundedCopy] = NO_COPIES,
     ) -> None:
         """Update every parameter once."""
         self._updates += 1

@@ -151,6 +151,7 @@ class Update(ctypes.Structure):
     _fields_ = (
         *((name, _pointer) for name in ("master", "mean", "square_mean", "gradient", "rounded", "squares")),
         ("count", _size),
+        ("key", ctypes.c_uint64),
         *((name, ctypes.c_float) for name in ("scale", "keep", "rate", "root", "epsilon")),
         *((name, ctypes.c_float) for name in ("mean_weight", "square_weight")),
         ("bfloat", ctypes.c_int32),
@@ -210,7 +211,7 @@ PASSES = (
     "conjure_cross_entropy",
 )
 
-STEPS = ("conjure_square_sums", "conjure_adamw")
+STEPS = ("conjure_square_sums", "conjure_adamw", "conjure_round")
 
 
 @dataclass(frozen=True, slots=True)

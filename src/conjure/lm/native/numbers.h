@@ -65,6 +65,18 @@ INLINE void store(const float *from, int32_t count, bool bfloat, void *to, int64
     else SIMD for (int32_t i = 0; i < count; i++) ((float *)to)[start + i] = from[i];
 }
 
+/* 32 random bits that (key, counter) alone decide: two rounds of a multiplicative hash, each of which turns any
+ * change of one bit into a change of half of them. */
+INLINE uint32_t random_word(uint64_t key, uint32_t counter) {
+    uint32_t x = counter ^ (uint32_t)key;
+    for (int round = 0; round < 2; round++) {
+        x = (x ^ x >> 16) * 0x7feb352du;
+        x = (x ^ x >> 15) * 0x846ca68bu;
+        x = (x ^ x >> 16) + (uint32_t)(key >> 32);
+    }
+    return x;
+}
+
 /* Adding 1.5 * 2^23 leaves a small number's nearest integer, ties to even, in the lowest bits. */
 #define ROUNDER 12582912.0f
 

@@ -2,8 +2,8 @@
  *
  * A step's gradients, weights and averages are far larger than any cache, so its time is that of reading and writing
  * them: each is read once and written once. Gradients are float32 or bfloat16; all else is computed in float32.
- * Main entries: `conjure_square_sums`, `conjure_adamw`. Invariant: no result depends, in any bit, on the number of
- * threads.
+ * Main entries: `conjure_square_sums`, `conjure_adamw`, `conjure_round`. Invariant: no result depends, in any bit, on
+ * the number of threads.
  *
  * Source: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization". Every size and pointer is checked in
  * Python (optimizer.py); here they are trusted.
@@ -24,6 +24,7 @@ typedef struct {
     bfloat16 *rounded;                  /* [count], the weights that the model computes with; NULL where they are `master` */
     double *squares;                    /* [count / PIECE, rounded up] */
     int64_t count;
+    uint64_t key;                       /* of the random numbers by which weights are rounded */
     float scale;                        /* of the gradient */
     float keep;                         /* what decay leaves of a weight */
     float rate;                         /* over the first mean's correction */
@@ -39,6 +40,24 @@ typedef struct {
     int32_t threads, instructions;
 } Step;
 
+/* Up or down at random, to the nearer number more often: the mean of many roundings is what was rounded. To the nearest,
+ * a weight would not move until its updates add up to half of the distance between two numbers. */
+INLINE void round_round(const Update *of, int64_t start, int32_t count) {
+    const float *master = of->master + start;
+    bfloat16 *rounded = of->rounded + start;
+    uint64_t key = of->key;
+    SIMD for (int32_t i = 0; i < count; i++) {
+        uint32_t random = random_word(key, (uint32_t)start + (uint32_t)i) & 0xffff;
+        rounded[i] = (bfloat16)((bits_of(master[i]) + random) >> 16);
+    }
+}
+
+INLINE void round_piece(const Update *of, int64_t from, int64_t to, bool bfloat) {
+    (void)bfloat;
+    for (int64_t start = from; start < to; start += ROUND)
+        round_round(of, start, (int32_t)at_most(ROUND, to - start));
+}
+
 INLINE void update_round(const Update *of, int64_t start, int32_t count, const float *gradient) {
     float *master = of->master + start, *mean = of->mean + start, *square_mean = of->square_mean + start;
     const Update u = *of; /* or the compiler reads it again after each store */
@@ -50,7 +69,7 @@ INLINE void update_round(const Update *of, int64_t start, int32_t count, const f
         square_mean[i] = v;
         master[i] = master[i] * u.keep - u.rate * m / (sqrtf(v) * u.root + u.epsilon);
     }
-    if (u.rounded) store(master, count, true, u.rounded, start);
+    if (u.rounded) round_round(of, start, count);
 }
 
 INLINE void update_piece(const Update *of, int64_t from, int64_t to, bool bfloat) {
@@ -91,6 +110,7 @@ INLINE void square_piece(const Update *of, int64_t from, int64_t to, bool bfloat
     }
 #define COMPILE_FOR(instructions, target)          \
     EACH_PIECE(update_piece, instructions, target) \
+    EACH_PIECE(round_piece, instructions, target)  \
     EACH_PIECE(square_piece, instructions, target)
 
 COMPILE_FOR(portable, )
@@ -105,5 +125,7 @@ COMPILE_FOR(avx512vnni, AVX512_TARGET)
 void conjure_square_sums(const Step *step) {
     in_threads(VARIANTS(square_piece)[step->instructions], step, step->threads);
 }
+
+void conjure_round(const Step *step) { in_threads(VARIANTS(round_piece)[step->instructions], step, step->threads); }
 
 void conjure_adamw(const Step *step) { in_threads(VARIANTS(update_piece)[step->instructions], step, step->threads); }

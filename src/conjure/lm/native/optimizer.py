@@ -1,22 +1,35 @@
 """An optimizer step by the compiled library: AdamW and the norm of gradients, each one pass over memory.
 
-Main entries: `usable`, `AdamWUpdate`, `update`, `gradient_norm`. Invariant: nothing but contiguous tensors on
-the CPU, of one size each and of the right formats, reaches C.
+Main entries: `usable`, `AdamWUpdate`, `update`, `gradient_norm`, `RoundedCopy`, `round_weights`. Invariant:
+nothing but contiguous tensors on the CPU, of one size each and of the right formats, reaches C.
 """
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from conjure.lm.hardware import usable_cores
-from conjure.lm.native import kernels
+from conjure.lm.native.kernels import FORMATS
 from conjure.lm.native.library import INSTRUCTIONS, Step, Update, status
 
 _PIECE = 1 << 15  # numbers whose squares are summed together, as in optimizer.c
+
+
+class RoundedCopy(NamedTuple):
+    """What weights are rounded into, up or down at random.
+
+    Attributes:
+        weight: bfloat16, of the weights' shape.
+        key: Of the random numbers, 64 bits.
+    """
+
+    weight: Tensor
+    key: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +41,7 @@ class AdamWUpdate:
         mean: Running mean of the gradient, float32; updated.
         square_mean: Running mean of its square, float32; updated.
         gradient: In float32 or bfloat16.
-        rounded: What the weights are rounded into, bfloat16; None where the model computes with `master`.
+        copy: What the weights are then rounded into; None where the model computes with `master`.
         steps: Updates of this parameter, this one included.
         rate: Learning rate.
         decay: Weight decay, which the learning rate multiplies.
@@ -40,7 +53,7 @@ class AdamWUpdate:
     mean: Tensor
     square_mean: Tensor
     gradient: Tensor
-    rounded: Tensor | None
+    copy: RoundedCopy | None
     steps: int
     rate: float
     decay: float
@@ -50,7 +63,9 @@ class AdamWUpdate:
 
 def usable(tensors: Sequence[Tensor]) -> bool:
     """Whether the library is there, and computes with tensors like these."""
-    return all(each.is_contiguous() and kernels.usable(each) for each in tensors)
+    return status().library is not None and all(
+        each.device.type == "cpu" and each.dtype in FORMATS and each.is_contiguous() for each in tensors
+    )
 
 
 def gradient_norm(gradients: Sequence[Tensor]) -> float:
@@ -69,23 +84,30 @@ def gradient_norm(gradients: Sequence[Tensor]) -> float:
 
 
 def update(updates: Sequence[AdamWUpdate], scale: float) -> None:
-    """Update parameters by AdamW, their gradients multiplied by `scale`."""
+    """Update parameters by AdamW, their gradients multiplied by `scale`, and round them into their copies."""
     _run("conjure_adamw", [_update(each, scale) for each in updates])
+
+
+def round_weights(copies: Mapping[Tensor, RoundedCopy]) -> None:
+    """Round float32 weights into their copies, as `update` does."""
+    _run(
+        "conjure_round",
+        [
+            Update(master=master.data_ptr(), count=master.numel(), **_rounded(master, copy))
+            for master, copy in copies.items()
+        ],
+    )
 
 
 def _update(of: AdamWUpdate, scale: float) -> Update:
     for each in (of.master, of.mean, of.square_mean):
         assert each.dtype == torch.float32
         assert each.shape == of.gradient.shape
-    if of.rounded is not None:
-        assert of.rounded.dtype == torch.bfloat16
-        assert of.rounded.shape == of.gradient.shape
     first, second = of.betas
     return Update(
         master=of.master.data_ptr(),
         mean=of.mean.data_ptr(),
         square_mean=of.square_mean.data_ptr(),
-        rounded=None if of.rounded is None else of.rounded.data_ptr(),
         scale=scale,
         keep=1.0 - of.rate * of.decay,
         rate=of.rate / (1.0 - first**of.steps),
@@ -94,6 +116,7 @@ def _update(of: AdamWUpdate, scale: float) -> Update:
         mean_weight=1.0 - first,
         square_weight=1.0 - second,
         **_gradient(of.gradient),
+        **({} if of.copy is None else _rounded(of.master, of.copy)),
     )
 
 
@@ -103,6 +126,13 @@ def _gradient(gradient: Tensor) -> dict[str, int]:
         "count": gradient.numel(),
         "bfloat": int(gradient.dtype == torch.bfloat16),
     }
+
+
+def _rounded(master: Tensor, copy: RoundedCopy) -> dict[str, int]:
+    assert master.dtype == torch.float32
+    assert copy.weight.dtype == torch.bfloat16
+    assert copy.weight.shape == master.shape
+    return {"rounded": copy.weight.data_ptr(), "key": copy.key}
 
 
 def _run(name: str, updates: Sequence[Update]) -> None:

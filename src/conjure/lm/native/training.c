@@ -68,18 +68,6 @@ INLINE void gelu_backward_item(const Pass *pass, int64_t item, float *x, bool bf
     store(grad, count, bfloat, pass->y, item * ROUND);
 }
 
-/* 32 random bits that (key, counter) alone decide: two rounds of a multiplicative hash, each of which turns any
- * change of one bit into a change of half of them. */
-INLINE uint32_t random_word(uint64_t key, uint32_t counter) {
-    uint32_t x = counter ^ (uint32_t)key;
-    for (int round = 0; round < 2; round++) {
-        x = (x ^ x >> 16) * 0x7feb352du;
-        x = (x ^ x >> 15) * 0x846ca68bu;
-        x = (x ^ x >> 16) + (uint32_t)(key >> 32);
-    }
-    return x;
-}
-
 INLINE void mask_item(const Pass *pass, int64_t item, float *kept, bool bfloat) {
     uint32_t first = (uint32_t)item * (ROUND / 2);
     SIMD for (int32_t i = 0; i < ROUND / 2; i++) {

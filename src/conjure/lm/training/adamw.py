@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from conjure.lm.native import optimizer
-from conjure.lm.native.optimizer import AdamWUpdate
+from conjure.lm.native.optimizer import AdamWUpdate, RoundedCopy
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-NO_COPIES: Mapping[Tensor, Tensor] = {}
+NO_COPIES: Mapping[Tensor, RoundedCopy] = {}
 
 
 class AdamW:
@@ -39,33 +39,23 @@ class AdamW:
         self,
         gradients: Mapping[Tensor, Tensor],
         scale: float = 1.0,
-        copies: Mapping[Tensor, Tensor] = NO_COPIES,
+        copies: Mapping[Tensor, RoundedCopy] = NO_COPIES,
     ) -> None:
         """Update every parameter that has a gradient.
 
         Args:
             gradients: By parameter, in any floating-point format.
             scale: What they are multiplied by.
-            copies: By parameter, what it is rounded into once it is updated.
+            copies: By parameter, what it is rounded into once it is updated: up or down at random, or to the
+                nearest where the compiled library cannot do it.
         """
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter in gradients]
             given = [gradients[parameter] for parameter in parameters]
-            if self._is_for_library(parameters, given, copies):
+            if optimizer.usable(given) and _are_for_library(parameters, copies):
                 self._step_by_library(group, parameters, given, scale, copies)
             else:
                 self._step_by_torch(group, parameters, given, scale, copies)
-
-    @staticmethod
-    def _is_for_library(
-        parameters: Sequence[Tensor], gradients: Sequence[Tensor], copies: Mapping[Tensor, Tensor]
-    ) -> bool:
-        rounded = [copies[parameter] for parameter in parameters if parameter in copies]
-        return (
-            optimizer.usable([*parameters, *gradients, *rounded])
-            and all(parameter.dtype == torch.float32 for parameter in parameters)
-            and all(each.dtype == torch.bfloat16 for each in rounded)
-        )
 
     def _step_by_library(
         self,
@@ -73,7 +63,7 @@ class AdamW:
         parameters: Sequence[Tensor],
         gradients: Sequence[Tensor],
         scale: float,
-        copies: Mapping[Tensor, Tensor],
+        copies: Mapping[Tensor, RoundedCopy],
     ) -> None:
         updates = []
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -101,7 +91,7 @@ class AdamW:
         parameters: Sequence[Tensor],
         gradients: Sequence[Tensor],
         scale: float,
-        copies: Mapping[Tensor, Tensor],
+        copies: Mapping[Tensor, RoundedCopy],
     ) -> None:
         states = [self._state_of(parameter) for parameter in parameters]
         scaled = [gradient.float() if scale == 1.0 else gradient.float() * scale for gradient in gradients]
@@ -121,9 +111,7 @@ class AdamW:
             eps=group["eps"],
             maximize=False,
         )
-        for parameter in parameters:
-            if parameter in copies:
-                copies[parameter].copy_(parameter)
+        _round_to_nearest({each: copies[each] for each in parameters if each in copies})
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         if parameter not in self.state:
@@ -134,3 +122,26 @@ class AdamW:
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
         return self.state[parameter]
+
+
+@torch.no_grad()
+def round_weights(copies: Mapping[Tensor, RoundedCopy]) -> None:
+    """Round weights into their copies as `AdamW.step` does."""
+    if _are_for_library(list(copies), copies):
+        optimizer.round_weights(copies)
+    else:
+        _round_to_nearest(copies)
+
+
+def _are_for_library(parameters: Sequence[Tensor], copies: Mapping[Tensor, RoundedCopy]) -> bool:
+    rounded = [copies[parameter].weight for parameter in parameters if parameter in copies]
+    return (
+        optimizer.usable([*parameters, *rounded])
+        and all(parameter.dtype == torch.float32 for parameter in parameters)
+        and all(weight.dtype == torch.bfloat16 for weight in rounded)
+    )
+
+
+def _round_to_nearest(copies: Mapping[Tensor, RoundedCopy]) -> None:
+    for parameter, copy in copies.items():
+        copy.weight.copy_(parameter)

@@ -9,7 +9,8 @@ import torch
 
 from conjure.lm.native import optimizer
 from conjure.lm.native.library import INSTRUCTIONS, VARIABLE
-from conjure.lm.training.adamw import AdamW
+from conjure.lm.native.optimizer import RoundedCopy
+from conjure.lm.training.adamw import AdamW, round_weights
 from support.native import native_status
 
 
@@ -34,7 +35,7 @@ def _instructions(request, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_updates_are_those_of_torch(dtype):
     own, theirs = parameters(), parameters()
-    copies = {each: torch.zeros_like(each, dtype=torch.bfloat16) for each in own}
+    copies = {each: RoundedCopy(torch.zeros_like(each, dtype=torch.bfloat16), 7) for each in own}
     mine = AdamW(groups(own), 1e-2)
     reference = torch.optim.AdamW(groups(theirs), lr=1e-2, betas=(0.9, 0.999), fused=True)
     generator = torch.Generator().manual_seed(4)
@@ -44,13 +45,13 @@ def test_updates_are_those_of_torch(dtype):
             del gradients[own[2]]  # one without a gradient stays as it is
         for ours, other in zip(own, theirs, strict=True):
             other.grad = gradients[ours].float() * 0.25 if ours in gradients else None
-        for optimizer in (mine, reference):
-            optimizer.param_groups[0]["lr"] = 1e-2 / (step + 1)
+        for each in (mine, reference):
+            each.param_groups[0]["lr"] = 1e-2 / (step + 1)
         mine.step(gradients, 0.25, copies)
         reference.step()
     for ours, other in zip(own, theirs, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-6, atol=1e-7)
-        assert torch.equal(copies[ours], ours.to(torch.bfloat16))
+        assert ((copies[ours].weight.double() - ours).abs() <= ours.abs() / 128).all()
         assert mine.state[ours].keys() == reference.state[other].keys()
         for key, value in mine.state[ours].items():
             torch.testing.assert_close(value, reference.state[other][key], rtol=2e-6, atol=1e-9)
@@ -76,6 +77,33 @@ def test_the_number_of_threads_changes_no_bit(name, dtype, monkeypatch):
     for other_norm, *other_weights in others:
         assert other_norm == norm
         assert all(torch.equal(one, other) for one, other in zip(weights, other_weights, strict=True))
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_weights_are_rounded_up_or_down_at_random_to_the_right_mean(name, monkeypatch):
+    native_status(name, monkeypatch)
+    weights = torch.full((1 << 16,), 1.0 + 0.3 / 128)  # between 1 and the next number, 1 + 1 / 128
+    weights[1::2] *= -1.0
+    rounded = torch.empty_like(weights, dtype=torch.bfloat16)
+    round_weights({weights: RoundedCopy(rounded, 7)})
+    up = rounded.double().abs() > 1.0
+    assert set(rounded.abs().tolist()) == {1.0, 1.0 + 1 / 128}
+    for half in (up[::2], up[1::2], up[: 1 << 15], up[1 << 15 :]):
+        assert half.double().mean().item() == pytest.approx(0.3, abs=0.01)
+    again, other = torch.empty_like(rounded), torch.empty_like(rounded)
+    round_weights({weights: RoundedCopy(again, 7)})
+    round_weights({weights: RoundedCopy(other, 8)})
+    assert torch.equal(again, rounded)
+    changed = (other != rounded).double().mean().item()
+    assert changed == pytest.approx(2 * 0.3 * 0.7, abs=0.01)  # of independent ones
+
+
+def test_numbers_that_bfloat16_has_stay_what_they_are():
+    weights = torch.tensor([0.0, -0.0, 1.0, -3.5, torch.inf, -torch.inf, torch.nan])
+    rounded = torch.empty_like(weights, dtype=torch.bfloat16)
+    round_weights({weights: RoundedCopy(rounded, 7)})
+    assert torch.equal(rounded[:-1], weights[:-1].bfloat16())
+    assert rounded[-1].isnan()
 
 
 @pytest.mark.slow
