@@ -36,6 +36,7 @@ setup(
             [
                 "src/conjure/lm/native/forward.c",
                 "src/conjure/lm/native/logits.c",
+                "src/conjure/lm/native/optimizer.c",
                 "src/conjure/lm/native/pack.c",
                 "src/conjure/lm/native/training.c",
             ],

@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, RandomSampler
 from conjure.compat.text import encode
 from conjure.errors import DataError, NotFoundError, TrainingError, UsageError
 from conjure.lm.models.base import CausalLM
+from conjure.lm.native.optimizer import RoundedCopy
 from conjure.lm.nn.dropout import Dropout
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy, token_logprobs
 from conjure.lm.text.tokenizer import Tokenizer
-from conjure.lm.training.adamw import BETAS, AdamW
+from conjure.lm.training.adamw import BETAS, NO_COPIES, AdamW
 from conjure.lm.training.master_weights import MasterOptimizer, Optimizer, OptimizerBuilder
 
 
@@ -195,8 +196,10 @@ class Training:
             )
 
     def _update(self) -> Update:
+        self._optimizer.set_gradients(self._optimizer.take_gradients())
         self._optimizer.clip(self.settings.max_grad_norm)
-        self._optimizer.step(linear_factor(self.step, self.settings.warmup_steps, self.total_steps))
+        factor = linear_factor(self.step, self.settings.warmup_steps, self.total_steps)
+        self._optimizer.step(factor, (self.settings.seed, self.step))
         self.step += 1
         factor = linear_factor(self.step, self.settings.warmup_steps, self.total_steps)
         return Update(self.step, self.settings.learning_rate * factor, self.loss_sum)
@@ -262,12 +265,17 @@ class _OldAdamW(AdamW):
         self._epsilon, self._updates = epsilon, 0
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(
+        self,
+        gradients: Mapping[Tensor, Tensor],
+        scale: float = 1.0,
+        copies: Mapping[Tensor, RoundedCopy] = NO_COPIES,
+    ) -> None:
         """Update every parameter once."""
         self._updates += 1
         for group in self.param_groups:
             group["eps"] = self._epsilon / math.sqrt(1.0 - BETAS[1] ** self._updates)
-        super().step()
+        super().step(gradients, scale, copies)
         for group in self.param_groups:
             if group["decay"] > 0.0:
                 for parameter in group["params"]:

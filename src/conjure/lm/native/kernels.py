@@ -13,7 +13,7 @@ from torch import Tensor
 from conjure.lm.hardware import usable_cores
 from conjure.lm.native.library import INSTRUCTIONS, Pass, status
 
-_FORMATS = (torch.float32, torch.bfloat16)
+FORMATS = (torch.float32, torch.bfloat16)
 LEVELS = (
     1 << 16
 )  # of the random number that decides about an element; p is rounded to a multiple of 1 / LEVELS
@@ -22,7 +22,7 @@ _MOST_COUNTED = 1 << 32  # elements of a mask; each pair has a number of 32 bits
 
 def usable(x: Tensor) -> bool:
     """Whether the library is there, and computes with tensors like this one."""
-    return x.device.type == "cpu" and x.dtype in _FORMATS and status().library is not None
+    return x.device.type == "cpu" and x.dtype in FORMATS and status().library is not None
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def _run(
     """Run one pass over `y`; see training.c for what the fields are."""
     found = status()
     assert found.library is not None
-    assert y.dtype in _FORMATS
+    assert y.dtype in FORMATS
     if rows == 0 or columns == 0:
         return
     call = Pass(

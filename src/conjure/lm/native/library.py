@@ -16,7 +16,7 @@ from conjure.errors import UsageError
 
 VARIABLE = "CONJURE_NATIVE"
 INSTRUCTIONS = ("portable", "avx2", "avx512vnni")  # each includes those before it; numbers.h numbers them so
-ABI_VERSION = 5  # as in forward.c
+ABI_VERSION = 6  # as in forward.c
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64
 
@@ -145,6 +145,30 @@ class Pass(ctypes.Structure):
     )
 
 
+class Update(ctypes.Structure):
+    """A parameter and its gradient; see optimizer.c."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("master", "mean", "square_mean", "gradient", "rounded", "squares")),
+        ("count", _size),
+        ("key", ctypes.c_uint64),
+        *((name, ctypes.c_float) for name in ("scale", "keep", "rate", "root", "epsilon")),
+        *((name, ctypes.c_float) for name in ("mean_weight", "square_weight")),
+        ("bfloat", ctypes.c_int32),
+    )
+
+
+class Step(ctypes.Structure):
+    """An optimizer step; see optimizer.c."""
+
+    _fields_ = (
+        ("updates", ctypes.POINTER(Update)),
+        ("count", _size),
+        ("threads", ctypes.c_int32),
+        ("instructions", ctypes.c_int32),
+    )
+
+
 class Summary(ctypes.Structure):
     """The sum and the largest of logits; see logits.c."""
 
@@ -186,6 +210,8 @@ PASSES = (
     "conjure_causal_softmax",
     "conjure_cross_entropy",
 )
+
+STEPS = ("conjure_square_sums", "conjure_adamw", "conjure_round")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +279,9 @@ def open_library(folder: Path) -> ctypes.CDLL | str:
     library.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (Model, Call)]
     for name in PASSES:
         getattr(library, name).argtypes = [ctypes.POINTER(Pass)]
+    for name in STEPS:
+        getattr(library, name).argtypes = [ctypes.POINTER(Step)]
+        getattr(library, name).restype = None
     library.conjure_summarise.argtypes = [ctypes.POINTER(Summary)]
     library.conjure_pack.argtypes = [ctypes.POINTER(Packing)]
     library.conjure_sums.argtypes = [ctypes.POINTER(Summing)]

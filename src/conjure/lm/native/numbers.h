@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <omp.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -50,6 +51,30 @@ INLINE float widen(bfloat16 x) { return float_of((uint32_t)x << 16); }
 INLINE bfloat16 narrow(float x) {
     uint32_t bits = bits_of(x);
     return (bfloat16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Numbers are widened to floats, or narrowed again, in loops that do nothing else: the compiler makes half as
+ * good a loop of one that computes as well. */
+INLINE void load(const void *from, int64_t start, int32_t count, bool bfloat, float *to) {
+    if (bfloat) SIMD for (int32_t i = 0; i < count; i++) to[i] = widen(((const bfloat16 *)from)[start + i]);
+    else SIMD for (int32_t i = 0; i < count; i++) to[i] = ((const float *)from)[start + i];
+}
+
+INLINE void store(const float *from, int32_t count, bool bfloat, void *to, int64_t start) {
+    if (bfloat) SIMD for (int32_t i = 0; i < count; i++) ((bfloat16 *)to)[start + i] = narrow(from[i]);
+    else SIMD for (int32_t i = 0; i < count; i++) ((float *)to)[start + i] = from[i];
+}
+
+/* 32 random bits that (key, counter) alone decide: two rounds of a multiplicative hash, each of which turns any
+ * change of one bit into a change of half of them. */
+INLINE uint32_t random_word(uint64_t key, uint32_t counter) {
+    uint32_t x = counter ^ (uint32_t)key;
+    for (int round = 0; round < 2; round++) {
+        x = (x ^ x >> 16) * 0x7feb352du;
+        x = (x ^ x >> 15) * 0x846ca68bu;
+        x = (x ^ x >> 16) + (uint32_t)(key >> 32);
+    }
+    return x;
 }
 
 /* Adding 1.5 * 2^23 leaves a small number's nearest integer, ties to even, in the lowest bits. */

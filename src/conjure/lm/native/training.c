@@ -10,7 +10,6 @@
 #include "numbers.h"
 
 #include <omp.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 enum {
@@ -32,18 +31,6 @@ typedef struct {
     int32_t threshold;      /* of 65,536 random numbers so many drop */
     int32_t bfloat, threads, instructions;
 } Pass;
-
-/* Numbers are widened to floats, or narrowed again, in loops that do nothing else: the compiler makes half as
- * good a loop of one that computes as well. */
-INLINE void load(const void *from, int64_t start, int32_t count, bool bfloat, float *to) {
-    if (bfloat) SIMD for (int32_t i = 0; i < count; i++) to[i] = widen(((const bfloat16 *)from)[start + i]);
-    else SIMD for (int32_t i = 0; i < count; i++) to[i] = ((const float *)from)[start + i];
-}
-
-INLINE void store(const float *from, int32_t count, bool bfloat, void *to, int64_t start) {
-    if (bfloat) SIMD for (int32_t i = 0; i < count; i++) ((bfloat16 *)to)[start + i] = narrow(from[i]);
-    else SIMD for (int32_t i = 0; i < count; i++) ((float *)to)[start + i] = from[i];
-}
 
 /* ---- elementwise: an item is ROUND numbers, the last of them perhaps fewer ---- */
 
@@ -79,18 +66,6 @@ INLINE void gelu_backward_item(const Pass *pass, int64_t item, float *x, bool bf
     load(pass->grad, item * ROUND, count, bfloat, grad);
     gelu_grads(x, grad, count);
     store(grad, count, bfloat, pass->y, item * ROUND);
-}
-
-/* 32 random bits that (key, counter) alone decide: two rounds of a multiplicative hash, each of which turns any
- * change of one bit into a change of half of them. */
-INLINE uint32_t random_word(uint64_t key, uint32_t counter) {
-    uint32_t x = counter ^ (uint32_t)key;
-    for (int round = 0; round < 2; round++) {
-        x = (x ^ x >> 16) * 0x7feb352du;
-        x = (x ^ x >> 15) * 0x846ca68bu;
-        x = (x ^ x >> 16) + (uint32_t)(key >> 32);
-    }
-    return x;
 }
 
 INLINE void mask_item(const Pass *pass, int64_t item, float *kept, bool bfloat) {

@@ -1,21 +1,23 @@
 """Optimizing float32 master weights of a model that computes in a faster format.
 
 Main entries: `MasterOptimizer`, `adamw`. A bfloat16 weight cannot hold a small update (8 bits of mantissa),
-so each has a float32 master that is updated and then rounded into it. Invariant: a float32 model is its own
-master; nothing is copied.
+so each has a float32 master that is updated and then rounded into it. Invariants: a float32 model is its own
+master, and nothing is copied; the seed and the step alone decide how a master is rounded.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conjure.lm.training.adamw import AdamW
+from conjure.lm.native.optimizer import RoundedCopy, gradient_norm, usable
+from conjure.lm.training.adamw import AdamW, round_weights
 
 
 class Optimizer(Protocol):
-    """What updates parameters by their `grad`: one of `torch.optim`, or `AdamW`."""
+    """What updates parameters by their gradients: `AdamW`, or a kind of it."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -27,12 +29,10 @@ class Optimizer(Protocol):
         """Of each parameter, its values by name."""
         ...
 
-    def step(self) -> Any:
-        """Update every parameter that has a gradient."""
-        ...
-
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
+    def step(
+        self, gradients: Mapping[Tensor, Tensor], scale: float, copies: Mapping[Tensor, RoundedCopy]
+    ) -> None:
+        """Update every parameter that has a gradient, times `scale`, and round it into its copy."""
         ...
 
 
@@ -76,6 +76,9 @@ class MasterOptimizer:
             name: nn.Parameter(exact[name].float()) if rounded else weight
             for name, weight in self._weights.items()
         }
+        self._rounded = rounded
+        self._gradients: Mapping[Tensor, Tensor] = {}
+        self._scale = 1.0
         self._frozen = {name: weight for name, weight in exact.items() if name not in self.master_weights}
         self._optimizers = build(self.master_weights)
         for group in self._groups():
@@ -94,45 +97,54 @@ class MasterOptimizer:
         return list(self.master_weights.values())
 
     def take_gradients(self) -> list[Tensor]:
-        """The model's gradients in float32, which are no longer the model's; call after each micro-batch."""
+        """The model's gradients in its format, which are its own no more; call after each micro-batch."""
         taken = []
         for weight in self._weights.values():
-            taken.append(
-                torch.zeros_like(weight, dtype=torch.float32) if weight.grad is None else weight.grad
-            )
+            taken.append(torch.zeros_like(weight) if weight.grad is None else weight.grad)
             weight.grad = None
-        return [gradient.float() for gradient in taken]
+        return taken
 
     def set_gradients(self, gradients: Iterable[Tensor]) -> None:
-        """Give the masters their gradients for a step."""
-        for master, gradient in zip(self.master_weights.values(), gradients, strict=True):
-            master.grad = gradient
+        """Give the masters their gradients for a step, in any format."""
+        self._gradients = dict(zip(self.master_weights.values(), gradients, strict=True))
 
     def forget_gradients(self) -> None:
         """Drop what was collected of a step that could not be finished."""
-        for name, weight in self._weights.items():
-            weight.grad = self.master_weights[name].grad = None
+        for weight in self._weights.values():
+            weight.grad = None
+        self._gradients = {}
 
     def clip(self, max_norm: float) -> float:
-        """Scale the gradients down to a global 2-norm of `max_norm` if it is larger; return what it was."""
-        limit = max_norm if max_norm > 0 else float("inf")
-        return float(nn.utils.clip_grad_norm_(self.master_weights.values(), limit, foreach=True))
+        """Have the next step scale gradients down to a global 2-norm of `max_norm` if it is larger.
 
-    def step(self, factor: float) -> None:
-        """Update every master at `factor` times its peak learning rate, and round it into the model."""
+        Returns:
+            What it is.
+        """
+        norm = _norm(list(self._gradients.values()))
+        self._scale = min(1.0, max_norm / (norm + 1e-6)) if max_norm > 0 else 1.0
+        return norm
+
+    def step(self, factor: float, key: Sequence[int]) -> None:
+        """Update every master at `factor` times its peak learning rate, and round it into the model.
+
+        Args:
+            factor: That of the schedule.
+            key: Decides how weights are rounded: whole numbers >= 0, as (seed, step).
+        """
         for group in self._groups():
             group["lr"] = group["peak_lr"] * factor
+        copies = self._copies(key)
         for optimizer in self._optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        self.copy_to_model()
+            optimizer.step(self._gradients, self._scale, copies)
+        self._gradients, self._scale = {}, 1.0
 
-    @torch.no_grad()
-    def copy_to_model(self) -> None:
-        """Round the masters into the model's own weights."""
-        for name, weight in self._weights.items():
-            if self.master_weights[name] is not weight:
-                weight.copy_(self.master_weights[name])
+    def _copies(self, key: Sequence[int]) -> dict[Tensor, RoundedCopy]:
+        """What each master is rounded into."""
+        if not self._rounded:
+            return {}
+        keys = np.random.SFC64(np.random.SeedSequence(key)).random_raw(len(self._weights)).tolist()
+        pairs = zip(self.master_weights.values(), self._weights.values(), keys, strict=True)
+        return {master: RoundedCopy(weight, own_key) for master, weight, own_key in pairs}
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on, flat by name: masters, and each optimizer's own tensors."""
@@ -145,16 +157,25 @@ class MasterOptimizer:
         return tensors
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up a `state` again, in an object built the same way."""
+    def restore(self, tensors: Mapping[str, Tensor], key: Sequence[int]) -> None:
+        """Take up a `state` again, in an object built the same way; `key` is that of the last step."""
         for name, master in self.master_weights.items():
             master.copy_(tensors[f"master.{name}"])
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
             if kind != "optimizer":
                 continue
-            index, key, master_name = rest.split(".", 2)
+            index, name_of_value, master_name = rest.split(".", 2)
             master = self.master_weights[master_name]
             values = self._optimizers[int(index)].state.setdefault(master, {})
-            values[key] = tensor.to(master.device, copy=True)
-        self.copy_to_model()
+            values[name_of_value] = tensor.to(master.device, copy=True)
+        round_weights(self._copies(key))
+
+
+def _norm(gradients: Sequence[Tensor]) -> float:
+    """The 2-norm of all gradients together."""
+    if usable(gradients):
+        return gradient_norm(gradients)
+    return float(
+        torch.stack([torch.linalg.vector_norm(each, dtype=torch.float32) for each in gradients]).norm()
+    )

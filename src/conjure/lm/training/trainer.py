@@ -162,7 +162,10 @@ class Trainer:
     def restore(self, state: TrainingState) -> None:
         """Go on from `state`."""
         self.progress = replace(state.progress)
-        self.optimizer.restore(state.tensors)
+        self.optimizer.restore(state.tensors, self._rounding_key(state.progress.step))
+
+    def _rounding_key(self, step: int) -> tuple[int, int]:
+        return self.settings.seed, step
 
     def run(self) -> Iterator[Event]:
         """Train to the end, yielding what happens; the loop waits while an event is looked at.
@@ -210,7 +213,7 @@ class Trainer:
                 + ("" if self._exact else f", or {option('precision', 'float32')}"),
             )
         factor = self.schedule.factor(step)
-        self.optimizer.step(factor)
+        self.optimizer.step(factor, self._rounding_key(step + 1))
         self.progress = replace(self.progress, step=step + 1)
         return StepDone(step + 1, loss, factor, grad_norm, targets, time.perf_counter() - started)
 

@@ -33,6 +33,7 @@ _FILES_OF_AN_ATTEMPT = (
     *(COLUMNS_FILE, METRICS_FILE, LOG_FILE),
 )
 _MODE = 0o600
+_FILE_CLOCK_S = 0.005  # Linux gives files the time of its last tick, which is up to 4 ms ago
 
 
 def archive_attempt(run_folder: Path, attempt: int) -> None:
@@ -182,5 +183,5 @@ def _copy_metrics(folders: Sequence[Folder], run: Folder, as_of: float) -> None:
     with os.fdopen(reader, "rb") as lines, os.fdopen(writer, "wb") as kept:
         for line in lines:
             point = parse_point(line)
-            if point is not None and line.endswith(b"\n") and point.time <= as_of:
+            if point is not None and line.endswith(b"\n") and point.time <= as_of + _FILE_CLOCK_S:
                 kept.write(line)

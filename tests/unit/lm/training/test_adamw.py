@@ -1,12 +1,17 @@
 """The optimizer gives torch's updates, and loads no compiler."""
 
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from conjure.lm.training.adamw import AdamW
+from conjure.lm.native import optimizer
+from conjure.lm.native.library import INSTRUCTIONS, VARIABLE
+from conjure.lm.native.optimizer import RoundedCopy
+from conjure.lm.training.adamw import AdamW, round_weights
+from support.native import native_status
 
 
 def parameters() -> list[torch.nn.Parameter]:
@@ -18,28 +23,87 @@ def groups(of: list[torch.nn.Parameter]) -> list[dict]:
     return [{"params": of[:1], "weight_decay": 0.1}, {"params": of[1:], "weight_decay": 0.0}]
 
 
-def test_updates_are_those_of_torch_bit_for_bit():
+@pytest.fixture(params=["off", *INSTRUCTIONS])
+def _instructions(request, monkeypatch):
+    if request.param == "off":
+        monkeypatch.setenv(VARIABLE, "off")
+    else:
+        native_status(request.param, monkeypatch)
+
+
+@pytest.mark.usefixtures("_instructions")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_updates_are_those_of_torch(dtype):
     own, theirs = parameters(), parameters()
+    copies = {each: RoundedCopy(torch.zeros_like(each, dtype=torch.bfloat16), 7) for each in own}
     mine = AdamW(groups(own), 1e-2)
     reference = torch.optim.AdamW(groups(theirs), lr=1e-2, betas=(0.9, 0.999), fused=True)
     generator = torch.Generator().manual_seed(4)
     for step in range(5):
-        for ours, other in zip(own, theirs, strict=True):
-            ours.grad = torch.randn(ours.shape, generator=generator)
-            other.grad = ours.grad.clone()
+        gradients = {each: torch.randn(each.shape, generator=generator).to(dtype) for each in own}
         if step == 2:
-            own[2].grad = theirs[2].grad = None  # one without a gradient stays as it is
-        for optimizer in (mine, reference):
-            optimizer.param_groups[0]["lr"] = 1e-2 / (step + 1)
-            optimizer.step()
-            optimizer.zero_grad()
+            del gradients[own[2]]  # one without a gradient stays as it is
+        for ours, other in zip(own, theirs, strict=True):
+            other.grad = gradients[ours].float() * 0.25 if ours in gradients else None
+        for each in (mine, reference):
+            each.param_groups[0]["lr"] = 1e-2 / (step + 1)
+        mine.step(gradients, 0.25, copies)
+        reference.step()
     for ours, other in zip(own, theirs, strict=True):
-        assert torch.equal(ours, other)
-        assert ours.grad is None
+        torch.testing.assert_close(ours, other, rtol=1e-6, atol=1e-7)
+        assert ((copies[ours].weight.double() - ours).abs() <= ours.abs() / 128).all()
         assert mine.state[ours].keys() == reference.state[other].keys()
-        assert all(
-            torch.equal(mine.state[ours][key], reference.state[other][key]) for key in mine.state[ours]
-        )
+        for key, value in mine.state[ours].items():
+            torch.testing.assert_close(value, reference.state[other][key], rtol=2e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_the_number_of_threads_changes_no_bit(name, dtype, monkeypatch):
+    native_status(name, monkeypatch)
+    results = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(optimizer, "usable_cores", lambda threads=threads: threads)
+        generator = torch.Generator().manual_seed(5)
+        weights = [torch.randn(size, generator=generator) for size in (1, 513, 3 * 2**15 + 7)]
+        gradients = {each: torch.randn(each.shape, generator=generator).to(dtype) for each in weights}
+        norm = optimizer.gradient_norm(list(gradients.values()))
+        AdamW([{"params": weights, "weight_decay": 0.1}], 1e-2).step(gradients, 1.0 / norm)
+        results.append((norm, *weights))
+    (norm, *weights), *others = results
+    assert norm == pytest.approx(
+        math.sqrt(sum(float(each.double().square().sum()) for each in gradients.values()))
+    )
+    for other_norm, *other_weights in others:
+        assert other_norm == norm
+        assert all(torch.equal(one, other) for one, other in zip(weights, other_weights, strict=True))
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_weights_are_rounded_up_or_down_at_random_to_the_right_mean(name, monkeypatch):
+    native_status(name, monkeypatch)
+    weights = torch.full((1 << 16,), 1.0 + 0.3 / 128)  # between 1 and the next number, 1 + 1 / 128
+    weights[1::2] *= -1.0
+    rounded = torch.empty_like(weights, dtype=torch.bfloat16)
+    round_weights({weights: RoundedCopy(rounded, 7)})
+    up = rounded.double().abs() > 1.0
+    assert set(rounded.abs().tolist()) == {1.0, 1.0 + 1 / 128}
+    for half in (up[::2], up[1::2], up[: 1 << 15], up[1 << 15 :]):
+        assert half.double().mean().item() == pytest.approx(0.3, abs=0.01)
+    again, other = torch.empty_like(rounded), torch.empty_like(rounded)
+    round_weights({weights: RoundedCopy(again, 7)})
+    round_weights({weights: RoundedCopy(other, 8)})
+    assert torch.equal(again, rounded)
+    changed = (other != rounded).double().mean().item()
+    assert changed == pytest.approx(2 * 0.3 * 0.7, abs=0.01)  # of independent ones
+
+
+def test_numbers_that_bfloat16_has_stay_what_they_are():
+    weights = torch.tensor([0.0, -0.0, 1.0, -3.5, torch.inf, -torch.inf, torch.nan])
+    rounded = torch.empty_like(weights, dtype=torch.bfloat16)
+    round_weights({weights: RoundedCopy(rounded, 7)})
+    assert torch.equal(rounded[:-1], weights[:-1].bfloat16())
+    assert rounded[-1].isnan()
 
 
 @pytest.mark.slow

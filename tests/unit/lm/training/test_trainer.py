@@ -115,9 +115,9 @@ def test_masters_keep_what_bfloat16_rounds_away():
     assert torch.equal(trainer.full_precision_model().embedding.weight, exact)
     assert torch.equal(trainer.model.embedding.weight, exact.bfloat16())
     list(trainer.run())
-    assert torch.equal(
-        trainer.full_precision_model().embedding.weight.bfloat16(), trainer.model.embedding.weight
-    )
+    masters, rounded = trainer.full_precision_model().embedding.weight, trainer.model.embedding.weight
+    assert not torch.equal(rounded.float(), masters)
+    assert ((rounded - masters).abs() <= masters.abs() / 128).all()
 
 
 def first_loss_of_two_records(*, mask_records: bool) -> tuple[float, float]:

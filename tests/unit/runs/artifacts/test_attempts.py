@@ -84,6 +84,15 @@ def test_metrics_count_up_to_the_state_that_is_gone_on_from(run):
     assert (run / "metrics.jsonl").read_text() == point(1, 90.0)
 
 
+def test_a_metric_of_the_moment_before_a_file_was_written_counts(run):
+    """Files have the time of the kernel's last tick, which may be before the metric's."""
+    write(run, "work/state", "s", at=100)
+    write(run, "metrics.jsonl", point(1, 100.004) + point(2, 100.2))
+    archive_attempt(run, 1)
+    give(run, 1, "state")
+    assert (run / "metrics.jsonl").read_text() == point(1, 100.004)
+
+
 def test_without_checkpoints_everything_begins_anew(run):
     write(run, "metrics.jsonl", point(1, 90.0))
     archive_attempt(run, 1)

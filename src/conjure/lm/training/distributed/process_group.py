@@ -41,10 +41,8 @@ _SETTINGS, _FAILED, _FINISHED, _LEFT = "settings", "failed", "finished", "left" 
 
 
 def add_gradients(left: Gradients, right: Gradients) -> Gradients:
-    """Add the right ones to the left ones, in place."""
-    for one, other in zip(left, right, strict=True):
-        one.add_(other)
-    return left
+    """Sums of gradients in any format, in float32; those on the left may be changed."""
+    return [one.float().add_(other) for one, other in zip(left, right, strict=True)]
 
 
 class PeerLostError(TrainingError):
