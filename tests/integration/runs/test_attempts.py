@@ -56,7 +56,7 @@ def test_an_interrupted_run_is_started_again(client, home, crash):
     assert attempt.end_reason == EndReason.SUPERVISOR_DIED
     assert attempt.running_at == before.facts.entered[RunStatus.RUNNING]
     assert read_record(home.run_folder(run.number)) == run.record
-    assert not home.queued_request(run.number).exists()
+    wait_until(lambda: not home.queued_request(run.number).exists(), "the removal of the request")
 
 
 def test_only_so_many_attempts_follow(client, home):
@@ -66,7 +66,7 @@ def test_only_so_many_attempts_follow(client, home):
         kill_supervisor(run)
     run.wait()
     assert (run.status, len(run.record.attempts)) == (RunStatus.INTERRUPTED, 1)
-    assert not home.queued_request(run.number).exists()
+    wait_until(lambda: not home.queued_request(run.number).exists(), "the removal of the request")
 
 
 def test_each_attempt_has_its_own_log(client):
