@@ -277,7 +277,7 @@ def test_shape(report, before, after, answer, tone):
 
     lengths = replace(report.lengths, usual_distance=5.0, data=replace(report.lengths.data, mean=45.0))
     sides = {"base": with_distance(report.base, before), "tuned": with_distance(report.tuned, after)}
-    found = judged(report, "shape", lengths=lengths, **sides)
+    found = judged(report, "how long", lengths=lengths, **sides)
     assert (found.answer, found.tone) == (answer, tone)
     assert found.detail == (
         f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model: {before:.1f}). "
@@ -287,7 +287,7 @@ def test_shape(report, before, after, answer, tone):
 
 def test_records_longer_than_any_sample_have_no_lengths_to_learn():
     report = analyse(evidence(training=PROSE_LINES, held_out=()))
-    found = finding(report, "shape")
+    found = finding(report, "how long")
     assert (found.tone, found.answer) == ("unknown", "Samples are too short to tell")
     assert found.detail.startswith("100% of the records have 80 tokens or more")
 
