@@ -184,12 +184,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--temperature", "-1"], "--temperature is -1.0; it must be a number from 0 up"),
-            (["--top-p", "7"], "--top-p is 7.0; it must be a number above 0, at most 1"),
-            (["--seed", "-3"], "--seed is -3; it must be a whole number from 0 up"),
+            (["--temperature", "-1"], "--temperature is -1.0; it must be a number of at least 0"),
+            (["--top-p", "7"], "--top-p is 7.0; it must be a number above 0 and at most 1"),
+            (["--seed", "-3"], "--seed is -3; it must be a whole number of at least 0"),
             (
                 ["--length", "0", "-n", "0"],
-                "--length is 0; it must be a whole number from 1 up; -n is 0;",
+                "--length is 0; it must be a whole number of at least 1; -n is 0;",
             ),
             (["--stop", ""], "--stop contains an empty text"),
             (["--stream", "-n", "2"], "--stream shows one sample"),

@@ -118,7 +118,7 @@ def test_an_embedded_model_that_an_upgrade_replaced_is_another(store, models):
     assert changes(store, number) == []
     tiny_checkpoint(models / "sprite", seed=1)
     now = resolve_model("sprite").sha256
-    assert changes(store, number) == [f"sprite {was[:8]}, and this is sprite {now[:8]}"]
+    assert changes(store, number) == [f"sprite {was[:8]}, but this is sprite {now[:8]}"]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_sweep_gets_no_trials_with_another_model(store, capsys):
     recorded(store, "generate", outputs, trial=TrialClaim(number, 0, 1, {"x": "0"}))
     assert _run(["sweep", "resume", str(number)]) == 2
     said, now = capsys.readouterr().err, resolve_model("sprite").sha256[:8]
-    assert f"sweep {number} used sprite 11111111, and this is sprite {now};" in said
+    assert f"sweep {number} used sprite 11111111, but this is sprite {now};" in said
     assert "trials with both could not be compared" in said
     with pytest.raises(UsageError, match=f"sweep {number} used sprite 11111111"):
         Sweep(store.home, number).resume()

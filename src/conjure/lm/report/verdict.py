@@ -214,7 +214,7 @@ def _likelier(comparison: HeldOutComparison) -> str:
         return f"{comparison.likelier:,} of the {counted:,} texts became more likely."
     if counted > comparison.records:
         return f"Read in {counted:,} segments, {comparison.likelier:,} of them became more likely."
-    return f"With duplicates counted once, {comparison.likelier:,} of {counted:,} became more likely."
+    return f"With duplicates counted once, {comparison.likelier:,} of {counted:,} texts became more likely."
 
 
 def _what_is_clear(comparison: HeldOutComparison) -> str:

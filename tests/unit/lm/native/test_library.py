@@ -55,7 +55,7 @@ class TestUnusableLibraries:
 
     def test_a_file_that_is_no_library(self, tmp_path):
         (tmp_path / "_forward.so").write_bytes(b"not a library")
-        assert str(open_library(tmp_path)).startswith("the native engine does not load: ")
+        assert str(open_library(tmp_path)).startswith("the native engine could not be loaded: ")
 
     @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
     @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_the_answer_is_what_the_test_shows(report, outcome, answer):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"p_value": 0.34}, "A clear difference is one that would occur by chance less than 50 times in 1,000."),
+        ({"p_value": 0.34}, "one that would occur by chance less than 50 times in 1,000."),
         ({"p_value": 0.0004}, "A difference below 0.02 is too small to matter."),
         ({"units": 5, "p_value": 0.0625}, "Fewer than 6 different texts cannot show a clear difference."),
     ],
@@ -191,8 +191,8 @@ def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentenc
     [
         (0.00004, 0.00001, 1.0, "rose by less than 0.0001 (± less than 0.0001 with 95% confidence)"),
         (-0.00004, 0.0002, 0.7, "fell by less than 0.0001 (± 0.0004 with 95% confidence)"),
-        (0.00006, None, 0.996, "rose by 0.0001; by chance alone, a difference this large would occur nearly always."),
-        (0.00006, None, 0.994, "rose by 0.0001; by chance alone, a difference this large would occur 99 times in 100."),
+        (0.00006, None, 0.996, "0.0001; by chance alone, a difference this large would occur nearly always."),
+        (0.00006, None, 0.994, "0.0001; by chance alone, a difference this large would occur 99 times in 100."),
         (0.0, 0.0, 1.0, "It did not change."),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_change_is_never_shown_as_nothing(report, change, standard_error, p_va
     ("units", "sentence"),
     [
         (12, "9 of the 12 texts became more likely."),
-        (11, "With duplicates counted once, 9 of 11 became more likely."),
+        (11, "With duplicates counted once, 9 of 11 texts became more likely."),
         (40, "Read in 40 segments, 9 of them became more likely."),
     ],
 )
@@ -222,8 +222,8 @@ def test_nothing_held_out():
     assert finding(report, "varied").answer == "Not measured"
     assert finding(report, "varied").detail.startswith("There is no held-out text to compare with. ")
     assert report.verdict.headline == (
-        "Nothing was held out, so whether it is better was not measured; it learned the text lengths; it does not "
-        "copy."
+        "Nothing was held out, so whether it is better was not measured; it learned the text lengths; it does "
+        "not copy."
     )
     assert report.verdict.state == "nothing_held_out"
     assert "--holdout 0.1" in report.verdict.next_step
