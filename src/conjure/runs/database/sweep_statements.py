@@ -143,7 +143,7 @@ class SweepStatements(Statements):
             (claim.sweep,),
         )
         if going_on >= sweep.parallel:
-            raise TrialRefusedError(f"sweep {claim.sweep} has {going_on} trials going on already")
+            raise TrialRefusedError(f"sweep {claim.sweep} already has {going_on} active trials")
         if not self._take_trial(claim, run):
             raise TrialRefusedError(f"trial {claim.trial} of sweep {claim.sweep} was started already")
 
