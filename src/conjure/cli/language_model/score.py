@@ -229,7 +229,7 @@ def _print_table(results: list[_Result]) -> None:
         )
         if len({result.model.tokenizer.digest for result in results}) > 1:
             note(
-                "The models have different tokenizers: compare word perplexity and bits per byte, not the loss."
+                "The models have different tokenizers: compare word perplexity or bits per byte, not loss."
             )
 
 

