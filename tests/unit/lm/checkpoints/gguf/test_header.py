@@ -80,7 +80,7 @@ def test_linear_and_yarn_scaling():
         ({"attention__value_length": 8}, "keys and values have different sizes"),
         ({"rope__dimension_count": 40}, "rotates 40 of 16 channels of a head"),
         ({"rope__freq_base": float("inf")}, "rope.freq_base is inf; a positive number"),
-        ({"rope__scale_linear": 2.0}, "stretched positions"),
+        ({"rope__scale_linear": 2.0}, "RoPE scaling in an old format"),
         ({"attn_logit_softcapping": 50.0}, "logit softcapping"),
         ({"attention__sliding_window": 4096}, "a sliding window"),
         ({"context_length": 1 << 40}, "context_length is 1099511627776"),
