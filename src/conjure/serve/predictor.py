@@ -61,7 +61,8 @@ def load_predictor(name: str, config: Mapping[str, Any]) -> Any:
             hint="--config gives the arguments of its __init__",
         ) from error
     except Exception as error:
-        raise ConjureError(f"predictor {made.__name__} fails: {type(error).__name__}: {error}") from error
+        cause = f"{type(error).__name__}: {error}"
+        raise ConjureError(f"predictor {made.__name__} cannot be created: {cause}") from error
 
 
 def _imported(file: Path) -> ModuleType:

@@ -171,7 +171,7 @@ def test_a_rerun_on_the_command_line_says_so(store, capsys):
     number = recorded(store, "score", {"score.json": {"model_sha256": "11" * 32}})
     assert _run(["rerun", str(number)]) == 125  # its code was not recorded
     said = capsys.readouterr().err
-    assert said.startswith(f"This is not the model of run {number}: that run used sprite 11111111, and this")
+    assert said.startswith(f"This is not the model of run {number}: that run used sprite 11111111, but this")
 
 
 @pytest.mark.usefixtures("models")
@@ -192,7 +192,7 @@ def test_a_rerun_in_the_page_says_so(store):
         answer = visitor.post("/actions", {"action": "rerun", "runs": [number]})
     assert answer.json["runs"] == [number + 1]
     (note,) = answer.json["notes"]
-    assert note.startswith(f"This is not the model of run {number}: that run used sprite 11111111, and this")
+    assert note.startswith(f"This is not the model of run {number}: that run used sprite 11111111, but this")
 
 
 @pytest.mark.usefixtures("models")

@@ -62,7 +62,7 @@ class TestUnusableLibraries:
         ("source", "reason"),
         [
             ("int conjure_abi(void) { return -1; }", "was built from other sources; reinstall conjure"),
-            ("int other(void) { return 0; }", "does not load"),
+            ("int other(void) { return 0; }", "could not be loaded"),
         ],
     )
     def test_a_library_of_other_sources(self, tmp_path, source, reason):
