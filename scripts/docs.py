@@ -141,7 +141,7 @@ def _with_part(text: str, part: str) -> str:
 def _command_line() -> Iterator[str]:
     yield "# The command line"
     yield ""
-    yield "Every command and option. `conjure COMMAND --help` says the same in a terminal."
+    yield "Every command and option. `conjure COMMAND --help` shows the same in a terminal."
     for section in dict.fromkeys(section for section, _ in COMMANDS.values()):
         yield ""
         yield f"**{section}**: " + " · ".join(

@@ -40,7 +40,7 @@ _HOMES = {
 UNSUPPORTED = (
     None
     if sys.platform.startswith("linux")
-    else f"conjure runs on Linux, which on Windows is to be had as WSL 2; this is {sys.platform}"
+    else f"conjure needs Linux (on Windows, WSL 2); this is {sys.platform}"
 )
 
 

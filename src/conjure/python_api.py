@@ -228,11 +228,11 @@ class RunOptions(TypedDict, total=False):
     retry: int
     """Start the run again up to N times if it is interrupted."""
     retry_on: str
-    """``interrupted`` (the default), or ``failed``: also if its command fails."""
+    """``interrupted`` (the default), or ``failed``: also retry if the command fails."""
     checkpoint: Sequence[str]
     """With `retry`, globs of new files to keep for the next attempt."""
     distributed: int
-    """Start the command N times at once, each with its ``RANK`` and the ``WORLD_SIZE``."""
+    """Start N processes of the command, with torchrun's variables (``RANK``, ``WORLD_SIZE``)."""
     on: str
     """Execute the run on this executor."""
     sandbox: bool

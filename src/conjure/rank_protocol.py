@@ -1,4 +1,4 @@
-"""What the supervisor of processes that train together gives them, and what they tell it of how they get on.
+"""What the supervisor of a distributed run and its processes tell one another: ranks, and progress.
 
 Main entries: `ProgressFile`, which the supervisor makes, and `ProgressReporter` in each process. Without a
 word from inside, a process that hangs looks like one that works, or waits for others. Invariant: reporting

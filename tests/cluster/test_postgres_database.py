@@ -74,7 +74,7 @@ def test_an_upgrade_is_done_once_and_by_one(home, postgres):
 
 
 def test_only_an_upgrade_makes_the_schema(home, postgres):
-    with pytest.raises(StoreError, match="no tables of conjure's") as caught:
+    with pytest.raises(StoreError, match="does not contain conjure's tables") as caught:
         PostgresDatabase.open(home, postgres.new_database())
     assert caught.value.fix == "conjure team init"
 

@@ -428,7 +428,7 @@ def test_a_model_on_this_machine_alone_is_refused(client, home, nodes, tmp_path)
     data, model = tuning_inputs(tmp_path)
     refused = conjure("finetune", "--on", "gpu", "--model", str(model), str(data))
     assert refused.returncode == 2
-    assert f"--on gpu: {model} is on this machine, and the nodes do not have it" in refused.stderr
+    assert f"--on gpu: {model} is on this machine, but not on the nodes" in refused.stderr
     assert json.loads(succeed("ps", "-a", "--json")) == []
 
 

@@ -86,12 +86,12 @@ def test_weights_that_overflow_only_when_used_are_no_result(tmp_path, call, argu
             f"--no-repeat-ngram is {HUGE}; it must be a whole number from 0 to 2147483647",
         ),
         (["--top-k", HUGE], f"--top-k is {HUGE}; "),
-        (["--temperature", "nan"], "--temperature is nan; it must be a number from 0 up"),
-        (["--temperature", "inf"], "--temperature is inf; it must be a number from 0 up"),
-        (["--top-p", "nan"], "--top-p is nan; it must be a number above 0, at most 1"),
+        (["--temperature", "nan"], "--temperature is nan; it must be a number of at least 0"),
+        (["--temperature", "inf"], "--temperature is inf; it must be a number of at least 0"),
+        (["--top-p", "nan"], "--top-p is nan; it must be a number above 0 and at most 1"),
         (["--repetition-penalty", "1e999"], "--repetition-penalty is inf; it must be a number above 0"),
         (["--seed", HUGE + HUGE], "--seed is "),
-        (["-n", "0"], "-n is 0; it must be a whole number from 1 up"),
+        (["-n", "0"], "-n is 0; it must be a whole number of at least 1"),
     ],
 )
 def test_counts_are_bounded_and_named_as_typed(tmp_path, arguments, words):
@@ -103,7 +103,7 @@ def test_counts_are_bounded_and_named_as_typed(tmp_path, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--lr", "nan"], "--lr is nan; it must be a number above 0, at most 1"),
+        (["--lr", "nan"], "--lr is nan; it must be a number above 0 and at most 1"),
         (["--learning-rate", "inf"], "--learning-rate is inf; "),
         (["--epochs", "inf"], "--epochs is inf; it must be a number above 0"),
         (["--batch-size", HUGE], f"--batch-size is {HUGE}; it must be a whole number from 1 to 2147483647"),

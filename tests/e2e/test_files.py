@@ -192,7 +192,7 @@ class TestRm:
         call("link", "best", "runs/1/model")
         status, _, err = call("rm", "runs/1")
         assert status == 1
-        assert "runs/1 is still needed: run 2 was made with it and link best leads to it" in err
+        assert "runs/1 is still needed: run 2 used it and link best points to it" in err
         assert (home.run_folder(1) / "outputs/data.txt").exists()
 
     def test_record_and_number_are_kept(self, call, home: Home) -> None:
@@ -228,7 +228,7 @@ class TestRm:
         write_files(tmp_path, {"a.txt": "1"})
         call("upload", "a.txt")
         conjure("run", "-m", "uploads/a.txt", "true")
-        assert "uploads/a.txt is still needed: run 4 was made with it" in call("rm", "uploads/a.txt")[2]
+        assert "uploads/a.txt is still needed: run 4 used it" in call("rm", "uploads/a.txt")[2]
         (tmp_path / "a.txt").write_text("2")
         call("upload", "a.txt")
         assert call("rm", "uploads/a.txt@2")[0] == 0

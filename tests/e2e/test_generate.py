@@ -94,7 +94,7 @@ class TestOutput:
 
     def test_an_overflow_is_told_beside_the_text(self, generate):
         _, out, note = generate("My dog", "--length", "80", "--seed", "1")
-        assert "exceed the context of 64: when it is full, the model continues from the last 32." in note
+        assert "exceed the context of 64 tokens: when it is full, the model continues from the last 32." in note
         assert "outgrow" not in out
 
 
@@ -184,15 +184,15 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--temperature", "-1"], "--temperature is -1.0; it must be a number from 0 up"),
-            (["--top-p", "7"], "--top-p is 7.0; it must be a number above 0, at most 1"),
-            (["--seed", "-3"], "--seed is -3; it must be a whole number from 0 up"),
+            (["--temperature", "-1"], "--temperature is -1.0; it must be a number of at least 0"),
+            (["--top-p", "7"], "--top-p is 7.0; it must be a number above 0 and at most 1"),
+            (["--seed", "-3"], "--seed is -3; it must be a whole number of at least 0"),
             (
                 ["--length", "0", "-n", "0"],
-                "--length is 0; it must be a whole number from 1 up; -n is 0;",
+                "--length is 0; it must be a whole number of at least 1; -n is 0;",
             ),
             (["--stop", ""], "--stop contains an empty text"),
-            (["--stream", "-n", "2"], "--stream shows one sample"),
+            (["--stream", "-n", "2"], "--stream can only show a single sample"),
             (["--temperature", "hot"], "'hot' is not a valid float"),
             (["--prompt-file", "nowhere.txt"], "'nowhere.txt' does not exist"),
             (["x", "--prompt-file", __file__], "PROMPT and --prompt-file cannot both be given"),

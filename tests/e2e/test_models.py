@@ -53,7 +53,7 @@ class TestList:
         cells = [re.split("  +", row) for row in rows]
         assert ["some/gpt2", "0.0M", "0.1 MB", "float32", "Hugging Face, revision 01234567"] in cells
         assert "bert" not in done.stdout
-        assert "fetched when first used" in done.stderr
+        assert "downloaded when first used" in done.stderr
 
     def test_as_json(self, cached: str) -> None:
         done = conjure("models", "--json")

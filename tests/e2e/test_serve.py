@@ -126,7 +126,7 @@ def test_a_predictor_runs_in_a_run_with_the_code_of_its_folder(tmp_path, monkeyp
     assert conjure("upload", str(tmp_path / "data"), "--name", "word").returncode == 0
     arguments = ["--predictor", "greeter.py", "--config", "config.yaml", "-m", "uploads/word:word"]
     refused = conjure("serve", *arguments)
-    assert "this is no run" in refused.stderr
+    assert "--mount needs --save" in refused.stderr
     assert conjure("serve", *arguments, "--save", "-b", "--port", "0").returncode == 0
     address = None
     while address is None:

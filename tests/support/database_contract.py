@@ -546,7 +546,7 @@ def start_trial(store, sweep, trial, attempt=1):
 def test_a_trial_is_started_once_and_no_more_than_wanted_at_a_time(store):
     sweep = store.create_sweep({"asked": 1}, trials=3, parallel=1, rung_metric="loss")
     run = start_trial(store, sweep, 0)
-    with pytest.raises(TrialRefusedError, match="1 trials going on"):
+    with pytest.raises(TrialRefusedError, match="already has 1 active trial"):
         start_trial(store, sweep, 1)
     store.end_run(run, DONE)
     for attempt in (1, 3):

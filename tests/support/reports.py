@@ -84,7 +84,7 @@ def evidence(
     losses: tuple[float, float] = (5.0, 3.0),
     kept_step: int = 2,
 ) -> Evidence:
-    """What a report is made from; by default a model that learned the shape and does not copy."""
+    """What a report is made from; by default a model that learned the text lengths and does not copy."""
     encoded = tiny_tokenizer().encode_batch([*training, *held_out])
     return Evidence(
         title="tiny tuned on one-liners",

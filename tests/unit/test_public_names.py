@@ -50,7 +50,7 @@ def test_another_platform_gets_a_sentence_and_no_traceback(platform):
         script = f"import sys; sys.platform = {platform!r}; {script}"
         return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
-    sentence = f"conjure runs on Linux, which on Windows is to be had as WSL 2; this is {platform}\n"
+    sentence = f"conjure needs Linux (on Windows, WSL 2); this is {platform}\n"
     command = done("sys.argv = ['conjure', 'ps']; from conjure.__main__ import main; main()")
     assert (command.returncode, command.stdout, command.stderr) == (1, "", f"error: {sentence}")
     library = done("import conjure; conjure.load")

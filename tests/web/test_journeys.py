@@ -74,7 +74,7 @@ def test_search_sort_and_columns_stay_in_the_address(window, small):
     expect(page.locator("tbody tr").first).to_have_attribute("data-run", "6")
     page.locator("summary", has_text="Columns").click()
     page.locator("label", has_text="tokens_per_s").click()
-    page.get_by_role("button", name="Show these").click()
+    page.get_by_role("button", name="Apply").click()
     expect(page.get_by_role("columnheader", name="tokens_per_s")).to_be_visible()
     expect(page).to_have_url(re.compile("q=train"))
 
@@ -90,7 +90,7 @@ def test_a_curve_is_read_zoomed_and_left_by_keys(window, small):
     page.keyboard.press("ArrowRight")
     expect(page.locator("figure[data-metric=loss] .readout")).to_contain_text(re.compile("step [0-9]"))
     expect(page.locator("figure[data-metric=loss] figcaption")).to_contain_text(
-        "of 2,500 points drawn, extremes kept"
+        "of 2,500 points drawn, extremes included"
     )
     page.keyboard.press("+")
     page.keyboard.press("+")

@@ -61,7 +61,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("Generate and fine-tune", "Fine-tune a model on your own text."),
     "report": ("Generate and fine-tune", "Show the report of a fine-tune, or compare several."),
     "score": ("Generate and fine-tune", "Compute the loss and perplexity of a text."),
-    "serve": ("Generate and fine-tune", "Serve models over HTTP, by OpenAI's API."),
+    "serve": ("Generate and fine-tune", "Serve models through an OpenAI-compatible HTTP API."),
     "export": ("Generate and fine-tune", "Export a model for llama.cpp and other tools."),
     "models": ("Generate and fine-tune", "List, inspect and convert models."),
     "data": ("Generate and fine-tune", "Preview a text as a model will see it."),
@@ -130,7 +130,7 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--home", metavar="NAME", help="Home to use: local, or the name of a team's.")
+@click.option("--home", metavar="NAME", help="Home to use: local, or the name of a team's home.")
 @click.version_option(package_name="conjure")
 @click.pass_context
 def cli(context: click.Context, *, home: str | None) -> None:

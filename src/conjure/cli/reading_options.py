@@ -32,7 +32,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Whether the first row names the columns; else they are named 1, 2, 3, ….",
         ),
-        click.option("--delimiter", metavar="C", help=r"Column delimiter (\\t: a tab); default: detected."),
+        click.option("--delimiter", metavar="C", help=r"Column delimiter (\t: a tab); default: detected."),
         click.option(
             "--format",
             type=click.Choice(["txt", "csv", "tsv", "jsonl", "json", "parquet"]),

@@ -71,7 +71,7 @@ def refuse_unrecorded(recording: Mapping[str, Any], hint: str) -> None:
     """
     for name in ("on", "retry"):
         if recording[name] and not inside_a_run():
-            raise UsageError(f"{option(name)} is for runs, and this is none", hint=hint)
+            raise UsageError(f"{option(name)} applies only to recorded runs", hint=hint)
 
 
 def record(spec: RunSpec, recording: Mapping[str, Any], *, as_json: bool) -> int:

@@ -109,7 +109,7 @@ _OPTIONS = (
         type=click.Choice([INTERRUPTED, FAILED]),
         default=INTERRUPTED,
         show_default=True,
-        help="failed: also if its command fails.",
+        help="failed: also retry if the command fails.",
     ),
     click.option(
         "--checkpoint",
@@ -121,7 +121,7 @@ _OPTIONS = (
         "--distributed",
         type=int,
         metavar="N",
-        help="Start the command N times at once, each with its RANK and the WORLD_SIZE.",
+        help="Start N processes of the command, with torchrun's variables (RANK, WORLD_SIZE).",
     ),
     *PLACE_OPTIONS,
     click.option("--output", multiple=True, metavar="GLOB", help="Save only new files that match."),

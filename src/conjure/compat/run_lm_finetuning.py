@@ -154,7 +154,7 @@ def _remarks(flags: Namespace) -> Iterator[str]:
     if flags.fp16:
         yield "--fp16 needed NVIDIA's apex; conjure computes in float32 here, with the results of float32."
     if flags.local_rank == 0:
-        yield "--local_rank is 0: this process does all the work, on one device, whatever the others' number."
+        yield "--local_rank is 0: this process does all the work, on one device; other processes exit."
     if flags.server_ip or flags.server_port:
         yield "--server_ip and --server_port made the script wait for a debugger; conjure does not wait."
     if flags.do_lower_case:

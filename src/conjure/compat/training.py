@@ -136,8 +136,8 @@ class Training:
             self.updates = self.epochs * updates_per_epoch
         if self.updates == 0:
             raise UsageError(
-                f"--num_train_epochs is {settings.num_train_epochs}: only whole epochs are trained, and there"
-                " is none",
+                f"--num_train_epochs is {settings.num_train_epochs}: only whole epochs are trained, and this"
+                " is less than one",
                 hint="--num_train_epochs 1, or --max_steps for less than an epoch",
             )
         _draw_dropout_from_torch(model)

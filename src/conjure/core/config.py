@@ -77,14 +77,14 @@ def _one_of(*allowed: str) -> Callable[[object], str]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _NotAllowedError("a text")
+        raise _NotAllowedError("a string")
     return value
 
 
 def _texts(value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(one, str) and one for one in values):
-        raise _NotAllowedError("a list of texts")
+        raise _NotAllowedError("a list of strings")
     return tuple(values)
 
 
@@ -131,14 +131,14 @@ SETTINGS: dict[str, Setting] = {
         Setting("model", "Model of generate, finetune, score and data preview.", _text, "sprite"),
         Setting(
             "precision",
-            "What `--precision auto` means.",
+            "Number format for `--precision auto`.",
             _one_of("auto", "float32", "bfloat16"),
             "auto",
             "CONJURE_PRECISION",
         ),
         Setting(
             "native",
-            "The compiled int8 engine.",
+            "Instruction set of the native engine.",
             _one_of("auto", "off", "portable", "avx2", "avx512vnni"),
             "auto",
             "CONJURE_NATIVE",
@@ -149,7 +149,7 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting(
             "team.cache",
-            "Most space for files fetched from a team's object store.",
+            "Maximum disk space for files fetched from a team's object store.",
             _parsed(parse_size, "a size such as 50GB"),
             "50GB",
         ),

@@ -55,7 +55,7 @@ def read_team(home: Home) -> TeamSettings | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{home.team_file}, which says where this home's records are, cannot be read: {error}"
+            f"{home.team_file}, which says where this home's records are stored, cannot be read: {error}"
         ) from error
 
 

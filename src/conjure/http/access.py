@@ -71,7 +71,7 @@ def _allowed_host(scope: Scope, rules: AccessRules) -> str:
             403,
             f"host {given[0]!r} is not served here; the server must be started with --allow-host to serve it"
             if given
-            else "the request names no host",
+            else "the request has no Host header",
             code="host_not_allowed",
         )
     return host
@@ -109,4 +109,4 @@ def _is_same_origin(origin: str, host: str) -> bool:
 
 
 def _foreign(origin: str) -> HttpError:
-    return HttpError(403, f"requests of pages of {origin} are refused", code="cross_site")
+    return HttpError(403, f"requests from pages of {origin} are refused", code="cross_site")

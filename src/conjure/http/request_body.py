@@ -73,9 +73,9 @@ async def _read(request: Request, most_bytes: int, timeout_s: float) -> bytes:
                 if len(body) > most_bytes:
                     raise too_large
     except TimeoutError as error:
-        raise HttpError(408, f"the body did not come within {timeout_s:.0f} seconds") from error
+        raise HttpError(408, f"the body was not received within {timeout_s:.0f} seconds") from error
     except ClientDisconnect as error:
-        raise HttpError(400, "the connection ended before the body did") from error
+        raise HttpError(400, "the connection was closed before the body was complete") from error
     return bytes(body)
 
 
@@ -84,9 +84,9 @@ def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise HttpError(400, f"the body gives {repeated!r} more than once", param=repeated)
+        raise HttpError(400, f"the body contains {repeated!r} more than once", param=repeated)
     return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise HttpError(400, f"the body is not JSON: {name} is not a number that JSON has")
+    raise HttpError(400, f"the body is not JSON: {name} is not a JSON number")

@@ -79,8 +79,8 @@ class Bound:
         named = exceeds or (self.most is not None and self.most < _HARDLY_NAMED)
         limit = f"{self.limit}" if named and self.limit < math.inf else None
         if self.above:
-            return f"{kind} above {self.least}" + (f", at most {limit}" if limit else "")
-        return f"{kind} from {self.least}" + (f" to {limit}" if limit else " up")
+            return f"{kind} above {self.least}" + (f" and at most {limit}" if limit else "")
+        return f"{kind} from {self.least} to {limit}" if limit else f"{kind} of at least {self.least}"
 
 
 class ValueFaultsError(UsageError):

@@ -41,7 +41,7 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
     """
     refuse_unknown(options, FinetuneOptions)
     if not data:
-        raise UsageError("no data was named: name a file, a folder, or - for standard input")
+        raise UsageError("no data was given: give a file, a folder, or - for standard input")
     request = FinetuneRequest(data=data, output="output", model=model, **_values(options))
     if "-" in data:
         return options

@@ -140,7 +140,7 @@ class Api:
     async def health(self, request: Request) -> JsonResponse:  # noqa: ARG002
         """``GET /health``: whether the server works; no key is needed."""
         if not self.service.is_healthy:
-            raise HttpError(503, "the server does not compute any more; restart it", code="unhealthy")
+            raise HttpError(503, "the server has stopped generating; restart it", code="unhealthy")
         self._check_ready()
         return JsonResponse({"status": "ok"})
 
@@ -169,7 +169,7 @@ class Api:
         if name is None and default:
             name = self.registry.given[0].name
         if not isinstance(name, str):
-            raise bad_value("model", "is required, a text" if name is None else "must be a text")
+            raise bad_value("model", "is required" if name is None else "must be a string")
         return await self.registry.get(name)
 
     async def _events(

@@ -127,7 +127,7 @@ def _prompt(messages: list[Message], model: ServedModel) -> list[int]:
         if template is None:
             raise HttpError(
                 400,
-                f"model {model.name!r} has no chat template, so it only continues texts; use /v1/completions",
+                f"model {model.name!r} has no chat template, so it cannot chat; use /v1/completions",
                 param="model",
                 code="no_chat_template",
             )

@@ -57,7 +57,7 @@ def read_completion_call(body: Mapping[str, Any], model: ServedModel) -> Complet
     """
     fields = Fields(body, KNOWN, IGNORED)
     if fields.value("suffix"):
-        raise bad_value("suffix", "is not served: the models here only continue texts")
+        raise bad_value("suffix", "is not supported: the models can only continue a text")
     settings = read_settings(fields, model.tokenizer)
     n = fields.number("n", SAMPLES, 1)
     best_of = fields.number("best_of", SAMPLES, n)
@@ -132,7 +132,8 @@ def _forms(value: Any, tokenizer: Tokenizer) -> list[str | list[int]]:
         return [value]
     if not isinstance(value, list) or not value:
         raise bad_value(
-            "prompt", f"is {shown(value)}; it must be a text, a list of texts, ids or lists of ids"
+            "prompt",
+            f"is {shown(value)}; it must be a string, or a list of strings, token ids or lists of token ids",
         )
     if all(isinstance(each, str) for each in value):
         return value
@@ -141,7 +142,7 @@ def _forms(value: Any, tokenizer: Tokenizer) -> list[str | list[int]]:
         return [checked_ids("prompt", value, vocab_size=size, most=most)]
     lists = [checked_ids("prompt", each, vocab_size=size, most=most) for each in value]
     if not all(lists):
-        raise bad_value("prompt", "contains an empty list of ids")
+        raise bad_value("prompt", "contains an empty list of token ids")
     return list(lists)
 
 

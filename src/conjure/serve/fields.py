@@ -66,11 +66,11 @@ class Fields:
         value = self._body.get(name)
         texts = [value] if isinstance(value, str) else value if value is not None else []
         if not isinstance(texts, list) or not all(isinstance(each, str) and each for each in texts):
-            raise bad_value(name, f"is {shown(value)}; it must be a text or a list of texts, none empty")
+            raise bad_value(name, f"is {shown(value)}; it must be a string or a list of strings, none empty")
         if len(texts) > most:
-            raise bad_value(name, f"contains {len(texts)} texts; at most {most} are allowed")
+            raise bad_value(name, f"contains {len(texts)} strings; at most {most} are allowed")
         if any(len(each) > longest for each in texts):
-            raise bad_value(name, f"contains a text of more than {longest} characters")
+            raise bad_value(name, f"contains a string of more than {longest} characters")
         return tuple(texts)
 
     def ids(self, name: str, *, vocab_size: int, most: int) -> list[int]:

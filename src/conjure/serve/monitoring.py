@@ -25,16 +25,16 @@ class Monitoring:
 
     def __init__(self, running: Callable[[], Mapping[str, int]], waiting: Callable[[], int]) -> None:
         metrics = self.metrics = Metrics(PREFIX)
-        metrics.gauge("num_requests_running", "Texts being written.", lambda: _by_model(running()))
-        metrics.gauge("num_requests_waiting", "Requests that wait for their turn.", lambda: {(): waiting()})
+        metrics.gauge("num_requests_running", "Texts being generated.", lambda: _by_model(running()))
+        metrics.gauge("num_requests_waiting", "Requests waiting in the queue.", lambda: {(): waiting()})
         metrics.counter("prompt_tokens_total", "Tokens of prompts.")
         metrics.counter("generation_tokens_total", "Tokens generated.")
-        metrics.counter("request_success_total", "Texts that ended, by reason.")
+        metrics.counter("request_success_total", "Completed texts, by finish reason.")
         metrics.counter("requests_total", "Requests received.")
         metrics.histogram("request_queue_time_seconds", "Time in the queue.", _SECONDS)
         metrics.histogram("time_to_first_token_seconds", "Time to the first token.", _SECONDS)
         metrics.histogram("inter_token_latency_seconds", "Time between tokens of a text.", _TOKEN_SECONDS)
-        metrics.histogram("e2e_request_latency_seconds", "Time of a whole request.", _SECONDS)
+        metrics.histogram("e2e_request_latency_seconds", "Total time of a request.", _SECONDS)
 
     @property
     def served(self) -> tuple[float, float]:

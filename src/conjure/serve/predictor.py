@@ -50,7 +50,8 @@ def load_predictor(name: str, config: Mapping[str, Any]) -> Any:
     try:
         module = _imported(file)
     except Exception as error:
-        raise ConjureError(f"predictor file {path} fails: {type(error).__name__}: {error}") from error
+        cause = f"{type(error).__name__}: {error}"
+        raise ConjureError(f"predictor file {path} cannot be loaded: {cause}") from error
     made = _find(module, class_name, path)
     try:
         return made(**config)
@@ -60,14 +61,15 @@ def load_predictor(name: str, config: Mapping[str, Any]) -> Any:
             hint="--config gives the arguments of its __init__",
         ) from error
     except Exception as error:
-        raise ConjureError(f"predictor {made.__name__} fails: {type(error).__name__}: {error}") from error
+        cause = f"{type(error).__name__}: {error}"
+        raise ConjureError(f"predictor {made.__name__} cannot be created: {cause}") from error
 
 
 def _imported(file: Path) -> ModuleType:
     sys.path.insert(0, str(file.absolute().parent))  # what it imports lies beside it
     spec = importlib.util.spec_from_file_location(_MODULE, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
+        raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[_MODULE] = module
     spec.loader.exec_module(module)
@@ -108,7 +110,7 @@ class PredictorApi:
         metrics.counter("requests_total", "Requests received.")
         metrics.counter("request_failed_total", "Requests whose predict failed.")
         metrics.gauge("num_requests_waiting", "Requests in progress or waiting.", self._count_waiting)
-        metrics.histogram("predict_seconds", "Time of a predict.", _SECONDS)
+        metrics.histogram("predict_seconds", "Time of a call of predict.", _SECONDS)
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -131,7 +133,7 @@ class PredictorApi:
                 await self._called(prepare)
             except Exception as error:
                 raise ConjureError(
-                    f"the predictor's prepare fails: {type(error).__name__}: {error}"
+                    f"the predictor's prepare failed: {type(error).__name__}: {error}"
                 ) from error
         self.ready = True
 
@@ -163,7 +165,7 @@ class PredictorApi:
         """``GET /health``: whether the predictor says it works; no key is needed."""
         check = getattr(self._predictor, "health", None)
         if callable(check) and await asyncio.to_thread(check) is False:
-            raise HttpError(503, "the predictor says that it does not work", code="unhealthy")
+            raise HttpError(503, "the predictor reports that it does not work", code="unhealthy")
         self._check_ready()
         return JsonResponse({"status": "ok"})
 

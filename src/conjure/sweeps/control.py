@@ -81,9 +81,9 @@ def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: i
         sweep = store.sweep(number)
         request = SweepRequest.from_dict(sweep.request)
         if more and request.method == "grid":
-            raise UsageError(f"sweep {number} is a grid: it has no more than its {sweep.trials} trials")
+            raise UsageError(f"sweep {number} is a grid with {sweep.trials} trials; no more can be added")
         if has_driver(home, number) and (sweep.state is SweepState.RUNNING or not _leaves(home, number)):
-            raise ConflictError(f"sweep {number} is going on already", fix=f"conjure sweep show {number}")
+            raise ConflictError(f"sweep {number} is already running", fix=f"conjure sweep show {number}")
         request = replace(request, spec=_with_secrets(number, request.spec))
         refuse_changed_models(home, number, [store.get(trial.run) for trial in store.trials(number)])
         trials = sweep.trials + more * request.seeds

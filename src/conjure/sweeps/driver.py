@@ -131,7 +131,8 @@ class Driver:
             last = first[-1]
             log = "\n".join(self._last_lines(last.run))
             said = f"; the last lines of run {last.run}:\n{log}" if log else ""
-            return SweepState.FAILED, f"the first {_FAILING_ALIKE} trials failed alike ({_how(last)}){said}"
+            how = f"failed in the same way ({_how(last)})"
+            return SweepState.FAILED, f"the first {_FAILING_ALIKE} trials {how}{said}"
         return None
 
     def _last_lines(self, run: int) -> list[str]:

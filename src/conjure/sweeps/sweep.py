@@ -64,7 +64,7 @@ def _domain(name: str, values: Domain | Sequence[object]) -> Domain:
     if isinstance(values, Choice | Range):
         return values
     if isinstance(values, str):
-        raise UsageError(f"{name} is a text; a list of values, uniform or log_uniform is needed")
+        raise UsageError(f"{name} is a string; a list of values, uniform or log_uniform is needed")
     texts = tuple(map(str, values))
     if not texts or len(set(texts)) < len(texts):
         raise UsageError(f"{name} needs a list of different values, not {list(texts)}")
@@ -138,7 +138,7 @@ class Sweep:
                         yield trial
                 if view.is_abandoned:
                     raise RunFailedError(
-                        f"nothing drives sweep {self.number} any more",
+                        f"sweep {self.number} has no driver",
                         fix=f"conjure sweep resume {self.number}",
                     )
                 if view.is_over:

@@ -32,7 +32,7 @@ async def act(request: Request) -> Response:
     """Do one thing to some runs, as ``{"action": …, "runs": [3, 5], "label": …}`` asks."""
     site: Site = request.app.state.site
     if not site.allow_actions:
-        raise HttpError(403, "this page only shows runs; start it with --allow-actions to change them")
+        raise HttpError(403, "this page is read-only; to change runs, start it with --allow-actions")
     asked = await read_json_object(request, most_bytes=_LARGEST_BODY)
     unknown = sorted(asked.keys() - {"action", "runs", "label"})
     if unknown:
@@ -103,7 +103,7 @@ def _rerun(home: Home, numbers: Sequence[int], _label: Any) -> dict[str, Any]:
 
 
 def _checked(label: Any) -> str:
-    fault = label_fault(label) if isinstance(label, str) else "label must be text"
+    fault = label_fault(label) if isinstance(label, str) else "label must be a string"
     if fault is not None:
         raise UsageError(fault)
     return label

@@ -180,7 +180,7 @@ def _refuse_unknown(asked: Mapping[str, Any], known: tuple[str, ...]) -> None:
 def _text(asked: Mapping[str, Any], name: str) -> str:
     value = asked.get(name, "")
     if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
-        raise bad_value(name, f"must be a text of at most {_LONGEST_TEXT:,} characters")
+        raise bad_value(name, f"must be a string of at most {_LONGEST_TEXT:,} characters")
     return value.encode("utf-8", "replace").decode()
 
 

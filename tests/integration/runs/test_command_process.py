@@ -103,7 +103,7 @@ def test_the_usage_of_a_command_is_measured(start, tmp_path):
     [
         (
             "#!/bin/sh\r\n",
-            "its first line ends as on Windows, so that it names '/bin/sh' with a carriage return",
+            "its first line has a Windows line ending (CRLF); `sed ",
         ),
         ("#!/no/such/python3 -u\n", "its first line names '/no/such/python3 -u', which does not exist"),
     ],

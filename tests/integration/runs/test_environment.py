@@ -191,7 +191,7 @@ class TestLayer:
 
     def test_other_version_is_refused(self, home: Home, variables) -> None:
         with pytest.raises(
-            BuildError, match=r"python is 3\..* here, and python='3\.2' was asked for"
+            BuildError, match=r"python is 3\..* here, and python='3\.2' was requested"
         ) as caught:
             make(home, variables, python="3.2")
         assert caught.value.hint == "base='none' builds a clean environment of that version"

@@ -257,5 +257,5 @@ def test_a_mounted_file_that_there_is_no_room_for_is_named(client, disk, write):
     big = write("big", "x" * 5_000_000)
     done = conjure("run", "-m", "./big", "true")
     assert done.returncode == 125
-    assert f"{big} (5.0 MB) could not be kept for the run: the disk that contains" in done.stderr
+    assert f"{big} (5.0 MB) could not be stored for the run: the disk that contains" in done.stderr
     assert client.runs() == []

@@ -182,7 +182,7 @@ def test_a_run_whose_request_is_lost_ends_and_says_so(client, home, filler):
     os.kill(scheduler_of(home).pid, signal.SIGKILL)
     waiting.wait()
     assert waiting.status is RunStatus.INTERRUPTED
-    assert waiting.record.ending.message == "what its supervisor was to be given is gone from memory"
+    assert waiting.record.ending.message == "its variables and settings were lost from memory"
 
 
 def test_a_scheduler_started_within_a_run_outlives_it(client, home, filler, write):

@@ -129,7 +129,7 @@ def test_a_driver_that_lives_keeps_another_away(home):
     sweep = start_sweep(home, grid(1, ("sh", "-c", "sleep 60; echo :x:")))
     wait_until(lambda: rows(home, sweep), "a trial was started")
     assert has_driver(home, sweep)
-    with pytest.raises(ConflictError, match=f"sweep {sweep} is going on already"):
+    with pytest.raises(ConflictError, match=f"sweep {sweep} is already running"):
         resume_sweep(home, sweep)
     Client(home.root).get_sweep(sweep).stop()
 

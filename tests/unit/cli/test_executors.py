@@ -28,7 +28,8 @@ def define(home):
 
 
 def test_there_are_none(call):
-    assert call("executors")[:2] == (0, "there are no executors; docs/clusters.md says how to define one\n")
+    none = "no executors are defined; docs/clusters.md explains how to define one\n"
+    assert call("executors")[:2] == (0, none)
     assert json.loads(call("executors", "--json")[1]) == []
 
 
@@ -54,7 +55,7 @@ def test_a_home_of_one_machine_cannot_use_one(call, define, folder):
     define("http://127.0.0.1:1")
     status, _, err = call("run", "--on", "gpu", "true")
     assert status == 125
-    assert "executor gpu needs a team's home, which its nodes have joined, too" in err
+    assert "executor gpu needs a team's home, which its nodes have joined as well" in err
 
 
 def test_what_was_not_typed_is_not_named(call, define):
@@ -67,9 +68,9 @@ def test_what_was_not_typed_is_not_named(call, define):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("generate", "--on", "gpu", "hi"), "--on is for runs, and this is none"),
-        (("score", "--retry", "1", "hi"), "--retry is for runs, and this is none"),
-        (("finetune", "--no-run", "--retry", "1", "x.txt"), "--retry is for runs, and this is none"),
+        (("generate", "--on", "gpu", "hi"), "--on applies only to recorded runs"),
+        (("score", "--retry", "1", "hi"), "--retry applies only to recorded runs"),
+        (("finetune", "--no-run", "--retry", "1", "x.txt"), "--retry applies only to recorded runs"),
     ],
 )
 def test_only_a_run_is_carried_out_elsewhere(call, words, said):

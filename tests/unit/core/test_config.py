@@ -125,10 +125,10 @@ def test_a_project_can_turn_the_sandbox_on_but_not_off(home, project, users, pro
         ("run.gpus = 1.5", "run.gpus cannot be 1.5; allowed: a whole number"),
         ("run.memory = 8", "run.memory cannot be 8; allowed: a size such as 8GB"),
         ("run.timeout = '90'", "run.timeout cannot be '90'; allowed: a time such as 90m"),
-        ("run.pip = [1]", "run.pip cannot be [1]; allowed: a list of texts"),
+        ("run.pip = [1]", "run.pip cannot be [1]; allowed: a list of strings"),
         ("run.base = 'other'", "run.base cannot be 'other'; allowed: current, none"),
         ("sandbox = 1", "sandbox cannot be 1; allowed: true, false"),
-        ("model = ''", "model cannot be ''; allowed: a text"),
+        ("model = ''", "model cannot be ''; allowed: a string"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_with_the_file(home, project, text, message):

@@ -96,7 +96,7 @@ def test_a_generation_has_its_seed_fixed():
     ("check", "said"),
     [
         (lambda home: check_finetune(home, ["x"], "sprite", {"epoch": 2}), "there is no option 'epoch'"),
-        (lambda home: check_finetune(home, [], "sprite", {}), "no data was named"),
+        (lambda home: check_finetune(home, [], "sprite", {}), "no data was given"),
         (lambda home: check_finetune(home, ["x"], "sprite", {"epochs": 0}), "epochs is 0"),
         (
             lambda home: check_finetune(home, ["x"], "sprite", {"batch_size": 6, "distributed": 4}),

@@ -118,7 +118,7 @@ def test_an_embedded_model_that_an_upgrade_replaced_is_another(store, models):
     assert changes(store, number) == []
     tiny_checkpoint(models / "sprite", seed=1)
     now = resolve_model("sprite").sha256
-    assert changes(store, number) == [f"sprite {was[:8]}, and this is sprite {now[:8]}"]
+    assert changes(store, number) == [f"sprite {was[:8]}, but this is sprite {now[:8]}"]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_rerun_on_the_command_line_says_so(store, capsys):
     number = recorded(store, "score", {"score.json": {"model_sha256": "11" * 32}})
     assert _run(["rerun", str(number)]) == 125  # its code was not recorded
     said = capsys.readouterr().err
-    assert said.startswith(f"This is not the model of run {number}: that run used sprite 11111111, and this")
+    assert said.startswith(f"This is not the model of run {number}: that run used sprite 11111111, but this")
 
 
 @pytest.mark.usefixtures("models")
@@ -192,7 +192,7 @@ def test_a_rerun_in_the_page_says_so(store):
         answer = visitor.post("/actions", {"action": "rerun", "runs": [number]})
     assert answer.json["runs"] == [number + 1]
     (note,) = answer.json["notes"]
-    assert note.startswith(f"This is not the model of run {number}: that run used sprite 11111111, and this")
+    assert note.startswith(f"This is not the model of run {number}: that run used sprite 11111111, but this")
 
 
 @pytest.mark.usefixtures("models")
@@ -203,7 +203,7 @@ def test_a_sweep_gets_no_trials_with_another_model(store, capsys):
     recorded(store, "generate", outputs, trial=TrialClaim(number, 0, 1, {"x": "0"}))
     assert _run(["sweep", "resume", str(number)]) == 2
     said, now = capsys.readouterr().err, resolve_model("sprite").sha256[:8]
-    assert f"sweep {number} used sprite 11111111, and this is sprite {now};" in said
+    assert f"sweep {number} used sprite 11111111, but this is sprite {now};" in said
     assert "trials with both could not be compared" in said
     with pytest.raises(UsageError, match=f"sweep {number} used sprite 11111111"):
         Sweep(store.home, number).resume()

@@ -78,7 +78,7 @@ def test_one_changed_byte_anywhere_is_an_error_at_most_and_reindexing_mends_it(f
         else:
             assert everything(filled) == before
     # Of the number of the schema there is no second copy.
-    assert all("a newer conjure wrote it" in message for message in wrong)
+    assert all("it was written by a newer version of conjure" in message for message in wrong)
 
 
 @pytest.mark.parametrize(

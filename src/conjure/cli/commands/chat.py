@@ -50,7 +50,7 @@ def command(
     """Chat with a model: type a message, read the answer.
 
     The model sees the whole conversation; when it exceeds the context, the oldest messages are left out.
-    /reset starts a new conversation, ^C stops an answer, ^D ends. Where standard input is no terminal, each
+    /reset starts a new conversation, ^C stops an answer, ^D exits. If standard input is not a terminal, each
     of its lines is a message.
     """
     request = GenerationRequest(**{name: value for name, value in settings.items() if value is not None})

@@ -44,13 +44,13 @@ def command() -> int:
             break
     tuned = numbers[2]
     _what_changed(home, tuned)
-    click.echo(f"\nFour runs in {format_duration(time.monotonic() - started)}. What to look at next:")
+    click.echo(f"\nFour runs in {format_duration(time.monotonic() - started)}. Next steps:")
     _show_commands(
-        (f"conjure report {tuned} --open", "what it learned, as a page"),
+        (f"conjure report {tuned} --open", "the report, in a browser"),
         (f"conjure metrics {tuned} --plot", "its losses"),
-        (f"conjure lineage {numbers[-1]}", "what came from what"),
-        (f'conjure generate "My wife" --model runs/{tuned}', "more of it"),
-        ("conjure finetune YOUR_TEXT.csv", "a model of your own text"),
+        (f"conjure lineage {numbers[-1]}", "which runs used which files"),
+        (f'conjure generate "My wife" --model runs/{tuned}', "more samples"),
+        ("conjure finetune YOUR_TEXT.csv", "a fine-tune on your own text"),
     )
     return 0
 
@@ -62,7 +62,7 @@ def _stopped(home: Home, place: int, number: int, status: int) -> int:
     by_user = ending is None or ending.reason in (EndReason.STOP_REQUESTED, EndReason.KILL_REQUESTED)
     click.echo(f"\nThe demo {'was stopped' if by_user else 'failed'} at step {place}. What to do next:")
     _show_commands(
-        (f"conjure info {number}", "what became of this step"),
+        (f"conjure info {number}", "how this step ended"),
         ("conjure ps", "the runs so far, which are kept"),
         ("conjure demo", "the demo from the start"),
     )

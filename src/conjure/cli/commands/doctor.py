@@ -49,9 +49,9 @@ def _language_models() -> Finding:
         text = "not installed; runs do not need them"
         return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
     if find_spec("torch") is None:
-        text = f"int8 engine: {describe()}; only generating works, since torch is not installed"
+        text = f"native engine: {describe()}; without torch, only generating, chatting and scoring work"
         return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
-    return Finding("language models", State.OK, f"int8 engine: {describe()}")
+    return Finding("language models", State.OK, f"native engine: {describe()}")
 
 
 def _what_was_rebuilt(rebuilt: Rebuilt) -> str:

@@ -30,7 +30,7 @@ def command(context: click.Context, *, as_json: bool) -> None:
     if as_json:
         write_json([each.to_dict() for each in found])
     elif not found:
-        click.echo("there are no executors; docs/clusters.md says how to define one")
+        click.echo("no executors are defined; docs/clusters.md explains how to define one")
     else:
         show_table(_COLUMNS, [_row(each) for each in found])
     for each in found:

@@ -190,8 +190,8 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     """Fine-tune a model on text: files, folders, or - for standard input.
 
     A record (one joke, one document) is a row of a table (.csv .tsv .json .jsonl .parquet), a text file, or
-    with --split each of its lines or paragraphs; or a conversation, of which the answers are learned. A tenth
-    of the records is held out, and the weights with the lowest held-out loss are saved as a Hugging Face
+    with --split each of its lines or paragraphs; or a conversation, of which only the answers are trained on.
+    A tenth of the records is held out, and the weights with the lowest eval loss are saved as a Hugging Face
     checkpoint.
 
     The fine-tune is recorded as a run: the checkpoint is runs/N/output, the report is runs/N/report.html, a
@@ -235,6 +235,6 @@ def _refuse_output(settings: dict[str, Any]) -> None:
 def _resumed_spec(data: tuple[str, ...], resume: str, distributed: int | None) -> RunSpec:
     if data or resume == _HERE:
         raise UsageError(
-            "--resume takes the interrupted run and nothing else", hint="as in --resume runs/3, without data"
+            "--resume takes only the interrupted run", hint="as in --resume runs/3, without data"
         )
     return resumed_spec(Home.from_environment(), resume, distributed=distributed)

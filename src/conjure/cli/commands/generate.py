@@ -74,7 +74,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
     help="What to do when prompt and text exceed the model's context.",
 )
 @precision_option
-@click.option("--chat", is_flag=True, help="Ask PROMPT as a question, by the model's chat template.")
+@click.option("--chat", is_flag=True, help="Ask PROMPT as a question, with the model's chat template.")
 @chat_date_option
 @adapter_option
 @click.option("--logprobs", is_flag=True, help="Show the log-probability of each token.")

@@ -64,7 +64,7 @@ def command(
         folder = RunFolder(folder).attempt(attempt).path
     if log_is_lost(folder, record):
         raise NotFoundError(
-            f"what run {number} printed is lost: {RunFolder(folder).log} is missing", fix="conjure doctor"
+            f"the log of run {number} is lost: {RunFolder(folder).log} is missing", fix="conjure doctor"
         )
     entries = LogTail(RunFolder(folder).log).read()
     if wanted.asks:

@@ -124,7 +124,7 @@ def _list(*, as_json: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    note("Models on Hugging Face are fetched when first used, as in --model gpt2.")
+    note("Models on Hugging Face are downloaded when first used, as in --model gpt2.")
 
 
 def _tuning(model: TunedModel) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _row(model: ModelDescription, origin: str) -> tuple[str, str, str, str, str]
 def _heads(config: ModelConfig) -> str:
     if not isinstance(config, Shape):
         return ""
-    shared = f" on {config.n_kv_head} of keys and values" if config.n_kv_head < config.n_head else ""
+    shared = f" ({config.n_kv_head} for keys and values)" if config.n_kv_head < config.n_head else ""
     return f", {config.n_head} heads{shared}"
 
 

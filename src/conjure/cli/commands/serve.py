@@ -107,7 +107,7 @@ def command(
     chat_template: Path | None,
     **options: Any,
 ) -> int:
-    """Serve models over HTTP, by OpenAI's API.
+    """Serve models through an OpenAI-compatible HTTP API.
 
     Prints the address when it is ready. ^C and SIGTERM let requests in progress finish for up to 15
     seconds; a second one ends them at once. See docs/serving.md for the routes and their fields.
@@ -155,7 +155,7 @@ def _check(
     if predictor is None and (config is not None or mounts):
         raise UsageError("--config and --mount belong to --predictor", hint="add --predictor FILE")
     if mounts and not save:
-        raise UsageError("--mount puts resources in a run's folder, and this is no run", fix="--save")
+        raise UsageError("--mount needs --save: resources are mounted in a run", fix="--save")
 
 
 def _spec(models: Sequence[str], options: Sequence[str], recording: dict[str, Any]) -> RunSpec:

@@ -127,7 +127,7 @@ def _facts(record: RunRecord, sample: Sample | None) -> list[Fact]:
 def _now(sample: Sample) -> list[Fact]:
     return [
         ("processes", str(sample.processes)),
-        ("cpu", f"{sample.cpu_percent:.0f} %"),
+        ("cpu", f"{sample.cpu_percent:.0f}%"),
         ("memory", format_size(sample.memory_bytes)),
         ("disk", _disk(sample)),
         *((f"gpu {gpu.index}", _gpu(gpu)) for gpu in sample.gpus),
@@ -150,7 +150,7 @@ def _line(sample: Sample) -> str:
     gpu = sample.gpu_memory_bytes
     held = "" if gpu is None else f" · gpu memory {format_size(gpu)}"
     return (
-        f"cpu {sample.cpu_percent:.0f} % · memory {format_size(sample.memory_bytes)}{held}"
+        f"cpu {sample.cpu_percent:.0f}% · memory {format_size(sample.memory_bytes)}{held}"
         f" · disk {_disk(sample)} · processes {sample.processes}"
     )
 
@@ -164,7 +164,7 @@ def _gpu(gpu: GpuReading) -> str:
     """What is known of a GPU, by whomever it is used."""
     facts = [gpu.name]
     if gpu.busy_percent is not None:
-        facts.append(f"{gpu.busy_percent} % busy")
+        facts.append(f"{gpu.busy_percent}% busy")
     if gpu.used_bytes is not None and gpu.total_bytes is not None:
         facts.append(f"{format_size(gpu.used_bytes)} of {format_size(gpu.total_bytes)}")
     if gpu.temperature_c is not None:

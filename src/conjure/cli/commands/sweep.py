@@ -200,7 +200,7 @@ def _show_commands(request: SweepRequest) -> None:
     for trial in range(asked):
         click.echo(request.command_of(propose(request, trial)))
     if asked < request.trial_count:
-        note(f"{request.trial_count - asked} more follow, chosen by how these do")
+        note(f"{request.trial_count - asked} more trials follow, chosen by the results of these")
 
 
 @command.command("show")
@@ -279,7 +279,7 @@ def stop(number: int) -> None:
 @click.option("-b", "--background", is_flag=True, help="Resume the sweep and return at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def resume(number: int, *, retry_failed: bool, more: int | None, background: bool, as_json: bool) -> int:
-    """Continue sweep NUMBER with the same proposals; trials that were lost run again."""
+    """Continue sweep NUMBER with the same proposals; interrupted trials run again."""
     home = Home.from_environment()
     resume_sweep(home, number, retry_failed=retry_failed, more=more or 0)
     return follow_sweep(home, number, background=background, as_json=as_json)

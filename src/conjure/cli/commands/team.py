@@ -54,8 +54,8 @@ def init(*, database: str, objects: str | None) -> None:
 def join(*, database: str) -> None:
     """Share the runs of a team whose files are in an object store; this home must have no runs yet.
 
-    In a home that has joined already it changes nothing, so a script that prepares machines can call it;
-    if the team's database has another address now, the home goes on with that one.
+    In a home that has joined already it changes nothing, so a script that prepares machines can call it.
+    If the address of the team's database has changed, the home uses the new one.
     """
     made = _team().join(Home.from_environment(), database)
     click.echo(f"joined as {made.member}: {plural(made.runs, 'run')} in {made.database} ({made.server})")
@@ -81,7 +81,7 @@ def push(*, numbers: tuple[int, ...], source: str) -> None:
 @command.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(*, as_json: bool) -> None:
-    """Show what this home shares, and whether it can be reached."""
+    """Show what this home shares, and whether database and store can be reached."""
     found = _team().status(Home.from_environment())
     if as_json:
         write_json(asdict(found))
@@ -94,7 +94,7 @@ def status(*, as_json: bool) -> None:
 
 @command.command("upgrade")
 def upgrade() -> None:
-    """Bring the shared database to the schema of this version of conjure."""
+    """Upgrade the shared database to the schema of this version of conjure."""
     before, after = _team().upgrade_schema(Home.from_environment())
     click.echo(f"schema {after}" if before == after else f"schema {before} → {after}")
 
@@ -103,7 +103,7 @@ def upgrade() -> None:
 def leave() -> None:
     """Give this home its own database file again, rebuilt from its run folders.
 
-    It keeps the runs that were carried out in it. Nothing changes for the others of the team.
+    It keeps the runs that were executed in it. Nothing changes for the other members of the team.
     """
     kept = _team().leave(Home.from_environment())
     click.echo(f"the home has its own database file again, with {plural(kept, 'run')}")
@@ -111,7 +111,7 @@ def leave() -> None:
 
 def _show_objects(objects: str | None, can: str | None) -> None:
     if objects is not None:
-        click.echo(f"files are in {objects}: it {can}")
+        click.echo(f"files are in {objects}, which {can}")
 
 
 def _team():  # noqa: ANN202 - a module

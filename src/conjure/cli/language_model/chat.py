@@ -43,13 +43,13 @@ def chat(request: GenerationRequest, *, model: str, adapter: str | None, precisi
     )
     encoder = ChatEncoder.of(loaded.tokenizer, model=model, day=day)
     talk = Chat(loaded, encoder, request)
-    note(f"{loaded.origin} · {loaded.precision} · seed {request.seed} · /reset starts over, ^D ends")
+    note(f"{loaded.origin} · {loaded.precision} · seed {request.seed} · /reset starts over, ^D exits")
     for message in _messages():
         if message.strip() == _RESET:
             talk.reset()
             note("A new conversation.")
         elif _COMMAND.fullmatch(message):
-            note(f"There is no {message.strip()}; {_RESET} starts over, ^D ends.")
+            note(f"There is no command {message.strip()}; {_RESET} starts over, ^D exits.")
         else:
             _answer(talk, message)
     return 0
@@ -126,7 +126,7 @@ def _answer(talk: Chat, message: str) -> None:
     if talk.left_out:
         note(f"The conversation exceeds the context: its first {talk.left_out} messages were left out.")
     if talk.finish_reason == "length":
-        note("The answer was cut: --length sets the maximum.")
+        note("The answer was cut off at the maximum length (--length).")
 
 
 def _messages() -> Iterator[str]:

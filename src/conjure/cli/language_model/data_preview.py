@@ -108,7 +108,10 @@ def _guesses(records: RecordSet) -> Iterator[str]:
     for format_ in sorted(records.chat_formats):
         names = [source.name for source in records.sources if source.chat == format_]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield f"{names[0]}{more}: conversations ({format_}); answers are learned (else: --column NAME)."
+        yield (
+            f"{names[0]}{more}: conversations ({format_}); answers are learned "
+            "(use --column NAME to read plain text)."
+        )
     columns: dict[str, list[str]] = {}
     for source in records.sources:
         if source.guessed and source.column is not None:

@@ -108,7 +108,7 @@ def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool
 
 def _request(data: tuple[str, ...], settings: dict[str, Any]) -> FinetuneRequest:
     if not data:
-        raise UsageError("no data was named: name a file, a folder, or - for standard input")
+        raise UsageError("no data was given: give a file, a folder, or - for standard input")
     output = settings["output"] if settings["output"] is not None else "output"
     given = {**settings, "data": data, "output": output, "resume": settings["resume"] is not None}
     return FinetuneRequest(**given)

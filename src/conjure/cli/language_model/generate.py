@@ -55,7 +55,7 @@ def generate(
     single = len(request.prompts) * request.num_samples == 1
     if streaming and not (plain and single):
         raise UsageError(
-            "--stream shows one sample as it is written", hint="use -n 1, without --json or --logprobs"
+            "--stream can only show a single sample", hint="use -n 1, without --json or --logprobs"
         )
 
     rows = len(request.prompts) * request.num_samples
@@ -93,7 +93,7 @@ def _as_questions(request: GenerationRequest, encoder: ChatEncoder) -> Generatio
 
 
 def _note_making() -> None:
-    note("Rounding the model's weights to int8, which is done once.")
+    note("Quantizing the model's weights to int8 (once per model).")
 
 
 def _note_overflow(loaded: LoadedEngine, request: GenerationRequest) -> None:
@@ -103,8 +103,8 @@ def _note_overflow(loaded: LoadedEngine, request: GenerationRequest) -> None:
     longest = max(map(len, encode_prompts(loaded.tokenizer, request, context)))
     if exceeds_context(longest, request, context):
         note(
-            f"A prompt of {longest:,} and {request.max_new_tokens:,} new tokens exceed the context of "
-            f"{context:,}: when it is full, the model continues from the last {context // 2:,}."
+            f"A prompt of {longest:,} tokens and {request.max_new_tokens:,} new tokens exceed the context of "
+            f"{context:,} tokens: when it is full, the model continues from the last {context // 2:,}."
         )
 
 

@@ -62,7 +62,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
             behind(run),
             f"{run.copies:,} of {samples:,}",
             f"{run.distinct_pairs:.0%}" if run.distinct_pairs is not None else "–",
-            f"{run.length_distance:.1f} (chance: up to {run.usual_distance:.1f})",
+            f"{run.length_distance:.1f} (normal: up to {run.usual_distance:.1f})",
         )
         for run in comparison.runs
     ]

@@ -228,9 +228,7 @@ def _print_table(results: list[_Result]) -> None:
             f"{second.bits_per_byte - first.bits_per_byte:+.4f} bits per byte"
         )
         if len({result.model.tokenizer.digest for result in results}) > 1:
-            note(
-                "The models cut text into different tokens: compare words and bytes, not loss and perplexity."
-            )
+            note("The models have different tokenizers: compare word perplexity or bits per byte, not loss.")
 
 
 def _facts(result: _Result) -> dict[str, str]:

@@ -111,7 +111,7 @@ def _named(models: Sequence[str]) -> list[ModelName]:
 def _announce(address: str, api: Api, report: "_Report") -> None:
     first = api.registry.loaded[api.registry.given[0].name]
     more = len(api.registry.given) - 1
-    others = f", and {plural(more, 'model')} more when asked for" if more else ""
+    others = f", and {plural(more, 'model')} more when requested" if more else ""
     click.echo(f"Serving {first.name} ({first.precision}){others} at {address}/v1")
     report(address, lambda: api.monitoring.served)
 

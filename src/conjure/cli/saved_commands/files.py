@@ -145,7 +145,7 @@ def _texts(value: object, where: str, *, several: bool) -> list[str]:
     """The words that a value stands for."""
     values = value if isinstance(value, list) and several else [value]
     if not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
-        allowed = "a text, a number or a list of them" if several else "a text or a number"
+        allowed = "a string, a number or a list of them" if several else "a string or a number"
         raise UsageError(f"{where} is {_shown(value)}; allowed: {allowed}")
     return [one if isinstance(one, str) else repr(one) for one in values]
 

@@ -67,12 +67,12 @@ def closing_lines(view: SweepView) -> list[str]:
     if view.row.message is not None:
         lines += ["", view.row.message[:1].upper() + view.row.message[1:]]
     if view.is_running and view.pruning_waits is not None:
-        lines += ["", f"Nothing is pruned yet: {view.pruning_waits}"]
+        lines += ["", f"Nothing has been pruned yet: {view.pruning_waits}"]
     if view.is_abandoned:
-        lines += ["", f"Nothing drives this sweep any more; to go on: conjure sweep resume {number}"]
+        lines += ["", f"This sweep has no driver; to continue it: conjure sweep resume {number}"]
     importance = view.importance
     if importance:
-        lines += ["", "Share of the differences that one parameter explains by itself (90% interval):"]
+        lines += ["", "Share of the variation that one parameter explains by itself (90% interval):"]
         width = max(len(one.parameter) for one in importance)
         lines += [
             f"  {one.parameter:<{width}}  {one.share:4.0%}  ({one.low:.0%} to {one.high:.0%})"

@@ -193,7 +193,7 @@ def _open_corrections(folder: Path, source: ModelSource) -> Iterator[dict[str, C
         raise CheckpointError(f"{folder} contains no {WEIGHTS_FILE}; only safetensors are loaded")
     alpha = settings.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise CheckpointError(f"{folder / CONFIG_FILE} has lora_alpha {alpha!r}, which is no number")
+        raise CheckpointError(f"{folder / CONFIG_FILE} has lora_alpha {alpha!r}, which is not a number")
     with TensorFile(folder / WEIGHTS_FILE) as file:
         _refuse_other_base(folder, source, file.metadata, settings)
         found = {}
@@ -208,7 +208,7 @@ def _open_corrections(folder: Path, source: ModelSource) -> Iterator[dict[str, C
         known = {f"{_PREFIX}{name.removesuffix('.weight')}{kind}" for name in found for kind in (_DOWN, _UP)}
         foreign = sorted(set(file.tensors) - known)
         if foreign or not found:
-            what = f"tensor {foreign[0]}, which is no part of one" if foreign else "no LoRA matrices"
+            what = f"tensor {foreign[0]}, which is not part of one" if foreign else "no LoRA matrices"
             raise CheckpointError(f"{folder} is not a LoRA adapter that conjure can use: it contains {what}")
         yield found
 
@@ -229,7 +229,7 @@ def _refuse_other_kinds(folder: Path, settings: Mapping[str, Any]) -> None:
     for name, plain in _PLAIN.items():
         if settings.get(name, plain[0]) not in plain:
             raise CheckpointError(
-                f"{folder / CONFIG_FILE} has {name} {settings[name]!r}, which conjure does not know",
+                f"{folder / CONFIG_FILE} has {name} {settings[name]!r}, which conjure does not support",
                 hint="merge it into its base model with peft, and use the merged model",
             )
 

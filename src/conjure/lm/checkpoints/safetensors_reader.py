@@ -203,7 +203,7 @@ class TensorFile:
                 )
             if tensor.stop > size:
                 raise CheckpointError(
-                    f"{self.path} is cut short: tensor {tensor.name} needs the file to be {tensor.stop:,}"
+                    f"{self.path} is truncated: tensor {tensor.name} needs the file to be {tensor.stop:,}"
                     f" bytes long, and it is {size:,}",
                     hint="copy or download the model again",
                 )

@@ -128,7 +128,7 @@ class GenerationRequest(SamplingSettings):
         for name, kinds in (("prompts", (str, EncodedPrompt)), ("stop", (str,))):
             texts = getattr(self, name)
             if isinstance(texts, str | EncodedPrompt) or not all(isinstance(text, kinds) for text in texts):
-                yield ValueFault(name, f"must be a list of texts, not {texts!r}")
+                yield ValueFault(name, f"must be a list of strings, not {texts!r}")
         if not self.prompts:
             words = "is empty; at least one is needed, and an empty text means the start of a document"
             yield ValueFault("prompts", words)

@@ -369,7 +369,7 @@ def _score_group(
         )
         if not all(math.isfinite(logprobs.sum()) for logprobs in scored):
             raise ModelError(
-                "the model gives log-probabilities that are not numbers (NaN or infinity): its weights are"
+                "the model computes log-probabilities that are not numbers (NaN or infinity): its weights are"
                 " too large, or damaged"
             )
         for window, logprobs in zip(together, scored, strict=True):

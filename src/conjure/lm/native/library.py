@@ -273,7 +273,7 @@ def open_library(folder: Path) -> ctypes.CDLL | str:
         library = ctypes.CDLL(str(built[0]))
         abi = library.conjure_abi()
     except (OSError, AttributeError) as error:
-        return f"the native engine does not load: {error}"
+        return f"the native engine could not be loaded: {error}"
     if abi != ABI_VERSION:
         return "the native engine was built from other sources; reinstall conjure"
     library.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (Model, Call)]

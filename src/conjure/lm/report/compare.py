@@ -59,7 +59,7 @@ class ComparedRun:
         copies: Samples that are copies of a record it was trained on, or nearly so.
         distinct_pairs: Share of different word pairs, on as many words of each model.
         length_distance: Wasserstein-1 distance of its samples' lengths to those of its records, tokens.
-        usual_distance: What chance alone makes of that, in 95 of 100 cases.
+        usual_distance: The most of that in 95 of 100 random draws of real records.
     """
 
     run: int

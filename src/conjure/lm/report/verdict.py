@@ -1,4 +1,4 @@
-"""From figures to plain words: did it get better, learn the shape, copy, vary?
+"""From figures to plain words: did it get better, learn the lengths, copy, vary?
 
 Main entry: `judge`. Every limit stands here, with its reason. Invariants: what is called good or bad is
 measured against what is normal for unseen text of the same kind where there is any, against what so few
@@ -27,12 +27,12 @@ from conjure.lm.report.facts import (
 from conjure.lm.report.novelty import Novelty
 from conjure.lm.report.statistics import FEWEST_CLEAR_GROUPS, LEVEL, SMALLEST_CHANGE
 
-ALL_LONG = 0.9  # where so many records reach a sample's limit, there is no shape to be learned
+ALL_LONG = 0.9  # where so many records reach a sample's limit, there are no lengths to be learned
 NEARLY = 2.0  # times the normal distance: a difference that shows, but a small one
 PART_OF_THE_WAY = 0.5  # of the base's distance is left, and …
 ALIKE = 1 / 3  # … of the mean length: so far from it a shape is another one
 COPIER = 0.2  # share of copies and near copies that nothing excuses: one sample in five
-COPYING = 0.05  # share that no normal excuses from being called copying now and then
+COPYING = 0.05  # share that no normal excuses from being called copying sometimes
 RECITED = 0.05  # share of training records recited, above that of held-out records
 VARIED = 0.8  # of the distinct-2 that unseen text has
 MONOTONOUS = 0.6
@@ -42,7 +42,7 @@ HIGHEST_ADVISED_RATE = 1e-3  # five times less than far too much is still too mu
 
 _QUESTIONS = (
     "Is it better on text it has not seen?",
-    "Has it learned the shape: how long texts are?",
+    "Has it learned how long texts are?",
     "Is it just copying?",
     "Is it varied?",
 )
@@ -107,9 +107,9 @@ _WHY_NOT_MEASURED: dict[State, str] = {
 }
 _NEXT_STEPS: dict[State, str | None] = {
     "learned": None,
-    "nothing_held_out": "To measure it, hold a part of the records out: --holdout 0.1",
-    "not_comparable": "To measure it, add records that differ from one another, or name a file of other "
-    "texts: --validation FILE",
+    "nothing_held_out": "To measure it, hold out some of the records: --holdout 0.1",
+    "not_comparable": "To measure it, add records that differ from one another, or evaluate on a file of "
+    "other texts: --validation FILE",
 }
 
 
@@ -151,7 +151,7 @@ def _after_nothing(rise: float, rate: float | None) -> str:
         option = f" (--learning-rate {lower:.1g})" if lower is not None else ""
         return f"Training made it worse from the first evaluation on. Try a lower learning rate{option}."
     option = f" (--learning-rate {rate * 3:.1g})" if rate is not None else ""
-    return f"Training changed little. Try more epochs (--epochs), or a higher learning rate{option}."
+    return f"Training changed it little. Try more epochs (--epochs) or a higher learning rate{option}."
 
 
 def _better(
@@ -187,7 +187,7 @@ def _sure_of_change(comparison: HeldOutComparison) -> str:
     if p_value is None:
         return f"{words}."
     often = "less than once in 1,000 times" if p_value < 0.001 else _times(p_value)
-    return f"{words}; chance alone makes such a difference {often}."
+    return f"{words}; by chance alone, a difference this large would occur {often}."
 
 
 def change_digits(change: float) -> int:
@@ -211,10 +211,10 @@ def _likelier(comparison: HeldOutComparison) -> str:
     """How many texts became more likely, each of those that say the same counting once."""
     counted = comparison.counted
     if counted == comparison.records:
-        return f"{comparison.likelier:,} of them became more likely."
+        return f"{comparison.likelier:,} of the {counted:,} texts became more likely."
     if counted > comparison.records:
-        return f"Read in {counted:,} stretches, {comparison.likelier:,} of them became more likely."
-    return f"With duplicates counted once, {comparison.likelier:,} of {counted:,} became more likely."
+        return f"Read in {counted:,} segments, {comparison.likelier:,} of them became more likely."
+    return f"With duplicates counted once, {comparison.likelier:,} of {counted:,} texts became more likely."
 
 
 def _what_is_clear(comparison: HeldOutComparison) -> str:
@@ -223,28 +223,29 @@ def _what_is_clear(comparison: HeldOutComparison) -> str:
         return f"Fewer than {FEWEST_CLEAR_GROUPS} different texts cannot show a clear difference."
     if comparison.p_value is not None and comparison.p_value < LEVEL:
         return f"A difference below {SMALLEST_CHANGE:g} is too small to matter."
-    return f"A clear difference is one that chance makes less than {_times(LEVEL)}."
+    return f"A clear difference is one that would occur by chance less than {_times(LEVEL)}."
 
 
 def _shape(base: ModelResults, tuned: ModelResults, lengths: LengthScale) -> Finding:
     before, after, normal = base.lengths.distance, tuned.lengths.distance, lengths.usual_distance
     if lengths.data.at_limit >= ALL_LONG:
         long = f"{lengths.data.at_limit:.0%} of the records"
-        detail = f"{long} have {lengths.limit} tokens or more, and no sample may be longer."
+        detail = f"{long} have {lengths.limit} tokens or more, the maximum length of a sample."
         return Finding(_SHAPE, "unknown", "Samples are too short to tell", detail)
     detail = (
-        f"Sample lengths differ from the data's by {after:.1f} tokens on average, those of the base model by "
-        f"{before:.1f}. Normal is up to {normal:.1f}: as many real records, drawn at random, differ by no "
-        "more in 95 of 100 draws."
+        f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model: {before:.1f}). "
+        f"Up to {normal:.1f} is normal: 95% of random draws of {len(tuned.samples):,} real records differ by "
+        "no more."
     )
     if after <= normal:
         kept = before <= normal
-        return Finding(_SHAPE, "good", "It kept the shape" if kept else "It learned the shape", detail)
+        answer = "It kept the text lengths" if kept else "It learned the text lengths"
+        return Finding(_SHAPE, "good", answer, detail)
     if after <= NEARLY * normal:
-        return Finding(_SHAPE, "mixed", "It nearly learned the shape", detail)
+        return Finding(_SHAPE, "mixed", "It nearly learned the text lengths", detail)
     if after <= min(PART_OF_THE_WAY * before, ALIKE * lengths.data.mean):
-        return Finding(_SHAPE, "mixed", "It learned some of the shape", detail)
-    return Finding(_SHAPE, "bad", "It did not learn the shape", detail)
+        return Finding(_SHAPE, "mixed", "It partly learned the text lengths", detail)
+    return Finding(_SHAPE, "bad", "It did not learn the text lengths", detail)
 
 
 def _copying(tuned: ModelResults, normal: HeldOutBaseline | None) -> Finding:
@@ -266,7 +267,7 @@ def _copying(tuned: ModelResults, normal: HeldOutBaseline | None) -> Finding:
     if recited >= COPIER:
         return Finding(_COPYING, "bad", "It has memorized training records", detail)
     if share > usual or share >= COPYING:
-        return Finding(_COPYING, "mixed", "It copies now and then", detail)
+        return Finding(_COPYING, "mixed", "It sometimes copies the training text", detail)
     if recited >= RECITED:
         return Finding(_COPYING, "mixed", "It has memorized some training records", detail)
     return Finding(_COPYING, "good", "It does not copy", detail)

@@ -114,7 +114,7 @@ def translate_read_errors(name: str) -> Iterator[None]:
         yield
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
-            raise DataError(f"{name} is a gzip file that is damaged or cut short: {error}") from error
+            raise DataError(f"{name} is a gzip file that is damaged or truncated: {error}") from error
         raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
 
 

@@ -151,7 +151,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON, or is cut short: {error}") from error
+        raise CheckpointError(f"{path} is not JSON, or is truncated: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} should contain a JSON object and contains a {type(value).__name__}")
     return value

@@ -229,13 +229,13 @@ def hold_out_file(
         return Split(_deduplicated(train, dedup), None, "none", reason, excluded)
     reason = "the validation file is held out"
     if excluded:
-        reason += f", but for {excluded:,} of its {len(kept):,} records that are also in the training text"
+        reason += f", except {excluded:,} of its {len(kept):,} records that are also in the training text"
     return Split(_deduplicated(train, dedup), remaining, "file", reason, excluded)
 
 
 def _split(text: TokenisedText, everything: TokenStream, groups: DuplicateGroups, fraction: float) -> Split:
     if fraction == 0:
-        return Split(everything, None, "none", "nothing is held out, as asked")
+        return Split(everything, None, "none", "nothing is held out, as requested")
     held_out = _chosen_groups(text, groups, fraction)[groups.labels]
     if held_out.any():
         left_out = held_out & overlapping_training(groups, ~held_out)
@@ -255,7 +255,7 @@ def _hold_out_tail(
     """The last tokens, but for the records among them that stand before them as well."""
     total = len(text.ids)
     if total < 3:
-        return Split(everything, None, "none", f"{total} tokens are too few to hold out any")
+        return Split(everything, None, "none", f"{total} tokens are too few to hold any out")
     cut = total - max(1, round(_TAIL * total))
     train, tail = _span(text, groups, 0, cut), _span(text, groups, cut - 1, total)
     first = len(everything.ends) - tail.records  # the record that the cut goes through, or ends at

@@ -46,7 +46,7 @@ class Fault(StrEnum):
     STRAY_QUOTE = "quote inside a quoted field"
     TOO_LONG = "field longer than 32 million characters"
     BROKEN_JSON = "broken JSON"
-    NAME_TWICE = "one name twice in an object"
+    NAME_TWICE = "the same name twice in an object"
     NOT_AN_OBJECT = "not a JSON object"
     NOT_TEXT = "not text"
     NOT_MESSAGES = "not a list of messages"
@@ -145,11 +145,11 @@ class SeparatedTable:
         listed = list_names(self._names)
         if self._layout.header and looks_like_record(self._names, self.samples()):
             return (f"the first row names the columns ({listed}) and looks like a record: if it is one,"
-                    " --no-header",)  # fmt: skip
+                    " use --no-header",)  # fmt: skip
         first = self._first_row[0] if self._first_row else ""
         if self._delimiter is None and any(delimiter in first for delimiter in DELIMITERS):
             return (f"it is read as one column ({listed}): no delimiter gives the rows as many fields as the"
-                    " first (else: --delimiter C)",)  # fmt: skip
+                    " first (--delimiter C sets one)",)  # fmt: skip
         return ()
 
     def samples(self) -> dict[str, list[str]]:
@@ -495,7 +495,7 @@ class JsonTable(JsonLinesTable):
                 raise self._broken(count + 1)
 
     def _broken(self, number: int) -> DataError:
-        return DataError(f"{self._path} is damaged or cut short: record {number:,} is broken JSON")
+        return DataError(f"{self._path} is damaged or truncated: record {number:,} is broken JSON")
 
 
 def _holds_records(value: object) -> bool:

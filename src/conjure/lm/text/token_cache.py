@@ -228,7 +228,7 @@ def tokenise(
             f" training data {'plain text' if chat is None else 'conversations'}"
         )
     if chat is not None and allow_special:
-        raise value_fault("special_tokens", "is 'token', and what a message says is always text")
+        raise value_fault("special_tokens", "is 'token', but messages are always read as plain text")
     end_of_text = end_of_text and (chat is None or chat.adds_end_of_text)
     facts = [_FORMAT, records.digest, tokenizer.digest, end_of_text, allow_special]
     facts += [chat.digest] if chat is not None else []
@@ -351,7 +351,8 @@ def _remarks(text: TokenisedText) -> Iterator[str]:
             yield f"{token} occurs in the text {times} and is read as the token"
         else:
             yield (
-                f"{token} occurs in the text {times} and is read as plain text (else: --special-tokens token)"
+                f"{token} occurs in the text {times} and is read as plain text"
+                " (--special-tokens token: as the token)"
             )
     if text.altered:
         count = "1 record is" if text.altered == 1 else f"{text.altered:,} records are"

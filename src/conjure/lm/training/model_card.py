@@ -68,15 +68,15 @@ base_model_relation: finetune
 
 # A language model tuned with conjure
 
-Started from `{plan.model}` ({plan.parameters:,} parameters, {plan.trainable:,} of them trained) and tuned on
-{facts.records:,} records ({facts.tokens:,} tokens) from {files}; these are the weights after {step:,} steps.
+Fine-tuned from `{plan.model}` ({plan.parameters:,} parameters, {plan.trainable:,} of them trained) on
+{facts.records:,} records ({facts.tokens:,} tokens) from {files}; the weights are those after {step:,} steps.
 
 - base model: {_base(base)}
 - blocks of {plan.block_size} tokens, {plan.batch_size} per step; peak learning rate {plan.learning_rate:g}
-- held out to measure on: {plan.held_out_tokens:,} tokens, chosen by {plan.held_out_method}
-{_learned(plan)}- everything else: `training.json`
+- held out for evaluation: {plan.held_out_tokens:,} tokens, by {plan.held_out_method}
+{_learned(plan)}- all settings: `training.json`
 
-It writes what its training text is like, with that text's mistakes and biases, and may repeat parts of it.
+It imitates its training text, including that text's mistakes and biases, and may repeat parts of it.
 
 ```
 conjure {"chat" if facts.are_chats else "generate"} --model THIS_FOLDER
@@ -90,15 +90,13 @@ def _base(base: BaseFacts) -> str:
         if base.licence is not None
         else "its files name no license; the terms of its source also apply to this model"
     )
-    weights = f"; its weights came from a quantised file ({base.rounded_to})" if base.rounded_to else ""
+    weights = f"; its weights came from a quantized file ({base.rounded_to})" if base.rounded_to else ""
     return f"{base.name}; {licence}{weights}"
 
 
 def _learned(plan: Plan) -> str:
     count = plan.data.answer_tokens
-    return (
-        "" if count is None else f"- the data are conversations; learned are the answers, {count:,} tokens\n"
-    )
+    return "" if count is None else f"- trained on the answers of conversations: {count:,} tokens\n"
 
 
 def _origin(folder: Path) -> dict:

@@ -176,7 +176,7 @@ def _refuse_other_base(request: FinetuneRequest, source: ModelSource) -> None:
     if difference is not None:
         raise UsageError(
             f"the interrupted training started from {difference}",
-            hint=f"{how_to_restore(source, source.name, facts.get('conjure'))} to go on,"
+            hint=f"{how_to_restore(source, source.name, facts.get('conjure'))} to continue,"
             f" or omit {option('resume')} to start again",
         )
 

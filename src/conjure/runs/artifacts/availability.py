@@ -117,13 +117,13 @@ def _manifest_of(files: "TeamRuns", record: RunRecord) -> "SharedManifest":
     number, where = record.number, _where(record)
     if not record.status.is_final:
         raise NotFoundError(
-            f"run {number} is {record.status}{where}; its files can be had here when it has ended",
+            f"run {number} is {record.status}{where}; its files are available here after it has ended",
             fix=f"conjure wait {number}",
         )
     if record.outputs is None:
         raise NotFoundError(
-            f"run {number} ended {record.status} and saved nothing;"
-            f" what is left of it is{where or ' elsewhere'}"
+            f"run {number} ended as {record.status} and saved no outputs;"
+            f" its remaining files are{where or ' elsewhere'}"
         )
     if record.outputs.removed:
         raise NotFoundError(f"the files of run {number} were removed")
@@ -344,7 +344,7 @@ def bring_kept_file(home: Home, resource: Resource) -> None:
         try:
             files.fetch_file(resource.name, path)
         except base.MissingObjectError as error:
-            raise NotFoundError(f"the file kept as {resource} is not in {files.objects.address}") from error
+            raise NotFoundError(f"the file stored as {resource} is not in {files.objects.address}") from error
 
 
 # ---- uploads -----------------------------------------------------------------------------------------------

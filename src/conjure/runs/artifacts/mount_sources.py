@@ -80,7 +80,7 @@ def locate(home: Home, source: str) -> Path:
     path = home.root / source
     bring_kept_file(home, resource)
     if not path.is_file() or ".." in path.parts:
-        raise NotFoundError(f"the file kept as {source} is no longer there")
+        raise NotFoundError(f"the file stored as {source} no longer exists")
     return path
 
 
@@ -115,7 +115,7 @@ def keep_file(home: Home, file: Path) -> str:
     except OSError as error:
         why = str(full_disk(home)) if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise MountError(
-            f"{file} ({format_size(size)}) could not be kept for the run: {why}",
+            f"{file} ({format_size(size)}) could not be stored for the run: {why}",
             hint="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
         ) from error
     return str(Resource(KEPT_FILES, digest, None, (file.name,)))

@@ -107,7 +107,7 @@ def _refuse_escapes(entries: Iterable[Entry]) -> None:
         if entry.target is not None:
             links.add(path)
     if links and any(parent in links for path in paths for parent in path.parents):
-        raise DamagedObjectError("a list of files has a file behind a link")
+        raise DamagedObjectError("a list of files contains a file below a link")
 
 
 def _contents(manifest: Manifest) -> Iterator[Entry]:

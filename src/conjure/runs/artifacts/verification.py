@@ -70,7 +70,7 @@ def verify(home: Home, store: Database, text: str) -> Verified:
         content = RunFolder(folder).outputs
         if record.outputs is None and not (folder / MANIFEST).exists():
             raise NotFoundError(
-                f"{resource.owner} has no saved outputs: the run ended {record.status}",
+                f"{resource.owner} has no saved outputs: the run ended as {record.status}",
                 fix=f"conjure info {record.number}",
             )
         if home.is_elsewhere(record.number):

@@ -237,7 +237,7 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> int:
     if before > NEWEST:
         raise NewerSchemaError(
             f"conjure's database has schema {before}, and this version of conjure supports up to {NEWEST}:"
-            " a newer conjure wrote it",
+            " it was written by a newer version of conjure",
             hint="or set CONJURE_HOME to another folder",
             fix="pip install --upgrade conjure",
         )

@@ -77,11 +77,11 @@ def _check_schema(number: int) -> None:
     if number > NEWEST:
         raise NewerSchemaError(
             f"the team's database has schema {number}, and this version of conjure supports up to {NEWEST}:"
-            " a newer conjure wrote it",
+            " it was written by a newer version of conjure",
             fix="pip install --upgrade conjure",
         )
     if number == 0:
-        raise StoreError("the team's database has no tables of conjure's", fix="conjure team init")
+        raise StoreError("the team's database does not contain conjure's tables", fix="conjure team init")
     if number < NEWEST:
         raise StoreError(
             f"the team's database has schema {number}, and this version of conjure needs {NEWEST}",
@@ -252,7 +252,7 @@ def _errors_translated(home: Home) -> Iterator[None]:
             yield
     except (DeadlockDetected, SerializationFailure) as error:
         raise _RepeatError(
-            "the team's database is too busy: this change was undone again and again"
+            "the team's database is too busy: this change was rolled back repeatedly"
         ) from error
     except psycopg.OperationalError as error:
         if "password" in str(error):  # a login that fails has no code of its own in psycopg
@@ -265,7 +265,7 @@ def _errors_translated(home: Home) -> Iterator[None]:
         ) from error
     except InsufficientPrivilege as error:
         raise StoreError(
-            f"the team's database does not allow this to your role: {_first_line(error)}",
+            f"your role in the team's database does not have the permission for this: {_first_line(error)}",
             hint="ask its owner to grant more (docs/team.md, A role for each member)",
         ) from error
     except psycopg.Error as error:

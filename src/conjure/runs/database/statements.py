@@ -198,6 +198,7 @@ class DamagedError(StoreError):
 def damaged(error: Exception) -> DamagedError:
     """What to say of a database that does not hold what was written."""
     return DamagedError(
-        f"conjure's database is damaged ({type(error).__name__}: {error}); the run folders contain all of it",
+        f"conjure's database is damaged ({type(error).__name__}: {error}); it can be rebuilt from the run "
+        "folders",
         fix="conjure doctor --reindex",
     )

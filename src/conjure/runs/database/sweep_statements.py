@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from conjure.core.text import plural
 from conjure.errors import NotFoundError
 from conjure.runs.database.rows import FACTS, as_json
 from conjure.runs.database.session import Row
@@ -143,7 +144,7 @@ class SweepStatements(Statements):
             (claim.sweep,),
         )
         if going_on >= sweep.parallel:
-            raise TrialRefusedError(f"sweep {claim.sweep} has {going_on} trials going on already")
+            raise TrialRefusedError(f"sweep {claim.sweep} already has {plural(going_on, 'active trial')}")
         if not self._take_trial(claim, run):
             raise TrialRefusedError(f"trial {claim.trial} of sweep {claim.sweep} was started already")
 

@@ -153,7 +153,7 @@ class _BuildRequest:
 def _refuse_other_version(version: str | None, current: Interpreter) -> None:
     if version is not None and not _is_version(current.version, version):
         raise BuildError(
-            f"python is {current.version} here, and {option('python', version)} was asked for",
+            f"python is {current.version} here, and {option('python', version)} was requested",
             hint=f"{option('base', 'none')} builds a clean environment of that version",
         )
 

@@ -104,8 +104,8 @@ def why_not_found(job: Job) -> str:
     interpreter = first[2:].decode(errors="replace").rstrip("\n")
     if interpreter.endswith("\r"):
         return (
-            f"its first line ends as on Windows, so that it names {interpreter.strip()!r} with a carriage"
-            f" return; `sed -i 's/\\r$//' {shell_words(job.arguments[0])}` takes it away"
+            "its first line has a Windows line ending (CRLF); "
+            f"`sed -i 's/\\r$//' {shell_words(job.arguments[0])}` removes it"
         )
     return f"its first line names {interpreter.strip()!r}, which does not exist"
 

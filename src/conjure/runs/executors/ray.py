@@ -75,8 +75,8 @@ class RayExecutor(Executor):
             )
         if read_team(home) is None:
             raise UsageError(
-                f"executor {name} needs a team's home, which its nodes have joined, too",
-                hint="docs/clusters.md says how to set it up",
+                f"executor {name} needs a team's home, which its nodes have joined as well",
+                hint="docs/clusters.md explains how to set it up",
                 fix="conjure team init --help",
             )
         return cls(home, known[name])

@@ -105,7 +105,7 @@ def _wait(executor: RayExecutor, names: set[str]) -> dict[str, RayJob]:
 def _fault(executor: RayExecutor, job: RayJob | None) -> str:
     """What is missing on a node, by what its job has found; an empty text for nothing."""
     if job is None:
-        return f"a job was not done within {_PATIENCE_S:.0f} s"
+        return f"a job did not finish within {_PATIENCE_S:.0f} s"
     if job.exit_code == _NO_SUCH_PROGRAM:
         return "`conjure` is not on the PATH of Ray"
     try:
@@ -114,7 +114,7 @@ def _fault(executor: RayExecutor, job: RayJob | None) -> str:
         here, there = version("conjure"), told["version"]
         joined, store, uv = told["joined"], told["store"], told["uv"]
     except (ExecutorError, IndexError, ValueError, KeyError, TypeError):
-        return f"the check failed (exit {job.exit_code}); is conjure of the same version there?"
+        return f"the check failed (exit {job.exit_code}); check that the node has the same version of conjure"
     if here != there:
         return f"conjure is {there}, and here it is {here}"
     home = "" if joined else executor.how_to_join()

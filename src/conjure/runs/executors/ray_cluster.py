@@ -180,7 +180,7 @@ class RayCluster:
     def _refusal(self, status: int, said: str) -> ExecutorError:
         if status in (401, 403):
             return ExecutorError(
-                f"executor {self._settings.name} refuses our token (HTTP {status})",
+                f"executor {self._settings.name} refused the token (HTTP {status})",
                 hint="set token_file in its table of the configuration",
             )
         last = (said.strip().splitlines() or [""])[-1][:500]

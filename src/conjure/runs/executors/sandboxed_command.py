@@ -96,7 +96,7 @@ class SandboxedProcess(CommandProcess):
     def _close(self) -> None:
         super()._close()
         if not self._was_started and self._main_exit is not None and self._main_exit.signal is None:
-            fault = sandbox_fault() or "bubblewrap could not start the command; the log has its words"
+            fault = sandbox_fault() or "bubblewrap could not start the command; its message is in the log"
             raise NotStartedError(fault, 127)
 
     def _signal_group(self, number: int) -> None:

@@ -111,7 +111,7 @@ class HangDetector:
                 return Hang(rank, f"hangs: it has done nothing for {seen.idle_s:.0f} s while others wait")
             own = seen.used.get(seen.progress.pid, Measurement())
             if own.cpu_s >= seen.progress.cpu_limit_s:
-                return Hang(rank, "hangs: it computes far longer than ever before while others wait")
+                return Hang(rank, "hangs: it has computed much longer than before while others wait")
         return None
 
     def _deadlocked(self) -> Hang | None:

@@ -137,7 +137,7 @@ class _Scheduler:
         if request is not None:
             self._requests[number] = request
             return
-        message = "what its supervisor was to be given is gone from memory"
+        message = "its variables and settings were lost from memory"
         close_queued(store, number, Ending(EndReason.SUPERVISOR_DIED, message=message))
 
     def _capacity(self, number: int) -> Capacity:

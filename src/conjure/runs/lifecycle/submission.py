@@ -218,8 +218,8 @@ def _refuse_own_paths(spec: RunSpec) -> None:
         path = Path(word)
         if word.startswith("/") and path.exists():
             raise UsageError(
-                f"{option('on', spec.on or '')}: {path} is on this machine, and the nodes do not have it",
-                hint=f"upload it, and name uploads/{path.name} in its place",
+                f"{option('on', spec.on or '')}: {path} is on this machine, but not on the nodes",
+                hint=f"upload it, and give uploads/{path.name} instead",
                 fix=shell_words("conjure", "upload", word),
             )
 
@@ -359,7 +359,7 @@ def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
         places = " and ".join(map(part_in_words, others))
         raise UsageError(
             f"run {record.number} has a secret in {places}, and secrets are not stored",
-            hint="run the whole command again, with the secret in a variable that it is given with"
+            hint="run the command again with the secret in a variable:"
             f" {option('env')}, and $KEY in the command",
         )
     known = {name: given.get(name, os.environ.get(name)) for name in names}

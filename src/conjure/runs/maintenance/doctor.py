@@ -174,7 +174,7 @@ def _integrity(store: Database, suspects: list[int]) -> Finding:
     faults = store.stray_rows()
     damaged = store.damaged_rows(suspects)
     if damaged:
-        faults.append(f"the rows of runs that cannot be read: {_numbers(damaged)}")
+        faults.append(f"rows of runs that cannot be read: {_numbers(damaged)}")
     if faults:
         return Finding("database", State.FAULT, "; ".join(faults), _REINDEX)
     return Finding("database", State.OK, f"schema {NEWEST}, no faults")
@@ -233,7 +233,7 @@ def _records(home: Home, store: Database, folders: set[int], suspects: list[int]
         text = f"run.json is missing or cannot be read: {_numbers(lost)}"
         yield Finding("records", State.FAULT, text, _REINDEX)
     if other:
-        text = f"run.json and the database tell different things: {_numbers(other)}"
+        text = f"run.json and the database disagree: {_numbers(other)}"
         yield Finding("records", State.FAULT, text, _REINDEX)
 
 
@@ -250,7 +250,7 @@ def _run_files(home: Home, store: Database, folders: set[int]) -> Iterator[Findi
 def _faults_of_folder(home: Home, kept: KeptParts) -> Iterator[str]:
     folder = f"{home.runs}/{kept.number}"  # there may be very many, and pathlib would take most of the time
     if kept.log and not os.path.exists(f"{folder}/{LOG_FILE}"):  # noqa: PTH110
-        yield f"{LOG_FILE} is missing, so what they printed is lost"
+        yield f"{LOG_FILE} is missing, so the logs of these runs are lost"
     if not kept.outputs:
         return
     if not os.path.isdir(f"{folder}/{OUTPUTS}"):  # noqa: PTH112

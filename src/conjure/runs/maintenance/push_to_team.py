@@ -56,7 +56,7 @@ def push(source: Home, target: Home, numbers: Sequence[int] = ()) -> Iterator[Pu
         raise UsageError(f"there is nothing to copy from {source.root}")
     with open_database(source) as database, shared_files(target, team) as files:
         if read_team(source) == team:
-            raise UsageError("both homes share the same records already")
+            raise UsageError("both homes already share the same records")
         pushing = _Push(source, database, files, _origin(source))
         for number in sorted(numbers) or _ended(database):
             if not database.get(number).status.is_final:

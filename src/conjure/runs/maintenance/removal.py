@@ -125,9 +125,9 @@ def _refuse_needed(store: Database, resource: Resource, users: Iterable[int], *,
         return
     needs = []
     if ended:
-        needs.append(f"{_listed('run', ended)} {'were' if ended[1:] else 'was'} made with it")
+        needs.append(f"{_listed('run', ended)} used it")
     if links:
-        needs.append(f"{_listed('link', links)} {'lead' if links[1:] else 'leads'} to it")
+        needs.append(f"{_listed('link', links)} {'point' if links[1:] else 'points'} to it")
     raise ConflictError(
         f"{resource.owner} is still needed: {' and '.join(needs)}",
         fix=shell_words("conjure", "rm", "-f", resource.owner),

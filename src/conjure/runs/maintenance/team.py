@@ -130,7 +130,7 @@ def join(home: Home, address: str) -> TeamStatus:
     if known is None and folder_numbers(home.runs):
         raise ConflictError(
             f"{home.root} has runs, whose numbers the team also uses",
-            hint="join with a home beside it, conjure --home NAME team join …, and bring runs along with"
+            hint="join with another home, conjure --home NAME team join …, and copy the runs with"
             " conjure --home NAME team push",
         )
     with PostgresDatabase.open(home, address) as database:
@@ -138,7 +138,7 @@ def join(home: Home, address: str) -> TeamStatus:
     if objects is None:
         raise StoreError(
             "the files of this database's runs are in a shared folder, not in an object store",
-            hint="set CONJURE_HOME to that folder; nothing has to be joined",
+            hint="set CONJURE_HOME to that folder; it is not necessary to join",
         )
     if known is not None and known.objects != objects:
         _refuse_member(home)
@@ -261,7 +261,7 @@ def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, ob
     if any(True for _ in files.objects.names("runs")):
         raise ConflictError(
             f"{objects} contains the runs of another home",
-            hint="give another prefix, or begin with a home that has no runs to take those over",
+            hint="give another prefix, or start with a home without runs to take over those runs",
         )
     for number in numbers:
         record = database.get(number)
@@ -354,7 +354,7 @@ def _team_of(home: Home) -> TeamSettings:
 
 def _refuse_member(home: Home) -> None:
     if read_team(home) is not None:
-        raise ConflictError("this home shares a database already", fix="conjure team status")
+        raise ConflictError("this home already shares a database", fix="conjure team status")
 
 
 def _refuse_active(home: Home, among: Iterable[int] | None = None) -> None:

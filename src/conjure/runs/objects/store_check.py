@@ -26,7 +26,7 @@ class Abilities:
 
     def in_words(self) -> str:
         """As a person reads it."""
-        refuses = "yes" if self.refuses_to_overwrite else "no, and conjure does not need it"
+        refuses = "yes" if self.refuses_to_overwrite else "no (not needed)"
         return f"reads, writes, lists and deletes; conditional writes: {refuses}"
 
 
@@ -34,13 +34,13 @@ def probe(objects: RemoteObjects) -> Abilities:
     """Write, read, list and remove an object.
 
     Raises:
-        ObjectsError: It cannot do that, or gives back other bytes than were written.
+        ObjectsError: It cannot do that, or returns other bytes than were written.
     """
     name, content = f"probe/{secrets.token_hex(8)}", secrets.token_bytes(1024)
     objects.put(name, content)
     try:
         if objects.get(name) != content or objects.get_range(name, 100, 10) != content[100:110]:
-            raise ObjectsError(f"{objects.address} gives back other bytes than were written")
+            raise ObjectsError(f"{objects.address} returns other bytes than were written")
         if name not in list(objects.names("probe")):
             raise ObjectsError(f"{objects.address} does not list an object right after it was written")
         refuses = _refuses_to_overwrite(objects, name)

@@ -78,7 +78,7 @@ def write_request(home: Home, number: int, request: SupervisorRequest) -> None:
         finally:
             new.unlink(missing_ok=True)
     except OSError as error:
-        raise ExecutorError(f"a waiting run cannot be kept in {folder}: {error.strerror}") from error
+        raise ExecutorError(f"a waiting run cannot be stored in {folder}: {error.strerror}") from error
 
 
 def _make_own(folder: Path) -> None:

@@ -392,7 +392,7 @@ class RunSpec:
             return []
         image, sandbox, gpus = option("image"), option("sandbox"), option("gpus")
         return [
-            *[f"{image} and {sandbox} cannot be combined: a container is no sandbox"] * self.sandbox,
+            *[f"{image} and {sandbox} cannot be combined: a container is not a sandbox"] * self.sandbox,
             *[f"{image} and {gpus} cannot be combined: containers have no access to GPUs"]
             * (self.resources.gpus is not None),
         ]

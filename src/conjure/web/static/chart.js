@@ -262,9 +262,9 @@ class Figure {
       }
     }
     const thousands = (value) => value.toLocaleString("en");
-    drawn.push(shown < total ? `${thousands(shown)} of ${thousands(total)} points drawn, extremes kept` : `${thousands(total)} point${total === 1 ? "" : "s"}`);
-    if (gaps) drawn.push(`${thousands(gaps)} not finite: gaps`);
-    if (this.hiddenByLog) drawn.push(`${thousands(this.hiddenByLog)} at or below 0 not on a log axis`);
+    drawn.push(shown < total ? `${thousands(shown)} of ${thousands(total)} points drawn, extremes included` : `${thousands(total)} point${total === 1 ? "" : "s"}`);
+    if (gaps) drawn.push(`${thousands(gaps)} not finite (gaps)`);
+    if (this.hiddenByLog) drawn.push(`${thousands(this.hiddenByLog)} at or below 0, not shown on a log axis`);
     const text = drawn.join(" · ");
     this.caption.textContent = text;
     this.plot.setAttribute("aria-label", `${this.metric} over ${x}: ${text}. Arrow keys read values.`);

@@ -104,7 +104,7 @@ async function copy(text) {
     field.value = text;
     document.body.append(field);
     field.select();
-    toast(document.execCommand("copy") ? "Copied" : "This browser does not let pages copy");
+    toast(document.execCommand("copy") ? "Copied" : "This browser does not allow copying");
     field.remove();
   }
 }

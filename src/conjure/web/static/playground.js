@@ -88,7 +88,7 @@ function tell(event) {
   document.querySelector("[data-detail]").hidden = false;
   const row = ([text, logprob], mark) => element("tr", {}, element("td", {}, element("code", {}, JSON.stringify(text))), element("td", { class: "right" }, `${(100 * Math.exp(logprob)).toFixed(1)} %`), element("td", {}, mark));
   const chosen = token.top.some(([text]) => text === token.token);
-  about.replaceChildren(token.logprob === null ? "The first token: nothing stands before it." : element("table", {},
+  about.replaceChildren(token.logprob === null ? "The first token: it has no context." : element("table", {},
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Token"), element("th", { scope: "col", class: "right" }, "Probability"), element("th", { scope: "col" }, element("span", { class: "hidden" }, "Choice")))),
     element("tbody", {}, ...token.top.map((each) => row(each, each[0] === token.token ? "taken" : "")), ...(chosen ? [] : [row([token.token, token.logprob], "taken")]))));
 }

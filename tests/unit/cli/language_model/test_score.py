@@ -13,7 +13,7 @@ OTHER = {"name": "sprite", "sha256": "0" * 64}
 @pytest.mark.parametrize(
     ("training", "told"),
     [
-        ({"settings": {"model": "sprite"}, "base": OTHER}, "it started from sprite 00000000, and this is"),
+        ({"settings": {"model": "sprite"}, "base": OTHER}, "it started from sprite 00000000, but this is"),
         ({"settings": {"model": "gpt2"}, "base": OTHER}, None),
         ({"settings": "fast"}, None),
         ({"settings": {"model": "sprite"}, "base": "gpt2"}, None),

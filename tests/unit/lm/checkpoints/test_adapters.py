@@ -49,9 +49,10 @@ def test_it_is_refused_where_an_upgrade_replaced_its_base(models, tmp_path):
     now = resolve_model("sprite")
     with pytest.raises(CheckpointError) as refused:
         apply_adapter(now, adapter)
-    words = f"the adapter {adapter} was trained on sprite {was}, and this is sprite {now.sha256[:8]}"
+    words = f"the adapter {adapter} was trained on sprite {was}, but this is sprite {now.sha256[:8]}"
     assert str(refused.value) == words
-    assert refused.value.hint == "install the version of conjure that had it, or train the adapter again"
+    hint = "install the version of conjure that it came with, or train the adapter again"
+    assert refused.value.hint == hint
 
 
 def test_it_is_refused_with_another_model(models, tmp_path):

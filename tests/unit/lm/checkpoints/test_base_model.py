@@ -17,7 +17,7 @@ def test_the_same_weights_are_the_same_model_wherever_they_lie(tmp_path):
 def test_other_weights_of_one_name_are_another(tmp_path):
     noted = base_facts(source(tiny_checkpoint(tmp_path / "base")))
     now = source(tiny_checkpoint(tmp_path / "new", seed=1))
-    assert base_difference(now, noted) == f"it {noted['sha256'][:8]}, and this is it {now.sha256[:8]}"
+    assert base_difference(now, noted) == f"it {noted['sha256'][:8]}, but this is it {now.sha256[:8]}"
 
 
 def test_where_nothing_was_noted_shape_and_tokenizer_tell(tmp_path):
@@ -37,6 +37,6 @@ def test_where_nothing_was_noted_shape_and_tokenizer_tell(tmp_path):
 def test_how_to_have_it_again(tmp_path):
     embedded = source(tmp_path, "sprite", "embedded")
     assert how_to_restore(embedded, "sprite", "0.1.0") == "install conjure 0.1.0"
-    assert how_to_restore(embedded, "sprite", None) == "install the version of conjure that had it"
+    assert how_to_restore(embedded, "sprite", None) == "install the version of conjure that it came with"
     assert how_to_restore(embedded, "gpt2", "0.1.0") == "use that model"
     assert how_to_restore(source(tmp_path), "it", "0.1.0") == "use that model"

@@ -230,7 +230,7 @@ class TestDamage:
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size - 40)
         message = refusal(folder)
-        assert "is cut short: tensor transformer." in message
+        assert "is truncated: tensor transformer." in message
 
     @pytest.mark.parametrize(
         ("content", "message"),

@@ -112,7 +112,7 @@ class TestDamage:
         with path.open("r+b") as file:
             file.truncate(size - 1)
         with pytest.raises(
-            CheckpointError, match=rf"cut short: tensor \w needs .* {size} bytes .* {size - 1}"
+            CheckpointError, match=rf"truncated: tensor \w needs .* {size} bytes .* {size - 1}"
         ):
             TensorFile(path)
 

@@ -61,11 +61,11 @@ class TestRequest:
                 prompts=[],
             )
         for words in (
-            "temperature is -1; it must be a number from 0 up",
-            "top_p is 7; it must be a number above 0, at most 1",
-            "num_samples is 0; it must be a whole number from 1 up",
-            "max_new_tokens is 0; it must be a whole number from 1 up",
-            "seed is -1; it must be a whole number from 0 up",
+            "temperature is -1; it must be a number of at least 0",
+            "top_p is 7; it must be a number above 0 and at most 1",
+            "num_samples is 0; it must be a whole number of at least 1",
+            "max_new_tokens is 0; it must be a whole number of at least 1",
+            "seed is -1; it must be a whole number of at least 0",
             "stop contains an empty text",
             "on_overflow must be 'slide' or 'error', not 'crash'",
             "prompts is empty",
@@ -76,7 +76,7 @@ class TestRequest:
     def test_lists_of_texts_are_lists_of_texts(self, name, value):
         with pytest.raises(UsageError) as caught:
             GenerationRequest(**{name: value})
-        assert f"{name} must be a list of texts, not {value!r}" in str(caught.value)
+        assert f"{name} must be a list of strings, not {value!r}" in str(caught.value)
 
     def test_a_seed_is_drawn_when_none_is_given(self):
         assert len({GenerationRequest().seed for _ in range(10)}) > 5

@@ -55,14 +55,14 @@ class TestUnusableLibraries:
 
     def test_a_file_that_is_no_library(self, tmp_path):
         (tmp_path / "_forward.so").write_bytes(b"not a library")
-        assert str(open_library(tmp_path)).startswith("the native engine does not load: ")
+        assert str(open_library(tmp_path)).startswith("the native engine could not be loaded: ")
 
     @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
     @pytest.mark.parametrize(
         ("source", "reason"),
         [
             ("int conjure_abi(void) { return -1; }", "was built from other sources; reinstall conjure"),
-            ("int other(void) { return 0; }", "does not load"),
+            ("int other(void) { return 0; }", "could not be loaded"),
         ],
     )
     def test_a_library_of_other_sources(self, tmp_path, source, reason):

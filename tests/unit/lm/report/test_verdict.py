@@ -31,14 +31,14 @@ def judged(report: Report, question: str, **changes: object) -> Finding:
 
 def test_all_is_well(report):
     assert report.verdict.headline == (
-        "It got better at unseen text; it nearly learned the shape; it does not copy; it is varied."
+        "It got better at unseen text; it nearly learned the text lengths; it does not copy; it is varied."
     )
     assert [found.tone for found in report.verdict.findings] == ["good", "mixed", "good", "good"]
     assert (report.verdict.state, report.verdict.next_step) == ("learned", None)
     assert report.verdict.findings[0].detail == (
         "Its loss on 12 held-out texts is 3.01 nats per token, 5.01 for the base model (lower is better). It "
-        "fell by 2.00 (± less than 0.01 with 95% confidence); chance alone makes such a difference less than "
-        "once in 1,000 times. 12 of them became more likely."
+        "fell by 2.00 (± less than 0.01 with 95% confidence); by chance alone, a difference this large would "
+        "occur less than once in 1,000 times. 12 of the 12 texts became more likely."
     )
 
 
@@ -69,8 +69,8 @@ def test_a_copier_that_changes_commas_is_one_too():
     ("copies", "answer", "tone"),
     [
         (0, "It does not copy", "good"),
-        (1, "It copies now and then", "mixed"),
-        (3, "It copies now and then", "mixed"),
+        (1, "It sometimes copies the training text", "mixed"),
+        (3, "It sometimes copies the training text", "mixed"),
         (4, "It copies the training text", "bad"),
     ],
 )
@@ -99,7 +99,7 @@ def test_held_out_texts_that_are_trained_on_too_do_not_make_copies_normal():
     report = analyse(evidence(tuned=TRAINING[:2] + OWN_LINES[2:], held_out=(*HELD_OUT, *TRAINING[:12])))
     assert (report.normal.left_out, report.normal.novelty.copied) == (12, 0)
     found = finding(report, "copying")
-    assert (found.tone, found.answer) == ("mixed", "It copies now and then")
+    assert (found.tone, found.answer) == ("mixed", "It sometimes copies the training text")
     assert "(held-out texts: 0 of 12);" in found.detail
 
 
@@ -116,8 +116,8 @@ def test_no_normal_excuses_every_twentieth_sample(report):
         return judged(report, "copying", **sides).answer
 
     assert copying(4, 4) == "It does not copy"
-    assert copying(4, 3) == "It copies now and then"
-    assert copying(5, 40) == "It copies now and then"
+    assert copying(4, 3) == "It sometimes copies the training text"
+    assert copying(5, 40) == "It sometimes copies the training text"
     assert copying(20, 100) == "It copies the training text"
 
 
@@ -174,7 +174,7 @@ def test_the_answer_is_what_the_test_shows(report, outcome, answer):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"p_value": 0.34}, "A clear difference is one that chance makes less than 50 times in 1,000."),
+        ({"p_value": 0.34}, "one that would occur by chance less than 50 times in 1,000."),
         ({"p_value": 0.0004}, "A difference below 0.02 is too small to matter."),
         ({"units": 5, "p_value": 0.0625}, "Fewer than 6 different texts cannot show a clear difference."),
     ],
@@ -183,7 +183,7 @@ def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentenc
     held_out = replace(report.held_out, outcome="unclear", change=-0.0012, standard_error=0.0002, **changes)
     found = judged(report, "better", held_out=held_out)
     assert found.detail.endswith(sentence)
-    assert "It fell by 0.0012 (± 0.0004 with 95% confidence); chance alone makes such" in found.detail
+    assert "It fell by 0.0012 (± 0.0004 with 95% confidence); by chance alone, a" in found.detail
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentenc
     [
         (0.00004, 0.00001, 1.0, "rose by less than 0.0001 (± less than 0.0001 with 95% confidence)"),
         (-0.00004, 0.0002, 0.7, "fell by less than 0.0001 (± 0.0004 with 95% confidence)"),
-        (0.00006, None, 0.996, "rose by 0.0001; chance alone makes such a difference nearly always."),
-        (0.00006, None, 0.994, "rose by 0.0001; chance alone makes such a difference 99 times in 100."),
+        (0.00006, None, 0.996, "0.0001; by chance alone, a difference this large would occur nearly always."),
+        (0.00006, None, 0.994, "; by chance alone, a difference this large would occur 99 times in 100."),
         (0.0, 0.0, 1.0, "It did not change."),
     ],
 )
@@ -206,9 +206,9 @@ def test_a_change_is_never_shown_as_nothing(report, change, standard_error, p_va
 @pytest.mark.parametrize(
     ("units", "sentence"),
     [
-        (12, "9 of them became more likely."),
-        (11, "With duplicates counted once, 9 of 11 became more likely."),
-        (40, "Read in 40 stretches, 9 of them became more likely."),
+        (12, "9 of the 12 texts became more likely."),
+        (11, "With duplicates counted once, 9 of 11 texts became more likely."),
+        (40, "Read in 40 segments, 9 of them became more likely."),
     ],
 )
 def test_what_counts_once_is_said(report, units, sentence):
@@ -222,8 +222,8 @@ def test_nothing_held_out():
     assert finding(report, "varied").answer == "Not measured"
     assert finding(report, "varied").detail.startswith("There is no held-out text to compare with. ")
     assert report.verdict.headline == (
-        "Nothing was held out, so whether it is better was not measured; it learned the shape; it does not "
-        "copy."
+        "Nothing was held out, so whether it is better was not measured; it learned the text lengths; it "
+        "does not copy."
     )
     assert report.verdict.state == "nothing_held_out"
     assert "--holdout 0.1" in report.verdict.next_step
@@ -261,14 +261,14 @@ def test_training_that_made_it_worse_calls_for_a_lower_rate(report):
 @pytest.mark.parametrize(
     ("before", "after", "answer", "tone"),
     [
-        (40, 4.9, "It learned the shape", "good"),  # within what chance allows
-        (40, 5.1, "It nearly learned the shape", "mixed"),
-        (90, 9.9, "It nearly learned the shape", "mixed"),  # however far a base that never stops was
-        (90, 10.1, "It learned some of the shape", "mixed"),
-        (90, 16, "It did not learn the shape", "bad"),  # more than a third of the mean length
-        (20, 10.1, "It did not learn the shape", "bad"),
-        (3, 3, "It kept the shape", "good"),
-        (3, 30, "It did not learn the shape", "bad"),
+        (40, 4.9, "It learned the text lengths", "good"),  # within what chance allows
+        (40, 5.1, "It nearly learned the text lengths", "mixed"),
+        (90, 9.9, "It nearly learned the text lengths", "mixed"),  # however far a base that never stops was
+        (90, 10.1, "It partly learned the text lengths", "mixed"),
+        (90, 16, "It did not learn the text lengths", "bad"),  # more than a third of the mean length
+        (20, 10.1, "It did not learn the text lengths", "bad"),
+        (3, 3, "It kept the text lengths", "good"),
+        (3, 30, "It did not learn the text lengths", "bad"),
     ],
 )
 def test_shape(report, before, after, answer, tone):
@@ -277,18 +277,17 @@ def test_shape(report, before, after, answer, tone):
 
     lengths = replace(report.lengths, usual_distance=5.0, data=replace(report.lengths.data, mean=45.0))
     sides = {"base": with_distance(report.base, before), "tuned": with_distance(report.tuned, after)}
-    found = judged(report, "shape", lengths=lengths, **sides)
+    found = judged(report, "how long", lengths=lengths, **sides)
     assert (found.answer, found.tone) == (answer, tone)
     assert found.detail == (
-        f"Sample lengths differ from the data's by {after:.1f} tokens on average, those of the base model by "
-        f"{before:.1f}. Normal is up to 5.0: as many real records, drawn at random, differ by no more in 95 "
-        "of 100 draws."
+        f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model: {before:.1f}). "
+        "Up to 5.0 is normal: 95% of random draws of 20 real records differ by no more."
     )
 
 
-def test_records_longer_than_any_sample_have_no_shape_to_learn():
+def test_records_longer_than_any_sample_have_no_lengths_to_learn():
     report = analyse(evidence(training=PROSE_LINES, held_out=()))
-    found = finding(report, "shape")
+    found = finding(report, "how long")
     assert (found.tone, found.answer) == ("unknown", "Samples are too short to tell")
     assert found.detail.startswith("100% of the records have 80 tokens or more")
 

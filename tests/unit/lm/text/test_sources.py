@@ -219,7 +219,7 @@ def test_compressed_files_and_other_endings_are_known(here):
 
 def test_a_damaged_compressed_file_is_one_sentence(here):
     (here / "a.csv.gz").write_bytes(gzip.compress(b"Joke\ntwo words\n" * 9)[:-12])
-    with pytest.raises(DataError, match=r"a\.csv\.gz is a gzip file that is damaged or cut short"):
+    with pytest.raises(DataError, match=r"a\.csv\.gz is a gzip file that is damaged or truncated"):
         find_sources(["a.csv.gz"])
 
 

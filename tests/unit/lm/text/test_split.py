@@ -94,7 +94,7 @@ def test_the_shortest_texts(text_of, texts, tokens):
     assert len(split.train) == 2
     if tokens == 2:
         assert (split.method, split.heldout) == ("none", None)
-        assert split.reason == "2 tokens are too few to hold out any"
+        assert split.reason == "2 tokens are too few to hold any out"
     else:
         assert (split.method, len(split.heldout)) == ("tail", 2)
 
@@ -179,7 +179,7 @@ def test_a_file_to_measure_on_but_for_what_is_trained_on(text_of):
     assert (split.method, split.train.records, split.heldout.records) == ("file", 50, 10)
     assert split.excluded == 2
     assert split.reason == (
-        "the validation file is held out, but for 2 of its 12 records that are also in the training text"
+        "the validation file is held out, except 2 of its 12 records that are also in the training text"
     )
     assert texts_in(split.heldout) == validation[:10]
 

@@ -226,7 +226,7 @@ class TestJson:
         ['[{"b": "x"}, {"b": ', '[{"b": "x"} {"b": 1}]', '[{"b": "x"}] x', "[", '{"b": "x"} ]', "[" * 60_000],
     )
     def test_what_breaks_off_is_refused_never_cut(self, path, content):
-        with pytest.raises(DataError, match="is damaged or cut short: record"):
+        with pytest.raises(DataError, match="is damaged or truncated: record"):
             list(self.table(path, content).rows("b"))
 
     def test_a_number_longer_than_python_reads_is_only_no_text(self, path):

@@ -137,9 +137,9 @@ def test_resume_refuses_another_base_of_the_same_name(inputs, tmp_path):
     now = resolve_model(inputs[1]).sha256
     with pytest.raises(UsageError) as refused:
         prepare(request)
-    words = f"the interrupted training started from {inputs[1]} {was[:8]}, and this is {inputs[1]} {now[:8]}"
+    words = f"the interrupted training started from {inputs[1]} {was[:8]}, but this is {inputs[1]} {now[:8]}"
     assert str(refused.value) == words
-    assert refused.value.hint == "use that model to go on, or omit resume to start again"
+    assert refused.value.hint == "use that model to continue, or omit resume to start again"
     tiny_checkpoint(inputs[1])
     assert prepare(request).base_noted["sha256"] == was
 

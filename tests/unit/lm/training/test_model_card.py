@@ -29,7 +29,7 @@ def test_a_tuned_model_passes_on_where_it_came_from(tmp_path):
     finetune(tmp_path / "texts.txt", output=tmp_path / "out", model=base, split="lines", max_steps=1)
     card = (tmp_path / "out" / "README.md").read_text()
     assert f'base_model: "{base}"\nbase_model_relation: finetune\nlicense: apache-2.0\n---' in card
-    assert "its weights came from a quantised file (Q4_1)" in card
+    assert "its weights came from a quantized file (Q4_1)" in card
     # And so does a model that is tuned from that one.
     finetune(
         tmp_path / "texts.txt", output=tmp_path / "more", model=tmp_path / "out", split="lines", max_steps=1

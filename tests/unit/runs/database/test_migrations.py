@@ -81,6 +81,6 @@ def test_a_newer_schema_is_refused_in_one_sentence(tmp_path):
         SqliteDatabase.open(home)
     assert str(caught.value) == (
         f"conjure's database has schema 99, and this version of conjure supports up to {NEWEST}:"
-        " a newer conjure wrote it"
+        " it was written by a newer version of conjure"
     )
     assert caught.value.fix == "pip install --upgrade conjure"

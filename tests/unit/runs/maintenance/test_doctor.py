@@ -223,7 +223,7 @@ def test_a_record_that_says_something_else_than_the_database(home):
     with SqliteDatabase.open(home) as store:
         number = with_outputs(home, store)
         store._session.connection.execute("UPDATE runs SET exit_code = 1, end_reason = 'nonzero_exit'")
-    assert named(home, "records")[0][1] == "run.json and the database tell different things: 1"
+    assert named(home, "records")[0][1] == "run.json and the database disagree: 1"
     rebuild(home)
     assert named(home, "records") == []
     with SqliteDatabase.open(home) as store:
@@ -242,7 +242,7 @@ def test_parts_of_run_folders_that_are_gone(home):
     (folders[2] / "manifest.json").write_text("[" * 100_000)
     shutil.rmtree(folders[3] / "outputs")
     assert sorted(text for _, text, _ in named(home, "run files")) == [
-        "log.jsonl is missing, so what they printed is lost: 1",
+        "log.jsonl is missing, so the logs of these runs are lost: 1",
         "manifest.json cannot be read, so outputs cannot be checked: 3",
         "manifest.json is missing, so outputs cannot be checked: 2",
         "their outputs are missing, but were not removed with `conjure rm`: 4",

@@ -140,7 +140,7 @@ def test_names_that_git_would_take_for_options_are_refused(value):
         ({"environment": {"python": "3.12"}}, "image and python cannot be combined"),
         ({"environment": {"image": "-v"}}, "image -v is not the name of an image|image='-v' is not"),
         ({"environment": {"image": "a b"}}, "is not the name of an image"),
-        ({"sandbox": True}, "image and sandbox cannot be combined: a container is no sandbox"),
+        ({"sandbox": True}, "image and sandbox cannot be combined: a container is not a sandbox"),
         ({"resources": ComputeRequest(gpus=1)}, "image and gpus cannot be combined"),
     ],
 )

@@ -17,17 +17,17 @@ _MAX_SIZE = 1 << 24  # channels, heads, context: far beyond any model
 # Settings that change what a model computes and that none of the families here has, by a part of their key.
 _REFUSED = {
     "expert": "experts",
-    "softcapping": "a cap on scores",
+    "softcapping": "logit softcapping",
     "clamp": "clamped attention",
     "alibi": "ALiBi positions",
-    "_scale": "scaled parts",
-    "logit_scale": "scaled parts",
+    "_scale": "scale factors",
+    "logit_scale": "scale factors",
     "lora_rank": "compressed attention",
-    "dimension_sections": "positions in several dimensions",
-    "shared_kv_layers": "layers that share keys",
-    "per_layer": "inputs for each layer",
+    "dimension_sections": "multi-dimensional positions",
+    "shared_kv_layers": "layers that share keys and values",
+    "per_layer": "per-layer inputs",
     "altup": "AltUp",
-    "scale_linear": "stretched positions in an old spelling",
+    "scale_linear": "RoPE scaling in an old format",
 }
 
 
@@ -91,13 +91,13 @@ class GGUFShape:
         heads, channels = read.whole("attention.head_count"), read.whole("embedding_length")
         kv_heads = read.whole("attention.head_count_kv", default=heads)
         if heads % kv_heads:
-            raise ModelError(f"it has {heads} heads, which {kv_heads} heads for keys do not divide")
+            raise ModelError(f"it has {heads} heads, which is not a multiple of {kv_heads} key/value heads")
         head_size = read.whole("attention.key_length", default=max(1, channels // heads))
         if read.whole("attention.value_length", default=head_size) != head_size:
-            raise ModelError("its keys and values are of different sizes, which no family here has")
+            raise ModelError("its keys and values have different sizes, which conjure does not support")
         rope_size = read.whole("rope.dimension_count", default=head_size)
         if rope_size > head_size or rope_size % 2:
-            raise ModelError(f"it rotates {rope_size} channels of heads of {head_size}")
+            raise ModelError(f"it rotates {rope_size} of {head_size} channels of a head, which is impossible")
         epsilon = read.number("attention.layer_norm_rms_epsilon", default=None)
         rope_base = read.number("rope.freq_base", default=10_000.0)
         return cls(
@@ -136,10 +136,10 @@ class _Values:
             if part is not None and value and value != 1:
                 raise ModelError(
                     f"it has {part} ({self.architecture}.{key} is {_short(value)}), which conjure"
-                    " does not compute"
+                    " does not support"
                 )
         if self._values.get("attention.sliding_window") and not self.architecture.startswith("gemma"):
-            raise ModelError("it has a sliding window, which conjure computes for gemma3 only")
+            raise ModelError("it has a sliding window, which conjure supports only for gemma3")
 
     def get(self, key: str) -> Any:
         return self._values.get(key)
@@ -181,7 +181,7 @@ def _scaling(
     if kind != "yarn":
         raise ModelError(f"rope.scaling.type is {_short(kind)}; none, linear and yarn are known")
     if read.number("rope.scaling.attn_factor", default=1.0) != 1.0:
-        raise ModelError("rope.scaling.attn_factor is not 1, which conjure does not compute")
+        raise ModelError("rope.scaling.attn_factor is not 1, which conjure does not support")
     scaling = {
         "rope_type": "yarn",
         "factor": factor,
@@ -236,7 +236,7 @@ def llama3_scaling(divisors: Sequence[float], base: float, size: int) -> Mapping
         wanted = llama3_divisors(scaling, base, size)
         if all(math.isclose(one, other, rel_tol=1e-4) for one, other in zip(wanted, divisors, strict=True)):
             return scaling
-    raise ModelError("its rope_freqs follow no rule that conjure knows (llama3)")
+    raise ModelError("its rope_freqs do not follow the rule of llama3, the only one that conjure supports")
 
 
 def _llama3_candidates(

@@ -168,7 +168,7 @@ class GGUFFile:
         stop = start + numbers // block * block_bytes
         if stop > size:
             raise CheckpointError(
-                f"{self.path} is cut short: tensor {entry.name!r} needs the file to be {stop:,} bytes long,"
+                f"{self.path} is truncated: tensor {entry.name!r} needs the file to be {stop:,} bytes long,"
                 f" and it is {size:,}",
                 hint="copy or download the file again",
             )
@@ -237,7 +237,7 @@ class _Cursor:
     def take(self, size: int) -> bytes:
         if size > self.left:
             raise CheckpointError(
-                f"{self._path} is cut short or damaged: its header extends past the end of the file",
+                f"{self._path} is truncated or damaged: its header extends past the end of the file",
                 hint="copy or download the file again",
             )
         start, self.position = self.position, self.position + size

@@ -176,7 +176,7 @@ def _special_id(keys: Mapping[str, Any], name: str, tokens: Sequence[str]) -> in
     if id_ is None or id_ == 0xFFFFFFFF:  # -1: none
         return None
     if not isinstance(id_, int) or not 0 <= id_ < len(tokens) or not tokens[id_]:
-        raise ModelError(f"tokenizer.ggml.{name}_token_id is {str(id_)[:40]}, which is no token")
+        raise ModelError(f"tokenizer.ggml.{name}_token_id is {str(id_)[:40]}, which is not a token")
     return id_
 
 
@@ -185,15 +185,15 @@ def _byte_level(keys: Mapping[str, Any], tokens: list[str], types: list[int]) ->
     if name not in _SPLITS:
         known = ", ".join(_SPLITS)
         raise ModelError(
-            f"its pre-tokenizer (tokenizer.ggml.pre) is {str(name)[:40]!r}, whose way of splitting words"
-            f" is not known; known are {known}"
+            f"its pre-tokenizer (tokenizer.ggml.pre) is {str(name)[:40]!r}, which conjure does not support"
+            f" (supported: {known})"
         )
     split = _SPLITS[name]
     known_tokens = set(tokens)
     merges = [tuple(merge.split(" ")) for merge in _list(keys, "merges", str)]
     for merge in merges:
         if len(merge) != 2 or not {*merge, "".join(merge)} <= known_tokens:
-            raise ModelError(f"its merge {' '.join(merge)[:40]!r} is not of two tokens that make a third")
+            raise ModelError(f"its merge {' '.join(merge)[:40]!r} does not join two tokens to a third")
     return {
         **_frame(tokens, types),
         "normalizer": {"type": "NFC"} if split.composed else None,

@@ -58,7 +58,7 @@ def header_keys(config: ModelConfig) -> tuple[str, dict[str, Any], list[float] |
     names = {family.model_type: name for name, family in FAMILIES.items()}
     if config.family not in names or not isinstance(config, Shape):
         raise ModelError(
-            f"GGUF is written of {', '.join(names)} models, and this is a {config.family}",
+            f"GGUF can be written for {', '.join(names)} models; this is a {config.family}",
             hint=option("format", "safetensors"),
         )
     architecture = names[config.family]
@@ -186,7 +186,7 @@ def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     if tokenizer.kind.byte_level:
         name = pre_tokenizer_name(tokenizer.content)
         if name is None:
-            raise ModelError("GGUF has no name for the way in which this model's tokenizer splits words")
+            raise ModelError("GGUF has no name for this model's pre-tokenizer")
         keys |= {"model": "gpt2", "pre": name, "merges": tokenizer.merges}
     else:
         ranks: dict[str, float] = {}

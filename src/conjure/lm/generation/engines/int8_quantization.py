@@ -44,7 +44,7 @@ def round_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     largest = groups.abs().amax(2, keepdim=True)
     if not largest.isfinite().all():
         raise ModelError(
-            "the model's weights contain NaN or infinity, which cannot be rounded to int8",
+            "the model's weights contain NaN or infinity, which cannot be quantized to int8",
             hint="use another copy of the model",
         )
     scales = _round_up(largest / _LARGEST_WEIGHT)

@@ -38,7 +38,7 @@ def load_torch_engine(folder: Path, precision: str) -> tuple[Engine, str]:
 def _rounded(folder: Path) -> tuple[Engine, str]:
     model = load_model(folder)
     if not isinstance(model, Decoder):
-        raise value_fault("precision", f"is int8, which {model.config.family} models cannot be rounded to")
+        raise value_fault("precision", f"is int8, which {model.config.family} models do not support")
     return TorchEngine(Int8Decoder(model)), "int8, torch"
 
 

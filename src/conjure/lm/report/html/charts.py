@@ -109,9 +109,9 @@ def runs_chart(report: Report) -> Markup:
         dots = dots or [_RunDot(words, f"{words} words", copied=False) for words in novelty.run_words]
         rows += [label(name, LEFT, top + 13, kind="label"), rule(top + 54), *_swarm(frame, top, kind, dots)]
     return drawing(
-        "Strip chart of the longest verbatim run of each text, in words",
+        "Strip chart of the longest verbatim match of each text, in words",
         frame,
-        x_axis(frame, whole_ticks(int(frame.x_to)), "words in the longest verbatim run"),
+        x_axis(frame, whole_ticks(int(frame.x_to)), "words in the longest verbatim match"),
         rows,
     )
 

@@ -34,7 +34,7 @@ def _figures(comparison: Comparison) -> Markup:
         rows_of(
             runs,
             ("trained on", lambda run: ", ".join(run.data)),
-            (term("place", "1 is best; no clear difference is the same place"), place),
+            (term("place", "1 is best; runs without a clear difference share a place"), place),
             (
                 term("bits per byte", "Held-out loss, comparable between tokenizers; lower is better"),
                 lambda run: number(run.bits_per_byte, 3),
@@ -43,12 +43,12 @@ def _figures(comparison: Comparison) -> Markup:
             *loss,
             ("copies among the samples", lambda run: f"{run.copies:,} of {samples:,}"),
             (
-                term("distinct word pairs", "Of the same number of words; higher is more varied"),
+                term("distinct word pairs", "Among the same number of words; higher is more varied"),
                 lambda run: percent(run.distinct_pairs),
             ),
             (
-                "sample lengths differ from its data's by, tokens",
-                lambda run: f"{run.length_distance:.1f} (chance alone: up to {run.usual_distance:.1f})",
+                "difference of sample lengths from the data, tokens",
+                lambda run: f"{run.length_distance:.1f} (normal: up to {run.usual_distance:.1f})",
             ),
         ),
         protocol(comparison),

@@ -21,7 +21,7 @@ def gallery(report: Report) -> Markup:
         sides = [_one_side(report.base, "base"), _one_side(tuned, "tuned")]
     kind = "base" if unchanged else "tuned"
     return section(
-        "What does it sound like?",
+        "What are its samples like?",
         f"The most likely, median and least likely of {len(tuned.samples):,} samples, by each model's own "
         f"loss per token. Samples are selected by these figures only; seed {seed} reproduces them.",
         element("div", *sides, class_="gallery"),
@@ -93,7 +93,7 @@ def _record(sample: SampleFacts) -> Markup:
     run, (_, verbatim, _) = sample.run, _parted(sample)
     near = sample.near_record
     elsewhere = (
-        f"Most of its words stand in the same order in training record {near + 1:,}."
+        f"Most of its words occur in the same order in training record {near + 1:,}."
         if sample.originality == "near copy" and near is not None and near != run.record
         else None
     )

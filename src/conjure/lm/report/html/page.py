@@ -122,11 +122,11 @@ def _held_out(report: Report) -> Markup:
 
 _LOSSES: dict[State, str] = {
     "learned": "Both models read the same held-out texts. Perplexity is the number of equally likely tokens "
-    "that would be as uncertain; lower is better.",
-    "unchanged": "Held-out text was read before training and at intervals during it. The loss was never "
+    "with the same uncertainty; lower is better.",
+    "unchanged": "The loss on held-out text was measured before and during training. It was never "
     "lower than before training, so the base model's weights were kept.",
     "nothing_held_out": "Nothing was held out of the training data, so there is no loss on unseen text. The "
-    "training loss alone does not tell whether a model got better.",
+    "training loss alone does not show whether a model got better.",
     "not_comparable": "All held-out text is also in the training text, so its loss does not measure "
     "unseen text.",
 }
@@ -167,7 +167,7 @@ def _held_out_table(report: Report) -> Markup | None:
         ("", *_MODELS, "change"),
         (
             (term("loss", "Mean negative log-probability, in nats per token"), loss),
-            row(term("perplexity", "e to the loss; depends on the tokenizer"), 1, lambda s: s.perplexity),
+            row(term("perplexity", "exp(loss); depends on the tokenizer"), 1, lambda s: s.perplexity),
             row(term("bits per byte", "Comparable across tokenizers"), 3, lambda s: s.bits_per_byte),
             row(term("perplexity per word", "Comparable across tokenizers"), 0, lambda s: s.word_perplexity),
         ),
@@ -187,14 +187,14 @@ def _protocol(report: Report) -> str:
 def _counted_once(on: HeldOutComparison) -> str:
     """What the mean and its error are of, where that is not each text."""
     if on.counted == on.records:
-        return f"{on.likelier:,} of the texts are more likely to the tuned model. "
+        return f"{on.likelier:,} of the texts are more likely with the tuned model. "
     if on.counted > on.records:
         return (
-            f"Because there are few texts, they are split into {on.counted:,} stretches, each counted once. "
+            f"Because there are few texts, they are split into {on.counted:,} segments, each counted once. "
         )
     return (
         f"Duplicate texts are grouped; each of the {on.counted:,} groups is counted once; "
-        f"{on.likelier:,} are more likely to the tuned model. "
+        f"{on.likelier:,} are more likely with the tuned model. "
     )
 
 
@@ -214,8 +214,8 @@ def _lengths(report: Report) -> Markup:
             ),
         ),
         f"{samples:,} samples of at most {scale.limit:,} tokens; longer records count as {scale.limit:,}. "
-        f"Of {samples:,} real records drawn by chance, the distance is below {scale.usual_distance:.1f} in "
-        "95 of 100 draws.",
+        f"For 95% of random draws of {samples:,} real records, the distance is {scale.usual_distance:.1f} or "
+        "less.",
     )
     histograms = figure(
         length_histograms(report),
@@ -223,7 +223,7 @@ def _lengths(report: Report) -> Markup:
         ("unseen", "the data's records"),
     )
     return section(
-        "Learned the shape?",
+        "Learned the text lengths?",
         "The distance (Wasserstein-1) is the number of tokens by which the samples would have to grow or "
         "shrink, on average, to be as long as the data's records are.",
         pair(figures, histograms),
@@ -266,7 +266,7 @@ def _left_out(normal: HeldOutBaseline) -> str:
     texts, are = ("text", "is") if normal.left_out == 1 else ("texts", "are")
     return (
         f" {normal.left_out:,} held-out {texts} that {are} in the training text too, word for word or with "
-        f"small changes, cannot show that and {are} left out."
+        f"small changes, cannot show this and {are} left out."
     )
 
 
@@ -274,12 +274,13 @@ def _copying_table(report: Report) -> Markup:
     columns = [report.base.novelty, report.tuned.novelty]
     columns += [report.normal.novelty] if report.normal is not None else []
     copy = (
-        f"the whole text stands in one training record, and has at least {COPY_WORDS} words or is all of it"
+        f"the whole text occurs in one training record, and has at least {COPY_WORDS} words or is the whole "
+        "record"
     )
     near = (
-        f"case and punctuation aside, {NEAR_COPY_SHARE:.0%} of its words, or all but {FEW_CHANGES} "
-        f"({COPY_WORDS} at least), stand in the same order in one record, or in stretches of {COPY_WORDS} "
-        f"that records hold; or {NEAR_COPY_RUN_WORDS} words in a row stand there verbatim"
+        f"ignoring case and punctuation, {NEAR_COPY_SHARE:.0%} of its words, or all but {FEW_CHANGES} "
+        f"({COPY_WORDS} at least), occur in the same order in one record, or in sequences of {COPY_WORDS} "
+        f"words from records; or it contains {NEAR_COPY_RUN_WORDS} consecutive words of a record verbatim"
     )
     return table(
         ("", *_names(report)),
@@ -290,10 +291,10 @@ def _copying_table(report: Report) -> Markup:
                 term("copies with small changes", near),
                 lambda novelty: f"{novelty.near_copies:,} of {novelty.texts:,}",
             ),
-            ("longest verbatim run, words", lambda novelty: f"{novelty.longest_run_words:,}"),
+            ("longest verbatim match, words", lambda novelty: f"{novelty.longest_run_words:,}"),
             ("longest, tokens", lambda novelty: f"{novelty.longest_run_tokens:,}"),
             ("longest, characters", lambda novelty: f"{novelty.longest_run_characters:,}"),
-            ("median text's longest run, words", lambda novelty: f"{novelty.median_run_words:g}"),
+            ("median text's longest match, words", lambda novelty: f"{novelty.median_run_words:g}"),
             *(
                 (f"new {n}-grams", lambda novelty, n=n: percent(novelty.new_ngrams[n - 1]))
                 for n in range(1, LONGEST_NGRAM + 1)
@@ -337,7 +338,7 @@ def _variety(report: Report) -> Markup:
             columns,
             *(
                 (
-                    term(f"distinct-{n}", f"Share of different {kind}"),
+                    term(f"distinct-{n}", f"Share of distinct {kind}"),
                     lambda d, n=n: percent(d.distinct[n - 1]),
                 )
                 for n, kind in enumerate(("words", "word pairs", "word triples"), start=1)
@@ -348,13 +349,13 @@ def _variety(report: Report) -> Markup:
             ),
             ("texts that repeat an earlier one", lambda d: f"{d.repeated:,}"),
         ),
-        f"distinct-n on the first {report.tuned.diversity.words:,} words of each side, since longer text "
+        f"distinct-n on the first {report.tuned.diversity.words:,} words of each column, because longer text "
         "repeats more.",
     )
     explanation = element(
         "p",
-        "distinct-n is the share of different words, pairs and triples among all: higher is more varied. "
-        "self-BLEU measures how similar the texts are; 1 means identical: lower is more varied.",
+        "distinct-n is the share of distinct words, pairs and triples among all; higher is more varied. "
+        "self-BLEU measures how similar the texts are (1 means identical); lower is more varied.",
     )
     return section("Varied?", None, pair(figures, explanation))
 
@@ -367,7 +368,7 @@ def _names(report: Report) -> Sequence[str]:
 def _circumstances(report: Report) -> Markup:
     parts = {"Training": report.settings, "Data": report.data, "Samples": report.sampling}
     blocks = [element("div", element("h3", name), _facts(values)) for name, values in parts.items()]
-    return section("How it was made", None, pair(*blocks))
+    return section("Settings", None, pair(*blocks))
 
 
 def _facts(values: Plain) -> Markup:

@@ -282,8 +282,8 @@ class ConnectedGroup(ProcessGroup):
         if others:
             raise TrainingError(
                 f"after step {step} the weights of rank {others[0]} are not those of rank 0: the"
-                " processes do not compute alike",
-                hint="use processors and versions of torch that are all alike, or fewer processes",
+                " processes computed different results",
+                hint="use one kind of processor and one version of torch for all, or fewer processes",
             )
 
     def agree(self, settings: Mapping[str, Any]) -> None:
@@ -300,7 +300,7 @@ class ConnectedGroup(ProcessGroup):
         for name, value in json.loads(own).items():
             if first.get(name) != value:
                 raise TrainingError(
-                    f"rank {self.rank} prepared another training than rank 0: {name} is {value!r} and"
+                    f"rank {self.rank} prepared a different training than rank 0: {name} is {value!r} and"
                     f" {first.get(name)!r}"
                 )
 

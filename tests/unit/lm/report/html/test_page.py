@@ -140,7 +140,7 @@ def test_nothing_learned_is_a_page_of_its_own():
     assert report.verdict.headline in text
     assert report.verdict.next_step in text
     assert "✓" not in text
-    for heading in ("Learned the shape?", "Just copying?", "Varied?", "Base model\n"):
+    for heading in ("Learned the text lengths?", "Just copying?", "Varied?", "Base model\n"):
         assert heading not in text
 
 
