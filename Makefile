@@ -3,8 +3,9 @@
 
 BIN := .venv/bin
 
-# The tests of a file share what they set up; in this order the longest begin first.
-ON_TWO_CORES := -n 2 --dist loadfile --no-loadscope-reorder
+# The tests of a file share what they set up; in this order the longest begin first. Three processes on two cores,
+# because many tests wait for others to end.
+ON_TWO_CORES := -n 3 --dist loadfile --no-loadscope-reorder
 
 setup: .venv/.ready
 

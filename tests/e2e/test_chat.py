@@ -41,7 +41,7 @@ def test_lines_on_standard_input_are_messages_and_stdout_has_the_answers(model):
     third = answer_to(model, Message("user", "Where?"), seed=9)
     assert done.stdout == f"{first}\n{second}\n{third}\n"
     assert "A new conversation." in done.stderr
-    assert "There is no /help" in done.stderr
+    assert "There is no command /help" in done.stderr
     assert done.returncode == 0
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ def drivers(home: Home) -> list[int]:
 
 def kill_driver(home: Home) -> None:
     for process in drivers(home):
-        os.kill(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # its second process ends with it
+            os.kill(process, signal.SIGKILL)
     wait_until(lambda: not drivers(home), "the driver is gone")
 
 
