@@ -114,7 +114,7 @@ class TestTakeOver:
         assert [rows_of(address, number) for number in (1, 2)] == before
         for number in (1, 2):
             assert json.loads(bob.do("info", str(number), "--json"))["status"] == "interrupted"
-            assert "saved nothing" in bob.call("ls", f"runs/{number}").stderr
+            assert "saved no outputs" in bob.call("ls", f"runs/{number}").stderr
         assert counted(bob.do("logs", "2"))
         ada.do("recover", "1")
         ada.do("recover", "2")

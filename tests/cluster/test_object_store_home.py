@@ -211,7 +211,7 @@ def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(
         wait_until(lambda: run.status is RunStatus.INTERRUPTED, "the interruption")
     finally:
         store.go_on()
-    assert "saved nothing" in bob.call("ls", "runs/2").stderr
+    assert "saved no outputs" in bob.call("ls", "runs/2").stderr
     assert "as saved" in bob.do("verify", "1")  # what it shares with the lost one is there
     ada.do("recover", "2")
     assert sorted(bob.do("ls", "runs/2").split()) == ["big", "kept.txt"]
