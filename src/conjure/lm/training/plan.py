@@ -24,7 +24,11 @@ _LORA_RATE_AT_10M = 5e-3  # found likewise (docs/decisions/0007-lora-of-our-own.
 _SMALLEST_BLOCK = 128
 _RECORDS_PER_BLOCK = 4  # of the longer records: enough that few are cut by a block's edge
 _PASSES_FLOPS = 6  # per parameter and token: 2 forward, 4 backward
-_MATRIX_SHARE = 0.7  # of a training step's time is matrix products at full rate, on the machines measured
+_MATRIX_SHARE = 0.75  # of what is left is matrix products at full rate, on the machines measured
+_MOST_ROWS = 1024  # with more, products become no faster
+_LAYER_S = 2e-3  # of a forward and backward pass, whatever the number of tokens
+# What an optimizer step moves of each trained weight, and how fast.
+_UPDATE_BYTES, _UPDATE_BYTES_PER_S = 36, 40e9
 _MEMORY_MARGIN = 0.9
 _SHARED_PARTS = 4  # micro-batches of a step that up to so many processes share to the same losses
 _LIBRARIES_BYTES = 80_000_000  # that torch's libraries take to work in, whatever the model
@@ -59,7 +63,7 @@ class Plan:
         learning_rate: The peak.
         memory_bytes: Estimated need of all processes.
         available_bytes: What there is.
-        expected_s: Estimated time, seconds; evaluations included.
+        expected_s: Estimated time of its steps, seconds.
     """
 
     model: str
@@ -244,17 +248,44 @@ def _what_fits(
     return f"no block size fits: use {others}"
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations per second in a matrix product of middling size, measured in a moment."""
-    rows, inner, columns = 1024, 768, 3072
+def matrix_rate(rows: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations per second in a matrix product of so many rows, measured in a moment."""
+    inner, columns = 768, 3072
     left = torch.ones(rows, inner, dtype=dtype, device=device)
     right = torch.ones(inner, columns, dtype=dtype, device=device)
-    (left @ right)[0, 0].item()  # the first one is slower
-    started = time.perf_counter()
-    (left @ right)[0, 0].item()
-    return 2 * rows * inner * columns / max(time.perf_counter() - started, 1e-9)
+    seconds = []
+    for _ in range(4):  # the first one is slower
+        started = time.perf_counter()
+        (left @ right)[0, 0].item()
+        seconds.append(time.perf_counter() - started)
+    return 2 * rows * inner * columns / max(min(seconds), 1e-9)
 
 
-def expected_seconds(parameters: int, tokens: float, dtype: torch.dtype, device: torch.device) -> float:
-    """Time that training on so many tokens takes, estimated from this machine's matrix rate."""
-    return _PASSES_FLOPS * parameters * tokens / (matrix_rate(dtype, device) * _MATRIX_SHARE)
+def expected_seconds(
+    model: CausalLM,
+    trainable: int,
+    *,
+    tokens: float,
+    tokens_per_pass: int,
+    steps: int,
+    passes_per_step: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> float:
+    """Time that training takes, estimated from this machine's matrix rate; evaluations are not in it.
+
+    Args:
+        model: Its weights need not be there.
+        trainable: Weights that change.
+        tokens: Of all steps together.
+        tokens_per_pass: Of a forward and backward pass: fewer make slower products.
+        steps: Optimizer steps.
+        passes_per_step: Forward and backward passes of one.
+        dtype: Number format of them.
+        device: Where.
+    """
+    config = model.config
+    rate = matrix_rate(min(tokens_per_pass, _MOST_ROWS), dtype, device) * _MATRIX_SHARE
+    products = _PASSES_FLOPS * config.parameter_count * tokens / rate
+    update = trainable * _UPDATE_BYTES / _UPDATE_BYTES_PER_S if device.type == "cpu" else 0.0
+    return products + steps * (passes_per_step * config.n_layer * _LAYER_S + update)

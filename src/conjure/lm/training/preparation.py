@@ -238,6 +238,9 @@ def _plan(
     held = further_gradients(batch_size, micro_batch, processes)
     needed = memory_bytes(model, trainable, micro_batch, blocks.block_size, dtype, further_gradients=held)
     steps = math.ceil(math.ceil(len(blocks) / batch_size) * request.epochs)
+    if request.max_steps is not None:
+        steps = min(steps, request.max_steps)
+    sharing = processes if is_one else 1  # else all threads do the work of every process
     return Plan(
         model=origin,
         parameters=parameters,
@@ -259,17 +262,22 @@ def _plan(
         processes=processes,
         threads=torch.get_num_threads() if is_one else max(1, usable_cores() // processes),
         epochs=request.epochs,
-        steps=min(steps, request.max_steps) if request.max_steps is not None else steps,
+        steps=steps,
         learning_rate=request.learning_rate
         if request.learning_rate is not None
         else automatic_learning_rate(parameters, lora=request.lora is not None),
         memory_bytes=processes * needed,
         available_bytes=available,
         expected_s=expected_seconds(
-            parameters,
-            blocks.target_count * request.epochs / (processes if is_one else 1),  # else by all threads
-            dtype,
-            device,
+            model,
+            trainable,
+            tokens=min(blocks.target_count * request.epochs, steps * batch_size * blocks.block_size)
+            / sharing,
+            tokens_per_pass=micro_batch * blocks.block_size,
+            steps=steps,
+            passes_per_step=math.ceil(batch_size / micro_batch / sharing),
+            dtype=dtype,
+            device=device,
         ),
     )
 

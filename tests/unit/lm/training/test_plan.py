@@ -9,6 +9,7 @@ import torch
 
 from conjure.errors import TrainingError
 from conjure.lm.models.registry import build, read_model_config
+from conjure.lm.training import plan
 from conjure.lm.training.plan import (
     fitting_micro_batch,
     further_gradients,
@@ -105,3 +106,26 @@ class TestSharedSteps:
         model = tiny_model()
         several = memory_bytes(model, 1000, 1, 8, torch.float32, further_gradients=3)
         assert several - memory_bytes(model, 1000, 1, 8, torch.float32) == 3 * 4 * 1000
+
+
+def test_time_is_that_of_products_layers_and_updates(monkeypatch):
+    monkeypatch.setattr(plan, "matrix_rate", lambda rows, *_: 1e9 * rows)
+    model = build(read_model_config(SHAPES["deep"][0]))
+    weights = model.config.parameter_count
+
+    def seconds(**changed):
+        work = {"tokens": 1e6, "tokens_per_pass": 256, "steps": 0, "passes_per_step": 1} | changed
+        return plan.expected_seconds(
+            model, trainable=weights, dtype=torch.float32, device=torch.device("cpu"), **work
+        )
+
+    products = seconds()
+    assert products == pytest.approx(6 * weights * 1e6 / (256e9 * 0.75))
+    assert seconds(tokens_per_pass=64) == pytest.approx(4 * products)  # small products are slower
+    assert seconds(tokens_per_pass=1 << 20) == pytest.approx(products / 4)
+    of_layers = 4 * 2e-3
+    of_updates = 36 * weights / 40e9
+    assert seconds(steps=100) - products == pytest.approx(100 * (of_layers + of_updates))
+    assert seconds(steps=100, passes_per_step=8) - products == pytest.approx(
+        100 * (8 * of_layers + of_updates)
+    )
