@@ -12,6 +12,18 @@ from support.casting import add_run, advance, finish
 from support.web_homes import log_points, loss_curve, print_lines, small_home
 from support.web_sites import visiting
 
+# What is asked for the lines after a place comes half a second late.
+SLOW_BEGINNING = """() => {
+    const fetchAtOnce = window.fetch;
+    window.fetch = async (address, ...others) => {
+        const late = String(address).includes("after=");
+        if (late) await new Promise((done) => setTimeout(done, 500));
+        const answer = await fetchAtOnce(address, ...others);
+        if (late) document.body.dataset.answered = "";
+        return answer;
+    };
+}"""
+
 
 def test_from_the_table_to_a_comparison_by_mouse(window, small):
     page = window(small).page
@@ -269,12 +281,18 @@ def test_without_scripts_pages_say_what_they_show(browser, small):
     context.close()
 
 
-def test_a_long_log_stays_light(window, tmp_path):
-    home = Home(tmp_path)
+def long_log(folder):
+    """The number of a run whose log has 30,000 lines."""
+    home = Home(folder)
     with SqliteDatabase.open(home) as store:
         number = add_run(store, "yes").number
         print_lines(home, number, (f"line {count}" for count in range(30_000)))
         finish(store, number, Ending(EndReason.COMPLETED, 0))
+    return number
+
+
+def test_a_long_log_stays_light(window, tmp_path):
+    number = long_log(tmp_path)
     with visiting(tmp_path) as visitor:
         opened = window(visitor)
         opened.open(f"/runs/{number}/log")
@@ -293,6 +311,23 @@ def test_a_long_log_stays_light(window, tmp_path):
         shown = [int(text.split()[1]) for text in lines.locator(".line").all_inner_texts()]
         assert shown == list(range(shown[0], shown[0] + len(shown)))
         page.keyboard.press("End")
+        expect(lines).to_contain_text("line 29999")
+
+
+def test_the_end_of_a_log_is_shown_though_its_beginning_is_still_on_the_way(window, tmp_path):
+    number = long_log(tmp_path)
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}/log")
+        page = opened.page
+        lines = page.locator(".lines")
+        expect(lines).to_contain_text("line 29999")
+        page.evaluate(SLOW_BEGINNING)
+        lines.focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("End")
+        expect(page.locator("body[data-answered]")).to_be_attached()
+        page.wait_for_timeout(100)
         expect(lines).to_contain_text("line 29999")
 
 

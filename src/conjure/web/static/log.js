@@ -17,6 +17,7 @@ export class LogView {
     this.open = {}; // of each stream, the line whose end has not come
     this.state = plainState();
     this.loading = false;
+    this.turn = 0; // counts what was asked to be shown: only the newest is
     this.times = false;
     this.matches = [];
     this.match = -1;
@@ -51,23 +52,34 @@ export class LogView {
 
   /** Show the end. */
   async tail() {
-    if (this.loading) return;
-    this.loading = true;
-    try { this.show(await fetchJson(`/runs/${this.run}/log.json`)); } finally { this.loading = false; }
-    this.lines.scrollTop = this.lines.scrollHeight;
+    this.turn += 1;
+    await this.load(() => fetchJson(`/runs/${this.run}/log.json`), (window) => {
+      this.show(window);
+      this.lines.scrollTop = this.lines.scrollHeight;
+    });
   }
 
   /** Show what stands around a place. */
   async jump(place) {
-    this.loading = true;
-    try {
-      const [before, after] = await Promise.all([
-        place > 0 ? fetchJson(`/runs/${this.run}/log.json?before=${place}`) : { start: 0, lines: [] },
-        fetchJson(`/runs/${this.run}/log.json?after=${place}`),
-      ]);
+    this.turn += 1;
+    const fetching = () => Promise.all([
+      place > 0 ? fetchJson(`/runs/${this.run}/log.json?before=${place}`) : { start: 0, lines: [] },
+      fetchJson(`/runs/${this.run}/log.json?after=${place}`),
+    ]);
+    await this.load(fetching, ([before, after]) => {
       this.show({ start: before.start, end: after.end, size: after.size, lines: [...before.lines.slice(-300), ...after.lines] });
       if (before.lines.length > 300) this.start = before.lines[before.lines.length - 300][0];
-    } finally { this.loading = false; }
+    });
+  }
+
+  /** Fetch and show, unless something else was asked for meanwhile. */
+  async load(fetching, showing) {
+    const turn = this.turn;
+    this.loading = true;
+    try {
+      const fetched = await fetching();
+      if (turn === this.turn) showing(fetched);
+    } finally { if (turn === this.turn) this.loading = false; }
   }
 
   show(window) {
@@ -86,7 +98,10 @@ export class LogView {
     const atEnd = this.hasEnd;
     this.size = window.size;
     if (!atEnd) return;
-    if (this.following && window.size - window.end > 1 << 20) { this.tail(); return; } // too far behind to catch up
+    if (this.following && window.size - window.end > 1 << 20) { // too far behind to catch up
+      if (!this.loading) this.tail();
+      return;
+    }
     if (window.start !== this.end) return; // the page has been scrolled away meanwhile
     this.end = window.end;
     this.lines.append(...this.nodes(window.lines));
@@ -142,9 +157,7 @@ export class LogView {
   }
 
   async older() {
-    this.loading = true;
-    try {
-      const window = await fetchJson(`/runs/${this.run}/log.json?before=${this.start}`);
+    await this.load(() => fetchJson(`/runs/${this.run}/log.json?before=${this.start}`), (window) => {
       const height = this.lines.scrollHeight, top = this.lines.scrollTop;
       const open = this.open; this.open = {};
       this.lines.prepend(...this.nodes(window.lines));
@@ -158,19 +171,17 @@ export class LogView {
         while (this.lines.lastElementChild && Number(this.lines.lastElementChild.dataset.at) === this.end) this.lines.lastElementChild.remove();
         this.open = {};
       }
-    } finally { this.loading = false; }
+    });
   }
 
   async newer() {
-    this.loading = true;
-    try {
-      const window = await fetchJson(`/runs/${this.run}/log.json?after=${this.end}`);
+    await this.load(() => fetchJson(`/runs/${this.run}/log.json?after=${this.end}`), (window) => {
       this.size = window.size; this.end = window.end;
       this.lines.append(...this.nodes(window.lines));
       const height = this.lines.scrollHeight;
       while (this.lines.childElementCount > MOST) this.dropFirst();
       this.lines.scrollTop -= height - this.lines.scrollHeight;
-    } finally { this.loading = false; }
+    });
   }
 
   async search(text) {
