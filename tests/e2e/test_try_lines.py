@@ -144,6 +144,8 @@ def works_when_tried(here, mistake):
     assert done.returncode not in (0, 70), done.stderr
     assert "Traceback" not in done.stderr
     line = tried(done)
+    options = re.findall(r" (--[a-z-]+)", line)
+    assert len(options) == len(set(options)), line  # what is corrected is replaced
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", line)
     again = run(here, line)
     assert again.returncode == 0, (line, again.stderr)

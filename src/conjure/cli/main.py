@@ -296,7 +296,7 @@ def _write_no_more(stream: TextIO) -> None:
 
 def _show(error: ConjureError, arguments: Sequence[str]) -> None:
     try:
-        told = error.told(spell_as_typed(_command_of(arguments), arguments))
+        told = error.told(spell_as_typed(_command_of(arguments)[0], arguments))
         click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(told.message)}", err=True)
         if told.hint:
             click.echo(f"{click.style('  hint:', bold=True)} {printable(told.hint)}", err=True)
@@ -307,17 +307,18 @@ def _show(error: ConjureError, arguments: Sequence[str]) -> None:
         _write_no_more(sys.stderr)
 
 
-def _command_of(arguments: Sequence[str]) -> click.Command:
-    """The command that was typed, down to the last of a group's."""
+def _command_of(arguments: Sequence[str]) -> tuple[click.Command, int]:
+    """The command that was typed, down to the last of a group's, and how many words name it."""
     command: click.Command = cli
+    verbs = 0
     for word in arguments:
         found = (
             command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
         )
         if found is None:
             break
-        command = found
-    return command
+        command, verbs = found, verbs + 1
+    return command, verbs
 
 
 def _command_line(fix: str, arguments: Sequence[str]) -> str:
@@ -329,10 +330,31 @@ def _command_line(fix: str, arguments: Sequence[str]) -> str:
         return fix
     if arguments[0] in _CARRIERS:
         return _corrected(fix, arguments)
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    typed = shell_words("conjure", *arguments[:end])
-    rest = f" {shell_words(*arguments[end:])}" if arguments[end:] else ""
-    return f"{typed} {fix}{rest}"
+    kept, rest = _without_corrected(fix, arguments)
+    after = f" {shell_words(*rest)}" if rest else ""
+    return f"{shell_words('conjure', *kept)} {fix}{after}"
+
+
+def _without_corrected(fix: str, arguments: Sequence[str]) -> tuple[list[str], Sequence[str]]:
+    """What was typed without the options that the fix gives another value; and what the fix must precede."""
+    command, verbs = _command_of(arguments)
+    options = {name: each for each in command.params if isinstance(each, click.Option) for name in each.opts}
+    corrected = [options[word] for word in shlex.split(fix) if word in options]
+    ends_at_first = not command.context_settings.get(
+        "allow_interspersed_args", True
+    )  # that is another program
+    kept, place = list(arguments[:verbs]), verbs
+    while place < len(arguments):
+        word = arguments[place]
+        if word == "--" or (ends_at_first and not word.startswith("-")):
+            break
+        name, equals, _ = word.partition("=")
+        option = options.get(name)
+        width = 1 if option is None or equals or option.is_flag else 1 + option.nargs
+        if option is None or option.multiple or option not in corrected:
+            kept += arguments[place : place + width]
+        place += width
+    return kept, arguments[place:]
 
 
 def _corrected(fix: str, arguments: Sequence[str]) -> str:

@@ -272,6 +272,7 @@ class _OldAdamW(AdamW):
         copies: Mapping[Tensor, RoundedCopy] = NO_COPIES,
     ) -> None:
         """Update every parameter once."""
+        assert not copies  # the scripts compute in float32
         self._updates += 1
         for group in self.param_groups:
             group["eps"] = self._epsilon / math.sqrt(1.0 - BETAS[1] ** self._updates)

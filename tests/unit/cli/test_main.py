@@ -6,7 +6,7 @@ import pytest
 
 from conjure.cli import main
 from conjure.cli.commands import ps
-from conjure.cli.main import COMMANDS, _run
+from conjure.cli.main import COMMANDS, _command_line, _run
 from conjure.core.home import Home
 
 
@@ -108,6 +108,26 @@ def test_a_group_without_a_command_names_those_it_has(call):
 )
 def test_only_near_options_are_suggested(call, words, message):
     assert call(*words) == (2, "", f"error: {message}\n  try: conjure {words[0]} --help\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "fix", "line"),
+    [
+        ("finetune a.csv --seed=8 --epochs 2", "--seed 1", "conjure finetune a.csv --epochs 2 --seed 1"),
+        ("finetune --seed 8 a.csv", "--seed 1", "conjure finetune a.csv --seed 1"),
+        ("finetune a.csv --no-run", "--seed 1", "conjure finetune a.csv --no-run --seed 1"),
+        ("data preview -n 1 -- -odd.csv", "--column b", "conjure data preview -n 1 --column b -- -odd.csv"),
+        ("generate --stop a", "--stop b", "conjure generate --stop a --stop b"),  # it may be repeated
+        ("models list", "models fetch gpt2", "models fetch gpt2"),
+        (
+            "sweep grid --metric los --minimize python t.py --metric x",
+            "--metric loss",
+            "conjure sweep grid --minimize --metric loss python t.py --metric x",
+        ),
+    ],
+)
+def test_a_fix_takes_the_place_of_what_it_corrects(typed, fix, line):
+    assert _command_line(fix, typed.split()) == line
 
 
 def test_usage_is_told_in_one_form(call):

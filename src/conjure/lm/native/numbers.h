@@ -1,5 +1,5 @@
-/* What all sources stand on: number formats, the exponential function, threads, and one body of code for several
- * instruction sets.
+/* What all sources stand on: number formats, random numbers, the exponential function, threads, and one body of code
+ * for several instruction sets.
  *
  * A function marked INLINE becomes part of each function that calls it, and is compiled for the instructions of
  * that one; see COMPILE_FOR in each source.

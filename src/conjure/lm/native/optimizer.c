@@ -13,15 +13,17 @@
 #include <omp.h>
 
 enum {
-    ROUND = 512,     /* numbers gone over together, in the first-level cache */
-    PIECE = 1 << 15, /* numbers that one thread takes at a time, and whose squares have a sum of their own */
+    STRIP = 512,     /* numbers gone over together, in the first-level cache */
+    PIECE = 1 << 15, /* numbers that one thread takes at a time, and whose squares have a sum of their own; optimizer.py
+                      * makes room for these */
 };
 
-/* A parameter and its gradient. The sum of squares needs only gradient, squares, count and bfloat. */
+/* A parameter and its gradient. The sum of squares needs only gradient, squares, count and bfloat; rounding only
+ * master, rounded, count and key. */
 typedef struct {
     float *master, *mean, *square_mean; /* [count]; the means are of the gradient and of its square */
     const void *gradient;               /* [count] */
-    bfloat16 *rounded;                  /* [count], the weights that the model computes with; NULL where they are `master` */
+    bfloat16 *rounded;                  /* [count], what the model computes with; NULL where that is `master` */
     double *squares;                    /* [count / PIECE, rounded up] */
     int64_t count;
     uint64_t key;                       /* of the random numbers by which weights are rounded */
@@ -40,9 +42,9 @@ typedef struct {
     int32_t threads, instructions;
 } Step;
 
-/* Up or down at random, to the nearer number more often: the mean of many roundings is what was rounded. To the nearest,
- * a weight would not move until its updates add up to half of the distance between two numbers. */
-INLINE void round_round(const Update *of, int64_t start, int32_t count) {
+/* Up or down at random, to the nearer number more often: the mean of many roundings is what was rounded. To the
+ * nearest, a weight would not move until its updates add up to half of the distance between two numbers. */
+INLINE void round_strip(const Update *of, int64_t start, int32_t count) {
     const float *master = of->master + start;
     bfloat16 *rounded = of->rounded + start;
     uint64_t key = of->key;
@@ -54,11 +56,11 @@ INLINE void round_round(const Update *of, int64_t start, int32_t count) {
 
 INLINE void round_piece(const Update *of, int64_t from, int64_t to, bool bfloat) {
     (void)bfloat;
-    for (int64_t start = from; start < to; start += ROUND)
-        round_round(of, start, (int32_t)at_most(ROUND, to - start));
+    for (int64_t start = from; start < to; start += STRIP)
+        round_strip(of, start, (int32_t)at_most(STRIP, to - start));
 }
 
-INLINE void update_round(const Update *of, int64_t start, int32_t count, const float *gradient) {
+INLINE void update_strip(const Update *of, int64_t start, int32_t count, const float *gradient) {
     float *master = of->master + start, *mean = of->mean + start, *square_mean = of->square_mean + start;
     const Update u = *of; /* or the compiler reads it again after each store */
     SIMD for (int32_t i = 0; i < count; i++) {
@@ -69,28 +71,28 @@ INLINE void update_round(const Update *of, int64_t start, int32_t count, const f
         square_mean[i] = v;
         master[i] = master[i] * u.keep - u.rate * m / (sqrtf(v) * u.root + u.epsilon);
     }
-    if (u.rounded) round_round(of, start, count);
+    if (u.rounded) round_strip(of, start, count);
 }
 
 INLINE void update_piece(const Update *of, int64_t from, int64_t to, bool bfloat) {
-    float gradient[ROUND];
-    for (int64_t start = from; start < to; start += ROUND) {
-        int32_t count = (int32_t)at_most(ROUND, to - start);
+    float gradient[STRIP];
+    for (int64_t start = from; start < to; start += STRIP) {
+        int32_t count = (int32_t)at_most(STRIP, to - start);
         load(of->gradient, start, count, bfloat, gradient);
-        update_round(of, start, count, gradient);
+        update_strip(of, start, count, gradient);
     }
 }
 
 INLINE void square_piece(const Update *of, int64_t from, int64_t to, bool bfloat) {
-    float gradient[ROUND];
+    float gradient[STRIP];
     double sum = 0;
-    for (int64_t start = from; start < to; start += ROUND) {
-        int32_t count = (int32_t)at_most(ROUND, to - start);
-        float of_round = 0;
+    for (int64_t start = from; start < to; start += STRIP) {
+        int32_t count = (int32_t)at_most(STRIP, to - start);
+        float of_strip = 0;
         load(of->gradient, start, count, bfloat, gradient);
-        _Pragma("omp simd reduction(+ : of_round)")
-        for (int32_t i = 0; i < count; i++) of_round += gradient[i] * gradient[i];
-        sum += of_round;
+        _Pragma("omp simd reduction(+ : of_strip)")
+        for (int32_t i = 0; i < count; i++) of_strip += gradient[i] * gradient[i];
+        sum += of_strip;
     }
     of->squares[from / PIECE] = sum;
 }

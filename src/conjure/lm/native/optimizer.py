@@ -17,7 +17,7 @@ from conjure.lm.hardware import usable_cores
 from conjure.lm.native.kernels import FORMATS
 from conjure.lm.native.library import INSTRUCTIONS, Step, Update, status
 
-_PIECE = 1 << 15  # numbers whose squares are summed together, as in optimizer.c
+_PIECE = 1 << 15  # numbers whose squares have a sum of their own: PIECE of optimizer.c
 
 
 class RoundedCopy(NamedTuple):
@@ -103,6 +103,7 @@ def _update(of: AdamWUpdate, scale: float) -> Update:
     for each in (of.master, of.mean, of.square_mean):
         assert each.dtype == torch.float32
         assert each.shape == of.gradient.shape
+        assert each.is_contiguous()
     first, second = of.betas
     return Update(
         master=of.master.data_ptr(),
@@ -121,6 +122,9 @@ def _update(of: AdamWUpdate, scale: float) -> Update:
 
 
 def _gradient(gradient: Tensor) -> dict[str, int]:
+    assert gradient.dtype in FORMATS
+    assert gradient.device.type == "cpu"
+    assert gradient.is_contiguous()
     return {
         "gradient": gradient.data_ptr(),
         "count": gradient.numel(),
@@ -132,10 +136,14 @@ def _rounded(master: Tensor, copy: RoundedCopy) -> dict[str, int]:
     assert master.dtype == torch.float32
     assert copy.weight.dtype == torch.bfloat16
     assert copy.weight.shape == master.shape
+    assert copy.weight.is_contiguous()
+    assert master.is_contiguous()
     return {"rounded": copy.weight.data_ptr(), "key": copy.key}
 
 
 def _run(name: str, updates: Sequence[Update]) -> None:
+    if not updates:
+        return
     found = status()
     assert found.library is not None
     step = Step(

@@ -44,29 +44,29 @@ class AdamW:
         """Update every parameter that has a gradient.
 
         Args:
-            gradients: By parameter, in any floating-point format.
+            gradients: By parameter, in any floating-point format; they may be changed.
             scale: What they are multiplied by.
             copies: By parameter, what it is rounded into once it is updated: up or down at random, or to the
                 nearest where the compiled library cannot do it.
         """
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter in gradients]
-            given = [gradients[parameter] for parameter in parameters]
-            if optimizer.usable(given) and _are_for_library(parameters, copies):
-                self._step_by_library(group, parameters, given, scale, copies)
-            else:
-                self._step_by_torch(group, parameters, given, scale, copies)
+            for_library = [each for each in parameters if _is_for_library(each, copies.get(each))]
+            for_torch = [each for each in parameters if not _is_for_library(each, copies.get(each))]
+            self._step_by_library(group, for_library, gradients, scale, copies)
+            self._step_by_torch(group, for_torch, gradients, scale)
+            _round_to_nearest({each: copies[each] for each in for_torch if each in copies})
 
     def _step_by_library(
         self,
         group: dict[str, Any],
         parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
+        gradients: Mapping[Tensor, Tensor],
         scale: float,
         copies: Mapping[Tensor, RoundedCopy],
     ) -> None:
         updates = []
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter in parameters:
             state = self._state_of(parameter)
             state["step"] += 1
             updates.append(
@@ -74,7 +74,7 @@ class AdamW:
                     parameter,
                     state["exp_avg"],
                     state["exp_avg_sq"],
-                    gradient,
+                    gradients[parameter].contiguous(),
                     copies.get(parameter),
                     steps=int(state["step"]),
                     rate=group["lr"],
@@ -89,12 +89,15 @@ class AdamW:
         self,
         group: dict[str, Any],
         parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
+        gradients: Mapping[Tensor, Tensor],
         scale: float,
-        copies: Mapping[Tensor, RoundedCopy],
     ) -> None:
+        if not parameters:
+            return
         states = [self._state_of(parameter) for parameter in parameters]
-        scaled = [gradient.float() if scale == 1.0 else gradient.float() * scale for gradient in gradients]
+        scaled = [gradients[parameter].float() for parameter in parameters]
+        if scale != 1.0:
+            torch._foreach_mul_(scaled, scale)  # pyright: ignore[reportPrivateImportUsage]
         adamw(
             list(parameters),
             scaled,
@@ -111,7 +114,6 @@ class AdamW:
             eps=group["eps"],
             maximize=False,
         )
-        _round_to_nearest({each: copies[each] for each in parameters if each in copies})
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         if parameter not in self.state:
@@ -127,19 +129,17 @@ class AdamW:
 @torch.no_grad()
 def round_weights(copies: Mapping[Tensor, RoundedCopy]) -> None:
     """Round weights into their copies as `AdamW.step` does."""
-    if _are_for_library(list(copies), copies):
-        optimizer.round_weights(copies)
-    else:
-        _round_to_nearest(copies)
+    for_library = {each: copy for each, copy in copies.items() if _is_for_library(each, copy)}
+    optimizer.round_weights(for_library)
+    _round_to_nearest({each: copy for each, copy in copies.items() if each not in for_library})
 
 
-def _are_for_library(parameters: Sequence[Tensor], copies: Mapping[Tensor, RoundedCopy]) -> bool:
-    rounded = [copies[parameter].weight for parameter in parameters if parameter in copies]
-    return (
-        optimizer.usable([*parameters, *rounded])
-        and all(parameter.dtype == torch.float32 for parameter in parameters)
-        and all(weight.dtype == torch.bfloat16 for weight in rounded)
-    )
+def _is_for_library(parameter: Tensor, copy: RoundedCopy | None) -> bool:
+    """Whether the library updates a parameter and rounds it, which does not depend on a gradient."""
+    if copy is None:
+        return parameter.dtype == torch.float32 and optimizer.usable([parameter])
+    formats = (parameter.dtype, copy.weight.dtype) == (torch.float32, torch.bfloat16)
+    return formats and optimizer.usable([parameter, copy.weight])
 
 
 def _round_to_nearest(copies: Mapping[Tensor, RoundedCopy]) -> None:

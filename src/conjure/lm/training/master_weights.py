@@ -2,7 +2,8 @@
 
 Main entries: `MasterOptimizer`, `adamw`. A bfloat16 weight cannot hold a small update (8 bits of mantissa),
 so each has a float32 master that is updated and then rounded into it. Invariants: a float32 model is its own
-master, and nothing is copied; the seed and the step alone decide how a master is rounded.
+master, and nothing is copied; the seed and the step alone decide how a master is rounded (where the compiled
+library cannot do it, to the nearest number).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,7 +98,7 @@ class MasterOptimizer:
         return list(self.master_weights.values())
 
     def take_gradients(self) -> list[Tensor]:
-        """The model's gradients in its format, which are its own no more; call after each micro-batch."""
+        """The model's gradients, in its format; the model no longer has them. Call after each micro-batch."""
         taken = []
         for weight in self._weights.values():
             taken.append(torch.zeros_like(weight) if weight.grad is None else weight.grad)
@@ -112,13 +113,13 @@ class MasterOptimizer:
         """Drop what was collected of a step that could not be finished."""
         for weight in self._weights.values():
             weight.grad = None
-        self._gradients = {}
+        self._gradients, self._scale = {}, 1.0
 
     def clip(self, max_norm: float) -> float:
         """Have the next step scale gradients down to a global 2-norm of `max_norm` if it is larger.
 
         Returns:
-            What it is.
+            The norm before scaling.
         """
         norm = _norm(list(self._gradients.values()))
         self._scale = min(1.0, max_norm / (norm + 1e-6)) if max_norm > 0 else 1.0
@@ -176,6 +177,5 @@ def _norm(gradients: Sequence[Tensor]) -> float:
     """The 2-norm of all gradients together."""
     if usable(gradients):
         return gradient_norm(gradients)
-    return float(
-        torch.stack([torch.linalg.vector_norm(each, dtype=torch.float32) for each in gradients]).norm()
-    )
+    norms = torch._foreach_norm(list(gradients), 2.0, torch.float32)  # pyright: ignore[reportPrivateImportUsage]
+    return float(torch.stack(norms).norm())

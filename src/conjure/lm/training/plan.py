@@ -26,8 +26,9 @@ _RECORDS_PER_BLOCK = 4  # of the longer records: enough that few are cut by a bl
 _PASSES_FLOPS = 6  # per parameter and token: 2 forward, 4 backward
 _MATRIX_SHARE = 0.75  # of what is left is matrix products at full rate, on the machines measured
 _MOST_ROWS = 1024  # with more, products become no faster
-_LAYER_S = 2e-3  # of a forward and backward pass, whatever the number of tokens
-# What an optimizer step moves of each trained weight, and how fast.
+# On a CPU: what a layer takes of a forward and backward pass, whatever the number of tokens, and what an
+# optimizer step moves of each trained weight, and how fast.
+_LAYER_S = 2e-3
 _UPDATE_BYTES, _UPDATE_BYTES_PER_S = 36, 40e9
 _MEMORY_MARGIN = 0.9
 _SHARED_PARTS = 4  # micro-batches of a step that up to so many processes share to the same losses
@@ -63,7 +64,7 @@ class Plan:
         learning_rate: The peak.
         memory_bytes: Estimated need of all processes.
         available_bytes: What there is.
-        expected_s: Estimated time of its steps, seconds.
+        expected_s: Estimated time of all steps, without evaluations, seconds.
     """
 
     model: str
@@ -174,7 +175,7 @@ def memory_bytes(
     size, config = dtype.itemsize, model.config
     copies = 0 if dtype == torch.float32 else 4
     weights = config.parameter_count * (size + copies)
-    # AdamW's two moments, gradients in both formats, sums of gradients.
+    # AdamW's two moments, gradients in both formats (where several are summed, or torch updates), their sums.
     states = trainable * (8 + 4 + (size if copies else 0) + 4 * further_gradients)
     tokens = micro_batch * block_size
     rows = min(tokens, chunk_rows(config.vocab_size))
@@ -287,5 +288,7 @@ def expected_seconds(
     config = model.config
     rate = matrix_rate(min(tokens_per_pass, _MOST_ROWS), dtype, device) * _MATRIX_SHARE
     products = _PASSES_FLOPS * config.parameter_count * tokens / rate
-    update = trainable * _UPDATE_BYTES / _UPDATE_BYTES_PER_S if device.type == "cpu" else 0.0
+    if device.type != "cpu":
+        return products
+    update = trainable * _UPDATE_BYTES / _UPDATE_BYTES_PER_S
     return products + steps * (passes_per_step * config.n_layer * _LAYER_S + update)

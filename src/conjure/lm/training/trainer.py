@@ -164,8 +164,9 @@ class Trainer:
         self.progress = replace(state.progress)
         self.optimizer.restore(state.tensors, self._rounding_key(state.progress.step))
 
-    def _rounding_key(self, step: int) -> tuple[int, int]:
-        return self.settings.seed, step
+    def _rounding_key(self, step: int) -> tuple[int, ...]:
+        # No key of dropout's, (seed, step, micro-batch), is like it: zeros at a key's end do not count.
+        return self.settings.seed, step, 0, 1
 
     def run(self) -> Iterator[Event]:
         """Train to the end, yielding what happens; the loop waits while an event is looked at.

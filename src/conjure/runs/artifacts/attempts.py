@@ -6,6 +6,7 @@ it has all of them.
 """
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ _FILES_OF_AN_ATTEMPT = (
     *(COLUMNS_FILE, METRICS_FILE, LOG_FILE),
 )
 _MODE = 0o600
-_FILE_CLOCK_S = 0.005  # Linux gives files the time of its last tick, which is up to 4 ms ago
+_CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE in linux/time.h: the time of the kernel's last tick
 
 
 def archive_attempt(run_folder: Path, attempt: int) -> None:
@@ -173,6 +174,7 @@ def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: Pass
 
 def _copy_metrics(folders: Sequence[Folder], run: Folder, as_of: float) -> None:
     """Begin the metrics with what the last attempt that has some reported until then."""
+    latest = as_of + time.clock_getres(_CLOCK_OF_FILES)  # as_of may be as much too early
     found = next((each for each in reversed(folders) if each.id_of(METRICS_FILE) is not None), None)
     if found is None:
         return
@@ -183,5 +185,5 @@ def _copy_metrics(folders: Sequence[Folder], run: Folder, as_of: float) -> None:
     with os.fdopen(reader, "rb") as lines, os.fdopen(writer, "wb") as kept:
         for line in lines:
             point = parse_point(line)
-            if point is not None and line.endswith(b"\n") and point.time <= as_of + _FILE_CLOCK_S:
+            if point is not None and line.endswith(b"\n") and point.time <= latest:
                 kept.write(line)

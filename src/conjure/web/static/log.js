@@ -17,7 +17,7 @@ export class LogView {
     this.open = {}; // of each stream, the line whose end has not come
     this.state = plainState();
     this.loading = false;
-    this.turn = 0; // counts what was asked to be shown: only the newest is
+    this.turn = 0; // counts requests for a place; only the newest is shown
     this.times = false;
     this.matches = [];
     this.match = -1;
@@ -59,26 +59,27 @@ export class LogView {
     });
   }
 
-  /** Show what stands around a place. */
+  /** Show what stands around a place; whether that is what was asked for last. */
   async jump(place) {
     this.turn += 1;
     const fetching = () => Promise.all([
       place > 0 ? fetchJson(`/runs/${this.run}/log.json?before=${place}`) : { start: 0, lines: [] },
       fetchJson(`/runs/${this.run}/log.json?after=${place}`),
     ]);
-    await this.load(fetching, ([before, after]) => {
+    return await this.load(fetching, ([before, after]) => {
       this.show({ start: before.start, end: after.end, size: after.size, lines: [...before.lines.slice(-300), ...after.lines] });
       if (before.lines.length > 300) this.start = before.lines[before.lines.length - 300][0];
     });
   }
 
-  /** Fetch and show, unless something else was asked for meanwhile. */
+  /** Fetch and show, unless another place was asked for meanwhile; whether it was shown. */
   async load(fetching, showing) {
     const turn = this.turn;
     this.loading = true;
     try {
       const fetched = await fetching();
       if (turn === this.turn) showing(fetched);
+      return turn === this.turn;
     } finally { if (turn === this.turn) this.loading = false; }
   }
 
@@ -209,7 +210,7 @@ export class LogView {
     this.match = (this.match + by + this.matches.length) % this.matches.length;
     const [at, , , text] = this.matches[this.match];
     this.followBox.checked = false;
-    await this.jump(at);
+    if (!(await this.jump(at))) return; // another place was asked for meanwhile
     const wanted = this.text.toLowerCase();
     const node = [...this.lines.children].find((each) => Number(each.dataset.at) === at && each.textContent.toLowerCase().includes(wanted));
     node?.classList.add("hit");

@@ -114,15 +114,15 @@ def test_time_is_that_of_products_layers_and_updates(monkeypatch):
     weights = model.config.parameter_count
 
     def seconds(**changed):
-        work = {"tokens": 1e6, "tokens_per_pass": 256, "steps": 0, "passes_per_step": 1} | changed
-        return plan.expected_seconds(
-            model, trainable=weights, dtype=torch.float32, device=torch.device("cpu"), **work
-        )
+        work = {"tokens": 1e6, "tokens_per_pass": 256, "steps": 0, "passes_per_step": 1}
+        work |= {"device": torch.device("cpu")} | changed
+        return plan.expected_seconds(model, trainable=weights, dtype=torch.float32, **work)
 
     products = seconds()
     assert products == pytest.approx(6 * weights * 1e6 / (256e9 * 0.75))
     assert seconds(tokens_per_pass=64) == pytest.approx(4 * products)  # small products are slower
     assert seconds(tokens_per_pass=1 << 20) == pytest.approx(products / 4)
+    assert seconds(steps=100, device=torch.device("cuda")) == products
     of_layers = 4 * 2e-3
     of_updates = 36 * weights / 40e9
     assert seconds(steps=100) - products == pytest.approx(100 * (of_layers + of_updates))

@@ -1,14 +1,17 @@
 """The training loop's promises: equal gradients however cut, equal losses however interrupted."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from conjure.errors import TrainingError
+from conjure.lm.nn.dropout import Dropout
 from conjure.lm.text.split import TokenStream
 from conjure.lm.training.events import Evaluated, Finished, SavePoint, StepDone
-from conjure.lm.training.master_weights import adamw
+from conjure.lm.training.master_weights import MasterOptimizer, adamw
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.trainer import Trainer, TrainSettings
 from support.models import tiny_model
@@ -118,6 +121,33 @@ def test_masters_keep_what_bfloat16_rounds_away():
     masters, rounded = trainer.full_precision_model().embedding.weight, trainer.model.embedding.weight
     assert not torch.equal(rounded.float(), masters)
     assert ((rounded - masters).abs() <= masters.abs() / 128).all()
+
+
+def test_rounding_and_dropout_draw_other_random_numbers():
+    trainer = tiny_trainer(dtype=torch.bfloat16)
+    copies = trainer.optimizer._copies(trainer._rounding_key(3))
+    dropout = Dropout()
+    dropout.reseed(trainer.settings.seed, 3, 0)
+    drawn = {int(dropout._bits.random_raw()) for _ in range(100)}
+    assert not drawn & {copy.key for copy in copies.values()}
+
+
+@pytest.mark.parametrize(("max_norm", "share"), [(0.0, 1.0), (1e9, 1.0), (0.5, 0.1)])
+def test_clipping_scales_the_next_step_and_no_other(max_norm, share):
+    def weights_after(gradient, *, clipped):
+        model = tiny_model()
+        optimizer = MasterOptimizer(model, adamw(1e-2, 0.0))
+        for scale in (gradient, 1.0):
+            optimizer.set_gradients([torch.full_like(each, scale) for each in optimizer.trained])
+            if clipped and scale == gradient:
+                assert optimizer.clip(max_norm) == pytest.approx(5.0)
+            optimizer.step(1.0, (1, 2))
+        return torch.cat([each.detach().flatten() for each in optimizer.trained])
+
+    size = sum(each.numel() for each in tiny_model().parameters())
+    gradient = 5.0 / math.sqrt(size)  # of norm 5
+    clipped, scaled = weights_after(gradient, clipped=True), weights_after(gradient * share, clipped=False)
+    torch.testing.assert_close(clipped, scaled, rtol=1e-5, atol=1e-6)
 
 
 def first_loss_of_two_records(*, mask_records: bool) -> tuple[float, float]:
