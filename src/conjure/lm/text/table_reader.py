@@ -636,7 +636,7 @@ class ParquetTable:
         try:
             # Small reads: a row group may be larger than the memory there is.
             return parquet.ParquetFile(self._path, buffer_size=1 << 20, pre_buffer=False)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # names may be no UTF-8
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> DataError:

@@ -312,6 +312,13 @@ class TestParquet:
         assert [list(table.rows(name)) for name in ("a.b", "c.d")] == [[Row(1, "text")], [Row(1, "more")]]
         assert list(table.rows("a")) == [Row(1, None, Fault.NOT_TEXT)]
 
+    def test_a_column_whose_name_is_no_utf8_is_refused(self, tmp_path):
+        path = tmp_path / "a.parquet"
+        parquet.write_table(pyarrow.table({"Joke": ["one"]}), path)
+        path.write_bytes(path.read_bytes().replace(b"Joke", b"J\xd8ke"))
+        with pytest.raises(DataError, match="is not a Parquet file, or is damaged"):
+            open_table(path, "parquet")
+
     @pytest.mark.parametrize("content", [b"not parquet at all", b"PAR1"])
     def test_another_kind_of_file_is_refused(self, path, content):
         path.write_bytes(content)
