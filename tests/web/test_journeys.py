@@ -3,6 +3,7 @@
 import re
 import time
 
+import pytest
 from playwright.sync_api import expect
 
 from conjure.core.home import Home
@@ -281,54 +282,48 @@ def test_without_scripts_pages_say_what_they_show(browser, small):
     context.close()
 
 
-def long_log(folder):
-    """The number of a run whose log has 30,000 lines."""
-    home = Home(folder)
+@pytest.fixture
+def long_log(window, tmp_path):
+    """The page of a log of 30,000 lines, and the box with them, which shows the last ones."""
+    home = Home(tmp_path)
     with SqliteDatabase.open(home) as store:
         number = add_run(store, "yes").number
         print_lines(home, number, (f"line {count}" for count in range(30_000)))
         finish(store, number, Ending(EndReason.COMPLETED, 0))
-    return number
-
-
-def test_a_long_log_stays_light(window, tmp_path):
-    number = long_log(tmp_path)
     with visiting(tmp_path) as visitor:
         opened = window(visitor)
         opened.open(f"/runs/{number}/log")
-        page = opened.page
-        lines = page.locator(".lines")
+        lines = opened.page.locator(".lines")
         expect(lines).to_contain_text("line 29999")
-        for _ in range(12):
-            lines.evaluate("box => { box.scrollTop = 0; }")
-            page.wait_for_timeout(150)
-        assert lines.locator(".line").count() <= 2100
-        first = int(lines.locator(".line").first.inner_text().split()[1])
-        assert first < 29_000
-        lines.focus()
-        page.keyboard.press("Home")
-        expect(lines.locator(".line").first).to_have_text("line 0", use_inner_text=True)
-        shown = [int(text.split()[1]) for text in lines.locator(".line").all_inner_texts()]
-        assert shown == list(range(shown[0], shown[0] + len(shown)))
-        page.keyboard.press("End")
-        expect(lines).to_contain_text("line 29999")
+        yield opened.page, lines
 
 
-def test_the_end_of_a_log_is_shown_though_its_beginning_is_still_on_the_way(window, tmp_path):
-    number = long_log(tmp_path)
-    with visiting(tmp_path) as visitor:
-        opened = window(visitor)
-        opened.open(f"/runs/{number}/log")
-        page = opened.page
-        lines = page.locator(".lines")
-        expect(lines).to_contain_text("line 29999")
-        page.evaluate(SLOW_BEGINNING)
-        lines.focus()
-        page.keyboard.press("Home")
-        page.keyboard.press("End")
-        expect(page.locator("body[data-answered]")).to_be_attached()
-        page.wait_for_timeout(100)
-        expect(lines).to_contain_text("line 29999")
+def test_a_long_log_stays_light(long_log):
+    page, lines = long_log
+    for _ in range(12):
+        lines.evaluate("box => { box.scrollTop = 0; }")
+        page.wait_for_timeout(150)
+    assert lines.locator(".line").count() <= 2100
+    first = int(lines.locator(".line").first.inner_text().split()[1])
+    assert first < 29_000
+    lines.focus()
+    page.keyboard.press("Home")
+    expect(lines.locator(".line").first).to_have_text("line 0", use_inner_text=True)
+    shown = [int(text.split()[1]) for text in lines.locator(".line").all_inner_texts()]
+    assert shown == list(range(shown[0], shown[0] + len(shown)))
+    page.keyboard.press("End")
+    expect(lines).to_contain_text("line 29999")
+
+
+def test_the_end_of_a_log_is_shown_though_its_beginning_is_still_on_the_way(long_log):
+    page, lines = long_log
+    page.evaluate(SLOW_BEGINNING)
+    lines.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("End")
+    expect(page.locator("body[data-answered]")).to_be_attached()
+    page.wait_for_timeout(100)
+    expect(lines).to_contain_text("line 29999")
 
 
 def test_a_text_is_written_and_scored(window, small):

@@ -340,9 +340,8 @@ def _without_corrected(fix: str, arguments: Sequence[str]) -> tuple[list[str], S
     command, verbs = _command_of(arguments)
     options = {name: each for each in command.params if isinstance(each, click.Option) for name in each.opts}
     corrected = [options[word] for word in shlex.split(fix) if word in options]
-    ends_at_first = not command.context_settings.get(
-        "allow_interspersed_args", True
-    )  # that is another program
+    # What follows the options of some commands is another program, with options of its own.
+    ends_at_first = not command.context_settings.get("allow_interspersed_args", True)
     kept, place = list(arguments[:verbs]), verbs
     while place < len(arguments):
         word = arguments[place]

@@ -25,6 +25,10 @@ enum { PORTABLE, AVX2, AVX512VNNI }; /* library.py has them in the same order */
 #if defined(__x86_64__)
 #define AVX2_TARGET __attribute__((target("avx2,fma")))
 #define AVX512_TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+/* A function's copies, in the order above. */
+#define VARIANTS(type, name) ((type *const[3]){name##_portable, name##_avx2, name##_avx512vnni})
+#else
+#define VARIANTS(type, name) ((type *const[3]){name##_portable, name##_portable, name##_portable})
 #endif
 
 typedef uint16_t bfloat16;

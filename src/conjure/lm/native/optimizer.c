@@ -119,15 +119,16 @@ COMPILE_FOR(portable, )
 #if defined(__x86_64__)
 COMPILE_FOR(avx2, AVX2_TARGET)
 COMPILE_FOR(avx512vnni, AVX512_TARGET)
-#define VARIANTS(name) ((Work *const[3]){name##_portable, name##_avx2, name##_avx512vnni})
-#else
-#define VARIANTS(name) ((Work *const[3]){name##_portable, name##_portable, name##_portable})
 #endif
 
 void conjure_square_sums(const Step *step) {
-    in_threads(VARIANTS(square_piece)[step->instructions], step, step->threads);
+    in_threads(VARIANTS(Work, square_piece)[step->instructions], step, step->threads);
 }
 
-void conjure_round(const Step *step) { in_threads(VARIANTS(round_piece)[step->instructions], step, step->threads); }
+void conjure_round(const Step *step) {
+    in_threads(VARIANTS(Work, round_piece)[step->instructions], step, step->threads);
+}
 
-void conjure_adamw(const Step *step) { in_threads(VARIANTS(update_piece)[step->instructions], step, step->threads); }
+void conjure_adamw(const Step *step) {
+    in_threads(VARIANTS(Work, update_piece)[step->instructions], step, step->threads);
+}

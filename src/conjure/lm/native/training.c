@@ -149,26 +149,20 @@ static int32_t run(const Pass *pass, int64_t items, int64_t scratch_size, PassWo
     return -failed;
 }
 
-#if defined(__x86_64__)
-#define VARIANTS(name) ((PassWork *const[3]){name##_portable, name##_avx2, name##_avx512vnni})
-#else
-#define VARIANTS(name) ((PassWork *const[3]){name##_portable, name##_portable, name##_portable})
-#endif
-
 static int32_t run_elementwise(const Pass *pass, PassWork *const work[3]) {
     return run(pass, (pass->columns + ROUND - 1) / ROUND, 2 * ROUND, work);
 }
 
-int32_t conjure_gelu(const Pass *pass) { return run_elementwise(pass, VARIANTS(gelu_item)); }
+int32_t conjure_gelu(const Pass *pass) { return run_elementwise(pass, VARIANTS(PassWork, gelu_item)); }
 
-int32_t conjure_gelu_backward(const Pass *pass) { return run_elementwise(pass, VARIANTS(gelu_backward_item)); }
+int32_t conjure_gelu_backward(const Pass *pass) { return run_elementwise(pass, VARIANTS(PassWork, gelu_backward_item)); }
 
-int32_t conjure_dropout_mask(const Pass *pass) { return run_elementwise(pass, VARIANTS(mask_item)); }
+int32_t conjure_dropout_mask(const Pass *pass) { return run_elementwise(pass, VARIANTS(PassWork, mask_item)); }
 
 int32_t conjure_causal_softmax(const Pass *pass) {
-    return run(pass, pass->rows, pass->columns, VARIANTS(causal_softmax_row));
+    return run(pass, pass->rows, pass->columns, VARIANTS(PassWork, causal_softmax_row));
 }
 
 int32_t conjure_cross_entropy(const Pass *pass) {
-    return run(pass, pass->rows, pass->columns, VARIANTS(cross_entropy_row));
+    return run(pass, pass->rows, pass->columns, VARIANTS(PassWork, cross_entropy_row));
 }

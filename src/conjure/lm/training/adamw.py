@@ -50,9 +50,11 @@ class AdamW:
                 nearest where the compiled library cannot do it.
         """
         for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter in gradients]
-            for_library = [each for each in parameters if _is_for_library(each, copies.get(each))]
-            for_torch = [each for each in parameters if not _is_for_library(each, copies.get(each))]
+            for_library, for_torch = [], []
+            for parameter in group["params"]:
+                if parameter in gradients:
+                    takes_library = _is_for_library(parameter, copies.get(parameter))
+                    (for_library if takes_library else for_torch).append(parameter)
             self._step_by_library(group, for_library, gradients, scale, copies)
             self._step_by_torch(group, for_torch, gradients, scale)
             _round_to_nearest({each: copies[each] for each in for_torch if each in copies})

@@ -72,12 +72,11 @@ class MasterOptimizer:
         exact = {name: weight.detach() for name, weight in model.named_parameters()}
         model.to(dtype)
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        rounded = dtype != torch.float32
+        self._rounded = dtype != torch.float32
         self.master_weights = {
-            name: nn.Parameter(exact[name].float()) if rounded else weight
+            name: nn.Parameter(exact[name].float()) if self._rounded else weight
             for name, weight in self._weights.items()
         }
-        self._rounded = rounded
         self._gradients: Mapping[Tensor, Tensor] = {}
         self._scale = 1.0
         self._frozen = {name: weight for name, weight in exact.items() if name not in self.master_weights}
