@@ -21,6 +21,7 @@ from conjure.errors import (
 )
 
 INVALID = "invalid_request_error"
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _SHOWN = 60  # characters of a wrong value that an error repeats
 
 # What the `type` of an error is where nothing else is said.
@@ -81,8 +82,7 @@ class JsonResponse(Response):
 
 def to_json_bytes(content: Any) -> bytes:
     """A value as compact JSON; NaN and infinity are refused."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
+    return _JSON.encode(content).encode("utf-8", "backslashreplace")
 
 
 def error_response(error: HttpError) -> JsonResponse:

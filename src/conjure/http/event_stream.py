@@ -5,8 +5,9 @@ closed at once; there is never an ``id:`` line, which would make a comment an em
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
@@ -42,44 +43,66 @@ class EventStream:
 
     def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
         self._events = events
+        self._writing = False
+        self._moved_at = 0.0  # when a write last began or ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send all events."""
         sending = asyncio.create_task(self._send_all(send))
+        watching = asyncio.create_task(self._watch(sending, send))
         try:
             await _first_of(sending, receive)
         finally:
+            await _cancel(watching)
             await _cancel(sending)
             await self._events.aclose()
 
     async def _send_all(self, send: Send) -> None:
+        self._moved_at = time.monotonic()
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-        following = asyncio.ensure_future(anext(self._events))
-        try:
-            while True:
-                ready, _ = await asyncio.wait([following], timeout=_PING_AFTER_S)
-                body = self._taken(following) if ready else _PING
-                if body is None:
-                    break
-                async with asyncio.timeout(_WRITE_TIMEOUT_S):
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-                if ready:
-                    following = asyncio.ensure_future(anext(self._events))
-        finally:
-            await _cancel(following)
+        async with aclosing(self._with_error()) as events:
+            async for body in events:
+                self._writing, self._moved_at = True, time.monotonic()
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                self._writing, self._moved_at = False, time.monotonic()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _taken(self, following: asyncio.Future[bytes]) -> bytes | None:
-        """What came: an event, the event that tells an error, or None at the end."""
+    async def _with_error(self) -> AsyncGenerator[bytes, None]:
+        """The events; an error becomes the last one."""
         try:
-            return following.result()
-        except StopAsyncIteration:
-            return None
+            async for body in self._events:
+                yield body
         except Exception as error:  # noqa: BLE001 - the answer has begun, so an event must tell
             told = to_http_error(error)
             if told.status >= 500 and not isinstance(error, HttpError):
                 errors_log.error("a stream failed: %s", error, exc_info=error)
-            return event(told.body)
+            yield event(told.body)
+
+    async def _watch(self, sending: asyncio.Task[None], send: Send) -> None:
+        """Ping while there is nothing to say, and end the stream of a client that has stopped reading.
+
+        A task of its own, because a timer for every event takes longer than sending it.
+        """
+        while True:
+            limit = _WRITE_TIMEOUT_S if self._writing else _PING_AFTER_S
+            left = self._moved_at + limit - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(min(left, _PING_AFTER_S))
+            elif self._writing or not await _ping(send):
+                sending.cancel()
+                return
+            else:
+                self._moved_at = time.monotonic()
+
+
+async def _ping(send: Send) -> bool:
+    """Whether the client took it."""
+    try:
+        async with asyncio.timeout(_WRITE_TIMEOUT_S):
+            await send({"type": "http.response.body", "body": _PING, "more_body": True})
+    except TimeoutError:
+        return False
+    return True
 
 
 async def until_disconnected(receive: Receive, work: Awaitable[T]) -> T | None:

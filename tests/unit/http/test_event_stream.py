@@ -117,6 +117,36 @@ def test_silence_is_filled_with_comments(client, monkeypatch):
     assert b"id:" not in content
 
 
+async def _many():
+    try:
+        while True:
+            yield event({})
+    finally:
+        _closed.set()
+
+
+@pytest.mark.parametrize("events", [_many, _endless])
+def test_a_client_that_reads_nothing_is_given_up(monkeypatch, events):
+    monkeypatch.setattr(event_stream, "_PING_AFTER_S", 0.01)
+    monkeypatch.setattr(event_stream, "_WRITE_TIMEOUT_S", 0.02)
+    _closed.clear()
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) > 2:  # what the connection holds back
+            await asyncio.Event().wait()
+
+    asyncio.run(asyncio.wait_for(EventStream(events())({}, receive, send), 30))
+    assert _closed.is_set()
+    assert len(sent) == 3
+    assert sent[-1]["more_body"]
+
+
 def test_text_stays_text():
     text = 'line\n\ndata: forged\r\n "quoted" é \u2028'
     framed = event({"text": text})
