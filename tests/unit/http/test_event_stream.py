@@ -133,6 +133,7 @@ def test_a_client_that_reads_nothing_is_given_up(monkeypatch, events):
 
     async def receive():
         await asyncio.Event().wait()
+        return {}
 
     sent = []
 
