@@ -2,9 +2,10 @@
 
     .venv/bin/python scripts/mutate.py -n 200 --seed 1
 
-Each change is made in a copy of the repository, and the tests nearest to the changed module run there until
-the first one fails: its own unit tests, others that import it, then those listed for its folder. What no test
-notices is printed.
+Each change is made in a copy of the repository, and tests run there until the first one fails: those that
+reach the changed line, the module's own and the smaller ones first, then those that reach it in a process that
+they start, which are listed by folder. Which tests reach which lines is found by the whole suite, once for a
+commit; that takes as long as `make coverage`. What no test notices is printed.
 
 Main entry: `main`. Invariant: the working tree is only read.
 """
@@ -13,7 +14,6 @@ import argparse
 import ast
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -23,23 +23,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import coverage
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path("src/conjure")
 TIMEOUT_S = 600
+_FEW = 20  # tests that one process runs sooner than several
 
-# What is mutated, and which tests beyond the module's own unit tests are asked in turn.
+# What is mutated, and the tests that start processes in which it runs.
 TARGETS = {
-    "runs/lifecycle": [
-        "tests/unit/runs",
-        "tests/property",
-        "tests/integration/runs",
-        "tests/e2e/test_runs.py",
-    ],
-    "runs/schema": ["tests/unit/runs", "tests/property", "tests/e2e/test_runs.py"],
-    "lm/training": ["tests/unit/lm/training", "tests/parity", "tests/e2e/test_finetune.py"],
-    "lm/report": ["tests/unit/lm/report", "tests/property", "tests/integration"],
+    "runs/lifecycle": ["tests/integration/runs", "tests/e2e/test_runs.py"],
+    "runs/schema": ["tests/integration/runs", "tests/e2e/test_runs.py"],
+    "lm/training": ["tests/e2e/test_finetune.py"],
+    "lm/report": ["tests/e2e/test_finetune.py"],
 }
-_FOLDERS = ("unit", "property", "integration", "parity")
+# The smaller ones first.
+_FOLDERS = ("unit", "property", "integration", "parity", "e2e")
+_SUITE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "-q", "-p", "contexts")
+# Loaded into each of the suite's processes: what runs from now on is reached by this test.
+_PLUGIN = """
+import coverage, pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    coverage.Coverage.current().switch_context(item.nodeid)
+"""
 _COMPARISONS = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -85,9 +93,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="conjure-mutate-") as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", ".coverage", ".cache"))
+        reached = _lines_reached(copy)
         for number, mutation in enumerate(chosen, 1):
             began = time.monotonic()
-            killed = _is_noticed(copy, mutation)
+            killed = _is_noticed(copy, mutation, reached)
             noticed += killed
             where = f"{mutation.module}:{mutation.line}: {_line(mutation)} → {mutation.text}"
             word = "noticed" if killed else "SURVIVED"
@@ -145,43 +154,65 @@ def _line(mutation: Mutation) -> str:
     return data[mutation.start : mutation.end].decode()
 
 
-def _is_noticed(copy: Path, mutation: Mutation) -> bool:
+def _lines_reached(copy: Path) -> coverage.CoverageData:
+    """Which tests reach which lines of the modules that are mutated: by the suite, run once for a commit."""
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+    found = ROOT / ".coverage" / f"reached-{commit}"
+    if not found.exists():
+        modules = " ".join(f"conjure.{folder.replace('/', '.')}" for folder in TARGETS)
+        (copy / "reached.ini").write_text(
+            f"[run]\nsource_pkgs = {modules}\ndata_file = {copy}/reached\nparallel = true\n"
+            "patch = subprocess, fork, _exit\nsigterm = true\n"
+        )
+        (copy / "contexts.py").write_text(_PLUGIN)
+        run = [sys.executable, "-m", "coverage", "run", "--rcfile=reached.ini", "-m", "pytest", *_SUITE]
+        subprocess.run(run, cwd=copy, env=_variables(copy), check=True)
+        combine = [sys.executable, "-m", "coverage", "combine", "--rcfile=reached.ini", "--quiet"]
+        subprocess.run(combine, cwd=copy, check=True)
+        found.parent.mkdir(exist_ok=True)
+        shutil.move(copy / "reached", found)
+    data = coverage.CoverageData(str(found))
+    data.read()
+    return data
+
+
+def _is_noticed(copy: Path, mutation: Mutation, reached: coverage.CoverageData) -> bool:
     module = copy / mutation.module
     original = module.read_bytes()
     module.write_bytes(original[: mutation.start] + mutation.text.encode() + original[mutation.end :])
     try:
-        return any(_fails(copy, tests) for tests in _tests_of(mutation.module))
+        return any(_fails(copy, tests) for tests in _tests_of(mutation, reached))
     finally:
         module.write_bytes(original)
 
 
-def _tests_of(module: Path) -> Iterator[list[str]]:
-    """Tests to ask, in turn: the module's own, others that import it, then those of its folder."""
-    inside = module.relative_to(PACKAGE)
-    own = Path("tests/unit") / inside.parent / f"test_{inside.name}"
-    imported = ".".join(("conjure", *inside.with_suffix("").parts))
-    importing = [
-        str(path.relative_to(ROOT))
-        for folder in _FOLDERS
-        for path in sorted((ROOT / "tests" / folder).rglob("test_*.py"))
-        if re.search(rf"\b{re.escape(imported)}\b", path.read_text(encoding="utf-8"))
-    ]
-    if (ROOT / own).exists():
-        yield [str(own)]
-    if others := [each for each in importing if each != str(own)]:
-        yield others
-    folder = next(each for each in TARGETS if inside.is_relative_to(each))
-    for tests in TARGETS[folder]:
-        yield [tests]
+def _tests_of(mutation: Mutation, reached: coverage.CoverageData) -> Iterator[list[str]]:
+    """Tests to ask, in turn: those that reach the line, then those listed for its folder."""
+    inside = mutation.module.relative_to(PACKAGE)
+    own = f"tests/unit/{inside.parent}/test_{inside.name}"
+    file = next((name for name in reached.measured_files() if name.endswith(str(mutation.module))), "")
+    by_line = reached.contexts_by_lineno(file)
+    line = max((each for each in by_line if each <= mutation.line), default=0)  # of the statement's begin
+    tests = [test for test in by_line.get(line, []) if test]
+    if first := sorted(test for test in tests if test.startswith(own)):
+        yield first
+    for folder in _FOLDERS:
+        if others := sorted(test for test in set(tests) - set(first) if test.startswith(f"tests/{folder}/")):
+            yield others
+    yield TARGETS[next(each for each in TARGETS if inside.is_relative_to(each))]
+
+
+def _variables(copy: Path) -> dict[str, str]:
+    paths = f"{copy / 'src'}{os.pathsep}{copy}"
+    return {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _fails(copy: Path, tests: list[str]) -> bool:
-    workers = "0" if len(tests) == 1 and tests[0].endswith(".py") else "2"  # to start some takes seconds
+    workers = "0" if len(tests) <= _FEW and "::" in tests[0] else "2"  # to start some takes seconds
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", workers, "-p", "no:cacheprovider", *tests]
-    variables = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
-            command, cwd=copy, env=variables, capture_output=True, timeout=TIMEOUT_S, check=False
+            command, cwd=copy, env=_variables(copy), capture_output=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return True  # it hangs, which somebody would notice
