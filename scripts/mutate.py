@@ -4,8 +4,8 @@
 
 Each change is made in a copy of the repository, and tests run there until the first one fails: those that
 reach the changed line, the module's own and the smaller ones first, then those that reach it in a process
-that they start, which are listed by folder. Which tests reach which lines is found by the whole suite, once for
-a commit; that takes as long as `make coverage`. What no test notices is printed.
+that they start, which are listed by folder. Which tests reach which lines is found by the whole suite, once
+for a commit; that takes as long as `make coverage`. What no test notices is printed.
 
 Main entry: `main`. Invariant: the working tree is only read.
 """
