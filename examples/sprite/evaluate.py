@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("output", type=Path)
     arguments = parser.parse_args()
-    sets = {"sprite": written(arguments.output), "the sprite before": written(arguments.base)}
+    sets = {"sprite": written(arguments.output), "the previous sprite": written(arguments.base)}
     length = sum(map(len, sets["sprite"])) // SAMPLES
     prose = [text for text in (arguments.prose / "heldout.txt").read_text("utf-8").splitlines() if text]
     sets |= {
@@ -98,7 +98,7 @@ def main() -> None:
     head = "| texts | how many | nats per token | distinct-2 | self-BLEU |\n"
     head += "| --- | ---: | ---: | ---: | ---: |\n"
     table = "".join(f"{line}\n" for line in lines)
-    (arguments.work / "evaluation.md").write_text(f"## How much sense it makes\n\n{about}{head}{table}")
+    (arguments.work / "evaluation.md").write_text(f"## How sensible its texts are\n\n{about}{head}{table}")
     shown = [(name, text) for name in list(sets)[:3] for text in sets[name][:SHOWN]]
     random.Random(SEED).shuffle(shown)
     sheet = "".join(f"{number}. {' '.join(text.split())}\n\n" for number, (_, text) in enumerate(shown, 1))

@@ -36,30 +36,29 @@ pipeline_tag: text-generation
 
 # sprite
 
-The small model that comes with conjure. It has GPT-2's architecture at a twelfth of its size, so you can
-start, and run the tests with a trained model, without a network. **It is small, it knows only English, and
-it writes a few plain sentences about everyday things**: its statements are not facts. It is meant to be
-fine-tuned.
+The small model that is included in conjure, for getting started and for tests without a network. It has
+GPT-2's architecture and a twelfth of its size. **It knows only English, and writes a few plain sentences
+about everyday things.** Do not rely on what it says. It is meant to be fine-tuned.
 
 - **Shape**: {parameters:,} parameters ({layers} layers, {heads} heads, {channels} channels),
   context {context} tokens, its own byte-level BPE of {vocabulary:,} tokens, stored in bfloat16.
-- **Data**: first 45 MB of English prose in the public domain in the United States, mostly fiction from
-  before 1931 (18.5 M tokens; the weights of then have the SHA-256
+- **Data**: first, 45 MB of English prose in the public domain in the United States, mostly fiction from
+  before 1931 (18.5 M tokens; the weights trained on it have the SHA-256
   `{base_digest}`).
-  Then {megabytes:.1f} MB of plain English that SmolLM2-135M-Instruct (Apache-2.0) wrote from prompts of our
-  own, {documents:,} short texts ({left_out:,} more were left out), SHA-256
+  Then {megabytes:.1f} MB of plain English that SmolLM2-135M-Instruct (Apache-2.0) wrote from our own
+  prompts, {documents:,} short texts ({left_out:,} more were left out), SHA-256
   `{digest}`,
-  and for each token of them {sentences_share} of 47,000 sentences of Common Voice (CC0) and {prose_share} of
+  and, per token of them, {sentences_share} of 47,000 sentences of Common Voice (CC0) and {prose_share} of
   the prose. `examples/sprite/SOURCES.md` lists prose and sentences with their rights. Paragraphs with slurs
-  were removed from the prose with a word list, which cannot find everything.
+  were removed from the prose with a word list, which does not find everything.
 - **Training** on the texts: {steps:,} steps of {step_tokens:,} tokens, {tokens:.1f} M tokens in all, in
-  {minutes:.0f} minutes of two busy processor cores, with AdamW, dropout {dropout}, by
-  `examples/sprite/train.py`; shipped is an average of the weights over the last steps.
+  {minutes:.0f} minutes on two processor cores that also did other work, with AdamW, dropout {dropout}, by
+  `examples/sprite/train.py`; the weights are averaged over the last steps.
 - **Held-out loss** (context {scored_context}, stride {stride}), in bits per byte:
 
-  | | this sprite | the one before |
+  | | this sprite | the previous one |
   | --- | ---: | ---: |
-  | {own_bytes:,} bytes of such texts | **{own:.4f}** | {own_before:.4f} |
+  | {own_bytes:,} bytes of texts of the same kind | **{own:.4f}** | {own_before:.4f} |
   | {old_bytes:,} bytes of old prose | {old:.4f} | {old_before:.4f} |
 - **Licence**: Apache-2.0, like conjure.
 
