@@ -2,8 +2,8 @@
 
     python benchmarks/workers/memory_share.py CHECKPOINT
 
-Measured in turn, because the bandwidth of a virtual machine changes from minute to minute. Only the weights of
-GPT-2's matrices are counted, so what is printed is a lower bound.
+Measured in turn, because the bandwidth of a virtual machine changes from minute to minute. Only the weights
+of GPT-2's matrices are counted, so what is printed is a lower bound.
 
 Main entry: `main`.
 """
