@@ -7,7 +7,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import BuildError
-from conjure.runs.environments.podman_container import (
+from conjure.runs.environments.containers import (
     BindMount,
     Container,
     container_name,
