@@ -17,6 +17,8 @@ CONTAINERS = """[engine]
 runtime = "runc"
 lock_type = "file"
 tmp_dir = "{folder}/tmp"
+static_dir = "{folder}/static"
+volume_path = "{folder}/volumes"
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 """

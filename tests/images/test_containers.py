@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,25 @@ def test_nothing_of_this_machine_is_in_it_but_the_runs_own(client, user_home, mo
 def test_what_it_makes_belongs_to_the_caller(client):
     run = client.run("mkdir d; echo x > d/x.txt", image=SMALL).wait(check=True)
     assert (outputs(client, run) / "d" / "x.txt").stat().st_uid == os.getuid()
+
+
+def test_what_docker_makes_for_an_ordinary_user_is_theirs(store, tmp_path):
+    if shutil.which("podman"):
+        pytest.skip("an ordinary user has a podman of their own")
+    (store / "docker.sock").chmod(0o666)
+    folder = tmp_path / "of-the-user"
+    folder.mkdir()
+    os.chown(folder, 4321, 4321)
+    user = ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups"]
+    may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    command = [sys.executable, "-m", "conjure", "run", "--image", SMALL, "id -u; mkdir d; echo x > d/x.txt"]
+    variables = {**os.environ, "HOME": str(folder), "CONJURE_HOME": f"{folder}/home"}
+    told = subprocess.run(
+        [*user, *may_read, *command], env=variables, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told
+    assert "4321" in told.stdout.splitlines()
+    assert (folder / "home" / "runs" / "1" / "outputs" / "d" / "x.txt").stat().st_uid == 4321
 
 
 @pytest.mark.parametrize("guard_too", [False, True], ids=["supervisor", "supervisor and guard"])

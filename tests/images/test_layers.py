@@ -124,7 +124,7 @@ def test_no_secret_and_nothing_of_this_machine_is_in_a_layer(client, debian, whe
     inspected = engine("image", "inspect", layer) + engine("history", "--no-trunc", layer)
     assert secret not in inspected + log(run) + json.dumps(run.record.to_dict())
     config = json.loads(engine("image", "inspect", layer))[0]["Config"]
-    variables = {each.partition("=")[0] for each in config["Env"]}
+    variables = {each.partition("=")[0] for each in config["Env"] or ()}
     assert variables <= {"PATH", "TERM", "container"}
     of_any_container = {"conjure-init", "conjure-stdout", "conjure-stderr"}
     assert {line for line in run.logs() if "conjure" in line} == of_any_container

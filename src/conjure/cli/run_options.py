@@ -73,7 +73,7 @@ _OPTIONS = (
         "--from",
         "image",
         metavar="IMAGE",
-        help="Run the command in a container of this image, with podman.",
+        help="Run the command in a container of this image, with podman or docker.",
     ),
     click.option("--apt", multiple=True, metavar="PKG", help="Add a Debian package to the --image."),
     click.option(
