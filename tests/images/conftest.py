@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,12 @@ default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 STORAGE = """[storage]
 driver = "{driver}"
 graphroot = "{folder}/graph"
+rootless_storage_path = "{folder}/graph"
 runroot = "{folder}/run"
 """
 
 
-DOCKERD = ("--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2")
+DOCKERD = ("--iptables=false", "--ip6tables=false", "--bridge=none")
 PROGRAMS = {"podman": ("podman", "runc", "catatonit"), "docker": ("docker", "dockerd", "catatonit")}
 
 
@@ -62,15 +64,19 @@ def _using_podman(folder, patch):
             patch.setenv(variable, str(path))
         if subprocess.run(["podman", "info"], capture_output=True, check=False).returncode == 0:
             break
+    if not Path(engine("info", "--format", "{{.Store.GraphRoot}}")).is_relative_to(folder):
+        pytest.fail("podman does not keep its images where these tests say, and they remove all images")
     yield
     engine("system", "reset", "--force")
+    if os.getuid() != 0:
+        engine("system", "migrate")  # ends the process that it keeps for a user's containers
 
 
 @contextlib.contextmanager
 def _using_docker(folder, patch):
     """A machine without podman, and a daemon for these tests alone."""
-    programs = folder / "bin"
-    programs.mkdir()
+    programs = Path(tempfile.mkdtemp())  # where other users can see it too
+    programs.chmod(0o755)
     patch.setenv("PATH", folder_of_programs(programs, ["podman"]))
     socket = folder / "docker.sock"
     patch.setenv("DOCKER_HOST", f"unix://{socket}")
@@ -87,6 +93,7 @@ def _using_docker(folder, patch):
         daemon.wait()
         _unmount_all(folder)
         shutil.rmtree(folder / "data")
+        shutil.rmtree(programs)
 
 
 def _unmount_all(folder):

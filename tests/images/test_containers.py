@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -86,23 +87,36 @@ def test_what_it_makes_belongs_to_the_caller(client):
     assert (outputs(client, run) / "d" / "x.txt").stat().st_uid == os.getuid()
 
 
-def test_what_docker_makes_for_an_ordinary_user_is_theirs(store, tmp_path):
+@pytest.fixture
+def others_folder():
+    """A folder of another user's, who is not known by name, and can get to it."""
     if shutil.which("podman"):
         pytest.skip("an ordinary user has a podman of their own")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "project").mkdir()
+        for each in (folder, folder / "project"):
+            os.chown(each, 4321, 4321)
+        yield folder
+
+
+def test_what_docker_makes_for_an_ordinary_user_is_theirs(store, others_folder):
     (store / "docker.sock").chmod(0o666)
-    folder = tmp_path / "of-the-user"
-    folder.mkdir()
-    os.chown(folder, 4321, 4321)
     user = ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups"]
     may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     command = [sys.executable, "-m", "conjure", "run", "--image", SMALL, "id -u; mkdir d; echo x > d/x.txt"]
-    variables = {**os.environ, "HOME": str(folder), "CONJURE_HOME": f"{folder}/home"}
+    variables = {**os.environ, "HOME": str(others_folder), "CONJURE_HOME": f"{others_folder}/home"}
     told = subprocess.run(
-        [*user, *may_read, *command], env=variables, cwd=folder, capture_output=True, text=True, check=False
+        [*user, *may_read, *command],
+        env=variables,
+        cwd=others_folder / "project",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert told.returncode == 0, told
     assert "4321" in told.stdout.splitlines()
-    assert (folder / "home" / "runs" / "1" / "outputs" / "d" / "x.txt").stat().st_uid == 4321
+    assert (others_folder / "home" / "runs" / "1" / "outputs" / "d" / "x.txt").stat().st_uid == 4321
 
 
 @pytest.mark.parametrize("guard_too", [False, True], ids=["supervisor", "supervisor and guard"])

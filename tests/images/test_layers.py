@@ -114,18 +114,21 @@ def test_requirements_and_wheels_of_ones_own_are_added(client, debian, wheels, f
     assert list(run.logs())[-1] == "1.0 3.0"
 
 
-def test_no_secret_and_nothing_of_this_machine_is_in_a_layer(client, debian, wheels, monkeypatch):
+def test_no_secret_and_nothing_of_this_machine_is_in_a_layer(client, debian, wheels, tmp_path, monkeypatch):
     secret = "s3cret-word"
     monkeypatch.setenv("https_proxy", f"http://me:{secret}@127.0.0.1:9")
     monkeypatch.setenv("PIP_INDEX_URL", f"https://me:{secret}@127.0.0.1:9/simple")
+    of_docker = tmp_path / "config.json"  # it gives these to every container
+    of_docker.write_text(json.dumps({"proxies": {"default": {"ftpProxy": f"http://{secret}"}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     run = client.run("ls /dev /", image=debian, apt=["words"], pip=["brew"]).wait(check=True)
     assert "the proxy is http://me:***@127.0.0.1:9" in log(run)
     layer = run.record.environment.layer
     inspected = engine("image", "inspect", layer) + engine("history", "--no-trunc", layer)
     assert secret not in inspected + log(run) + json.dumps(run.record.to_dict())
     config = json.loads(engine("image", "inspect", layer))[0]["Config"]
-    variables = {each.partition("=")[0] for each in config["Env"] or ()}
-    assert variables <= {"PATH", "TERM", "container"}
+    variables = [each.partition("=") for each in config["Env"] or ()]
+    assert {name for name, _, value in variables if value} <= {"PATH", "TERM", "container"}
     of_any_container = {"conjure-init", "conjure-stdout", "conjure-stderr"}
     assert {line for line in run.logs() if "conjure" in line} == of_any_container
 

@@ -103,8 +103,8 @@ def start_container(container: Container, marker: Path) -> None:
     marker.touch(0o600)
     engine = find_engine()
     init = BindMount(engine.init, Path(_INIT), read_only=True)
-    proxies = {} if container.for_build else proxies_in(os.environ)
-    words, inherited = _split({**proxies, **container.variables})
+    proxies = proxies_in(os.environ)
+    words, inherited = _split({**({} if container.for_build else proxies), **container.variables})
     run_engine(
         [
             *(
@@ -122,7 +122,7 @@ def start_container(container: Container, marker: Path) -> None:
             container.image,
             "-P",
         ],
-        variables={**os.environ, **inherited},
+        variables={**{name: os.environ[name] for name in os.environ.keys() - proxies.keys()}, **inherited},
     )
 
 
@@ -142,7 +142,10 @@ def _of_engine(engine: Engine, container: Container) -> list[str]:
             hint="install the package podman",
         )
     _remove(container.name)
-    return ["--user=0:0" if container.for_build else f"--user={os.getuid()}:{os.getgid()}"]
+    if not container.for_build:
+        return [f"--user={os.getuid()}:{os.getgid()}"]
+    # Docker's own configuration may name proxies: variables without a value keep them away.
+    return ["--user=0:0", *(f"--env={name}" for each in _PROXIES for name in (each, each.upper()))]
 
 
 def _shared_memory(engine: Engine) -> list[str]:
