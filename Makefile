@@ -52,10 +52,12 @@ test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is m
 	scripts/install-programs bwrap=bubblewrap
 	$(BIN)/pytest tests/sandbox
 
-test-images: setup  ## runs in containers; installs podman, and makes an image of Debian, if they are missing
-	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static mmdebstrap=mmdebstrap
+test-images: setup  ## runs in containers; installs podman and docker, and makes an image of Debian, if they are missing
+	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static mmdebstrap=mmdebstrap \
+		newuidmap=uidmap docker=docker.io dockerd=docker.io
 	scripts/make-debian-root .venv/debian-root.tar
 	$(BIN)/pytest tests/images
+	[ "$$(id -u)" != 0 ] || scripts/as-ordinary-user $(BIN)/pytest -p no:cacheprovider tests/images
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter

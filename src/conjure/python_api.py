@@ -184,7 +184,7 @@ class RunOptions(TypedDict, total=False):
     base: str
     """``current`` (the default) or ``none``."""
     image: str
-    """Container image to run the command in, with podman."""
+    """Container image to run the command in, with podman or docker."""
     apt: Sequence[str]
     """Debian packages to add to the image."""
     env: Mapping[str, str]

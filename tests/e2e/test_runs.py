@@ -285,7 +285,7 @@ def test_a_reader_that_has_had_enough_is_no_error():
         (["--param", "lr", "true"], "--param 'lr' has no value"),
         (["--param", "lr=1", "--param", "lr=2", "true"], "--param lr is given twice: '1' and '2'"),
         (["--cpus", "100000", "true"], "--cpus 100000: this machine has"),
-        (["--conda-file", "x.yml", "true"], "conda environments are not supported yet"),
+        (["--conda-file", "x.yml", "true"], "conda environments are not supported"),
         (["--apt", "git", "true"], "--apt needs --image, as in --image docker.io/library/debian:12"),
         (["--docker-image", "x", "--base", "none", "true"], "cannot be combined: the image has its own"),
         (["--image", "x", "--sandbox", "true"], "--image and --sandbox cannot be combined"),

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from conjure.runs.database.open_database import open_database
-from conjure.runs.environments.podman_container import container_name
+from conjure.runs.environments.containers import container_name
 from conjure.runs.maintenance.pruning import prune
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import is_running, nap, wait_until
-from support.containers import SMALL, podman
+from support.containers import SMALL, engine
 from support.debian import import_debian, make_wheel
 from support.pages import REPOSITORY
 
@@ -49,12 +49,12 @@ def wheels(tmp_path, monkeypatch):
 
 
 def image_digest(name):
-    return "sha256:" + podman("image", "inspect", "--format", "{{.Id}}", name)
+    return "sha256:" + engine("image", "inspect", "--format", "{{.Id}}", name).removeprefix("sha256:")
 
 
 def digests():
     """Of all images on this machine."""
-    return set(podman("images", "--all", "--quiet", "--no-trunc").splitlines())
+    return set(engine("images", "--all", "--quiet", "--no-trunc").splitlines())
 
 
 def log(run):
@@ -83,13 +83,13 @@ def test_packages_are_installed_once_and_the_command_has_them(client, debian, wh
 
 
 def test_a_rerun_has_the_same_layer_or_one_with_the_same_versions(client, debian, wheels):
-    podman("tag", debian, "localhost/moving:2")
+    engine("tag", debian, "localhost/moving:2")
     run = client.run(GREET, image="localhost/moving:2", apt=["greeting"], pip=["brew"]).wait(check=True)
-    podman("tag", SMALL, "localhost/moving:2")
+    engine("tag", SMALL, "localhost/moving:2")
     make_wheel(wheels, "brew", "2.0")
     again = run.rerun().wait(check=True)
     assert again.record.environment == run.record.environment
-    podman("rmi", run.record.environment.layer)
+    engine("rmi", run.record.environment.layer)
     built = run.rerun().wait(check=True)
     assert list(built.logs())[-2:] == ["hello", "1.0"]
     assert built.record.environment.base_image == run.record.environment.base_image
@@ -114,19 +114,23 @@ def test_requirements_and_wheels_of_ones_own_are_added(client, debian, wheels, f
     assert list(run.logs())[-1] == "1.0 3.0"
 
 
-def test_no_secret_and_nothing_of_this_machine_is_in_a_layer(client, debian, wheels, monkeypatch):
+def test_no_secret_and_nothing_of_this_machine_is_in_a_layer(client, debian, wheels, tmp_path, monkeypatch):
     secret = "s3cret-word"
     monkeypatch.setenv("https_proxy", f"http://me:{secret}@127.0.0.1:9")
     monkeypatch.setenv("PIP_INDEX_URL", f"https://me:{secret}@127.0.0.1:9/simple")
+    of_docker = tmp_path / "config.json"  # it gives these to every container
+    of_docker.write_text(json.dumps({"proxies": {"default": {"ftpProxy": f"http://{secret}"}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     run = client.run("ls /dev /", image=debian, apt=["words"], pip=["brew"]).wait(check=True)
     assert "the proxy is http://me:***@127.0.0.1:9" in log(run)
     layer = run.record.environment.layer
-    inspected = podman("image", "inspect", layer) + podman("history", "--no-trunc", layer)
+    inspected = engine("image", "inspect", layer) + engine("history", "--no-trunc", layer)
     assert secret not in inspected + log(run) + json.dumps(run.record.to_dict())
-    config = json.loads(podman("image", "inspect", layer))[0]["Config"]
-    variables = {each.partition("=")[0] for each in config["Env"]}
-    assert variables <= {"PATH", "TERM", "container"}
-    assert not [line for line in run.logs() if "conjure" in line and line != "conjure-init"]
+    config = json.loads(engine("image", "inspect", layer))[0]["Config"]
+    variables = [each.partition("=") for each in config["Env"] or ()]
+    assert {name for name, _, value in variables if value} <= {"PATH", "TERM", "container"}
+    of_any_container = {"conjure-init", "conjure-stdout", "conjure-stderr"}
+    assert {line for line in run.logs() if "conjure" in line} == of_any_container
 
 
 @pytest.mark.parametrize(
@@ -163,9 +167,9 @@ def test_a_build_that_is_stopped_leaves_nothing(client, debian):
     run = client.run("true", image=debian, apt=["slow"])
     wait_until(lambda: is_running(NAP), "the package is installed")
     assert run.status is RunStatus.BUILDING
-    assert podman("ps", "--format", "{{.Names}}") == container_name(client.home, run.number)
+    assert engine("ps", "--format", "{{.Names}}") == container_name(client.home, run.number)
     assert run.stop().end_reason is EndReason.STOP_REQUESTED
-    assert podman("ps", "--all", "--quiet") == ""
+    assert engine("ps", "--all", "--quiet") == ""
     assert not is_running(NAP)
     assert digests() == before
     assert _built(client.home) == set()

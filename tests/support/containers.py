@@ -1,9 +1,11 @@
-"""Podman for tests: what it prints, and images made from files of this machine."""
+"""Podman or docker for tests: what it prints, and images made from files of this machine."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +13,23 @@ BUSYBOX = "/bin/busybox"
 SMALL, WITH_PYTHON = "localhost/small:1", "localhost/python:1"
 
 
-def podman(*arguments):
-    """What podman prints; a failure fails the test with its words."""
-    done = subprocess.run(["podman", *arguments], capture_output=True, text=True, check=False)
+def engine(*arguments):
+    """What podman prints, or docker where there is no podman; a failure fails the test with its words."""
+    name = "podman" if shutil.which("podman") else "docker"
+    done = subprocess.run([name, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.fail(f"podman cannot run here: podman {arguments[0]}: {done.stderr.strip()}")
+        pytest.fail(f"{name} cannot run here: {name} {arguments[0]}: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def folder_of_programs(folder, left_out):
+    """A folder for PATH that has the programs of this machine, but for those left out."""
+    for place in os.environ["PATH"].split(os.pathsep):
+        for program in Path(place).glob("*"):
+            with contextlib.suppress(FileExistsError):
+                if program.name not in left_out:
+                    (folder / program.name).symlink_to(program)
+    return str(folder)
 
 
 def import_image(folder, name, files):
@@ -33,7 +46,7 @@ def import_image(folder, name, files):
         tar.add(root, ".")
         for target, source in files.items():
             tar.add(source, target.lstrip("/"), filter=_without_packages)
-    podman("import", str(archive), name)
+    engine("import", str(archive), name)
     archive.unlink()
     shutil.rmtree(root)
 

@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from support.containers import podman
+from support.containers import engine
 
 _FOLDER = "/opt/packages"
 _FIELDS = "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Nobody <nobody@localhost>\n"
@@ -33,7 +33,7 @@ def import_debian(folder, name, root, packages):
     with tarfile.open(archive, "a") as tar:
         tar.add(sources, "./etc/apt/sources.list")
         tar.add(built, f".{_FOLDER}")
-    podman("import", str(archive), name)
+    engine("import", str(archive), name)
     archive.unlink()
     shutil.rmtree(built)
 

@@ -30,7 +30,9 @@ from conjure.runs.schema.spec import (
 )
 
 _CURRENT = "current"
-_NO_CONDA = "--conda-file: conda environments are not supported yet; use --pip or --pip-req"
+_NO_CONDA = (
+    "--conda-file: conda environments are not supported; use --pip or --pip-req, or an --image that has one"
+)
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +75,7 @@ _OPTIONS = (
         "--from",
         "image",
         metavar="IMAGE",
-        help="Run the command in a container of this image, with podman.",
+        help="Run the command in a container of this image, with podman or docker.",
     ),
     click.option("--apt", multiple=True, metavar="PKG", help="Add a Debian package to the --image."),
     click.option(

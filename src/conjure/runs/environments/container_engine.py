@@ -1,10 +1,11 @@
-"""Podman, which carries out commands in containers.
+"""Podman or docker, which carry out commands in containers.
 
-Main entries: `find_engine`, `require_engine`, `run_engine`. Invariant: a failure is told in podman's own
+Main entries: `find_engine`, `require_engine`, `run_engine`. Invariant: a failure is told in the engine's own
 words, as one sentence, without credentials.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,43 +16,57 @@ from typing import NamedTuple
 from conjure.core.secrets import redact_text
 from conjure.errors import BuildError, UsageError, option
 
-_PODMAN = "podman"
+PODMAN, DOCKER = "podman", "docker"
 _INIT = "catatonit"
 # Where distributions put it for podman alone.
 _INIT_FOLDERS = ("/usr/libexec/podman", "/usr/libexec/catatonit", "/usr/lib/podman", "/usr/lib/catatonit")
-_ERROR = "Error: "
-_OWN_FAILURES = (125, 126, 127)  # what podman ends with if it could not start a program
+ENGINE_ERROR = re.compile(r"(docker: )?Error( response from daemon)?: ")  # how an engine's own words begin
+_ADVICE = re.compile(r"(See|Run) '?docker .*")  # what docker prints below an error
+_OWN_FAILURES = (125, 126, 127)  # what an engine ends with if it could not start a program
+_VERSION = {
+    PODMAN: ["info", "--format", "{{.Version.Version}}"],
+    DOCKER: ["version", "--format", "{{.Server.Version}}"],
+}
 
 
 class Engine(NamedTuple):
-    """Podman as it is installed here.
+    """Podman or docker, as it is installed here.
 
     Attributes:
-        program: Podman itself.
+        name: Which of the two it is.
+        program: Its command line program.
         init: The static program that is every container's first process.
     """
 
+    name: str
     program: str
     init: Path
 
+    @property
+    def is_docker(self) -> bool:
+        """Whether it is docker, whose containers are started by a daemon, and not by its program."""
+        return self.name == DOCKER
+
 
 def find_engine() -> Engine:
-    """Podman, if all that containers need is installed.
+    """Podman, or docker where there is no podman, if all that containers need is installed.
 
     Raises:
         BuildError: Something is missing.
     """
     if sys.platform != "linux":
         raise BuildError("containers are only supported on Linux")
-    program = shutil.which(_PODMAN)
     init = shutil.which(_INIT) or shutil.which(_INIT, path=os.pathsep.join(_INIT_FOLDERS))
-    missing = [name for name, found in ((_PODMAN, program), (_INIT, init)) if found is None]
-    if program is None or init is None:
-        raise BuildError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
-            hint=f"install the package{'' if len(missing) == 1 else 's'} {' and '.join(missing)}",
-        )
-    return Engine(program, Path(init))
+    for name in (PODMAN, DOCKER):
+        program = shutil.which(name)
+        if program is not None and init is not None:
+            return Engine(name, program, Path(init))
+        if program is not None:
+            raise BuildError(f"{_INIT} is not installed", hint=f"install the package {_INIT}")
+    raise BuildError(
+        "neither podman nor docker is installed",
+        hint="install the packages podman and catatonit" if init is None else "install the package podman",
+    )
 
 
 def require_engine() -> None:
@@ -69,12 +84,13 @@ def require_engine() -> None:
 
 
 def engine_version() -> str:
-    """The version of podman; asking for it finds out whether it works at all.
+    """The engine and its version; asking for it finds out whether it works at all.
 
     Raises:
         BuildError: It is missing, or cannot be used by this user.
     """
-    return run_engine(["info", "--format", "{{.Version.Version}}"]).strip()
+    name = find_engine().name
+    return f"{name} {run_engine(_VERSION[name]).strip()}"
 
 
 def run_engine(
@@ -84,21 +100,22 @@ def run_engine(
     variables: Mapping[str, str] | None = None,
     explain: Callable[[Sequence[str]], str] | None = None,
 ) -> str:
-    """Run podman to its end, and give what it printed.
+    """Run the engine's program to its end, and give what it printed.
 
     Args:
         arguments: The subcommand and its options.
         report: Gets each line of progress, if it is wanted.
         variables: The whole environment of the process; this one's own if None.
-        explain: Says in one sentence what failed, from the lines of a program that podman carried out; by
-            default it is podman's own error.
+        explain: Says in one sentence what failed, from the lines of a program that the engine carried out;
+            by default it is the engine's own error.
 
     Raises:
         BuildError: It failed.
     """
     printed, lines = [], []
+    engine = find_engine()
     with subprocess.Popen(
-        [find_engine().program, *arguments],
+        [engine.program, *arguments],
         env=None if variables is None else dict(variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -112,7 +129,7 @@ def run_engine(
             else:
                 for line in process.stdout:
                     lines.append(redact_text(_last_state(line)))
-                    if lines[-1] and not lines[-1].startswith(_ERROR):
+                    if lines[-1] and not ENGINE_ERROR.match(lines[-1]):
                         report(lines[-1])
         except BaseException:  # a run that is stopped meanwhile
             process.kill()
@@ -120,7 +137,7 @@ def run_engine(
     if process.returncode != 0:
         if explain is not None and process.returncode not in _OWN_FAILURES:
             raise BuildError(explain(lines))
-        raise BuildError(f"podman failed: {_explained(lines)}")
+        raise BuildError(f"{engine.name} failed: {explain_failure(lines)}")
     return "".join(printed)
 
 
@@ -129,7 +146,7 @@ def _last_state(line: bytes) -> str:
     return line.decode(errors="replace").rstrip().rpartition("\r")[2]
 
 
-def _explained(lines: Sequence[str]) -> str:
-    """Podman's error, which is its last line."""
-    last = next((line for line in reversed(lines) if line.strip()), "it printed no message")
-    return redact_text(last.removeprefix(_ERROR))
+def explain_failure(lines: Sequence[str]) -> str:
+    """The engine's error, which is its last line but for advice."""
+    told = (line for line in reversed(lines) if line.strip() and not _ADVICE.match(line))
+    return redact_text(ENGINE_ERROR.sub("", next(told, "it printed no message"), count=1))

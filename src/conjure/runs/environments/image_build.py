@@ -1,6 +1,6 @@
 """Adding packages to an image for a run: they are installed in a container, which becomes an image then.
 
-The container is the run's (`podman_container`), so a build that is cut off leaves none. It is started without
+The container is the run's (`containers`), so a build that is cut off leaves none. It is started without
 variables, and each step is given its own: no proxy and no password is in the image. Wheels, certificates and
 requirements files of this machine are mounted where nothing is kept. Debian packages come first, so that the
 Python packages can be built with them.
@@ -19,24 +19,24 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError
 from conjure.runs.environments.container_engine import run_engine
+from conjure.runs.environments.containers import (
+    BindMount,
+    Container,
+    container_name,
+    proxies_in,
+    remove_container,
+    run_in_container,
+    start_container,
+)
 from conjure.runs.environments.environment_locks import building, mark_in_use
 from conjure.runs.environments.image_layers import Layer, find_layer, keep_layer, requested_digest
 from conjure.runs.environments.images import Image, find_image
 from conjure.runs.environments.local_packages import replace_path
 from conjure.runs.environments.pip_config import pip_variables
-from conjure.runs.environments.podman_container import (
-    BindMount,
-    Container,
-    container_name,
-    remove_container,
-    run_in_container,
-    start_container,
-)
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import EnvironmentChoice
 
 _FILES = Path("/dev/conjure-build")  # in memory: what is mounted there leaves nothing in the image
-_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
 _FIND_APT = "command -v apt-get; true"
 # apt would fetch as a user of its own, which there is not in every container, and none is needed there.
@@ -116,7 +116,7 @@ class LayerRequest:
     @property
     def proxies(self) -> dict[str, str]:
         """The caller's variables that name proxies."""
-        return {name: value for name, value in self.variables.items() if name.lower() in _PROXIES}
+        return proxies_in(self.variables)
 
 
 def build_layer(request: LayerRequest) -> Layer:
@@ -153,9 +153,7 @@ def _build(request: LayerRequest) -> Layer:
     ) as folder:
         wanted = _pip_arguments(choice, files, Path(folder))
         settings = pip_variables(Path(sys.executable), request.variables, files.place) if wanted else {}
-        container = Container(
-            request.container, request.base.digest, tuple(files.bound), {}, with_proxies=False
-        )
+        container = Container(request.container, request.base.digest, tuple(files.bound), {}, for_build=True)
         start_container(container, RunFolder.of(home, request.number).container)
         if choice.apt:
             _install_debian_packages(request)
@@ -234,11 +232,12 @@ def _errors(lines: Sequence[str], marks: tuple[str, ...]) -> Iterator[str]:
 
 def _commit(request: LayerRequest) -> Image:
     """Make an image of the container as it is now."""
-    # `podman images` lists it under the home's name. The program that kept the container is not in it.
+    # The engine lists it under the home's name. The program that kept the container is not in it.
     repository = container_name(request.home, request.number).rpartition("-")[0]
     name = f"localhost/{repository}:{request.digest}"
-    told = run_engine(["commit", "--quiet", "--change=ENTRYPOINT []", request.container, name])
-    image = find_image(told.strip())
+    changes = ["--change=ENTRYPOINT []", "--change=CMD []"]
+    run_engine(["commit", *changes, request.container, name])
+    image = find_image(name)
     if image is None:
         raise BuildError("the image with the packages was removed while it was being built")
     return image

@@ -1,8 +1,8 @@
 """Images with packages added for runs: each is built once, and used by all runs that ask for the same.
 
-Such a layer is an image of podman's that stands on the one that was asked for. The home has a record of it in
-``environments/images/<digest>.json``, where the digest is of everything that was asked for: the content of
-the image below, and the packages.
+Such a layer is an image of the engine's that stands on the one that was asked for. The home has a record of
+it in ``environments/images/<digest>.json``, where the digest is of everything that was asked for: the content
+of the image below, and the packages.
 
 Main entries: `requested_digest`, `find_layer`, `prune`. Invariant: a layer that has a record is complete.
 """
@@ -66,7 +66,7 @@ def find_layer(home: Home, digest: str) -> Layer | None:
     """The layer that was built from a request, if it is still there.
 
     Raises:
-        BuildError: Podman does not work.
+        BuildError: The engine does not work.
     """
     record = _read_record(_record_file(home, digest))
     image = None if record is None else find_image(record.image.digest)
@@ -100,7 +100,7 @@ def prune(home: Home, needed: set[str]) -> tuple[int, int]:
         How many, and their bytes.
 
     Raises:
-        BuildError: Podman does not work, or does not remove one of them.
+        BuildError: The engine does not work, or does not remove one of them.
     """
     count, size = 0, 0
     folder = _record_file(home, "").parent

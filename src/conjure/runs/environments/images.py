@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conjure.errors import BuildError
-from conjure.runs.environments.container_engine import run_engine
+from conjure.runs.environments.container_engine import find_engine, run_engine
 from conjure.runs.schema.spec import EnvironmentChoice
 
 _SHA256 = "sha256:"
@@ -23,7 +23,7 @@ class Image:
     """An image on this machine.
 
     Attributes:
-        digest: Of its content; podman takes it for a name.
+        digest: Of its content; the engine takes it for a name.
         variables: The environment variables that it sets.
         size_bytes: Its size, with that of the images it stands on.
     """
@@ -49,10 +49,14 @@ def prepare_image(choice: EnvironmentChoice, report: Callable[[str], None] | Non
     image = find_image(wanted)
     if image is None and _ID.fullmatch(wanted):
         raise BuildError(
-            f"image {_named(choice)} is not on this machine", hint="podman images lists those that are"
+            f"image {_named(choice)} is not on this machine",
+            hint=f"{find_engine().name} images lists those that are",
         )
     if image is None:
-        run_engine(["pull", name], report=report)
+        try:
+            run_engine(["pull", name], report=report)
+        except BuildError as error:
+            raise BuildError(f"image {name} cannot be fetched: {error.unspelled.message}") from error
         image = find_image(name)
     if image is None:
         raise BuildError(f"image {name} was removed while it was being fetched")
@@ -62,9 +66,9 @@ def prepare_image(choice: EnvironmentChoice, report: Callable[[str], None] | Non
 def find_image(name: str) -> Image | None:
     """The image of that name or digest on this machine, or None."""
     try:
-        told = run_engine(["image", "inspect", "--format", "json", name])
+        told = run_engine(["image", "inspect", name])
     except BuildError:
-        run_engine(["version"])  # if podman does not work at all, that is what is to be said
+        run_engine(["version"])  # if the engine does not work at all, that is what is to be said
         return None
     found: dict[str, Any] = json.loads(told)[0]
     pairs = (text.partition("=") for text in found.get("Config", {}).get("Env") or ())

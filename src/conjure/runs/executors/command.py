@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from conjure.errors import ExecutorError
+from conjure.runs.environments.containers import StartedContainer
 from conjure.runs.executors.sandbox import Sandbox
 from conjure.runs.schema.process_facts import Usage
 
@@ -37,7 +38,7 @@ class Job:
         folder: Where it starts.
         variables: All of its environment variables.
         sandbox: What it may see of the machine; None for all of it.
-        container: Name of the container, already started, that it is carried out in; None for none.
+        container: The container, already started, that it is carried out in; None for none.
         ranks: The processes that are to carry it out together; None for one that knows of no others.
     """
 
@@ -45,7 +46,7 @@ class Job:
     folder: Path
     variables: Mapping[str, str]
     sandbox: Sandbox | None = None
-    container: str | None = None
+    container: StartedContainer | None = None
     ranks: Ranks | None = None
 
 

@@ -47,7 +47,11 @@ def start_command(
 
 
 def open_process(
-    job: Job, arguments: Sequence[str], marks: ProcessMarks | None, keep: Sequence[int] = ()
+    job: Job,
+    arguments: Sequence[str],
+    marks: ProcessMarks | None,
+    keep: Sequence[int] = (),
+    output: tuple[int, int] = (subprocess.PIPE, subprocess.PIPE),
 ) -> subprocess.Popen[bytes]:
     """Start the process of a command.
 
@@ -56,6 +60,7 @@ def open_process(
         arguments: What carries it out: its own words, or others around them.
         marks: As for `start_command`.
         keep: Descriptors that it is given.
+        output: What it writes to, as for `subprocess.Popen`: its standard output and error.
 
     Raises:
         NotStartedError: There is no such program, or it cannot be run.
@@ -74,8 +79,8 @@ def open_process(
             cwd=job.folder,
             env=dict(job.variables),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output[0],
+            stderr=output[1],
             bufsize=0,
             start_new_session=True,
             preexec_fn=prepare,

@@ -46,8 +46,12 @@ class ProcessMarks:
         self.cgroup = make_cgroup(cgroup_name)
 
     def note_pipes(self, descriptors: Iterable[int]) -> None:
-        """Remember the pipes that the command was given to write to."""
-        self._pipes = {os.fstat(descriptor).st_ino for descriptor in descriptors}
+        """Remember the pipes that the command was given to write to, but for those that have names.
+
+        A named pipe has its number from the disk, so a pipe of another program may have the same.
+        """
+        unnamed = (each for each in descriptors if _description(each).startswith("pipe:"))
+        self._pipes = {os.fstat(descriptor).st_ino for descriptor in unnamed}
         self._write()
 
     def note_sessions(self, processes: Iterable[Process]) -> None:
@@ -133,6 +137,13 @@ def _load(folder: Path) -> _Marks | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _description(descriptor: int) -> str:
+    """What the system calls a file that this process has open; nothing where it does not say."""
+    with suppress(OSError):
+        return os.readlink(_PROC / "self" / "fd" / str(descriptor))  # noqa: PTH115 - no path
+    return ""
 
 
 def _holds(pid: int, pipes: frozenset[str]) -> bool:

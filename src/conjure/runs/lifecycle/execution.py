@@ -35,17 +35,19 @@ from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
 from conjure.runs.environments import environment_build
-from conjure.runs.environments.environment_build import Environment
-from conjure.runs.environments.image_build import LayerRequest, build_layer
-from conjure.runs.environments.images import Image, prepare_image
-from conjure.runs.environments.interpreter import find_current
-from conjure.runs.environments.podman_container import (
+from conjure.runs.environments.containers import (
     BindMount,
     Container,
+    OutputPipes,
+    StartedContainer,
     container_name,
     remove_container,
     start_container,
 )
+from conjure.runs.environments.environment_build import Environment
+from conjure.runs.environments.image_build import LayerRequest, build_layer
+from conjure.runs.environments.images import Image, prepare_image
+from conjure.runs.environments.interpreter import find_current
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
@@ -374,19 +376,24 @@ def _contained(
     metrics.touch(0o600)  # it is bound by itself, so it must be there
     sources = [locate(run.home, each.source) for each in record.mounts if each.read_only]
     package = Path(reporting.__file__).parent  # what `from conjure import log_metric` imports
+    marker = RunFolder(run.folder).container
+    pipes = OutputPipes.beside(marker)
+    pipes.make()
     container = Container(
         container_name(run.home, run.number),
         image.digest,
         (
             BindMount(run.work, run.work),
             BindMount(metrics, metrics),
+            *pipes.bound,
             *(BindMount(source, source, read_only=True) for source in dict.fromkeys(sources)),
             BindMount(package, reporting_folder(run.home) / package.name, read_only=True),
         ),
         container_variables(run.home, record, place, image, run.spec.variables),
     )
-    start_container(container, RunFolder(run.folder).container)
-    return Job(arguments, place.folder, container.variables, container=container.name)
+    start_container(container, marker)
+    started = StartedContainer(container.name, pipes)
+    return Job(arguments, place.folder, container.variables, container=started)
 
 
 def _watch(run: RunContext, job: Job) -> CommandResult:

@@ -18,7 +18,7 @@ from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.base import KILL, Database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
-from conjure.runs.environments.podman_container import keeps_containers, remove_container
+from conjure.runs.environments.containers import keeps_containers, remove_container
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, machine_id, with_variables

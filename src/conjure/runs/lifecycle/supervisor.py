@@ -26,7 +26,7 @@ from conjure.reporting import RUN_VARIABLE
 from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.open_database import open_database
-from conjure.runs.environments.podman_container import keeps_containers
+from conjure.runs.environments.containers import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup

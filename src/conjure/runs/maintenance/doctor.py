@@ -367,7 +367,7 @@ def _sandbox() -> Finding:
 def _containers() -> Finding:
     """Whether --image can be had; nothing else needs it."""
     try:
-        return Finding("containers", State.OK, f"available, podman {engine_version()}")
+        return Finding("containers", State.OK, f"available, {engine_version()}")
     except BuildError as error:
         return Finding("containers", State.OK, f"not available: {error}")
 

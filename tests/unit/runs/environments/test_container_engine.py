@@ -1,4 +1,4 @@
-"""Podman, found or missing, and its failures in one sentence. The programs here are scripts of the tests."""
+"""Podman or docker, found or missing, and failures in one sentence. The programs are scripts of the tests."""
 
 import pytest
 
@@ -24,10 +24,10 @@ def install(tmp_path, monkeypatch):
 
 
 def test_all_that_is_missing_is_named(install):
-    with pytest.raises(BuildError, match="podman and catatonit are not installed") as error:
+    with pytest.raises(BuildError, match="neither podman nor docker is installed") as error:
         find_engine()
     assert error.value.hint == "install the packages podman and catatonit"
-    install("podman")
+    install("docker")
     with pytest.raises(UsageError, match="image: catatonit is not installed") as error:
         require_engine()
     assert error.value.hint == "install the package catatonit"
@@ -36,7 +36,31 @@ def test_all_that_is_missing_is_named(install):
 @pytest.mark.parametrize("place", ["catatonit", "of-podman/catatonit"])
 def test_the_first_process_is_found_where_distributions_put_it(install, place):
     program, init = install("podman"), install(place)
-    assert find_engine() == container_engine.Engine(str(program), init)
+    assert find_engine() == container_engine.Engine("podman", str(program), init)
+
+
+def test_podman_comes_before_docker(install):
+    install("catatonit")
+    install("docker")
+    assert find_engine().is_docker
+    install("podman")
+    assert not find_engine().is_docker
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "docker: Error response from daemon: No such image.\nSee 'docker run --help'.",
+        "docker: Error response from daemon: No such image.\n\nRun 'docker run --help' for more information",
+        "Error response from daemon: No such image.",
+        "Error: No such image.",
+    ],
+)
+def test_docker_is_told_by_its_error_and_not_its_advice(install, told):
+    install("catatonit")
+    install("docker", f'#!/bin/sh\n/bin/cat >&2 <<"END"\n{told}\nEND\nexit 125\n')
+    with pytest.raises(BuildError, match=r"^docker failed: No such image\.$"):
+        run_engine(["run", "x"])
 
 
 def test_what_podman_prints_is_given(install):
