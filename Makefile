@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything on a fresh machine; each target sets up what it needs.
-.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster soak-cluster test-sandbox test-images test-jupyter test-story bench-serve bench-web coverage commands fix docs bench demo dist clean
+.PHONY: setup check test unit test-all test-models test-generate test-serve test-web test-cluster soak-cluster test-sandbox test-podman test-images test-jupyter test-story bench-serve bench-web coverage commands fix docs bench demo dist clean
 
 BIN := .venv/bin
 
@@ -52,12 +52,15 @@ test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is m
 	scripts/install-programs bwrap=bubblewrap
 	$(BIN)/pytest tests/sandbox
 
-test-images: setup  ## runs in containers; installs podman and docker, and makes an image of Debian, if they are missing
-	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static mmdebstrap=mmdebstrap \
-		newuidmap=uidmap docker=docker.io dockerd=docker.io
-	scripts/make-debian-root .venv/debian-root.tar
-	$(BIN)/pytest tests/images
+test-images: test-podman  ## runs in containers with docker as well, and with podman as an ordinary user
+	scripts/install-programs newuidmap=uidmap docker=docker.io dockerd=docker.io
+	$(BIN)/pytest tests/images -k docker
 	[ "$$(id -u)" != 0 ] || scripts/as-ordinary-user $(BIN)/pytest -p no:cacheprovider tests/images
+
+test-podman: setup  ## runs in containers with podman; installs it, and makes an image of Debian, if they are missing
+	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static mmdebstrap=mmdebstrap
+	scripts/make-debian-root .venv/debian-root.tar
+	$(BIN)/pytest tests/images -k podman
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter

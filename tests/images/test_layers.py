@@ -32,7 +32,7 @@ def debian(store):
     """An image of Debian with apt and pip."""
     root = REPOSITORY / ".venv" / "debian-root.tar"
     if not root.exists():
-        pytest.fail(f"there is no {root} (make test-images)")
+        pytest.fail(f"there is no {root} (make test-podman)")
     import_debian(store, DEBIAN, root, PACKAGES)
     return DEBIAN
 
