@@ -42,7 +42,7 @@ def store(request, tmp_path_factory):
     if missing or not Path(BUSYBOX).exists():
         pytest.fail(
             f"{request.param} cannot run here: {', '.join(missing) or BUSYBOX} is not installed"
-            " (make test-podman)"
+            " (make test-images)"
         )
     if request.param == "docker" and os.getuid() != 0:
         pytest.skip("only root can start docker's daemon")
