@@ -135,15 +135,18 @@ class Visit:
         rows.first.wait_for()
         return time.perf_counter() - begun
 
-    def until_drawn(self, plot: Locator, begun: float) -> float:
-        """Seconds from `begun` until a chart shows curves, changes no more, and nothing is being fetched."""
+    def until_drawn(self, plot: Locator, begun: float, *, is_live: bool = False) -> float:
+        """Seconds from `begun` until a chart shows curves and changes no more.
+
+        Unless it is live, nothing may be in the middle of being fetched either.
+        """
         plot.wait_for()
         last, drawn = b"", begun
         while True:
             picture, now = plot.screenshot(), time.perf_counter()
             if picture != last:
                 last, drawn = picture, now
-            elif now - drawn > _STILL_S and not self._asked and has_curves(picture):
+            elif now - drawn > _STILL_S and (is_live or not self._asked) and has_curves(picture):
                 return drawn - begun
             if now - begun > _LIMIT_S:
                 raise TimeoutError(f"no curves within {_LIMIT_S:.0f} s")

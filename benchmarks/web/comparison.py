@@ -16,6 +16,7 @@ from typing import Any
 
 from playwright.sync_api import Browser
 from playwright.sync_api import Error as BrowserError
+
 from web.browser import Visit
 from web.figures import VISITS, Figures
 from web.servers import Server, ToolError, call, environment, free_port, last_line
@@ -41,15 +42,20 @@ def measure(tool: Tool, browser: Browser, folder: Path, sizes: Sizes) -> dict[st
     skipped = PEERS.parent / f"{tool.package}.skipped"
     if skipped.exists():
         return asdict(replace(figures, failure=f"not installed: {skipped.read_text().strip()}"))
+    doing = "writing the runs"
     try:
         written = _write(tool, folder, sizes, figures)
+        doing = "starting its server"
         _start_and_look(tool, browser, folder, written, figures)
         with _serving(tool, folder) as (_, entry):
+            doing = "its table of runs"
             _look_at_table(tool, browser, entry, written, figures)
+            doing = "its curves"
             _look_at_curves(tool, browser, entry, written, figures)
+            doing = "a new point"
             _watch(tool, browser, entry, written, folder, figures)
     except (ToolError, BrowserError, TimeoutError) as error:
-        figures.failure = str(error).splitlines()[0][:_REASON_CHARACTERS]
+        figures.failure = f"{doing}: {error}".splitlines()[0][:_REASON_CHARACTERS]
     return asdict(figures)
 
 
@@ -111,7 +117,7 @@ def _watch(
     with _live_run(tool, folder) as (run, log), Visit(browser, entry, tool.storage) as visit:
         begun = visit.open((tool.live or tool.curves).format(run=run, **written.names))
         plot = visit.page.locator(tool.plot).first
-        visit.until_drawn(plot, begun)
+        visit.until_drawn(plot, begun, is_live=True)
         delays: list[float] = []
         for value in (20.0, 40.0, 60.0):  # each higher than any before, so that the picture changes
             delay = visit.until_changed(plot, lambda value=value: log(value), _LIVE_LIMIT_S)

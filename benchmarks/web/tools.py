@@ -136,7 +136,7 @@ _TENSORBOARD = Tool(
 )
 _TENSORBOARD_WHOLE = replace(
     _TENSORBOARD,
-    name="TensorBoard, all points",
+    name="TensorBoard (all points)",
     command=(*_TENSORBOARD.command, "--samples_per_plugin", "scalars=10000"),
     drawn="all",
     package="",
@@ -157,7 +157,7 @@ _MLFLOW = Tool(
     live="/#/experiments/{experiment}/runs/{run}/model-metrics",
     rows=".ag-center-cols-container .ag-row",
     plot=".js-plotly-plot",
-    drawn="320",
+    drawn="all",
     package="mlflow",
 )
 _AIM = Tool(
