@@ -40,7 +40,7 @@ def test_from_the_table_to_a_comparison_by_mouse(window, small):
     expect(page.get_by_role("heading", name="Run 3")).to_be_visible()
 
 
-def test_a_dozen_runs_are_compared_in_one_wide_figure(window, tmp_path):
+def test_a_dozen_runs_are_compared(window, tmp_path):
     home = Home(tmp_path)
     with SqliteDatabase.open(home) as store:
         for number in range(1, 13):
@@ -55,12 +55,11 @@ def test_a_dozen_runs_are_compared_in_one_wide_figure(window, tmp_path):
         page.get_by_role("button", name="Compare selected").click()
         expect(page.locator("figure figcaption")).to_have_text("600 points")
         expect(page.locator("figure canvas")).to_be_visible()
-        figure, section = page.locator("figure"), page.locator("[data-curves]")
-        assert figure.bounding_box()["width"] == section.bounding_box()["width"]
-        figure.locator(".plot").focus()
+        page.locator("figure .plot").focus()
         page.keyboard.press("End")
-        looks = figure.locator(".readout path").evaluate_all("all => all.map(one => one.className.baseVal)")
+        looks = page.locator(".readout path").evaluate_all("all => all.map(one => one.className.baseVal)")
         assert len(set(looks)) == len(looks) == 12
+        opened.context.close()  # the page asks for news as long as there is a server
 
 
 def test_the_same_by_keys_alone(window, small):
