@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from PIL import Image
-from playwright.sync_api import Browser, Locator, sync_playwright
+from playwright.sync_api import Browser, Locator, ViewportSize, sync_playwright
 
 # Names are not looked up: what a page asks of others fails at once, on every machine.
 _OPTIONS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-SIZE = {"width": 1440, "height": 900}
+SIZE: ViewportSize = {"width": 1440, "height": 900}
 _STILL_S = 1.5  # a picture that has not changed for so long is whole
 _LIMIT_S = 180.0
 _COLOURED_PIXELS = 300  # of a chart with curves; axes and texts are grey

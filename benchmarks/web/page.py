@@ -65,7 +65,7 @@ def _side_by_side(
     yield f"|---|{'--:|' * len(found)}"
     for title, cell in _ROWS:
         yield f"| {title} | {' | '.join(cell(figures) for figures in found.values())} |"
-    drawn = [tool.drawn or _MISSING for tool in tools]
+    drawn = [tool.drawn for tool in tools]
     yield f"| points drawn of each curve | {' | '.join(drawn)} |"
     yield ""
     yield from _notes(found, tools)

@@ -181,7 +181,7 @@ _TRACKIO = Tool(
     curves=f"/metrics?metric_filter={quote(f'^{METRIC}$')}",
     rows="button.link-btn",
     plot=".plot-container .plot",
-    drawn="",
+    drawn="lowest and highest among 3,000",
     variables={"TRACKIO_DIR": "{folder}", "GRADIO_SERVER_PORT": "{port}"},
     package="trackio",
 )
