@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from PIL import Image
+from PIL import Image, ImageChops
 from playwright.sync_api import Browser, Locator, ViewportSize, sync_playwright
 
 # Names are not looked up: what a page asks of others fails at once, on every machine.
@@ -23,6 +23,8 @@ _STILL_S = 1.5  # a picture that has not changed for so long is whole
 _LIMIT_S = 180.0
 _COLOURED_PIXELS = 300  # of a chart with curves; axes and texts are grey
 _SATURATED = 60  # of 255
+_CHANGED = 16  # of 255
+_BLINKING = 0.002  # of a picture, such as the mark at the end of a curve that goes on
 _FIRST_PAINT = """new Promise(told => new PerformanceObserver(list => {
     const paint = list.getEntriesByName("first-contentful-paint")[0];
     if (paint) told(paint.startTime / 1000);
@@ -144,7 +146,7 @@ class Visit:
         last, drawn = b"", begun
         while True:
             picture, now = plot.screenshot(), time.perf_counter()
-            if picture != last:
+            if differ(last, picture):
                 last, drawn = picture, now
             elif now - drawn > _STILL_S and (is_live or not self._asked) and has_curves(picture):
                 return drawn - begun
@@ -157,7 +159,7 @@ class Visit:
         begun = time.perf_counter()
         change()
         while (now := time.perf_counter()) - begun < limit_s:
-            if plot.screenshot() != before:
+            if differ(before, plot.screenshot()):
                 return now - begun
         return None
 
@@ -174,6 +176,19 @@ class Visit:
 
     def _count(self, size: float) -> None:
         self.bytes_sent += int(size)
+
+
+def differ(before: bytes, after: bytes) -> bool:
+    """Whether two pictures of a chart differ by more than a mark that blinks."""
+    if before == after:
+        return False
+    if not before:
+        return True
+    one, other = (Image.open(io.BytesIO(picture)).convert("RGB") for picture in (before, after))
+    if one.size != other.size:
+        return True
+    changes = ImageChops.difference(one, other).convert("L").histogram()
+    return sum(changes[_CHANGED:]) > _BLINKING * one.width * one.height
 
 
 def has_curves(picture: bytes) -> bool:
