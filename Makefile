@@ -101,8 +101,9 @@ demo: setup  ## the story, start to end, with the embedded model; after a ^C it 
 bench: setup  ## figures, side by side with peers; QUICK=1 for rough ones, which are not recorded
 	benchmarks/run $(if $(QUICK),--quick)
 
-bench-web: setup  ## figures of the pages in Chromium; QUICK=1 for a tenth of the sizes
+bench-web: setup  ## figures of the pages in Chromium, beside other tools; QUICK=1 for a tenth of the sizes
 	scripts/setup-browser
+	benchmarks/setup-web
 	$(BIN)/python benchmarks/web_pages.py $(if $(QUICK),--quick)
 
 bench-serve: setup  ## figures of conjure serve; MODEL=runs/3, BESIDE=NAME=URL for a server that runs beside it

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -34,11 +34,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def facts(peers: Path) -> dict[str, Any]:
+def facts(peers: Path, packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
     """The machine, and the versions of everything that was measured.
 
     Args:
         peers: The peers' Python.
+        packages: What is measured of it.
     """
     flags = _cpu("flags").split()
     return {
@@ -51,7 +52,7 @@ def facts(peers: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "load_average": os.getloadavg()[0],
         "conjure": metadata.version("conjure"),
-        "versions": _versions(peers),
+        "versions": _versions(peers, packages),
         "gpu": _gpu(),
     }
 
@@ -71,10 +72,10 @@ def _cpu(name: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
-def _versions(python: Path) -> dict[str, str]:
+def _versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
     if not python.exists():
         return {}
-    answer = subprocess.run([python, "-c", _ASK, *_PACKAGES], capture_output=True, text=True, check=True)
+    answer = subprocess.run([python, "-c", _ASK, *packages], capture_output=True, text=True, check=True)
     return json.loads(answer.stdout)
 
 

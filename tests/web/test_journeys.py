@@ -40,6 +40,28 @@ def test_from_the_table_to_a_comparison_by_mouse(window, small):
     expect(page.get_by_role("heading", name="Run 3")).to_be_visible()
 
 
+def test_a_dozen_runs_are_compared(window, tmp_path):
+    home = Home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        for number in range(1, 13):
+            add_run(store, f"python train.py {number}")
+            log_points(home, number, "loss", loss_curve(50, number))
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open("/runs")
+        page = opened.page
+        for number in range(1, 13):
+            page.get_by_label(f"Select run {number}", exact=True).check()
+        page.get_by_role("button", name="Compare selected").click()
+        expect(page.locator("figure figcaption")).to_have_text("600 points")
+        expect(page.locator("figure canvas")).to_be_visible()
+        page.locator("figure .plot").focus()
+        page.keyboard.press("End")
+        looks = page.locator(".readout path").evaluate_all("all => all.map(one => one.className.baseVal)")
+        assert len(set(looks)) == len(looks) == 12
+        opened.context.close()  # the page asks for news as long as there is a server
+
+
 def test_the_same_by_keys_alone(window, small):
     page = window(small).page
     page.keyboard.press("g")

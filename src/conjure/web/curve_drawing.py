@@ -16,6 +16,8 @@ _Bounds = tuple[float, float, float, float]  # lowest and highest x, lowest and 
 # Eight hues that differ for colour-blind eyes, dark enough on white and light enough on black; dashes tell
 # them apart as well.
 COLOURS = ("#3b7dd8", "#d9622b", "#1f9d74", "#b0589c", "#b98700", "#4aa3c7", "#8463d2", "#7d7d7d")
+_NAMES_IN_A_LINE = 8
+_LINE_HEIGHT = 18
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "1 4", "12 4", "3 6")
 
 
@@ -30,7 +32,8 @@ def chart(
     title: str, curves: Sequence[tuple[str, Curve]], *, x: str = "step", width: int = 640, height: int = 280
 ) -> Markup:
     """Curves with axes and their names, as a picture that needs neither style nor script."""
-    left, right, top, bottom = 64, width - 16, 34, height - 40 - 18 * (len(curves) > 1)
+    legend_lines = -(-len(curves) // _NAMES_IN_A_LINE) if len(curves) > 1 else 0
+    left, right, top, bottom = 64, width - 16, 34, height - 40 - _LINE_HEIGHT * legend_lines
     bounds = _range([curve for _, curve in curves])
     low_x, high_x, low, high = bounds
     named = (
@@ -49,9 +52,11 @@ def chart(
         line = _stroke(place)
         parts.append(f'<path d="{_paths(curve, left, right, bottom, top, bounds)}" {line}/>')
         if len(curves) > 1:
-            at = left + place * (right - left) / len(curves)
-            parts.append(f'<path d="M{at:.0f} {height - 10}h18" {line}/>')
-            parts.append(_text(name, at + 24, height - 6, "start"))
+            row, column = divmod(place, _NAMES_IN_A_LINE)
+            at = left + column * (right - left) / min(len(curves), _NAMES_IN_A_LINE)
+            foot = height - 6 - _LINE_HEIGHT * (legend_lines - 1 - row)
+            parts.append(f'<path d="M{at:.0f} {foot - 4}h18" {line}/>')
+            parts.append(_text(name, at + 24, foot, "start"))
     return Markup("".join([*parts, "</svg>"]))  # noqa: S704 - every text in it is escaped
 
 
@@ -67,7 +72,8 @@ def _text(text: str, x: float, y: float, anchor: str, *, bold: bool = False) -> 
 
 
 def _stroke(place: int) -> str:
-    colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+    colour = COLOURS[place % len(COLOURS)]
+    dash = DASHES[(place + place // len(COLOURS)) % len(DASHES)]  # another for each curve of one colour
     return (
         f'fill="none" stroke="{colour}" stroke-width="1.75" stroke-dasharray="{dash}" stroke-linejoin="round"'
     )

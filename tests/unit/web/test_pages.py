@@ -341,9 +341,24 @@ class TestCompare:
     def test_without_runs_it_says_how(self, visitor):
         assert "Choose runs" in visitor.page("/compare")
 
-    @pytest.mark.parametrize("runs", ["1,x", ",".join(map(str, range(1, 12)))])
+    @pytest.mark.parametrize("runs", ["1,x", ",".join(map(str, range(1, 52)))])
     def test_what_cannot_be_compared(self, visitor, runs):
         assert visitor.get(f"/compare?runs={runs}").status == 400
+
+    def test_many_runs_differ_in_colour_or_dash(self, tmp_path):
+        home = Home(tmp_path)
+        with SqliteDatabase.open(home) as store:
+            for number in range(1, 21):
+                add_run(store, f"python train.py {number}")
+                log_points(home, number, "loss", [3.0, 2.0])
+        runs = ",".join(map(str, range(1, 21)))
+        with visiting(home.root) as visitor:
+            page = visitor.page(f"/compare?runs={runs}")
+            picture = visitor.get(f"/curves.svg?runs={runs}&metric=loss").content.decode()
+        keys = re.findall(r'<path class="(s\d d\d)" d="M0 4h22"/>', page)
+        assert len(set(keys)) == len(keys) == 20
+        lines = re.findall(r'd="(M\d+ \d+)h18" (fill="none".*?)/>', picture)
+        assert len({place for place, _ in lines}) == len({look for _, look in lines}) == len(lines) == 20
 
     def test_samples_of_the_same_prompt_and_seed(self, tmp_path):
         home = Home(tmp_path)

@@ -1,4 +1,4 @@
-"""Two to ten runs beside each other: only what differs, their curves over each other, their samples.
+"""Two to fifty runs beside each other: only what differs, their curves over each other, their samples.
 
 Main entry: `show`. Invariant: what is equal in all of them is not shown.
 """
@@ -21,11 +21,10 @@ from conjure.runs.schema.resource import RUNS, Resource
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.metrics import Summary
 from conjure.runs.views import status_text, status_tone
-from conjure.web.pages.curves import numbers_in
+from conjure.web.pages.curves import MOST_RUNS, numbers_in
 from conjure.web.rendering import page
 from conjure.web.site import Site
 
-MOST_RUNS = 10
 _SAMPLES_FILE = "samples.json"
 _MOST_SAMPLES = 20
 _LARGEST_SAMPLES_BYTES = 1 << 22
@@ -35,7 +34,7 @@ def show(request: Request) -> Response:
     """The page; without runs, it says how to choose some."""
     site: Site = request.app.state.site
     given = ",".join(request.query_params.getlist("runs"))
-    numbers = numbers_in(given, MOST_RUNS) if given else []
+    numbers = numbers_in(given) if given else []
     with site.store() as store:
         records = [store.get(number) for number in numbers]
         summaries = [store.summaries(number) for number in numbers]
@@ -45,6 +44,7 @@ def show(request: Request) -> Response:
         "compare.html",
         records=[(record, status_text(record.facts), status_tone(record.facts)) for record in records],
         numbers=numbers,
+        most=MOST_RUNS,
         sections=shown_differences(records, summaries),
         metrics=names,
         diff=diff_between_runs(site.home, *records) if len(records) == 2 else None,

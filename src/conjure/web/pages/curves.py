@@ -90,7 +90,7 @@ def _runs(site: Site, text: str) -> list[RunRecord]:
         return [store.get(number) for number in numbers]
 
 
-def numbers_in(text: str, most: int = MOST_RUNS) -> list[int]:
+def numbers_in(text: str) -> list[int]:
     """Run numbers apart by commas.
 
     Raises:
@@ -101,8 +101,8 @@ def numbers_in(text: str, most: int = MOST_RUNS) -> list[int]:
     if wrong is not None or not words:
         raise UsageError(f"name runs by their numbers, as in runs=3,5; {wrong or text!r} is not one")
     numbers = list(dict.fromkeys(map(int, words)))
-    if len(numbers) > most:
-        raise UsageError(f"at most {most} runs can be shown together; these are {len(numbers)}")
+    if len(numbers) > MOST_RUNS:
+        raise UsageError(f"at most {MOST_RUNS} runs can be shown together; these are {len(numbers)}")
     return numbers
 
 

@@ -18,6 +18,7 @@ from conjure.errors import UsageError
 from conjure.runs.database.base import METRIC, ORDERS, PARAM, RunFilter
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.views import RunRow, list_runs
+from conjure.web.pages.curves import MOST_RUNS
 from conjure.web.rendering import page, piece
 from conjure.web.site import Site
 
@@ -172,6 +173,7 @@ def table(request: Request) -> Response:
         statuses=list(RunStatus),
         projects=projects,
         live_query=str(request.query_params),
+        most_compared=MOST_RUNS,
     )
 
 

@@ -4,6 +4,9 @@ import { element, fetchJson, toast } from "./page.js";
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [1, 4], [12, 4], [3, 6]];
 const MOST_DRAWN = 6400; // points of one run; beyond, the curve is fetched anew
 
+/** Which dash a curve has: of those with the same colour, each has another. */
+const dashOf = (place) => (place + Math.floor(place / 8)) % 8;
+
 /** A value of the style sheet. */
 export const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -215,7 +218,7 @@ class Figure {
       ],
       series: [{ label: x }, ...series.map(({ run, place, pale }) => ({
         label: `run ${run}`, stroke: style(`--s${place % 8}`) + (pale ? "55" : ""), width: pale ? 1 : 1.75,
-        dash: pale ? [] : DASHES[place % 8], points: { show: data[0].length < 40 && !pale },
+        dash: pale ? [] : DASHES[dashOf(place)], points: { show: data[0].length < 40 && !pale },
       }))],
       hooks: {
         setSelect: [(drawn) => {
@@ -324,7 +327,7 @@ function swatch(place) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   made.setAttribute("class", "swatch"); made.setAttribute("width", "18"); made.setAttribute("height", "8"); made.setAttribute("aria-hidden", "true");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  path.setAttribute("class", `s${place % 8}`); path.setAttribute("d", "M0 4h18");
+  path.setAttribute("class", `s${place % 8} d${dashOf(place)}`); path.setAttribute("d", "M0 4h18");
   made.append(path);
   return made;
 }

@@ -29,7 +29,7 @@ function picked() { return [...form.querySelectorAll("[name=runs]:checked")].map
 function count() {
   const many = picked().length;
   form.querySelector("[data-count]").textContent = many ? `${many} selected` : "";
-  form.querySelector("[data-compare]").disabled = many < 2 || many > 10;
+  form.querySelector("[data-compare]").disabled = many < 2 || many > Number(form.dataset.most);
   for (const button of form.querySelectorAll("[data-act]")) button.disabled = !many;
 }
 

@@ -1,0 +1,1 @@
+"""The pages of runs, measured in Chromium: `web_pages.py` is what is run."""
