@@ -245,7 +245,7 @@ async def scoring_speed(client: Client, texts: Sequence[str]) -> float:
 
     async def work() -> None:
         nonlocal tokens
-        for batch in left:
+        while time.perf_counter() - began < LIMIT_S and (batch := next(left, None)):
             tokens += await client.score(batch)
 
     began = time.perf_counter()

@@ -162,3 +162,13 @@ def test_only_servers_of_this_machine_are_asked(benchmark, monkeypatch, url, cap
 def test_a_full_queue_is_refused_by_status_429(client, prompts, status, refused):
     seconds = served(client, lambda asked: client.refusal_s(asked, prompts), status=status, tokens=2)
     assert math.isfinite(seconds) == refused
+
+
+def test_scoring_counts_the_prompts_of_every_batch(client):
+    class Scorer:
+        async def score(self, prompts):
+            await asyncio.sleep(0.01)
+            return len(prompts)
+
+    speed = asyncio.run(client.scoring_speed(Scorer(), ["text"] * 100))
+    assert 100 < speed < 100 / 0.03  # 13 batches, four at once, 10 ms each
