@@ -106,8 +106,9 @@ bench-web: setup  ## figures of the pages in Chromium, beside other tools; QUICK
 	benchmarks/setup-web
 	$(BIN)/python benchmarks/web_pages.py $(if $(QUICK),--quick)
 
-bench-serve: setup  ## figures of conjure serve; MODEL=runs/3, BESIDE=NAME=URL for a server that runs beside it
-	$(BIN)/python benchmarks/serving.py --model $(or $(MODEL),sprite) $(if $(BESIDE),--beside $(BESIDE))
+bench-serve: setup  ## conjure serve beside other servers; MODEL=runs/3 for ours alone, BESIDE=NAME=URL for one of yours
+	$(if $(MODEL),,benchmarks/setup --servers)
+	$(BIN)/python benchmarks/serving.py $(if $(MODEL),--model $(MODEL)) $(if $(BESIDE),--beside $(BESIDE))
 
 dist: setup  ## sdist and wheel in dist/, their contents checked and each installed; with torch once, some minutes
 	rm -rf dist

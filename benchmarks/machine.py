@@ -1,6 +1,6 @@
 """Facts about the machine and the software that figures were measured on.
 
-Main entries: `facts`, `kind`. Invariant: no host name, address or path is among them.
+Main entries: `facts`, `kind`, `versions`. Invariant: no host name, address or path is among them.
 """
 
 import json
@@ -52,7 +52,7 @@ def facts(peers: Path, packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
         "python": platform.python_version(),
         "load_average": os.getloadavg()[0],
         "conjure": metadata.version("conjure"),
-        "versions": _versions(peers, packages),
+        "versions": versions(peers, *packages),
         "gpu": _gpu(),
     }
 
@@ -72,7 +72,8 @@ def _cpu(name: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
-def _versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
+def versions(python: Path, *packages: str) -> dict[str, str]:
+    """The versions of those packages that an environment has, given its Python."""
     if not python.exists():
         return {}
     answer = subprocess.run([python, "-c", _ASK, *packages], capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
 """Runs one worker as a process of its own, and tells how it went.
 
-Main entry: `run`. Invariant: a worker that fails, hangs or is killed gives a reason, never an exception from
-somewhere deep.
+Main entries: `run`, `variables`. Invariant: a worker that fails, hangs or is killed gives a reason, never an
+exception from somewhere deep.
 """
 
 import os
@@ -87,9 +87,14 @@ def run(command: list[str], variables: dict[str, str], limit_s: float = _LIMIT_S
 def _reason(code: int, errors: str, seconds: float, limit_s: float) -> str:
     if code == -signal.SIGKILL and seconds >= limit_s:
         return f"took over {limit_s:.0f} s"
-    lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    last = lines[-1][:_REASON_CHARACTERS] if lines else "no message"
+    last = last_line(errors)
     return f"{signal.Signals(-code).name}: {last}" if code < 0 else last
+
+
+def last_line(errors: str) -> str:
+    """What a program wrote last, in one line."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    return lines[-1][:_REASON_CHARACTERS] if lines else "no message"
 
 
 def variables(threads: int, home: Path) -> dict[str, str]:

