@@ -78,12 +78,12 @@ def main() -> None:
         print("| what | median | range | times | goal |\n|---|---|---|---|---|", flush=True)
         for row in measured(Path(folder), options.repeats):
             print(row, flush=True)  # at once: the last ones come after minutes
-    print(f"\n{_machine(facts(Path('no-peers')))}")
+    print(f"\n{machine_line(facts(Path('no-peers')))}")
 
 
 def _measure(folder: Path, repeats: int) -> Iterator[Row]:
-    home, conjure = _measured_conjure(folder, **_own_package(folder / "packages"))
-    yield Row("`conjure --help`", "≤ 0.2 s", _times(repeats, lambda: conjure("--help")))
+    home, conjure = _measured_conjure(folder, **own_package(folder / "packages"))
+    yield Row("`conjure --help`", "≤ 0.2 s", times(repeats, lambda: conjure("--help")))
     plain, layered = _run_times(conjure, repeats, "--pip", "tiny-package")
     yield Row("`conjure run true`, small repository, end to end", "≤ 0.8 s", plain)
     added = tuple(with_layer - without for with_layer, without in zip(layered, plain, strict=True))
@@ -92,7 +92,7 @@ def _measure(folder: Path, repeats: int) -> Iterator[Row]:
         plain, sandboxed = _run_times(conjure, 3 * repeats, "--sandbox")
         added = tuple(inside - outside for inside, outside in zip(sandboxed, plain, strict=True))
         yield Row("what `--sandbox` adds", "≤ 0.03 s", added)
-    yield Row(f"{POINTS:,} points by `log_metric`", "≤ 1 s", _times(repeats, lambda: _log_points(folder)))
+    yield Row(f"{POINTS:,} points by `log_metric`", "≤ 1 s", times(repeats, lambda: _log_points(folder)))
     yield from _saving(home, conjure, folder, max(repeats // 2, 1))
     yield from _measure_growth(folder / "growth", repeats)
     yield from _measure_queue(folder / "queue", repeats)
@@ -122,7 +122,7 @@ def _measure_growth(folder: Path, repeats: int) -> Iterator[Row]:
         yield from both(
             f"`conjure {command}`, {RECORDED_RUNS:,} runs recorded",
             goal,
-            lambda command=command: _times(max(repeats // 2, 2), lambda: conjure(*command.split())),
+            lambda command=command: times(max(repeats // 2, 2), lambda: conjure(*command.split())),
         )
     number = _run_many_files(home, conjure)
     yield from both(
@@ -157,7 +157,7 @@ def _measure_queue(folder: Path, repeats: int) -> Iterator[Row]:
     submitted = tuple(conjure("run", "-b", "--cpus", "1", "sleep 100000") for _ in range(QUEUED_RUNS))
     yield Row(f"`conjure run -b --cpus 1 …` while up to {QUEUED_RUNS:,} wait", "≤ 0.3 s", submitted)
     yield Row(
-        f"`conjure ps` beside {QUEUED_RUNS:,} that wait", "≤ 0.15 s", _times(repeats, lambda: conjure("ps"))
+        f"`conjure ps` beside {QUEUED_RUNS:,} that wait", "≤ 0.15 s", times(repeats, lambda: conjure("ps"))
     )
     processor, memory = _cost_of_waiting(home)
     yield Row(f"processor time of {QUEUED_RUNS:,} waiting runs", "< 1 % of a core", (processor,), "%")
@@ -183,7 +183,7 @@ def _measured_conjure(folder: Path, **variables: str) -> tuple[Home, Callable[..
         **variables: Further ones that the command is given.
     """
     folder.mkdir(exist_ok=True)
-    repository = _small_repository(folder / "repository")
+    repository = small_repository(folder / "repository")
     home = Home(folder / "home")
     # It keeps bytecode of our modules, as installed ones do.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -238,7 +238,7 @@ def _has_started(record: RunRecord) -> bool:
     return RunStatus.BUILDING in record.facts.entered
 
 
-def _times(repeats: int, measure: Callable[[], float]) -> tuple[float, ...]:
+def times(repeats: int, measure: Callable[[], float]) -> tuple[float, ...]:
     """Several measurements, after one that warms the disk's cache."""
     measure()
     return tuple(measure() for _ in range(repeats))
@@ -298,7 +298,7 @@ def _copy(file: Path, copy: Path) -> None:
     copy.unlink()
 
 
-def _small_repository(folder: Path) -> Path:
+def small_repository(folder: Path) -> Path:
     """A git repository with twenty files, one of them not committed."""
     folder.mkdir()
     for number in range(20):
@@ -310,7 +310,7 @@ def _small_repository(folder: Path) -> Path:
     return folder
 
 
-def _own_package(folder: Path) -> dict[str, str]:
+def own_package(folder: Path) -> dict[str, str]:
     """A package of one module, and the settings with which pip and uv find it and nothing else."""
     folder.mkdir()
     info = "tiny_package-1.0.dist-info"
@@ -328,25 +328,29 @@ def _own_package(folder: Path) -> dict[str, str]:
 
 def _record_runs(home: Home, count: int) -> None:
     """Records of runs as large as real ones, with a metric each."""
-    packages = {f"package-{number}": f"{number}.0" for number in range(100)}
-    environment = EnvironmentFacts("0" * 32, "/usr/bin/python3", packages)
-    now = time.time()
     with SqliteDatabase.open(home) as store:
         first = (store.newest_number() or 0) + 1
         for number in range(first, first + count):
-            entered = {phase: now - 3600 + place for place, phase in enumerate(PHASES)}
-            record = RunRecord(
-                number,
-                RunSpec((f"python train.py --lr {number}",), home.root, labels=("sweep",)),
-                RunProgress(entered, now, Ending(EndReason.COMPLETED, 0)),
-                CodeFacts("", commit="0" * 40, branch="main"),
-                environment,
-                outputs=OutputFacts(1, len(OUTPUT)),
-                command_s=1.0,
-                total_s=2.0,
-            )
+            record = ended_record(home, number)
             _write_folder(home, record)
             store.put_record(record)
+
+
+def ended_record(home: Home, number: int) -> RunRecord:
+    """A record as large as a real one, of a run that completed just now."""
+    packages = {f"package-{number}": f"{number}.0" for number in range(100)}
+    now = time.time()
+    entered = {phase: now - 3600 + place for place, phase in enumerate(PHASES)}
+    return RunRecord(
+        number,
+        RunSpec((f"python train.py --lr {number}",), home.root, labels=("sweep",)),
+        RunProgress(entered, now, Ending(EndReason.COMPLETED, 0)),
+        CodeFacts("", commit="0" * 40, branch="main"),
+        EnvironmentFacts("0" * 32, "/usr/bin/python3", packages),
+        outputs=OutputFacts(1, len(OUTPUT)),
+        command_s=1.0,
+        total_s=2.0,
+    )
 
 
 def _write_folder(home: Home, record: RunRecord) -> None:
@@ -369,7 +373,7 @@ def _run_many_files(home: Home, conjure: Callable[..., float]) -> int | None:
         return store.newest_number()
 
 
-def _machine(machine: dict) -> str:
+def machine_line(machine: dict) -> str:
     shown = ("date", "processor", "cores", "system", "python", "conjure", "load_average")
     memory = f"{machine['memory_bytes'] / 1e9:.0f} GB of memory"
     return " · ".join([*(f"{name.replace('_', ' ')} {machine[name]}" for name in shown), memory])

@@ -2,7 +2,6 @@
 
 import os
 
-import psycopg
 import pytest
 
 from conjure.core.home import Home
@@ -18,6 +17,7 @@ from conjure.runs.database.open_database import share
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import upgrade
 from conjure.runs.objects.base import SEGMENT_BYTES, ObjectsError, manifest, upload_object
+from conjure.runs.objects.index import FRESH_S
 from conjure.runs.objects.remote import RemoteObjects, open_objects
 from conjure.runs.schema.record import OutputFacts
 from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE
@@ -184,11 +184,31 @@ def test_a_pack_of_which_one_file_was_used_stays(files, objects, folder):
     files.store(folder, take_manifest(folder))
     pack = next(name for name in objects.written if name.startswith("packs"))
     one = next(name for name in files.index.packed_in(pack.partition("/")[2]))
-    with psycopg.connect(files.database.session._address, autocommit=True) as connection:
-        connection.execute("UPDATE objects SET last_used = last_used - 1000")
+    age_objects(files, 2 * FRESH_S)
     files.index.use([one])
-    assert not files.index.begin_removal(pack, unused_s=500)
+    assert not files.index.begin_removal(pack, unused_s=FRESH_S)
     assert files.index.use([one])
+
+
+def test_a_use_within_the_hour_writes_nothing(files, folder):
+    files.store(folder, take_manifest(folder))
+    age_objects(files, FRESH_S / 2)
+    before = last_uses(files)
+    files.store(folder, take_manifest(folder))
+    assert last_uses(files) == before
+    age_objects(files, FRESH_S)
+    files.store(folder, take_manifest(folder))
+    blobs = {name for name in before if not name.startswith("packs")}
+    assert all(last_uses(files)[name] > before[name] for name in blobs)
+
+
+def age_objects(files, seconds):
+    files.database.session.execute("UPDATE objects SET last_used = last_used - ?", (seconds,))
+
+
+def last_uses(files):
+    rows = files.database.session.query("SELECT name, last_used FROM objects")
+    return {row["name"]: row["last_used"] for row in rows}
 
 
 def test_a_removal_that_was_cut_off_is_finished_by_the_next(files, objects, folder):

@@ -109,6 +109,8 @@ def test_a_run_in_a_queue_is_carried_by_nobody(store):
     store.enqueue(waiting, queue)  # where a supervisor found no room it is put back
     assert numbers(store.active()) == [waiting, requested]
     assert numbers(store.supervised()) == [requested]
+    assert numbers(store.supervised_by(OWNER.host_id, silent_for_s=60)) == [requested]
+    assert store.supervised_by("another host", silent_for_s=60) == []
     assert store.get(waiting).waits_in_queue
     claim, other = store.claims()
     assert (claim.needs, claim.machine, claim.in_queue, claim.started) == (
@@ -507,6 +509,8 @@ def test_a_lease_is_renewed_by_its_attempt_alone(store):
     assert store.leases()[number].attempt == attempt
     assert store.leases()[number].machine == "host"
     assert 0 <= store.leases()[number].heartbeat_age_s < 60
+    assert store.supervised_by("another host", silent_for_s=60) == []
+    assert numbers(store.supervised_by("another host", silent_for_s=-60)) == [number]
     store.begin_attempt(number, OTHER)
     assert not store.renew_lease(number, attempt)
     finish(store, number, DONE)

@@ -30,8 +30,9 @@ def _binaries() -> Path:
 class PostgresServer:
     """A server in a folder of its own; the context manager starts and ends it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self._folder = folder
+        self._durable = durable
         self._bin = _binaries()
         self._databases = 0
         self._data = folder / "data"
@@ -41,10 +42,14 @@ class PostgresServer:
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator["PostgresServer"]:
-        """A server while the block lasts."""
+    def running(cls, *, durable: bool = False) -> Iterator["PostgresServer"]:
+        """A server while the block lasts.
+
+        Args:
+            durable: Whether a commit waits for the disk, as it does where data matters.
+        """
         with tempfile.TemporaryDirectory(prefix="conjure-pg-") as name:
-            server = cls(Path(name))
+            server = cls(Path(name), durable=durable)
             if server._as_user:
                 os.chown(name, pwd.getpwnam(_ORDINARY).pw_uid, -1)
             server._call("initdb", "-D", str(server._data), "-A", "trust", "-E", "UTF8", "--no-sync")
@@ -58,8 +63,8 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         options = (
-            f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off"
-            f" -c max_connections={_CONNECTIONS}"
+            f"-c listen_addresses='' -c unix_socket_directories='{self._folder}'"
+            f" -c fsync={'on' if self._durable else 'off'} -c max_connections={_CONNECTIONS}"
         )
         self._call(
             "pg_ctl", "-D", str(self._data), "-w", "-l", str(self._folder / "log"), "-o", options, "start"
@@ -79,6 +84,11 @@ class PostgresServer:
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
+
+    @property
+    def pid(self) -> int:
+        """The process that all others of the server are below."""
+        return int((self._data / "postmaster.pid").read_text().partition("\n")[0])
 
     def address(self, database: str = "postgres") -> str:
         """How a database of it is reached."""

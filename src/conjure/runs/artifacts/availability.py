@@ -26,6 +26,7 @@ from conjure.core.units import parse_size
 from conjure.errors import ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.code.tree_packs import has_tree, read_pack
+from conjure.runs.database.base import Database
 from conjure.runs.objects import base
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, UPLOADS, Resource
@@ -45,9 +46,15 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def shared_files(
-    home: Home, team: TeamSettings, *, tries: int | None = None
+    home: Home, team: TeamSettings, *, tries: int | None = None, store: Database | None = None
 ) -> "AbstractContextManager[TeamRuns]":
     """A team's files.
+
+    Args:
+        home: A home of the team.
+        team: The team.
+        tries: How often what fails for the moment is tried.
+        store: The team's database, where it is open; it stays open.
 
     Raises:
         StoreError: What it takes is not installed.
@@ -60,7 +67,7 @@ def shared_files(
             f"this home has its files in an object store, and {error.name} is not installed",
             fix="pip install 'conjure[team]'",
         ) from error
-    return TeamRuns.of(home, team, tries=tries)
+    return TeamRuns.of(home, team, tries=tries, store=store)
 
 
 def send_inputs(home: Home, number: int) -> None:

@@ -22,6 +22,7 @@ from conjure.core.team_settings import TeamSettings
 from conjure.core.text import valid_utf8
 from conjure.errors import StoreError
 from conjure.runs.artifacts.manifest import Entry, Manifest
+from conjure.runs.database.base import Database
 from conjure.runs.database.postgres import PostgresDatabase
 from conjure.runs.objects import base
 from conjure.runs.objects.base import MissingObjectError, ObjectStore
@@ -129,12 +130,18 @@ class TeamFiles:
 
     @classmethod
     @contextmanager
-    def of(cls, home: Home, team: TeamSettings, *, tries: int | None = None) -> Iterator[Self]:
+    def of(
+        cls, home: Home, team: TeamSettings, *, tries: int | None = None, store: Database | None = None
+    ) -> Iterator[Self]:
         """Those of a team that has an object store."""
         assert team.objects is not None
-        store = open_objects(team.objects) if tries is None else open_objects(team.objects, tries=tries)
-        with PostgresDatabase.open(home, team.database) as database:
-            yield cls(store, database)
+        objects = open_objects(team.objects) if tries is None else open_objects(team.objects, tries=tries)
+        if store is not None:
+            assert isinstance(store, PostgresDatabase)
+            yield cls(objects, store)
+        else:
+            with PostgresDatabase.open(home, team.database) as database:
+                yield cls(objects, database)
 
     # ---- there ---------------------------------------------------------------------------------------------
 

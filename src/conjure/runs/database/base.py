@@ -430,6 +430,15 @@ class Runs(Protocol):
         """Active runs that have a supervisor, or should; oldest first."""
         ...
 
+    def supervised_by(self, machine: str, *, silent_for_s: float) -> list[RunRecord]:
+        """Those of `supervised` that are a machine's, or nobody's, or whose supervisor has been silent.
+
+        Args:
+            machine: As owners name it.
+            silent_for_s: How long others' supervisors must have been silent.
+        """
+        ...
+
     def claims(self) -> list[ResourceClaim]:
         """What the active runs ask for and have, oldest first."""
         ...

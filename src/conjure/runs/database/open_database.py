@@ -5,6 +5,7 @@ which holds no password; in the place of the SQLite file it then has one that ol
 """
 
 import sqlite3
+from typing import TYPE_CHECKING
 
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, read_team, write_team
@@ -12,6 +13,9 @@ from conjure.errors import StoreError
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sqlite_connection import files_of
+
+if TYPE_CHECKING:
+    from conjure.runs.database.postgres import PostgresDatabase
 
 _NOT_FOR_OLD_VERSIONS = 1_000_000
 
@@ -29,6 +33,20 @@ def open_database(home: Home, *, must_exist: bool = False) -> Database:
     address = shared_address(home)
     if address is None:
         return SqliteDatabase.open(home, must_exist=must_exist)
+    return _postgres_database().open(home, address)
+
+
+def import_database(home: Home) -> None:
+    """Import what `open_database` needs, for who waits for something else now.
+
+    Raises:
+        StoreError: It is not installed, or it cannot be told which database the home has.
+    """
+    if shared_address(home) is not None:
+        _postgres_database()
+
+
+def _postgres_database() -> "type[PostgresDatabase]":
     try:
         # Of the extra `team`; a home of one machine needs none of it.
         from conjure.runs.database.postgres import PostgresDatabase
@@ -37,7 +55,7 @@ def open_database(home: Home, *, must_exist: bool = False) -> Database:
             "this home keeps its records in PostgreSQL, and psycopg is not installed",
             fix="pip install 'conjure[team]'",
         ) from error
-    return PostgresDatabase.open(home, address)
+    return PostgresDatabase
 
 
 def shared_address(home: Home) -> str | None:

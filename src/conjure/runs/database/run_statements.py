@@ -406,6 +406,15 @@ class RunStatements(SweepStatements):
         rows = self._rows(f"WHERE end_reason IS NULL AND NOT ({IN_QUEUE}) ORDER BY number")
         return [record for record in rows if not record.status.is_final]
 
+    def supervised_by(self, machine: str, *, silent_for_s: float) -> list[RunRecord]:
+        """Those of `supervised` that are a machine's, or nobody's, or whose supervisor has been silent."""
+        rows = self._rows(
+            f"WHERE end_reason IS NULL AND NOT ({IN_QUEUE}) AND (owner_host_id IS NULL OR owner_host_id = ?"
+            " OR number IN (SELECT run FROM leases WHERE heartbeat_at < ?)) ORDER BY number",
+            (machine, self._session.now() - silent_for_s),
+        )
+        return [record for record in rows if not record.status.is_final]
+
     def claims(self) -> list[ResourceClaim]:
         """What the active runs ask for and have, oldest first."""
         rows = self._session.query(f"SELECT {CLAIM} FROM run_rows WHERE end_reason IS NULL ORDER BY number")

@@ -80,6 +80,7 @@ class CommandMonitor:
         timer: Seconds, by a clock that does not jump.
         grace_s: How long after being asked to end it is made to.
         ladder: The rungs of the metric that others are compared with, if it is.
+        look_every_s: How often `control` is asked for a reason to end the command, at most.
     """
 
     execution: Execution
@@ -91,10 +92,12 @@ class CommandMonitor:
     timer: Callable[[], float] = time.monotonic
     grace_s: float = GRACE_S
     ladder: RungLadder | None = None
+    look_every_s: float = 0.0
     _summaries: dict[str, Summary] = field(default_factory=dict)
     _reason: EndReason | None = None
     _message: str | None = None
     _made_to_end_at: float | None = None
+    _next_look: float = 0.0
     _unindexed: bool = False
     _next_index: float = 0.0
     _next_measure: float = 0.0
@@ -144,14 +147,20 @@ class CommandMonitor:
     def _look_for_reasons(self, elapsed_s: float) -> None:
         if self.timeout_s is not None and elapsed_s >= self.timeout_s:
             self._end(EndReason.TIMEOUT, f"not finished after {format_duration(self.timeout_s)}")
+        now = self.timer()
+        if now >= self._next_look:
+            self._next_look = now + self.look_every_s
+            self._look_for_wishes()
+        if self._made_to_end_at is not None and now >= self._made_to_end_at:
+            self.execution.kill()
+
+    def _look_for_wishes(self) -> None:
         wanted = self.control.requested_end()
         if wanted is EndReason.KILL_REQUESTED:
             self._reason, self._message = wanted, None
             self.execution.kill()
         elif wanted is not None:
             self._end(wanted, None)
-        if self._made_to_end_at is not None and self.timer() >= self._made_to_end_at:
-            self.execution.kill()
 
     def _end(self, reason: EndReason, message: str | None) -> None:
         """Ask the command to end, once, and remember why."""

@@ -408,7 +408,9 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
     metrics = MetricTail(RunFolder(run.folder).metrics)
     ladder = None if metric is None else RungLadder(metric)
     return CommandMonitor(
-        execution, run.log, metrics, run, conditions, run.spec.timeout_s, ladder=ladder
+        *(execution, run.log, metrics, run, conditions, run.spec.timeout_s),
+        ladder=ladder,
+        look_every_s=run.heartbeat.look_every_s,
     ).until_end()
 
 

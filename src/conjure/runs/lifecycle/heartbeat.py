@@ -22,6 +22,9 @@ UNREACHABLE_AFTER = 3
 LOST_AFTER = 6  # where a cluster says that its job is over, too
 GIVE_UP_AFTER = 120
 TAKE_OVER_AFTER = 180
+# How often a supervisor asks a shared database, from one heartbeat to the next, whether its run is to end. Of
+# all that supervisors ask, it is the most.
+_LOOKS = 10
 _TRY_EVERY_S = 1.0
 _Result = TypeVar("_Result")
 
@@ -52,6 +55,11 @@ class Heartbeat:
     def give_up_after_s(self) -> float:
         """How long a database or an object store that is away is waited for."""
         return GIVE_UP_AFTER * self.interval_s
+
+    @property
+    def look_every_s(self) -> float:
+        """How often a supervisor looks for a wish to end its run: where others use the database, seldom."""
+        return self.interval_s / _LOOKS if self.is_shared else 0.0
 
     def beat(self, store: Database | None) -> None:
         """Renew the lease if it is time to; None is a database that cannot be reached."""

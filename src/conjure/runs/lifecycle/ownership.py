@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from conjure.core.config import heartbeat_interval_s
 from conjure.core.dir_fd import Folder
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
@@ -24,7 +25,7 @@ from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, boot_id, end_all, machine_id, with_variables
 from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.disk_reserve import DiskReserve
-from conjure.runs.lifecycle.heartbeat import is_abandoned
+from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER, is_abandoned
 from conjure.runs.scheduling.retries import queue_next_attempt
 from conjure.runs.scheduling.scheduler_start import (
     end_scheduler,
@@ -69,12 +70,23 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
     try:
         if store.was_upgraded:
             end_scheduler(home)  # it is older, cannot open the database any more, and would hold its place
-        mark_interrupted(store, store.supervised())
+        mark_abandoned(store)
         ensure_scheduler(store)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def mark_abandoned(store: Database) -> None:
+    """Close as interrupted every run whose supervisor is known here to be gone.
+
+    There may be thousands on other machines, so only those are read that this machine can tell something of.
+    """
+    here, silent_for_s = machine_id(store.home), TAKE_OVER_AFTER * heartbeat_interval_s(store.home)
+    mark_interrupted(
+        store, store.supervised_by(here, silent_for_s=silent_for_s) if store.is_shared else store.supervised()
+    )
 
 
 def mark_interrupted(

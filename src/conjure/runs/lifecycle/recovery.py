@@ -48,7 +48,7 @@ def recover(home: Home, number: int) -> RunRecord:
                     raise _nothing_kept(folder, record)
                 baseline = _load_before(folders.run.here / BASELINE, folder)
                 manifest = collect_outputs(folders, baseline, record.spec.known_globs())
-                uploader = RunUploader(home, number, attempt=0)
+                uploader = RunUploader(store, number, attempt=0)
                 digest = uploader.store_outputs(RunFolder(folder).outputs, manifest)
                 facts = OutputFacts(
                     len(manifest.entries), manifest.size_bytes, recovered=True, manifest=digest

@@ -13,13 +13,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.errors import ConjureError
 from conjure.runs.artifacts.availability import shared_files
 from conjure.runs.artifacts.checkpoints import CheckpointSender, StagedCheckpoint
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.database.base import SupersededError
+from conjure.runs.database.base import Database, SupersededError
 
 if TYPE_CHECKING:
     from conjure.runs.artifacts.team_runs import TeamRuns
@@ -42,13 +41,14 @@ class RunUploader:
     In a home of its own, or one whose folder is on a shared disk, it does nothing.
 
     Args:
-        home: The home.
+        store: Where the run is recorded, for the thread that supervises.
         number: The run.
         attempt: Which of its supervisors this is.
     """
 
-    def __init__(self, home: Home, number: int, attempt: int) -> None:
-        self._home = home
+    def __init__(self, store: Database, number: int, attempt: int) -> None:
+        self._store = store
+        self._home = home = store.home
         self._team = objects_team(home)
         self._number = number
         self._attempt = attempt
@@ -181,15 +181,20 @@ class RunUploader:
 
     @contextmanager
     def _here(self) -> "Iterator[TeamRuns]":
-        """The team's files for the thread that supervises; opened once, and again after an error."""
+        """The team's files for the thread that supervises; opened once, and again after an error.
+
+        They are reached through the connection that this thread has. A wish to end the run may cut a
+        statement short, so the connection is made anew then.
+        """
         assert self._team is not None
         if self._files is None:
-            self._files = self._stack.enter_context(shared_files(self._home, self._team))
+            self._files = self._stack.enter_context(shared_files(self._home, self._team, store=self._store))
         try:
             yield self._files
         except BaseException:
             self._files = None
             self._stack.close()
+            self._store.close()
             raise
 
     def _run(self) -> None:

@@ -21,7 +21,7 @@ from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import machine_id, reap_children
-from conjure.runs.lifecycle.ownership import mark_interrupted
+from conjure.runs.lifecycle.ownership import mark_abandoned
 from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.scheduling.run_queue import read_request
 from conjure.runs.scheduling.scheduler import startable
@@ -96,7 +96,7 @@ class _Scheduler:
         """Start what can start; whether anything is left that waits."""
         try:
             with open_database(self._home, must_exist=True) as store:
-                mark_interrupted(store, store.supervised())
+                mark_abandoned(store)
                 ensure_scheduler(store)
                 queued = store.queued(this_queue(self._home))
                 self._forget_all_but(queued)

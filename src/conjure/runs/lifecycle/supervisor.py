@@ -15,17 +15,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from conjure.core.config import heartbeat_interval_s
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.errors import ConjureError
+from conjure.errors import ConjureError, StoreError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.database.base import Database, SupersededError
-from conjure.runs.database.open_database import open_database
+from conjure.runs.database.open_database import import_database, open_database
 from conjure.runs.environments.containers import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
@@ -60,6 +61,9 @@ def main() -> NoReturn:
     that the request names.
     """
     number, given = int(sys.argv[1]), sys.argv[2:]
+    if given:
+        with suppress(StoreError):  # it is told where the database is opened
+            import_database(Home.from_environment())  # while the caller still records the code
     written = sys.stdin.buffer.read()
     if not written:
         os._exit(0)  # the caller gave up, or died, before there was a request
@@ -152,7 +156,7 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
                 when_reachable(lambda: _begin_anew(home, store, number), patience_s)
                 exclude = _exclude(home, number)
                 heartbeat = Heartbeat(number, attempt, store.is_shared, interval_s=heartbeat_interval_s(home))
-                uploader = RunUploader(home, number, attempt)
+                uploader = RunUploader(store, number, attempt)
                 supervise(
                     RunContext(
                         home, store, number, request.spec, request.requested, exclude, heartbeat, uploader

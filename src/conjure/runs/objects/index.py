@@ -1,8 +1,9 @@
 """What is known of a team's objects, in its database: nothing is listed in the store, or asked one by one.
 
 Main entry: `ObjectIndex`. Invariant: a row is written after its object and removed after it, and who means to
-use an object touches its row first: a removal passes over what was touched lately, and what is being removed
-is not there for anybody. So an object that a row names without `going` is there.
+use an object touches its row first, if that was not done within the hour: a removal passes over what was
+touched in the last days, and what is being removed is not there for anybody. So an object that a row names
+without `going` is there.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from conjure.runs.objects import base
 _BATCH = 2000
 _UPLOAD_COLUMNS = "name, version, kind, files, size_bytes, created_at, source, manifest, removed"
 YOUNG_S = 7 * 24 * 3600.0  # an upload that takes longer than this is lost to a removal
+FRESH_S = 3600.0  # writing a row again and again is most of the work where nothing has changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,16 @@ class ObjectIndex:
     def _touch(self, names: list[str]) -> dict[str, Place]:
         # In order, so that two who use the same objects do not wait for each other.
         rows = self._session.query(
-            "UPDATE objects SET last_used = extract(epoch FROM clock_timestamp())"
-            " WHERE name IN (SELECT name FROM objects WHERE name = ANY(?) AND going = 0"
-            " ORDER BY name FOR UPDATE) AND going = 0 RETURNING name, size_bytes, pack, start",
-            (names,),
+            "WITH given AS (SELECT ?::text[] AS names, extract(epoch FROM clock_timestamp()) - ? AS since),"
+            " touched AS (UPDATE objects SET last_used = extract(epoch FROM clock_timestamp())"
+            " WHERE name IN (SELECT name FROM objects WHERE name = ANY((SELECT names FROM given)::text[])"
+            " AND going = 0 AND last_used < (SELECT since FROM given) ORDER BY name FOR UPDATE) AND going = 0"
+            " RETURNING name, size_bytes, pack, start)"
+            " SELECT name, size_bytes, pack, start FROM touched"
+            " UNION ALL SELECT name, size_bytes, pack, start FROM objects"
+            " WHERE name = ANY((SELECT names FROM given)::text[])"
+            " AND going = 0 AND last_used >= (SELECT since FROM given)",
+            (names, FRESH_S),
         )
         return {row["name"]: Place(row["size_bytes"], row["pack"], row["start"] or 0) for row in rows}
 

@@ -20,6 +20,7 @@ class Machine:
         self.ignores_sigterm = ignores_sigterm
         self.signals = []
         self.wanted = {}
+        self.asked = []
         self.indexed = []
         self.noted = []
         self.exit = None
@@ -49,6 +50,7 @@ class Machine:
 
     # the desk
     def requested_end(self):
+        self.asked.append(self.now - 1000.0)
         return self.wanted.get(self.now - 1000.0)
 
     def note_usage(self, usage):
@@ -110,6 +112,15 @@ def test_a_wish_to_stop_is_heard(tmp_path):
     machine.wanted = {5.0: EndReason.STOP_REQUESTED}
     result = watch(machine, tmp_path)
     assert machine.signals == [("term", 5.0)]
+    assert result.reason is EndReason.STOP_REQUESTED
+
+
+def test_a_wish_that_costs_others_time_to_look_for_is_looked_for_seldom(tmp_path):
+    machine = Machine(ignores_sigterm=True)
+    machine.wanted = {9.0: EndReason.STOP_REQUESTED}
+    result = watch(machine, tmp_path, look_every_s=4.0, grace_s=2.0)
+    assert machine.asked == [1.0, 5.0, 9.0]
+    assert machine.signals == [("term", 9.0), ("kill", 11.0)]
     assert result.reason is EndReason.STOP_REQUESTED
 
 

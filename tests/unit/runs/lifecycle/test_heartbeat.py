@@ -37,6 +37,11 @@ def test_it_beats_at_intervals_and_not_at_each_look(store, monkeypatch):
     assert renewed == [(number, 1)] * 2
 
 
+def test_wishes_are_looked_for_seldom_where_others_use_the_database():
+    assert Heartbeat(1, 1, is_shared=True).look_every_s == 0.5
+    assert Heartbeat(1, 1).look_every_s == 0.0
+
+
 def test_who_lost_the_run_learns_it_at_the_next_beat(store):
     number, clock = add_run(store).number, Clock()
     beating = Heartbeat(number, store.begin_attempt(number, HERE), timer=clock)
