@@ -55,7 +55,7 @@ class Automatic(click.ParamType):
 @click.option(
     "--dedup",
     type=click.Choice(["keep", "drop", "weight"]),
-    default="keep",
+    default="drop",
     show_default=True,
     help="Duplicate records: train on all, on one of each group, or weight each group as one.",
 )

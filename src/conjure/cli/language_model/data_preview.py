@@ -19,7 +19,7 @@ from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.text.chat.encoding import ANSWER, EncodedChat, conversation_encoder
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
-from conjure.lm.text.split import Split, hold_out
+from conjure.lm.text.split import DEFAULT_DEDUP, Split, hold_out
 from conjure.lm.text.token_cache import DataFacts, Histogram, TokenisedText, describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 from conjure.recipes.resource_lookup import data_path, model_lookup
@@ -72,7 +72,7 @@ def preview(
         )
     with bytes_progress("Comparing records") as progress:
         groups = find_groups([records], progress=progress)
-    facts, parts = describe(records, text, groups), hold_out(text, groups=groups)
+    facts, parts = describe(records, text, groups), hold_out(text, groups=groups, dedup=DEFAULT_DEDUP)
     for remark in facts.remarks:
         note(printable(f"Note: {remark}."))
     shown = min(count, facts.records)
@@ -135,6 +135,8 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
         f"mean {lengths.mean:,.1f}, median {lengths.median:,.0f}, 90th percentile {lengths.p90:,.0f}",
         "held out": _held_out(parts),
     }
+    if parts.dropped:
+        rows["duplicates"] = f"{plural(parts.dropped, 'record')} not trained on (finetune --dedup keep: all)"
     if facts.bad_row_count:
         rows["left out"] = printable("; ".join(facts.bad_rows))
     return rows
@@ -241,6 +243,7 @@ def _holdout_as_json(parts: Split) -> dict[str, Any]:
         "reason": parts.reason,
         "train_records": parts.train.records,
         "train_tokens": len(parts.train),
+        "train_dropped": parts.dropped,
         "heldout_records": held_out.records if held_out is not None else 0,
         "heldout_tokens": len(held_out) if held_out is not None else 0,
         "heldout_groups": held_out.groups if held_out is not None else 0,

@@ -40,7 +40,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f" (median {data.lengths.median:.0f}, max {data.lengths.longest:,})",
         *_learned(data),
         *(f"         {visible(sentence)}" for sentence in (*data.bad_rows, *data.remarks)),
-        f"Split    {plan.train_tokens:,} training tokens, {_held_out(plan)}"
+        f"Split    {plan.train_tokens:,} training tokens{_dropped(plan)}, {_held_out(plan)}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
         f"Steps    {plan.steps:,}: {plan.epochs:g} × {plan.blocks:,} blocks of {plan.block_size:,}"
         f" tokens, {plan.batch_size} per step{_at_a_time(plan)}",
@@ -73,6 +73,13 @@ def _learned(data: DataFacts) -> Iterator[str]:
     if data.answer_tokens is not None:
         formats = ", ".join(sorted({str(file["chat"]) for file in data.files}))
         yield f"         conversations ({formats}): {data.answer_tokens:,} tokens of answers are learned"
+
+
+def _dropped(plan: Plan) -> str:
+    """How many records are not learned from, if any."""
+    if not plan.train_dropped:
+        return ""
+    return f" (without {plural(plan.train_dropped, 'duplicate record')}: --dedup drop)"
 
 
 def _held_out(plan: Plan) -> str:

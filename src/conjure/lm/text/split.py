@@ -22,6 +22,7 @@ from conjure.lm.text.token_cache import TokenisedText, find_groups
 
 Dedup = Literal["keep", "drop", "weight"]
 DEDUP: tuple[Dedup, ...] = ("keep", "drop", "weight")
+DEFAULT_DEDUP: Dedup = "drop"  # of a fine-tune: measured (docs/data.md)
 
 MINIMUM_GROUPS = 8  # fewer by their hashes, and the share is made up with those next in order
 _TAIL = 0.1  # share of the tokens held out where there are too few groups
@@ -133,6 +134,7 @@ class Split:
         method: `records`, `tail`, `file` or `none`.
         reason: Why it is not records, as a sentence for the plan; None where it is.
         excluded: Records that would be held out, but are left out because the like is trained on.
+        dropped: Records that are not trained on because the like of them is.
     """
 
     train: TokenStream
@@ -140,6 +142,7 @@ class Split:
     method: str
     reason: str | None = None
     excluded: int = 0
+    dropped: int = 0
 
 
 def split_records(
@@ -198,8 +201,7 @@ def hold_out(
         raise DataError(f"the text is {total} token long; at least 2 are needed")
     groups = groups if groups is not None else groups_of_equals(text.hashes)
     everything = _all_records(text, groups)
-    split = _split(text, everything, groups, fraction)
-    return replace(split, train=_deduplicated(split.train, dedup))
+    return _deduplicated(_split(text, everything, groups, fraction), dedup)
 
 
 def hold_out_file(
@@ -226,11 +228,11 @@ def hold_out_file(
     remaining = held_out.select(kept)
     if len(remaining) < 2:
         reason = "every record of the validation file is also in the training text, exactly or nearly"
-        return Split(_deduplicated(train, dedup), None, "none", reason, excluded)
+        return _deduplicated(Split(train, None, "none", reason, excluded), dedup)
     reason = "the validation file is held out"
     if excluded:
         reason += f", except {excluded:,} of its {len(kept):,} records that are also in the training text"
-    return Split(_deduplicated(train, dedup), remaining, "file", reason, excluded)
+    return _deduplicated(Split(train, remaining, "file", reason, excluded), dedup)
 
 
 def _split(text: TokenisedText, everything: TokenStream, groups: DuplicateGroups, fraction: float) -> Split:
@@ -299,13 +301,15 @@ def overlapping_training(groups: DuplicateGroups, trained: Mask) -> Mask:
     return (seen | near)[groups.labels] & ~trained
 
 
-def _deduplicated(stream: TokenStream, dedup: Dedup) -> TokenStream:
+def _deduplicated(split: Split, dedup: Dedup) -> Split:
+    stream = split.train
     if dedup == "keep":
-        return stream
+        return split
     if dedup == "drop":
-        return stream.first_of_each_group()
+        once = stream.first_of_each_group()
+        return replace(split, train=once, dropped=stream.records - once.records)
     _, inverse, sizes = np.unique(stream.labels, return_inverse=True, return_counts=True)
-    return replace(stream, weights=(1 / sizes[inverse]).astype(np.float32))
+    return replace(split, train=replace(stream, weights=(1 / sizes[inverse]).astype(np.float32)))
 
 
 def _first_of_group(labels: Numbers) -> Mask:

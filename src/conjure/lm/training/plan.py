@@ -47,6 +47,7 @@ class Plan:
         dtype: Number format of forward and backward passes.
         data: Facts about the text.
         train_tokens: Tokens to learn from, in one epoch.
+        train_dropped: Records that are not learned from, because the like of them is.
         held_out_tokens: Tokens to measure on.
         held_out_records: Records to measure on.
         held_out_groups: Groups of records that say the same among them.
@@ -74,6 +75,7 @@ class Plan:
     dtype: str
     data: DataFacts
     train_tokens: int
+    train_dropped: int
     held_out_tokens: int
     held_out_records: int
     held_out_groups: int

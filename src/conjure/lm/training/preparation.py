@@ -249,6 +249,7 @@ def _plan(
         dtype=str(dtype).removeprefix("torch."),
         data=facts,
         train_tokens=len(split.train),
+        train_dropped=split.dropped,
         held_out_tokens=len(held_out) if held_out is not None else 0,
         held_out_records=held_out.records if held_out is not None else 0,
         held_out_groups=held_out.groups if held_out is not None else 0,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from conjure.errors import option
 from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
 from conjure.lm.text.read_options import ReadOptions
-from conjure.lm.text.split import DEDUP, Dedup
+from conjure.lm.text.split import DEDUP, DEFAULT_DEDUP, Dedup
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
 
 SPECIAL_TOKENS = ("text", "token")
@@ -110,7 +110,7 @@ class FinetuneRequest:
     validation: str | Path | None = None
     prompt_loss_weight: float = 0.0
     chat_date: str | date | None = None
-    dedup: Dedup = "keep"
+    dedup: Dedup = DEFAULT_DEDUP
     epochs: float = 3
     batch_size: int = 8
     block_size: int | None = None
