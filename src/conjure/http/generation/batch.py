@@ -18,8 +18,9 @@ from conjure.lm.generation.sampling import no_numbers, sample_tokens
 from conjure.lm.native.logits import largest, logit_summary
 from conjure.lm.text.tokenizer import Tokenizer
 
-_PIECE = 64  # tokens of one prompt read in one step
-_PIECES_ALONE = 4  # of several prompts in one step, where nobody waits for a next token
+_PIECE = 32  # tokens of one prompt read in one step
+_PIECES = 2  # of several prompts in one step, where others wait for a next token
+_PIECES_ALONE = 8  # where nobody does
 
 
 @dataclass(eq=False, slots=True)
@@ -99,7 +100,7 @@ class RowBatch:
     def _next_prompts(self) -> list[int]:
         """Prompts to read a piece of: the oldest, and more while that costs nobody much time."""
         reading = [(number, held) for number, held in self._held.items() if held.reading]
-        budget = _PIECE if len(reading) < len(self._held) else _PIECE * _PIECES_ALONE
+        budget = _PIECE * (_PIECES if len(reading) < len(self._held) else _PIECES_ALONE)
         chosen: list[int] = []
         for number, held in reading:
             cost = min(held.unread, _PIECE)

@@ -184,8 +184,11 @@ class Tokenizer:
 
     def ids_without_token(self, count: int) -> list[int]:
         """Of the ids below `count` those that mean nothing: holes, and what a padded vocabulary has more."""
-        holes = [id_ for id_, known in enumerate(self._has_token[:count]) if not known]
-        return [*holes, *range(self.vocab_size, count)]
+        return [*(hole for hole in self._holes if hole < count), *range(self.vocab_size, count)]
+
+    @cached_property
+    def _holes(self) -> list[int]:
+        return [id_ for id_, known in enumerate(self._has_token) if not known]
 
     @cached_property
     def vocab_size(self) -> int:
