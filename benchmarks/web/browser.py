@@ -151,7 +151,7 @@ class Visit:
             elif now - drawn > _STILL_S and (is_live or not self._asked) and has_curves(picture):
                 return drawn - begun
             if now - begun > _LIMIT_S:
-                raise TimeoutError(f"no curves within {_LIMIT_S:.0f} s")
+                raise TimeoutError(f"this benchmark found no curves within {_LIMIT_S:.0f} s")
 
     def until_changed(self, plot: Locator, change: Callable[[], object], limit_s: float) -> float | None:
         """Seconds from a change until a chart looks different; None if it does not within the limit."""
