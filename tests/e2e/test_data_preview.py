@@ -88,6 +88,16 @@ def test_json_holds_all_the_facts(here, capsys):
     assert sum(result["lengths"]["histogram"]["counts"]) == 300
 
 
+def test_duplicates_that_are_not_trained_on_are_counted(here, capsys):
+    write_records(here / "twice.csv", [*many_records(40), *many_records(40)])
+    assert preview("twice.csv") == 0
+    shown = capsys.readouterr().out
+    assert preview("twice.csv", "--json") == 0
+    dropped = json.loads(capsys.readouterr().out)["holdout"]["train_dropped"]
+    assert dropped > 0
+    assert f"duplicates  {dropped} records not trained on" in shown
+
+
 def test_few_records_are_told_what_is_held_out(here, capsys):
     write_records(here / "one.csv", ["Only one joke here."])
     assert preview("one.csv") == 0

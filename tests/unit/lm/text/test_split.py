@@ -165,6 +165,7 @@ def test_what_is_trained_on_of_records_that_say_the_same(text_of, dedup, records
     assert stream is split.train, "choose another joke"
     members = split.train.labels == groups.labels[-1]
     assert members.sum() == records
+    assert split.dropped == (3 if dedup == "drop" else 0)
     if dedup == "weight":
         assert split.train.weights[members].tolist() == [0.25] * 4
         assert split.train.weights.sum() == pytest.approx(split.train.groups)

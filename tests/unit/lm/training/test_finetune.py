@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import conjure
+from conjure.cli.language_model.training_view import plan_lines
 from conjure.errors import CheckpointError, UsageError
 from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.model_resolver import resolve_model
@@ -261,14 +262,16 @@ def test_where_all_held_out_text_is_trained_on_nothing_is_measured(inputs, tmp_p
     assert report.held_out is None
 
 
-@pytest.mark.parametrize(("dedup", "tokens"), [("drop", 1), ("weight", 2)])
-def test_dedup(inputs, tmp_path, dedup, tokens):
+@pytest.mark.parametrize(("options", "tokens"), [({}, 1), ({"dedup": "keep"}, 2), ({"dedup": "weight"}, 2)])
+def test_dedup(inputs, tmp_path, options, tokens):
     lines = inputs[0].read_text().splitlines()
     twice = tmp_path / "twice.txt"
     twice.write_text("\n".join([*lines, *lines]))
     once, _ = tune(inputs, tmp_path / "once", epochs=1)
-    result, _ = tune((twice, inputs[1]), tmp_path / "tuned", epochs=1, dedup=dedup)
-    assert result.plan.train_tokens == tokens * once.plan.train_tokens
+    plan = tune((twice, inputs[1]), tmp_path / "tuned", epochs=1, **options)[0].plan
+    assert plan.train_tokens == tokens * once.plan.train_tokens
+    left_out = "--dedup drop" in next(line for line in plan_lines(plan) if line.startswith("Split"))
+    assert left_out == (plan.train_dropped > 0) == (tokens == 1)
 
 
 def test_the_held_out_loss_is_a_metric_logged_once_at_the_end(inputs, tmp_path, monkeypatch):
