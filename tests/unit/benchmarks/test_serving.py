@@ -1,6 +1,7 @@
 """What the client of the servers' benchmark makes of answers: the figures are for the machine to say."""
 
 import asyncio
+import itertools
 import importlib
 import json
 import math
@@ -156,13 +157,15 @@ def test_only_servers_of_this_machine_are_asked(benchmark, monkeypatch, url, cap
 
 
 @pytest.mark.parametrize(("status", "refused"), [(429, True), (200, False), (503, False)])
-def test_a_full_queue_is_refused_by_status_429(client, prompts, status, refused):
+def test_a_full_queue_is_refused_by_status_429(client, prompts, monkeypatch, status, refused):
+    monkeypatch.setattr(client, "LIMIT_S", 0.2)  # a server that refuses everybody never begins
     seconds = served(client, lambda asked: client.refusal_s(asked, prompts), status=status, tokens=2)
     assert math.isfinite(seconds) == refused
 
 
-def test_scoring_asks_for_every_text_in_batches_the_longest_first(client):
-    asked = []
+def test_scoring_asks_for_every_text_in_batches_the_longest_first(client, monkeypatch):
+    asked, ticks = [], itertools.count()
+    monkeypatch.setattr(client.time, "perf_counter", lambda: next(ticks) / 100)
 
     class Scorer:
         async def score(self, prompts):
@@ -170,6 +173,8 @@ def test_scoring_asks_for_every_text_in_batches_the_longest_first(client):
             asked.append([len(prompt) for prompt in prompts])
             return len(prompts)
 
-    assert asyncio.run(client.scoring_speed(Scorer(), ["a" * length for length in range(1, 20)])) > 0
+    speed = asyncio.run(client.scoring_speed(Scorer(), ["a" * length for length in range(1, 20)]))
+    seconds = (next(ticks) - 1) / 100
+    assert speed * seconds == pytest.approx(19)  # texts of all connections
     warm, *batches = asked
     assert (warm, batches) == ([3, 2, 1], [list(range(19, 11, -1)), list(range(11, 3, -1)), [3, 2, 1]])
