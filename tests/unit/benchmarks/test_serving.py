@@ -1,8 +1,8 @@
 """What the client of the servers' benchmark makes of answers: the figures are for the machine to say."""
 
 import asyncio
-import itertools
 import importlib
+import itertools
 import json
 import math
 import sys
