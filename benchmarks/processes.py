@@ -1,20 +1,22 @@
-"""Runs one worker as a process of its own, and tells how it went.
+"""Runs one worker as a process of its own, and tells how it went; and what all that start processes need.
 
-Main entries: `run`, `variables`. Invariant: a worker that fails, hangs or is killed gives a reason, never an
-exception from somewhere deep.
+Main entries: `run`, `variables`, `environment`. Invariant: a worker that fails, hangs or is killed gives a
+reason, never an exception from somewhere deep.
 """
 
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 _LIMIT_S = 900
-_REASON_CHARACTERS = 200
+REASON_CHARACTERS = 200
 
 
 class WorkerError(Exception):
@@ -49,13 +51,11 @@ def run(command: list[str], variables: dict[str, str], limit_s: float = _LIMIT_S
     Raises:
         WorkerError: It ended with anything but 0.
     """
-    # Modules are compiled once and kept, as they are for anybody who does not forbid it.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         started = time.perf_counter()
         process = subprocess.Popen(
             command,
-            env={**environment, **variables},
+            env=environment(variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -87,14 +87,28 @@ def run(command: list[str], variables: dict[str, str], limit_s: float = _LIMIT_S
 def _reason(code: int, errors: str, seconds: float, limit_s: float) -> str:
     if code == -signal.SIGKILL and seconds >= limit_s:
         return f"took over {limit_s:.0f} s"
-    last = last_line(errors)
+    last = last_line(errors)[:REASON_CHARACTERS]
     return f"{signal.Signals(-code).name}: {last}" if code < 0 else last
 
 
-def last_line(errors: str) -> str:
-    """What a program wrote last, in one line."""
-    lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    return lines[-1][:_REASON_CHARACTERS] if lines else "no message"
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for another one, with more variables."""
+    # Modules are compiled once and kept, as they are for anybody who does not forbid it.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **more}
 
 
 def variables(threads: int, home: Path) -> dict[str, str]:

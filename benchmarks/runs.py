@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from machine import facts
+from processes import environment
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.runs.artifacts.manifest import take_manifest
@@ -185,9 +186,7 @@ def _measured_conjure(folder: Path, **variables: str) -> tuple[Home, Callable[..
     folder.mkdir(exist_ok=True)
     repository = small_repository(folder / "repository")
     home = Home(folder / "home")
-    # It keeps bytecode of our modules, as installed ones do.
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    settings = kept | {HOME_VARIABLE: str(home.root)} | variables
+    settings = environment({HOME_VARIABLE: str(home.root), **variables})
 
     def conjure(*arguments: str) -> float:
         started = time.perf_counter()

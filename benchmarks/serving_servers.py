@@ -7,7 +7,6 @@ runs on when the benchmark ends; all have the same weights and the same number o
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import HERE, OURS, PEERS, gguf_file
-from processes import WorkerError, last_line, variables
+from processes import REASON_CHARACTERS, WorkerError, environment, free_port, last_line, variables
 from serving_client import Client
 
 SLOTS = 16
@@ -124,10 +123,10 @@ def _vllm(folder: Path) -> Server:
     words = [word for item in settings.items() for word in item]
     command = (str(VLLM), "-m", "vllm.entrypoints.openai.api_server", *words, "--no-enable-prefix-caching")
     # By itself it binds its threads to all cores but one, which on two cores leaves it one.
-    environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    environment |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(folder.parent / "home" / "vllm")}
+    settled = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    settled |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(folder.parent / "home" / "vllm")}
     missing = _why_missing(VLLM, VLLM_SKIPPED)
-    return Server("vLLM, bfloat16", command, _as_vllm("bench"), environment, missing=missing)
+    return Server("vLLM, bfloat16", command, _as_vllm("bench"), settled, missing=missing)
 
 
 def _why_missing(program: Path, skipped: Path) -> str | None:
@@ -155,13 +154,12 @@ def running(server: Server, threads: int, home: Path) -> Iterator[Running]:
     if server.url is not None:
         yield Running(Client(server.url, server.fields))
         return
-    port = _free_port()
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    port = free_port()
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
             [*server.command, "--host", "127.0.0.1", "--port", str(port)],
-            env={**environment, **variables(threads, home), **server.variables},
+            env=environment({**variables(threads, home), **server.variables}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -188,19 +186,13 @@ def _peak_bytes(process: int) -> int:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 def _wait_until_ready(client: Client, process: subprocess.Popen[bytes], output: Any, started: float) -> None:
     while not _is_ready(client):
         seconds = time.perf_counter() - started
         if process.poll() is not None or seconds > _READY_LIMIT_S:
             output.seek(0)
             words = f"not ready after {seconds:.0f} s"
-            raise WorkerError(f"{words}: {last_line(output.read())}")
+            raise WorkerError(f"{words}: {last_line(output.read())[:REASON_CHARACTERS]}")
         time.sleep(_PAUSE_S)
 
 

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import obstore  # noqa: E402 - tests/ is no package
 from machine import facts  # noqa: E402
+from processes import environment  # noqa: E402
 from runs import CONJURE, Row, ended_record, machine_line, own_package, small_repository, times  # noqa: E402
 
 from conjure.core.config import HEARTBEAT_EVERY_S  # noqa: E402
@@ -114,9 +115,7 @@ class Member:
         folder.mkdir(parents=True)
         self.home = Home(folder / "home")
         self.project = small_repository(folder / "repository")
-        # It keeps bytecode of our modules, as installed ones do.
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        self._variables = kept | {HOME_VARIABLE: str(self.home.root)}
+        self._variables = environment({HOME_VARIABLE: str(self.home.root)})
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command."""

@@ -16,10 +16,11 @@ from typing import Any
 
 from playwright.sync_api import Browser
 from playwright.sync_api import Error as BrowserError
+from processes import environment, free_port, last_line
 
 from web.browser import Visit
 from web.figures import VISITS, Figures
-from web.servers import Server, ToolError, call, environment, free_port, last_line
+from web.servers import Server, ToolError, call
 from web.tools import PEERS, WRITERS, Tool, Written
 
 _LIVE_LIMIT_S = 65.0  # some pages look for new points every 30 seconds

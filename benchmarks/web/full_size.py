@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from playwright.sync_api import Browser
+from processes import free_port
 
 from conjure.core.home import Home
 from conjure.runs.schema.run_folder import RunFolder
@@ -22,7 +23,7 @@ from conjure.web.rendering import assets
 from web.browser import Visit
 from web.figures import Row
 from web.homes import CURVES, METRICS, line, long_curves, long_log, many_runs, point
-from web.servers import Server, free_port
+from web.servers import Server
 
 _TRIES = 5
 _STARTS = 3

@@ -5,7 +5,6 @@ Main entries: `Server`, `call`. Invariant: after the end nothing of it runs.
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from processes import environment, last_line
 
 _LIMIT_S = 300.0
 _PATIENCE_S = 10.0
@@ -111,26 +112,6 @@ def call(command: Sequence[str], variables: Mapping[str, str], folder: Path) -> 
     if done.returncode:
         raise ToolError(last_line(done.stderr))
     return done.stdout
-
-
-def last_line(text: str) -> str:
-    """The last line that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
-
-
-def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment of what is started."""
-    # Modules are compiled once and kept, as they are for anybody who does not forbid it.
-    given = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**given, **variables}
 
 
 def _answers(port: int) -> bool:

@@ -1,16 +1,13 @@
 """What the client of the servers' benchmark makes of answers: the figures are for the machine to say."""
 
 import asyncio
-import importlib
 import itertools
 import json
 import math
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 FACTS = {
     "processor": "AMD EPYC",
     "cores": 2,
@@ -23,17 +20,6 @@ FACTS = {
     "versions": {"transformers": "5.0"},
     "load_average": 0.1,
 }
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    """Imports a module of benchmarks/ by name."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 @pytest.fixture

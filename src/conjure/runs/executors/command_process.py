@@ -259,6 +259,11 @@ class CommandProcess:
             send_to_all(self._descendants(), number)
 
 
+def exit_by_signal(code: int) -> Exit | None:
+    """The signal that ended a command, if the program that carried it out ended with 128 and that number."""
+    return Exit(signal=code - 128) if code - 128 in signal.valid_signals() else None
+
+
 def send_to_all(processes: list[Process], number: int) -> None:
     """Send a signal to each of the processes."""
     for process in processes:

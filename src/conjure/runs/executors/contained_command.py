@@ -16,7 +16,13 @@ from conjure.errors import BuildError
 from conjure.runs.environments.container_engine import ENGINE_ERROR, explain_failure
 from conjure.runs.environments.containers import OutputPipes, container_parent, exec_arguments
 from conjure.runs.executors.command import Exit, Job, NotStartedError
-from conjure.runs.executors.command_process import CommandProcess, open_process, send_to_all, usage_meter
+from conjure.runs.executors.command_process import (
+    CommandProcess,
+    exit_by_signal,
+    open_process,
+    send_to_all,
+    usage_meter,
+)
 from conjure.runs.host.process import Process, descendants, namespace_pids, process_group
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
@@ -102,9 +108,7 @@ class ContainedProcess(CommandProcess):
 
     def _exit_from(self, code: int) -> Exit:
         """How the command ended: the engine ends with its exit code, or with 128 and the signal's number."""
-        if code - 128 in signal.valid_signals():
-            return Exit(signal=code - 128)
-        return super()._exit_from(code)
+        return exit_by_signal(code) or super()._exit_from(code)
 
     def _descendants(self) -> list[Process]:
         """The processes in the container, but for the first, which is the engine's."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import (
     CommandProcess,
+    exit_by_signal,
     open_process,
     send_to_all,
     usage_meter,
@@ -89,9 +90,7 @@ class SandboxedProcess(CommandProcess):
         """How the command ended: bubblewrap ends with its exit code, or with 128 and the signal's number."""
         with os.fdopen(self._status, "rb") as pipe:
             self._was_started = b'"exit-code"' in (pipe.read() or b"")
-        if code - 128 in signal.valid_signals():
-            return Exit(signal=code - 128)
-        return super()._exit_from(code)
+        return exit_by_signal(code) or super()._exit_from(code)
 
     def _close(self) -> None:
         super()._close()
