@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define ABI_VERSION 6 /* library.py has the same: a library left over from other sources is not used */
+#define ABI_VERSION 7 /* library.py has the same: a library left over from other sources is not used */
 
 enum { SPINS = 4000 }; /* looks for the other threads before sleeping, some 50 microseconds */
 
@@ -58,12 +58,34 @@ static void barrier_wait(Barrier *barrier, int threads) {
 }
 #define BARRIER barrier_wait(job->barrier, threads);
 
+enum {
+    PIECES = 4,      /* of a thread's share; others take them over where another program keeps the thread back */
+    MOST_ITEMS = 16, /* in a piece */
+};
+
+/* Gives a thread the next of some items to work on: a piece of its own share or, where none is left, of another's.
+ * `taken` counts, for each thread's share, the pieces that somebody has begun. */
+INLINE bool next_piece(atomic_int *taken, int64_t items, int thread, int threads, Range *next) {
+    for (int turn = 0; turn < threads; turn++) {
+        int owner = (thread + turn) % threads;
+        Range share = range_of(items, owner, threads);
+        int64_t size = at_least(1, at_most(MOST_ITEMS, (share.to - share.from) / PIECES));
+        if (share.from + atomic_load_explicit(&taken[owner], memory_order_relaxed) * size >= share.to) continue;
+        int64_t from = share.from + atomic_fetch_add_explicit(&taken[owner], 1, memory_order_relaxed) * size;
+        if (from >= share.to) continue;
+        *next = (Range){from, at_most(from + size, share.to)};
+        return true;
+    }
+    return false;
+}
+
 /* ---- one forward pass ---- */
 
 typedef struct {
     const Model *model;
     const Call *call;
     Barrier *barrier;
+    atomic_int *taken;       /* (products and attentions, threads), see `next_piece` */
     int64_t *first_position; /* per row: where its new tokens lie in the arrays below; one more entry: how many in all */
     int64_t *work;           /* per row: what attention in the rows before it costs; one more entry: in all */
     float *residual;         /* (positions, channel_stride) */
@@ -195,11 +217,11 @@ INLINE Together queries_of(const Job *job, const Layer *layer, int64_t row, int6
     return these;
 }
 
-/* The thread's share of all heads of keys and values of all rows, row by row: shares cost about the same. */
-INLINE Range heads_of(const Job *job, int thread, int threads) {
+/* Some of `pieces` pieces of all heads of keys and values of all rows, row by row: pieces cost about the same. */
+INLINE Range heads_of(const Job *job, Range these, int64_t pieces) {
     int64_t heads = job->model->kv_heads, rows = job->call->rows, bounds[2];
     for (int side = 0; side < 2; side++) {
-        int64_t cost = job->work[rows] * (thread + side) / threads, row = 0;
+        int64_t cost = job->work[rows] * (side ? these.to : these.from) / pieces, row = 0;
         while (row < rows && job->work[row + 1] <= cost) row++;
         bounds[side] = row * heads;
         if (row < rows) bounds[side] += (cost - job->work[row]) * heads / (job->work[row + 1] - job->work[row]);
@@ -297,7 +319,9 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
     const bool alone = positions == 1;
     const bool sandwich = model->residual == SANDWICH, parallel = model->residual == PARALLEL;
     const Range mine = range_of(positions, thread, threads), prepared = alone ? (Range){0, 1} : mine;
-    const Range heads = heads_of(job, thread, threads);
+    const int64_t attentions = PIECES * threads;
+    atomic_int *taken = job->taken;
+    Range piece;
     const Activations activations = {
         (char *)job->activations.values + (alone ? thread * job->activations.stride * (format == INT8 ? 2 : 4) : 0),
         job->activations.scales + (alone ? thread : 0),
@@ -305,9 +329,11 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
     };
     float *scratch = job->scratch + thread * job->scratch_stride;
 #define BARRIER_IF_SHARED if (!alone) BARRIER
-#define PANELS(matrix) range_of(((matrix).out + PANEL - 1) / PANEL, thread, threads)
-#define MULTIPLY(matrix, how, y, stride) \
-    product(&(matrix), &activations, positions, NULL, PANELS(matrix), how, y, stride)
+#define IN_PIECES(items) for (; next_piece(taken, items, thread, threads, &piece);)
+#define PANELS(matrix) (((matrix).out + PANEL - 1) / PANEL)
+#define MULTIPLY(matrix, how, y, stride)                                                                \
+    IN_PIECES(PANELS(matrix)) product(&(matrix), &activations, positions, NULL, piece, how, y, stride); \
+    taken += threads
     for (int64_t row = 0; row < rows; row++) embed(job, row, mine, format);
     if (alone) BARRIER
     for (int64_t number = 0; number < model->layers; number++) {
@@ -316,14 +342,16 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
         BARRIER_IF_SHARED
         MULTIPLY(layer->qkv, SET, job->wide, job->wide_stride);
         BARRIER
-        attend(job, number, heads, scratch);
+        IN_PIECES(attentions) attend(job, number, heads_of(job, piece, attentions), scratch);
+        taken += threads;
         BARRIER
         prepare_mixed(job, prepared, &activations, format);
         BARRIER_IF_SHARED
-        if (sandwich || parallel)
+        if (sandwich || parallel) {
             MULTIPLY(layer->out, SET, job->branch, job->channel_stride);
-        else
+        } else {
             MULTIPLY(layer->out, ADD, job->residual, job->channel_stride);
+        }
         BARRIER
         if (sandwich) {
             add_branch(job, &layer->attention_post_norm, mine, scratch);
@@ -335,10 +363,11 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
         BARRIER
         prepare_inner(job, prepared, scratch, &activations, format);
         BARRIER_IF_SHARED
-        if (sandwich || parallel)
+        if (sandwich || parallel) {
             MULTIPLY(layer->down, parallel ? ADD : SET, job->branch, job->channel_stride);
-        else
+        } else {
             MULTIPLY(layer->down, ADD, job->residual, job->channel_stride);
+        }
         BARRIER
         if (sandwich || parallel) {
             add_branch(job, &layer->mlp_post_norm, mine, scratch);
@@ -348,10 +377,11 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
     if (!outputs) return;
     norm_outputs(job, range_of(outputs, thread, threads), scratch, format);
     BARRIER
-    product(&model->head, &job->activations, outputs, job->head_shift, PANELS(model->head), SET, job->call->logits,
-            model->vocab);
+    IN_PIECES(PANELS(model->head))
+        product(&model->head, &job->activations, outputs, job->head_shift, piece, SET, job->call->logits, model->vocab);
 #undef MULTIPLY
 #undef PANELS
+#undef IN_PIECES
 #undef BARRIER_IF_SHARED
 }
 
@@ -426,6 +456,9 @@ static void *arena_alloc(char **block, int64_t *used, int64_t bytes) {
     return piece;
 }
 
+/* Each layer has four products and attention; then there is the head. */
+static int64_t counters(const Job *job) { return (5 * job->model->layers + 1) * job->call->threads; }
+
 static int64_t lay_out(Job *job, char *block) {
     const Model *model = job->model;
     const Call *call = job->call;
@@ -439,6 +472,7 @@ static int64_t lay_out(Job *job, char *block) {
     job->rotation_stride = 2 * pairs;
     job->scratch_stride = round_up(at_least(at_least(C, model->inner), QUERIES * longest), LANES);
     job->activations.stride = round_up(at_least(at_least(C, mixed), model->inner), GROUP);
+    job->taken = arena_alloc(&block, &used, counters(job) * (int64_t)sizeof *job->taken);
     job->first_position = arena_alloc(&block, &used, (call->rows + 1) * 8);
     job->work = arena_alloc(&block, &used, (call->rows + 1) * 8);
     job->residual = arena_alloc(&block, &used, n * job->channel_stride * 4);
@@ -464,6 +498,7 @@ int32_t conjure_forward(const Model *model, const Call *call) {
     char *block = aligned_alloc(64, (size_t)lay_out(&job, NULL));
     if (!block) return NO_MEMORY;
     lay_out(&job, block);
+    memset(job.taken, 0, (size_t)counters(&job) * sizeof *job.taken);
     job.first_position[0] = job.work[0] = 0;
     for (int64_t row = 0; row < call->rows; row++) {
         int64_t tokens = call->tokens[row];

@@ -16,7 +16,7 @@ from conjure.errors import UsageError
 
 VARIABLE = "CONJURE_NATIVE"
 INSTRUCTIONS = ("portable", "avx2", "avx512vnni")  # each includes those before it; numbers.h numbers them so
-ABI_VERSION = 6  # as in forward.c
+ABI_VERSION = 7  # as in forward.c
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64
 
