@@ -27,6 +27,27 @@ INLINE float add_lanes(const Floats *x) {
     return parts[0];
 }
 
+#if defined(__clang__)
+#define SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SHUFFLE(x, y, ...) __builtin_shuffle(x, y, (Words){__VA_ARGS__})
+#endif
+
+/* The same sums, bit for bit, of four registers at once, which takes a third of the instructions. */
+INLINE void add_lanes_of_four(const Floats *x, float *sums) {
+#define LOW_HALVES 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define HIGH_HALVES 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+    Floats first = SHUFFLE(x[0], x[1], LOW_HALVES) + SHUFFLE(x[0], x[1], HIGH_HALVES);
+    Floats last = SHUFFLE(x[2], x[3], LOW_HALVES) + SHUFFLE(x[2], x[3], HIGH_HALVES);
+    Floats all = SHUFFLE(first, last, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                 SHUFFLE(first, last, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    all += SHUFFLE(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    all += SHUFFLE(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    for (int i = 0; i < 4; i++) sums[i] = all[4 * i];
+#undef LOW_HALVES
+#undef HIGH_HALVES
+}
+
 /* Asks for memory that will be read soon. Processors foresee one steady stream, but not its jumps; without this
  * a step of 16 rows takes half as long again. Beyond the end of an array it does nothing. */
 INLINE void fetch_ahead(const void *now, int64_t bytes) {

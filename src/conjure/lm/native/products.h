@@ -182,8 +182,10 @@ INLINE void multiply_tile(const Matrix *m, int64_t output, int outputs, const fl
             for (int o = 0; o < outputs; o++) part[r][o] += activations * weights[o];
         }
     }
-    for (int r = 0; r < rows; r++)
-        for (int o = 0; o < outputs; o++) sums[r][column + o] = add_lanes(&part[r][o]);
+    for (int r = 0; r < rows; r++) {
+        if (outputs == 4) add_lanes_of_four(part[r], &sums[r][column]);
+        else for (int o = 0; o < outputs; o++) sums[r][column + o] = add_lanes(&part[r][o]);
+    }
 }
 
 INLINE void multiply_floats(const Matrix *m, int64_t panel, const Activations *x, int64_t row, int rows,
