@@ -471,7 +471,8 @@ static int64_t lay_out(Job *job, char *block) {
     job->wide_stride = round_up(at_least(model->layer[0].qkv.out, up), PANEL);
     job->rotation_stride = 2 * pairs;
     job->scratch_stride = round_up(at_least(at_least(C, model->inner), QUERIES * longest), LANES);
-    job->activations.stride = round_up(at_least(at_least(C, mixed), model->inner), GROUP);
+    /* Were it a multiple of 4 kB, rows that are multiplied together would displace each other from the nearest cache. */
+    job->activations.stride = round_up(at_least(at_least(C, mixed), model->inner), GROUP) + LANES;
     job->taken = arena_alloc(&block, &used, counters(job) * (int64_t)sizeof *job->taken);
     job->first_position = arena_alloc(&block, &used, (call->rows + 1) * 8);
     job->work = arena_alloc(&block, &used, (call->rows + 1) * 8);

@@ -9,6 +9,8 @@
 
 #include "model.h"
 
+#include <stdbool.h>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -149,12 +151,12 @@ AVX512_TARGET INLINE void int8_avx512vnni(const Matrix *m, int64_t panel, const 
 }
 #endif
 
-/* Weights of one output from input k on; zeros after the last. */
-INLINE void load_weights(Floats *to, const Matrix *m, int64_t output, int64_t k, Format format) {
+/* Weights of one output from input k on; after the last input, where there are not `whole` lanes of them, zeros. */
+INLINE void load_weights(Floats *to, const Matrix *m, int64_t output, int64_t k, bool whole, Format format) {
     int64_t at = output * m->in + k, left = m->in - k;
     const float *floats = (const float *)m->weights + at;
     const bfloat16 *halves = (const bfloat16 *)m->weights + at;
-    if (left >= LANES) {
+    if (whole) {
         format == FLOAT32 ? load_lanes(to, floats) : widen_lanes(to, halves);
         return;
     }
@@ -163,28 +165,37 @@ INLINE void load_weights(Floats *to, const Matrix *m, int64_t output, int64_t k,
     load_lanes(to, rest);
 }
 
-/* A tile of outputs x rows, whose sums stay in registers. */
-INLINE void multiply_tile(const Matrix *m, int64_t output, int outputs, const float *x, int64_t stride, int rows,
-                          Format format, float sums[][PANEL], int64_t column) {
+/* Outputs x rows that are computed together. */
+typedef Floats Tile[MAX_ROWS][MAX_TILE];
+
+INLINE void multiply_lanes(const Matrix *m, int64_t output, int outputs, const float *x, int64_t stride, int rows,
+                           int64_t k, bool whole, Format format, Tile parts) {
     int64_t ahead = outputs * m->in * (format == FLOAT32 ? 4 : 2); /* the next tile */
-    Floats part[MAX_ROWS][MAX_TILE];
-    for (int r = 0; r < rows; r++)
-        for (int o = 0; o < outputs; o++) part[r][o] = (Floats){0};
-    for (int64_t k = 0; k < m->in; k += LANES) {
-        Floats weights[MAX_TILE];
-        for (int o = 0; o < outputs; o++) {
-            load_weights(&weights[o], m, output + o, k, format);
-            fetch_ahead((const char *)m->weights + ((output + o) * m->in + k) * (format == FLOAT32 ? 4 : 2), ahead);
-        }
-        for (int r = 0; r < rows; r++) {
-            Floats activations;
-            load_lanes(&activations, x + r * stride + k);
-            for (int o = 0; o < outputs; o++) part[r][o] += activations * weights[o];
-        }
+    Floats weights[MAX_TILE];
+    for (int o = 0; o < outputs; o++) {
+        load_weights(&weights[o], m, output + o, k, whole, format);
+        fetch_ahead((const char *)m->weights + ((output + o) * m->in + k) * (format == FLOAT32 ? 4 : 2), ahead);
     }
     for (int r = 0; r < rows; r++) {
-        if (outputs == 4) add_lanes_of_four(part[r], &sums[r][column]);
-        else for (int o = 0; o < outputs; o++) sums[r][column + o] = add_lanes(&part[r][o]);
+        Floats activations;
+        load_lanes(&activations, x + r * stride + k);
+        for (int o = 0; o < outputs; o++) parts[r][o] += activations * weights[o];
+    }
+}
+
+/* A tile's sums stay in registers. */
+INLINE void multiply_tile(const Matrix *m, int64_t output, int outputs, const float *x, int64_t stride, int rows,
+                          Format format, float sums[][PANEL], int64_t column) {
+    int64_t k = 0;
+    Tile parts;
+    for (int r = 0; r < rows; r++)
+        for (int o = 0; o < outputs; o++) parts[r][o] = (Floats){0};
+    for (; k + LANES <= m->in; k += LANES)
+        multiply_lanes(m, output, outputs, x, stride, rows, k, true, format, parts);
+    if (k < m->in) multiply_lanes(m, output, outputs, x, stride, rows, k, false, format, parts);
+    for (int r = 0; r < rows; r++) {
+        if (outputs == 4) add_lanes_of_four(parts[r], &sums[r][column]);
+        else for (int o = 0; o < outputs; o++) sums[r][column + o] = add_lanes(&parts[r][o]);
     }
 }
 
