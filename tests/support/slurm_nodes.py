@@ -14,12 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.runs.host.process import Process, with_variables
+from conjure.python_api import Run
+from conjure.runs.host.process import Process, descendants, with_variables
+from support.casting import supervisor_of
 from support.ray_nodes import free_ports
 
 _PATIENCE_S = 60.0
@@ -38,8 +40,6 @@ StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmctldLogFile={folder}/log
-SlurmdLogFile={folder}/log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -50,9 +50,10 @@ SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=100
 GresTypes=gpu
 ReturnToService=2
-SlurmdTimeout=6
+SlurmdTimeout=3
+MessageTimeout=2
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=0
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
 NodeName=a NodeHostname={host} NodeAddr=127.0.0.1 Port={port_a} CPUs=1 RealMemory=2000
 NodeName=b NodeHostname={host} NodeAddr=127.0.0.1 Port={port_b} CPUs=2 RealMemory=2000 Gres=gpu:2
 PartitionName=main Nodes=ALL Default=YES
@@ -76,7 +77,7 @@ class SlurmNodes:
         heartbeat_s: Seconds between the heartbeats of runs there, for who sets up its homes.
     """
 
-    cores = 3  # a has one, b has two
+    token = "hunter2-of-the-cluster"  # in the account's variables on this machine
 
     def __init__(self, folder: Path, variables: Mapping[str, str], heartbeat_s: float) -> None:
         self.heartbeat_s = heartbeat_s
@@ -117,7 +118,7 @@ class SlurmNodes:
         places = {"port": port, "port_a": port_a, "port_b": port_b, "folder": self._folder}
         host, user = socket.gethostname().partition(".")[0], os.getuid()
         self._conf.write_text(_CONFIGURATION.format(host=host, user=user, **places))
-        (self._folder / "gres.conf").write_text("NodeName=b Name=gpu Count=2\n")
+        (self._folder / "gres.conf").write_text("NodeName=b Name=gpu File=/dev/null,/dev/zero\n")
         for each in ("state", "spool-a", "spool-b"):
             (self._folder / each).mkdir()
         key = self._folder / "munge.key"
@@ -134,29 +135,29 @@ class SlurmNodes:
         self._daemon("munged", "--force", "--foreground", *places)
         _wait(lambda: (self._folder / "munge.socket").exists(), self._log)
         self.start_controller()
-        self.head, self.worker = self._start_node("a"), self._start_node("b")
+        self.nodes = [self._start_node("a"), self._start_node("b")]
         self.wait_for_nodes(2)
 
     def start_controller(self) -> None:
         """Start it, the first time or again; nothing waits until it answers."""
         self._controller = self._daemon("slurmctld", "-D", "-f", str(self._conf))
 
-    def kill_controller(self) -> None:
-        """SIGKILL to it: its state is on the disk."""
-        self._controller.kill()
+    def end_controller(self) -> None:
+        """SIGTERM to it, for it writes down every five seconds only which jobs there are."""
+        self._controller.terminate()
         self._controller.wait()
 
-    @contextmanager
-    def without_head(self) -> Iterator[None]:
-        """No controller while the block lasts."""
-        self.kill_controller()
-        yield
-        self.start_controller()
+    @property
+    def worker(self) -> SlurmNode:
+        """The larger node."""
+        return self.nodes[1]
 
     def _start_node(self, name: str) -> SlurmNode:
         self._homes += 1
         home = self._folder / f"home-{self._homes}"  # a new one knows nothing of whose place it takes
         variables = {**self._variables, HOME_VARIABLE: str(home), "PATH": _path()}
+        if "PYTHONPATH" in os.environ:  # the conjure under test may be there
+            variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
         profile = self._folder / f"profile-{name}"
         profile.touch(mode=0o600)
@@ -184,27 +185,22 @@ class SlurmNodes:
     @property
     def homes(self) -> list[Home]:
         """Conjure's home on each node."""
-        return [self.head.home, self.worker.home]
+        return [node.home for node in self.nodes]
 
-    def lose_worker(self) -> None:
-        """SIGKILL to all of conjure's larger node, at one stroke: its daemon, its jobs and their runs."""
-        lost = [each.pid for each in [*self._steps(), *with_variables([self._of_home(self.worker.home)])]]
-        for pid in lost:  # halted first, so that none can do anything about the others' end
-            os.kill(pid, signal.SIGSTOP)
-        self.worker.process.kill()
-        self.worker.process.wait()
-        for pid in lost:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def lose(self, node: SlurmNode, run: Run) -> None:
+        """SIGKILL to a node with the only run that is there, at one stroke."""
+        supervisor = supervisor_of(run)
+        lost = [supervisor.parent, supervisor.pid, *(each.pid for each in descendants(supervisor.pid))]
+        lost += [each.pid for each in self._steps()]
+        _send(lost, signal.SIGSTOP)  # first, so that none can do anything about the others' end
+        node.process.kill()
+        node.process.wait()
+        _send(lost, signal.SIGKILL)
 
-    def replace_worker(self) -> None:
-        """Another node in the place of the larger one."""
-        self.worker = self._start_node("b")
+    def replace(self, node: SlurmNode) -> None:
+        """Another node in the place of one that was lost."""
+        self.nodes[self.nodes.index(node)] = self._start_node(node.name)
         self.wait_for_nodes(2)
-
-    @staticmethod
-    def _of_home(home: Home) -> bytes:
-        return f"{HOME_VARIABLE}={home.root}".encode()
 
     def _steps(self) -> list[Process]:
         own = with_variables([f"{_CONF}={self._conf}".encode()])
@@ -240,9 +236,7 @@ class SlurmNodes:
         return (self._folder / "log").read_text()[-3000:]
 
     def _end(self) -> None:
-        for step in self._steps():
-            with suppress(ProcessLookupError):
-                os.kill(step.pid, signal.SIGKILL)
+        _send([step.pid for step in self._steps()], signal.SIGKILL)
         for daemon in reversed(self._daemons):
             daemon.kill()
             daemon.wait()
@@ -253,7 +247,13 @@ def _path() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/sbin"])
 
 
-def _wait(is_so, log) -> None:
+def _send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # one may be done, or have ended with another
+            os.kill(pid, number)
+
+
+def _wait(is_so: Callable[[], bool], log: Callable[[], str]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while not is_so():
         assert time.monotonic() < deadline, log()
