@@ -100,34 +100,39 @@ class SlurmCluster(Cluster):
             f"--signal=B:TERM@{_BEFORE_TIME_LIMIT_S}",
         )
         text = "\n".join(["#!/bin/bash", settings.setup, script, ""])
-        try:
-            self._ask("sbatch", *given, *own, *more, script=text)
-        except UnreachableError as error:  # it may be a refusal: what answers for jobs and nodes is there
-            raise ExecutorError(str(error)) from error
+        done = self._call("sbatch", *given, *own, *more, script=text)
+        if done.returncode:  # it answered for jobs and nodes just now
+            raise ExecutorError(f"executor {settings.name} refuses: {_last_line(done)}")
 
     def _rows(self, program: str, fields: tuple[str, ...], *options: str) -> list[list[str]]:
         form = ",".join(f"{field}:|" for field in fields)
         text = self._ask(program, "--noheader", *options, f"--Format={form}")
         return [line.removesuffix("|").split("|") for line in text.splitlines()]
 
-    def _ask(self, *command: str, script: str | None = None) -> str:
+    def _ask(self, *command: str) -> str:
+        done = self._call(*command)
+        if done.returncode:
+            raise self._unreachable(_last_line(done))
+        return done.stdout
+
+    def _call(self, *command: str, script: str = "") -> subprocess.CompletedProcess[str]:
         # Where conjure itself was started in a job, that job's variables are not for another one.
         own = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith("SLURM_")}
         try:
-            done = subprocess.run(
-                command, input=script or "", capture_output=True, text=True, env=own, timeout=_TIMEOUT_S
+            return subprocess.run(
+                command, input=script, capture_output=True, text=True, env=own, timeout=_TIMEOUT_S
             )
         except FileNotFoundError:
             raise self._unreachable(f"`{command[0]}` is not on the PATH of this machine") from None
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             raise self._unreachable(str(error)) from error
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit {done.returncode}"]
-            raise self._unreachable(said[-1][:500])
-        return done.stdout
 
     def _unreachable(self, reason: str) -> UnreachableError:
         return UnreachableError(f"executor {self._settings.name} cannot be reached: {reason}")
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:500]
 
 
 def _gpus(resources: str) -> float:

@@ -78,7 +78,9 @@ def test_a_refusal_leaves_the_run_waiting(programs, store, executor, monkeypatch
     (refusing / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: no such account' >&2; exit 1\n")
     (refusing / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(refusing), prepend=os.pathsep)
-    with pytest.raises(ExecutorError, match="no such account") as refused:
+    with pytest.raises(
+        ExecutorError, match="executor gpu refuses: sbatch: error: no such account"
+    ) as refused:
         executor.submit_waiting(store)
     assert not isinstance(refused.value, UnreachableError)
     assert poll_clusters(store, [executor])
