@@ -46,7 +46,7 @@ class SlurmCluster(Cluster):
     has_queue = True
     look_every_s = 5.0  # a controller answers to everybody
     account = "your account"
-    path = "the PATH of jobs"
+    path = "the PATH of jobs; `setup` in config.toml can put it there"
 
     def nodes(self) -> list[ClusterNode]:
         """The nodes of the partition that can take jobs, with what they have."""

@@ -1,13 +1,18 @@
 """What Slurm is told of a run, and what its answers mean."""
 
+import json
 import os
+from importlib.metadata import version
 
 import pytest
 
+from conjure.core.team_settings import TeamSettings
 from conjure.errors import ExecutorError
 from conjure.runs.database.base import STOP
+from conjure.runs.database.open_database import share
+from conjure.runs.executors import cluster_check
 from conjure.runs.executors.cluster import NOTHING, Amounts, JobState, UnreachableError
-from conjure.runs.executors.cluster_check import survey
+from conjure.runs.executors.cluster_check import check_nodes, survey
 from conjure.runs.executors.cluster_executor import ClusterExecutor
 from conjure.runs.executors.slurm import SlurmCluster
 from conjure.runs.lifecycle.dispatcher import poll_clusters
@@ -106,6 +111,33 @@ def test_what_a_cluster_has(programs):
         "executor gpu cannot be reached: sinfo: error: Unable to contact slurm controller (connect failure)"
     )
     assert survey(programs.settings()).fault == said
+
+
+def check(home):
+    home.create()
+    home.config_file.write_text('[executors.gpu]\nkind = "slurm"\n')
+    share(home, TeamSettings("postgresql://nobody@/none", "file:///none", "ada@host/1"))
+    return check_nodes(home, "gpu")
+
+
+def test_a_check_tells_what_is_missing(programs, home):
+    programs.set(becomes={"State": "FAILED", "exit_code": 127 << 8})
+    said = "on node a `conjure` is not on the PATH of jobs; `setup` in config.toml can put it there"
+    assert check(home) == (1, [said])
+    (job,) = programs.jobs.values()
+    assert {"--nodelist=a", "--mem=256M", "--cpus-per-task=1"} < set(job["options"])
+
+
+def test_a_check_finds_what_its_job_left_with_the_controller(programs, home):
+    told = {"version": version("conjure"), "joined": True, "uv": "", "store": "its name is a|b"}
+    programs.set(becomes={"State": "COMPLETED", "Comment": json.dumps(told)})
+    assert check(home) == (1, ["on node a its name is a|b"])
+
+
+def test_a_check_that_waits_for_too_long_is_taken_back(programs, home, monkeypatch):
+    monkeypatch.setattr(cluster_check, "_PATIENCE_S", 1.0)
+    assert check(home) == (1, ["on node a a job did not finish within 1 s"])
+    assert [job["State"] for job in programs.jobs.values()] == ["CANCELLED"]
 
 
 def test_a_machine_without_slurm_is_told(programs, monkeypatch):
