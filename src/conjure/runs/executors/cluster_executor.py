@@ -122,11 +122,8 @@ class ClusterExecutor(Executor):
             return SupervisorState.UNKNOWN
         if not jobs:
             return SupervisorState.UNKNOWN  # a head that was restarted remembers none
-        return (
-            SupervisorState.GONE
-            if all(job.state is JobState.OVER for job in jobs)
-            else SupervisorState.STARTED
-        )
+        are_over = all(job.state is JobState.OVER for job in jobs)
+        return SupervisorState.GONE if are_over else SupervisorState.STARTED
 
     def end(self, number: int) -> None:
         """Take back what waits in the cluster's own queue, so that it is in nobody's way.
@@ -172,7 +169,8 @@ class ClusterExecutor(Executor):
             own = self.jobs_of(claim.number, attempt, jobs)
             handed = [job for job in own if job.state is not JobState.OVER]
             if handed:
-                if handed[0].state is JobState.PENDING and not _take(free, amounts_of(claim.needs)):
+                is_pending = handed[0].state is JobState.PENDING
+                if is_pending and not _take(free, amounts_of(claim.needs)) and self.cluster.has_queue:
                     break  # it waits for room there
             elif len(own) >= _MOST_JOBS or sum(job.exit_code is not None for job in own) >= _MOST_STARTS:
                 hopeless.append(claim.number)

@@ -1,7 +1,7 @@
 """A Slurm cluster, by its own programs: sbatch, squeue, sinfo and scancel, on the PATH of this machine.
 
 Main entry: `SlurmCluster`. Invariant: a job has the environment of its account on the node and nothing of
-this machine's. Formats are asked for field by field, which are the same in all versions of Slurm.
+this machine's. Programs are asked field by field: their JSON changes more from version to version.
 """
 
 import math
@@ -21,6 +21,7 @@ from conjure.runs.executors.cluster import (
 )
 
 _TIMEOUT_S = 30.0
+_CONF = "SLURM_CONF"
 _MEBIBYTE = 1 << 20
 # A run has 30 s to end and some more to save; Slurm may be a minute early.
 _BEFORE_TIME_LIMIT_S = 120
@@ -117,7 +118,9 @@ class SlurmCluster(Cluster):
 
     def _call(self, *command: str, script: str = "") -> subprocess.CompletedProcess[str]:
         # Where conjure itself was started in a job, that job's variables are not for another one.
-        own = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith("SLURM_")}
+        own = {
+            name: os.environ[name] for name in os.environ if name == _CONF or not name.startswith("SLURM_")
+        }
         try:
             return subprocess.run(
                 command, input=script, capture_output=True, text=True, env=own, timeout=_TIMEOUT_S
