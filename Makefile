@@ -68,14 +68,16 @@ test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from
 test-story: setup  ## the whole of `conjure demo`, and what it tells
 	$(BIN)/pytest -n 0 --timeout 900 tests/story
 
-test-cluster: setup  ## a real PostgreSQL (Debian's, installed if it is missing), S3, Azure's emulator, a Ray cluster
-	scripts/install-programs initdb=postgresql openssl=openssl
+CLUSTER_PROGRAMS := initdb=postgresql openssl=openssl slurmctld=slurmctld slurmd=slurmd sbatch=slurm-client munged=munge
+
+test-cluster: setup  ## a real PostgreSQL and Slurm (Debian's, installed if missing), S3, Azure's emulator, Ray
+	scripts/install-programs $(CLUSTER_PROGRAMS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	scripts/install-azurite
 	$(BIN)/pytest tests/cluster
 
 soak-cluster: setup  ## the same at real lease times: 300 random kills, outages of a minute; some hours
-	scripts/install-programs initdb=postgresql openssl=openssl
+	scripts/install-programs $(CLUSTER_PROGRAMS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	scripts/install-azurite
 	$(BIN)/pytest -n 0 --soak --timeout 14400 tests/cluster

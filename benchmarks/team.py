@@ -40,8 +40,8 @@ from conjure.runs.artifacts.availability import shared_files  # noqa: E402
 from conjure.runs.artifacts.manifest import Manifest  # noqa: E402
 from conjure.runs.database.open_database import open_database  # noqa: E402
 from conjure.runs.database.postgres import PostgresDatabase  # noqa: E402
-from conjure.runs.executors.ray import RayExecutor  # noqa: E402
-from conjure.runs.executors.ray_cluster import Amounts  # noqa: E402
+from conjure.runs.executors.cluster import Amounts, JobState  # noqa: E402
+from conjure.runs.executors.cluster_executor import ClusterExecutor  # noqa: E402
 from conjure.runs.host.process import descendants  # noqa: E402
 from conjure.runs.lifecycle.heartbeat import Heartbeat  # noqa: E402
 from conjure.runs.maintenance.team import join  # noqa: E402
@@ -404,7 +404,7 @@ def _ray(setup: Setup, s3: S3Server) -> Iterator[Row]:
         assert team is not None
         for node in nodes.homes:
             join(node.named(team.identity), team.database)
-        executor = RayExecutor.named(ada.home, "gpu")
+        executor = ClusterExecutor.named(ada.home, "gpu")
         rounds = [_ray_round(ada, executor, number) for number in range(setup.repeats + 1)][1:]
     yield Row("Ray's own start of a job, until it runs", "", tuple(each.job_start_s for each in rounds))
     yield Row("Ray's own job of `true`, until Ray says that it is over", "", tuple(e.job_s for e in rounds))
@@ -430,7 +430,7 @@ class _RayRound:
     layered_build_s: float
 
 
-def _ray_round(member: Member, executor: RayExecutor, number: int) -> _RayRound:
+def _ray_round(member: Member, executor: ClusterExecutor, number: int) -> _RayRound:
     _wait_until_idle(executor)
     start_s, job_s = _own_job(executor, f"own-{number}")
     run_s = member.time("run", "--on", "gpu", "true")
@@ -445,21 +445,21 @@ def _building_s(member: Member, *options: str) -> float:
     return record.facts.entered[RunStatus.MOUNTING] - record.facts.entered[RunStatus.BUILDING]
 
 
-def _wait_until_idle(executor: RayExecutor) -> None:
+def _wait_until_idle(executor: ClusterExecutor) -> None:
     while any(node.free.cpus < node.total.cpus for node in executor.cluster.nodes()):
         time.sleep(_POLL_S)
 
 
-def _own_job(executor: RayExecutor, name: str) -> tuple[float, float]:
+def _own_job(executor: ClusterExecutor, name: str) -> tuple[float, float]:
     """How long a job of `true` takes to start, and until it is over, asked for as conjure does."""
     started, start_s = time.perf_counter(), None
     executor.cluster.submit(name, "true", Amounts(cpus=1.0))
     while True:
         (job,) = [each for each in executor.cluster.jobs() if each.id == name]
         passed_s = time.perf_counter() - started
-        if start_s is None and job.status != "PENDING":
+        if start_s is None and job.state is not JobState.PENDING:
             start_s = passed_s
-        if start_s is not None and job.is_over:
+        if start_s is not None and job.state is JobState.OVER:
             return start_s, passed_s
         time.sleep(_POLL_S)
 

@@ -9,7 +9,12 @@ from support.azure_server import AzureServer
 from support.postgres_server import PostgresServer
 from support.s3_server import S3Server
 
-pytest.register_assert_rewrite("support.database_contract", "support.object_contract", "support.team_members")
+pytest.register_assert_rewrite(
+    "support.cluster_contract",
+    "support.database_contract",
+    "support.object_contract",
+    "support.team_members",
+)
 
 
 @dataclass(frozen=True)
@@ -18,13 +23,13 @@ class Extent:
 
     Attributes:
         rounds: Of 20 random SIGKILLs each.
-        cluster_losses: Random losses on the Ray cluster.
+        cluster_losses: Random losses on a cluster.
         runs_at_once: Runs that two homes start at the same time.
         operations: Commands of each of two machines on the same runs, at the same time.
         restarts: Restarts of the database while runs start.
         heartbeat_s: Seconds between heartbeats; all other times follow from it.
         short_heartbeat_s: The same where a take-over is waited for.
-        cluster_heartbeat_s: The same for runs on the Ray cluster.
+        cluster_heartbeat_s: The same for runs on a cluster.
     """
 
     rounds: int

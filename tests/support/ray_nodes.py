@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.runs.host.process import Process, descendants, find_process
@@ -93,6 +94,8 @@ class RayNodes:
         heartbeat_s: Seconds between the heartbeats of runs there, for who sets up its homes.
     """
 
+    token = "hunter2-of-the-cluster"
+
     def __init__(self, folder: Path, variables: Mapping[str, str], heartbeat_s: float) -> None:
         self.heartbeat_s = heartbeat_s
         self._folder = folder
@@ -140,6 +143,35 @@ class RayNodes:
         self.add_node()
         self.wait_for_nodes(2)
 
+    def definition(self, folder: Path) -> str:
+        """How a configuration describes it.
+
+        Args:
+            folder: For the token, which this cluster does not look at.
+        """
+        file = folder / "token"
+        file.write_text(self.token)
+        return f'kind = "ray"\naddress = "{self.address}"\ntoken_file = "{file}"\n'
+
+    def occupy(self, cores: int, until: Path) -> None:
+        """Have jobs of somebody else's use so many cores, until there is that file."""
+        for place in range(cores):
+            body = {
+                "submission_id": f"other-{until.parent.name}-{place}",
+                "entrypoint": f"while [ ! -e {until} ]; do sleep 0.1; done",
+                "entrypoint_num_cpus": 1,
+            }
+            self.ask("/api/jobs/", body)
+
+    def tell_all(self, job: str) -> str:
+        """All that the cluster tells of a job."""
+        jobs = [each for each in self.ask("/api/jobs/") if each["submission_id"] == job]
+        return json.dumps([jobs, self.ask(f"/api/jobs/{job}/logs")])
+
+    def stop_job(self, job: str) -> None:
+        """End a job as its user would."""
+        self.ask(f"/api/jobs/{job}/stop", {})
+
     def _start(self, arguments: list[str]) -> RayNode:
         home = self._folder / f"node-{len(self._nodes)}"  # a new one knows nothing of whose place it takes
         node = RayNode(arguments, self._folder, home, self._variables)
@@ -165,9 +197,11 @@ class RayNodes:
         except (OSError, KeyError, TypeError):
             return None
 
-    def ask(self, path: str) -> object:
-        """What the cluster answers."""
-        with urllib.request.urlopen(f"{self.address}{path}", timeout=30) as answer:
+    def ask(self, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """What the cluster answers: to a POST, where there is a body."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.address}{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())
 
 

@@ -45,8 +45,27 @@ class RayRest:
         """How a configuration names it."""
         return ExecutorSettings("gpu", "ray", self.address, **given)
 
-    def end(self, job: str, status: str, exit_code: int | None = None, message: str = "") -> None:
-        """Let a job end so."""
+    def set(self, *, is_up: bool) -> None:
+        """Let it answer, or not."""
+        self.is_up = is_up
+
+    def begin(self, job: str) -> None:
+        """Let a job run."""
+        self._change(job, "RUNNING")
+
+    def complete(self, job: str) -> None:
+        """Let a job end well."""
+        self._change(job, "SUCCEEDED", 0)
+
+    def fail(self, job: str, exit_code: int, message: str = "") -> None:
+        """Let a job end so by itself."""
+        self._change(job, "FAILED", exit_code, message)
+
+    def lose(self, job: str) -> None:
+        """Let a job be lost with its node."""
+        self._change(job, "FAILED", message="the node died")
+
+    def _change(self, job: str, status: str, exit_code: int | None = None, message: str = "") -> None:
         self.jobs[job] |= {"status": status, "driver_exit_code": exit_code, "message": message}
 
     def answer(self, method: str, path: str, body: dict[str, object] | None) -> tuple[int, object]:

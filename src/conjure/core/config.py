@@ -37,7 +37,10 @@ _HEADING = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(#.*)?")
 
 _EXECUTORS = "executors"
 _EXECUTOR_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
-_EXECUTOR_KINDS = ("ray",)
+_EXECUTOR_KEYS = {
+    "ray": ("kind", "address", "token_file"),
+    "slurm": ("kind", "partition", "options", "setup"),
+}
 _RESERVED = ("local",)
 
 
@@ -352,15 +355,21 @@ class ExecutorSettings:
 
     Attributes:
         name: What it is called with ``--on``.
-        kind: ``ray``.
-        address: Of its REST interface, without a slash at the end.
-        token_file: Of a file with the token that it wants to see, or None.
+        kind: ``ray`` or ``slurm``.
+        address: For Ray, of its REST interface, without a slash at the end.
+        token_file: For Ray, of a file with the token that it wants to see, or None.
+        partition: For Slurm, where jobs go, or None for the default one.
+        options: For Slurm, of sbatch, beside those that conjure sets.
+        setup: For Slurm, lines for the shell that come before conjure in a job.
     """
 
     name: str
     kind: str
-    address: str
+    address: str = ""
     token_file: Path | None = None
+    partition: str | None = None
+    options: tuple[str, ...] = ()
+    setup: str = ""
 
     def token(self) -> str | None:
         """The token, read each time, for it may be renewed.
@@ -399,19 +408,35 @@ def _executor(name: str, table: object, where: str) -> ExecutorSettings:
         raise UsageError(f"{where}: {name!r} cannot be a name: use a-z, 0-9 and -, and not {_RESERVED[0]}")
     if not isinstance(table, dict):
         raise UsageError(f"{where} must be a table")
-    unknown = sorted(table.keys() - {"kind", "address", "token_file"})
+    kind = table.get("kind")
+    if kind not in _EXECUTOR_KEYS:
+        raise UsageError(f"{where}: kind cannot be {kind!r}; allowed: {', '.join(_EXECUTOR_KEYS)}")
+    allowed = _EXECUTOR_KEYS[kind]
+    unknown = sorted(table.keys() - set(allowed))
     if unknown:
-        raise UsageError(f"{where}: there is no {unknown[0]!r}; allowed: kind, address, token_file")
-    kind, address = table.get("kind"), str(table.get("address", ""))
-    if kind not in _EXECUTOR_KINDS:
-        raise UsageError(f"{where}: kind cannot be {kind!r}; allowed: {', '.join(_EXECUTOR_KINDS)}")
+        raise UsageError(f"{where}: there is no {unknown[0]!r}; allowed: {', '.join(allowed)}")
+    return _slurm(name, table, where) if kind == "slurm" else _ray(name, table, where)
+
+
+def _ray(name: str, table: dict[str, Any], where: str) -> ExecutorSettings:
+    address = str(table.get("address", ""))
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.password or parts.username:
         raise UsageError(f"{where}: address must be one such as http://head:8265, without a password")
     file = table.get("token_file")
     return ExecutorSettings(
-        name, str(kind), address.rstrip("/"), None if file is None else Path(str(file)).expanduser()
+        name, "ray", address.rstrip("/"), None if file is None else Path(str(file)).expanduser()
     )
+
+
+def _slurm(name: str, table: dict[str, Any], where: str) -> ExecutorSettings:
+    partition, options, setup = (table.get(key) for key in ("partition", "options", "setup"))
+    if not (partition is None or isinstance(partition, str)) or not (setup is None or isinstance(setup, str)):
+        raise UsageError(f"{where}: partition and setup must be texts")
+    given = [] if options is None else options
+    if not isinstance(given, list) or not all(isinstance(each, str) and each[:1] == "-" for each in given):
+        raise UsageError(f'{where}: options must be a list of options of sbatch, such as ["--time=12:00:00"]')
+    return ExecutorSettings(name, "slurm", partition=partition, options=tuple(given), setup=setup or "")
 
 
 # ---- writing -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import tomllib
 import pytest
 
 from conjure.core.config import (
+    ExecutorSettings,
     configured_project,
     find_project_file,
     heartbeat_interval_s,
@@ -216,6 +217,15 @@ def test_executors_are_defined_by_the_user(home, project):
     assert set(read_executors(home)) == {"gpu"}
 
 
+def test_a_slurm_cluster_is_described_by_options_of_sbatch(home):
+    home.config_file.write_text('[executors.a]\nkind = "slurm"\n')
+    assert read_executors(home)["a"] == ExecutorSettings("a", "slurm")
+    given = 'partition = "gpu"\noptions = ["--account=lm"]\nsetup = "module load uv"\n'
+    home.config_file.write_text(f'[executors.a]\nkind = "slurm"\n{given}')
+    settings = ExecutorSettings("a", "slurm", "", None, "gpu", ("--account=lm",), "module load uv")
+    assert read_executors(home) == {"a": settings}
+
+
 def test_a_project_cannot_set_the_heartbeat(home, project):
     home.config_file.write_text("[team]\nheartbeat = 2\n")
     assert heartbeat_interval_s(home) == 2.0
@@ -240,11 +250,18 @@ def test_a_project_cannot_define_executors(home, project):
         ("executors = 1", "executors must be tables"),
         ("[executors]\nlocal = {}", "'local' cannot be a name"),
         ('[executors."A b"]', "'A b' cannot be a name"),
-        ('[executors.x]\nkind = "slurm"', "kind cannot be 'slurm'; allowed: ray"),
+        ('[executors.x]\nkind = "sge"', "kind cannot be 'sge'; allowed: ray, slurm"),
         ('[executors.x]\nkind = "ray"', "address must be one such as http://head:8265"),
         ('[executors.x]\nkind = "ray"\naddress = "file:///x"', "address must be one such as"),
         ('[executors.x]\nkind = "ray"\naddress = "http://me:word@head:1"', "without a password"),
         ('[executors.x]\nkind = "ray"\ntoken = "word"', "there is no 'token'; allowed: kind, address"),
+        ('[executors.x]\nkind = "slurm"\naddress = "http://x"', "there is no 'address'; allowed: kind, part"),
+        ('[executors.x]\nkind = "slurm"\npartition = 1', "partition and setup must be texts"),
+        (
+            '[executors.x]\nkind = "slurm"\noptions = "--time=1"',
+            "options must be a list of options",
+        ),
+        ('[executors.x]\nkind = "slurm"\noptions = ["x"]', "options must be a list of options"),
     ],
 )
 def test_an_executor_that_is_not_defined_as_it_should_be_is_one_sentence(home, text, message):

@@ -9,7 +9,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.core.units import format_size
 from conjure.errors import ConjureError
-from conjure.runs.executors.ray_check import Survey, check_nodes, survey
+from conjure.runs.executors.cluster_check import Survey, check_nodes, survey
 
 _COLUMNS = [
     Column("executor"),

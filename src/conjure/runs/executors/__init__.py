@@ -1,1 +1,1 @@
-"""Where a run's command is executed: on this machine, in a sandbox or container, or on a Ray cluster."""
+"""Where a run's command is executed: on this machine, in a sandbox or container, or on a cluster."""

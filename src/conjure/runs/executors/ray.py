@@ -1,238 +1,133 @@
-"""Runs on a Ray cluster: a job for each attempt, which starts the run's supervisor on a node.
+"""A Ray cluster, by the REST interface of its jobs and its dashboard: nothing of Ray is imported.
 
-Main entry: `RayExecutor`; the other end is `conjure.runs.lifecycle.node.main_on_node`. Invariant: a job says
-which run, which attempt and whose (the home's folder, where the nodes share it, else the team), and nothing
-else; what waits, waits in our database, and only what fits at this moment is handed over. What the cluster
-says ends a run only where its supervisor has been silent, too.
+Main entry: `RayCluster`. Invariant: a job that was submitted before stays as it is, whoever submits it again.
 """
 
-import re
-import shlex
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import replace
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from conjure.core.config import ExecutorSettings, read_executors
-from conjure.core.files import sha256_bytes
-from conjure.core.home import HOME_VARIABLE, Home
-from conjure.core.team_settings import objects_team, read_team
-from conjure.core.text import did_you_mean
-from conjure.core.trees import remove_tree
-from conjure.errors import ExecutorError, StoreError, UsageError
-from conjure.runs.database.base import Database, ResourceClaim
-from conjure.runs.database.open_database import open_database
-from conjure.runs.executors.base import Executor, SupervisorState
-from conjure.runs.executors.ray_cluster import (
+from conjure.errors import ExecutorError
+from conjure.runs.executors.cluster import (
     NOTHING,
     Amounts,
-    RayCluster,
-    RayJob,
-    RayNode,
+    Cluster,
+    ClusterJob,
+    ClusterNode,
+    JobState,
     UnreachableError,
 )
-from conjure.runs.executors.supervisor_request import SupervisorRequest
-from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.schema.spec import ComputeRequest
 
-# Of jobs for one attempt that end without claiming it, which makes them no attempt: such as ended by
-# themselves, and such as the cluster lost.
-_MOST_STARTS, _MOST_JOBS = 3, 10
-_DEFAULT_CPUS = 1.0
-_SUPERVISE = "supervise"
+_TIMEOUT_S = 10.0
+_MOST_BYTES = 1 << 26
+_OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-class RayExecutor(Executor):
-    """A Ray cluster that the user has defined.
+class RayCluster(Cluster):
+    """The cluster behind an address."""
 
-    Args:
-        home: Where conjure keeps things: a team's home, in a folder that the nodes see, or with an object
-            store that they reach.
-        settings: What the configuration says of the cluster.
-    """
+    has_queue = False
+    look_every_s = 1.0
+    account = "the account that Ray runs as"
+    path = "the PATH of Ray"
 
-    def __init__(self, home: Home, settings: ExecutorSettings) -> None:
-        self.name = settings.name
-        self.cluster = RayCluster(settings)
-        self.queue = Owner.queue_of_executor(settings.name)
-        self._home = home
-
-    @classmethod
-    def named(cls, home: Home, name: str) -> "RayExecutor":
-        """The executor of that name.
-
-        Raises:
-            UsageError: None is defined, or it cannot be used with this home.
-        """
-        known = read_executors(home)
-        if name not in known:
-            near = did_you_mean(name, known) or (
-                f"there are {', '.join(known)}" if known else "there are none"
-            )
-            raise UsageError(
-                f"there is no executor {name!r}; {near}",
-                hint=f"define it in {home.config_file}: [executors.{name}]",
-            )
-        if read_team(home) is None:
-            raise UsageError(
-                f"executor {name} needs a team's home, which its nodes have joined as well",
-                hint="docs/clusters.md explains how to set it up",
-                fix="conjure team init --help",
-            )
-        return cls(home, known[name])
-
-    # ---- the seam ------------------------------------------------------------------------------------------
-
-    def start(self, number: int, request: SupervisorRequest) -> None:
-        """Put a run into the cluster's queue, and hand over what fits.
-
-        Raises:
-            ExecutorError: The run cannot be left there.
-        """
-        with open_database(self._home, must_exist=True) as store:
-            store.set_request(number, self.request_text(request))
-            if objects_team(self._home) is None:
-                RunFolder.of(self._home, number).log.touch(mode=0o600)
-            else:
-                remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
-            store.enqueue(number, self.queue)
-            with suppress(ExecutorError):  # it waits; whoever looks after the queue tries again
-                self.submit_waiting(store)
-
-    def state(self, number: int) -> SupervisorState:
-        """What the cluster knows of the newest job for a run."""
-        with open_database(self._home, must_exist=True) as store:
-            attempt = store.newest_attempt(number)
-            if store.get(number).waits_in_queue:
-                return SupervisorState.WAITING
+    def nodes(self) -> list[ClusterNode]:
+        """The nodes that are there, with what they have."""
+        status = self._ask("GET", "/api/cluster_status")
         try:
-            jobs = self.jobs_of(number, attempt, self.cluster.jobs())
+            used_by_node = status["data"]["clusterStatus"]["loadMetricsReport"]["usageByNode"]
+        except (KeyError, TypeError) as error:
+            raise self._unreachable("it has no status yet") from error
+        return [_node(name, amounts) for name, amounts in sorted((used_by_node or {}).items())]
+
+    def jobs(self) -> list[ClusterJob]:
+        """All jobs that the cluster remembers."""
+        return [_job(each) for each in self._ask("GET", "/api/jobs/") if each.get("submission_id")]
+
+    def submit(self, job: str, entrypoint: str, needs: Amounts) -> None:
+        """Hand a job over; one that was handed over before stays as it is."""
+        self._submit(job, entrypoint, needs)
+
+    def submit_check(self, job: str, entrypoint: str, node: ClusterNode) -> None:
+        """Hand a job over to one node; it takes nothing, so that it need not wait for runs there."""
+        self._submit(job, entrypoint, NOTHING, {"ray.io/node-id": node.id})
+
+    def _submit(
+        self, job: str, entrypoint: str, needs: Amounts, labels: Mapping[str, str] | None = None
+    ) -> None:
+        wanted: dict[str, Any] = {"submission_id": job, "entrypoint": entrypoint}
+        wanted["entrypoint_num_cpus"] = needs.cpus
+        if needs.gpus:
+            wanted["entrypoint_num_gpus"] = needs.gpus
+        if needs.memory_bytes:
+            wanted["entrypoint_memory"] = int(needs.memory_bytes)
+        if labels is not None:
+            wanted["entrypoint_label_selector"] = dict(labels)
+        try:
+            self._ask("POST", "/api/jobs/", wanted)
         except UnreachableError:
-            return SupervisorState.UNKNOWN
-        if not jobs:
-            return SupervisorState.UNKNOWN  # a head that was restarted remembers none
-        return SupervisorState.GONE if all(job.is_over for job in jobs) else SupervisorState.STARTED
+            raise
+        except ExecutorError as error:
+            if "already exists" not in str(error):
+                raise
 
-    def end(self, number: int) -> None:
-        """Nothing: whoever ends a run writes that down, and its supervisor looks before it begins."""
+    def output(self, job: str) -> str:
+        """What a job has printed."""
+        return str(self._ask("GET", f"/api/jobs/{job}/logs").get("logs") or "")
 
-    # ---- the queue -----------------------------------------------------------------------------------------
+    def withdraw(self, job: str) -> None:
+        """Nothing: a cluster that was asked to stop a pending job starts it all the same (ray#58353)."""
 
-    @staticmethod
-    def request_text(request: SupervisorRequest) -> str:
-        """What a supervisor on a node is given: what was asked. Its surroundings are the node's."""
-        return replace(request, variables={}).to_json()
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        # Thirty milliseconds with what they import, which only who asks a cluster need pay.
+        import urllib.error
+        import urllib.request
 
-    def submit_waiting(self, store: Database) -> list[int]:
-        """Hand the queued runs to the cluster that fit now, in their order.
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        token = self._settings.token()
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(  # noqa: S310 - the configuration lets http and https through
+            f"{self._settings.address}{path}", data=data, headers=headers, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - as above
+                return json.loads(answer.read(_MOST_BYTES) or b"null")
+        except urllib.error.HTTPError as error:
+            with error:
+                said = error.read(_MOST_BYTES).decode(errors="replace")
+            raise self._refusal(error.code, said) from error
+        except (OSError, ValueError) as error:
+            raise self._unreachable(str(getattr(error, "reason", error))) from error
 
-        Returns:
-            Those for which it was tried in vain several times.
+    def _refusal(self, status: int, said: str) -> ExecutorError:
+        if status in (401, 403):
+            return ExecutorError(
+                f"executor {self._settings.name} refused the token (HTTP {status})",
+                hint="set token_file in its table of the configuration",
+            )
+        last = (said.strip().splitlines() or [""])[-1][:500]
+        if status >= 500 and "already exists" not in said:
+            return self._unreachable(f"HTTP {status}: {last}")
+        return ExecutorError(f"executor {self._settings.name} refuses: {said.strip()[-500:]}")
 
-        Raises:
-            UnreachableError: The cluster does not answer.
-        """
-        waiting = [claim for claim in store.claims() if self._waits_here(claim)]
-        if not waiting:
-            return []
-        jobs = self.cluster.jobs()
-        free = [node.free for node in self.cluster.nodes()]
-        hopeless = []
-        for claim in waiting:
-            attempt = store.newest_attempt(claim.number) + 1
-            if not store.get(claim.number).waits_in_queue:
-                continue  # it was claimed meanwhile, so that the attempt is the one after
-            own = self.jobs_of(claim.number, attempt, jobs)
-            handed = [job for job in own if not job.is_over]
-            if handed:
-                if handed[0].status == "PENDING":
-                    _take(free, amounts_of(claim.needs))
-            elif len(own) >= _MOST_JOBS or sum(job.exit_code is not None for job in own) >= _MOST_STARTS:
-                hopeless.append(claim.number)
-            elif _take(free, amounts_of(claim.needs)):
-                self._submit(claim, attempt, len(own))
-            else:
-                break  # nobody overtakes one that waits for room
-        return hopeless
-
-    def _waits_here(self, claim: ResourceClaim) -> bool:
-        here = claim.in_queue and claim.machine == self.queue.machine
-        return here and claim.may_start and claim.failed is None and claim.end_request is None
-
-    def _submit(self, claim: ResourceClaim, attempt: int, tries: int) -> None:
-        job = self._job(claim.number, attempt) + (f"-{tries + 1}" if tries else "")
-        self.cluster.submit(job, self._entrypoint(str(claim.number), str(attempt)), amounts_of(claim.needs))
-
-    def _entrypoint(self, *arguments: str) -> str:
-        team = objects_team(self._home)
-        if team is not None:
-            return " ".join(["exec conjure", _SUPERVISE, "--team", team.identity, *arguments])
-        home = f"{HOME_VARIABLE}={shlex.quote(str(self._home.root))}"
-        return f"{home} exec conjure {_SUPERVISE} {' '.join(arguments)}"
-
-    def _job(self, number: int, attempt: int) -> str:
-        return f"conjure-{self._home_id()}-{number}-{attempt}"
-
-    def _home_id(self) -> str:
-        """Tells the jobs of this home, or of its team, from those of others on the cluster."""
-        team = read_team(self._home)
-        if team is not None and team.objects is not None:
-            return team.identity  # any member can look after the jobs
-        database = "" if team is None else team.database
-        return sha256_bytes(f"{self._home.root} {database}".encode())[:8]
-
-    def jobs_of(self, number: int, attempt: int, jobs: Iterable[RayJob]) -> list[RayJob]:
-        """The jobs that were handed over for an attempt."""
-        pattern = re.compile(re.escape(self._job(number, attempt)) + r"(-[0-9]+)?")
-        return [job for job in jobs if pattern.fullmatch(job.id)]
-
-    def why_hopeless(self, number: int, attempt: int) -> str:
-        """What the last job for an attempt said when it ended before there was a supervisor."""
-        job = max(self.jobs_of(number, attempt, self.cluster.jobs()), key=lambda job: len(job.id))
-        last = [line for line in job.message.splitlines() if line.strip()][-1:] or ["it gives no reason"]
-        return f"its supervisor did not start on {self.name}: {last[0][:300]}"
-
-    # ---- checking ------------------------------------------------------------------------------------------
-
-    def start_check(self, node: RayNode, name: str) -> None:
-        """Have a node tell whether a supervisor could work there: `conjure supervise --check` as a job.
-
-        Raises:
-            UnreachableError: The cluster does not answer.
-            ExecutorError: It refuses the job.
-        """
-        # It takes nothing, so that it need not wait for runs that are going on there.
-        self.cluster.submit(name, self._entrypoint("--check"), NOTHING, {"ray.io/node-id": node.id})
-
-    def how_to_join(self) -> str:
-        """What is missing on a node without the team's home, in words."""
-        team = objects_team(self._home)
-        if team is None:
-            return f"the home folder {self._home.root} is not there"
-        join = shlex.join(["conjure", "team", "join", "--database", team.database])
-        return f"no home has joined the team: run `{join}` there, as the account that Ray runs as"
+    def _unreachable(self, reason: str) -> UnreachableError:
+        return UnreachableError(
+            f"executor {self._settings.name} cannot be reached at {self._settings.address}: {reason}"
+        )
 
 
-def amounts_of(needs: ComputeRequest) -> Amounts:
-    """What a run takes of a node; at least a core by default, else the cluster puts it on its head node."""
-    cpus = _DEFAULT_CPUS if needs.cpus is None else needs.cpus
-    return Amounts(cpus, float(needs.gpus or 0), float(needs.memory_bytes or 0))
+def _node(name: str, usage: Mapping[str, Iterable[float]]) -> ClusterNode:
+    def amounts(place: int) -> Amounts:
+        values = [list(usage.get(kind) or (0.0, 0.0))[place] for kind in ("CPU", "GPU", "memory")]
+        return Amounts(*map(float, values))
+
+    return ClusterNode(name, name[:8], amounts(1), amounts(1) - amounts(0))
 
 
-def _take(free: list[Amounts], needs: Amounts) -> bool:
-    """Take it from the first node that has so much; False if none has."""
-    for place, there in enumerate(free):
-        if there.holds(needs):
-            free[place] = there - needs
-            return True
-    return False
-
-
-def executors_of(home: Home) -> list[RayExecutor]:
-    """The executors that can be used with a home; none where what is defined cannot be read."""
-    try:
-        if read_team(home) is None:
-            return []
-        return [RayExecutor(home, settings) for settings in read_executors(home).values()]
-    except (UsageError, StoreError):
-        return []
+def _job(told: Mapping[str, Any]) -> ClusterJob:
+    status = str(told.get("status"))
+    state = {"PENDING": JobState.PENDING}.get(status, JobState.OVER if status in _OVER else JobState.RUNNING)
+    message, code = str(told.get("message") or ""), told.get("driver_exit_code")
+    return ClusterJob(str(told["submission_id"]), state, message, code)

@@ -15,8 +15,8 @@ from conjure.errors import ExecutorError, StoreError, UsageError
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import SupervisorState
-from conjure.runs.executors.ray import RayExecutor, executors_of
-from conjure.runs.executors.ray_cluster import UnreachableError
+from conjure.runs.executors.cluster import UnreachableError
+from conjure.runs.executors.cluster_executor import ClusterExecutor, executors_of
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import this_process
 from conjure.runs.host.process_control import set_name
@@ -32,7 +32,7 @@ from conjure.runs.scheduling.scheduler_start import (
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
 
-_LOOK_EVERY_S, _AGAIN_AFTER_S = 1.0, 10.0
+_AGAIN_AFTER_S = 10.0
 
 
 def main() -> None:
@@ -74,21 +74,21 @@ def _look(store: Database) -> bool:
         sys.stderr.write(f"{error}\n")  # its server is away: it is tried again
         time.sleep(_AGAIN_AFTER_S)
         return True
-    if found:
-        time.sleep(_LOOK_EVERY_S)
-    return found
+    if found is not None:
+        time.sleep(found)
+    return found is not None
 
 
-def poll_clusters(store: Database, executors: list[RayExecutor]) -> bool:
-    """Look once at the runs on some clusters; whether there are any."""
+def poll_clusters(store: Database, executors: list[ClusterExecutor]) -> float | None:
+    """Look once at the runs on some clusters; when to look again, in seconds, or None if there are none."""
     if not executors:
-        return False
+        return None
     active = store.active()
-    found = False
+    intervals = []
     for executor in executors:
         own = [record for record in active if record.spec.on == executor.name]
-        found = found or bool(own)
         if own:
+            intervals.append(executor.cluster.look_every_s)
             try:
                 _end_queued(store, executor)
                 for number in executor.submit_waiting(store):
@@ -98,21 +98,22 @@ def poll_clusters(store: Database, executors: list[RayExecutor]) -> bool:
                 continue  # that says nothing about its runs
             except (ExecutorError, UsageError) as error:
                 sys.stderr.write(f"{error}\n")  # it refuses; what waits goes on waiting
-    return found
+    return min(intervals, default=None)
 
 
-def _end_queued(store: Database, executor: RayExecutor) -> None:
+def _end_queued(store: Database, executor: ClusterExecutor) -> None:
     """End those that wait for the cluster and are to end, or wait for a run that did not complete."""
     for claim in store.claims():
         if not claim.in_queue or claim.machine != executor.queue.machine:
             continue
         if claim.end_request is not None:
             close_queued(store, claim.number, Ending(REASON_OF_REQUEST[claim.end_request]))
+            executor.end(claim.number)
         elif claim.failed is not None:
             close_queued(store, claim.number, dependency_failed(*claim.failed))
 
 
-def _give_up(store: Database, executor: RayExecutor, number: int) -> None:
+def _give_up(store: Database, executor: ClusterExecutor, number: int) -> None:
     """End a run whose supervisor cannot be started there; a job that still comes is too late."""
     attempt = store.newest_attempt(number) + 1
     message = executor.why_hopeless(number, attempt)
@@ -124,7 +125,7 @@ def _give_up(store: Database, executor: RayExecutor, number: int) -> None:
         return  # one of the jobs has claimed it after all
 
 
-def _lost(store: Database, executor: RayExecutor, own: list[RunRecord]) -> set[int]:
+def _lost(store: Database, executor: ClusterExecutor, own: list[RunRecord]) -> set[int]:
     """Runs whose supervisors are silent and whose jobs the cluster says are over."""
     leases = store.leases()
     silent = [

@@ -36,6 +36,7 @@ from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 
+_OF_A_JOB = ("RAY_", "SLURM_", "SLURMD_")
 NOT_JOINED = (
     "no home of this account has joined the team: run `conjure team join --database ADDRESS` on the node"
 )
@@ -134,7 +135,7 @@ def _as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
 
 def _is_the_nodes(name: str) -> bool:
     """Whether a variable is the node's: not one that the cluster set for its job alone."""
-    return name not in OWN_VARIABLES and name != "PYTHONBREAKPOINT" and not name.startswith("RAY_")
+    return name not in OWN_VARIABLES and name != "PYTHONBREAKPOINT" and not name.startswith(_OF_A_JOB)
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -8,11 +8,13 @@ signal instead.
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from conjure.core.home import Home
-from conjure.errors import StoreError
+from conjure.errors import ConjureError, StoreError
 from conjure.runs.database.base import KILL, REASON_OF_REQUEST, Database
 from conjure.runs.executors.base import Executor, SupervisorState
+from conjure.runs.executors.cluster_executor import ClusterExecutor
 from conjure.runs.executors.local import find_supervisor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import KILL_SIGNAL, find_process, machine_id, send_signal
@@ -104,6 +106,9 @@ def cancel_queued(store: Database, number: int, ending: Ending) -> bool:
         return False
     if not close_queued(store, number, ending):
         return False
+    if record.spec.on is not None:
+        with suppress(ConjureError):  # a job that still comes finds nothing to do
+            ClusterExecutor.named(store.home, record.spec.on).end(number)
     wake_scheduler(store.home)  # a later run may not have to wait behind it any more
     return True
 

@@ -31,8 +31,8 @@ from conjure.runs.environments import image_layers, images
 from conjure.runs.environments.container_engine import require_engine
 from conjure.runs.environments.local_packages import with_absolute_links
 from conjure.runs.executors.base import Executor
+from conjure.runs.executors.cluster_executor import ClusterExecutor
 from conjure.runs.executors.local import LocalExecutor
-from conjure.runs.executors.ray import RayExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.sandbox import require_sandbox
 from conjure.runs.executors.supervisor_request import LOCAL, Program, SupervisorRequest
@@ -169,7 +169,7 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     """
     if spec.on is None:
         return LocalExecutor(home)
-    executor = RayExecutor.named(home, spec.on)
+    executor = ClusterExecutor.named(home, spec.on)
     if must_answer:
         executor.cluster.nodes()
     return executor

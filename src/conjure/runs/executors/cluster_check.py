@@ -14,19 +14,18 @@ from typing import Any
 from conjure.core.config import ExecutorSettings
 from conjure.core.home import Home
 from conjure.errors import ConjureError, ExecutorError
-from conjure.runs.executors.ray import RayExecutor
-from conjure.runs.executors.ray_cluster import (
+from conjure.runs.executors.cluster import (
+    NO_SUCH_PROGRAM,
     NOTHING,
     Amounts,
-    RayCluster,
-    RayJob,
-    RayNode,
+    ClusterJob,
+    JobState,
     UnreachableError,
 )
+from conjure.runs.executors.cluster_executor import ClusterExecutor, cluster_of
 
 _PATIENCE_S = 90.0
 _LOOK_EVERY_S = 0.5
-_NO_SUCH_PROGRAM = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +34,8 @@ class Survey:
 
     Attributes:
         name: What it is called.
-        kind: ``ray``.
-        address: Of its REST interface.
+        kind: ``ray`` or ``slurm``.
+        address: Of its REST interface; empty for Slurm.
         nodes: How many nodes are there.
         total: What they have together.
         free: What of that is free.
@@ -61,7 +60,7 @@ def survey(settings: ExecutorSettings) -> Survey:
     """Ask a cluster what it has."""
     known = (settings.name, settings.kind, settings.address)
     try:
-        nodes = RayCluster(settings).nodes()
+        nodes = cluster_of(settings).nodes()
     except ConjureError as error:
         return Survey(*known, fault=error.unspelled.message)
     total = sum((node.total for node in nodes), NOTHING)
@@ -78,7 +77,7 @@ def check_nodes(home: Home, name: str) -> tuple[int, list[str]]:
         UsageError: There is no such executor, or it cannot be used with this home.
         ExecutorError: It has no node, or does not answer.
     """
-    executor = RayExecutor.named(home, name)
+    executor = ClusterExecutor.named(home, name)
     nodes = [node for node in executor.cluster.nodes() if node.total.cpus > 0]
     if not nodes:
         raise ExecutorError(f"{name} has no node with a core that a run could use")
@@ -87,27 +86,31 @@ def check_nodes(home: Home, name: str) -> tuple[int, list[str]]:
     for job, node in jobs.items():
         executor.start_check(node, job)
     ended = _wait(executor, set(jobs))
+    for job in jobs.keys() - ended.keys():
+        with suppress(UnreachableError):
+            executor.cluster.withdraw(job)
     found = [(node, _fault(executor, ended.get(job))) for job, node in jobs.items()]
-    return len(nodes), [f"on node {_short(node)} {fault}" for node, fault in found if fault]
+    return len(nodes), [f"on node {node.name} {fault}" for node, fault in found if fault]
 
 
-def _wait(executor: RayExecutor, names: set[str]) -> dict[str, RayJob]:
+def _wait(executor: ClusterExecutor, names: set[str]) -> dict[str, ClusterJob]:
     """The jobs that have ended in time."""
     deadline = time.monotonic() + _PATIENCE_S
-    ended: dict[str, RayJob] = {}
+    ended: dict[str, ClusterJob] = {}
     while len(ended) < len(names) and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY_S)
         with suppress(UnreachableError):  # it may be slow to answer now and then
-            ended = {job.id: job for job in executor.cluster.jobs() if job.id in names and job.is_over}
+            own = [job for job in executor.cluster.jobs() if job.id in names]
+            ended = {job.id: job for job in own if job.state is JobState.OVER}
     return ended
 
 
-def _fault(executor: RayExecutor, job: RayJob | None) -> str:
+def _fault(executor: ClusterExecutor, job: ClusterJob | None) -> str:
     """What is missing on a node, by what its job has found; an empty text for nothing."""
     if job is None:
         return f"a job did not finish within {_PATIENCE_S:.0f} s"
-    if job.exit_code == _NO_SUCH_PROGRAM:
-        return "`conjure` is not on the PATH of Ray"
+    if job.exit_code == NO_SUCH_PROGRAM:
+        return f"`conjure` is not on {executor.cluster.path}"
     try:
         last = executor.cluster.output(job.id).strip().splitlines()[-1]
         told = json.loads(last)
@@ -119,7 +122,3 @@ def _fault(executor: RayExecutor, job: RayJob | None) -> str:
         return f"conjure is {there}, and here it is {here}"
     home = "" if joined else executor.how_to_join()
     return "; ".join(filter(None, (home, store, uv)))
-
-
-def _short(node: RayNode) -> str:
-    return node.id[:8]

@@ -1,4 +1,4 @@
-"""What a check of a cluster's nodes says is missing, one sentence for each node."""
+"""What a check of a cluster's nodes says is missing, one sentence for each node: by Ray's answers."""
 
 import json
 from importlib.metadata import version
@@ -8,7 +8,7 @@ import pytest
 from conjure.core.team_settings import TeamSettings, read_team
 from conjure.errors import ExecutorError, UsageError
 from conjure.runs.database.open_database import share
-from conjure.runs.executors.ray_check import check_nodes
+from conjure.runs.executors.cluster_check import check_nodes
 from support.ray_rest import RayRest
 
 GOOD = {"version": version("conjure"), "joined": True, "uv": "", "store": ""}
@@ -30,10 +30,10 @@ def found(rest, *told):
     def end(name):
         outcome = next(outcomes)
         if isinstance(outcome, int):
-            rest.end(name, "FAILED", outcome)
+            rest.fail(name, outcome)
         else:
             rest.outputs[name] = f"Ray says something first\n{json.dumps(outcome)}\n"
-            rest.end(name, "SUCCEEDED", 0)
+            rest.complete(name)
 
     rest.on_submission = end
 

@@ -1,0 +1,264 @@
+"""Runs on a cluster: a job for each attempt, which starts the run's supervisor on a node.
+
+Main entry: `ClusterExecutor`; the other end is `conjure.runs.lifecycle.node.main_on_node`. Invariant: a job
+says which run, which attempt and whose (the home's folder, where the nodes share it, else the team), and
+nothing else; what waits, waits in our database, and only what fits at this moment is handed over, and to a
+cluster with a queue the next one. What the cluster says ends a run only where its supervisor has been silent,
+too.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+from conjure.core.config import ExecutorSettings, read_executors
+from conjure.core.files import sha256_bytes
+from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.team_settings import objects_team, read_team
+from conjure.core.text import did_you_mean
+from conjure.core.trees import remove_tree
+from conjure.errors import ExecutorError, StoreError, UsageError
+from conjure.runs.database.base import Database, ResourceClaim
+from conjure.runs.database.open_database import open_database
+from conjure.runs.executors.base import Executor, SupervisorState
+from conjure.runs.executors.cluster import (
+    Amounts,
+    Cluster,
+    ClusterJob,
+    ClusterNode,
+    JobState,
+    UnreachableError,
+)
+from conjure.runs.executors.ray import RayCluster
+from conjure.runs.executors.slurm import SlurmCluster
+from conjure.runs.executors.supervisor_request import SupervisorRequest
+from conjure.runs.schema.process_facts import Owner
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.schema.spec import ComputeRequest
+
+# Of jobs for one attempt that end without claiming it, which makes them no attempt: such as ended by
+# themselves, and such as the cluster lost.
+_MOST_STARTS, _MOST_JOBS = 3, 10
+_DEFAULT_CPUS = 1.0
+_SUPERVISE = "supervise"
+
+
+_KINDS: dict[str, type[Cluster]] = {"ray": RayCluster, "slurm": SlurmCluster}
+
+
+def cluster_of(settings: ExecutorSettings) -> Cluster:
+    """The cluster that a configuration describes."""
+    return _KINDS[settings.kind](settings)
+
+
+class ClusterExecutor(Executor):
+    """A cluster that the user has defined.
+
+    Args:
+        home: Where conjure keeps things: a team's home, in a folder that the nodes see, or with an object
+            store that they reach.
+        settings: What the configuration says of the cluster.
+    """
+
+    def __init__(self, home: Home, settings: ExecutorSettings) -> None:
+        self.name = settings.name
+        self.cluster = cluster_of(settings)
+        self.queue = Owner.queue_of_executor(settings.name)
+        self._home = home
+
+    @classmethod
+    def named(cls, home: Home, name: str) -> "ClusterExecutor":
+        """The executor of that name.
+
+        Raises:
+            UsageError: None is defined, or it cannot be used with this home.
+        """
+        known = read_executors(home)
+        if name not in known:
+            near = did_you_mean(name, known) or (
+                f"there are {', '.join(known)}" if known else "there are none"
+            )
+            raise UsageError(
+                f"there is no executor {name!r}; {near}",
+                hint=f"define it in {home.config_file}: [executors.{name}]",
+            )
+        if read_team(home) is None:
+            raise UsageError(
+                f"executor {name} needs a team's home, which its nodes have joined as well",
+                hint="docs/clusters.md explains how to set it up",
+                fix="conjure team init --help",
+            )
+        return cls(home, known[name])
+
+    # ---- the seam ------------------------------------------------------------------------------------------
+
+    def start(self, number: int, request: SupervisorRequest) -> None:
+        """Put a run into the cluster's queue, and hand over what fits.
+
+        Raises:
+            ExecutorError: The run cannot be left there.
+        """
+        with open_database(self._home, must_exist=True) as store:
+            store.set_request(number, self.request_text(request))
+            if objects_team(self._home) is None:
+                RunFolder.of(self._home, number).log.touch(mode=0o600)
+            else:
+                remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
+            store.enqueue(number, self.queue)
+            with suppress(ExecutorError):  # it waits; whoever looks after the queue tries again
+                self.submit_waiting(store)
+
+    def state(self, number: int) -> SupervisorState:
+        """What the cluster knows of the newest job for a run."""
+        with open_database(self._home, must_exist=True) as store:
+            attempt = store.newest_attempt(number)
+            if store.get(number).waits_in_queue:
+                return SupervisorState.WAITING
+        try:
+            jobs = self.jobs_of(number, attempt, self.cluster.jobs())
+        except UnreachableError:
+            return SupervisorState.UNKNOWN
+        if not jobs:
+            return SupervisorState.UNKNOWN  # a head that was restarted remembers none
+        are_over = all(job.state is JobState.OVER for job in jobs)
+        return SupervisorState.GONE if are_over else SupervisorState.STARTED
+
+    def end(self, number: int) -> None:
+        """Take back what waits in the cluster's own queue, so that it is in nobody's way.
+
+        No more is needed: whoever ends a run writes that down, and its supervisor looks before it begins.
+        """
+        if not self.cluster.has_queue:
+            return
+        with open_database(self._home, must_exist=True) as store:
+            attempt = store.newest_attempt(number) + 1
+        for job in self.jobs_of(number, attempt, self.cluster.jobs()):
+            if job.state is JobState.PENDING:
+                self.cluster.withdraw(job.id)
+
+    # ---- the queue -----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def request_text(request: SupervisorRequest) -> str:
+        """What a supervisor on a node is given: what was asked. Its surroundings are the node's."""
+        return replace(request, variables={}).to_json()
+
+    def submit_waiting(self, store: Database) -> list[int]:
+        """Hand the queued runs to the cluster that fit now, in their order.
+
+        A cluster with a queue is given the first that does not fit as well, which takes its place there.
+
+        Returns:
+            Those for which it was tried in vain several times.
+
+        Raises:
+            UnreachableError: The cluster does not answer.
+        """
+        waiting = [claim for claim in store.claims() if self._waits_here(claim)]
+        if not waiting:
+            return []
+        jobs = self.cluster.jobs()
+        free = [node.free for node in self.cluster.nodes()]
+        hopeless = []
+        for claim in waiting:
+            attempt = store.newest_attempt(claim.number) + 1
+            if not store.get(claim.number).waits_in_queue:
+                continue  # it was claimed meanwhile, so that the attempt is the one after
+            own = self.jobs_of(claim.number, attempt, jobs)
+            handed = [job for job in own if job.state is not JobState.OVER]
+            if handed:
+                is_pending = handed[0].state is JobState.PENDING
+                if is_pending and not _take(free, amounts_of(claim.needs)) and self.cluster.has_queue:
+                    break  # it waits for room there
+            elif len(own) >= _MOST_JOBS or sum(job.exit_code is not None for job in own) >= _MOST_STARTS:
+                hopeless.append(claim.number)
+            elif _take(free, amounts_of(claim.needs)):
+                self._submit(claim, attempt, len(own))
+            else:
+                if self.cluster.has_queue:  # else others' jobs would take all that becomes free
+                    self._submit(claim, attempt, len(own))
+                break  # nobody overtakes one that waits for room
+        return hopeless
+
+    def _waits_here(self, claim: ResourceClaim) -> bool:
+        here = claim.in_queue and claim.machine == self.queue.machine
+        return here and claim.may_start and claim.failed is None and claim.end_request is None
+
+    def _submit(self, claim: ResourceClaim, attempt: int, tries: int) -> None:
+        job = self._job(claim.number, attempt) + (f"-{tries + 1}" if tries else "")
+        self.cluster.submit(job, self._entrypoint(str(claim.number), str(attempt)), amounts_of(claim.needs))
+
+    def _entrypoint(self, *arguments: str) -> str:
+        team = objects_team(self._home)
+        if team is not None:
+            return " ".join(["exec conjure", _SUPERVISE, "--team", team.identity, *arguments])
+        home = f"{HOME_VARIABLE}={shlex.quote(str(self._home.root))}"
+        return f"{home} exec conjure {_SUPERVISE} {' '.join(arguments)}"
+
+    def _job(self, number: int, attempt: int) -> str:
+        return f"conjure-{self._home_id()}-{number}-{attempt}"
+
+    def _home_id(self) -> str:
+        """Tells the jobs of this home, or of its team, from those of others on the cluster."""
+        team = read_team(self._home)
+        if team is not None and team.objects is not None:
+            return team.identity  # any member can look after the jobs
+        database = "" if team is None else team.database
+        return sha256_bytes(f"{self._home.root} {database}".encode())[:8]
+
+    def jobs_of(self, number: int, attempt: int, jobs: Iterable[ClusterJob]) -> list[ClusterJob]:
+        """The jobs that were handed over for an attempt."""
+        pattern = re.compile(re.escape(self._job(number, attempt)) + r"(-[0-9]+)?")
+        return [job for job in jobs if pattern.fullmatch(job.id)]
+
+    def why_hopeless(self, number: int, attempt: int) -> str:
+        """What the last job for an attempt said when it ended before there was a supervisor."""
+        job = max(self.jobs_of(number, attempt, self.cluster.jobs()), key=lambda job: len(job.id))
+        last = [line for line in job.message.splitlines() if line.strip()][-1:] or ["it gives no reason"]
+        return f"its supervisor did not start on {self.name}: {last[0][:300]}"
+
+    # ---- checking ------------------------------------------------------------------------------------------
+
+    def start_check(self, node: ClusterNode, name: str) -> None:
+        """Have a node tell whether a supervisor could work there: `conjure supervise --check` as a job.
+
+        Raises:
+            UnreachableError: The cluster does not answer.
+            ExecutorError: It refuses the job.
+        """
+        self.cluster.submit_check(name, self._entrypoint("--check"), node)
+
+    def how_to_join(self) -> str:
+        """What is missing on a node without the team's home, in words."""
+        team = objects_team(self._home)
+        if team is None:
+            return f"the home folder {self._home.root} is not there"
+        join = shlex.join(["conjure", "team", "join", "--database", team.database])
+        return f"no home has joined the team: run `{join}` there, as {self.cluster.account}"
+
+
+def amounts_of(needs: ComputeRequest) -> Amounts:
+    """What a run takes of a node; at least a core by default, else the cluster puts it on its head node."""
+    cpus = _DEFAULT_CPUS if needs.cpus is None else needs.cpus
+    return Amounts(cpus, float(needs.gpus or 0), float(needs.memory_bytes or 0))
+
+
+def _take(free: list[Amounts], needs: Amounts) -> bool:
+    """Take it from the first node that has so much; False if none has."""
+    for place, there in enumerate(free):
+        if there.holds(needs):
+            free[place] = there - needs
+            return True
+    return False
+
+
+def executors_of(home: Home) -> list[ClusterExecutor]:
+    """The executors that can be used with a home; none where what is defined cannot be read."""
+    try:
+        if read_team(home) is None:
+            return []
+        return [ClusterExecutor(home, settings) for settings in read_executors(home).values()]
+    except (UsageError, StoreError):
+        return []

@@ -1,0 +1,115 @@
+"""What is handed to a cluster of either kind, and what ends a run that is there: not the cluster alone."""
+
+import pytest
+
+from conjure.core.config import HEARTBEAT_EVERY_S
+from conjure.runs.database.base import STOP
+from conjure.runs.executors.base import SupervisorState
+from conjure.runs.executors.cluster_executor import ClusterExecutor
+from conjure.runs.lifecycle.dispatcher import poll_clusters
+from conjure.runs.lifecycle.heartbeat import LOST_AFTER
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from support.casting import add_run
+from support.clusters import claim, job_of, queue_run
+
+LOST_AFTER_S = LOST_AFTER * HEARTBEAT_EVERY_S
+
+
+@pytest.fixture(params=["rest", "programs"], ids=["ray", "slurm"])
+def cluster(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def executor(cluster, store):
+    return ClusterExecutor(store.home, cluster.settings())
+
+
+def test_runs_that_wait_for_others_and_for_their_time_are_not_handed_over(cluster, store, executor, clock):
+    other = add_run(store).number
+    waiting = queue_run(store, executor, after=(other,))
+    retried = queue_run(store, executor, retry=3)
+    claim(store, retried)
+    died = Ending(EndReason.SUPERVISOR_DIED)
+    store.retry_run(retried, died, executor.queue, host="node-7", delay_s=5.0)
+    executor.submit_waiting(store)
+    assert cluster.jobs == {}
+    clock.now += 6
+    executor.submit_waiting(store)
+    assert list(cluster.jobs) == [job_of(executor, retried, 2)]
+    assert store.get(waiting).waits_in_queue
+
+
+def test_a_run_that_is_claimed_meanwhile_gets_no_further_job(cluster, store, executor):
+    number = queue_run(store, executor)
+    claims = store.claims()
+    claim(store, number)
+    store.claims = lambda: claims  # as they were read a moment ago
+    executor.submit_waiting(store)
+    assert cluster.jobs == {}
+
+
+def test_a_stopped_run_is_never_started(cluster, store, executor):
+    number = queue_run(store, executor)
+    executor.submit_waiting(store)
+    store.request_end(number, STOP)
+    poll_clusters(store, [executor])
+    assert store.get(number).status is RunStatus.STOPPED
+    assert store.request(number) is None
+
+
+def test_a_job_that_ends_before_there_is_a_supervisor_is_tried_again_and_then_told(cluster, store, executor):
+    number = queue_run(store, executor, retry=3)
+    for end in ("", "-2", "-3"):
+        executor.submit_waiting(store)
+        cluster.fail(f"{job_of(executor, number)}{end}", 127)
+    assert len(cluster.jobs) == 3
+    poll_clusters(store, [executor])
+    record = store.get(number)
+    assert (record.status, record.attempts) == (RunStatus.BUILD_FAILED, ())
+    assert record.ending.message.startswith("its supervisor did not start on gpu: ")
+
+
+def test_a_cluster_that_does_not_answer_ends_nothing(cluster, store, executor, clock):
+    running, queued = queue_run(store, executor), queue_run(store, executor)
+    claim(store, running)
+    cluster.set(is_up=False)
+    clock.now += 10 * LOST_AFTER_S
+    assert executor.state(running) is SupervisorState.UNKNOWN
+    assert poll_clusters(store, [executor])
+    assert store.get(running).status is RunStatus.RUNNING
+    assert store.get(queued).waits_in_queue
+    cluster.set(is_up=True)  # it was restarted, and remembers no job
+    poll_clusters(store, [executor])
+    assert store.get(running).status is RunStatus.RUNNING
+
+
+@pytest.mark.parametrize("retry", [0, 1])
+def test_a_run_is_lost_where_job_and_supervisor_are(cluster, store, executor, clock, retry):
+    number = queue_run(store, executor, retry=retry)
+    executor.submit_waiting(store)
+    claim(store, number)
+    cluster.lose(job_of(executor, number))
+    poll_clusters(store, [executor])
+    assert store.get(number).status is RunStatus.RUNNING  # the supervisor outlives its job
+    clock.now += LOST_AFTER_S + 1
+    poll_clusters(store, [executor])
+    record = store.get(number)
+    if not retry:
+        assert record.status is RunStatus.INTERRUPTED
+        return
+    assert record.waits_in_queue
+    assert [(each.host, each.end_reason) for each in record.attempts] == [("node-7", "supervisor_died")]
+    clock.now += 10
+    poll_clusters(store, [executor])
+    assert job_of(executor, number, store.newest_attempt(number) + 1) in cluster.jobs
+
+
+def test_a_silent_supervisor_whose_job_goes_on_is_waited_for(cluster, store, executor, clock):
+    number = queue_run(store, executor)
+    executor.submit_waiting(store)
+    claim(store, number)
+    cluster.begin(job_of(executor, number))
+    clock.now += 3 * LOST_AFTER_S
+    poll_clusters(store, [executor])
+    assert store.get(number).status is RunStatus.RUNNING
