@@ -6,25 +6,20 @@ from pathlib import Path
 
 from exchange import answer, task
 
-from conjure.lm.checkpoints.pretrained import load_checkpoint
 from conjure.lm.generation.score import Tally, Windows, score_documents
-from conjure.lm.generation.torch_scorer import TorchScorer
-from conjure.lm.hardware import pick_device
+from conjure.lm.generation.scorer_loading import load_scorer
 
 
 def main() -> None:
     assigned = task()
     records = json.loads(Path(assigned["records"]).read_text(encoding="utf-8"))
-    model, tokenizer = load_checkpoint(assigned["checkpoint"])
-    model = model.to(pick_device()).eval()
-    windows = Windows.of(model)
+    model = load_scorer(assigned["checkpoint"], much=True)
+    windows = Windows.of(model.scorer)
     texts = [record["text"] for record in records]
 
     def score(chosen: list[str]) -> Tally:
-        return sum(
-            (found.tally for found in score_documents(TorchScorer(model), tokenizer, chosen, windows)),
-            Tally(),
-        )
+        scored = score_documents(model.scorer, model.tokenizer, chosen, windows)
+        return sum((found.tally for found in scored), Tally())
 
     score(texts[:8])
     started = time.perf_counter()

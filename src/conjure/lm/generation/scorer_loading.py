@@ -1,8 +1,7 @@
 """A model made ready to say how likely a text is: exact, in float32 on the CPU.
 
 Main entries: `load_scorer`, `load_positions`. Invariant: torch is imported only where the native engine does
-not do the work, or where there is so much of it that torch, which is faster at many tokens, is worth its
-start.
+not do the work, or where there is so much of it, and torch so much faster, that torch is worth its start.
 """
 
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from conjure.lm.generation.engine_loading import (
 from conjure.lm.generation.engines.positions import PIECE, NativePositions, PositionReader
 from conjure.lm.generation.score import PositionScorer, Scorer
 from conjure.lm.native import status
+from conjure.lm.native.library import INSTRUCTIONS
 from conjure.lm.text.tokenizer import Tokenizer
 
 
@@ -68,10 +68,18 @@ def load_scorer(
     source, _, tokenizer = find_model(name, adapter, lookups)
     scorer = (
         _with_torch().load_torch_scorer(source.folder)
-        if much and find_spec("torch") is not None
+        if much and find_spec("torch") is not None and not _native_is_as_fast(source.folder)
         else PositionScorer(load_positions(source.folder))
     )
     return LoadedScorer(scorer, tokenizer, source)
+
+
+def _native_is_as_fast(folder: Path) -> bool:
+    """Whether the native engine scores a model's texts as fast as torch: not with narrow registers."""
+    native = status()
+    if native.library is None or INSTRUCTIONS.index(native.instructions) < INSTRUCTIONS.index("avx512vnni"):
+        return False
+    return native_format(read_config(folder), "float32", PIECE, native) is not None
 
 
 def load_positions(folder: Path) -> PositionReader:
