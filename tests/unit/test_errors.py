@@ -34,7 +34,9 @@ def test_another_interface_spells_it_otherwise():
 
 def test_a_record_keeps_what_to_do_too():
     assert ConjureError("the disk is full").in_full() == "the disk is full"
-    error = ConjureError(f"{option('python')} is odd", hint=f"give {option('base', 'none')}", fix="conjure ps")
+    error = ConjureError(
+        f"{option('python')} is odd", hint=f"give {option('base', 'none')}", fix="conjure ps"
+    )
     assert error.in_full() == "--python is odd (give --base none; try: conjure ps)"
     assert ConjureError("odd", fix=option("committed", True)).in_full() == "odd (try: --committed)"
 

@@ -1,8 +1,8 @@
 """Images with packages added for runs: each is built once, and used by all runs that ask for the same.
 
 Such a layer is an image of the engine's that stands on the one that was asked for. The home has a record of
-it in ``environments/images/<digest>.<engine>.json``, where the digest is of everything that was asked for: the
-content of the image below, and the packages. Podman and docker each have their own images.
+it in ``environments/images/<digest>.<engine>.json``, where the digest is of everything that was asked for:
+the content of the image below, and the packages. Podman and docker each have their own images.
 
 Main entries: `requested_digest`, `find_layer`, `prune`. Invariant: a layer that has a record is complete.
 """
@@ -130,7 +130,7 @@ def prune(home: Home, needed: set[str]) -> PrunedLayers:
             else:
                 file.unlink()
                 count += 1
-    reasons = (f"{plural(number, 'image')} built with {engine}: {why}" for (engine, why), number in left.items())
+    reasons = [f"{plural(each, 'image')} built with {engine}: {why}" for (engine, why), each in left.items()]
     return PrunedLayers(count, size, tuple(reasons))
 
 
