@@ -1,6 +1,7 @@
 """A home whose records are in PostgreSQL: every command, and what becomes of runs when things go away."""
 
 import json
+import re
 
 import psycopg
 import pytest
@@ -110,6 +111,8 @@ def test_a_home_with_an_active_run_stays_where_it_is(home, address):
         ("sqlite:///x", "is not an address of PostgreSQL"),
         ("postgresql://me:hunter2@host/db", "has a password in it"),
         ("postgresql://me@host/db?password=hunter2", "has a password in it"),
+        ("postgresql://me@host/db?sslkey=/k&sslpassword=hunter2", "has a password in it"),
+        ("postgresql://me@host/db?oauth_client_secret=hunter2", "has a password in it"),
     ],
 )
 def test_an_address_that_cannot_be_is_refused_without_telling_its_password(home, address, said):
@@ -117,6 +120,47 @@ def test_an_address_that_cannot_be_is_refused_without_telling_its_password(home,
     assert refused.returncode == 2
     assert said in refused.stderr
     assert "hunter2" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (("/test_", "/nobodys_"), "the team's database does not exist: database \"nobodys_"),
+        ((r"//\w+@", "//ghost@"), 'the team\'s database refuses this login: role "ghost" does not exist'),
+        (
+            ("?host=/", "?host=/nowhere/"),
+            "the team's database cannot be reached: connection to server on socket",
+        ),
+    ],
+)
+def test_a_database_that_is_not_there_is_one_sentence(home, address, part, said):
+    refused = conjure("team", "init", "--database", re.sub(*part, address))
+    assert refused.returncode == 1
+    error, hint = refused.stderr.splitlines()
+    assert error.startswith(f"error: {said}")
+    assert hint.startswith("  hint: ")
+
+
+def test_a_role_that_may_create_no_tables_is_told_so(home, address, postgres):
+    postgres.execute("CREATE ROLE grace LOGIN")
+    refused = conjure("team", "init", "--database", address.replace(f"//{postgres.user}@", "//grace@"))
+    assert refused.returncode == 1
+    error, hint = refused.stderr.splitlines()
+    assert error.endswith("does not have the permission for this: permission denied for schema public")
+    assert "A role for each member" in hint
+
+
+def test_a_member_whose_password_was_changed_is_told_so(home, address, postgres, monkeypatch):
+    postgres.execute("DROP ROLE IF EXISTS locked", "CREATE ROLE locked LOGIN SUPERUSER PASSWORD 'hunter2'")
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    succeed("team", "init", "--database", address.replace(f"//{postgres.user}@", "//locked@"))
+    postgres.execute("ALTER ROLE locked PASSWORD 'hunter3'")
+    for command in (["ps"], ["run", "true"], ["team", "status"]):
+        refused = conjure(*command)
+        assert refused.returncode in (1, 125)
+        assert 'refuses this login: password authentication failed for user "locked"' in refused.stderr
+        assert "hunter" not in refused.stderr
+        assert len(refused.stderr.splitlines()) == 2
 
 
 def test_an_older_conjure_is_refused_in_one_sentence(shared, tmp_path):

@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
@@ -25,7 +26,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.artifacts.uploads import read_upload, uploads_here
 from conjure.runs.code.tree_packs import has_tree
-from conjure.runs.database.base import RunFilter
+from conjure.runs.database.base import DatabaseRefusedError, RunFilter
 from conjure.runs.database.open_database import open_database, share, stop_sharing
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
@@ -37,6 +38,10 @@ from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
 _SCHEMES = ("postgresql", "postgres")
+# Parameters of libpq's that no address may have, and those that name files.
+_SECRETS = {"password", "sslpassword", "oauth_client_secret"}
+_FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "passfile"}
+_SYSTEMS_OWN = "system"  # as sslrootcert: the authorities that the system trusts
 _PROBE_TRIES = 2  # a wrong address must not look like a slow one
 
 
@@ -282,6 +287,11 @@ def _refuse_stolen(home: Home, files: TeamRuns, address: str) -> None:
     try:
         with PostgresDatabase.open(home, known) as database:
             count = database.count(RunFilter(archived=True))
+    except DatabaseRefusedError as error:
+        raise ConflictError(
+            f"{files.objects.address} belongs to {known}, which is still there: {error.unspelled.message}",
+            hint=error.unspelled.hint,
+        ) from error
     except StoreError:
         return  # it is lost: this is what taking over is for
     if count:
@@ -377,14 +387,23 @@ def _refuse_address(address: str) -> None:
             f"{option('database')} {_without_password(address)!r} is not an address of PostgreSQL",
             fix=option("database", "postgresql://USER@HOST/DATABASE"),
         )
-    if parts.password is not None or "password" in parse_qs(parts.query):
+    given = dict(parse_qsl(parts.query))
+    if parts.password is not None or _SECRETS & given.keys():
         raise UsageError(
             f"{option('database')} {_without_password(address)!r} has a password in it, which every process"
             " list would show",
             hint="put it into ~/.pgpass (mode 600) or the variable PGPASSWORD, and leave it out here",
         )
+    for name in sorted(_FILES & given.keys()):
+        path = given[name]
+        if path != _SYSTEMS_OWN and not Path(path).is_absolute():
+            raise UsageError(
+                f"{option('database')} has {name}={path}; runs read that file from other folders, so it must"
+                " be an absolute path",
+                hint=f"write {name}={Path(path).expanduser().absolute()}",
+            )
 
 
 def _without_password(address: str) -> str:
     address = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
-    return re.sub(r"(password=)[^&]*", r"\1***", address)
+    return re.sub(r"(password=|secret=)[^&]*", r"\1***", address)

@@ -47,6 +47,10 @@ _HOW_TO_GIVE_KEYS = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account's key",
     "az": "set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
 }
+# Variables that name a file with authorities to trust: for all that is reached over TLS, and for a store.
+_BUNDLE = "SSL_CERT_FILE"
+_PEM = b"-----BEGIN CERTIFICATE-----"
+_OWN_BUNDLES = {"s3": "AWS_CA_BUNDLE"}
 _STORES_NAME = re.compile(r"^Generic \w+ error: ")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _HIDDEN = re.compile(
@@ -149,13 +153,25 @@ class RemoteObjects:
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "Forbidden" in text:
             return ObjectsError(f"{self.address} refuses these credentials: {_shortened(text)}", hint=how)
         if "InvalidCertificate" in text:
-            return ObjectsError(
-                f"{self.address} cannot be used: its TLS certificate is not trusted",
-                hint="set SSL_CERT_FILE to the file with the certificate of the authority that signed it",
-            )
+            return self._certificate_error(text)
         return ObjectsError(
             f"{self.address} cannot be reached: {_shortened(text)}",
             hint="check the address, or try again later",
+        )
+
+    def _certificate_error(self, text: str) -> ObjectsError:
+        """Why the certificate that the store shows is not accepted."""
+        if "NotValidForName" in text:
+            return ObjectsError(
+                f"{self.address} cannot be used: its TLS certificate is for another host name",
+                hint="write the endpoint with a name that is in the certificate",
+            )
+        if "Expired" in text:
+            return ObjectsError(f"{self.address} cannot be used: its TLS certificate has expired")
+        variable = " or ".join(filter(None, (_OWN_BUNDLES.get(urlsplit(self.address).scheme), _BUNDLE)))
+        return ObjectsError(
+            f"{self.address} cannot be used: its TLS certificate is not trusted",
+            hint=f"set {variable} to the file with the certificate of the authority that signed it",
         )
 
 
@@ -230,6 +246,9 @@ def open_objects(address: str, *, tries: int = _TRIES) -> RemoteObjects:
     options: Any = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
     if str(settings.get("aws_endpoint", settings.get("azure_storage_endpoint", ""))).startswith("http://"):
         options["allow_http"] = True
+    authorities = _own_authorities(parts.scheme, os.environ)
+    if authorities is not None:
+        options["root_certificate"] = authorities  # beside those that the system trusts
     retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # the rest is done here
     try:
         if parts.scheme == "file":
@@ -251,6 +270,25 @@ def open_objects(address: str, *, tries: int = _TRIES) -> RemoteObjects:
             f"{address} cannot be used: {_shortened(str(error))}", hint=_HOW_TO_GIVE_KEYS.get(parts.scheme)
         ) from error
     return RemoteObjects(address, store, tries=tries)
+
+
+def _own_authorities(scheme: str, variables: Mapping[str, str]) -> bytes | None:
+    """Certificates of authorities that are trusted for this kind of store, as its own programs read them.
+
+    Raises:
+        ObjectsError: The file that is named cannot be read, or has none.
+    """
+    variable = _OWN_BUNDLES.get(scheme, "")
+    path = variables.get(variable)
+    if not path:
+        return None
+    try:
+        found = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise ObjectsError(f"{variable} is {path}, which cannot be read: {error.strerror}") from error
+    if _PEM not in found:
+        raise ObjectsError(f"{variable} is {path}, which contains no certificate in PEM form")
+    return found
 
 
 def _keys_of_file(variables: Mapping[str, str]) -> dict[str, str]:
