@@ -128,7 +128,7 @@ def test_an_address_that_cannot_be_is_refused_without_telling_its_password(home,
         (("/test_", "/nobodys_"), "the team's database does not exist: database \"nobodys_"),
         ((r"//\w+@", "//ghost@"), 'the team\'s database refuses this login: role "ghost" does not exist'),
         (
-            ("?host=/", "?host=/nowhere/"),
+            (r"\?host=/", "?host=/nowhere/"),
             "the team's database cannot be reached: connection to server on socket",
         ),
     ],
