@@ -11,8 +11,12 @@ import psycopg
 import pytest
 
 from conjure.core.team_settings import read_team
+from conjure.runs.artifacts.team_runs import stored_database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import all_processes
+from conjure.runs.maintenance import team as team_module
+from conjure.runs.objects.base import ObjectsError
+from conjure.runs.objects.remote import open_objects
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.repositories import read_files, write_files
@@ -406,3 +410,53 @@ def test_a_store_that_refuses_or_is_not_there_is_one_sentence(project, address, 
     refused = conjure("team", "init", "--database", address, "--objects", nowhere)
     assert f"{nowhere} cannot be reached" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_store_with_runs_of_others_is_refused_before_anything_is_written(project, postgres, address, store):
+    objects = store.new_address()
+    make_team(project.parent, address, objects, first_command="true")
+    eve, mine = Member(project.parent / "eve"), postgres.new_database()
+    eve.do("run", "true")
+    with psycopg.connect(address) as connection:  # the first team's database is lost
+        connection.execute("DROP SCHEMA public CASCADE")
+    refused = eve.call("team", "init", "--database", mine, "--objects", objects)
+    assert refused.returncode == 1
+    assert "contains the runs of another home" in refused.stderr
+    with psycopg.connect(mine) as connection:
+        assert connection.execute("SELECT to_regclass('public.runs')").fetchone() == (None,)
+    assert stored_database(open_objects(objects)) == address
+
+
+def test_a_database_with_as_many_runs_of_another_home_is_left_as_it_is(project, address, store):
+    ada, _ = make_team(project.parent, address, store.new_address(), first_command="echo of ada")
+    eve = Member(project.parent / "eve")
+    for _ in range(2):
+        eve.do("run", "echo of eve")
+    for objects in (["--objects", store.new_address()], []):
+        refused = eve.call("team", "init", "--database", address, *objects)
+        assert refused.returncode == 1
+        assert "the database contains 1 run of another home" in refused.stderr
+    (listed,) = json.loads(ada.do("ps", "-a", "--json"))
+    assert "of ada" in str(listed["command"])
+    assert ada.do("logs", "1") == "of ada\n"
+
+
+def test_a_beginning_that_was_interrupted_can_be_repeated(project, address, store, monkeypatch):
+    ada, objects = Member(project.parent / "ada"), store.new_address()
+    for number in (1, 2):
+        ada.do("run", f"echo {number} > made.txt; echo {number}")
+    send = team_module.send_run
+
+    def fail_later(home, files, record):
+        if record.number == 2:
+            raise ObjectsError("the store went away")
+        return send(home, files, record)
+
+    monkeypatch.setattr(team_module, "send_run", fail_later)
+    with pytest.raises(ObjectsError):
+        team_module.init(ada.home, address, objects)
+    ada.do("team", "init", "--database", address, "--objects", objects)
+    bob = Member(project.parent / "bob")
+    bob.do("team", "join", "--database", address)
+    assert [bob.do("logs", number) for number in "12"] == ["1\n", "2\n"]
+    assert bob.do("ls", "runs/2") == "made.txt\n"

@@ -21,6 +21,7 @@ from conjure.runs.code.tree_packs import write_pack
 from conjure.runs.database.base import Link
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
 from conjure.runs.objects import base
+from conjure.runs.objects.base import ObjectStore
 from conjure.runs.objects.index import YOUNG_S, Place, Streams, UploadRow
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, Resource
@@ -206,13 +207,6 @@ class TeamRuns(TeamFiles):
             return number
         return record if record.number == number else number
 
-    def stored_database(self) -> str | None:
-        """The address of the database that goes with the store, as the store knows it; None for a new one."""
-        try:
-            return str(parse_json(self.objects.get(base.TEAM_OBJECT))["database"])
-        except (base.MissingObjectError, ValueError, KeyError, TypeError):
-            return None
-
     def store_database(self, address: str) -> None:
         """Let the store know which database goes with it."""
         self.objects.put(base.TEAM_OBJECT, json.dumps({"format": 1, "database": address}).encode())
@@ -329,4 +323,12 @@ class TeamRuns(TeamFiles):
         return {found[1].manifest for found in kept if found is not None}
 
 
-__all__ = ["SharedManifest", "TeamRuns"]
+def stored_database(objects: ObjectStore) -> str | None:
+    """The address of the database that goes with a store, as the store knows it; None for a new one."""
+    try:
+        return str(parse_json(objects.get(base.TEAM_OBJECT))["database"])
+    except (base.MissingObjectError, ValueError, KeyError, TypeError):
+        return None
+
+
+__all__ = ["SharedManifest", "TeamRuns", "stored_database"]

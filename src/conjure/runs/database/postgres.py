@@ -34,7 +34,7 @@ _FIRST_PAUSE_S = 0.02
 _CONNECT_TIMEOUT_S = 10
 # What libpq says where it cannot connect, before why; and the words in that by which causes are told.
 _NO_CONNECTION = re.compile(r"^connection (?:failed|is bad): ")
-_PLACE = re.compile(r"^connection to server (?:at|on socket) .*? failed: (?:FATAL: +)?")
+_PLACE = re.compile(r"^connection to server (?:at|on socket) .*? failed: (?:FATAL: +|fe_sendauth: )?")
 _OF_TLS = ("certificate", "private key file", "does not support SSL", "sslmode", " alert ")
 _NOT_ALLOWED = (
     "pg_hba.conf",

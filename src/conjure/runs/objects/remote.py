@@ -52,6 +52,8 @@ _BUNDLE = "SSL_CERT_FILE"
 _PEM = b"-----BEGIN CERTIFICATE-----"
 _OWN_BUNDLES = {"s3": "AWS_CA_BUNDLE"}
 _STORES_NAME = re.compile(r"^Generic \w+ error: ")
+_REQUEST = re.compile(r"Error performing \w+ \S+ in \S+(?:, after [^-]*)? ?- ")
+_CAUSE = re.compile(r'(?:message|error): "([^"\n]+)"')  # what the system says of a connection
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _HIDDEN = re.compile(
     r"(?i)((?:signature|credential|x-amz-[a-z-]+|sig|secret|token|password|authorization)[=:]\s*)[^&\s\"']+"
@@ -183,6 +185,10 @@ def _container_word(address: str) -> str:
 def _shortened(text: str) -> str:
     """The first sentence of what obstore says, and the store's own word for it, without how errors nest."""
     line = _STORES_NAME.sub("", text.strip().partition("\n")[0]).partition("<?xml")[0]
+    line = _REQUEST.sub("", line)
+    cause = _CAUSE.search(text)
+    if cause is not None:
+        line = cause[1]
     line = line.rstrip(": \ufeff")
     code = _CODE.search(text)
     return (line if len(line) <= 300 else f"{line[:300]} …") + (f" ({code[1]})" if code is not None else "")
