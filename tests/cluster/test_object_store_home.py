@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -460,3 +461,26 @@ def test_a_beginning_that_was_interrupted_can_be_repeated(project, address, stor
     bob.do("team", "join", "--database", address)
     assert [bob.do("logs", number) for number in "12"] == ["1\n", "2\n"]
     assert bob.do("ls", "runs/2") == "made.txt\n"
+
+
+def test_a_lost_database_is_rebuilt_with_how_metrics_stand(project, postgres, address, store):
+    objects = store.new_address()
+    ada, bob = make_team(project.parent, address, objects)
+    reporting = "from conjure import log_metric; [log_metric('loss', value) for value in (0.5, 0.25)]"
+    ada.do("run", "--", sys.executable, "-c", reporting)
+    before = json.loads(bob.do("info", "1", "--json"))
+    with psycopg.connect(address) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+    bob.do("--home", "restored", "team", "init", "--database", postgres.new_database(), "--objects", objects)
+    after = json.loads(bob.do("--home", "restored", "info", "1", "--json"))
+    assert after["metrics"]["loss"]["last_value"] == 0.25
+    assert after == before
+
+
+def test_a_new_members_home_has_no_faults(project, address, store):
+    ada, bob = make_team(project.parent, address, store.new_address())
+    Path("code.txt").write_text("code\n")
+    ada.do("run", "cat code.txt")
+    for member in (ada, bob):
+        states = {each["name"]: each["state"] for each in json.loads(member.do("doctor", "--json"))}
+        assert states["code"] == "ok"

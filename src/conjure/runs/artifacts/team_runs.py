@@ -25,7 +25,8 @@ from conjure.runs.objects.base import ObjectStore
 from conjure.runs.objects.index import YOUNG_S, Place, Streams, UploadRow
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, Resource
-from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE
+from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE, RunFolder
+from conjure.runs.telemetry.metrics import metric_summaries, read_points
 
 _AT_ONCE = 8
 _NOTHING_SENT = Streams(0, 0, 0)
@@ -271,6 +272,19 @@ class TeamRuns(TeamFiles):
                     for name, start in (found[newest].get(each, ("", 0)) for each in (LOG_FILE, METRICS_FILE))
                 ]
                 self.index.set_streams(number, Streams(newest, *lengths))
+                self._rebuild_summaries(number, newest, lengths[1])
+
+    def _rebuild_summaries(self, number: int, attempt: int, length: int) -> None:
+        """Write down anew how a run's metrics stand, from so many bytes of them."""
+        with tempfile.TemporaryDirectory(prefix="conjure-") as name:
+            folder = RunFolder(Path(name))
+            with folder.metrics.open("wb") as file:
+                for start in range(0, length, base.SEGMENT_BYTES):
+                    try:
+                        file.write(self.objects.get(base.segment(number, attempt, METRICS_FILE, start)))
+                    except base.MissingObjectError:
+                        break
+            self.database.set_summaries(number, metric_summaries(read_points(folder.path)).values())
 
     def _upload_row(self, name: str) -> UploadRow | None:
         try:

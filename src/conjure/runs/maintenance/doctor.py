@@ -108,12 +108,13 @@ def rebuild(home: Home) -> Rebuilt:
         StoreError: The home cannot be written, or a newer conjure wrote the database.
         SnapshotError: The code store cannot be mended.
     """
+    aside = None
     if objects_team(home) is not None:
         numbers, unreadable = rebuild_records(home)
-        return Rebuilt(tuple(numbers), tuple(unreadable))
-    aside = _set_aside(home) if _is_damaged(home) else None
-    with open_database(home) as store:
-        numbers, unreadable = store.reindex()
+    else:
+        aside = _set_aside(home) if _is_damaged(home) else None
+        with open_database(home) as store:
+            numbers, unreadable = store.reindex()
     if home.code_repository.exists():
         code_store.repair_store(home)
     return Rebuilt(tuple(numbers), tuple(unreadable), aside)
@@ -284,12 +285,12 @@ def _code(home: Home) -> Finding:
                 trees = store.code_trees()
         else:
             trees = {}
+        if objects_team(home) is not None:
+            trees = {number: tree for number, tree in trees.items() if not home.is_elsewhere(number)}
         if not repository.exists() and not trees:
             return Finding("code", State.OK, "none yet")
         if not code_store.is_sound(home):
             return Finding("code", State.FAULT, f"{repository} is damaged", _REINDEX)
-        if objects_team(home) is not None:
-            trees = {number: tree for number, tree in trees.items() if not home.is_elsewhere(number)}
         missing = code_store.missing_code(home, trees)
     except ConjureError as error:
         return Finding("code", State.FAULT, str(error), error.fix or error.hint)
