@@ -87,6 +87,33 @@ def test_an_upgrade_of_what_is_new_changes_nothing(shared):
     assert succeed("team", "upgrade") == f"schema {NEWEST}\n"
 
 
+def test_a_newer_database_is_refused_by_every_command(shared, address):
+    with psycopg.connect(address) as connection:
+        connection.execute("INSERT INTO schema_migrations (number, name) VALUES (%s, 'later')", (NEWEST + 1,))
+    for command in (["ps"], ["team", "upgrade"], ["team", "status"]):
+        refused = conjure(*command)
+        assert refused.returncode == 1
+        assert (
+            f"has schema {NEWEST + 1}, and this version of conjure supports up to {NEWEST}" in refused.stderr
+        )
+
+
+def test_a_home_that_shares_its_folder_need_not_join(shared, address):
+    assert "this home uses the database already: 1 run" in succeed("team", "join", "--database", address)
+
+
+def test_what_doctor_says_of_a_shared_database(shared, address, postgres):
+    found = {each["name"]: each for each in json.loads(succeed("doctor", "--json"))}
+    assert address in found["database"]["text"]
+    postgres.stop()
+    try:
+        told = conjure("doctor").stdout
+    finally:
+        postgres.start()
+    assert "the team's database cannot be reached" in told
+    assert "reindex" not in told
+
+
 def test_a_database_belongs_to_one_home(shared, address, tmp_path, monkeypatch):
     monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "another"))
     refused = conjure("team", "init", "--database", address)

@@ -65,7 +65,7 @@ class PostgresDatabase(MaintenanceStatements):
         """
         session = PostgresSession(home, address)
         try:
-            _check_schema(schema_number(session))
+            check_schema(schema_number(session))
         except BaseException:
             session.close()
             raise
@@ -86,7 +86,13 @@ class PostgresDatabase(MaintenanceStatements):
         return " ".join(version.split()[:2])
 
 
-def _check_schema(number: int) -> None:
+def check_schema(number: int) -> None:
+    """Refuse a database that this version cannot use.
+
+    Raises:
+        StoreError: It has no schema of conjure's, or an older one.
+        NewerSchemaError: A newer conjure wrote it.
+    """
     if number > NEWEST:
         raise NewerSchemaError(
             f"the team's database has schema {number}, and this version of conjure supports up to {NEWEST}:"

@@ -16,7 +16,7 @@ from typing import Any
 
 from conjure.core.files import parse_json
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.core.team_settings import objects_team
+from conjure.core.team_settings import objects_team, read_team
 from conjure.core.text import plural, valid_utf8
 from conjure.core.units import format_size
 from conjure.errors import BuildError, ConjureError, StoreError
@@ -158,12 +158,12 @@ def _database(home: Home) -> Iterator[Finding]:
             elsewhere = _elsewhere(home, store)
             # Of a team with an object store, the copies of the records are there.
             suspects = [] if objects_team(home) is not None else store.suspects()
-            yield _integrity(store, suspects)
+            yield _integrity(home, store, suspects)
             yield _runs(store)
             yield from _run_folders(home, store, suspects, elsewhere)
             yield from _leftovers(home, store)
     except StoreError as error:
-        yield Finding("database", State.FAULT, str(error), _REINDEX)
+        yield Finding("database", State.FAULT, str(error), error.fix or error.hint or _REINDEX)
 
 
 def _is_damaged(home: Home) -> bool:
@@ -171,14 +171,16 @@ def _is_damaged(home: Home) -> bool:
     return shared_address(home) is None and is_damaged(home.database)
 
 
-def _integrity(store: Database, suspects: list[int]) -> Finding:
+def _integrity(home: Home, store: Database, suspects: list[int]) -> Finding:
     faults = store.stray_rows()
     damaged = store.damaged_rows(suspects)
     if damaged:
         faults.append(f"rows of runs that cannot be read: {_numbers(damaged)}")
     if faults:
         return Finding("database", State.FAULT, "; ".join(faults), _REINDEX)
-    return Finding("database", State.OK, f"schema {NEWEST}, no faults")
+    team = read_team(home)
+    what = f"schema {NEWEST}" if team is None else team.database
+    return Finding("database", State.OK, f"{what}, no faults")
 
 
 def _runs(store: Database) -> Finding:

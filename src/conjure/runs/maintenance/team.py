@@ -28,7 +28,7 @@ from conjure.runs.artifacts.uploads import read_upload, uploads_here
 from conjure.runs.code.tree_packs import has_tree
 from conjure.runs.database.base import DatabaseRefusedError, RunFilter
 from conjure.runs.database.open_database import open_database, share, stop_sharing
-from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
+from conjure.runs.database.postgres import PostgresDatabase, PostgresSession, check_schema
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
 from conjure.runs.database.record_files import folder_numbers, read_record
 from conjure.runs.objects import base
@@ -190,9 +190,11 @@ def upgrade_schema(home: Home) -> tuple[int, int]:
 def _upgrade(home: Home, address: str) -> tuple[int, int]:
     session = PostgresSession(home, address)
     try:
-        return upgrade(session), schema_number(session)
+        before, after = upgrade(session), schema_number(session)
     finally:
         session.close()
+    check_schema(after)
+    return before, after
 
 
 def leave(home: Home) -> int:
