@@ -484,3 +484,20 @@ def test_a_new_members_home_has_no_faults(project, address, store):
     for member in (ada, bob):
         states = {each["name"]: each["state"] for each in json.loads(member.do("doctor", "--json"))}
         assert states["code"] == "ok"
+
+
+def test_a_restored_backup_gets_what_was_made_since(project, address, store):
+    ada, bob = make_team(project.parent, address, store.new_address(), first_command="true")
+    tables = ("runs", "uploads", "objects")
+    with psycopg.connect(address) as connection:
+        for table in tables:
+            connection.execute(f"CREATE TABLE backup_{table} AS TABLE {table}")
+    Path("data.txt").write_text("mine\n")
+    ada.do("upload", "data.txt")
+    with psycopg.connect(address) as connection:
+        for table in tables:
+            connection.execute(f"TRUNCATE {table} CASCADE")
+            connection.execute(f"INSERT INTO {table} SELECT * FROM backup_{table}")
+            connection.execute(f"DROP TABLE backup_{table}")
+    bob.do("doctor", "--reindex")
+    assert "mine\n" in bob.do("run", "-m", "uploads/data.txt:in.txt", "cat in.txt")

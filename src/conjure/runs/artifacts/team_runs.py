@@ -184,7 +184,7 @@ class TeamRuns(TeamFiles):
                 if outputs is not None and outputs.manifest is not None and not outputs.removed:
                     manifests.add(outputs.manifest)
         self.database.session.skip_numbers(max([0, *rebuilt, *unreadable]))
-        if rebuilt or not known:
+        if rebuilt or not known or self._lacks_uploads():
             self.rebuild_index(manifests)
             self.rebuild_streams(rebuilt)
             for number in sorted(self.database.active_numbers() & set(rebuilt)):
@@ -247,6 +247,11 @@ class TeamRuns(TeamFiles):
                     if base.blob(entry.digest) in places and entry.digest not in shared.places
                 }
         self.index.add(places)
+
+    def _lacks_uploads(self) -> bool:
+        """Whether the store has an upload that the database knows nothing of."""
+        known = {base.upload_object(row.name, row.version) for row in self.index.uploads()}
+        return any(name not in known for name in self.objects.names(base.UPLOADS))
 
     def _load_if_whole(self, digest: str) -> SharedManifest | None:
         try:
