@@ -389,6 +389,13 @@ def test_a_login_without_its_password_is_one_sentence(project, postgres):
         ("s3://bucket/x?secret=hunter2", "cannot have the parameter 'secret'"),
         ("file://host/x", "names a host"),
         ("s3:///x", "names no bucket"),
+        ("s3://b/x?endpoint=http://key:hunter2@host", "has a password in its endpoint"),
+        ("s3://b/x?endpoint=localhost:80", "has an endpoint that is not an address"),
+        ("s3://b/x?endpoint=http://host:99999", "has an endpoint that is not an address"),
+        ("s3://b/x?endpoint=http://a b", "has an endpoint that is not an address"),
+        ("s3://b/x?endpoint=http://[::1", "has an endpoint that is not an address"),
+        ("s3://a b/x", "'a b' cannot be the name of a bucket"),
+        ("s3://[::1/x", "is not an address of an object store"),
     ],
 )
 def test_an_address_that_cannot_be_is_refused_without_telling_its_key(project, address, objects, said):

@@ -136,6 +136,7 @@ def test_a_home_with_an_active_run_stays_where_it_is(home, address):
     ("address", "said"),
     [
         ("sqlite:///x", "is not an address of PostgreSQL"),
+        ("postgresql://[::1/db", "is not an address of PostgreSQL"),
         ("postgresql://me:hunter2@host/db", "has a password in it"),
         ("postgresql://me@host/db?password=hunter2", "has a password in it"),
         ("postgresql://me@host/db?sslkey=/k&sslpassword=hunter2", "has a password in it"),
@@ -153,6 +154,7 @@ def test_an_address_that_cannot_be_is_refused_without_telling_its_password(home,
     ("part", "said"),
     [
         (("/test_", "/nobodys_"), "the team's database does not exist: database \"nobodys_"),
+        ((r"\?", "&sslmode=require?"), "the team's database does not exist: database \"test_"),
         ((r"//\w+@", "//ghost@"), 'the team\'s database refuses this login: role "ghost" does not exist'),
         (
             (r"\?host=/", "?host=/nowhere/"),

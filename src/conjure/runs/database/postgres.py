@@ -292,25 +292,25 @@ def _connection_error(text: str) -> DatabaseAwayError:
     """
     words = _NO_CONNECTION.sub("", text)
     why = _PLACE.sub("", words)
+    if _NO_DATABASE.search(why):
+        return DatabaseAwayError(
+            f"the team's database does not exist: {why}",
+            hint="check the name in the database's address, or create it: createdb NAME",
+        )
     if "password" in why:
         return DatabaseRefusedError(
             f"the team's database refuses this login: {why}",
             hint="put the password into ~/.pgpass (mode 600) or PGPASSWORD",
-        )
-    if any(word in why for word in _OF_TLS):
-        return DatabaseRefusedError(
-            f"the team's database cannot be used over TLS: {why}",
-            hint="check sslmode and sslrootcert in the database's address, or PGSSLMODE and PGSSLROOTCERT",
         )
     if any(word in why for word in _NOT_ALLOWED) or _NO_ROLE.search(why):
         return DatabaseRefusedError(
             f"the team's database refuses this login: {why}",
             hint="check the name of the role in the database's address; its administrator can grant access",
         )
-    if _NO_DATABASE.search(why):
-        return DatabaseAwayError(
-            f"the team's database does not exist: {why}",
-            hint="check the name in the database's address, or create it: createdb NAME",
+    if any(word in why for word in _OF_TLS):
+        return DatabaseRefusedError(
+            f"the team's database cannot be used over TLS: {why}",
+            hint="check sslmode and sslrootcert in the database's address, or PGSSLMODE and PGSSLROOTCERT",
         )
     return DatabaseAwayError(
         f"the team's database cannot be reached: {words}", hint="try again; nothing is lost"

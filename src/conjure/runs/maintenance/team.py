@@ -411,8 +411,11 @@ def _refuse_active(home: Home, among: Iterable[int] | None = None) -> None:
 
 
 def _refuse_address(address: str) -> None:
-    parts = urlsplit(address)
-    if parts.scheme not in _SCHEMES:
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # half of a bracket around an address of IPv6
+        parts = None
+    if parts is None or parts.scheme not in _SCHEMES:
         raise UsageError(
             f"{option('database')} {_without_password(address)!r} is not an address of PostgreSQL",
             fix=option("database", "postgresql://USER@HOST/DATABASE"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
@@ -51,6 +51,9 @@ _HOW_TO_GIVE_KEYS = {
 _BUNDLE = "SSL_CERT_FILE"
 _PEM = b"-----BEGIN CERTIFICATE-----"
 _OWN_BUNDLES = {"s3": "AWS_CA_BUNDLE"}
+# Names that can stand in a request as they are.
+_BUCKET = re.compile(r"[A-Za-z0-9._:-]*")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _STORES_NAME = re.compile(r"^Generic \w+ error: ")
 _REQUEST = re.compile(r"Error performing \w+ \S+ in \S+(?:, after [^-]*)? ?- ")
 _CAUSE = re.compile(r'(?:message|error): "([^"\n]+)"')  # what the system says of a connection
@@ -200,8 +203,12 @@ def check_address(address: str) -> None:
     Raises:
         UsageError: It is so.
     """
-    parts = urlsplit(address)
-    if parts.scheme not in _SETTINGS or (parts.scheme == "file" and not parts.path.startswith("/")):
+    parts = _split(address)
+    if (
+        parts is None
+        or parts.scheme not in _SETTINGS
+        or (parts.scheme == "file" and not parts.path.startswith("/"))
+    ):
         raise UsageError(
             f"{option('objects')} {_without_secrets(address)!r} is not an address of an object store:"
             f" write {_FORMS}"
@@ -212,11 +219,16 @@ def check_address(address: str) -> None:
         raise UsageError(
             f"{option('objects')} {address!r} names no {_container_word(address)}: write {_FORMS}"
         )
-    if parts.username is not None or parts.password is not None:
+    if "@" in parts.netloc:
         raise UsageError(
             f"{option('objects')} {_without_secrets(address)!r} has a key in it, which every process list"
             " would show",
             hint=_HOW_TO_GIVE_KEYS.get(parts.scheme),
+        )
+    if not _BUCKET.fullmatch(parts.netloc):
+        raise UsageError(
+            f"{option('objects')} {address!r}: {parts.netloc!r} cannot be the name of a"
+            f" {_container_word(address)}"
         )
     known = _SETTINGS[parts.scheme]
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -224,8 +236,35 @@ def check_address(address: str) -> None:
         if name not in known:
             allowed = f"allowed are {', '.join(known)}" if known else "none are allowed"
             raise UsageError(f"{option('objects')} cannot have the parameter {name!r}; {allowed}")
+    if "endpoint" in given:
+        _check_endpoint(address, given["endpoint"])
     if parts.scheme == "az" and not given.get("account"):
         raise UsageError(f"{option('objects')} {address!r} names no storage account: write {_FORMS}")
+
+
+def _check_endpoint(address: str, endpoint: str) -> None:
+    parts = _split(endpoint)
+    if parts is not None and "@" in parts.netloc:
+        raise UsageError(
+            f"{option('objects')} {_without_secrets(address)!r} has a password in its endpoint, which every"
+            " process list would show",
+            hint=_HOW_TO_GIVE_KEYS.get(address.partition(":")[0]),
+        )
+    is_address = parts is not None and parts.scheme in ("http", "https") and _HOST.fullmatch(parts.netloc)
+    if not is_address:
+        raise UsageError(
+            f"{option('objects')} {address!r} has an endpoint that is not an address: write"
+            " endpoint=https://HOST or endpoint=http://HOST:PORT"
+        )
+
+
+def _split(address: str) -> SplitResult | None:
+    """The parts of an address; None where it is none."""
+    try:
+        parts = urlsplit(address)
+        return parts if parts.port is None or parts.port > 0 else None
+    except ValueError:  # half of a bracket around an address of IPv6, a port that is no number or too large
+        return None
 
 
 def _without_secrets(address: str) -> str:
