@@ -52,6 +52,12 @@ def spell_in_python(name: str, values: tuple[object, ...]) -> str:
     return f"{name}={values[0]!r}" if len(values) == 1 else f"{name}={list(values)!r}"
 
 
+def _spell_as_flag(name: str, values: tuple[object, ...]) -> str:
+    """An option as a flag: ``--max-new-tokens 5``."""
+    flag = f"--{name.replace('_', '-')}"
+    return " ".join(f"{flag} {value}" for value in values if value is not True) or flag
+
+
 def _spelled(text: str, spell: Spell) -> str:
     return _NAMED.sub(lambda found: spell(found[1], tuple(json.loads(found[2]))), text)
 
@@ -100,6 +106,15 @@ class ConjureError(Exception):
             None if fix is None else _spelled(fix, spell),
             None if hint is None else _spelled(hint, spell),
         )
+
+    def in_full(self) -> str:
+        """What failed and what to do, in one text, for a record that any interface may show later.
+
+        Options are spelled as on the command line, which is where most read it.
+        """
+        message, fix, hint = self.told(_spell_as_flag)
+        advice = "; ".join(filter(None, (hint, fix and f"try: {fix}")))
+        return f"{message} ({advice})" if advice else message
 
 
 class UsageError(ConjureError):

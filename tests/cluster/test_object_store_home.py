@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import psycopg
 import pytest
 
 from conjure.core.team_settings import read_team
+from conjure.runs.artifacts.team_runs import stored_database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import all_processes
+from conjure.runs.maintenance import team as team_module
+from conjure.runs.objects.base import ObjectsError
+from conjure.runs.objects.remote import open_objects
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.repositories import read_files, write_files
@@ -384,6 +389,13 @@ def test_a_login_without_its_password_is_one_sentence(project, postgres):
         ("s3://bucket/x?secret=hunter2", "cannot have the parameter 'secret'"),
         ("file://host/x", "names a host"),
         ("s3:///x", "names no bucket"),
+        ("s3://b/x?endpoint=http://key:hunter2@host", "has a password in its endpoint"),
+        ("s3://b/x?endpoint=localhost:80", "has an endpoint that is not an address"),
+        ("s3://b/x?endpoint=http://host:99999", "has an endpoint that is not an address"),
+        ("s3://b/x?endpoint=http://a b", "has an endpoint that is not an address"),
+        ("s3://b/x?endpoint=http://[::1", "has an endpoint that is not an address"),
+        ("s3://a b/x", "'a b' cannot be the name of a bucket"),
+        ("s3://[::1/x", "is not an address of an object store"),
     ],
 )
 def test_an_address_that_cannot_be_is_refused_without_telling_its_key(project, address, objects, said):
@@ -406,3 +418,93 @@ def test_a_store_that_refuses_or_is_not_there_is_one_sentence(project, address, 
     refused = conjure("team", "init", "--database", address, "--objects", nowhere)
     assert f"{nowhere} cannot be reached" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_store_with_runs_of_others_is_refused_before_anything_is_written(project, postgres, address, store):
+    objects = store.new_address()
+    make_team(project.parent, address, objects, first_command="true")
+    eve, mine = Member(project.parent / "eve"), postgres.new_database()
+    eve.do("run", "true")
+    with psycopg.connect(address) as connection:  # the first team's database is lost
+        connection.execute("DROP SCHEMA public CASCADE")
+    refused = eve.call("team", "init", "--database", mine, "--objects", objects)
+    assert refused.returncode == 1
+    assert "contains the runs of another home" in refused.stderr
+    with psycopg.connect(mine) as connection:
+        assert connection.execute("SELECT to_regclass('public.runs')").fetchone() == (None,)
+    assert stored_database(open_objects(objects)) == address
+
+
+def test_a_database_with_as_many_runs_of_another_home_is_left_as_it_is(project, address, store):
+    ada, _ = make_team(project.parent, address, store.new_address(), first_command="echo of ada")
+    eve = Member(project.parent / "eve")
+    for _ in range(2):
+        eve.do("run", "echo of eve")
+    for objects in (["--objects", store.new_address()], []):
+        refused = eve.call("team", "init", "--database", address, *objects)
+        assert refused.returncode == 1
+        assert "the database contains 1 run of another home" in refused.stderr
+    (listed,) = json.loads(ada.do("ps", "-a", "--json"))
+    assert "of ada" in str(listed["command"])
+    assert ada.do("logs", "1") == "of ada\n"
+
+
+def test_a_beginning_that_was_interrupted_can_be_repeated(project, address, store, monkeypatch):
+    ada, objects = Member(project.parent / "ada"), store.new_address()
+    for number in (1, 2):
+        ada.do("run", f"echo {number} > made.txt; echo {number}")
+    send = team_module.send_run
+
+    def fail_later(home, files, record):
+        if record.number == 2:
+            raise ObjectsError("the store went away")
+        return send(home, files, record)
+
+    monkeypatch.setattr(team_module, "send_run", fail_later)
+    with pytest.raises(ObjectsError):
+        team_module.init(ada.home, address, objects)
+    ada.do("team", "init", "--database", address, "--objects", objects)
+    bob = Member(project.parent / "bob")
+    bob.do("team", "join", "--database", address)
+    assert [bob.do("logs", number) for number in "12"] == ["1\n", "2\n"]
+    assert bob.do("ls", "runs/2") == "made.txt\n"
+
+
+def test_a_lost_database_is_rebuilt_with_how_metrics_stand(project, postgres, address, store):
+    objects = store.new_address()
+    ada, bob = make_team(project.parent, address, objects)
+    reporting = "from conjure import log_metric; [log_metric('loss', value) for value in (0.5, 0.25)]"
+    ada.do("run", "--", sys.executable, "-c", reporting)
+    before = json.loads(bob.do("info", "1", "--json"))
+    with psycopg.connect(address) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+    bob.do("--home", "restored", "team", "init", "--database", postgres.new_database(), "--objects", objects)
+    after = json.loads(bob.do("--home", "restored", "info", "1", "--json"))
+    assert after["metrics"]["loss"]["last_value"] == 0.25
+    assert after == before
+
+
+def test_a_new_members_home_has_no_faults(project, address, store):
+    ada, bob = make_team(project.parent, address, store.new_address())
+    Path("code.txt").write_text("code\n")
+    ada.do("run", "cat code.txt")
+    for member in (ada, bob):
+        states = {each["name"]: each["state"] for each in json.loads(member.do("doctor", "--json"))}
+        assert states["code"] == "ok"
+
+
+def test_a_restored_backup_gets_what_was_made_since(project, address, store):
+    ada, bob = make_team(project.parent, address, store.new_address(), first_command="true")
+    tables = ("runs", "uploads", "objects")
+    with psycopg.connect(address) as connection:
+        for table in tables:
+            connection.execute(f"CREATE TABLE backup_{table} AS TABLE {table}")
+    Path("data.txt").write_text("mine\n")
+    ada.do("upload", "data.txt")
+    with psycopg.connect(address) as connection:
+        for table in tables:
+            connection.execute(f"TRUNCATE {table} CASCADE")
+            connection.execute(f"INSERT INTO {table} SELECT * FROM backup_{table}")
+            connection.execute(f"DROP TABLE backup_{table}")
+    bob.do("doctor", "--reindex")
+    assert "mine\n" in bob.do("run", "-m", "uploads/data.txt:in.txt", "cat in.txt")

@@ -1,13 +1,12 @@
 """Object stores as servers: what every store must do, in S3 and in Azure's protocol; and TLS."""
 
-import subprocess
-
 import pytest
 
 from conjure.runs.objects.base import ObjectsError
 from conjure.runs.objects.remote import open_objects
 from conjure.runs.objects.store_check import probe
 from support.azure_server import AzureServer
+from support.certificates import make_certificates
 from support.object_contract import *  # noqa: F403
 
 
@@ -37,25 +36,12 @@ def test_a_container_that_is_not_there_is_told_so(az, monkeypatch):
 
 
 def test_a_certificate_of_ones_own_authority_is_trusted_where_that_is_named(tmp_path, monkeypatch):
-    make_certificates(tmp_path)
-    with AzureServer.running(certificate=tmp_path / "server.pem", key=tmp_path / "server.key") as server:
+    made = make_certificates(tmp_path)
+    with AzureServer.running(certificate=made.server, key=made.key) as server:
         for name, value in server.variables().items():
             monkeypatch.setenv(name, value)
         with pytest.raises(ObjectsError, match="its TLS certificate is not trusted") as refused:
             probe(open_objects(server.new_address(), tries=1))
         assert "SSL_CERT_FILE" in refused.value.hint
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(made.authority))
         assert probe(open_objects(server.new_address(), tries=1)).refuses_to_overwrite
-
-
-def make_certificates(folder):
-    """Those of an authority and of a server at 127.0.0.1."""
-    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout")
-    for arguments in (
-        ("req", "-x509", *new_key, "authority.key", "-out", "authority.pem", "-subj", "/CN=authority"),
-        ("req", *new_key, "server.key", "-out", "server.csr", "-subj", "/CN=server"),
-        ("x509", "-req", "-in", "server.csr", "-CA", "authority.pem", "-CAkey", "authority.key",
-         "-CAcreateserial", "-extfile", "extensions", "-out", "server.pem"),
-    ):  # fmt: skip
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)

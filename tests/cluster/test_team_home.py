@@ -1,6 +1,7 @@
 """A home whose records are in PostgreSQL: every command, and what becomes of runs when things go away."""
 
 import json
+import re
 
 import psycopg
 import pytest
@@ -86,6 +87,33 @@ def test_an_upgrade_of_what_is_new_changes_nothing(shared):
     assert succeed("team", "upgrade") == f"schema {NEWEST}\n"
 
 
+def test_a_newer_database_is_refused_by_every_command(shared, address):
+    with psycopg.connect(address) as connection:
+        connection.execute("INSERT INTO schema_migrations (number, name) VALUES (%s, 'later')", (NEWEST + 1,))
+    for command in (["ps"], ["team", "upgrade"], ["team", "status"]):
+        refused = conjure(*command)
+        assert refused.returncode == 1
+        assert (
+            f"has schema {NEWEST + 1}, and this version of conjure supports up to {NEWEST}" in refused.stderr
+        )
+
+
+def test_a_home_that_shares_its_folder_need_not_join(shared, address):
+    assert "this home uses the database already: 1 run" in succeed("team", "join", "--database", address)
+
+
+def test_what_doctor_says_of_a_shared_database(shared, address, postgres):
+    found = {each["name"]: each for each in json.loads(succeed("doctor", "--json"))}
+    assert address in found["database"]["text"]
+    postgres.stop()
+    try:
+        told = conjure("doctor").stdout
+    finally:
+        postgres.start()
+    assert "the team's database cannot be reached" in told
+    assert "reindex" not in told
+
+
 def test_a_database_belongs_to_one_home(shared, address, tmp_path, monkeypatch):
     monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "another"))
     refused = conjure("team", "init", "--database", address)
@@ -108,8 +136,11 @@ def test_a_home_with_an_active_run_stays_where_it_is(home, address):
     ("address", "said"),
     [
         ("sqlite:///x", "is not an address of PostgreSQL"),
+        ("postgresql://[::1/db", "is not an address of PostgreSQL"),
         ("postgresql://me:hunter2@host/db", "has a password in it"),
         ("postgresql://me@host/db?password=hunter2", "has a password in it"),
+        ("postgresql://me@host/db?sslkey=/k&sslpassword=hunter2", "has a password in it"),
+        ("postgresql://me@host/db?oauth_client_secret=hunter2", "has a password in it"),
     ],
 )
 def test_an_address_that_cannot_be_is_refused_without_telling_its_password(home, address, said):
@@ -117,6 +148,48 @@ def test_an_address_that_cannot_be_is_refused_without_telling_its_password(home,
     assert refused.returncode == 2
     assert said in refused.stderr
     assert "hunter2" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (("/test_", "/nobodys_"), "the team's database does not exist: database \"nobodys_"),
+        ((r"\?", "&sslmode=require?"), "the team's database does not exist: database \"test_"),
+        ((r"//\w+@", "//ghost@"), 'the team\'s database refuses this login: role "ghost" does not exist'),
+        (
+            (r"\?host=/", "?host=/nowhere/"),
+            "the team's database cannot be reached: connection to server on socket",
+        ),
+    ],
+)
+def test_a_database_that_is_not_there_is_one_sentence(home, address, part, said):
+    refused = conjure("team", "init", "--database", re.sub(*part, address))
+    assert refused.returncode == 1
+    error, hint = refused.stderr.splitlines()
+    assert error.startswith(f"error: {said}")
+    assert hint.startswith("  hint: ")
+
+
+def test_a_role_that_may_create_no_tables_is_told_so(home, address, postgres):
+    postgres.execute("CREATE ROLE grace LOGIN")
+    refused = conjure("team", "init", "--database", address.replace(f"//{postgres.user}@", "//grace@"))
+    assert refused.returncode == 1
+    error, hint = refused.stderr.splitlines()
+    assert error.endswith("does not have the permission for this: permission denied for schema public")
+    assert "A role for each member" in hint
+
+
+def test_a_member_whose_password_was_changed_is_told_so(home, address, postgres, monkeypatch):
+    postgres.execute("DROP ROLE IF EXISTS locked", "CREATE ROLE locked LOGIN SUPERUSER PASSWORD 'hunter2'")
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    succeed("team", "init", "--database", address.replace(f"//{postgres.user}@", "//locked@"))
+    postgres.execute("ALTER ROLE locked PASSWORD 'hunter3'")
+    for command in (["ps"], ["run", "true"], ["team", "status"]):
+        refused = conjure(*command)
+        assert refused.returncode in (1, 125)
+        assert 'refuses this login: password authentication failed for user "locked"' in refused.stderr
+        assert "hunter" not in refused.stderr
+        assert len(refused.stderr.splitlines()) == 2
 
 
 def test_an_older_conjure_is_refused_in_one_sentence(shared, tmp_path):

@@ -1,22 +1,33 @@
 """A real PostgreSQL for tests: Debian's, started as an ordinary user, gone with the tests.
 
-Main entry: `PostgresServer`. Invariant: it listens on a socket in a folder of its own, and on no network.
+Main entry: `PostgresServer`. Invariant: it listens on a socket in a folder of its own, and on no network;
+where it is given certificates, on this machine's own address too, over TLS only.
 """
 
 import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 
+from support.certificates import Certificates
+
 _ORDINARY = "nobody"
 _CONNECTIONS = 600  # for a hundred runs at once, and those who ask for them
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _binaries() -> Path:
@@ -30,9 +41,13 @@ def _binaries() -> Path:
 class PostgresServer:
     """A server in a folder of its own; the context manager starts and ends it."""
 
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, durable: bool = False, certificates: Certificates | None = None
+    ) -> None:
         self._folder = folder
         self._durable = durable
+        self.certificates = certificates
+        self.port = 5432 if certificates is None else _free_port()
         self._bin = _binaries()
         self._databases = 0
         self._data = folder / "data"
@@ -42,18 +57,24 @@ class PostgresServer:
 
     @classmethod
     @contextmanager
-    def running(cls, *, durable: bool = False) -> Iterator["PostgresServer"]:
+    def running(
+        cls, *, durable: bool = False, certificates: Certificates | None = None
+    ) -> Iterator["PostgresServer"]:
         """A server while the block lasts.
 
         Args:
             durable: Whether a commit waits for the disk, as it does where data matters.
+            certificates: What it shows to who comes over the network; nobody can without.
         """
         with tempfile.TemporaryDirectory(prefix="conjure-pg-") as name:
-            server = cls(Path(name), durable=durable)
+            server = cls(Path(name), durable=durable, certificates=certificates)
             if server._as_user:
                 os.chown(name, pwd.getpwnam(_ORDINARY).pw_uid, -1)
             server._call("initdb", "-D", str(server._data), "-A", "trust", "-E", "UTF8", "--no-sync")
-            (server._data / "pg_hba.conf").write_text("local all locked scram-sha-256\nlocal all all trust\n")
+            rules = "local all locked scram-sha-256\nlocal all all trust\n"
+            if certificates is not None:
+                rules += "hostssl all locked localhost scram-sha-256\nhostssl all all localhost trust\n"
+            (server._data / "pg_hba.conf").write_text(rules)
             server.start()
             try:
                 yield server
@@ -62,13 +83,28 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = (
-            f"-c listen_addresses='' -c unix_socket_directories='{self._folder}'"
+        options = self._tls_options() or "-c listen_addresses=''"
+        options += (
+            f" -c unix_socket_directories='{self._folder}'"
             f" -c fsync={'on' if self._durable else 'off'} -c max_connections={_CONNECTIONS}"
         )
         self._call(
             "pg_ctl", "-D", str(self._data), "-w", "-l", str(self._folder / "log"), "-o", options, "start"
         )
+
+    def _tls_options(self) -> str:
+        if self.certificates is None:
+            return ""
+        # The server takes a key only that its own user may read.
+        for name, path in (("tls.pem", self.certificates.server), ("tls.key", self.certificates.key)):
+            place = self._folder / name
+            place.unlink(missing_ok=True)
+            place.write_bytes(path.read_bytes())
+            place.chmod(0o600)
+            if self._as_user:
+                os.chown(place, pwd.getpwnam(_ORDINARY).pw_uid, -1)
+        files = f"-c ssl_cert_file={self._folder}/tls.pem -c ssl_key_file={self._folder}/tls.key"
+        return f"-c listen_addresses=127.0.0.1 -c port={self.port} -c ssl=on {files}"
 
     def stop(self) -> None:
         """End it, whoever is connected."""
@@ -92,7 +128,13 @@ class PostgresServer:
 
     def address(self, database: str = "postgres") -> str:
         """How a database of it is reached."""
-        return f"postgresql://{self.user}@/{database}?host={self._folder}"
+        return f"postgresql://{self.user}@/{database}?host={self._folder}&port={self.port}"
+
+    def tls_address(self, address: str, host: str, authority: Path | str) -> str:
+        """How a database of it is reached over TLS, for who trusts an authority."""
+        database = urlsplit(address).path
+        options = f"sslmode=verify-full&sslrootcert={authority}"
+        return f"postgresql://{self.user}@{host}:{self.port}{database}?{options}"
 
     def kill_connection(self, database: str, choose: Callable[[Sequence[int]], int]) -> bool:
         """SIGKILL to the server's process for one of conjure's connections; False if there is none.

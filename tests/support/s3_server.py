@@ -6,7 +6,9 @@ import socket
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+from support.certificates import Certificates
 from support.store_server import StoreServer
 
 
@@ -34,10 +36,11 @@ def _free_ports(count: int) -> list[int]:
 
 
 class S3Server(StoreServer):
-    """SeaweedFS."""
+    """SeaweedFS; over TLS where it is given certificates, for the name ``localhost``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificates: Certificates | None = None) -> None:
         super().__init__(folder)
+        self._certificates = certificates
         self.key, self.secret = f"key{secrets.token_hex(4)}", f"secret{secrets.token_hex(8)}"
         self._ports = _free_ports(4)
         self.port = self._ports[0]
@@ -63,6 +66,8 @@ class S3Server(StoreServer):
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
         }
+        if self._certificates is not None:
+            options |= {"s3.cert.file": self._certificates.server, "s3.key.file": self._certificates.key}
         return [str(_binary()), "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
 
     def answers(self) -> bool:
@@ -72,23 +77,31 @@ class S3Server(StoreServer):
         from obstore.store import S3Store
 
         config = {
-            "aws_endpoint": f"http://127.0.0.1:{self.port}",
+            "aws_endpoint": self.endpoint(),
             "aws_region": "us-east-1",
             "aws_access_key_id": self.key,
             "aws_secret_access_key": self.secret,
         }
+        options: Any = {"allow_http": True}
+        if self._certificates is not None:
+            options["root_certificate"] = self._certificates.authority.read_bytes()
         retries = {"max_retries": 0}
-        store = S3Store("teams", config=config, client_options={"allow_http": True}, retry_config=retries)
+        store = S3Store("teams", config=config, client_options=options, retry_config=retries)
         try:
             put(store, "object", b"ready")
         except BaseError:
             return False
         return True
 
-    def new_address(self) -> str:
+    def endpoint(self, host: str | None = None) -> str:
+        """Where it answers; under another name if one is given."""
+        scheme, own = ("http", "127.0.0.1") if self._certificates is None else ("https", "localhost")
+        return f"{scheme}://{host or own}:{self.port}"
+
+    def new_address(self, host: str | None = None) -> str:
         """A prefix, since a bucket of its own costs many volumes."""
         self._prefixes += 1
-        return f"s3://teams/{self._prefixes}?endpoint=http://127.0.0.1:{self.port}&region=us-east-1"
+        return f"s3://teams/{self._prefixes}?endpoint={self.endpoint(host)}&region=us-east-1"
 
     def variables(self) -> dict[str, str]:
         """What tells a program the keys."""

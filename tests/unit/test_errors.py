@@ -32,6 +32,15 @@ def test_another_interface_spells_it_otherwise():
     assert error.told(as_json) == ('"top_k": 0 and "model": \'my model\'', None, "plain words")
 
 
+def test_a_record_keeps_what_to_do_too():
+    assert ConjureError("the disk is full").in_full() == "the disk is full"
+    error = ConjureError(
+        f"{option('python')} is odd", hint=f"give {option('base', 'none')}", fix="conjure ps"
+    )
+    assert error.in_full() == "--python is odd (give --base none; try: conjure ps)"
+    assert ConjureError("odd", fix=option("committed", True)).in_full() == "odd (try: --committed)"
+
+
 def test_an_error_that_names_no_option_is_about_none():
     error = ConjureError("the disk is full")
     assert (error.field, error.fix, error.hint) == (None, None, None)

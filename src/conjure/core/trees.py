@@ -1,7 +1,7 @@
 """Folder trees: copying, measuring and removing them without ever following a link.
 
-Main entries: `copy_entry`, `remove_tree`. Invariant: nothing outside the given folders is written, removed or
-has its mode changed, whatever links lie in them or take a folder's place meanwhile.
+Main entries: `copy_entry`, `find_entries`, `remove_tree`. Invariant: nothing outside the given folders is
+written, removed or has its mode changed, whatever links lie in them or take a folder's place meanwhile.
 """
 
 import errno
@@ -9,10 +9,11 @@ import fcntl
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.core.dir_fd import Entry, Folder, FolderCursor, open_file, remove_entry, walk
 from conjure.core.files import sha256_bytes
@@ -122,6 +123,80 @@ def _copy_range(reader: int, writer: int, start: int, end: int) -> None:
             os.lseek(reader, start, os.SEEK_SET)
 
 
+class Found(NamedTuple):
+    """What a copy makes one entry of: an open file, a link, or else a folder.
+
+    Attributes:
+        name: Its path below what is copied; "" for that itself.
+        reader: Descriptor of a file, valid until the next one is asked for.
+        target: Where a link is to lead.
+    """
+
+    name: str
+    reader: int | None = None
+    target: str | None = None
+
+
+def find_entries(source: Path, *, boundary: Path, skipped: list[str]) -> Generator[Found, None, None]:
+    """What `copy_entry` makes a copy of, in its order.
+
+    Args:
+        source: The file or folder.
+        boundary: How far links may lead.
+        skipped: Gets what is left out and why, one phrase each.
+    """
+    if not source.is_dir():
+        yield from _open_path(source, "", source.name, skipped)
+        return
+    real, boundary = source.resolve(), boundary.resolve()
+    with Folder.open(source, follow=True) as opened:
+        for name, entry in walk(opened):
+            if entry.is_link:
+                yield from _find_link(opened.path, name, real, boundary, skipped)
+            elif entry.is_folder:
+                yield Found(name)
+            elif entry.is_file:
+                yield from _open_entry(entry.folder, entry.name, name, name, skipped)
+            else:
+                skipped.append(f"{name} is not a file, folder or link")
+
+
+def _find_link(folder: Path, name: str, source: Path, boundary: Path, skipped: list[str]) -> Iterator[Found]:
+    try:
+        real = (folder / name).resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+        skipped.append(f"{name} is a broken link")
+        return
+    if real.is_relative_to(source):
+        yield Found(name, target=posixpath.relpath(real, posixpath.dirname(source / name)))
+    elif real.is_relative_to(boundary) and real.is_file():
+        yield from _open_path(real, name, name, skipped)
+    else:
+        skipped.append(f"{name} is a link that points outside")
+
+
+def _open_path(path: Path, name: str, shown: str, skipped: list[str]) -> Iterator[Found]:
+    try:
+        parent = Folder.open(path.parent, follow=True)
+    except FileNotFoundError:
+        skipped.append(f"{shown} vanished")
+        return
+    with parent:
+        yield from _open_entry(parent.descriptor, path.name, name, shown, skipped)
+
+
+def _open_entry(folder: int, entry: str, name: str, shown: str, skipped: list[str]) -> Iterator[Found]:
+    try:
+        reader = open_file(folder, entry)
+    except FileNotFoundError:
+        skipped.append(f"{shown} vanished")
+        return
+    try:
+        yield Found(name, reader)
+    finally:
+        os.close(reader)
+
+
 def copy_entry(
     source: Path,
     into: Folder,
@@ -130,6 +205,7 @@ def copy_entry(
     boundary: Path,
     overwrite: bool = False,
     watch: Callable[[Copied], None] | None = None,
+    place: Callable[[Found, int, str], bool] | None = None,
 ) -> Copied:
     """Make a private, writable copy of a file or folder; existing folders at the destination are added to.
 
@@ -144,100 +220,66 @@ def copy_entry(
         boundary: How far links may lead.
         overwrite: Replace files that exist already, each in one step.
         watch: Told after each file what has been copied so far.
+        place: Asked for each file, with the descriptor of the folder that it is to be in and its name there,
+            whether it has put an equal file there itself; else it is copied.
 
     Raises:
         OSError: A file exists already at the destination, a part of its path is a link, the disk is full …
     """
-    with FolderCursor(into) as destination:
-        return _Copy(source, destination, boundary.resolve(), overwrite, watch).run(name)
+    copied = Copied()
+    with (
+        FolderCursor(into) as destination,
+        closing(find_entries(source, boundary=boundary, skipped=copied.skipped)) as entries,
+    ):
+        copy = _Copy(destination, copied, overwrite, place)
+        top = name.split("/") if name else []
+        if source.is_dir():
+            destination.go_to(top, make=True)
+        for found in entries:
+            parts = [*top, *found.name.split("/")] if found.name else top
+            if found.reader is None and found.target is None:
+                destination.go_to(parts, make=True)
+                continue
+            copy.make(found, parts)
+            if watch is not None:
+                watch(copied)
+    return copied
 
 
 @dataclass(slots=True)
 class _Copy:
-    source: Path
     destination: FolderCursor
-    boundary: Path
+    copied: Copied
     overwrite: bool
-    watch: Callable[[Copied], None] | None
-    copied: Copied = field(default_factory=Copied)
+    place: Callable[[Found, int, str], bool] | None
 
-    def run(self, name: str) -> Copied:
-        top = name.split("/") if name else []
-        if not self.source.is_dir():
-            self._path(self.source, top, self.source.name)
-            return self.copied
-        self.destination.go_to(top, make=True)
-        with Folder.open(self.source, follow=True) as opened:
-            for below, entry in walk(opened):
-                parts = [*top, *below.split("/")]
-                if entry.is_link:
-                    self._link(opened.path / below, parts, below)
-                elif entry.is_folder:
-                    self.destination.go_to(parts, make=True)
-                elif entry.is_file:
-                    self._entry(entry, parts, below)
-                else:
-                    self.copied.skipped.append(f"{below} is not a file, folder or link")
-        return self.copied
-
-    def _entry(self, entry: Entry, parts: list[str], name: str) -> None:
-        try:
-            reader = open_file(entry.folder, entry.name)
-        except FileNotFoundError:
-            self.copied.skipped.append(f"{name} vanished")
-            return
-        self._file(reader, parts)
-
-    def _path(self, path: Path, parts: list[str], name: str) -> None:
-        try:
-            with Folder.open(path.parent, follow=True) as parent:
-                reader = open_file(parent.descriptor, path.name)
-        except FileNotFoundError:
-            self.copied.skipped.append(f"{name} vanished")
-            return
-        self._file(reader, parts)
-
-    def _file(self, reader: int, parts: list[str]) -> None:
-        """Copy an open file, and close it."""
-        try:
-            mode = stat.S_IMODE(os.fstat(reader).st_mode) | stat.S_IRUSR | stat.S_IWUSR
-            mode &= ~(stat.S_ISUID | stat.S_ISGID)
-            folder = self.destination.go_to(parts[:-1], make=True)
+    def make(self, found: Found, parts: list[str]) -> None:
+        """Make a file or link at its place."""
+        folder, name = self.destination.go_to(parts[:-1], make=True), parts[-1]
+        if found.target is not None:
             if self.overwrite:
-                partial = partial_name(parts[-1])
                 with suppress(FileNotFoundError):
-                    os.unlink(partial, dir_fd=folder)
-                self.copied.size_bytes += clone_open_file(reader, folder, partial, mode=mode)
-                os.replace(partial, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+                    os.unlink(name, dir_fd=folder)
+            os.symlink(found.target, name, dir_fd=folder)
+        elif found.reader is not None:
+            if self.place is not None and self.place(found, folder, name):
+                self.copied.size_bytes += os.fstat(found.reader).st_size
             else:
-                self.copied.size_bytes += clone_open_file(reader, folder, parts[-1], mode=mode)
-        finally:
-            os.close(reader)
-        self._done()
-
-    def _link(self, link: Path, parts: list[str], name: str) -> None:
-        try:
-            real, source = link.resolve(strict=True), self.source.resolve()
-        except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
-            self.copied.skipped.append(f"{name} is a broken link")
-            return
-        if real.is_relative_to(source):
-            folder = self.destination.go_to(parts[:-1], make=True)
-            if self.overwrite:
-                with suppress(FileNotFoundError):
-                    os.unlink(parts[-1], dir_fd=folder)
-            target = posixpath.relpath(real, posixpath.dirname(source / name))
-            os.symlink(target, parts[-1], dir_fd=folder)
-            self._done()
-        elif real.is_relative_to(self.boundary) and real.is_file():
-            self._path(real, parts, name)
-        else:
-            self.copied.skipped.append(f"{name} is a link that points outside")
-
-    def _done(self) -> None:
+                self.copied.size_bytes += self._file(found.reader, folder, name)
         self.copied.files += 1
-        if self.watch is not None:
-            self.watch(self.copied)
+
+    def _file(self, reader: int, folder: int, name: str) -> int:
+        """Copy an open file; its size in bytes."""
+        mode = stat.S_IMODE(os.fstat(reader).st_mode) | stat.S_IRUSR | stat.S_IWUSR
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+        if not self.overwrite:
+            return clone_open_file(reader, folder, name, mode=mode)
+        partial = partial_name(name)
+        with suppress(FileNotFoundError):
+            os.unlink(partial, dir_fd=folder)
+        size = clone_open_file(reader, folder, partial, mode=mode)
+        os.replace(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return size
 
 
 def partial_name(name: str) -> str:

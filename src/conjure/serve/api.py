@@ -181,8 +181,9 @@ class Api:
             return
         async with self.service.submitted(model, job) as submitted:
             async for events in self.service.events(submitted):
-                if ticket.waited_s is None:
-                    ticket.give_back()
+                is_first = ticket.waited_s is None
+                ticket.follow(job, events)
+                if is_first:
                     clock.queued(ticket.waited_s or 0.0)
                 clock.written(events)
                 yield events

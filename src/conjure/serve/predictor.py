@@ -149,8 +149,8 @@ class PredictorApi:
     async def predict(self, request: Request) -> Response:
         """``POST /predict``: the body, a JSON object, to the predictor; what it returns, as JSON."""
         self._check_ready()
-        if self._waiting >= self._most_waiting:
-            raise queue_full(self._waiting)
+        if self._waiting > self._most_waiting:  # one of them does not wait: it is being computed
+            raise queue_full(self._waiting - 1)
         self._waiting += 1
         try:
             payload = await read_json_object(request)

@@ -81,7 +81,7 @@ class Playground:
         try:
             async with self._service.submitted(model, job) as submitted:
                 async for events in self._service.events(submitted):
-                    ticket.give_back()
+                    ticket.follow(job, events)
                     written = [each for each in events if isinstance(each, TokenWritten)]
                     if written:
                         tokens = [_token(model, each.token) | {"text": each.text} for each in written]
@@ -109,7 +109,7 @@ class Playground:
         try:
             async with self._service.submitted(model, job) as submitted:
                 async for events in self._service.events(submitted):
-                    ticket.give_back()
+                    ticket.follow(job, events)
                     for each in events:
                         if isinstance(each, PromptScored):
                             return _scored(model, prompt, each)

@@ -160,7 +160,10 @@ def test_a_mount_that_meets_a_file_of_the_code_ends_mount_failed(client, write):
     write("data.txt", "mine")
     run = client.run("true", mounts=[f"runs/{made.number}/data.txt"]).wait()
     assert run.status == "mount_failed"
-    assert "cannot mount at data.txt" in run.record.ending.message
+    assert run.record.ending.message == (
+        "cannot mount at data.txt: data.txt already exists in the code"
+        " (choose another path, as in RESOURCE:data)"
+    )
 
 
 def test_a_local_file_is_kept_so_that_the_run_can_be_cast_again(client, home, write):
@@ -181,6 +184,13 @@ def test_an_environment_that_cannot_be_built_ends_build_failed(client, monkeypat
     run = client.run("true", pip=["no-such-package-at-all"]).wait()
     assert (run.status, run.exit_code) == ("build_failed", None)
     assert "no-such-package-at-all" in run.record.ending.message
+
+
+def test_a_python_that_is_not_here_is_told_with_what_to_do(client):
+    run = client.run("true", python="3.99", base="none").wait()
+    assert run.status == "build_failed"
+    assert run.record.ending.message.startswith("there is no Python 3.99 on this machine")
+    assert run.record.ending.message.endswith("(install Python 3.99, or omit --python)")
 
 
 def test_code_that_cannot_be_taken_ends_build_failed_at_once(client, home):

@@ -112,6 +112,25 @@ def test_a_full_queue_refuses_before_the_body_is_read(folder):
         assert client.get("/ready").status == 200
 
 
+def test_two_requests_at_once_find_the_one_slot_and_the_one_place_in_the_queue(folder):
+    with serving({"tiny": folder}, limits=Limits(most_rows=1, most_waiting=1)) as client:
+        # Neither has sent its body when the other comes, so neither can have begun.
+        connections = [http.client.HTTPConnection("127.0.0.1", client.port, timeout=60) for _ in range(2)]
+        body = json.dumps({"model": "tiny", "prompt": "a", "max_tokens": 1}).encode()
+        for number, connection in enumerate(connections, start=1):
+            connection.putrequest("POST", "/v1/completions")
+            connection.putheader("Content-Type", "application/json")
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders()
+            _until(lambda number=number: client.service.waiting == number)
+        assert client.post("/v1/completions", {}).status == 429
+        for connection in connections:
+            connection.send(body)
+        assert [connection.getresponse().status for connection in connections] == [200, 200]
+        for connection in connections:
+            connection.close()
+
+
 def test_draining_takes_nothing_new_and_aborting_ends_streams(folder):
     with serving({"tiny": folder}) as client:
         stream = _Stream(client)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -127,15 +128,22 @@ def test_the_queue_is_bounded_and_health_is_asked():
     predictor = _Slow()
     with _serving(predictor, most_waiting=1) as client:
         answers = []
-        thread = threading.Thread(target=lambda: answers.append(client.post("/predict", {"a": 1})))
-        thread.start()
+        threads = [
+            threading.Thread(target=lambda: answers.append(client.post("/predict", {"a": 1})))
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
         assert predictor.started.wait(60)
+        while "num_requests_waiting 2" not in client.get("/metrics").content.decode():
+            time.sleep(0.001)
         refused = client.post("/predict", {})
         assert (refused.status, refused.error["code"]) == (429, "queue_full")
         assert client.get("/health").status == 200
         predictor.go_on.set()
-        thread.join()
-        assert answers[0].json == {"a": 1}
+        for thread in threads:
+            thread.join()
+        assert [answer.json for answer in answers] == [{"a": 1}, {"a": 1}]
         assert (client.get("/health").status, client.get("/health").error["code"]) == (503, "unhealthy")
 
 

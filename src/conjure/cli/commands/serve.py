@@ -83,7 +83,7 @@ DEFAULT_PORT = 8000
     type=click.IntRange(1, 100_000),
     default=256,
     show_default=True,
-    help="Requests that may wait; further ones are refused with status 429.",
+    help="Requests that may wait for a free slot; further ones are refused with status 429.",
 )
 @click.option(
     "--chat-template",

@@ -58,7 +58,8 @@ def join(*, database: str) -> None:
     If the address of the team's database has changed, the home uses the new one.
     """
     made = _team().join(Home.from_environment(), database)
-    click.echo(f"joined as {made.member}: {plural(made.runs, 'run')} in {made.database} ({made.server})")
+    name = f"joined as {made.member}" if made.member is not None else "this home uses the database already"
+    click.echo(f"{name}: {plural(made.runs, 'run')} in {made.database} ({made.server})")
     _show_objects(made.objects, made.objects_can)
 
 

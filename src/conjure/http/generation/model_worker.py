@@ -55,7 +55,7 @@ class ModelWorker:
         """Take in a job; its rows join when there is room."""
         if job.prompt_logprobs is not None:
             self._scoring.append((job, self._score(job)))
-        if job.max_tokens == 0 or job.from_exact:
+        if not job.texts_written:
             return
         for prompt in range(len(job.prompts)):
             rows = [Row(job, prompt, sample, self.model.tokenizer) for sample in range(job.samples)]

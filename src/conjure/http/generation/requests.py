@@ -54,6 +54,11 @@ class GenerationJob:
         """
         return self.prompt_logprobs is not None and self.max_tokens <= 1
 
+    @property
+    def texts_written(self) -> int:
+        """How many texts it has the model write, each of which takes a slot."""
+        return 0 if self.max_tokens == 0 or self.from_exact else len(self.prompts) * self.samples
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:

@@ -1,20 +1,20 @@
 """The thread that computes, the queue before it, and how answers come back to the event loop.
 
 Main entries: `GenerationService`, `Ticket`. Invariant: one thread touches engines; no more than
-`most_waiting` requests wait, counted from before their bodies are read; a job that is cancelled is out before
-the next step.
+`most_waiting` requests wait beside those that free slots will take, counted from before their bodies are
+read; a job that is cancelled is out before the next step.
 """
 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from conjure.http.errors import queue_full, unavailable
 from conjure.http.generation.model_worker import ModelWorker
-from conjure.http.generation.requests import Event, Failed, GenerationJob
+from conjure.http.generation.requests import Event, Failed, GenerationJob, TokenWritten
 from conjure.http.generation.served_model import ServedModel
 
 _STUCK_AFTER_S = 60.0  # no step takes so long
@@ -26,7 +26,7 @@ class Limits:
 
     Attributes:
         most_rows: Texts of one model that are written at once.
-        most_waiting: Requests that wait for their turn.
+        most_waiting: Requests that wait while all those texts are being written.
         most_bytes: Memory for keys and values of one model's texts.
     """
 
@@ -46,22 +46,63 @@ class _Submitted:
 
 
 class Ticket:
-    """A request's place in the queue, until its first token or its end.
+    """A request's place: in the queue until its first token, then on the slots of its texts until they end.
 
     Attributes:
         waited_s: How long it stood in the queue, once that is over.
     """
 
-    def __init__(self, release: Callable[[], None]) -> None:
-        self._release = release
+    def __init__(self, places: "_Places") -> None:
+        self._places = places
         self._since = time.monotonic()
+        self._texts = 0  # begun, and not yet complete
         self.waited_s: float | None = None
+        places.waiting += 1
+
+    def follow(self, job: GenerationJob, events: Sequence[Event]) -> None:
+        """Take in what happened to its job: the first event ends the wait, and texts that end free slots."""
+        if self.waited_s is None:
+            self._leave_queue()
+            self._set_texts(job.texts_written)
+        ended = sum(isinstance(each, TokenWritten) and each.finish_reason is not None for each in events)
+        self._set_texts(max(0, self._texts - ended))
 
     def give_back(self) -> None:
-        """Leave the queue; doing it twice does no harm."""
+        """Leave the queue and the slots; doing it twice does no harm."""
         if self.waited_s is None:
-            self.waited_s = time.monotonic() - self._since
-            self._release()
+            self._leave_queue()
+        self._set_texts(0)
+
+    def _leave_queue(self) -> None:
+        self.waited_s = time.monotonic() - self._since
+        self._places.waiting -= 1
+
+    def _set_texts(self, texts: int) -> None:
+        slots = self._places.slots
+        self._places.taken += min(texts, slots) - min(self._texts, slots)
+        self._texts = texts
+
+
+@dataclass(eq=False)
+class _Places:
+    """How much is taken, as the event loop knows it: the thread may be a step ahead.
+
+    Attributes:
+        slots: Texts that are written at once.
+        queue: Requests that may wait for them.
+        waiting: Requests that have not begun.
+        taken: Slots of those that have.
+    """
+
+    slots: int
+    queue: int
+    waiting: int = 0
+    taken: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one request more would have to wait with more than may."""
+        return self.waiting >= self.queue + max(0, self.slots - self.taken)
 
 
 class GenerationService:
@@ -79,7 +120,7 @@ class GenerationService:
         self._workers: dict[int, ModelWorker] = {}  # by the id of the model; the thread's own
         self._ended = False
         self._draining = False
-        self._waiting = 0
+        self._places = _Places(limits.most_rows, limits.most_waiting)
         self._beat = time.monotonic()
         self._open: set[_Submitted] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -92,8 +133,8 @@ class GenerationService:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait."""
-        return self._waiting
+        """Requests that wait, or are about to begin."""
+        return self._places.waiting
 
     @property
     def running(self) -> dict[str, int]:
@@ -109,17 +150,16 @@ class GenerationService:
         return self._thread.is_alive() and time.monotonic() - self._beat < _STUCK_AFTER_S
 
     def enter(self) -> Ticket:
-        """A place in the queue.
+        """A place in the queue, or on a slot that is free.
 
         Raises:
             HttpError: 429 where none is free, 503 where the server is shutting down.
         """
         if self._draining:
             raise unavailable("the server is shutting down")
-        if self._waiting >= self.limits.most_waiting:
-            raise queue_full(self._waiting)
-        self._waiting += 1
-        return Ticket(self._leave)
+        if self._places.is_full:
+            raise queue_full(self._places.waiting)
+        return Ticket(self._places)
 
     @asynccontextmanager
     async def submitted(self, model: ServedModel, job: GenerationJob) -> AsyncGenerator["_Submitted", None]:
@@ -166,9 +206,6 @@ class GenerationService:
             self._ended = True
             self._lock.notify()
         self._thread.join(_STUCK_AFTER_S)
-
-    def _leave(self) -> None:
-        self._waiting -= 1
 
     def _run(self) -> None:
         while self._take_in():

@@ -139,15 +139,22 @@ def _fault(kept: Entry, found: Entry | None) -> str | None:
     return f"{name} has mode {found.mode:04o}, not {kept.mode:04o}" if kept.mode != found.mode else None
 
 
-def take_manifest(folder: Path | Folder, *, skipped: Iterable[str] = ()) -> Manifest:
+def take_manifest(
+    folder: Path | Folder, *, skipped: Iterable[str] = (), known: Mapping[str, Entry] | None = None
+) -> Manifest:
     """Read every file below `folder`, several at a time, and note its digest.
+
+    Args:
+        folder: The folder.
+        skipped: What was not kept and why, for the manifest.
+        known: Entries of files that need not be read, by path.
 
     Raises:
         OSError: A file cannot be read, or `folder` is a link.
     """
     if isinstance(folder, Path):
         with Folder.open(folder) as opened:
-            return take_manifest(opened, skipped=skipped)
+            return take_manifest(opened, skipped=skipped, known=known)
     if not os.listdir(folder.descriptor):  # noqa: PTH208 - pathlib knows no descriptors
         return Manifest((), tuple(skipped))
     from concurrent.futures import ThreadPoolExecutor  # milliseconds that only who saves files need pay
@@ -160,7 +167,8 @@ def take_manifest(folder: Path | Folder, *, skipped: Iterable[str] = ()) -> Mani
         for name, found in walk(folder):
             if found.is_folder:
                 continue
-            reading.append(_start(threads, name, found))
+            entry = known.get(name) if known else None
+            reading.append(_start(threads, name, found) if entry is None else _already(entry))
             if len(reading) > _OPEN_FILES:
                 entries.append(reading.popleft().result())
         entries.extend(future.result() for future in reading)
@@ -171,10 +179,14 @@ def _start(threads: "ThreadPoolExecutor", name: str, found: FoundEntry) -> "Futu
     """Have an entry read: a file is opened at once, while the folder it is in is known."""
     if found.is_file:
         return threads.submit(_read, name, open_file(found.folder, found.name))
+    return _already(Entry(name, 0, "", 0o777, found.target()) if found.is_link else _unread(name, found))
+
+
+def _already(entry: Entry) -> "Future[Entry]":
     from concurrent.futures import Future  # as above
 
     known: Future[Entry] = Future()
-    known.set_result(Entry(name, 0, "", 0o777, found.target()) if found.is_link else _unread(name, found))
+    known.set_result(entry)
     return known
 
 

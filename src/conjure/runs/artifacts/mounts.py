@@ -11,7 +11,7 @@ from pathlib import Path
 from conjure.core.dir_fd import Folder, FolderCursor, change_mode, walk
 from conjure.core.home import Home
 from conjure.core.trees import Copied, copy_entry
-from conjure.errors import MountError, option
+from conjure.errors import MountError
 from conjure.runs.artifacts.resource_paths import root_of
 
 
@@ -47,7 +47,7 @@ def _parts(target: str) -> list[str]:
     parts = Path(target).parts
     if not parts or Path(target).is_absolute() or ".." in parts or "\0" in target:
         raise MountError(
-            f"{target!r} is not a path inside the working folder", hint=option("mounts", "runs/2:data")
+            f"{target!r} is not a path inside the working folder", hint="give one, as in runs/2:data"
         )
     return list(parts)
 
@@ -57,7 +57,7 @@ def _refuse_links(descent: FolderCursor, parts: list[str], target: str) -> None:
         if _kind(descent, parts[:depth]) == stat.S_IFLNK:
             raise MountError(
                 f"cannot mount at {target}: {'/'.join(parts[:depth])} is a link in the code",
-                hint=f"choose another path, as in {option('mounts', 'RESOURCE:data')}",
+                hint="choose another path, as in RESOURCE:data",
             )
 
 
@@ -81,7 +81,7 @@ def _refuse_collisions(
     if taken is not None:
         raise MountError(
             f"cannot mount at {target}: {taken} already exists in the code",
-            hint=f"choose another path, as in {option('mounts', 'RESOURCE:data')}",
+            hint="choose another path, as in RESOURCE:data",
         )
 
 

@@ -21,10 +21,12 @@ from conjure.runs.code.tree_packs import write_pack
 from conjure.runs.database.base import Link
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
 from conjure.runs.objects import base
+from conjure.runs.objects.base import ObjectStore
 from conjure.runs.objects.index import YOUNG_S, Place, Streams, UploadRow
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, Resource
-from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE
+from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE, RunFolder
+from conjure.runs.telemetry.metrics import metric_summaries, read_points
 
 _AT_ONCE = 8
 _NOTHING_SENT = Streams(0, 0, 0)
@@ -182,7 +184,7 @@ class TeamRuns(TeamFiles):
                 if outputs is not None and outputs.manifest is not None and not outputs.removed:
                     manifests.add(outputs.manifest)
         self.database.session.skip_numbers(max([0, *rebuilt, *unreadable]))
-        if rebuilt or not known:
+        if rebuilt or not known or self._lacks_uploads():
             self.rebuild_index(manifests)
             self.rebuild_streams(rebuilt)
             for number in sorted(self.database.active_numbers() & set(rebuilt)):
@@ -205,13 +207,6 @@ class TeamRuns(TeamFiles):
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, base.MissingObjectError):
             return number
         return record if record.number == number else number
-
-    def stored_database(self) -> str | None:
-        """The address of the database that goes with the store, as the store knows it; None for a new one."""
-        try:
-            return str(parse_json(self.objects.get(base.TEAM_OBJECT))["database"])
-        except (base.MissingObjectError, ValueError, KeyError, TypeError):
-            return None
 
     def store_database(self, address: str) -> None:
         """Let the store know which database goes with it."""
@@ -253,6 +248,11 @@ class TeamRuns(TeamFiles):
                 }
         self.index.add(places)
 
+    def _lacks_uploads(self) -> bool:
+        """Whether the store has an upload that the database knows nothing of."""
+        known = {base.upload_object(row.name, row.version) for row in self.index.uploads()}
+        return any(name not in known for name in self.objects.names(base.UPLOADS))
+
     def _load_if_whole(self, digest: str) -> SharedManifest | None:
         try:
             return self.load(digest)
@@ -277,6 +277,19 @@ class TeamRuns(TeamFiles):
                     for name, start in (found[newest].get(each, ("", 0)) for each in (LOG_FILE, METRICS_FILE))
                 ]
                 self.index.set_streams(number, Streams(newest, *lengths))
+                self._rebuild_summaries(number, newest, lengths[1])
+
+    def _rebuild_summaries(self, number: int, attempt: int, length: int) -> None:
+        """Write down anew how a run's metrics stand, from so many bytes of them."""
+        with tempfile.TemporaryDirectory(prefix="conjure-") as name:
+            folder = RunFolder(Path(name))
+            with folder.metrics.open("wb") as file:
+                for start in range(0, length, base.SEGMENT_BYTES):
+                    try:
+                        file.write(self.objects.get(base.segment(number, attempt, METRICS_FILE, start)))
+                    except base.MissingObjectError:
+                        break
+            self.database.set_summaries(number, metric_summaries(read_points(folder.path)).values())
 
     def _upload_row(self, name: str) -> UploadRow | None:
         try:
@@ -329,4 +342,12 @@ class TeamRuns(TeamFiles):
         return {found[1].manifest for found in kept if found is not None}
 
 
-__all__ = ["SharedManifest", "TeamRuns"]
+def stored_database(objects: ObjectStore) -> str | None:
+    """The address of the database that goes with a store, as the store knows it; None for a new one."""
+    try:
+        return str(parse_json(objects.get(base.TEAM_OBJECT))["database"])
+    except (base.MissingObjectError, ValueError, KeyError, TypeError):
+        return None
+
+
+__all__ = ["SharedManifest", "TeamRuns", "stored_database"]

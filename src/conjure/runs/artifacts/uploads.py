@@ -19,7 +19,7 @@ from conjure.core.dir_fd import Folder, change_mode, walk
 from conjure.core.files import parse_json, write_atomically
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, objects_team
-from conjure.core.trees import Copied, copy_entry, remove_tree
+from conjure.core.trees import Copied, Found, copy_entry, remove_tree
 from conjure.errors import NotFoundError, StoreError, UsageError
 from conjure.runs.artifacts.availability import (
     UPLOAD_SUMMARY,
@@ -29,6 +29,7 @@ from conjure.runs.artifacts.availability import (
 )
 from conjure.runs.artifacts.manifest import Manifest, take_manifest
 from conjure.runs.artifacts.resource_paths import check_name, latest_version, versions
+from conjure.runs.artifacts.upload_sources import EarlierVersion, FileMarks, kept_mode
 from conjure.runs.schema.run_folder import MANIFEST
 
 _SUMMARY = UPLOAD_SUMMARY
@@ -78,13 +79,14 @@ def upload(
 ) -> Uploaded:
     """Keep a copy of a file or folder.
 
-    A file uploaded under its own name is the upload; under another name it lies in it.
+    A file uploaded under its own name is the upload; under another name it lies in it. Nothing is copied if
+    the newest version is the same already, and a new version shares the files that have not changed with it.
 
     Args:
         home: Where uploads are kept.
         source: What to copy; links that lead to files outside are followed.
         name: What to call it; the source's own name if None.
-        watch: Told after each file what has been copied so far.
+        watch: Told after each file what has been compared, or copied, so far.
 
     Raises:
         NotFoundError: There is no such file or folder.
@@ -96,11 +98,28 @@ def upload(
     bring_upload_list(home, name)
     place = home.create().uploads / name
     try:
+        earlier = _newest(home, name, source)
+        same = None if earlier is None else earlier.is_same_as(source, watch)
+        if earlier is not None and same is not None:
+            return Uploaded(read_upload(home, name, int(earlier.folder.name)), False, tuple(same.skipped))
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place, prefix=".new-", ignore_cleanup_errors=True) as temporary:
-            return _keep(home, source, name, Path(temporary) / "version", watch)
+            return _keep(home, source, name, Path(temporary) / "version", earlier, watch)
     except OSError as error:
         raise StoreError(f"{source} could not be uploaded: {error.strerror or error}") from error
+
+
+def _newest(home: Home, name: str, source: Path) -> EarlierVersion | None:
+    """The version that a source may be equal to."""
+    newest = latest_version(home, name)
+    if newest is None:
+        return None
+    return EarlierVersion.load(home.uploads / name / str(newest), _kind(source), source)
+
+
+def _kind(source: Path) -> str:
+    """Where in a version's folder the files of a source lie."""
+    return "folder" if source.is_dir() else "file"
 
 
 def _checked_source(home: Home, source: Path) -> Path:
@@ -114,20 +133,37 @@ def _checked_source(home: Home, source: Path) -> Path:
     return source
 
 
-def _keep(home: Home, source: Path, name: str, built: Path, watch: Callable[[Copied], None]) -> Uploaded:
-    content = built / ("folder" if source.is_dir() else "file")
+def _keep(
+    home: Home,
+    source: Path,
+    name: str,
+    built: Path,
+    earlier: EarlierVersion | None,
+    watch: Callable[[Copied], None],
+) -> Uploaded:
+    content = built / _kind(source)
     content.mkdir(parents=True)
+    marks = FileMarks(str(source))
+
+    def place(found: Found, folder: int, name: str) -> bool:
+        assert found.reader is not None
+        path, facts = found.name or source.name, os.fstat(found.reader)
+        marks.note(path, facts)
+        return earlier is not None and earlier.place(path, facts, folder, name)
+
     with Folder.open(content) as opened:
         name_in = "" if source.is_dir() else source.name
-        copied = copy_entry(source, opened, name_in, boundary=Path(source.anchor), watch=watch)
-        for _, entry in walk(opened):
-            if entry.is_file:
-                change_mode(entry.folder, entry.name, 0o444 | (entry.stat().st_mode & 0o111))
-        manifest = take_manifest(opened, skipped=copied.skipped)
+        copied = copy_entry(source, opened, name_in, boundary=Path(source.anchor), watch=watch, place=place)
+        placed = {} if earlier is None else earlier.placed
+        for path, entry in walk(opened):
+            if entry.is_file and path not in placed:
+                change_mode(entry.folder, entry.name, kept_mode(entry.stat().st_mode))
+        manifest = take_manifest(opened, skipped=copied.skipped, known=placed)
     newest = latest_version(home, name)
     if newest is not None and _is_same(home, name, newest, manifest, content.name):
         return Uploaded(read_upload(home, name, newest), False, manifest.skipped)
     manifest.save(built / MANIFEST)
+    marks.save(built)
     return Uploaded(_put_in_place(home, name, built, manifest, source), True, manifest.skipped)
 
 

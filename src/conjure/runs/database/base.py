@@ -42,6 +42,10 @@ class DatabaseAwayError(StoreError):
     """The server of a shared database cannot be reached now; what was asked may have been done."""
 
 
+class DatabaseRefusedError(DatabaseAwayError):
+    """The server of a shared database is there, but this machine and it do not accept each other."""
+
+
 class SupersededError(ConjureError):
     """Another process supervises the run now: whoever is told so must write nothing more of it."""
 

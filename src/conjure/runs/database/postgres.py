@@ -7,6 +7,7 @@ no exception of psycopg's leaves it.
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +20,7 @@ from psycopg.rows import dict_row
 from conjure.core.home import Home
 from conjure.core.text import valid_utf8
 from conjure.errors import StoreError
-from conjure.runs.database.base import DatabaseAwayError
+from conjure.runs.database.base import DatabaseAwayError, DatabaseRefusedError
 from conjure.runs.database.maintenance_statements import MaintenanceStatements
 from conjure.runs.database.migrations import NewerSchemaError
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number
@@ -31,6 +32,18 @@ _LOCK = 0x636F6E6A  # of all that is done one client at a time: admission, numbe
 _MOST_TRIES = 6
 _FIRST_PAUSE_S = 0.02
 _CONNECT_TIMEOUT_S = 10
+# What libpq says where it cannot connect, before why; and the words in that by which causes are told.
+_NO_CONNECTION = re.compile(r"^connection (?:failed|is bad): ")
+_PLACE = re.compile(r"^connection to server (?:at|on socket) .*? failed: (?:FATAL: +|fe_sendauth: )?")
+_OF_TLS = ("certificate", "private key file", "does not support SSL", "sslmode", " alert ")
+_NOT_ALLOWED = (
+    "pg_hba.conf",
+    "is not permitted to log in",
+    "permission denied for database",
+    "authentication",
+)
+_NO_ROLE = re.compile(r'^role ".*" does not exist$')
+_NO_DATABASE = re.compile(r'^database ".*" does not exist$')
 
 
 class PostgresDatabase(MaintenanceStatements):
@@ -52,7 +65,7 @@ class PostgresDatabase(MaintenanceStatements):
         """
         session = PostgresSession(home, address)
         try:
-            _check_schema(schema_number(session))
+            check_schema(schema_number(session))
         except BaseException:
             session.close()
             raise
@@ -73,7 +86,13 @@ class PostgresDatabase(MaintenanceStatements):
         return " ".join(version.split()[:2])
 
 
-def _check_schema(number: int) -> None:
+def check_schema(number: int) -> None:
+    """Refuse a database that this version cannot use.
+
+    Raises:
+        StoreError: It has no schema of conjure's, or an older one.
+        NewerSchemaError: A newer conjure wrote it.
+    """
     if number > NEWEST:
         raise NewerSchemaError(
             f"the team's database has schema {number}, and this version of conjure supports up to {NEWEST}:"
@@ -255,14 +274,7 @@ def _errors_translated(home: Home) -> Iterator[None]:
             "the team's database is too busy: this change was rolled back repeatedly"
         ) from error
     except psycopg.OperationalError as error:
-        if "password" in str(error):  # a login that fails has no code of its own in psycopg
-            raise StoreError(
-                f"the team's database refuses this login: {_first_line(error)}",
-                hint="put the password into ~/.pgpass (mode 600) or PGPASSWORD",
-            ) from error
-        raise DatabaseAwayError(
-            f"the team's database cannot be reached: {_first_line(error)}", hint="try again; nothing is lost"
-        ) from error
+        raise _connection_error(_first_line(error)) from error
     except InsufficientPrivilege as error:
         raise StoreError(
             f"your role in the team's database does not have the permission for this: {_first_line(error)}",
@@ -270,6 +282,39 @@ def _errors_translated(home: Home) -> Iterator[None]:
         ) from error
     except psycopg.Error as error:
         raise StoreError(f"the team's database cannot be used: {_first_line(error)}") from error
+
+
+def _connection_error(text: str) -> DatabaseAwayError:
+    """What it means that no connection can be made, or that one was lost.
+
+    Args:
+        text: What libpq says: failures to connect have no code of their own.
+    """
+    words = _NO_CONNECTION.sub("", text)
+    why = _PLACE.sub("", words)
+    if _NO_DATABASE.search(why):
+        return DatabaseAwayError(
+            f"the team's database does not exist: {why}",
+            hint="check the name in the database's address, or create it: createdb NAME",
+        )
+    if "password" in why:
+        return DatabaseRefusedError(
+            f"the team's database refuses this login: {why}",
+            hint="put the password into ~/.pgpass (mode 600) or PGPASSWORD",
+        )
+    if any(word in why for word in _NOT_ALLOWED) or _NO_ROLE.search(why):
+        return DatabaseRefusedError(
+            f"the team's database refuses this login: {why}",
+            hint="check the name of the role in the database's address; its administrator can grant access",
+        )
+    if any(word in why for word in _OF_TLS):
+        return DatabaseRefusedError(
+            f"the team's database cannot be used over TLS: {why}",
+            hint="check sslmode and sslrootcert in the database's address, or PGSSLMODE and PGSSLROOTCERT",
+        )
+    return DatabaseAwayError(
+        f"the team's database cannot be reached: {words}", hint="try again; nothing is lost"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -96,6 +96,7 @@ def engine_version() -> str:
 def run_engine(
     arguments: Sequence[str],
     *,
+    name: str | None = None,
     report: Callable[[str], None] | None = None,
     variables: Mapping[str, str] | None = None,
     explain: Callable[[Sequence[str]], str] | None = None,
@@ -104,6 +105,7 @@ def run_engine(
 
     Args:
         arguments: The subcommand and its options.
+        name: Which engine; the one that runs use if None.
         report: Gets each line of progress, if it is wanted.
         variables: The whole environment of the process; this one's own if None.
         explain: Says in one sentence what failed, from the lines of a program that the engine carried out;
@@ -113,9 +115,9 @@ def run_engine(
         BuildError: It failed.
     """
     printed, lines = [], []
-    engine = find_engine()
+    name, program = _program_of(name)
     with subprocess.Popen(
-        [engine.program, *arguments],
+        [program, *arguments],
         env=None if variables is None else dict(variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -137,8 +139,19 @@ def run_engine(
     if process.returncode != 0:
         if explain is not None and process.returncode not in _OWN_FAILURES:
             raise BuildError(explain(lines))
-        raise BuildError(f"{engine.name} failed: {explain_failure(lines)}")
+        raise BuildError(f"{name} failed: {explain_failure(lines)}")
     return "".join(printed)
+
+
+def _program_of(name: str | None) -> tuple[str, str]:
+    """An engine and its program."""
+    if name is None:
+        engine = find_engine()
+        return engine.name, engine.program
+    program = shutil.which(name)
+    if program is None:
+        raise BuildError(f"{name} is not installed")
+    return name, program
 
 
 def _last_state(line: bytes) -> str:

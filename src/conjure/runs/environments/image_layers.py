@@ -1,29 +1,45 @@
 """Images with packages added for runs: each is built once, and used by all runs that ask for the same.
 
 Such a layer is an image of the engine's that stands on the one that was asked for. The home has a record of
-it in ``environments/images/<digest>.json``, where the digest is of everything that was asked for: the content
-of the image below, and the packages.
+it in ``environments/images/<digest>.<engine>.json``, where the digest is of everything that was asked for:
+the content of the image below, and the packages. Podman and docker each have their own images.
 
 Main entries: `requested_digest`, `find_layer`, `prune`. Invariant: a layer that has a record is complete.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
+from conjure.core.text import plural
 from conjure.errors import BuildError
-from conjure.runs.environments.container_engine import run_engine
+from conjure.runs.environments.container_engine import DOCKER, PODMAN, find_engine, run_engine
 from conjure.runs.environments.environment_locks import unused
 from conjure.runs.environments.images import Image, find_image
 from conjure.runs.schema.spec import EnvironmentChoice
 
 _FORMAT = 1
-_DIGEST = re.compile("[0-9a-f]{32}")
-_SUFFIX = ".json"
+_RECORD_NAME = re.compile(rf"(?P<digest>[0-9a-f]{{32}})\.(?P<engine>{PODMAN}|{DOCKER})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedLayers:
+    """What `prune` did.
+
+    Attributes:
+        count: How many layers are gone.
+        size_bytes: Their size.
+        not_done: What could not be removed, and why, one sentence each.
+    """
+
+    count: int
+    size_bytes: int
+    not_done: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +84,7 @@ def find_layer(home: Home, digest: str) -> Layer | None:
     Raises:
         BuildError: The engine does not work.
     """
-    record = _read_record(_record_file(home, digest))
+    record = _read_record(_record_file(home, digest, find_engine().name), digest)
     image = None if record is None else find_image(record.image.digest)
     return None if record is None or image is None else Layer(digest, image, record.packages)
 
@@ -79,7 +95,7 @@ def keep_layer(home: Home, layer: Layer) -> None:
     Raises:
         BuildError: The home's folder cannot be written.
     """
-    file = _record_file(home, layer.digest)
+    file = _record_file(home, layer.digest, find_engine().name)
     record = {
         "format": _FORMAT,
         "image": layer.image.digest,
@@ -93,41 +109,53 @@ def keep_layer(home: Home, layer: Layer) -> None:
         raise BuildError(f"{file} cannot be written: {error.strerror}") from error
 
 
-def prune(home: Home, needed: set[str]) -> tuple[int, int]:
-    """Remove layers but those `needed` or in use; the images below them stay.
+def prune(home: Home, needed: set[str]) -> PrunedLayers:
+    """Remove layers but those `needed` or in use, in whichever engine they are; the images below them stay.
 
-    Returns:
-        How many, and their bytes.
-
-    Raises:
-        BuildError: The engine does not work, or does not remove one of them.
+    A layer that cannot be removed keeps its record, so that it can be later.
     """
     count, size = 0, 0
-    folder = _record_file(home, "").parent
-    for file in sorted(folder.glob(f"*{_SUFFIX}")):
-        if not _DIGEST.fullmatch(file.stem) or file.stem in needed:
+    left: Counter[tuple[str, str]] = Counter()
+    for file in sorted(_records(home).glob("*.json")):
+        name = _RECORD_NAME.fullmatch(file.name)
+        if name is None or name["digest"] in needed:
             continue
-        with unused(home, file.stem) as is_free:
-            if is_free:
-                record = _read_record(file)
-                if record is not None and find_image(record.image.digest) is not None:
-                    run_engine(["rmi", "--no-prune", record.image.digest])
-                    size += record.added_bytes
+        with unused(home, name["digest"]) as is_free:
+            if not is_free:
+                continue
+            try:
+                size += _remove_image(_read_record(file, name["digest"]), name["engine"])
+            except BuildError as error:
+                left[name["engine"], error.unspelled.message] += 1
+            else:
                 file.unlink()
                 count += 1
-    return count, size
+    reasons = [f"{plural(each, 'image')} built with {engine}: {why}" for (engine, why), each in left.items()]
+    return PrunedLayers(count, size, tuple(reasons))
 
 
-def _record_file(home: Home, digest: str) -> Path:
-    return home.environments / "images" / f"{digest}{_SUFFIX}"
+def _remove_image(layer: Layer | None, engine: str) -> int:
+    """Remove the image of a layer, if it is there; the bytes it held."""
+    if layer is None or find_image(layer.image.digest, engine) is None:
+        return 0
+    run_engine(["rmi", "--no-prune", layer.image.digest], name=engine)
+    return layer.added_bytes
 
 
-def _read_record(file: Path) -> Layer | None:
+def _records(home: Home) -> Path:
+    return home.environments / "images"
+
+
+def _record_file(home: Home, digest: str, engine: str) -> Path:
+    return _records(home) / f"{digest}.{engine}.json"
+
+
+def _read_record(file: Path, digest: str) -> Layer | None:
     """The layer as it was written down."""
     try:
         record = parse_json(file.read_bytes())
         if record["format"] != _FORMAT:
             return None
-        return Layer(file.stem, Image(record["image"]), record["packages"], record["added_bytes"])
+        return Layer(digest, Image(record["image"]), record["packages"], record["added_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

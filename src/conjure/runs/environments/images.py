@@ -63,12 +63,20 @@ def prepare_image(choice: EnvironmentChoice, report: Callable[[str], None] | Non
     return image
 
 
-def find_image(name: str) -> Image | None:
-    """The image of that name or digest on this machine, or None."""
+def find_image(name: str, engine: str | None = None) -> Image | None:
+    """The image of that name or digest on this machine, or None.
+
+    Args:
+        name: The name or digest.
+        engine: Where to look; in the engine that runs use if None.
+
+    Raises:
+        BuildError: The engine does not work.
+    """
     try:
-        told = run_engine(["image", "inspect", name])
+        told = run_engine(["image", "inspect", name], name=engine)
     except BuildError:
-        run_engine(["version"])  # if the engine does not work at all, that is what is to be said
+        run_engine(["version"], name=engine)  # if the engine does not work at all, that is what is to be said
         return None
     found: dict[str, Any] = json.loads(told)[0]
     pairs = (text.partition("=") for text in found.get("Config", {}).get("Env") or ())

@@ -525,8 +525,8 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
     try:
         yield
     except (ConjureError, OSError) as error:
-        message = str(error) if isinstance(error, ConjureError) else f"{error.strerror}: {error.filename}"
-        raise EndRun(replace(ending or Ending(reason), message=message)) from error
+        words = error.in_full() if isinstance(error, ConjureError) else f"{error.strerror}: {error.filename}"
+        raise EndRun(replace(ending or Ending(reason), message=words)) from error
 
 
 @contextmanager

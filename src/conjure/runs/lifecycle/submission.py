@@ -502,7 +502,7 @@ def close_failed_submission(store: Database, number: int, error: BaseException) 
     if isinstance(error, KeyboardInterrupt):
         ending = Ending(EndReason.KILL_REQUESTED, message="cancelled during submission")
     elif isinstance(error, ConjureError):
-        ending = Ending(EndReason.CODE_FAILED, message=str(error))
+        ending = Ending(EndReason.CODE_FAILED, message=error.in_full())
     else:
         message = f"it could not be submitted: {type(error).__name__}: {error}"
         ending = Ending(EndReason.SUBMISSION_FAILED, message=message)

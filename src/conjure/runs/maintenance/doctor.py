@@ -16,7 +16,7 @@ from typing import Any
 
 from conjure.core.files import parse_json
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.core.team_settings import objects_team
+from conjure.core.team_settings import objects_team, read_team
 from conjure.core.text import plural, valid_utf8
 from conjure.core.units import format_size
 from conjure.errors import BuildError, ConjureError, StoreError
@@ -108,12 +108,13 @@ def rebuild(home: Home) -> Rebuilt:
         StoreError: The home cannot be written, or a newer conjure wrote the database.
         SnapshotError: The code store cannot be mended.
     """
+    aside = None
     if objects_team(home) is not None:
         numbers, unreadable = rebuild_records(home)
-        return Rebuilt(tuple(numbers), tuple(unreadable))
-    aside = _set_aside(home) if _is_damaged(home) else None
-    with open_database(home) as store:
-        numbers, unreadable = store.reindex()
+    else:
+        aside = _set_aside(home) if _is_damaged(home) else None
+        with open_database(home) as store:
+            numbers, unreadable = store.reindex()
     if home.code_repository.exists():
         code_store.repair_store(home)
     return Rebuilt(tuple(numbers), tuple(unreadable), aside)
@@ -157,12 +158,12 @@ def _database(home: Home) -> Iterator[Finding]:
             elsewhere = _elsewhere(home, store)
             # Of a team with an object store, the copies of the records are there.
             suspects = [] if objects_team(home) is not None else store.suspects()
-            yield _integrity(store, suspects)
+            yield _integrity(home, store, suspects)
             yield _runs(store)
             yield from _run_folders(home, store, suspects, elsewhere)
             yield from _leftovers(home, store)
     except StoreError as error:
-        yield Finding("database", State.FAULT, str(error), _REINDEX)
+        yield Finding("database", State.FAULT, str(error), error.fix or error.hint or _REINDEX)
 
 
 def _is_damaged(home: Home) -> bool:
@@ -170,14 +171,16 @@ def _is_damaged(home: Home) -> bool:
     return shared_address(home) is None and is_damaged(home.database)
 
 
-def _integrity(store: Database, suspects: list[int]) -> Finding:
+def _integrity(home: Home, store: Database, suspects: list[int]) -> Finding:
     faults = store.stray_rows()
     damaged = store.damaged_rows(suspects)
     if damaged:
         faults.append(f"rows of runs that cannot be read: {_numbers(damaged)}")
     if faults:
         return Finding("database", State.FAULT, "; ".join(faults), _REINDEX)
-    return Finding("database", State.OK, f"schema {NEWEST}, no faults")
+    team = read_team(home)
+    what = f"schema {NEWEST}" if team is None else team.database
+    return Finding("database", State.OK, f"{what}, no faults")
 
 
 def _runs(store: Database) -> Finding:
@@ -284,12 +287,12 @@ def _code(home: Home) -> Finding:
                 trees = store.code_trees()
         else:
             trees = {}
+        if objects_team(home) is not None:
+            trees = {number: tree for number, tree in trees.items() if not home.is_elsewhere(number)}
         if not repository.exists() and not trees:
             return Finding("code", State.OK, "none yet")
         if not code_store.is_sound(home):
             return Finding("code", State.FAULT, f"{repository} is damaged", _REINDEX)
-        if objects_team(home) is not None:
-            trees = {number: tree for number, tree in trees.items() if not home.is_elsewhere(number)}
         missing = code_store.missing_code(home, trees)
     except ConjureError as error:
         return Finding("code", State.FAULT, str(error), error.fix or error.hint)

@@ -164,15 +164,16 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     baseline = list(map(tree_size_bytes, shared))
     needed = store.environments_in_use(active_only=everything)
     environments = _attempt(lambda: environment_build.prune(home, needed), not_done) or []
-    layers = _attempt(lambda: image_layers.prune(home, needed), not_done) or (0, 0)
+    layers = image_layers.prune(home, needed)
+    not_done += layers.not_done
     removed_mirrors = (_attempt(lambda: mirrors.prune(home), not_done) or []) if everything else []
     size += sum(max(was - tree_size_bytes(place), 0) for was, place in zip(baseline, shared, strict=True))
-    size += layers[1]
+    size += layers.size_bytes
     size += _attempt(lambda: code_store.prune(home), not_done) or 0
     size += _attempt(lambda: _prune_copies(home, store), not_done) or 0
     objects = _attempt(lambda: prune_objects(home), not_done) or (0, 0)
     return Pruned(
-        environments=len(environments) + layers[0],
+        environments=len(environments) + layers.count,
         working_folders=tuple(folders),
         kept_files=len(files),
         mirrors=len(removed_mirrors),

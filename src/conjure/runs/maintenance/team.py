@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
@@ -22,14 +23,15 @@ from conjure.core.trees import remove_tree
 from conjure.errors import ConflictError, StoreError, UsageError, option
 from conjure.runs.artifacts.availability import upload_elsewhere
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.artifacts.team_runs import TeamRuns
+from conjure.runs.artifacts.team_runs import TeamRuns, stored_database
 from conjure.runs.artifacts.uploads import read_upload, uploads_here
 from conjure.runs.code.tree_packs import has_tree
-from conjure.runs.database.base import RunFilter
+from conjure.runs.database.base import DatabaseRefusedError, RunFilter
 from conjure.runs.database.open_database import open_database, share, stop_sharing
-from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
+from conjure.runs.database.postgres import PostgresDatabase, PostgresSession, check_schema
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
-from conjure.runs.database.record_files import folder_numbers
+from conjure.runs.database.record_files import folder_numbers, read_record
+from conjure.runs.objects import base
 from conjure.runs.objects.index import ObjectIndex, UploadRow
 from conjure.runs.objects.remote import check_address, open_objects
 from conjure.runs.objects.store_check import Abilities, probe
@@ -37,6 +39,11 @@ from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder
 
 _SCHEMES = ("postgresql", "postgres")
+# Parameters of libpq's that no address may have, and those that name files.
+_SECRETS = {"password", "sslpassword", "oauth_client_secret"}
+_FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "passfile"}
+_SYSTEMS_OWN = "system"  # as sslrootcert: the authorities that the system trusts
+_SAME_MOMENT_S = 0.001  # times in files are rounded
 _PROBE_TRIES = 2  # a wrong address must not look like a slow one
 
 
@@ -91,9 +98,10 @@ def init(home: Home, address: str, objects: str | None = None) -> TeamStatus:
     _refuse_active(home)
     if objects is not None:
         probe(open_objects(objects, tries=_PROBE_TRIES))
+        _refuse_taken(home, address, objects)
     _upgrade(home, address)
     with PostgresDatabase.open(home, address) as database:
-        foreign = database.numbers() - set(folder_numbers(home.runs))
+        foreign = _runs_of_others(home, database)
         if foreign:
             raise ConflictError(
                 f"the database contains {plural(len(foreign), 'run')} of another home;"
@@ -182,9 +190,11 @@ def upgrade_schema(home: Home) -> tuple[int, int]:
 def _upgrade(home: Home, address: str) -> tuple[int, int]:
     session = PostgresSession(home, address)
     try:
-        return upgrade(session), schema_number(session)
+        before, after = upgrade(session), schema_number(session)
     finally:
         session.close()
+    check_schema(after)
+    return before, after
 
 
 def leave(home: Home) -> int:
@@ -251,18 +261,12 @@ def status(home: Home) -> TeamStatus:
 def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, objects: str) -> None:
     """Put what a home has into an object store, or take over what is in it."""
     files = TeamRuns(open_objects(objects), database)
-    _refuse_stolen(home, files, address)
     files.index.set_objects_address(objects)
     files.store_database(address)
     numbers = sorted(database.numbers())
     if not numbers:
         files.rebuild()
         return
-    if any(True for _ in files.objects.names("runs")):
-        raise ConflictError(
-            f"{objects} contains the runs of another home",
-            hint="give another prefix, or start with a home without runs to take over those runs",
-        )
     for number in numbers:
         record = database.get(number)
         digest = send_run(home, files, record)
@@ -274,20 +278,56 @@ def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, ob
         pass
 
 
-def _refuse_stolen(home: Home, files: TeamRuns, address: str) -> None:
-    """Let nobody take a store over whose own database still has its runs."""
-    known = files.stored_database()
-    if known is None or known == address:
+def _runs_of_others(home: Home, database: PostgresDatabase) -> set[int]:
+    """The runs in a database that are not those that a home has in its folders."""
+    return {number for number in database.numbers() if not _is_own(home, database.get(number))}
+
+
+def _is_own(home: Home, record: RunRecord) -> bool:
+    own = read_record(home.run_folder(record.number))
+    return own is not None and abs(own.requested_at - record.requested_at) < _SAME_MOMENT_S
+
+
+def _refuse_taken(home: Home, address: str, objects: str) -> None:
+    """Before anything is written: let nobody use a store that others still use."""
+    store = open_objects(objects)
+    known = stored_database(store)
+    if known is not None and known != address:
+        _refuse_living(home, known, store.address)
+    if not folder_numbers(home.runs) or _is_begun(home, address, objects):
         return
+    if any(True for _ in store.names(base.RECORDS)):
+        raise ConflictError(
+            f"{objects} contains the runs of another home",
+            hint="give another prefix, or start with a home without runs to take over those runs",
+        )
+
+
+def _is_begun(home: Home, address: str, objects: str) -> bool:
+    """Whether a database belongs to a store already, as after a beginning that was interrupted."""
+    session = PostgresSession(home, address)
     try:
-        with PostgresDatabase.open(home, known) as database:
+        return schema_number(session) == NEWEST and ObjectIndex(session).objects_address() == objects
+    finally:
+        session.close()
+
+
+def _refuse_living(home: Home, address: str, objects: str) -> None:
+    """Let nobody take a store over whose own database still has its runs."""
+    try:
+        with PostgresDatabase.open(home, address) as database:
             count = database.count(RunFilter(archived=True))
+    except DatabaseRefusedError as error:
+        raise ConflictError(
+            f"{objects} belongs to {address}, which is still there: {error.unspelled.message}",
+            hint=error.unspelled.hint,
+        ) from error
     except StoreError:
         return  # it is lost: this is what taking over is for
     if count:
         raise ConflictError(
-            f"{files.objects.address} belongs to {known}, which contains {plural(count, 'run')}",
-            fix=shell_words("conjure", "team", "join", "--database", known),
+            f"{objects} belongs to {address}, which contains {plural(count, 'run')}",
+            fix=shell_words("conjure", "team", "join", "--database", address),
         )
 
 
@@ -371,20 +411,32 @@ def _refuse_active(home: Home, among: Iterable[int] | None = None) -> None:
 
 
 def _refuse_address(address: str) -> None:
-    parts = urlsplit(address)
-    if parts.scheme not in _SCHEMES:
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # half of a bracket around an address of IPv6
+        parts = None
+    if parts is None or parts.scheme not in _SCHEMES:
         raise UsageError(
             f"{option('database')} {_without_password(address)!r} is not an address of PostgreSQL",
             fix=option("database", "postgresql://USER@HOST/DATABASE"),
         )
-    if parts.password is not None or "password" in parse_qs(parts.query):
+    given = dict(parse_qsl(parts.query))
+    if parts.password is not None or _SECRETS & given.keys():
         raise UsageError(
             f"{option('database')} {_without_password(address)!r} has a password in it, which every process"
             " list would show",
             hint="put it into ~/.pgpass (mode 600) or the variable PGPASSWORD, and leave it out here",
         )
+    for name in sorted(_FILES & given.keys()):
+        path = given[name]
+        if path != _SYSTEMS_OWN and not Path(path).is_absolute():
+            raise UsageError(
+                f"{option('database')} has {name}={path}; runs read that file from other folders, so it must"
+                " be an absolute path",
+                hint=f"write {name}={Path(path).expanduser().absolute()}",
+            )
 
 
 def _without_password(address: str) -> str:
     address = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
-    return re.sub(r"(password=)[^&]*", r"\1***", address)
+    return re.sub(r"(password=|secret=)[^&]*", r"\1***", address)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
@@ -47,7 +47,16 @@ _HOW_TO_GIVE_KEYS = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account's key",
     "az": "set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
 }
+# Variables that name a file with authorities to trust: for all that is reached over TLS, and for a store.
+_BUNDLE = "SSL_CERT_FILE"
+_PEM = b"-----BEGIN CERTIFICATE-----"
+_OWN_BUNDLES = {"s3": "AWS_CA_BUNDLE"}
+# Names that can stand in a request as they are.
+_BUCKET = re.compile(r"[A-Za-z0-9._:-]*")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _STORES_NAME = re.compile(r"^Generic \w+ error: ")
+_REQUEST = re.compile(r"Error performing \w+ \S+ in \S+(?:, after [^-]*)? ?- ")
+_CAUSE = re.compile(r'(?:message|error): "([^"\n]+)"')  # what the system says of a connection
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _HIDDEN = re.compile(
     r"(?i)((?:signature|credential|x-amz-[a-z-]+|sig|secret|token|password|authorization)[=:]\s*)[^&\s\"']+"
@@ -149,13 +158,25 @@ class RemoteObjects:
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "Forbidden" in text:
             return ObjectsError(f"{self.address} refuses these credentials: {_shortened(text)}", hint=how)
         if "InvalidCertificate" in text:
-            return ObjectsError(
-                f"{self.address} cannot be used: its TLS certificate is not trusted",
-                hint="set SSL_CERT_FILE to the file with the certificate of the authority that signed it",
-            )
+            return self._certificate_error(text)
         return ObjectsError(
             f"{self.address} cannot be reached: {_shortened(text)}",
             hint="check the address, or try again later",
+        )
+
+    def _certificate_error(self, text: str) -> ObjectsError:
+        """Why the certificate that the store shows is not accepted."""
+        if "NotValidForName" in text:
+            return ObjectsError(
+                f"{self.address} cannot be used: its TLS certificate is for another host name",
+                hint="write the endpoint with a name that is in the certificate",
+            )
+        if "Expired" in text:
+            return ObjectsError(f"{self.address} cannot be used: its TLS certificate has expired")
+        variable = " or ".join(filter(None, (_OWN_BUNDLES.get(urlsplit(self.address).scheme), _BUNDLE)))
+        return ObjectsError(
+            f"{self.address} cannot be used: its TLS certificate is not trusted",
+            hint=f"set {variable} to the file with the certificate of the authority that signed it",
         )
 
 
@@ -167,6 +188,10 @@ def _container_word(address: str) -> str:
 def _shortened(text: str) -> str:
     """The first sentence of what obstore says, and the store's own word for it, without how errors nest."""
     line = _STORES_NAME.sub("", text.strip().partition("\n")[0]).partition("<?xml")[0]
+    line = _REQUEST.sub("", line)
+    cause = _CAUSE.search(text)
+    if cause is not None:
+        line = cause[1]
     line = line.rstrip(": \ufeff")
     code = _CODE.search(text)
     return (line if len(line) <= 300 else f"{line[:300]} …") + (f" ({code[1]})" if code is not None else "")
@@ -178,8 +203,12 @@ def check_address(address: str) -> None:
     Raises:
         UsageError: It is so.
     """
-    parts = urlsplit(address)
-    if parts.scheme not in _SETTINGS or (parts.scheme == "file" and not parts.path.startswith("/")):
+    parts = _split(address)
+    if (
+        parts is None
+        or parts.scheme not in _SETTINGS
+        or (parts.scheme == "file" and not parts.path.startswith("/"))
+    ):
         raise UsageError(
             f"{option('objects')} {_without_secrets(address)!r} is not an address of an object store:"
             f" write {_FORMS}"
@@ -190,11 +219,16 @@ def check_address(address: str) -> None:
         raise UsageError(
             f"{option('objects')} {address!r} names no {_container_word(address)}: write {_FORMS}"
         )
-    if parts.username is not None or parts.password is not None:
+    if "@" in parts.netloc:
         raise UsageError(
             f"{option('objects')} {_without_secrets(address)!r} has a key in it, which every process list"
             " would show",
             hint=_HOW_TO_GIVE_KEYS.get(parts.scheme),
+        )
+    if not _BUCKET.fullmatch(parts.netloc):
+        raise UsageError(
+            f"{option('objects')} {address!r}: {parts.netloc!r} cannot be the name of a"
+            f" {_container_word(address)}"
         )
     known = _SETTINGS[parts.scheme]
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -202,8 +236,35 @@ def check_address(address: str) -> None:
         if name not in known:
             allowed = f"allowed are {', '.join(known)}" if known else "none are allowed"
             raise UsageError(f"{option('objects')} cannot have the parameter {name!r}; {allowed}")
+    if "endpoint" in given:
+        _check_endpoint(address, given["endpoint"])
     if parts.scheme == "az" and not given.get("account"):
         raise UsageError(f"{option('objects')} {address!r} names no storage account: write {_FORMS}")
+
+
+def _check_endpoint(address: str, endpoint: str) -> None:
+    parts = _split(endpoint)
+    if parts is not None and "@" in parts.netloc:
+        raise UsageError(
+            f"{option('objects')} {_without_secrets(address)!r} has a password in its endpoint, which every"
+            " process list would show",
+            hint=_HOW_TO_GIVE_KEYS.get(address.partition(":")[0]),
+        )
+    is_address = parts is not None and parts.scheme in ("http", "https") and _HOST.fullmatch(parts.netloc)
+    if not is_address:
+        raise UsageError(
+            f"{option('objects')} {address!r} has an endpoint that is not an address: write"
+            " endpoint=https://HOST or endpoint=http://HOST:PORT"
+        )
+
+
+def _split(address: str) -> SplitResult | None:
+    """The parts of an address; None where it is none."""
+    try:
+        parts = urlsplit(address)
+        return parts if parts.port is None or parts.port > 0 else None
+    except ValueError:  # half of a bracket around an address of IPv6, a port that is no number or too large
+        return None
 
 
 def _without_secrets(address: str) -> str:
@@ -230,6 +291,9 @@ def open_objects(address: str, *, tries: int = _TRIES) -> RemoteObjects:
     options: Any = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
     if str(settings.get("aws_endpoint", settings.get("azure_storage_endpoint", ""))).startswith("http://"):
         options["allow_http"] = True
+    authorities = _own_authorities(parts.scheme, os.environ)
+    if authorities is not None:
+        options["root_certificate"] = authorities  # beside those that the system trusts
     retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # the rest is done here
     try:
         if parts.scheme == "file":
@@ -251,6 +315,25 @@ def open_objects(address: str, *, tries: int = _TRIES) -> RemoteObjects:
             f"{address} cannot be used: {_shortened(str(error))}", hint=_HOW_TO_GIVE_KEYS.get(parts.scheme)
         ) from error
     return RemoteObjects(address, store, tries=tries)
+
+
+def _own_authorities(scheme: str, variables: Mapping[str, str]) -> bytes | None:
+    """Certificates of authorities that are trusted for this kind of store, as its own programs read them.
+
+    Raises:
+        ObjectsError: The file that is named cannot be read, or has none.
+    """
+    variable = _OWN_BUNDLES.get(scheme, "")
+    path = variables.get(variable)
+    if not path:
+        return None
+    try:
+        found = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise ObjectsError(f"{variable} is {path}, which cannot be read: {error.strerror}") from error
+    if _PEM not in found:
+        raise ObjectsError(f"{variable} is {path}, which contains no certificate in PEM form")
+    return found
 
 
 def _keys_of_file(variables: Mapping[str, str]) -> dict[str, str]:

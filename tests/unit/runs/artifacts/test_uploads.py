@@ -1,13 +1,16 @@
 """Uploads and their versions."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from conjure.core import trees
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, StoreError, UsageError
-from conjure.runs.artifacts import uploads
+from conjure.runs.artifacts import upload_sources, uploads
+from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import resolve
 from conjure.runs.artifacts.uploads import list_uploads, read_upload, remove_upload, upload
 from support.repositories import read_files, write_files
@@ -51,9 +54,155 @@ class TestVersions:
     def test_version_taken_by_another_at_the_same_moment(self, home: Home, images: Path, monkeypatch) -> None:
         upload(home, images)
         (images / "a.png").write_text("new")
-        answers = iter([1, None, 1])  # compared with 1; nothing seen when numbering; then seen
+        answers = iter([1, 1, None, 1])  # compared with 1 twice; nothing seen when numbering; then seen
         monkeypatch.setattr(uploads, "latest_version", lambda *_: next(answers))
         assert upload(home, images).upload.version == 2
+
+
+@pytest.fixture
+def later(monkeypatch) -> None:
+    """A clock a minute ahead, as if the files had been there for that long."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 60_000_000_000)
+
+
+@pytest.fixture
+def read(monkeypatch) -> list[str]:
+    """Digests that were taken of files whose mark did not tell enough."""
+    taken: list[str] = []
+    digest = upload_sources.sha256_open_file
+
+    def noted(descriptor: int) -> str:
+        taken.append(digest(descriptor))
+        return taken[-1]
+
+    monkeypatch.setattr(upload_sources, "sha256_open_file", noted)
+    return taken
+
+
+@pytest.fixture
+def copied(monkeypatch) -> list[str]:
+    """Names of files that were copied."""
+    names: list[str] = []
+    clone = trees.clone_open_file
+
+    def noted(reader: int, folder: int, name: str, *, mode: int) -> int:
+        names.append(name)
+        return clone(reader, folder, name, mode=mode)
+
+    monkeypatch.setattr(trees, "clone_open_file", noted)
+    return names
+
+
+@pytest.mark.usefixtures("later")
+class TestAgain:
+    def test_what_is_unchanged_is_neither_copied_nor_read(
+        self, home: Home, images: Path, copied: list[str], read: list[str]
+    ) -> None:
+        (images / "near").symlink_to("deep/b.png")
+        upload(home, images)
+        assert copied == ["a.png", "b.png"]
+        again = upload(home, images)
+        assert (again.is_new, again.upload.version, again.skipped) == (False, 1, ())
+        assert (copied, read) == (["a.png", "b.png"], [])
+
+    def test_only_what_changed_is_copied(self, home: Home, images: Path, copied: list[str]) -> None:
+        upload(home, images)
+        copied.clear()
+        (images / "a.png").write_text("x")
+        (images / "new.png").write_text("new")
+        assert upload(home, images).upload.version == 2
+        assert sorted(copied) == ["a.png", "new.png"]
+        assert read_files(content(home, "uploads/images")) == {
+            "a.png": "x",
+            "deep/b.png": "bb",
+            "new.png": "new",
+        }
+        assert (
+            Manifest.load(home.uploads / "images/2/manifest.json").find_faults(
+                content(home, "uploads/images")
+            )
+            == []
+        )
+        remove_upload(home, "images", 1)
+        assert content(home, "uploads/images/deep/b.png").read_text() == "bb"
+
+    def test_a_write_that_restores_size_and_time_is_seen(self, home: Home, images: Path) -> None:
+        before = (images / "a.png").stat()
+        upload(home, images)
+        time.sleep(0.02)  # more than a tick of the filesystem's clock
+        (images / "a.png").write_text("z")
+        os.utime(images / "a.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert upload(home, images).upload.version == 2
+        assert content(home, "uploads/images/a.png").read_text() == "z"
+
+    def test_what_was_only_touched_is_read_once(
+        self, home: Home, images: Path, copied: list[str], read: list[str]
+    ) -> None:
+        upload(home, images)
+        copied.clear()
+        os.utime(images / "a.png", (1, 1))
+        assert [upload(home, images).upload.version for _ in range(2)] == [1, 1]
+        assert (copied, len(read)) == ([], 1)
+
+    @pytest.mark.parametrize("change", ["removed", "executable", "link"])
+    def test_what_has_no_new_content_is_a_new_version_too(
+        self, home: Home, images: Path, change: str
+    ) -> None:
+        upload(home, images)
+        if change == "executable":
+            (images / "a.png").chmod(0o755)
+        else:
+            (images / "a.png").unlink()
+        if change == "link":
+            (images / "a.png").symlink_to("deep/b.png")
+        assert upload(home, images).upload.version == 2
+        mode = content(home, "uploads/images@1/a.png").stat().st_mode & 0o777
+        assert mode == 0o444
+
+    def test_another_folder_of_the_same_content_is_compared_by_digest(
+        self, home: Home, images: Path, tmp_path: Path, copied: list[str], read: list[str]
+    ) -> None:
+        upload(home, images)
+        copied.clear()
+        write_files(tmp_path / "elsewhere", {"a.png": "a", "deep/b.png": "bb"})
+        assert upload(home, tmp_path / "elsewhere", "images").is_new is False
+        assert (copied, len(read)) == ([], 2)
+
+    def test_a_damaged_copy_is_not_passed_on(self, home: Home, images: Path, copied: list[str]) -> None:
+        upload(home, images)
+        copied.clear()
+        kept = content(home, "uploads/images/a.png")
+        kept.chmod(0o644)
+        (images / "deep/b.png").write_text("new")
+        assert upload(home, images).upload.version == 2
+        assert sorted(copied) == ["a.png", "b.png"]
+
+    def test_what_cannot_be_shared_is_copied(self, home: Home, images: Path, copied: list[str], monkeypatch):
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        upload(home, images)
+        copied.clear()
+        monkeypatch.setattr(os, "link", refuse)
+        (images / "a.png").write_text("new")
+        assert upload(home, images).upload.version == 2
+        assert sorted(copied) == ["a.png", "b.png"]
+
+    @pytest.mark.parametrize("stored", ["", "{}", "[]", '{"format": 1, "source": 2, "files": []}'])
+    def test_marks_that_cannot_be_read_are_taken_again(
+        self, home: Home, images: Path, read: list[str], stored: str
+    ) -> None:
+        upload(home, images)
+        (home.uploads / "images/1/source.json").write_text(stored)
+        assert [upload(home, images).is_new for _ in range(2)] == [False, False]
+        assert len(read) == 2
+
+
+def test_a_file_written_a_moment_ago_is_read_again(home: Home, images: Path, read: list[str]) -> None:
+    upload(home, images)  # whatever is written now could get the time that the files have
+    assert upload(home, images).is_new is False
+    assert len(read) == 2
 
 
 class TestFiles:

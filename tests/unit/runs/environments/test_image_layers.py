@@ -7,7 +7,14 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.runs.environments.image_build import _explanation, _MountedFiles
-from conjure.runs.environments.image_layers import Layer, find_layer, keep_layer, prune, requested_digest
+from conjure.runs.environments.image_layers import (
+    Layer,
+    PrunedLayers,
+    find_layer,
+    keep_layer,
+    prune,
+    requested_digest,
+)
 from conjure.runs.environments.images import Image
 from conjure.runs.environments.local_packages import replace_path
 from conjure.runs.schema.spec import EnvironmentChoice
@@ -26,20 +33,29 @@ def home(tmp_path):
 
 
 @pytest.fixture
-def podman(tmp_path, monkeypatch):
-    """A podman that has the image ``sha256:layer``, and writes down what it is asked."""
+def programs(tmp_path, monkeypatch):
+    """Installs engines that have the image ``sha256:layer``, and gives the file with what they are asked."""
     folder, said = tmp_path / "bin", tmp_path / "said"
     folder.mkdir()
     told = json.dumps([{"Id": "layer", "Size": 30, "Config": {"Env": ["A=b"]}}])
-    script = (
-        f'#!/bin/sh\necho "$@" >> {said}\n'
-        f"case \"$*\" in *sha256:layer*) echo '{told}';; *inspect*) exit 1;; esac\n"
-    )
-    for name in ("podman", "catatonit"):
-        (folder / name).write_text(script)
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return said
+    monkeypatch.setenv("PATH", str(folder))
+
+    def install(*names):
+        for name in names:
+            script = (
+                f'#!/bin/sh\necho "{name} $@" >> {said}\n'
+                f"case \"$*\" in *sha256:layer*) echo '{told}';; *inspect*) exit 1;; esac\n"
+            )
+            (folder / name).write_text(script)
+            (folder / name).chmod(0o755)
+        return said
+
+    return install
+
+
+@pytest.fixture
+def podman(programs):
+    return programs("podman", "catatonit")
 
 
 def test_the_order_of_packages_asks_for_nothing_else():
@@ -73,18 +89,44 @@ def test_a_layer_is_found_as_it_was_kept(home, podman):
 def test_a_layer_whose_image_is_gone_or_whose_record_is_damaged_is_built_again(home, podman):
     keep_layer(home, Layer(DIGEST, Image("sha256:gone")))
     assert find_layer(home, DIGEST) is None
-    (home.environments / "images" / f"{DIGEST}.json").write_text("{")
+    (home.environments / "images" / f"{DIGEST}.podman.json").write_text("{")
     assert find_layer(home, DIGEST) is None
 
 
 def test_layers_that_no_run_needs_are_removed_with_their_images(home, podman):
     keep_layer(home, Layer(DIGEST, Image("sha256:layer"), {}, 7))
     keep_layer(home, Layer("1" * 32, Image("sha256:gone"), {}, 100))
-    assert prune(home, {DIGEST, "1" * 32}) == (0, 0)
-    assert prune(home, {"2" * 32}) == (2, 7)
-    removed = [line for line in podman.read_text().splitlines() if line.startswith("rmi")]
-    assert removed == ["rmi --no-prune sha256:layer"]
-    assert prune(home, set()) == (0, 0)
+    assert prune(home, {DIGEST, "1" * 32}) == PrunedLayers(0, 0)
+    assert prune(home, {"2" * 32}) == PrunedLayers(2, 7)
+    removed = [line for line in podman.read_text().splitlines() if " rmi " in line]
+    assert removed == ["podman rmi --no-prune sha256:layer"]
+    assert prune(home, set()) == PrunedLayers(0, 0)
+
+
+def test_a_layer_is_removed_in_the_engine_that_it_was_built_with(home, programs):
+    said = programs("docker", "catatonit")
+    keep_layer(home, Layer(DIGEST, Image("sha256:layer"), {}, 7))
+    programs("podman", "catatonit")  # which runs use from now on
+    assert find_layer(home, DIGEST) is None
+    keep_layer(home, Layer(DIGEST, Image("sha256:layer"), {}, 20))  # built again, with the other engine
+    said.write_text("")
+    assert prune(home, set()) == PrunedLayers(2, 27)
+    removed = [line for line in said.read_text().splitlines() if " rmi " in line]
+    assert removed == ["docker rmi --no-prune sha256:layer", "podman rmi --no-prune sha256:layer"]
+    assert prune(home, set()) == PrunedLayers(0, 0)
+
+
+def test_a_layer_of_an_engine_that_is_gone_is_told_and_kept_for_later(home, programs, tmp_path):
+    programs("docker", "catatonit")
+    for digest in (DIGEST, "1" * 32):
+        keep_layer(home, Layer(digest, Image("sha256:layer"), {}, 7))
+    (tmp_path / "bin" / "docker").unlink()
+    programs("podman")
+    keep_layer(home, Layer("2" * 32, Image("sha256:layer"), {}, 20))
+    told = ("2 images built with docker: docker is not installed",)
+    assert prune(home, set()) == PrunedLayers(1, 20, told)
+    programs("docker")
+    assert prune(home, set()) == PrunedLayers(2, 14)
 
 
 def test_files_of_this_machine_are_read_where_they_are_mounted(tmp_path):
