@@ -1,5 +1,13 @@
 """The native engine with each of its instruction sets, where the processor has them."""
 
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from conjure.errors import UsageError
@@ -17,3 +25,35 @@ def native_status(instructions: str, monkeypatch: pytest.MonkeyPatch) -> Status:
     if found.library is None:
         pytest.skip(found.reason)
     return found
+
+
+@functools.cache
+def emulated_tiles(base: str) -> tuple[Status, Status]:
+    """AMX as plain C beside another instruction set, and that one alone, in one library.
+
+    Args:
+        base: One of `INSTRUCTIONS`; the processor must have it.
+    """
+    loaded = build_emulated_tiles(library_sources(), base)
+    return Status(loaded, "amx", "emulated"), Status(loaded, base, "beside tiles")
+
+
+def library_sources() -> Path:
+    """The folder of the native engine's sources."""
+    return Path(library.__file__).parent
+
+
+def build_emulated_tiles(sources: Path, base: str, *more: str) -> ctypes.CDLL:
+    """The forward pass with emulated tiles, compiled with `more` options; `scripts/sanitize-native` sets ``CFLAGS``."""
+    compiler = os.environ.get("CC", "cc")
+    if shutil.which(compiler) is None:
+        pytest.skip("needs a C compiler")
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder, "forward.so")
+        flags = ["-std=gnu11", "-O2", "-fopenmp", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"]
+        flags += [f"-DCONJURE_EMULATED_TILES={base}", *os.environ.get("CFLAGS", "").split(), *more]
+        build = [compiler, *flags, "-shared", "-fPIC", "-o", built, sources / "forward.c", "-lm"]
+        subprocess.run(build, check=True, timeout=600)
+        loaded = ctypes.CDLL(str(built))
+    loaded.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (library.Model, library.Call)]
+    return loaded
