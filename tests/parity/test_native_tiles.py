@@ -1,11 +1,15 @@
-"""Products in tiles (AMX), emulated: every logit, to the bit, as without tiles.
+"""Products in tiles (AMX): every logit, to the bit, as without tiles, on any processor.
 
-The code is that of a processor with AMX; only the instructions on tiles are C of the same meaning (tiles.h). Beside
-them everything is computed as the processor of the tests can, and compared with the same without tiles.
+They are computed in three ways. Emulated, the source is that of a processor with AMX, and the instructions on
+tiles are C of the same meaning (tiles.h); beside them everything is computed by portable C, or by the best
+that the processor has. As machine code, the library is the one that is installed; where the processor has no
+AMX, the signal that it raises for each instruction is handled by executing it (amx_trap.c).
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +20,55 @@ from conjure.lm.checkpoints.stored_weights import open_weights
 from conjure.lm.generation.engines.base import RowQueue
 from conjure.lm.generation.engines.native import NativeEngine, NativeRow
 from conjure.lm.generation.engines.native_weights import NativeWeights
-from conjure.lm.native.library import INSTRUCTIONS, Status, status
+from conjure.lm.native.library import Status, status
 from support.engines import logits_of, native_weights
 from support.families import CHECKPOINTS, reference
 from support.models import tiny_model
-from support.native import build_emulated_tiles, emulated_tiles, library_sources, native_status
+from support.native import (
+    build_emulated_tiles,
+    emulated_tiles,
+    library_sources,
+    native_status,
+    trapped_amx,
+)
 from support.oracle import random_ids
 
-_USABLE, _WRONG = 3, 2  # what `conjure_tiles` says; as in forward.c
+_ABSENT, _WRONG, _USABLE = 1, 3, 4  # what `conjure_tiles` says; as in forward.c
+
+_BESIDE = "avx512vnni"  # what a processor with AMX does all else with
 
 # Sizes that are no multiples of a tile's, with several groups of inputs and several panels of outputs.
 ODD = {"n_embd": 99, "n_head": 11, "n_inner": 205, "vocab_size": 301, "context_length": 80}
 
 
-@pytest.fixture(scope="module", params=["portable", "best"])
-def tiles(request) -> tuple[Status, Status]:
+@pytest.fixture(scope="module", params=["portable", "best", "machine code"])
+def tiles(request) -> Iterator[tuple[Status, Status]]:
     """The library with and without tiles."""
+    if request.param == "machine code":
+        with pytest.MonkeyPatch.context() as patch:
+            found = native_status("auto", patch)
+        with amx(found):
+            yield replace(found, instructions="amx"), replace(found, instructions=_BESIDE)
+    else:
+        yield emulated_tiles("portable" if request.param == "portable" else best_base())
+
+
+def best_base() -> str:
+    """The best instructions here but for AMX."""
     with pytest.MonkeyPatch.context() as patch:
         best = native_status("auto", patch).instructions
-    beside = INSTRUCTIONS[: INSTRUCTIONS.index("amx")]
-    return emulated_tiles(
-        "portable" if request.param == "portable" else best if best in beside else beside[-1]
-    )
+    return _BESIDE if best == "amx" else best
+
+
+def amx(found: Status) -> AbstractContextManager[None]:
+    """While it is entered, this process can execute AMX instructions."""
+    assert found.library is not None
+    if best_base() != _BESIDE:
+        pytest.skip(f"needs {_BESIDE} beside tiles")
+    state = found.library.conjure_tiles()
+    if state not in (_ABSENT, _USABLE):
+        pytest.skip("this library, or this process, cannot use AMX")
+    return trapped_amx() if state == _ABSENT else nullcontext()
 
 
 def engines(
@@ -120,8 +151,11 @@ def test_what_is_no_number_stays_so(tiles):
 class TestCheckAtLoad:
     """Before tiles are used, a product is compared with the same one without."""
 
-    def test_it_passes(self, tiles):
-        assert tiles[0].library.conjure_tiles() == _USABLE
+    @pytest.mark.parametrize("base", ["portable", "best"])
+    def test_it_passes(self, base):
+        tiled, _ = emulated_tiles("portable" if base == "portable" else best_base())
+        assert tiled.library is not None
+        assert tiled.library.conjure_tiles() == _USABLE
 
     @pytest.mark.parametrize(
         ("right", "wrong"),

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,20 @@ def emulated_tiles(base: str) -> tuple[Status, Status]:
         base: One of `INSTRUCTIONS`; the processor must have it.
     """
     loaded = build_emulated_tiles(library_sources(), base)
+    loaded.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (library.Model, library.Call)]
     return Status(loaded, "amx", "emulated"), Status(loaded, base, "beside tiles")
+
+
+@contextmanager
+def trapped_amx() -> Iterator[None]:
+    """AMX instructions are executed by a handler of the signal that a processor without AMX raises."""
+    source = Path(__file__).with_name("amx_trap.c")
+    trap = _build(source, "-DCONJURE_EMULATED_TILES=portable", f"-I{library_sources()}")
+    trap.install()
+    try:
+        yield
+    finally:
+        trap.uninstall()
 
 
 def library_sources() -> Path:
@@ -44,16 +59,19 @@ def library_sources() -> Path:
 
 
 def build_emulated_tiles(sources: Path, base: str, *more: str) -> ctypes.CDLL:
-    """The forward pass with emulated tiles, compiled with `more` options; `scripts/sanitize-native` sets ``CFLAGS``."""
+    """The forward pass with emulated tiles, compiled with ``CFLAGS`` and `more` options."""
+    return _build(sources / "forward.c", f"-DCONJURE_EMULATED_TILES={base}", *more)
+
+
+def _build(source: Path, *options: str) -> ctypes.CDLL:
     compiler = os.environ.get("CC", "cc")
     if shutil.which(compiler) is None:
         pytest.skip("needs a C compiler")
     with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder, "forward.so")
+        built = Path(folder, "built.so")
         flags = ["-std=gnu11", "-O2", "-fopenmp", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"]
-        flags += [f"-DCONJURE_EMULATED_TILES={base}", *os.environ.get("CFLAGS", "").split(), *more]
-        build = [compiler, *flags, "-shared", "-fPIC", "-o", built, sources / "forward.c", "-lm"]
-        subprocess.run(build, check=True, timeout=600)
-        loaded = ctypes.CDLL(str(built))
-    loaded.conjure_forward.argtypes = [ctypes.POINTER(kind) for kind in (library.Model, library.Call)]
-    return loaded
+        flags += [*os.environ.get("CFLAGS", "").split(), *options]
+        build = [compiler, *flags, "-shared", "-fPIC", "-o", built, source, "-lm"]
+        variables = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        subprocess.run(build, check=True, timeout=600, env=variables)
+        return ctypes.CDLL(str(built))

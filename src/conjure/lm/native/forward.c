@@ -431,7 +431,7 @@ static Work *const compiled[][3] = {
 
 /* ---- whether tiles can be used ---- */
 
-enum { ABSENT, REFUSED, WRONG, USABLE }; /* library.py has them in the same order */
+enum { NOT_BUILT, ABSENT, REFUSED, WRONG, USABLE }; /* library.py has them in the same order */
 
 #if defined(HAVE_TILES)
 /* Fills matrices of two panels and three groups, the last ones of both in part, and activations of two blocks of rows,
@@ -483,7 +483,7 @@ int32_t conjure_tiles(void) {
     if (tiles < 0) atomic_store(&found, tiles = find_tiles());
     return tiles;
 #else
-    return ABSENT;
+    return NOT_BUILT;
 #endif
 }
 

@@ -22,7 +22,7 @@ INSTRUCTIONS = (
     "amx",
 )  # each includes those before it; numbers.h numbers them so
 ABI_VERSION = 7  # as in forward.c
-_AMX_UNUSED = {1: "Linux does not let this process use AMX", 2: "AMX gave other numbers in a check"}
+_AMX_UNUSED = {2: "Linux does not let this process use AMX", 3: "AMX gave other numbers in a check"}
 """What `conjure_tiles` says where the processor has AMX, and yet it is not used; as in forward.c."""
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64

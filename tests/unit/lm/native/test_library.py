@@ -55,22 +55,22 @@ def test_another_word_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("tiles", "reason"),
     [
-        (0, "the best this processor has"),
-        (1, "Linux does not let this process use AMX"),
-        (2, "AMX gave other numbers in a check"),
-        (3, "the best this processor has"),
+        (1, "the best this processor has"),
+        (2, "Linux does not let this process use AMX"),
+        (3, "AMX gave other numbers in a check"),
+        (4, "the best this processor has"),
     ],
 )
 def test_it_says_why_amx_is_not_used(tiles, reason, monkeypatch):
-    found = SimpleNamespace(conjure_instructions=lambda: 3 if tiles == 3 else 2, conjure_tiles=lambda: tiles)
+    found = SimpleNamespace(conjure_instructions=lambda: 3 if tiles == 4 else 2, conjure_tiles=lambda: tiles)
     monkeypatch.setattr(library, "open_library", lambda _: found)
     monkeypatch.delenv(VARIABLE, raising=False)
     assert status().reason == reason
     monkeypatch.setenv(VARIABLE, "amx")
-    if tiles == 3:
+    if tiles == 4:
         assert status().instructions == "amx"
     else:
-        why = f"but {reason}" if tiles else "which this processor does not have"
+        why = f"but {reason}" if tiles > 1 else "which this processor does not have"
         with pytest.raises(UsageError, match=f"'amx', {why}; allowed here are"):
             status()
 
