@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conjure.lm.hardware import cpu_flags
+
 HERE = Path(__file__).parent
 OURS = HERE.parent / ".venv" / "bin"
 PEERS = HERE / ".venv" / "bin"
@@ -148,6 +150,8 @@ def _decoding(folder: Path) -> Iterator[Contender]:
     yield ours("conjure", "ours", "auto")
     yield ours("conjure, bfloat16", "variant", "bfloat16")
     yield ours("conjure, float32", "variant", "float32")
+    if "amx_int8" in cpu_flags():
+        yield ours("conjure, int8, AVX512-VNNI", "variant", "int8", CONJURE_NATIVE="avx512vnni")
     yield ours("conjure, int8, AVX2", "variant", "int8", CONJURE_NATIVE="avx2")
     yield ours("conjure, int8, portable C", "variant", "int8", CONJURE_NATIVE="portable")
     yield peer("transformers, float32", "transformers_decode.py", dtype="float32")

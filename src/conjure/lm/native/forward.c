@@ -19,7 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define ABI_VERSION 7 /* library.py has the same: a library left over from other sources is not used */
+#define ABI_VERSION 8 /* library.py has the same: a library left over from other sources is not used */
 
 enum { SPINS = 4000 }; /* looks for the other threads before sleeping, some 50 microseconds */
 

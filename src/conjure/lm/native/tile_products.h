@@ -39,9 +39,9 @@ typedef struct {
 
 /* Elements of two vectors, those of the second counted on. */
 #if defined(__clang__)
-#define SHUFFLE(Numbers, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SELECT(Numbers, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define SHUFFLE(Numbers, a, b, ...) __builtin_shuffle(a, b, (Numbers){__VA_ARGS__})
+#define SELECT(Numbers, a, b, ...) __builtin_shuffle(a, b, (Numbers){__VA_ARGS__})
 #endif
 
 /* Of every 8 outputs, the first four are left and the last four right. */
@@ -50,8 +50,8 @@ INLINE int output_of(int side, int n) { return n / 4 * 8 + side * 4 + n % 4; }
 /* sums[output_of(side, n)] = tiled[side][n] */
 INLINE void order_outputs(const Floats tiled[2], float sums[PANEL]) {
 #define FOUR(n) n, n + 1, n + 2, n + 3
-    Floats first = SHUFFLE(Integers, tiled[0], tiled[1], FOUR(0), FOUR(LANES), FOUR(4), FOUR(LANES + 4));
-    Floats second = SHUFFLE(Integers, tiled[0], tiled[1], FOUR(8), FOUR(LANES + 8), FOUR(12), FOUR(LANES + 12));
+    Floats first = SELECT(Integers, tiled[0], tiled[1], FOUR(0), FOUR(LANES), FOUR(4), FOUR(LANES + 4));
+    Floats second = SELECT(Integers, tiled[0], tiled[1], FOUR(8), FOUR(LANES + 8), FOUR(12), FOUR(LANES + 12));
 #undef FOUR
     memcpy(sums, &first, sizeof first);
     memcpy(sums + LANES, &second, sizeof second);
@@ -67,8 +67,8 @@ INLINE void tile_panel(const Block *block, int64_t groups, TileBlock *to) {
             memcpy(&second, block->values[2 * quad + 1], sizeof second);
 #define PAIRS_OF(n) n, n + PANEL, n + 1, n + 1 + PANEL, n + 2, n + 2 + PANEL, n + 3, n + 3 + PANEL
 #define OUTPUTS_FROM(n) PAIRS_OF(n), PAIRS_OF(n + 8), PAIRS_OF(n + 16), PAIRS_OF(n + 24)
-            to->weights[0][quad] = SHUFFLE(Shorts, first, second, OUTPUTS_FROM(0));
-            to->weights[1][quad] = SHUFFLE(Shorts, first, second, OUTPUTS_FROM(4));
+            to->weights[0][quad] = SELECT(Shorts, first, second, OUTPUTS_FROM(0));
+            to->weights[1][quad] = SELECT(Shorts, first, second, OUTPUTS_FROM(4));
 #undef OUTPUTS_FROM
 #undef PAIRS_OF
         }
