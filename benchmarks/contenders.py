@@ -165,6 +165,8 @@ def _decoding(folder: Path) -> Iterator[Contender]:
 
 def _scoring() -> Iterator[Contender]:
     yield Contender("conjure", "score", "conjure_score.py", role="ours")
+    task = {"dtype": "bfloat16"}
+    yield Contender("conjure, bfloat16", "score", "conjure_score.py", task=task, role="variant", once=True)
     for name, way, dtype in (
         ("transformers, a record at a time", "one", "float32"),
         ("transformers, sorted batches", "batch", "float32"),

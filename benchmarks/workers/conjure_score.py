@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import torch
 from exchange import answer, task
 
 from conjure.lm.checkpoints.pretrained import load_checkpoint
@@ -15,7 +16,9 @@ from conjure.lm.hardware import pick_device
 def main() -> None:
     assigned = task()
     records = json.loads(Path(assigned["records"]).read_text(encoding="utf-8"))
-    model, tokenizer = load_checkpoint(assigned["checkpoint"])
+    model, tokenizer = load_checkpoint(
+        assigned["checkpoint"], getattr(torch, assigned.get("dtype", "float32"))
+    )
     model = model.to(pick_device()).eval()
     windows = Windows.of(model)
     texts = [record["text"] for record in records]

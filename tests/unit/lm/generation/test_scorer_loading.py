@@ -1,0 +1,37 @@
+"""Loading a model for scoring: in float32, or in bfloat16 with an error that is bounded."""
+
+import numpy as np
+import pytest
+
+from conjure.errors import UsageError
+from conjure.lm.generation import engine_loading
+from conjure.lm.generation.score import Score, Windows, score_documents
+from conjure.lm.generation.scorer_loading import LoadedScorer, load_scorer
+from conjure.lm.generation.torch_scorer import TorchScorer
+from support.models import TEXTS, tiny_checkpoint
+
+
+def scores(loaded: LoadedScorer) -> list[Score]:
+    return list(score_documents(loaded.scorer, loaded.tokenizer, TEXTS, Windows.of(loaded.scorer)))
+
+
+@pytest.mark.parametrize("much", [False, True])
+def test_bfloat16_is_off_by_little(much):
+    exact, rounded = load_scorer("sprite", much=much), load_scorer("sprite", much=much, precision="bfloat16")
+    assert (exact.precision, rounded.precision) == ("float32", "bfloat16")
+    assert isinstance(rounded.scorer, TorchScorer)
+    exact_scores, rounded_scores = scores(exact), scores(rounded)
+    errors = np.abs(
+        np.concatenate([score.token_logprobs for score in rounded_scores])
+        - np.concatenate([score.token_logprobs for score in exact_scores])
+    )
+    assert 1e-5 < errors.mean() < 0.04, "of a token's log-probability, in nats"
+    losses = [sum(score.total for score in group) for group in (exact_scores, rounded_scores)]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+def test_bfloat16_needs_torch(tmp_path, monkeypatch):
+    folder = tiny_checkpoint(tmp_path / "tiny")
+    monkeypatch.setattr(engine_loading, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match="needs torch for precision='bfloat16' here"):
+        load_scorer(folder, much=False, precision="bfloat16")
