@@ -13,7 +13,8 @@
 #if defined(CONJURE_EMULATED_TILES)
 #define HAVE_TILES 1
 #elif defined(__x86_64__) && defined(__OPTIMIZE__) && defined(__has_include)
-#if __has_include(<amxint8intrin.h>) /* so the compiler and its assembler know them */
+/* GCC's headers and clang's: where one is there, the compiler and its assembler know the instructions. */
+#if __has_include(<amxint8intrin.h>) || __has_include(<amxintrin.h>)
 #define HAVE_TILES 1
 #endif
 #endif
