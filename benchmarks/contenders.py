@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conjure.lm.hardware import cpu_flags
+
 HERE = Path(__file__).parent
 OURS = HERE.parent / ".venv" / "bin"
 PEERS = HERE / ".venv" / "bin"
@@ -148,6 +150,8 @@ def _decoding(folder: Path) -> Iterator[Contender]:
     yield ours("conjure", "ours", "auto")
     yield ours("conjure, bfloat16", "variant", "bfloat16")
     yield ours("conjure, float32", "variant", "float32")
+    if "amx_int8" in cpu_flags():
+        yield ours("conjure, int8, AVX512-VNNI", "variant", "int8", CONJURE_NATIVE="avx512vnni")
     yield ours("conjure, int8, AVX2", "variant", "int8", CONJURE_NATIVE="avx2")
     yield ours("conjure, int8, portable C", "variant", "int8", CONJURE_NATIVE="portable")
     yield peer("transformers, float32", "transformers_decode.py", dtype="float32")
@@ -161,6 +165,8 @@ def _decoding(folder: Path) -> Iterator[Contender]:
 
 def _scoring() -> Iterator[Contender]:
     yield Contender("conjure", "score", "conjure_score.py", role="ours")
+    task = {"dtype": "bfloat16"}
+    yield Contender("conjure, bfloat16", "score", "conjure_score.py", task=task, role="variant", once=True)
     for name, way, dtype in (
         ("transformers, a record at a time", "one", "float32"),
         ("transformers, sorted batches", "batch", "float32"),

@@ -13,7 +13,7 @@ from conjure.lm.generation.scorer_loading import load_scorer
 def main() -> None:
     assigned = task()
     records = json.loads(Path(assigned["records"]).read_text(encoding="utf-8"))
-    model = load_scorer(assigned["checkpoint"], much=True)
+    model = load_scorer(assigned["checkpoint"], much=True, precision=assigned.get("dtype", "float32"))
     windows = Windows.of(model.scorer)
     texts = [record["text"] for record in records]
 

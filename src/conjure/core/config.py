@@ -142,7 +142,7 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             "native",
             "Instruction set of the native engine.",
-            _one_of("auto", "off", "portable", "avx2", "avx512vnni"),
+            _one_of("auto", "off", "portable", "avx2", "avx512vnni", "amx"),
             "auto",
             "CONJURE_NATIVE",
         ),

@@ -103,6 +103,8 @@ class ScoreOptions(ReadingOptions, total=False):
     """Tokens from one window to the next."""
     adapter: str | Path
     """A PEFT folder whose LoRA weights to merge into the model."""
+    precision: Literal["float32", "bfloat16"]
+    """Number format; ``float32`` is exact."""
     per_token: bool
     """Whether the log-probability of each token is kept."""
 

@@ -1,12 +1,13 @@
 """`conjure score`: how likely a model finds a text, with the protocol beside every number.
 
-Main entry: `command`. Invariant: weights are float32 whatever the machine, so that numbers can be compared.
+Main entry: `command`. Invariant: the number format does not depend on the machine, so that numbers can be
+compared.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -24,6 +25,9 @@ from conjure.recipes.resource_lookup import is_resource
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
+if TYPE_CHECKING:
+    from conjure.lm.generation.scorer_loading import Precision
+
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="TEXT|FILES…")
@@ -34,6 +38,13 @@ from conjure.runs.schema.spec import RunSpec
 @click.option("--context", type=int, help="Context length in tokens; default: the model's.")
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
 @adapter_option
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Number format; float32 is exact; bfloat16 is faster on some processors.",
+)
 @click.option("--per-token", is_flag=True, help="Show the log-probability of each token.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -55,6 +66,7 @@ def command(
     context: int | None,
     stride: int | None,
     adapter: str | None,
+    precision: "Precision",
     per_token: bool,
     as_json: bool,
     output: Path | None,
@@ -90,6 +102,7 @@ def command(
         context=context,
         stride=stride,
         adapter=adapter,
+        precision=precision,
         per_token=per_token,
         as_json=as_json,
         output=output,

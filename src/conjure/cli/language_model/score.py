@@ -1,6 +1,7 @@
 """What `conjure score` does: scores the texts with each model, and prints the figures with their protocol.
 
-Main entry: `score`. Invariant: weights are float32 whatever the machine, so that numbers can be compared.
+Main entry: `score`. Invariant: the number format, which is told with the figures, does not depend on the
+machine.
 """
 
 import math
@@ -21,7 +22,7 @@ from conjure.lm.checkpoints.base_model import base_difference
 from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.generation.score import Score, Tally, Windows, score_chats, score_documents
-from conjure.lm.generation.scorer_loading import LoadedScorer, load_scorer
+from conjure.lm.generation.scorer_loading import LoadedScorer, Precision, load_scorer
 from conjure.lm.text.chat.encoding import EncodedChat, conversation_encoder
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
@@ -39,6 +40,7 @@ def score(
     context: int | None,
     stride: int | None,
     adapter: str | None,
+    precision: Precision,
     per_token: bool,
     as_json: bool,
     output: Path | None,
@@ -55,6 +57,7 @@ def score(
         context: Tokens seen at once; None takes all the model can.
         stride: Tokens from one window to the next; None takes half the context.
         adapter: A PEFT folder or resource whose LoRA weights to merge into the model.
+        precision: The number format to compute in.
         per_token: Show every token.
         as_json: Print JSON.
         output: A file for that JSON.
@@ -64,7 +67,7 @@ def score(
     results, as_objects = [], as_json or output is not None
     for name in models:
         merged = data_path(adapter) if adapter is not None else None
-        model = load_scorer(name, much=files, adapter=merged, lookups=[model_lookup])
+        model = load_scorer(name, much=files, precision=precision, adapter=merged, lookups=[model_lookup])
         windows = Windows.of(model.scorer, context, stride)
         result = _Result(model, windows, model.source.sha256 if as_objects else None)
         for scored in _with_progress(result, texts):
@@ -138,6 +141,7 @@ class _Result:
         facts: dict[str, Any] = {
             "model": self.model.origin,
             "model_sha256": self.sha256,
+            "precision": self.model.precision,
             "context": self.windows.context,
             "stride": self.windows.stride,
             "records": self.records,
@@ -235,7 +239,7 @@ def _facts(result: _Result) -> dict[str, str]:
     tally, windows, start = result.tally, result.windows, result.model.tokenizer.start_token
     records, words = _count(result.records, "record"), _count(tally.words, "word")
     facts = {
-        "model": f"{result.model.origin}, float32",
+        "model": f"{result.model.origin}, {result.model.precision}",
         "protocol": f"after {start}, context {windows.context}, stride {windows.stride}",
         "text": f"{records}, {words}, {tally.bytes:,} bytes",
         "scored": _count(tally.tokens, "token"),

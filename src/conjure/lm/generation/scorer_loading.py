@@ -1,4 +1,4 @@
-"""A model made ready to say how likely a text is: exact, in float32 on the CPU.
+"""A model made ready to say how likely a text is: exact, in float32 on the CPU, unless bfloat16 is asked for.
 
 Main entries: `load_scorer`, `load_positions`. Invariant: torch is imported only where the native engine does
 not do the work, or where there is so much of it, and torch so much faster, that torch is worth its start.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource
@@ -24,6 +25,8 @@ from conjure.lm.native import status
 from conjure.lm.native.library import INSTRUCTIONS
 from conjure.lm.text.tokenizer import Tokenizer
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedScorer:
@@ -33,11 +36,13 @@ class LoadedScorer:
         scorer: The model.
         tokenizer: Its own.
         source: Where the model was found.
+        precision: The number format it computes in.
     """
 
     scorer: Scorer
     tokenizer: Tokenizer
     source: ModelSource
+    precision: Precision
 
     @property
     def origin(self) -> str:
@@ -49,6 +54,7 @@ def load_scorer(
     name: str | Path,
     *,
     much: bool,
+    precision: Precision = "float32",
     adapter: str | Path | None = None,
     lookups: Iterable[Lookup] = (),
 ) -> LoadedScorer:
@@ -57,6 +63,7 @@ def load_scorer(
     Args:
         name: As for `conjure.lm.language_model.load`.
         much: Whether there may be more to score than a few texts.
+        precision: The number format; torch computes in bfloat16.
         adapter: A PEFT folder whose LoRA weights to merge into the model.
         lookups: Tell the folders of names only the caller knows, such as ``runs/3``.
 
@@ -66,20 +73,26 @@ def load_scorer(
         UsageError: The name cannot be one, or the model needs torch, which is not installed.
     """
     source, _, tokenizer = find_model(name, adapter, lookups)
-    scorer = (
-        _with_torch().load_torch_scorer(source.folder)
-        if much and find_spec("torch") is not None and not _native_is_as_fast(source.folder)
-        else PositionScorer(load_positions(source.folder))
-    )
-    return LoadedScorer(scorer, tokenizer, source)
+    if precision == "bfloat16":
+        refuse_without_torch(source.folder, precision)
+    if precision == "bfloat16" or (much and _torch_is_faster(source.folder)):
+        scorer = _with_torch().load_torch_scorer(source.folder, precision)
+    else:
+        scorer = PositionScorer(load_positions(source.folder))
+    return LoadedScorer(scorer, tokenizer, source, precision)
 
 
-def _native_is_as_fast(folder: Path) -> bool:
-    """Whether the native engine scores a model's texts as fast as torch: not with narrow registers."""
+def _torch_is_faster(folder: Path) -> bool:
+    """Whether torch is here, and scores a model's texts in float32 faster than the native engine.
+
+    Which it does where registers are narrow, and where the engine does not support the model.
+    """
+    if find_spec("torch") is None:
+        return False
     native = status()
     if native.library is None or INSTRUCTIONS.index(native.instructions) < INSTRUCTIONS.index("avx512vnni"):
-        return False
-    return native_format(read_config(folder), "float32", PIECE, native) is not None
+        return True
+    return native_format(read_config(folder), "float32", PIECE, native) is None
 
 
 def load_positions(folder: Path) -> PositionReader:

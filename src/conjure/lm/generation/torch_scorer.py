@@ -1,7 +1,7 @@
 """Log-probabilities of many texts, by a model in torch.
 
 Main entries: `load_torch_scorer`, `load_torch_positions`, `TorchScorer`. Invariant: it computes in the
-model's own number format, which is float32 where figures are to be exact.
+model's own number format, which is float32 where figures are to be exact; logarithms are float32 in any case.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from conjure.lm.nn.loss import IGNORE, token_logprobs
 _TOGETHER, _TOGETHER_ON_GPU = 1024, 16_384
 
 
-def load_torch_scorer(folder: Path) -> "TorchScorer":
-    """A checkpoint's model in float32 on the CPU."""
-    return TorchScorer(load_model(folder))
+def load_torch_scorer(folder: Path, precision: str = "float32") -> "TorchScorer":
+    """A checkpoint's model on the CPU, in float32 or bfloat16."""
+    return TorchScorer(load_model(folder, getattr(torch, precision)))
 
 
 def load_torch_positions(folder: Path) -> TorchPositions:

@@ -7,8 +7,11 @@
  */
 #include "attention.h"
 #include "model.h"
-#include "products.h"
+#include "tile_products.h"
 
+#if defined(HAVE_TILES) && !defined(CONJURE_EMULATED_TILES)
+#include <cpuid.h>
+#endif
 #include <linux/futex.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -16,7 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define ABI_VERSION 7 /* library.py has the same: a library left over from other sources is not used */
+#define ABI_VERSION 8 /* library.py has the same: a library left over from other sources is not used */
 
 enum { SPINS = 4000 }; /* looks for the other threads before sleeping, some 50 microseconds */
 
@@ -95,7 +98,7 @@ typedef struct {
     float *rotations;        /* (positions, rotation_stride): for each rope, cosines, then sines */
     Activations activations;
     float *head_shift; /* (outputs) */
-    float *scratch;    /* (threads, scratch_stride): a row of channels, or scores */
+    float *scratch;    /* (threads, scratch_stride): a row of channels, scores, or a panel of weights for tiles */
     int64_t positions, wide_stride, channel_stride, mixed_stride, rotation_stride, scratch_stride;
 } Job;
 
@@ -322,12 +325,14 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
     const int64_t attentions = PIECES * threads;
     atomic_int *taken = job->taken;
     Range piece;
+    float *scratch = job->scratch + thread * job->scratch_stride;
     const Activations activations = {
         (char *)job->activations.values + (alone ? thread * job->activations.stride * (format == INT8 ? 2 : 4) : 0),
         job->activations.scales + (alone ? thread : 0),
         job->activations.stride,
+        job->activations.split,
+        scratch,
     };
-    float *scratch = job->scratch + thread * job->scratch_stride;
 #define BARRIER_IF_SHARED if (!alone) BARRIER
 #define IN_PIECES(items) for (; next_piece(taken, items, thread, threads, &piece);)
 #define PANELS(matrix) (((matrix).out + PANEL - 1) / PANEL)
@@ -377,8 +382,10 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
     if (!outputs) return;
     norm_outputs(job, range_of(outputs, thread, threads), scratch, format);
     BARRIER
+    Activations normed = job->activations;
+    normed.scratch = scratch;
     IN_PIECES(PANELS(model->head))
-        product(&model->head, &job->activations, outputs, job->head_shift, piece, SET, job->call->logits, model->vocab);
+        product(&model->head, &normed, outputs, job->head_shift, piece, SET, job->call->logits, model->vocab);
 #undef MULTIPLY
 #undef PANELS
 #undef IN_PIECES
@@ -426,13 +433,89 @@ COMPILE_FOR(avx2, 2, 2, 2, AVX2_TARGET)
 COMPILE_FOR(avx512vnni, MAX_ROWS, 6, 4, AVX512_TARGET)
 #endif
 
+#if defined(HAVE_TILES)
+TILES_TARGET __attribute__((noinline)) static void product_int8_amx(const Matrix *m, const Activations *x, int64_t count,
+                                                                    const float *shifts, Range panels, Finish how,
+                                                                    float *y, int64_t stride) {
+    if (count < TILES_FROM || !x->split)
+        BESIDE_TILES(product_int8)(m, x, count, shifts, panels, how, y, stride);
+    else
+        multiply_panels_in_tiles(m, x, count, shifts, panels, how, y, stride);
+}
+
+BESIDE_TILES_TARGET static void forward_int8_amx(const void *job, int thread, int threads) {
+    forward(job, thread, threads, product_int8_amx, BESIDE_TILES(attend_narrow), INT8);
+}
+#endif
+
 static Work *const compiled[][3] = {
     [PORTABLE] = {forward_int8_portable, forward_float32_portable, forward_bfloat16_portable},
 #if defined(__x86_64__)
     [AVX2] = {forward_int8_avx2, forward_float32_avx2, forward_bfloat16_avx2},
     [AVX512VNNI] = {forward_int8_avx512vnni, forward_float32_avx512vnni, forward_bfloat16_avx512vnni},
 #endif
+#if defined(HAVE_TILES)
+    [AMX] = {forward_int8_amx, BESIDE_TILES(forward_float32), BESIDE_TILES(forward_bfloat16)},
+#endif
 };
+
+/* ---- whether tiles can be used ---- */
+
+enum { NOT_BUILT, ABSENT, REFUSED, WRONG, USABLE }; /* library.py has them in the same order */
+
+#if defined(HAVE_TILES)
+/* Fills matrices of two panels and three groups, the last ones of both in part, and activations of two blocks of rows,
+ * likewise, with all kinds of numbers; returns whether tiles give what the instructions beside them give. */
+static bool tiles_agree(void) {
+    enum { IN = 2 * GROUP + 9, GROUPS = 3, OUT = PANEL + 5, PANELS = 2, ROWS = TILE_ROWS + 3, STRIDE = GROUPS * GROUP };
+    Block blocks[PANELS * GROUPS];
+    SplitActivations split[2 * GROUPS] = {0};
+    int16_t values[ROWS * STRIDE];
+    float scales[ROWS], bias[PANELS * PANEL], tiled[ROWS][OUT], expected[ROWS][OUT];
+    const Matrix matrix = {blocks, bias, IN, OUT};
+    TileBlock scratch[GROUPS];
+    const Activations activations = {values, scales, STRIDE, split, scratch};
+    uint32_t drawn = 0;
+    for (int block = 0; block < PANELS * GROUPS; block++) {
+        for (int n = 0; n < PANEL; n++) blocks[block].scales[n] = narrow(1.0f + (float)(random_word(1, drawn++) % 99));
+        int8_t *weights = blocks[block].values[0][0];
+        for (int i = 0; i < GROUP * PANEL; i++) weights[i] = (int8_t)((int)(random_word(2, drawn++) % 255) - 127);
+    }
+    for (int n = 0; n < PANELS * PANEL; n++) bias[n] = (float)n;
+    for (int row = 0; row < ROWS; row++) {
+        scales[row] = 1.0f / (float)(row + 1);
+        for (int k = 0; k < STRIDE; k++)
+            values[row * STRIDE + k] = (int16_t)((int)(random_word(3, drawn++) % 65535) - 32767);
+        split_row(&activations, row, GROUPS);
+    }
+    product_int8_amx(&matrix, &activations, ROWS, NULL, (Range){0, PANELS}, SET, tiled[0], OUT);
+    BESIDE_TILES(product_int8)(&matrix, &activations, ROWS, NULL, (Range){0, PANELS}, SET, expected[0], OUT);
+    return memcmp(tiled, expected, sizeof tiled) == 0;
+}
+
+/* Tiles are a state of the processor that a process may use only if it has asked Linux. */
+static int find_tiles(void) {
+#if !defined(CONJURE_EMULATED_TILES)
+    enum { TILES_BIT = 1 << 24, INT8_BIT = 1 << 25, REQUEST_STATE = 0x1023, TILE_DATA = 18 };
+    unsigned int a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & TILES_BIT) || !(d & INT8_BIT)) return ABSENT;
+    if (syscall(SYS_arch_prctl, REQUEST_STATE, TILE_DATA) != 0) return REFUSED;
+#endif
+    return tiles_agree() ? USABLE : WRONG;
+}
+#endif
+
+/* Whether products are computed in tiles, or why not. Looks once for a process; what two threads find is the same. */
+int32_t conjure_tiles(void) {
+#if defined(HAVE_TILES)
+    static atomic_int found = -1;
+    int tiles = atomic_load(&found);
+    if (tiles < 0) atomic_store(&found, tiles = find_tiles());
+    return tiles;
+#else
+    return NOT_BUILT;
+#endif
+}
 
 int32_t conjure_abi(void) { return ABI_VERSION; }
 
@@ -443,7 +526,8 @@ int32_t conjure_instructions(void) {
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return PORTABLE;
     bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    return wide && __builtin_cpu_supports("avx512vnni") ? AVX512VNNI : AVX2;
+    if (!wide || !__builtin_cpu_supports("avx512vnni")) return AVX2;
+    return conjure_tiles() == USABLE ? AMX : AVX512VNNI;
 #else
     return PORTABLE;
 #endif
@@ -459,6 +543,17 @@ static void *arena_alloc(char **block, int64_t *used, int64_t bytes) {
 /* Each layer has four products and attention; then there is the head. */
 static int64_t counters(const Job *job) { return (5 * job->model->layers + 1) * job->call->threads; }
 
+/* The bytes of a panel of weights for tiles, of which a call with so many rows has use; else none. */
+INLINE int64_t tile_panel_size(const Job *job) {
+#if defined(HAVE_TILES)
+    if (job->call->instructions == AMX && job->model->format == INT8 && job->positions >= TILES_FROM)
+        return job->activations.stride / GROUP * (int64_t)sizeof(TileBlock);
+#else
+    (void)job;
+#endif
+    return 0;
+}
+
 static int64_t lay_out(Job *job, char *block) {
     const Model *model = job->model;
     const Call *call = job->call;
@@ -470,9 +565,11 @@ static int64_t lay_out(Job *job, char *block) {
     job->mixed_stride = round_up(mixed, PANEL);
     job->wide_stride = round_up(at_least(model->layer[0].qkv.out, up), PANEL);
     job->rotation_stride = 2 * pairs;
-    job->scratch_stride = round_up(at_least(at_least(C, model->inner), QUERIES * longest), LANES);
     /* Were it a multiple of 4 kB, rows that are multiplied together would displace each other from the nearest cache. */
     job->activations.stride = round_up(at_least(at_least(C, mixed), model->inner), GROUP) + LANES;
+    int64_t panel_size = tile_panel_size(job);
+    job->scratch_stride =
+        round_up(at_least(at_least(at_least(C, model->inner), QUERIES * longest), panel_size / 4), LANES);
     job->taken = arena_alloc(&block, &used, counters(job) * (int64_t)sizeof *job->taken);
     job->first_position = arena_alloc(&block, &used, (call->rows + 1) * 8);
     job->work = arena_alloc(&block, &used, (call->rows + 1) * 8);
@@ -482,7 +579,10 @@ static int64_t lay_out(Job *job, char *block) {
     job->mixed = arena_alloc(&block, &used, n * job->mixed_stride * 4);
     job->rotations = arena_alloc(&block, &used, n * job->rotation_stride * 4);
     int64_t prepared = at_least(n, call->threads); /* each thread's own, where there is one position */
-    job->activations.values = arena_alloc(&block, &used, prepared * job->activations.stride * 4);
+    job->activations.values =
+        arena_alloc(&block, &used, prepared * job->activations.stride * (model->format == INT8 ? 2 : 4));
+    if (panel_size)
+        job->activations.split = arena_alloc(&block, &used, round_up(n, TILE_ROWS) * job->activations.stride * 2);
     job->activations.scales = arena_alloc(&block, &used, prepared * 4);
     job->head_shift = arena_alloc(&block, &used, call->outputs * 4);
     job->scratch = arena_alloc(&block, &used, call->threads * job->scratch_stride * 4);

@@ -8,7 +8,9 @@ enum { LANES = 16 }; /* floats in the widest register */
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef bfloat16 Halves __attribute__((vector_size(2 * LANES), aligned(2)));
+typedef uint16_t Shorts __attribute__((vector_size(4 * LANES), aligned(2)));
 
 INLINE void load_lanes(Floats *to, const float *from) { memcpy(to, from, sizeof *to); }
 

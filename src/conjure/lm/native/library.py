@@ -15,8 +15,15 @@ from pathlib import Path
 from conjure.errors import UsageError
 
 VARIABLE = "CONJURE_NATIVE"
-INSTRUCTIONS = ("portable", "avx2", "avx512vnni")  # each includes those before it; numbers.h numbers them so
-ABI_VERSION = 7  # as in forward.c
+INSTRUCTIONS = (
+    "portable",
+    "avx2",
+    "avx512vnni",
+    "amx",
+)  # each includes those before it; numbers.h numbers them so
+ABI_VERSION = 8  # as in forward.c
+_AMX_UNUSED = {2: "Linux does not let this process use AMX", 3: "AMX gave other numbers in a check"}
+"""What `conjure_tiles` says where the processor has AMX, and yet it is not used; as in forward.c."""
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64
 
@@ -244,12 +251,13 @@ def status() -> Status:
     library = open_library(Path(__file__).parent)
     if isinstance(library, str):
         return Status(None, "", library)
-    best = library.conjure_instructions()
+    best, amx_unused = library.conjure_instructions(), _AMX_UNUSED.get(library.conjure_tiles())
     if wanted == "auto":
-        return Status(library, INSTRUCTIONS[best], "the best this processor has")
+        return Status(library, INSTRUCTIONS[best], amx_unused or "the best this processor has")
     if INSTRUCTIONS.index(wanted) > best:
+        why = f"but {amx_unused}" if wanted == "amx" and amx_unused else "which this processor does not have"
         raise UsageError(
-            f"{VARIABLE} is {wanted!r}, which this processor does not have; "
+            f"{VARIABLE} is {wanted!r}, {why}; "
             f"allowed here are auto, off, {', '.join(INSTRUCTIONS[: best + 1])}"
         )
     return Status(library, wanted, f"{VARIABLE} asks for them")

@@ -17,18 +17,19 @@
 #pragma clang diagnostic ignored "-Wpass-failed" /* a loop it cannot vectorise is only slower */
 #endif
 
-enum { PORTABLE, AVX2, AVX512VNNI }; /* library.py has them in the same order */
+enum { PORTABLE, AVX2, AVX512VNNI, AMX }; /* library.py has them in the same order */
 
 #define INLINE static inline __attribute__((always_inline))
 #define SIMD _Pragma("omp simd")
 
 #if defined(__x86_64__)
+#define AVX512_FEATURES "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
 #define AVX2_TARGET __attribute__((target("avx2,fma")))
-#define AVX512_TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-/* A function's copies, in the order above. */
-#define VARIANTS(type, name) ((type *const[3]){name##_portable, name##_avx2, name##_avx512vnni})
+#define AVX512_TARGET __attribute__((target(AVX512_FEATURES)))
+/* A function's copies, in the order above; AMX has instructions for products only. */
+#define VARIANTS(type, name) ((type *const[4]){name##_portable, name##_avx2, name##_avx512vnni, name##_avx512vnni})
 #else
-#define VARIANTS(type, name) ((type *const[3]){name##_portable, name##_portable, name##_portable})
+#define VARIANTS(type, name) ((type *const[4]){name##_portable, name##_portable, name##_portable, name##_portable})
 #endif
 
 typedef uint16_t bfloat16;

@@ -19,13 +19,36 @@ enum {
     MAX_ROWS = 8, /* rows multiplied together, at most */
     MAX_TILE = 4, /* outputs with float weights multiplied together, at most */
     SEGMENT = 96, /* rows whose activations stay in the second-level cache while weights pass by */
+    TILE_ROWS = 16,
 };
+
+/* A group of int16 activations of 16 rows, for tiles: their high and their low bytes. */
+typedef struct {
+    uint8_t high[TILE_ROWS][GROUP], low[TILE_ROWS][GROUP];
+} SplitActivations;
 
 typedef struct {
     void *values;  /* (rows, stride), int16 for int8 weights and else float32; zeros up to whole groups */
     float *scales; /* (rows), of int16 */
     int64_t stride;
+    SplitActivations *split; /* (rows / TILE_ROWS, stride / GROUP), the same once more; NULL where no tiles are used */
+    void *scratch;           /* the thread's own, with room for a panel of weights as tiles have them */
 } Activations;
+
+/* A row's first group; the others follow. */
+INLINE SplitActivations *split_of(const Activations *x, int64_t row) {
+    return x->split + row / TILE_ROWS * (x->stride / GROUP);
+}
+
+INLINE void split_row(const Activations *to, int64_t row, int64_t groups) {
+    const uint16_t *values = (const uint16_t *)to->values + row * to->stride;
+    SplitActivations *split = split_of(to, row);
+    for (int64_t group = 0; group < groups; group++, split++, values += GROUP) {
+        uint8_t *high = split->high[row % TILE_ROWS], *low = split->low[row % TILE_ROWS];
+        SIMD for (int k = 0; k < GROUP; k++) high[k] = (uint8_t)(values[k] >> 8);
+        SIMD for (int k = 0; k < GROUP; k++) low[k] = (uint8_t)values[k];
+    }
+}
 
 /* A row that is not all finite gets a scale of NaN, and so do the outputs made of it. */
 INLINE void quantise(const float *x, int64_t size, const Activations *to, int64_t row) {
@@ -42,6 +65,7 @@ INLINE void quantise(const float *x, int64_t size, const Activations *to, int64_
         values[i] = (int16_t)(bits_of(x[i] * inverse + ROUNDER) - bits_of(ROUNDER));
     for (int64_t i = size; i < round_up(size, GROUP); i++) values[i] = 0;
     to->scales[row] = largest / 32767.0f + wrong;
+    if (to->split) split_row(to, row, round_up(size, GROUP) / GROUP);
 }
 
 /* Makes a row of activations of some numbers. */

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from conjure.cli.language_model.score import _note_other_base
+from conjure.cli.main import _run
 from conjure.lm.checkpoints.model_resolver import ModelSource, resolve_model
 
 OTHER = {"name": "sprite", "sha256": "0" * 64}
@@ -24,3 +25,12 @@ def test_another_base_is_told_and_foreign_facts_are_passed_over(tmp_path, capsys
     _note_other_base(resolve_model("sprite"), ModelSource("tuned", tmp_path, "folder"))
     shown = capsys.readouterr().err
     assert told in shown if told is not None else shown == ""
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_number_format_is_told(capsys, precision):
+    given = [] if precision == "float32" else ["--precision", precision]
+    assert _run(["score", "My dog.", *given]) == 0
+    assert f"(embedded), {precision}\n" in capsys.readouterr().out
+    assert _run(["score", "My dog.", "--json", *given]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == precision

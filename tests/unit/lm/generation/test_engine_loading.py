@@ -13,6 +13,7 @@ from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.hardware import PRECISION_VARIABLE
 from conjure.lm.native import Status, library
+from conjure.lm.native.library import INSTRUCTIONS
 from support.engines import logits_of
 from support.models import tiny_checkpoint, tiny_config, tiny_model, tiny_tokenizer
 from support.native import native_status
@@ -40,7 +41,7 @@ class TestPrecision:
         assert loaded.tokenizer.encode("My dog") == tiny_tokenizer().encode("My dog")
         assert loaded.origin == f"{folder} (folder)"
 
-    @pytest.mark.parametrize("instructions", ["portable", "avx2", "avx512vnni"])
+    @pytest.mark.parametrize("instructions", INSTRUCTIONS)
     def test_int8_is_native_where_it_can_be(self, folder, monkeypatch, instructions):
         native_status(instructions, monkeypatch)
         loaded = load_engine(folder, precision="int8")

@@ -3,11 +3,12 @@
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conjure.errors import UsageError
-from conjure.lm.native import describe, status
+from conjure.lm.native import describe, library, status
 from conjure.lm.native.library import ABI_VERSION, INSTRUCTIONS, VARIABLE, open_library
 from support.native import native_status
 
@@ -27,10 +28,12 @@ def test_left_alone_it_takes_the_best(word, monkeypatch):
     monkeypatch.setenv(VARIABLE, word)
     best = status().instructions
     better = INSTRUCTIONS[INSTRUCTIONS.index(best) + 1 :]
-    assert describe() == f"native, {best} instructions (the best this processor has)"
+    why = status().reason  # where AMX is refused, this says so
+    assert describe() == f"native, {best} instructions ({why})"
+    assert why == "the best this processor has" or best == "avx512vnni"
     for instructions in better:
         monkeypatch.setenv(VARIABLE, instructions)
-        with pytest.raises(UsageError, match="which this processor does not have; allowed here are"):
+        with pytest.raises(UsageError, match="; allowed here are"):
             status()
 
 
@@ -44,7 +47,32 @@ def test_another_word_is_refused(monkeypatch):
     monkeypatch.setenv(VARIABLE, "avx3")
     with pytest.raises(UsageError) as caught:
         status()
-    assert str(caught.value) == f"{VARIABLE} is 'avx3'; allowed are auto, off, portable, avx2, avx512vnni"
+    assert (
+        str(caught.value) == f"{VARIABLE} is 'avx3'; allowed are auto, off, portable, avx2, avx512vnni, amx"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tiles", "reason"),
+    [
+        (1, "the best this processor has"),
+        (2, "Linux does not let this process use AMX"),
+        (3, "AMX gave other numbers in a check"),
+        (4, "the best this processor has"),
+    ],
+)
+def test_it_says_why_amx_is_not_used(tiles, reason, monkeypatch):
+    found = SimpleNamespace(conjure_instructions=lambda: 3 if tiles == 4 else 2, conjure_tiles=lambda: tiles)
+    monkeypatch.setattr(library, "open_library", lambda _: found)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert status().reason == reason
+    monkeypatch.setenv(VARIABLE, "amx")
+    if tiles == 4:
+        assert status().instructions == "amx"
+    else:
+        why = f"but {reason}" if tiles > 1 else "which this processor does not have"
+        with pytest.raises(UsageError, match=f"'amx', {why}; allowed here are"):
+            status()
 
 
 class TestUnusableLibraries:
