@@ -435,7 +435,7 @@ def _slurm(name: str, table: dict[str, Any], where: str) -> ExecutorSettings:
         raise UsageError(f"{where}: partition and setup must be texts")
     given = [] if options is None else options
     if not isinstance(given, list) or not all(isinstance(each, str) and each[:1] == "-" for each in given):
-        raise UsageError(f'{where}: options must be a list of options of sbatch, such as ["--time=12:00:00"]')
+        raise UsageError(f"{where}: options must be a list of sbatch's options, texts that begin with -")
     return ExecutorSettings(name, "slurm", partition=partition, options=tuple(given), setup=setup or "")
 
 
