@@ -1,5 +1,7 @@
 """What the pages say, asked for as a browser would, without one."""
 
+import itertools
+import math
 import re
 
 import pytest
@@ -7,9 +9,10 @@ import pytest
 from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.telemetry import columns
 from support.casting import add_run, finish
 from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file
-from support.web_sites import visiting
+from support.web_sites import unpack_curves, visiting
 
 
 def numbers(page):
@@ -205,13 +208,40 @@ class TestRun:
 
 class TestCurves:
     def test_of_several_runs(self, visitor):
-        told = visitor.get("/curves.json?runs=1,2&metric=loss&parts=100").json["runs"]
-        assert told.keys() == {"1", "2"}
-        assert told["1"]["total"] == 2500
-        assert len(told["1"]["x"]) <= 510
+        told = visitor.curves("runs=1,2&metric=loss&parts=100")
+        assert told.keys() == {1, 2}
+        assert told[1]["total"] == 2500
+        assert len(told[1]["x"]) == len(told[1]["y"]) <= 510
+        assert told[1]["smooth"] == ()
+
+    def test_a_gap_is_not_a_number(self, visitor):
+        told = visitor.curves("runs=6&metric=loss&smoothing=0.5")[6]
+        assert told["gaps"] == 2
+        for name in ("y", "smooth"):
+            assert [place for place, value in enumerate(told[name]) if math.isnan(value)] == [300, 301]
 
     def test_a_metric_that_is_not_there_has_no_points(self, visitor):
-        assert visitor.get("/curves.json?runs=1&metric=nope").json["runs"]["1"]["x"] == []
+        assert visitor.curves("runs=1&metric=nope")[1]["x"] == ()
+
+    def test_runs_that_take_long_to_read_are_given_when_they_are_ready(self, tmp_path, monkeypatch):
+        home = Home(tmp_path)
+        with SqliteDatabase.open(home) as store:
+            for number in (1, 2, 3):
+                add_run(store)
+                log_points(home, number, "loss", loss_curve(9000, number))
+                store.refresh_summaries(number)
+                finish(store, number, Ending(EndReason.COMPLETED, 0))
+        # Each look finds time for one piece of a file.
+        monkeypatch.setattr(columns, "monotonic", itertools.cycle([0.0, math.inf]).__next__)
+        with visiting(home.root) as visitor:
+            for path in ("/compare?runs=1,2,3", "/runs/1"):  # without waiting
+                assert 'data-metric="loss"' in visitor.page(path)
+            seen, missing = {}, [1, 2, 3]
+            while missing:
+                answer = visitor.get(f"/curves.bin?runs={','.join(map(str, missing))}&metric=loss")
+                given, missing = unpack_curves(answer.content)
+                seen |= given
+        assert [seen[number]["points"] for number in (1, 2, 3)] == [9000] * 3
 
     @pytest.mark.parametrize(
         "query",
@@ -227,7 +257,7 @@ class TestCurves:
         ],
     )
     def test_bad_values(self, visitor, query):
-        assert visitor.get(f"/curves.json?metric=loss&{query}").status == 400
+        assert visitor.get(f"/curves.bin?metric=loss&{query}").status == 400
 
     def test_csv_has_every_point(self, visitor):
         lines = visitor.get("/metrics.csv?runs=1,6&metric=loss").content.decode().splitlines()

@@ -11,11 +11,11 @@ import json
 import os
 import re
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import IO
 
 from conjure.core.files import write_atomically
@@ -80,7 +80,8 @@ class MetricColumns:
                     self._identity = (facts.st_dev, facts.st_ino)
                     self._kept = read_index(self._beside, file, facts.st_size)
                     self._lines.offset = self._kept_bytes = self._kept.source_bytes
-                self.is_whole = self._take_new(file, until)
+                has_time = until is None or facts.st_size == self._lines.offset or monotonic() < until
+                self.is_whole = has_time and self._take_new(file, until)
                 if self.is_whole and self._is_worth_keeping(file):
                     self._save(file)
 
@@ -116,7 +117,7 @@ class MetricColumns:
         """Take in the new points; False if there was no time for all."""
         for block in self._lines.read_blocks(file):
             self._take(block)
-            if until is not None and time.monotonic() > until:
+            if until is not None and monotonic() > until:
                 return False
         return True
 

@@ -88,8 +88,8 @@ def _in_order(column: Column, places: "array[Any]", origin: float, wanted: Curve
     start = max(start, wanted.after or 0)
     kept = thin(column, start, stop, wanted.parts)
     return Curve(
-        [_short(places[index] - origin) if origin else places[index] for index in kept],
-        [_value(column.values[index]) for index in kept],
+        [places[index] - origin if origin else places[index] for index in kept],
+        [value if math.isfinite(value) else None for value in map(column.values.__getitem__, kept)],
         max(stop - start, 0),
         count,
         _count_gaps(column, start, stop),
@@ -113,7 +113,7 @@ def _smooth(
             last = places[index]
             total, weight = total * left + value, weight * left + 1
         if index in chosen:
-            smoothed.append(_short(total / weight) if math.isfinite(value) else None)
+            smoothed.append(total / weight if math.isfinite(value) else None)
     return smoothed
 
 
@@ -190,13 +190,4 @@ def _sorted(pairs: list[tuple[float, float]], points: int, wanted: CurveRequest)
     column = Column()
     column.extend(list(range(len(pairs))), [value for _, value in pairs], [place for place, _ in pairs])
     drawn = _in_order(column, column.times, 0.0, wanted)
-    return replace(drawn, x=list(map(_short, drawn.x)), points=points)
-
-
-def _value(value: float) -> float | None:
-    """In as many digits as are drawn; None for what is not finite."""
-    return _short(value) if math.isfinite(value) else None
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.7g}")
+    return replace(drawn, points=points)
