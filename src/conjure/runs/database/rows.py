@@ -60,6 +60,7 @@ _ORDERED_BY = {
     "label": "(SELECT min(lower(label)) FROM run_labels WHERE run_labels.run = number)",
     "duration": "total_s",
 }
+_PLAIN_WORD = re.compile(r"[0-9A-Za-z_.+-]+")  # the same in JSON, however that is written
 _COMPARED = re.compile(r"(?P<name>[^<>=]+)(?P<sign>[<>=])(?P<value>.+)")
 
 
@@ -118,6 +119,10 @@ def _search_condition(word: str) -> tuple[str, list[Any]]:
         f"lower(params) {like}",
     ]
     values: list[Any] = [pattern] * len(parts)
+    if _PLAIN_WORD.fullmatch(word):
+        # Taking the params out of the JSON costs more than all else: only where the word is somewhere in it.
+        parts[-1] = f"(lower(spec) {like} AND {parts[-1]})"
+        values.append(pattern)
     if re.fullmatch(r"#?[0-9]{1,18}", word):
         parts.append("number = ?")
         values.append(int(word.removeprefix("#")))

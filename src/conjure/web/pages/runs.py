@@ -17,7 +17,7 @@ from conjure.core.text import did_you_mean
 from conjure.errors import UsageError
 from conjure.runs.database.base import METRIC, ORDERS, PARAM, RunFilter
 from conjure.runs.schema.status import RunStatus
-from conjure.runs.views import RunRow, list_runs
+from conjure.runs.views import RunRow, list_page
 from conjure.web.pages.curves import MOST_RUNS
 from conjure.web.rendering import page, piece
 from conjure.web.site import Site
@@ -152,7 +152,7 @@ def table(request: Request) -> Response:
     site: Site = request.app.state.site
     query = TableQuery.of(request.query_params)
     with site.store() as store:
-        rows, total = list_runs(store, query.filter), store.count(query.filter)
+        rows, total = list_page(store, query.filter)
         metrics, projects = store.metric_names(), store.project_names()
         in_all = total if not query.is_narrowed else store.count(RunFilter(archived=query.archived))
     columns = _columns(query, rows)
@@ -182,7 +182,7 @@ def changes(request: Request) -> Response:
     site: Site = request.app.state.site
     query = TableQuery.of(request.query_params)
     with site.store() as store:
-        rows, total = list_runs(store, query.filter), store.count(query.filter)
+        rows, total = list_page(store, query.filter)
     named = request.query_params.getlist("shown")
     columns = [_column(key) for key in named] if named else _columns(query, rows)
     cells = {row.number: _cells(row, columns) for row in rows}
