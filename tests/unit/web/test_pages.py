@@ -365,6 +365,14 @@ class TestCompare:
             assert text in page
         assert "numpy" not in page
 
+    def test_curves_and_whose_they_are_come_before_what_differs(self, visitor):
+        page = visitor.page("/compare?runs=1,3")
+        legend = page[page.index('class="runs-legend"') : page.index("</ol>")]
+        assert re.findall(r"run \d", legend) == ["run 1", "run 3"]
+        assert "python train.py --lr 0.01 --data data.txt" in legend
+        assert '<span class="label">best</span>' in legend
+        assert page.index("</ol>") < page.index("data-curves") < page.index("What differs")
+
     def test_as_a_form_sends_it(self, visitor):
         assert "run 2" in visitor.page("/compare?runs=1&runs=2")
 

@@ -59,7 +59,7 @@ _COLUMNS = {
         TableColumn("duration", "Duration", right=True, order="duration"),
     )
 }
-_UNASKED = ("status", "command", "project", "labels", "metric", "curve", "age", "duration")
+_UNASKED = ("status", "command", "description", "project", "labels", "metric", "curve", "age", "duration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +200,9 @@ def _columns(query: TableQuery, rows: list[RunRow]) -> list[TableColumn]:
     if query.columns:
         return [_column(key) for key in query.columns]
     unasked = [_COLUMNS[key] for key in _UNASKED]
-    if not any(row.run.project for row in rows):
-        unasked.remove(_COLUMNS["project"])
-    if not any(row.run.labels for row in rows):
-        unasked.remove(_COLUMNS["labels"])
+    for key in ("description", "project", "labels"):
+        if not any(getattr(row.run, key) for row in rows):
+            unasked.remove(_COLUMNS[key])
     if not any(row.metrics for row in rows):
         unasked = [column for column in unasked if column.key not in ("metric", "curve")]
     params = [_column(f"{PARAM}{name}") for name in _differing_params(rows)[:_MOST_PARAMS]]
@@ -227,7 +226,7 @@ def _differing_params(rows: list[RunRow]) -> list[str]:
 
 
 def _cells(row: RunRow, columns: list[TableColumn]) -> list[str]:
-    return [piece("cells.html", "cell", column, row) for column in columns]
+    return [piece("cells.html", "cell", column, row).strip() for column in columns]
 
 
 def _state(cells: Mapping[int, list[str]]) -> dict[int, int]:
