@@ -92,7 +92,7 @@ def test_a_zoom_is_seen_at_once_and_then_in_detail(compared):
     plot, caption = page.locator("figure .plot"), page.locator("figure figcaption")
     expect(caption).to_contain_text("of 10,000 points")
     held = []
-    page.route("**/curves.bin*", held.append)
+    page.route("**/curves.bin*", lambda route: held.append(route))
     before = plot.locator("canvas").evaluate("canvas => canvas.toDataURL()")
     plot.focus()
     page.keyboard.press("+")
