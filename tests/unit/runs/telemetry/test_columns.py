@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry import column_file, line_tail
+from conjure.runs.telemetry import column_file, curves, line_tail
 from conjure.runs.telemetry import columns as module
 from conjure.runs.telemetry.column import BUCKET, Column
 from conjure.runs.telemetry.column_file import ColumnWriter
@@ -67,6 +67,29 @@ def test_a_thinned_column_keeps_every_extreme_and_a_gap_where_there_is_one(value
         assert (min(drawn), max(drawn)) == (min(finite), max(finite))
     if len(finite) < len(values):
         assert any(not math.isfinite(column.values[index]) for index in kept)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 7])
+def test_whole_buckets_are_thinned_alike_whether_or_not_others_are_broken(parts):
+    noise = random.Random(parts)
+    values = [round(noise.random(), 1) for _ in range(41 * BUCKET)]
+    whole = thin(column_of(values), 0, 40 * BUCKET, parts)
+    assert whole == sorted(set(whole))
+    column = column_of([*values[: 40 * BUCKET], *[math.nan] * BUCKET])
+    width = -(-40 // parts)
+    expected = [
+        index
+        for bucket in range(0, 40, width)
+        for index in curves._extremes_of_buckets(column, bucket, min(bucket + width, 40))
+    ]
+    assert whole == thin(column, 0, 40 * BUCKET, parts) == expected
+
+
+def test_a_part_without_a_whole_bucket_is_thinned():
+    column = column_of([float(step % 7) for step in range(300)])
+    kept = thin(column, 65, 190, 1)
+    assert (kept[0], kept[-1]) == (65, 189)
+    assert {column.values[index] for index in kept} >= {0.0, 6.0}
 
 
 def test_an_extreme_is_drawn_at_every_zoom():
