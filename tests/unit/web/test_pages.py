@@ -23,6 +23,14 @@ class TestTable:
     def test_newest_first(self, visitor):
         assert numbers(visitor.page("/runs")) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
 
+    def test_a_description_is_below_the_command_or_in_a_column_of_its_own(self, visitor):
+        assert '<span class="note" title="learning rate 0.01">learning rate 0.01</span>' in visitor.page(
+            "/runs"
+        )
+        page = visitor.page("/runs?column=command&column=description")
+        assert '<td class="c-description">learning rate 0.01</td>' in page
+        assert 'class="note"' not in page
+
     @pytest.mark.parametrize(
         ("query", "expected"),
         [

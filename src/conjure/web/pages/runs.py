@@ -59,7 +59,7 @@ _COLUMNS = {
         TableColumn("duration", "Duration", right=True, order="duration"),
     )
 }
-_UNASKED = ("status", "command", "description", "project", "labels", "metric", "curve", "age", "duration")
+_UNASKED = ("status", "command", "project", "labels", "metric", "curve", "age", "duration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def _columns(query: TableQuery, rows: list[RunRow]) -> list[TableColumn]:
     if query.columns:
         return [_column(key) for key in query.columns]
     unasked = [_COLUMNS[key] for key in _UNASKED]
-    for key in ("description", "project", "labels"):
+    for key in ("project", "labels"):
         if not any(getattr(row.run, key) for row in rows):
             unasked.remove(_COLUMNS[key])
     if not any(row.metrics for row in rows):
@@ -226,7 +226,8 @@ def _differing_params(rows: list[RunRow]) -> list[str]:
 
 
 def _cells(row: RunRow, columns: list[TableColumn]) -> list[str]:
-    return [piece("cells.html", "cell", column, row).strip() for column in columns]
+    describes = not any(column.key == "description" for column in columns)  # below the command, then
+    return [piece("cells.html", "cell", column, row, describes).strip() for column in columns]
 
 
 def _state(cells: Mapping[int, list[str]]) -> dict[int, int]:
