@@ -72,6 +72,15 @@ def test_each_curve_is_read_at_its_own_places(compared):
     expect(rows).to_have_text(["035", "124", "21.5", "31.25"])
 
 
+def test_runs_that_have_nothing_but_gaps(compared):
+    page = compared(["nan", "nan"], ["inf", "nan"]).page
+    expect(page.locator("figure figcaption")).to_have_text("4 points · 4 not finite (gaps)")
+    page.get_by_label("log y").check()
+    page.locator("figure .plot").focus()
+    page.keyboard.press("End")
+    expect(readout(page)).to_contain_text("run 2 not finite")
+
+
 def test_gaps_log_axes_and_smoothing_of_several_runs(compared):
     page = compared(["nan", 2.0, "nan", 4.0], [0.0, -1.0, 3.0], loss_curve(300, 1)).page
     caption = page.locator("figure figcaption")

@@ -275,8 +275,9 @@ class Figure {
         if (value !== null) { if (value < low) low = value; if (value > high) high = value; }
       }
     }
-    if (low > high) return [null, null];
-    return this.curves.settings.logy ? uPlot.rangeLog(low, high, 10, false) : uPlot.rangeNum(low, high, 0.1, true);
+    const { logy } = this.curves.settings;
+    if (low > high) return logy ? [1, 10] : [0, 1]; // there is nothing but gaps
+    return logy ? uPlot.rangeLog(low, high, 10, false) : uPlot.rangeNum(low, high, 0.1, true);
   }
 
   tell(index) {
