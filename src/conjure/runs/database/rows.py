@@ -111,18 +111,17 @@ def _search_condition(word: str) -> tuple[str, list[Any]]:
     """SQL for "this run matches the word", and the values it binds."""
     pattern = f"%{_literal(word)}%"
     like = r"LIKE ? ESCAPE '\'"
-    parts = [
-        f"lower(command) {like}",
-        f"lower(description) {like}",
-        f"lower(coalesce(project, '')) {like}",
-        f"EXISTS (SELECT 1 FROM run_labels WHERE run_labels.run = number AND lower(label) {like})",
-        f"lower(params) {like}",
-    ]
-    values: list[Any] = [pattern] * len(parts)
+    rest = f"lower(description) {like} OR lower(params) {like}"
     if _PLAIN_WORD.fullmatch(word):
         # Taking the params out of the JSON costs more than all else: only where the word is somewhere in it.
-        parts[-1] = f"(lower(spec) {like} AND {parts[-1]})"
-        values.append(pattern)
+        rest = f"(lower(spec) {like} AND ({rest}))"
+    parts = [
+        f"lower(command) {like}",
+        rest,
+        f"lower(coalesce(project, '')) {like}",
+        f"number IN (SELECT run FROM run_labels WHERE lower(label) {like})",
+    ]
+    values: list[Any] = [pattern for part in parts for _ in range(part.count("?"))]
     if re.fullmatch(r"#?[0-9]{1,18}", word):
         parts.append("number = ?")
         values.append(int(word.removeprefix("#")))

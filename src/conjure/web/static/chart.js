@@ -4,7 +4,7 @@ import { element, fetchBytes, toast } from "./page.js";
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [1, 4], [12, 4], [3, 6]];
 const MOST_DRAWN = 6400; // points of one run; beyond, the curve is fetched anew
 const MOST_PLACES = 4000; // where the cursor can stand on curves of several runs
-const MANY_RUNS = 10; // from then on a stretch of a curve is two pixels wide
+const SHARP_RUNS = 20; // up to so many, each pixel has its lowest and highest value; beyond, each two, and so on
 
 /** Which dash a curve has: of those with the same colour, each has another. */
 const dashOf = (place) => (place + Math.floor(place / 8)) % 8;
@@ -161,8 +161,8 @@ class Figure {
   /** The curves of some runs; of those that the server is still reading only their numbers, as `waiting`. */
   async ask(runs) {
     const { x, smoothing, zoom } = this.curves.settings;
-    const width = this.plot.clientWidth / (this.curves.runs.length > MANY_RUNS ? 2 : 1);
-    const query = new URLSearchParams({ runs, metric: this.metric, x, parts: Math.min(Math.max(Math.round(width), 50), 2000) });
+    const parts = Math.round(this.plot.clientWidth / Math.ceil(this.curves.runs.length / SHARP_RUNS));
+    const query = new URLSearchParams({ runs, metric: this.metric, x, parts: Math.min(Math.max(parts, 50), 2000) });
     if (smoothing) query.set("smoothing", smoothing);
     if (zoom) { query.set("lower", zoom[0]); query.set("upper", zoom[1]); }
     return decode(await fetchBytes(`/curves.bin?${query}`));
