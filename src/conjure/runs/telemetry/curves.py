@@ -190,6 +190,8 @@ def _extremes_of_buckets(column: Column, first: int, stop: int) -> list[int]:
 
 def _count_gaps(column: Column, start: int, stop: int) -> int:
     buckets = range(start // BUCKET, -(-stop // BUCKET))
+    if max(column.broken[buckets.start : buckets.stop], default=-1) < 0:
+        return 0
     return sum(
         1
         for bucket in buckets
