@@ -110,7 +110,8 @@ def _comparable(text: str) -> tuple[int, float, str]:
 def _search_condition(word: str) -> tuple[str, list[Any]]:
     """SQL for "this run matches the word", and the values it binds."""
     pattern = f"%{_literal(word)}%"
-    like = r"LIKE ? ESCAPE '\'"
+    verbatim = r"LIKE ? ESCAPE '\'"
+    like = r"LIKE lower(?) ESCAPE '\'"  # the database lowers both alike: not every one knows more than a to z
     rest = f"lower(description) {like} OR lower(params) {like}"
     if _PLAIN_WORD.fullmatch(word):
         # Taking the params out of the JSON costs more than all else: only where the word is somewhere in it.
@@ -129,8 +130,8 @@ def _search_condition(word: str) -> tuple[str, list[Any]]:
     if compared is not None and compared["sign"] == "=":
         name, value = json.dumps(compared["name"]), json.dumps(compared["value"])
         for colon in (":", ": "):  # as databases write JSON
-            parts.append(f"params {like}")
-            values.append(f"%{_literal(f'{name}{colon}{value}', lower=False)}%")
+            parts.append(f"params {verbatim}")
+            values.append(f"%{_literal(f'{name}{colon}{value}')}%")
     elif compared is not None and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]{1,3})?", compared["value"]):
         metric = "SELECT 1 FROM metrics WHERE metrics.run = number AND metrics.name = ?"
         parts.append(f"EXISTS ({metric} AND metrics.last_value {compared['sign']} ?)")
@@ -138,10 +139,9 @@ def _search_condition(word: str) -> tuple[str, list[Any]]:
     return f"({' OR '.join(parts)})", values
 
 
-def _literal(text: str, *, lower: bool = True) -> str:
+def _literal(text: str) -> str:
     """Text as LIKE takes it word for word."""
-    escaped = re.sub(r"([\\%_])", r"\\\1", valid_utf8(text))
-    return escaped.lower() if lower else escaped
+    return re.sub(r"([\\%_])", r"\\\1", valid_utf8(text))
 
 
 def sql_placeholders(values: Iterable[object]) -> str:
