@@ -4,6 +4,7 @@ import { element, fetchBytes, toast } from "./page.js";
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [1, 4], [12, 4], [3, 6]];
 const MOST_DRAWN = 6400; // points of one run; beyond, the curve is fetched anew
 const MOST_PLACES = 4000; // where the cursor can stand on curves of several runs
+const PATIENCE_MS = 150;
 const SHARP_RUNS = 20; // up to so many, each pixel has its lowest and highest value; beyond, each two, and so on
 
 /** Which dash a curve has: of those with the same colour, each has another. */
@@ -81,8 +82,6 @@ export class Curves {
     this.reset.hidden = !this.settings.zoom;
     this.remember();
     for (const each of this.figures) { each.stale = true; if (each.visible) each.load(); }
-    // What is known is shown at once, until its details come.
-    if (settings.zoom) for (const each of this.figures) if (each.visible) each.drawn?.setScale("x", { min: settings.zoom[0], max: settings.zoom[1] });
   }
 
   remember() {
@@ -143,12 +142,16 @@ class Figure {
 
   async load() {
     this.stale = false;
-    const turn = this.turn = Symbol();
+    const turn = this.turn = Symbol(), { zoom } = this.curves.settings;
+    clearTimeout(this.meanwhile);
+    // Drawing twice takes longer than most answers: only where one is slow, what is known is shown zoomed.
+    if (zoom) this.meanwhile = setTimeout(() => this.drawn?.setScale("x", { min: zoom[0], max: zoom[1] }), PATIENCE_MS);
     try {
       let missing = this.curves.runs, known = {};
       while (missing.length) {
         const told = await this.ask(missing);
         if (turn !== this.turn) return;
+        clearTimeout(this.meanwhile);
         known = { ...known, ...told.runs };
         missing = told.waiting;
         this.data = known;
