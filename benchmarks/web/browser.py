@@ -170,7 +170,9 @@ class Visit:
     def _begin(self, request: Any) -> None:
         if request.url.startswith(("data:", "blob:", "about:")) or request.resource_type == "eventsource":
             return
-        self._asked.add(request)
+        # The browser tells no end of the fetch of a shared worker's script, which has no page's headers.
+        if "user-agent" in request.headers:
+            self._asked.add(request)
         if not request.url.startswith(self.origin + "/"):
             self.foreign.append(request.url)
 

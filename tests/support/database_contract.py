@@ -346,6 +346,33 @@ def test_runs_are_listed_by_project(store):
     ]
 
 
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        ("train", [3, 2, 1]),
+        ("TRAIN adam", [2]),
+        ("adam.w", [2]),
+        ("lr=0.1", [1]),
+        ("Élan", [3]),
+        ("keep", [1]),
+        ("puns", [3]),
+        ("jokes", []),  # what the project was called before
+        ("resources", []),  # in the JSON of every run, but nothing of it
+        ("#2", [2]),
+    ],
+)
+def test_a_search_looks_into_texts_params_and_labels(store, search, expected):
+    add_run(store, "python train.py", params={"lr": "0.1"}, labels=("keep",))
+    add_run(store, "python train.py", params={"optimizer": "Adam.W"})
+    add_run(store, "python train.py", description="with Élan", project="jokes")
+    store.rename_project("jokes", "puns")
+    found = RunFilter(search=search)
+    assert numbers(store.select(found)) == expected
+    page, total = store.listing_page(RunFilter(search=search, limit=1))
+    assert page == store.listing(RunFilter(search=search, limit=1))
+    assert total == store.count(found)
+
+
 def test_projects_are_what_runs_name(store):
     assert store.projects() == []
     for project in ("jokes", None, "recipes", "jokes"):

@@ -1,5 +1,7 @@
 """The pages of a home on a real server, and a client that is logged in."""
 
+import json
+import struct
 from contextlib import contextmanager
 
 from conjure.core.home import Home
@@ -37,6 +39,29 @@ class Visitor(Client):
         assert answer.status == 200, answer.content
         assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
         return answer.content.decode()
+
+    def curves(self, query):
+        """What is drawn of some runs; all must be ready."""
+        answer = self.get(f"/curves.bin?{query}")
+        assert answer.status == 200, answer.content
+        drawn, waiting = unpack_curves(answer.content)
+        assert waiting == []
+        return drawn
+
+
+def unpack_curves(data):
+    """Of each run its curve as the page gets it; and the runs that are to be asked for again."""
+    length = int.from_bytes(data[:4], "little")
+    told, at = json.loads(data[4 : 4 + length]), 4 + length
+    drawn = {}
+    for curve in told["runs"]:
+        drawn[curve.pop("run")] = curve
+        count, is_smooth = curve.pop("drawn"), curve.pop("smooth")
+        for name, length in (("x", count), ("y", count), ("smooth", count * is_smooth)):
+            curve[name] = struct.unpack_from(f"<{length}d", data, at)
+            at += 8 * length
+    assert at == len(data)
+    return drawn, told["waiting"]
 
 
 @contextmanager

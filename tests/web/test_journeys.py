@@ -36,7 +36,7 @@ def test_from_the_table_to_a_comparison_by_mouse(window, small):
     expect(page).to_have_url(re.compile(r"/compare\?runs=3,1"))
     expect(page.get_by_role("cell", name="2.12.1")).to_be_visible()
     expect(page.locator(".uplot").first).to_be_visible()
-    page.get_by_role("link", name="run 3").click()
+    page.get_by_role("table").get_by_role("link", name="run 3").click()
     expect(page.get_by_role("heading", name="Run 3")).to_be_visible()
 
 

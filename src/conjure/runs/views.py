@@ -244,7 +244,16 @@ class RunRow:
 
 def list_runs(store: Database, wanted: RunFilter) -> list[RunRow]:
     """The runs that a filter lets through, with the newest values of their metrics."""
-    runs = store.listing(wanted)
+    return _rows(store, store.listing(wanted))
+
+
+def list_page(store: Database, wanted: RunFilter) -> tuple[list[RunRow], int]:
+    """As `list_runs`, and how many runs the filter lets through, its limit aside."""
+    runs, total = store.listing_page(wanted)
+    return _rows(store, runs), total
+
+
+def _rows(store: Database, runs: list[ListedRun]) -> list[RunRow]:
     values = store.latest_values(run.number for run in runs)
     leases = store.leases() if any(run.facts.ending is None for run in runs) else {}
     return [RunRow(run, values.get(run.number, {}), leases.get(run.number)) for run in runs]

@@ -32,7 +32,7 @@ _POLICY = (
 )
 _KEPT_FOR_EVER = "public, max-age=31536000, immutable"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
-_ANSWERS = (".json", ".csv", ".svg")
+_ANSWERS = (".json", ".bin", ".csv", ".svg")
 
 
 class _RunNumber(Convertor[int]):
@@ -73,7 +73,7 @@ _ROUTES = [
     Route("/sweeps/{number:run}", sweeps.show),
     Route("/sweeps/{number:run}/live.json", sweeps.live),
     Route("/lineage", lineage.of_home),
-    Route("/curves.json", curves.curves),
+    Route("/curves.bin", curves.curves),
     Route("/metrics.csv", curves.as_csv),
     Route("/curves.svg", curves.as_svg),
     Route("/actions", act, methods=["POST"]),

@@ -89,6 +89,7 @@ def _environment() -> Environment:
         loader=PackageLoader("conjure.web"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,  # a table has hundreds of pieces, each of which would look at its file
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_finalize,

@@ -6,7 +6,7 @@ Main entry: `Site`. Invariant: a page that only shows something gets a store tha
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from conjure.core.home import Home
@@ -52,9 +52,26 @@ class Site:
                 store.forbid_writing()
             yield store
 
-    def columns(self, number: int) -> MetricColumns:
-        """A run's metrics as columns, up to date."""
-        return self._columns.open(self.folder(number).path)
+    def columns(self, number: int, until: float | None = None) -> MetricColumns:
+        """A run's metrics as columns, up to date.
+
+        Args:
+            number: The run.
+            until: When to stop reading them, by `time.monotonic`; the next call goes on from there.
+        """
+        return self._columns.open(self.folder(number).path, until)
+
+    def metric_names(self, number: int, summaries: Iterable[str], until: float) -> list[str]:
+        """A run's metrics; of one whose points would take longer to read, those that the store knows of.
+
+        Args:
+            number: The run.
+            summaries: What the store knows of.
+            until: When to stop reading, by `time.monotonic`.
+        """
+        columns = self.columns(number, until)
+        names = columns.names()
+        return names if columns.is_whole else list(dict.fromkeys([*names, *summaries]))
 
     def folder(self, number: int) -> RunFolder:
         """A run's folder; of one on another machine, with its log and metrics as they were a second ago."""

@@ -64,6 +64,28 @@ def some(store):
 def test_a_listing_has_the_runs_that_a_selection_has(some, wanted, expected):
     assert numbers(some.listing(wanted)) == numbers(some.select(wanted)) == expected
     assert some.count(wanted) >= len(expected)
+    assert some.listing_page(wanted) == (some.listing(wanted), some.count(wanted))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected", "count"),
+    [
+        (RunFilter(search="echo", limit=2), [4, 3], 3),
+        (RunFilter(search="echo", limit=2, offset=2), [1], 3),
+        (RunFilter(search="LR"), [3], 1),
+        (RunFilter(search='lr="1'), [], 0),
+        (RunFilter(search="lr=1"), [3], 1),
+        (RunFilter(search="cpus"), [], 0),  # it is in the JSON of every run, but in no param
+        (RunFilter(search="echo", order="command", highest_first=True, limit=1), [3], 3),
+        (RunFilter(order="param:lr", limit=2), [3, 4], 3),
+        (RunFilter(search="echo", statuses=(RunStatus.COMPLETE,)), [3, 1], 2),
+    ],
+)
+def test_a_page_has_a_part_and_knows_how_many_there_are(some, wanted, expected, count):
+    found, total = some.listing_page(wanted)
+    assert (numbers(found), total) == (expected, count)
+    assert found == some.listing(wanted)
+    assert total == some.count(wanted)
 
 
 def test_a_listing_tells_what_the_record_tells(some):

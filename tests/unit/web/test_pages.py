@@ -1,5 +1,7 @@
 """What the pages say, asked for as a browser would, without one."""
 
+import itertools
+import math
 import re
 
 import pytest
@@ -7,9 +9,10 @@ import pytest
 from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.telemetry import columns
 from support.casting import add_run, finish
 from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file
-from support.web_sites import visiting
+from support.web_sites import unpack_curves, visiting
 
 
 def numbers(page):
@@ -19,6 +22,14 @@ def numbers(page):
 class TestTable:
     def test_newest_first(self, visitor):
         assert numbers(visitor.page("/runs")) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+
+    def test_a_description_is_below_the_command_or_in_a_column_of_its_own(self, visitor):
+        assert '<span class="note" title="learning rate 0.01">learning rate 0.01</span>' in visitor.page(
+            "/runs"
+        )
+        page = visitor.page("/runs?column=command&column=description")
+        assert '<td class="c-description">learning rate 0.01</td>' in page
+        assert 'class="note"' not in page
 
     @pytest.mark.parametrize(
         ("query", "expected"),
@@ -205,13 +216,40 @@ class TestRun:
 
 class TestCurves:
     def test_of_several_runs(self, visitor):
-        told = visitor.get("/curves.json?runs=1,2&metric=loss&parts=100").json["runs"]
-        assert told.keys() == {"1", "2"}
-        assert told["1"]["total"] == 2500
-        assert len(told["1"]["x"]) <= 510
+        told = visitor.curves("runs=1,2&metric=loss&parts=100")
+        assert told.keys() == {1, 2}
+        assert told[1]["total"] == 2500
+        assert len(told[1]["x"]) == len(told[1]["y"]) <= 510
+        assert told[1]["smooth"] == ()
+
+    def test_a_gap_is_not_a_number(self, visitor):
+        told = visitor.curves("runs=6&metric=loss&smoothing=0.5")[6]
+        assert told["gaps"] == 2
+        for name in ("y", "smooth"):
+            assert [place for place, value in enumerate(told[name]) if math.isnan(value)] == [300, 301]
 
     def test_a_metric_that_is_not_there_has_no_points(self, visitor):
-        assert visitor.get("/curves.json?runs=1&metric=nope").json["runs"]["1"]["x"] == []
+        assert visitor.curves("runs=1&metric=nope")[1]["x"] == ()
+
+    def test_runs_that_take_long_to_read_are_given_when_they_are_ready(self, tmp_path, monkeypatch):
+        home = Home(tmp_path)
+        with SqliteDatabase.open(home) as store:
+            for number in (1, 2, 3):
+                add_run(store)
+                log_points(home, number, "loss", loss_curve(9000, number))
+                store.refresh_summaries(number)
+                finish(store, number, Ending(EndReason.COMPLETED, 0))
+        # Each look finds time for one piece of a file.
+        monkeypatch.setattr(columns, "monotonic", itertools.cycle([0.0, math.inf]).__next__)
+        with visiting(home.root) as visitor:
+            for path in ("/compare?runs=1,2,3", "/runs/1"):  # without waiting
+                assert 'data-metric="loss"' in visitor.page(path)
+            seen, missing = {}, [1, 2, 3]
+            while missing:
+                answer = visitor.get(f"/curves.bin?runs={','.join(map(str, missing))}&metric=loss")
+                given, missing = unpack_curves(answer.content)
+                seen |= given
+        assert [seen[number]["points"] for number in (1, 2, 3)] == [9000] * 3
 
     @pytest.mark.parametrize(
         "query",
@@ -227,7 +265,7 @@ class TestCurves:
         ],
     )
     def test_bad_values(self, visitor, query):
-        assert visitor.get(f"/curves.json?metric=loss&{query}").status == 400
+        assert visitor.get(f"/curves.bin?metric=loss&{query}").status == 400
 
     def test_csv_has_every_point(self, visitor):
         lines = visitor.get("/metrics.csv?runs=1,6&metric=loss").content.decode().splitlines()
@@ -334,6 +372,14 @@ class TestCompare:
         for text in ("0.001", "0.01", "torch", "2.12.1"):
             assert text in page
         assert "numpy" not in page
+
+    def test_curves_and_whose_they_are_come_before_what_differs(self, visitor):
+        page = visitor.page("/compare?runs=1,3")
+        legend = page[page.index('class="runs-legend"') : page.index("</ol>")]
+        assert re.findall(r"run \d", legend) == ["run 1", "run 3"]
+        assert "python train.py --lr 0.01 --data data.txt" in legend
+        assert '<span class="label">best</span>' in legend
+        assert page.index("</ol>") < page.index("data-curves") < page.index("What differs")
 
     def test_as_a_form_sends_it(self, visitor):
         assert "run 2" in visitor.page("/compare?runs=1&runs=2")

@@ -426,6 +426,10 @@ class Runs(Protocol):
         """How many runs a filter lets through, its limit aside."""
         ...
 
+    def listing_page(self, wanted: RunFilter) -> tuple[list[ListedRun], int]:
+        """What `listing` and `count` give."""
+        ...
+
     def active(self) -> list[RunRecord]:
         """Runs that have not ended, oldest first."""
         ...

@@ -60,6 +60,7 @@ _ORDERED_BY = {
     "label": "(SELECT min(lower(label)) FROM run_labels WHERE run_labels.run = number)",
     "duration": "total_s",
 }
+_PLAIN_WORD = re.compile(r"[0-9A-Za-z_.+-]+")  # the same in JSON, however that is written
 _COMPARED = re.compile(r"(?P<name>[^<>=]+)(?P<sign>[<>=])(?P<value>.+)")
 
 
@@ -109,15 +110,19 @@ def _comparable(text: str) -> tuple[int, float, str]:
 def _search_condition(word: str) -> tuple[str, list[Any]]:
     """SQL for "this run matches the word", and the values it binds."""
     pattern = f"%{_literal(word)}%"
-    like = r"LIKE ? ESCAPE '\'"
+    verbatim = r"LIKE ? ESCAPE '\'"
+    like = r"LIKE lower(?) ESCAPE '\'"  # the database lowers both alike: not every one knows more than a to z
+    rest = f"lower(description) {like} OR lower(params) {like}"
+    if _PLAIN_WORD.fullmatch(word):
+        # Taking the params out of the JSON costs more than all else: only where the word is somewhere in it.
+        rest = f"(lower(spec) {like} AND ({rest}))"
     parts = [
         f"lower(command) {like}",
-        f"lower(description) {like}",
+        rest,
         f"lower(coalesce(project, '')) {like}",
-        f"EXISTS (SELECT 1 FROM run_labels WHERE run_labels.run = number AND lower(label) {like})",
-        f"lower(params) {like}",
+        f"number IN (SELECT run FROM run_labels WHERE lower(label) {like})",
     ]
-    values: list[Any] = [pattern] * len(parts)
+    values: list[Any] = [pattern for part in parts for _ in range(part.count("?"))]
     if re.fullmatch(r"#?[0-9]{1,18}", word):
         parts.append("number = ?")
         values.append(int(word.removeprefix("#")))
@@ -125,8 +130,8 @@ def _search_condition(word: str) -> tuple[str, list[Any]]:
     if compared is not None and compared["sign"] == "=":
         name, value = json.dumps(compared["name"]), json.dumps(compared["value"])
         for colon in (":", ": "):  # as databases write JSON
-            parts.append(f"params {like}")
-            values.append(f"%{_literal(f'{name}{colon}{value}', lower=False)}%")
+            parts.append(f"params {verbatim}")
+            values.append(f"%{_literal(f'{name}{colon}{value}')}%")
     elif compared is not None and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]{1,3})?", compared["value"]):
         metric = "SELECT 1 FROM metrics WHERE metrics.run = number AND metrics.name = ?"
         parts.append(f"EXISTS ({metric} AND metrics.last_value {compared['sign']} ?)")
@@ -134,10 +139,9 @@ def _search_condition(word: str) -> tuple[str, list[Any]]:
     return f"({' OR '.join(parts)})", values
 
 
-def _literal(text: str, *, lower: bool = True) -> str:
+def _literal(text: str) -> str:
     """Text as LIKE takes it word for word."""
-    escaped = re.sub(r"([\\%_])", r"\\\1", valid_utf8(text))
-    return escaped.lower() if lower else escaped
+    return re.sub(r"([\\%_])", r"\\\1", valid_utf8(text))
 
 
 def sql_placeholders(values: Iterable[object]) -> str:

@@ -360,21 +360,35 @@ class RunStatements(SweepStatements):
 
     def _listing(self, wanted: RunFilter) -> list[ListedRun]:
         if wanted.order is not None and wanted.order.startswith(PARAM):
-            return self._listing_by_param(wanted, wanted.order.removeprefix(PARAM))
+            return self._listed(_page(self._ordered_numbers(wanted), wanted))
         rest, values = selection(wanted)
         rows = self._session.query(f"SELECT {LISTED} FROM run_rows {rest}", values)
         with reading_rows():
             listed = list(map(to_listed, rows))
         return self._with_presumed(listed)
 
-    def _listing_by_param(self, wanted: RunFilter, name: str) -> list[ListedRun]:
-        """As `_listing`; params are JSON, whose values databases order each in a way of their own."""
+    def listing_page(self, wanted: RunFilter) -> tuple[list[ListedRun], int]:
+        """What `listing` and `count` give; where every run must be looked at, that is done once."""
+        looks_at_all = bool(wanted.search) or (wanted.order or "").startswith(PARAM)
+        if not looks_at_all or (self._presumed and wanted.statuses):
+            return self.listing(wanted), self.count(wanted)
+        numbers = self._ordered_numbers(wanted)
+        return self._listed(_page(numbers, wanted)), len(numbers)
+
+    def _ordered_numbers(self, wanted: RunFilter) -> list[int]:
+        """All runs that a filter lets through, its limit aside, in the order it asks for."""
+        name = (wanted.order or "").removeprefix(PARAM)
+        if name == wanted.order or not name:
+            rest, values = selection(replace(wanted, limit=None))
+            return self._column(f"SELECT number FROM run_rows {rest}", values)
+        # Params are JSON, whose values databases order each in a way of their own.
         rest, values = selection(replace(wanted, order=None, limit=None))
         rows = self._session.query(f"SELECT number, params FROM run_rows {rest}", values)
         with reading_rows():
             params = [(row["number"], json.loads(row["params"] or "{}")) for row in rows]
-        numbers = by_param(params, name, highest_first=wanted.highest_first)
-        numbers = _page(numbers, wanted)
+        return by_param(params, name, highest_first=wanted.highest_first)
+
+    def _listed(self, numbers: list[int]) -> list[ListedRun]:
         found = self._session.query(
             f"SELECT {LISTED} FROM run_rows WHERE number IN ({sql_placeholders(numbers)})", numbers
         )

@@ -15,6 +15,7 @@ from conjure.runs.executors.command import Execution, Exit
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch
+from conjure.runs.telemetry.column_file import ColumnWriter
 from conjure.runs.telemetry.logs import LogWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary, metric_summaries
 from conjure.runs.telemetry.rungs import RungLadder
@@ -81,6 +82,7 @@ class CommandMonitor:
         grace_s: How long after being asked to end it is made to.
         ladder: The rungs of the metric that others are compared with, if it is.
         look_every_s: How often `control` is asked for a reason to end the command, at most.
+        columns: Where its metrics are kept for who draws their curves.
     """
 
     execution: Execution
@@ -93,6 +95,7 @@ class CommandMonitor:
     grace_s: float = GRACE_S
     ladder: RungLadder | None = None
     look_every_s: float = 0.0
+    columns: ColumnWriter | None = None
     _summaries: dict[str, Summary] = field(default_factory=dict)
     _reason: EndReason | None = None
     _message: str | None = None
@@ -119,6 +122,8 @@ class CommandMonitor:
         command_s = self.timer() - started
         self.log.flush()
         self._look_at_metrics()
+        if self.columns is not None:
+            self.columns.finish()
         for condition, name in self.conditions.unmet():
             self.log.note(f"stop condition {condition.text!r}: the run reported no metric {name!r}")
         self.control.index(self._summaries.values())
@@ -130,6 +135,8 @@ class CommandMonitor:
 
     def _look_at_metrics(self) -> None:
         points = list(self.metrics.read_all())
+        if self.columns is not None:
+            self.columns.add(points, self.metrics.offset)
         finite = [point for point in points if math.isfinite(point.value)]
         if finite:
             self._summaries = metric_summaries(finite, self._summaries.values())

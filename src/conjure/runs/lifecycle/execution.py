@@ -75,6 +75,7 @@ from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
 from conjure.runs.schema.spec import COMMAND, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
+from conjure.runs.telemetry.column_file import ColumnWriter
 from conjure.runs.telemetry.logs import LogWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary
 from conjure.runs.telemetry.rungs import RungLadder
@@ -411,6 +412,7 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
         *(execution, run.log, metrics, run, conditions, run.spec.timeout_s),
         ladder=ladder,
         look_every_s=run.heartbeat.look_every_s,
+        columns=ColumnWriter(run.folder),
     ).until_end()
 
 

@@ -1,38 +1,36 @@
-"""A run's metric points as columns, kept beside their file, so that a curve is drawn without parsing JSON.
+"""A run's metric points as columns, so that a curve is drawn without parsing JSON.
 
-Main entries: `ColumnCache.open`, `MetricColumns.refresh`. Of each `BUCKET` points in a row a column also
-knows which is the lowest, the highest and the first that is not finite; `curves` needs no more to find
-extremes in a long series.
+Main entries: `ColumnCache.open`, `MetricColumns.refresh`. The run's supervisor keeps them in a file beside
+the metrics while the run goes on; of a run where that is missing they are made here, on first sight.
 
-Invariant: the columns say what ``metrics.jsonl`` says. The file beside it is a cache: it is written whole or
-not at all, checked against the points it was made from, and made again where it does not fit.
+Invariant: the columns say what ``metrics.jsonl`` says. The file beside it is a cache: it is checked against
+the points it was made from, and made again where it does not fit.
 """
 
-import hashlib
 import json
-import math
 import os
 import re
-import sys
 import threading
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from time import monotonic
+from typing import IO
 
-from conjure.core.files import parse_json, write_atomically
+from conjure.core.files import write_atomically
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry.line_tail import LONGEST_LINE_BYTES, LineTail
+from conjure.runs.telemetry.column import Column
+from conjure.runs.telemetry.column_file import (
+    ColumnIndex,
+    encode_part,
+    read_column,
+    read_index,
+)
+from conjure.runs.telemetry.line_tail import LineTail
 from conjure.runs.telemetry.metrics import parse_point
 
-BUCKET = 64
-
-_FORMAT = 1
-_WORTH_KEEPING_BYTES = 1 << 20  # a shorter file is parsed in milliseconds
-_CHECKED_BYTES = 4096
+_WORTH_KEEPING_BYTES = 1 << 20  # more than the supervisor of a run leaves unwritten
 # As `conjure.reporting` writes points; a line of another form is parsed as JSON.
 _POINT = re.compile(
     rb'^\{"name": "((?:[^"\\]|\\.)+)", "step": (-?[0-9]{1,18}), '
@@ -41,143 +39,63 @@ _POINT = re.compile(
 )
 
 
-@dataclass(slots=True)
-class Column:
-    """One metric's points, in the order they were reported.
-
-    Attributes:
-        steps: Of each point.
-        values: Of each point; NaN and infinite ones too.
-        times: Of each point, seconds since the epoch.
-        lowest: Of each bucket, the index of its lowest finite value, -1 where none is finite.
-        highest: Likewise the highest.
-        broken: Of each bucket, the index of its first value that is not finite, -1 where all are.
-        steps_ascend: Whether no step is below the one before.
-        times_ascend: Whether no time is.
-    """
-
-    steps: "array[int]" = field(default_factory=lambda: array("q"))
-    values: "array[float]" = field(default_factory=lambda: array("d"))
-    times: "array[float]" = field(default_factory=lambda: array("d"))
-    lowest: "array[int]" = field(default_factory=lambda: array("q"))
-    highest: "array[int]" = field(default_factory=lambda: array("q"))
-    broken: "array[int]" = field(default_factory=lambda: array("q"))
-    steps_ascend: bool = True
-    times_ascend: bool = True
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def size_bytes(self) -> int:
-        """How much memory the points take."""
-        return sum(part.itemsize * len(part) for part in self._parts())
-
-    def extend(self, steps: list[int], values: list[float], times: list[float]) -> None:
-        """Add points."""
-        before = len(self)
-        self.steps_ascend = self.steps_ascend and _ascends(self.steps, steps)
-        self.times_ascend = self.times_ascend and _ascends(self.times, times)
-        self.steps.extend(steps)
-        self.values.extend(values)
-        self.times.extend(times)
-        whole = before // BUCKET
-        for part in (self.lowest, self.highest, self.broken):
-            del part[whole:]
-        for start in range(whole * BUCKET, len(self), BUCKET):
-            self._add_bucket(start)
-
-    def _add_bucket(self, start: int) -> None:
-        values = self.values[start : start + BUCKET]
-        if math.isfinite(sum(values)):
-            self.lowest.append(start + values.index(min(values)))
-            self.highest.append(start + values.index(max(values)))
-            self.broken.append(-1)
-            return
-        finite = [place for place, value in enumerate(values) if math.isfinite(value)]
-        others = set(range(len(values))).difference(finite)
-        self.lowest.append(start + min(finite, key=values.__getitem__) if finite else -1)
-        self.highest.append(start + max(finite, key=values.__getitem__) if finite else -1)
-        self.broken.append(start + min(others) if others else -1)
-
-    def _parts(self) -> "tuple[array[Any], ...]":
-        return (self.steps, self.values, self.times, self.lowest, self.highest, self.broken)
-
-    def to_bytes(self) -> bytes:
-        """All of it, part after part."""
-        return b"".join(part.tobytes() for part in self._parts())
-
-    @classmethod
-    def read(cls, file: IO[bytes], points: int, *, steps_ascend: bool, times_ascend: bool) -> "Column":
-        """The column whose bytes begin at the file's place.
-
-        Raises:
-            EOFError: The file ends before.
-        """
-        column = cls(steps_ascend=steps_ascend, times_ascend=times_ascend)
-        buckets = -(-points // BUCKET)
-        for part, length in zip(column._parts(), (points,) * 3 + (buckets,) * 3, strict=True):
-            part.frombytes(_exactly(file, length * part.itemsize))
-        return column
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """Where in the file beside a column lies, and what need not be read to know."""
-
-    at: int
-    points: int
-    steps_ascend: bool
-    times_ascend: bool
-
-
 class MetricColumns:
     """The columns of one run; may be used from several threads.
+
+    Attributes:
+        is_whole: Whether all points have been read that were there at the last `refresh`.
 
     Args:
         folder: The run's folder.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.is_whole = False
         self._source = RunFolder(folder).metrics
         self._beside = RunFolder(folder).columns
         self._lock = threading.RLock()
         self._identity: tuple[int, int] | None = None
-        self._beside_identity: tuple[int, ...] | None = None
         self._lines = LineTail(self._source)
-        self._kept_offset = 0
-        self._kept: dict[str, _Kept] = {}
+        self._kept = ColumnIndex()
+        self._kept_bytes = 0
         self._columns: dict[str, Column] = {}
 
-    def refresh(self) -> None:
-        """Take in what was added to the run's metrics."""
+    def refresh(self, until: float | None = None) -> None:
+        """Take in what was added to the run's metrics.
+
+        Args:
+            until: When to stop for now, by `time.monotonic`; None to go on to the end.
+        """
         with self._lock:
             try:
                 file = self._source.open("rb")
             except OSError:
                 self._forget()
+                self.is_whole = True
                 return
             with file:
                 facts = os.fstat(file.fileno())
                 if self._identity != (facts.st_dev, facts.st_ino) or facts.st_size < self._lines.offset:
                     self._forget()
                     self._identity = (facts.st_dev, facts.st_ino)
-                    self._load(file, facts.st_size)
-                self._take_new(file)
-            if self._lines.offset - self._kept_offset > max(_WORTH_KEEPING_BYTES, self._lines.offset // 10):
-                self._save()
+                    self._kept = read_index(self._beside, file, facts.st_size)
+                    self._lines.offset = self._kept_bytes = self._kept.source_bytes
+                has_time = until is None or facts.st_size == self._lines.offset or monotonic() < until
+                self.is_whole = has_time and self._take_new(file, until)
+                if self.is_whole and self._is_worth_keeping(file):
+                    self._save(file)
 
     def names(self) -> list[str]:
         """The metrics, in the order of their first points."""
         with self._lock:
-            return list(dict.fromkeys([*self._kept, *self._columns]))
+            return list(dict.fromkeys([*self._kept.metrics, *self._columns]))
 
     def count(self, name: str) -> int:
         """How many points a metric has."""
         with self._lock:
             if name in self._columns:
                 return len(self._columns[name])
-            return self._kept[name].points if name in self._kept else 0
+            return self._kept.metrics[name].points if name in self._kept.metrics else 0
 
     def column(self, name: str) -> Column:
         """One metric's points; an empty column for a name that is none."""
@@ -192,12 +110,16 @@ class MetricColumns:
             return sum(column.size_bytes for column in self._columns.values())
 
     def _forget(self) -> None:
-        self._identity, self._lines.offset, self._kept_offset = None, 0, 0
-        self._kept, self._columns = {}, {}
+        self._identity, self._lines.offset, self._kept_bytes = None, 0, 0
+        self._kept, self._columns = ColumnIndex(), {}
 
-    def _take_new(self, file: IO[bytes]) -> None:
+    def _take_new(self, file: IO[bytes], until: float | None = None) -> bool:
+        """Take in the new points; False if there was no time for all."""
         for block in self._lines.read_blocks(file):
             self._take(block)
+            if until is not None and monotonic() > until:
+                return False
+        return True
 
     def _take(self, whole: bytes) -> None:
         rows: dict[str, tuple[list[int], list[float], list[float]]] = {}
@@ -211,46 +133,12 @@ class MetricColumns:
                 return  # these points were among all that was read anew
             self._columns.setdefault(name, Column()).extend(*added)
 
-    def _load(self, source: IO[bytes], size: int) -> None:
-        """Take over what lies beside, if it was made from the beginning of what is there now."""
-        try:
-            with self._beside.open("rb") as file:
-                header = parse_json(file.readline(LONGEST_LINE_BYTES))
-                wanted = (_FORMAT, sys.byteorder, _digest(source, int(header["source_bytes"])))
-                if int(header["source_bytes"]) > size or wanted != (
-                    header["format"],
-                    header["byte_order"],
-                    header["source_digest"],
-                ):
-                    return
-                start, identity = file.tell(), _identity(os.fstat(file.fileno()))
-                kept = {
-                    str(each["name"]): _Kept(
-                        start + int(each["at"]),
-                        int(each["points"]),
-                        each["steps_ascend"],
-                        each["times_ascend"],
-                    )
-                    for each in header["metrics"]
-                }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return
-        self._kept, self._beside_identity = kept, identity
-        self._lines.offset = self._kept_offset = int(header["source_bytes"])
-
     def _load_column(self, name: str) -> bool:
         """Have in memory what is kept of a metric; False where all points had to be read anew for it."""
-        if name in self._columns or name not in self._kept:
+        if name in self._columns or name not in self._kept.metrics:
             return True
-        kept = self._kept[name]
         try:
-            with self._beside.open("rb") as file:
-                if _identity(os.fstat(file.fileno())) != self._beside_identity:
-                    raise EOFError("another process has written it anew")
-                file.seek(kept.at)
-                self._columns[name] = Column.read(
-                    file, kept.points, steps_ascend=kept.steps_ascend, times_ascend=kept.times_ascend
-                )
+            self._columns[name] = read_column(self._beside, self._kept.identity, self._kept.metrics[name])
         except (OSError, EOFError):  # it was removed or replaced: what it was made from is still there
             identity = self._identity
             self._forget()
@@ -260,45 +148,19 @@ class MetricColumns:
             return False
         return True
 
-    def _save(self) -> None:
+    def _is_worth_keeping(self, file: IO[bytes]) -> bool:
+        limit = max(_WORTH_KEEPING_BYTES, self._lines.offset // 10)
+        if self._lines.offset - self._kept_bytes > limit:  # unless the run's supervisor has kept it meanwhile
+            self._kept_bytes = read_index(self._beside, file, self._lines.offset).source_bytes
+        return self._lines.offset - self._kept_bytes > limit
+
+    def _save(self, file: IO[bytes]) -> None:
         """Write all columns beside the file they are of; a disk that takes nothing only costs the cache."""
-        for name in self.names():
-            self._load_column(name)
-        columns = {name: self._columns[name] for name in self.names()}
-        metrics, at = [], 0
-        for name, column in columns.items():
-            metrics.append(
-                {
-                    "name": name,
-                    "points": len(column),
-                    "at": at,
-                    "steps_ascend": column.steps_ascend,
-                    "times_ascend": column.times_ascend,
-                }
-            )
-            at += column.size_bytes
+        columns = {name: (self.column(name), 0) for name in self.names()}
         with suppress(OSError):
-            with self._source.open("rb") as source:
-                digest = _digest(source, self._lines.offset)
-            header = {
-                "format": _FORMAT,
-                "byte_order": sys.byteorder,
-                "source_bytes": self._lines.offset,
-                "source_digest": digest,
-                "metrics": metrics,
-            }
-            first = json.dumps(header).encode() + b"\n"
-            write_atomically(
-                self._beside, b"".join([first, *map(Column.to_bytes, columns.values())]), mode=0o600
-            )
-            self._beside_identity = _identity(self._beside.stat())
-            self._kept_offset = self._lines.offset
-            self._kept = {
-                each["name"]: _Kept(
-                    len(first) + each["at"], each["points"], each["steps_ascend"], each["times_ascend"]
-                )
-                for each in metrics
-            }
+            write_atomically(self._beside, encode_part(file, 0, self._lines.offset, columns), mode=0o600)
+            self._kept = read_index(self._beside, file, self._lines.offset)
+            self._kept_bytes = self._kept.source_bytes
 
 
 class ColumnCache:
@@ -313,12 +175,12 @@ class ColumnCache:
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, MetricColumns] = OrderedDict()
 
-    def open(self, folder: Path) -> MetricColumns:
-        """The columns of the run in `folder`, up to date."""
+    def open(self, folder: Path, until: float | None = None) -> MetricColumns:
+        """The columns of the run in `folder`, up to date; or as far as they are read at a moment."""
         with self._lock:
             columns = self._open.pop(folder, None) or MetricColumns(folder)
             self._open[folder] = columns
-        columns.refresh()
+        columns.refresh(until)
         self._make_room()
         return columns
 
@@ -344,29 +206,3 @@ def _points(whole: bytes) -> Iterator[tuple[str, int, float, float]]:
         if name is None:
             name = names[raw] = json.loads(b'"' + raw + b'"')
         yield name, int(step), float(number or word), float(at)
-
-
-def _ascends(before: "array[Any]", added: list[Any]) -> bool:
-    if before and added and added[0] < before[-1]:
-        return False
-    return all(map(int.__le__ if before.typecode == "q" else float.__le__, added, added[1:]))
-
-
-def _digest(source: IO[bytes], size: int) -> str:
-    """Of the first and last bytes of the first `size`: points are only ever appended."""
-    source.seek(0)
-    digest = hashlib.sha256(source.read(min(size, _CHECKED_BYTES)))
-    source.seek(max(size - _CHECKED_BYTES, 0))
-    digest.update(source.read(min(size, _CHECKED_BYTES)))
-    return digest.hexdigest()
-
-
-def _identity(facts: os.stat_result) -> tuple[int, ...]:
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-def _exactly(file: IO[bytes], size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise EOFError(f"{size} bytes expected, {len(data)} found")
-    return data

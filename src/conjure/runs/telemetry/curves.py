@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conjure.runs.telemetry.columns import BUCKET, Column, MetricColumns
+from conjure.runs.telemetry.column import BUCKET, Column
+from conjure.runs.telemetry.columns import MetricColumns
 
 STEP, TIME = "step", "time"
 
@@ -87,8 +88,8 @@ def _in_order(column: Column, places: "array[Any]", origin: float, wanted: Curve
     start = max(start, wanted.after or 0)
     kept = thin(column, start, stop, wanted.parts)
     return Curve(
-        [_short(places[index] - origin) if origin else places[index] for index in kept],
-        [_value(column.values[index]) for index in kept],
+        [places[index] - origin if origin else places[index] for index in kept],
+        [value if math.isfinite(value) else None for value in map(column.values.__getitem__, kept)],
         max(stop - start, 0),
         count,
         _count_gaps(column, start, stop),
@@ -112,7 +113,7 @@ def _smooth(
             last = places[index]
             total, weight = total * left + value, weight * left + 1
         if index in chosen:
-            smoothed.append(_short(total / weight) if math.isfinite(value) else None)
+            smoothed.append(total / weight if math.isfinite(value) else None)
     return smoothed
 
 
@@ -131,8 +132,11 @@ def thin(column: Column, start: int, stop: int, parts: int) -> list[int]:
     first, last = -(-start // BUCKET), stop // BUCKET
     kept = _extremes(column.values, start, first * BUCKET)
     width = -(-stretch // BUCKET)
-    for bucket in range(first, last, width):
-        kept += _extremes_of_buckets(column, bucket, min(bucket + width, last))
+    if max(column.broken[first:last], default=-1) < 0:
+        kept += _extremes_of_whole_buckets(column, first, last, width)
+    else:
+        for bucket in range(first, last, width):
+            kept += _extremes_of_buckets(column, bucket, min(bucket + width, last))
     return kept + _extremes(column.values, last * BUCKET, stop)
 
 
@@ -152,6 +156,25 @@ def _extremes(values: "array[float]", start: int, stop: int) -> list[int]:
     return sorted(chosen)
 
 
+def _extremes_of_whole_buckets(column: Column, first: int, last: int, width: int) -> list[int]:
+    """As `_extremes_of_buckets` of each `width` buckets, all of whose values are finite, in half the time."""
+    value = column.values.__getitem__
+    kept: list[int] = []
+    for bucket in range(first, last, width):
+        stop = min(bucket + width, last)
+        low, high = min(column.lowest[bucket:stop], key=value), max(column.highest[bucket:stop], key=value)
+        earlier, later = (low, high) if low < high else (high, low)
+        begin, end = bucket * BUCKET, stop * BUCKET - 1
+        kept.append(begin)
+        if earlier > begin:
+            kept.append(earlier)
+        if later > earlier:
+            kept.append(later)
+        if end > later:
+            kept.append(end)
+    return kept
+
+
 def _extremes_of_buckets(column: Column, first: int, stop: int) -> list[int]:
     values = column.values
     chosen = {first * BUCKET, stop * BUCKET - 1}
@@ -167,6 +190,8 @@ def _extremes_of_buckets(column: Column, first: int, stop: int) -> list[int]:
 
 def _count_gaps(column: Column, start: int, stop: int) -> int:
     buckets = range(start // BUCKET, -(-stop // BUCKET))
+    if max(column.broken[buckets.start : buckets.stop], default=-1) < 0:
+        return 0
     return sum(
         1
         for bucket in buckets
@@ -189,13 +214,4 @@ def _sorted(pairs: list[tuple[float, float]], points: int, wanted: CurveRequest)
     column = Column()
     column.extend(list(range(len(pairs))), [value for _, value in pairs], [place for place, _ in pairs])
     drawn = _in_order(column, column.times, 0.0, wanted)
-    return replace(drawn, x=list(map(_short, drawn.x)), points=points)
-
-
-def _value(value: float) -> float | None:
-    """In as many digits as are drawn; None for what is not finite."""
-    return _short(value) if math.isfinite(value) else None
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.7g}")
+    return replace(drawn, points=points)

@@ -46,6 +46,11 @@ class MetricTail:
     def __init__(self, path: Path) -> None:
         self._lines = LineTail(path)
 
+    @property
+    def offset(self) -> int:
+        """Up to where the file was read."""
+        return self._lines.offset
+
     def read(self) -> Iterator[Point]:
         """The new points; all that are kept of a metric are finite."""
         return (point for point in self.read_all() if math.isfinite(point.value))

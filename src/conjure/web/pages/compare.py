@@ -4,6 +4,7 @@ Main entry: `show`. Invariant: what is equal in all of them is not shown.
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from conjure.web.site import Site
 _SAMPLES_FILE = "samples.json"
 _MOST_SAMPLES = 20
 _LARGEST_SAMPLES_BYTES = 1 << 22
+_READING_S = 0.1
 
 
 def show(request: Request) -> Response:
@@ -38,7 +40,12 @@ def show(request: Request) -> Response:
     with site.store() as store:
         records = [store.get(number) for number in numbers]
         summaries = [store.summaries(number) for number in numbers]
-    names = list(dict.fromkeys(name for number in numbers for name in site.columns(number).names()))
+    until = time.monotonic() + _READING_S
+    names = dict.fromkeys(
+        name
+        for number, known in zip(numbers, summaries, strict=True)
+        for name in site.metric_names(number, known, until)
+    )
     return page(
         request,
         "compare.html",
@@ -46,7 +53,7 @@ def show(request: Request) -> Response:
         numbers=numbers,
         most=MOST_RUNS,
         sections=shown_differences(records, summaries),
-        metrics=names,
+        metrics=list(names),
         diff=diff_between_runs(site.home, *records) if len(records) == 2 else None,
         samples=_samples(site.home, records),
     )

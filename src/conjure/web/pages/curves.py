@@ -1,29 +1,35 @@
-"""Curves of one or more runs: as JSON for the page, as CSV and SVG to take away, as small pictures.
+"""Curves of one or more runs: as bytes for the page, as CSV and SVG to take away, as small pictures.
 
 Main entries: `curves`, `as_csv`, `as_svg`, `small`. Invariant: an answer holds no more points than a screen
 has columns, four times over.
 """
 
 import math
+import time
 from dataclasses import replace
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from conjure.errors import UsageError
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.telemetry.curves import CurveRequest, draw_curve
 from conjure.runs.views import key_metric
-from conjure.web.curve_data import csv_rows, curve_json, origin_of
+from conjure.web.curve_data import csv_rows, origin_of, pack_curves
 from conjure.web.curve_drawing import chart, sparkline
 from conjure.web.site import Site
 
 MOST_RUNS = 50
 _MOST_PARTS = 2000
+_READING_S = 0.4  # so that a page shows what there is, and how much is missing
 
 
 def curves(request: Request) -> Response:
-    """One metric of some runs."""
+    """One metric of some runs, as `pack_curves` has it.
+
+    Where metrics were never read it takes seconds for a run: those that are ready are given, the others are
+    named, to be asked for again.
+    """
     site: Site = request.app.state.site
     query = request.query_params
     name = query.get("metric", "")
@@ -34,14 +40,16 @@ def curves(request: Request) -> Response:
         parts=_parts(query.get("parts")),
         smoothing=_smoothing(query.get("smoothing")),
     )
-    found = {
-        record.number: curve_json(
-            site.columns(record.number), name, replace(wanted, origin=origin_of(record))
-        )
-        | {"active": not record.status.is_final}
-        for record in _runs(site, query.get("runs", ""))
-    }
-    return JSONResponse({"runs": found})
+    until = time.monotonic() + _READING_S
+    drawn, waiting = {}, []
+    for record in _runs(site, query.get("runs", "")):
+        columns = site.columns(record.number, until)
+        if columns.is_whole:
+            curve = draw_curve(columns, name, replace(wanted, origin=origin_of(record)))
+            drawn[record.number] = curve, not record.status.is_final
+        else:
+            waiting.append(record.number)
+    return Response(pack_curves(drawn, waiting), media_type="application/octet-stream")
 
 
 def as_csv(request: Request) -> Response:
@@ -77,10 +85,11 @@ def small(request: Request) -> Response:
     """A run's key metric as a small picture."""
     site: Site = request.app.state.site
     number = request.path_params["number"]
-    columns = site.columns(number)
+    columns = site.columns(number, time.monotonic() + _READING_S)
     name = request.query_params.get("metric") or key_metric(dict.fromkeys(columns.names(), 0.0)) or ""
     picture = sparkline(draw_curve(columns, name, CurveRequest(parts=24)))
-    headers = {"Cache-Control": "private, max-age=31536000, immutable"}  # its address has the newest value
+    kept = "private, max-age=31536000, immutable"  # its address has the newest value
+    headers = {"Cache-Control": kept if columns.is_whole else "no-store"}
     return Response(picture, media_type="image/svg+xml", headers=headers)
 
 

@@ -4,7 +4,9 @@ Main entries: `show`, `live`. Invariant: one answer of `live` holds all that is 
 new lines of the log, new points of the curves that are shown; it is short where nothing is new.
 """
 
+import math
 import re
+import time
 from typing import Any
 
 from starlette.requests import Request
@@ -21,6 +23,7 @@ from conjure.web.rendering import page, piece
 from conjure.web.site import Site
 
 _FIRST_LINES = 300
+_READING_S = 0.4
 
 
 def show(request: Request) -> Response:
@@ -29,7 +32,8 @@ def show(request: Request) -> Response:
     with site.store() as store:
         view = view_run(store, number)
     folder = site.folder(number)
-    columns = site.columns(number)
+    until = math.inf if view.is_active else time.monotonic() + _READING_S  # `live` goes by their order
+    names = site.metric_names(number, view.summaries, until)
     head = _head(view)
     return page(
         request,
@@ -38,7 +42,7 @@ def show(request: Request) -> Response:
         record=view.record,
         head=head,
         head_digest=_digest(head),
-        metrics=[(name, view.summaries.get(name)) for name in columns.names()],
+        metrics=[(name, view.summaries.get(name)) for name in names],
         log=read_before(folder.log, lines=_FIRST_LINES),
         has_report=(folder.outputs / REPORT_FILE).is_file(),
         usage=site.usage.look_at(view.record),

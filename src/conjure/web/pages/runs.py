@@ -17,7 +17,7 @@ from conjure.core.text import did_you_mean
 from conjure.errors import UsageError
 from conjure.runs.database.base import METRIC, ORDERS, PARAM, RunFilter
 from conjure.runs.schema.status import RunStatus
-from conjure.runs.views import RunRow, list_runs
+from conjure.runs.views import RunRow, list_page
 from conjure.web.pages.curves import MOST_RUNS
 from conjure.web.rendering import page, piece
 from conjure.web.site import Site
@@ -152,7 +152,7 @@ def table(request: Request) -> Response:
     site: Site = request.app.state.site
     query = TableQuery.of(request.query_params)
     with site.store() as store:
-        rows, total = list_runs(store, query.filter), store.count(query.filter)
+        rows, total = list_page(store, query.filter)
         metrics, projects = store.metric_names(), store.project_names()
         in_all = total if not query.is_narrowed else store.count(RunFilter(archived=query.archived))
     columns = _columns(query, rows)
@@ -182,7 +182,7 @@ def changes(request: Request) -> Response:
     site: Site = request.app.state.site
     query = TableQuery.of(request.query_params)
     with site.store() as store:
-        rows, total = list_runs(store, query.filter), store.count(query.filter)
+        rows, total = list_page(store, query.filter)
     named = request.query_params.getlist("shown")
     columns = [_column(key) for key in named] if named else _columns(query, rows)
     cells = {row.number: _cells(row, columns) for row in rows}
@@ -200,10 +200,9 @@ def _columns(query: TableQuery, rows: list[RunRow]) -> list[TableColumn]:
     if query.columns:
         return [_column(key) for key in query.columns]
     unasked = [_COLUMNS[key] for key in _UNASKED]
-    if not any(row.run.project for row in rows):
-        unasked.remove(_COLUMNS["project"])
-    if not any(row.run.labels for row in rows):
-        unasked.remove(_COLUMNS["labels"])
+    for key in ("project", "labels"):
+        if not any(getattr(row.run, key) for row in rows):
+            unasked.remove(_COLUMNS[key])
     if not any(row.metrics for row in rows):
         unasked = [column for column in unasked if column.key not in ("metric", "curve")]
     params = [_column(f"{PARAM}{name}") for name in _differing_params(rows)[:_MOST_PARAMS]]
@@ -227,7 +226,8 @@ def _differing_params(rows: list[RunRow]) -> list[str]:
 
 
 def _cells(row: RunRow, columns: list[TableColumn]) -> list[str]:
-    return [piece("cells.html", "cell", column, row) for column in columns]
+    describes = not any(column.key == "description" for column in columns)  # below the command, then
+    return [piece("cells.html", "cell", column, row, describes).strip() for column in columns]
 
 
 def _state(cells: Mapping[int, list[str]]) -> dict[int, int]:

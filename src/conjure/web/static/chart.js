@@ -1,8 +1,11 @@
 // Curves: uPlot draws them; what is drawn, over what and how is kept in the page's address.
-import { element, fetchJson, toast } from "./page.js";
+import { element, fetchBytes, toast } from "./page.js";
 
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [1, 4], [12, 4], [3, 6]];
 const MOST_DRAWN = 6400; // points of one run; beyond, the curve is fetched anew
+const MOST_PLACES = 4000; // where the cursor can stand on curves of several runs
+const PATIENCE_MS = 150;
+const SHARP_RUNS = 20; // up to so many, each pixel has its lowest and highest value; beyond, each two, and so on
 
 /** Which dash a curve has: of those with the same colour, each has another. */
 const dashOf = (place) => (place + Math.floor(place / 8)) % 8;
@@ -139,17 +142,33 @@ class Figure {
 
   async load() {
     this.stale = false;
+    const turn = this.turn = Symbol(), { zoom } = this.curves.settings;
+    clearTimeout(this.meanwhile);
+    // Drawing twice takes longer than most answers: only where one is slow, what is known is shown zoomed.
+    if (zoom) this.meanwhile = setTimeout(() => this.drawn?.setScale("x", { min: zoom[0], max: zoom[1] }), PATIENCE_MS);
+    try {
+      let missing = this.curves.runs, known = {};
+      while (missing.length) {
+        const told = await this.ask(missing);
+        if (turn !== this.turn) return;
+        clearTimeout(this.meanwhile);
+        known = { ...known, ...told.runs };
+        missing = told.waiting;
+        this.data = known;
+        this.missing = missing.length;
+        if (!missing.length || Object.keys(told.runs).length) this.build(); else this.say();
+      }
+    } catch (error) { this.stale = true; toast(error.message); }
+  }
+
+  /** The curves of some runs; of those that the server is still reading only their numbers, as `waiting`. */
+  async ask(runs) {
     const { x, smoothing, zoom } = this.curves.settings;
-    const query = new URLSearchParams({ runs: this.curves.runs, metric: this.metric, x, parts: Math.min(Math.max(Math.round(this.plot.clientWidth), 50), 2000) });
+    const parts = Math.round(this.plot.clientWidth / Math.ceil(this.curves.runs.length / SHARP_RUNS));
+    const query = new URLSearchParams({ runs, metric: this.metric, x, parts: Math.min(Math.max(parts, 50), 2000) });
     if (smoothing) query.set("smoothing", smoothing);
     if (zoom) { query.set("lower", zoom[0]); query.set("upper", zoom[1]); }
-    const turn = this.turn = Symbol();
-    try {
-      const told = await fetchJson(`/curves.json?${query}`);
-      if (turn !== this.turn) return;
-      this.data = told.runs;
-      this.build();
-    } catch (error) { this.stale = true; toast(error.message); }
+    return decode(await fetchBytes(`/curves.bin?${query}`));
   }
 
   extend(run, curve) {
@@ -160,47 +179,52 @@ class Figure {
     if (curve.from === 0 || this.curves.settings.smoothing || known.x.length > MOST_DRAWN) { this.load(); return; }
     known.x.push(...curve.x); known.y.push(...curve.y);
     known.total += curve.total; known.gaps += curve.gaps;
-    if (this.drawn) { this.drawn.setData(this.table().data); this.say(); } else this.build();
+    if (!this.drawn) { this.build(); return; }
+    this.gather();
+    this.drawn.setData(this.given());
+    this.say();
   }
 
-  /** What uPlot draws: one x for all, and of each run its values (pale behind the smoothed ones, if any). */
-  table() {
+  /** The lines to draw: of each run its values, pale behind the smoothed ones, if any. */
+  gather() {
     const { logx, logy } = this.curves.settings;
-    const tables = [], series = [];
+    this.lines = [];
     this.hiddenByLog = 0;
     for (const [place, run] of this.curves.runs.entries()) {
       const curve = this.data[run];
-      if (!curve || !curve.x.length) continue;
-      const parts = [["y", Boolean(curve.smooth)], ...(curve.smooth ? [["smooth", false]] : [])];
-      let xs = curve.x;
-      const columns = parts.map(([key]) => curve[key].map((value) => {
-        if (logy && value !== null && value <= 0) { this.hiddenByLog += 1; return null; }
-        return value;
-      }));
-      if (logx) {
-        const kept = xs.map((value, index) => [value, index]).filter(([value]) => value > 0).map(([, index]) => index);
-        this.hiddenByLog += xs.length - kept.length;
-        xs = kept.map((index) => xs[index]);
-        columns.forEach((column, index) => { columns[index] = kept.map((each) => column[each]); });
-      }
+      if (!curve?.x.length) continue;
+      const kept = [...curve.x.keys()].filter((index) => !logx || curve.x[index] > 0);
+      this.hiddenByLog += curve.x.length - kept.length;
+      const xs = new Float64Array(kept.length);
       // Two points at one x would be one: later ones are moved by less than can be seen.
-      const places = new Float64Array(xs.length);
-      for (let index = 0; index < xs.length; index++) {
-        places[index] = index && xs[index] <= places[index - 1] ? places[index - 1] + Math.max(Math.abs(places[index - 1]), 1) * 1e-12 : xs[index];
+      kept.forEach((index, to) => {
+        const x = curve.x[index], last = xs[to - 1];
+        xs[to] = to && x <= last ? last + Math.max(Math.abs(last), 1) * 1e-12 : x;
+      });
+      for (const key of curve.smooth ? ["y", "smooth"] : ["y"]) {
+        const ys = kept.map((index) => {
+          const value = curve[key][index];
+          if (logy && value !== null && value <= 0) { this.hiddenByLog += 1; return null; }
+          return value;
+        });
+        this.lines.push({ run, place, key, pale: key === "y" && Boolean(curve.smooth), xs, ys });
       }
-      tables.push([places, ...columns]);
-      for (const [key, pale] of parts) series.push({ run, place, pale, key });
     }
-    if (!tables.length) return { data: [[]], series };
-    return { data: tables.length === 1 ? tables[0] : uPlot.join(tables), series };
+    this.isJoint = new Set(this.lines.map(({ run }) => run)).size > 1;
+  }
+
+  /** What uPlot is given. Curves of several runs have an x of their own each, so we draw them ourselves. */
+  given() {
+    if (!this.isJoint) return [this.lines[0]?.xs || [], ...this.lines.map(({ ys }) => ys)];
+    return [places(this.lines.filter(({ key }) => key === "y")), ...this.lines.map(() => [])];
   }
 
   build() {
     if (!this.data) return;
     this.drawn?.destroy();
     this.drawn = null;
-    const { data, series } = this.table();
-    this.series = series;
+    this.gather();
+    const data = this.given();
     this.say();
     if (!data[0].length) { this.plot.textContent = "No points to draw."; return; }
     this.plot.textContent = "";
@@ -211,14 +235,18 @@ class Figure {
       width: this.plot.clientWidth, height: this.plot.clientHeight,
       legend: { show: false },
       cursor: { drag: { x: true, y: false }, points: { size: 7 }, y: false },
-      scales: { x: { time: false, distr: logx ? 3 : 1, ...(zoom ? { range: () => zoom } : {}) }, y: { distr: logy ? 3 : 1 } },
+      scales: {
+        x: { time: false, distr: logx ? 3 : 1, ...(zoom || this.isJoint ? { range: () => this.window(data[0]) } : {}) },
+        y: { distr: logy ? 3 : 1, ...(this.isJoint ? { range: () => this.heights(this.window(data[0])) } : {}) },
+      },
       axes: [
         { ...axis, label: undefined, size: 34, values: (_, ticks) => ticks.map((each) => each === null ? "" : number(each)) },
         { ...axis, size: (_, values) => 20 + 7 * Math.max(3, ...(values || []).map((each) => String(each).length)), values: (_, ticks) => ticks.map((each) => each === null ? "" : number(each)) },
       ],
-      series: [{ label: x }, ...series.map(({ run, place, pale }) => ({
+      series: [{ label: x }, ...this.lines.map(({ run, place, pale }) => ({
         label: `run ${run}`, stroke: style(`--s${place % 8}`) + (pale ? "55" : ""), width: pale ? 1 : 1.75,
-        dash: pale ? [] : DASHES[dashOf(place)], points: { show: data[0].length < 40 && !pale },
+        dash: pale ? [] : DASHES[dashOf(place)], points: { show: !this.isJoint && data[0].length < 40 && !pale },
+        ...(this.isJoint ? { paths: (drawn, at) => trace(drawn, this.lines[at - 1]) } : {}),
       }))],
       hooks: {
         setSelect: [(drawn) => {
@@ -235,18 +263,38 @@ class Figure {
     this.toggleTable(); this.toggleTable();
   }
 
+  /** Between which x the curves are drawn. */
+  window(xs) {
+    const first = xs[0], last = xs[xs.length - 1];
+    return this.curves.settings.zoom || (first < last ? [first, last] : [first - 1, last + 1]);
+  }
+
+  /** Between which values they are drawn there. */
+  heights([lower, upper]) {
+    let low = Infinity, high = -Infinity;
+    for (const { xs, ys } of this.lines) {
+      for (let index = Math.max(upTo(xs, lower), 0); index < xs.length && xs[index] <= upper; index++) {
+        const value = ys[index];
+        if (value !== null) { if (value < low) low = value; if (value > high) high = value; }
+      }
+    }
+    const { logy } = this.curves.settings;
+    if (low > high) return logy ? [1, 10] : [0, 1]; // there is nothing but gaps
+    return logy ? uPlot.rangeLog(low, high, 10, false) : uPlot.rangeNum(low, high, 0.1, true);
+  }
+
   tell(index) {
     const drawn = this.drawn;
     if (index == null || !drawn) { this.readout.replaceChildren(); return; }
     const x = this.curves.settings.x;
-    const parts = [element("span", {}, `${x === "time" ? "seconds" : x} ${number(drawn.data[0][index])}`)];
-    this.series.forEach(({ run, pale, place }, at) => {
-      if (pale) return;
-      let value = drawn.data[at + 1][index];
-      for (let back = index; value === undefined && back > 0;) value = drawn.data[at + 1][--back];
+    const at = drawn.data[0][index];
+    const parts = [element("span", {}, `${x === "time" ? "seconds" : x} ${number(at)}`)];
+    for (const { run, pale, place, xs, ys } of this.lines) {
+      if (pale) continue;
+      const value = ys[upTo(xs, at)];
       const name = this.curves.runs.length > 1 ? `run ${run} ` : "";
       parts.push(element("span", {}, ...(name ? [swatch(place)] : []), ` ${name}${value === null ? "not finite" : number(value)}`));
-    });
+    }
     this.readout.replaceChildren(...parts);
   }
 
@@ -266,6 +314,7 @@ class Figure {
     }
     const thousands = (value) => value.toLocaleString("en");
     drawn.push(shown < total ? `${thousands(shown)} of ${thousands(total)} points drawn, extremes included` : `${thousands(total)} point${total === 1 ? "" : "s"}`);
+    if (this.missing) drawn.push(`reading ${this.missing} of ${this.curves.runs.length} runs…`);
     if (gaps) drawn.push(`${thousands(gaps)} not finite (gaps)`);
     if (this.hiddenByLog) drawn.push(`${thousands(this.hiddenByLog)} at or below 0, not shown on a log axis`);
     const text = drawn.join(" · ");
@@ -314,13 +363,67 @@ class Figure {
     this.tableButton.setAttribute("aria-pressed", !there);
     if (there) { there.remove(); return; }
     if (!this.drawn) return;
-    const head = element("tr", {}, element("th", { scope: "col" }, this.curves.settings.x), ...this.series.map(({ run, key }) => element("th", { scope: "col" }, `run ${run}${key === "smooth" ? " smoothed" : ""}`)));
+    const head = element("tr", {}, element("th", { scope: "col" }, this.curves.settings.x), ...this.lines.map(({ run, key }) => element("th", { scope: "col" }, `run ${run}${key === "smooth" ? " smoothed" : ""}`)));
     const rows = [];
     for (let index = 0; index < Math.min(this.drawn.data[0].length, 2000); index++) {
-      rows.push(element("tr", {}, ...this.drawn.data.map((column) => element("td", {}, column[index] === null ? "not finite" : column[index] === undefined ? "" : number(column[index])))));
+      const x = this.drawn.data[0][index];
+      const values = this.lines.map(({ xs, ys }) => xs[upTo(xs, x)] === x ? ys[upTo(xs, x)] : undefined);
+      rows.push(element("tr", {}, ...[x, ...values].map((value) => element("td", {}, value === null ? "not finite" : value === undefined ? "" : number(value)))));
     }
     this.root.append(element("div", { class: "values", tabindex: "0", role: "region", "aria-label": `Values of ${this.metric}` }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows))));
   }
+}
+
+/** Curves as the server packs them: a head of JSON, then of each run x, y and perhaps the smoothed y. */
+function decode(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const told = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  let at = 4 + length;
+  const take = (count) => { const part = new Float64Array(buffer, at, count); at += 8 * count; return part; };
+  const values = (count) => Array.from(take(count), (value) => Number.isNaN(value) ? null : value);
+  const runs = {};
+  for (const { run, drawn, smooth, ...curve } of told.runs) {
+    runs[run] = { ...curve, x: [...take(drawn)], y: values(drawn), ...(smooth ? { smooth: values(drawn) } : {}) };
+  }
+  return { runs, waiting: told.waiting };
+}
+
+/** The index of the last of ascending numbers that is not above `x`; -1 if none is. */
+function upTo(xs, x) {
+  let low = 0, high = xs.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (xs[middle] <= x) low = middle + 1; else high = middle;
+  }
+  return low - 1;
+}
+
+/** Where the cursor can stand: every x of the lines or, of very many, some. */
+function places(lines) {
+  const all = new Float64Array(lines.reduce((sum, { xs }) => sum + xs.length, 0));
+  let at = 0;
+  for (const { xs } of lines) { all.set(xs, at); at += xs.length; }
+  all.sort();
+  const single = all.filter((x, index) => !index || x !== all[index - 1]);
+  const every = Math.ceil(single.length / MOST_PLACES), last = single.length - 1;
+  return single.filter((_, index) => index % every === 0 || index === last);
+}
+
+/** A line as uPlot strokes it, with its gaps. */
+function trace(drawn, { xs, ys }) {
+  const path = new Path2D(), { min, max } = drawn.scales.x, size = devicePixelRatio;
+  let joined = false;
+  for (let index = Math.max(upTo(xs, min), 0); index < xs.length; index++) {
+    const y = ys[index];
+    if (y === null) { joined = false; continue; }
+    const left = drawn.valToPos(xs[index], "x", true), top = drawn.valToPos(y, "y", true);
+    if (joined) path.lineTo(left, top); else path.moveTo(left, top);
+    // A point between two gaps is seen, too.
+    if (!joined && (ys[index + 1] ?? null) === null) { path.moveTo(left - size, top); path.lineTo(left + size, top); }
+    joined = true;
+    if (xs[index] > max) break;
+  }
+  return { stroke: path };
 }
 
 function swatch(place) {

@@ -7,8 +7,9 @@ if (section) {
   const curves = new Curves(section);
   poll(async () => {
     const visible = curves.figures.filter((each) => each.visible && each.data);
-    const going = visible.some((each) => Object.values(each.data).some((curve) => curve.active));
-    if (going && !curves.settings.zoom) await Promise.all(visible.map((each) => each.load()));
-    return !visible.length || going ? 1000 : null;
+    const read = visible.filter((each) => !each.missing);
+    const going = read.filter((each) => Object.values(each.data).some((curve) => curve.active));
+    if (!curves.settings.zoom) await Promise.all(going.map((each) => each.load()));
+    return !visible.length || read.length < visible.length || going.length ? 1000 : null;
   }, 1000);
 }

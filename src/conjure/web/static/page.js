@@ -12,10 +12,19 @@ export function toast(text) {
 
 /** An answer as JSON; an error's words as an exception. */
 export async function fetchJson(address, options = {}) {
+  return (await fetchAnswer(address, options)).json();
+}
+
+/** An answer as bytes; an error's words as an exception. */
+export async function fetchBytes(address) {
+  return (await fetchAnswer(address)).arrayBuffer();
+}
+
+async function fetchAnswer(address, options = {}) {
   const answer = await fetch(address, { credentials: "same-origin", ...options });
+  if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(body.error?.message || `the server answered ${answer.status}`);
-  return body;
+  throw new Error(body.error?.message || `the server answered ${answer.status}`);
 }
 
 /** A page as the server shows it now. */

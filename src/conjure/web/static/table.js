@@ -1,37 +1,110 @@
 // The table of runs: kept up to date without moving anything, selected and walked through by keys.
-import { act, element, fetchJson, onKeys, poll, toast } from "./page.js";
+import { act, element, fetchJson, fetchPage, onKeys, poll, toast } from "./page.js";
 
-const table = document.querySelector("[data-runs]");
-const form = document.querySelector("[data-selection]");
-let at = -1;
-
-for (const each of document.querySelectorAll("[data-filters] select, [data-filters] input[name=archived]")) {
-  each.addEventListener("change", () => submit());
-}
+const results = document.querySelector("[data-results]");
 const filters = document.querySelector("[data-filters]");
-function submit() {
-  // Columns belong in the address only once they were chosen.
-  if (!new URLSearchParams(location.search).has("column")) {
-    for (const box of filters.querySelectorAll("[name=column]")) box.disabled = true;
+const search = filters.querySelector("[name=q]");
+let at = -1; // the row that keys have come to
+let wanted = null; // the address whose rows are asked for
+let typing = false; // whether the newest entry of the history is of the word being typed
+
+const theTable = () => results.querySelector("[data-runs]");
+const theForm = () => results.querySelector("[data-selection]");
+const rows = () => [...results.querySelectorAll("tbody tr")];
+const picked = () => [...results.querySelectorAll("[name=runs]:checked")].map((box) => Number(box.value));
+
+/** Show the table of another address in place of this one: only its rows are exchanged. */
+async function show(address) {
+  const isAsking = wanted !== null;
+  wanted = address;
+  if (isAsking) return; // whoever asks will find it
+  let fresh = null;
+  for (let asked = null; asked !== wanted;) {
+    asked = wanted;
+    try { fresh = await fetchPage(asked); } catch (error) { toast(error.message); fresh = null; }
   }
-  for (const field of filters.querySelectorAll("[name=q], [name=status]")) field.disabled = !field.value;
-  filters.submit();
+  const place = fresh?.querySelector("[data-results]");
+  const last = wanted;
+  wanted = null;
+  if (place) exchange(fresh, place); else if (fresh) location.assign(last); // it says what is wrong
 }
-filters?.addEventListener("submit", (event) => {
+
+function exchange(fresh, place) {
+  const chosen = new Set(picked()), heading = document.activeElement?.closest("[data-results] th");
+  const focused = heading ? heading.cellIndex : -1;
+  results.replaceChildren(...place.childNodes);
+  document.querySelector("[data-total]").textContent = fresh.querySelector("[data-total]").textContent;
+  // The form that chooses columns sends the order, too.
+  for (const old of filters.querySelectorAll("[type=hidden]")) old.remove();
+  filters.append(...fresh.querySelectorAll("[data-filters] [type=hidden]"));
+  at = -1;
+  for (const box of results.querySelectorAll("[name=runs]")) box.checked = chosen.has(Number(box.value));
+  if (focused >= 0) results.querySelectorAll("thead th")[focused]?.querySelector("a")?.focus();
+  count();
+}
+
+/** Go to another table: by a new entry of the history unless it only goes on with the last. */
+function go(address, { replaces = false } = {}) {
+  if (address.href === location.href) return;
+  history[replaces ? "replaceState" : "pushState"](null, "", address);
+  show(address.href);
+}
+
+/** The address with other filters; the first page of it. */
+function filtered() {
+  const address = new URL(location.href);
+  for (const name of ["q", "status", "project", "archived"]) {
+    const field = filters.elements[name];
+    address.searchParams.delete(name);
+    if (field?.value && (field.type !== "checkbox" || field.checked)) address.searchParams.set(name, field.value);
+  }
+  address.searchParams.delete("page");
+  return address;
+}
+
+search.addEventListener("input", () => { go(filtered(), { replaces: typing }); typing = true; });
+search.addEventListener("blur", () => { typing = false; });
+for (const each of filters.querySelectorAll("select, [name=archived]")) {
+  each.addEventListener("change", () => { typing = false; go(filtered()); });
+}
+filters.addEventListener("submit", (event) => {
   if (event.submitter?.closest(".menu")) return;
   event.preventDefault();
-  submit();
+  typing = false;
+  go(filtered());
+});
+addEventListener("popstate", () => {
+  const asked = new URLSearchParams(location.search);
+  typing = false;
+  for (const name of ["q", "status", "project"]) if (filters.elements[name]) filters.elements[name].value = asked.get(name) || "";
+  filters.elements.archived.checked = asked.get("archived") === "1";
+  show(location.href);
+});
+results.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-act]");
+  if (button) { act(button.dataset.act, picked()); return; }
+  const link = event.target.closest("thead a, .pager a");
+  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  typing = false;
+  if (link.closest(".pager")) scrollTo(0, 0);
+  go(new URL(link.href));
+});
+results.addEventListener("change", count);
+results.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (picked().length > 1) location.href = `/compare?runs=${picked().join(",")}`;
 });
 
-function rows() { return [...table.querySelectorAll("tbody tr")]; }
-function picked() { return [...form.querySelectorAll("[name=runs]:checked")].map((box) => Number(box.value)); }
-
 function count() {
-  const many = picked().length;
+  const form = theForm(), many = picked().length;
+  if (!form) return;
   form.querySelector("[data-count]").textContent = many ? `${many} selected` : "";
   form.querySelector("[data-compare]").disabled = many < 2 || many > Number(form.dataset.most);
   for (const button of form.querySelectorAll("[data-act]")) button.disabled = !many;
+  for (const each of form.querySelectorAll("[data-scripted]")) each.hidden = false;
 }
+count();
 
 function goTo(place) {
   const all = rows();
@@ -43,25 +116,13 @@ function goTo(place) {
   all[at].scrollIntoView({ block: "nearest" });
 }
 
-if (form) {
-  form.addEventListener("change", count);
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (picked().length > 1) location.href = `/compare?runs=${picked().join(",")}`;
-  });
-  form.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-act]");
-    if (button) act(button.dataset.act, picked());
-  });
-  count();
-  onKeys([
-    ["j", "next run", () => goTo(at + 1)],
-    ["k", "previous run", () => goTo(at - 1)],
-    ["x", "select", () => { const box = rows()[at]?.querySelector("[name=runs]"); if (box) { box.checked = !box.checked; count(); } }],
-    ["c", "compare the selected", () => { if (picked().length > 1) form.requestSubmit(); else toast("Select two runs or more with x"); }],
-    ["Enter", "open", () => { if (at < 0 || document.activeElement?.closest("button, a")) return false; location.href = `/runs/${rows()[at].dataset.run}`; }],
-  ]);
-}
+onKeys([
+  ["j", "next run", () => goTo(at + 1)],
+  ["k", "previous run", () => goTo(at - 1)],
+  ["x", "select", () => { const box = rows()[at]?.querySelector("[name=runs]"); if (box) { box.checked = !box.checked; count(); } }],
+  ["c", "compare the selected", () => { if (picked().length > 1) theForm().requestSubmit(); else toast("Select two runs or more with x"); }],
+  ["Enter", "open", () => { if (at < 0 || document.activeElement?.closest("button, a")) return false; location.href = `/runs/${rows()[at].dataset.run}`; }],
+]);
 
 /** Put the new content of a cell in place of the old, touching only what differs. */
 function patch(cell, html) {
@@ -76,11 +137,11 @@ function patch(cell, html) {
   cell.replaceChildren(fresh.content);
 }
 
-function update(told) {
+function update(table, told) {
   const body = table.querySelector("tbody");
   const known = new Map(rows().map((row) => [row.dataset.run, row]));
   for (const [number, cells] of Object.entries(told.changed)) {
-    const row = known.get(number) || newRow(number, cells.length);
+    const row = known.get(number) || newRow(table, number, cells.length);
     known.set(number, row);
     cells.forEach((html, place) => patch(row.children[place + 2], html));
   }
@@ -93,7 +154,7 @@ function update(told) {
   if (total && !total.textContent.includes(" of ")) total.textContent = `${told.total.toLocaleString("en")} run${told.total === 1 ? "" : "s"}`;
 }
 
-function newRow(number, cells) {
+function newRow(table, number, cells) {
   const keys = JSON.parse(table.dataset.columns), sample = rows()[0];
   const row = element("tr", { "data-run": number },
     element("td", { class: "pick" }, element("input", { type: "checkbox", name: "runs", value: number, "aria-label": `Select run ${number}` })),
@@ -104,17 +165,17 @@ function newRow(number, cells) {
   return row;
 }
 
-if (table) {
-  poll(async () => {
-    const shown = table.dataset.columns ? JSON.parse(table.dataset.columns) : [];
-    const query = new URLSearchParams(table.dataset.query);
-    query.set("since", table.dataset.cursor);
-    for (const key of shown) query.append("shown", key);
-    const told = await fetchJson(`/runs.json?${query}`);
-    if (told.order) {
-      if (table.hasAttribute("data-empty")) { if (told.order.length) location.reload(); } else update(told);
-    }
-    table.dataset.cursor = told.cursor;
-    return told.active ? 700 : 3000;
-  });
-}
+poll(async () => {
+  const table = theTable();
+  if (!table) return 3000;
+  const query = new URLSearchParams(table.dataset.query);
+  query.set("since", table.dataset.cursor);
+  for (const key of table.dataset.columns ? JSON.parse(table.dataset.columns) : []) query.append("shown", key);
+  const told = await fetchJson(`/runs.json?${query}`);
+  if (table !== theTable()) return 700; // another took its place meanwhile
+  if (told.order) {
+    if (table.hasAttribute("data-empty")) { if (told.order.length) location.reload(); } else update(table, told);
+  }
+  table.dataset.cursor = told.cursor;
+  return told.active ? 700 : 3000;
+});

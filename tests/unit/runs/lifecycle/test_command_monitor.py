@@ -7,6 +7,7 @@ from conjure.runs.lifecycle.command_monitor import CommandMonitor
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
+from conjure.runs.telemetry.column_file import ColumnWriter, read_column, read_index
 from conjure.runs.telemetry.logs import STDOUT, LogTail, LogWriter
 from conjure.runs.telemetry.metrics import MetricTail
 
@@ -90,6 +91,17 @@ def test_a_command_that_ends_by_itself(tmp_path):
 def test_a_line_without_end_is_in_the_log_when_the_command_has_ended(tmp_path):
     watch(Machine({1: b"no end", 2: Exit(code=0)}), tmp_path)
     assert [entry.text for entry in LogTail(tmp_path / "log.jsonl").read()] == ["no end"]
+
+
+def test_the_metrics_are_kept_as_columns_when_the_command_has_ended(tmp_path):
+    report(tmp_path, *(("loss", step, step / 2) for step in range(3000)))
+    watch(Machine({2: Exit(code=0)}), tmp_path, columns=ColumnWriter(tmp_path))
+    with (tmp_path / "metrics.jsonl").open("rb") as metrics:
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        index = read_index(tmp_path / "metrics.columns", metrics, size)
+    assert index.source_bytes == size
+    column = read_column(tmp_path / "metrics.columns", index.identity, index.metrics["loss"])
+    assert list(column.values) == [step / 2 for step in range(3000)]
 
 
 def test_a_timeout_stops_it(tmp_path):

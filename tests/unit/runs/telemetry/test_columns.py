@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import random
@@ -8,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry import column_file, curves, line_tail
 from conjure.runs.telemetry import columns as module
-from conjure.runs.telemetry.columns import BUCKET, Column, ColumnCache, MetricColumns
+from conjure.runs.telemetry.column import BUCKET, Column
+from conjure.runs.telemetry.column_file import ColumnWriter
+from conjure.runs.telemetry.columns import ColumnCache, MetricColumns
 from conjure.runs.telemetry.curves import CurveRequest, draw_curve, thin
+from conjure.runs.telemetry.metrics import MetricTail
 
 
 def column_of(values, steps=None):
@@ -62,6 +67,29 @@ def test_a_thinned_column_keeps_every_extreme_and_a_gap_where_there_is_one(value
         assert (min(drawn), max(drawn)) == (min(finite), max(finite))
     if len(finite) < len(values):
         assert any(not math.isfinite(column.values[index]) for index in kept)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 7])
+def test_whole_buckets_are_thinned_alike_whether_or_not_others_are_broken(parts):
+    noise = random.Random(parts)
+    values = [round(noise.random(), 1) for _ in range(41 * BUCKET)]
+    whole = thin(column_of(values), 0, 40 * BUCKET, parts)
+    assert whole == sorted(set(whole))
+    column = column_of([*values[: 40 * BUCKET], *[math.nan] * BUCKET])
+    width = -(-40 // parts)
+    expected = [
+        index
+        for bucket in range(0, 40, width)
+        for index in curves._extremes_of_buckets(column, bucket, min(bucket + width, 40))
+    ]
+    assert whole == thin(column, 0, 40 * BUCKET, parts) == expected
+
+
+def test_a_part_without_a_whole_bucket_is_thinned():
+    column = column_of([float(step % 7) for step in range(300)])
+    kept = thin(column, 65, 190, 1)
+    assert (kept[0], kept[-1]) == (65, 189)
+    assert {column.values[index] for index in kept} >= {0.0, 6.0}
 
 
 def test_an_extreme_is_drawn_at_every_zoom():
@@ -258,3 +286,171 @@ def test_a_bucket_whose_sum_overflows_still_knows_its_extremes():
         array("q", [0]),
         array("q", [-1]),
     )
+
+
+class TestWriter:
+    """What a run's supervisor keeps while the command goes on."""
+
+    @pytest.fixture(autouse=True)
+    def small_parts(self, monkeypatch):
+        monkeypatch.setattr(column_file, "_PART_BYTES", 3000)
+        monkeypatch.setattr(column_file, "_LAST_PART_BYTES", 100)
+
+    @pytest.fixture
+    def supervised(self, folder):
+        """Reports points as a command does, and takes them in as its supervisor does."""
+        tail, writer = MetricTail(RunFolder(folder).metrics), ColumnWriter(folder)
+
+        def report(*lines):
+            add(folder, *lines)
+            writer.add(list(tail.read_all()), tail.offset)
+
+        report.writer = writer
+        yield report
+        writer.finish()
+
+    def points(self, begin, stop, names=("a", "b"), seed=5):
+        noise = random.Random(seed)
+        values = [noise.choice([noise.random(), noise.random(), "nan"]) for _ in range(stop)]
+        return [
+            line(name, step, values[step], at=1.5 + step) for step in range(begin, stop) for name in names
+        ]
+
+    def parsed(self, folder):
+        """The same columns, made of the metrics alone."""
+        beside = RunFolder(folder).columns
+        hidden = beside.rename(beside.with_suffix(".hidden"))
+        columns = refreshed(folder)
+        made = {name: columns.column(name) for name in columns.names()}
+        hidden.rename(beside)
+        return made
+
+    def assert_true(self, folder):
+        columns = refreshed(folder)
+        expected = self.parsed(folder)
+        assert columns.names() == list(expected)
+        for name, column in expected.items():
+            mine = columns.column(name)
+            assert columns.count(name) == len(column)
+            assert repr(mine) == repr(column)  # NaN equals NaN only so
+        return columns
+
+    def test_columns_are_kept_part_by_part(self, folder, supervised, monkeypatch):
+        for begin in range(0, 600, 7):
+            supervised(*self.points(begin, min(begin + 7, 600)))
+        supervised(line("late", 3, 1.0), line("a", 2, 0.5))  # a step that goes back
+        supervised.writer.finish()
+        self.assert_true(folder)
+        monkeypatch.setattr(module, "_points", lambda whole: pytest.fail("points were parsed"))
+        columns = refreshed(folder)
+        assert len(columns.column("a")) == 601
+        assert not columns.column("a").steps_ascend
+        assert columns.column("b").steps_ascend
+        header_lines = RunFolder(folder).columns.read_bytes().count(b'"source_start"')
+        assert header_lines > 5
+
+    def test_little_is_held_in_memory(self, supervised):
+        for begin in range(0, 2000, 50):
+            supervised(*self.points(begin, begin + 50))
+        assert all(len(column) < 200 for column, _ in supervised.writer._columns.values())
+
+    @pytest.mark.parametrize("cut", [1, 500, 1500])
+    def test_a_part_that_a_crash_cut_off_is_passed_over(self, folder, supervised, cut):
+        for begin in range(0, 600, 50):
+            supervised(*self.points(begin, begin + 50))
+        beside = RunFolder(folder).columns
+        beside.write_bytes(beside.read_bytes()[:-cut])
+        self.assert_true(folder)
+
+    def test_zeros_after_a_power_cut_are_passed_over(self, folder, supervised):
+        supervised(*self.points(0, 100))
+        beside = RunFolder(folder).columns
+        beside.write_bytes(beside.read_bytes() + bytes(5000))
+        self.assert_true(folder)
+
+    def test_a_page_that_is_open_goes_on_while_parts_are_added(self, folder, supervised):
+        supervised(*self.points(0, 100))
+        columns = refreshed(folder)
+        for begin in range(100, 500, 50):
+            supervised(*self.points(begin, begin + 50))
+            columns.refresh()
+            assert columns.count("a") == begin + 50
+        assert repr(columns.column("a")) == repr(self.parsed(folder)["a"])
+
+    def test_a_page_does_not_replace_what_the_supervisor_keeps(self, folder, supervised, monkeypatch):
+        monkeypatch.setattr(module, "_WORTH_KEEPING_BYTES", 6000)
+        supervised(*self.points(0, 100))
+        columns, inode = refreshed(folder), RunFolder(folder).columns.stat().st_ino
+        for begin in range(100, 1000, 20):
+            supervised(*self.points(begin, begin + 20))
+            columns.refresh()
+        assert RunFolder(folder).columns.stat().st_ino == inode
+        self.assert_true(folder)
+
+    def test_who_writes_it_anew_goes_on_alone(self, folder, supervised, monkeypatch):
+        monkeypatch.setattr(module, "_WORTH_KEEPING_BYTES", 100)
+        supervised(*self.points(0, 20))
+        supervised(*self.points(20, 60))
+        RunFolder(folder).columns.unlink()
+        refreshed(folder)  # writes the file again
+        kept = RunFolder(folder).columns.read_bytes()
+        supervised(*self.points(60, 400))
+        supervised.writer.finish()
+        assert RunFolder(folder).columns.read_bytes() == kept
+        self.assert_true(folder)
+
+    def test_a_link_in_its_place_is_not_followed(self, folder, tmp_path_factory):
+        outside = tmp_path_factory.mktemp("outside") / "file"
+        outside.write_text("mine")
+        RunFolder(folder).columns.symlink_to(outside)
+        writer = ColumnWriter(folder)
+        tail = MetricTail(RunFolder(folder).metrics)
+        add(folder, *self.points(0, 100))
+        writer.add(list(tail.read_all()), tail.offset)
+        RunFolder(folder).columns.unlink()
+        RunFolder(folder).columns.symlink_to(outside)
+        add(folder, *self.points(100, 300))
+        writer.add(list(tail.read_all()), tail.offset)
+        writer.finish()
+        assert outside.read_text() == "mine"
+
+    def test_metrics_that_were_replaced_are_not_mixed_with_the_old_ones(self, folder, supervised):
+        supervised(*self.points(0, 100))
+        metrics = RunFolder(folder).metrics
+        text = "".join(self.points(0, 300, seed=6))
+        metrics.unlink()
+        metrics.write_text(text)
+        supervised()
+        supervised.writer.finish()
+        self.assert_true(folder)
+
+    def test_a_full_disk_ends_the_keeping_only(self, folder, supervised, monkeypatch):
+        supervised(*self.points(0, 100))
+
+        def refuse(*_):
+            raise OSError(28, "no space left on device")
+
+        monkeypatch.setattr(column_file.os, "write", refuse)
+        supervised(*self.points(100, 300))
+        monkeypatch.undo()
+        supervised(*self.points(300, 500))
+        self.assert_true(folder)
+
+    def test_a_short_run_leaves_no_file(self, folder, supervised, monkeypatch):
+        monkeypatch.setattr(column_file, "_LAST_PART_BYTES", 1 << 16)
+        supervised(*self.points(0, 10))
+        supervised.writer.finish()
+        assert not RunFolder(folder).columns.exists()
+
+
+def test_reading_stops_in_time_and_goes_on_later(folder, monkeypatch):
+    monkeypatch.setattr(line_tail, "_PIECE_BYTES", 2000)
+    add(folder, *(line("a", step, step) for step in range(500)))
+    monkeypatch.setattr(module, "monotonic", itertools.cycle([0.0, 2.0]).__next__)
+    columns, seen = MetricColumns(folder), []
+    while not columns.is_whole:
+        columns.refresh(until=1.0)
+        seen.append(columns.count("a"))
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5
+    assert list(columns.column("a").values) == list(range(500))
