@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -112,10 +112,13 @@ class Client:
     Attributes:
         url: Where it is.
         fields: Of its requests, besides those that all servers know.
+        each_token: Further fields, with which it sends a part for every token, also for one that is no whole
+            character and would be sent with the next.
     """
 
     url: str
     fields: Mapping[str, Any]
+    each_token: Mapping[str, Any] = field(default_factory=dict)
 
     async def read(self, text: Text, prompt: str, seed: int, new: int = NEW) -> None:
         """Ask for one text, and enter in `text` what comes."""
@@ -294,8 +297,9 @@ async def _first_tokens(client: Client, prompts: Sequence[str], times: int) -> l
 async def _among_others(client: Client, prompts: Prompts) -> tuple[float, float]:
     """The first token beside 15 texts, and the longest gap of these while a long prompt is read."""
     texts: list[Text] = []
+    telling_all = replace(client, fields={**client.fields, **client.each_token})
     others = [
-        asyncio.create_task(_write_on(client, prompt, prompts.context // 2, texts))
+        asyncio.create_task(_write_on(telling_all, prompt, prompts.context // 2, texts))
         for prompt in prompts.short[:OTHERS]
     ]
     firsts, gaps = [math.inf], [math.inf]

@@ -38,6 +38,7 @@ class Server:
         name: For tables.
         command: Starts it, with the port after it; empty where it runs already.
         fields: Of its requests, besides those that all servers know.
+        each_token: As `Client.each_token`.
         variables: Environment variables.
         url: Where it is, if it runs already.
         missing: Why it cannot be measured; None where it can.
@@ -51,6 +52,7 @@ class Server:
     url: str | None = None
     missing: str | None = None
     ours: bool = False
+    each_token: Mapping[str, Any] = field(default_factory=dict)
 
     def with_options(self, *options: str) -> "Server":
         """The same, started with more options."""
@@ -81,7 +83,7 @@ def ours(model: str) -> Server:
     """`conjure serve` at its defaults."""
     command = (str(OURS / "conjure"), "serve", "--model", f"bench={model}")
     fields = {**_as_vllm("bench"), "truncate_prompt_tokens": -1}
-    return Server("conjure serve", command, fields, ours=True)
+    return Server("conjure serve", command, fields, ours=True, each_token={"return_token_ids": True})
 
 
 def peers(folder: Path, threads: int) -> Iterator[Server]:
@@ -152,7 +154,7 @@ def running(server: Server, threads: int, home: Path) -> Iterator[Running]:
         WorkerError: It ended, or is not ready after five minutes.
     """
     if server.url is not None:
-        yield Running(Client(server.url, server.fields))
+        yield Running(Client(server.url, server.fields, server.each_token))
         return
     port = free_port()
     with tempfile.TemporaryFile("w+", errors="replace") as output:
@@ -166,7 +168,7 @@ def running(server: Server, threads: int, home: Path) -> Iterator[Running]:
             start_new_session=True,
         )
         try:
-            client = Client(f"http://127.0.0.1:{port}", server.fields)
+            client = Client(f"http://127.0.0.1:{port}", server.fields, server.each_token)
             _wait_until_ready(client, process, output, started)
             yield Running(client, time.perf_counter() - started, process)
         finally:

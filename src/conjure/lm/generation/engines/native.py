@@ -7,7 +7,9 @@ needs torch.
 """
 
 import itertools
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -27,7 +29,6 @@ _NORMS = ("layer", "rms")
 _ACTIVATIONS = ("gelu_tanh", "gelu", "relu", "silu")
 _RESIDUALS = ("sequential", "parallel", "sandwich")
 
-_CACHE_LINE = 64  # bytes
 _MOST_THREADS = 64  # beyond these, meeting takes longer than it saves; forward.c has room for 256
 _MOST_TOKENS = 512  # read in one call over all rows: bounds activations to some 20 MB at 124M parameters
 
@@ -140,7 +141,7 @@ class NativeRow:
         self.queue, self._config = queue, config
         self.columns = -(-queue.capacity // _CHUNK) * _CHUNK
         per_layer = config.n_kv_head * self.columns * (config.head_size + _value_width(config))
-        self.memory = _aligned(config.n_layer * per_layer, remembered)
+        self.memory = _room(config.n_layer * per_layer, remembered)
 
     def copy(self) -> "NativeRow":
         """Another row that has read the same; only what was written is copied."""
@@ -233,11 +234,19 @@ def _parts(tokens: list[int]) -> Iterator[slice]:
     yield slice(start, len(tokens))
 
 
-def _aligned(numbers: int, dtype: np.dtype) -> np.ndarray:
-    """Room for so many numbers, from the start of a cache line on."""
-    block = np.empty(numbers + _CACHE_LINE // dtype.itemsize, dtype)
-    start = -block.ctypes.data % _CACHE_LINE // dtype.itemsize
-    return block[start : start + numbers]
+def _room(numbers: int, dtype: np.dtype) -> np.ndarray:
+    """Room for so many numbers, from the start of a page on, which is taken from the system page by page.
+
+    NumPy would ask for huge pages. The first tokens of a row write to all of them, so that the whole room for
+    a long row would be cleared at once, while other rows wait.
+    """
+    try:
+        pages = mmap.mmap(-1, max(1, numbers * dtype.itemsize))
+    except OSError as error:
+        raise MemoryError(f"{numbers * dtype.itemsize:,} bytes for a row") from error
+    with suppress(AttributeError, OSError):  # not every system has huge pages
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype, numbers)
 
 
 def _value_width(config: Shape) -> int:
