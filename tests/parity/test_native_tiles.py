@@ -93,7 +93,7 @@ def every_logit(engine: NativeEngine, pieces: Sequence[Sequence[int]]) -> np.nda
 
 def test_any_number_of_rows(tiles):
     tiled, plain = engines(native_weights(tiny_model(**ODD)), tiles)
-    for count in range(1, 71):
+    for count in (*range(1, 34, 2), 16, 32, *range(47, 50), *range(62, 71)):
         ids = random_ids(tiled.config, 1, count, seed=count).tolist()
         assert np.array_equal(every_logit(tiled, ids), every_logit(plain, ids)), count
 

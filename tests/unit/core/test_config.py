@@ -259,9 +259,9 @@ def test_a_project_cannot_define_executors(home, project):
         ('[executors.x]\nkind = "slurm"\npartition = 1', "partition and setup must be texts"),
         (
             '[executors.x]\nkind = "slurm"\noptions = "--time=1"',
-            "options must be a list of options",
+            "options must be a list of sbatch's options",
         ),
-        ('[executors.x]\nkind = "slurm"\noptions = ["x"]', "options must be a list of options"),
+        ('[executors.x]\nkind = "slurm"\noptions = ["x"]', "options must be a list of sbatch's options"),
     ],
 )
 def test_an_executor_that_is_not_defined_as_it_should_be_is_one_sentence(home, text, message):

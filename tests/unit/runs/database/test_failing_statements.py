@@ -154,7 +154,19 @@ def test_every_change_there_is_is_tried():
             "forbid_writing",
         ),  # no row changes
         *("refresh_summaries", "reindex"),  # the first is set_summaries; the second is done in batches
-        *("get", "facts", "select", "listing", "count", "active", "supervised", "claims", "queued", "leases"),
+        *(
+            "get",
+            "facts",
+            "select",
+            "listing",
+            "listing_page",
+            "count",
+            "active",
+            "supervised",
+            "claims",
+            "queued",
+            "leases",
+        ),
         *("supervised_by", "newest_attempt", "request", "age_s"),
         *("active_numbers", "numbers", "newest_number", "last_number", "users_of", "sources_in_use"),
         *("kinships", "completed_equal", "end_request", "link", "links", "lookup_link", "summaries"),
