@@ -7,7 +7,7 @@ import pytest
 
 from conjure.core.config import ExecutorSettings
 from conjure.core.team_settings import read_team
-from conjure.runs.executors.ray import RayExecutor
+from conjure.runs.executors.cluster_executor import ClusterExecutor
 from support.casting import UNTIL_GO, ending_runs, wait_until
 from support.certificates import make_certificates
 from support.postgres_server import PostgresServer
@@ -104,7 +104,7 @@ def test_runs_are_pushed_over_tls(team, project, address):
 def test_the_line_for_a_node_has_the_tls_options(team, address):
     ada, _ = team
     settings = ExecutorSettings("gpu", "ray", "http://127.0.0.1:1")
-    assert f"--database '{address}'" in RayExecutor(ada.home, settings).how_to_join()
+    assert f"--database '{address}'" in ClusterExecutor(ada.home, settings).how_to_join()
 
 
 def test_each_connection_is_checked_anew(team, postgres, certificates, others):
