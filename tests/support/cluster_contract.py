@@ -145,8 +145,11 @@ def test_a_run_is_carried_out_there_as_here(client, home, nodes, folder, tmp_pat
     mounted = conjure("run", "--on", "gpu", "-m", "runs/1/size.txt", f"cat size.txt; {report}")
     assert (mounted.returncode, f"\n{len(SECRET)}\n" in mounted.stdout) == (7, True)
     assert "loss,3,0.5" in succeed("metrics", "2", "--csv")
-    assert conjure("run", "--on", "gpu", "-b", "exit 3").returncode == 0
-    assert conjure("wait", "3").returncode == 3
+    for number in map(str, range(3, 9)):
+        assert conjure("run", "--on", "gpu", "-b", "exit 3").returncode == 0
+        assert conjure("wait", number).returncode == 3
+        if json.loads(succeed("info", number, "--json"))["owner"]["host_id"] == shown["owner"]["host_id"]:
+            break  # the next job on a node puts what is done there in order
     # What is done is in the nodes' caches, which are bounded; nothing of it fills their disks.
     kept = [node.named(read_team(home).identity).runs for node in nodes.homes]
     assert [path.name for runs in kept if runs.is_dir() for path in runs.iterdir() if path.name == "1"] == []
