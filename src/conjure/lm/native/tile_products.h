@@ -37,13 +37,6 @@ typedef struct {
     Shorts weights[2][QUADS];
 } TileBlock;
 
-/* Elements of two vectors, those of the second counted on. */
-#if defined(__clang__)
-#define SELECT(Numbers, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SELECT(Numbers, a, b, ...) __builtin_shuffle(a, b, (Numbers){__VA_ARGS__})
-#endif
-
 /* Of every 8 outputs, the first four are left and the last four right. */
 INLINE int output_of(int side, int n) { return n / 4 * 8 + side * 4 + n % 4; }
 
