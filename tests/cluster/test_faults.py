@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -15,7 +15,7 @@ from conjure.runs.schema.run_folder import LOG_FILE, MANIFEST
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, ending_runs, release, supervisor_of, wait_for_lines, wait_until
 from support.repositories import write_files
-from support.team_members import COUNTING, assert_agreement, digests, make_team
+from support.team_members import COUNTING, assert_agreement, digests, make_team, running_team
 
 
 @pytest.fixture
@@ -25,10 +25,7 @@ def heartbeat_s(extent):
 
 @pytest.fixture
 def team(project, address, store, heartbeat_s):
-    with ExitStack() as stack:
-        members = make_team(project.parent, address, store.new_address(), heartbeat_s=heartbeat_s)
-        for member in members:
-            stack.enter_context(ending_runs(member.home))
+    with running_team(project.parent, address, store.new_address(), heartbeat_s=heartbeat_s) as members:
         yield members
 
 

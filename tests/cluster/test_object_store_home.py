@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -19,9 +18,9 @@ from conjure.runs.maintenance import team as team_module
 from conjure.runs.objects.base import ObjectsError
 from conjure.runs.objects.remote import open_objects
 from conjure.runs.schema.status import RunStatus
-from support.casting import UNTIL_GO, ending_runs, wait_until
+from support.casting import UNTIL_GO, wait_until
 from support.repositories import read_files, write_files
-from support.team_members import Member, make_team
+from support.team_members import Member, make_team, running_team
 from support.terminal import conjure
 from support.tuning import OPTIONS, tuning_inputs
 
@@ -38,10 +37,7 @@ IN_EACH_STORE = pytest.mark.parametrize("store", ["s3", "az"], indirect=True)
 
 @pytest.fixture
 def team(project, address, store):
-    with ExitStack() as stack:
-        members = make_team(project.parent, address, store.new_address())
-        for member in members:
-            stack.enter_context(ending_runs(member.home))
+    with running_team(project.parent, address, store.new_address()) as members:
         yield members
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -18,9 +18,9 @@ from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import descendants, find_process
 from conjure.runs.lifecycle.ownership import process_name
 from conjure.runs.schema.status import RunStatus
-from support.casting import ending_runs, wait_until
+from support.casting import wait_until
 from support.repositories import write_files
-from support.team_members import Member, assert_agreement, digests, make_team
+from support.team_members import Member, assert_agreement, digests, running_team
 
 # Each with how often it is struck beside the others.
 VICTIMS = {
@@ -148,10 +148,8 @@ def made_by(name):
 
 @pytest.fixture
 def team(project, address, store, extent, rng):
-    with ExitStack() as stack:
-        members = make_team(project.parent, address, store.new_address(), heartbeat_s=extent.heartbeat_s)
-        for member in members:
-            stack.enter_context(ending_runs(member.home))
+    objects = store.new_address()
+    with running_team(project.parent, address, objects, heartbeat_s=extent.heartbeat_s) as members:
         yield Team(members, address, rng)
 
 

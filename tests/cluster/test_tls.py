@@ -1,18 +1,16 @@
 """PostgreSQL and the object store over TLS, with an authority that nothing trusts unless it is told to."""
 
-from contextlib import ExitStack
-
 import psycopg
 import pytest
 
 from conjure.core.config import ExecutorSettings
 from conjure.core.team_settings import read_team
 from conjure.runs.executors.cluster_executor import ClusterExecutor
-from support.casting import UNTIL_GO, ending_runs, wait_until
+from support.casting import UNTIL_GO, wait_until
 from support.certificates import make_certificates
 from support.postgres_server import PostgresServer
 from support.s3_server import S3Server
-from support.team_members import Member, make_team
+from support.team_members import Member, running_team
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +56,7 @@ def trusting(store, certificates, monkeypatch):
 
 @pytest.fixture
 def team(project, address, trusting):
-    with ExitStack() as stack:
-        members = make_team(project.parent, address, trusting.new_address())
-        for member in members:
-            stack.enter_context(ending_runs(member.home))
+    with running_team(project.parent, address, trusting.new_address()) as members:
         yield members
 
 

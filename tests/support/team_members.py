@@ -3,7 +3,8 @@
 Main entries: `Member`, `make_team`, `assert_agreement`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from conjure.core.files import sha256_bytes
@@ -16,6 +17,7 @@ from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import RunStatus
+from support.casting import ending_runs
 from support.terminal import Started, conjure, environment
 
 COUNTING = "i=0; while [ ! -e ../go ]; do i=$((i+1)); echo $i; sleep 0.1; done"
@@ -100,6 +102,18 @@ def make_team(
     members[0].do("team", "init", "--database", address, "--objects", objects)
     members[1].do("team", "join", "--database", address)
     return members
+
+
+@contextmanager
+def running_team(
+    folder: Path, address: str, objects: str, *, heartbeat_s: float | None = None
+) -> Iterator[tuple[Member, Member]]:
+    """The same, and all their runs are ended after it."""
+    with ExitStack() as stack:
+        members = make_team(folder, address, objects, heartbeat_s=heartbeat_s)
+        for member in members:
+            stack.enter_context(ending_runs(member.home))
+        yield members
 
 
 def set_heartbeat(home: Home, seconds: float) -> None:
