@@ -10,10 +10,11 @@ from support.certificates import make_certificates
 from support.object_contract import *  # noqa: F403
 
 
-@pytest.fixture(params=["s3", "az"])
+@pytest.fixture(params=["s3", "az", "az with a signature"])
 def store(request, monkeypatch):
-    server = request.getfixturevalue(request.param)
-    for name, value in server.variables().items():
+    server = request.getfixturevalue(request.param.partition(" ")[0])
+    variables = server.signed_variables() if "signature" in request.param else server.variables()
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return server
 

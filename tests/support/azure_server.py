@@ -9,9 +9,10 @@ import secrets
 import socket
 import ssl
 import sys
+import urllib.parse
 import urllib.request
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -88,6 +89,22 @@ class AzureServer(StoreServer):
     def variables(self) -> dict[str, str]:
         """What tells a program the key."""
         return {"AZURE_STORAGE_ACCOUNT_KEY": self.secret}
+
+    def signed_variables(self) -> dict[str, str]:
+        """The same without the key: a signature of what may be done in the container, valid for an hour."""
+        expires = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        permissions, kind = "rwdlc", "c"
+        resource = f"/blob/{self.key}/{_CONTAINER}"
+        signed = (permissions, "", expires, resource, "", "", "", _VERSION, kind, *[""] * 7)
+        digest = hmac.digest(base64.b64decode(self.secret), "\n".join(signed).encode(), "sha256")
+        token = {
+            "sv": _VERSION,
+            "sr": kind,
+            "sp": permissions,
+            "se": expires,
+            "sig": base64.b64encode(digest).decode(),
+        }
+        return {"AZURE_STORAGE_SAS_TOKEN": urllib.parse.urlencode(token)}
 
     def wrong_variables(self) -> dict[str, str]:
         """A key that it does not know."""
