@@ -5,7 +5,8 @@
 Each change is made in a copy of the repository, and tests run there until the first one fails: those that
 reach the changed line, the module's own and the smaller ones first, then those that reach it in a process
 that they start, which are listed by folder. Which tests reach which lines is found by the whole suite, once
-for a commit; that takes as long as `make coverage`. What no test notices is printed.
+for a commit. That takes as long as `make coverage`, whose figures `coverage report` prints then, too, with
+`--data-file .coverage/reached-COMMIT`. Two changes are tried at a time. What no test notices is printed.
 
 Main entry: `main`. Invariant: the working tree is only read.
 """
@@ -13,6 +14,7 @@ Main entry: `main`. Invariant: the working tree is only read.
 import argparse
 import ast
 import os
+import queue
 import random
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +31,7 @@ import coverage
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path("src/conjure")
 TIMEOUT_S = 600
-_FEW = 20  # tests that one process runs sooner than several
+JOBS = 2  # changes tried at a time, each in a copy of its own
 
 # What is mutated, and the tests that start processes in which it runs.
 TARGETS = {
@@ -90,17 +93,16 @@ def main() -> int:
     every = [mutation for folder in TARGETS for mutation in _mutations_below(folder)]
     chosen = random.Random(options.seed).sample(every, min(options.n, len(every)))
     noticed = 0
-    with tempfile.TemporaryDirectory(prefix="conjure-mutate-") as folder:
-        copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", ".coverage", ".cache"))
-        reached = _lines_reached(copy)
-        for number, mutation in enumerate(chosen, 1):
-            began = time.monotonic()
-            killed = _is_noticed(copy, mutation, reached)
+    with tempfile.TemporaryDirectory(prefix="conjure-mutate-") as folder, ThreadPoolExecutor(JOBS) as threads:
+        copies: queue.Queue[Path] = queue.Queue()
+        for number in range(JOBS):
+            copies.put(_copy_to(Path(folder) / f"copy-{number}"))
+        reached = _lines_reached(copies)
+        tried = threads.map(lambda mutation: _try(copies, mutation, _tests_of(mutation, reached)), chosen)
+        for number, (mutation, (killed, seconds)) in enumerate(zip(chosen, tried, strict=True), 1):
             noticed += killed
             where = f"{mutation.module}:{mutation.line}: {_line(mutation)} → {mutation.text}"
             word = "noticed" if killed else "SURVIVED"
-            seconds = time.monotonic() - began
             sys.stdout.write(f"{number}/{len(chosen)} {word} in {seconds:.0f} s  {where}\n")
             sys.stdout.flush()
     share = noticed / len(chosen)
@@ -108,6 +110,11 @@ def main() -> int:
         f"{noticed} of {len(chosen)} mutations noticed ({share:.0%}), of {len(every):,} possible ones\n"
     )
     return 0 if share >= options.at_least else 1
+
+
+def _copy_to(copy: Path) -> Path:
+    ignored = shutil.ignore_patterns(".git", ".venv*", ".coverage", ".cache")
+    return Path(shutil.copytree(ROOT, copy, ignore=ignored))
 
 
 def _mutations_below(folder: str) -> Iterator[Mutation]:
@@ -154,15 +161,16 @@ def _line(mutation: Mutation) -> str:
     return data[mutation.start : mutation.end].decode()
 
 
-def _lines_reached(copy: Path) -> coverage.CoverageData:
-    """Which tests reach which lines of the modules that are mutated: by the suite, run once for a commit."""
+def _lines_reached(copies: "queue.Queue[Path]") -> coverage.CoverageData:
+    """Which tests reach which lines: by the suite, run once for a commit."""
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
     found = ROOT / ".coverage" / f"reached-{commit}"
     if not found.exists():
-        modules = " ".join(f"conjure.{folder.replace('/', '.')}" for folder in TARGETS)
+        copy = copies.get()
         (copy / "reached.ini").write_text(
-            f"[run]\nsource_pkgs = {modules}\ndata_file = {copy}/reached\nparallel = true\n"
+            f"[run]\nbranch = true\nsource_pkgs = conjure\ndata_file = {copy}/reached\nparallel = true\n"
             "patch = subprocess, fork, _exit\nsigterm = true\n"
+            f"[paths]\nsource =\n    {ROOT}/src/conjure\n    {copy}/src/conjure\n"
         )
         (copy / "contexts.py").write_text(_PLUGIN)
         run = [sys.executable, "-m", "coverage", "run", "--rcfile=reached.ini", "-m", "pytest", *_SUITE]
@@ -171,19 +179,23 @@ def _lines_reached(copy: Path) -> coverage.CoverageData:
         subprocess.run(combine, cwd=copy, check=True)
         found.parent.mkdir(exist_ok=True)
         shutil.move(copy / "reached", found)
+        copies.put(copy)
     data = coverage.CoverageData(str(found))
     data.read()
     return data
 
 
-def _is_noticed(copy: Path, mutation: Mutation, reached: coverage.CoverageData) -> bool:
+def _try(copies: "queue.Queue[Path]", mutation: Mutation, tests: Iterator[list[str]]) -> tuple[bool, float]:
+    """Whether a test notices the change, and the seconds that took."""
+    copy, began = copies.get(), time.monotonic()
     module = copy / mutation.module
     original = module.read_bytes()
     module.write_bytes(original[: mutation.start] + mutation.text.encode() + original[mutation.end :])
     try:
-        return any(_fails(copy, tests) for tests in _tests_of(mutation, reached))
+        return any(_fails(copy, some) for some in tests), time.monotonic() - began
     finally:
         module.write_bytes(original)
+        copies.put(copy)
 
 
 def _tests_of(mutation: Mutation, reached: coverage.CoverageData) -> Iterator[list[str]]:
@@ -208,8 +220,7 @@ def _variables(copy: Path) -> dict[str, str]:
 
 
 def _fails(copy: Path, tests: list[str]) -> bool:
-    workers = "0" if len(tests) <= _FEW and "::" in tests[0] else "2"  # to start some takes seconds
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", workers, "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(
             command, cwd=copy, env=_variables(copy), capture_output=True, timeout=TIMEOUT_S, check=False
