@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 OURS = HERE.parent / ".venv" / "bin"
 PEERS = HERE / ".venv" / "bin"
 LLAMA_SKIPPED = HERE / ".venv" / "llama-cpp-python.skipped"
-GROUPS = ("train", "decode", "score", "cold_start")
+GROUPS = ("train", "train_short", "decode", "score", "cold_start")
 GAINS = (
     "memory kept between steps",
     "attention of matrix products",
@@ -25,6 +25,9 @@ GAINS = (
 )
 # Large freed blocks stay with the process, as conjure asks glibc for itself.
 _KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+
+_TRAINING = {"precision": "auto", "dropout": 0.1, "attention_dropout": 0.0}  # conjure's
+_TUNED = {"bf16": True, "optim": "adamw_torch_fused"}  # the Trainer's best
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,13 @@ def contenders(folder: Path, common: dict[str, Any]) -> list[Contender]:
         folder: Where workers/prepare.py put the model.
         common: Parts of every task: paths, sizes and the number of threads.
     """
-    everybody = [*_training(), *_decoding(folder), *_scoring(), *_starting(folder)]
+    everybody = [
+        *_training(),
+        *_training_in_short_blocks(common["short_block"]),
+        *_decoding(folder),
+        *_scoring(),
+        *_starting(folder),
+    ]
     return [_with_task(contender, common) for contender in everybody]
 
 
@@ -83,12 +92,12 @@ def gguf_file(folder: Path, kind: str) -> Path:
 
 
 def _with_task(contender: Contender, common: dict[str, Any]) -> Contender:
-    return Contender(**{**vars(contender), "task": {**common, **contender.task}})
+    return Contender(**{**vars(contender), "task": {**common, "group": contender.group, **contender.task}})
 
 
 def _training() -> Iterator[Contender]:
     def ours(name: str, role: str, **task: Any) -> Contender:
-        settings = {"precision": "auto", "dropout": 0.1, "attention_dropout": 0.0, **task}
+        settings = {**_TRAINING, **task}
         return Contender(name, "train", "conjure_train.py", task=settings, role=role, slow=role != "ours")
 
     def trainer(
@@ -110,14 +119,13 @@ def _training() -> Iterator[Contender]:
     yield ours("conjure, attention dropout", "variant", attention_dropout=0.1)
     yield trainer("Trainer, defaults", dropout=True)
     yield trainer("Trainer, bf16", dropout=True, slow=True, bf16=True)
-    tuned = {"bf16": True, "optim": "adamw_torch_fused"}
-    yield trainer("Trainer, bf16, no dropout, memory kept", dropout=False, **tuned)
+    yield trainer("Trainer, bf16, no dropout, memory kept", dropout=False, **_TUNED)
     yield trainer(
         "Trainer, bf16, no dropout, memory kept, compiled",
         dropout=False,
         once=True,
         torch_compile=True,
-        **tuned,
+        **_TUNED,
     )
     yield Contender("conjure finetune", "train", "first_step.py", role="first_step", once=True)
     for gain in GAINS:
@@ -125,9 +133,28 @@ def _training() -> Iterator[Contender]:
             gain,
             "train",
             "conjure_train.py",
-            task={"precision": "auto", "dropout": 0.1, "attention_dropout": 0.0, "without": gain},
+            task={**_TRAINING, "without": gain},
             role="gain",
             once=True,
+        )
+
+
+def _training_in_short_blocks(block: int) -> Iterator[Contender]:
+    """Steps of few tokens, as records of a line give: what a step costs whatever is in it weighs more."""
+    group, steps = "train_short", {"block": block, "steps": 40}
+    yield Contender("conjure", group, "conjure_train.py", task={**_TRAINING, **steps}, role="ours")
+    for name, dropout, arguments in (
+        ("Trainer, defaults", True, {}),
+        ("Trainer, bf16, no dropout, memory kept", False, _TUNED),
+    ):
+        yield Contender(
+            name,
+            group,
+            "transformers_train.py",
+            PEERS / "python",
+            {"dropout": dropout, "arguments": arguments, **steps},
+            variables={} if dropout else _KEPT_MEMORY,
+            slow=True,
         )
 
 

@@ -14,6 +14,7 @@ from results import MEASURES
 
 TITLES = {
     "train": "Training, batch 2 × 1024",
+    "train_short": "Training, batch 2 × 128",
     "decode_1": "Decoding, 1 stream",
     "decode_16": "Decoding, 16 at once",
     "decode_64": "Decoding, 64 at once",

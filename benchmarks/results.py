@@ -13,8 +13,9 @@ from typing import Any
 from contenders import Contender
 from limits import Limit, Shape, decoding_limit, prefill_limit, scoring_limit, training_limit
 
-MEASURES = ("train", "decode_1", "decode_16", "decode_64", "prefill", "score", "cold_start")
-_GROUP = {"train": "train", "score": "score", "cold_start": "cold_start"}  # the others are of "decode"
+MEASURES = ("train", "train_short", "decode_1", "decode_16", "decode_64", "prefill", "score", "cold_start")
+# The group of each measure; the others are of "decode".
+_GROUP = {name: name for name in ("train", "train_short", "score", "cold_start")}
 _DIGITS = 4
 _SAME_WORK = 0.01  # of the score; bfloat16 is within
 
@@ -110,6 +111,7 @@ def _limits(
     record_tokens = settings["scored_tokens"] / settings["scored_records"]
     limits = {
         "train": training_limit(shape, ceilings, work["block"]),
+        "train_short": training_limit(shape, ceilings, work["short_block"]),
         "score": scoring_limit(shape, ceilings, record_tokens),
     }
     for name, asked in work["measures"].items():

@@ -41,6 +41,7 @@ class Sizes:
 
     Attributes:
         block: Tokens in a block of training.
+        short_block: The same of short records.
         long_prompt: Tokens of the prefill.
         new: Tokens to write, by rows.
         steps: Training steps to time at most, after `warm_up`.
@@ -51,6 +52,7 @@ class Sizes:
     """
 
     block: int = 1024
+    short_block: int = 128
     long_prompt: int = LONG_PROMPT
     new: dict[int, int] = field(default_factory=lambda: {1: 128, 16: 32, 64: 16})
     steps: int = 4
@@ -70,7 +72,14 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(new={1: 64, 16: 16, 64: 8}, steps=1, seconds=5.0, warm_up=1, records=100)
 TINY = Sizes(
-    block=64, long_prompt=SHORT_PROMPT, new={1: 6, 16: 4, 64: 3}, steps=2, warm_up=1, records=20, matrix=256
+    block=64,
+    short_block=32,
+    long_prompt=SHORT_PROMPT,
+    new={1: 6, 16: 4, 64: 3},
+    steps=2,
+    warm_up=1,
+    records=20,
+    matrix=256,
 )
 
 
@@ -90,6 +99,7 @@ def main() -> None:
         "threads": options.threads,
         "batch": BATCH,
         "block": sizes.block,
+        "short_block": sizes.short_block,
         "steps": sizes.steps,
         "seconds": sizes.seconds,
         "warm_up": sizes.warm_up,

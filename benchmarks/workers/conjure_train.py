@@ -20,8 +20,8 @@ _PEAK_RATE = 5e-5
 class ReadyBlocks:
     """Blocks in memory, (N, T + 1), each with the token that follows it."""
 
-    def __init__(self, path: str) -> None:
-        self._ids = torch.from_numpy(np.load(path).astype(np.int64))
+    def __init__(self, path: str, block: int) -> None:
+        self._ids = torch.from_numpy(np.load(path)[:, : block + 1].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -41,7 +41,7 @@ def main() -> None:
         keep_freed_memory()
     take_out(assigned.get("without"))
     device = pick_device()
-    blocks, base = ReadyBlocks(assigned["blocks"]), load_model(assigned["checkpoint"])
+    blocks, base = ReadyBlocks(assigned["blocks"], assigned["block"]), load_model(assigned["checkpoint"])
     dropout = {
         "embedding_dropout": assigned["dropout"],
         "residual_dropout": assigned["dropout"],
@@ -67,7 +67,8 @@ def main() -> None:
         if times.tick():
             break
     tokens = batch * assigned["block"]
-    answer(train=tokens / times.mean_s, loss=losses[-1], warm_up_s=times.warm_up_s)
+    figures = {assigned["group"]: tokens / times.mean_s, "loss": losses[-1], "warm_up_s": times.warm_up_s}
+    answer(**figures)
 
 
 if __name__ == "__main__":

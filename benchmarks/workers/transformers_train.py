@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 class Blocks(Dataset):
     """Blocks in memory; a label for every token but the first, as the model shifts them itself."""
 
-    def __init__(self, path: str) -> None:
-        self._ids = torch.from_numpy(np.load(path).astype(np.int64))[:, :-1]
+    def __init__(self, path: str, block: int) -> None:
+        self._ids = torch.from_numpy(np.load(path).astype(np.int64))[:, :block]
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -54,12 +54,16 @@ def main() -> None:
             **assigned["arguments"],
         )
         trainer = Trainer(
-            model, arguments, train_dataset=Blocks(assigned["blocks"]), callbacks=[Clock(times)]
+            model,
+            arguments,
+            train_dataset=Blocks(assigned["blocks"], assigned["block"]),
+            callbacks=[Clock(times)],
         )
         started = time.perf_counter()
         loss = trainer.train().training_loss
     tokens = assigned["batch"] * assigned["block"]
-    answer(train=tokens / times.mean_s, loss=loss, warm_up_s=time.perf_counter() - started - sum(times.steps))
+    warm_up_s = time.perf_counter() - started - sum(times.steps)
+    answer(**{assigned["group"]: tokens / times.mean_s, "loss": loss, "warm_up_s": warm_up_s})
 
 
 if __name__ == "__main__":

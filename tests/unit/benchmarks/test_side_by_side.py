@@ -20,7 +20,7 @@ CEILINGS = {
 PROCESSOR = {"processor": "AMD EPYC", "features": ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"]}
 RESULTS = "results-amd-avx512-bf16"
 SHAPE = {"n_layer": 12, "n_embd": 768, "vocab_size": 50257}
-WORK = {"block": 1024, "measures": {"decode_1": {"rows": 1, "prompt": 32, "new": 128}}}
+WORK = {"block": 1024, "short_block": 128, "measures": {"decode_1": {"rows": 1, "prompt": 32, "new": 128}}}
 SETTINGS = {
     "command": "make bench",
     "quick": False,
@@ -100,6 +100,19 @@ def test_a_contender_that_scores_something_else_is_left_out(summary):
     )["score"]
     assert found["peers"] == {"same": 300.0}
     assert found["left_out"] == {"other": "its score is 3.5000 nats per token, not 4.0000"}
+
+
+def test_short_steps_are_a_measure_of_their_own(summary):
+    found = summary(
+        {
+            ("train", "conjure", "ours"): [{"train": 800.0, "loss": 9.0, "warm_up_s": 5.0}],
+            ("train_short", "conjure", "ours"): [{"train_short": 500.0, "loss": 9.0, "warm_up_s": 5.0}],
+            ("train_short", "Trainer", "peer"): [{"train_short": 250.0, "loss": 9.0, "warm_up_s": 5.0}],
+        }
+    )
+    assert (found["train"]["ours"], found["train"]["peers"]) == (800.0, {})
+    assert (found["train_short"]["ours"], found["train_short"]["ratio_to_best_peer"]) == (500.0, 2.0)
+    assert found["train_short"]["limit"] > found["train"]["limit"]  # less attention
 
 
 def test_training_says_what_each_gain_is_worth(summary):
