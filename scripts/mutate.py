@@ -168,17 +168,20 @@ def _lines_reached(copies: "queue.Queue[Path]") -> coverage.CoverageData:
     if not found.exists():
         copy = copies.get()
         (copy / "reached.ini").write_text(
-            f"[run]\nbranch = true\nsource_pkgs = conjure\ndata_file = {copy}/reached\nparallel = true\n"
+            f"[run]\nbranch = true\nsource_pkgs = conjure\ndata_file = {copy}.reached/data\nparallel = true\n"
             "patch = subprocess, fork, _exit\nsigterm = true\n"
             f"[paths]\nsource =\n    {ROOT}/src/conjure\n    {copy}/src/conjure\n"
         )
         (copy / "contexts.py").write_text(_PLUGIN)
+        folder = Path(f"{copy}.reached")  # not in the copy: runs would take it along as code
+        folder.mkdir()
         run = [sys.executable, "-m", "coverage", "run", "--rcfile=reached.ini", "-m", "pytest", *_SUITE]
-        subprocess.run(run, cwd=copy, env=_variables(copy), check=True)
+        # Some tests look at what is imported, and fail because this is more.
+        subprocess.run(run, cwd=copy, env=_variables(copy), check=False)
         combine = [sys.executable, "-m", "coverage", "combine", "--rcfile=reached.ini", "--quiet"]
         subprocess.run(combine, cwd=copy, check=True)
         found.parent.mkdir(exist_ok=True)
-        shutil.move(copy / "reached", found)
+        shutil.move(folder / "data", found)
         copies.put(copy)
     data = coverage.CoverageData(str(found))
     data.read()
