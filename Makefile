@@ -27,10 +27,14 @@ test: setup  ## the whole suite at small sizes, minutes on 2 cores
 unit: setup  ## the unit tests alone, without those that train or measure for seconds
 	$(BIN)/pytest $(ON_TWO_CORES) -m "not large and not slow" tests/unit
 
-coverage: setup  ## the whole suite again, with the branches of src/ that it reaches; under 92 % fails
+coverage: setup  ## `test` and `test-cluster` with the branches of src/ that they reach; under 92 % fails
+	scripts/install-programs $(CLUSTER_PROGRAMS)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
+	scripts/install-azurite
 	mkdir -p .coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ON_TWO_CORES)
+	$(BIN)/coverage run -m pytest tests/cluster
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

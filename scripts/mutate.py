@@ -3,10 +3,9 @@
     .venv/bin/python scripts/mutate.py -n 200 --seed 1
 
 Each change is made in a copy of the repository, and tests run there until the first one fails: those that
-reach the changed line, the module's own and the smaller ones first, then those that reach it in a process
-that they start, which are listed by folder. Which tests reach which lines is found by the whole suite, once
-for a commit. That takes as long as `make coverage`, whose figures `coverage report` prints then, too, with
-`--data-file .coverage/reached-COMMIT`. Two changes are tried at a time. What no test notices is printed.
+reach the changed line, the module's own and the smaller ones first, then those that may reach it in a process
+that is not their child, which are listed by folder. Which tests reach which lines is found by the whole suite, once
+for a commit, in a quarter of an hour. Two changes are tried at a time. What no test notices is printed.
 
 Main entry: `main`. Invariant: the working tree is only read.
 """
@@ -43,13 +42,18 @@ TARGETS = {
 # The smaller ones first.
 _FOLDERS = ("unit", "property", "integration", "parity", "e2e")
 _SUITE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "-q", "-p", "contexts")
-# Loaded into each of the suite's processes: what runs from now on is reached by this test.
+# Loaded into each of the suite's processes: what runs from now on, there or in a process that is started, is
+# reached by this test.
 _PLUGIN = """
+import os
 import coverage, pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    coverage.Coverage.current().switch_context(item.nodeid)
+    running = coverage.Coverage.current()
+    running.switch_context(item.nodeid)
+    running.config.context = item.nodeid
+    os.environ["COVERAGE_PROCESS_CONFIG"] = running.config.serialize()
 """
 _COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -205,8 +209,7 @@ def _tests_of(mutation: Mutation, reached: coverage.CoverageData) -> Iterator[li
     """Tests to ask, in turn: those that reach the line, then those listed for its folder."""
     inside = mutation.module.relative_to(PACKAGE)
     own = f"tests/unit/{inside.parent}/test_{inside.name}"
-    file = next((name for name in reached.measured_files() if name.endswith(str(mutation.module))), "")
-    by_line = reached.contexts_by_lineno(file)
+    by_line = reached.contexts_by_lineno(str(ROOT / mutation.module))
     line = max((each for each in by_line if each <= mutation.line), default=0)  # of the statement's begin
     tests = [test for test in by_line.get(line, []) if test]
     if first := sorted(test for test in tests if test.startswith(own)):
