@@ -4,8 +4,9 @@
 
 Each change is made in a copy of the repository, and tests run there until the first one fails: those that
 reach the changed line, the module's own and the smaller ones first, then those that may reach it in a process
-that is not their child, which are listed by folder. Which tests reach which lines is found by the whole suite, once
-for a commit, in a quarter of an hour. Two changes are tried at a time. What no test notices is printed.
+that is not their child, which are listed by folder. Which tests reach which lines is found by the whole
+suite, once for a commit, in a quarter of an hour. Two changes are tried at a time. What no test notices is
+printed.
 
 Main entry: `main`. Invariant: the working tree is only read.
 """

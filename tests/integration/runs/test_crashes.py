@@ -213,7 +213,7 @@ def test_a_restarted_machine_and_a_database_from_before_its_end(client, home):
             "UPDATE runs SET end_reason = NULL, saving_at = NULL WHERE number = 1"
         )
         assert store.get(1).status is RunStatus.RUNNING
-    assert run.record == ended
+    wait_until(lambda: run.record == ended, "the end of its supervisor, which has told of the run's end")
     # And a run of another boot, without an end anywhere.
     with SqliteDatabase.open(home) as store:
         other = store.create_run(
