@@ -35,15 +35,18 @@ SHORTENED = {
     ),
     r".*python -m (conjure\.compat\.\w+) .*": (r"python -m \1 --help", "needs GPT-2 from a hub"),
     r"python (examples/sprite/\w+\.py) .*": (r"python \1 --help", "trains for hours, on texts of the user's"),
+    r"(benchmarks/runs\.py) .*": (r".venv/bin/python \1 --help", "takes minutes"),
+    r"conjure (jupyter|web|chat)( (?!export).*)?": (r"conjure \1 --help", "goes on until it is told to end"),
 }
 
 # Commands that do not run: a regular expression for the whole command, and why.
 LEFT_OUT = {
-    r"make (check|test(-(?!all|models)\w+)?)": ".ci/run runs them",
-    r"pip install 'conjure\[serve\]'": "not released yet; `make setup` installs it",
+    r"make (check|test(-(?!all|images|models)\w+)?)": ".ci/run runs them",
+    r"make (soak-cluster|test-images)": "takes hours, or needs docker",
+    r"pip install 'conjure\[\w+\]'": "not released yet; `make setup` installs it",
     r"make (unit|coverage|test-all)": "runs tests that `make test` runs, too",
     r"make commands": "this",
-    r"make test-models": "downloads a model of 98 MB, and tests it for minutes",
+    r"make test-models|conjure .*\bsmollm2.*": "needs a model of 98 MB; .ci/run tests it",
     r"(pip|pipx|uv tool|uv pip) install .*\"\.\[all\]\"": "downloads gigabytes; `make setup` does the same",
     r"scripts/install-torch .*": "`make setup` does the same",
     r"make dist": "installs for minutes what `make setup` installs",
@@ -51,13 +54,18 @@ LEFT_OUT = {
     r"conjure .*\[OPTIONS\].*": "a usage line, made from the code; tests/docs hold it",
     r"conjure .*\b(FOLDER|MODEL|N|URL)\b.*": "has a placeholder; tests/docs hold its options",
     r"conjure finetune (jokes\.csv|poems/).*": "files of the user's; tests/docs hold its options",
+    r"conjure (run|sweep) .*\b(jokes\.csv|train\.(py|toml)).*": "the same",
+    r"conjure (project|ps --project|web export) .*": "runs of the user's; tests/docs hold its options",
+    r"conjure run --image .*": "needs a registry; tests/images hold its options",
+    r"conjure run --sandbox --network .*": "needs the network of the user's; tests/sandbox hold its options",
+    r"benchmarks/workers/.*": "is for the benchmark's model",
     r"conjure .*--model (gpt2|runs/3) .*|conjure run .*URL.*": "GPT-2 from a hub, for hours",
     r"conjure run -m runs/5/output .*|conjure run -m runs/2/data\.txt .*": "GPT-2 from a hub, for hours",
     r"scripts/sanitize-native": "compiles with sanitizers, and repeats tests for minutes",
     r"\.venv/bin/python scripts/transcripts\.py .*": "its blocks are run, with --check",
     r"\.venv/bin/python benchmarks/passes\.py": "measures for minutes",
     r"python -X importtime .*": "a measurement of click",
-    r"python -m conjure\.compat\.…|pip|python|make": "a name, no command",
+    r"python -m conjure\.compat\.…|pip|python|make|uv": "a name, no command",
     r"benchmarks/[\w./-]*|scripts/[\w./-]*\.py": "a file or folder, no command",
 }
 
