@@ -3,9 +3,9 @@
     .venv/bin/python scripts/mutate.py -n 200 --seed 1
 
 Each change is made in a copy of the repository, and tests run there until the first one fails: those that
-reach the changed line, the module's own and the smaller ones first. Where no such test is known, those that
-are listed for its folder are asked. Which tests reach which lines is found by the whole suite, once for a
-state of code and tests, in a quarter of an hour. Two changes are tried at a time. What no test notices is printed.
+reach the changed line, the module's own and the smaller ones first. Which tests reach which lines, also in
+processes that they start, is found by the whole suite, once for a state of code and tests, in a quarter of
+an hour. Two changes are tried at a time. What no test notices is printed.
 
 Main entry: `main`. Invariant: the working tree is only read.
 """
@@ -33,13 +33,8 @@ TIMEOUT_S = 1200
 JOBS = 2  # changes tried at a time, each in a copy of its own
 MOST_TESTS = 40  # of a folder that are asked: what only others notice counts as not noticed
 
-# What is mutated, and tests that start processes in which it may run.
-TARGETS = {
-    "runs/lifecycle": ["tests/integration/runs", "tests/e2e/test_runs.py"],
-    "runs/schema": ["tests/integration/runs", "tests/e2e/test_runs.py"],
-    "lm/training": ["tests/e2e/test_finetune.py"],
-    "lm/report": ["tests/e2e/test_finetune.py"],
-}
+# What is mutated.
+TARGETS = ("runs/lifecycle", "runs/schema", "lm/training", "lm/report")
 # The smaller ones first.
 _FOLDERS = ("unit", "property", "integration", "parity", "e2e")
 _SUITE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "-q", "-p", "contexts")
@@ -207,7 +202,7 @@ def _try(copies: "queue.Queue[Path]", mutation: Mutation, tests: Iterator[list[s
 
 
 def _tests_of(mutation: Mutation, reached: coverage.CoverageData) -> Iterator[list[str]]:
-    """Tests to ask, in turn: those that reach the line, or if none is known those listed for its folder."""
+    """Tests to ask, in turn: those that reach the line."""
     inside = mutation.module.relative_to(PACKAGE)
     own = f"tests/unit/{inside.parent}/test_{inside.name}"
     by_line = reached.contexts_by_lineno(str(ROOT / mutation.module))
@@ -218,8 +213,6 @@ def _tests_of(mutation: Mutation, reached: coverage.CoverageData) -> Iterator[li
     for folder in _FOLDERS:
         if others := sorted(test for test in set(tests) - set(first) if test.startswith(f"tests/{folder}/")):
             yield sorted(random.Random(1).sample(others, min(MOST_TESTS, len(others))))
-    if not tests:
-        yield TARGETS[next(each for each in TARGETS if inside.is_relative_to(each))]
 
 
 def _variables(copy: Path) -> dict[str, str]:
