@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path("src/conjure")
 TIMEOUT_S = 1200
 JOBS = 2  # changes tried at a time, each in a copy of its own
-MOST_TESTS = 40  # of a folder that are asked: what only others notice counts as not noticed
+MOST_TESTS = 12  # of a folder that are asked: what only others notice counts as not noticed
 
 # What is mutated.
 TARGETS = ("runs/lifecycle", "runs/schema", "lm/training", "lm/report")
