@@ -41,6 +41,7 @@ _OF_OTHERS = {
     "sandbox": _NEEDS_HOME,
     "network": _NEEDS_HOME,
     "distributed": "takes that option itself",
+    "nodes": "takes that option itself",
 }
 
 

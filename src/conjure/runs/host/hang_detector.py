@@ -1,10 +1,11 @@
 """Telling a process that hangs from one that works, among processes that wait for one another.
 
-Main entry: `HangDetector`; `RankObserver` on each machine sees what it judges by. Three things are seen: a process was stopped by a signal; it neither computes nor
-waits for a disk although others wait for it; or it computes for longer than it may. The last two need the
-processes' own reports (`conjure.rank_protocol`). Invariant: slow work is no hang. A process that is short of
-processor, memory or disk is runnable or waits for the kernel, and only processor time that it got counts as
-used; and only what was seen at many looks in a row counts, so that a pause of the whole machine does not.
+Main entry: `HangDetector`, which judges by what a `RankObserver` sees on each machine. Three things are seen:
+a process was stopped by a signal; it neither computes nor waits for a disk although others wait for it; or it
+computes for longer than it may. The last two need the processes' own reports (`conjure.rank_protocol`).
+Invariant: slow work is no hang. A process that is short of processor, memory or disk is runnable or waits for
+the kernel, and only processor time that it got counts as used; and only what was seen at many looks in a row
+counts, so that a pause of the whole machine does not.
 """
 
 import math
