@@ -25,8 +25,10 @@ from support.cluster_contract import (
     jobs_of,
     join_nodes,
     let_go,
+    lose_second_node,
     occupy,
     outputs,
+    processes_of_second_node,
     succeed,
     wait_for_attempt,
     wait_for_checkpoint,
@@ -136,6 +138,43 @@ def test_a_fine_tune_whose_node_is_lost_repeats_the_unbroken_losses(client, home
     assert [each.end_reason for each in struck.record.attempts] == ["supervisor_died"]
     assert training_of(struck, tmp_path) == training_of(unbroken, tmp_path)
     assert steps(struck) == steps(unbroken) != set()
+
+
+def test_a_fine_tune_on_two_nodes_has_the_losses_of_one_even_if_one_is_lost(client, home, nodes, tmp_path):
+    data, model = tuning_inputs(tmp_path)
+    upload(home, model, "base")
+    options = OPTIONS | {"epochs": 2, "eval_every": 14, "save_every": 10, "split": "lines", "dropout": 0.1}
+    runs = [
+        client.finetune(data, model="uploads/base", **place, **options)
+        for place in (
+            {"distributed": 1, "nodes": 2, "run": {"on": "gpu", "retry": 1}},
+            {"distributed": 1, "run": {"cpus": 1}},
+            {"distributed": 2, "run": {"cpus": 1}},
+        )
+    ]
+    struck = runs[0]
+    wait_until(lambda: struck.record.status is RunStatus.RUNNING, "its start")
+    work = folder_on_node(nodes, struck) / "work"
+    wait_until((work / "output.training").is_dir, "the first save")
+    first, second = descendants(supervisor_of(struck).pid), processes_of_second_node(nodes, struck)[2:]
+    for pid in (*(process.pid for process in first), *second):  # so that it is not done too soon
+        os.kill(pid, signal.SIGSTOP)
+    wait_for_checkpoint(struck)
+    lose_second_node(nodes, struck)
+    found = [training_of(run.wait(check=True), tmp_path) for run in runs]
+    assert [each.end_reason for each in struck.record.attempts] == ["supervisor_died"]
+    assert found[0] == found[1] == found[2]
+    assert any(line.startswith("Machine  2 processes on 2 nodes of 1 thread") for line in struck.logs())
+
+
+def test_more_nodes_than_there_are_are_refused(client, home, nodes):
+    for asked, words in (
+        (("--nodes", "3"), "--nodes 3: executor gpu has only 2 nodes with 1 core"),
+        (("--nodes", "2", "--cpus", "2"), "--nodes 2: executor gpu has only 1 node with 2 cores"),
+    ):
+        refused = conjure("run", "--on", "gpu", "--distributed", "1", *asked, "true")
+        assert (refused.returncode, words in refused.stderr) == (125, True), refused.stderr
+    assert json.loads(succeed("ps", "-a", "--json")) == []
 
 
 def steps(run):

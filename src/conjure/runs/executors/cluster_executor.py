@@ -219,8 +219,8 @@ class ClusterExecutor(Executor):
         if spec.node_count > max(1, large):
             raise UsageError(
                 f"{option('nodes', spec.node_count)}: executor {self.name} has only {plural(large, 'node')}"
-                f" with {needs.cpus:g} cores"
-                + (f" and {needs.gpus:g} GPUs" if needs.gpus else "")
+                f" with {needs.cpus:g} core{'s' * (needs.cpus != 1)}"
+                + (f" and {plural(int(needs.gpus), 'GPU')}" if needs.gpus else "")
                 + (f" and {format_size(int(needs.memory_bytes))} of memory" if needs.memory_bytes else "")
             )
 
