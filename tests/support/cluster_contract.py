@@ -170,6 +170,15 @@ def test_a_run_is_carried_out_in_a_home_on_a_shared_folder(shared_home, nodes):
     assert read_files(shared_home.run_folder(run.number) / "outputs") == {"kept.txt": "one\none\n"}
 
 
+def test_two_nodes_that_share_a_folder_work_in_it_together(shared_home, nodes):
+    line = "echo $RANK $NODE_RANK > made-$RANK.txt; until [ -e made-1.txt ]; do sleep 0.1; done"
+    done = conjure("run", "--on", "gpu", "--nodes", "2", "--distributed", "1", line)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = {"made-0.txt": "0 0\n", "made-1.txt": "1 1\n"}
+    assert read_files(shared_home.run_folder(1) / "outputs") == made
+    wait_until(lambda: list(shared_home.members.iterdir()) == [], "the end of the other part")
+
+
 def test_no_secret_is_in_a_job_nor_in_what_stays(client, home, nodes, s3):
     run = client.run(f"echo ready; {UNTIL_GO}", env={"API_KEY": SECRET}, on="gpu")
     wait_for_attempt(run, 1)

@@ -206,10 +206,10 @@ def test_a_node_that_is_lost_before_it_is_ready_is_told(cluster):
         cluster.members.wait()
 
 
-def test_a_node_that_does_not_come_is_not_waited_for_for_ever(cluster):
+def test_a_node_that_does_not_join_is_not_waited_for_for_ever(cluster):
     invitation = cluster.invite(3, join_within_s=0.3)
     cluster.join(1, lambda leader: leader.wait_for_start())
-    with pytest.raises(NodeLostError, match=rf"^node 3 of 3 did not come within 0 s: .*{invitation.port}"):
+    with pytest.raises(NodeLostError, match=rf"^node 3 of 3 did not join within 0 s: .*{invitation.port}"):
         cluster.members.wait()
 
 
@@ -233,7 +233,7 @@ def test_who_does_not_know_the_token_is_sent_away(cluster, monkeypatch):
     for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"node": 1, "host": "h", "token": "wrong"}\n'):
         strangers.append(socket.create_connection(("127.0.0.1", invitation.port)))
         strangers[-1].sendall(said)
-    with pytest.raises(NodeLostError, match="did not come"):
+    with pytest.raises(NodeLostError, match="did not join"):
         cluster.members.wait()
     for stranger in strangers:
         stranger.settimeout(5)

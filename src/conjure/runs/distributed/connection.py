@@ -20,7 +20,7 @@ _READ_BYTES = 1 << 16
 _LONGEST_MESSAGE_BYTES = 1 << 22
 _CONNECT_TIMEOUT_S = 3.0
 _KEY = "invitation"
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _SAME_AS_IPV4 = "::ffff:"
 _ANYWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))  # for documentation: nobody's
 # A connection that is silent for 2 s is probed every 2 s; it is lost after 3 probes, or 8 s with no answer.
@@ -67,7 +67,7 @@ def find_invitation(request: str, attempt: int) -> Invitation | None:
 
 def accept(invitation: Invitation) -> "Connection | None":
     """A connection to who has sent an invitation; None if there is none now."""
-    local = [_LOOPBACK] if invitation.host_id == host_id() else []
+    local = [LOOPBACK] if invitation.host_id == host_id() else []
     for address in (*invitation.addresses, *local):
         with suppress(OSError):
             connected = socket.create_connection((address, invitation.port), _CONNECT_TIMEOUT_S)

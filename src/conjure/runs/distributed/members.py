@@ -1,6 +1,6 @@
 """The other nodes of a run, as its supervisor on the first node sees them.
 
-Main entry: `Members`; the other end is `member`. Invariant: a node that is lost, or does not come, is told of
+Main entry: `Members`; the other end is `member`. Invariant: a node that is lost, or does not join, is told of
 once, and nobody waits for it any longer; what a node has printed before is not lost with it.
 """
 
@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conjure.rank_protocol import Activity
-from conjure.runs.distributed.connection import Connection, Invitation, Message, listen, own_addresses
+from conjure.runs.distributed.connection import (
+    LOOPBACK,
+    Connection,
+    Invitation,
+    Message,
+    listen,
+    own_addresses,
+)
 from conjure.runs.executors.command import Exit, NotStartedError
 from conjure.runs.host.hang_detector import RankState
 from conjure.runs.host.process import host_id
@@ -27,7 +34,7 @@ _TOKEN_BYTES = 32
 
 
 class NodeLostError(Exception):
-    """A node of the run is gone, or has not come."""
+    """A node of the run is gone, or has not joined."""
 
 
 @dataclass(slots=True)
@@ -89,10 +96,10 @@ class Members:
     # ---- before the command --------------------------------------------------------------------------------
 
     def wait(self) -> None:
-        """Wait until all have come and have what the command needs.
+        """Wait until all have joined and have what the command needs.
 
         Raises:
-            NodeLostError: One does not come, or is gone again.
+            NodeLostError: One does not join, or is gone again.
             NotStartedError: The command cannot be executed on one of them.
         """
         deadline = time.monotonic() + self._join_within_s
@@ -116,8 +123,8 @@ class Members:
     def _absence(self, node: int) -> str:
         where = ", ".join(self.invitation.addresses)
         return (
-            f"{self._name(node)} did not come within {self._join_within_s:.0f} s: the cluster has not started"
-            f" its job, or it cannot connect to port {self.invitation.port} of {where or 'this node'}"
+            f"{self._name(node)} did not join within {self._join_within_s:.0f} s: its job was not started, or"
+            f" cannot connect to port {self.invitation.port} of {where or 'this node'}"
         )
 
     def _receive_guests(self) -> None:
@@ -170,7 +177,8 @@ class Members:
     @property
     def own_address(self) -> str:
         """This machine's address, as the others reach it."""
-        return self._members[1].connection.own_address
+        addresses = [self._members[node].connection.own_address for node in sorted(self._members)]
+        return next((each for each in addresses if each != LOOPBACK), LOOPBACK)
 
     def start(self, port: int) -> None:
         """Have them start the command.

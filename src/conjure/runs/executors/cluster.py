@@ -14,6 +14,7 @@ from conjure.core.config import ExecutorSettings
 from conjure.errors import ExecutorError
 
 NO_SUCH_PROGRAM = 127
+JOB_VARIABLE = "CONJURE_JOB"  # tells the nodes of a job which one it is, where another may have its name
 
 
 class UnreachableError(ExecutorError):

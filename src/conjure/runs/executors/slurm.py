@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from conjure.errors import ExecutorError
 from conjure.runs.executors.cluster import (
+    JOB_VARIABLE,
     NO_SUCH_PROGRAM,
     Amounts,
     Cluster,
@@ -44,6 +45,7 @@ exit $ended"""
 
 # On all nodes of a job but the first, where its script is. What is not asked for, a step is not given.
 _STEP = (
+    f"export {JOB_VARIABLE}=$SLURM_JOB_ID\n"
     "srun --relative=1 --nodes={count} --ntasks={count} --cpus-per-task={cpus} --export=ALL"
     " bash -c {script} < /dev/null &"
 )

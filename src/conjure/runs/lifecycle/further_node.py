@@ -57,11 +57,11 @@ def main_on_further_node(home: Home, number: int, attempt: int, node: int) -> No
         return  # there is no such attempt any more, or another job's
     request, invitation = found
     tidy_members(home)
-    folder = home.members / f"{number}-{node}"
+    folder = home.members / f"{number}-{attempt}-{node}"
     try:
         lock = RunLock.create(folder)
     except FileExistsError:
-        return  # another job has it
+        return  # another job of the same attempt has it
     part = _Part(home, number, attempt, node, request, invitation, RunFolder(folder))
     supervise_below(lock, lambda: become_supervisor(home, number, lock, request, attempt, part))
 
@@ -123,6 +123,8 @@ class _Part:
             ExecutorError: The first node's supervisor cannot be reached.
         """
         leader = self._join()
+        if leader is None:
+            return
         signal.signal(signal.SIGTERM, lambda *_: setattr(leader, "told_to_end", True))
         try:
             self._execute(leader, exclude)
@@ -140,15 +142,26 @@ class _Part:
             leader.part()
             self._remove_files()
 
-    def _join(self) -> Leader:
+    def _join(self) -> Leader | None:
+        """A connection to the first node's supervisor; None where the attempt is over."""
         deadline = time.monotonic() + JOIN_WITHIN_S
-        while (connection := accept(self.invitation)) is None:
-            if time.monotonic() > deadline:
-                addresses = ", ".join(self.invitation.addresses)
-                raise ExecutorError(f"no connection to port {self.invitation.port} of {addresses}")
-            time.sleep(_LOOK_EVERY_S)
+        with when_reachable(lambda: open_database(self.home, must_exist=True), JOIN_WITHIN_S) as store:
+            while (connection := accept(self.invitation)) is None:
+                if self._is_over(store):
+                    return None
+                if time.monotonic() > deadline:
+                    addresses = ", ".join(self.invitation.addresses)
+                    raise ExecutorError(f"no connection to port {self.invitation.port} of {addresses}")
+                time.sleep(_LOOK_EVERY_S)
         connection.send("hello", token=self.invitation.token, node=self.node, host=os.uname().nodename)
         return Leader(connection)
+
+    def _is_over(self, store: Database) -> bool:
+        with suppress(DatabaseAwayError):
+            record = store.get(self.number)
+            is_newer = store.newest_attempt(self.number) > self.attempt
+            return record.status.is_final or record.waits_in_queue or is_newer
+        return False
 
     def _execute(self, leader: Leader, exclude: Callable[[Process], bool]) -> None:
         def look(_: Database | None) -> Exception | None:

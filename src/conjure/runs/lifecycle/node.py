@@ -28,6 +28,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments.uv import uv_program
+from conjure.runs.executors.cluster import JOB_VARIABLE
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
@@ -37,7 +38,6 @@ from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 
-_JOB = "SLURM_JOB_ID"
 _OF_A_JOB = ("RAY_", "SLURM_", "SLURMD_")
 NOT_JOINED = (
     "no home of this account has joined the team: run `conjure team join --database ADDRESS` on the node"
@@ -150,13 +150,13 @@ def as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
         settings=ProcessSettings.of_this_process(),
         program=Program.of_this_process(),
         boot_id=boot_id(),
-        job=os.environ.get(_JOB, ""),
+        job=os.environ.get(JOB_VARIABLE, ""),
     )
 
 
 def _is_the_nodes(name: str) -> bool:
     """Whether a variable is the node's: not one that the cluster set for its job alone."""
-    return name not in OWN_VARIABLES and name != "PYTHONBREAKPOINT" and not name.startswith(_OF_A_JOB)
+    return name not in (*OWN_VARIABLES, JOB_VARIABLE, "PYTHONBREAKPOINT") and not name.startswith(_OF_A_JOB)
 
 
 def _signal_group(group: int, number: int) -> None:
