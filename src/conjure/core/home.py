@@ -92,7 +92,7 @@ class Home:
 
     @property
     def members(self) -> Path:
-        """What active runs on several nodes need on each but the first: a folder for each attempt and node."""
+        """What active runs on several nodes have on each but the first: a folder per attempt and node."""
         return self.root / "members"
 
     @property

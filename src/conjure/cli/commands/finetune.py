@@ -125,7 +125,7 @@ class Automatic(click.ParamType):
     "--distributed",
     type=int,
     metavar="N",
-    help="Train with N processes on the machine, which share the blocks of each step.",
+    help="Train with N processes, which share the blocks of each step.",
 )
 @click.option(
     "--nodes",
