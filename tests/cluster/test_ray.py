@@ -14,6 +14,8 @@ from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import RunStatus
 from support.casting import (
     UNTIL_GO,
+    is_running,
+    nap,
     supervisor_of,
     wait_for_lines,
     wait_until,
@@ -165,6 +167,15 @@ def test_a_fine_tune_on_two_nodes_has_the_losses_of_one_even_if_one_is_lost(clie
     assert [each.end_reason for each in struck.record.attempts] == ["supervisor_died"]
     assert found[0] == found[1] == found[2]
     assert any(line.startswith("Machine  2 processes on 2 nodes of 1 thread") for line in struck.logs())
+
+
+def test_a_stopped_job_of_the_second_node_stops_the_run_on_both(client, home, nodes):
+    run = client.run(f"echo ready; exec sleep {nap(88669)}", on="gpu", nodes=2, distributed=1)
+    wait_for_attempt(run, 1)
+    (job,) = jobs_of(home, run)
+    nodes.stop_job(f"{job.id}-node2")
+    assert run.wait().status is RunStatus.STOPPED
+    assert not is_running(nap(88669))
 
 
 def test_more_nodes_than_there_are_are_refused(client, home, nodes):
