@@ -145,7 +145,7 @@ def test_a_fine_tune_whose_node_is_lost_repeats_the_unbroken_losses(client, home
 def test_a_fine_tune_on_two_nodes_has_the_losses_of_one_even_if_one_is_lost(client, home, nodes, tmp_path):
     data, model = tuning_inputs(tmp_path)
     upload(home, model, "base")
-    options = OPTIONS | {"epochs": 1, "eval_every": 14, "save_every": 10, "split": "lines", "dropout": 0.1}
+    options = OPTIONS | {"epochs": 3, "eval_every": 14, "save_every": 10, "split": "lines", "dropout": 0.1}
     options |= {"model": "uploads/base", "distributed": 1}  # two processes of one machine: tests/e2e
     struck = client.finetune(data, nodes=2, run={"on": "gpu", "retry": 1}, **options)
     alone = client.finetune(data, run={"cpus": 1}, **options)

@@ -311,15 +311,23 @@ def lose_second_node(nodes, run):
             os.kill(pid, signal.SIGKILL)
 
 
+def wait_for_both_nodes(run, attempt):
+    wait_for_attempt(run, attempt)
+    wait_until(lambda: {"[0] ready", "[1] ready"} <= set(run.logs()), "both processes")
+
+
 def test_a_run_on_two_nodes_is_tried_again_if_one_is_lost_and_stopped_on_both(client, home, nodes, tmp_path):
-    run = client.run(f"echo ready; exec sleep {nap(88668)}", on="gpu", nodes=2, distributed=1, retry=1)
-    wait_for_attempt(run, 1)
-    wait_until(lambda: sorted(run.logs())[-2:] == ["[0] ready", "[1] ready"], "both processes")
+    run = client.run(f"echo ready; exec sleep {nap(88668)}", on="gpu", nodes=2, distributed=1, retry=2)
+    wait_for_both_nodes(run, 1)
     lose_second_node(nodes, run)
-    wait_for_attempt(run, 2)
+    wait_for_both_nodes(run, 2)
     (attempt,) = run.record.attempts
     assert attempt.end_reason == "supervisor_died"
     assert attempt.message.startswith("node 2 of 2 (")
+    before = processes_of_second_node(nodes, run)
+    os.kill(supervisor_of(run).pid, signal.SIGKILL)
+    wait_for_both_nodes(run, 3)
+    wait_until(lambda: not any(map(find_process, before)), "the end of the second attempt on the second node")
     run.stop().wait()
     assert run.status is RunStatus.STOPPED
     assert not is_running(nap(88668))

@@ -5,7 +5,6 @@ an invitation in the database; those of the other nodes find it there. Invariant
 whose machine or network is gone, is noticed within 10 seconds: the kernel sees to that.
 """
 
-import ipaddress
 import json
 import socket
 from collections.abc import Iterator
@@ -92,6 +91,8 @@ def _addresses() -> Iterator[str]:
 
 
 def _is_reachable(address: str) -> bool:
+    import ipaddress  # a millisecond that only runs on several nodes need pay
+
     with suppress(ValueError):
         parsed = ipaddress.ip_address(address)
         return not (parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified)

@@ -5,7 +5,7 @@ once, and nobody waits for it any longer; what a node has printed before is not 
 """
 
 import hmac
-import secrets
+import os
 import selectors
 import signal
 import time
@@ -90,7 +90,7 @@ class Members:
         self._drop_at: float | None = None
         self.told_to_end = False
         port = self._listener.getsockname()[1]
-        token = secrets.token_hex(_TOKEN_BYTES)
+        token = os.urandom(_TOKEN_BYTES).hex()
         self.invitation = Invitation(attempt, job, host_id(), own_addresses(), port, token)
 
     # ---- before the command --------------------------------------------------------------------------------
@@ -139,25 +139,26 @@ class Members:
         staying = []
         for guest, until in self._guests:
             messages = guest.receive()
-            if messages and self._let_in(guest, messages[0]):
-                self._take(self._members[messages[0]["node"]], messages[1:])
+            member = self._let_in(guest, messages[0]) if messages else None
+            if member is not None:
+                self._take(member, messages[1:])
             elif messages or guest.is_lost or now > until:
                 guest.close()
             else:
                 staying.append((guest, until))
         self._guests = staying
 
-    def _let_in(self, guest: Connection, hello: Message) -> bool:
+    def _let_in(self, guest: Connection, hello: Message) -> Member | None:
         try:
             node, host, token = int(hello["node"]), str(hello["host"]), str(hello["token"])
         except (KeyError, TypeError, ValueError):
-            return False
+            return None
         is_known = hmac.compare_digest(token.encode(), self.invitation.token.encode())
         if not is_known or node in self._members or not 0 < node < self._nodes:
-            return False
+            return None
         self._members[node] = Member(node, host, guest)
         self._selector.register(guest, selectors.EVENT_READ)
-        return True
+        return self._members[node]
 
     def _end_listening(self) -> None:
         for guest, _ in self._guests:
