@@ -29,7 +29,8 @@ from conjure.lm.training.events import StepDone
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.trainer import Trainer, TrainSettings
-from conjure.runs.executors.ranked_command import rank_variables
+from conjure.runs.distributed.ranked_command import rank_variables
+from conjure.runs.executors.command import Ranks
 from conjure.runs.host.capacity import physical_cores
 
 _WITHOUT_DROPOUT = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -64,7 +65,7 @@ def _rate(processes: int, threads: int, steps: int, *, large: bool) -> float:
     words = [sys.executable, __file__, _WORKER, str(steps), *(["--large"] if large else [])]
     started = []
     for rank in range(processes):
-        place = rank_variables(rank, processes, port)
+        place = rank_variables(Ranks(processes), rank, port)
         variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **place}
         started.append(subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, text=True))
     answers = [process.communicate()[0] for process in started]

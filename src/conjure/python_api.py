@@ -233,6 +233,8 @@ class RunOptions(TypedDict, total=False):
     """With `retry`, globs of new files to keep for the next attempt."""
     distributed: int
     """Start N processes of the command, with torchrun's variables (``RANK``, ``WORLD_SIZE``)."""
+    nodes: int
+    """Execute the run on so many nodes of the executor, with the processes of `distributed` on each."""
     on: str
     """Execute the run on this executor."""
     sandbox: bool
@@ -588,6 +590,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         retry_on=options.get("retry_on", INTERRUPTED),
         checkpoint=tuple(options.get("checkpoint", ())),
         distributed=options.get("distributed"),
+        nodes=options.get("nodes"),
         on=options.get("on"),
     )
 

@@ -14,6 +14,8 @@ from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import RunStatus
 from support.casting import (
     UNTIL_GO,
+    is_running,
+    nap,
     supervisor_of,
     wait_for_lines,
     wait_until,
@@ -25,8 +27,10 @@ from support.cluster_contract import (
     jobs_of,
     join_nodes,
     let_go,
+    lose_second_node,
     occupy,
     outputs,
+    processes_of_second_node,
     succeed,
     wait_for_attempt,
     wait_for_checkpoint,
@@ -136,6 +140,46 @@ def test_a_fine_tune_whose_node_is_lost_repeats_the_unbroken_losses(client, home
     assert [each.end_reason for each in struck.record.attempts] == ["supervisor_died"]
     assert training_of(struck, tmp_path) == training_of(unbroken, tmp_path)
     assert steps(struck) == steps(unbroken) != set()
+
+
+def test_a_fine_tune_on_two_nodes_has_the_losses_of_one_even_if_one_is_lost(client, home, nodes, tmp_path):
+    data, model = tuning_inputs(tmp_path)
+    upload(home, model, "base")
+    options = OPTIONS | {"epochs": 3, "eval_every": 14, "save_every": 10, "split": "lines", "dropout": 0.1}
+    options |= {"model": "uploads/base", "distributed": 1}  # two processes of one machine: tests/e2e
+    struck = client.finetune(data, nodes=2, run={"on": "gpu", "retry": 1}, **options)
+    alone = client.finetune(data, run={"cpus": 1}, **options)
+    wait_until(lambda: struck.record.status is RunStatus.RUNNING, "its start")
+    work = folder_on_node(nodes, struck) / "work"
+    wait_until((work / "output.training").is_dir, "the first save")
+    first, second = descendants(supervisor_of(struck).pid), processes_of_second_node(nodes, struck)[2:]
+    for pid in (*(process.pid for process in first), *second):  # so that it is not done too soon
+        os.kill(pid, signal.SIGSTOP)
+    wait_for_checkpoint(struck)
+    lose_second_node(nodes, struck)
+    struck.wait(check=True)
+    assert [each.end_reason for each in struck.record.attempts] == ["supervisor_died"]
+    assert training_of(struck, tmp_path) == training_of(alone.wait(check=True), tmp_path)
+    assert any(line.startswith("Machine  2 processes on 2 nodes of 1 thread") for line in struck.logs())
+
+
+def test_a_stopped_job_of_the_second_node_stops_the_run_on_both(client, home, nodes):
+    run = client.run(f"echo ready; exec sleep {nap(88669)}", on="gpu", nodes=2, distributed=1)
+    wait_for_attempt(run, 1)
+    (job,) = jobs_of(home, run)
+    nodes.stop_job(f"{job.id}-node2")
+    assert run.wait().status is RunStatus.STOPPED
+    assert not is_running(nap(88669))
+
+
+def test_more_nodes_than_there_are_are_refused(client, home, nodes):
+    for asked, words in (
+        (("--nodes", "3"), "--nodes 3: executor gpu has only 2 nodes with 1 core"),
+        (("--nodes", "2", "--cpus", "2"), "--nodes 2: executor gpu has only 1 node with 2 cores"),
+    ):
+        refused = conjure("run", "--on", "gpu", "--distributed", "1", *asked, "true")
+        assert (refused.returncode, words in refused.stderr) == (125, True), refused.stderr
+    assert json.loads(succeed("ps", "-a", "--json")) == []
 
 
 def steps(run):

@@ -443,6 +443,18 @@ def test_a_node_that_has_an_attempt_keeps_what_it_has(files, members, run_folder
     assert read_files(run_folder / "attempts" / "1" / "work") == {"state/a": "newer than what was sent"}
 
 
+def test_nodes_that_must_go_on_from_the_same_state_take_what_was_sent(files, members, run_folder, tmp_path):
+    sender = CheckpointSender(run_folder, 1, attempt=1, place=1, globs=GLOBS)
+    assert send(files, sender)
+    write_files(run_folder / "attempts" / "1" / "work", {"state/a": "newer than what was sent"})
+    elsewhere = tmp_path / "part"
+    elsewhere.mkdir()
+    bring_checkpoint(members[0], 1, attempt=2, only_sent=True)
+    bring_checkpoint(members[1], 1, attempt=2, folder=elsewhere, only_sent=True)
+    for folder in (run_folder, elsewhere):
+        assert read_files(folder / "attempts" / "1" / "work") == {"state/a": "a1", "state/b": "b1"}
+
+
 def test_the_checkpoint_of_an_active_run_is_not_removed_from_the_store(files, members, run_folder):
     record = add_run(files.database, on="gpu", retry=1, checkpoint=GLOBS)
     files.database.begin_attempt(record.number, record.owner)

@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import signal
+from contextlib import suppress
 
 import pytest
 
@@ -19,6 +20,7 @@ from conjure.runs.artifacts.availability import shared_files
 from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.cluster import JobState
 from conjure.runs.executors.cluster_executor import ClusterExecutor
+from conjure.runs.host.process import descendants, find_process, with_variables
 from conjure.runs.maintenance.team import join
 from conjure.runs.scheduling.scheduler_start import dispatcher_lock_path
 from conjure.runs.schema.status import RunStatus
@@ -168,6 +170,15 @@ def test_a_run_is_carried_out_in_a_home_on_a_shared_folder(shared_home, nodes):
     assert read_files(shared_home.run_folder(run.number) / "outputs") == {"kept.txt": "one\none\n"}
 
 
+def test_two_nodes_that_share_a_folder_work_in_it_together(shared_home, nodes):
+    line = "echo $RANK $NODE_RANK > made-$RANK.txt; until [ -e made-1.txt ]; do sleep 0.1; done"
+    done = conjure("run", "--on", "gpu", "--nodes", "2", "--distributed", "1", line)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = {"made-0.txt": "0 0\n", "made-1.txt": "1 1\n"}
+    assert read_files(shared_home.run_folder(1) / "outputs") == made
+    wait_until(lambda: list(shared_home.members.iterdir()) == [], "the end of the other part")
+
+
 def test_no_secret_is_in_a_job_nor_in_what_stays(client, home, nodes, s3):
     run = client.run(f"echo ready; {UNTIL_GO}", env={"API_KEY": SECRET}, on="gpu")
     wait_for_attempt(run, 1)
@@ -252,6 +263,75 @@ def test_a_job_that_is_stopped_stops_its_run(client, home, nodes, tmp_path):
     nodes.stop_job(job.id)
     run.wait()
     assert (run.status, outputs(run, tmp_path)) == (RunStatus.STOPPED, {"some.txt": "some\n"})
+
+
+def parts_on_nodes(nodes, run):
+    """What nodes have of a run beside the first one."""
+    folders = [node.named(read_team(run.home).identity).members for node in nodes.homes]
+    return [each for folder in folders if folder.is_dir() for each in folder.iterdir()]
+
+
+def test_two_nodes_carry_out_one_run(client, home, nodes, folder, tmp_path):
+    write_files(folder, {"code.sh": "cat given.txt; echo $NODE_RANK > made-$RANK.txt; printf err >&2"})
+    write_files(tmp_path, {"given.txt": "given\n"})
+    line = "echo $RANK $WORLD_SIZE $LOCAL_RANK $LOCAL_WORLD_SIZE; sh code.sh"
+    asked = ("--on", "gpu", "--nodes", "2", "--distributed", "1", "-m", "../given.txt")
+    done = conjure("run", *asked, line)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = Run(home, 1)
+    printed = sorted(run.logs())
+    assert [each for each in printed if each.startswith("[")] == [
+        *("[0] 0 2 0 1", "[0] err", "[0] given", "[1] 1 2 0 1", "[1] err", "[1] given"),
+    ]
+    assert outputs(run, tmp_path) == {"made-0.txt": "0\n"}
+    shown = json.loads(succeed("info", "1", "--json"))
+    assert (shown["spec"]["nodes"], shown["spec"]["resources"]["cpus"]) == (2, 1)
+    wait_until(lambda: not parts_on_nodes(nodes, run), "the end of the other part")
+
+
+def processes_of_second_node(nodes, run):
+    """What carries out a run on its second node: the guard, the supervisor, and all below it."""
+    homes = [node.named(read_team(run.home).identity).root for node in nodes.homes]
+    found = []
+    for home in homes:
+        variables = (f"CONJURE_RUN={run.number}", f"CONJURE_HOME={home}", "NODE_RANK=1")
+        found += with_variables([each.encode() for each in variables])
+    parents = {process.parent for process in found} - {process.pid for process in found}
+    (supervisor,) = map(find_process, parents)
+    return [supervisor.parent, supervisor.pid, *(each.pid for each in descendants(supervisor.pid))]
+
+
+def lose_second_node(nodes, run):
+    """End all of it at one stroke."""
+    lost = processes_of_second_node(nodes, run)
+    for pid in lost:  # halted first, so that none can do anything about the others' end
+        os.kill(pid, signal.SIGSTOP)
+    for pid in lost:
+        with suppress(ProcessLookupError):  # the kernel ended the command with its supervisor
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_for_both_nodes(run, attempt):
+    wait_for_attempt(run, attempt)
+    wait_until(lambda: {"[0] ready", "[1] ready"} <= set(run.logs()), "both processes")
+
+
+def test_a_run_on_two_nodes_is_tried_again_if_one_is_lost_and_stopped_on_both(client, home, nodes, tmp_path):
+    run = client.run(f"echo ready; exec sleep {nap(88668)}", on="gpu", nodes=2, distributed=1, retry=2)
+    wait_for_both_nodes(run, 1)
+    lose_second_node(nodes, run)
+    wait_for_both_nodes(run, 2)
+    (attempt,) = run.record.attempts
+    assert attempt.end_reason == "supervisor_died"
+    assert attempt.message.startswith("node 2 of 2 (")
+    before = processes_of_second_node(nodes, run)
+    os.kill(supervisor_of(run).pid, signal.SIGKILL)
+    wait_for_both_nodes(run, 3)
+    wait_until(lambda: not any(map(find_process, before)), "the end of the second attempt on the second node")
+    run.stop().wait()
+    assert run.status is RunStatus.STOPPED
+    assert not is_running(nap(88668))
+    wait_until(lambda: not parts_on_nodes(nodes, run), "the end of the other part")
 
 
 def test_executors_are_listed_and_checked(client, home, nodes):

@@ -125,6 +125,12 @@ _OPTIONS = (
         metavar="N",
         help="Start N processes of the command, with torchrun's variables (RANK, WORLD_SIZE).",
     ),
+    click.option(
+        "--nodes",
+        type=int,
+        metavar="M",
+        help="Execute the run on M nodes of --on, with the processes of --distributed on each.",
+    ),
     *PLACE_OPTIONS,
     click.option("--output", multiple=True, metavar="GLOB", help="Save only new files that match."),
     click.option("--no-output", multiple=True, metavar="GLOB", help="Do not save new files that match."),
@@ -187,6 +193,7 @@ def run_spec(
         retry_on=options["retry_on"],
         checkpoint=options["checkpoint"],
         distributed=options["distributed"],
+        nodes=options["nodes"],
         on=options["on"],
     )
 

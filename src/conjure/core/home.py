@@ -91,6 +91,11 @@ class Home:
         return self.root / "fetched"
 
     @property
+    def members(self) -> Path:
+        """What active runs on several nodes have on each but the first: a folder per attempt and node."""
+        return self.root / "members"
+
+    @property
     def uploads(self) -> Path:
         """One folder per upload, named by the user."""
         return self.root / "uploads"

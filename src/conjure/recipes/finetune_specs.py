@@ -1,7 +1,7 @@
 """A fine-tune as a run.
 
-Main entries: `finetune_spec`, `resumed_spec`. Invariant: `resumed_spec` repeats the earlier
-run's command word for word, but for the number of processes; only then can training go on from its state.
+Main entries: `finetune_spec`, `resumed_spec`. Invariant: `resumed_spec` repeats the earlier run's command
+word for word, but for how many processes and nodes there are; only then can training go on from its state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes be
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
 _OUTPUTS = (CHECKPOINT_OUTPUT, *(f"{CHECKPOINT_OUTPUT}{suffix}" for suffix in _BESIDE))
 _CHECKPOINTS = tuple(f"/{output}/" for output in (_STATE, *_OUTPUTS))  # of which it needs the first
-_RESUME, _DISTRIBUTED = "--resume", "--distributed="
+_RESUME, _DISTRIBUTED, _NODES = "--resume", "--distributed=", "--nodes="
 
 
 def finetune_spec(
@@ -59,16 +59,19 @@ def finetune_spec(
         labels=labels,
         checkpoint=_CHECKPOINTS,
     )
-    return replace(spec, distributed=options.get("distributed"))
+    return replace(spec, distributed=options.get("distributed"), nodes=options.get("nodes"))
 
 
-def resumed_spec(home: Home, resource: str, *, distributed: int | None = None) -> RunSpec:
+def resumed_spec(
+    home: Home, resource: str, *, distributed: int | None = None, nodes: int | None = None
+) -> RunSpec:
     """The run that goes on from the training state that another run left.
 
     Args:
         home: Where conjure keeps things.
         resource: The other run.
-        distributed: With how many processes; as many as it had, if None.
+        distributed: With how many processes on each node; if None, as many as it had, on as many nodes.
+        nodes: On how many nodes.
 
     Raises:
         UsageError: That run was no fine-tune, or has nothing to go on from.
@@ -99,10 +102,12 @@ def resumed_spec(home: Home, resource: str, *, distributed: int | None = None) -
     ]
     parts = [Mount(f"runs/{number}/{part}", part) for part in _OUTPUTS if (state / part).is_dir()]
     words = [word for word in record.spec.command[2:] if word != _RESUME]
-    if distributed is not None:
-        words = [word for word in words if not word.startswith(_DISTRIBUTED)] + [
-            f"{_DISTRIBUTED}{distributed}"
-        ]
+    if distributed is None:
+        distributed = record.spec.distributed
+        nodes = nodes if nodes is not None else record.spec.nodes
+    words = [word for word in words if not word.startswith((_DISTRIBUTED, _NODES))]
+    words += [f"{_DISTRIBUTED}{distributed}"] * (distributed is not None)
+    words += [f"{_NODES}{nodes}"] * (nodes is not None)
     return replace(
         conjure_command_spec(
             "finetune",
@@ -113,7 +118,8 @@ def resumed_spec(home: Home, resource: str, *, distributed: int | None = None) -
         ),
         description=f"resumed from run {number}",
         project=record.project,
-        distributed=distributed if distributed is not None else record.spec.distributed,
+        distributed=distributed,
+        nodes=nodes,
     )
 
 

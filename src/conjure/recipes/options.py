@@ -56,6 +56,7 @@ class FinetuneOptions(ReadingOptions, total=False):
     attention_dropout: float
     grad_accumulation: int
     distributed: int
+    nodes: int
     mask_records: bool
     patience: int
     seed: int

@@ -468,10 +468,7 @@ def requested_facts(record: RunRecord) -> Iterator[Fact]:
     if amounts:
         given = f" (given {', '.join(map(str, record.gpu_ids))})" if record.gpu_ids else ""
         yield Fact("needs", ", ".join(amounts) + given)
-    if spec.distributed is not None:
-        yield Fact("distributed", f"{spec.distributed} process{'es' * (spec.distributed != 1)}")
-    if spec.on is not None:
-        yield Fact("on", spec.on)
+    yield from _place_facts(spec)
     if spec.after:
         yield Fact("after", ", ".join(f"run {number}" for number in spec.after))
     yield from _retry_facts(spec)
@@ -483,6 +480,16 @@ def requested_facts(record: RunRecord) -> Iterator[Fact]:
         yield Fact("keeps", ", ".join(spec.output))
     if spec.no_output:
         yield Fact("excluded", ", ".join(spec.no_output))
+
+
+def _place_facts(spec: RunSpec) -> Iterator[Fact]:
+    if spec.distributed is not None:
+        each = " on each node" if spec.nodes is not None else ""
+        yield Fact("distributed", f"{spec.distributed} process{'es' * (spec.distributed != 1)}{each}")
+    if spec.on is not None:
+        yield Fact("on", spec.on)
+    if spec.nodes is not None:
+        yield Fact("nodes", str(spec.nodes))
 
 
 def _retry_facts(spec: RunSpec) -> Iterator[Fact]:

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from conjure.runs.executors import ranked_command
+from conjure.runs.distributed import ranked_command
+from conjure.runs.distributed.ranked_command import start_ranked
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
-from conjure.runs.executors.ranked_command import start_ranked
 from conjure.runs.host import hang_detector
 from conjure.runs.host.process import find_process
 from conjure.runs.schema.spec import RunSpec

@@ -71,9 +71,10 @@ def test_a_fine_tune_has_its_data_mounted_and_placeholders_last(tmp_path):
 
 def test_the_processes_of_a_fine_tune_are_known_to_its_run_and_to_its_command(tmp_path):
     (tmp_path / "jokes.txt").write_text("A joke.\n")
-    spec = finetune_spec(Home(tmp_path / "home"), [str(tmp_path / "jokes.txt")], "sprite", {"distributed": 2})
-    assert spec.distributed == 2
-    assert spec.command[-1] == "--distributed=2"
+    asked = {"distributed": 2, "nodes": 3}
+    spec = finetune_spec(Home(tmp_path / "home"), [str(tmp_path / "jokes.txt")], "sprite", asked)
+    assert (spec.distributed, spec.nodes) == (2, 3)
+    assert spec.command[-2:] == ("--distributed=2", "--nodes=3")
 
 
 def test_stop_texts_arrive_as_they_are(tmp_path):
@@ -102,6 +103,13 @@ def test_a_generation_has_its_seed_fixed():
             lambda home: check_finetune(home, ["x"], "sprite", {"batch_size": 6, "distributed": 4}),
             r"distributed is 4; the 6 blocks of a step .* can be shared by 1, 2, 3, 6 processes",
         ),
+        (
+            lambda home: check_finetune(
+                home, ["x"], "sprite", {"batch_size": 6, "distributed": 2, "nodes": 2}
+            ),
+            r"distributed is 2 on each of 2 nodes; the 6 blocks of a step",
+        ),
+        (lambda home: check_finetune(home, ["x"], "sprite", {"nodes": 2}), "nodes needs distributed='N'"),
         (lambda home: check_generate([""], {"top_p": 7}), "top_p is 7"),
         (lambda home: check_score(home, [], ["a", "b", "c"], {}), "3 models were named"),
     ],

@@ -125,7 +125,13 @@ class Automatic(click.ParamType):
     "--distributed",
     type=int,
     metavar="N",
-    help="Train with N processes on this machine, which share the blocks of each step.",
+    help="Train with N processes, which share the blocks of each step.",
+)
+@click.option(
+    "--nodes",
+    type=int,
+    metavar="M",
+    help="Train on M nodes of --on, with the processes of --distributed on each.",
 )
 @click.option("--mask-records", is_flag=True, help="Mask attention between the records of a block.")
 @click.option(
@@ -214,7 +220,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
         return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
     _refuse_output(settings)
     if settings["resume"] is not None:
-        spec = _resumed_spec(data, settings["resume"], settings["distributed"])
+        spec = _resumed_spec(data, settings)
         implementation.refuse_changed_base(settings["resume"])
         implementation.refuse_unequal_shares(spec)
         spec = spec if recording["project"] is None else replace(spec, project=recording["project"])
@@ -232,9 +238,11 @@ def _refuse_output(settings: dict[str, Any]) -> None:
         )
 
 
-def _resumed_spec(data: tuple[str, ...], resume: str, distributed: int | None) -> RunSpec:
+def _resumed_spec(data: tuple[str, ...], settings: dict[str, Any]) -> RunSpec:
+    resume = settings["resume"]
     if data or resume == _HERE:
         raise UsageError(
             "--resume takes only the interrupted run", hint="as in --resume runs/3, without data"
         )
-    return resumed_spec(Home.from_environment(), resume, distributed=distributed)
+    home, distributed, nodes = Home.from_environment(), settings["distributed"], settings["nodes"]
+    return resumed_spec(home, resume, distributed=distributed, nodes=nodes)

@@ -76,7 +76,7 @@ def refuse_unequal_shares(spec: RunSpec) -> None:
     sizes: dict[str, Any] = {
         name: asked[name] for name in ("batch_size", "grad_accumulation") if name in asked
     }
-    FinetuneRequest(data=["-"], output="output", distributed=spec.distributed, **sizes)
+    FinetuneRequest(data=["-"], output="output", distributed=spec.distributed, nodes=spec.nodes, **sizes)
 
 
 def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool, as_json: bool) -> int:

@@ -53,7 +53,7 @@ def _prepared(request: FinetuneRequest) -> Prepared:
 
 def train(request: FinetuneRequest, *, as_json: bool) -> int:
     """Train, and print what changed; the exit status."""
-    group = join(request.distributed, pick_device)
+    group = join(request.processes, pick_device)
     with group.told_once():
         return _lead(request, group, as_json=as_json) if group.leads else _follow(request, group)
 

@@ -65,7 +65,8 @@ def _processes(plan: Plan) -> str:
     """How many processes train, if more than one."""
     if plan.processes == 1:
         return ""
-    return f"{plan.processes} processes of {plural(plan.threads, 'thread')} each, "
+    where = f" on {plan.nodes} nodes" if plan.nodes > 1 else ""
+    return f"{plan.processes} processes{where} of {plural(plan.threads, 'thread')} each, "
 
 
 def _learned(data: DataFacts) -> Iterator[str]:

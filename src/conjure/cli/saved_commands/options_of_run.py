@@ -79,6 +79,7 @@ def _run_values(record: RunRecord) -> dict[str, Any]:
         "sandbox": spec.sandbox,
         "network": spec.network,
         "distributed": spec.distributed,
+        "nodes": spec.nodes,
     }
 
 

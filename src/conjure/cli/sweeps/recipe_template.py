@@ -41,6 +41,7 @@ _OF_OTHERS = {
     "sandbox": _NEEDS_HOME,
     "network": _NEEDS_HOME,
     "distributed": "takes that option itself",
+    "nodes": "takes that option itself",
 }
 
 
@@ -79,6 +80,8 @@ def recipe_template(
 
     # A spec holds no trial's values; the one made first has the prompt of standard input, which is read once.
     spec, *_ = [made(params) for params in (*trials[1:], trials[0])]
+    if spec.nodes is not None:
+        raise UsageError(f"{option('nodes', spec.nodes)} cannot be combined with conjure sweep")
     return replace(
         spec,
         resources=run.resources,

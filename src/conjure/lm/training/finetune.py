@@ -179,7 +179,8 @@ def train(
     """
     facts = _resumable_facts(prepared) if prepared.request.resume else None
     trainer = make_trainer(prepared, group)
-    trainer.group.agree({**_agreement(prepared), "micro_batch": prepared.plan.micro_batch})
+    begun = 0 if facts is None else facts["progress"]["step"]
+    trainer.group.agree({**_agreement(prepared), "micro_batch": prepared.plan.micro_batch, "step": begun})
     history = History()
     if facts is not None:
         history = History.from_dict(facts["history"])

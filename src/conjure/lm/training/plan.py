@@ -59,11 +59,12 @@ class Plan:
         batch_size: Blocks per optimizer step.
         micro_batch: Blocks per forward pass.
         processes: Processes that share a step's forward passes.
+        nodes: Machines that they are on.
         threads: Of each process.
         epochs: Passes over the text.
         steps: Optimizer steps at most.
         learning_rate: The peak.
-        memory_bytes: Estimated need of all processes.
+        memory_bytes: Estimated need of all processes on one machine.
         available_bytes: What there is.
         expected_s: Estimated time of all steps, without evaluations, seconds.
     """
@@ -87,6 +88,7 @@ class Plan:
     batch_size: int
     micro_batch: int
     processes: int
+    nodes: int
     threads: int
     epochs: float
     steps: int

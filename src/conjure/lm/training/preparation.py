@@ -222,7 +222,8 @@ def _plan(
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     available = available_bytes(device)
     batch_size = min(request.batch_size * request.grad_accumulation, len(blocks))
-    processes = request.distributed if request.distributed is not None else 1
+    processes = request.processes if request.processes is not None else 1
+    nodes = request.nodes if request.nodes is not None else 1
     if micro_batch is None:
         micro_batch = fitting_micro_batch(
             model,
@@ -230,7 +231,7 @@ def _plan(
             _micro_batch(request, batch_size),
             blocks.block_size,
             dtype,
-            available,
+            available * nodes,
             blocks=batch_size,
             processes=processes,
         )
@@ -261,13 +262,14 @@ def _plan(
         batch_size=batch_size,
         micro_batch=micro_batch,
         processes=processes,
-        threads=torch.get_num_threads() if is_one else max(1, usable_cores() // processes),
+        nodes=nodes,
+        threads=torch.get_num_threads() if is_one else max(1, usable_cores() // (processes // nodes)),
         epochs=request.epochs,
         steps=steps,
         learning_rate=request.learning_rate
         if request.learning_rate is not None
         else automatic_learning_rate(parameters, lora=request.lora is not None),
-        memory_bytes=processes * needed,
+        memory_bytes=processes // nodes * needed,
         available_bytes=available,
         expected_s=expected_seconds(
             model,
@@ -287,11 +289,11 @@ def _micro_batch(request: FinetuneRequest, blocks: int) -> int:
     """Blocks per forward pass that are wished for, of the `blocks` of a step."""
     if request.resume:
         saved = saved_micro_batch(state_folder(Path(request.output).absolute()))
-        if saved is not None and math.ceil(blocks / saved) >= (request.distributed or 1):
+        if saved is not None and math.ceil(blocks / saved) >= (request.processes or 1):
             return saved
-    if request.distributed is None:
+    if request.processes is None:
         return min(request.batch_size, blocks)
-    return shared_micro_batch(request.batch_size, request.grad_accumulation, blocks, request.distributed)
+    return shared_micro_batch(request.batch_size, request.grad_accumulation, blocks, request.processes)
 
 
 def _block_size(request: FinetuneRequest, facts: DataFacts, context_length: int) -> int:

@@ -31,6 +31,7 @@ _BOUNDS = {
     "attention_dropout": Bound(0, 0.95),
     "grad_accumulation": Bound(1, whole=True),
     "distributed": Bound(1, whole=True),
+    "nodes": Bound(1, whole=True),
     "patience": Bound(0, whole=True),
     "seed": Bound(0, 2**63 - 1, whole=True),
     "freeze": Bound(0, whole=True),
@@ -78,6 +79,7 @@ class FinetuneRequest:
         grad_accumulation: Forward passes per optimizer step; more where memory does not hold `batch_size`.
         distributed: Processes that share each step's blocks, which they must divide; the losses do not depend
             on how many they are. None is one process that reads a batch at once.
+        nodes: Machines that have so many processes each; one if None.
         mask_records: Keep attention within each record.
         patience: Evaluations without a better held-out loss before it stops; 0 never stops early.
         seed: Of everything random.
@@ -123,6 +125,7 @@ class FinetuneRequest:
     attention_dropout: float = 0.0
     grad_accumulation: int = 1
     distributed: int | None = None
+    nodes: int | None = None
     mask_records: bool = False
     patience: int = 3
     seed: int = 42
@@ -163,19 +166,30 @@ class FinetuneRequest:
 
     def _distributed_faults(self, before: Sequence[ValueFault]) -> list[ValueFault]:
         """Whether the processes can share the blocks of a step equally, once those numbers are right."""
-        if self.distributed is None or before:
-            return []
+        if before or self.processes is None:
+            needs = f"needs {option('distributed', 'N')}: the processes on each node"
+            return [ValueFault("nodes", needs)] if self.nodes is not None and not before else []
         blocks = self.batch_size * self.grad_accumulation
-        if blocks % self.distributed == 0:
+        if blocks % self.processes == 0:
             return []
         allowed = ", ".join(str(count) for count in range(1, min(blocks, 64) + 1) if blocks % count == 0)
         return [
             ValueFault(
                 "distributed",
-                f"is {self.distributed}; the {blocks} blocks of a step ({option('batch_size')} times"
-                f" {option('grad_accumulation')}) can be shared by {allowed} processes",
+                f"is {self.distributed}{self._on_nodes}; the {blocks} blocks of a step"
+                f" ({option('batch_size')} times {option('grad_accumulation')}) can be shared by {allowed}"
+                " processes",
             )
         ]
+
+    @property
+    def processes(self) -> int | None:
+        """Processes that share each step, on all nodes together; None where one trains by itself."""
+        return None if self.distributed is None else self.distributed * (self.nodes or 1)
+
+    @property
+    def _on_nodes(self) -> str:
+        return f" on each of {self.nodes} nodes" if self.nodes is not None and self.nodes > 1 else ""
 
     @property
     def chat_day(self) -> date | None:
@@ -192,7 +206,7 @@ class FinetuneRequest:
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must agree with: everything but places, and how many processes there are."""
-        others = ("data", "output", "resume", "distributed")
+        others = ("data", "output", "resume", "distributed", "nodes")
         kept = {name: value for name, value in asdict(self).items() if name not in others}
         validation = str(self.validation) if self.validation is not None else None
         chat_date = str(self.chat_date) if self.chat_date is not None else None

@@ -15,7 +15,7 @@ from conjure.core.globs import GlobSet
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
-from conjure.runs.artifacts.attempts import PassedCheckpoints, copy_chosen
+from conjure.runs.artifacts.attempts import PassedCheckpoints, copy_chosen, kept_attempt_folders
 from conjure.runs.artifacts.availability import bring_stream, shared_files
 from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.schema.run_folder import RunFolder
@@ -154,13 +154,17 @@ def _whole_lines(path: Path) -> int:
         return 0
 
 
-def bring_checkpoint(home: Home, number: int, attempt: int) -> None:
+def bring_checkpoint(
+    home: Home, number: int, attempt: int, *, folder: Path | None = None, only_sent: bool = False
+) -> None:
     """Have here what earlier attempts at a run sent, where `pass_checkpoints` looks for what they left.
 
     Args:
         home: The node's.
         number: The run.
         attempt: The attempt that asks.
+        folder: What it has instead of the run's folder, if anything.
+        only_sent: Leave out what an earlier attempt on this node left, but had not sent.
 
     Raises:
         StoreError: The database or the object store cannot be reached, or holds something damaged.
@@ -169,20 +173,23 @@ def bring_checkpoint(home: Home, number: int, attempt: int) -> None:
     team = objects_team(home)
     if team is None:
         return
+    run_folder = folder if folder is not None else home.run_folder(number)
+    for kept in kept_attempt_folders(run_folder) if only_sent else ():
+        remove_tree(kept)
     with shared_files(home, team) as files:
         found = files.newest_checkpoint(number, attempt)
         if found is None:
             return
         earlier, checkpoint = found
-        folder = RunFolder.of(home, number).attempt(checkpoint.place)
-        if folder.work.is_dir():
+        own = RunFolder(run_folder).attempt(checkpoint.place)
+        if own.work.is_dir():
             return  # it was on this node, which has what was not sent any more, too
-        partial = folder.path / _COPY
+        partial = own.path / _COPY
         remove_tree(partial)
         files.fetch(files.load(checkpoint.manifest), partial)
         _set_times(partial, checkpoint)
-        bring_stream(files.objects, number, earlier, folder.metrics, checkpoint.metrics_bytes)
-        partial.rename(folder.work)
+        bring_stream(files.objects, number, earlier, own.metrics, checkpoint.metrics_bytes)
+        partial.rename(own.work)
 
 
 def _set_times(folder: Path, checkpoint: Checkpoint) -> None:

@@ -158,5 +158,6 @@ def identity_of(
         # Only where it is used, so that runs of versions without it are still recognised.
         **({"sandbox": True, "network": spec.network} if spec.sandbox else {}),
         **({"distributed": spec.distributed} if spec.distributed is not None else {}),
+        **({"nodes": spec.nodes} if spec.nodes is not None else {}),
     }
     return keyed_digest(home, json.dumps(what, sort_keys=True).encode())

@@ -5,6 +5,7 @@ concludes from it that a job has ended.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -13,6 +14,7 @@ from conjure.core.config import ExecutorSettings
 from conjure.errors import ExecutorError
 
 NO_SUCH_PROGRAM = 127
+JOB_VARIABLE = "CONJURE_JOB"  # tells the nodes of a job which one it is, where another may have its name
 
 
 class UnreachableError(ExecutorError):
@@ -130,6 +132,23 @@ class Cluster(ABC):
             job: Its id.
             entrypoint: A line for the shell.
             needs: What it takes of a node.
+
+        Raises:
+            UnreachableError: The cluster does not answer.
+            ExecutorError: It refuses.
+        """
+
+    @abstractmethod
+    def submit_together(
+        self, job: str, entrypoints: Sequence[str], needs: Amounts, nodes: Sequence[ClusterNode]
+    ) -> None:
+        """Hand over what several nodes are to carry out together.
+
+        Args:
+            job: Its id. What the cluster says of it is what it says of the first of them.
+            entrypoints: For each node, a line for the shell.
+            needs: What each takes of its node.
+            nodes: Those that have room; none where too few have, and the cluster's queue is to choose.
 
         Raises:
             UnreachableError: The cluster does not answer.

@@ -9,7 +9,7 @@ too.
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,9 +17,10 @@ from conjure.core.config import ExecutorSettings, read_executors
 from conjure.core.files import sha256_bytes
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import objects_team, read_team
-from conjure.core.text import did_you_mean
+from conjure.core.text import did_you_mean, plural
 from conjure.core.trees import remove_tree
-from conjure.errors import ExecutorError, StoreError, UsageError
+from conjure.core.units import format_size
+from conjure.errors import ExecutorError, StoreError, UsageError, option
 from conjure.runs.database.base import Database, ResourceClaim
 from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
@@ -36,7 +37,7 @@ from conjure.runs.executors.slurm import SlurmCluster
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.schema.spec import ComputeRequest
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
 
 # Of jobs for one attempt that end without claiming it, which makes them no attempt: such as ended by
 # themselves, and such as the cluster lost.
@@ -160,25 +161,27 @@ class ClusterExecutor(Executor):
         if not waiting:
             return []
         jobs = self.cluster.jobs()
-        free = [node.free for node in self.cluster.nodes()]
+        free = self.cluster.nodes()
         hopeless = []
         for claim in waiting:
             attempt = store.newest_attempt(claim.number) + 1
-            if not store.get(claim.number).waits_in_queue:
+            record = store.get(claim.number)
+            if not record.waits_in_queue:
                 continue  # it was claimed meanwhile, so that the attempt is the one after
+            needs, count = amounts_of(claim.needs), record.spec.node_count
             own = self.jobs_of(claim.number, attempt, jobs)
             handed = [job for job in own if job.state is not JobState.OVER]
             if handed:
                 is_pending = handed[0].state is JobState.PENDING
-                if is_pending and not _take(free, amounts_of(claim.needs)) and self.cluster.has_queue:
+                if is_pending and not _take(free, needs, count) and self.cluster.has_queue:
                     break  # it waits for room there
             elif len(own) >= _MOST_JOBS or sum(job.exit_code is not None for job in own) >= _MOST_STARTS:
                 hopeless.append(claim.number)
-            elif _take(free, amounts_of(claim.needs)):
-                self._submit(claim, attempt, len(own))
+            elif nodes := _take(free, needs, count):
+                self._submit(claim, attempt, len(own), nodes)
             else:
                 if self.cluster.has_queue:  # else others' jobs would take all that becomes free
-                    self._submit(claim, attempt, len(own))
+                    self._submit(claim, attempt, len(own), [], count)
                 break  # nobody overtakes one that waits for room
         return hopeless
 
@@ -186,9 +189,40 @@ class ClusterExecutor(Executor):
         here = claim.in_queue and claim.machine == self.queue.machine
         return here and claim.may_start and claim.failed is None and claim.end_request is None
 
-    def _submit(self, claim: ResourceClaim, attempt: int, tries: int) -> None:
+    def _submit(
+        self,
+        claim: ResourceClaim,
+        attempt: int,
+        tries: int,
+        nodes: Sequence[ClusterNode] = (),
+        count: int | None = None,
+    ) -> None:
         job = self._job(claim.number, attempt) + (f"-{tries + 1}" if tries else "")
-        self.cluster.submit(job, self._entrypoint(str(claim.number), str(attempt)), amounts_of(claim.needs))
+        needs, names = amounts_of(claim.needs), (str(claim.number), str(attempt))
+        further = range(1, count if count is not None else len(nodes))
+        first = self._entrypoint(*names)
+        if further:
+            others = [self._entrypoint("--node", str(node), *names) for node in further]
+            self.cluster.submit_together(job, [first, *others], needs, nodes)
+        else:
+            self.cluster.submit(job, first, needs)
+
+    def refuse_impossible(self, spec: RunSpec) -> None:
+        """Refuse a run that more nodes are to carry out than there are.
+
+        Raises:
+            UsageError: There are fewer that are large enough.
+            UnreachableError: The cluster does not answer.
+        """
+        needs = amounts_of(spec.resources)
+        large = sum(node.total.holds(needs) for node in self.cluster.nodes())
+        if spec.node_count > max(1, large):
+            raise UsageError(
+                f"{option('nodes', spec.node_count)}: executor {self.name} has only {plural(large, 'node')}"
+                f" with {needs.cpus:g} core{'s' * (needs.cpus != 1)}"
+                + (f" and {plural(int(needs.gpus), 'GPU')}" if needs.gpus else "")
+                + (f" and {format_size(int(needs.memory_bytes))} of memory" if needs.memory_bytes else "")
+            )
 
     def _entrypoint(self, *arguments: str) -> str:
         team = objects_team(self._home)
@@ -245,13 +279,15 @@ def amounts_of(needs: ComputeRequest) -> Amounts:
     return Amounts(cpus, float(needs.gpus or 0), float(needs.memory_bytes or 0))
 
 
-def _take(free: list[Amounts], needs: Amounts) -> bool:
-    """Take it from the first node that has so much; False if none has."""
-    for place, there in enumerate(free):
-        if there.holds(needs):
-            free[place] = there - needs
-            return True
-    return False
+def _take(free: list[ClusterNode], needs: Amounts, count: int) -> list[ClusterNode]:
+    """Take it from each of the first so many nodes that have so much; from none if there are too few."""
+    places = [place for place, node in enumerate(free) if node.free.holds(needs)][:count]
+    if len(places) < count:
+        return []
+    found = [free[place] for place in places]
+    for place, node in zip(places, found, strict=True):
+        free[place] = replace(node, free=node.free - needs)
+    return found
 
 
 def executors_of(home: Home) -> list[ClusterExecutor]:

@@ -20,13 +20,29 @@ class Ranks:
     """How a command is carried out by several processes that work together.
 
     Attributes:
-        count: How many.
+        count: How many on each node.
         labelled: Whether each line they write is to begin with the number of the process, as ``[1] ``, and
             each is to be given a moment to end when another fails. Commands of conjure's own need neither.
+        node: Which of the nodes this is, from 0.
+        nodes: How many machines carry out the command, each so many processes.
+        address: Of the first node, where the first process is.
     """
 
     count: int
     labelled: bool = True
+    node: int = 0
+    nodes: int = 1
+    address: str = "127.0.0.1"
+
+    @property
+    def total(self) -> int:
+        """How many processes there are on all nodes."""
+        return self.count * self.nodes
+
+    @property
+    def here(self) -> range:
+        """The ranks of this node's processes."""
+        return range(self.node * self.count, (self.node + 1) * self.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +68,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a command ended: by its own exit code, or by a signal; and which of its processes, if several."""
+    """How a command ended: by its own exit code, or by a signal; and which of its processes, if several.
+
+    Attributes:
+        code: Its exit code.
+        signal: The signal that ended it.
+        message: What else is to be told.
+        is_lost: Whether it was ended because one of its nodes is gone.
+    """
 
     code: int | None = None
     signal: int | None = None
     message: str | None = None
+    is_lost: bool = False
 
 
 class NotStartedError(ExecutorError):

@@ -4,7 +4,7 @@ Main entry: `RayCluster`. Invariant: a job that was submitted before stays as it
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from conjure.errors import ExecutorError
@@ -47,6 +47,14 @@ class RayCluster(Cluster):
     def submit(self, job: str, entrypoint: str, needs: Amounts) -> None:
         """Hand a job over; one that was handed over before stays as it is."""
         self._submit(job, entrypoint, needs)
+
+    def submit_together(
+        self, job: str, entrypoints: Sequence[str], needs: Amounts, nodes: Sequence[ClusterNode]
+    ) -> None:
+        """Hand over a job for each node. The first is the last to go: only with the others is it of use."""
+        for place in reversed(range(len(entrypoints))):
+            name = job if place == 0 else f"{job}-node{place + 1}"
+            self._submit(name, entrypoints[place], needs, {"ray.io/node-id": nodes[place].id})
 
     def submit_check(self, job: str, entrypoint: str, node: ClusterNode) -> None:
         """Hand a job over to one node; it takes nothing, so that it need not wait for runs there."""

@@ -7,10 +7,13 @@ this machine's. Programs are asked field by field: their JSON changes more from 
 import math
 import os
 import re
+import shlex
 import subprocess
+from collections.abc import Sequence
 
 from conjure.errors import ExecutorError
 from conjure.runs.executors.cluster import (
+    JOB_VARIABLE,
     NO_SUCH_PROGRAM,
     Amounts,
     Cluster,
@@ -39,6 +42,13 @@ told=$({entrypoint})
 ended=$?
 scontrol update JobId="$SLURM_JOB_ID" Comment="$(tail -n 1 <<< "$told")"
 exit $ended"""
+
+# On all nodes of a job but the first, where its script is. What is not asked for, a step is not given.
+_STEP = (
+    f"export {JOB_VARIABLE}=$SLURM_JOB_ID\n"
+    "srun --relative=1 --nodes={count} --ntasks={count} --cpus-per-task={cpus} --export=ALL"
+    " bash -c {script} < /dev/null &"
+)
 
 
 class SlurmCluster(Cluster):
@@ -74,6 +84,17 @@ class SlurmCluster(Cluster):
         """Hand a job over. Two of the same name do no harm: one of them claims the run."""
         self._sbatch(job, entrypoint, needs)
 
+    def submit_together(
+        self, job: str, entrypoints: Sequence[str], needs: Amounts, nodes: Sequence[ClusterNode]
+    ) -> None:
+        """Hand over one job, for so many nodes as there are entry points; Slurm chooses them."""
+        del nodes
+        places = "\n".join(f"{place}) {line} ;;" for place, line in enumerate(entrypoints[1:]))
+        others = "\n".join([self._settings.setup, "case $SLURM_PROCID in", places, "esac"])
+        count = len(entrypoints) - 1
+        step = _STEP.format(count=count, cpus=_whole_cpus(needs), script=shlex.quote(others))
+        self._sbatch(job, f"{step}\n{entrypoints[0]}", needs, nodes=len(entrypoints))
+
     def submit_check(self, job: str, entrypoint: str, node: ClusterNode) -> None:
         """Hand a job over to one node; it waits there for a core."""
         self._sbatch(job, _TELL.format(entrypoint=entrypoint), _CHECK, f"--nodelist={node.id}")
@@ -87,7 +108,7 @@ class SlurmCluster(Cluster):
         """Cancel a job, if it is pending."""
         self._ask("scancel", "--quiet", "--state=PENDING", f"--name={job}")
 
-    def _sbatch(self, job: str, script: str, needs: Amounts, *more: str) -> None:
+    def _sbatch(self, job: str, script: str, needs: Amounts, *more: str, nodes: int = 1) -> None:
         settings = self._settings
         given = list(settings.options) + ([f"--partition={settings.partition}"] if settings.partition else [])
         if needs.gpus:
@@ -97,7 +118,7 @@ class SlurmCluster(Cluster):
         own = (
             *("--export=NONE", "--propagate=NONE", "--no-requeue", f"--job-name={job}", "--chdir=/"),
             *("--input=/dev/null", "--output=/dev/null", "--error=/dev/null"),
-            *("--nodes=1", "--ntasks=1", f"--cpus-per-task={max(1, math.ceil(needs.cpus))}"),
+            *(f"--nodes={nodes}", f"--ntasks={nodes}", f"--cpus-per-task={_whole_cpus(needs)}"),
             f"--signal=B:TERM@{_BEFORE_TIME_LIMIT_S}",
         )
         text = "\n".join(["#!/bin/bash", settings.setup, script, ""])
@@ -136,6 +157,10 @@ class SlurmCluster(Cluster):
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:500]
+
+
+def _whole_cpus(needs: Amounts) -> int:
+    return max(1, math.ceil(needs.cpus))
 
 
 def _gpus(resources: str) -> float:

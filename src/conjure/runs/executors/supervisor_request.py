@@ -57,6 +57,7 @@ class SupervisorRequest:
         program: The conjure that was called.
         executor: Name of the executor that starts the supervisor.
         boot_id: Where and since when `requested` counts.
+        job: What the cluster calls the supervisor's job, where one job has several nodes; else empty.
     """
 
     spec: RunSpec
@@ -67,6 +68,7 @@ class SupervisorRequest:
     program: Program
     executor: str = LOCAL
     boot_id: str = ""
+    job: str = ""
 
     def arguments(self, number: int) -> list[str]:
         """The supervisor of a run, as a command: it reads this request, as JSON, from standard input."""

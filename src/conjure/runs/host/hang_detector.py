@@ -1,12 +1,14 @@
 """Telling a process that hangs from one that works, among processes that wait for one another.
 
-Main entry: `HangDetector`. Three things are seen: a process was stopped by a signal; it neither computes nor
-waits for a disk although others wait for it; or it computes for longer than it may. The last two need the
-processes' own reports (`conjure.rank_protocol`). Invariant: slow work is no hang. A process that is short of
-processor, memory or disk is runnable or waits for the kernel, and only processor time that it got counts as
-used; and only what was seen at many looks in a row counts, so that a pause of the whole machine does not.
+Main entry: `HangDetector`, which judges by what a `RankObserver` sees on each machine. Three things are seen:
+a process was stopped by a signal; it neither computes nor waits for a disk although others wait for it; or it
+computes for longer than it may. The last two need the processes' own reports (`conjure.rank_protocol`).
+Invariant: slow work is no hang. A process that is short of processor, memory or disk is runnable or waits for
+the kernel, and only processor time that it got counts as used; and only what was seen at many looks in a row
+counts, so that a pause of the whole machine does not.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,19 +36,44 @@ class Hang(NamedTuple):
     words: str
 
 
+class RankState(NamedTuple):
+    """How a rank was found at a look, and for how long it has been so.
+
+    Attributes:
+        activity: What it says that it does.
+        idle_limit_s: See `RankProgress`.
+        cpu_limit_s: See `RankProgress`.
+        cpu_s: Processor time of the process that said so.
+        unchanged_s: For how long it has said nothing else.
+        idle_s: For how long it has neither computed nor waited for a disk.
+        is_stopped: Whether it, or a descendant, was stopped by a signal.
+    """
+
+    activity: Activity = Activity.UNKNOWN
+    idle_limit_s: float = math.inf
+    cpu_limit_s: float = math.inf
+    cpu_s: float = 0.0
+    unchanged_s: float = 0.0
+    idle_s: float = 0.0
+    is_stopped: bool = False
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether it has long waited for others."""
+        return self.activity is Activity.WAITING and self.unchanged_s >= _WAITED_S
+
+
 @dataclass(slots=True)
 class _Observation:
-    """How a rank was found at the last look, and for how long what followed has been so."""
+    """What was seen of a rank at the last look."""
 
     progress: RankProgress
     used: Mapping[int, Measurement]
-    unchanged_s: float = 0.0
-    idle_s: float = 0.0
-    stopped_s: float = 0.0
+    state: RankState
 
 
-class HangDetector:
-    """Looks at processes time and again.
+class RankObserver:
+    """Looks at the processes of one machine time and again.
 
     Args:
         progress: What they report; None if they do not.
@@ -57,8 +84,8 @@ class HangDetector:
         self._observed: dict[int, _Observation] = {}
         self._looked_at = time.monotonic()
 
-    def look(self, families: Mapping[int, Sequence[Process]]) -> Hang | None:
-        """The process that hangs, if one does.
+    def look(self, families: Mapping[int, Sequence[Process]]) -> dict[int, RankState]:
+        """How the ranks are now.
 
         Args:
             families: By rank, the process and its descendants; only those that are to go on.
@@ -67,14 +94,14 @@ class HangDetector:
         passed_s = min(now - self._looked_at, _LONGEST_LOOK_S)
         self._looked_at = now
         stopped = {rank for rank, family in families.items() if any(each.is_stopped for each in family)}
-        if len(stopped) == len(families):  # somebody has paused them
+        if len(stopped) == len(families):  # somebody may have paused them: that time counts for nothing
             self._observed.clear()
-            return None
+            return dict.fromkeys(families, RankState(is_stopped=True))
         self._observed = {
             rank: self._observe(rank, family, passed_s, is_stopped=rank in stopped)
             for rank, family in families.items()
         }
-        return self._stopped() or self._waited_for() or self._deadlocked()
+        return {rank: seen.state for rank, seen in self._observed.items()}
 
     def _observe(
         self, rank: int, family: Sequence[Process], passed_s: float, *, is_stopped: bool
@@ -83,45 +110,73 @@ class HangDetector:
         if self._progress is not None:
             progress = self._progress.read(rank)
             used = {each.pid: measure(each.pid) for each in family}
+        unchanged_s = idle_s = 0.0
         before = self._observed.get(rank)
-        found = _Observation(progress, used)
-        if before is None:
-            return found
-        if is_stopped:
-            found.stopped_s = before.stopped_s + passed_s
-        if progress == before.progress and self._progress is not None:
-            found.unchanged_s = before.unchanged_s + passed_s
+        if before is not None and progress == before.progress and self._progress is not None:
+            unchanged_s = before.state.unchanged_s + passed_s
             if not _has_worked(before.used, used):
-                found.idle_s = before.idle_s + passed_s
-        return found
+                idle_s = before.state.idle_s + passed_s
+        state = RankState(
+            progress.activity,
+            progress.idle_limit_s,
+            progress.cpu_limit_s,
+            used.get(progress.pid, Measurement()).cpu_s,
+            unchanged_s,
+            idle_s,
+            is_stopped,
+        )
+        return _Observation(progress, used, state)
+
+
+class HangDetector:
+    """Judges by what is seen of all ranks, time and again."""
+
+    def __init__(self) -> None:
+        self._stopped_s: dict[int, float] = {}
+        self._looked_at = time.monotonic()
+
+    def judge(self, ranks: Mapping[int, RankState]) -> Hang | None:
+        """The process that hangs, if one does.
+
+        Args:
+            ranks: How all are that are to go on.
+        """
+        now = time.monotonic()
+        passed_s = min(now - self._looked_at, _LONGEST_LOOK_S)
+        self._looked_at = now
+        stopped = [rank for rank, state in ranks.items() if state.is_stopped]
+        if len(stopped) == len(ranks):  # somebody has paused them
+            self._stopped_s.clear()
+            return None
+        self._stopped_s = {
+            rank: self._stopped_s[rank] + passed_s if rank in self._stopped_s else 0.0 for rank in stopped
+        }
+        return self._stopped() or _waited_for(ranks) or _deadlocked(ranks)
 
     def _stopped(self) -> Hang | None:
-        for rank, seen in self._observed.items():
-            if seen.stopped_s >= _STOPPED_S:
+        for rank, stopped_s in self._stopped_s.items():
+            if stopped_s >= _STOPPED_S:
                 return Hang(rank, "hangs: it was stopped by a signal")
         return None
 
-    def _waited_for(self) -> Hang | None:
-        """A rank that has others wait and does not get on."""
-        for rank, seen in self._observed.items():
-            others = [other for each, other in self._observed.items() if each != rank]
-            if seen.progress.activity is not Activity.WORKING or not any(map(_has_waited, others)):
-                continue
-            if seen.idle_s >= seen.progress.idle_limit_s:
-                return Hang(rank, f"hangs: it has done nothing for {seen.idle_s:.0f} s while others wait")
-            own = seen.used.get(seen.progress.pid, Measurement())
-            if own.cpu_s >= seen.progress.cpu_limit_s:
-                return Hang(rank, "hangs: it has computed much longer than before while others wait")
-        return None
 
-    def _deadlocked(self) -> Hang | None:
-        if all(_has_waited(seen) and seen.idle_s >= _WAITED_S for seen in self._observed.values()):
-            return Hang(None, "hang: each waits for the others")
-        return None
+def _waited_for(ranks: Mapping[int, RankState]) -> Hang | None:
+    """A rank that has others wait and does not get on."""
+    for rank, state in ranks.items():
+        others_wait = any(other.has_waited for each, other in ranks.items() if each != rank)
+        if state.activity is not Activity.WORKING or not others_wait:
+            continue
+        if state.idle_s >= state.idle_limit_s:
+            return Hang(rank, f"hangs: it has done nothing for {state.idle_s:.0f} s while others wait")
+        if state.cpu_s >= state.cpu_limit_s:
+            return Hang(rank, "hangs: it has computed much longer than before while others wait")
+    return None
 
 
-def _has_waited(seen: _Observation) -> bool:
-    return seen.progress.activity is Activity.WAITING and seen.unchanged_s >= _WAITED_S
+def _deadlocked(ranks: Mapping[int, RankState]) -> Hang | None:
+    if all(state.has_waited and state.idle_s >= _WAITED_S for state in ranks.values()):
+        return Hang(None, "hang: each waits for the others")
+    return None
 
 
 def _has_worked(before: Mapping[int, Measurement], after: Mapping[int, Measurement]) -> bool:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
-from conjure.runs.artifacts.attempts import pass_checkpoints
+from conjure.runs.artifacts.attempts import PassedCheckpoints, pass_checkpoints
 from conjure.runs.artifacts.availability import bring_code
 from conjure.runs.artifacts.checkpoints import bring_checkpoint
 from conjure.runs.artifacts.manifest import Manifest
@@ -34,6 +35,9 @@ from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
+from conjure.runs.distributed.connection import publish
+from conjure.runs.distributed.members import Members, NodeLostError
+from conjure.runs.distributed.ranked_command import start_ranked
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.containers import (
     BindMount,
@@ -51,9 +55,9 @@ from conjure.runs.environments.interpreter import find_current
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
-from conjure.runs.executors.ranked_command import start_ranked
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
+from conjure.runs.host.disk_reserve import DiskReserve
 from conjure.runs.host.process import KILL_SIGNAL, Process, kill_descendants
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import poll_and_raise
@@ -64,7 +68,6 @@ from conjure.runs.lifecycle.command_environment import (
     reporting_folder,
 )
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
-from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.heartbeat import Heartbeat, when_reachable
 from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
@@ -105,6 +108,7 @@ class RunContext:
         exclude: Descendants that are not this run's to end.
         heartbeat: What others judge by whether this supervisor lives.
         uploader: What sends to a team's object store.
+        members: The other nodes that carry it out; None if there are none.
         folders: The run's folder and those in it, held open.
     """
 
@@ -116,6 +120,7 @@ class RunContext:
     exclude: Callable[[Process], bool]
     heartbeat: Heartbeat
     uploader: RunUploader
+    members: Members | None = None
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     reserve: DiskReserve = field(init=False)
@@ -167,7 +172,8 @@ class RunContext:
         wanted = None if store is None else self._end_request(store)
         if wanted is not None:
             return REASON_OF_REQUEST[wanted]
-        return EndReason.STOP_REQUESTED if self.told_to_end else None
+        told_to_end = self.told_to_end or (self.members is not None and self.members.told_to_end)
+        return EndReason.STOP_REQUESTED if told_to_end else None
 
     def _end_request(self, store: Database) -> str | None:
         try:
@@ -199,16 +205,45 @@ def supervise(run: RunContext) -> None:
     run.uploader.start()
     result, goes_on = None, False
     try:
+        invite_members(run)
         place, environment = build(run)
         baseline = mount(run)
-        result = execute(run, place, environment)
-        ending = how_it_ended(result)
+        lost = wait_for_members(run)
+        if lost is not None:
+            ending = lost
+        else:
+            result = execute(run, place, environment)
+            ending = how_it_ended(result)
         goes_on = _leave_to_queue(run, ending)
-        if not goes_on and ending.reason is not EndReason.KILL_REQUESTED:
+        if result is not None and not goes_on and ending.reason is not EndReason.KILL_REQUESTED:
             save(run, baseline, result)
     except EndRun as over:
         ending = over.ending
     close(run, None if goes_on else ending, result)
+
+
+def invite_members(run: RunContext) -> None:
+    """Let the run's other nodes know where this one is; they get ready while this one does."""
+    if run.members is not None:
+        invitation = run.members.invitation
+        run.when_reachable(lambda: publish(run.store, run.number, invitation))
+
+
+def wait_for_members(run: RunContext) -> Ending | None:
+    """Wait until the other nodes are ready; how the attempt ends where one is lost, or does not come.
+
+    Raises:
+        EndRun: The command cannot be executed on one of them.
+    """
+    if run.members is None:
+        return None
+    try:
+        with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
+            run.members.wait()
+    except NodeLostError as error:
+        return Ending(EndReason.SUPERVISOR_DIED, message=str(error))
+    run.log.note(f"nodes: {', '.join([os.uname().nodename, *run.members.hosts])}")
+    return None
 
 
 def _leave_to_queue(run: RunContext, ending: Ending) -> bool:
@@ -242,14 +277,7 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     assert record.code is not None
     place = WorkingDirectory(run.work, run.work / record.code.subfolder)
     with _ending_with(EndReason.CODE_FAILED), _interruptible(run):
-        work = run.folders.make_work()
-        if record.code.tree:
-            if run.spec.on is not None:
-                bring_code(run.home, run.number, record.code.tree)
-                snapshot.keep_tree(run.home, run.number, record.code.tree)
-            snapshot.checkout(run.home, record.code.tree, work)
-        with FolderCursor(work) as descent:
-            descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)
+        write_code(run.home, record, run.folders)
         run.folders.check()
     for warning in record.code.warnings:
         run.log.note(warning)
@@ -258,6 +286,24 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts)
     run.when_reachable(lambda: run.store.set_facts(run.number, environment=facts, identity=identity))
     return place, built
+
+
+def write_code(home: Home, record: RunRecord, folders: RunFolders) -> None:
+    """Write a run's code into its working folder, which is made.
+
+    Raises:
+        ConjureError: It cannot be had.
+        OSError: It cannot be written.
+    """
+    assert record.code is not None
+    work = folders.make_work()
+    if record.code.tree:
+        if record.spec.on is not None:
+            bring_code(home, record.number, record.code.tree)
+            snapshot.keep_tree(home, record.number, record.code.tree)
+        snapshot.checkout(home, record.code.tree, work)
+    with FolderCursor(work) as descent:
+        descent.go_to(record.code.subfolder.split("/") if record.code.subfolder else (), make=True)
 
 
 def _environment(run: RunContext, place: WorkingDirectory) -> tuple[Environment | Image, EnvironmentFacts]:
@@ -278,11 +324,7 @@ def mount(run: RunContext) -> outputs.Baseline:
     run.when_reachable(lambda: _enter(run, RunStatus.MOUNTING))
     record = run.when_reachable(lambda: run.store.get(run.number))
     with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
-        for each in record.mounts:
-            source, target = locate(run.home, each.source), _from_root(record, each.target)
-            placed = mounts.place_mount(run.home, source, run.folders.open_work(), target, each.read_only)
-            for skipped in placed.skipped:
-                run.log.note(f"mount {each.resource}: {skipped}")
+        place_mounts(run.home, record, run.folders, run.log.note)
         baseline = outputs.scan(run.folders.open_work())
         baseline.save(run.folders.run.here / BASELINE)
         if record.attempts:
@@ -290,16 +332,49 @@ def mount(run: RunContext) -> outputs.Baseline:
     return baseline
 
 
+def place_mounts(home: Home, record: RunRecord, folders: RunFolders, note: Callable[[str], object]) -> None:
+    """Put a run's mounts into its working folder.
+
+    Raises:
+        ConjureError: One of them cannot be had.
+        OSError: It cannot be written.
+    """
+    for each in record.mounts:
+        source, target = locate(home, each.source), _from_root(record, each.target)
+        placed = mounts.place_mount(home, source, folders.open_work(), target, each.read_only)
+        for skipped in placed.skipped:
+            note(f"mount {each.resource}: {skipped}")
+
+
 def _go_on_from_checkpoints(run: RunContext, earlier: int) -> None:
     """Give this attempt what those before it saved for it."""
-    work = run.folders.open_work()
-    bring_checkpoint(run.home, run.number, run.heartbeat.attempt)
-    # Commands of conjure's own name first what they go on from; without it, they start anew.
-    needs_first = run.spec.kind != COMMAND
-    handed = pass_checkpoints(run.folder, earlier, run.spec.checkpoint, work, needs_first=needs_first)
+    record = run.when_reachable(lambda: run.store.get(run.number))
+    handed = take_checkpoints(run.home, record, run.heartbeat.attempt, run.folders)
     run.when_reachable(lambda: run.store.refresh_summaries(run.number))
     given = f" with {plural(handed.files, 'file')} of the one before" if handed.files else ""
     run.log.note(f"attempt {earlier + 1}{given}")
+
+
+def take_checkpoints(home: Home, record: RunRecord, attempt: int, folders: RunFolders) -> PassedCheckpoints:
+    """Give an attempt what those before it saved for it.
+
+    Args:
+        home: Where conjure keeps things.
+        record: The run.
+        attempt: Which of its supervisors asks.
+        folders: The run's folders, on a further node those that stand for them.
+
+    Raises:
+        ConjureError: It cannot be had.
+        OSError: It cannot be written.
+    """
+    spec, folder = record.spec, folders.run.path
+    # Several nodes must go on from the same state: the one that all of them can have.
+    bring_checkpoint(home, record.number, attempt, folder=folder, only_sent=spec.node_count > 1)
+    # Commands of conjure's own name first what they go on from; without it, they start anew.
+    needs_first = spec.kind != COMMAND
+    earlier = len(record.attempts)
+    return pass_checkpoints(folder, earlier, spec.checkpoint, folders.open_work(), needs_first=needs_first)
 
 
 def execute(run: RunContext, place: WorkingDirectory, environment: Environment | Image) -> CommandResult:
@@ -338,17 +413,30 @@ def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Im
             with _interruptible(run):
                 return _contained(run, to_image_arguments(command), place, environment, record)
         variables = command_variables(run.home, record, place, environment, run.spec.variables)
-        job = Job(to_arguments(command), place.folder, variables, ranks=_ranks(run.spec))
+        job = Job(to_arguments(command), place.folder, variables, ranks=_ranks(run))
         return _sandboxed(run, job, environment, record) if run.spec.sandbox else job
     except (BuildError, NotFoundError, OSError) as error:
         return NotStartedError(str(error), ENGINE_FAILED)
 
 
-def _ranks(spec: RunSpec) -> Ranks | None:
+def _ranks(run: RunContext) -> Ranks | None:
     """The processes that carry out a run's command together, if it asks for them."""
-    if spec.distributed is None:
+    if run.spec.distributed is None:
         return None
-    return Ranks(spec.distributed, labelled=spec.kind == COMMAND)
+    return ranks_of(run.spec, 0, None if run.members is None else run.members.own_address)
+
+
+def ranks_of(spec: RunSpec, node: int, address: str | None) -> Ranks:
+    """The processes of a distributed command on one of its nodes.
+
+    Args:
+        spec: The run.
+        node: Which node, from 0.
+        address: Of the first one; None where there is only that.
+    """
+    assert spec.distributed is not None
+    ranks = Ranks(spec.distributed, labelled=spec.kind == COMMAND)
+    return ranks if address is None else replace(ranks, node=node, nodes=spec.node_count, address=address)
 
 
 def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
@@ -403,7 +491,7 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
     if job.container is not None:
         start = start_contained
     elif job.ranks is not None:
-        start = start_ranked
+        start = partial(start_ranked, members=run.members)
     execution = start(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
@@ -420,6 +508,8 @@ def how_it_ended(result: CommandResult) -> Ending:
     """The ending that follows from how the command ended."""
     exit_code, signal_number = result.exit.code, result.exit.signal
     reason = result.reason
+    if reason is None and result.exit.is_lost:
+        return Ending(EndReason.SUPERVISOR_DIED, message=result.message)
     if reason is None:
         reason = EndReason.SIGNALLED if signal_number else EndReason.NONZERO_EXIT
         if exit_code == 0:
@@ -470,6 +560,8 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
     """
+    if run.members is not None:
+        run.members.close()
     kill_descendants(exclude=run.exclude)
     remove_container(run.home, run.number)
     if run.heartbeat.superseded:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import objects_team
@@ -27,6 +28,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments.uv import uv_program
+from conjure.runs.executors.cluster import JOB_VARIABLE
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
@@ -59,16 +61,25 @@ def main_on_node(home: Home, number: int, attempt: int) -> None:
         requested = time.monotonic() - store.age_s(number)
         if objects_team(home) is not None:
             _tidy(home, store)
-    request = replace(_as_here(SupervisorRequest.from_json(text), home), requested=requested)
+    request = replace(as_here(SupervisorRequest.from_json(text), home), requested=requested)
     lock = _take_folder(home, number)
-    if lock is None or lock.descriptor is None:
-        return
+    if lock is not None and lock.descriptor is not None:
+        supervise_below(lock, lambda: become_supervisor(home, number, lock, request, attempt))
+
+
+def supervise_below(lock: RunLock, become: Callable[[], NoReturn]) -> None:
+    """Have a process of its own supervise a run, or a part of it, and wait until that has ended.
+
+    Args:
+        lock: Of its folder, for that process.
+        become: Makes a process the supervisor.
+    """
     reading, writing = os.pipe()  # held by supervisor and guard, and by nobody else, until they end
     above = os.fork()
     if above == 0:
         try:
             os.close(reading)
-            become_supervisor(home, number, lock, request, attempt)
+            become()
         finally:
             os._exit(1)
     os.close(writing)
@@ -106,6 +117,15 @@ def _tidy(home: Home, store: Database) -> None:
             record = store.get(number)
             if nobody_has_it and record.spec.on is not None:
                 _release(home, record)
+    tidy_members(home)
+
+
+def tidy_members(home: Home) -> None:
+    """Remove what is left here of parts of runs whose supervisors were killed."""
+    for folder in home.members.iterdir() if home.members.is_dir() else ():
+        with suppress(OSError), RunLock.possession(folder) as nobody_has_it:
+            if nobody_has_it:
+                remove_tree(folder)
 
 
 def _release(home: Home, record: RunRecord) -> None:
@@ -118,7 +138,7 @@ def _release(home: Home, record: RunRecord) -> None:
         move_to_cache(home, record.number)
 
 
-def _as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
+def as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
     """A request with what this node has in place of what the machine had that it was made on."""
     passed_on = {name: value for name, value in os.environ.items() if _is_the_nodes(name)}
     own_folder = str(Path(sys.executable).parent)  # where this conjure and its Python are
@@ -130,12 +150,13 @@ def _as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:
         settings=ProcessSettings.of_this_process(),
         program=Program.of_this_process(),
         boot_id=boot_id(),
+        job=os.environ.get(JOB_VARIABLE, ""),
     )
 
 
 def _is_the_nodes(name: str) -> bool:
     """Whether a variable is the node's: not one that the cluster set for its job alone."""
-    return name not in OWN_VARIABLES and name != "PYTHONBREAKPOINT" and not name.startswith(_OF_A_JOB)
+    return name not in (*OWN_VARIABLES, JOB_VARIABLE, "PYTHONBREAKPOINT") and not name.startswith(_OF_A_JOB)
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -164,15 +164,28 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
             trial waits for it instead.
 
     Raises:
-        UsageError: The user has defined no such executor, or it cannot be used with this home.
+        UsageError: The user has defined no such executor, it cannot be used with this home, or is too small.
         ExecutorError: It does not answer.
     """
     if spec.on is None:
+        _refuse_nodes(spec)
         return LocalExecutor(home)
     executor = ClusterExecutor.named(home, spec.on)
     if must_answer:
-        executor.cluster.nodes()
+        executor.refuse_impossible(with_cores(spec, is_local=False))
     return executor
+
+
+def _refuse_nodes(spec: RunSpec) -> None:
+    """Refuse several nodes where there is only this machine, or an executor that knows of none.
+
+    Raises:
+        UsageError: Some are asked for.
+    """
+    if spec.nodes is not None:
+        raise UsageError(
+            f"{option('nodes', spec.nodes)} needs {option('on', 'NAME')}: the executor whose nodes are meant"
+        )
 
 
 def with_cores(spec: RunSpec, *, is_local: bool) -> RunSpec:
@@ -196,6 +209,8 @@ def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
         UsageError: More is asked for than there is, or than an executor can do.
     """
     if not is_local:
+        if spec.on is None:
+            _refuse_nodes(spec)
         if spec.retry and spec.on is None:
             raise UsageError(f"a run with {option('retry')} can only be executed on this machine")
         if spec.on is not None and spec.kind != COMMAND and objects_team(home) is not None:

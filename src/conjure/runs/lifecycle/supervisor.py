@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from conjure.core.config import heartbeat_interval_s
 from conjure.core.home import HOME_VARIABLE, Home
@@ -27,6 +27,7 @@ from conjure.reporting import RUN_VARIABLE
 from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.open_database import import_database, open_database
+from conjure.runs.distributed.members import Members
 from conjure.runs.environments.containers import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
@@ -77,22 +78,27 @@ def main() -> NoReturn:
     if request.boot_id != boot_id():
         request = replace(request, requested=time.monotonic())  # another machine's clock says nothing here
     os.chdir(home.root)
-    _take_surroundings(home, number, request)
+    _take_surroundings(RunFolder.of(home, number), request)
     _leave_caller(home, number, lock, request)
 
 
-def _take_surroundings(home: Home, number: int, request: SupervisorRequest) -> None:
-    """Have the variables that the run was submitted with, and the run's own log for what goes wrong here."""
+def _take_surroundings(folder: RunFolder, request: SupervisorRequest) -> None:
+    """Have the variables that the run was submitted with, and a log of its own for what goes wrong here."""
     os.environ.clear()
     os.environ.update(request.variables)
-    log = os.open(RunFolder.of(home, number).supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(folder.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
 
 
 def become_supervisor(
-    home: Home, number: int, lock: RunLock, request: SupervisorRequest, attempt: int | None = None
+    home: Home,
+    number: int,
+    lock: RunLock,
+    request: SupervisorRequest,
+    attempt: int | None = None,
+    part: "PartOfRun | None" = None,
 ) -> NoReturn:
     """Make this process, a copy of one that has all that a supervisor imports, supervise a run.
 
@@ -102,31 +108,47 @@ def become_supervisor(
         lock: Its lock.
         request: The run, and what its command is given.
         attempt: The attempt that this must become, where another process may have begun it.
+        part: What is to be supervised here where another node's supervisor has the run.
     """
+    folder = RunFolder.of(home, number) if part is None else part.folder
     try:
         os.setsid()
         os.chdir(home.root)
         request.settings.put_in_force()
-        _take_surroundings(home, number, request)
-        _leave_caller(home, number, lock, request, attempt)
+        _take_surroundings(folder, request)
+        _leave_caller(home, number, lock, request, attempt, part)
     except BaseException:  # noqa: BLE001 - a copy must never go on as what it was copied from
         traceback.print_exc()
     finally:
         os._exit(1)
 
 
-def _leave_caller(
-    home: Home, number: int, lock: RunLock, request: SupervisorRequest, attempt: int | None = None
-) -> NoReturn:
-    """Make this process the guard of a run, with its supervisor below it.
+class PartOfRun(Protocol):
+    """What a supervisor does on a further node of a run."""
 
-    Args:
-        home: Where conjure keeps things.
-        number: The run.
-        lock: Its lock.
-        request: The run, and what its command is given.
-        attempt: The attempt that this must become, where another process may have begun it.
-    """
+    @property
+    def folder(self) -> RunFolder:
+        """What it has there instead of the run's folder."""
+        ...
+
+    def supervise(self, exclude: Callable[[Process], bool]) -> None:
+        """Do it, to its end.
+
+        Args:
+            exclude: Descendants that are not this run's to end.
+        """
+        ...
+
+
+def _leave_caller(
+    home: Home,
+    number: int,
+    lock: RunLock,
+    request: SupervisorRequest,
+    attempt: int | None = None,
+    part: PartOfRun | None = None,
+) -> NoReturn:
+    """Make this process the guard of a run, with its supervisor below it; see `become_supervisor`."""
     leave_cgroup()  # of the run that may have started this one: it ends without us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us lose our children
@@ -143,7 +165,22 @@ def _leave_caller(
     os.setsid()
     adopt_orphans()
     os.environ[RUN_VARIABLE] = str(number)  # what we start can be found by it, should guard and we both die
+    if part is not None:
+        _supervise_part(home, number, part)
     _supervise(home, number, request, attempt)
+
+
+def _supervise_part(home: Home, number: int, part: PartOfRun) -> NoReturn:
+    status = 1
+    try:
+        part.supervise(_exclude(home, number))
+        status = 0
+    except BaseException:  # noqa: BLE001 - the edge of the process; the first node learns that it is gone
+        traceback.print_exc()
+    finally:
+        kill_descendants(exclude=_exclude(home, number))
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _supervise(home: Home, number: int, request: SupervisorRequest, expected: int | None) -> NoReturn:
@@ -157,11 +194,13 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
                 exclude = _exclude(home, number)
                 heartbeat = Heartbeat(number, attempt, store.is_shared, interval_s=heartbeat_interval_s(home))
                 uploader = RunUploader(store, number, attempt)
-                supervise(
-                    RunContext(
-                        home, store, number, request.spec, request.requested, exclude, heartbeat, uploader
-                    )
+                several = request.spec.node_count > 1
+                members = Members(request.spec.node_count, attempt, request.job) if several else None
+                run = RunContext(
+                    *(home, store, number, request.spec, request.requested, exclude, heartbeat, uploader),
+                    members=members,
                 )
+                supervise(run)
                 if request.spec.retry and store.facts(number).status.is_final:
                     remove_request(home, number)
         status = 0

@@ -25,7 +25,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments import environment_build, image_layers
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.lifecycle.disk_reserve import BALLAST_FOLDER
+from conjure.runs.host.disk_reserve import BALLAST_FOLDER
 from conjure.runs.schema.resource import KEPT_FILES, Resource
 from conjure.runs.schema.run_folder import (
     ATTEMPTS,

@@ -35,7 +35,8 @@ LABEL_LIMIT = 80
 INTERRUPTED, FAILED = "interrupted", "failed"
 COMMAND = "command"  # the kind of a run whose command is the user's own
 MOST_RETRIES = 1000
-MOST_PROCESSES = 1024  # of one command
+MOST_PROCESSES = 1024  # of one command, on each machine
+MOST_NODES = 1024
 _MOST_PARTS = 1_000_000  # more cores or GPUs than any machine has
 
 
@@ -305,6 +306,7 @@ class RunSpec:
         checkpoint: Globs of files of an attempt that the next one is given.
         distributed: How many processes carry out the command together, each told its rank; None for one that
             is told nothing.
+        nodes: How many nodes of the executor carry it out, with so many processes each; one if None.
         on: The executor that it is carried out on, by its name in the user's settings; this machine if None.
         withheld: Of a spec as it is stored, what it does not hold because it was secret, as in ``command``
             and ``variables.API_KEY``; None for a spec that holds everything.
@@ -334,6 +336,7 @@ class RunSpec:
     retry_on: str = INTERRUPTED
     checkpoint: tuple[str, ...] = ()
     distributed: int | None = None
+    nodes: int | None = None
     on: str | None = None
     withheld: tuple[str, ...] | None = None
 
@@ -398,15 +401,30 @@ class RunSpec:
         ]
 
     def _distributed_faults(self) -> list[str]:
+        found = self._nodes_faults()
         if self.distributed is None:
-            return []
-        found = []
+            return found
         if not 0 < self.distributed <= MOST_PROCESSES:
             found.append(f"{option('distributed', self.distributed)} must be between 1 and {MOST_PROCESSES}")
         for name, is_given in (("sandbox", self.sandbox), ("image", self.environment.image is not None)):
             if is_given:
                 found.append(f"{option('distributed')} and {option(name)} cannot be combined")
         return found
+
+    def _nodes_faults(self) -> list[str]:
+        if self.nodes is None:
+            return []
+        if not 0 < self.nodes <= MOST_NODES:
+            return [f"{option('nodes', self.nodes)} must be between 1 and {MOST_NODES}"]
+        needs = (
+            f"{option('nodes', self.nodes)} needs {option('distributed', 'N')}: the processes on each node"
+        )
+        return [needs] * (self.distributed is None)
+
+    @property
+    def node_count(self) -> int:
+        """How many nodes carry out the command."""
+        return self.nodes if self.nodes is not None else 1
 
     def _stop_faults(self) -> list[str]:
         found = []
@@ -472,6 +490,7 @@ class RunSpec:
             "retry_on": safe.retry_on,
             "checkpoint": list(safe.checkpoint),
             "distributed": safe.distributed,
+            "nodes": safe.nodes,
             "on": safe.on,
             "withheld": None if safe.withheld is None else list(safe.withheld),
         }
@@ -495,6 +514,7 @@ class RunSpec:
             "retry",
             "retry_on",
             "distributed",
+            "nodes",
             "on",
         )
         withheld = stored["withheld"] if "withheld" in stored else _starred(stored)

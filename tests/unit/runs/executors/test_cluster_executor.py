@@ -1,13 +1,18 @@
 """What is handed to a cluster of either kind, and what ends a run that is there: not the cluster alone."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from conjure.core.config import HEARTBEAT_EVERY_S
+from conjure.errors import UsageError
 from conjure.runs.database.base import STOP
 from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.cluster_executor import ClusterExecutor
 from conjure.runs.lifecycle.dispatcher import poll_clusters
 from conjure.runs.lifecycle.heartbeat import LOST_AFTER
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run
 from support.clusters import claim, job_of, queue_run
@@ -47,6 +52,16 @@ def test_a_run_that_is_claimed_meanwhile_gets_no_further_job(cluster, store, exe
     store.claims = lambda: claims  # as they were read a moment ago
     executor.submit_waiting(store)
     assert cluster.jobs == {}
+
+
+def test_more_nodes_than_are_large_enough_are_refused(cluster, store, executor):
+    asked = RunSpec(command=("true",), folder=Path("/"), on="gpu", distributed=2, nodes=2)
+    with pytest.raises(UsageError, match=r"^nodes=2: executor gpu has only 1 node with 1 core$"):
+        executor.refuse_impossible(asked)
+    more = replace(asked, resources=ComputeRequest(cpus=64, memory_bytes=10**9))
+    with pytest.raises(UsageError, match=r"has only 0 nodes with 64 cores and 1.0 GB of memory$"):
+        executor.refuse_impossible(more)
+    executor.refuse_impossible(replace(more, nodes=1))  # it waits, as other runs that do not fit
 
 
 def test_a_stopped_run_is_never_started(cluster, store, executor):

@@ -59,6 +59,25 @@ def test_a_job_names_run_attempt_and_home_and_what_it_takes(rest, store, executo
     }
 
 
+def test_a_run_on_several_nodes_is_handed_over_when_all_have_room(rest, store, executor):
+    one = {"CPU": [0.0, 1.0]}
+    rest.nodes = {"a": one, "b": {**one, "CPU": [1.0, 1.0]}}
+    number = queue_run(store, executor, 1, distributed=1, nodes=2)
+    executor.submit_waiting(store)
+    assert rest.jobs == {}
+    rest.nodes |= {"c": one}
+    executor.submit_waiting(store)
+    job, supervise = job_of(executor, number), f"CONJURE_HOME={store.home.root} exec conjure supervise"
+    # The first node's is the last to go: where that fails, the run still waits, and is handed over again.
+    assert [
+        (name, told["entrypoint"], told["entrypoint_label_selector"]) for name, told in rest.jobs.items()
+    ] == [
+        (f"{job}-node2", f"{supervise} --node 1 {number} 1", {"ray.io/node-id": "c"}),
+        (job, f"{supervise} {number} 1", {"ray.io/node-id": "a"}),
+    ]
+    assert [told.id for told in executor.jobs_of(number, 1, executor.cluster.jobs())] == [job]
+
+
 def test_a_second_submission_of_a_job_changes_nothing(rest, store, executor):
     number = queue_run(store, executor)
     (waiting,) = store.claims()

@@ -64,6 +64,28 @@ def test_a_job_names_run_attempt_and_home_and_what_it_takes(programs, store, mon
     assert "SLURM_JOB_ID" not in job["variables"]
 
 
+def test_a_run_on_several_nodes_is_one_job_with_a_step_on_all_but_the_first(programs, store):
+    executor = ClusterExecutor(store.home, programs.settings(setup="module load uv"))
+    number = queue_run(store, executor, 2, distributed=1, nodes=3)
+    executor.submit_waiting(store)  # it does not fit, and takes its place in Slurm's queue
+    job = programs.jobs[job_of(executor, number)]
+    assert {"--nodes=3", "--ntasks=3", "--cpus-per-task=2"} < set(job["options"])
+    supervise = f"CONJURE_HOME={store.home.root} exec conjure supervise"
+    others = "\n".join(
+        [
+            "module load uv",
+            "case $SLURM_PROCID in",
+            *(f"{place}) {supervise} --node {place + 1} {number} 1 ;;" for place in (0, 1)),
+            "esac",
+        ]
+    )
+    assert job["script"] == (
+        "#!/bin/bash\nmodule load uv\nexport CONJURE_JOB=$SLURM_JOB_ID\n"
+        "srun --relative=1 --nodes=2 --ntasks=2 --cpus-per-task=2 --export=ALL"
+        f" bash -c '{others}' < /dev/null &\n{supervise} {number} 1\n"
+    )
+
+
 def test_a_job_of_a_stopped_run_is_taken_back_while_it_is_pending(programs, store, executor):
     stopped, asked, begun = (queue_run(store, executor) for _ in range(3))
     programs.set(nodes=[programs.node("a", "0/8/0/8")])

@@ -15,7 +15,7 @@ from conjure.rank_protocol import (
     inherited_descriptor,
 )
 from conjure.runs.host import hang_detector
-from conjure.runs.host.hang_detector import Hang, HangDetector
+from conjure.runs.host.hang_detector import Hang, HangDetector, RankObserver, RankState
 from conjure.runs.host.process import descendants, find_process
 from conjure.runs.host.process_usage import measure
 from support.casting import wait_until
@@ -32,7 +32,7 @@ class Ranks:
 
     def __init__(self):
         self.progress = ProgressFile(2)
-        self.detector = HangDetector(self.progress)
+        self.observer, self.detector = RankObserver(self.progress), HangDetector()
         self.processes = []
 
     def start(self, then, activity=None, **limits):
@@ -57,7 +57,8 @@ class Ranks:
         return [find_process(pid), *descendants(pid)]
 
     def look(self):
-        return self.detector.look({rank: self.family(rank) for rank in range(len(self.processes))})
+        families = {rank: self.family(rank) for rank in range(len(self.processes))}
+        return self.detector.judge(self.observer.look(families))
 
     def found(self):
         """What the detector finds sooner or later."""
@@ -153,7 +154,7 @@ def test_processor_time_of_its_children_does_not_count_against_a_process(ranks):
     ranks.start(HAVE_ONE_COMPUTE, WORKING, cpu_limit_s=30.0)
     ranks.compute(1)
     own = measure(ranks.processes[1].pid).cpu_s
-    ranks.detector = HangDetector(ranks.progress)
+    ranks.observer = RankObserver(ranks.progress)
     assert own < 30.0
     assert ranks.nothing_found()
 
@@ -190,5 +191,21 @@ def test_a_pause_of_the_whole_machine_is_no_hang(ranks, monkeypatch):
     ranks.start(SLEEP, WAITING)
     ranks.start(SLEEP, WORKING, idle_limit_s=5.0)
     ranks.look()
+    ranks.observer._looked_at -= 3600
     ranks.detector._looked_at -= 3600
     assert ranks.look() is None
+
+
+def test_a_rank_that_waits_for_another_machine_is_judged_with_the_ranks_there():
+    waiting = RankState(WAITING, unchanged_s=60.0, idle_s=60.0)
+    idle = RankState(WORKING, idle_limit_s=5.0, idle_s=6.0)
+    assert HangDetector().judge({0: waiting, 1: RankState(WORKING)}) is None
+    assert HangDetector().judge({0: waiting, 1: idle}).rank == 1
+    assert HangDetector().judge({0: waiting, 1: waiting}).rank is None
+
+
+def test_a_machine_whose_ranks_are_all_stopped_hangs_if_others_go_on(monkeypatch):
+    monkeypatch.setattr(hang_detector, "_STOPPED_S", 0.0)
+    stopped = RankState(is_stopped=True)
+    assert HangDetector().judge({0: RankState(), 1: stopped}) == Hang(1, "hangs: it was stopped by a signal")
+    assert HangDetector().judge({0: stopped, 1: stopped}) is None

@@ -6,9 +6,10 @@ import pytest
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.lifecycle.submission import refuse_own_folder, spec_of_record, with_cores
+from conjure.runs.lifecycle.submission import refuse_own_folder, spec_of_record, submit, with_cores
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, EnvironmentChoice, Mount, RunSpec
+from support.memory_executor import MemoryExecutor
 
 PACKAGES = {"tqdm": "4.66", "Some_Thing": "2.0", "numpy": "2.1"}
 
@@ -107,6 +108,14 @@ def test_conjures_own_home_is_no_folder_to_run_in(home, place, refused):
     else:
         refuse_own_folder(home, spec)
     refuse_own_folder(home, replace(spec, code=CodeChoice(run=1)))
+
+
+def test_several_nodes_need_an_executor_that_has_them(home):
+    spec = RunSpec(command=("true",), folder=home.root.parent, distributed=1, nodes=2)
+    words = r"^nodes=2 needs on='NAME': the executor whose nodes are meant$"
+    for executor in (None, MemoryExecutor()):
+        with pytest.raises(UsageError, match=words):
+            submit(home, spec, executor=executor)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from conjure.runs.database.migrations import NEWEST
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.host.disk_reserve import DiskReserve
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle.disk_reserve import DiskReserve
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.maintenance import doctor
 from conjure.runs.maintenance.doctor import State, examine, rebuild

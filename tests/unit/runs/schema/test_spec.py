@@ -37,6 +37,7 @@ FULL = spec(
     params={"lr": "0.1"},
     idempotent=True,
     distributed=2,
+    nodes=3,
 )
 
 
@@ -190,6 +191,8 @@ def test_debian_packages_without_an_image_are_refused_with_what_to_type(options)
     ("options", "why"),
     [
         ({"distributed": 0}, "distributed=0 must be between 1 and 1024"),
+        ({"distributed": 2, "nodes": 0}, "nodes=0 must be between 1 and 1024"),
+        ({"nodes": 2}, "nodes=2 needs distributed='N': the processes on each node"),
         ({"distributed": 2, "sandbox": True}, "distributed and sandbox cannot be combined"),
         ({"distributed": 2, "environment": EnvironmentChoice(image="x")}, "distributed and image cannot be"),
     ],

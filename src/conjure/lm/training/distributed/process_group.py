@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -174,7 +175,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
     if device.type == "cuda":
         gpus = torch.cuda.device_count()
         if membership.local_rank >= gpus:
-            raise TrainingError(f"{membership.size} processes need a GPU each; {gpus} are there")
+            raise TrainingError(f"each process on a machine needs a GPU; {gpus} are there")
         torch.cuda.set_device(membership.local_rank)
     try:
         store = torch.distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
@@ -186,7 +187,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
             master_listen_fd=inherited_descriptor(LISTEN_VARIABLE),
         )
         backend = _backend(store, membership, device)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise TrainingError(
             f"rank {membership.rank} of {membership.size} cannot reach the others at"
             f" {membership.address}:{membership.port}: {str(error).splitlines()[0]}"
@@ -204,10 +205,20 @@ def _backend(store: Any, membership: Membership, device: torch.device) -> Any:
         )
     gloo: Any = torch.distributed.ProcessGroupGloo  # its options have no type
     options = gloo._Options()
-    if membership.address == _LOOPBACK:  # else the machine's own name is looked up, which may lead nowhere
-        options._devices = [gloo.create_device(hostname=_LOOPBACK)]
+    # By itself it looks up the machine's own name, which may lead nowhere, or where others cannot reach it.
+    options._devices = [gloo.create_device(hostname=_own_address(membership))]
     options._timeout = _STEP_WITHIN
     return gloo(store, membership.rank, membership.size, options)
+
+
+def _own_address(membership: Membership) -> str:
+    """This machine's address on the way to the first process."""
+    [(family, _, _, _, place), *_] = socket.getaddrinfo(
+        membership.address, membership.port, type=socket.SOCK_DGRAM
+    )
+    with socket.socket(family, socket.SOCK_DGRAM) as own:
+        own.connect(place)  # sends nothing
+        return str(own.getsockname()[0])
 
 
 class ConnectedGroup(ProcessGroup):

@@ -1,0 +1,98 @@
+"""How the nodes of a run find one another: an invitation with what the run's supervisors are given."""
+
+from dataclasses import replace
+
+import pytest
+
+from conjure.core.home import Home
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.distributed.connection import Invitation, accept, find_invitation, publish
+from conjure.runs.executors.cluster import JOB_VARIABLE
+from conjure.runs.executors.supervisor_request import SupervisorRequest
+from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle import further_node
+from conjure.runs.lifecycle.further_node import main_on_further_node
+from conjure.runs.lifecycle.submission import request_of_this_process
+from conjure.runs.schema.process_facts import Owner
+from conjure.runs.schema.status import Ending, EndReason
+from support.casting import add_run
+
+INVITATION = Invitation(1, "", "a host", ("192.0.2.1",), 9, "hunter2")
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def store(home):
+    with SqliteDatabase.open(home) as store:
+        yield store
+
+
+@pytest.fixture
+def number(home, store):
+    """A run whose supervisor has begun the first attempt."""
+    record = add_run(store, on="gpu", distributed=1, nodes=2)
+    request = request_of_this_process(home, record.spec, 0.0, "gpu")
+    store.set_request(record.number, request.to_json())
+    store.enqueue(record.number, Owner.queue_of_executor("gpu"))
+    store.begin_attempt(record.number, this_process(home))
+    return record.number
+
+
+def test_an_invitation_is_found_with_the_request_by_its_attempt(store, number):
+    assert find_invitation(store.request(number), 1) is None
+    before = SupervisorRequest.from_json(store.request(number))
+    publish(store, number, INVITATION)
+    assert find_invitation(store.request(number), 1) == INVITATION
+    assert find_invitation(store.request(number), 2) is None
+    assert SupervisorRequest.from_json(store.request(number)) == before
+    later = replace(INVITATION, attempt=2)
+    publish(store, number, later)
+    assert find_invitation(store.request(number), 2) == later
+
+
+def test_nothing_is_published_of_a_run_that_has_ended(store, number):
+    store.end_run(number, Ending(EndReason.KILL_REQUESTED))
+    publish(store, number, INVITATION)
+    assert store.request(number) is None
+
+
+def test_nobody_at_an_address_is_no_connection():
+    assert accept(replace(INVITATION, addresses=("127.0.0.1",))) is None
+
+
+def test_a_further_node_does_nothing_for_an_attempt_that_is_over(home, store, number):
+    store.begin_attempt(number, this_process(home))
+    main_on_further_node(home, number, 1, 1)
+    store.end_run(number, Ending(EndReason.KILL_REQUESTED))
+    main_on_further_node(home, number, 2, 1)
+    assert not home.members.exists()
+
+
+def test_a_further_node_of_another_job_does_nothing(home, store, number, monkeypatch):
+    monkeypatch.setenv(JOB_VARIABLE, "8")
+    publish(store, number, replace(INVITATION, job="7"))
+    main_on_further_node(home, number, 1, 1)
+    assert not home.members.exists()
+
+
+def test_a_further_node_does_not_wait_for_ever_for_an_invitation(home, store, number, monkeypatch):
+    monkeypatch.setattr(further_node, "JOIN_WITHIN_S", 0.0)
+    main_on_further_node(home, number, 1, 1)
+    assert not home.members.exists()
+
+
+def test_what_a_killed_part_left_is_removed_and_a_part_whose_attempt_is_over_goes(home, store, number):
+    publish(store, number, replace(INVITATION, addresses=("127.0.0.1",)))
+    left = home.members / "7-1-1"
+    left.mkdir(parents=True)
+    found = further_node._wait_for_invitation(home, number, 1)
+    folder = further_node.RunFolder(home.members / f"{number}-1-1")
+    part = further_node._Part(home, number, 1, 1, *found, folder)
+    store.enqueue(number, Owner.queue_of_executor("gpu"))  # the first node was lost, and the run waits again
+    assert part._join() is None
+    further_node.tidy_members(home)
+    assert not left.exists()
