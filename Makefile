@@ -69,8 +69,8 @@ test-podman: setup  ## runs in containers with podman; installs it, and makes an
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter
 
-test-story: setup  ## the whole of `conjure demo`, and what it tells
-	$(BIN)/pytest -n 0 --timeout 900 tests/story
+test-story: setup  ## the whole of `conjure demo`, its steps as runs, and what comes of them
+	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 tests/story
 
 CLUSTER_PROGRAMS := initdb=postgresql openssl=openssl slurmctld=slurmctld slurmd=slurmd sbatch=slurm-client munged=munge
 

@@ -43,6 +43,13 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 collect_ignore = ["cluster", "images", "jupyter", "models", "sandbox", "serve", "story", "web"]
 
 
+def pytest_collection_finish():
+    """Leave what stays to the end, torch and thousands of tests, out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
 @pytest.fixture(scope="session")
 def homes(tmp_path_factory):
     """Where the tests' homes are, each with a number."""

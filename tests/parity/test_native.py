@@ -116,7 +116,8 @@ class TestSprite:
         assert abs(loss / exact[0] - 1) < 0.005
         assert (likeliest != exact[1]).float().mean() < 0.02
 
-    def test_native(self, sprite, text, exact, status) -> None:
+    def test_native(self, sprite, text, exact, monkeypatch) -> None:
+        status = native_status("auto", monkeypatch)
         self.assert_close(NativeEngine(native_weights(sprite), status), text, exact)
 
     def test_torch(self, sprite, text, exact) -> None:

@@ -24,7 +24,7 @@ SAMPLING = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     prompts=st.lists(st.text(max_size=30), min_size=1, max_size=4),
     num_samples=st.integers(1, 3),

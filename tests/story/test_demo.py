@@ -1,6 +1,6 @@
 """The whole of `conjure demo`, with the model that comes with conjure: half a minute on two idle cores.
 
-``make test-story`` runs this; how a demo begins and is stopped is in tests/e2e/test_story.py.
+``make test-story`` runs this; how a demo begins and is stopped is in tests/story/test_steps.py.
 """
 
 import re

@@ -155,7 +155,7 @@ def test_a_plot_that_cannot_be_drawn_loses_no_figure(benchmark, summary, tmp_pat
 
 def test_a_quick_run_needs_nothing_that_is_compiled_and_says_what_it_is(benchmark, summary):
     quick = [
-        one for one in benchmark("contenders").contenders(Path("made"), {}) if not (one.once or one.slow)
+        one for one in benchmark("contenders").contenders(Path("made"), WORK) if not (one.once or one.slow)
     ]
     assert {one.role for one in quick} == {"ours", "peer", "limit"}
     assert not [one.name for one in quick if one.name.startswith("llama.cpp")]
