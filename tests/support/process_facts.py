@@ -30,7 +30,7 @@ def main() -> object:
         "input": sys.stdin.read(),
         "is_main_thread": threading.current_thread() is threading.main_thread(),
     }
-    print(json.dumps(facts))
+    print(json.dumps(facts), flush=True)  # a signal ends it at once
     return ENDS[sys.argv[1]]()
 
 

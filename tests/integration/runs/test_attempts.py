@@ -4,6 +4,7 @@ import os
 import signal
 from contextlib import suppress
 
+import psutil
 import pytest
 
 from conjure.runs.database.open_database import open_database
@@ -67,6 +68,23 @@ def test_only_so_many_attempts_follow(client, home):
     run.wait()
     assert (run.status, len(run.record.attempts)) == (RunStatus.INTERRUPTED, 1)
     wait_until(lambda: not home.queued_request(run.number).exists(), "the removal of the request")
+
+
+def test_a_guard_that_comes_late_keeps_no_request_of_a_run_that_was_closed(client, home):
+    run = client.run(SAY_AND_WAIT, retry=1)
+    wait_for_attempt(run, 1)
+    kill_supervisor(run)
+    wait_for_attempt(run, 2)
+    supervisor = supervisor_of(run)
+    guard = psutil.Process(supervisor.parent)
+    guard.suspend()
+    os.kill(supervisor.pid, signal.SIGKILL)
+    run.wait()
+    assert run.status is RunStatus.INTERRUPTED
+    assert not home.queued_request(run.number).exists()
+    guard.resume()
+    guard.wait()
+    assert not home.queued_request(run.number).exists()
 
 
 def test_each_attempt_has_its_own_log(client):

@@ -271,7 +271,9 @@ def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int)
         _keep_request(home, number, request)  # a session that ended may have taken what was in memory
     if status != 0 or scheduler_is_missing(home):
         try:
-            open_store(home, must_exist=True).close()
+            with open_store(home, must_exist=True) as store:
+                if store.facts(number).status.is_final:
+                    remove_request(home, number)  # somebody may have closed it before it was kept above
         except ConjureError:
             traceback.print_exc()  # the next command that can write will close it
     wake_scheduler(home)
