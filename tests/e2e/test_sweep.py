@@ -151,17 +151,26 @@ def test_a_fine_tune_is_the_trial_itself_and_its_options_are_filled(sweep, clien
     words = ["conjure", "finetune", "jokes.txt", "--model", model, "--split", "lines", "--block-size", "16"]
     metric = ["--metric", "held_out_loss", "--minimize"]
     first = client.run("true").wait().number
-    given = ["--param", "lr=1e-3", *metric, "--after", str(first)]
-    status, out, _ = sweep("grid", *given, "--", *words, "--max-steps", "2")
+    given = ["--param", "lr=1e-3", *metric, "--after", str(first), "--retry", "2", "--retry-on", "failed"]
+    status, out, _ = sweep("grid", *given, "--", *words, "--max-steps", "2", "--cpus", "1")
     assert status == 0, out
     run, _ = client.runs()
     record = run.record
     assert record.spec.after == (first,)
+    assert (record.spec.retry, record.spec.retry_on, record.spec.resources.cpus) == (2, "failed", 1)
     assert (record.spec.kind, record.mounts[0].target) == ("finetune", "jokes.txt")
     assert "--learning-rate=:lr:" in record.spec.command
     (trial,) = json.loads(sweep("show", "1", "--json")[1])["trials"]
     assert trial["params"] == {"lr": "1e-3"}
     assert trial["value"] == run.metrics("held_out_loss")[0].value
+
+
+def test_the_place_that_a_sweep_or_its_command_names_is_where_trials_are_to_run(sweep):
+    for sweeps, its_commands in ((["--on", "nowhere"], []), ([], ["--on", "nowhere"])):
+        command = ["conjure", "generate", "a text", *its_commands]
+        status, out, err = sweep("grid", "--param", "seed=1", *sweeps, "--", *command)
+        assert status == 1
+        assert "there is no executor 'nowhere'" in out + err
 
 
 def test_a_prompt_from_standard_input_is_that_of_every_trial(sweep, monkeypatch):
@@ -181,6 +190,10 @@ def test_a_prompt_from_standard_input_is_that_of_every_trial(sweep, monkeypatch)
         (
             ["grid", "--param", "seed=1", "--pip", "tqdm", "--", "conjure", "score", "a text"],
             "--pip cannot be",
+        ),
+        (
+            ["grid", "--param", "seed=1", "--checkpoint", "x", "--", "conjure", "score", "a text"],
+            "--checkpoint cannot be",
         ),
         (
             ["grid", "--param", "seed=1", "--sandbox", "--", "conjure", "score", "a text"],

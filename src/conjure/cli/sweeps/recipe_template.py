@@ -12,7 +12,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from conjure.cli.recording import compute_request
 from conjure.errors import UsageError, option
+from conjure.recipes.run_specs import placed
 from conjure.runs.schema.argv import fill_in, placeholders
 from conjure.runs.schema.spec import RunSpec
 
@@ -40,6 +42,7 @@ _OF_OTHERS = {
     "no_output": _HAS_ENVIRONMENT,
     "sandbox": _NEEDS_HOME,
     "network": _NEEDS_HOME,
+    "checkpoint": "keeps its own",
     "distributed": "takes that option itself",
     "nodes": "takes that option itself",
 }
@@ -76,7 +79,7 @@ def recipe_template(
 
     def made(params: Mapping[str, str]) -> RunSpec:
         context = command.make_context(kind, list(fill_in(tuple(words), params))[2:])
-        return make(context, _swept(command, context, words[2:]))
+        return _placed(make(context, _swept(command, context, words[2:])), context.params, run)
 
     # A spec holds no trial's values; the one made first has the prompt of standard input, which is read once.
     spec, *_ = [made(params) for params in (*trials[1:], trials[0])]
@@ -84,7 +87,6 @@ def recipe_template(
         raise UsageError(f"{option('nodes', spec.nodes)} cannot be combined with conjure sweep")
     return replace(
         spec,
-        resources=run.resources,
         timeout_s=run.timeout_s,
         stop_conditions=run.stop_conditions,
         variables={**spec.variables, **run.variables},
@@ -101,6 +103,13 @@ def _refuse_others(given: Mapping[str, Any], kind: str) -> None:
         # A sandbox that settings ask for is for commands of the user's own, as it is outside a sweep.
         if given[name] and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"{option(name)} cannot be combined with conjure {kind}, which {why}")
+
+
+def _placed(spec: RunSpec, own: Mapping[str, Any], run: RunSpec) -> RunSpec:
+    """Give a run the place and the attempts that its command asks for, or else those that the sweep does."""
+    asked = compute_request(own)
+    spec = replace(spec, retry=own["retry"] or run.retry, retry_on=run.retry_on)
+    return placed(spec, own["on"] or run.on, asked if asked.asks else run.resources)
 
 
 def _with_options(command: click.Command, kind: str, words: Sequence[str], names: Sequence[str]) -> list[str]:
