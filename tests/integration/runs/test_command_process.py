@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import time
 
@@ -57,6 +58,22 @@ def test_terminating_reaches_the_whole_group(start):
     read_to_end(execution)
     assert execution.exit == Exit(signal=signal.SIGTERM)
     assert not is_running(nap(86111))
+
+
+def test_what_was_asked_to_end_is_not_asked_again_when_the_command_has_ended(start):
+    counting = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
+        "print('ready', flush=True)\n"
+        "until = time.monotonic() + 1\n"
+        "while time.monotonic() < until:\n time.sleep(0.01)"
+    )
+    execution = start(f"python -c {shlex.quote(counting)} & trap 'exit 5' TERM; wait")
+    while (STDOUT, b"ready\n") not in execution.read(0.1):
+        pass
+    execution.terminate()
+    assert read_to_end(execution)[STDOUT] == b"asked\n"
+    assert execution.exit == Exit(code=5)
 
 
 def test_killing_reaches_what_left_the_group(start):

@@ -177,10 +177,11 @@ def test_when_all_are_asked_to_end_and_one_fails_the_others_have_a_moment(start,
 
 def test_rank_0_of_a_command_of_conjures_own_is_given_its_port(start, tmp_path):
     (tmp_path / "say.py").write_text(
-        "import os, socket\n"
+        "import os, socket, sys\n"
         "given = os.environ.get('CONJURE_LISTEN_FD')\n"
         "port = socket.socket(fileno=int(given)).getsockname()[1] if given else 0\n"
-        "print(os.environ['RANK'], port == int(os.environ['MASTER_PORT']))\n"
+        # At once: pieces of lines of two processes would mix where Python does not buffer them.
+        "sys.stdout.write(f\"{os.environ['RANK']} {port == int(os.environ['MASTER_PORT'])}\\n\")\n"
     )
     execution = start("exec python say.py", labelled=False)
     assert sorted(read_to_end(execution)[STDOUT].splitlines()) == [b"0 True", b"1 False"]

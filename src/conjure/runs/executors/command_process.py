@@ -17,7 +17,7 @@ from conjure.core.quoting import shell_words
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
-from conjure.runs.host.process import Process, descendants, reap_children, send_signal
+from conjure.runs.host.process import Process, descendants, process_group, reap_children, send_signal
 from conjure.runs.host.process_control import die_with_parent
 from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
@@ -147,6 +147,7 @@ class CommandProcess:
         self._end_signals = {pid: _register_end(self._selector, pid) for pid in self._running}
         self._main_exit: Exit | None = None
         self._asked_leftovers_at: float | None = None
+        self._terminated: set[tuple[int, str]] = set()
         self._alone = False
         self._meter = meter
         self.exit: Exit | None = None
@@ -165,7 +166,11 @@ class CommandProcess:
 
     def terminate(self) -> None:
         """SIGTERM to the command's process group."""
+        there = self._descendants()  # before: who is forked while it is sent may miss it
         self._signal_group(signal.SIGTERM)
+        self._terminated |= {
+            (process.pid, process.started) for process in there if process_group(process.pid) in self._running
+        }
 
     def kill(self) -> None:
         """SIGKILL to the command and all its descendants, whatever group they are in."""
@@ -235,7 +240,9 @@ class CommandProcess:
         now = time.monotonic()
         if self._asked_leftovers_at is None:
             self._asked_leftovers_at = now
-            send_to_all(left, signal.SIGTERM)
+            # Once each: a handler that is at work would be interrupted by another.
+            new = [process for process in left if (process.pid, process.started) not in self._terminated]
+            send_to_all(new, signal.SIGTERM)
         elif now - self._asked_leftovers_at > _LEFTOVERS_GRACE_S:
             send_to_all(left, signal.SIGKILL)
         # What even SIGKILL does not end hangs in the kernel; waiting on would hang us too.
