@@ -69,8 +69,9 @@ def test_what_was_asked_to_end_is_not_asked_again_when_the_command_has_ended(sta
         "while time.monotonic() < until:\n time.sleep(0.01)"
     )
     execution = start(f"python -c {shlex.quote(counting)} & trap 'exit 5' TERM; wait")
-    while (STDOUT, b"ready\n") not in execution.read(0.1):
-        pass
+    said = b""
+    while b"ready\n" not in said:
+        said += b"".join(data for _, data in execution.read(0.1))
     execution.terminate()
     assert read_to_end(execution)[STDOUT] == b"asked\n"
     assert execution.exit == Exit(code=5)
