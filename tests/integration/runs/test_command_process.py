@@ -62,13 +62,17 @@ def test_terminating_reaches_the_whole_group(start):
 
 def test_what_was_asked_to_end_is_not_asked_again_when_the_command_has_ended(start):
     counting = (
-        "import signal, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
-        "print('ready', flush=True)\n"
-        "until = time.monotonic() + 1\n"
+        "import os, signal, time\n"
+        "until = time.monotonic() + 60\n"
+        "def asked(*_):\n"
+        " global until\n"
+        " os.write(1, b'asked\\n')\n"
+        " until = time.monotonic() + 0.5\n"
+        "signal.signal(signal.SIGTERM, asked)\n"
+        "os.write(1, b'ready\\n')\n"
         "while time.monotonic() < until:\n time.sleep(0.01)"
     )
-    execution = start(f"python -c {shlex.quote(counting)} & trap 'exit 5' TERM; wait")
+    execution = start(f"trap 'exit 5' TERM; python -c {shlex.quote(counting)} & wait")
     said = b""
     while b"ready\n" not in said:
         said += b"".join(data for _, data in execution.read(0.1))
