@@ -6,7 +6,7 @@ found for it, which is what conjure is compared with.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,27 +100,13 @@ def _training() -> Iterator[Contender]:
         settings = {**_TRAINING, **task}
         return Contender(name, "train", "conjure_train.py", task=settings, role=role, slow=role != "ours")
 
-    def trainer(
-        name: str, *, dropout: bool, once: bool = False, slow: bool = False, **arguments: Any
-    ) -> Contender:
-        return Contender(
-            name,
-            "train",
-            "transformers_train.py",
-            PEERS / "python",
-            {"dropout": dropout, "arguments": arguments},
-            variables={} if dropout else _KEPT_MEMORY,
-            once=once,
-            slow=slow,
-        )
-
     yield ours("conjure", "ours")
     yield ours("conjure, float32", "variant", precision="float32")
     yield ours("conjure, attention dropout", "variant", attention_dropout=0.1)
-    yield trainer("Trainer, defaults", dropout=True)
-    yield trainer("Trainer, bf16", dropout=True, slow=True, bf16=True)
-    yield trainer("Trainer, bf16, no dropout, memory kept", dropout=False, **_TUNED)
-    yield trainer(
+    yield _trainer("Trainer, defaults", dropout=True)
+    yield _trainer("Trainer, bf16", dropout=True, slow=True, bf16=True)
+    yield _trainer("Trainer, bf16, no dropout, memory kept", dropout=False, **_TUNED)
+    yield _trainer(
         "Trainer, bf16, no dropout, memory kept, compiled",
         dropout=False,
         once=True,
@@ -143,19 +129,26 @@ def _training_in_short_blocks(block: int) -> Iterator[Contender]:
     """Steps of few tokens, as records of a line give: what a step costs whatever is in it weighs more."""
     group, steps = "train_short", {"block": block, "steps": 40}
     yield Contender("conjure", group, "conjure_train.py", task={**_TRAINING, **steps}, role="ours")
-    for name, dropout, arguments in (
-        ("Trainer, defaults", True, {}),
-        ("Trainer, bf16, no dropout, memory kept", False, _TUNED),
+    for trainer in (
+        _trainer("Trainer, defaults", dropout=True, slow=True),
+        _trainer("Trainer, bf16, no dropout, memory kept", dropout=False, slow=True, **_TUNED),
     ):
-        yield Contender(
-            name,
-            group,
-            "transformers_train.py",
-            PEERS / "python",
-            {"dropout": dropout, "arguments": arguments, **steps},
-            variables={} if dropout else _KEPT_MEMORY,
-            slow=True,
-        )
+        yield replace(trainer, group=group, task={**trainer.task, **steps})
+
+
+def _trainer(
+    name: str, *, dropout: bool, once: bool = False, slow: bool = False, **arguments: Any
+) -> Contender:
+    return Contender(
+        name,
+        "train",
+        "transformers_train.py",
+        PEERS / "python",
+        {"dropout": dropout, "arguments": arguments},
+        variables={} if dropout else _KEPT_MEMORY,
+        once=once,
+        slow=slow,
+    )
 
 
 def _decoding(folder: Path) -> Iterator[Contender]:

@@ -94,10 +94,11 @@ def main() -> int:
     chosen = random.Random(options.seed).sample(every, min(options.n, len(every)))
     noticed = 0
     with tempfile.TemporaryDirectory(prefix="conjure-mutate-") as folder, ThreadPoolExecutor(JOBS) as threads:
+        made = [_copy_to(Path(folder) / f"copy-{number}") for number in range(JOBS)]
+        reached = _lines_reached(made[0])
         copies: queue.Queue[Path] = queue.Queue()
-        for number in range(JOBS):
-            copies.put(_copy_to(Path(folder) / f"copy-{number}"))
-        reached = _lines_reached(copies)
+        for copy in made:
+            copies.put(copy)
         tried = threads.map(lambda mutation: _try(copies, mutation, _tests_of(mutation, reached)), chosen)
         for number, (mutation, (killed, seconds)) in enumerate(zip(chosen, tried, strict=True), 1):
             noticed += killed
@@ -161,12 +162,11 @@ def _line(mutation: Mutation) -> str:
     return data[mutation.start : mutation.end].decode()
 
 
-def _lines_reached(copies: "queue.Queue[Path]") -> coverage.CoverageData:
+def _lines_reached(copy: Path) -> coverage.CoverageData:
     """Which tests reach which lines: by the suite, run once for a state of code and tests."""
     trees = subprocess.check_output(["git", "rev-parse", "HEAD:src", "HEAD:tests"], cwd=ROOT, text=True)
     found = ROOT / ".coverage" / f"reached-{'-'.join(tree[:12] for tree in trees.split())}"
     if not found.exists():
-        copy = copies.get()
         (copy / "reached.ini").write_text(
             f"[run]\nbranch = true\nsource_pkgs = conjure\ndata_file = {copy}.reached/data\nparallel = true\n"
             "patch = subprocess, fork, _exit\nsigterm = true\n"
@@ -182,7 +182,6 @@ def _lines_reached(copies: "queue.Queue[Path]") -> coverage.CoverageData:
         subprocess.run(combine, cwd=copy, check=True)
         found.parent.mkdir(exist_ok=True)
         shutil.move(folder / "data", found)
-        copies.put(copy)
     data = coverage.CoverageData(str(found))
     data.read()
     return data

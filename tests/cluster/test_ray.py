@@ -146,7 +146,7 @@ def test_a_fine_tune_on_two_nodes_has_the_losses_of_one_even_if_one_is_lost(clie
     data, model = tuning_inputs(tmp_path)
     upload(home, model, "base")
     options = OPTIONS | {"epochs": 3, "eval_every": 14, "save_every": 10, "split": "lines", "dropout": 0.1}
-    options |= {"model": "uploads/base", "distributed": 1}  # two processes of one machine: tests/e2e
+    options |= {"model": "uploads/base", "distributed": 1}  # two processes of one machine: tests/story
     struck = client.finetune(data, nodes=2, run={"on": "gpu", "retry": 1}, **options)
     alone = client.finetune(data, run={"cpus": 1}, **options)
     wait_until(lambda: struck.record.status is RunStatus.RUNNING, "its start")

@@ -178,7 +178,7 @@ class ClusterExecutor(Executor):
             elif len(own) >= _MOST_JOBS or sum(job.exit_code is not None for job in own) >= _MOST_STARTS:
                 hopeless.append(claim.number)
             elif nodes := _take(free, needs, count):
-                self._submit(claim, attempt, len(own), nodes)
+                self._submit(claim, attempt, len(own), nodes, count)
             else:
                 if self.cluster.has_queue:  # else others' jobs would take all that becomes free
                     self._submit(claim, attempt, len(own), [], count)
@@ -194,15 +194,14 @@ class ClusterExecutor(Executor):
         claim: ResourceClaim,
         attempt: int,
         tries: int,
-        nodes: Sequence[ClusterNode] = (),
-        count: int | None = None,
+        nodes: Sequence[ClusterNode],
+        count: int,
     ) -> None:
         job = self._job(claim.number, attempt) + (f"-{tries + 1}" if tries else "")
         needs, names = amounts_of(claim.needs), (str(claim.number), str(attempt))
-        further = range(1, count if count is not None else len(nodes))
         first = self._entrypoint(*names)
-        if further:
-            others = [self._entrypoint("--node", str(node), *names) for node in further]
+        if count > 1:
+            others = [self._entrypoint("--node", str(node), *names) for node in range(1, count)]
             self.cluster.submit_together(job, [first, *others], needs, nodes)
         else:
             self.cluster.submit(job, first, needs)

@@ -169,7 +169,7 @@ class CommandProcess:
         there = self._descendants()  # before: who is forked while it is sent may miss it
         self._signal_group(signal.SIGTERM)
         self._terminated |= {
-            (process.pid, process.started) for process in there if process_group(process.pid) in self._running
+            process.identity for process in there if process_group(process.pid) in self._running
         }
 
     def kill(self) -> None:
@@ -241,7 +241,7 @@ class CommandProcess:
         if self._asked_leftovers_at is None:
             self._asked_leftovers_at = now
             # Once each: a handler that is at work would be interrupted by another.
-            new = [process for process in left if (process.pid, process.started) not in self._terminated]
+            new = [process for process in left if process.identity not in self._terminated]
             send_to_all(new, signal.SIGTERM)
         elif now - self._asked_leftovers_at > _LEFTOVERS_GRACE_S:
             send_to_all(left, signal.SIGKILL)

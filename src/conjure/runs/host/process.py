@@ -39,6 +39,11 @@ class Process(NamedTuple):
     session: int = 0
     is_stopped: bool = False
 
+    @property
+    def identity(self) -> tuple[int, str]:
+        """What no other process has, not even a later one with its pid."""
+        return self.pid, self.started
+
 
 def this_process(home: Home | None = None) -> Owner:
     """The process this is called in, as an owner of runs of a home; without one, as one of this machine."""

@@ -61,7 +61,7 @@ class UsageMeter:
 
     def look_at(self, processes: Iterable[Process]) -> None:
         """Take in how they stand now."""
-        now = {(process.pid, process.started): measure(process.pid) for process in processes}
+        now = {process.identity: measure(process.pid) for process in processes}
         self._seen.update(now)
         self.note_peak(sum(measurement.memory_bytes for measurement in now.values()))
         disk = self._ended_disk()

@@ -85,7 +85,7 @@ class Sampler:
         if supervisor is None:
             return None
         found = descendants(supervisor.pid, exclude=self._is_other_runs)
-        by_process = {(process.pid, process.started): measure(process.pid) for process in found}
+        by_process = {process.identity: measure(process.pid) for process in found}
         return _Measured(self._timer(), by_process)
 
     def _is_other_runs(self, process: Process) -> bool:

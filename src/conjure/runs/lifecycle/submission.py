@@ -168,24 +168,11 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
         ExecutorError: It does not answer.
     """
     if spec.on is None:
-        _refuse_nodes(spec)
         return LocalExecutor(home)
     executor = ClusterExecutor.named(home, spec.on)
     if must_answer:
         executor.refuse_impossible(with_cores(spec, is_local=False))
     return executor
-
-
-def _refuse_nodes(spec: RunSpec) -> None:
-    """Refuse several nodes where there is only this machine, or an executor that knows of none.
-
-    Raises:
-        UsageError: Some are asked for.
-    """
-    if spec.nodes is not None:
-        raise UsageError(
-            f"{option('nodes', spec.nodes)} needs {option('on', 'NAME')}: the executor whose nodes are meant"
-        )
 
 
 def with_cores(spec: RunSpec, *, is_local: bool) -> RunSpec:
@@ -208,9 +195,11 @@ def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
     Raises:
         UsageError: More is asked for than there is, or than an executor can do.
     """
+    if spec.nodes is not None and spec.on is None:
+        raise UsageError(
+            f"{option('nodes', spec.nodes)} needs {option('on', 'NAME')}: the executor whose nodes are meant"
+        )
     if not is_local:
-        if spec.on is None:
-            _refuse_nodes(spec)
         if spec.retry and spec.on is None:
             raise UsageError(f"a run with {option('retry')} can only be executed on this machine")
         if spec.on is not None and spec.kind != COMMAND and objects_team(home) is not None:

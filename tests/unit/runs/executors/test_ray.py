@@ -81,8 +81,8 @@ def test_a_run_on_several_nodes_is_handed_over_when_all_have_room(rest, store, e
 def test_a_second_submission_of_a_job_changes_nothing(rest, store, executor):
     number = queue_run(store, executor)
     (waiting,) = store.claims()
-    executor._submit(waiting, 1, 0)
-    executor._submit(waiting, 1, 0)
+    executor._submit(waiting, 1, 0, nodes=[], count=1)
+    executor._submit(waiting, 1, 0, nodes=[], count=1)
     assert list(rest.jobs) == [job_of(executor, number)]
 
 
