@@ -78,7 +78,7 @@ test-cluster: setup  ## a real PostgreSQL and Slurm (Debian's, installed if miss
 	scripts/install-programs $(CLUSTER_PROGRAMS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	scripts/install-azurite
-	$(BIN)/pytest tests/cluster
+	$(BIN)/pytest --timeout 300 --maxfail 5 tests/cluster
 
 soak-cluster: setup  ## the same at real lease times: 300 random kills, outages of a minute; some hours
 	scripts/install-programs $(CLUSTER_PROGRAMS)

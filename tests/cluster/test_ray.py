@@ -28,7 +28,6 @@ from support.cluster_contract import (
     join_nodes,
     let_go,
     lose_second_node,
-    occupy,
     outputs,
     processes_of_second_node,
     succeed,
@@ -52,15 +51,14 @@ def replace_worker(nodes, home):
     join_nodes(nodes, home)
 
 
-def test_runs_wait_for_room_in_their_order(client, home, nodes, tmp_path):
+def test_runs_wait_for_room_in_their_order(client, home, nodes, occupy):
     first = client.run(f"echo ready; {UNTIL_GO}", on="gpu")
     wait_for_attempt(first, 1)
-    occupy(nodes, tmp_path, CORES - 1)
+    occupy(CORES - 1)
     runs = [client.run("true", on="gpu") for _ in range(3)]
     assert [run.status for run in runs] == [RunStatus.QUEUED] * 3
     let_go(nodes, first)
     started = [run.wait(check=True).record.facts.entered[RunStatus.BUILDING] for run in runs]
-    (tmp_path / "free").touch()
     assert started == sorted(started)
 
 

@@ -15,7 +15,6 @@ from support.cluster_contract import (
     jobs_of,
     join_nodes,
     let_go,
-    occupy,
     outputs,
     succeed,
     wait_for_attempt,
@@ -39,13 +38,12 @@ def test_a_run_asks_for_gpus_and_is_given_them(client, home, nodes):
     assert (found["kind"], found["total"]["gpus"], found["fault"]) == ("slurm", 2, None)
 
 
-def test_a_job_of_a_stopped_run_leaves_the_queue(client, home, nodes, tmp_path):
-    occupy(nodes, tmp_path, CORES)
+def test_a_job_of_a_stopped_run_leaves_the_queue(client, home, nodes, occupy):
+    occupy(CORES)
     run = client.run("true", on="gpu")
     (job,) = jobs_of(home, run)
     run.stop()
     assert nodes.ask("squeue", "-h", f"--name={job.id}") == ""
-    (tmp_path / "free").touch()
 
 
 def test_a_run_whose_node_is_lost_goes_on_elsewhere(client, home, nodes, tmp_path):

@@ -118,11 +118,17 @@ def jobs_of(home, run):
     return [job for attempt in range(1, 9) for job in executor.jobs_of(run.number, attempt, jobs)]
 
 
-def occupy(nodes, tmp_path, cores):
-    """Have jobs of somebody else's use the cores that are left, until the file ``free`` is there."""
-    nodes.occupy(cores, tmp_path / "free")
-    executor = ClusterExecutor.named(Home.from_environment(), "gpu")
-    wait_until(lambda: not any(node.free.cpus for node in executor.cluster.nodes()), "busy cores")
+@pytest.fixture
+def occupy(home, nodes, tmp_path):
+    """Have jobs of somebody else's use so many cores, until the file `free` is there or the test ends."""
+
+    def do(cores):
+        nodes.occupy(cores, tmp_path / "free")
+        executor = ClusterExecutor.named(home, "gpu")
+        wait_until(lambda: not any(node.free.cpus for node in executor.cluster.nodes()), "busy cores")
+
+    yield do
+    (tmp_path / "free").touch()
 
 
 def test_a_run_is_carried_out_there_as_here(client, home, nodes, folder, tmp_path):
@@ -205,8 +211,8 @@ def is_in_files(folder, text):
     return any(text.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_waits_for_room_never_starts_once_it_is_stopped(client, home, nodes, tmp_path):
-    occupy(nodes, tmp_path, CORES)
+def test_what_waits_for_room_never_starts_once_it_is_stopped(client, home, occupy, tmp_path):
+    occupy(CORES)
     run = client.run(f"touch {tmp_path}/started", on="gpu")
     assert run.status is RunStatus.QUEUED
     executor = ClusterExecutor.named(home, "gpu")
@@ -215,7 +221,7 @@ def test_what_waits_for_room_never_starts_once_it_is_stopped(client, home, nodes
     handed = client.run(f"touch {tmp_path}/started", on="gpu")
     with open_database(home) as store:  # as if the cores had been free when we looked
         (claim,) = [claim for claim in store.claims() if claim.number == handed.number]
-        executor._submit(claim, 1, 0)
+        executor._submit(claim, 1, 0, [], 1)
     assert jobs_of(home, handed)[0].state is JobState.PENDING
     for each in (run, handed):
         each.stop()
@@ -225,11 +231,11 @@ def test_what_waits_for_room_never_starts_once_it_is_stopped(client, home, nodes
     assert not (tmp_path / "started").exists()
 
 
-def test_the_machine_that_asked_for_runs_may_go_away(client, home, nodes, tmp_path, monkeypatch):
+def test_the_machine_that_asked_for_runs_may_go_away(client, home, nodes, occupy, tmp_path, monkeypatch):
     team = read_team(home)
     going = client.run(f"echo begun; {UNTIL_GO}; echo made > made.txt", on="gpu")
     wait_for_attempt(going, 1)
-    occupy(nodes, tmp_path, CORES - 1)
+    occupy(CORES - 1)
     waiting = client.run("cat made.txt", mounts=[f"runs/{going.number}/made.txt"], on="gpu")
     lock = dispatcher_lock_path(home)
     wait_until(lock.read_text, "the dispatcher's start")
