@@ -91,8 +91,8 @@ def _follow(home: Home, made: Submission, background: bool, as_json: bool, inter
     if background:
         lines.say("✨", f"View its output: conjure logs -f {number}")
         return 0
-    waits = made.record.waits_in_queue
-    lines.say("✨", "Cancel the run with ^C" if waits else "Stop viewing logs with ^C")
+    running = "Stop the run with ^C" if interrupt_stops else "Stop viewing logs with ^C"
+    lines.say("✨", "Cancel the run with ^C" if made.record.waits_in_queue else running)
     return _following().follow_run(home, number, interrupt_stops=interrupt_stops, interrupt_cancels=True)
 
 
