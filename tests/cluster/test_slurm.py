@@ -36,6 +36,11 @@ def test_a_run_asks_for_gpus_and_is_given_them(client, home, nodes):
     assert list(run.logs()) == ["0"]
     (found,) = json.loads(succeed("executors", "--json"))
     assert (found["kind"], found["total"]["gpus"], found["fault"]) == ("slurm", 2, None)
+    asked = {"on": "gpu", "gpus": 1}  # which this machine has not
+    report = "python -c \"import conjure; conjure.log_metric('loss', :x:, step=1)\""
+    sweep = client.sweep(report, {"x": [2]}, metric="loss", direction="minimize", run=asked)
+    sweep.wait(check=True)
+    assert [trial.status for trial in sweep.trials] == ["complete"]
 
 
 def test_a_job_of_a_stopped_run_leaves_the_queue(client, home, nodes, occupy):

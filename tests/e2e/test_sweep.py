@@ -44,6 +44,17 @@ def python(script: str, *arguments: str) -> list[str]:
     return ["--", sys.executable, "-c", script, *arguments]
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [(["--on", "nowhere"], "there is no executor 'nowhere'"), (["--cpus", "5000"], "--cpus 5000")],
+)
+def test_what_no_trial_could_ever_do_is_refused_at_once(sweep, where, said):
+    status, _, err = sweep("grid", "--param", "x=1", "--metric", "loss", *where, *python(REPORT, ":x:", "a"))
+    assert status == 2
+    assert said in err
+    assert json.loads(sweep("ls", "--json")[1]) == []
+
+
 def test_a_grid_from_the_first_trial_to_the_best(sweep, client, capsys):
     space = ["--param", "x=1.50,07", "--param", "y=aa"]
     done = sweep("grid", "-j", "2", *space, "--metric", "loss", "--minimize", *python(REPORT, ":x:", ":y:"))

@@ -22,8 +22,7 @@ from conjure.runs.database.base import STOP, Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs
-from conjure.runs.lifecycle.submission import refuse_own_folder
-from conjure.runs.scheduling.scheduler import refuse_impossible
+from conjure.runs.lifecycle.submission import refuse_own_folder, refuse_unfit
 from conjure.runs.schema.spec import RunSpec, split_withheld
 from conjure.sweeps.request import SweepRequest
 
@@ -39,9 +38,9 @@ def start_sweep(home: Home, request: SweepRequest) -> int:
         ConjureError: It cannot be started.
     """
     require_packages(request)
+    refuse_unfit(home, request.spec)
     with open_store(home) as store:
         refuse_own_folder(home, request.spec)
-        refuse_impossible(request.spec.resources)
         number = store.create_sweep(
             request.to_dict(),
             trials=request.trial_count,

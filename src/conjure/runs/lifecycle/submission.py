@@ -175,6 +175,17 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     return executor
 
 
+def refuse_unfit(home: Home, spec: RunSpec) -> None:
+    """Refuse a spec that cannot be carried out where it says, before anything is made of it.
+
+    Raises:
+        UsageError: There is no such executor, or more is asked for than it has or can do.
+        ExecutorError: It does not answer.
+    """
+    executor = _executor_of(home, spec, must_answer=True)
+    _refuse_where(home, spec, is_local=executor.name == LOCAL)
+
+
 def with_cores(spec: RunSpec, *, is_local: bool) -> RunSpec:
     """The spec with the cores that its processes share, where it says nothing: all of this machine's.
 
