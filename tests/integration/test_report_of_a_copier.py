@@ -11,7 +11,7 @@ from conjure.lm.models.decoder import Decoder
 from conjure.lm.nn.loss import IGNORE
 from conjure.lm.report.analysis import Evidence, analyse
 from conjure.lm.report.facts import CurvePoint, Report
-from conjure.lm.report.measure_model import measure_model
+from conjure.lm.report.measure_model import HeldOutTexts, measure_model
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Batch
 from conjure.lm.training.trainer import Trainer, TrainSettings
@@ -31,6 +31,9 @@ class RecordBlocks:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def counting(self, most: int) -> list[int]:
+        return list(range(min(most, len(self))))
+
     def order(self, epoch: int, seed: int) -> list[int]:
         return np.random.default_rng([seed, epoch]).permutation(len(self)).tolist()
 
@@ -49,7 +52,7 @@ def report_after(epochs: int) -> Report:
     tokenizer = tiny_tokenizer()
     model = Decoder(tiny_config(n_embd=64, n_head=4, context_length=LENGTH)).initialise(0)
     request = GenerationRequest(num_samples=20, max_new_tokens=LENGTH, seed=3)
-    before = measure_model("fresh", model, tokenizer, HELD_OUT, request, trained_on=TRAINING)
+    before = measure_model("fresh", model, tokenizer, HeldOutTexts(HELD_OUT), request, trained_on=TRAINING)
     settings = TrainSettings(
         epochs=epochs, batch_size=6, micro_batch=6, schedule="constant", patience=0, eval_every=10**6
     )
@@ -59,7 +62,9 @@ def report_after(epochs: int) -> Report:
     evidence = Evidence(
         title="a tiny model",
         base=before,
-        tuned=measure_model("tuned", model.eval(), tokenizer, HELD_OUT, request, trained_on=TRAINING),
+        tuned=measure_model(
+            "tuned", model.eval(), tokenizer, HeldOutTexts(HELD_OUT), request, trained_on=TRAINING
+        ),
         request=request,
         tokenizer=tokenizer,
         training=TRAINING,

@@ -59,7 +59,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
             str(run.run),
             place(run),
             f"{run.bits_per_byte:.3f}" if run.bits_per_byte is not None else "–",
-            behind(run),
+            behind(run, comparison.scored),
             f"{run.copies:,} of {samples:,}",
             f"{run.distinct_pairs:.0%}" if run.distinct_pairs is not None else "–",
             f"{run.length_distance:.1f} (normal: up to {run.usual_distance:.1f})",

@@ -233,6 +233,7 @@ def score_documents(
     texts: Iterable[str],
     windows: Windows,
     *,
+    allow_special: bool = False,
     report: Callable[[int], object] | None = None,
 ) -> Iterator[Score]:
     """Score each text as a document of its own, in order; short ones share forward passes.
@@ -244,10 +245,11 @@ def score_documents(
         tokenizer: The model's own.
         texts: Read as they are needed.
         windows: How much of a text is seen at once.
+        allow_special: Take special tokens written out in a text for those tokens.
         report: Told after each forward pass how many more tokens have been scored.
     """
     for group in _groups(texts):
-        ids = tokenizer.encode_batch(group)
+        ids = tokenizer.encode_batch(group, allow_special=allow_special)
         scored = _score_group(scorer, ids, windows, [tokenizer.start_id] * len(ids), report)
         for text, encoded, logprobs in zip(group, ids, scored, strict=True):
             total = float(logprobs.sum(dtype=np.float64))
@@ -268,17 +270,22 @@ def score_chats(
     Args:
         scorer: The model.
         tokenizer: The model's own.
-        chats: The conversations; what ends an answer is not scored.
+        chats: The conversations; what ends an answer is not scored. One that begins with an answer is read
+            after the token that texts are read after.
         windows: How much of a conversation is seen at once.
         report: Told after each forward pass how many more tokens have been read.
     """
     remaining = iter(chats)
     while group := list(islice(remaining, _CHATS_TOGETHER)):
-        documents = [chat.ids[1:] for chat in group]
-        scored = _score_group(scorer, documents, windows, [chat.ids[0] for chat in group], report)
-        for chat, logprobs in zip(group, scored, strict=True):
-            places = [place for span in chat.answers(tokenizer.end_ids) for place in span]
-            found = logprobs[[place - 1 for place in places]].tolist()
+        answers = [[place for span in chat.answers(tokenizer.end_ids) for place in span] for chat in group]
+        rows = [
+            chat.ids if 0 not in places else [tokenizer.start_id, *chat.ids]
+            for chat, places in zip(group, answers, strict=True)
+        ]
+        scored = _score_group(scorer, [row[1:] for row in rows], windows, [row[0] for row in rows], report)
+        for chat, places, row, logprobs in zip(group, answers, rows, scored, strict=True):
+            first = len(row) - len(chat.ids) - 1  # of the scored tokens, what stands at place 0 of the record
+            found = logprobs[[first + place for place in places]].tolist()
             text = chat.answer_text(tokenizer)
             tally = Tally(math.fsum(found), len(found), len(text.split()), len(text.encode()))
             yield Score([chat.ids[place] for place in places], found, tally, windows)

@@ -324,16 +324,17 @@ def _course(evidence: Evidence) -> Course:
 
 
 def thin_out(points: Sequence[CurvePoint], most: int) -> tuple[CurvePoint, ...]:
-    """At most so many points: neighbours become one, with mean training and latest held-out loss."""
+    """At most so many points, and all that were evaluated; those in between become one, or part of these."""
     size = -(-len(points) // most)
-    return tuple(_merged(points[start : start + size]) for start in range(0, len(points), max(1, size)))
+    bins: list[list[CurvePoint]] = [[]]
+    for point in points:
+        bins[-1].append(point)
+        if len(bins[-1]) == size or point.held_out_loss is not None:
+            bins.append([])
+    return tuple(_merged(each) for each in bins if each)
 
 
 def _merged(points: Sequence[CurvePoint]) -> CurvePoint:
     train = [point.train_loss for point in points if point.train_loss is not None]
-    held_out = [point.held_out_loss for point in points if point.held_out_loss is not None]
-    return CurvePoint(
-        step=points[-1].step,
-        train_loss=sum(train) / len(train) if train else None,
-        held_out_loss=held_out[-1] if held_out else None,
-    )
+    mean = sum(train) / len(train) if train else None
+    return CurvePoint(points[-1].step, mean, points[-1].held_out_loss)

@@ -141,7 +141,7 @@ def compare(models: Sequence[TunedModel], *, tell: Tell = lambda _: None) -> Com
     for model, own, text, encoder in zip(models, loaded, texts, encoders, strict=True):
         tell(f"Measuring run {model.run}")
         own.model.to(pick_device())
-        scores.append(_scores(own, encoder, chosen, windows))
+        scores.append(_scores(own, encoder, chosen, windows, allow_special=text.reads_special_tokens))
         facts.append(_written(own, encoder, text, questions))
     ranks = rank(scores) if chosen else [None] * len(models)
     behind = behind_lowest(scores) if chosen else [None] * len(models)
@@ -195,11 +195,14 @@ def _scores(
     encoder: ConversationEncoder | None,
     records: Sequence[HeldOutRecord],
     windows: Windows,
+    *,
+    allow_special: bool,
 ) -> list[Tally]:
     """What a model makes of each record; of a conversation, of its answers."""
     scorer = TorchScorer(own.model)
     if encoder is None:
-        scored = score_documents(scorer, own.tokenizer, [record.text for record in records], windows)
+        documents = [record.text for record in records]
+        scored = score_documents(scorer, own.tokenizer, documents, windows, allow_special=allow_special)
     else:
         chats = [encoder.encode(record.messages) for record in records]
         scored = score_chats(scorer, own.tokenizer, chats, windows)

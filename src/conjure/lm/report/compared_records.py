@@ -174,6 +174,11 @@ class TunedTexts:
             yield from record_texts(split.split.train, self._tokenizer)
 
     @property
+    def reads_special_tokens(self) -> bool:
+        """Whether special tokens written out in its data were those tokens."""
+        return _reads_special_tokens(self._settings)
+
+    @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each record of its data; of conversations, of the last answers."""
         return self._splits[-1].text.written_lengths(self._tokenizer.end_ids)
@@ -216,7 +221,7 @@ def remake_split(training: Training, tokenizer: Tokenizer, *, name: str = "") ->
     encode = partial(
         tokenise,
         tokenizer=tokenizer,
-        allow_special=settings.get("special_tokens") == "token",
+        allow_special=_reads_special_tokens(settings),
         chat=_encoder(settings, records.chat_formats, tokenizer, name),
     )
     text = encode(records)
@@ -229,6 +234,10 @@ def remake_split(training: Training, tokenizer: Tokenizer, *, name: str = "") ->
         dedup=settings.get("dedup", "keep"),
     )
     return RemadeSplit(split, records, text, *(measured if measured is not None else (records, text)))
+
+
+def _reads_special_tokens(settings: dict[str, Any]) -> bool:
+    return bool(settings.get("special_tokens") == "token")
 
 
 def _read(files: Sequence[str], settings: dict[str, Any]) -> RecordSet:

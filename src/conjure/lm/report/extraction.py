@@ -26,6 +26,7 @@ def extracted_share(
     tokenizer: Tokenizer,
     records: Sequence[str | EncodedChat],
     *,
+    allow_special: bool = False,
     on_progress: Callable[[int], object] | None = None,
 ) -> ExtractedShare | None:
     """How many of some records are recited; None where none is long enough to be tried.
@@ -35,6 +36,7 @@ def extracted_share(
         tokenizer: Its own.
         records: Whole records, each text read after an end-of-text token. Of a conversation, the last answer
             is tried, after all that comes before it.
+        allow_special: Take special tokens written out in a text for those tokens.
         on_progress: Told after each forward pass how many more tokens have been read.
 
     Source:
@@ -42,7 +44,9 @@ def extracted_share(
     """
     context = model.context_length
     chats = [_of_chat(chat, tokenizer) for chat in records if isinstance(chat, EncodedChat)]
-    texts = tokenizer.encode_batch([text for text in records if isinstance(text, str)])
+    texts = tokenizer.encode_batch(
+        [text for text in records if isinstance(text, str)], allow_special=allow_special
+    )
     recitals = [_of_text([tokenizer.start_id, *ids[: min(LONGEST, context)]]) for ids in texts]
     recitals += [chat.within(context) for chat in chats if chat is not None]
     rows = sorted((each for each in recitals if each.tried >= SHORTEST), key=lambda each: len(each.ids))

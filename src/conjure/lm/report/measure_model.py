@@ -57,10 +57,9 @@ def measure_model(
     name: str,
     model: CausalLM,
     tokenizer: Tokenizer,
-    held_out: Sequence[Record],
+    held_out: "HeldOutTexts",
     request: GenerationRequest,
     *,
-    in_stretches: bool = False,
     trained_on: Sequence[Record] = (),
     on_progress: Progress | None = None,
 ) -> Observation:
@@ -73,33 +72,41 @@ def measure_model(
         held_out: Records that the tuned model was not trained on; may be none.
         request: What to write. Its prompt should be the empty one, the start of a record; or the questions
             of conversations.
-        in_stretches: Tell the scores of long texts stretch by stretch.
         trained_on: Some whole records that the tuned model was trained on, to see which can be recited.
         on_progress: Told how far it is, from time to time.
     """
     scorer, windows = TorchScorer(model), Windows.of(model)
-    recited = held_out[:: max(1, len(held_out) // RECITED_RECORDS)][:RECITED_RECORDS]
-    work = _Work(on_progress, request, [*held_out, *recited, *trained_on])
+    records, allow_special = held_out.records, held_out.allow_special
+    recited = records[:: max(1, len(records) // RECITED_RECORDS)][:RECITED_RECORDS]
+    work = _Work(on_progress, request, [*records, *recited, *trained_on])
     samples = []
     for event in stream(torch_engine(model), tokenizer, request):
         if isinstance(event, Sample):
             samples.append(event)
         work.done_writing(event)
-    texts = [record for record in held_out if isinstance(record, str)]
-    chats = [record for record in held_out if isinstance(record, EncodedChat)]
+    texts = [record for record in records if isinstance(record, str)]
+    chats = [record for record in records if isinstance(record, EncodedChat)]
     scored = chain(
-        score_documents(scorer, tokenizer, texts, windows, report=work.done_reading),
+        score_documents(
+            scorer, tokenizer, texts, windows, allow_special=allow_special, report=work.done_reading
+        ),
         score_chats(scorer, tokenizer, chats, windows, report=work.done_reading),
     )
     return Observation(
         name=name,
         samples=sorted(samples, key=lambda sample: (sample.prompt_index, sample.index)),
-        scores=[tally for score in scored for tally in (stretches(score) if in_stretches else [score.tally])],
+        scores=[
+            tally
+            for score in scored
+            for tally in (stretches(score) if held_out.in_stretches else [score.tally])
+        ],
         windows=windows,
         extraction=Extraction(
             *(
-                extracted_share(model, tokenizer, texts, on_progress=work.done_reading)
-                for texts in (trained_on, recited)
+                extracted_share(
+                    model, tokenizer, records, allow_special=allow_special, on_progress=work.done_reading
+                )
+                for records in (trained_on, recited)
             )
         ),
     )
@@ -152,14 +159,16 @@ class HeldOutTexts:
     Attributes:
         texts: Their texts.
         groups: The group of each.
-        in_stretches: Whether so few long texts are counted in stretches.
+        in_stretches: Whether so few texts, one of each group, are counted in stretches.
         chats: The records in tokens, where they are conversations; `texts` are then their answers.
+        allow_special: Whether special tokens written out in a text are those tokens.
     """
 
     texts: Sequence[str] = ()
     groups: Sequence[int] = ()
     in_stretches: bool = False
     chats: Sequence[EncodedChat] = ()
+    allow_special: bool = False
 
     @property
     def records(self) -> Sequence[Record]:
@@ -171,13 +180,16 @@ class HeldOutTexts:
         return self.groups if scores == len(self.texts) else range(scores)
 
 
-def held_out_texts(stream: TokenStream | None, tokenizer: Tokenizer, *, tokens: int) -> HeldOutTexts:
+def held_out_texts(
+    stream: TokenStream | None, tokenizer: Tokenizer, *, tokens: int, allow_special: bool = False
+) -> HeldOutTexts:
     """All held-out records, or, where they have more tokens than that, some groups chosen by their hash.
 
     Args:
         stream: The held-out part; None where nothing is.
         tokenizer: Whose tokens the stream holds.
         tokens: Most tokens in all; a record that alone has more is cut there.
+        allow_special: Whether special tokens written out in the data were taken for those tokens.
     """
     if stream is None:
         return HeldOutTexts()
@@ -195,9 +207,12 @@ def held_out_texts(stream: TokenStream | None, tokenizer: Tokenizer, *, tokens: 
         (_record_text(stream, tokenizer, number, tokens), int(stream.labels[number])) for number in numbers
     ]
     found = [(text, group) for text, group in found if text]
-    groups = [group for _, group in found]
-    few = len(set(groups)) < FEWEST_GROUPS
-    return HeldOutTexts([text for text, _ in found], groups, in_stretches=few)
+    few = len({group for _, group in found}) < FEWEST_GROUPS
+    if few:  # a stretch counts by itself, so another of its text's group would count as something new
+        first = {group: text for text, group in reversed(found)}
+        found = [(first[group], group) for group in dict.fromkeys(group for _, group in found)]
+    texts, groups = [text for text, _ in found], [group for _, group in found]
+    return HeldOutTexts(texts, groups, in_stretches=few, allow_special=allow_special)
 
 
 def _sampled_records(stream: TokenStream, tokens: int) -> list[int]:
@@ -278,7 +293,10 @@ def questions(stream: TokenStream, tokenizer: Tokenizer, count: int) -> list[Enc
 def _record_text(
     stream: TokenStream, tokenizer: Tokenizer, number: int, most_tokens: int | None = None
 ) -> str:
-    """A record's text, at most so many tokens of it, without its end; of a conversation, the answers."""
+    """A record's text, at most so many tokens of it, without its end; of a conversation, the answers.
+
+    Encoded, it gives those tokens again, so the space that some tokenizers put before a text is not in it.
+    """
     if stream.kinds is not None:
         return _chat(stream, number).answer_text(tokenizer)
     ids = stream.ids[stream.place_of(number)]
@@ -288,4 +306,5 @@ def _record_text(
         ids = ids[1:]
     ids = ids[:most_tokens]
     pieces = (ids[at : at + _READ_TOKENS] for at in range(0, len(ids), _READ_TOKENS))
-    return b"".join(tokenizer.decode_bytes(piece.tolist()) for piece in pieces).decode("utf-8", "replace")
+    content = b"".join(tokenizer.decode_bytes(piece.tolist()) for piece in pieces)
+    return (content.removeprefix(b" ") if tokenizer.kind.prefix_space else content).decode("utf-8", "replace")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -56,6 +57,31 @@ class LossChange:
     p_value: float
     method: Method
     outcome: Outcome
+
+
+def margin(standard_error: float, groups: int) -> float:
+    """How far the true value of a mean over so many groups may be from the one found, with 95 % confidence.
+
+    Args:
+        standard_error: Of the mean.
+        groups: At least 2; few of them tell the standard error itself only roughly.
+
+    Source:
+        Student's t; for more than two degrees of freedom by Abramowitz and Stegun 1964, 26.7.5.
+    """
+    freedom = groups - 1
+    if freedom == 1:
+        return math.tan(math.pi / 2 * 0.95) * standard_error
+    if freedom == 2:
+        return 0.95 * math.sqrt(2 / (1 - 0.95**2)) * standard_error
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms)) * standard_error
 
 
 def group_tallies(tallies: Sequence[Tally], groups: Sequence[int]) -> list[Tally]:

@@ -25,7 +25,7 @@ from conjure.lm.report.facts import (
     Verdict,
 )
 from conjure.lm.report.novelty import Novelty
-from conjure.lm.report.statistics import FEWEST_CLEAR_GROUPS, LEVEL, SMALLEST_CHANGE
+from conjure.lm.report.statistics import FEWEST_CLEAR_GROUPS, LEVEL, SMALLEST_CHANGE, margin
 
 ALL_LONG = 0.9  # where so many records reach a sample's limit, there are no lengths to be learned
 NEARLY = 2.0  # times the normal distance: a difference that shows, but a small one
@@ -47,7 +47,7 @@ _QUESTIONS = (
     "Is it varied?",
 )
 _BETTER, _SHAPE, _COPYING, _VARIED = _QUESTIONS
-Z_95 = 1.96  # standard errors on either side of a share: 95 % confidence
+_Z_95 = 1.96  # standard errors on either side of a share: 95 % confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,8 @@ def _sure_of_change(comparison: HeldOutComparison) -> str:
     digits = change_digits(change)
     words = f"It {'fell' if change < 0 else 'rose'} by {change_size(abs(change), digits)}"
     if comparison.standard_error is not None:
-        words += f" (± {change_size(Z_95 * comparison.standard_error, digits)} with 95% confidence)"
+        half = margin(comparison.standard_error, comparison.counted)
+        words += f" (± {change_size(half, digits)} with 95% confidence)"
     if p_value is None:
         return f"{words}."
     often = "less than once in 1,000 times" if p_value < 0.001 else _times(p_value)
@@ -361,6 +362,6 @@ def share_interval(count: int, of: int) -> tuple[float, float]:
     Source:
         Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
-    middle = (count + Z_95**2 / 2) / (of + Z_95**2)
-    half = Z_95 / (of + Z_95**2) * math.sqrt(count * (of - count) / of + Z_95**2 / 4)
+    middle = (count + _Z_95**2 / 2) / (of + _Z_95**2)
+    half = _Z_95 / (of + _Z_95**2) * math.sqrt(count * (of - count) / of + _Z_95**2 / 4)
     return max(0.0, middle - half), min(1.0, middle + half)

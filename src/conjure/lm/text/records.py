@@ -14,7 +14,7 @@ from typing import NamedTuple
 from conjure.core.files import sha256_bytes, sha256_file
 from conjure.errors import DataError, UsageError, option
 from conjure.lm.bounds import value_fault
-from conjure.lm.text.chat.formats import ChatFormat, Conversation, read_conversation
+from conjure.lm.text.chat.formats import ChatFormat, Conversation, Message, read_conversation
 from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, strip_byte_order_marks
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.sources import Source, find_sources, translate_read_errors
@@ -168,7 +168,7 @@ class RecordSet:
     def _conversations(self, index: int, source: Source, format_: ChatFormat) -> Iterator[Piece]:
         unit = _UNITS.get(source.kind, "line")
         for number, record, fault in open_table(source.path, source.kind, self.layout).records():
-            found = fault if fault is not None else read_conversation(record, format_)
+            found = fault if fault is not None else _readable(read_conversation(record, format_))
             if isinstance(found, Fault):
                 self._count(found, index, number)
             else:
@@ -311,6 +311,15 @@ def _fault_in(text: str) -> Fault | None:
         except UnicodeEncodeError:  # surrogates: bytes that were not UTF-8, or half a pair in JSON
             return Fault.WRONG_ENCODING
     return None
+
+
+def _readable(messages: tuple[Message, ...] | Fault) -> tuple[Message, ...] | Fault:
+    """Messages with their line ends as in every other kind of file, or the fault of one that is no text."""
+    if isinstance(messages, Fault):
+        return messages
+    if any(_fault_in(message.content) is Fault.WRONG_ENCODING for message in messages):
+        return Fault.WRONG_ENCODING
+    return tuple(message._replace(content=_with_line_feeds(message.content)) for message in messages)
 
 
 def _with_line_feeds(text: str) -> str:

@@ -68,6 +68,11 @@ class TokenStream:
         """Number of records, wholly or partly in the stream."""
         return len(self.ends)
 
+    @property
+    def has_targets(self) -> bool:
+        """Whether there is a token to predict that counts: of conversations, one of an answer."""
+        return len(self) >= 2 and (self.kinds is None or bool(self.weights_of(1, len(self)).any()))
+
     def read(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """The ids of tokens `start` to `stop` of the stream, int64, (stop - start,)."""
         return self.ids[self._places(start, stop)].astype(np.int64)
@@ -267,13 +272,11 @@ def _hold_out_tail(
     excluded = int(shared.sum())
     measured = tail.select(~shared)
     if len(measured) < 2:
-        return Split(
-            everything,
-            None,
-            "none",
-            "everything that could be held out is also in the rest of the text",
-            excluded,
-        )
+        why = "everything that could be held out is also in the rest of the text"
+        return Split(everything, None, "none", why, excluded)
+    if not measured.has_targets:
+        why = f"the last {_TAIL:.0%} of the tokens, which could be held out, have no answer"
+        return Split(everything, None, "none", why, excluded)
     reason = f"the last {_TAIL:.0%} of the tokens are held out: {reason}"
     return Split(train, measured, "tail", reason, excluded)
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
@@ -322,7 +323,7 @@ def _quoted_row(source: "_Lines", first: str, delimiter: str, width: int) -> lis
     joined = first
     while joined.count(delimiter) < width or joined is first:
         with suppress(csv.Error):
-            fields = next(csv.reader(joined.splitlines(keepends=True), delimiter=delimiter, strict=True))
+            fields = next(csv.reader(StringIO(joined, newline="\n"), delimiter=delimiter, strict=True))
             if joined is first or len(fields) == width:
                 return fields
         following = next(source, "") if width else ""

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from conjure.core.files import locked, sha256_bytes, sync_folder
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.text import valid_utf8
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat
@@ -34,7 +35,7 @@ from conjure.lm.text.sources import Source
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
-_FORMAT = 3  # of the folder; a change here makes every older folder unused
+_FORMAT = 4  # of the folder; a change here makes every older folder unused
 _GROUPS_FORMAT = 1  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
@@ -338,7 +339,8 @@ def describe(records: RecordSet, text: TokenisedText, groups: DuplicateGroups) -
 
 
 def _file_facts(source: Source) -> dict[str, str | None]:
-    facts: dict[str, str | None] = {"name": source.name, "kind": source.kind, "column": source.column}
+    name = valid_utf8(source.name)
+    facts: dict[str, str | None] = {"name": name, "kind": source.kind, "column": source.column}
     return facts | ({"chat": str(source.chat)} if source.chat is not None else {})
 
 

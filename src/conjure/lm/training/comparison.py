@@ -82,7 +82,12 @@ def measure(
     """
     # What is scored is no more than training processed, unless that is very little.
     most = max(FEWEST_SCORED_TOKENS, trained.history.targets)
-    held_out = held_out_texts(prepared.split.heldout, prepared.tokenizer, tokens=most)
+    held_out = held_out_texts(
+        prepared.split.heldout,
+        prepared.tokenizer,
+        tokens=most,
+        allow_special=prepared.request.reads_special_tokens,
+    )
     recited = some_records(prepared.split.train, prepared.tokenizer)
     request = prepared.generation_request(_REPORT_SAMPLES, _REPORT_TOKENS)
 
@@ -91,9 +96,8 @@ def measure(
             name,
             model.to(prepared.device),
             prepared.tokenizer,
-            held_out.records,
+            held_out,
             request,
-            in_stretches=held_out.in_stretches,
             trained_on=recited,
             on_progress=progress,
         )

@@ -297,7 +297,7 @@ def _save_state(prepared: Prepared, trainer: Trainer, history: History) -> None:
         "conjure": version("conjure"),
         "base": prepared.base_noted,
         "agreement": _agreement(prepared),
-        "micro_batch": prepared.plan.micro_batch,
+        "micro_batch": trainer.settings.micro_batch,
         "history": history.to_dict(),
     }
     save_training_state(state_folder(prepared.output), trainer.state(), facts)
@@ -308,6 +308,7 @@ def _agreement(prepared: Prepared) -> dict[str, Any]:
     return {
         **prepared.request.settings(),
         "data": prepared.records.digest,
+        "validation_data": prepared.validation.digest if prepared.validation is not None else None,
         "tokenizer": prepared.tokenizer.digest,
         "block_size": prepared.plan.block_size,
         "batch_size": prepared.plan.batch_size,

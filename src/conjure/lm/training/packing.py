@@ -6,6 +6,7 @@ unless it counts nothing (tests/property/test_packing.py).
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +96,17 @@ class Blocks:
             torch.from_numpy(targets),
             torch.from_numpy(segments),
             torch.from_numpy(weights) if weights is not None else None,
+        )
+
+    def counting(self, most: int) -> list[int]:
+        """The first so many blocks that have a target; of a long question, a block may have none."""
+        numbers = (number for number in range(len(self)) if self._counts(number))
+        return list(islice(numbers, most))
+
+    def _counts(self, number: int) -> bool:
+        start = number * self.block_size
+        return bool(
+            self._stream.weights_of(start + 1, min(start + self.block_size, self.target_count) + 1).any()
         )
 
     def order(self, epoch: int, seed: int) -> list[int]:

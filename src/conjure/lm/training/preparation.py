@@ -59,6 +59,7 @@ class Prepared:
         base_facts: What its folder tells of its origin.
         model: A second model with the same weights, which training changes.
         records: The text.
+        validation: The text to measure on, where it is one of its own.
         text: Its tokens.
         split: What to learn from, and what to measure on.
         plan: What will be done.
@@ -72,6 +73,7 @@ class Prepared:
     base_facts: BaseFacts
     model: CausalLM
     records: RecordSet
+    validation: RecordSet | None
     text: TokenisedText
     split: Split
     plan: Plan
@@ -133,7 +135,7 @@ def prepare(
     encode = partial(
         tokenise,
         tokenizer=base.tokenizer,
-        allow_special=request.special_tokens == "token",
+        allow_special=request.reads_special_tokens,
         chat=conversation_encoder(
             records.chat_formats, base.tokenizer, model=str(request.model), day=request.chat_day
         ),
@@ -161,6 +163,7 @@ def prepare(
         base_facts=BaseFacts.of(str(request.model), named.folder),
         model=model,
         records=records,
+        validation=validation,
         text=text,
         split=split,
         plan=_plan(request, base.origin, model, facts, split, device, dtype, micro_batch),

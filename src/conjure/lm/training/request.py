@@ -183,6 +183,11 @@ class FinetuneRequest:
         ]
 
     @property
+    def reads_special_tokens(self) -> bool:
+        """Whether special tokens written out in a text are those tokens."""
+        return self.special_tokens == "token"
+
+    @property
     def processes(self) -> int | None:
         """Processes that share each step, on all nodes together; None where one trains by itself."""
         return None if self.distributed is None else self.distributed * (self.nodes or 1)

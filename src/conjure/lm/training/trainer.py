@@ -46,6 +46,14 @@ class BlockSource(Protocol):
         ...
 
 
+class MeasuredBlocks(BlockSource, Protocol):
+    """Blocks to measure the loss on; `conjure.lm.training.packing.Blocks` is such, too."""
+
+    def counting(self, most: int) -> list[int]:
+        """The numbers of the first so many blocks that have a target."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """How to train.
@@ -118,7 +126,7 @@ class Trainer:
         self,
         model: CausalLM,
         blocks: BlockSource,
-        held_out: BlockSource | None,
+        held_out: MeasuredBlocks | None,
         settings: TrainSettings,
         optimizer: OptimizerBuilder,
         dtype: torch.dtype = torch.float32,
@@ -188,7 +196,8 @@ class Trainer:
                 self._check_weights()
             if self.held_out is not None and (last or done % settings.eval_every == 0):
                 yield self._evaluate()
-                if settings.patience and self.progress.evaluations_without_gain >= settings.patience:
+                gains_nothing = self.progress.evaluations_without_gain >= settings.patience > 0
+                if gains_nothing and not last:
                     yield Finished(done, "early_stop")
                     return
             if not last and self.group.any(flag=self._stop_requested):
@@ -306,8 +315,8 @@ class Trainer:
         """Mean nats per target token over the held-out blocks, as the model is now; NaN without any."""
         if self.held_out is None:
             return math.nan
-        blocks, size = min(len(self.held_out), self.settings.eval_blocks), self.settings.micro_batch
-        batches = [range(first, min(first + size, blocks)) for first in range(0, blocks, size)]
+        blocks, size = self.held_out.counting(self.settings.eval_blocks), self.settings.micro_batch
+        batches = [blocks[first : first + size] for first in range(0, len(blocks), size)]
         sums, counts = [], []
         self.model.eval()
         with torch.inference_mode():

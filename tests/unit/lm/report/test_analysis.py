@@ -78,6 +78,23 @@ def test_thinning_out_keeps_ends_and_means():
     assert thin_out([], 300) == ()
 
 
+def test_thinning_out_keeps_every_evaluation_at_its_step():
+    points = [
+        CurvePoint(step, float(step), 5.0 - step / 999 if step % 500 == 0 else None) for step in range(3000)
+    ]
+    thin = thin_out(points, 300)
+    assert [point.step for point in thin if point.held_out_loss is not None] == [
+        0,
+        500,
+        1000,
+        1500,
+        2000,
+        2500,
+    ]
+    assert thin[0] == CurvePoint(0, 0.0, 5.0)
+    assert len(thin) <= 306
+
+
 @pytest.mark.parametrize(
     ("losses", "gallery"),
     [

@@ -131,7 +131,7 @@ def test_the_page_escapes_samples_and_says_the_protocol():
     assert "&lt;b&gt;one&lt;/b&gt;" in page
     assert "(empty)" in page
     assert "loss, nats per token" in page
-    assert "0.250 ± 0.098" in page
+    assert "0.250 ± 0.105" in page
     assert "5 of 25 held-out records are left out" in page
 
 

@@ -1,5 +1,8 @@
 """What is read from the data for a report, and what a model does with it."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from conjure.lm.generation.generate import generate
@@ -7,6 +10,7 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.report.measure_model import (
+    HeldOutTexts,
     excerpts,
     held_out_texts,
     measure_model,
@@ -16,8 +20,10 @@ from conjure.lm.report.measure_model import (
 from conjure.lm.text.records import read_records
 from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import tokenise
+from conjure.lm.text.tokenizer import Tokenizer
 from support.models import tiny_model, tiny_tokenizer
 from support.records import many_records, write_records
+from support.tokenizers_of_kinds import tokenizer_folder
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def test_excerpts_are_as_long_as_samples_beginnings_first():
 def test_observing_generates_and_scores():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     request = GenerationRequest(num_samples=3, max_new_tokens=5, seed=1)
-    seen = measure_model("tiny", model, tokenizer, ["a cat", "the dog ticks"], request)
+    seen = measure_model("tiny", model, tokenizer, HeldOutTexts(["a cat", "the dog ticks"]), request)
     assert seen.name == "tiny"
     assert seen.samples == generate(model, tokenizer, request)
     assert [tally.total for tally in seen.scores] == pytest.approx(
@@ -105,7 +111,7 @@ def test_progress_goes_from_none_to_all(split_of):
         "tiny",
         tiny_model(),
         tiny_tokenizer(),
-        held_out_texts(split.heldout, tiny_tokenizer(), tokens=1000).texts,
+        held_out_texts(split.heldout, tiny_tokenizer(), tokens=1000),
         GenerationRequest(num_samples=3, max_new_tokens=8, seed=1),
         trained_on=trained_on,
         on_progress=shares.append,
@@ -113,3 +119,35 @@ def test_progress_goes_from_none_to_all(split_of):
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.2
     assert shares[-1] > 0.5
+
+
+@pytest.mark.parametrize("allow_special", [False, True])
+def test_what_is_scored_are_the_tokens_that_were_held_out(split_of, allow_special):
+    split = split_of([f"{text}<|endoftext|>on" for text in many_records(60)], allow_special=allow_special)
+    found = held_out_texts(split.heldout, tiny_tokenizer(), tokens=10**6, allow_special=allow_special)
+    request = GenerationRequest(num_samples=1, max_new_tokens=2, seed=1)
+    seen = measure_model("tiny", tiny_model(), tiny_tokenizer(), found, request)
+    ends = split.heldout.records  # which are held out, but not scored
+    assert sum(tally.tokens for tally in seen.scores) == len(split.heldout) - ends
+
+
+@pytest.mark.parametrize("kind", ["llama-2", "gemma"])
+def test_a_record_s_text_gives_its_tokens_again(tmp_path, kind):
+    tokenizer = Tokenizer.from_folder(tokenizer_folder(tmp_path, kind))
+    path = write_records(tmp_path / "texts.jsonl", many_records(50))
+    text = tokenise(read_records([path]), tokenizer, cache=tmp_path / "cache")
+    stream = hold_out(text, 0.0).train
+    for number, record in enumerate(record_texts(stream, tokenizer)):
+        ids = stream.ids[stream.place_of(number)].tolist()
+        assert [id_ for id_ in ids if id_ not in (stream.start_id, tokenizer.end_of_text_id)] == (
+            tokenizer.encode(record)
+        )
+
+
+def test_few_groups_are_scored_once_each_however_often_they_are_repeated(split_of):
+    texts = [f"{name} went out. " * size for name, size in (("Ada", 3), ("Ben", 4), ("Cid", 400))]
+    split = split_of([text for text in texts for _ in range(5)])
+    stream = replace(split.train, labels=np.repeat(np.arange(3), 5)[: split.train.records])
+    found = held_out_texts(stream, tiny_tokenizer(), tokens=10**6)
+    assert found.in_stretches
+    assert len(found.texts) == len(set(found.groups)) == len(set(found.texts))

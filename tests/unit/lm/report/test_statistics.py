@@ -11,6 +11,7 @@ from conjure.lm.report.statistics import (
     SMALLEST_CHANGE,
     compare_losses,
     group_tallies,
+    margin,
     sign_flip_test,
     stretches,
 )
@@ -120,3 +121,10 @@ def test_the_stretches_of_a_text_add_up_to_it():
     together = sum(parts, Tally())
     assert together.total == pytest.approx(whole.total)
     assert (together.words, together.bytes) == (1000, 5000)
+
+
+def test_a_margin_is_wider_over_few_groups():
+    """Beside the tables of Student's t."""
+    known = {1: 12.706, 2: 4.303, 3: 3.182, 5: 2.571, 10: 2.228, 30: 2.042, 1000: 1.962}
+    for freedom, factor in known.items():
+        assert margin(0.5, freedom + 1) == pytest.approx(0.5 * factor, rel=0.012)

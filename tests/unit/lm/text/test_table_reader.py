@@ -155,6 +155,8 @@ class TestSeparated:
             (5, '"all" of it', None),
             (6, "whole", None),
         ]
+        other_line_ends = 'a\tb\n"Title"\tfirst\u2028second\x0bthird\n'
+        assert csv_rows(path, other_line_ends, kind="tsv") == [(2, "first\u2028second\x0bthird", None)]
         quoted = 'b\ta\n"two\nlines"\t1\nthree\t2\n'
         assert csv_rows(path, quoted, kind="tsv") == [(2, "two\nlines", None), (4, "three", None)]
 

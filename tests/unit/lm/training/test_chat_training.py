@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.generation.score import Windows, score_chats
+from conjure.lm.generation.score import Windows, score_chats, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import load
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy
 from conjure.lm.report.measure_model import held_out_texts, questions, record_texts
-from conjure.lm.text.chat.encoding import ANSWER, FIRST, GIVEN, ChatEncoder, conversation_encoder
+from conjure.lm.text.chat.encoding import ANSWER, FIRST, GIVEN, ChatEncoder, EncodedChat, conversation_encoder
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.records import read_records
 from conjure.lm.text.split import hold_out
@@ -114,6 +114,34 @@ def test_answers_are_scored_given_their_questions(tmp_path, text):
     )
     assert (score.tally.bytes, score.tally.words) == (4, 2)
     assert model.tokenizer.decode(score.token_ids) == "A 9."
+
+
+def test_an_answer_that_nothing_comes_before_is_scored_whole(tmp_path):
+    """A base model's record of an empty prompt is its answer alone."""
+    model = load(tiny_checkpoint(tmp_path / "model"))
+    tokenizer = model.tokenizer
+    ids = [*tokenizer.encode("A joke."), tokenizer.end_of_text_id]
+    chat = EncodedChat(ids, [ANSWER] * len(ids))
+    scorer = TorchScorer(model.model)
+    (score,) = score_chats(scorer, tokenizer, [chat], Windows.of(model.model))
+    (expected,) = score_documents(scorer, tokenizer, ["A joke."], Windows.of(model.model))
+    assert score.token_ids == expected.token_ids
+    assert score.token_logprobs == pytest.approx(expected.token_logprobs, abs=1e-5)
+
+
+def test_held_out_text_without_an_answer_is_nothing_to_measure_on(tmp_path):
+    """The last tenth of a single conversation is held out, which here is a question."""
+    folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=128)
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because. " * 20}]
+    last = {"role": "user", "content": "But why is that so, and not otherwise? " * 20}
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": [*turns, last]}))
+    result = finetune(
+        tmp_path / "chat.jsonl", output=tmp_path / "out", model=folder, epochs=2, block_size=32, patience=1
+    )
+    assert (result.loss_before, result.loss_after) == (None, None)
+    assert result.plan.held_out_reason.endswith("have no answer")
+    assert result.steps == result.best_step > 0
+    assert load(tmp_path / "out").generate("Why?", max_new_tokens=2)
 
 
 @pytest.mark.slow

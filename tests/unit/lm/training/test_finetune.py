@@ -12,8 +12,8 @@ from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.report.facts import report_from_json
 from conjure.lm.training import preparation
 from conjure.lm.training.events import Evaluated, Finished, Sampled, Saved, StepDone
-from conjure.lm.training.finetune import FinetuneResult, finetune, train
-from conjure.lm.training.history import Trained
+from conjure.lm.training.finetune import FinetuneResult, _save_state, finetune, make_trainer, train
+from conjure.lm.training.history import History, Trained
 from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.state import state_folder
@@ -106,6 +106,29 @@ def test_resume_refuses_another_training_and_says_what_differs(inputs, tmp_path)
     list(train(prepare(request), should_stop=lambda: True))
     with pytest.raises(UsageError, match=r"learning_rate was 0\.003 and is 0\.1; seed was 42 and is 7"):
         tune(inputs, tmp_path / "out", resume=True, learning_rate=0.1, seed=7)
+
+
+def test_resume_refuses_another_text_to_measure_on(inputs, tmp_path):
+    validation = tmp_path / "validation.txt"
+    validation.write_text("A line of its own.\nAnother one, quite unlike it.\n")
+    data, model = inputs
+    request = FinetuneRequest(
+        data=[data], model=model, output=tmp_path / "out", split="lines", validation=validation, **OPTIONS
+    )
+    list(train(prepare(request), should_stop=lambda: True))
+    validation.write_text("A line of its own.\nAnother one, which was put here later.\n")
+    with pytest.raises(UsageError, match="validation_data was"):
+        list(train(prepare(replace(request, resume=True))))
+
+
+def test_the_micro_batch_that_was_used_is_kept(inputs, tmp_path):
+    data, model = inputs
+    request = FinetuneRequest(data=[data], model=model, output=tmp_path / "out", split="lines", **OPTIONS)
+    prepared = prepare(request)
+    trainer = make_trainer(prepared)
+    trainer.settings = replace(trainer.settings, micro_batch=1)  # as where memory did not suffice
+    _save_state(prepared, trainer, History())
+    assert prepare(replace(request, resume=True)).plan.micro_batch == 1
 
 
 def test_it_notes_the_base_it_started_from(inputs, tmp_path):

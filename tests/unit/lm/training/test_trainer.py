@@ -84,6 +84,20 @@ def test_patience_ends_a_run_that_no_longer_gains():
     assert (trainer.progress.best_loss, trainer.progress.best_step) == (best.loss, best.step)
 
 
+def test_a_run_that_made_all_its_steps_has_not_stopped_early():
+    settings = {
+        "learning_rate": 0.5,
+        "eval_every": 1,
+        "patience": 2,
+        "schedule": "constant",
+        "warmup_ratio": 0.0,
+    }
+    stopped = tiny_trainer(**settings, epochs=50)
+    assert list(stopped.run())[-1].reason == "early_stop"
+    complete = tiny_trainer(**settings, epochs=50, max_steps=stopped.progress.step)
+    assert list(complete.run())[-1] == Finished(stopped.progress.step, "completed")
+
+
 @pytest.mark.slow
 def test_without_patience_or_held_out_text_it_runs_to_the_end():
     for settings in ({"patience": 0, "learning_rate": 0.5, "eval_every": 1}, {"held_out": None}):

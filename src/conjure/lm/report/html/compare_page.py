@@ -3,11 +3,13 @@
 Main entry: `render_comparison`. Invariant: it says only what is in the `Comparison`, and escapes every text.
 """
 
+from functools import partial
+
 from conjure.lm.report.compare import SAMPLE_TOKENS, ComparedRun, Comparison, named
 from conjure.lm.report.html.layout import number, percent, rows_of, section, table, term
 from conjure.lm.report.html.markup import Markup, element
 from conjure.lm.report.html.page import document
-from conjure.lm.report.verdict import Z_95
+from conjure.lm.report.statistics import margin
 
 
 def render_comparison(comparison: Comparison) -> str:
@@ -39,7 +41,10 @@ def _figures(comparison: Comparison) -> Markup:
                 term("bits per byte", "Held-out loss, comparable between tokenizers; lower is better"),
                 lambda run: number(run.bits_per_byte, 3),
             ),
-            (term("above the lowest, bits per byte", "± is 95% confidence"), behind),
+            (
+                term("above the lowest, bits per byte", "± is 95% confidence"),
+                partial(behind, records=comparison.scored),
+            ),
             *loss,
             ("copies among the samples", lambda run: f"{run.copies:,} of {samples:,}"),
             (
@@ -73,8 +78,9 @@ def protocol(comparison: Comparison) -> str:
     )
     return (
         f"{which} held-out records that no run was trained on {how} "
-        f"context {comparison.context:,} tokens, stride {comparison.stride:,}.{left_out} Runs share a place "
-        "if a sign-flip test shows no clear difference (p of 0.05 or more, or less than 0.02 nats per token)."
+        f"context {comparison.context:,} tokens, stride {comparison.stride:,}.{left_out} A run shares a "
+        "place with the best one of that place if a sign-flip test shows no clear difference between them "
+        "(p of 0.05 or more, or less than 0.02 nats per token)."
     )
 
 
@@ -101,11 +107,11 @@ def place(run: ComparedRun) -> str:
     return str(run.rank) if run.rank is not None else "–"
 
 
-def behind(run: ComparedRun) -> str:
+def behind(run: ComparedRun, records: int) -> str:
     """How far a run is above the lowest held-out loss, and how sure that is; or a dash."""
     if run.behind is None or run.behind_error is None:
         return "–"
-    return f"{run.behind:.3f} ± {Z_95 * run.behind_error:.3f}"
+    return f"{run.behind:.3f} ± {margin(run.behind_error, records):.3f}"
 
 
 def _samples(comparison: Comparison) -> Markup:

@@ -43,7 +43,8 @@ from conjure.lm.report.novelty import (
     NEAR_COPY_RUN_WORDS,
     NEAR_COPY_SHARE,
 )
-from conjure.lm.report.verdict import Z_95, change_digits, change_size
+from conjure.lm.report.statistics import margin
+from conjure.lm.report.verdict import change_digits, change_size
 
 _SIGNS = {"good": "✓", "mixed": "≈", "bad": "✕", "unknown": "–"}
 _ENDINGS = {"early_stop": ", where it stopped early", "interrupted": ", where it was interrupted"}
@@ -161,7 +162,9 @@ def _held_out_table(report: Report) -> Markup | None:
 
     digits = change_digits(on.change)
     change = signed(on.change, digits) if round(on.change, digits) else change_size(abs(on.change), digits)
-    error = f" ± {change_size(Z_95 * on.standard_error, digits)}" if on.standard_error is not None else ""
+    error = ""
+    if on.standard_error is not None:
+        error = f" ± {change_size(margin(on.standard_error, on.counted), digits)}"
     loss = (f"{base.loss:.3f}", f"{tuned.loss:.3f}", f"{change}{error}")
     return table(
         ("", *_MODELS, "change"),

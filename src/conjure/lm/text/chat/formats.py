@@ -107,7 +107,7 @@ def _messages(value: Any) -> tuple[Message, ...] | Fault:
             return Fault.NOT_MESSAGES
         role = each.get("role", each.get("from"))
         content = each.get("content", each.get("value"))
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             return Fault.UNKNOWN_ROLE
         if not isinstance(content, str):
             return Fault.NOT_TEXT

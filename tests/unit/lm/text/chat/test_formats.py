@@ -103,3 +103,23 @@ def test_faults_are_counted_and_alone_are_an_error(tmp_path):
     only = read_records([written(tmp_path / "bad.jsonl", of(("user", "a")))])
     with pytest.raises(DataError, match="contains nothing usable: 1 × no answer to learn"):
         list(only.pieces())
+
+
+def test_one_bad_message_leaves_out_its_own_record_only(tmp_path):
+    bad = [
+        {"messages": [{"role": ["user"], "content": "Where?"}, MESSAGES[1]]},
+        {"messages": [{"role": "user", "content": "\ud800?"}, MESSAGES[1]]},
+    ]
+    good = {"messages": [{"role": "user", "content": "Where\r\nnow?"}, MESSAGES[1]]}
+    file = tmp_path / "chat.jsonl"
+    file.write_bytes(
+        "".join(f"{json.dumps(each)}\n" for each in [*bad, good]).encode()
+        + b'{"messages": [{"role": "user", "content": "caf\xe9"}, {"role": "assistant", "content": "No"}]}\n'
+    )
+    records = read_records([file])
+    (piece,) = records.pieces()
+    assert piece.conversation.messages == (Message("user", "Where\nnow?"), ANSWER)
+    assert {fault: found.count for fault, found in records.bad_rows.items()} == {
+        Fault.UNKNOWN_ROLE: 1,
+        Fault.WRONG_ENCODING: 2,
+    }
