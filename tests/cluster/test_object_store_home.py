@@ -13,12 +13,14 @@ import pytest
 from conjure.core.team_settings import read_team
 from conjure.runs.artifacts.team_runs import stored_database
 from conjure.runs.database.open_database import open_database
+from conjure.runs.database.postgres import PostgresDatabase
 from conjure.runs.host.process import all_processes
 from conjure.runs.maintenance import team as team_module
 from conjure.runs.objects.base import ObjectsError
 from conjure.runs.objects.remote import open_objects
+from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import RunStatus
-from support.casting import UNTIL_GO, wait_until
+from support.casting import UNTIL_GO, add_run, wait_until
 from support.repositories import read_files, write_files
 from support.team_members import Member, make_team, running_team
 from support.terminal import conjure
@@ -173,6 +175,11 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
     assert refused.returncode == 1
     assert "which contains 1 run" in refused.stderr
     assert "conjure team join --database" in refused.stderr
+    with psycopg.connect(address, autocommit=True) as connection:  # as a newer conjure leaves it
+        connection.execute("UPDATE schema_migrations SET number = number + 1000")
+    refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
+    assert refused.returncode == 1
+    assert "which is still there" in refused.stderr
 
 
 # ---- what goes away ----------------------------------------------------------------------------------------
@@ -297,6 +304,10 @@ def test_runs_of_the_local_home_are_copied_into_one_with_a_name(team, address, p
     assert copy["mounts"][0]["source"] == "runs/2/one.txt"
     assert any(label.endswith("#2") for label in copy["labels"])
     assert ada.do("logs", "2") == "a"
+    with psycopg.connect(address, autocommit=True) as connection:  # as where the copying was cut off
+        connection.execute("DELETE FROM run_streams WHERE run = 3")
+    eve.do("--home=lab", "team", "push")
+    assert ada.do("logs", "3") == "one\n"
     ada.do("rerun", "3")
     assert [run["number"] for run in json.loads(eve.do("--home", "local", "ps", "-a", "--json"))] == [2, 1]
 
@@ -359,6 +370,13 @@ def test_a_members_role_in_the_database_decides_what_they_may_do(project, postgr
     assert (eve.do("logs", "1"), eve.do("ls", "runs/1")) == ("printed\n", "made.txt\n")
     eve.do("cp", "runs/1", "out")
     assert Path("out/made.txt").read_text() == "made\n"
+    lost = Owner("lost@host/1", "boot", 1, "1", "host")
+    with PostgresDatabase.open(bob.home, address("bob")) as store:
+        number = add_run(store).number
+        store.begin_attempt(number, lost)
+    with psycopg.connect(address("bob"), autocommit=True) as connection:
+        connection.execute("UPDATE leases SET heartbeat_at = heartbeat_at - 1000 WHERE run = %s", (number,))
+    assert "interrupted" in eve.do("ps", "-a")  # though she may not write that down
     for command in (("run", "true"), ("rm", "runs/1")):
         refused = eve.call(*command)
         assert refused.returncode != 0

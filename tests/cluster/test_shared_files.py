@@ -135,6 +135,27 @@ def test_a_file_that_changed_since_its_digest_was_taken_is_not_sent_as_if_it_had
     assert not [name for name in objects.written if name.startswith("packs")]
 
 
+def test_a_large_file_that_is_damaged_is_not_stored_under_the_digest_that_it_had(files, objects, folder):
+    listed = take_manifest(folder)
+    (folder / "large").write_text("y" * 600_000)
+    with pytest.raises(StoreError, match="large is damaged, or changed"):
+        files.store(folder, listed)
+    assert not [name for name in objects.written if name.startswith("blobs")]
+    (folder / "large").write_text("x" * 600_000)
+    shared = files.load(files.store(folder, listed))
+    assert files.find_faults(shared) == []
+
+
+def test_a_file_that_lies_in_a_pack_is_stored_by_itself_when_it_is_asked_for_so(files, folder, tmp_path):
+    """As a file of the user's that a run is given: others fetch it by its digest."""
+    listed = take_manifest(folder)
+    files.store(folder, listed)
+    digest = next(entry.digest for entry in listed.entries if entry.path == "d/1.txt")
+    files.store_file(folder / "d/1.txt", digest)
+    files.fetch_file(digest, tmp_path / "fetched")
+    assert (tmp_path / "fetched").read_text() == "content 1"
+
+
 def test_a_damaged_object_is_never_taken_for_a_file(files, folder, tmp_path):
     digest = files.store(folder, take_manifest(folder))
     shared = files.load(digest)

@@ -10,6 +10,7 @@ from conjure.runs.database.base import SupersededError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.postgres_migrations import NEWEST
 from conjure.runs.host.capacity import Capacity
+from conjure.runs.lifecycle import ownership
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.status import RunStatus
 from support.casting import MADE_AFTER_GO, add_run, ending_runs, outputs, release, wait_until
@@ -242,3 +243,22 @@ def test_a_run_of_a_machine_that_is_lost_is_closed_after_its_supervisor_has_give
         assert age(900) is RunStatus.INTERRUPTED
         with pytest.raises(SupersededError):  # the lost one wakes up
             store.move(number, RunStatus.BUILDING)
+
+
+def test_two_machines_that_close_the_same_lost_run_do_not_meet(shared, address, monkeypatch):
+    """The second one finds that it was closed after it had looked."""
+    with open_database(shared) as store:
+        number = add_run(store).number
+        store.write_as(number, store.begin_attempt(number, ELSEWHERE))
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute("UPDATE leases SET heartbeat_at = heartbeat_at - 1000")
+    with open_database(shared) as first, open_database(shared) as second:
+        begin = second.begin_attempt
+
+        def after_the_first(*arguments, **options):
+            ownership.mark_abandoned(first)
+            return begin(*arguments, **options)
+
+        monkeypatch.setattr(second, "begin_attempt", after_the_first)
+        ownership.mark_abandoned(second)
+        assert second.get(number).status is RunStatus.INTERRUPTED

@@ -49,7 +49,8 @@ def python(script: str, *arguments: str) -> list[str]:
     [(["--on", "nowhere"], "there is no executor 'nowhere'"), (["--cpus", "5000"], "--cpus 5000")],
 )
 def test_what_no_trial_could_ever_do_is_refused_at_once(sweep, where, said):
-    status, _, err = sweep("grid", "--param", "x=1", "--metric", "loss", *where, *python(REPORT, ":x:", "a"))
+    space = ["--param", "x=1", "--metric", "loss", "--minimize"]
+    status, _, err = sweep("grid", *space, *where, *python(REPORT, ":x:", "a"))
     assert status == 2
     assert said in err
     assert json.loads(sweep("ls", "--json")[1]) == []
@@ -180,7 +181,7 @@ def test_the_place_that_a_sweep_or_its_command_names_is_where_trials_are_to_run(
     for sweeps, its_commands in ((["--on", "nowhere"], []), ([], ["--on", "nowhere"])):
         command = ["conjure", "generate", "a text", *its_commands]
         status, out, err = sweep("grid", "--param", "seed=1", *sweeps, "--", *command)
-        assert status == 1
+        assert status == 2
         assert "there is no executor 'nowhere'" in out + err
 
 

@@ -181,6 +181,32 @@ def _locked_folder_beside(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder while it is being filled, however long that takes; `is_locked` tells others."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether somebody is filling a folder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file, made if need be; the system lets it go when this process ends, however it ends."""
     with path.open("a") as file:

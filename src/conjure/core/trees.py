@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
@@ -145,10 +146,14 @@ def find_entries(source: Path, *, boundary: Path, skipped: list[str]) -> Generat
         boundary: How far links may lead.
         skipped: Gets what is left out and why, one phrase each.
     """
+    boundary = boundary.resolve()
+    real = source.resolve()
     if not source.is_dir():
-        yield from _open_path(source, "", source.name, skipped)
+        if real.is_relative_to(boundary):
+            yield from _open_path(real, "", source.name, skipped)
+        else:
+            skipped.append(f"{source.name} is a link that points outside")
         return
-    real, boundary = source.resolve(), boundary.resolve()
     with Folder.open(source, follow=True) as opened:
         for name, entry in walk(opened):
             if entry.is_link:
@@ -280,6 +285,14 @@ class _Copy:
         size = clone_open_file(reader, folder, partial, mode=mode)
         os.replace(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
         return size
+
+
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.part")
+
+
+def is_partial(path: str) -> bool:
+    """Whether a path ends with a name that `partial_name` gives."""
+    return _PARTIAL.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def partial_name(name: str) -> str:

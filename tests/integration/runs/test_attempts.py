@@ -11,6 +11,8 @@ from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.host.process import descendants
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.recovery import recover
+from conjure.runs.maintenance.pruning import recoverable
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import UNTIL_GO, is_running, nap, outputs, release, supervisor_of, wait_until
@@ -131,6 +133,21 @@ def test_one_that_waits_for_its_next_attempt_can_be_stopped(client, home):
     assert run.status is RunStatus.STOPPED
     with open_database(home) as store:
         assert store.claims() == []
+
+
+def test_what_an_attempt_made_can_be_recovered_when_no_other_started(client, home):
+    run = client.run(SAY_AND_WAIT.replace("echo ready", "echo some > some.txt; echo ready"), retry=9)
+    wait_for_attempt(run, 1)
+    kill_supervisor(run)
+    wait_until(lambda: run.record.attempts, "the end of the first attempt")
+    run.stop()
+    assert run.status is RunStatus.STOPPED
+    with open_database(home) as store:
+        assert recoverable(home, store) == [run.number]
+    assert recover(home, run.number).outputs.files == 1
+    assert outputs(run) == {"some.txt": "some\n"}
+    with open_database(home) as store:
+        assert recoverable(home, store) == []
 
 
 def test_the_next_attempt_goes_on_from_checkpoints(client, home):

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from conjure.runs.executors import command_process
 from conjure.runs.executors.command import Exit, Job, NotStartedError
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.telemetry.logs import STDERR, STDOUT
@@ -79,6 +80,23 @@ def test_what_was_asked_to_end_is_not_asked_again_when_the_command_has_ended(sta
     execution.terminate()
     assert read_to_end(execution)[STDOUT] == b"asked\n"
     assert execution.exit == Exit(code=5)
+
+
+def test_what_a_shell_started_has_time_to_save_when_it_is_asked_to_end(start, tmp_path, monkeypatch):
+    """The shell itself ends at once."""
+    monkeypatch.setattr(command_process, "_LEFTOVERS_GRACE_S", 0.05)
+    saver = (
+        "import signal, sys, time\n"
+        "def save(*_):\n time.sleep(0.5)\n open('saved.txt', 'w').write('saved')\n sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save)\nprint('ready', flush=True)\ntime.sleep(60)"
+    )
+    execution = start(f"python3 -c {shlex.quote(saver)}; echo never")
+    written = b""
+    while b"ready" not in written:
+        written += b"".join(data for _, data in execution.read(0.1))
+    execution.terminate()
+    read_to_end(execution)
+    assert (tmp_path / "saved.txt").read_text() == "saved"
 
 
 def test_killing_reaches_what_left_the_group(start):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from conjure.core.files import lock_folder
 from conjure.core.home import Home
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
@@ -61,6 +62,15 @@ def test_working_folders_of_ended_runs_only(home: Home, store: Database) -> None
     assert (freed.working_folders, freed.size_bytes) == ((1,), 5)
     assert read_files(home.run_folder(2) / "work") == {"alive": "a"}
     assert read_files(home.run_folder(3) / "outputs") == {"kept": "k"}
+
+
+def test_an_upload_that_goes_on_is_let_alone_however_long_it_takes(home: Home, store: Database) -> None:
+    write_files(home.root, {"uploads/images/.new-x/version/a": "", "uploads/left/.new-y/a": ""})
+    with lock_folder(home.uploads / "images/.new-x"):
+        prune(home, store, now=time.time() + _LATER)
+    assert read_files(home.uploads) == {"images/.new-x/version/a": ""}
+    prune(home, store, now=time.time() + _LATER)
+    assert read_files(home.uploads) == {}
 
 
 def test_kept_files_that_no_run_was_given(home: Home, store: Database) -> None:

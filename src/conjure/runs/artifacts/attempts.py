@@ -1,8 +1,8 @@
 """The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
 
-Main entries: `archive_attempt`, `pass_checkpoints`, `copy_chosen`, `kept_attempt_folders`. Invariant: the
-first two may be cut off and called again; a checkpoint is never removed before the attempt that goes on from
-it has all of them.
+Main entries: `archive_attempt`, `pass_checkpoints`, `copy_chosen`, `kept_attempt_folders`, `bring_back`.
+Invariant: `archive_attempt`, `pass_checkpoints` and `bring_back` may be cut off and called again; a
+checkpoint is never removed before the attempt that goes on from it has all of them.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from conjure.core.dir_fd import Folder, FolderCursor, open_file, remove_entry, walk
 from conjure.core.globs import GlobSet
-from conjure.core.trees import clone_open_file, partial_name
+from conjure.core.trees import clone_open_file, is_partial, partial_name
 from conjure.runs.schema.run_folder import (
     ATTEMPTS,
     BASELINE,
@@ -63,6 +63,40 @@ def kept_attempt_folders(run_folder: Path) -> list[Path]:
         for folder in (attempt / WORK, attempt / OUTPUTS)
         if folder.is_dir() and not folder.is_symlink()
     )
+
+
+def newest_kept_attempt(run_folder: Path) -> int | None:
+    """The latest attempt whose working folder was kept whole; None without one."""
+    kept = [
+        int(folder.name)
+        for folder in (run_folder / ATTEMPTS).glob("[0-9]*")
+        if (folder / WORK).is_dir() and (folder / BASELINE).is_file()
+    ]
+    return max(kept, default=None)
+
+
+def bring_back(run_folder: Path, attempt: int) -> None:
+    """Put what an attempt made back in its place, because the later ones came to nothing; logs stay.
+
+    Raises:
+        OSError: The disk is full or the folder not writable.
+    """
+    with (
+        Folder.open(run_folder) as run,
+        _subfolder(run, ATTEMPTS) as attempts,
+        _subfolder(attempts, str(attempt)) as own,
+    ):
+        for name in (
+            MARKS_FILE,
+            FOLDERS_FILE,
+            OUTPUTS,
+            BASELINE,
+            WORK,
+        ):  # by the last it is known to be whole
+            if own.id_of(name) is not None:
+                if run.id_of(name) is not None:
+                    remove_entry(run, name)
+                os.rename(name, name, src_dir_fd=own.descriptor, dst_dir_fd=run.descriptor)
 
 
 @contextmanager
@@ -154,7 +188,7 @@ def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: Pass
     with FolderCursor(work) as target:
         for name, entry in walk(source):
             matching = [glob for glob, pattern in chosen.items() if entry.is_file and pattern.matches(name)]
-            if not matching:
+            if not matching or is_partial(name):  # the latter was being copied for an attempt that was killed
                 continue
             *parents, last = name.split("/")
             folder, partial = target.go_to(parents, make=True), partial_name(last)

@@ -6,9 +6,9 @@ meaning the same content: links are followed, uploads carry their version, local
 
 import errno
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
+from uuid import uuid4
 
 from conjure.core.files import sha256_file
 from conjure.core.home import Home
@@ -129,9 +129,9 @@ def _copy_and_digest(home: Home, file: Path) -> str:
     """Copy first, then digest the copy: the original may be changing meanwhile."""
     folder = home.root / KEPT_FILES
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{os.getpid()}.part"
+    partial = folder / f".{uuid4().hex}.part"
     try:
-        clone_file(file, partial, mode=0o444)
+        clone_file(file.resolve(), partial, mode=0o444)
         digest = sha256_file(partial)
         kept = _kept(home, digest, file.name)
         kept.parent.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from conjure.core.files import parse_json, sha256_bytes
+from conjure.core.files import parse_json, sha256_bytes, sha256_file
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings
 from conjure.core.text import valid_utf8
@@ -182,8 +182,10 @@ class TeamFiles:
         return digest
 
     def store_file(self, path: Path, digest: str) -> None:
-        """Put one file into the store by its digest, unless it is there."""
-        if not self.index.use([base.blob(digest)]):
+        """Put one file into the store by its digest, unless it is there as an object of its own."""
+        name = base.blob(digest)
+        found = self.index.use([name]).get(name)
+        if found is None or found.pack is not None:
             with _Sender(self) as sender:
                 sender.send_file(digest, path, path.stat().st_size)
 
@@ -372,7 +374,17 @@ class _Sender:
 
     def send_file(self, digest: str, path: Path, size_bytes: int) -> None:
         name = base.blob(digest)
-        self._send({name: Place(size_bytes)}, lambda: self._files.objects.put_file(name, path))
+
+        def send() -> None:
+            before = path.stat()
+            if sha256_file(path) != digest:
+                raise StoreError(f"{path} is damaged, or changed while it was being saved")
+            self._files.objects.put_file(name, path)
+            after = path.stat()
+            if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
+                raise StoreError(f"{path} changed while it was being saved")
+
+        self._send({name: Place(size_bytes)}, send)
 
     def send_pack(self, folder: Path, entries: Sequence[Entry]) -> dict[str, Place]:
         """Send small files as one object; where each lies in it."""

@@ -1,8 +1,8 @@
 """Uploads: data a person gives to conjure under a name, kept in versions that never change.
 
 An upload lies in ``uploads/<name>/<version>/``: what was given, a manifest with digests, and a summary. The
-same content given again makes no new version; other content makes the next one, so that a run that used an
-earlier version still means the same.
+same content given again makes no new version; other content makes the next one, and the number of a version
+that was removed is not given again, so that a run that used it still means the same.
 
 Main entries: `upload`, `list_uploads`. Invariant: a version is there whole or not at all.
 """
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from conjure.core.dir_fd import Folder, change_mode, walk
-from conjure.core.files import parse_json, write_atomically
+from conjure.core.files import lock_folder, parse_json, write_atomically
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, objects_team
 from conjure.core.trees import Copied, Found, copy_entry, remove_tree
@@ -33,6 +33,7 @@ from conjure.runs.artifacts.upload_sources import EarlierVersion, FileMarks, kep
 from conjure.runs.schema.run_folder import MANIFEST
 
 _SUMMARY = UPLOAD_SUMMARY
+LAST_VERSION = "last-version"  # a file beside the versions, once one was removed: the highest number given
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,10 @@ def upload(
         if earlier is not None and same is not None:
             return Uploaded(read_upload(home, name, int(earlier.folder.name)), False, tuple(same.skipped))
         place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place, prefix=".new-", ignore_cleanup_errors=True) as temporary:
+        with (
+            tempfile.TemporaryDirectory(dir=place, prefix=".new-", ignore_cleanup_errors=True) as temporary,
+            lock_folder(Path(temporary)),
+        ):
             return _keep(home, source, name, Path(temporary) / "version", earlier, watch)
     except OSError as error:
         raise StoreError(f"{source} could not be uploaded: {error.strerror or error}") from error
@@ -177,7 +181,7 @@ def _put_in_place(home: Home, name: str, built: Path, manifest: Manifest, source
     if team is not None:
         return _share(home, team, name, built, manifest, source)
     while True:
-        number = (latest_version(home, name) or 0) + 1
+        number = max(latest_version(home, name) or 0, _last_version(home, name)) + 1
         kept = Upload(name, number, len(manifest.entries), manifest.size_bytes, time.time(), str(source))
         write_atomically(built / _SUMMARY, json.dumps(asdict(kept), indent=1))
         try:
@@ -187,6 +191,14 @@ def _put_in_place(home: Home, name: str, built: Path, manifest: Manifest, source
                 raise
         else:
             return kept
+
+
+def _last_version(home: Home, name: str) -> int:
+    """The highest number that a version had when one was removed; 0 where none was."""
+    try:
+        return int((home.uploads / name / LAST_VERSION).read_text("ascii"))
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
 def _share(
@@ -262,7 +274,10 @@ def remove_upload(home: Home, name: str, version: int | None) -> None:
         with shared_files(home, team) as files:
             for number in wanted:
                 files.remove_upload(name, number)
+    else:
+        last = max(*found, _last_version(home, name))
+        write_atomically(home.uploads / name / LAST_VERSION, str(last))
     for number in wanted:
         remove_tree(home.uploads / name / str(number))
-    if not versions(home, name):
+    if team is not None and not versions(home, name):
         remove_tree(home.uploads / name)

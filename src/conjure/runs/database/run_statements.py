@@ -424,7 +424,7 @@ class RunStatements(SweepStatements):
         """Those of `supervised` that are a machine's, or nobody's, or whose supervisor has been silent."""
         rows = self._rows(
             f"WHERE end_reason IS NULL AND NOT ({IN_QUEUE}) AND (owner_host_id IS NULL OR owner_host_id = ?"
-            " OR number IN (SELECT run FROM leases WHERE heartbeat_at < ?)) ORDER BY number",
+            " OR EXISTS (SELECT 1 FROM leases WHERE run = number AND heartbeat_at < ?)) ORDER BY number",
             (machine, self._session.now() - silent_for_s),
         )
         return [record for record in rows if not record.status.is_final]

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from uuid import uuid4
 
 from conjure.core.files import sha256_file
 from conjure.core.home import Home
@@ -87,9 +88,9 @@ def _keep_file(home: Home, file: Path) -> Path:
     kept = home.create().datasets / "packages" / sha256_file(file) / file.name
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f".{os.getpid()}.part")
+        partial = kept.with_name(f".{uuid4().hex}.part")
         try:
-            clone_file(file, partial, mode=0o444)
+            clone_file(file.resolve(), partial, mode=0o444)
             partial.replace(kept)
         finally:
             partial.unlink(missing_ok=True)

@@ -14,6 +14,8 @@ from conjure.runs.environments.containers import StartedContainer
 from conjure.runs.executors.sandbox import Sandbox
 from conjure.runs.schema.process_facts import Usage
 
+GRACE_S = 30.0  # from SIGTERM to SIGKILL
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:

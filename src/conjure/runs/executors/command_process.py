@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from conjure.core.quoting import shell_words
-from conjure.runs.executors.command import Exit, Job, NotStartedError
+from conjure.runs.executors.command import GRACE_S, Exit, Job, NotStartedError
 from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
 from conjure.runs.host.process import Process, descendants, process_group, reap_children, send_signal
@@ -148,6 +148,7 @@ class CommandProcess:
         self._main_exit: Exit | None = None
         self._asked_leftovers_at: float | None = None
         self._terminated: set[tuple[int, str]] = set()
+        self._terminated_at: float | None = None
         self._alone = False
         self._meter = meter
         self.exit: Exit | None = None
@@ -165,7 +166,9 @@ class CommandProcess:
         return found
 
     def terminate(self) -> None:
-        """SIGTERM to the command's process group."""
+        """SIGTERM to the command's process group; whoever of it goes on has `GRACE_S` to end."""
+        if self._terminated_at is None:
+            self._terminated_at = time.monotonic()
         there = self._descendants()  # before: who is forked while it is sent may miss it
         self._signal_group(signal.SIGTERM)
         self._terminated |= {
@@ -243,10 +246,13 @@ class CommandProcess:
             # Once each: a handler that is at work would be interrupted by another.
             new = [process for process in left if process.identity not in self._terminated]
             send_to_all(new, signal.SIGTERM)
-        elif now - self._asked_leftovers_at > _LEFTOVERS_GRACE_S:
+        until = self._asked_leftovers_at + _LEFTOVERS_GRACE_S
+        if self._terminated_at is not None:  # a shell ends at once, and what it has started may be saving
+            until = max(until, self._terminated_at + GRACE_S)
+        if now > until:
             send_to_all(left, signal.SIGKILL)
         # What even SIGKILL does not end hangs in the kernel; waiting on would hang us too.
-        return now - self._asked_leftovers_at > 3 * _LEFTOVERS_GRACE_S
+        return now > until + 2 * _LEFTOVERS_GRACE_S
 
     def _close(self) -> None:
         self._selector.close()

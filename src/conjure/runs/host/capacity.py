@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 
 from conjure.core.processors import usable_processors
+from conjure.runs.host.cgroup import cpu_limit, memory_limit_bytes
 from conjure.runs.host.gpus import visible_gpus
 
 
@@ -21,6 +22,6 @@ class Capacity:
     @classmethod
     def of_this_machine(cls) -> "Capacity":
         """What this machine has, as far as this process may use it."""
-        cpus = len(usable_processors())
+        cpus = min(len(usable_processors()), max(1, int(cpu_limit())))
         memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return cls(cpus, visible_gpus(), memory_bytes)
+        return cls(cpus, visible_gpus(), min(memory_bytes, memory_limit_bytes()))

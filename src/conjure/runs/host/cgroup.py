@@ -1,15 +1,19 @@
 """Control groups (cgroup v2): the kernel's own account of which processes are a run's, where we may make one.
 
-Main entries: `make_cgroup`, `leave_cgroup`, `processes_in`. Invariant: a process a run starts is in the run's
-group whatever it does to its session, variables and parents; a supervisor is in none.
+Main entries: `make_cgroup`, `leave_cgroup`, `processes_in`, `cpu_limit`, `memory_limit_bytes`. Invariant: a
+process a run starts is in the run's group whatever it does to its session, variables and parents; a
+supervisor is in none.
 """
 
 import os
+import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _PREFIX = "conjure-"
 _PROCESSES = "cgroup.procs"
+_MEMORY_OF_V1 = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _MOUNTS, _OWN = Path("/proc/self/mountinfo"), Path("/proc/self/cgroup")
 
 
@@ -51,6 +55,30 @@ def remove_cgroup(group: Path) -> None:
     """Remove a group that nothing is in any more; another is left."""
     with suppress(OSError):
         group.rmdir()
+
+
+def cpu_limit() -> float:
+    """How many processors' time this process's groups allow, as of a container; very many without a limit."""
+    found = [text.split() for text in _own_and_above("cpu.max")]
+    return min((int(quota) / int(period) for quota, period in found if quota != "max"), default=sys.maxsize)
+
+
+def memory_limit_bytes() -> int:
+    """How much memory this process's groups allow; very much without a limit."""
+    found = [text.strip() for text in _own_and_above("memory.max")]
+    with suppress(OSError):  # cgroup v1, as a container sees it
+        found.append(_MEMORY_OF_V1.read_text().strip())
+    return min((int(text) for text in found if text != "max"), default=sys.maxsize)
+
+
+def _own_and_above(name: str) -> Iterator[str]:
+    """The content of a file of this process's own group and of those that this is part of."""
+    own = _own_cgroup()
+    for group in () if own is None else (own, *own.parents):
+        if not (group / _PROCESSES).exists():
+            return
+        with suppress(OSError):  # the topmost has no limits
+            yield (group / name).read_text()
 
 
 def _own_cgroup() -> Path | None:

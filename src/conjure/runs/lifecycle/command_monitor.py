@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from conjure.core.units import format_duration
-from conjure.runs.executors.command import Execution, Exit
+from conjure.runs.executors.command import GRACE_S, Execution, Exit
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch
@@ -20,7 +20,6 @@ from conjure.runs.telemetry.logs import LogWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary, metric_summaries
 from conjure.runs.telemetry.rungs import RungLadder
 
-GRACE_S = 30.0
 _TICK_S = 0.1
 _INDEX_EVERY_S = 1.0
 _FIRST_MEASURE_AFTER_S = 0.125

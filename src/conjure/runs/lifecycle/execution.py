@@ -576,7 +576,7 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     run.uploader.finish(patience_s, lambda: run.heartbeat.beat(run.store))
     if ending is None:
         return
-    if result is None:
+    if result is None and not _may_hold_checkpoints(run):
         with suppress(OSError):
             run.folders.remove_work()  # the command never started, so there is nothing of its own in there
     command_s = None if result is None else round(result.command_s, 3)
@@ -590,6 +590,14 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
 
     _write_result(run, end)
     run.uploader.export_record()
+
+
+def _may_hold_checkpoints(run: RunContext) -> bool:
+    """Whether the working folder may have what earlier attempts made, and the only copy of it."""
+    try:
+        return bool(run.store.get(run.number).attempts)
+    except StoreError:
+        return True
 
 
 def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:

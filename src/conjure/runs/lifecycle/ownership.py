@@ -16,7 +16,7 @@ from conjure.core.dir_fd import Folder
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
-from conjure.runs.database.base import KILL, Database
+from conjure.runs.database.base import KILL, Database, SupersededError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.environments.containers import keeps_containers, remove_container
@@ -36,7 +36,7 @@ from conjure.runs.scheduling.scheduler_start import (
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import PARTIAL_FILE, RunFolder
-from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError
 
 _NOT_IGNORED = {
     signal.SIGKILL,
@@ -147,27 +147,58 @@ def _close_one(store: Database, number: int) -> None:
     if written is not None and written.status.is_final:
         store.put_record(written)  # its end was written, but the database lost it in a power cut
         return
-    owner = record.owner
-    here = machine_id(store.home)
-    if owner is not None and not owner.is_queue and owner.host_id != here and not owner.is_executor:
-        store.begin_attempt(number, owner)  # nothing that it writes is accepted from now on, should it live
+    owner, here = record.owner, machine_id(store.home)
+    try:
+        if not _silenced(store, record):
+            return
+    except StoreError:  # a role that may only read, for one
+        store.presume_ended(number, _ending_of_abandoned(record, restarted=False))
+        return
     restarted = owner is not None and owner.host_id == here and owner.boot_id != boot_id()
     if not restarted:
         kill_orphans(store.home, number)
     remove_container(store.home, number)
     _free_reserve(folder)
     ending = _ending_of_abandoned(record, restarted=restarted)
-    if _goes_on(store, record, ending):
-        return
+    if not _goes_on(store, record, ending):
+        _end(store, number, ending)
+
+
+def _end(store: Database, number: int, ending: Ending) -> None:
+    """Write down how a run ended, or remember it where it cannot be written."""
+    folder = store.home.run_folder(number)
     try:
         if not store.home.is_elsewhere(number):
             store.refresh_summaries(number)  # its supervisor may not have seen the last points
         store.end_run(number, ending)
+    except (IllegalMoveError, SupersededError):
+        return  # another machine has closed it at this moment
     except StoreError:
         store.presume_ended(number, ending)
     else:
         remove_partial_files(folder)
         remove_request(store.home, number)
+
+
+def _silenced(store: Database, record: RunRecord) -> bool:
+    """See to it that a supervisor on another machine, should it live, can write nothing more of a run.
+
+    False if another machine has closed the run at this moment.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    owner, number = record.owner, record.number
+    if owner is None or owner.is_queue or owner.is_executor or owner.host_id == machine_id(store.home):
+        return True
+    expected = store.newest_attempt(number) + 1
+    if store.get(number).owner != owner:
+        return False
+    try:
+        store.begin_attempt(number, owner, expected=expected)
+    except (IllegalMoveError, SupersededError):
+        return False
+    return True
 
 
 def _goes_on(store: Database, record: RunRecord, ending: Ending) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.errors import ConflictError, NotFoundError, StoreError
+from conjure.runs.artifacts.attempts import bring_back, newest_kept_attempt
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.executors.run_lock import RunLock
@@ -16,12 +17,14 @@ from conjure.runs.lifecycle.execution import collect_outputs
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.schema.record import OutputFacts, RunRecord
-from conjure.runs.schema.run_folder import BASELINE, WORK, RunFolder
+from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK, RunFolder
 from conjure.runs.schema.status import RunStatus
 
 
 def recover(home: Home, number: int) -> RunRecord:
     """Move what is new in an ended run's kept working folder to its outputs.
+
+    If its last attempt ended before its command started, that is the working folder of the one before it.
 
     Raises:
         NotFoundError: There is no such run, or nothing was kept of it.
@@ -43,6 +46,9 @@ def recover(home: Home, number: int) -> RunRecord:
                 fix=f"conjure stop {number}",
             )
         try:
+            earlier = None if (folder / OUTPUTS).exists() else newest_kept_attempt(folder)
+            if earlier is not None:
+                bring_back(folder, earlier)
             with RunFolders(folder) as folders:
                 if folders.run.id_of(WORK) is None or folders.run.id_of(BASELINE) is None:
                     raise _nothing_kept(folder, record)

@@ -38,7 +38,7 @@ from conjure.runs.schema.status import Ending, EndReason
 
 _LOOK_EVERY_S = 5.0
 _LOOK_UNASKED_EVERY_S = 0.5  # where nobody can wake us
-_MOST_ATTEMPTS = 5
+_MOST_TRIES = 5
 
 
 def serve_queue(lock: SchedulerLock) -> NoReturn:
@@ -69,7 +69,7 @@ class _Scheduler:
         self._home = home
         self._lock: SchedulerLock | None = lock
         self._requests: dict[int, SupervisorRequest] = {}
-        self._attempts: dict[int, int] = {}
+        self._tries: dict[int, tuple[float | None, int]] = {}  # of its attempt, known by when it may start
         self._longest_wait_s = _LOOK_EVERY_S
         self._program = Program.of_this_process()
 
@@ -111,8 +111,9 @@ class _Scheduler:
         return bool(queued)
 
     def _forget_all_but(self, queued: dict[int, bool]) -> None:
-        for number in [number for number in self._requests if number not in queued]:
-            del self._requests[number]
+        for known in (self._requests, self._tries):
+            for number in [number for number in known if number not in queued]:
+                del known[number]
 
     def _ready(self, store: Database) -> list[int]:
         """The runs to start now; those that cannot be started any more are closed."""
@@ -120,6 +121,8 @@ class _Scheduler:
         for claim in claims:
             if claim.in_queue and claim.machine == machine_id(self._home):
                 self._keep_request(store, claim.number)
+                if self._tries.get(claim.number, (None, 0))[0] != claim.retry_at:
+                    self._tries[claim.number] = (claim.retry_at, 0)
                 if claim.end_request is not None:
                     close_queued(store, claim.number, Ending(REASON_OF_REQUEST[claim.end_request]))
                 elif claim.failed is not None:
@@ -149,8 +152,9 @@ class _Scheduler:
         if lock is None:
             return
         try:
-            self._attempts[number] = self._attempts.get(number, 0) + 1
-            if lock.descriptor is None or self._attempts[number] > _MOST_ATTEMPTS:
+            retry_at, tries = self._tries.get(number, (None, 0))
+            self._tries[number] = (retry_at, tries + 1)
+            if lock.descriptor is None or tries >= _MOST_TRIES:
                 self._give_up(number)
             elif self._requests[number].program == self._program:
                 self._fork_supervisor(number, lock)

@@ -133,10 +133,11 @@ def _is_here(home: Home, record: RunRecord) -> bool:
 def _wake(record: RunRecord, what: str, *, must_die: bool) -> None:
     """See to a supervisor that cannot hear: it goes on, or for a kill is itself killed.
 
-    Its guard then ends the run's processes; so a halted guard has to go on too.
+    Its guard then ends the run's processes; so a halted guard has to go on too. A program that still submits
+    the run is let alone: what it hands the run to finds the request.
     """
     supervisor = find_supervisor(record.owner)
-    if supervisor is None:
+    if supervisor is None or supervisor.name != process_name(record.number):
         return
     guard = find_process(supervisor.parent)
     if guard is not None and guard.is_stopped and guard.name == process_name(record.number):

@@ -32,7 +32,7 @@ from conjure.runs.environments.containers import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
-from conjure.runs.host.process import Process, boot_id, kill_descendants, this_process
+from conjure.runs.host.process import Process, boot_id, kill_descendants, machine_id, this_process
 from conjure.runs.host.process_control import adopt_orphans, set_name
 from conjure.runs.lifecycle.execution import RunContext, supervise
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER, Heartbeat, when_reachable
@@ -51,6 +51,7 @@ from conjure.runs.scheduling.scheduler_start import (
     scheduler_is_missing,
     wake_scheduler,
 )
+from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError
 
@@ -291,10 +292,18 @@ def _close_after_our_own_fault(home: Home, number: int, error: BaseException) ->
     message = f"internal error ({type(error).__name__}: {error}); see {where}"
     try:
         with open_database(home, must_exist=True) as store:
-            if not store.get(number).status.is_final:
+            record = store.get(number)
+            if not record.status.is_final and not _is_taken_over(store, record.owner):
                 store.end_run(number, Ending(EndReason.SUPERVISOR_DIED, message=message))
     except ConjureError:
         traceback.print_exc()
+
+
+def _is_taken_over(store: Database, owner: Owner | None) -> bool:
+    """Whether another supervisor has the run meanwhile, as only in a shared home."""
+    if not store.is_shared or owner is None or owner.is_queue or owner.is_executor:
+        return False
+    return (owner.machine, owner.pid) != (machine_id(store.home), os.getpid())
 
 
 def _remove_if_empty(home: Home, number: int) -> None:

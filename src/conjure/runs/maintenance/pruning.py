@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from conjure.core.files import is_locked
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
-from conjure.runs.artifacts.attempts import kept_attempt_folders
+from conjure.runs.artifacts.attempts import kept_attempt_folders, newest_kept_attempt
 from conjure.runs.artifacts.availability import evict, prune_objects
 from conjure.runs.artifacts.resource_paths import versions
 from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.artifacts.uploads import LAST_VERSION
 from conjure.runs.code import code_store, mirrors
 from conjure.runs.database.base import Database
 from conjure.runs.database.record_files import folder_numbers
@@ -104,11 +106,13 @@ class _InRunFolders:
 
     Attributes:
         work: Runs that have a working folder.
+        recoverable: Runs whose outputs `conjure recover` could save: it, or an earlier attempt's, is whole.
         leftovers: What killed processes left, by run.
         empty: Folders in which nothing of a run is: their making was cut off.
     """
 
     work: list[int] = field(default_factory=list)
+    recoverable: list[int] = field(default_factory=list)
     leftovers: dict[int, list[Path]] = field(default_factory=dict)
     empty: list[int] = field(default_factory=list)
 
@@ -116,11 +120,7 @@ class _InRunFolders:
 def recoverable(home: Home, store: Database) -> list[int]:
     """Ended runs whose outputs were never saved, and still could be by `conjure recover`."""
     at_work = store.active_numbers()
-    return [
-        number
-        for number in _look_into_run_folders(home).work
-        if number not in at_work and (home.run_folder(number) / BASELINE).exists()
-    ]
+    return [number for number in _look_into_run_folders(home).recoverable if number not in at_work]
 
 
 def find_leftovers(home: Home, store: Database, *, now: float | None = None) -> list[Path]:
@@ -245,6 +245,10 @@ def _look_into_run_folders(home: Home) -> _InRunFolders:
         folder = home.run_folder(number)
         if WORK in names:
             seen.work.append(number)
+        if (WORK in names and BASELINE in names) or (
+            OUTPUTS not in names and newest_kept_attempt(folder) is not None
+        ):
+            seen.recoverable.append(number)
         left = [folder / name for name in names if _is_leftover(name)]
         left += kept_attempt_folders(folder) if ATTEMPTS in names else []
         if left:
@@ -311,8 +315,19 @@ def _unused_files(home: Home, store: Database) -> Iterator[Path]:
     )
 
 
+def _was_never_made(home: Home, upload: Path) -> bool:
+    """Whether the first version of an upload was not finished; one that was removed leaves its number."""
+    return not versions(home, upload.name) and not (upload / LAST_VERSION).exists()
+
+
 def _old_unfinished(home: Home, long_ago: float) -> list[Path]:
     """What processes left that were killed in the middle of something, and uploads without a version."""
     found = [path for pattern in _UNFINISHED for path in home.root.glob(pattern)]
-    found += [folder for folder in home.uploads.glob("*") if not versions(home, folder.name)]
-    return [path for path in found if os.path.lexists(path) and _changed_at(path) < long_ago]
+    found += [folder for folder in home.uploads.glob("*") if _was_never_made(home, folder)]
+    old = [path for path in found if os.path.lexists(path) and _changed_at(path) < long_ago]
+    return [path for path in old if not _is_in_the_making(path)]
+
+
+def _is_in_the_making(path: Path) -> bool:
+    """Whether an upload, or the first version of one, is being copied now, which may take hours."""
+    return any(is_locked(folder) for folder in (path, *path.glob(".new-*")) if folder.is_dir())

@@ -109,6 +109,8 @@ class _Push:
     def push(self, number: int) -> Iterator[Pushed]:
         """Copy a run, those before it that it needs first."""
         if number in self._known:
+            if self._files.index.streams(self._known[number]) is None:  # its copying was cut off
+                self._copy_log_and_metrics(number, self._known[number])
             yield Pushed(number, self._known[number], False)
             return
         record = self._database.get(number)
@@ -144,10 +146,13 @@ class _Push:
                 rerun_of=self._known.get(record.rerun_of or 0),
             )
         )
-        folder = self._source.run_folder(record.number)
-        files.database.set_summaries(new, metric_summaries(read_points(folder)).values())
-        files.send_streams(folder, new, 0)
+        self._copy_log_and_metrics(record.number, new)
         return new
+
+    def _copy_log_and_metrics(self, number: int, new: int) -> None:
+        folder = self._source.run_folder(number)
+        self._files.database.set_summaries(new, metric_summaries(read_points(folder)).values())
+        self._files.send_streams(folder, new, 0)
 
     def _translated(self, mount: MountFacts) -> MountFacts:
         """A mount as the team names it."""

@@ -26,7 +26,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.team_runs import TeamRuns, stored_database
 from conjure.runs.artifacts.uploads import read_upload, uploads_here
 from conjure.runs.code.tree_packs import has_tree
-from conjure.runs.database.base import DatabaseRefusedError, RunFilter
+from conjure.runs.database.base import DatabaseAwayError, DatabaseRefusedError, RunFilter
 from conjure.runs.database.open_database import open_database, share, stop_sharing
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession, check_schema
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
@@ -315,20 +315,37 @@ def _is_begun(home: Home, address: str, objects: str) -> bool:
 def _refuse_living(home: Home, address: str, objects: str) -> None:
     """Let nobody take a store over whose own database still has its runs."""
     try:
+        if _is_empty(home, address):
+            return
         with PostgresDatabase.open(home, address) as database:
             count = database.count(RunFilter(archived=True))
-    except DatabaseRefusedError as error:
-        raise ConflictError(
-            f"{objects} belongs to {address}, which is still there: {error.unspelled.message}",
-            hint=error.unspelled.hint,
-        ) from error
-    except StoreError:
-        return  # it is lost: this is what taking over is for
+    except DatabaseAwayError as error:
+        if not isinstance(error, DatabaseRefusedError):
+            return  # it is lost: this is what taking over is for
+        raise _is_still_there(address, objects, error) from error
+    except StoreError as error:  # a newer or an older version's, or one that this role may not read
+        raise _is_still_there(address, objects, error) from error
     if count:
         raise ConflictError(
             f"{objects} belongs to {address}, which contains {plural(count, 'run')}",
             fix=shell_words("conjure", "team", "join", "--database", address),
         )
+
+
+def _is_empty(home: Home, address: str) -> bool:
+    """Whether a database has no tables of conjure's."""
+    session = PostgresSession(home, address)
+    try:
+        return schema_number(session) == 0
+    finally:
+        session.close()
+
+
+def _is_still_there(address: str, objects: str, error: StoreError) -> ConflictError:
+    why = error.unspelled
+    return ConflictError(
+        f"{objects} belongs to {address}, which is still there: {why.message}", hint=why.hint
+    )
 
 
 def send_run(home: Home, files: TeamRuns, record: RunRecord) -> str | None:

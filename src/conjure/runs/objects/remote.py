@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +35,9 @@ _SETTINGS = {
 _TRIES = 4
 _FIRST_PAUSE_S = 0.2
 _CONNECT_TIMEOUT = "5s"
-_TIMEOUT = "60s"
+_READ_TIMEOUT = "60s"  # without any byte of an answer
+_TIMEOUT = "1h"  # of a whole answer, which may be a file of many gigabytes
+_PARTS_AT_ONCE = 6  # of a file: more of them would each be slow where the network is
 _PIECE_BYTES = 1 << 20
 _PART_BYTES = 1 << 23
 _SKEWED = ("RequestTimeTooSkewed", "RequestExpired")
@@ -83,7 +86,11 @@ class RemoteObjects:
 
     def put_file(self, name: str, path: Path) -> None:
         """Write a file as an object, in parts where it is large."""
-        self._again(lambda: obstore.put(self.store, name, path, chunk_size=_PART_BYTES))
+        self._again(
+            lambda: obstore.put(
+                self.store, name, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+            )
+        )
 
     def get(self, name: str) -> bytes:
         """All of an object."""
@@ -101,11 +108,15 @@ class RemoteObjects:
     def pieces(self, name: str) -> Iterator[bytes]:
         """All of an object, piece by piece."""
         result = self._again(lambda: obstore.get(self.store, name))
-        try:
+        size, done = result.meta["size"], 0
+        with suppress(BaseError, OSError):  # broken off: the rest is asked for
             for piece in result.stream(min_chunk_size=_PIECE_BYTES):
+                done += len(piece)
                 yield bytes(piece)
-        except (BaseError, OSError) as error:
-            raise self._translated(error) from error
+        while done < size:
+            length = min(_PART_BYTES, size - done)
+            yield self.get_range(name, done, length)
+            done += length
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; those that are not there are passed over."""
@@ -288,7 +299,11 @@ def open_objects(address: str, *, tries: int = _TRIES) -> RemoteObjects:
     known = _SETTINGS[parts.scheme]
     settings: dict[str, Any] = {known[name]: value for name, value in parse_qsl(parts.query)}
     prefix = unquote(parts.path).strip("/") or None
-    options: Any = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
+    options: Any = {
+        "timeout": _TIMEOUT,
+        "read_timeout": _READ_TIMEOUT,
+        "connect_timeout": _CONNECT_TIMEOUT,
+    }
     if str(settings.get("aws_endpoint", settings.get("azure_storage_endpoint", ""))).startswith("http://"):
         options["allow_http"] = True
     authorities = _own_authorities(parts.scheme, os.environ)

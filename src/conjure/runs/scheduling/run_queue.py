@@ -68,9 +68,8 @@ def write_request(home: Home, number: int, request: SupervisorRequest) -> None:
     """
     folder = home.queued_requests
     try:
-        _make_own(folder)
         new = folder / f".{number}.{os.getpid()}"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = _open_in_own(folder, new)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(request.to_json())
@@ -79,6 +78,14 @@ def write_request(home: Home, number: int, request: SupervisorRequest) -> None:
             new.unlink(missing_ok=True)
     except OSError as error:
         raise ExecutorError(f"a waiting run cannot be stored in {folder}: {error.strerror}") from error
+
+
+def _open_in_own(folder: Path, file: Path) -> int:
+    """A new file in the folder of requests, which whoever removes the last one of them removes too."""
+    while True:
+        _make_own(folder)
+        with suppress(FileNotFoundError):
+            return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _make_own(folder: Path) -> None:

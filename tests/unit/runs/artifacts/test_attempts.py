@@ -7,7 +7,14 @@ import time
 import pytest
 
 from conjure.core.dir_fd import Folder
-from conjure.runs.artifacts.attempts import archive_attempt, kept_attempt_folders, pass_checkpoints
+from conjure.core.trees import partial_name
+from conjure.runs.artifacts.attempts import (
+    archive_attempt,
+    bring_back,
+    kept_attempt_folders,
+    newest_kept_attempt,
+    pass_checkpoints,
+)
 from support.repositories import read_files
 
 
@@ -64,6 +71,32 @@ def test_what_was_kept_for_an_attempt_that_never_came_is_found(run):
     archive_attempt(run, 1)
     assert kept_attempt_folders(run) == [run / "attempts" / "1" / "work"]
     assert kept_attempt_folders(run.parent / "none") == []
+
+
+def test_what_the_last_whole_attempt_made_is_brought_back(run):
+    write(run, "work/kept", "one")
+    write(run, "before.json", "[]")
+    archive_attempt(run, 1)
+    write(run, "work/kept", "two")
+    write(run, "before.json", "[2]")
+    archive_attempt(run, 2)
+    write(run, "work/half", "an input that the third attempt was given")
+    assert newest_kept_attempt(run) == 2
+    bring_back(run, 2)
+    assert read_files(run / "work") == {"kept": "two"}
+    assert (run / "before.json").read_text() == "[2]"
+    bring_back(run, 2)  # cut off and called again
+    assert read_files(run / "work") == {"kept": "two"}
+    assert newest_kept_attempt(run) == 1
+    assert newest_kept_attempt(run.parent / "none") is None
+
+
+def test_what_was_half_copied_is_not_handed_on(run):
+    write(run, f"work/state/{partial_name('step')}", "half of it")
+    write(run, "work/state/step", "1")
+    archive_attempt(run, 1)
+    assert give(run, 1, "state/").files == 1
+    assert read_files(run / "work") == {"state/step": "1"}
 
 
 def test_links_lead_nowhere(run, tmp_path):

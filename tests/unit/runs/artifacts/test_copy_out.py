@@ -35,6 +35,10 @@ def test_one_file(home: Home, tmp_path: Path) -> None:
     assert get(home, "runs/2/deep/b.txt", tmp_path / "out") == {"b.txt": "b"}
 
 
+def test_a_link_to_a_file_is_that_file(home: Home, tmp_path: Path) -> None:
+    assert get(home, "runs/2/link", tmp_path / "out") == {"link": "a"}
+
+
 def test_running_run(home: Home, tmp_path: Path) -> None:
     add_work(home, 3, {"half.txt": "h"})
     assert get(home, "runs/3/half.txt", tmp_path / "out") == {"half.txt": "h"}

@@ -1,3 +1,5 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,23 @@ def test_a_local_file_is_kept_by_its_content(home, tmp_path):
     assert other != source
     assert locate(home, source).read_text() == "one"
     assert [path.name for path in (home.root / "datasets/files").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_link_is_kept_as_the_file_it_leads_to(home, tmp_path):
+    (tmp_path / "big.csv").write_text("one")
+    (tmp_path / "jokes.csv").symlink_to("big.csv")
+    source = keep_file(home, tmp_path / "jokes.csv")
+    assert source.endswith("/jokes.csv")
+    assert locate(home, source).read_text() == "one"
+
+
+def test_two_threads_keep_the_same_file_at_once(home, tmp_path):
+    file = tmp_path / "big.bin"
+    file.write_bytes(os.urandom(1 << 22))
+    with ThreadPoolExecutor(4) as threads:
+        sources = list(threads.map(lambda _: keep_file(home, file), range(4)))
+    assert len(set(sources)) == 1
+    assert locate(home, sources[0]).read_bytes() == file.read_bytes()
 
 
 def test_what_cannot_be_kept_is_named(home, tmp_path, monkeypatch):

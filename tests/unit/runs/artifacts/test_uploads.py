@@ -244,9 +244,22 @@ def test_removal(home: Home, images: Path) -> None:
         remove_upload(home, "images", 1)
     remove_upload(home, "images", None)
     assert list_uploads(home) == []
-    assert not (home.uploads / "images").exists()
     with pytest.raises(NotFoundError):
         read_upload(home, "images", 2)
+
+
+@pytest.mark.parametrize("removed", [None, 2])
+def test_the_number_of_a_removed_version_is_not_given_again(
+    home: Home, images: Path, removed: int | None
+) -> None:
+    """A record of a run that mounted it would else mean other content."""
+    upload(home, images)
+    (images / "a.png").write_text("second")
+    upload(home, images)
+    remove_upload(home, "images", removed)
+    (images / "a.png").write_text("third")
+    assert upload(home, images).upload.version == 3
+    assert content(home, "uploads/images@3/a.png").read_text() == "third"
 
 
 class TestRefusals:

@@ -1,5 +1,7 @@
 """Objects in a folder: what every store must do, and every failure is one sentence without a key."""
 
+from types import SimpleNamespace
+
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
@@ -107,3 +109,17 @@ def test_names_tell_what_they_are_of():
     for other in ("runs/12/1/run.json", "runs/012/run.json", "runs/12/run.json.x", "links.json"):
         assert number_of_record(other) is None
     assert segment(3, 1, "log.jsonl", 262144) == "runs/3/1/log.jsonl/000000262144"
+
+
+def test_a_fetch_that_breaks_off_goes_on_where_it_was(objects, monkeypatch):
+    content = bytes(range(256)) * 100_000
+    objects.put("large", content)
+
+    def break_off():
+        yield content[:5_000_000]
+        raise GenericError("the connection was closed")
+
+    answers = [SimpleNamespace(meta={"size": len(content)}, stream=lambda **_: break_off())]
+    again = objects._again
+    monkeypatch.setattr(objects, "_again", lambda act: answers.pop() if answers else again(act))
+    assert b"".join(objects.pieces("large")) == content
