@@ -111,7 +111,7 @@ class Tokenizer:
         if special.end not in added:
             backend.add_special_tokens([AddedToken(special.end, special=True, normalized=False)])
         ids = None if content is None else content["model"]["vocab"].values()
-        return cls(_made_exact(backend, kind), special, kind, ids)
+        return cls(_made_exact(backend, kind, special.start), special, kind, ids)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -161,7 +161,7 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
         ends = frozenset(id_ for id_ in self.end_ids if id_ < vocab_size)
         special = replace(self._special_tokens, end_ids=ends)
-        return Tokenizer(_made_exact(backend, self.kind), special, self.kind)
+        return Tokenizer(_made_exact(backend, self.kind, special.start), special, self.kind)
 
     @property
     def alters(self) -> str | None:
@@ -500,8 +500,16 @@ def _bytes_of_characters(token: str) -> bytes:
     return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
 
 
-def _made_exact(backend: tokenizers.Tokenizer, kind: TokenizerKind) -> tokenizers.Tokenizer:
-    """Switch off what would cut or pad a text, or take what is written in it for special tokens."""
+def _made_exact(
+    backend: tokenizers.Tokenizer, kind: TokenizerKind, start: str | None = None
+) -> tokenizers.Tokenizer:
+    """Switch off what would cut or pad a text, or take what is written in it for special tokens.
+
+    Args:
+        backend: The tokenizer; it is changed.
+        kind: Its kind.
+        start: What the model wants before every document, for tools that let the tokenizer put it there.
+    """
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True  # that is: as the ordinary text they are written in
@@ -510,7 +518,15 @@ def _made_exact(backend: tokenizers.Tokenizer, kind: TokenizerKind) -> tokenizer
     # The vocabulary files of GPT-2 say nothing of the rest, and what is said elsewhere of it may be wrong.
     backend.normalizer = None  # pyright: ignore[reportAttributeAccessIssue]
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    start_id = backend.token_to_id(start) if start is not None else None
+    if start_id is None:
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    else:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[start, "$A"],
+            pair=[start, "$A", f"{start}:1", "$B:1"],
+            special_tokens=[(start, start_id)],
+        )
     backend.decoder = decoders.ByteLevel()
     return backend
 
