@@ -72,6 +72,21 @@ def test_tokens_and_masks_are_those_of_brute_force(encoder, tokenizer, theirs, f
     assert same > len(CONVERSATIONS) / 2
 
 
+@pytest.mark.parametrize("said", ["hi", " hi", "\n\nhi", "a  b", "e\u0301", "▁▁"])
+def test_a_first_prompt_has_the_tokens_of_transformers(encoder, theirs, said):
+    plain = [{"role": "user", "content": said}]
+    expected = theirs.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
+    assert encoder.prompt([Message("user", said)]) == expected
+
+
+@pytest.mark.parametrize("said", ["hi", " hi", "\n\nhi"])
+def test_text_after_a_control_token_has_the_tokens_of_transformers(tokenizer, theirs, family, said):
+    token = family.tokens[-1] if family.tokens else "</s>"
+    for text in (f"{token}{said}", f"{said}{token}{said}{token}{token}{said}"):
+        ids = tokenizer.encode(text, allow_special=True)
+        assert ids == theirs.encode(text, add_special_tokens=False)
+
+
 def test_what_spells_a_control_token_stays_text(encoder, tokenizer, family):
     token = family.tokens[-1] if family.tokens else "</s>"
     (id_,) = tokenizer.encode(token, allow_special=True)

@@ -4,11 +4,18 @@ It needs a Python binding of llama.cpp that computes: `pip install xllamacpp` ha
 (llama-cpp-python is built on the spot, which took more than a quarter of an hour here.)
 """
 
+import json
+import urllib.request
+
 import pytest
 import torch
 
 from conjure import load
 from conjure.lm.checkpoints.export import export
+from conjure.lm.checkpoints.gguf.conversion import checkpoint_folder
+from conjure.lm.text.tokenizer import Tokenizer
+from support.gguf_files import write_gguf
+from support.tokenizers_of_kinds import KINDS, tokenizer_folder
 
 pytestmark = pytest.mark.large
 
@@ -22,6 +29,53 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def llama_cpp():
     return pytest.importorskip("xllamacpp", reason="no binding of llama.cpp here: pip install xllamacpp")
+
+
+@pytest.fixture
+def serve(llama_cpp):
+    """Loads a file; the result asks for a path, such as ``tokenize``, with a body."""
+
+    def started(path):
+        parameters = llama_cpp.CommonParams()
+        parameters.model.path = str(path)
+        parameters.n_ctx, parameters.n_parallel, parameters.warmup = 128, 1, False
+        parameters.cpuparams.n_threads = 1
+        server = llama_cpp.Server(parameters)
+
+        def ask(name, **body):
+            headers = {"Content-Type": "application/json"}
+            address = f"{server.listening_address}/{name}"
+            request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+
+        return ask
+
+    return started
+
+
+def test_runs_of_spaces_are_the_tokens_that_they_are_here(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "home"))
+    converted = checkpoint_folder(write_gguf(tmp_path / "model.gguf", "gemma3", vocabulary=1000))
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "model" / name).write_bytes((converted / name).read_bytes())
+    tokenizer = Tokenizer.from_folder(tokenizer_folder(tmp_path / "model", "gemma-3"))
+    ask = serve(export(tmp_path / "model", tmp_path / "out").path)
+    for text in ("a  b", "the  cat   sat", "x\n  two"):
+        ids = tokenizer.encode(text)
+        assert ask("tokenize", content=text)["tokens"] == ids
+        assert ask("detokenize", tokens=ids)["content"] == text == tokenizer.decode(ids)
+
+
+def test_a_file_that_does_not_say_whether_texts_start_with_bos_is_read_alike(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "home"))
+    keys = KINDS["llama-bpe"]() | {"tokenizer.ggml.add_bos_token": None}
+    path = write_gguf(tmp_path / "model.gguf", keys=keys, vocabulary=len(keys["tokenizer.ggml.tokens"]))
+    tokenizer = Tokenizer.from_folder(checkpoint_folder(path))
+    started = serve(path)("tokenize", content="the cat", add_special=True)["tokens"]
+    assert started == [*tokenizer.start_ids, *tokenizer.encode("the cat")]
+    assert len(tokenizer.start_ids) == 1
 
 
 # Float16 rounds weights to 11 bits. q8_0 rounds weights and activations to 8.

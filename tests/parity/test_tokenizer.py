@@ -1,5 +1,6 @@
 """Ids equal to transformers' GPT-2 tokenizer, the reference, on vocabularies made on the spot."""
 
+import json
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -77,6 +78,19 @@ def test_transformers_reads_a_saved_folder(ours, folder):
     for text in SCRIPTS:
         assert theirs(text)["input_ids"] == ours.encode(text)
         assert theirs.decode(ours.encode(text)) == text
+
+
+def test_transformers_starts_texts_with_the_start_token_that_was_saved(ours, folder, tmp_path):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"].append({**content["added_tokens"][0], "id": ours.vocab_size, "content": "<s>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "add_bos_token": true}')
+    with_start = Tokenizer.from_folder(tmp_path)
+    with_start.save(tmp_path)
+    theirs = GPT2TokenizerFast.from_pretrained(tmp_path)
+    assert theirs.bos_token == "<s>"
+    for text in SCRIPTS:
+        assert theirs(text)["input_ids"] == [ours.vocab_size, *with_start.encode(text)]
 
 
 def test_a_folder_saved_by_transformers_is_read(ours, folder, tmp_path):

@@ -4,6 +4,7 @@ import os
 import unicodedata
 
 import pytest
+import tokenizers
 import transformers
 
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer, split_safely
@@ -34,10 +35,23 @@ def test_texts_come_back_but_for_what_the_kind_says(folder, kind):
     form = {"qwen2": "NFC", "neox": "NFC"}.get(kind)
     for text in TEXTS:
         expected = unicodedata.normalize(form, text) if form else text
-        if kind in ("llama-2", "gemma"):
+        if kind in ("llama-2", "gemma", "gemma-3"):
             expected = expected.replace("▁", " ")
         assert tokenizer.decode(tokenizer.encode(text)) == expected
     assert (tokenizer.alters is None) == (kind in ("gpt-2", "smollm", "llama-bpe"))
+
+
+def test_texts_of_ids_are_those_of_tokenizers(folder):
+    ours, theirs = Tokenizer.from_folder(folder), tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")
+    for text, ids in zip(TEXTS, ours.encode_batch(TEXTS), strict=True):
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False), text
+
+
+def test_runs_of_spaces_that_are_tokens_are_spaces(tmp_path):
+    tokenizer = Tokenizer.from_folder(tokenizer_folder(tmp_path, "gemma-3"))
+    ids = tokenizer.encode("a  b")
+    assert tokenizer.tokens.index("▁▁") in ids
+    assert tokenizer.decode(ids) == "a  b"
 
 
 def test_a_text_cut_where_it_may_be_has_the_same_ids(folder, kind):

@@ -136,6 +136,7 @@ class Family:
     template: str
     pieces: Callable[[list[Message]], Pieces]
     answer_start: str
+    prefix_once: bool = False
 
 
 _IM = ("<|im_start|>", "<|im_end|>")
@@ -164,7 +165,10 @@ FAMILIES = {
         "<start_of_turn>model\n",
     ),
     "llama2": Family("llama-2", "<s>", "</s>", (), _LLAMA2, _pieces_llama2, ""),
+    # As transformers saves a Llama 2 tokenizer with `legacy=False`.
+    "llama2, not legacy": Family("llama-2", "<s>", "</s>", (), _LLAMA2, _pieces_llama2, "", prefix_once=True),
 }
+_PREFIX_ONCE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
 
 
 def chat_folder(folder: Path, family: Family) -> Path:
@@ -172,7 +176,10 @@ def chat_folder(folder: Path, family: Family) -> Path:
     tokenizer_folder(folder, family.kind)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.add_special_tokens(list(family.tokens))
-    backend.save(str(folder / "tokenizer.json"))
+    content = json.loads(backend.to_str())
+    if family.prefix_once:
+        content |= {"normalizer": None, "pre_tokenizer": _PREFIX_ONCE}
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {"eos_token": family.eos, "chat_template": family.template}

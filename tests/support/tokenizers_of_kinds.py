@@ -42,7 +42,8 @@ def _byte_level(name: str) -> dict:
     }
 
 
-def _sentence_piece(*, prefix: bool) -> dict:
+def _sentence_piece(*, prefix: bool, runs: bool = False) -> dict:
+    """Keys of a vocabulary of pieces; with runs two spaces are an added token, as in Gemma's vocabulary."""
     counts: Counter[str] = Counter()
     for text in _TRAINED_ON:
         spelled = text.replace(" ", "▁")
@@ -52,11 +53,12 @@ def _sentence_piece(*, prefix: bool) -> dict:
     pieces = [piece for piece, _ in counts.most_common(400) if "▁" not in piece[1:]]
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     scores = [-1.0 - rank for rank in range(len(pieces))]
+    added = ["▁▁"] if runs else []
     return {
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *bytes_, *pieces],
-        "tokenizer.ggml.scores": [0.0] * 259 + scores,
-        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(pieces)],
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *bytes_, *added, *pieces],
+        "tokenizer.ggml.scores": [0.0] * (259 + len(added)) + scores,
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[4] * len(added), *[1] * len(pieces)],
         "tokenizer.ggml.add_space_prefix": prefix,
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
@@ -71,6 +73,7 @@ KINDS = {
     "neox": lambda: _byte_level("olmo"),
     "llama-2": lambda: _sentence_piece(prefix=True),
     "gemma": lambda: _sentence_piece(prefix=False),
+    "gemma-3": lambda: _sentence_piece(prefix=False, runs=True),
 }
 
 

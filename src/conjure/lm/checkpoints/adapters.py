@@ -26,7 +26,7 @@ from conjure.lm.checkpoints.base_model import different_weights, how_to_restore
 from conjure.lm.checkpoints.layout import read_json_object
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint, saving
-from conjure.lm.checkpoints.safetensors_reader import TensorFile
+from conjure.lm.checkpoints.safetensors_reader import StoredTensor, TensorFile
 from conjure.lm.checkpoints.stored_weights import load_tokenizer
 from conjure.lm.checkpoints.tensor_layout import assemble, file_names, split_rows, stored_names
 from conjure.lm.checkpoints.weights_digest import weights_digest
@@ -37,7 +37,8 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _BASE_DIGEST = "base_sha256"  # in the metadata of the weights' file, which PEFT passes over
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
-_FORMAT = 1  # of a merged folder; a change makes old ones be made anew
+_LARGEST_ALPHA = 1e30  # float32 numbers reach 3e38
+_FORMAT = 2  # of a merged folder; a change makes old ones be made anew
 
 # Settings that change what an adapter computes, with the values under which it computes what is done here.
 _PLAIN = {
@@ -48,7 +49,17 @@ _PLAIN = {
     "alpha_pattern": ({}, None),
     "trainable_token_indices": (None, []),
     "lora_bias": (False, None),
+    # Other ways of making the first matrices change the base model's.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
+    "alora_invocation_tokens": (None, []),
+    "layer_replication": (None, []),
+    "use_qalora": (False, None),
+    "use_bdlora": (None,),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
 }
+# Files of the base model that may decide its tokens, beside those in JSON.
+_TOKENIZER_FILES = ("chat_template.jinja", "merges.txt", "vocab.bpe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +187,9 @@ def _digest(base: Path, adapter: Path) -> str:
     parts += [
         sha256_file(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE) if (adapter / name).exists()
     ]
-    parts += [weights_digest(base), *(sha256_file(path) for path in sorted(base.glob("*.json")))]
+    others = [base / name for name in _TOKENIZER_FILES if (base / name).exists()]
+    parts.append(weights_digest(base))
+    parts += [f"{path.name} {sha256_file(path)}" for path in (*sorted(base.glob("*.json")), *others)]
     return sha256_bytes("\n".join(parts).encode())
 
 
@@ -192,16 +205,18 @@ def _open_corrections(folder: Path, source: ModelSource) -> Iterator[dict[str, C
     if not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"{folder} contains no {WEIGHTS_FILE}; only safetensors are loaded")
     alpha = settings.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise CheckpointError(f"{folder / CONFIG_FILE} has lora_alpha {alpha!r}, which is not a number")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} has lora_alpha {repr(alpha)[:40]}, which is not a number up to 1e30"
+        )
     with TensorFile(folder / WEIGHTS_FILE) as file:
         _refuse_other_base(folder, source, file.metadata, settings)
         found = {}
         for name in file.tensors:
             stored, is_down, _ = name.removeprefix(_PREFIX).partition(_DOWN)
             if is_down and name.startswith(_PREFIX) and f"{_PREFIX}{stored}{_UP}" in file.tensors:
-                down = file.tensors[name].read(torch.float32)
-                up = file.tensors[f"{_PREFIX}{stored}{_UP}"].read(torch.float32)
+                down = _read_matrix(folder, file.tensors[name])
+                up = _read_matrix(folder, file.tensors[f"{_PREFIX}{stored}{_UP}"])
                 rank = down.shape[0]
                 factor = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
                 found[f"{stored}.weight"] = Correction(down, up, factor)
@@ -211,6 +226,20 @@ def _open_corrections(folder: Path, source: ModelSource) -> Iterator[dict[str, C
             what = f"tensor {foreign[0]}, which is not part of one" if foreign else "no LoRA matrices"
             raise CheckpointError(f"{folder} is not a LoRA adapter that conjure can use: it contains {what}")
         yield found
+
+
+def _read_matrix(folder: Path, tensor: StoredTensor) -> Tensor:
+    """One of an adapter's matrices.
+
+    Raises:
+        CheckpointError: It is none.
+    """
+    if len(tensor.shape) != 2 or 0 in tensor.shape or not tensor.is_floating_point:
+        raise CheckpointError(
+            f"the adapter {folder} is damaged: tensor {tensor.name} contains {tensor.dtype} numbers of shape"
+            f" {tensor.shape}; a matrix of floating-point numbers is needed"
+        )
+    return tensor.read(torch.float32)
 
 
 def _refuse_other_base(

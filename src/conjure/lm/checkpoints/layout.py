@@ -175,6 +175,8 @@ def read_index(index: Path) -> dict[str, str]:
     for place in places.values():
         if place in ("", ".", "..") or Path(place).name != place:
             raise CheckpointError(f"{index} names the file {place!r}, which is not in its own folder")
+        if not place.isprintable():
+            raise CheckpointError(f"{index} is damaged: it names the file {place!r}")
     return places
 
 

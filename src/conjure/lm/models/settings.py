@@ -4,7 +4,6 @@ Main entries: `Settings`, and the kinds of `Setting` that it takes. Invariant: a
 a harmless one and remembered, so that reading goes on; no model is made before `Settings.refuse` was asked.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,9 @@ _ACTIVATIONS = {
     "swish": "silu",
 }
 _REQUIRED: Any = object()  # a default that there is not
+# Beyond any model, and small enough to compute with: as floats, and the second as float32.
+_LARGEST_WHOLE, _LARGEST_NUMBER = 10**12, 1e30
+_EXCERPT = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +58,27 @@ Table = Mapping[str, Setting]
 
 def whole(*names: str, default: int = _REQUIRED) -> Setting:
     """A whole number of at least 1."""
-    return Setting(
-        names, lambda value: _is_whole(value) and value >= 1, "a whole number of at least 1", default, 1
-    )
+    wanted = f"a whole number from 1 to {_LARGEST_WHOLE:,}"
+    return Setting(names, lambda value: _is_whole(value) and value >= 1, wanted, default, 1)
 
 
 def optional_whole(*names: str) -> Setting:
     """The same, or null."""
-    wanted = "a whole number of at least 1, or null,"
+    wanted = f"a whole number from 1 to {_LARGEST_WHOLE:,}, or null,"
     return Setting(names, lambda value: value is None or (_is_whole(value) and value >= 1), wanted, None)
 
 
-def number(*names: str, default: float | None = _REQUIRED) -> Setting:
-    """A number of at least 0; where the default is null, also that."""
+def number(*names: str, default: float | None = _REQUIRED, above: float | None = None) -> Setting:
+    """A number of at least 0, or above a bound; where the default is null, also that."""
 
     def allows(value: Any) -> bool:
-        return default is None if value is None else _is_number(value) and value >= 0
+        if value is None:
+            return default is None
+        return _is_number(value) and (value >= 0 if above is None else value > above)
 
-    harmless = 1.0 if default is _REQUIRED else default
-    return Setting(names, allows, "a number of at least 0", default, harmless)
+    harmless = 1.0 + (above or 0.0) if default is _REQUIRED else default
+    least = "of at least 0" if above is None else f"above {above:g}"
+    return Setting(names, allows, f"a number {least} and at most {_LARGEST_NUMBER:g}", default, harmless)
 
 
 def flag(name: str, *, default: bool = False) -> Setting:
@@ -173,7 +177,7 @@ class Settings:
         """The settings in the object of this name; none where there is no such object."""
         content = self.content.get(name)
         if content is not None and not isinstance(content, dict):
-            self.fault(f"{self._path}{name} is {content!r}, an object or null is needed")
+            self.fault(f"{self._path}{name} is {_excerpt(content)}, an object or null is needed")
         return Settings(content if isinstance(content, dict) else {}, self._faults, f"{self._path}{name}.")
 
     def take(self, setting: Setting) -> Any:
@@ -184,7 +188,7 @@ class Settings:
             return setting.harmless
         value = self.content[name] if name is not None else setting.default
         if name is not None and not setting.allows(value):
-            self.fault(f"{self._path}{name} is {value!r}, {setting.wanted} is needed")
+            self.fault(f"{self._path}{name} is {_excerpt(value)}, {setting.wanted} is needed")
             value = setting.harmless
         return setting.parse(value)
 
@@ -214,8 +218,8 @@ class Settings:
         if value is not None and value not in allowed:
             supported = " or ".join(map(_as_json, allowed or (None,)))
             self.fault(
-                f"{self._path}{name} is {value!r}, which changes how the model computes and is not supported"
-                f" (supported: {supported})"
+                f"{self._path}{name} is {_excerpt(value)}, which changes how the model computes and is not"
+                f" supported (supported: {supported})"
             )
 
 
@@ -225,11 +229,11 @@ def written(table: Table, config: object) -> dict[str, Any]:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_WHOLE
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
 
 
 def _are_token_ids(value: Any) -> bool:
@@ -245,6 +249,11 @@ def _listed(ids: Any) -> tuple[Any, ...]:
 
 def _spelling(ours: str) -> str:
     return next(name for name, each in _ACTIVATIONS.items() if each == ours)
+
+
+def _excerpt(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _EXCERPT else f"{text[: _EXCERPT - 1]}…"
 
 
 def _as_json(value: object) -> str:

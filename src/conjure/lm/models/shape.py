@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from conjure.errors import ModelError
 
-# A config is input from outside: beyond these the request is a mistake (GPT-2 XL has 1.6e9 and 48).
-MAX_PARAMETERS = 20_000_000_000
+# A config is input from outside: beyond these the request is a mistake (Qwen2.5-72B has 7.3e10 and 80).
+MAX_PARAMETERS = 100_000_000_000
 MAX_LAYERS = 1_000
 
 

@@ -31,7 +31,13 @@ from conjure.lm.text.special_tokens import (
     read_special_tokens,
     spelling,
 )
-from conjure.lm.text.tokenizer_detection import GPT2_KIND, SPACE, TokenizerKind, detect_kind
+from conjure.lm.text.tokenizer_detection import (
+    GPT2_KIND,
+    SPACE,
+    TokenizerKind,
+    detect_kind,
+    without_prefix_space,
+)
 
 # Names under which GPT-2's vocabulary and merges are published, ours (and Hugging Face's) first.
 _VOCABULARY_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -72,7 +78,10 @@ class Tokenizer:
         self.start_ids: list[int] = [] if start_id is None else [start_id]
         added = backend.get_added_tokens_decoder()
         self._special = {token.content: id_ for id_, token in added.items() if token.special}
-        self._added = frozenset(token.content for token in added.values())
+        # Other tokens may spell a space as ▁, added ones too: Gemma's runs of spaces are such.
+        self._verbatim = frozenset(
+            token.content for token in added.values() if token.special or kind.byte_level
+        )
         if ids is None:
             ids = backend.get_vocab(with_added_tokens=True).values()
         self._has_token = _mask_of([*ids, *added], without=backend.token_to_id(""))
@@ -102,7 +111,7 @@ class Tokenizer:
         if special.end not in added:
             backend.add_special_tokens([AddedToken(special.end, special=True, normalized=False)])
         ids = None if content is None else content["model"]["vocab"].values()
-        return cls(_made_exact(backend, kind), special, kind, ids)
+        return cls(_made_exact(backend, kind, special.start), special, kind, ids)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -152,7 +161,7 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
         ends = frozenset(id_ for id_ in self.end_ids if id_ < vocab_size)
         special = replace(self._special_tokens, end_ids=ends)
-        return Tokenizer(_made_exact(backend, self.kind), special, self.kind)
+        return Tokenizer(_made_exact(backend, self.kind, special.start), special, self.kind)
 
     @property
     def alters(self) -> str | None:
@@ -219,7 +228,7 @@ class Tokenizer:
         """Tokens that are no ordinary text, by how they are written: their ids. End of text is one."""
         return self._special
 
-    @property
+    @cached_property
     def added_tokens(self) -> frozenset[str]:
         """Tokens that text is searched for before it is cut, special ones not among them."""
         added = self._backend.get_added_tokens_decoder().values()
@@ -232,7 +241,8 @@ class Tokenizer:
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides which ids a text gets."""
-        return sha256_bytes(f"{self._backend.to_str()}\n{self.end_of_text}{self.start_ids or ''}".encode())
+        facts = f"{self.end_of_text}{self.start_ids or ''}{'prefix once' if self.kind.prefix_once else ''}"
+        return sha256_bytes(f"{self._backend.to_str()}\n{facts}".encode())
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """The ids of `text`, every character of it.
@@ -246,6 +256,23 @@ class Tokenizer:
             DataError: The text holds half of a surrogate pair, which no encoding of text can carry.
         """
         return self.encode_batch([text], allow_special=allow_special)[0]
+
+    def encode_continued(self, text: str) -> list[int]:
+        """The ids of a text that goes on from other text: no space is put before it.
+
+        Raises:
+            DataError: As for `encode`.
+        """
+        return self._without_prefix_space.encode(text)
+
+    @cached_property
+    def _without_prefix_space(self) -> "Tokenizer":
+        if not self.kind.prefix_space:
+            return self
+        settings = without_prefix_space(json.loads(self._backend.to_str()))
+        kind = replace(self.kind, prefix_space=False, prefix_once=False)
+        backend = _made_exact(tokenizers.Tokenizer.from_str(json.dumps(settings)), kind)
+        return Tokenizer(backend, self._special_tokens, kind)
 
     def encode_batch(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:
         """The ids of each text, as `encode` gives them, on all cores.
@@ -277,8 +304,13 @@ class Tokenizer:
             yield text[start:]
 
     def _encode_with_special(self, text: str) -> list[int]:
-        parts = ([part] if isinstance(part, int) else self.encode(part) for part in self.split_special(text))
-        return list(chain.from_iterable(parts))
+        ids: list[int] = []
+        for part in self.split_special(text):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self.encode_continued(part) if ids and self.kind.prefix_once else self.encode(part)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a document's `ids`; bytes that are not UTF-8 become U+FFFD, nothing else is altered."""
@@ -294,8 +326,8 @@ class Tokenizer:
         """Write the files that transformers, vLLM and llama.cpp's converter read.
 
         Args:
-            folder: An existing folder; receives tokenizer.json, vocab.json, merges.txt and
-                tokenizer_config.json.
+            folder: An existing folder; receives tokenizer.json and tokenizer_config.json, of GPT-2's kind
+                vocab.json and merges.txt too.
             context_length: Longest sequence of the model, in tokens, for tools that ask the tokenizer.
         """
         folder = Path(folder)
@@ -304,16 +336,22 @@ class Tokenizer:
         if self.kind.is_gpt2:
             self._save_vocabulary_and_merges(folder)
             settings |= {
+                "add_bos_token": bool(self.start_ids),
                 "add_prefix_space": False,
-                "bos_token": self.end_of_text,
+                "bos_token": self.start_token if self.start_ids else self._named_or_end("bos_token"),
                 "clean_up_tokenization_spaces": False,
                 "tokenizer_class": "GPT2Tokenizer",
-                "unk_token": self.end_of_text,
+                "unk_token": self._named_or_end("unk_token"),
             }
         if context_length is not None:
             settings["model_max_length"] = context_length
         text = json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True)
         (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
+    def _named_or_end(self, name: str) -> str:
+        """The token that the settings give this name, if there is such a token; else end of text."""
+        token = spelling(self._special_tokens.settings.get(name))
+        return self.end_of_text if token is None or self._backend.token_to_id(token) is None else token
 
     def _save_vocabulary_and_merges(self, folder: Path) -> None:
         model = json.loads(self._backend.to_str())["model"]
@@ -336,7 +374,7 @@ class Tokenizer:
         if token is None:
             return b""
         spell = _bytes_of if self.kind.byte_level else _bytes_of_characters
-        return token.encode() if token in self._added else spell(token)
+        return token.encode() if token in self._verbatim else spell(token)
 
     @cached_property
     def _missing_bytes(self) -> frozenset[int]:
@@ -462,8 +500,16 @@ def _bytes_of_characters(token: str) -> bytes:
     return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
 
 
-def _made_exact(backend: tokenizers.Tokenizer, kind: TokenizerKind) -> tokenizers.Tokenizer:
-    """Switch off what would cut or pad a text, or take what is written in it for special tokens."""
+def _made_exact(
+    backend: tokenizers.Tokenizer, kind: TokenizerKind, start: str | None = None
+) -> tokenizers.Tokenizer:
+    """Switch off what would cut or pad a text, or take what is written in it for special tokens.
+
+    Args:
+        backend: The tokenizer; it is changed.
+        kind: Its kind.
+        start: What the model wants before every document, for tools that let the tokenizer put it there.
+    """
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True  # that is: as the ordinary text they are written in
@@ -472,7 +518,15 @@ def _made_exact(backend: tokenizers.Tokenizer, kind: TokenizerKind) -> tokenizer
     # The vocabulary files of GPT-2 say nothing of the rest, and what is said elsewhere of it may be wrong.
     backend.normalizer = None  # pyright: ignore[reportAttributeAccessIssue]
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    start_id = backend.token_to_id(start) if start is not None else None
+    if start_id is None:
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    else:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[start, "$A"],
+            pair=[start, "$A", f"{start}:1", "$B:1"],
+            special_tokens=[(start, start_id)],
+        )
     backend.decoder = decoders.ByteLevel()
     return backend
 

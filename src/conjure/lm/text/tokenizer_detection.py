@@ -1,8 +1,9 @@
 """What kind of tokenizer a ``tokenizer.json`` describes: how tokens are spelled, and what is done to text.
 
-Main entry: `detect_kind`. Two kinds are known: byte-level BPE (GPT-2, SmolLM, Llama 3, Qwen, NeoX), whatever
-its way of splitting words, and BPE over characters with ▁ for the space and bytes for what is missing (Llama
-2, Gemma). Invariant: a text cut where a kind says it may be cut has the ids of its pieces.
+Main entries: `detect_kind`, `without_prefix_space`. Two kinds are known: byte-level BPE (GPT-2, SmolLM,
+Llama 3, Qwen, NeoX), whatever its way of splitting words, and BPE over characters with ▁ for the space and
+bytes for what is missing (Llama 2, Gemma). Invariant: a text cut where a kind says it may be cut has the ids
+of its pieces.
 """
 
 import re
@@ -22,6 +23,7 @@ _GPT2_CUT = re.compile(
 # Llama 3's and Qwen's words may begin with a punctuation mark and end with line ends, but none has a space
 # after anything else; nor does composing characters (NFC) reach over a space.
 _SPACE_CUT = re.compile(r"(?<=[^\s\x85\u180e])(?= )")
+_PIECE_CUT = re.compile(rf"(?<=[^\s\x85\u180e{SPACE}])(?= )")  # where ▁ is a space too
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}NUMBERS| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -39,6 +41,7 @@ class TokenizerKind:
         byte_level: Whether tokens spell bytes, as GPT-2's do; else characters, with ▁ for the space.
         form: The Unicode form that text is put into first; None leaves it.
         prefix_space: Whether a space is put before a text (and taken away again when it is decoded).
+        prefix_once: Whether it is put only where the whole text begins, and not after a control token.
         cut: Places where a long text may be cut; None where none is sure.
         is_gpt2: Whether words are split as GPT-2 splits them, and nothing else is done.
     """
@@ -46,6 +49,7 @@ class TokenizerKind:
     byte_level: bool = True
     form: str | None = None
     prefix_space: bool = False
+    prefix_once: bool = False
     cut: re.Pattern[str] | None = _GPT2_CUT
     is_gpt2: bool = False
 
@@ -131,7 +135,8 @@ def _with_byte_fallback(
     if not {*kinds} <= {"Split", "Metaspace"}:
         return f"a BPE tokenizer with the unsupported pre-tokenizer {'+'.join(kinds)}"
     metaspace = next((step for step in splitters if step["type"] == "Metaspace"), {"prepend_scheme": "never"})
-    prefix = "Prepend" in forms or metaspace.get("prepend_scheme", "always") != "never"
+    scheme = metaspace.get("prepend_scheme", "always")
+    prefix = "Prepend" in forms or scheme != "never"
     form = next((form for form in forms if form in _UNICODE_FORMS), None)
     vocabulary = model.get("vocab")
     crosses = re.compile(f"[^{SPACE}]{SPACE}")
@@ -139,5 +144,25 @@ def _with_byte_fallback(
     # A cut before a space is safe if no token goes on with a space after something else.
     is_safe = not prefix and form in (None, "NFC") and not any(map(crosses.search, tokens))
     return TokenizerKind(
-        byte_level=False, form=form, prefix_space=prefix, cut=_SPACE_CUT if is_safe else None, is_gpt2=False
+        byte_level=False,
+        form=form,
+        prefix_space=prefix,
+        prefix_once="Prepend" not in forms and scheme == "first",
+        cut=_PIECE_CUT if is_safe else None,
     )
+
+
+def without_prefix_space(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a ``tokenizer.json`` changed so that no space is put before a text."""
+    normalizers = [
+        step for step in _steps(settings.get("normalizer"), "normalizers") if step.get("type") != "Prepend"
+    ]
+    splitters = [
+        {**step, "prepend_scheme": "never"} if step.get("type") == "Metaspace" else step
+        for step in _steps(settings.get("pre_tokenizer"), "pretokenizers")
+    ]
+    return {
+        **settings,
+        "normalizer": {"type": "Sequence", "normalizers": normalizers} if normalizers else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splitters} if splitters else None,
+    }

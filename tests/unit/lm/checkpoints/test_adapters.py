@@ -1,6 +1,10 @@
 """An adapter is used with the weights it was trained on, and no others; `test_peft.py` has the rest."""
 
+import json
+
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError
 from conjure.lm.checkpoints import model_resolver
@@ -33,6 +37,11 @@ def adapter_of(source, folder, *, noted=True):
         base_sha256=source.sha256 if noted else None,
     )
     return folder
+
+
+def change_config(adapter, **changes):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_it_is_used_with_its_base_wherever_that_lies(models, tmp_path):
@@ -77,3 +86,67 @@ def test_an_older_one_says_nothing_and_fits_or_not(models, tmp_path):
     with pytest.raises(CheckpointError, match="does not fit the model, which has no matrix") as refused:
         apply_adapter(resolve_model("sprite"), adapter)
     assert refused.value.hint == "use the model that it was trained on"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights", "olora"),
+        ("init_lora_weights", "corda"),
+        ("init_lora_weights", "loftq"),
+        ("init_lora_weights", "lora_ga"),
+        ("alora_invocation_tokens", [5]),
+        ("layer_replication", [[0, 1], [0, 2]]),
+        ("use_qalora", True),
+        ("use_bdlora", {"nblocks": 2}),
+        ("arrow_config", {"top_k": 3}),
+        ("kasa_config", {"beta": 0.1}),
+    ],
+)
+def test_what_is_more_than_an_addition_to_the_base_is_refused(models, tmp_path, name, value):
+    adapter = adapter_of(resolve_model("sprite"), tmp_path / "adapter")
+    change_config(adapter, **{name: value})
+    with pytest.raises(CheckpointError, match=f"has {name} .*, which conjure does not support"):
+        apply_adapter(resolve_model("sprite"), adapter)
+
+
+@pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
+def test_however_its_matrices_began(models, tmp_path, init):
+    adapter = adapter_of(resolve_model("sprite"), tmp_path / "adapter")
+    unused = {"alora_invocation_tokens": None, "layer_replication": None, "use_qalora": False}
+    change_config(adapter, init_lora_weights=init, use_bdlora=None, arrow_config=None, **unused)
+    assert apply_adapter(resolve_model("sprite"), adapter).folder.is_dir()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (0, 24), (24, 0), (2, 24, 1)])
+@pytest.mark.parametrize("part", ["lora_A", "lora_B"])
+def test_a_damaged_one_is_refused(models, tmp_path, part, shape):
+    adapter = adapter_of(resolve_model("sprite"), tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if part in name)
+    save_file({**tensors, name: torch.ones(shape)}, file)
+    with pytest.raises(CheckpointError, match=f"is damaged: tensor .*{part}.weight contains float32 numbers"):
+        apply_adapter(resolve_model("sprite"), adapter)
+    save_file({**tensors, name: tensors[name].to(torch.int32)}, file)
+    with pytest.raises(CheckpointError, match="contains int32 numbers"):
+        apply_adapter(resolve_model("sprite"), adapter)
+
+
+@pytest.mark.parametrize("alpha", [10**400, float("nan"), float("inf"), True, "8"])
+def test_a_scale_that_cannot_be_one_is_refused(models, tmp_path, alpha):
+    adapter = adapter_of(resolve_model("sprite"), tmp_path / "adapter")
+    change_config(adapter, lora_alpha=alpha)
+    with pytest.raises(CheckpointError, match=r"lora_alpha .*, which is not a number"):
+        apply_adapter(resolve_model("sprite"), adapter)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "merges.txt"])
+def test_a_base_with_other_files_is_another_model(models, tmp_path, name):
+    adapter = adapter_of(resolve_model("sprite"), tmp_path / "adapter")
+    before = apply_adapter(resolve_model("sprite"), adapter).folder
+    path = models / "sprite" / name
+    path.write_text(f"{path.read_text() if path.exists() else 'a'}\n")
+    assert apply_adapter(resolve_model("sprite"), adapter).folder != before

@@ -254,7 +254,7 @@ class TestDamage:
 
     def test_a_huge_config_is_refused_before_any_memory_is_taken(self, folder: Path) -> None:
         change_config(folder, n_embd=250_000, n_layer=1_000)  # 7.5e14 weights
-        assert "more than the 20,000,000,000 allowed" in refusal(folder)
+        assert "more than the 100,000,000,000 allowed" in refusal(folder)
         change_config(
             folder, n_embd=16, n_layer=2, vocab_size=10**9
         )  # 64 GB: allowed, but not what is stored
@@ -316,6 +316,11 @@ class TestShardIndex:
     def test_no_path_leaves_the_folder(self, folder: Path, place: str) -> None:
         shard(folder, **{"transformer.wte.weight": place})
         assert f"names the file {place!r}, which is not in its own folder" in refusal(folder)
+
+    @pytest.mark.parametrize("place", ["a\0b", "\ud800.safetensors", "a\n"])
+    def test_no_name_that_a_file_cannot_have(self, folder: Path, place: str) -> None:
+        shard(folder, **{"transformer.wte.weight": place})
+        assert f"index.json is damaged: it names the file {place!r}" in refusal(folder)
 
     @pytest.mark.parametrize("content", ["{", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])
     def test_damaged(self, folder: Path, content: str) -> None:

@@ -52,7 +52,7 @@ class TestRefusals:
                 {"add_cross_attention": True},
                 "add_cross_attention is True, which changes how the model computes",
             ),
-            ({"n_layer": 0}, "n_layer is 0, a whole number of at least 1 is needed"),
+            ({"n_layer": 0}, "n_layer is 0, a whole number from 1 to 1,000,000,000,000 is needed"),
             ({"n_layer": "12"}, "n_layer is '12', a whole number"),
             ({"n_layer": True}, "n_layer is True, a whole number"),
             ({"n_embd": 768.0}, "n_embd is 768.0, a whole number"),
@@ -67,8 +67,13 @@ class TestRefusals:
             ({"activation_function": "tanhh"}, "activation_function is 'tanhh', one of gelu_new"),
             ({"activation_function": ["relu"]}, "activation_function is ['relu']"),
             ({"n_layer": MAX_LAYERS + 1, "n_embd": 1, "n_head": 1}, "1,001 layers, more than the 1,000"),
-            ({"vocab_size": 1_302_083_333}, "parameters, more than the 20,000,000,000 allowed"),
-            ({"n_embd": 10**6, "n_layer": 1000, "n_head": 10}, "parameters, more than the 20,000,000,000"),
+            ({"vocab_size": 1_302_083_333}, "parameters, more than the 100,000,000,000 allowed"),
+            ({"n_embd": 10**6, "n_layer": 1000, "n_head": 10}, "parameters, more than the 100,000,000,000"),
+            ({"n_embd": 10**400}, "n_embd is 1000"),
+            ({"n_inner": 10**400}, "…, a whole number from 1 to 1,000,000,000,000, or null, is needed"),
+            ({"layer_norm_epsilon": 10**400}, "a number of at least 0 and at most 1e+30 is needed"),
+            ({"attn_pdrop": 10**400}, "a number from 0 to below 1 is needed"),
+            ({"eos_token_id": [1, 10**400]}, "a token id or null is needed"),
         ],
     )
     def test_one_sentence_with_the_value_and_the_limit(self, settings: dict[str, Any], message: str) -> None:
@@ -168,7 +173,28 @@ class TestOtherFamilies:
             ),
             ({**LLAMA, "rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor is missing"),
             ({**LLAMA, "rope_scaling": "linear"}, "rope_scaling is 'linear', an object or null is needed"),
-            ({**LLAMA, "rope_theta": "1e4"}, "rope_theta is '1e4', a number of at least 0 is needed"),
+            ({**LLAMA, "rope_theta": "1e4"}, "rope_theta is '1e4', a number above 1 and at most 1e+30"),
+            ({**LLAMA, "rope_theta": 0}, "rope_theta is 0, a number above 1"),
+            ({**LLAMA, "rope_theta": 10**400}, "a number above 1 and at most 1e+30 is needed"),
+            ({**GEMMA3, "rope_local_base_freq": 1}, "rope_local_base_freq is 1, a number above 1"),
+            ({**NEOX, "rotary_emb_base": 1.0}, "rotary_emb_base is 1.0, a number above 1"),
+            ({**NEOX, "rotary_pct": 1e300}, "rotary_pct is 1e+300, a number of at least 0 and at most 1e+30"),
+            (
+                {**LLAMA, "rope_parameters": {"rope_type": "linear", "factor": 0, "rope_theta": 1}},
+                "rope_parameters.rope_theta is 1, a number above 1 and at most 1e+30 is needed;"
+                " rope_parameters.factor is 0, a number above 0",
+            ),
+            (
+                {
+                    **LLAMA,
+                    "rope_scaling": {
+                        "rope_type": "yarn",
+                        "factor": 4.0,
+                        "original_max_position_embeddings": 0,
+                    },
+                },
+                "rope_scaling.original_max_position_embeddings is 0, a whole number from 1",
+            ),
             (
                 {**LLAMA, "num_key_value_heads": 4},
                 "cannot share 4 heads of keys and values",
@@ -182,6 +208,11 @@ class TestOtherFamilies:
     )
     def test_what_changes_numbers_and_is_not_known_is_refused(self, settings, message: str) -> None:
         assert message in refusal(settings)
+
+    def test_large_models_of_the_families_are_read(self) -> None:
+        sizes = {"hidden_size": 6144, "num_attention_heads": 64, "num_hidden_layers": 44}
+        twenty_b = {**NEOX, **sizes, "vocab_size": 50432, "intermediate_size": 24576}
+        assert read_model_config(twenty_b).parameter_count == 20_554_567_680
 
     @pytest.mark.parametrize("name", [name for name in LLAMA if name != "model_type"])
     @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3_text", "gpt_neox"])

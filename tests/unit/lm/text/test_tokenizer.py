@@ -182,6 +182,38 @@ class TestFromFolder:
         assert settings["clean_up_tokenization_spaces"] is False
         assert settings["eos_token"] == END_OF_TEXT
 
+    @pytest.mark.parametrize("says", ["tokenizer_config.json", "tokenizer.json"])
+    def test_a_start_token_of_its_own_is_kept(self, folder, tmp_path, says):
+        content = json.loads((folder / "tokenizer.json").read_text())
+        added = {**content["added_tokens"][0], "id": TINY_VOCAB_SIZE, "content": "<s>"}
+        content["added_tokens"].append(added)
+        settings = {"bos_token": "<s>", "add_bos_token": True, "unk_token": "<none>"}
+        if says == "tokenizer.json":
+            first = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+            content["post_processor"] = {
+                "type": "TemplateProcessing",
+                "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [first, {"Sequence": {"id": "A", "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [TINY_VOCAB_SIZE], "tokens": ["<s>"]}},
+            }
+            settings = {}
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        tokenizer = Tokenizer.from_folder(folder)
+        (tmp_path / "saved").mkdir()
+        tokenizer.save(tmp_path / "saved")
+        again = Tokenizer.from_folder(tmp_path / "saved")
+        assert again.start_ids == tokenizer.start_ids == [TINY_VOCAB_SIZE]
+        assert again.digest == tokenizer.digest
+        assert again.named_special_tokens["bos_token"] == "<s>"
+        assert again.named_special_tokens["unk_token"] == END_OF_TEXT  # there is no <none>
+
+    def test_a_start_token_that_no_text_starts_with_is_kept(self, folder, tmp_path):
+        (folder / "tokenizer_config.json").write_text('{"bos_token": "a"}')
+        Tokenizer.from_folder(folder).save(tmp_path)
+        again = Tokenizer.from_folder(tmp_path)
+        assert (again.start_ids, again.named_special_tokens["bos_token"]) == ([], "a")
+
     def test_a_folder_without_one_says_what_is_missing(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"contains no tokenizer: tokenizer\.json, or vocab\.json"):
             Tokenizer.from_folder(tmp_path)

@@ -13,6 +13,7 @@ from conjure.errors import ModelError
 
 _MAX_LAYERS = 1_000
 _MAX_SIZE = 1 << 24  # channels, heads, context: far beyond any model
+_MAX_ROPE_BASE = 1e30  # as in config.json
 
 # Settings that change what a model computes and that none of the families here has, by a part of their key.
 _REFUSED = {
@@ -98,8 +99,17 @@ class GGUFShape:
         rope_size = read.whole("rope.dimension_count", default=head_size)
         if rope_size > head_size or rope_size % 2:
             raise ModelError(f"it rotates {rope_size} of {head_size} channels of a head, which is impossible")
+        if rope_size != head_size and read.architecture != "gptneox":
+            raise ModelError(
+                f"it rotates {rope_size} of {head_size} channels of a head, which conjure supports only for"
+                " gptneox"
+            )
         epsilon = read.number("attention.layer_norm_rms_epsilon", default=None)
         rope_base = read.number("rope.freq_base", default=10_000.0)
+        if not 1 < rope_base <= _MAX_ROPE_BASE:
+            raise ModelError(
+                f"rope.freq_base is {rope_base}; a number above 1 and at most {_MAX_ROPE_BASE:g} is needed"
+            )
         return cls(
             architecture=read.architecture,
             layers=read.whole("block_count", limit=_MAX_LAYERS),

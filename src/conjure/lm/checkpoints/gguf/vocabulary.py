@@ -14,6 +14,7 @@ from conjure.errors import ModelError
 from conjure.lm.text.tokenizer_detection import SPACE, WORDS_OF_LLAMA3, WORDS_OF_QWEN
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_MAX_CHARACTERS = 1_024  # of a token: all its splits are tried; the longest in use have 256
 
 _GPT2_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _BYTES_ONLY = {**_GPT2_BYTES, "use_regex": False}
@@ -41,14 +42,13 @@ def _words(pattern: str) -> Mapping[str, Any]:
 _GPT2 = _Split([_GPT2_BYTES])
 _LLAMA3 = _Split([_words(WORDS_OF_LLAMA3), _BYTES_ONLY], whole_words=True)
 _QWEN = _Split([_words(WORDS_OF_QWEN), _BYTES_ONLY], composed=True)
+_LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 # llama.cpp's names of pre-tokenizers, those of the families here.
 _SPLITS = {
     "gpt-2": _GPT2,
     "olmo": _Split([_GPT2_BYTES], composed=True),  # GPT-NeoX's, by llama.cpp's name
     "smollm": _Split([{"type": "Digits", "individual_digits": True}, _GPT2_BYTES]),
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
+    **dict.fromkeys(_LLAMA3_NAMES, _LLAMA3),
     "qwen2": _QWEN,
     "deepseek-r1-qwen": _QWEN,
 }
@@ -120,7 +120,9 @@ def tokenizer_files(keys: Mapping[str, Any], *, vocabulary: int, context: int) -
         raise ModelError(f"its tokenizer is of kind {str(kind)[:40]!r}; conjure knows gpt2 and llama")
     found = {name: _special_id(keys, name, tokens) for name in _NAMED}
     ids = {name: id_ for name, id_ in found.items() if id_ is not None}
-    wants_start = _flag(keys, "add_bos_token", default=kind == "llama") and "bos" in ids
+    # As llama.cpp does where a file does not say it.
+    usual = kind == "llama" or keys.get("tokenizer.ggml.pre") in _LLAMA3_NAMES
+    wants_start = _flag(keys, "add_bos_token", default=usual) and "bos" in ids
     if wants_start:
         tokenizer["post_processor"] = _start_once(tokens[ids["bos"]], ids["bos"])
     config: dict[str, Any] = {
@@ -155,6 +157,13 @@ def _tokens(keys: Mapping[str, Any], vocabulary: int) -> tuple[list[str], list[i
     ]
     tokens = ["" if fills else token for token, fills in zip(tokens, filling, strict=True)]
     named = [token for token in tokens if token]
+    if not named:
+        raise ModelError("its vocabulary has only empty tokens")
+    longest = max(map(len, named))
+    if longest > _MAX_CHARACTERS:
+        raise ModelError(
+            f"its vocabulary has a token of {longest:,} characters; at most {_MAX_CHARACTERS:,} are allowed"
+        )
     if len(set(named)) != len(named):
         raise ModelError("its vocabulary has the same token twice")
     return tokens, types

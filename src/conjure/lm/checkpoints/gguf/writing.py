@@ -23,6 +23,7 @@ from conjure.lm.checkpoints.gguf.vocabulary import (
 from conjure.lm.models.registry import read_model_config
 from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer_detection import SPACE
 
 if TYPE_CHECKING:
     import gguf
@@ -177,7 +178,7 @@ def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     """
     tokens = tokenizer.tokens + [""] * (vocab_size - tokenizer.vocab_size)
     keys: dict[str, Any] = {
-        "tokens": [token or f"[PAD{id_}]" for id_, token in enumerate(tokens)],
+        "tokens": [_spelled(token, tokenizer) or f"[PAD{id_}]" for id_, token in enumerate(tokens)],
         "token_type": [_type(token, tokenizer) for token in tokens],
         "bos_token_id": tokenizer.start_id,
         "eos_token_id": tokenizer.end_of_text_id,
@@ -200,6 +201,12 @@ def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     named = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
     template = tokenizer.chat_template
     return named | ({"tokenizer.chat_template": template} if isinstance(template, str) else {})
+
+
+def _spelled(token: str, tokenizer: Tokenizer) -> str:
+    """A token as GGUF has it: llama.cpp looks for added tokens in a text before it writes its spaces as ▁."""
+    is_added = _type(token, tokenizer) == USER_DEFINED
+    return token.replace(SPACE, " ") if is_added and not tokenizer.kind.byte_level else token
 
 
 def _type(token: str, tokenizer: Tokenizer) -> int:

@@ -18,6 +18,8 @@ _FACTS = {
     "bos_id": setting.token_id("bos_token_id", default=2),
     "eos_ids": setting.token_ids("eos_token_id", default=1),
 }
+_BASE = setting.number("rope_theta", default=1e6, above=1)
+_LOCAL_BASE = setting.number("rope_local_base_freq", default=1e4, above=1)
 _MODULES = {
     **llama.MODULES,
     "blocks.*.attention.query_norm": plain("layers.*.self_attn.q_norm"),
@@ -31,11 +33,8 @@ _MODULES = {
 def _read(settings: setting.Settings) -> Shape:
     nested, scaling = settings.inside("rope_parameters"), settings.inside("rope_scaling")
     D = settings.take(_FACTS["head_size"])
-    bases = setting.number("rope_theta", default=1e6), setting.number("rope_local_base_freq", default=1e4)
-    far = read_rope(
-        settings, scaling if scaling.content else nested.inside(_FULL), head_size=D, base=bases[0]
-    )
-    near = read_rope(settings, nested.inside(_SLIDING), head_size=D, base=bases[1])
+    far = read_rope(settings, scaling if scaling.content else nested.inside(_FULL), head_size=D, base=_BASE)
+    near = read_rope(settings, nested.inside(_SLIDING), head_size=D, base=_LOCAL_BASE)
     window = settings.take(setting.whole("sliding_window", default=4096))
     scale = settings.take(setting.whole("query_pre_attn_scalar", default=256)) ** -0.5
     kinds = {_FULL: LayerShape(scale, far), _SLIDING: LayerShape(scale, near, window)}

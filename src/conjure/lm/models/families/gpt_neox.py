@@ -35,7 +35,7 @@ _MODULES = {
     "lm_head": plain("embed_out"),
 }
 _BUFFERS = r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"  # of early checkpoints
-_BASE = setting.number("rotary_emb_base", "rope_theta", default=10_000.0)
+_BASE = setting.number("rotary_emb_base", "rope_theta", default=10_000.0, above=1)
 _SHARE = setting.number("rotary_pct", "partial_rotary_factor", default=0.25)
 
 

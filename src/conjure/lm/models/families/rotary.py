@@ -6,16 +6,16 @@ new: both in ``rope_parameters``.
 
 from typing import Any
 
-from conjure.lm.models.settings import Setting, Settings, choice, flag, number
+from conjure.lm.models.settings import Setting, Settings, choice, flag, number, whole
 from conjure.lm.models.shape import LayerShape, Rope, Shape
 
-BASE = number("rope_theta", default=10_000.0)
+BASE = number("rope_theta", default=10_000.0, above=1)
 SCALINGS: dict[str, tuple[Setting, ...]] = {
     "default": (),
-    "linear": (number("factor"),),
-    "llama3": (number("factor"), number("low_freq_factor"), number("high_freq_factor")),
+    "linear": (number("factor", above=0),),
+    "llama3": (number("factor", above=0), number("low_freq_factor"), number("high_freq_factor")),
     "yarn": (
-        number("factor"),
+        number("factor", above=0),
         *(
             number(name, default=None)
             for name in ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
@@ -60,13 +60,13 @@ def read_rope(
         base: Where the base is said outside of `parameters`, and what it is where it is not said at all.
         share: The same for the share of a head that rotates; None where it all has to.
     """
-    theta = parameters.take(number("rope_theta", default=settings.take(base)))
+    theta = parameters.take(number("rope_theta", default=settings.take(base), above=1))
     scaling = parameters.take(choice("rope_type", "type", allowed=tuple(SCALINGS)))
     told = {setting.names[0]: parameters.take(setting) for setting in SCALINGS[scaling]}
     if scaling in _OF_THE_TRAINED_CONTEXT:
-        longest = settings.take(number("max_position_embeddings", default=None))
-        inside = parameters.take(number(_TRAINED_CONTEXT, default=longest))
-        told[_TRAINED_CONTEXT] = settings.take(number(_TRAINED_CONTEXT, default=inside))
+        longest = settings.take(whole("max_position_embeddings", default=1))
+        inside = parameters.take(whole(_TRAINED_CONTEXT, default=longest))
+        told[_TRAINED_CONTEXT] = settings.take(whole(_TRAINED_CONTEXT, default=inside))
     if share is None:
         settings.only("partial_rotary_factor", 1)
         parameters.only("partial_rotary_factor", 1)

@@ -1,7 +1,8 @@
 """Conversations as token ids, each with whether a model is to learn it.
 
-Main entries: `ChatEncoder`, `PromptEncoder`, `chat_encoder`. Invariants: what a message says is never taken
-for a control token, however it is spelled; and either it is exactly known which tokens are the model's own
+Main entries: `ChatEncoder`, `PromptEncoder`, `conversation_encoder`. Invariants: what a message says is never
+taken for a special token, however it is spelled (an added token that is not special, such as ``<think>``, is
+part of what models write, and stays a token); and either it is exactly known which tokens are the model's own
 answers, or the conversation is refused.
 
 A template is rendered twice, once with every message between two private-use characters. Without them both
@@ -230,6 +231,7 @@ class ChatEncoder:
     def _tokens(self, parts: Sequence[Part]) -> Iterator[tuple[int, bool]]:
         """Every token, and whether it is to be learned."""
         segment: list[tuple[str, bool]] = []
+        continues = False
         for atom, is_learned in self._atoms(parts):
             if isinstance(atom, str):
                 segment.append((atom, is_learned))
@@ -237,10 +239,10 @@ class ChatEncoder:
             ends_answer = _follows_answer(segment) and atom not in self._tokenizer.start_ids
             if ends_answer and not segment[-1][1]:
                 segment[-1] = (segment[-1][0], True)  # the white space in between
-            yield from encode_pieces(self._tokenizer, segment)
+            yield from encode_pieces(self._tokenizer, segment, continues=continues)
             yield atom, is_learned or ends_answer
-            segment = []
-        yield from encode_pieces(self._tokenizer, segment)
+            segment, continues = [], self._tokenizer.kind.prefix_once
+        yield from encode_pieces(self._tokenizer, segment, continues=continues)
 
     def _atoms(self, parts: Sequence[Part]) -> Iterator[tuple[str | int, bool]]:
         """Control tokens, which the template alone can write, and the texts between them."""
@@ -304,40 +306,38 @@ def conversation_encoder(
     )
 
 
-def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[tuple[str, bool]]) -> list[tuple[int, bool]]:
+def encode_pieces(
+    tokenizer: Tokenizer, pieces: Sequence[tuple[str, bool]], *, continues: bool = False
+) -> list[tuple[int, bool]]:
     """The tokens of texts that follow each other, each with its text's mark.
 
     They are those of the joined text, unless one would lie across the edge between two marks: then each text
     is encoded by itself.
+
+    Args:
+        tokenizer: Whose tokens.
+        pieces: The texts and their marks.
+        continues: Whether the first goes on from other text, so that no space is put before it.
     """
+    encode = tokenizer.encode_continued if continues else tokenizer.encode
     merged = list(_merged(pieces))
     if not merged:
         return []
-    whole = tokenizer.encode("".join(text for text, _ in merged))
+    whole = encode("".join(text for text, _ in merged))
     marks: list[bool] = []
     text = ""
     for piece, mark in merged[:-1]:
         text += piece
-        before = tokenizer.encode(text)
+        before = encode(text)
         if whole[: len(before)] != before:
             return [
                 (id_, mark)
                 for number, (piece, mark) in enumerate(merged)
-                for id_ in (_continued(tokenizer, piece) if number else tokenizer.encode(piece))
+                for id_ in (tokenizer.encode_continued(piece) if number else encode(piece))
             ]
         marks += [mark] * (len(before) - len(marks))
     marks += [merged[-1][1]] * (len(whole) - len(marks))
     return list(zip(whole, marks, strict=True))
-
-
-def _continued(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The tokens of a text that goes on from another: no space is put before it."""
-    if tokenizer.kind.prefix_space:
-        line_end = tokenizer.encode("\n")
-        ids = tokenizer.encode(f"\n{text}")
-        if ids[: len(line_end)] == line_end:
-            return ids[len(line_end) :]
-    return tokenizer.encode(text)
 
 
 def _merged(pieces: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:

@@ -131,6 +131,21 @@ class TestSpecialTokens:
         assert files(keys).generation == {"bos_token_id": None, "eos_token_id": [299, 298]}
         assert files(byte_level()).generation["eos_token_id"] == 299
 
+    @pytest.mark.parametrize("pre", ["llama-bpe", "llama3", "llama-v3"])
+    def test_llama_3_starts_with_bos_unless_the_file_says_otherwise(self, pre):
+        keys = byte_level(pre=pre, bos_token_id=299)
+        assert files(keys).config["add_bos_token"] is True
+        assert backend(keys).encode("ab").ids[0] == 299
+        assert files({**keys, "add_bos_token": False}).config["add_bos_token"] is False
+        assert files({**keys, "pre": "gpt-2"}).config["add_bos_token"] is False
+
+    def test_a_token_that_is_no_token_is_refused(self):
+        with pytest.raises(ModelError, match=r"a token of 1,025 characters; at most 1,024 are allowed"):
+            files(byte_level(tokens=["a" * 1025, *tiny_tokenizer().tokens[1:]]))
+        empty = {"tokens": ["", "[PAD1]"], "token_type": [NORMAL, UNUSED], "merges": []}
+        with pytest.raises(ModelError, match="only empty tokens"):
+            files(byte_level(**empty))
+
     def test_filling_is_no_token(self):
         tokens = [*tiny_tokenizer().tokens, "[PAD300]", "[PAD301]"]
         keys = byte_level(tokens=tokens, token_type=[NORMAL] * 299 + [CONTROL, UNUSED, UNUSED])

@@ -95,6 +95,14 @@ def test_prompt_and_completion_go_as_they_are_without_a_template(tmp_path, kind)
         PromptEncoder(tokenizer).encode([Message("system", "a"), *TURNS])
 
 
+def test_only_the_start_of_a_conversation_gets_a_space_where_the_tokenizer_says_so(encoder_of):
+    source = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    encoder, tokenizer = encoder_of(source, "llama2, not legacy")
+    assert tokenizer.decode_bytes(encoder.encode(TURNS).ids) == b"<s> cat?</s>the cat sat</s>"
+    legacy, _ = encoder_of(source, "llama2")
+    assert tokenizer.decode_bytes(legacy.encode(TURNS).ids) == b"<s> cat?</s> the cat sat</s>"
+
+
 def test_a_token_across_the_edge_is_cut(tmp_path):
     tokenizer = Tokenizer.from_folder(tokenizer_folder(tmp_path, "gpt-2"))
     whole = tokenizer.encode("the cat")
