@@ -107,3 +107,12 @@ def test_chat_points_a_base_model_to_completions(client):
         client.chat.completions.create(model="sprite", messages=[{"role": "user", "content": "hi"}])
     assert caught.value.code == "no_chat_template"
     assert "/v1/completions" in str(caught.value)
+
+
+def test_a_conversation_goes_on_with_the_answer_as_it_came(chat_address):
+    with openai.OpenAI(base_url=chat_address, api_key="none", max_retries=0) as client:
+        messages = [{"role": "user", "content": "Tell me of a dog."}]
+        for question in ("And then?", "How did it end?"):
+            answer = client.chat.completions.create(model="sprite", messages=messages, max_tokens=8, seed=1)
+            messages += [answer.choices[0].message, {"role": "user", "content": question}]
+        assert answer.usage.completion_tokens <= 8

@@ -5,6 +5,7 @@ closed at once; there is never an ``id:`` line, which would make a comment an em
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
@@ -20,7 +21,6 @@ T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 _PING = b": ping\n\n"
 _PING_AFTER_S = 15.0  # of silence: proxies close connections that say nothing
-_WRITE_TIMEOUT_S = 60.0  # a client that reads nothing for so long has gone
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -39,32 +39,36 @@ class EventStream:
     Args:
         events: Gives events as bytes; closed when the client has gone. An error it raises is sent as an
             event and ends the stream; one that is a fault of the server is logged.
+
+    Attributes:
+        complete: Whether all events came, without an error.
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
         self._events = events
-        self._writing = False
-        self._moved_at = 0.0  # when a write last began or ended
+        self._quiet_since = math.inf  # as long as something is being sent
+        self.complete = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send all events."""
         sending = asyncio.create_task(self._send_all(send))
-        watching = asyncio.create_task(self._watch(sending, send))
+        pinging = asyncio.create_task(self._ping(send))
         try:
             await _first_of(sending, receive)
         finally:
-            await _cancel(watching)
+            await _cancel(pinging)
             await _cancel(sending)
             await self._events.aclose()
 
     async def _send_all(self, send: Send) -> None:
-        self._moved_at = time.monotonic()
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        self._quiet_since = time.monotonic()
         async with aclosing(self._with_error()) as events:
             async for body in events:
-                self._writing, self._moved_at = True, time.monotonic()
+                self._quiet_since = math.inf
                 await send({"type": "http.response.body", "body": body, "more_body": True})
-                self._writing, self._moved_at = False, time.monotonic()
+                self._quiet_since = time.monotonic()
+        self._quiet_since = math.inf
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _with_error(self) -> AsyncGenerator[bytes, None]:
@@ -72,37 +76,25 @@ class EventStream:
         try:
             async for body in self._events:
                 yield body
+            self.complete = True
         except Exception as error:  # noqa: BLE001 - the answer has begun, so an event must tell
             told = to_http_error(error)
             if told.status >= 500 and not isinstance(error, HttpError):
                 errors_log.error("a stream failed: %s", error, exc_info=error)
             yield event(told.body)
 
-    async def _watch(self, sending: asyncio.Task[None], send: Send) -> None:
-        """Ping while there is nothing to say, and end the stream of a client that has stopped reading.
+    async def _ping(self, send: Send) -> None:
+        """Send a comment whenever there was nothing to send for a while.
 
         A task of its own, because a timer for every event takes longer than sending it.
         """
         while True:
-            limit = _WRITE_TIMEOUT_S if self._writing else _PING_AFTER_S
-            left = self._moved_at + limit - time.monotonic()
+            left = self._quiet_since + _PING_AFTER_S - time.monotonic()
             if left > 0:
                 await asyncio.sleep(min(left, _PING_AFTER_S))
-            elif self._writing or not await _ping(send):
-                sending.cancel()
-                return
             else:
-                self._moved_at = time.monotonic()
-
-
-async def _ping(send: Send) -> bool:
-    """Whether the client took it."""
-    try:
-        async with asyncio.timeout(_WRITE_TIMEOUT_S):
-            await send({"type": "http.response.body", "body": _PING, "more_body": True})
-    except TimeoutError:
-        return False
-    return True
+                await send({"type": "http.response.body", "body": _PING, "more_body": True})
+                self._quiet_since = time.monotonic()
 
 
 async def until_disconnected(receive: Receive, work: Awaitable[T]) -> T | None:

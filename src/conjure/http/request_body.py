@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
-from conjure.http.errors import HttpError
+from conjure.http.errors import HttpError, shown
 
 LARGEST_BODY = 8 << 20  # bytes: some 40 prompts of 32,000 ids each
 BODY_TIMEOUT_S = 30.0
@@ -80,11 +80,11 @@ async def _read(request: Request, most_bytes: int, timeout_s: float) -> bytes:
 
 
 def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise HttpError(400, f"the body contains {repeated!r} more than once", param=repeated)
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise HttpError(400, f"the body contains {shown(name)} more than once", param=name)
+        found[name] = value
     return found
 
 

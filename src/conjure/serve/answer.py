@@ -5,8 +5,10 @@ Main entry: `Answer`. Invariant: all parts of one answer say the same of it.
 
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
+from conjure.http.errors import to_json_bytes
 from conjure.http.generation.served_model import ServedModel
 from conjure.serve.generation_call import Call
 
@@ -39,8 +41,17 @@ class Answer(Generic[AnyCall]):
         }
 
     def with_head(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """One object of the answer."""
+        """One part of a stream."""
         return {**self._head, "object": kind, "choices": choices, **more}
+
+    def whole(self, kind: str, choices: Iterable[dict[str, Any]], **more: Any) -> bytes:
+        """All of the answer as JSON; `choices` are made one by one.
+
+        Each is encoded by itself, for encoding holds up all other threads and an answer can have millions of
+        log-probabilities.
+        """
+        start, end = (to_json_bytes(each)[1:-1] for each in ({**self._head, "object": kind}, more))
+        return b'{%b,%b,"choices":[%b]}' % (start, end, b",".join(map(to_json_bytes, choices)))
 
     @property
     def usage(self) -> dict[str, int]:

@@ -91,7 +91,7 @@ class Api:
             if self._log_prompts:
                 bodies_log.info("%s", json.dumps(body))
             model = await self._model_of(body)
-            call = await _in_thread(request, kind.read, body, model)
+            call = await _in_thread(request, kind.read, body, model, blocks=kind.read_blocks)
             if call.job.prompt_logprobs is not None:
                 await asyncio.to_thread(model.exact)
         except BaseException:
@@ -102,13 +102,16 @@ class Api:
         answer = kind.answer(call, model, body["model"])
         events = self._events(model, call.job, ticket, clock)
         if call.options.stream:
-            return _Streamed(kind.stream(answer, events), events, ticket)
+            return _Streamed(kind.stream(answer, events), events, ticket, clock)
         try:
             async with aclosing(events):
                 content = await until_disconnected(request.receive, kind.complete(answer, events))
         finally:
             ticket.give_back()
-        return JsonResponse(content) if content is not None else Response(status_code=499)
+        if content is None:
+            return Response(status_code=499)
+        clock.ended()
+        return Response(content, media_type=JsonResponse.media_type)
 
     async def models(self, request: Request) -> JsonResponse:  # noqa: ARG002
         """``GET /v1/models``."""
@@ -187,7 +190,6 @@ class Api:
                     clock.queued(ticket.waited_s or 0.0)
                 clock.written(events)
                 yield events
-        clock.ended()
 
     def _described(self, name: str) -> dict[str, Any]:
         described = {"id": name, "object": "model", "created": self._started, "owned_by": "conjure"}
@@ -202,41 +204,49 @@ class _Kind:
     Attributes:
         read: Checks a request.
         answer: What is common to the parts of an answer.
-        complete: The whole answer.
+        complete: The whole answer, as JSON.
         stream: The answer as events.
+        read_blocks: Whether `read` waits for another process, however short the request is.
     """
 
     read: Callable[[Mapping[str, Any], ServedModel], Any]
     answer: Callable[[Any, ServedModel, str], Any]
-    complete: Callable[[Any, AsyncGenerator[list[Event], None]], Coroutine[Any, Any, dict[str, Any]]]
+    complete: Callable[[Any, AsyncGenerator[list[Event], None]], Coroutine[Any, Any, bytes]]
     stream: Callable[[Any, AsyncGenerator[list[Event], None]], AsyncGenerator[bytes, None]]
+    read_blocks: bool = False
 
 
 _COMPLETIONS = _Kind(read_completion_call, CompletionAnswer, complete, stream_completion)
-_CHAT = _Kind(read_chat_call, ChatAnswer, answer_chat, stream_chat)
+_CHAT = _Kind(read_chat_call, ChatAnswer, answer_chat, stream_chat, read_blocks=True)  # for the template
 
 
 class _Streamed:
     """A stream that gives everything back, even if it is never begun."""
 
     def __init__(
-        self, parts: AsyncGenerator[bytes, None], events: AsyncGenerator[list[Event], None], ticket: Ticket
+        self,
+        parts: AsyncGenerator[bytes, None],
+        events: AsyncGenerator[list[Event], None],
+        ticket: Ticket,
+        clock: RequestClock,
     ) -> None:
         self._stream = EventStream(parts)
-        self._events, self._ticket = events, ticket
+        self._events, self._ticket, self._clock = events, ticket, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         try:
             await self._stream(scope, receive, send)
+            if self._stream.complete:
+                self._clock.ended()
         finally:
             await self._events.aclose()
             self._ticket.give_back()
 
 
-async def _in_thread(request: Request, work: Any, *arguments: Any) -> Any:
-    """What `work` gives; not in the event loop where the body was long."""
+async def _in_thread(request: Request, work: Any, *arguments: Any, blocks: bool = False) -> Any:
+    """What `work` gives; not in the event loop where it blocks, or the body was long."""
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) <= _LONG_BODY:
+    if not blocks and length.isdecimal() and int(length) <= _LONG_BODY:
         return work(*arguments)
     return await asyncio.to_thread(work, *arguments)

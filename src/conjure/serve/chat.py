@@ -4,6 +4,7 @@ Main entries: `ChatAnswer`, `answer_chat`, `stream_chat`. Invariant: a stream's 
 that would have come at once.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
@@ -45,12 +46,12 @@ class ChatAnswer(Answer[Call]):
         }
 
 
-async def answer_chat(answer: ChatAnswer, events: AsyncIterable[list[Event]]) -> dict[str, Any]:
-    """The whole answer, once all texts have ended."""
+async def answer_chat(answer: ChatAnswer, events: AsyncIterable[list[Event]]) -> bytes:
+    """The whole answer as JSON, once all texts have ended."""
     gathered = await gather(answer.call.job, events)
     answer.generated = gathered.generated
-    choices = [_choice(answer, index, text) for index, text in enumerate(gathered.texts.values())]
-    return answer.with_head("chat.completion", choices, usage=answer.usage)
+    choices = (_choice(answer, index, text) for index, text in enumerate(gathered.texts.values()))
+    return await asyncio.to_thread(answer.whole, "chat.completion", choices, usage=answer.usage)
 
 
 def _choice(answer: ChatAnswer, index: int, text: Text) -> dict[str, Any]:

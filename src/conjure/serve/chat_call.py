@@ -32,6 +32,7 @@ from conjure.serve.generation_call import (
 KNOWN = (*SHARED, "max_completion_tokens", "messages", "response_format", "tools", "top_logprobs")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _MOST_MESSAGES = 1000
+_MESSAGE_FIELDS = {"role", "content", "name"}
 _TEXT_PART = {"type", "text"}
 
 
@@ -102,7 +103,9 @@ def _messages(fields: Fields) -> list[Message]:
 
 
 def _message(value: Any, number: int) -> Message:
-    if not isinstance(value, dict) or not set(value) <= {"role", "content", "name"}:
+    """One message; null is as good as not given, and clients send back the nulls of an answer."""
+    given = {name for name in value if value[name] is not None} if isinstance(value, dict) else None
+    if given is None or not given <= _MESSAGE_FIELDS:
         raise bad_value("messages", f"has {shown(value)} at {number}; a message has role and content")
     role = value.get("role")
     if not isinstance(role, str) or role not in _ROLES:

@@ -29,6 +29,7 @@ from conjure.serve.generation_call import (
 
 KNOWN = (*SHARED, "best_of", "echo", "prompt", "prompt_logprobs", "suffix", "truncate_prompt_tokens")
 _MOST_ROWS = 256  # texts, and prompts, of one request
+_MOST_PROMPT_LOGPROBS = 1 << 20  # in one answer, which takes some hundred bytes of memory for each
 _COUNT = Bound(0, whole=True)
 
 
@@ -75,8 +76,6 @@ def read_completion_call(body: Mapping[str, Any], model: ServedModel) -> Complet
     forms = _forms(fields.value("prompt"), model.tokenizer)
     _check_rows(fields, len(forms), best_of)
     prompts, texts = _prompts(fields, forms, model, max_tokens)
-    scores = [logprobs] if echo and logprobs is not None else []
-    scores += [prompt_logprobs] if prompt_logprobs is not None else []
     job = read_job(
         fields,
         model.tokenizer,
@@ -85,7 +84,7 @@ def read_completion_call(body: Mapping[str, Any], model: ServedModel) -> Complet
         samples=best_of,
         max_tokens=max_tokens,
         top_logprobs=logprobs,
-        prompt_logprobs=max(scores, default=None),
+        prompt_logprobs=_prompt_scores(logprobs if echo else None, prompt_logprobs, prompts, n),
     )
     return CompletionCall(
         job=job, options=options, prompt_texts=texts, n=n, echo=echo, prompt_logprobs=prompt_logprobs
@@ -101,6 +100,20 @@ def _check_rows(fields: Fields, prompts: int, samples: int) -> None:
             "best_of" if fields.given("best_of") else "n",
             f"makes {prompts * samples} texts of {prompts} prompts; at most {_MOST_ROWS} are allowed",
         )
+
+
+def _prompt_scores(
+    echoed: int | None, prompt_logprobs: int | None, prompts: Sequence[Sequence[int]], n: int
+) -> int | None:
+    """How many of the likeliest tokens to tell of each token of the prompts; None scores them not at all."""
+    top = max((each for each in (echoed, prompt_logprobs) if each is not None), default=None)
+    told = 0 if top is None else sum(map(len, prompts)) * n * max(1, top)
+    if told > _MOST_PROMPT_LOGPROBS:
+        raise bad_value(
+            "logprobs" if prompt_logprobs is None else "prompt_logprobs",
+            f"makes {told:,} log-probabilities of prompts; at most {_MOST_PROMPT_LOGPROBS:,} are allowed",
+        )
+    return top
 
 
 def _prompts(

@@ -4,6 +4,7 @@ Main entries: `complete`, `stream_completion`. Invariant: a stream's chunks, joi
 have come at once, and each text is the one that the library generates for the same seed.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Any
 
@@ -33,16 +34,14 @@ class CompletionAnswer(Answer[CompletionCall]):
         call = self.call
         if call.logprobs is None:
             return None
-        before = 0 if call.echo else len(call.prompt_texts[prompt])
-        return LegacyLogprobs(self.model.tokenizer, call.options.tokens_as_ids, before)
+        ids, before = call.job.prompts[prompt], len(call.prompt_texts[prompt])
+        return LegacyLogprobs(self.model.tokenizer, ids, before, as_ids=call.options.tokens_as_ids)
 
     def add_prompt(self, logprobs: LegacyLogprobs | None, prompt: int, scored: PromptScored | None) -> None:
         """Put the echoed prompt's tokens into the log-probabilities."""
         if logprobs is None or scored is None or not self.call.echo:
             return
-        logprobs.add_first(self.call.job.prompts[prompt][0])
-        for token in scored.tokens:
-            logprobs.add(token, self.call.logprobs or 0)
+        logprobs.add_prompt(self.call.prompt_texts[prompt], scored.tokens, self.call.logprobs or 0)
 
     def extras(
         self, prompt: int, tokens: Iterable[TokenLogprob], scored: PromptScored | None
@@ -59,17 +58,17 @@ class CompletionAnswer(Answer[CompletionCall]):
         return extras
 
 
-async def complete(answer: CompletionAnswer, events: AsyncIterable[list[Event]]) -> dict[str, Any]:
-    """The whole answer, once all texts have ended."""
+async def complete(answer: CompletionAnswer, events: AsyncIterable[list[Event]]) -> bytes:
+    """The whole answer as JSON, once all texts have ended."""
     job = answer.call.job
     gathered = await gather(job, events)
     answer.generated = gathered.generated
-    choices = [
+    choices = (
         _choice(answer, prompt, index, text, gathered.scored.get(prompt))
         for prompt in range(len(job.prompts))
         for index, text in enumerate(gathered.best(prompt, answer.call.n))
-    ]
-    return answer.with_head(_KIND, choices, usage=answer.usage, seed=job.seed)
+    )
+    return await asyncio.to_thread(answer.whole, _KIND, choices, usage=answer.usage, seed=job.seed)
 
 
 def _choice(
@@ -100,7 +99,10 @@ async def stream_completion(
     for part in stream.first_parts():
         yield part
     async for batch in events:
-        for part in stream.parts(batch):
+        parts = stream.parts(batch)
+        if stream.tells_scores(batch):
+            parts = await asyncio.to_thread(list, parts)
+        for part in parts:
             yield part
         if stream.ended:
             break
@@ -133,6 +135,15 @@ class _Stream:
             for prompt in range(len(job.prompts)):
                 for sample in range(job.samples):
                     yield from self._chunk(prompt, sample, [])
+
+    def tells_scores(self, events: Iterable[Event]) -> bool:
+        """Whether log-probabilities of a prompt are to be sent now; a long one's take a while to encode."""
+        return self._needs_score and any(map(self._tells_score, events))
+
+    def _tells_score(self, told: Event) -> bool:
+        if not isinstance(told, TokenWritten):
+            return isinstance(told, PromptScored)
+        return told.prompt in self._scored and (told.prompt, told.sample) not in self._logprobs
 
     def parts(self, events: Iterable[Event]) -> Iterable[bytes]:
         """Chunks to send now; tokens of one text that came together go in one."""

@@ -25,7 +25,9 @@ class Monitoring:
 
     def __init__(self, running: Callable[[], Mapping[str, int]], waiting: Callable[[], int]) -> None:
         metrics = self.metrics = Metrics(PREFIX)
-        metrics.gauge("num_requests_running", "Texts being generated.", lambda: _by_model(running()))
+        metrics.gauge(
+            "num_requests_running", "Texts being generated or scored.", lambda: _by_model(running())
+        )
         metrics.gauge("num_requests_waiting", "Requests waiting in the queue.", lambda: {(): waiting()})
         metrics.counter("prompt_tokens_total", "Tokens of prompts.")
         metrics.counter("generation_tokens_total", "Tokens generated.")

@@ -4,13 +4,12 @@ Main entries: `spell_token`, `LegacyLogprobs`. Invariant: two different tokens o
 spelled alike: one that is no whole characters is spelled by its bytes.
 """
 
-import codecs
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from conjure.http.generation.requests import TokenLogprob
-from conjure.lm.text.tokenizer import Tokenizer
+from conjure.http.generation.rows import OutputDecoder
+from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 
 _LOWEST = -9999.0  # JSON has no infinity
 
@@ -31,39 +30,34 @@ def finite(logprob: float) -> float:
     return max(logprob, _LOWEST)
 
 
-@dataclass
 class LegacyLogprobs:
     """The four parallel lists of ``logprobs``, token by token.
 
-    Attributes:
+    Args:
         tokenizer: Spells tokens.
+        prompt: What the text goes on from.
+        offset: Characters of the prompt.
         as_ids: Whether tokens are spelled by their ids.
-        offset: Characters before the first token.
     """
 
-    tokenizer: Tokenizer
-    as_ids: bool
-    offset: int = 0
-    _tokens: list[str] = field(default_factory=list)
-    _logprobs: list[float | None] = field(default_factory=list)
-    _top: list[dict[str, float] | None] = field(default_factory=list)
-    _offsets: list[int] = field(default_factory=list)
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], offset: int, *, as_ids: bool) -> None:
+        self._tokenizer, self._prompt, self._offset, self._as_ids = tokenizer, prompt, offset, as_ids
+        self._decoder = OutputDecoder(tokenizer, prompt)
+        self._tokens: list[str] = []
+        self._logprobs: list[float | None] = []
+        self._top: list[dict[str, float] | None] = []
+        self._offsets: list[int] = []
 
-    def __post_init__(self) -> None:
-        """Prepare to count characters, which a token can begin or end in the middle of."""
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._special = frozenset(self.tokenizer.special_tokens.values())
-
-    def add_first(self, token_id: int) -> None:
-        """The first token of a prompt, which nothing stands before."""
-        self._add(token_id, None, None)
+    def add_prompt(self, text: str, tokens: Sequence[TokenLogprob], top: int) -> None:
+        """The tokens of the prompt, which reads `text`; the first has no log-probability."""
+        offsets = _prompt_offsets(self._tokenizer, self._prompt, text)
+        for token_id, offset, token in zip(self._prompt, offsets, (None, *tokens), strict=True):
+            self._add(token_id, offset, token, top)
 
     def add(self, token: TokenLogprob, top: int) -> None:
         """One token with its log-probability and the `top` likeliest; itself is always among them."""
-        spelled: dict[str, float] = {}
-        for token_id, logprob in (*token.top[:top], (token.token_id, token.logprob)):
-            spelled.setdefault(spell_token(self.tokenizer, token_id, as_id=self.as_ids), finite(logprob))
-        self._add(token.token_id, finite(token.logprob), spelled)
+        self._add(token.token_id, self._offset, token, top)
+        self._offset += len(self._decoder.feed(token.token_id))
 
     def take(self) -> dict[str, Any]:
         """What was added since the last time."""
@@ -76,13 +70,28 @@ class LegacyLogprobs:
         self._tokens, self._logprobs, self._top, self._offsets = [], [], [], []
         return taken
 
-    def _add(self, token_id: int, logprob: float | None, top: dict[str, float] | None) -> None:
-        self._tokens.append(spell_token(self.tokenizer, token_id, as_id=self.as_ids))
-        self._logprobs.append(logprob)
-        self._top.append(top)
-        self._offsets.append(self.offset)
-        if token_id not in self._special:
-            self.offset += len(self._decoder.decode(self.tokenizer.decode_bytes([token_id])))
+    def _add(self, token_id: int, offset: int, token: TokenLogprob | None, top: int) -> None:
+        self._tokens.append(spell_token(self._tokenizer, token_id, as_id=self._as_ids))
+        self._logprobs.append(finite(token.logprob) if token is not None else None)
+        self._top.append(self._spelled(token, top) if token is not None else None)
+        self._offsets.append(offset)
+
+    def _spelled(self, token: TokenLogprob, top: int) -> dict[str, float]:
+        spelled: dict[str, float] = {}
+        for token_id, logprob in (*token.top[:top], (token.token_id, token.logprob)):
+            spelled.setdefault(spell_token(self._tokenizer, token_id, as_id=self._as_ids), finite(logprob))
+        return spelled
+
+
+def _prompt_offsets(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> Iterator[int]:
+    """For each token of a prompt, the characters of `text` before it."""
+    # A prompt that was given as text can begin with a token that is not part of the text.
+    is_hidden = ids[0] == tokenizer.start_id and tokenizer.decode(ids) != text
+    decoder, offset = IncrementalDecoder(tokenizer), 0
+    for place, token_id in enumerate(ids):
+        yield min(offset, len(text))  # a tokenizer that alters text may have made it longer
+        if place or not is_hidden:
+            offset += len(decoder.feed(token_id))
 
 
 def prompt_logprobs(

@@ -9,7 +9,7 @@ from conjure.errors import ContextLengthError, ModelError, NotFoundError, UsageE
 from conjure.http.access import AccessRules
 from conjure.http.application import application
 from conjure.http.errors import HttpError, JsonResponse, bad_value
-from conjure.http.request_body import read_json_object
+from conjure.http.request_body import parse_json_object, read_json_object
 from support.http_servers import running
 
 _FAULTS = {
@@ -118,11 +118,16 @@ def test_bodies_that_are_no_json_object_are_refused(client, body, words):
 
 @pytest.mark.parametrize("body", [b"[" * 10_000 + b"]" * 10_000, b'{"a":' + b"9" * 5000 + b"}"])
 def test_extreme_json_is_refused(body):
-    from conjure.http.request_body import parse_json_object
-
     with pytest.raises(HttpError) as caught:
         parse_json_object(body)
     assert caught.value.status == 400
+
+
+@pytest.mark.timeout(60)  # comparing every name with every other one would take hours
+def test_a_name_given_twice_is_found_among_very_many():
+    names = ",".join(f'"{number}":0' for number in range(300_000))
+    with pytest.raises(HttpError, match="contains '299999' more than once"):
+        parse_json_object(f'{{{names},"299999":0}}'.encode())
 
 
 @pytest.mark.parametrize(

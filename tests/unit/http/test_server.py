@@ -3,21 +3,27 @@
 import asyncio
 import http.client
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from starlette.responses import Response
 from starlette.routing import Route
 
 import support
 from conjure.errors import UsageError
 from conjure.http import connections, server
 from conjure.http.access import AccessRules
+from conjure.http.api_keys import ApiKeys
 from conjure.http.application import application
+from conjure.http.errors import JsonResponse
 from conjure.http.event_stream import EventStream, event
+from conjure.http.request_body import read_json_object
 from conjure.http.server import DRAIN_S, address_of, listen
 from support.http_servers import running
 
@@ -126,6 +132,98 @@ def test_too_many_connections_are_told_to_come_later(monkeypatch):
             assert refused.startswith(b"HTTP/1.1 503 Service Unavailable")
             assert b"Retry-After: 1" in refused
         assert client.get("/").status == 404
+
+
+_KEY = "0123456789abcdef-key"
+_WITH_KEY = f"Authorization: Bearer {_KEY}\r\n"
+_JSON = "Content-Type: application/json\r\n"
+
+
+async def _read(request):
+    return JsonResponse(await read_json_object(request, most_bytes=1000, timeout_s=0.1))
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "headers"),
+    [
+        (401, "/read", "Content-Length: 100\r\n"),
+        (404, "/none", f"{_WITH_KEY}Content-Length: 100\r\n"),
+        (408, "/read", f"{_WITH_KEY}{_JSON}Content-Length: 100\r\n"),
+        (413, "/read", f"{_WITH_KEY}{_JSON}Content-Length: 10000\r\n"),
+        (415, "/read", f"{_WITH_KEY}Content-Length: 100\r\n"),
+    ],
+)
+def test_a_request_that_was_answered_keeps_no_connection_by_its_body(monkeypatch, status, path, headers):
+    monkeypatch.setattr(connections, "HEADERS_TIMEOUT_S", 0.3)
+    rules = AccessRules(authenticated=ApiKeys([_KEY]).accept)
+    app = application([Route("/read", _read, methods=["POST"])], rules)
+    with running(app) as client, client.open() as connection:
+        host = f"Host: 127.0.0.1:{client.port}\r\n"
+        connection.sendall(f"POST {path} HTTP/1.1\r\n{host}{headers}\r\n".encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, bool(answer.read())) == (status, True)
+        connection.sendall(b"{")
+        assert connection.recv(1) == b""
+
+
+def _with_small_buffers(connection):
+    """The kernel holds next to nothing of what the other side has not read."""
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        connection.setsockopt(socket.SOL_SOCKET, option, 4096)
+    return connection
+
+
+@contextmanager
+def _asking(path):
+    """A connection whose client has asked for much and not read it yet."""
+
+    async def whole(request):
+        return Response(b"x" * request.path_params["size"])
+
+    async def events():
+        while True:
+            yield event({"text": "x" * 1000})
+            await asyncio.sleep(0)
+
+    async def stream(request):
+        return EventStream(events())
+
+    app = application([Route("/whole/{size:int}", whole), Route("/stream", stream)], AccessRules())
+    bound = _with_small_buffers(listen("127.0.0.1", 0, has_key=False))
+    with running(app, bound=bound) as client, _with_small_buffers(socket.socket()) as connection:
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", client.port))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n\r\n".encode())
+        yield connection
+
+
+@pytest.mark.parametrize("path", ["/whole/60000", "/whole/8000000", "/stream"])
+def test_a_client_that_reads_nothing_is_given_up(monkeypatch, path):
+    closed = threading.Event()
+    connection_lost = connections.BoundedConnection.connection_lost
+
+    def note(self, error):
+        connection_lost(self, error)
+        closed.set()
+
+    monkeypatch.setattr(connections.BoundedConnection, "connection_lost", note)
+    monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", 0.1)
+    with _asking(path):
+        assert closed.wait(30)
+
+
+def test_a_client_that_reads_slowly_gets_everything(monkeypatch):
+    timeout = 0.3
+    monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", timeout)
+    with _asking("/whole/700000") as connection:
+        began, received = time.monotonic(), b""
+        while b"\r\n\r\n" not in received or len(received.partition(b"\r\n\r\n")[2]) < 700_000:
+            piece = connection.recv(4096)
+            assert piece
+            received += piece
+            time.sleep(0.005)
+        assert time.monotonic() - began > 2 * timeout  # or the test shows nothing
 
 
 def test_connections_leave_nothing_open():

@@ -6,6 +6,8 @@ import socket
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -13,6 +15,7 @@ from conjure.http.access import AccessRules
 from conjure.http.api_keys import ApiKeys
 from conjure.http.generation.service import Limits
 from conjure.serve.api import OPEN_PATHS
+from conjure.serve.token_texts import LegacyLogprobs
 from support.api_servers import registry_of, serving
 from support.models import tiny_checkpoint, tiny_tokenizer
 
@@ -131,6 +134,76 @@ def test_two_requests_at_once_find_the_one_slot_and_the_one_place_in_the_queue(f
             connection.close()
 
 
+class _HeldReader:
+    """Scores once it may."""
+
+    def __init__(self, reader, may_read):
+        self._reader, self._may_read = reader, may_read
+        self.context_length = reader.context_length
+
+    def read(self, texts):
+        assert self._may_read.wait(60)
+        yield from self._reader.read(texts)
+
+
+def test_requests_for_scores_wait_in_the_queue_too(folder):
+    may_read = threading.Event()
+    body = {"model": "tiny", "prompt": "My", "max_tokens": 0, "echo": True, "logprobs": 0}
+    with (
+        serving({"tiny": folder}, limits=Limits(most_rows=1, most_waiting=1)) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        model = client.api.registry.loaded["tiny"]
+        model._exact = _HeldReader(model.exact(), may_read)
+        try:
+            first = pool.submit(client.post, "/v1/completions", body)
+            _until(lambda: _running(client) == 1 and client.service.waiting == 0)
+            second = pool.submit(client.post, "/v1/completions", body)
+            _until(lambda: client.service.waiting == 1)
+            assert client.post("/v1/completions", body).status == 429
+            assert _value(client, "num_requests_running") == 1
+            assert _value(client, "num_requests_waiting") == 1
+        finally:
+            may_read.set()
+        assert [first.result().status, second.result().status] == [200, 200]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_takes_long_to_make_holds_nobody_up(client, monkeypatch, stream):
+    begun, may_go_on, in_time = threading.Event(), threading.Event(), []
+    add_prompt = LegacyLogprobs.add_prompt
+
+    def slow(self, *arguments):
+        begun.set()
+        in_time.append(may_go_on.wait(10))
+        add_prompt(self, *arguments)
+
+    monkeypatch.setattr(LegacyLogprobs, "add_prompt", slow)
+    body = {"model": "tiny", "prompt": "My", "max_tokens": 1, "echo": True, "logprobs": 1, "stream": stream}
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(client.post, "/v1/completions", body)
+        assert begun.wait(30)
+        assert client.get("/health").status == 200
+        may_go_on.set()
+        assert answer.result().status == 200
+    assert in_time == [True]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"echo": True, "logprobs": 20}, "logprobs"),
+        ({"prompt_logprobs": 20}, "prompt_logprobs"),
+        ({"echo": True, "logprobs": 0, "prompt_logprobs": 20}, "prompt_logprobs"),
+    ],
+)
+def test_more_logprobs_of_prompts_than_an_answer_may_have_are_refused(client, fields, param):
+    body = {"model": "tiny", "prompt": [[1] * 4000] * 14, "max_tokens": 0, **fields}
+    answer = client.post("/v1/completions", body)
+    assert (answer.status, answer.error["param"]) == (400, param)
+    assert f"{param} makes 1,120,000 log-probabilities of prompts" in answer.error["message"]
+
+
 def test_draining_takes_nothing_new_and_aborting_ends_streams(folder):
     with serving({"tiny": folder}) as client:
         stream = _Stream(client)
@@ -190,11 +263,14 @@ def test_models_are_listed(client):
     assert (missing.status, missing.error["code"]) == (404, "model_not_found")
 
 
-def test_metrics_count_what_was_served(client):
-    def value(name):
-        lines = client.get("/metrics").content.decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"conjure:{name}"))
+def _value(client, name):
+    """A metric's value, over all labels."""
+    lines = client.get("/metrics").content.decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"conjure:{name}"))
 
+
+def test_metrics_count_what_was_served(client):
+    value = partial(_value, client)
     before = {
         name: value(name) for name in ("requests_total", "prompt_tokens_total", "generation_tokens_total")
     }
@@ -208,6 +284,19 @@ def test_metrics_count_what_was_served(client):
     assert value("inter_token_latency_seconds_count") >= 3
     assert value("num_requests_waiting") == 0
     assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"stream": True}, {"max_tokens": 0, "echo": True}, {"stream": True, "n": 2, "logprobs": 1}]
+)
+def test_metrics_time_answers_that_are_complete(client, fields):
+    before = _value(client, "e2e_request_latency_seconds_count")
+    client.post("/v1/completions", {"model": "tiny", "prompt": "My", "max_tokens": 2} | fields)
+    # A stream's client can be faster than what the server does after it.
+    _until(lambda: _value(client, "e2e_request_latency_seconds_count") == before + 1)
+    _Stream(client).drop()
+    _until(lambda: not client.service._open)
+    assert _value(client, "e2e_request_latency_seconds_count") == before + 1
 
 
 def test_routes_that_clients_get_wrong_are_named(client):
@@ -257,6 +346,29 @@ class TestModels:
             assert (answer.status, answer.error["code"]) == (500, "model_failed")
             assert str(tmp_path) not in answer.error["message"]
             assert client.post("/v1/completions", {"model": "good", "prompt": "My"}).status == 200
+
+    def test_looking_one_up_holds_nobody_up_and_is_done_once(self, tmp_path):
+        folder, version = tiny_checkpoint(tmp_path / "a"), [0]
+        begun, may_go_on, in_time = threading.Event(), threading.Event(), []
+        registry = registry_of({"a": folder}, links_version=lambda: version[0])
+
+        def find(source):
+            if version[0]:
+                begun.set()
+                in_time.append(may_go_on.wait(10))
+            return folder
+
+        registry._find = find
+        with serving({}, registry=registry) as client, ThreadPoolExecutor() as pool:
+            version[0] = 1
+            body = {"model": "a", "prompt": "My"}
+            answers = [pool.submit(client.post, "/v1/completions", body) for _ in range(2)]
+            assert begun.wait(30)
+            _until(lambda: client.service.waiting == 2)
+            assert client.get("/health").status == 200
+            may_go_on.set()
+            assert [answer.result().status for answer in answers] == [200, 200]
+        assert in_time == [True]
 
     def test_a_link_that_moves_takes_effect_for_new_requests(self, tmp_path):
         old, new = (

@@ -1,11 +1,14 @@
 """``POST /v1/chat/completions``: for models with a template, and what is said of those without one."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.chat.template import ChatTemplate
 from conjure.lm.text.tokenizer import Tokenizer
 from support.api_servers import serving
 from support.chats import FAMILIES, chat_checkpoint
@@ -66,6 +69,31 @@ def test_contents_may_be_parts_and_max_completion_tokens_counts(ask):
         == whole
     )
     assert ask(max_completion_tokens=3, max_tokens=9, ignore_eos=True)["usage"]["completion_tokens"] == 3
+
+
+def test_an_answer_can_be_sent_back_with_its_nulls(ask):
+    message = ask()["choices"][0]["message"]
+    assert message["refusal"] is None
+    assert ask(messages=[*_MESSAGES, message, _MESSAGES[1]])["choices"]
+
+
+def test_a_template_that_takes_long_holds_nobody_up(client, ask, monkeypatch):
+    begun, may_go_on, in_time = threading.Event(), threading.Event(), []
+    render = ChatTemplate.render
+
+    def slow(self, *arguments, **options):
+        begun.set()
+        in_time.append(may_go_on.wait(10))
+        return render(self, *arguments, **options)
+
+    monkeypatch.setattr(ChatTemplate, "render", slow)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(ask)
+        assert begun.wait(30)
+        assert client.get("/health").status == 200
+        may_go_on.set()
+        assert answer.result()["choices"]
+    assert all(in_time)
 
 
 def test_without_a_limit_an_answer_may_fill_the_context(ask):
@@ -133,6 +161,7 @@ def test_a_template_that_is_given_turns_chat_on(folders):
         ({"messages": [{"role": "user", "content": 1}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": "a", "x": 1}]}, "messages"),
+        ({"messages": [{"role": "assistant", "content": None, "refusal": None}]}, "messages"),
         ({"messages": [_MESSAGES[1]] * 1001}, "messages"),
         ({"messages": [{"role": "user", "content": "cat " * 400}]}, "messages"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),

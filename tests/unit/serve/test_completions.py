@@ -6,6 +6,7 @@ import pytest
 
 from conjure.lm.language_model import load
 from support.api_servers import serving
+from support.chats import FAMILIES, chat_checkpoint
 from support.models import tiny_checkpoint, tiny_tokenizer
 
 _PROMPT = "My dog ate"
@@ -173,6 +174,60 @@ def test_without_echo_offsets_count_the_prompt(ask):
     (choice,) = ask(max_tokens=4, logprobs=1)["choices"]
     assert choice["logprobs"]["text_offset"][0] == len(_PROMPT)
     assert len(choice["logprobs"]["tokens"]) == 4
+
+
+_ids, _END = tiny_tokenizer().encode, tiny_tokenizer().end_of_text_id
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "offsets"),
+    [
+        ("<|endoftext|>", "<|endoftext|>", [0]),
+        ("", "", [0]),  # what it is read after is no part of it
+        ([_END], "<|endoftext|>", [0]),
+        ([*_ids("My dog"), _END, *_ids("The")], "My dog<|endoftext|>The", None),
+        ("猫は 😀 <|endoftext|>", "猫は 😀 <|endoftext|>", None),
+        (_ids("😁")[:1], "\ufffd", [0]),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_are_where_tokens_begin_with_or_without_echo(client, ask, prompt, text, offsets, stream):
+    def asked(**fields):
+        fields = {"prompt": prompt, "max_tokens": 2, "logprobs": 0, "ignore_eos": True, **fields}
+        if not stream:
+            (choice,) = ask(**fields)["choices"]
+            return choice["text"], choice["logprobs"]
+        texts, logprobs, *_ = _joined(client, **fields)
+        return texts[0], logprobs[0]
+
+    alone, (echoed, both) = asked()[1], asked(echo=True)
+    of_prompt = both["text_offset"][:-2]
+    assert both["text_offset"][-2:] == alone["text_offset"]
+    assert echoed.startswith(text)
+    assert alone["text_offset"][0] == len(text)
+    assert offsets is None or of_prompt == offsets
+    ends = [*of_prompt[1:], alone["text_offset"][0]]
+    for token, start, end in zip(both["tokens"][:-2], of_prompt, ends, strict=True):
+        assert token.startswith("bytes:") or echoed[start:end] in (token, "")
+
+
+def test_offsets_do_not_count_the_space_that_a_tokenizer_puts_before_a_text(tmp_path):
+    folder = chat_checkpoint(tmp_path / "llama", FAMILIES["llama2"])
+    with serving({"llama": folder}) as client:
+
+        def ask(**fields):
+            fields = {"model": "llama", "max_tokens": 1, "logprobs": 0, "seed": 1, **fields}
+            return client.post("/v1/completions", fields).json["choices"][0]
+
+        ids = client.post("/tokenize", {"prompt": "the cat", "model": "llama"}).json["tokens"]
+        for prompt, text, start in (("the cat", "the cat", [0, 0]), (ids, "<s> the cat", [0, 3])):
+            echoed = ask(prompt=prompt, echo=True)
+            offsets = echoed["logprobs"]["text_offset"]
+            assert echoed["text"].startswith(text)
+            assert offsets[:2] == start
+            assert offsets[-1] == ask(prompt=prompt)["logprobs"]["text_offset"][0] == len(text)
+            for token, a, b in zip(echoed["logprobs"]["tokens"][2:], offsets[2:], offsets[3:], strict=False):
+                assert token == echoed["text"][a:b]
 
 
 @pytest.mark.parametrize(

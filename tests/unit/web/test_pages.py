@@ -2,9 +2,12 @@
 
 import itertools
 import math
+import os
 import re
+from pathlib import Path
 
 import pytest
+from starlette.responses import FileResponse
 
 from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
@@ -361,6 +364,47 @@ class TestFiles:
             frame = visitor.get("/runs/1/report/page")
             assert frame.headers["Content-Security-Policy"].startswith("sandbox;")
             assert "sandbox" in visitor.page("/runs/1/report")
+
+    def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(self, tmp_path, monkeypatch):
+        home = Home(tmp_path / "home")
+        with SqliteDatabase.open(home) as store:
+            number = add_run(store).number
+            save_file(home, number, "loss.txt", "then")
+            finish(store, number, Ending(EndReason.COMPLETED, 0))
+        set_stat_headers = FileResponse.set_stat_headers
+
+        def grow(self, stat_result):
+            set_stat_headers(self, stat_result)
+            with Path(self.path).open("ab") as file:
+                file.write(b", and more" * 20_000)
+
+        monkeypatch.setattr(FileResponse, "set_stat_headers", grow)
+        with visiting(home.root) as visitor:
+            answer = visitor.get("/runs/1/raw/loss.txt")
+            assert (answer.status, answer.content) == (200, b"then")
+            longer = visitor.get("/runs/1/raw/loss.txt").content
+            assert longer == b"then" + b", and more" * 20_000
+            part = visitor.get("/runs/1/raw/loss.txt", {"Range": "bytes=6-8"})
+            assert (part.status, part.content) == (206, b"and")
+
+    def test_a_named_pipe_is_not_waited_for(self, tmp_path):
+        home = Home(tmp_path / "home")
+        with SqliteDatabase.open(home) as store:
+            number = add_run(store).number
+            for name in ("pipe", "pipe.csv", "report.html", "samples.json"):
+                save_file(home, number, name, "")
+                path = home.run_folder(number) / "outputs" / name
+                path.unlink()
+                os.mkfifo(path)
+            other = add_run(store).number
+            finish(store, number, Ending(EndReason.COMPLETED, 0))
+            finish(store, other, Ending(EndReason.COMPLETED, 0))
+        with visiting(home.root) as visitor:
+            for name in ("pipe", "pipe.csv"):
+                assert "No preview" in visitor.page(f"/runs/1/files/{name}")
+                assert visitor.get(f"/runs/1/raw/{name}").status == 404
+            assert visitor.get("/runs/1/report/page").status == 404
+            assert visitor.get("/compare?runs=1,2").status == 200
 
     def test_a_run_without_files_says_so(self, visitor):
         assert "has no files" in visitor.page("/runs/7/files")

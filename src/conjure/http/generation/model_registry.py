@@ -5,6 +5,7 @@ given; it is never a path, a link or a name on a hub. What a given name means is
 have changed, so that a link that was moved takes effect for new requests.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class ModelRegistry:
 
     Args:
         given: Their names; the first is loaded first.
-        find: Tells the folder of a source.
+        find: Tells the folder of a source; called in a thread.
         load: Loads a model, given its name and folder; called in a thread.
         links_version: Something that differs when links may have changed.
     """
@@ -52,7 +53,7 @@ class ModelRegistry:
         self.given = tuple(given)
         self._find, self._load, self._links_version = find, load, links_version
         self._by_name = {each.source: each for each in given} | {each.name: each for each in given}
-        self._folders: dict[str, Path] = {}
+        self._folders: dict[str, asyncio.Task[Path]] = {}
         self._found_at: object = None
         self._models: LoadingModels[tuple[str, Path]] = LoadingModels()
 
@@ -64,7 +65,7 @@ class ModelRegistry:
         """
         given = self._given(name)
         try:
-            key = (given.name, self._folder(given))
+            key = (given.name, await self._folder(given))
             self._models.retire(other for other in self._models.keys if other[0] == key[0] and other != key)
             return await self._models.get(key, lambda: self._load(*key))
         except (ConjureError, OSError) as error:
@@ -100,11 +101,17 @@ class ModelRegistry:
             )
         return given
 
-    def _folder(self, given: ModelName) -> Path:
-        version = self._links_version()
-        if version != self._found_at:
-            self._folders.clear()
-            self._found_at = version
-        if given.source not in self._folders:
-            self._folders[given.source] = self._find(given.source)
-        return self._folders[given.source]
+    async def _folder(self, given: ModelName) -> Path:
+        """Where a model is, as links are now; looked up once for all who ask, which can take long."""
+        while True:
+            version = self._links_version()
+            if version != self._found_at:
+                self._folders.clear()
+                self._found_at = version
+            task = self._folders.get(given.source)
+            if task is None or (task.done() and task.exception() is not None):
+                task = asyncio.create_task(asyncio.to_thread(self._find, given.source))
+                self._folders[given.source] = task
+            folder = await asyncio.shield(task)
+            if version == self._found_at:
+                return folder

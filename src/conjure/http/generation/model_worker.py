@@ -1,7 +1,8 @@
 """All work for one model: rows being written, prompts being scored, and what waits for room.
 
 Main entry: `ModelWorker`. Invariant: it belongs to the thread that computes; rows join in the order their
-jobs came, and only while there is room for all they may come to hold.
+jobs came, and only while there is room for all they may come to hold. Jobs are scored one after the other,
+for each that has begun holds the keys and values of a whole prompt.
 """
 
 from collections import deque
@@ -43,8 +44,8 @@ class ModelWorker:
 
     @property
     def running(self) -> int:
-        """Texts being written, and jobs being scored."""
-        return len(self._batch) + len(self._scoring)
+        """Texts being written, and the job being scored."""
+        return len(self._batch) + bool(self._scoring)
 
     @property
     def has_work(self) -> bool:
@@ -110,15 +111,15 @@ class ModelWorker:
             return [(job, Failed(error)) for job in failed.values()]
 
     def _score_on(self) -> list[JobEvent]:
-        """One piece of the scoring that waits longest; several take turns."""
-        job, pieces = self._scoring.popleft()
+        """One piece of the job that came first."""
+        job, pieces = self._scoring[0]
         try:
             events = next(pieces, None)
         except Exception as error:  # noqa: BLE001 - the client must hear of it, and others go on
             self.drop(job)
             return [(job, Failed(error))]
-        if events is not None:
-            self._scoring.append((job, pieces))
+        if events is None:
+            self._scoring.popleft()
         return [(job, event) for event in events or ()]
 
     def _score(self, job: GenerationJob) -> Iterator[list[Event]]:

@@ -56,8 +56,19 @@ class GenerationJob:
 
     @property
     def texts_written(self) -> int:
-        """How many texts it has the model write, each of which takes a slot."""
+        """How many texts it has the model write."""
         return 0 if self.max_tokens == 0 or self.from_exact else len(self.prompts) * self.samples
+
+    @property
+    def slots(self) -> int:
+        """How many slots it takes: one for each text that is written, and one for scoring."""
+        return self.texts_written + (self.prompt_logprobs is not None)
+
+    def frees_slot(self, event: "Event") -> bool:
+        """Whether something ends with `event` that took a slot."""
+        if isinstance(event, PromptScored):
+            return event.prompt == len(self.prompts) - 1  # they are scored in their order
+        return isinstance(event, TokenWritten) and event.finish_reason is not None and not self.from_exact
 
 
 @dataclass(frozen=True, slots=True)

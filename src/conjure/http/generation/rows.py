@@ -1,14 +1,36 @@
 """One text while it is being written: its tokens, its stop strings, its end.
 
-Main entry: `Row`. Invariant: what a row makes of the tokens it is given depends on its job alone.
+Main entries: `Row`, `OutputDecoder`. Invariant: what a row makes of the tokens it is given depends on its job
+alone.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from conjure.http.generation.requests import FinishReason, GenerationJob, TokenLogprob, TokenWritten
 from conjure.lm.generation.sampling import random_stream
 from conjure.lm.generation.stop_strings import StopMatcher
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
+
+
+class OutputDecoder:
+    """Turns the tokens of a generated text into its characters; special tokens have none there.
+
+    Args:
+        tokenizer: The model's own.
+        prompt: What the text goes on from.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+        self._silent = tokenizer.end_ids | frozenset(tokenizer.special_tokens.values())
+        self._decoder = IncrementalDecoder(tokenizer, continues=list(prompt) != [tokenizer.start_id])
+
+    def feed(self, token_id: int) -> str:
+        """The characters that a token completes, perhaps none."""
+        return "" if token_id in self._silent else self._decoder.feed(token_id)
+
+    def flush(self) -> str:
+        """What is left of a character that never became whole, as U+FFFD."""
+        return self._decoder.flush()
 
 
 class Row:
@@ -31,9 +53,7 @@ class Row:
         self.finished = False
         own_ends: Collection[int] = () if job.ignore_eos else tokenizer.end_ids
         self.ends = job.stop_token_ids.union(own_ends)
-        self._silent = tokenizer.end_ids | frozenset(tokenizer.special_tokens.values())
-        continues = list(job.prompts[prompt]) != [tokenizer.start_id]
-        self._decoder = IncrementalDecoder(tokenizer, continues=continues)
+        self._decoder = OutputDecoder(tokenizer, job.prompts[prompt])
         self._matcher = StopMatcher(job.stop)
 
     @property
@@ -63,9 +83,7 @@ class Row:
         return TokenWritten(self.prompt, self.sample, token, text, reason, stop_reason)
 
     def _matched(self, token_id: int) -> str:
-        """Characters that are now sure, after stop strings; those of special tokens are none."""
-        if token_id in self._silent:
-            return ""
+        """Characters that are now sure, after stop strings."""
         text = self._decoder.feed(token_id)
         if len(self.token_ids) <= self.job.settings.min_tokens:
             return text  # too early to stop

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from conjure.http.errors import queue_full, unavailable
 from conjure.http.generation.model_worker import ModelWorker
-from conjure.http.generation.requests import Event, Failed, GenerationJob, TokenWritten
+from conjure.http.generation.requests import Event, Failed, GenerationJob
 from conjure.http.generation.served_model import ServedModel
 
 _STUCK_AFTER_S = 60.0  # no step takes so long
@@ -46,7 +46,9 @@ class _Submitted:
 
 
 class Ticket:
-    """A request's place: in the queue until its first token, then on the slots of its texts until they end.
+    """A request's place: in the queue until work on it begins, then on slots until that ends.
+
+    Each text takes one slot, and so does scoring.
 
     Attributes:
         waited_s: How long it stood in the queue, once that is over.
@@ -55,32 +57,31 @@ class Ticket:
     def __init__(self, places: "_Places") -> None:
         self._places = places
         self._since = time.monotonic()
-        self._texts = 0  # begun, and not yet complete
+        self._held = 0  # slots, as if there were enough of them
         self.waited_s: float | None = None
         places.waiting += 1
 
     def follow(self, job: GenerationJob, events: Sequence[Event]) -> None:
-        """Take in what happened to its job: the first event ends the wait, and texts that end free slots."""
+        """Take in what happened to its job: the first event ends the wait, and what ends frees its slot."""
         if self.waited_s is None:
             self._leave_queue()
-            self._set_texts(job.texts_written)
-        ended = sum(isinstance(each, TokenWritten) and each.finish_reason is not None for each in events)
-        self._set_texts(max(0, self._texts - ended))
+            self._hold(job.slots)
+        self._hold(max(0, self._held - sum(job.frees_slot(each) for each in events)))
 
     def give_back(self) -> None:
         """Leave the queue and the slots; doing it twice does no harm."""
         if self.waited_s is None:
             self._leave_queue()
-        self._set_texts(0)
+        self._hold(0)
 
     def _leave_queue(self) -> None:
         self.waited_s = time.monotonic() - self._since
         self._places.waiting -= 1
 
-    def _set_texts(self, texts: int) -> None:
+    def _hold(self, held: int) -> None:
         slots = self._places.slots
-        self._places.taken += min(texts, slots) - min(self._texts, slots)
-        self._texts = texts
+        self._places.taken += min(held, slots) - min(self._held, slots)
+        self._held = held
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from conjure.core.files import open_regular
 from conjure.core.home import Home
 from conjure.core.units import format_number, format_size
 from conjure.errors import ConjureError
@@ -99,7 +100,8 @@ def _generated(home: Home, number: int) -> dict[str, str]:
     try:
         if file.is_symlink() or file.stat().st_size > _LARGEST_SAMPLES_BYTES:
             return {}
-        stored = json.loads(file.read_text("utf-8"))
+        with open_regular(file) as opened:
+            stored = json.loads(opened.read())
         return {
             f"prompt {sample['prompt']!r}, seed {sample['seed']}, sample {sample['index']}": str(
                 sample["text"]

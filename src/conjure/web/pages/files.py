@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
+from conjure.core.files import open_regular
 from conjure.core.text import valid_utf8
 from conjure.errors import NotFoundError
 from conjure.recipes.report import REPORT_FILE
@@ -89,13 +92,36 @@ def raw(request: Request) -> Response:
     place = _file(site, number, path)
     picture = _PICTURES.get(place.suffix.lower())
     if picture is not None:
-        return FileResponse(place, media_type=picture, headers={"Content-Security-Policy": _SANDBOXED})
-    return FileResponse(
+        return _FixedSizeFile(place, media_type=picture, headers={"Content-Security-Policy": _SANDBOXED})
+    return _FixedSizeFile(
         place,
         media_type="application/octet-stream",
         filename=valid_utf8(place.name),
         headers={"Content-Security-Policy": _SANDBOXED},
     )
+
+
+class _FixedSizeFile(FileResponse):
+    """A file of the size that it has when it is asked for: a run may go on writing to it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send no more of it than its Content-Length says."""
+        left, ended = 0, False
+
+        async def send_announced(message: Message) -> None:
+            nonlocal left, ended
+            if message["type"] == "http.response.start":
+                left = int(Headers(raw=message["headers"])["content-length"])
+            elif not ended:
+                body = message.get("body", b"")[:left]
+                left -= len(body)
+                ended = left == 0 or not message.get("more_body", False)
+                message = {**message, "body": body, "more_body": not ended}
+            else:
+                return
+            await send(message)
+
+        await super().__call__(scope, receive, send_announced)
 
 
 def report(request: Request) -> Response:
@@ -110,7 +136,8 @@ def report(request: Request) -> Response:
 def report_frame(request: Request) -> Response:
     """The report itself: without scripts, and in an origin of its own."""
     site, number = request.app.state.site, request.path_params["number"]
-    text = _file(site, number, REPORT_PAGE).read_text("utf-8", errors="replace")
+    with open_regular(_file(site, number, REPORT_PAGE)) as file:
+        text = file.read().decode("utf-8", errors="replace")
     return HTMLResponse(text, headers={"Content-Security-Policy": _SANDBOXED})
 
 
@@ -119,12 +146,12 @@ def preview(path: Path) -> Preview:
     suffix = path.suffix.lower()
     if suffix in _PICTURES:
         return Preview("picture")
-    with path.open("rb") as file:
-        head = file.read(_PREVIEW_BYTES)
-        cut = bool(file.read(1))
     try:
+        with open_regular(path) as file:
+            head = file.read(_PREVIEW_BYTES)
+            cut = bool(file.read(1))
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
+    except (OSError, UnicodeDecodeError):
         return Preview("none")
     if "\0" in text:
         return Preview("none")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conjure.http.generation.model_worker import ModelWorker
-from conjure.http.generation.requests import Failed, GenerationJob, PromptScored, TokenWritten
+from conjure.http.generation.requests import Failed, GenerationJob, PromptScored, Started, TokenWritten
 from conjure.http.generation.served_model import ServedModel, load_served_model
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.generation.engine_loading import load_engine
@@ -239,6 +239,19 @@ def test_streams_go_on_between_pieces_of_scoring(exact):
     worker.add(GenerationJob(prompts=[[1] * 400], max_tokens=0, prompt_logprobs=0))
     for _ in range(4):
         assert [job for job, event in worker.work() if isinstance(event, TokenWritten)] == [writing]
+
+
+def test_jobs_are_scored_one_after_the_other(exact):
+    """Each that has begun holds the keys and values of a whole prompt, so only one may."""
+    worker = _worker(exact)
+    jobs = [GenerationJob(prompts=[[number] * 400], max_tokens=0, prompt_logprobs=0) for number in range(3)]
+    for job in jobs:
+        worker.add(job)
+    told = []
+    while worker.has_work:
+        assert worker.running == 1
+        told += [(jobs.index(job), type(event)) for job, event in worker.work()]
+    assert told == [(number, kind) for number in range(3) for kind in (Started, PromptScored)]
 
 
 def test_names_say_the_number_format(model):

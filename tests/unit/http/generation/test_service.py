@@ -3,7 +3,7 @@
 import pytest
 
 from conjure.http.errors import HttpError
-from conjure.http.generation.requests import GenerationJob, Started, TokenLogprob, TokenWritten
+from conjure.http.generation.requests import GenerationJob, PromptScored, Started, TokenLogprob, TokenWritten
 from conjure.http.generation.service import GenerationService, Limits
 
 _ONE = GenerationJob(prompts=[[1]])
@@ -63,8 +63,13 @@ def test_a_request_for_many_texts_takes_their_slots_until_the_last_ones_end():
     assert len(_enter_all(service)) == 3
 
 
-def test_scoring_takes_no_slot():
-    service = _service(1, 1)
+def test_scoring_takes_one_slot_until_the_last_prompt_is_scored():
+    service = _service(2, 1)
+    job = GenerationJob(prompts=[[1, 2], [3]], samples=2, max_tokens=1, prompt_logprobs=0)
     scoring = service.enter()
-    scoring.follow(GenerationJob(prompts=[[1, 2]], max_tokens=0, prompt_logprobs=0), [Started()])
+    scoring.follow(job, [Started()])
     assert len(_enter_all(service)) == 2
+    scoring.follow(job, [PromptScored(0, []), _end(0), _end(1)])
+    assert _enter_all(service) == []
+    scoring.follow(job, [PromptScored(1, [])])
+    assert len(_enter_all(service)) == 1
