@@ -69,14 +69,20 @@ def main_on_further_node(home: Home, number: int, attempt: int, node: int) -> No
 def _wait_for_invitation(
     home: Home, number: int, attempt: int
 ) -> tuple[SupervisorRequest, Invitation] | None:
-    """What the first node's supervisor was given, and where it is, once it is there."""
+    """What the first node's supervisor was given, and where it is, once it is there.
+
+    While the run waits in its queue, the job for its first node may still have to be handed over, or wait for
+    room; a job that ended here meanwhile would be missed.
+    """
     deadline = time.monotonic() + JOIN_WITHIN_S
     with when_reachable(lambda: open_database(home, must_exist=True), JOIN_WITHIN_S) as store:
         while time.monotonic() < deadline:
             with suppress(DatabaseAwayError):
-                text = store.request(number)
-                if text is None or store.newest_attempt(number) > attempt:
+                text, newest = store.request(number), store.newest_attempt(number)
+                if text is None or newest > attempt:
                     return None
+                if newest < attempt and store.get(number).waits_in_queue:
+                    deadline = time.monotonic() + JOIN_WITHIN_S
                 invitation = find_invitation(text, attempt)
                 if invitation is not None:
                     request = as_here(SupervisorRequest.from_json(text), home)
@@ -167,8 +173,11 @@ class _Part:
         def look(_: Database | None) -> Exception | None:
             return _LeaderLostError() if leader.has_ended() else None
 
-        with open_database(self.home, must_exist=True) as store:
-            record = store.get(self.number)
+        def stay() -> None:
+            if leader.has_ended():
+                raise _LeaderLostError
+
+        record = when_reachable(self._record, JOIN_WITHIN_S, stay)
         place, environment = self._place(record), None
         if self._has_own_files:
             with poll_and_raise(look, self.home):
@@ -179,6 +188,10 @@ class _Part:
         if port is not None:
             environment = environment if environment is not None else self._environment(place)
             execute_member(self._job(record, place, environment, leader.address), port, exclude, leader)
+
+    def _record(self) -> RunRecord:
+        with open_database(self.home, must_exist=True) as store:
+            return store.get(self.number)
 
     def _place(self, record: RunRecord) -> WorkingDirectory:
         folder = self.folder if self._has_own_files else RunFolder.of(self.home, self.number)

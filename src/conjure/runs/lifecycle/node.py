@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from conjure.core.config import heartbeat_interval_s
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
@@ -34,11 +35,13 @@ from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, machine_id
 from conjure.runs.host.process_settings import ProcessSettings
+from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER, when_reachable
 from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 
 _OF_A_JOB = ("RAY_", "SLURM_", "SLURMD_")
+_YOUNG_S = 60.0
 NOT_JOINED = (
     "no home of this account has joined the team: run `conjure team join --database ADDRESS` on the node"
 )
@@ -54,17 +57,25 @@ def main_on_node(home: Home, number: int, attempt: int) -> None:
         number: The run.
         attempt: The attempt that this job was handed over for; another one ends at once.
     """
-    with open_database(home, must_exist=True) as store:
-        text, is_next = store.request(number), store.newest_attempt(number) + 1 == attempt
-        if text is None or not is_next or not store.get(number).waits_in_queue:
-            return  # it was ended, or started by another job
-        requested = time.monotonic() - store.age_s(number)
-        if objects_team(home) is not None:
-            _tidy(home, store)
-    request = replace(as_here(SupervisorRequest.from_json(text), home), requested=requested)
+    patience_s = GIVE_UP_AFTER * heartbeat_interval_s(home)
+    request = when_reachable(lambda: _request_for(home, number, attempt), patience_s)
+    if request is None:
+        return
     lock = _take_folder(home, number)
     if lock is not None and lock.descriptor is not None:
         supervise_below(lock, lambda: become_supervisor(home, number, lock, request, attempt))
+
+
+def _request_for(home: Home, number: int, attempt: int) -> SupervisorRequest | None:
+    """What an attempt's supervisor is given; None where the run was ended, or started by another job."""
+    with open_database(home, must_exist=True) as store:
+        text, is_next = store.request(number), store.newest_attempt(number) + 1 == attempt
+        if text is None or not is_next or not store.get(number).waits_in_queue:
+            return None
+        requested = time.monotonic() - store.age_s(number)
+        if objects_team(home) is not None:
+            _tidy(home, store)
+    return replace(as_here(SupervisorRequest.from_json(text), home), requested=requested)
 
 
 def supervise_below(lock: RunLock, become: Callable[[], NoReturn]) -> None:
@@ -123,9 +134,12 @@ def _tidy(home: Home, store: Database) -> None:
 def tidy_members(home: Home) -> None:
     """Remove what is left here of parts of runs whose supervisors were killed."""
     for folder in home.members.iterdir() if home.members.is_dir() else ():
-        with suppress(OSError), RunLock.possession(folder) as nobody_has_it:
-            if nobody_has_it:
-                remove_tree(folder)
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime < _YOUNG_S:
+                continue  # it may just be made, on another node that shares the home, and not be locked yet
+            with RunLock.possession(folder) as nobody_has_it:
+                if nobody_has_it:
+                    remove_tree(folder)
 
 
 def _release(home: Home, record: RunRecord) -> None:
