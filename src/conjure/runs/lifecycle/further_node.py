@@ -27,14 +27,13 @@ from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.executors.command import Job, NotStartedError
 from conjure.runs.executors.contained_command import ENGINE_FAILED
-from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.process import Process
 from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.execution import place_mounts, ranks_of, take_checkpoints, write_code
 from conjure.runs.lifecycle.heartbeat import when_reachable
-from conjure.runs.lifecycle.node import as_here, supervise_below, tidy_members
+from conjure.runs.lifecycle.node import as_here, create_member, supervise_below
 from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.record import RunRecord
@@ -56,10 +55,9 @@ def main_on_further_node(home: Home, number: int, attempt: int, node: int) -> No
     if found is None:
         return  # there is no such attempt any more, or another job's
     request, invitation = found
-    tidy_members(home)
     folder = home.members / f"{number}-{attempt}-{node}"
     try:
-        lock = RunLock.create(folder)
+        lock = create_member(home, folder.name)
     except FileExistsError:
         return  # another job of the same attempt has it
     part = _Part(home, number, attempt, node, request, invitation, RunFolder(folder))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from conjure.core.config import heartbeat_interval_s
+from conjure.core.files import locked
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
@@ -41,7 +42,6 @@ from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 
 _OF_A_JOB = ("RAY_", "SLURM_", "SLURMD_")
-_YOUNG_S = 60.0
 NOT_JOINED = (
     "no home of this account has joined the team: run `conjure team join --database ADDRESS` on the node"
 )
@@ -131,13 +131,25 @@ def _tidy(home: Home, store: Database) -> None:
     tidy_members(home)
 
 
+def create_member(home: Home, name: str) -> RunLock:
+    """Make the folder of a part of a run and take possession of it; what is left of others is removed.
+
+    Raises:
+        FileExistsError: It is there already.
+        OSError: It cannot be made.
+    """
+    tidy_members(home)
+    with locked(home.members_lock):
+        return RunLock.create(home.members / name)
+
+
 def tidy_members(home: Home) -> None:
     """Remove what is left here of parts of runs whose supervisors were killed."""
-    for folder in home.members.iterdir() if home.members.is_dir() else ():
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime < _YOUNG_S:
-                continue  # it may just be made, on another node that shares the home, and not be locked yet
-            with RunLock.possession(folder) as nobody_has_it:
+    if not home.members.is_dir():
+        return
+    with locked(home.members_lock):  # one that is being made, maybe on another node, is not yet locked itself
+        for folder in home.members.iterdir():
+            with suppress(OSError), RunLock.possession(folder) as nobody_has_it:
                 if nobody_has_it:
                     remove_tree(folder)
 

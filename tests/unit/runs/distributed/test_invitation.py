@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from conjure.core.files import lock_or_close
 from conjure.core.home import Home
 from conjure.errors import ConjureError
 from conjure.runs.database.base import DatabaseAwayError
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.distributed.connection import Invitation, accept, find_invitation, publish
 from conjure.runs.executors.cluster import JOB_VARIABLE
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle import further_node, heartbeat, node
@@ -93,16 +95,33 @@ def test_what_a_killed_part_left_is_removed_and_a_part_whose_attempt_is_over_goe
     publish(store, number, replace(INVITATION, addresses=("127.0.0.1",)))
     left = home.members / "7-1-1"
     left.mkdir(parents=True)
-    os.utime(left, (1e9, 1e9))
-    young = home.members / "8-1-1"  # another node that shares the home is about to lock it
-    young.mkdir()
     found = further_node._wait_for_invitation(home, number, 1)
     folder = further_node.RunFolder(home.members / f"{number}-1-1")
     part = further_node._Part(home, number, 1, 1, *found, folder)
     store.enqueue(number, Owner.queue_of_executor("gpu"))  # the first node was lost, and the run waits again
     assert part._join() is None
-    further_node.tidy_members(home)
-    assert list(home.members.iterdir()) == [young]
+    node.tidy_members(home)
+    assert not left.exists()
+
+
+def test_parts_are_made_and_removed_one_after_the_other(home, monkeypatch):
+    """Other nodes may share the home: a folder that is made is in nobody's possession for a moment."""
+    create, seen = RunLock.create, []
+
+    def note_whether_locked(_):
+        descriptor = os.open(home.members_lock, os.O_RDONLY)
+        is_free = lock_or_close(descriptor)
+        if is_free:
+            os.close(descriptor)
+        seen.append(not is_free)
+
+    monkeypatch.setattr(node, "remove_tree", note_whether_locked)
+    monkeypatch.setattr(RunLock, "create", lambda folder: note_whether_locked(folder) or create(folder))
+    (home.members / "8-1-1").mkdir(parents=True)
+    node.create_member(home, "7-1-1").release()
+    assert seen == [True, True]
+    with pytest.raises(FileExistsError):
+        node.create_member(home, "7-1-1")
 
 
 @pytest.fixture
