@@ -221,7 +221,7 @@ def test_what_waits_for_room_never_starts_once_it_is_stopped(client, home, occup
     handed = client.run(f"touch {tmp_path}/started", on="gpu")
     with open_database(home) as store:  # as if the cores had been free when we looked
         (claim,) = [claim for claim in store.claims() if claim.number == handed.number]
-        executor._submit(claim, 1, 0, [], 1)
+        executor._submit(claim, 1, {}, [], 1)
     assert jobs_of(home, handed)[0].state is JobState.PENDING
     for each in (run, handed):
         each.stop()

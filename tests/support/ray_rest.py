@@ -21,6 +21,9 @@ class RayRest:
         self.jobs: dict[str, dict[str, object]] = {}
         self.nodes = {"a": {"CPU": [0.0, 2.0], "memory": [0.0, 4.0 * _GIB]}}
         self.is_up = True
+        self.moved_to: str | None = None
+        self.refuses: list[str] = []
+        self.fails: list[str] = []
         self.outputs: dict[str, str] = {}
         self.on_submission: Callable[[str], None] = lambda _: None
         self.tokens: list[str | None] = []
@@ -45,13 +48,15 @@ class RayRest:
         """How a configuration names it."""
         return ExecutorSettings("gpu", "ray", self.address, **given)
 
-    def set(self, *, is_up: bool) -> None:
-        """Let it answer, or not."""
-        self.is_up = is_up
+    def set(self, **facts: object) -> None:
+        """Change what is so: ``is_up``, ``nodes``, or the jobs that it ``refuses`` or ``fails`` to take."""
+        for name, value in facts.items():
+            setattr(self, name, value)
 
-    def begin(self, job: str) -> None:
+    def begin(self, job: str, node: str | None = None) -> None:
         """Let a job run."""
         self._change(job, "RUNNING")
+        self.jobs[job]["driver_node_id"] = node
 
     def complete(self, job: str) -> None:
         """Let a job end well."""
@@ -78,6 +83,10 @@ class RayRest:
             return 200, list(self.jobs.values())
         if path == "/api/jobs/" and body is not None:
             name = str(body["submission_id"])
+            if name in self.refuses:
+                return 400, "no such runtime environment"
+            if name in self.fails:
+                return 503, "away"
             if name in self.jobs:
                 return 500, f"ValueError: Job with submission_id {name} already exists. Use another."
             self.jobs[name] = {**body, "status": "PENDING", "message": "", "driver_exit_code": None}
@@ -102,7 +111,9 @@ def _handler(rest: RayRest) -> type[BaseHTTPRequestHandler]:
             rest.tokens.append(self.headers.get("Authorization"))
             status, content = rest.answer(method, self.path, body)
             data = (content if isinstance(content, str) else json.dumps(content)).encode()
-            self.send_response(status)
+            self.send_response(status if rest.moved_to is None else 302)
+            if rest.moved_to is not None:
+                self.send_header("Location", rest.moved_to + self.path)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

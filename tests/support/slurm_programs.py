@@ -33,6 +33,8 @@ elif program == "scancel":
     for job in state["jobs"]:
         if job["Name"] == value("--name") and job["State"] == "PENDING":
             job["State"] = "CANCELLED"
+elif value("--job-name") in state["refuses"]:
+    sys.exit(f"sbatch: error: Batch job submission failed: {state['refusal']}")
 else:
     given = dict.fromkeys(("options", "script", "variables"))
     given["options"], given["script"], given["variables"] = options, sys.stdin.read(), dict(os.environ)
@@ -52,7 +54,8 @@ class SlurmPrograms:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "state.json"
         nodes = [self.node("a", "0/2/0/2")]
-        self._write({"is_up": True, "jobs": [], "nodes": nodes, "becomes": {}})
+        state = {"is_up": True, "jobs": [], "nodes": nodes, "becomes": {}, "refuses": []}
+        self._write({**state, "refusal": "Requested node configuration is not available"})
         for name in ("sbatch", "squeue", "sinfo", "scancel"):
             program = folder / name
             program.write_text(f"#!{sys.executable} -SE\n{_PROGRAM}")
@@ -70,7 +73,8 @@ class SlurmPrograms:
         return ExecutorSettings("gpu", "slurm", **given)
 
     def set(self, **facts: object) -> None:
-        """Change what is so: ``is_up``, ``nodes``, or what a job ``becomes`` when it is submitted."""
+        """Change what is so: ``is_up``, ``nodes``, what a job ``becomes`` when it is submitted, or the names
+        of jobs that it ``refuses``, with the words of the ``refusal``."""
         self._write(json.loads(self._file.read_text()) | facts)
 
     @property

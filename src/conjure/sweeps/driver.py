@@ -31,6 +31,7 @@ from conjure.sweeps.values import aggregate
 
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
 _LOOK_FOR_DEAD_EVERY_S = 2.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0  # after a submission that a database or store was away for
 _MOST_ATTEMPTS = 3  # runs of a trial that ended through no fault of its command
 _FAILING_ALIKE = 3
 _LAST_LINES = 5
@@ -64,18 +65,19 @@ class Driver:
         self._pruned: set[int] = set()
         self._started = time.monotonic()
         self._looked_for_dead = 0.0
+        self._pause_s, self._start_at = _FIRST_PAUSE_S, 0.0
 
     def run(self) -> None:
         """Drive the sweep to its end, or until somebody else ends it."""
         with open_store(self._home) as store:
-            if self._retry_failed:
-                self._retries = {row.trial for row in store.trials(self._number) if _has_failed(row)}
             wait = 0.0
-            while store.sweep(self._number).state is SweepState.RUNNING:
+            while True:
                 try:
+                    if store.sweep(self._number).state is not SweepState.RUNNING:
+                        return
                     acted = self._step(store)
                 except StoreError:
-                    acted = False  # a full disk, for one: it is tried again
+                    acted = False  # a full disk or a server that is away, for one: it is tried again
                 wait = 0.0 if acted else min(max(1.5 * wait, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
                 self._executor.wait(wait)
 
@@ -83,6 +85,9 @@ class Driver:
         """Do what is to be done now; whether there was anything."""
         self._look_for_dead(store)
         rows = store.trials(self._number)
+        if self._retry_failed:
+            self._retries = {row.trial for row in rows if _has_failed(row)}
+            self._retry_failed = False
         settled = self._settle(store, rows)
         fault = self._fault(store) or self._time_is_up()
         if fault is not None:
@@ -159,8 +164,8 @@ class Driver:
             return
         for run in runs_to_prune(self._request, trial_progress(rows, store.rungs(self._number))):
             if run not in self._pruned:
-                self._pruned.add(run)
                 store.request_end(run, PRUNE)
+                self._pruned.add(run)
 
     def _saved_by_pruning(self, rows: list[TrialRow]) -> str | None:
         pruned = [row.command_s for row in rows if _reason(row) is EndReason.PRUNED]
@@ -179,7 +184,8 @@ class Driver:
     # ---- what comes next -----------------------------------------------------------------------------------
 
     def _start_next(self, store: Database, rows: list[TrialRow]) -> bool:
-        if sum(row.facts.ending is None for row in rows) >= self._request.parallel:
+        is_full = sum(row.facts.ending is None for row in rows) >= self._request.parallel
+        if is_full or time.monotonic() < self._start_at:
             return False
         claim = next(self._claims(store, rows), None)
         if claim is None:
@@ -190,10 +196,14 @@ class Driver:
         except TrialRefusedError:
             return False  # another driver was quicker, or somebody stops the sweep
         except StoreError:
-            raise  # it is tried again
+            # It is tried again; not at once, as each time may cost the trial one of its runs.
+            self._start_at = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            raise
         except ConjureError as error:
             if store.trials(self._number) == rows:  # no run was made that could tell of it
                 self._end(store, rows, SweepState.FAILED, f"no trial can be started: {error}")
+        self._pause_s = _FIRST_PAUSE_S
         self._retries.discard(claim.trial)
         return True
 

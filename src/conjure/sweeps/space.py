@@ -61,6 +61,8 @@ class Range:
             raise UsageError(
                 f"a range goes from a smaller to a larger number, not {self.low:g}:{self.high:g}"
             )
+        if not math.isfinite(self.high - self.low):
+            raise UsageError(f"the range {self.low:g}:{self.high:g} is too wide")
         if self.log and self.low <= 0:
             raise UsageError(f"a range with log must be above 0; {self.low:g} is not")
         if self.whole and not (self.low.is_integer() and self.high.is_integer()):
@@ -133,7 +135,13 @@ def _range(text: str, found: re.Match[str]) -> Range:
 
 
 def _choice(name: str, text: str) -> Choice:
-    values = next(csv.reader([text], skipinitialspace=False), [])
+    try:
+        values = next(csv.reader([text], skipinitialspace=False), [])
+    except csv.Error as error:
+        raise UsageError(
+            f"{option('parameters')} {name} has several lines that are not quoted",
+            hint=f"quote each value that has several lines, or a comma: {name}='\"...\"'",
+        ) from error
     if not values or "" in values:
         raise UsageError(
             f"{option('parameters')} {name} has an empty value",

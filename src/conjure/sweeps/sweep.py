@@ -7,11 +7,11 @@ what the database says at that moment.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, get_args
 
 from conjure.core.home import Home
 from conjure.core.units import parse_duration
-from conjure.errors import NotFoundError, RunFailedError, UsageError
+from conjure.errors import NotFoundError, RunFailedError, UsageError, option
 from conjure.runs.database.sweep_rows import SweepState
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import RunSpec
@@ -22,6 +22,8 @@ from conjure.sweeps.trials import Cell, Trial
 from conjure.sweeps.view import SweepView, look_at_sweep
 
 _LOOK_EVERY_S = 0.2
+_WORDS = {"method": Method, "direction": Direction, "aggregation": Aggregation, "prune": Pruner}
+_MAY_BE_NONE = ("direction", "prune")
 
 Space = Mapping[str, Domain | Sequence[object]]
 
@@ -77,6 +79,7 @@ def request_of(spec: RunSpec, space: Mapping[str, Domain], options: SweepOptions
     Raises:
         UsageError: It cannot be.
     """
+    _refuse_unknown_words(options)
     trials, time_limit = options.get("trials"), options.get("time_limit")
     return SweepRequest(
         spec=spec,
@@ -92,6 +95,21 @@ def request_of(spec: RunSpec, space: Mapping[str, Domain], options: SweepOptions
         prune=options.get("prune"),
         time_limit_s=parse_duration(time_limit) if time_limit is not None else None,
     )
+
+
+def _refuse_unknown_words(options: SweepOptions) -> None:
+    """Refuse what the type checker would: an unknown word would be taken for one of the others.
+
+    Raises:
+        UsageError: There is one.
+    """
+    faults = []
+    for name, kind in _WORDS.items():
+        value, words = options.get(name), get_args(kind)
+        if name in options and value not in words and not (value is None and name in _MAY_BE_NONE):
+            faults.append(f"{option(name)} is {value!r}; it must be {', '.join(words[:-1])} or {words[-1]}")
+    if faults:
+        raise UsageError("; ".join(faults))
 
 
 @dataclass(frozen=True, slots=True)

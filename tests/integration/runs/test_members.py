@@ -16,7 +16,7 @@ from conjure.runs.distributed.members import Members, NodeLostError
 from conjure.runs.distributed.ranked_command import start_ranked
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.host import hang_detector
-from conjure.runs.host.process import descendants, kill_descendants
+from conjure.runs.host.process import descendants, find_process, kill_descendants
 from conjure.runs.telemetry.logs import STDERR, STDOUT
 from support.casting import is_running, nap, wait_until
 from support.executions import read_to_end, supervising
@@ -131,6 +131,19 @@ def test_a_node_that_is_lost_ends_all(cluster):
     assert not is_running(nap(87112))
 
 
+def test_a_node_that_is_lost_is_the_cause_of_what_follows_from_it(cluster):
+    execution = cluster.start("trap 'exit 7' USR1; echo $$; while :; do sleep 0.05; done")
+    pids = {int(line[1]): int(line[4:]) for line in read_lines(execution, 2)}
+    for pid in (cluster.pids[0], *(process.pid for process in descendants(cluster.pids[0]))):
+        os.kill(pid, signal.SIGKILL)
+    os.kill(pids[0], signal.SIGUSR1)  # as a process that loses its connection to the other would exit
+    for pid in (cluster.pids[0], pids[0]):
+        wait_until(lambda pid=pid: find_process(pid).is_zombie, "the end of both")
+    read_to_end(execution)
+    message = "node 2 of 2 (host-1) was lost; the other processes were ended"
+    assert execution.exit == Exit(signal=signal.SIGKILL, message=message, is_lost=True)
+
+
 def test_what_other_nodes_started_ends_with_the_first_one(cluster):
     execution = cluster.start(f'[ "$RANK" = 0 ] || {FOR_EVER}; sleep 600')
     wait_until(lambda: is_running(nap(87112)), "the start")
@@ -230,7 +243,11 @@ def test_who_does_not_know_the_token_is_sent_away(cluster, monkeypatch):
     monkeypatch.setattr(members, "_HELLO_WITHIN_S", 0.0)
     invitation = cluster.invite(join_within_s=2.0)
     strangers = []
-    for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"node": 1, "host": "h", "token": "wrong"}\n'):
+    for said in (
+        *(b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"node": 1, "host": "h", "token": "wrong"}\n'),
+        b'{"node": Infinity, "host": "h", "token": "wrong"}\n',
+        b'{"node": 1, "host": "h", "token": "\\ud800"}\n',
+    ):
         strangers.append(socket.create_connection(("127.0.0.1", invitation.port)))
         strangers[-1].sendall(said)
     with pytest.raises(NodeLostError, match="did not join"):
@@ -254,11 +271,25 @@ def test_messages_arrive_whole_however_they_come():
         there.sendall(piece)
         assert [each["kind"] for each in receiver.receive()] == ["a" if b"a" in piece else "b"]
     assert receiver.receive() == []
+    there.sendall(b'{"kind": "last"}\n')
     there.close()
+    assert [each["kind"] for each in receiver.receive()] == ["last"]
+    assert receiver.is_lost  # which is seen at once
+    assert receiver.receive() == []
     assert receiver.has_ended()
+    here.close()
+
+
+@pytest.mark.parametrize("said", [b"[" * 50_000, b"1" * 50_000, b"{"])
+def test_who_says_what_cannot_be_read_is_lost(said):
+    here, there = socket.socketpair()
+    receiver = Connection.__new__(Connection)
+    receiver._socket, receiver._begun, receiver.is_lost = here, b"", False
+    there.sendall(said + b"\n")
     assert receiver.receive() == []
     assert receiver.is_lost
     here.close()
+    there.close()
 
 
 def read_lines(execution, count):

@@ -3,6 +3,7 @@ import pytest
 from conjure.errors import UsageError
 from conjure.sweeps.request import SweepRequest
 from conjure.sweeps.space import Choice, Range
+from conjure.sweeps.sweep import request_of
 from support.sweeps import grid, searched
 
 RANGE = {"x": Range(0.0, 1.0)}
@@ -27,6 +28,28 @@ RANGE = {"x": Range(0.0, 1.0)}
 def test_every_fault_is_told_before_anything_starts(make, said):
     with pytest.raises(UsageError, match=said):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "bayes", "trials": 3}, "^method is 'bayes'; it must be grid, random or tpe$"),
+        ({"method": None}, "^method is None; it must be grid, random or tpe$"),
+        (
+            {"metric": "loss", "direction": "min", "prune": "x"},
+            "^direction is 'min'; it must be minimize or maximize; prune is 'x'; it must be median or asha$",
+        ),
+        ({"aggregation": "x"}, "^aggregation is 'x'; it must be last, min, max or mean$"),
+    ],
+)
+def test_an_unknown_word_is_not_taken_for_another(options, said):
+    with pytest.raises(UsageError, match=said):
+        request_of(grid(2).spec, grid(2).space, options)
+
+
+def test_none_is_as_good_as_not_given():
+    asked = grid(2)
+    assert request_of(asked.spec, asked.space, {"direction": None, "prune": None}) == asked
 
 
 def test_it_is_stored_and_read_back():

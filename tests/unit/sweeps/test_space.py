@@ -9,6 +9,7 @@ from conjure.sweeps.space import Choice, Range, domain_from_dict, log_uniform, p
     [
         ("x=1e-3,08,1.0", Choice(("1e-3", "08", "1.0"))),
         ('x="a,b",c', Choice(("a,b", "c"))),
+        ('x="a\nb",c', Choice(("a\nb", "c"))),
         ("x=http://h:80", Choice(("http://h:80",))),
         ("x=a=b", Choice(("a=b",))),
         ("x=0.1:0.5", Range(0.1, 0.5)),
@@ -33,7 +34,9 @@ def test_what_is_typed_is_what_is_meant(text, domain):
         ("x=", "empty value"),
         ("x=1,,2", "empty value"),
         ("x=1,2,1", "the value '1' twice"),
+        ("x=first line\nsecond line", "x has several lines that are not quoted"),
         ("x=2:1", "from a smaller to a larger"),
+        ("x=-1e308:1.7e308:int", "the range -1e\\+308:1.7e\\+308 is too wide"),
         ("x=0:1:log", "must be above 0"),
         ("x=0.5:2:int", "whole bounds"),
         ("x=1:2:reverse_log", "after MIN:MAX come linear or log"),

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self, TypeVar
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import DeadlockDetected, InsufficientPrivilege, SerializationFailure
 from psycopg.rows import dict_row
 
@@ -32,6 +33,14 @@ _LOCK = 0x636F6E6A  # of all that is done one client at a time: admission, numbe
 _MOST_TRIES = 6
 _FIRST_PAUSE_S = 0.02
 _CONNECT_TIMEOUT_S = 10
+# In milliseconds and seconds: a server whose machine or network is gone is missed within about 10 s. A system
+# left to itself waits for a quarter of an hour, in which a supervisor could do nothing else.
+_LOST_SERVER = {
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 # What libpq says where it cannot connect, before why; and the words in that by which causes are told.
 _NO_CONNECTION = re.compile(r"^connection (?:failed|is bad): ")
 _PLACE = re.compile(r"^connection to server (?:at|on socket) .*? failed: (?:FATAL: +|fe_sendauth: )?")
@@ -146,8 +155,9 @@ class PostgresSession:
         if self._open is not None and self._open.closed and not self._in_transaction:
             self._open = None
         if self._open is None:
+            address = make_conninfo("", **{**_LOST_SERVER, **conninfo_to_dict(self._address)})
             self._open = psycopg.Connection[dict[str, Any]].connect(
-                self._address,
+                address,
                 autocommit=True,
                 row_factory=dict_row,
                 prepare_threshold=None,

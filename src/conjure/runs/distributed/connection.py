@@ -16,6 +16,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.host.process import host_id
 
 _READ_BYTES = 1 << 16
+_MOST_BYTES = 1 << 20  # at a time
 _LONGEST_MESSAGE_BYTES = 1 << 22
 _CONNECT_TIMEOUT_S = 3.0
 _KEY = "invitation"
@@ -154,19 +155,29 @@ class Connection:
         """The messages that are there, without waiting."""
         if self.is_lost:
             return []
-        try:
-            data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
-        except OSError:
-            data = b""
-        *whole, self._begun = (self._begun + data).split(b"\n")
-        self.is_lost = not data or len(self._begun) > _LONGEST_MESSAGE_BYTES
+        *whole, self._begun = (self._begun + self._read()).split(b"\n")
+        self.is_lost = self.is_lost or len(self._begun) > _LONGEST_MESSAGE_BYTES
         try:
             return [json.loads(line) for line in whole]
-        except ValueError:  # it does not speak as we do
+        except (ValueError, RecursionError):  # it does not speak as we do
             self.is_lost = True
             return []
+
+    def _read(self) -> bytes:
+        """All that is there, within bounds: that a peer is gone is to be seen with the last that it sent."""
+        found = b""
+        while len(found) < _MOST_BYTES:
+            try:
+                data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.is_lost = True
+                break
+            found += data
+        return found
 
     def has_ended(self) -> bool:
         """Whether the peer is gone, or sends nothing more; may be asked by any thread."""

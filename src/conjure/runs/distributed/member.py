@@ -33,6 +33,7 @@ class Leader:
         self._connection = connection
         self.told_to_end = False
         self._has_passed_on = False
+        self._kept: list[Message] = []
 
     @property
     def is_lost(self) -> bool:
@@ -57,15 +58,16 @@ class Leader:
         if self.told_to_end and not self._has_passed_on:
             self._has_passed_on = True
             self.send("told to end")
-        return self._connection.receive()
+        kept, self._kept = self._kept, []
+        return kept + self._connection.receive()
 
     def wait_for_start(self) -> int | None:
         """Wait until it has the command started: where rank 0 listens; None if it does not want that."""
         while not self.is_lost:
-            for message in self.receive():
-                if message["kind"] == "start":
-                    return message["port"]
-                return None
+            messages = self.receive()
+            if messages:
+                self._kept = messages[1:]  # a word to end may come with it
+                return messages[0]["port"] if messages[0]["kind"] == "start" else None
             select.select([self._connection], [], [], _POLL_S)
         return None
 

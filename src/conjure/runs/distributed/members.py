@@ -150,11 +150,13 @@ class Members:
 
     def _let_in(self, guest: Connection, hello: Message) -> Member | None:
         try:
-            node, host, token = int(hello["node"]), str(hello["host"]), str(hello["token"])
-        except (KeyError, TypeError, ValueError):
+            token = str(hello["token"]).encode()
+            if not hmac.compare_digest(token, self.invitation.token.encode()):
+                return None
+            node, host = int(hello["node"]), str(hello["host"])
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
-        is_known = hmac.compare_digest(token.encode(), self.invitation.token.encode())
-        if not is_known or node in self._members or not 0 < node < self._nodes:
+        if node in self._members or not 0 < node < self._nodes:
             return None
         self._members[node] = Member(node, host, guest)
         self._selector.register(guest, selectors.EVENT_READ)

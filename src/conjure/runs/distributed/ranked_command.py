@@ -165,7 +165,7 @@ class RankedProcesses(CommandProcess):
         self._is_to_end = False
         self._kill_at, self._next_look = math.inf, 0.0
         self._progress = started.progress
-        self._observer, self._hangs = RankObserver(started.progress), HangDetector()
+        self._observer, self._hangs = RankObserver(started.progress), HangDetector(started.ranks.nodes)
         self._members = members
         self._labels = {
             pipe.fileno(): _LineLabel(f"[{rank}] ".encode())
@@ -203,15 +203,20 @@ class RankedProcesses(CommandProcess):
         return b"" if self._is_open(pipe) else label.rest()
 
     def _look_for_end(self) -> None:
+        failures = [] if self._members is None else self._members.take_failures()
+        # The first one found is the cause. A process that exits may only do so for want of one that was lost
+        # or killed, and of its node it may be heard at the same look.
+        causes = [how for how in failures if how.is_lost or how.signal is not None]
+        for how in sorted(causes, key=lambda how: not how.is_lost):
+            self._end_all_for(how)
         for pid, code in sorted(
             self._take_ended().items(),
             key=lambda each: (each[1] >= 0, self._rank_of[each[0]]),  # killed ones first: others follow
         ):
             if code != 0:
                 self._fail(self._rank_of[pid], self._exit_from(code))
-        for how in () if self._members is None else self._members.take_failures():
-            told = f"{how.message}; the other processes were ended" if how.is_lost else how.message
-            self.end_all(how, told)
+        for how in failures:
+            self._end_all_for(how)
         if not self._running and (self._members is None or self._members.have_ended):
             self._main_exit = self._failed if self._failed is not None else Exit(code=0)
         elif self._failed is not None:
@@ -219,6 +224,10 @@ class RankedProcesses(CommandProcess):
                 self._kill_rest()
         elif self._are_conjures or not self._is_to_end:
             self._look_for_hang()
+
+    def _end_all_for(self, how: Exit) -> None:
+        """End all for what happened on another node."""
+        self.end_all(how, f"{how.message}; the other processes were ended" if how.is_lost else how.message)
 
     def _kill_rest(self) -> None:
         send_to_all(self._descendants(), signal.SIGKILL)
@@ -270,7 +279,7 @@ class RankedProcesses(CommandProcess):
     def _judge(self, own: dict[int, RankState]) -> None:
         """End all if one of the ranks hangs, those of other nodes among them."""
         others = {} if self._members is None else self._members.ranks()
-        hang = None if others is None else self._hangs.judge(own | others)
+        hang = self._hangs.judge(None if others is None else own | others)
         if hang is None:
             return
         how = Exit(signal=signal.SIGKILL)

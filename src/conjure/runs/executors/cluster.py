@@ -23,6 +23,10 @@ class UnreachableError(ExecutorError):
     code = "executor_unreachable"
 
 
+class LimitReachedError(ExecutorError):
+    """The cluster takes no such job now, for a limit of the account's or the job's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Amounts:
     """Cores, GPUs and bytes of memory: of a node, or that a run asks for."""
@@ -81,12 +85,14 @@ class ClusterJob:
         state: What has become of it.
         message: What the cluster says about that.
         exit_code: Of its entry point, where that ended by itself.
+        node: The id of the node that it is on; empty where that is not told.
     """
 
     id: str
     state: JobState
     message: str = ""
     exit_code: int | None = None
+    node: str = ""
 
 
 class Cluster(ABC):
@@ -140,15 +146,15 @@ class Cluster(ABC):
 
     @abstractmethod
     def submit_together(
-        self, job: str, entrypoints: Sequence[str], needs: Amounts, nodes: Sequence[ClusterNode]
+        self, jobs: Sequence[tuple[str, str]], needs: Amounts, nodes: Sequence[ClusterNode]
     ) -> None:
         """Hand over what several nodes are to carry out together.
 
         Args:
-            job: Its id. What the cluster says of it is what it says of the first of them.
-            entrypoints: For each node, a line for the shell.
+            jobs: For each node, the id of its job and a line for the shell; those that are there already are
+                left out. Where the cluster makes one job of them, it has the first id.
             needs: What each takes of its node.
-            nodes: Those that have room; none where too few have, and the cluster's queue is to choose.
+            nodes: One with room for each; none where too few have, and the cluster's queue is to choose.
 
         Raises:
             UnreachableError: The cluster does not answer.

@@ -9,9 +9,9 @@ too.
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from conjure.core.config import ExecutorSettings, read_executors
 from conjure.core.files import sha256_bytes
@@ -42,6 +42,7 @@ from conjure.runs.schema.spec import ComputeRequest, RunSpec
 # Of jobs for one attempt that end without claiming it, which makes them no attempt: such as ended by
 # themselves, and such as the cluster lost.
 _MOST_STARTS, _MOST_JOBS = 3, 10
+_MOST_REFUSED = 10  # at one look; each is a call to the cluster
 _DEFAULT_CPUS = 1.0
 _SUPERVISE = "supervise"
 
@@ -52,6 +53,19 @@ _KINDS: dict[str, type[Cluster]] = {"ray": RayCluster, "slurm": SlurmCluster}
 def cluster_of(settings: ExecutorSettings) -> Cluster:
     """The cluster that a configuration describes."""
     return _KINDS[settings.kind](settings)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRuns:
+    """Runs that could not be handed over at a look, though there was room or a queue.
+
+    Attributes:
+        hopeless: Those for which it was tried in vain several times.
+        refused: Those whose jobs the cluster refuses, with what it says.
+    """
+
+    hopeless: list[int] = field(default_factory=list)
+    refused: dict[int, ExecutorError] = field(default_factory=dict)
 
 
 class ClusterExecutor(Executor):
@@ -146,44 +160,68 @@ class ClusterExecutor(Executor):
         """What a supervisor on a node is given: what was asked. Its surroundings are the node's."""
         return replace(request, variables={}).to_json()
 
-    def submit_waiting(self, store: Database) -> list[int]:
+    def submit_waiting(self, store: Database) -> FailedRuns:
         """Hand the queued runs to the cluster that fit now, in their order.
 
-        A cluster with a queue is given the first that does not fit as well, which takes its place there.
-
-        Returns:
-            Those for which it was tried in vain several times.
+        A cluster with a queue is given the first that does not fit as well, which takes its place there. A
+        run whose job is refused keeps its place, and is in nobody's way.
 
         Raises:
             UnreachableError: The cluster does not answer.
         """
+        failed = FailedRuns()
         waiting = [claim for claim in store.claims() if self._waits_here(claim)]
         if not waiting:
-            return []
+            return failed
         jobs = self.cluster.jobs()
         free = self.cluster.nodes()
-        hopeless = []
         for claim in waiting:
-            attempt = store.newest_attempt(claim.number) + 1
-            record = store.get(claim.number)
-            if not record.waits_in_queue:
-                continue  # it was claimed meanwhile, so that the attempt is the one after
-            needs, count = amounts_of(claim.needs), record.spec.node_count
-            own = self.jobs_of(claim.number, attempt, jobs)
-            handed = [job for job in own if job.state is not JobState.OVER]
-            if handed:
-                is_pending = handed[0].state is JobState.PENDING
-                if is_pending and not _take(free, needs, count) and self.cluster.has_queue:
-                    break  # it waits for room there
-            elif len(own) >= _MOST_JOBS or sum(job.exit_code is not None for job in own) >= _MOST_STARTS:
-                hopeless.append(claim.number)
-            elif nodes := _take(free, needs, count):
-                self._submit(claim, attempt, len(own), nodes, count)
-            else:
-                if self.cluster.has_queue:  # else others' jobs would take all that becomes free
-                    self._submit(claim, attempt, len(own), [], count)
-                break  # nobody overtakes one that waits for room
-        return hopeless
+            if not self._serve(store, claim, jobs, free, failed):
+                break
+        return failed
+
+    def _serve(
+        self,
+        store: Database,
+        claim: ResourceClaim,
+        jobs: Sequence[ClusterJob],
+        free: list[ClusterNode],
+        failed: FailedRuns,
+    ) -> bool:
+        """Hand over the jobs of a queued run if it fits; whether those behind it may be looked at.
+
+        Args:
+            store: Where it is recorded.
+            claim: What it asks for.
+            jobs: All that the cluster knows.
+            free: The nodes, with what is free; what the run takes is taken from there.
+            failed: Told where it cannot be handed over.
+        """
+        attempt = store.newest_attempt(claim.number) + 1
+        record = store.get(claim.number)
+        if not record.waits_in_queue:
+            return True  # it was claimed meanwhile, so that the attempt is the one after
+        needs, count = amounts_of(claim.needs), record.spec.node_count
+        given = self._jobs_by_node(claim.number, attempt, jobs)
+        own = given.get(0, [])
+        handed = [job for job in own if job.state is not JobState.OVER]
+        if handed:
+            has_room = handed[0].state is not JobState.PENDING or _take(free, needs, count, _helping(given))
+            return bool(has_room) or not self.cluster.has_queue  # else it waits for room there
+        if len(own) >= _MOST_JOBS or sum(job.exit_code is not None for job in own) >= _MOST_STARTS:
+            failed.hopeless.append(claim.number)
+            return True
+        before = list(free)
+        nodes = _take(free, needs, count, _helping(given))
+        if not nodes and not self.cluster.has_queue:
+            return False  # nobody overtakes one that waits for room
+        # A queue is given it without room, too, else others' jobs would take all that becomes free.
+        refusal = self._submit(claim, attempt, given, nodes, count)
+        if refusal is None:
+            return bool(nodes)
+        free[:] = before
+        failed.refused[claim.number] = refusal
+        return len(failed.refused) < _MOST_REFUSED
 
     def _waits_here(self, claim: ResourceClaim) -> bool:
         here = claim.in_queue and claim.machine == self.queue.machine
@@ -193,35 +231,72 @@ class ClusterExecutor(Executor):
         self,
         claim: ResourceClaim,
         attempt: int,
-        tries: int,
+        given: Mapping[int, Sequence[ClusterJob]],
         nodes: Sequence[ClusterNode],
         count: int,
-    ) -> None:
-        job = self._job(claim.number, attempt) + (f"-{tries + 1}" if tries else "")
-        needs, names = amounts_of(claim.needs), (str(claim.number), str(attempt))
-        first = self._entrypoint(*names)
-        if count > 1:
-            others = [self._entrypoint("--node", str(node), *names) for node in range(1, count)]
-            self.cluster.submit_together(job, [first, *others], needs, nodes)
-        else:
-            self.cluster.submit(job, first, needs)
+    ) -> ExecutorError | None:
+        """Hand over the jobs for an attempt that are not there yet.
 
-    def refuse_impossible(self, spec: RunSpec) -> None:
-        """Refuse a run that more nodes are to carry out than there are.
+        Args:
+            claim: Of the run.
+            attempt: The attempt.
+            given: What was handed over for it before (see `_jobs_by_node`).
+            nodes: Those that have room for it; none for a queue to choose.
+            count: How many nodes are to carry out the run.
+
+        Returns:
+            What the cluster says where it refuses a job.
 
         Raises:
-            UsageError: There are fewer that are large enough.
             UnreachableError: The cluster does not answer.
         """
-        needs = amounts_of(spec.resources)
-        large = sum(node.total.holds(needs) for node in self.cluster.nodes())
-        if spec.node_count > max(1, large):
-            raise UsageError(
-                f"{option('nodes', spec.node_count)}: executor {self.name} has only {plural(large, 'node')}"
-                f" with {needs.cpus:g} core{'s' * (needs.cpus != 1)}"
-                + (f" and {plural(int(needs.gpus), 'GPU')}" if needs.gpus else "")
-                + (f" and {format_size(int(needs.memory_bytes))} of memory" if needs.memory_bytes else "")
-            )
+        needs = amounts_of(claim.needs)
+        jobs = [
+            self._next_job(claim.number, attempt, node, given.get(node, ()))
+            for node in range(count)
+            if all(job.state is JobState.OVER for job in given.get(node, ()))
+        ]
+        try:
+            if count > 1:
+                self.cluster.submit_together(jobs, needs, nodes[: len(jobs)])
+            else:
+                self.cluster.submit(*jobs[0], needs)
+        except UnreachableError:
+            raise
+        except ExecutorError as error:
+            return error
+        return None
+
+    def _next_job(
+        self, number: int, attempt: int, node: int, before: Sequence[ClusterJob]
+    ) -> tuple[str, str]:
+        """A job for one of the nodes, as `Cluster.submit_together` has it; those before it are over."""
+        name = self._job(number, attempt) + (f"-node{node + 1}" if node else "")
+        options = ("--node", str(node)) if node else ()
+        entrypoint = self._entrypoint(*options, str(number), str(attempt))
+        return name + (f"-{len(before) + 1}" if before else ""), entrypoint
+
+    def refuse_impossible(self, spec: RunSpec) -> None:
+        """Refuse a run for which too few nodes are large enough, where nodes are there to tell by.
+
+        Raises:
+            UsageError: Too few are large enough.
+            UnreachableError: The cluster does not answer.
+        """
+        needs, count = amounts_of(spec.resources), spec.node_count
+        sizes = [node.total for node in self.cluster.nodes() if node.total.cpus]
+        large = sum(size.holds(needs) for size in sizes)
+        if large >= count or (not sizes and count == 1):
+            return
+        has = f"executor {self.name} has"
+        words = (
+            f"{option('nodes', count)}: {has} only {plural(large, 'node')}" if count > 1 else f"{has} no node"
+        )
+        raise UsageError(
+            f"{words} with {needs.cpus:g} core{'s' * (needs.cpus != 1)}"
+            + (f" and {plural(int(needs.gpus), 'GPU')}" if needs.gpus else "")
+            + (f" and {format_size(int(needs.memory_bytes))} of memory" if needs.memory_bytes else "")
+        )
 
     def _entrypoint(self, *arguments: str) -> str:
         team = objects_team(self._home)
@@ -242,9 +317,20 @@ class ClusterExecutor(Executor):
         return sha256_bytes(f"{self._home.root} {database}".encode())[:8]
 
     def jobs_of(self, number: int, attempt: int, jobs: Iterable[ClusterJob]) -> list[ClusterJob]:
-        """The jobs that were handed over for an attempt."""
-        pattern = re.compile(re.escape(self._job(number, attempt)) + r"(-[0-9]+)?")
-        return [job for job in jobs if pattern.fullmatch(job.id)]
+        """The jobs that were handed over for an attempt; of one on several nodes, those for the first."""
+        return self._jobs_by_node(number, attempt, jobs).get(0, [])
+
+    def _jobs_by_node(
+        self, number: int, attempt: int, jobs: Iterable[ClusterJob]
+    ) -> dict[int, list[ClusterJob]]:
+        """The jobs that were handed over for an attempt, by the node of the run, from 0, that each is for."""
+        pattern = re.compile(re.escape(self._job(number, attempt)) + r"(?:-node([0-9]+))?(?:-[0-9]+)?")
+        found: dict[int, list[ClusterJob]] = {}
+        for job in jobs:
+            told = pattern.fullmatch(job.id)
+            if told is not None:
+                found.setdefault(int(told[1] or 1) - 1, []).append(job)
+        return found
 
     def why_hopeless(self, number: int, attempt: int) -> str:
         """What the last job for an attempt said when it ended before there was a supervisor."""
@@ -278,10 +364,27 @@ def amounts_of(needs: ComputeRequest) -> Amounts:
     return Amounts(cpus, float(needs.gpus or 0), float(needs.memory_bytes or 0))
 
 
-def _take(free: list[ClusterNode], needs: Amounts, count: int) -> list[ClusterNode]:
-    """Take it from each of the first so many nodes that have so much; from none if there are too few."""
-    places = [place for place, node in enumerate(free) if node.free.holds(needs)][:count]
-    if len(places) < count:
+def _helping(given: Mapping[int, Sequence[ClusterJob]]) -> list[ClusterJob]:
+    """The jobs that run for an attempt on its further nodes, before the first one has begun."""
+    return [job for node in given if node for job in given[node] if job.state is JobState.RUNNING]
+
+
+def _take(
+    free: list[ClusterNode], needs: Amounts, count: int, helping: Sequence[ClusterJob]
+) -> list[ClusterNode]:
+    """Take it from each of the first so many nodes that have so much; from none if there are too few.
+
+    Args:
+        free: The nodes, with what is free.
+        needs: What is taken from each.
+        count: How many nodes a run is to have.
+        helping: Jobs that have their part of it already.
+    """
+    wanted, there = count - len(helping), {job.node for job in helping}
+    places = [place for place, node in enumerate(free) if node.free.holds(needs) and node.id not in there][
+        :wanted
+    ]
+    if len(places) < wanted:
         return []
     found = [free[place] for place in places]
     for place, node in zip(places, found, strict=True):

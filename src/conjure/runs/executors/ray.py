@@ -5,7 +5,7 @@ Main entry: `RayCluster`. Invariant: a job that was submitted before stays as it
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conjure.errors import ExecutorError
 from conjure.runs.executors.cluster import (
@@ -17,6 +17,10 @@ from conjure.runs.executors.cluster import (
     JobState,
     UnreachableError,
 )
+
+if TYPE_CHECKING:
+    from urllib.error import HTTPError
+    from urllib.request import OpenerDirector
 
 _TIMEOUT_S = 10.0
 _MOST_BYTES = 1 << 26
@@ -49,12 +53,11 @@ class RayCluster(Cluster):
         self._submit(job, entrypoint, needs)
 
     def submit_together(
-        self, job: str, entrypoints: Sequence[str], needs: Amounts, nodes: Sequence[ClusterNode]
+        self, jobs: Sequence[tuple[str, str]], needs: Amounts, nodes: Sequence[ClusterNode]
     ) -> None:
         """Hand over a job for each node. The first is the last to go: only with the others is it of use."""
-        for place in reversed(range(len(entrypoints))):
-            name = job if place == 0 else f"{job}-node{place + 1}"
-            self._submit(name, entrypoints[place], needs, {"ray.io/node-id": nodes[place].id})
+        for (job, entrypoint), node in reversed(list(zip(jobs, nodes, strict=True))):
+            self._submit(job, entrypoint, needs, {"ray.io/node-id": node.id})
 
     def submit_check(self, job: str, entrypoint: str, node: ClusterNode) -> None:
         """Hand a job over to one node; it takes nothing, so that it need not wait for runs there."""
@@ -88,6 +91,7 @@ class RayCluster(Cluster):
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         # Thirty milliseconds with what they import, which only who asks a cluster need pay.
+        import http.client
         import urllib.error
         import urllib.request
 
@@ -100,16 +104,23 @@ class RayCluster(Cluster):
             f"{self._settings.address}{path}", data=data, headers=headers, method=method
         )
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - as above
-                return json.loads(answer.read(_MOST_BYTES) or b"null")
-        except urllib.error.HTTPError as error:
-            with error:
-                said = error.read(_MOST_BYTES).decode(errors="replace")
-            raise self._refusal(error.code, said) from error
-        except (OSError, ValueError) as error:
-            raise self._unreachable(str(getattr(error, "reason", error))) from error
+            try:
+                with _opener().open(request, timeout=_TIMEOUT_S) as answer:
+                    return json.loads(answer.read(_MOST_BYTES) or b"null")
+            except urllib.error.HTTPError as error:
+                with error:
+                    said = error.read(_MOST_BYTES).decode(errors="replace")
+                raise self._refusal(error, said) from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            raise self._unreachable(reason) from error
 
-    def _refusal(self, status: int, said: str) -> ExecutorError:
+    def _refusal(self, error: "HTTPError", said: str) -> ExecutorError:
+        status = error.code
+        if 300 <= status < 400:
+            return self._unreachable(
+                f"it redirects to {error.headers.get('Location')}, which is not followed"
+            )
         if status in (401, 403):
             return ExecutorError(
                 f"executor {self._settings.name} refused the token (HTTP {status})",
@@ -126,6 +137,22 @@ class RayCluster(Cluster):
         )
 
 
+def _opener() -> "OpenerDirector":
+    """What sends a request to its address and nowhere else, for it may have a token."""
+    import urllib.request
+
+    opener = urllib.request.OpenerDirector()  # by default, it would follow redirects to other hosts
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
 def _node(name: str, usage: Mapping[str, Iterable[float]]) -> ClusterNode:
     def amounts(place: int) -> Amounts:
         values = [list(usage.get(kind) or (0.0, 0.0))[place] for kind in ("CPU", "GPU", "memory")]
@@ -138,4 +165,4 @@ def _job(told: Mapping[str, Any]) -> ClusterJob:
     status = str(told.get("status"))
     state = {"PENDING": JobState.PENDING}.get(status, JobState.OVER if status in _OVER else JobState.RUNNING)
     message, code = str(told.get("message") or ""), told.get("driver_exit_code")
-    return ClusterJob(str(told["submission_id"]), state, message, code)
+    return ClusterJob(str(told["submission_id"]), state, message, code, str(told.get("driver_node_id") or ""))

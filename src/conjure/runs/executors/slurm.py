@@ -20,6 +20,7 @@ from conjure.runs.executors.cluster import (
     ClusterJob,
     ClusterNode,
     JobState,
+    LimitReachedError,
     UnreachableError,
 )
 
@@ -36,6 +37,9 @@ _OVER = _ENDED_BY_ITSELF | {
     *("BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT"),
 }
 _GPUS = re.compile(r"gpu(?::[^:,()]+)?:([0-9]+)")
+_PARTITION = re.compile(r"(?:^|\s)(?:-p\s*|--partition[=\s])(\S+)")
+# What sbatch says of a job where its account has as many as it may have, and of one that is too large for it.
+_LIMIT = "accounting/QOS policy"
 # The node cannot be asked for what a job prints, so the job leaves its last line with the controller.
 _TELL = """\
 told=$({entrypoint})
@@ -61,7 +65,7 @@ class SlurmCluster(Cluster):
 
     def nodes(self) -> list[ClusterNode]:
         """The nodes of the partition that can take jobs, with what they have."""
-        partition = self._settings.partition
+        partition = self._partition
         fields = ("NodeList", "Partition", "StateLong", "CPUsState", "Memory", "AllocMem", "Gres", "GresUsed")
         which = ["--all"] if partition is None else ["--partition", partition]
         rows = self._rows("sinfo", fields, "--Node", "--responding", *which)
@@ -85,15 +89,15 @@ class SlurmCluster(Cluster):
         self._sbatch(job, entrypoint, needs)
 
     def submit_together(
-        self, job: str, entrypoints: Sequence[str], needs: Amounts, nodes: Sequence[ClusterNode]
+        self, jobs: Sequence[tuple[str, str]], needs: Amounts, nodes: Sequence[ClusterNode]
     ) -> None:
         """Hand over one job, for so many nodes as there are entry points; Slurm chooses them."""
         del nodes
-        places = "\n".join(f"{place}) {line} ;;" for place, line in enumerate(entrypoints[1:]))
-        others = "\n".join([self._settings.setup, "case $SLURM_PROCID in", places, "esac"])
-        count = len(entrypoints) - 1
-        step = _STEP.format(count=count, cpus=_whole_cpus(needs), script=shlex.quote(others))
-        self._sbatch(job, f"{step}\n{entrypoints[0]}", needs, nodes=len(entrypoints))
+        (job, first), *others = jobs
+        places = "\n".join(f"{place}) {line} ;;" for place, (_, line) in enumerate(others))
+        script = "\n".join([self._settings.setup, "case $SLURM_PROCID in", places, "esac"])
+        step = _STEP.format(count=len(others), cpus=_whole_cpus(needs), script=shlex.quote(script))
+        self._sbatch(job, f"{step}\n{first}", needs, nodes=len(jobs))
 
     def submit_check(self, job: str, entrypoint: str, node: ClusterNode) -> None:
         """Hand a job over to one node; it waits there for a core."""
@@ -107,6 +111,12 @@ class SlurmCluster(Cluster):
     def withdraw(self, job: str) -> None:
         """Cancel a job, if it is pending."""
         self._ask("scancel", "--quiet", "--state=PENDING", f"--name={job}")
+
+    @property
+    def _partition(self) -> str | None:
+        """Where jobs go, if not to the default partition; an option of sbatch's may say so, too."""
+        option = _PARTITION.search(" ".join(self._settings.options))
+        return self._settings.partition or (option[1] if option is not None else None)
 
     def _sbatch(self, job: str, script: str, needs: Amounts, *more: str, nodes: int = 1) -> None:
         settings = self._settings
@@ -124,7 +134,9 @@ class SlurmCluster(Cluster):
         text = "\n".join(["#!/bin/bash", settings.setup, script, ""])
         done = self._call("sbatch", *given, *own, *more, script=text)
         if done.returncode:  # it answered for jobs and nodes just now
-            raise ExecutorError(f"executor {settings.name} refuses: {_last_line(done)}")
+            said = _last_line(done)
+            kind = LimitReachedError if _LIMIT in said else ExecutorError
+            raise kind(f"executor {settings.name} refuses: {said}")
 
     def _rows(self, program: str, fields: tuple[str, ...], *options: str) -> list[list[str]]:
         form = ",".join(f"{field}:|" for field in fields)

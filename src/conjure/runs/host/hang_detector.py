@@ -21,6 +21,8 @@ from conjure.runs.host.process_usage import Measurement, measure
 
 _STOPPED_S = 4.0
 _WAITED_S = 5.0
+# Between machines, an exchange takes as long as the network lets it, and uses next to no processor time.
+_DEADLOCKED_S = 60.0
 _LONGEST_LOOK_S = 1.0
 # A thread that wakes up now and then to look at a clock uses so much between two looks; who computes, more.
 _IDLE_CPU_S = 0.015
@@ -129,35 +131,53 @@ class RankObserver:
 
 
 class HangDetector:
-    """Judges by what is seen of all ranks, time and again."""
+    """Judges by what is seen of all ranks, time and again.
 
-    def __init__(self) -> None:
+    Args:
+        nodes: On how many machines they are.
+    """
+
+    def __init__(self, nodes: int = 1) -> None:
         self._stopped_s: dict[int, float] = {}
+        self._deadlocked_s: float | None = None
+        self._deadlock_limit_s = _DEADLOCKED_S if nodes > 1 else 0.0
         self._looked_at = time.monotonic()
 
-    def judge(self, ranks: Mapping[int, RankState]) -> Hang | None:
+    def judge(self, ranks: Mapping[int, RankState] | None) -> Hang | None:
         """The process that hangs, if one does.
 
         Args:
-            ranks: How all are that are to go on.
+            ranks: How all are that are to go on; None where that is not known now.
         """
         now = time.monotonic()
         passed_s = min(now - self._looked_at, _LONGEST_LOOK_S)
         self._looked_at = now
+        if ranks is None:
+            self._deadlocked_s = None  # what comes after an outage was seen during it
+            return None
         stopped = [rank for rank, state in ranks.items() if state.is_stopped]
         if len(stopped) == len(ranks):  # somebody has paused them
             self._stopped_s.clear()
+            self._deadlocked_s = None
             return None
         self._stopped_s = {
             rank: self._stopped_s[rank] + passed_s if rank in self._stopped_s else 0.0 for rank in stopped
         }
-        return self._stopped() or _waited_for(ranks) or _deadlocked(ranks)
+        return self._stopped() or _waited_for(ranks) or self._deadlock(ranks, passed_s)
 
     def _stopped(self) -> Hang | None:
         for rank, stopped_s in self._stopped_s.items():
             if stopped_s >= _STOPPED_S:
                 return Hang(rank, "hangs: it was stopped by a signal")
         return None
+
+    def _deadlock(self, ranks: Mapping[int, RankState], passed_s: float) -> Hang | None:
+        if not all(state.has_waited and state.idle_s >= _WAITED_S for state in ranks.values()):
+            self._deadlocked_s = None
+            return None
+        self._deadlocked_s = 0.0 if self._deadlocked_s is None else self._deadlocked_s + passed_s
+        is_over = self._deadlocked_s >= self._deadlock_limit_s
+        return Hang(None, "hang: each waits for the others") if is_over else None
 
 
 def _waited_for(ranks: Mapping[int, RankState]) -> Hang | None:
@@ -170,12 +190,6 @@ def _waited_for(ranks: Mapping[int, RankState]) -> Hang | None:
             return Hang(rank, f"hangs: it has done nothing for {state.idle_s:.0f} s while others wait")
         if state.cpu_s >= state.cpu_limit_s:
             return Hang(rank, "hangs: it has computed much longer than before while others wait")
-    return None
-
-
-def _deadlocked(ranks: Mapping[int, RankState]) -> Hang | None:
-    if all(state.has_waited and state.idle_s >= _WAITED_S for state in ranks.values()):
-        return Hang(None, "hang: each waits for the others")
     return None
 
 

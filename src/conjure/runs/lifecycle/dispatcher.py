@@ -9,13 +9,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from conjure.core.home import Home
 from conjure.errors import ExecutorError, StoreError, UsageError
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import SupervisorState
-from conjure.runs.executors.cluster import UnreachableError
+from conjure.runs.executors.cluster import LimitReachedError, UnreachableError
 from conjure.runs.executors.cluster_executor import ClusterExecutor, executors_of
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import this_process
@@ -33,6 +35,7 @@ from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
 
 _AGAIN_AFTER_S = 10.0
+_REFUSED_FOR_S = 300.0  # a controller that restarts refuses jobs for a while
 
 
 def main() -> None:
@@ -55,21 +58,45 @@ def dispatch(home: Home, lock: SchedulerLock | None) -> None:
         home: Where conjure keeps things.
         lock: This machine's right to have a dispatcher.
     """
+    refusals = Refusals()
     with open_database(home, must_exist=True) as store:
         while lock is not None:
-            while home.database.exists() and _look(store):
+            while home.database.exists() and _look(store, refusals):
                 pass
             lock.release()
             # Who submitted a run just now may have met the lock.
-            lock = SchedulerLock.take_if_free(home, dispatcher_lock_path(home)) if _look(store) else None
+            is_wanted = _look(store, refusals)
+            lock = SchedulerLock.take_if_free(home, dispatcher_lock_path(home)) if is_wanted else None
             if lock is not None:
                 lock.write_holder()
 
 
-def _look(store: Database) -> bool:
+class Refusals:
+    """Since when clusters have refused the jobs of runs, look after look."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, dict[int, float]] = {}
+
+    def note(self, executor: str, refused: Mapping[int, ExecutorError]) -> list[int]:
+        """Note what was refused at a look; those that have been for so long that it is no use.
+
+        A limit of the account's says nothing against a run: it waits until others have ended.
+        """
+        now, before = time.monotonic(), self._since.get(executor, {})
+        for number in refused.keys() - before.keys():
+            sys.stderr.write(f"run {number}: {refused[number]}\n")
+        self._since[executor] = {number: before.get(number, now) for number in refused}
+        return [
+            number
+            for number, since in self._since[executor].items()
+            if now - since >= _REFUSED_FOR_S and not isinstance(refused[number], LimitReachedError)
+        ]
+
+
+def _look(store: Database, refusals: Refusals) -> bool:
     """Look, and wait a moment; whether there are runs on clusters."""
     try:
-        found = poll_clusters(store, executors_of(store.home))
+        found = poll_clusters(store, executors_of(store.home), refusals)
     except StoreError as error:
         sys.stderr.write(f"{error}\n")  # its server is away: it is tried again
         time.sleep(_AGAIN_AFTER_S)
@@ -79,8 +106,19 @@ def _look(store: Database) -> bool:
     return found is not None
 
 
-def poll_clusters(store: Database, executors: list[ClusterExecutor]) -> float | None:
-    """Look once at the runs on some clusters; when to look again, in seconds, or None if there are none."""
+def poll_clusters(
+    store: Database, executors: list[ClusterExecutor], refusals: Refusals | None = None
+) -> float | None:
+    """Look once at the runs on some clusters.
+
+    Args:
+        store: Where the runs are recorded.
+        executors: The clusters.
+        refusals: What was refused at earlier looks.
+
+    Returns:
+        When to look again, in seconds, or None if there are none.
+    """
     if not executors:
         return None
     active = store.active()
@@ -89,16 +127,32 @@ def poll_clusters(store: Database, executors: list[ClusterExecutor]) -> float | 
         own = [record for record in active if record.spec.on == executor.name]
         if own:
             intervals.append(executor.cluster.look_every_s)
-            try:
-                _end_queued(store, executor)
-                for number in executor.submit_waiting(store):
-                    _give_up(store, executor, number)
+            with _tried_again():
                 mark_interrupted(store, own, lost=_lost(store, executor, own))
-            except UnreachableError:
-                continue  # that says nothing about its runs
-            except (ExecutorError, UsageError) as error:
-                sys.stderr.write(f"{error}\n")  # it refuses; what waits goes on waiting
+            with _tried_again():
+                _serve_queue(store, executor, refusals if refusals is not None else Refusals())
     return min(intervals, default=None)
+
+
+@contextmanager
+def _tried_again() -> Iterator[None]:
+    """A block that ends where a cluster does not answer, or refuses: that says nothing about its runs."""
+    try:
+        yield
+    except UnreachableError:
+        return
+    except (ExecutorError, UsageError) as error:
+        sys.stderr.write(f"{error}\n")
+
+
+def _serve_queue(store: Database, executor: ClusterExecutor, refusals: Refusals) -> None:
+    """Hand over what waits for the cluster, and end what is to end before it was, or cannot be."""
+    _end_queued(store, executor)
+    failed = executor.submit_waiting(store)
+    for number in failed.hopeless:
+        _give_up(store, number, executor.why_hopeless(number, store.newest_attempt(number) + 1))
+    for number in refusals.note(executor.name, failed.refused):
+        _give_up(store, number, str(failed.refused[number]))
 
 
 def _end_queued(store: Database, executor: ClusterExecutor) -> None:
@@ -113,10 +167,9 @@ def _end_queued(store: Database, executor: ClusterExecutor) -> None:
             close_queued(store, claim.number, dependency_failed(*claim.failed))
 
 
-def _give_up(store: Database, executor: ClusterExecutor, number: int) -> None:
+def _give_up(store: Database, number: int, message: str) -> None:
     """End a run whose supervisor cannot be started there; a job that still comes is too late."""
     attempt = store.newest_attempt(number) + 1
-    message = executor.why_hopeless(number, attempt)
     try:
         store.begin_attempt(number, this_process(), expected=attempt)
         store.move(number, RunStatus.BUILDING)

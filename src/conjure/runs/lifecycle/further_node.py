@@ -27,14 +27,13 @@ from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.executors.command import Job, NotStartedError
 from conjure.runs.executors.contained_command import ENGINE_FAILED
-from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.process import Process
 from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.execution import place_mounts, ranks_of, take_checkpoints, write_code
 from conjure.runs.lifecycle.heartbeat import when_reachable
-from conjure.runs.lifecycle.node import as_here, supervise_below, tidy_members
+from conjure.runs.lifecycle.node import as_here, create_member, supervise_below
 from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.record import RunRecord
@@ -56,10 +55,9 @@ def main_on_further_node(home: Home, number: int, attempt: int, node: int) -> No
     if found is None:
         return  # there is no such attempt any more, or another job's
     request, invitation = found
-    tidy_members(home)
     folder = home.members / f"{number}-{attempt}-{node}"
     try:
-        lock = RunLock.create(folder)
+        lock = create_member(home, folder.name)
     except FileExistsError:
         return  # another job of the same attempt has it
     part = _Part(home, number, attempt, node, request, invitation, RunFolder(folder))
@@ -69,14 +67,20 @@ def main_on_further_node(home: Home, number: int, attempt: int, node: int) -> No
 def _wait_for_invitation(
     home: Home, number: int, attempt: int
 ) -> tuple[SupervisorRequest, Invitation] | None:
-    """What the first node's supervisor was given, and where it is, once it is there."""
+    """What the first node's supervisor was given, and where it is, once it is there.
+
+    While the run waits in its queue, the job for its first node may still have to be handed over, or wait for
+    room; a job that ended here meanwhile would be missed.
+    """
     deadline = time.monotonic() + JOIN_WITHIN_S
     with when_reachable(lambda: open_database(home, must_exist=True), JOIN_WITHIN_S) as store:
         while time.monotonic() < deadline:
             with suppress(DatabaseAwayError):
-                text = store.request(number)
-                if text is None or store.newest_attempt(number) > attempt:
+                text, newest = store.request(number), store.newest_attempt(number)
+                if text is None or newest > attempt:
                     return None
+                if newest < attempt and store.get(number).waits_in_queue:
+                    deadline = time.monotonic() + JOIN_WITHIN_S
                 invitation = find_invitation(text, attempt)
                 if invitation is not None:
                     request = as_here(SupervisorRequest.from_json(text), home)
@@ -167,8 +171,11 @@ class _Part:
         def look(_: Database | None) -> Exception | None:
             return _LeaderLostError() if leader.has_ended() else None
 
-        with open_database(self.home, must_exist=True) as store:
-            record = store.get(self.number)
+        def stay() -> None:
+            if leader.has_ended():
+                raise _LeaderLostError
+
+        record = when_reachable(self._record, JOIN_WITHIN_S, stay)
         place, environment = self._place(record), None
         if self._has_own_files:
             with poll_and_raise(look, self.home):
@@ -179,6 +186,10 @@ class _Part:
         if port is not None:
             environment = environment if environment is not None else self._environment(place)
             execute_member(self._job(record, place, environment, leader.address), port, exclude, leader)
+
+    def _record(self) -> RunRecord:
+        with open_database(self.home, must_exist=True) as store:
+            return store.get(self.number)
 
     def _place(self, record: RunRecord) -> WorkingDirectory:
         folder = self.folder if self._has_own_files else RunFolder.of(self.home, self.number)

@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from conjure.core.config import heartbeat_interval_s
+from conjure.core.files import locked
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
@@ -34,6 +36,7 @@ from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, machine_id
 from conjure.runs.host.process_settings import ProcessSettings
+from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER, when_reachable
 from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
@@ -54,17 +57,25 @@ def main_on_node(home: Home, number: int, attempt: int) -> None:
         number: The run.
         attempt: The attempt that this job was handed over for; another one ends at once.
     """
-    with open_database(home, must_exist=True) as store:
-        text, is_next = store.request(number), store.newest_attempt(number) + 1 == attempt
-        if text is None or not is_next or not store.get(number).waits_in_queue:
-            return  # it was ended, or started by another job
-        requested = time.monotonic() - store.age_s(number)
-        if objects_team(home) is not None:
-            _tidy(home, store)
-    request = replace(as_here(SupervisorRequest.from_json(text), home), requested=requested)
+    patience_s = GIVE_UP_AFTER * heartbeat_interval_s(home)
+    request = when_reachable(lambda: _request_for(home, number, attempt), patience_s)
+    if request is None:
+        return
     lock = _take_folder(home, number)
     if lock is not None and lock.descriptor is not None:
         supervise_below(lock, lambda: become_supervisor(home, number, lock, request, attempt))
+
+
+def _request_for(home: Home, number: int, attempt: int) -> SupervisorRequest | None:
+    """What an attempt's supervisor is given; None where the run was ended, or started by another job."""
+    with open_database(home, must_exist=True) as store:
+        text, is_next = store.request(number), store.newest_attempt(number) + 1 == attempt
+        if text is None or not is_next or not store.get(number).waits_in_queue:
+            return None
+        requested = time.monotonic() - store.age_s(number)
+        if objects_team(home) is not None:
+            _tidy(home, store)
+    return replace(as_here(SupervisorRequest.from_json(text), home), requested=requested)
 
 
 def supervise_below(lock: RunLock, become: Callable[[], NoReturn]) -> None:
@@ -120,12 +131,27 @@ def _tidy(home: Home, store: Database) -> None:
     tidy_members(home)
 
 
+def create_member(home: Home, name: str) -> RunLock:
+    """Make the folder of a part of a run and take possession of it; what is left of others is removed.
+
+    Raises:
+        FileExistsError: It is there already.
+        OSError: It cannot be made.
+    """
+    tidy_members(home)
+    with locked(home.members_lock):
+        return RunLock.create(home.members / name)
+
+
 def tidy_members(home: Home) -> None:
     """Remove what is left here of parts of runs whose supervisors were killed."""
-    for folder in home.members.iterdir() if home.members.is_dir() else ():
-        with suppress(OSError), RunLock.possession(folder) as nobody_has_it:
-            if nobody_has_it:
-                remove_tree(folder)
+    if not home.members.is_dir():
+        return
+    with locked(home.members_lock):  # one that is being made, maybe on another node, is not yet locked itself
+        for folder in home.members.iterdir():
+            with suppress(OSError), RunLock.possession(folder) as nobody_has_it:
+                if nobody_has_it:
+                    remove_tree(folder)
 
 
 def _release(home: Home, record: RunRecord) -> None:

@@ -20,7 +20,7 @@ from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import objects_team
-from conjure.errors import BuildError, ConjureError, NotFoundError, UsageError, option
+from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.availability import bring_code, send_inputs
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
@@ -516,6 +516,8 @@ def close_failed_submission(store: Database, number: int, error: BaseException) 
     """Close the record of a run that never reached a supervisor."""
     if isinstance(error, KeyboardInterrupt):
         ending = Ending(EndReason.KILL_REQUESTED, message="cancelled during submission")
+    elif isinstance(error, StoreError):  # a server that is away, for one: no fault of the code
+        ending = Ending(EndReason.SUBMISSION_FAILED, message=error.in_full())
     elif isinstance(error, ConjureError):
         ending = Ending(EndReason.CODE_FAILED, message=error.in_full())
     else:

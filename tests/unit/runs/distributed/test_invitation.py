@@ -1,16 +1,22 @@
 """How the nodes of a run find one another: an invitation with what the run's supervisors are given."""
 
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from conjure.core.files import lock_or_close
 from conjure.core.home import Home
+from conjure.errors import ConjureError
+from conjure.runs.database.base import DatabaseAwayError
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.distributed.connection import Invitation, accept, find_invitation, publish
 from conjure.runs.executors.cluster import JOB_VARIABLE
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle import further_node
+from conjure.runs.lifecycle import further_node, heartbeat, node
 from conjure.runs.lifecycle.further_node import main_on_further_node
 from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.schema.process_facts import Owner
@@ -94,5 +100,79 @@ def test_what_a_killed_part_left_is_removed_and_a_part_whose_attempt_is_over_goe
     part = further_node._Part(home, number, 1, 1, *found, folder)
     store.enqueue(number, Owner.queue_of_executor("gpu"))  # the first node was lost, and the run waits again
     assert part._join() is None
-    further_node.tidy_members(home)
+    node.tidy_members(home)
     assert not left.exists()
+
+
+def test_parts_are_made_and_removed_one_after_the_other(home, monkeypatch):
+    """Other nodes may share the home: a folder that is made is in nobody's possession for a moment."""
+    create, seen = RunLock.create, []
+
+    def note_whether_locked(_):
+        descriptor = os.open(home.members_lock, os.O_RDONLY)
+        is_free = lock_or_close(descriptor)
+        if is_free:
+            os.close(descriptor)
+        seen.append(not is_free)
+
+    monkeypatch.setattr(node, "remove_tree", note_whether_locked)
+    monkeypatch.setattr(RunLock, "create", lambda folder: note_whether_locked(folder) or create(folder))
+    (home.members / "8-1-1").mkdir(parents=True)
+    node.create_member(home, "7-1-1").release()
+    assert seen == [True, True]
+    with pytest.raises(FileExistsError):
+        node.create_member(home, "7-1-1")
+
+
+@pytest.fixture
+def waiting(home, store):
+    """A run that waits in its queue."""
+    record = add_run(store, on="gpu", distributed=1, nodes=2)
+    store.set_request(record.number, request_of_this_process(home, record.spec, 0.0, "gpu").to_json())
+    store.enqueue(record.number, Owner.queue_of_executor("gpu"))
+    return record.number
+
+
+def test_a_further_node_waits_while_the_first_ones_job_is_still_to_start(home, waiting, monkeypatch):
+    monkeypatch.setattr(further_node, "JOIN_WITHIN_S", 0.1)
+    monkeypatch.setattr(further_node, "_LOOK_EVERY_S", 0.04)
+    found = iter([None] * 10)
+    monkeypatch.setattr(further_node, "find_invitation", lambda *_: next(found, INVITATION))
+    _, invitation = further_node._wait_for_invitation(home, waiting, 1)
+    assert invitation == INVITATION
+
+
+class AwayOnce:
+    """Opens a database that cannot be reached at first."""
+
+    def __init__(self, monkeypatch, module):
+        self.tries = 0
+        monkeypatch.setattr(module, "open_database", self)
+        monkeypatch.setattr(heartbeat, "_TRY_EVERY_S", 0.0)
+
+    def __call__(self, home, **_):
+        self.tries += 1
+        if self.tries == 1:
+            raise DatabaseAwayError("it is away")
+        return SqliteDatabase.open(home)
+
+
+def test_a_job_for_the_first_node_waits_for_the_database(home, number, monkeypatch):
+    opened = AwayOnce(monkeypatch, node)
+    node.main_on_node(home, number, 1)  # the attempt has begun, so there is nothing to do
+    assert opened.tries == 2
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_part_waits_for_the_database_as_long_as_there_is_a_first_node(home, number, monkeypatch, is_there):
+    def found(_part, record):
+        raise ConjureError(f"run {record.number} was read")
+
+    opened = AwayOnce(monkeypatch, further_node)
+    monkeypatch.setattr(further_node._Part, "_place", found)
+    folder = further_node.RunFolder(home.members / f"{number}-1-1")
+    part = further_node._Part(home, number, 1, 1, None, INVITATION, folder)
+    leader = SimpleNamespace(has_ended=lambda: not is_there)
+    with pytest.raises(ConjureError if is_there else further_node._LeaderLostError):
+        part._execute(leader, lambda _: False)
+    assert opened.tries == (2 if is_there else 1)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from conjure.core.config import HEARTBEAT_EVERY_S
-from conjure.errors import UsageError
+from conjure.errors import ExecutorError, UsageError
 from conjure.runs.database.base import STOP
 from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.cluster_executor import ClusterExecutor
-from conjure.runs.lifecycle.dispatcher import poll_clusters
+from conjure.runs.lifecycle import dispatcher
+from conjure.runs.lifecycle.dispatcher import Refusals, poll_clusters
 from conjure.runs.lifecycle.heartbeat import LOST_AFTER
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
@@ -61,7 +62,73 @@ def test_more_nodes_than_are_large_enough_are_refused(cluster, store, executor):
     more = replace(asked, resources=ComputeRequest(cpus=64, memory_bytes=10**9))
     with pytest.raises(UsageError, match=r"has only 0 nodes with 64 cores and 1.0 GB of memory$"):
         executor.refuse_impossible(more)
-    executor.refuse_impossible(replace(more, nodes=1))  # it waits, as other runs that do not fit
+
+
+def test_a_run_that_no_node_is_large_enough_for_is_refused(cluster, store, executor):
+    asked = RunSpec(command=("true",), folder=Path("/"), on="gpu", resources=ComputeRequest(cpus=2))
+    executor.refuse_impossible(asked)
+    more = replace(asked, resources=ComputeRequest(cpus=64, memory_bytes=10**9))
+    with pytest.raises(UsageError, match=r"^executor gpu has no node with 64 cores and 1.0 GB of memory$"):
+        executor.refuse_impossible(more)
+    cluster.set(nodes=[])
+    executor.refuse_impossible(more)  # it waits for a node to come
+
+
+def test_a_run_that_is_refused_is_in_nobodys_way(cluster, store, executor):
+    refused, *others = (queue_run(store, executor, cpus) for cpus in (2, 1, 1))
+    cluster.set(refuses=[job_of(executor, refused)])
+    assert list(executor.submit_waiting(store).refused) == [refused]
+    assert list(cluster.jobs) == [job_of(executor, number) for number in others]
+    cluster.set(refuses=[])
+    assert store.get(refused).waits_in_queue
+
+
+def test_only_some_refused_runs_are_tried_at_a_look(cluster, store, executor):
+    numbers = [queue_run(store, executor) for _ in range(12)]
+    cluster.set(refuses=[job_of(executor, number) for number in numbers[:11]])
+    assert list(executor.submit_waiting(store).refused) == numbers[:10]
+    assert cluster.jobs == {}
+
+
+def test_a_run_that_is_refused_for_long_ends_and_says_why(cluster, store, executor, monkeypatch):
+    number, refusals = queue_run(store, executor), Refusals()
+    cluster.set(refuses=[job_of(executor, number)])
+    for _ in range(3):
+        poll_clusters(store, [executor], refusals)
+    assert store.get(number).waits_in_queue
+    monkeypatch.setattr(dispatcher, "_REFUSED_FOR_S", 0.0)
+    poll_clusters(store, [executor], refusals)
+    record = store.get(number)
+    assert record.status is RunStatus.BUILD_FAILED
+    assert record.ending.message.startswith("executor gpu refuses: ")
+
+
+def test_a_refusal_that_is_withdrawn_is_forgotten(monkeypatch):
+    refusals, refusal = Refusals(), ExecutorError("no")
+    assert refusals.note("gpu", {7: refusal}) == []
+    assert refusals.note("other", {}) == []
+    monkeypatch.setattr(dispatcher, "_REFUSED_FOR_S", 1e-6)
+    assert refusals.note("gpu", {7: refusal}) == [7]
+    assert refusals.note("gpu", {}) == []
+    monkeypatch.setattr(dispatcher, "_REFUSED_FOR_S", 60.0)
+    assert refusals.note("gpu", {7: refusal}) == []
+
+
+def test_a_lost_run_is_found_whatever_the_cluster_says_of_others(
+    cluster, store, executor, clock, monkeypatch
+):
+    number = queue_run(store, executor)
+    executor.submit_waiting(store)
+    claim(store, number)
+    cluster.lose(job_of(executor, number))
+    clock.now += LOST_AFTER_S + 1
+
+    def refuse(_):
+        raise ExecutorError("it refuses")
+
+    monkeypatch.setattr(executor, "submit_waiting", refuse)
+    poll_clusters(store, [executor])
+    assert store.get(number).status is RunStatus.INTERRUPTED
 
 
 def test_a_stopped_run_is_never_started(cluster, store, executor):

@@ -1,5 +1,7 @@
 """What Ray is told of a run, and what its answers mean."""
 
+import socket
+import threading
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ from conjure.runs.executors.ray import RayCluster
 from conjure.runs.schema.spec import ComputeRequest
 from support.casting import add_run
 from support.clusters import claim, job_of, queue_run
+from support.ray_rest import RayRest
 
 
 @pytest.fixture
@@ -81,9 +84,47 @@ def test_a_run_on_several_nodes_is_handed_over_when_all_have_room(rest, store, e
 def test_a_second_submission_of_a_job_changes_nothing(rest, store, executor):
     number = queue_run(store, executor)
     (waiting,) = store.claims()
-    executor._submit(waiting, 1, 0, nodes=[], count=1)
-    executor._submit(waiting, 1, 0, nodes=[], count=1)
+    executor._submit(waiting, 1, {}, nodes=[], count=1)
+    executor._submit(waiting, 1, {}, nodes=[], count=1)
     assert list(rest.jobs) == [job_of(executor, number)]
+
+
+@pytest.fixture
+def half_handed_over(rest, store, executor):
+    """A run on two nodes; of its jobs, that for the first node did not arrive."""
+    rest.nodes = {"a": {"CPU": [0.0, 1.0]}, "b": {"CPU": [0.0, 2.0]}}
+    number = queue_run(store, executor, 1, distributed=1, nodes=2)
+    job = job_of(executor, number)
+    rest.fails = [job]
+    with pytest.raises(UnreachableError):
+        executor.submit_waiting(store)
+    assert list(rest.jobs) == [f"{job}-node2"]
+    rest.fails = []
+    return job
+
+
+def test_only_the_job_that_did_not_arrive_is_handed_over_again(rest, store, executor, half_handed_over):
+    job = half_handed_over
+    rest.begin(f"{job}-node2", "b")
+    rest.nodes = {"a": {"CPU": [1.0, 1.0]}, "b": {"CPU": [1.0, 2.0]}}
+    executor.submit_waiting(store)
+    assert job not in rest.jobs  # there is room on the second node's machine alone
+    rest.nodes = {"a": {"CPU": [0.0, 1.0]}, "b": {"CPU": [2.0, 2.0]}}
+    executor.submit_waiting(store)
+    assert list(rest.jobs) == [f"{job}-node2", job]
+    assert rest.jobs[job]["entrypoint_label_selector"] == {"ray.io/node-id": "a"}
+
+
+def test_a_job_for_a_further_node_that_is_over_is_followed_by_another(
+    rest, store, executor, half_handed_over
+):
+    job = half_handed_over
+    rest.complete(f"{job}-node2")
+    executor.submit_waiting(store)
+    assert list(rest.jobs) == [f"{job}-node2", f"{job}-node2-2", job]
+    assert [told.id for told in executor.jobs_of(int(job.split("-")[-2]), 1, executor.cluster.jobs())] == [
+        job
+    ]
 
 
 def test_the_token_is_sent(rest, tmp_path):
@@ -91,6 +132,37 @@ def test_the_token_is_sent(rest, tmp_path):
     file.write_text("word\n")
     RayCluster(rest.settings(token_file=file)).jobs()
     assert rest.tokens == ["Bearer word"]
+
+
+def test_the_token_is_sent_to_the_configured_address_alone(rest, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("word\n")
+    with RayRest.running() as other:
+        rest.moved_to = other.address
+        with pytest.raises(
+            UnreachableError, match=f"it redirects to {other.address}/api/jobs/, which is not"
+        ):
+            RayCluster(rest.settings(token_file=file)).jobs()
+        assert other.tokens == []
+
+
+def test_what_does_not_speak_http_cannot_be_reached(rest):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=greet, args=(listener,))
+        thread.start()
+        port = listener.getsockname()[1]
+        with pytest.raises(UnreachableError, match="executor gpu cannot be reached at"):
+            RayCluster(replace(rest.settings(), address=f"http://127.0.0.1:{port}")).jobs()
+        thread.join()
+    with pytest.raises(UnreachableError, match="nonnumeric port: '8265x'"):
+        RayCluster(replace(rest.settings(), address="http://127.0.0.1:8265x")).jobs()
+
+
+def greet(listener):
+    connected, _ = listener.accept()
+    with connected:
+        connected.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+        connected.recv(1 << 16)
 
 
 def test_what_a_cluster_has(rest):

@@ -1,13 +1,13 @@
 """What Slurm is told of a run, and what its answers mean."""
 
 import json
-import os
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from conjure.core.team_settings import TeamSettings
-from conjure.errors import ExecutorError
+from conjure.errors import UsageError
 from conjure.runs.database.base import STOP
 from conjure.runs.database.open_database import share
 from conjure.runs.executors import cluster_check
@@ -15,8 +15,9 @@ from conjure.runs.executors.cluster import NOTHING, Amounts, JobState, Unreachab
 from conjure.runs.executors.cluster_check import check_nodes, survey
 from conjure.runs.executors.cluster_executor import ClusterExecutor
 from conjure.runs.executors.slurm import SlurmCluster
+from conjure.runs.lifecycle import dispatcher
 from conjure.runs.lifecycle.dispatcher import poll_clusters
-from conjure.runs.schema.spec import ComputeRequest
+from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import RunStatus
 from support.casting import add_run
 from support.clusters import job_of, queue_run
@@ -98,20 +99,24 @@ def test_a_job_of_a_stopped_run_is_taken_back_while_it_is_pending(programs, stor
     assert [job["State"] for job in programs.jobs.values()] == ["CANCELLED", "CANCELLED", "RUNNING"]
 
 
-def test_a_refusal_leaves_the_run_waiting(programs, store, executor, monkeypatch, tmp_path):
+def test_a_limit_of_the_account_leaves_the_run_waiting(programs, store, executor, monkeypatch):
+    monkeypatch.setattr(dispatcher, "_REFUSED_FOR_S", 0.0)
     number = queue_run(store, executor)
-    refusing = tmp_path / "refusing"
-    refusing.mkdir()
-    (refusing / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: no such account' >&2; exit 1\n")
-    (refusing / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", str(refusing), prepend=os.pathsep)
-    with pytest.raises(
-        ExecutorError, match="executor gpu refuses: sbatch: error: no such account"
-    ) as refused:
-        executor.submit_waiting(store)
-    assert not isinstance(refused.value, UnreachableError)
+    words = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    programs.set(refuses=[job_of(executor, number)], refusal=words)
     assert poll_clusters(store, [executor])
     assert store.get(number).status is RunStatus.QUEUED
+    programs.set(refusal="Invalid account")
+    assert poll_clusters(store, [executor])
+    said = "executor gpu refuses: sbatch: error: Batch job submission failed: Invalid account"
+    assert store.get(number).ending.message == said
+
+
+def test_a_large_run_that_is_refused_is_in_nobodys_way(programs, store, executor):
+    large, small = (queue_run(store, executor, cpus) for cpus in (64, 1))
+    programs.set(refuses=[job_of(executor, large)])
+    assert list(executor.submit_waiting(store).refused) == [large]
+    assert list(programs.jobs) == [job_of(executor, small)]
 
 
 def test_what_a_cluster_has(programs):
@@ -133,6 +138,15 @@ def test_what_a_cluster_has(programs):
         "executor gpu cannot be reached: sinfo: error: Unable to contact slurm controller (connect failure)"
     )
     assert survey(programs.settings()).fault == said
+
+
+@pytest.mark.parametrize("options", [("--partition=big",), ("--time=9", "-p", "big"), ("-pbig",)])
+def test_the_nodes_of_a_partition_that_an_option_names_are_those_that_count(programs, store, options):
+    programs.set(nodes=[programs.node("a", "0/2/0/2"), programs.node("b", "0/64/0/64", Partition="big")])
+    asked = RunSpec(command=("true",), folder=Path("/"), on="gpu", resources=ComputeRequest(cpus=64))
+    with pytest.raises(UsageError, match="executor gpu has no node with 64 cores"):
+        ClusterExecutor(store.home, programs.settings()).refuse_impossible(asked)
+    ClusterExecutor(store.home, programs.settings(options=options)).refuse_impossible(asked)
 
 
 def check(home):

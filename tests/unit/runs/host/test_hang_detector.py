@@ -204,6 +204,21 @@ def test_a_rank_that_waits_for_another_machine_is_judged_with_the_ranks_there():
     assert HangDetector().judge({0: waiting, 1: waiting}).rank is None
 
 
+def test_between_machines_all_may_wait_for_a_minute_and_an_outage_counts_for_nothing():
+    waiting = RankState(WAITING, unchanged_s=60.0, idle_s=60.0)
+    detector = HangDetector(nodes=2)
+
+    def look(ranks):
+        detector._looked_at -= 3600  # the longest pause counts for a second
+        return detector.judge(ranks)
+
+    for between in (None, {0: waiting, 1: RankState(WORKING)}):
+        assert [look({0: waiting, 1: waiting}) for _ in range(60)] == [None] * 60
+        assert look(between) is None
+    assert [look({0: waiting, 1: waiting}) for _ in range(60)] == [None] * 60
+    assert look({0: waiting, 1: waiting}) == Hang(None, "hang: each waits for the others")
+
+
 def test_a_machine_whose_ranks_are_all_stopped_hangs_if_others_go_on(monkeypatch):
     monkeypatch.setattr(hang_detector, "_STOPPED_S", 0.0)
     stopped = RankState(is_stopped=True)

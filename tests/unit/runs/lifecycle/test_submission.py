@@ -4,11 +4,19 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
-from conjure.errors import UsageError
+from conjure.errors import SnapshotError, StoreError, UsageError
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.lifecycle.submission import refuse_own_folder, spec_of_record, submit, with_cores
+from conjure.runs.lifecycle.submission import (
+    close_failed_submission,
+    refuse_own_folder,
+    spec_of_record,
+    submit,
+    with_cores,
+)
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, EnvironmentChoice, Mount, RunSpec
+from conjure.runs.schema.status import EndReason
+from support.casting import add_run
 from support.memory_executor import MemoryExecutor
 
 PACKAGES = {"tqdm": "4.66", "Some_Thing": "2.0", "numpy": "2.1"}
@@ -108,6 +116,21 @@ def test_conjures_own_home_is_no_folder_to_run_in(home, place, refused):
     else:
         refuse_own_folder(home, spec)
     refuse_own_folder(home, replace(spec, code=CodeChoice(run=1)))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (StoreError("the object store cannot be reached"), EndReason.SUBMISSION_FAILED),
+        (SnapshotError("it cannot be read"), EndReason.CODE_FAILED),
+        (TypeError("a bug"), EndReason.SUBMISSION_FAILED),
+        (KeyboardInterrupt(), EndReason.KILL_REQUESTED),
+    ],
+)
+def test_a_store_that_is_away_is_no_fault_of_the_code(store, error, reason):
+    number = add_run(store).number
+    close_failed_submission(store, number, error)
+    assert store.get(number).ending.reason is reason
 
 
 def test_several_nodes_need_an_executor_that_has_them(home):

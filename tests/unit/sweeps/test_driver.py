@@ -1,0 +1,91 @@
+"""What a driver does while its database or a store is away; drivers that are killed are tried elsewhere."""
+
+import contextlib
+import time
+
+import pytest
+
+from conjure.errors import StoreError
+from conjure.runs.database.base import PRUNE
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.sweep_rows import SweepState, TrialRow
+from conjure.runs.schema.status import RunProgress
+from conjure.sweeps import driver
+from conjure.sweeps.driver import Driver
+from support.sweeps import grid
+
+
+class Idle:
+    """An executor that is asked for nothing but to wait."""
+
+    def wait(self, seconds):
+        pass
+
+
+class AwayOnce:
+    """Does what is asked the second time."""
+
+    def __init__(self, act):
+        self._act, self.asked = act, []
+
+    def __call__(self, *given, **more):
+        self.asked.append(given)
+        if len(self.asked) == 1:
+            raise StoreError("it is away")
+        return self._act(*given, **more)
+
+
+@pytest.fixture
+def store(home):
+    with SqliteDatabase.open(home) as store:
+        yield store
+
+
+@pytest.fixture
+def start(home, store, monkeypatch):
+    """Makes a sweep and the driver of it."""
+    monkeypatch.setattr(driver, "open_store", lambda _: contextlib.nullcontext(store))
+
+    def start(request, **more):
+        cells = request.trial_count
+        number = store.create_sweep(request.to_dict(), trials=cells, parallel=1, rung_metric=None)
+        return Driver(home, number, request, Idle(), **more)
+
+    return start
+
+
+@pytest.mark.parametrize("name", ["sweep", "trials"])
+def test_a_database_that_is_away_for_a_moment_ends_no_driver(start, store, monkeypatch, name):
+    monkeypatch.setattr(driver, "submit", lambda *_, **__: store.end_sweep(1, SweepState.STOPPED))
+    driven = start(grid(1), retry_failed=True)
+    away = AwayOnce(getattr(store, name))
+    monkeypatch.setattr(store, name, away)
+    driven.run()
+    assert store.sweep(1).state is SweepState.STOPPED
+    assert len(away.asked) > 1
+
+
+def test_a_wish_to_prune_that_could_not_be_written_is_written_later(start, store, monkeypatch):
+    driven = start(grid(2, metric="loss", direction="minimize", prune="asha"))
+    away = AwayOnce(lambda *_: True)
+    monkeypatch.setattr(store, "request_end", away)
+    monkeypatch.setattr(driver, "runs_to_prune", lambda *_: [7])
+    rows = [TrialRow(0, 7, 1, {}, RunProgress())]
+    with pytest.raises(StoreError):
+        driven._prune(store, rows)
+    driven._prune(store, rows)
+    driven._prune(store, rows)
+    assert away.asked == [(7, PRUNE)] * 2
+
+
+def test_a_submission_that_a_store_was_away_for_is_not_repeated_at_once(start, store, monkeypatch):
+    driven = start(grid(1))
+    away = AwayOnce(lambda *_, **__: None)
+    monkeypatch.setattr(driver, "submit", away)
+    with pytest.raises(StoreError):
+        driven._start_next(store, [])
+    assert not driven._start_next(store, [])
+    assert len(away.asked) == 1
+    assert 0.0 < driven._start_at - time.monotonic() <= driver._FIRST_PAUSE_S
+    driven._start_at = 0.0
+    assert driven._start_next(store, [])
