@@ -63,7 +63,13 @@ def finetune_spec(
 
 
 def resumed_spec(
-    home: Home, resource: str, *, distributed: int | None = None, nodes: int | None = None
+    home: Home,
+    resource: str,
+    *,
+    distributed: int | None = None,
+    nodes: int | None = None,
+    description: str = "",
+    labels: Sequence[str] = (),
 ) -> RunSpec:
     """The run that goes on from the training state that another run left.
 
@@ -72,6 +78,8 @@ def resumed_spec(
         resource: The other run.
         distributed: With how many processes on each node; if None, as many as it had, on as many nodes.
         nodes: On how many nodes.
+        description: What the run is for; that it goes on from the other one if empty.
+        labels: Names to find it by; those of the other run if there are none.
 
     Raises:
         UsageError: That run was no fine-tune, or has nothing to go on from.
@@ -113,10 +121,10 @@ def resumed_spec(
             "finetune",
             [*words, _RESUME],
             [*kept, *parts],
-            labels=record.spec.labels,
+            labels=labels or record.spec.labels,
             checkpoint=_CHECKPOINTS,
         ),
-        description=f"resumed from run {number}",
+        description=description or f"resumed from run {number}",
         project=record.project,
         distributed=distributed,
         nodes=nodes,
