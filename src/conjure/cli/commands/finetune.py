@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import adapter_option, chat_date_option
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
-from conjure.cli.typed_options import given_options
+from conjure.cli.typed_options import given_options, is_typed
 from conjure.core.home import Home
 from conjure.errors import UsageError, option
 from conjure.recipes.finetune_specs import resumed_spec
@@ -250,7 +249,7 @@ def _refuse_changed_options(context: click.Context) -> None:
     """
     given = given_options(context, FinetuneOptions)
     changed = [name for name in given if name not in _FREE_TO_RESUME]
-    if context.get_parameter_source("model") is ParameterSource.COMMANDLINE:
+    if is_typed(context, "model"):
         changed.insert(0, "model")
     if changed:
         raise UsageError(
