@@ -79,16 +79,27 @@ def _one_of(*allowed: str) -> Callable[[object], str]:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise _NotAllowedError("a string")
+    if not isinstance(value, str) or not value.strip() or not _is_utf8(value):
+        raise _NotAllowedError("a string of UTF-8 text")
     return value
 
 
 def _texts(value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list | tuple) or not all(isinstance(one, str) and one for one in values):
-        raise _NotAllowedError("a list of strings")
+    if not isinstance(values, list | tuple) or not all(
+        isinstance(one, str) and one and _is_utf8(one) for one in values
+    ):
+        raise _NotAllowedError("a list of strings of UTF-8 text")
     return tuple(values)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a file of settings can hold it: a word of a command line may be any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(value: object) -> float:
