@@ -18,6 +18,7 @@ from conjure.runs.inspect.live_usage import Sample, Sampler
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import EXIT_DETACHED
 
 _ONE_LOOK_S = 0.5
 _EVERY_S = 1.0
@@ -29,7 +30,7 @@ Fact = tuple[str, str | Cell]
 @click.argument("number", type=RUN_NUMBER)
 @click.option("-f", "--follow", "following", is_flag=True, help="Follow the run until it ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with -f, one object per second.")
-def command(number: int, *, following: bool, as_json: bool) -> None:
+def command(number: int, *, following: bool, as_json: bool) -> int:
     """Show the CPU, memory, disk and GPU use of run NUMBER: current, total and peak."""
     home = Home.from_environment()
     with open_store(home) as store:
@@ -40,6 +41,8 @@ def command(number: int, *, following: bool, as_json: bool) -> None:
         except KeyboardInterrupt:
             if not following:
                 raise
+            return EXIT_DETACHED
+    return 0
 
 
 def _looks(
