@@ -13,7 +13,7 @@ from typing import TypedDict, Unpack, cast, overload
 from conjure.core.config import load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
-from conjure.errors import RunFailedError, UsageError
+from conjure.errors import RunFailedError, UsageError, option
 from conjure.recipes.deferred_checks import changed_model_notes, load_request_checks
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
@@ -316,9 +316,11 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        names = _names(data)
+        names = _texts(data)
         options = load_request_checks().check_finetune(self.home, names, str(model), options)
-        spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
+        spec = finetune_spec(
+            self.home, names, str(model), options, description=description, labels=_texts(labels)
+        )
         return self._submit(_recorded(spec, project, run or {}))
 
     def generate(
@@ -348,14 +350,16 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
+        if prompt and prompt_file is not None:
+            raise UsageError(f"{option('prompt')} and {option('prompt_file')} cannot both be given")
         spec = generate_spec(
             self.home,
             prompt,
             str(model),
-            check_generate([prompt], options),
+            check_generate([prompt] if prompt_file is None else None, options),
             prompt_file=prompt_file,
             description=description,
-            labels=labels,
+            labels=_texts(labels),
         )
         return self._submit(_recorded(spec, project, run or {}))
 
@@ -386,7 +390,7 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        names, models = _names(files), _names(model)
+        names, models = _texts(files), _texts(model)
         if (text is None) == (not names):
             raise UsageError("score takes either a text or files", hint='client.score("a text")')
         load_request_checks().check_score(self.home, names, models, options)
@@ -398,7 +402,7 @@ class Client:
             options,
             files=text is None,
             description=description,
-            labels=labels,
+            labels=_texts(labels),
         )
         return self._submit(_recorded(spec, project, run or {}))
 
@@ -447,7 +451,7 @@ class Client:
         Raises:
             ConjureError: It cannot be started; the message says why.
         """
-        names, shared, domains = _names(data), finetune or {}, domains_of(space)
+        names, shared, domains = _texts(data), finetune or {}, domains_of(space)
         swept = [*domains, *(["seed"] if options.get("seeds", 1) > 1 else [])]
         refuse_unknown(dict.fromkeys(swept), FinetuneOptions)
         load_request_checks().check_finetune(self.home, names, str(model), shared)
@@ -501,7 +505,7 @@ class Client:
         wanted = RunFilter(
             limit=limit,
             statuses=() if status is None else (_status(status),),
-            labels=tuple(labels),
+            labels=_texts(labels),
             projects=() if project is None else (project,),
         )
         with open_store(self.home) as store:
@@ -540,9 +544,9 @@ def run_row(record: RunRecord, metrics: Mapping[str, float]) -> dict[str, object
     }
 
 
-def _names(given: str | Path | Sequence[str | Path]) -> list[str]:
-    """Names of one thing or of several."""
-    return [str(given)] if isinstance(given, str | Path) else list(map(str, given))
+def _texts(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """One text or several, where Python would take a text for the list of its characters."""
+    return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
 
 
 def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
@@ -552,8 +556,8 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         raise UsageError(f"there is no option {unknown[0]!r}; there are {known}")
     folder = current_folder() / options.get("folder", "")
     options = _configured(home, folder) | options
-    requirements, _ = read_requirements(home, map(Path, options.get("pip_req", ())))
-    timeout = options.get("timeout")
+    requirements, _ = read_requirements(home, map(Path, _texts(options.get("pip_req", ()))))
+    timeout, after = options.get("timeout"), options.get("after", ())
     return RunSpec(
         command=command,
         folder=folder,
@@ -566,29 +570,29 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         environment=EnvironmentChoice(
             options.get("base", "current"),
             options.get("python"),
-            keep_packages(home, options.get("pip", ()), current_folder()),
+            keep_packages(home, _texts(options.get("pip", ())), current_folder()),
             requirements or None,
             options.get("image"),
-            apt=tuple(options.get("apt", ())),
+            apt=_texts(options.get("apt", ())),
         ),
         variables={name: str(value) for name, value in options.get("env", {}).items()},
         mounts=_mounts(options.get("mounts", ())),
         resources=_compute_request(options),
         timeout_s=parse_duration(str(timeout)) if timeout is not None else None,
-        stop_conditions=tuple(options.get("stop_conditions", ())),
-        output=tuple(options.get("output", ())),
-        no_output=tuple(options.get("no_output", ())),
+        stop_conditions=_texts(options.get("stop_conditions", ())),
+        output=_texts(options.get("output", ())),
+        no_output=_texts(options.get("no_output", ())),
         description=options.get("description", ""),
-        labels=tuple(options.get("labels", ())),
+        labels=_texts(options.get("labels", ())),
         project=options.get("project"),
         params={name: str(value) for name, value in options.get("params", {}).items()},
         idempotent=options.get("idempotent", False),
         sandbox=options.get("sandbox", False),
         network=options.get("network", False),
-        after=tuple(options.get("after", ())),
+        after=(after,) if isinstance(after, int) else tuple(after),
         retry=options.get("retry", 0),
         retry_on=options.get("retry_on", INTERRUPTED),
-        checkpoint=tuple(options.get("checkpoint", ())),
+        checkpoint=_texts(options.get("checkpoint", ())),
         distributed=options.get("distributed"),
         nodes=options.get("nodes"),
         on=options.get("on"),
@@ -618,7 +622,7 @@ def _configured(home: Home, folder: Path) -> RunOptions:
 def _mounts(given: Mapping[str, str] | Sequence[str]) -> tuple[Mount, ...]:
     if isinstance(given, Mapping):
         return tuple(Mount.of(resource, path) for resource, path in given.items())
-    return tuple(map(Mount.parse, given))
+    return tuple(map(Mount.parse, _texts(given)))
 
 
 def _status(name: str) -> RunStatus:

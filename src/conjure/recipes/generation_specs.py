@@ -1,6 +1,6 @@
 """Generating and scoring as runs.
 
-Main entries: `check_generate`, `generate_spec`, `score_spec`. Invariant: what a run writes is among its
+Main entries: `check_generate`, `refuse_empty_question`, `generate_spec`, `score_spec`. Invariant: what a run writes is among its
 outputs, as JSON.
 """
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from conjure.core.home import Home
 from conjure.core.text import today
+from conjure.errors import UsageError, option
 from conjure.lm.generation.request import GenerationRequest
 from conjure.recipes.options import GenerateOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.run_specs import InputMounts, conjure_command_spec
@@ -19,11 +20,21 @@ SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
 
 
-def check_generate(prompts: Sequence[str], options: GenerateOptions) -> GenerateOptions:
+def refuse_empty_question(prompts: Sequence[str]) -> None:
+    """Refuse to ask a chat model nothing.
+
+    Raises:
+        UsageError: A prompt is empty.
+    """
+    if not all(text.strip() for text in prompts):
+        raise UsageError(f"{option('chat')} needs a question, and the prompt is empty")
+
+
+def check_generate(prompts: Sequence[str] | None, options: GenerateOptions) -> GenerateOptions:
     """Refuse what cannot be generated.
 
     Args:
-        prompts: What the text continues.
+        prompts: What the text continues; None for those of a file, which the run will read.
         options: What else is asked.
 
     Returns:
@@ -36,7 +47,9 @@ def check_generate(prompts: Sequence[str], options: GenerateOptions) -> Generate
     refuse_unknown(options, GenerateOptions)
     names = GenerationRequest.__dataclass_fields__
     values: dict[str, Any] = {name: value for name, value in options.items() if name in names}
-    request = GenerationRequest(prompts=prompts, **values)
+    request = GenerationRequest(prompts=prompts if prompts is not None else ("",), **values)
+    if options.get("chat") and prompts is not None:
+        refuse_empty_question(prompts)
     dated: GenerateOptions = {"chat_date": today()} if options.get("chat") else {}
     return {**dated, **options, "seed": request.seed}
 
