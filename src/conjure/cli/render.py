@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from conjure.core.files import write_atomically
+from conjure.core.quoting import DIRECTION_MARKS, printable
 from conjure.errors import DataError
 
 _REFRESH_S = 0.1
@@ -23,23 +24,28 @@ _CLEAR_LINE = "\r\x1b[2K"
 _PICTURES = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: 0x2421,
-    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+    **dict.fromkeys((*range(0x80, 0xA0), 0x2028, 0x2029, *map(ord, DIRECTION_MARKS)), 0xFFFD),
 }
 
 
-def on_terminal() -> bool:
-    """Whether stdout is a terminal."""
-    return sys.stdout.isatty()
+def on_terminal(*, err: bool = False) -> bool:
+    """Whether stdout is a terminal, or with `err` stderr."""
+    return (sys.stderr if err else sys.stdout).isatty()
 
 
 def note(text: str) -> None:
     """Say something beside the result, on stderr."""
-    click.echo(click.style(text, dim=True), err=True)
+    click.echo(click.style(printable(text), dim=True), err=True)
 
 
-def visible(text: str) -> str:
-    """`text` as it may be shown on a terminal: control characters cannot act; elsewhere nothing changes."""
-    return text if text.isprintable() or not on_terminal() else text.translate(_PICTURES)
+def visible(text: str, *, err: bool = False) -> str:
+    """`text` as it may be shown on a terminal: control characters cannot act; elsewhere nothing changes.
+
+    Args:
+        text: From outside.
+        err: It goes to stderr.
+    """
+    return text if text.isprintable() or not on_terminal(err=err) else text.translate(_PICTURES)
 
 
 def write_json(value: Mapping[str, Any] | Iterable[Any]) -> None:

@@ -108,7 +108,8 @@ class _Lines:
             return
         moment = datetime.fromtimestamp(line.time).astimezone()
         time = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} " if self.timestamps else ""
-        click.echo(f"{time}{visible(line.text)}", err=line.stream != STDOUT)
+        err = line.stream != STDOUT
+        click.echo(f"{time}{visible(line.text, err=err)}", err=err)
 
 
 def _follow(home: Home, number: int, wanted: _Lines) -> int:
