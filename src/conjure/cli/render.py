@@ -1,13 +1,17 @@
 """Pieces of output that commands share: notes, JSON, a status line, text that is safe to show.
 
-Main entries: `note`, `write_json`, `StatusLine`, `MarkedLines`. Invariant: results go to stdout and
+Main entries: `note`, `write_json`, `cut`, `StatusLine`, `MarkedLines`. Invariant: results go to stdout and
 everything else to stderr; colours, and lines that rewrite themselves, appear on a terminal only.
 """
 
 import json
+import os
+import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,9 @@ from conjure.core.files import write_atomically
 from conjure.core.quoting import DIRECTION_MARKS, printable
 from conjure.errors import DataError
 
+_CUT = "…"
+_NO_CELL = {"Mn", "Me", "Cf"}  # what is drawn over the letter before it, or not at all
+_TWO_CELLS = {"W", "F"}
 _REFRESH_S = 0.1
 _CLEAR_LINE = "\r\x1b[2K"
 
@@ -46,6 +53,41 @@ def visible(text: str, *, err: bool = False) -> str:
         err: It goes to stderr.
     """
     return text if text.isprintable() or not on_terminal(err=err) else text.translate(_PICTURES)
+
+
+def terminal_width() -> int:
+    """How many cells a line of the terminal has: of stdout's, or if stdout is none, of stderr's."""
+    fallback = os.terminal_size((80, 24))
+    with suppress(OSError, ValueError):
+        found = os.get_terminal_size(sys.stderr.fileno())
+        fallback = found if found.columns else fallback
+    return shutil.get_terminal_size(fallback).columns
+
+
+def cut(text: str, width: int) -> str:
+    """`text`, or as much of its beginning as is no wider, with a mark that the rest is missing."""
+    if width_of(text) <= width:
+        return text
+    room, kept = width - len(_CUT), 0
+    for character in text:
+        room -= width_of(character)
+        if room < 0:
+            break
+        kept += 1
+    return f"{text[:kept]}{_CUT}"
+
+
+def width_of(text: str) -> int:
+    """How many of a terminal's cells a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells_of(character) for character in text)
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.category(character) in _NO_CELL:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in _TWO_CELLS else 1
 
 
 def write_json(value: Mapping[str, Any] | Iterable[Any]) -> None:
@@ -108,7 +150,10 @@ class MarkedLines:
 
 
 class StatusLine:
-    """One line on stderr that is rewritten in place; nothing at all where stderr is no terminal."""
+    """One line on stderr that is rewritten in place; nothing at all where stderr is no terminal.
+
+    It is cut to the terminal's width: of a line that wraps only the last row could be rewritten.
+    """
 
     def __init__(self) -> None:
         self._shown_at = 0.0
@@ -123,7 +168,7 @@ class StatusLine:
     def show(self, text: str) -> None:
         """Show this now, unless the last one is not even a tenth of a second old."""
         if self.enabled and time.monotonic() - self._shown_at >= _REFRESH_S:
-            click.echo(f"{_CLEAR_LINE}{text}", nl=False, err=True)
+            click.echo(f"{_CLEAR_LINE}{cut(text, terminal_width() - 1)}", nl=False, err=True)
             self._shown_at = time.monotonic()
 
     def clear(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from conjure.cli.render import MarkedLines
+from conjure.cli.render import MarkedLines, cut, terminal_width
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
@@ -231,11 +231,10 @@ class Transcript(MarkedLines):
         self._leave_line()
         frames = _SPINNER if self._unicode else _ASCII_SPINNER
         frame = click.style(frames[self._turns % len(frames)], fg="cyan")
-        dots = "…" if self._unicode else "..."
-        click.echo(
-            f"{_CLEAR_LINE}{frame} {_TITLES[self._open]}{dots} {click.style(self._detail, dim=True)}",
-            nl=False,
-        )
+        title = f"{_TITLES[self._open]}{'…' if self._unicode else '...'}"
+        room = terminal_width() - len(f"x {title} ") - 1  # a line that wraps could not be rewritten
+        detail = click.style(cut(self._detail, room), dim=True) if room > 0 else ""
+        click.echo(f"{_CLEAR_LINE}{frame} {title} {detail}", nl=False)
         self._spun_at = self._clock()
         self._turns += 1
 

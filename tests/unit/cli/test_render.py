@@ -2,9 +2,15 @@
 
 import sys
 
+import click
 import pytest
 
-from conjure.cli.render import note, visible
+from conjure.cli.commands import stats
+from conjure.cli.render import StatusLine, note, visible
+from conjure.cli.tables import Cell
+from conjure.cli.transcript import Transcript
+from conjure.runs.lifecycle.log_following import Entered, Queued, Waiting
+from conjure.runs.schema.status import RunStatus
 
 
 @pytest.fixture
@@ -27,3 +33,26 @@ def test_text_cannot_change_the_direction_of_what_follows(stderr_only, character
 def test_a_note_cannot_act(capsys):
     note("left out: a\x1b]0;b\x07\udcff")
     assert capsys.readouterr().err == "left out: a\\x1b]0;b\\x07\\xff\n"
+
+
+def test_a_line_that_is_rewritten_fits_the_terminal(stderr_only, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "20")
+    StatusLine().show("█" * 8 + " step 12 of 480 · loss 3.210 · 2,000 tokens/s")
+    assert capsys.readouterr().err == "\r\x1b[2K████████ step 12 o…"
+
+
+def test_what_a_run_waits_for_fits_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    transcript = Transcript(clock=iter(range(1, 99)).__next__)
+    for event in (Entered(RunStatus.QUEUED), Queued("2 more cores of run 7 and run 8"), Waiting()):
+        transcript.show(event)
+    shown = click.unstyle(capsys.readouterr().out.rpartition("\r\x1b[2K")[2])
+    assert len(shown) == 29
+    assert shown.endswith("Queued… waiting for 2 mo…")
+
+
+def test_facts_that_are_rewritten_fit_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    facts = stats._cut([("run", "1"), ("gpu 0", Cell("NVIDIA H200, 90% busy", "green"))])
+    assert facts == [("run", "1"), ("gpu 0", Cell("NVIDIA H200…", "green"))]

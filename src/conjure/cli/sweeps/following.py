@@ -8,9 +8,9 @@ import time
 
 import click
 
-from conjure.cli.render import note, on_terminal, write_json
+from conjure.cli.render import cut, note, on_terminal, write_json
 from conjure.cli.sweeps.view import closing_lines, headline, show_sweep, trial_line, trial_table
-from conjure.cli.tables import cut, drawn_table
+from conjure.cli.tables import drawn_table
 from conjure.core.home import Home
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepState
