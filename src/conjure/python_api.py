@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict, Unpack, cast, overload
 
-from conjure.core.config import load_config
+from conjure.core.config import NOT_WITH_IMAGE, load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError, option
@@ -555,7 +555,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         known = ", ".join(RunOptions.__annotations__)
         raise UsageError(f"there is no option {unknown[0]!r}; there are {known}")
     folder = current_folder() / options.get("folder", "")
-    options = _configured(home, folder) | options
+    options = _configured(home, folder, has_image=options.get("image") is not None) | options
     requirements, _ = read_requirements(home, map(Path, _texts(options.get("pip_req", ()))))
     timeout, after = options.get("timeout"), options.get("after", ())
     return RunSpec(
@@ -612,11 +612,13 @@ def _compute_request(options: RunOptions | RecordingOptions) -> ComputeRequest:
     )
 
 
-def _configured(home: Home, folder: Path) -> RunOptions:
+def _configured(home: Home, folder: Path, *, has_image: bool) -> RunOptions:
     """Options that the user's or the project's settings set; none inside a run, as on the command line."""
     if inside_a_run():
         return {}
-    return cast("RunOptions", load_config(home, folder).run_options())
+    found = load_config(home, folder).run_options()
+    left_out = NOT_WITH_IMAGE if has_image else ()
+    return cast("RunOptions", {name: value for name, value in found.items() if name not in left_out})
 
 
 def _mounts(given: Mapping[str, str] | Sequence[str]) -> tuple[Mount, ...]:

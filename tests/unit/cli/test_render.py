@@ -49,7 +49,7 @@ def test_what_a_run_waits_for_fits_the_terminal(monkeypatch, capsys):
         transcript.show(event)
     shown = click.unstyle(capsys.readouterr().out.rpartition("\r\x1b[2K")[2])
     assert len(shown) == 29
-    assert shown.endswith("Queued… waiting for 2 mo…")
+    assert shown.endswith("Queued… waiting for 2 more…")
 
 
 def test_facts_that_are_rewritten_fit_the_terminal(monkeypatch):

@@ -12,7 +12,7 @@ import click
 
 from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import precision_option
-from conjure.cli.typed_options import given_options
+from conjure.cli.typed_options import given_options, is_typed
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import UsageError
@@ -113,7 +113,10 @@ def command(
     seconds; a second one ends them at once. See docs/serving.md for the routes and their fields.
     """
     recording = {name: options.pop(name) for name in RECORDING}
-    models = models or (() if predictor is not None else ("sprite",))
+    if predictor is not None and not is_typed(context, "models"):
+        models = ()  # not the model that is set, either
+    elif not models:
+        models = ("sprite",)
     _check(models, predictor, config, mounts, save=save)
     if save and not inside_a_run():
         files = {"--api-key-file": api_key_file, "--chat-template": chat_template}
