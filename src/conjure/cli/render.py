@@ -6,6 +6,7 @@ everything else to stderr; colours, and lines that rewrite themselves, appear on
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -21,6 +22,7 @@ from conjure.core.files import write_atomically
 from conjure.core.quoting import DIRECTION_MARKS, printable
 from conjure.errors import DataError
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _CUT = "…"
 _NO_CELL = {"Mn", "Me", "Cf"}  # what is drawn over the letter before it, or not at all
 _TWO_CELLS = {"W", "F"}
@@ -122,8 +124,20 @@ def save_text(path: Path, content: str) -> None:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def write_json_text(text: str) -> None:
+    """Write JSON that is text already."""
+    # What a stdout that is not UTF-8 cannot write would be escaped as Python does, not as JSON does.
+    shown = text if _is_utf8() else _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    click.echo(shown, nl=False)
+
+
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(value, ensure_ascii=not _is_utf8(), allow_nan=False)
+
+
+def _is_utf8() -> bool:
+    """Whether stdout can write any letter."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 class MarkedLines:
@@ -136,7 +150,7 @@ class MarkedLines:
     def __init__(self, *, to_stderr: bool = False) -> None:
         self._to_stderr = to_stderr
         self._on_terminal = sys.stdout.isatty() and not to_stderr
-        self._unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        self._unicode = _is_utf8()
 
     def submit(self, number: int) -> None:
         """A run was given its number."""

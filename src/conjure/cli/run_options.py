@@ -44,7 +44,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _without_settings(context: click.Context, _parameter: click.Parameter, image: str | None) -> str | None:
-    """The image; settings that a run with one cannot have are left out, so that only what is typed is refused."""
+    """Leave out settings that a run with an image cannot have, so that only what is typed is refused."""
     if image is not None and context.default_map:
         kept = {name: value for name, value in context.default_map.items() if name not in NOT_WITH_IMAGE}
         context.default_map = kept

@@ -113,8 +113,8 @@ def cancel(home: Home, number: int) -> RunRecord | None:
 class _Interrupts:
     """Takes the first ^C as a request to stop and the second as one to kill; a third interrupts as usual.
 
-    Each request is given once, by iterating: a signal may come in the middle of anything. Where ^C is ignored,
-    as in the background of a shell, it stays so.
+    Each request is given once, by iterating: a signal may come in the middle of anything. A ^C that is
+    ignored, as in the background of a shell, stays so.
     """
 
     def __init__(self) -> None:

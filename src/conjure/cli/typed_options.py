@@ -1,7 +1,7 @@
 """The options of a command as they were typed: to hand them on to the same command elsewhere, or to tell.
 
-Main entries: `given_options`, `is_typed`, `give_json_to_subcommand`, `spell_as_typed`. Invariant: an option left out is left out again; defaults
-stay defaults.
+Main entries: `given_options`, `is_typed`, `give_json_to_subcommand`, `spell_as_typed`. Invariant: an option
+left out is left out again; defaults stay defaults.
 """
 
 from collections.abc import Sequence, Set

@@ -54,7 +54,7 @@ def find_home(name: str, *, may_be_new: bool = False) -> Home:
         near = did_you_mean(name, known) or (f"there are {others}" if known else f"there is only {LOCAL}")
         raise UsageError(
             f"there is no home {name!r}; {near}",
-            fix=f"conjure --home {name} team join",
+            hint=f"to make it a team's: conjure --home {name} team join --database ADDRESS",
         )
     return here.named(name)
 

@@ -91,7 +91,9 @@ def test_all_runs_can_be_limited_too(home, printed):
     assert len(json.loads(printed("ps", "-a", "-n", "5", "--json"))) == 5
 
 
-@pytest.mark.parametrize("command", [("config", "get", "model"), ("models", "list"), ("models", "info", "sprite")])
+@pytest.mark.parametrize(
+    "command", [("config", "get", "model"), ("models", "list"), ("models", "info", "sprite")]
+)
 def test_json_may_precede_a_subcommand(printed, command):
     group, *words = command
     assert json.loads(printed(group, "--json", *words)) == json.loads(printed(*command, "--json"))

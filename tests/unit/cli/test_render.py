@@ -1,12 +1,14 @@
 """Text on a terminal: it cannot act, whichever stream it goes to, and a line that is rewritten stays one."""
 
+import io
+import json
 import sys
 
 import click
 import pytest
 
 from conjure.cli.commands import stats
-from conjure.cli.render import StatusLine, note, visible
+from conjure.cli.render import StatusLine, note, visible, write_json, write_json_text
 from conjure.cli.tables import Cell
 from conjure.cli.transcript import Transcript
 from conjure.runs.lifecycle.log_following import Entered, Queued, Waiting
@@ -56,3 +58,15 @@ def test_facts_that_are_rewritten_fit_the_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     facts = stats._cut([("run", "1"), ("gpu 0", Cell("NVIDIA H200, 90% busy", "green"))])
     assert facts == [("run", "1"), ("gpu 0", Cell("NVIDIA H200…", "green"))]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
+def test_json_is_json_whatever_stdout_can_write(monkeypatch, encoding):
+    value = {"text": "é 漢 😀"}
+    written = io.BytesIO()
+    stdout = io.TextIOWrapper(written, encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    write_json(value)
+    write_json_text(json.dumps(value, ensure_ascii=False) + "\n")
+    stdout.flush()
+    assert [json.loads(line) for line in written.getvalue().decode(encoding).splitlines()] == [value, value]

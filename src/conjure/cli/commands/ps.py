@@ -31,7 +31,13 @@ _STATUSES = [str(status) for status in RunStatus]
     metavar="K",
     help="Show only the newest K runs.",
 )
-@click.option("-a", "--all", "everything", is_flag=True, help="Show all runs, including archived ones; with -n, the newest K of them.")
+@click.option(
+    "-a",
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Show all runs, including archived ones; with -n, the newest K of them.",
+)
 @click.option(
     "--status",
     multiple=True,

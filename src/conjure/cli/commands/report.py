@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.render import note
+from conjure.cli.render import note, write_json_text
 from conjure.core.home import Home
 from conjure.recipes.report import REPORT_FILE, report_folder
 
@@ -27,7 +27,7 @@ def command(names: tuple[str, ...], *, opened: bool, output: Path | None, as_jso
     home, single, wants_page = Home.from_environment(), len(names) < 2, output is not None or opened
     folder = report_folder(home, names[0] if names else None) if single else None
     if folder is not None and as_json:
-        click.echo((folder / REPORT_FILE).read_text("utf-8"), nl=False)
+        write_json_text((folder / REPORT_FILE).read_text("utf-8"))
         if not wants_page:
             return
     # Imports numpy, which --help must not.

@@ -209,8 +209,9 @@ def split_model(given: str) -> tuple[str, str]:
     if not equals or name.startswith((".", "/", "~")):
         name, source = given, given
     if not name or not source or not name.isprintable() or name != name.strip():
+        example = f"{name.strip() or 'NAME'}={source or 'sprite'}"
         raise UsageError(
             f"--model {given!r} is neither a model nor NAME=MODEL",
-            fix=shell_words("--model", f"{name.strip() or 'NAME'}={source or 'sprite'}"),
+            hint=f"as in {shell_words('--model', example)}",
         )
     return name, source

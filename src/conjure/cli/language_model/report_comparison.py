@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.render import note, save_text
+from conjure.cli.render import note, save_text, write_json_text
 from conjure.core.home import Home
 from conjure.lm.checkpoints.weights_digest import SHORT
 from conjure.lm.report.compare import Comparison, compare, comparison_to_json
@@ -29,7 +29,7 @@ def compare_runs(
     _note_models_of_one_name(home, [model.run for model in models])
     comparison = compare(models, tell=lambda sentence: note(f"{sentence}…"))
     if as_json:
-        click.echo(comparison_to_json(comparison), nl=False)
+        write_json_text(comparison_to_json(comparison))
     else:
         click.echo("\n".join(comparison_lines(comparison)))
     if not with_page:
