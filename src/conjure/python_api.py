@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict, Unpack, cast, overload
 
-from conjure.core.config import NOT_WITH_IMAGE, load_config
+from conjure.core.config import NOT_WITH_IMAGE, SETTINGS, load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError, option
@@ -293,7 +293,7 @@ class Client:
         self,
         data: str | Path | Sequence[str | Path],
         *,
-        model: str | Path = "sprite",
+        model: str | Path | None = None,
         description: str = "",
         labels: Sequence[str] = (),
         project: str | None = None,
@@ -306,7 +306,7 @@ class Client:
 
         Args:
             data: Files, folders or resources (``runs/2/data.csv``).
-            model: Model to start from: a name, a folder or a run (``runs/3``).
+            model: Model to start from: a name, a folder or a run (``runs/3``); the one that is set if None.
             description: Description of the run.
             labels: Names to find the run by.
             project: Project that the run belongs to; the name of the repository's folder if None.
@@ -316,10 +316,10 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        names = _texts(data)
-        options = load_request_checks().check_finetune(self.home, names, str(model), options)
+        names, base = _texts(data), str(model if model is not None else self._set_model())
+        options = load_request_checks().check_finetune(self.home, names, base, options)
         spec = finetune_spec(
-            self.home, names, str(model), options, description=description, labels=_texts(labels)
+            self.home, names, base, options, description=description, labels=_texts(labels)
         )
         return self._submit(_recorded(spec, project, run or {}))
 
@@ -327,7 +327,7 @@ class Client:
         self,
         prompt: str = "",
         *,
-        model: str | Path = "sprite",
+        model: str | Path | None = None,
         prompt_file: str | Path | None = None,
         description: str = "",
         labels: Sequence[str] = (),
@@ -339,7 +339,7 @@ class Client:
 
         Args:
             prompt: What the text continues, exactly.
-            model: A name, a folder or a run (``runs/3``).
+            model: A name, a folder or a run (``runs/3``); the one that is set if None.
             prompt_file: A file with a prompt on each line, in place of `prompt`.
             description: Description of the run.
             labels: Names to find the run by.
@@ -355,7 +355,7 @@ class Client:
         spec = generate_spec(
             self.home,
             prompt,
-            str(model),
+            str(model if model is not None else self._set_model()),
             check_generate([prompt] if prompt_file is None else None, options),
             prompt_file=prompt_file,
             description=description,
@@ -368,7 +368,7 @@ class Client:
         text: str | None = None,
         *,
         files: str | Path | Sequence[str | Path] = (),
-        model: str | Path | Sequence[str | Path] = "sprite",
+        model: str | Path | Sequence[str | Path] | None = None,
         description: str = "",
         labels: Sequence[str] = (),
         project: str | None = None,
@@ -380,7 +380,8 @@ class Client:
         Args:
             text: The text to score.
             files: Files, folders or resources to score in place of a text.
-            model: A name, a folder or a run (``runs/3``); two of them are compared.
+            model: A name, a folder or a run (``runs/3``), of which two are compared; the one that is set if
+                None.
             description: Description of the run.
             labels: Names to find the run by.
             project: Project that the run belongs to; the name of the repository's folder if None.
@@ -390,7 +391,7 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        names, models = _texts(files), _texts(model)
+        names, models = _texts(files), _texts(model if model is not None else self._set_model())
         if (text is None) == (not names):
             raise UsageError("score takes either a text or files", hint='client.score("a text")')
         load_request_checks().check_score(self.home, names, models, options)
@@ -433,7 +434,7 @@ class Client:
         data: str | Path | Sequence[str | Path],
         space: Space,
         *,
-        model: str | Path = "sprite",
+        model: str | Path | None = None,
         finetune: FinetuneOptions | None = None,
         **options: Unpack[SweepOptions],
     ) -> Sweep:
@@ -444,7 +445,7 @@ class Client:
         Args:
             data: Files, folders or resources.
             space: Values by option of `finetune`: a list, or `uniform` or `log_uniform`.
-            model: Model to start from: a name, a folder or a run (``runs/3``).
+            model: Model to start from: a name, a folder or a run (``runs/3``); the one that is set if None.
             finetune: Options that all trials share.
             **options: See `SweepOptions`.
 
@@ -454,9 +455,10 @@ class Client:
         names, shared, domains = _texts(data), finetune or {}, domains_of(space)
         swept = [*domains, *(["seed"] if options.get("seeds", 1) > 1 else [])]
         refuse_unknown(dict.fromkeys(swept), FinetuneOptions)
-        load_request_checks().check_finetune(self.home, names, str(model), shared)
+        base = str(model if model is not None else self._set_model())
+        load_request_checks().check_finetune(self.home, names, base, shared)
         placeholders = {name: f":{name}:" for name in swept}
-        spec = finetune_spec(self.home, names, str(model), shared, placeholders=placeholders)
+        spec = finetune_spec(self.home, names, base, shared, placeholders=placeholders)
         chosen: SweepOptions = {"metric": "held_out_loss", "direction": "minimize", **options}
         return self._sweep(spec, domains, chosen)
 
@@ -472,6 +474,12 @@ class Client:
         """
         with open_store(self.home) as store:
             return Sweep(self.home, store.sweep(number).number)
+
+    def _set_model(self) -> str:
+        """The model that the settings choose; inside a run the default, as on the command line."""
+        if inside_a_run():
+            return SETTINGS["model"].default
+        return load_config(self.home, current_folder()).values["model"]
 
     def _submit(self, spec: RunSpec) -> Run:
         made = submit(self.home, spec, executor=self.executor)

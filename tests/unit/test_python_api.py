@@ -34,6 +34,14 @@ def test_one_text_is_as_good_as_a_list_of_one(home, folder):
     assert spec.after == (3,)
 
 
+def test_the_model_that_is_set_is_the_client_s_too(home, folder, monkeypatch):
+    assert Client(home.root)._set_model() == "sprite"
+    home.create().config_file.write_text('model = "gpt2"\n')
+    assert Client(home.root)._set_model() == "gpt2"
+    monkeypatch.setenv("CONJURE_RUN", "3")
+    assert Client(home.root)._set_model() == "sprite"
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

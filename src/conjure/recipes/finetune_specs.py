@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
-from conjure.recipes.run_specs import InputMounts, conjure_command_spec
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import Mount, RunSpec
@@ -50,7 +50,7 @@ def finetune_spec(
     """
     inputs = InputMounts(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
-    words += inputs.option_words(options, placeholders)
+    words += inputs.option_words(with_set_precision(home, options), placeholders)
     spec = conjure_command_spec(
         "finetune",
         words,

@@ -1,7 +1,7 @@
 """Generating and scoring as runs.
 
-Main entries: `check_generate`, `refuse_empty_question`, `generate_spec`, `score_spec`. Invariant: what a run writes is among its
-outputs, as JSON.
+Main entries: `check_generate`, `refuse_empty_question`, `generate_spec`, `score_spec`. Invariant: what a run
+writes is among its outputs, as JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from conjure.core.text import today
 from conjure.errors import UsageError, option
 from conjure.lm.generation.request import GenerationRequest
 from conjure.recipes.options import GenerateOptions, ScoreOptions, refuse_unknown
-from conjure.recipes.run_specs import InputMounts, conjure_command_spec
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
 from conjure.runs.schema.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
@@ -83,7 +83,7 @@ def generate_spec(
     inputs = InputMounts(home)
     words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
     stop = [_escaped(text) for text in options.get("stop", ())]
-    words += inputs.option_words({**options, "stop": stop}, placeholders)
+    words += inputs.option_words(with_set_precision(home, {**options, "stop": stop}), placeholders)
     if prompt_file is not None:
         words += ["--prompt-file", inputs.data(str(prompt_file))]
     elif prompt:

@@ -154,3 +154,12 @@ def test_the_model_that_is_set_is_none_of_a_predictors(call, here):
     assert "--predictor and --model cannot be combined" in call(
         "serve", "--predictor", "p.py", "--model", "gpt2"
     )[2]
+
+
+def test_a_sweep_has_the_model_and_the_number_format_that_are_set(call, conjure_home):
+    call("config", "set", "model", "gpt2")
+    call("config", "set", "precision", "float32")
+    line = ("sweep", "grid", "--dry-run", "--param", "seed=1", "--", "conjure", "generate")
+    assert call(*line, "Hi")[1] == (
+        "conjure generate --model gpt2 --output samples.json --precision=float32 --seed=1 -- Hi\n"
+    )

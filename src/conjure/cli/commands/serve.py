@@ -17,7 +17,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import UsageError
 from conjure.recipes.options import ServeOptions, option_words
-from conjure.recipes.run_specs import InputMounts, conjure_command_spec
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
@@ -121,7 +121,8 @@ def command(
     if save and not inside_a_run():
         files = {"--api-key-file": api_key_file, "--chat-template": chat_template}
         words = [word for option, file in files.items() if file for word in (option, str(file.absolute()))]
-        words += option_words(given_options(context, ServeOptions))
+        given = given_options(context, ServeOptions)
+        words += option_words(with_set_precision(Home.from_environment(), given))
         spec = (
             _spec(models, words, recording)
             if predictor is None

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from conjure.cli.configured_defaults import configured_defaults
 from conjure.cli.recording import compute_request
 from conjure.errors import UsageError, option
 from conjure.recipes.run_specs import placed
@@ -74,11 +75,13 @@ def recipe_template(
     _refuse_others(given, kind)
     command: click.Command = import_module(f"conjure.cli.commands.{kind}").command
     words = _with_options(command, kind, words, list(trials[0]))
+    settings = configured_defaults(kind).get(kind)
     module, function = _SPEC_OF[kind]
     make: Callable[..., RunSpec] = getattr(import_module(module), function)
 
     def made(params: Mapping[str, str]) -> RunSpec:
-        context = command.make_context(kind, list(fill_in(tuple(words), params))[2:])
+        filled = list(fill_in(tuple(words), params))[2:]
+        context = command.make_context(kind, filled, default_map=settings)
         return _placed(make(context, _swept(command, context, words[2:])), context.params, run)
 
     # A spec holds no trial's values; the one made first has the prompt of standard input, which is read once.
