@@ -343,12 +343,12 @@ def _inner_command(fix: str, arguments: Sequence[str]) -> int | None:
     """Where the command of conjure begins that a sweep was given, if the fix is an option of that one alone."""
     option = shlex.split(fix)[0]
     outer, verbs = _command_of(arguments)
-    places = [place for place in range(verbs, len(arguments) - 1) if arguments[place] == "conjure"]
-    if not places or outer.context_settings.get("allow_interspersed_args", True):
+    if outer.context_settings.get("allow_interspersed_args", True) or option in _options_of(outer):
         return None
-    inner, _ = _command_of(arguments[places[0] + 1 :])
-    is_inner = option in _options_of(inner) and option not in _options_of(outer)
-    return places[0] if is_inner else None
+    for place in range(verbs, len(arguments) - 1):
+        if arguments[place] == "conjure" and option in _options_of(_command_of(arguments[place + 1 :])[0]):
+            return place
+    return None
 
 
 def _options_of(command: click.Command) -> dict[str, click.Option]:

@@ -1,8 +1,8 @@
 """Language-model commands as runs: conjure itself is the command, its inputs are mounts.
 
-Main entries: `conjure_command_spec`, `with_set_precision`. Invariant: a recorded command reads nothing by a resource's name; every
-resource and every local file it was given is mounted, so that lineage shows the chain and a rerun finds the
-same bytes.
+Main entries: `conjure_command_spec`, `with_set_precision`. Invariant: a recorded command reads nothing by a
+resource's name; every resource and every local file it was given is mounted, so that lineage shows the chain
+and a rerun finds the same bytes.
 """
 
 import os
