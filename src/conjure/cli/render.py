@@ -158,6 +158,7 @@ class MarkedLines:
 
     def say(self, mark: str, text: str, *, colour: str | None = None) -> None:
         """One line."""
+        text = visible(text, err=self._to_stderr)
         line = f"{mark} {text}" if self._unicode else text.replace("…", "...").replace("→", "->")
         styled = click.style(line, fg=colour) if colour and self._on_terminal else line
         click.echo(styled, err=self._to_stderr)

@@ -15,6 +15,7 @@ from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.recording import PLACE_OPTIONS, RETRY_OPTION, compute_request
 from conjure.core.config import NOT_WITH_IMAGE
 from conjure.core.home import Home
+from conjure.core.quoting import printable
 from conjure.core.units import parse_duration
 from conjure.errors import UsageError
 from conjure.runs.environments.local_packages import keep_packages
@@ -167,7 +168,7 @@ def run_spec(
         raise UsageError(_NO_CONDA)
     requirements, notes = read_requirements(home, map(Path, options["pip_req"]))
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
     return RunSpec(
         command=options["command"],
         folder=current_folder(),

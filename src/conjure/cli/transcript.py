@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from conjure.cli.render import MarkedLines, cut, terminal_width
+from conjure.cli.render import MarkedLines, cut, terminal_width, visible
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
@@ -258,7 +258,7 @@ class Transcript(MarkedLines):
 
     def _note(self, text: str) -> None:
         if self._on_terminal and self._open is not None:
-            self._detail = text.splitlines()[-1][:_WIDEST_DETAIL] if text else ""
+            self._detail = visible(text.splitlines()[-1][:_WIDEST_DETAIL]) if text else ""
             self._spin()
         else:
             self.say("✨", text)

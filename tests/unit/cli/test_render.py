@@ -8,7 +8,7 @@ import click
 import pytest
 
 from conjure.cli.commands import stats
-from conjure.cli.render import StatusLine, note, visible, write_json, write_json_text
+from conjure.cli.render import MarkedLines, StatusLine, note, visible, write_json, write_json_text
 from conjure.cli.tables import Cell
 from conjure.cli.transcript import Transcript
 from conjure.runs.lifecycle.log_following import Entered, Queued, Waiting
@@ -70,3 +70,8 @@ def test_json_is_json_whatever_stdout_can_write(monkeypatch, encoding):
     write_json_text(json.dumps(value, ensure_ascii=False) + "\n")
     stdout.flush()
     assert [json.loads(line) for line in written.getvalue().decode(encoding).splitlines()] == [value, value]
+
+
+def test_what_is_told_of_a_run_cannot_act(stderr_only, capsys):
+    MarkedLines(to_stderr=True).say("💥", "a\x1b[2Jb")
+    assert capsys.readouterr().err == "💥 a␛[2Jb\n"
