@@ -324,6 +324,10 @@ def test_a_recorded_generate_saves_its_samples_again(tmp_path):
     ("spec", "message"),
     [
         (RunSpec(("x",), Path("/"), kind="score"), "only run, finetune and generate"),
+        (
+            RunSpec(("conjure", "finetune", "a.txt", "--resume"), Path("/"), kind="finetune"),
+            "continues the training of another run",
+        ),
         (RunSpec(("curl -u me:s3cret-word x",), Path("/")).stored(), "a secret in its command"),
         (
             RunSpec(("x",), Path("/"), environment=EnvironmentChoice(requirements="--pre\nx\n")),

@@ -17,6 +17,7 @@ from conjure.runs.schema.spec import INTERRUPTED, Mount, RunSpec, part_in_words,
 
 RUN = "run"
 _RECORDED = ("finetune", "generate")  # commands of our own that can be read from a file
+_RESUME = "--resume"
 _KINDS = {"command": RUN, **{kind: kind for kind in _RECORDED}}
 
 
@@ -36,6 +37,11 @@ def values_of_run(record: RunRecord) -> tuple[str, dict[str, Value]]:
     if others:
         raise UsageError(
             f"run {record.number} has a secret in {part_in_words(others[0])}, and secrets are not stored"
+        )
+    if _RESUME in spec.command and verb == "finetune":
+        raise UsageError(
+            f"run {record.number} continues the training of another run, which no file can ask for",
+            fix=f"conjure rerun {record.number}",
         )
     found = _run_values(record) if verb == RUN else _own_values(spec, verb)
     is_default = verb != RUN and spec.description.startswith("conjure ")  # its version
