@@ -318,9 +318,7 @@ class Client:
         """
         names, base = _texts(data), str(model if model is not None else self._set_model())
         options = load_request_checks().check_finetune(self.home, names, base, options)
-        spec = finetune_spec(
-            self.home, names, base, options, description=description, labels=_texts(labels)
-        )
+        spec = finetune_spec(self.home, names, base, options, description=description, labels=_texts(labels))
         return self._submit(_recorded(spec, project, run or {}))
 
     def generate(

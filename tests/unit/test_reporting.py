@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,10 +107,10 @@ def test_a_place_that_cannot_be_written_is_one_warning(metrics, capsys, monkeypa
 def test_a_full_disk_costs_no_descriptors(metrics, monkeypatch, capsys):
     monkeypatch.setenv("CONJURE_METRICS_FILE", "/dev/full")
     log_metric("x", 1.0)
-    before = os.listdir("/proc/self/fd")
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         log_metric("x", 1.0)
-    assert os.listdir("/proc/self/fd") == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert capsys.readouterr().err.count("points cannot be written: No space left on device") == 1
 
 

@@ -340,7 +340,7 @@ def _command_line(fix: str, arguments: Sequence[str]) -> str:
 
 
 def _inner_command(fix: str, arguments: Sequence[str]) -> int | None:
-    """Where the command of conjure begins that a sweep was given, if the fix is an option of that one alone."""
+    """Where the command of conjure begins that a sweep was given, if the fix is that one's option alone."""
     option = shlex.split(fix)[0]
     outer, verbs = _command_of(arguments)
     if outer.context_settings.get("allow_interspersed_args", True) or option in _options_of(outer):

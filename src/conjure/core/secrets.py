@@ -115,8 +115,8 @@ _ISSUERS = _set(
     "fireworks gcp gemini gh git github gitlab gl google groq heroku hf hub huggingface jwt kaggle "
     "langchain langsmith license linear login master mistral mlflow my neptune netlify ngc notion npm "
     "nvidia oauth openai openrouter perplexity personal pinecone private pypi refresh replicate sas "
-    "secret security sendgrid sentry service session signing slack snowflake ssh stripe telegram tfe together "
-    "twilio twine upload vault vercel wandb webhook xai"
+    "secret security sendgrid sentry service session signing slack snowflake ssh stripe telegram tfe "
+    "together twilio twine upload vault vercel wandb webhook xai"
 )
 _WORKING_FOLDERS = frozenset({"pwd", "oldpwd", "old pwd"})  # variables that shells keep
 # Everyday neighbours of key and token: what they name is never secret by its name.

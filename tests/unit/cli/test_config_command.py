@@ -151,9 +151,10 @@ def test_the_model_that_is_set_is_none_of_a_predictors(call, here):
         "error: --mount needs --save: resources are mounted in a run\n"
         "  try: conjure serve --predictor p.py --mount runs/3 --save\n"
     )
-    assert "--predictor and --model cannot be combined" in call(
-        "serve", "--predictor", "p.py", "--model", "gpt2"
-    )[2]
+    assert (
+        "--predictor and --model cannot be combined"
+        in call("serve", "--predictor", "p.py", "--model", "gpt2")[2]
+    )
 
 
 def test_a_sweep_has_the_model_and_the_number_format_that_are_set(call, conjure_home):

@@ -17,18 +17,24 @@ from conjure.runs.schema.status import RunStatus
 
 @pytest.fixture
 def stderr_only(monkeypatch):
-    """A terminal on stderr, as under ``>log``."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    """Makes stderr alone a terminal, as under ``>log``; called in a test, whose streams are its own."""
+
+    def patch():
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+    return patch
 
 
 def test_text_cannot_act_on_the_stream_that_is_a_terminal(stderr_only):
+    stderr_only()
     assert visible("a\x1b[2Jb", err=True) == "a␛[2Jb"
     assert visible("a\x1b[2Jb") == "a\x1b[2Jb"
 
 
 @pytest.mark.parametrize("character", [*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))])
 def test_text_cannot_change_the_direction_of_what_follows(stderr_only, character):
+    stderr_only()
     assert visible(f"a{character}b", err=True) == "a\ufffdb"
 
 
@@ -38,6 +44,7 @@ def test_a_note_cannot_act(capsys):
 
 
 def test_a_line_that_is_rewritten_fits_the_terminal(stderr_only, monkeypatch, capsys):
+    stderr_only()
     monkeypatch.setenv("COLUMNS", "20")
     StatusLine().show("█" * 8 + " step 12 of 480 · loss 3.210 · 2,000 tokens/s")
     assert capsys.readouterr().err == "\r\x1b[2K████████ step 12 o…"
@@ -73,5 +80,6 @@ def test_json_is_json_whatever_stdout_can_write(monkeypatch, encoding):
 
 
 def test_what_is_told_of_a_run_cannot_act(stderr_only, capsys):
+    stderr_only()
     MarkedLines(to_stderr=True).say("💥", "a\x1b[2Jb")
     assert capsys.readouterr().err == "💥 a␛[2Jb\n"

@@ -19,7 +19,7 @@ def test_letters_that_the_locale_does_not_have_are_escaped(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="iso-8859-1"))
 
     def script(_arguments):
-        print("é 漢")  # noqa: T201
+        print("é 漢")
         return 0
 
     assert run(script, []) == 0
