@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict, Unpack, cast, overload
 
-from conjure.core.config import load_config
+from conjure.core.config import NOT_WITH_IMAGE, SETTINGS, load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
-from conjure.errors import RunFailedError, UsageError
+from conjure.errors import RunFailedError, UsageError, option
 from conjure.recipes.deferred_checks import changed_model_notes, load_request_checks
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
@@ -293,7 +293,7 @@ class Client:
         self,
         data: str | Path | Sequence[str | Path],
         *,
-        model: str | Path = "sprite",
+        model: str | Path | None = None,
         description: str = "",
         labels: Sequence[str] = (),
         project: str | None = None,
@@ -306,7 +306,7 @@ class Client:
 
         Args:
             data: Files, folders or resources (``runs/2/data.csv``).
-            model: Model to start from: a name, a folder or a run (``runs/3``).
+            model: Model to start from: a name, a folder or a run (``runs/3``); the one that is set if None.
             description: Description of the run.
             labels: Names to find the run by.
             project: Project that the run belongs to; the name of the repository's folder if None.
@@ -316,16 +316,16 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        names = _names(data)
-        options = load_request_checks().check_finetune(self.home, names, str(model), options)
-        spec = finetune_spec(self.home, names, str(model), options, description=description, labels=labels)
+        names, base = _texts(data), str(model if model is not None else self._set_model())
+        options = load_request_checks().check_finetune(self.home, names, base, options)
+        spec = finetune_spec(self.home, names, base, options, description=description, labels=_texts(labels))
         return self._submit(_recorded(spec, project, run or {}))
 
     def generate(
         self,
         prompt: str = "",
         *,
-        model: str | Path = "sprite",
+        model: str | Path | None = None,
         prompt_file: str | Path | None = None,
         description: str = "",
         labels: Sequence[str] = (),
@@ -337,7 +337,7 @@ class Client:
 
         Args:
             prompt: What the text continues, exactly.
-            model: A name, a folder or a run (``runs/3``).
+            model: A name, a folder or a run (``runs/3``); the one that is set if None.
             prompt_file: A file with a prompt on each line, in place of `prompt`.
             description: Description of the run.
             labels: Names to find the run by.
@@ -348,14 +348,16 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
+        if prompt and prompt_file is not None:
+            raise UsageError(f"{option('prompt')} and {option('prompt_file')} cannot both be given")
         spec = generate_spec(
             self.home,
             prompt,
-            str(model),
-            check_generate([prompt], options),
+            str(model if model is not None else self._set_model()),
+            check_generate([prompt] if prompt_file is None else None, options),
             prompt_file=prompt_file,
             description=description,
-            labels=labels,
+            labels=_texts(labels),
         )
         return self._submit(_recorded(spec, project, run or {}))
 
@@ -364,7 +366,7 @@ class Client:
         text: str | None = None,
         *,
         files: str | Path | Sequence[str | Path] = (),
-        model: str | Path | Sequence[str | Path] = "sprite",
+        model: str | Path | Sequence[str | Path] | None = None,
         description: str = "",
         labels: Sequence[str] = (),
         project: str | None = None,
@@ -376,7 +378,8 @@ class Client:
         Args:
             text: The text to score.
             files: Files, folders or resources to score in place of a text.
-            model: A name, a folder or a run (``runs/3``); two of them are compared.
+            model: A name, a folder or a run (``runs/3``), of which two are compared; the one that is set if
+                None.
             description: Description of the run.
             labels: Names to find the run by.
             project: Project that the run belongs to; the name of the repository's folder if None.
@@ -386,7 +389,7 @@ class Client:
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        names, models = _names(files), _names(model)
+        names, models = _texts(files), _texts(model if model is not None else self._set_model())
         if (text is None) == (not names):
             raise UsageError("score takes either a text or files", hint='client.score("a text")')
         load_request_checks().check_score(self.home, names, models, options)
@@ -398,7 +401,7 @@ class Client:
             options,
             files=text is None,
             description=description,
-            labels=labels,
+            labels=_texts(labels),
         )
         return self._submit(_recorded(spec, project, run or {}))
 
@@ -429,7 +432,7 @@ class Client:
         data: str | Path | Sequence[str | Path],
         space: Space,
         *,
-        model: str | Path = "sprite",
+        model: str | Path | None = None,
         finetune: FinetuneOptions | None = None,
         **options: Unpack[SweepOptions],
     ) -> Sweep:
@@ -440,19 +443,20 @@ class Client:
         Args:
             data: Files, folders or resources.
             space: Values by option of `finetune`: a list, or `uniform` or `log_uniform`.
-            model: Model to start from: a name, a folder or a run (``runs/3``).
+            model: Model to start from: a name, a folder or a run (``runs/3``); the one that is set if None.
             finetune: Options that all trials share.
             **options: See `SweepOptions`.
 
         Raises:
             ConjureError: It cannot be started; the message says why.
         """
-        names, shared, domains = _names(data), finetune or {}, domains_of(space)
+        names, shared, domains = _texts(data), finetune or {}, domains_of(space)
         swept = [*domains, *(["seed"] if options.get("seeds", 1) > 1 else [])]
         refuse_unknown(dict.fromkeys(swept), FinetuneOptions)
-        load_request_checks().check_finetune(self.home, names, str(model), shared)
+        base = str(model if model is not None else self._set_model())
+        load_request_checks().check_finetune(self.home, names, base, shared)
         placeholders = {name: f":{name}:" for name in swept}
-        spec = finetune_spec(self.home, names, str(model), shared, placeholders=placeholders)
+        spec = finetune_spec(self.home, names, base, shared, placeholders=placeholders)
         chosen: SweepOptions = {"metric": "held_out_loss", "direction": "minimize", **options}
         return self._sweep(spec, domains, chosen)
 
@@ -468,6 +472,12 @@ class Client:
         """
         with open_store(self.home) as store:
             return Sweep(self.home, store.sweep(number).number)
+
+    def _set_model(self) -> str:
+        """The model that the settings choose; inside a run the default, as on the command line."""
+        if inside_a_run():
+            return SETTINGS["model"].default
+        return load_config(self.home, current_folder()).values["model"]
 
     def _submit(self, spec: RunSpec) -> Run:
         made = submit(self.home, spec, executor=self.executor)
@@ -501,7 +511,7 @@ class Client:
         wanted = RunFilter(
             limit=limit,
             statuses=() if status is None else (_status(status),),
-            labels=tuple(labels),
+            labels=_texts(labels),
             projects=() if project is None else (project,),
         )
         with open_store(self.home) as store:
@@ -540,9 +550,9 @@ def run_row(record: RunRecord, metrics: Mapping[str, float]) -> dict[str, object
     }
 
 
-def _names(given: str | Path | Sequence[str | Path]) -> list[str]:
-    """Names of one thing or of several."""
-    return [str(given)] if isinstance(given, str | Path) else list(map(str, given))
+def _texts(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """One text or several, where Python would take a text for the list of its characters."""
+    return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
 
 
 def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
@@ -551,9 +561,9 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         known = ", ".join(RunOptions.__annotations__)
         raise UsageError(f"there is no option {unknown[0]!r}; there are {known}")
     folder = current_folder() / options.get("folder", "")
-    options = _configured(home, folder) | options
-    requirements, _ = read_requirements(home, map(Path, options.get("pip_req", ())))
-    timeout = options.get("timeout")
+    options = _configured(home, folder, has_image=options.get("image") is not None) | options
+    requirements, _ = read_requirements(home, map(Path, _texts(options.get("pip_req", ()))))
+    timeout, after = options.get("timeout"), options.get("after", ())
     return RunSpec(
         command=command,
         folder=folder,
@@ -566,29 +576,29 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         environment=EnvironmentChoice(
             options.get("base", "current"),
             options.get("python"),
-            keep_packages(home, options.get("pip", ()), current_folder()),
+            keep_packages(home, _texts(options.get("pip", ())), current_folder()),
             requirements or None,
             options.get("image"),
-            apt=tuple(options.get("apt", ())),
+            apt=_texts(options.get("apt", ())),
         ),
         variables={name: str(value) for name, value in options.get("env", {}).items()},
         mounts=_mounts(options.get("mounts", ())),
         resources=_compute_request(options),
         timeout_s=parse_duration(str(timeout)) if timeout is not None else None,
-        stop_conditions=tuple(options.get("stop_conditions", ())),
-        output=tuple(options.get("output", ())),
-        no_output=tuple(options.get("no_output", ())),
+        stop_conditions=_texts(options.get("stop_conditions", ())),
+        output=_texts(options.get("output", ())),
+        no_output=_texts(options.get("no_output", ())),
         description=options.get("description", ""),
-        labels=tuple(options.get("labels", ())),
+        labels=_texts(options.get("labels", ())),
         project=options.get("project"),
         params={name: str(value) for name, value in options.get("params", {}).items()},
         idempotent=options.get("idempotent", False),
         sandbox=options.get("sandbox", False),
         network=options.get("network", False),
-        after=tuple(options.get("after", ())),
+        after=(after,) if isinstance(after, int) else tuple(after),
         retry=options.get("retry", 0),
         retry_on=options.get("retry_on", INTERRUPTED),
-        checkpoint=tuple(options.get("checkpoint", ())),
+        checkpoint=_texts(options.get("checkpoint", ())),
         distributed=options.get("distributed"),
         nodes=options.get("nodes"),
         on=options.get("on"),
@@ -608,17 +618,19 @@ def _compute_request(options: RunOptions | RecordingOptions) -> ComputeRequest:
     )
 
 
-def _configured(home: Home, folder: Path) -> RunOptions:
+def _configured(home: Home, folder: Path, *, has_image: bool) -> RunOptions:
     """Options that the user's or the project's settings set; none inside a run, as on the command line."""
     if inside_a_run():
         return {}
-    return cast("RunOptions", load_config(home, folder).run_options())
+    found = load_config(home, folder).run_options()
+    left_out = NOT_WITH_IMAGE if has_image else ()
+    return cast("RunOptions", {name: value for name, value in found.items() if name not in left_out})
 
 
 def _mounts(given: Mapping[str, str] | Sequence[str]) -> tuple[Mount, ...]:
     if isinstance(given, Mapping):
         return tuple(Mount.of(resource, path) for resource, path in given.items())
-    return tuple(map(Mount.parse, given))
+    return tuple(map(Mount.parse, _texts(given)))
 
 
 def _status(name: str) -> RunStatus:

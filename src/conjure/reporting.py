@@ -7,6 +7,7 @@ older Pythons than the rest of conjure, for a run may have one.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -20,6 +21,7 @@ RUN_VARIABLE = "CONJURE_RUN"
 OWN_VARIABLES = (METRICS_VARIABLE, RUN_VARIABLE)
 NAME_LIMIT = 200
 _LARGEST_STEP = 1 << 62
+_LOST = (errno.EBADF, errno.ESTALE)  # of a descriptor that leads nowhere any more
 
 _next_steps: dict[str, int] = {}
 _warned: set[str] = set()
@@ -99,7 +101,8 @@ def _append(path: str, line: str) -> None:
             _file = (path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
         _torn = os.write(_file[1], content) < len(content)  # a disk just filled up: the next line starts anew
     except OSError as error:
-        _file = None
+        if error.errno in _LOST:  # the program closed it, or its server has another: it is opened anew
+            _file = None
         _warn(
             "file", f"points cannot be written: {error.strerror}; they are left out until writing works again"
         )

@@ -212,6 +212,14 @@ def test_a_prompt_from_standard_input_is_that_of_every_trial(sweep, monkeypatch)
             "--sandbox cannot be",
         ),
         (["grid", "--param", "adapter=a,b", "--", "conjure", "score", "x"], "--adapter cannot have"),
+        (
+            ["grid", "--param", "seed=1", "--", "conjure", "generate", "x", "-o", "out.json"],
+            "--output cannot be given to the command of a sweep",
+        ),
+        (
+            ["grid", "--param", "seed=1", "--", "conjure", "finetune", "--no-run", __file__],
+            "--no-run cannot be given to the command of a sweep",
+        ),
         (["grid", "--param", "x=1"], "as in `conjure sweep grid --param x=1,2 -- echo :x:`"),
         (["grid", "--param", "x=1", "--", " "], "as in `conjure sweep grid --param x=1,2 -- echo :x:`"),
         (["show", "7"], "there is no sweep 7; there are no sweeps yet"),

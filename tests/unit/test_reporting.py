@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +102,25 @@ def test_a_place_that_cannot_be_written_is_one_warning(metrics, capsys, monkeypa
     log_metric("x", 1.0)
     log_metric("x", 2.0)
     assert capsys.readouterr().err.count("points cannot be written") == 1
+
+
+def test_a_full_disk_costs_no_descriptors(metrics, monkeypatch, capsys):
+    monkeypatch.setenv("CONJURE_METRICS_FILE", "/dev/full")
+    log_metric("x", 1.0)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        log_metric("x", 1.0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert capsys.readouterr().err.count("points cannot be written: No space left on device") == 1
+
+
+def test_a_file_that_the_program_closed_is_opened_anew(metrics):
+    log_metric("x", 1.0)
+    assert reporting._file is not None
+    os.close(reporting._file[1])
+    log_metric("x", 2.0)
+    log_metric("x", 3.0)
+    assert points(metrics)[-1] == ("x", 2, 3.0)
 
 
 def test_outside_a_run_nothing_happens(metrics, monkeypatch, capsys):

@@ -330,15 +330,36 @@ def _command_line(fix: str, arguments: Sequence[str]) -> str:
         return fix
     if arguments[0] in _CARRIERS:
         return _corrected(fix, arguments)
+    inner = _inner_command(fix, arguments)
+    if inner is not None:
+        outer = shell_words("conjure", *arguments[:inner])
+        return f"{outer} {_command_line(fix, arguments[inner + 1 :])}"
     kept, rest = _without_corrected(fix, arguments)
     after = f" {shell_words(*rest)}" if rest else ""
     return f"{shell_words('conjure', *kept)} {fix}{after}"
 
 
+def _inner_command(fix: str, arguments: Sequence[str]) -> int | None:
+    """Where the command of conjure begins that a sweep was given, if the fix is that one's option alone."""
+    option = shlex.split(fix)[0]
+    outer, verbs = _command_of(arguments)
+    if outer.context_settings.get("allow_interspersed_args", True) or option in _options_of(outer):
+        return None
+    for place in range(verbs, len(arguments) - 1):
+        if arguments[place] == "conjure" and option in _options_of(_command_of(arguments[place + 1 :])[0]):
+            return place
+    return None
+
+
+def _options_of(command: click.Command) -> dict[str, click.Option]:
+    """The options of a command by each of their names."""
+    return {name: each for each in command.params if isinstance(each, click.Option) for name in each.opts}
+
+
 def _without_corrected(fix: str, arguments: Sequence[str]) -> tuple[list[str], Sequence[str]]:
     """What was typed without the options that the fix gives another value; and what the fix must precede."""
     command, verbs = _command_of(arguments)
-    options = {name: each for each in command.params if isinstance(each, click.Option) for name in each.opts}
+    options = _options_of(command)
     corrected = [options[word] for word in shlex.split(fix) if word in options]
     # What follows the options of some commands is another program, with options of its own.
     ends_at_first = not command.context_settings.get("allow_interspersed_args", True)

@@ -6,6 +6,7 @@ recorded again; it belongs to that run.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -69,9 +70,26 @@ def refuse_unrecorded(recording: Mapping[str, Any], hint: str) -> None:
     Raises:
         UsageError: One of them is given.
     """
-    for name in ("on", "retry"):
+    for name in RECORDING:
         if recording[name] and not inside_a_run():
             raise UsageError(f"{option(name)} applies only to recorded runs", hint=hint)
+
+
+def refuse_output(output: Path | None, file: str) -> None:
+    """Refuse a file to write beside --save: a run keeps what it wrote among its outputs.
+
+    Args:
+        output: The file.
+        file: What the run calls its own.
+
+    Raises:
+        UsageError: It is given.
+    """
+    if output is not None and not inside_a_run():
+        raise UsageError(
+            f"{option('output')} and {option('save')} cannot be combined: a run writes runs/N/{file}",
+            hint=f"copy it afterwards: conjure cp runs/N/{file}",
+        )
 
 
 def record(spec: RunSpec, recording: Mapping[str, Any], *, as_json: bool) -> int:

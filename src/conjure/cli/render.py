@@ -1,21 +1,31 @@
 """Pieces of output that commands share: notes, JSON, a status line, text that is safe to show.
 
-Main entries: `note`, `write_json`, `StatusLine`, `MarkedLines`. Invariant: results go to stdout and
+Main entries: `note`, `write_json`, `cut`, `StatusLine`, `MarkedLines`. Invariant: results go to stdout and
 everything else to stderr; colours, and lines that rewrite themselves, appear on a terminal only.
 """
 
 import json
+import os
+import re
+import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from conjure.core.files import write_atomically
+from conjure.core.quoting import DIRECTION_MARKS, printable
 from conjure.errors import DataError
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_CUT = "…"
+_NO_CELL = {"Mn", "Me", "Cf"}  # what is drawn over the letter before it, or not at all
+_TWO_CELLS = {"W", "F"}
 _REFRESH_S = 0.1
 _CLEAR_LINE = "\r\x1b[2K"
 
@@ -23,23 +33,63 @@ _CLEAR_LINE = "\r\x1b[2K"
 _PICTURES = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: 0x2421,
-    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+    **dict.fromkeys((*range(0x80, 0xA0), 0x2028, 0x2029, *map(ord, DIRECTION_MARKS)), 0xFFFD),
 }
 
 
-def on_terminal() -> bool:
-    """Whether stdout is a terminal."""
-    return sys.stdout.isatty()
+def on_terminal(*, err: bool = False) -> bool:
+    """Whether stdout is a terminal, or with `err` stderr."""
+    return (sys.stderr if err else sys.stdout).isatty()
 
 
 def note(text: str) -> None:
     """Say something beside the result, on stderr."""
-    click.echo(click.style(text, dim=True), err=True)
+    click.echo(click.style(printable(text), dim=True), err=True)
 
 
-def visible(text: str) -> str:
-    """`text` as it may be shown on a terminal: control characters cannot act; elsewhere nothing changes."""
-    return text if text.isprintable() or not on_terminal() else text.translate(_PICTURES)
+def visible(text: str, *, err: bool = False) -> str:
+    """`text` as it may be shown on a terminal: control characters cannot act; elsewhere nothing changes.
+
+    Args:
+        text: From outside.
+        err: It goes to stderr.
+    """
+    return text if text.isprintable() or not on_terminal(err=err) else text.translate(_PICTURES)
+
+
+def terminal_width() -> int:
+    """How many cells a line of the terminal has: of stdout's, or if stdout is none, of stderr's."""
+    fallback = os.terminal_size((80, 24))
+    with suppress(OSError, ValueError):
+        found = os.get_terminal_size(sys.stderr.fileno())
+        fallback = found if found.columns else fallback
+    return shutil.get_terminal_size(fallback).columns
+
+
+def cut(text: str, width: int) -> str:
+    """`text`, or as much of its beginning as is no wider, with a mark that the rest is missing."""
+    if width_of(text) <= width:
+        return text
+    room, kept = width - len(_CUT), 0
+    for character in text:
+        room -= width_of(character)
+        if room < 0:
+            break
+        kept += 1
+    return f"{text[:kept]}{_CUT}"
+
+
+def width_of(text: str) -> int:
+    """How many of a terminal's cells a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells_of(character) for character in text)
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.category(character) in _NO_CELL:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in _TWO_CELLS else 1
 
 
 def write_json(value: Mapping[str, Any] | Iterable[Any]) -> None:
@@ -74,8 +124,20 @@ def save_text(path: Path, content: str) -> None:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def write_json_text(text: str) -> None:
+    """Write JSON that is text already."""
+    # What a stdout that is not UTF-8 cannot write would be escaped as Python does, not as JSON does.
+    shown = text if _is_utf8() else _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    click.echo(shown, nl=False)
+
+
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(value, ensure_ascii=not _is_utf8(), allow_nan=False)
+
+
+def _is_utf8() -> bool:
+    """Whether stdout can write any letter."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 class MarkedLines:
@@ -88,7 +150,7 @@ class MarkedLines:
     def __init__(self, *, to_stderr: bool = False) -> None:
         self._to_stderr = to_stderr
         self._on_terminal = sys.stdout.isatty() and not to_stderr
-        self._unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        self._unicode = _is_utf8()
 
     def submit(self, number: int) -> None:
         """A run was given its number."""
@@ -96,13 +158,17 @@ class MarkedLines:
 
     def say(self, mark: str, text: str, *, colour: str | None = None) -> None:
         """One line."""
+        text = visible(text, err=self._to_stderr)
         line = f"{mark} {text}" if self._unicode else text.replace("…", "...").replace("→", "->")
         styled = click.style(line, fg=colour) if colour and self._on_terminal else line
         click.echo(styled, err=self._to_stderr)
 
 
 class StatusLine:
-    """One line on stderr that is rewritten in place; nothing at all where stderr is no terminal."""
+    """One line on stderr that is rewritten in place; nothing at all where stderr is no terminal.
+
+    It is cut to the terminal's width: of a line that wraps only the last row could be rewritten.
+    """
 
     def __init__(self) -> None:
         self._shown_at = 0.0
@@ -117,7 +183,7 @@ class StatusLine:
     def show(self, text: str) -> None:
         """Show this now, unless the last one is not even a tenth of a second old."""
         if self.enabled and time.monotonic() - self._shown_at >= _REFRESH_S:
-            click.echo(f"{_CLEAR_LINE}{text}", nl=False, err=True)
+            click.echo(f"{_CLEAR_LINE}{cut(text, terminal_width() - 1)}", nl=False, err=True)
             self._shown_at = time.monotonic()
 
     def clear(self) -> None:

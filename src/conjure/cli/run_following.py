@@ -83,7 +83,7 @@ def follow_submission(
 
 def _follow(home: Home, made: Submission, background: bool, as_json: bool, interrupt_stops: bool) -> int:
     if as_json:
-        return _as_json(home, made, background=background)
+        return _as_json(home, made, background=background, interrupt_stops=interrupt_stops)
     lines, number = MarkedLines(), made.record.number
     if made.reused:
         lines.say("♻️ ", f"Run {number} is identical and completed; nothing was run")
@@ -96,11 +96,12 @@ def _follow(home: Home, made: Submission, background: bool, as_json: bool, inter
     return _following().follow_run(home, number, interrupt_stops=interrupt_stops, interrupt_cancels=True)
 
 
-def _as_json(home: Home, made: Submission, *, background: bool) -> int:
+def _as_json(home: Home, made: Submission, *, background: bool, interrupt_stops: bool) -> int:
     record: RunRecord = made.record
     if not background and not made.reused:
+        following = _following()
         try:
-            record = _following().wait_silently(home, record.number)
+            record = following.wait_silently(home, record.number, interrupt_stops=interrupt_stops)
         except KeyboardInterrupt:
             with interrupts_held():
                 return _after_interrupt(home, record.number, as_json=True, stop=False)

@@ -13,7 +13,9 @@ from click.core import ParameterSource
 
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.recording import PLACE_OPTIONS, RETRY_OPTION, compute_request
+from conjure.core.config import NOT_WITH_IMAGE
 from conjure.core.home import Home
+from conjure.core.quoting import printable
 from conjure.core.units import parse_duration
 from conjure.errors import UsageError
 from conjure.runs.environments.local_packages import keep_packages
@@ -40,6 +42,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def _without_settings(context: click.Context, _parameter: click.Parameter, image: str | None) -> str | None:
+    """Leave out settings that a run with an image cannot have, so that only what is typed is refused."""
+    if image is not None and context.default_map:
+        kept = {name: value for name, value in context.default_map.items() if name not in NOT_WITH_IMAGE}
+        context.default_map = kept
+    return image
 
 
 _OPTIONS = (
@@ -75,6 +85,8 @@ _OPTIONS = (
         "--from",
         "image",
         metavar="IMAGE",
+        is_eager=True,  # before the options that settings give values to
+        callback=_without_settings,
         help="Run the command in a container of this image, with podman or docker.",
     ),
     click.option("--apt", multiple=True, metavar="PKG", help="Add a Debian package to the --image."),
@@ -156,7 +168,7 @@ def run_spec(
         raise UsageError(_NO_CONDA)
     requirements, notes = read_requirements(home, map(Path, options["pip_req"]))
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
     return RunSpec(
         command=options["command"],
         folder=current_folder(),

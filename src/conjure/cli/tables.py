@@ -6,18 +6,14 @@ nothing is cut or coloured.
 
 import re
 import shutil
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import click
 
-from conjure.cli.render import on_terminal, visible
+from conjure.cli.render import cut, on_terminal, visible, width_of
 
 _GAP = "  "
-_CUT = "…"
-_NO_CELL = {"Mn", "Me", "Cf"}  # what is drawn over the letter before it, or not at all
-_TWO_CELLS = {"W", "F"}
 _BREAKS = re.compile(r"\s*[\n\r\t]\s*")
 
 
@@ -105,7 +101,7 @@ def drawn_table(columns: Sequence[Column], rows: Iterable[Row]) -> list[str]:
     """The lines of a table as wide as the terminal allows, coloured."""
     cells = [[Cell(visible(_text(cell)), cell.colour) for cell in map(_cell, row)] for row in rows]
     widths = [
-        max([_width(column.title), *(_width(row[index].text) for row in cells)])
+        max([width_of(column.title), *(width_of(row[index].text) for row in cells)])
         for index, column in enumerate(columns)
     ]
     over = sum(widths) + len(_GAP) * (len(columns) - 1) - shutil.get_terminal_size().columns
@@ -137,33 +133,7 @@ def _drawn_line(
     parts = []
     for column, width, cell in zip(columns, widths, cells, strict=True):
         text = cut(cell.text, width)
-        padding = " " * (width - _width(text))
+        padding = " " * (width - width_of(text))
         styled = click.style(text, fg=cell.colour, bold=bold or None) if cell.colour or bold else text
         parts.append(f"{padding}{styled}" if column.right else f"{styled}{padding}")
     return _GAP.join(parts).rstrip()
-
-
-def cut(text: str, width: int) -> str:
-    """`text`, or as much of its beginning as is no wider, with a mark that the rest is missing."""
-    if _width(text) <= width:
-        return text
-    room, kept = width - len(_CUT), 0
-    for character in text:
-        room -= _width(character)
-        if room < 0:
-            break
-        kept += 1
-    return f"{text[:kept]}{_CUT}"
-
-
-def _width(text: str) -> int:
-    """How many of a terminal's cells a text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(_cells_of(character) for character in text)
-
-
-def _cells_of(character: str) -> int:
-    if unicodedata.category(character) in _NO_CELL:
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in _TWO_CELLS else 1

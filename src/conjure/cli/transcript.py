@@ -9,11 +9,11 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from conjure.cli.render import MarkedLines
+from conjure.cli.render import MarkedLines, cut, terminal_width, visible
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
@@ -27,7 +27,6 @@ from conjure.runs.lifecycle.log_following import (
     Printed,
     Queued,
     follow,
-    wait_for_end,
 )
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.stop_requests import cancel_queued, request_end
@@ -72,9 +71,7 @@ def follow_run(
     interrupts = _Interrupts() if interrupt_stops else ()
     try:
         for event in follow(home, number):
-            for request in interrupts:
-                _request_end(home, number, request)
-                transcript.say("✨", _INTERRUPT_NOTES[request].format(number=number))
+            _pass_on(interrupts, home, number, transcript)
             if isinstance(event, Ended) and learned_nothing(home, event.record):
                 transcript.complete_mark = "·"
             transcript.show(event)
@@ -89,9 +86,21 @@ def follow_run(
     raise AssertionError("a followed run ends")
 
 
-def wait_silently(home: Home, number: int) -> RunRecord:
-    """The record of a run once it has ended; nothing is shown meanwhile."""
-    return wait_for_end(home, number)
+def wait_silently(home: Home, number: int, *, interrupt_stops: bool = False) -> RunRecord:
+    """The record of a run once it has ended; nothing is shown meanwhile, but on stderr what a ^C does.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run.
+        interrupt_stops: As for `follow_run`; a ^C that detaches is raised.
+    """
+    transcript = Transcript(to_stderr=True)
+    interrupts = _Interrupts() if interrupt_stops else ()
+    for event in follow(home, number):
+        _pass_on(interrupts, home, number, transcript)
+        if isinstance(event, Ended):
+            return event.record
+    raise AssertionError("a followed run ends")
 
 
 def cancel(home: Home, number: int) -> RunRecord | None:
@@ -104,13 +113,15 @@ def cancel(home: Home, number: int) -> RunRecord | None:
 class _Interrupts:
     """Takes the first ^C as a request to stop and the second as one to kill; a third interrupts as usual.
 
-    Each request is given once, by iterating: a signal may come in the middle of anything.
+    Each request is given once, by iterating: a signal may come in the middle of anything. A ^C that is
+    ignored, as in the background of a shell, stays so.
     """
 
     def __init__(self) -> None:
         self._to_come = [STOP, KILL]
         self._requests: list[str] = []
-        signal.signal(signal.SIGINT, self._take)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._take)
 
     def _take(self, *_: object) -> None:
         self._requests.append(self._to_come.pop(0))
@@ -128,9 +139,12 @@ _INTERRUPT_NOTES = {
 }
 
 
-def _request_end(home: Home, number: int, request: str) -> None:
-    with open_store(home) as store:
-        request_end(store, number, request)
+def _pass_on(interrupts: Iterable[str], home: Home, number: int, transcript: "Transcript") -> None:
+    """Ask the run to end for each ^C that came, and say so."""
+    for request in interrupts:
+        with open_store(home) as store:
+            request_end(store, number, request)
+        transcript.say("✨", _INTERRUPT_NOTES[request].format(number=number))
 
 
 class Transcript(MarkedLines):
@@ -217,11 +231,10 @@ class Transcript(MarkedLines):
         self._leave_line()
         frames = _SPINNER if self._unicode else _ASCII_SPINNER
         frame = click.style(frames[self._turns % len(frames)], fg="cyan")
-        dots = "…" if self._unicode else "..."
-        click.echo(
-            f"{_CLEAR_LINE}{frame} {_TITLES[self._open]}{dots} {click.style(self._detail, dim=True)}",
-            nl=False,
-        )
+        title = f"{_TITLES[self._open]}{'…' if self._unicode else '...'}"
+        room = terminal_width() - len(f"x {title} ") - 1  # a line that wraps could not be rewritten
+        detail = click.style(cut(self._detail, room), dim=True) if room > 0 else ""
+        click.echo(f"{_CLEAR_LINE}{frame} {title} {detail}", nl=False)
         self._spun_at = self._clock()
         self._turns += 1
 
@@ -245,7 +258,7 @@ class Transcript(MarkedLines):
 
     def _note(self, text: str) -> None:
         if self._on_terminal and self._open is not None:
-            self._detail = text.splitlines()[-1][:_WIDEST_DETAIL] if text else ""
+            self._detail = visible(text.splitlines()[-1][:_WIDEST_DETAIL]) if text else ""
             self._spin()
         else:
             self.say("✨", text)

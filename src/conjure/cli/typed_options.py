@@ -1,7 +1,7 @@
 """The options of a command as they were typed: to hand them on to the same command elsewhere, or to tell.
 
-Main entries: `given_options`, `spell_as_typed`. Invariant: an option left out is left out again; defaults
-stay defaults.
+Main entries: `given_options`, `is_typed`, `give_json_to_subcommand`, `spell_as_typed`. Invariant: an option
+left out is left out again; defaults stay defaults.
 """
 
 from collections.abc import Sequence, Set
@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from conjure.core.quoting import shell_words
-from conjure.errors import Spell
+from conjure.errors import Spell, UsageError
 
 
 def given_options(context: click.Context, known: type) -> dict[str, Any]:
@@ -19,8 +19,29 @@ def given_options(context: click.Context, known: type) -> dict[str, Any]:
     return {
         name: value
         for name, value in context.params.items()
-        if name in known.__annotations__ and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if name in known.__annotations__ and is_typed(context, name)
     }
+
+
+def is_typed(context: click.Context, name: str) -> bool:
+    """Whether an option was given on the command line, and is neither its default nor a setting."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def give_json_to_subcommand(context: click.Context) -> None:
+    """Let ``--json`` of a group, typed before one of its commands, count for that command.
+
+    Raises:
+        UsageError: That command prints no JSON.
+    """
+    verb, group = context.invoked_subcommand, context.command
+    found = group.get_command(context, verb) if verb is not None and isinstance(group, click.Group) else None
+    if verb is None or found is None:
+        return
+    if not any(parameter.name == "as_json" for parameter in found.params):
+        raise UsageError(f"`{context.command_path} {verb}` prints no JSON", hint="leave out --json")
+    defaults = context.default_map or {}
+    context.default_map = {**defaults, verb: {**defaults.get(verb, {}), "as_json": True}}
 
 
 def spell_as_typed(command: click.Command, typed: Sequence[str]) -> Spell:

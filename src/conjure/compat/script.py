@@ -5,6 +5,7 @@ script printed goes to stdout.
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -52,6 +53,8 @@ def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None 
         script: Takes the arguments, gives the exit status.
         arguments: Without the program's name; None takes this process's.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the locale does not have
     try:
         status = script(arguments if arguments is not None else sys.argv[1:])
         sys.stdout.flush()
@@ -68,6 +71,9 @@ def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None 
         # The reader (`| head`) has what it wanted; the rest must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        where = error.filename if error.filename else "the output cannot be written"
+        return _report(ConjureError(f"{where}: {error.strerror or error}"))
     return status
 
 

@@ -32,6 +32,8 @@ SANDBOX = "sandbox"
 _PROJECT = "project"
 _HEARTBEAT = "team.heartbeat"
 _GIT = ".git"
+PYTHON_VERSION = re.compile(r"3\.\d+(\.\d+)?")
+NOT_WITH_IMAGE = ("base", "python", "gpus")  # options that no run with an image can have
 _HEADING = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(#.*)?")
 
 
@@ -79,16 +81,27 @@ def _one_of(*allowed: str) -> Callable[[object], str]:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise _NotAllowedError("a string")
+    if not isinstance(value, str) or not value.strip() or not _is_utf8(value):
+        raise _NotAllowedError("a string of UTF-8 text")
     return value
 
 
 def _texts(value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list | tuple) or not all(isinstance(one, str) and one for one in values):
-        raise _NotAllowedError("a list of strings")
+    if not isinstance(values, list | tuple) or not all(
+        isinstance(one, str) and one and _is_utf8(one) for one in values
+    ):
+        raise _NotAllowedError("a list of strings of UTF-8 text")
     return tuple(values)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a file of settings can hold it: a word of a command line may be any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(value: object) -> float:
@@ -104,9 +117,15 @@ def _number(value: object) -> float:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, bool) or not str(value).isdecimal():
-        raise _NotAllowedError("a whole number")
+    if isinstance(value, bool) or not str(value).isdecimal() or not int(str(value)):
+        raise _NotAllowedError("a whole number above 0")
     return int(str(value))
+
+
+def _python_version(value: object) -> str:
+    if not isinstance(value, str) or not PYTHON_VERSION.fullmatch(value):
+        raise _NotAllowedError("a version such as 3.12, as a string")
+    return value
 
 
 def _parsed(parse: Callable[[str], object], allowed: str) -> Callable[[object], str]:
@@ -131,7 +150,7 @@ def _yes_or_no(value: object) -> bool:
 SETTINGS: dict[str, Setting] = {
     setting.key: setting
     for setting in (
-        Setting("model", "Model of generate, finetune, score and data preview.", _text, "sprite"),
+        Setting("model", "Model of generate, finetune, score, serve and data preview.", _text, "sprite"),
         Setting(
             "precision",
             "Number format for `--precision auto`.",
@@ -164,7 +183,7 @@ SETTINGS: dict[str, Setting] = {
             is_users=True,
         ),
         Setting("run.base", "Environment that runs start from.", _one_of("current", "none"), "current"),
-        Setting("run.python", "Python version of a clean environment.", _text),
+        Setting("run.python", "Python version of a clean environment.", _python_version),
         Setting("run.pip", "Packages to add to the environment of runs.", _texts, ()),
         Setting("run.cpus", "Cores that a run requests.", _number),
         Setting("run.gpus", "GPUs that a run requests.", _count),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import read_team
 from conjure.core.text import did_you_mean
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 
 OPTION = "--home"
 LOCAL = "local"
@@ -54,7 +54,7 @@ def find_home(name: str, *, may_be_new: bool = False) -> Home:
         near = did_you_mean(name, known) or (f"there are {others}" if known else f"there is only {LOCAL}")
         raise UsageError(
             f"there is no home {name!r}; {near}",
-            fix=f"conjure --home {name} team join",
+            hint=f"to make it a team's: conjure --home {name} team join {option('database', 'ADDRESS')}",
         )
     return here.named(name)
 

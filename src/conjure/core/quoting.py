@@ -10,7 +10,7 @@ import unicodedata
 # Cc: control characters. Cs: bytes that were no text. Zl, Zp: line ends to some terminals. Cf also holds the
 # joiners that scripts need, so of it only what changes the direction of what follows is shown by its number.
 _UNSAFE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
-_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+DIRECTION_MARKS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _NAMED = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 
@@ -33,7 +33,7 @@ def _shell_word(word: str) -> str:
 
 
 def _unsafe(character: str) -> bool:
-    return unicodedata.category(character) in _UNSAFE_CATEGORIES or character in _DIRECTION
+    return unicodedata.category(character) in _UNSAFE_CATEGORIES or character in DIRECTION_MARKS
 
 
 def _shell_escaped(character: str) -> str:

@@ -63,7 +63,7 @@ _PRIVATE_KEY = (
     rf"(?s){_KEY_BEGINS}[A-Z ]{{0,30}}PRIVATE KEY-----.*?(?:-----END [A-Z ]{{0,30}}PRIVATE KEY-----|\Z)"
 )
 _CHANGE = r"(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])|(?<=[a-z])(?=[A-Z])"
-_LONGEST_RANDOM = 256
+_LONGEST_RANDOM = 4096  # characters: a session token of AWS has a thousand and more
 
 
 def _is_mixed(text: str, *, length: int = 12, changes: int = 3) -> bool:
@@ -103,7 +103,9 @@ _SUFFIXES = _set(
     "prod production dev development staging stage test live backup old new primary secondary default "
     "value base64 b64 plain"
 )
-_PASSWORDS = _set("password passwd passphrase passcode pwd pw pswd")
+_PASSWORDS = _set("password passwd passphrase passcode pwd pw pswd sshpass")
+_PASSWORD_RUN_TOGETHER = ("password", "passwd")  # PGPASSWORD
+_PASSWORD_VARIABLES = frozenset({"rediscli auth"})  # whose names do not say so
 _ALWAYS = _PASSWORDS | _set("secret secrets apikey credential credentials creds")
 _WITH_ISSUER = _set("key token tokens pat auth pass cred session cookie")
 # What makes one of these a secret as such: who issued it, or what it opens.
@@ -113,8 +115,8 @@ _ISSUERS = _set(
     "fireworks gcp gemini gh git github gitlab gl google groq heroku hf hub huggingface jwt kaggle "
     "langchain langsmith license linear login master mistral mlflow my neptune netlify ngc notion npm "
     "nvidia oauth openai openrouter perplexity personal pinecone private pypi refresh replicate sas "
-    "secret security sendgrid sentry service signing slack snowflake ssh stripe telegram tfe together "
-    "twilio twine upload vault vercel wandb webhook xai"
+    "secret security sendgrid sentry service session signing slack snowflake ssh stripe telegram tfe "
+    "together twilio twine upload vault vercel wandb webhook xai"
 )
 _WORKING_FOLDERS = frozenset({"pwd", "oldpwd", "old pwd"})  # variables that shells keep
 # Everyday neighbours of key and token: what they name is never secret by its name.
@@ -148,14 +150,21 @@ def is_secret(name: str, value: str, *, literal: bool = False) -> bool:
     if not words or " ".join(words) in _WORKING_FOLDERS:
         return False
     last, others = words[-1], words[:-1]
-    if last in _PASSWORDS or (last == "pass" and others and not _EVERYDAY & {*others}):
+    if _names_password(words) or (last == "pass" and others and not _EVERYDAY & {*others}):
         return True
     if re.fullmatch(_NUMBER, value) or re.fullmatch(_FILE, value):
         return False
-    if last in _ALWAYS or (last in _WITH_ISSUER and not last.endswith("s") and _is_issued(others)):
+    if last in _ALWAYS or last.endswith("secret"):
+        return True
+    if last in _WITH_ISSUER and not last.endswith("s") and _is_issued(others):
         return True
     is_weak = last in _WITH_ISSUER or re.fullmatch(_RUN_TOGETHER, last) is not None
     return is_weak and not (others and others[-1] in _EVERYDAY) and _is_mixed(value)
+
+
+def _names_password(words: Sequence[str]) -> bool:
+    is_password = words[-1] in _PASSWORDS or words[-1].endswith(_PASSWORD_RUN_TOGETHER)
+    return is_password or " ".join(words) in _PASSWORD_VARIABLES
 
 
 def _is_issued(others: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """Stopping in order: the first ^C or SIGTERM asks for it, the second ends the process as ever.
 
 Main entry: `stopping_in_order`. Invariant: the handler says what it does past Python's buffers, for `print`
-and its kind refuse to be called while they are at work already.
+and its kind refuse to be called while they are at work already; a signal that is ignored stays so.
 """
 
 import os
@@ -39,6 +39,7 @@ def stopping_in_order(
             signal.signal(name, handler)
 
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {name: handler for name, handler in before.items() if handler is not signal.SIG_IGN}
     for name in before:
         signal.signal(name, first)
     try:

@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
-from conjure.recipes.run_specs import InputMounts, conjure_command_spec
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import Mount, RunSpec
@@ -50,7 +50,7 @@ def finetune_spec(
     """
     inputs = InputMounts(home)
     words = [*(inputs.data(name) for name in data), "--model", inputs.model(model)]
-    words += inputs.option_words(options, placeholders)
+    words += inputs.option_words(with_set_precision(home, options), placeholders)
     spec = conjure_command_spec(
         "finetune",
         words,
@@ -63,7 +63,13 @@ def finetune_spec(
 
 
 def resumed_spec(
-    home: Home, resource: str, *, distributed: int | None = None, nodes: int | None = None
+    home: Home,
+    resource: str,
+    *,
+    distributed: int | None = None,
+    nodes: int | None = None,
+    description: str = "",
+    labels: Sequence[str] = (),
 ) -> RunSpec:
     """The run that goes on from the training state that another run left.
 
@@ -72,6 +78,8 @@ def resumed_spec(
         resource: The other run.
         distributed: With how many processes on each node; if None, as many as it had, on as many nodes.
         nodes: On how many nodes.
+        description: What the run is for; that it goes on from the other one if empty.
+        labels: Names to find it by; those of the other run if there are none.
 
     Raises:
         UsageError: That run was no fine-tune, or has nothing to go on from.
@@ -113,10 +121,10 @@ def resumed_spec(
             "finetune",
             [*words, _RESUME],
             [*kept, *parts],
-            labels=record.spec.labels,
+            labels=labels or record.spec.labels,
             checkpoint=_CHECKPOINTS,
         ),
-        description=f"resumed from run {number}",
+        description=description or f"resumed from run {number}",
         project=record.project,
         distributed=distributed,
         nodes=nodes,

@@ -1,7 +1,7 @@
 """Generating and scoring as runs.
 
-Main entries: `check_generate`, `generate_spec`, `score_spec`. Invariant: what a run writes is among its
-outputs, as JSON.
+Main entries: `check_generate`, `refuse_empty_question`, `generate_spec`, `score_spec`. Invariant: what a run
+writes is among its outputs, as JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,31 @@ from typing import Any
 
 from conjure.core.home import Home
 from conjure.core.text import today
+from conjure.errors import UsageError, option
 from conjure.lm.generation.request import GenerationRequest
 from conjure.recipes.options import GenerateOptions, ScoreOptions, refuse_unknown
-from conjure.recipes.run_specs import InputMounts, conjure_command_spec
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
 from conjure.runs.schema.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
 
 
-def check_generate(prompts: Sequence[str], options: GenerateOptions) -> GenerateOptions:
+def refuse_empty_question(prompts: Sequence[str]) -> None:
+    """Refuse to ask a chat model nothing.
+
+    Raises:
+        UsageError: A prompt is empty.
+    """
+    if not all(text.strip() for text in prompts):
+        raise UsageError(f"{option('chat')} needs a question, and the prompt is empty")
+
+
+def check_generate(prompts: Sequence[str] | None, options: GenerateOptions) -> GenerateOptions:
     """Refuse what cannot be generated.
 
     Args:
-        prompts: What the text continues.
+        prompts: What the text continues; None for those of a file, which the run will read.
         options: What else is asked.
 
     Returns:
@@ -36,7 +47,9 @@ def check_generate(prompts: Sequence[str], options: GenerateOptions) -> Generate
     refuse_unknown(options, GenerateOptions)
     names = GenerationRequest.__dataclass_fields__
     values: dict[str, Any] = {name: value for name, value in options.items() if name in names}
-    request = GenerationRequest(prompts=prompts, **values)
+    request = GenerationRequest(prompts=prompts if prompts is not None else ("",), **values)
+    if options.get("chat") and prompts is not None:
+        refuse_empty_question(prompts)
     dated: GenerateOptions = {"chat_date": today()} if options.get("chat") else {}
     return {**dated, **options, "seed": request.seed}
 
@@ -70,7 +83,7 @@ def generate_spec(
     inputs = InputMounts(home)
     words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
     stop = [_escaped(text) for text in options.get("stop", ())]
-    words += inputs.option_words({**options, "stop": stop}, placeholders)
+    words += inputs.option_words(with_set_precision(home, {**options, "stop": stop}), placeholders)
     if prompt_file is not None:
         words += ["--prompt-file", inputs.data(str(prompt_file))]
     elif prompt:

@@ -1,8 +1,8 @@
 """Language-model commands as runs: conjure itself is the command, its inputs are mounts.
 
-Main entry: `conjure_command_spec`. Invariant: a recorded command reads nothing by a resource's name; every
-resource and every local file it was given is mounted, so that lineage shows the chain and a rerun finds the
-same bytes.
+Main entries: `conjure_command_spec`, `with_set_precision`. Invariant: a recorded command reads nothing by a
+resource's name; every resource and every local file it was given is mounted, so that lineage shows the chain
+and a rerun finds the same bytes.
 """
 
 import os
@@ -11,13 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from conjure.core.config import load_config
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError, option
 from conjure.recipes.options import option_words
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
-from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec
+from conjure.reporting import inside_a_run
+from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec, current_folder
 
 MODEL_MOUNT = "model"
+_AUTO = "auto"
 _NAMING_DATA = ("adapter", "validation")  # options whose values a run must find
 
 
@@ -85,6 +88,22 @@ class InputMounts:
             free, number = f"{number}-{target}", number + 1
         self.mounts.append(Mount(source, free, read_only=True))
         return f"./{free}" if free.startswith("-") else free  # else it would be read as an option
+
+
+def with_set_precision(home: Home, options: Mapping[str, object]) -> dict[str, object]:
+    """The options with the number format that is set, if they leave it open: a rerun then has the same one.
+
+    Args:
+        home: Where conjure keeps things.
+        options: By their names in Python; None is as good as not given.
+
+    Raises:
+        UsageError: A file or variable sets what is not allowed.
+    """
+    if options.get("precision") not in (None, _AUTO) or inside_a_run():
+        return dict(options)
+    precision = load_config(home, current_folder()).values["precision"]
+    return dict(options) if precision == _AUTO else {**options, "precision": precision}
 
 
 def path_with_own_python() -> str:

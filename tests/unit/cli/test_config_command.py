@@ -6,11 +6,13 @@ import os
 import click
 import pytest
 
+from conjure.cli.commands import run
 from conjure.cli.configured_defaults import configured_defaults
 from conjure.cli.main import CONFIGURED, _run, cli
 from conjure.core.config import SETTINGS
+from conjure.core.home import Home
 from conjure.errors import UsageError
-from conjure.python_api import RunOptions
+from conjure.python_api import RunOptions, _spec
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_settings_are_defaults_of_options_that_exist(here, conjure_home):
     conjure_home.mkdir()
     (conjure_home / "config.toml").write_text(
         'model = "gpt2"\nsandbox = true\n'
-        '[run]\nbase = "none"\npython = "3.12"\npip = ["a"]\ncpus = 1\ngpus = 0\n'
+        '[run]\nbase = "none"\npython = "3.12"\npip = ["a"]\ncpus = 1\ngpus = 2\n'
         'memory = "1GB"\n'
         'timeout = "1h"\noutput = ["*"]\nno-output = ["*.tmp"]\n'
     )
@@ -124,3 +126,41 @@ def test_inside_a_run_nothing_is_read(here, monkeypatch):
         configured_defaults("run")
     monkeypatch.setenv("CONJURE_RUN", "3")
     assert configured_defaults("run") == {}
+
+
+def test_settings_that_no_run_with_an_image_can_have_are_left_out_there(here, conjure_home):
+    conjure_home.mkdir()
+    (conjure_home / "config.toml").write_text('[run]\nbase = "none"\npython = "3.12"\ngpus = 1\ncpus = 2\n')
+    settings = configured_defaults("run")["run"]
+
+    def parsed(*words):
+        given = run.command.make_context("run", [*words, "true"], default_map=settings).params
+        return [given[name] for name in ("base", "python", "gpus", "cpus")]
+
+    assert parsed() == ["none", "3.12", 1, 2.0]
+    assert parsed("--image", "debian:12") == ["current", None, None, 2.0]
+    assert parsed("--python", "3.13", "--image", "debian:12") == ["current", "3.13", None, 2.0]
+    spec = _spec(Home(conjure_home), ("true",), {"image": "debian:12"})
+    assert (spec.environment.base, spec.environment.python) == ("current", None)
+    assert (spec.resources.gpus, spec.resources.cpus) == (None, 2)
+
+
+def test_the_model_that_is_set_is_none_of_a_predictors(call, here):
+    call("config", "set", "model", "runs/3")
+    assert call("serve", "--predictor", "p.py", "--mount", "runs/3")[2] == (
+        "error: --mount needs --save: resources are mounted in a run\n"
+        "  try: conjure serve --predictor p.py --mount runs/3 --save\n"
+    )
+    assert (
+        "--predictor and --model cannot be combined"
+        in call("serve", "--predictor", "p.py", "--model", "gpt2")[2]
+    )
+
+
+def test_a_sweep_has_the_model_and_the_number_format_that_are_set(call, conjure_home):
+    call("config", "set", "model", "gpt2")
+    call("config", "set", "precision", "float32")
+    line = ("sweep", "grid", "--dry-run", "--param", "seed=1", "--", "conjure", "generate")
+    assert call(*line, "Hi")[1] == (
+        "conjure generate --model gpt2 --output samples.json --precision=float32 --seed=1 -- Hi\n"
+    )

@@ -124,6 +124,16 @@ def test_only_near_options_are_suggested(call, words, message):
             "--metric loss",
             "conjure sweep grid --minimize --metric loss python t.py --metric x",
         ),
+        (
+            "sweep grid --param epochs=1,2 -- conjure finetune two.csv --seed 3",
+            "--column Joke",
+            "conjure sweep grid --param epochs=1,2 -- conjure finetune two.csv --seed 3 --column Joke",
+        ),
+        (
+            "sweep grid --metric los conjure finetune a.csv",
+            "--metric loss",
+            "conjure sweep grid --metric loss conjure finetune a.csv",
+        ),
     ],
 )
 def test_a_fix_takes_the_place_of_what_it_corrects(typed, fix, line):
@@ -205,3 +215,4 @@ def test_a_server_of_nothing_shows_no_traceback(call):
     assert (status, out) == (2, "")
     assert "'=sprite' is neither a model nor NAME=MODEL" in err
     assert "Traceback" not in err
+    assert call("serve", "--model", "jokes=")[2].endswith("\n  hint: as in --model jokes=sprite\n")

@@ -10,6 +10,7 @@ import pytest
 from conjure.cli.commands import finetune, generate, run, sweep
 from conjure.cli.main import _run
 from conjure.cli.saved_commands.options_of_run import values_of_run
+from conjure.core.units import parse_duration
 from conjure.errors import UsageError
 from conjure.runs.schema.record import CodeFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, EnvironmentChoice, Mount, RunSpec
@@ -174,6 +175,13 @@ def test_a_saved_finetune_and_generate_are_parsed_as_typed(call):
     assert parsed(generate.command, "--from-file", "g.toml") == parsed(generate.command, *words)
 
 
+def test_the_date_of_a_chat_is_saved(call):
+    assert call("generate", "--chat", "--chat-date", "2026-02-01", "Hi", "--save-command", "g.toml")[0] == 0
+    assert saved("g.toml")["chat-date"] == "2026-02-01"
+    read = parsed(generate.command, "--from-file", "g.toml")
+    assert read == parsed(generate.command, "--chat", "--chat-date", "2026-02-01", "Hi")
+
+
 def test_a_saved_sweep_is_parsed_as_typed(call):
     words = ["--param", "lr=0.1,0.2", "--param", "x=1", "--metric", "loss", "--minimize", "-n", "3"]
     command = ["--", "python", "t.py", ":lr:", ":x:"]
@@ -246,6 +254,46 @@ def test_a_recorded_run_gives_back_its_options(tmp_path):
     assert "commit" not in values_of_run(record(spec, code=replace(clean, dirty=True)))[1]
 
 
+def test_a_recorded_run_gives_back_where_and_how_often_it_is_tried(tmp_path):
+    spec = RunSpec(
+        command=("ls",),
+        folder=tmp_path,
+        on="gpu",
+        resources=ComputeRequest(1.5, 2),
+        retry=3,
+        retry_on="failed",
+        checkpoint=("state/",),
+        timeout_s=14 * 86400.0,
+    )
+    values = values_of_run(record(spec))[1]
+    assert values == {
+        "on": "gpu",
+        "cpus": 1.5,
+        "gpus": 2,
+        "retry": 3,
+        "retry-on": "failed",
+        "checkpoint": ("state/",),
+        "timeout": "1209600s",
+        "command": "ls",
+    }
+    assert parse_duration(str(values["timeout"])) == spec.timeout_s
+
+
+def test_a_recorded_finetune_gives_back_where_and_how_often_it_is_tried(tmp_path):
+    words = ("conjure", "finetune", "a.txt", "--model", "sprite")
+    asked = ComputeRequest(2.0, 1, 8_000_000_000)
+    spec = RunSpec(words, tmp_path, kind="finetune", on="gpu", retry=2, resources=asked, checkpoint=("x",))
+    values = values_of_run(record(spec))[1]
+    assert {name: values[name] for name in ("on", "retry", "cpus", "gpus", "memory")} == {
+        "on": "gpu",
+        "retry": 2,
+        "cpus": 2.0,
+        "gpus": 1,
+        "memory": "8000000000B",
+    }
+    assert "checkpoint" not in values
+
+
 def test_a_recorded_run_of_a_repository_keeps_its_commit(tmp_path):
     spec = RunSpec(command=("ls",), folder=tmp_path, code=CodeChoice(git_url="https://x/y", git_ref="main"))
     values = values_of_run(record(spec, code=CodeFacts("tree", commit="c0ffee")))[1]
@@ -276,6 +324,10 @@ def test_a_recorded_generate_saves_its_samples_again(tmp_path):
     ("spec", "message"),
     [
         (RunSpec(("x",), Path("/"), kind="score"), "only run, finetune and generate"),
+        (
+            RunSpec(("conjure", "finetune", "a.txt", "--resume"), Path("/"), kind="finetune"),
+            "continues the training of another run",
+        ),
         (RunSpec(("curl -u me:s3cret-word x",), Path("/")).stored(), "a secret in its command"),
         (
             RunSpec(("x",), Path("/"), environment=EnvironmentChoice(requirements="--pre\nx\n")),

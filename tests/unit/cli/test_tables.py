@@ -1,7 +1,8 @@
 import click
 import pytest
 
-from conjure.cli.tables import Cell, Column, cut, drawn_table, one_line, show_facts, show_table
+from conjure.cli.render import cut
+from conjure.cli.tables import Cell, Column, drawn_table, one_line, show_facts, show_table
 
 COLUMNS = [Column("RUN", right=True), Column("STATUS"), Column("COMMAND", shrinks=True)]
 

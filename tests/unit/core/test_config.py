@@ -123,7 +123,10 @@ def test_a_project_can_turn_the_sandbox_on_but_not_off(home, project, users, pro
         ("run = 3", "there is no setting 'run'; "),
         ("run.cpus = 0", "run.cpus cannot be 0; allowed: a number above 0"),
         ("run.cpus = true", "run.cpus cannot be True; allowed: a number above 0"),
-        ("run.gpus = 1.5", "run.gpus cannot be 1.5; allowed: a whole number"),
+        ("run.gpus = 1.5", "run.gpus cannot be 1.5; allowed: a whole number above 0"),
+        ("run.gpus = 0", "run.gpus cannot be 0; allowed: a whole number above 0"),
+        ("run.python = 'abc'", "run.python cannot be 'abc'; allowed: a version such as 3.12"),
+        ("run.python = 3.12", "run.python cannot be 3.12; allowed: a version such as 3.12, as a string"),
         ("run.memory = 8", "run.memory cannot be 8; allowed: a size such as 8GB"),
         ("run.timeout = '90'", "run.timeout cannot be '90'; allowed: a time such as 90m"),
         ("run.pip = [1]", "run.pip cannot be [1]; allowed: a list of strings"),
@@ -195,8 +198,11 @@ def test_a_file_that_cannot_be_changed_by_line_is_left_alone(home):
         assert home.config_file.read_text() == text
 
 
+NOT_UTF8 = ("project", ("\udcff",))
+
+
 def test_what_is_not_allowed_is_not_written(home):
-    for key, values in (("run.cpu", ("1",)), ("run.cpus", ("none",)), ("run.cpus", ("1", "2"))):
+    for key, values in (("run.cpu", ("1",)), ("run.cpus", ("none",)), ("run.cpus", ("1", "2")), NOT_UTF8):
         with pytest.raises(UsageError):
             write_setting(home.config_file, key, values)
     assert not home.config_file.exists()

@@ -30,8 +30,9 @@ def test_a_home_is_chosen_by_its_name(local, typed):
 
 def test_an_unknown_name_is_refused_except_where_it_begins(local):
     local.named("laboratory").root.mkdir(parents=True)
-    with pytest.raises(UsageError, match="there is no home 'laboratori'; did you mean"):
+    with pytest.raises(UsageError, match="there is no home 'laboratori'; did you mean") as caught:
         take_home_option(["--home", "laboratori", "ps"])
+    assert "conjure --home laboratori team join --database ADDRESS" in caught.value.in_full()
     assert take_home_option(["--home", "new", "team", "join"]) == ["team", "join"]
     assert not Home.from_environment().root.exists()
 

@@ -76,6 +76,12 @@ def test_everyday_names_are_not_secret(name, value):
         "MY_KEY",
         "CLIENT_SECRET",
         "X-Api-Key",
+        "AWS_SESSION_TOKEN",
+        "PGPASSWORD",
+        "VNCPASSWD",
+        "DBSECRET",
+        "SSHPASS",
+        "REDISCLI_AUTH",
     ],
 )
 def test_names_that_name_a_secret(name, value):
@@ -86,6 +92,15 @@ def test_names_that_name_a_secret(name, value):
 def test_other_names_are_secret_with_a_value_that_is_mixed_as_a_token(name):
     assert is_secret(name, RANDOM)
     assert not is_secret(name, "word")
+
+
+@pytest.mark.parametrize("name", ["PGPASSWORD", "SSHPASS", "REDISCLI_AUTH"])
+def test_a_password_is_secret_even_if_it_is_a_number(name):
+    assert is_secret(name, "123456")
+
+
+def test_a_long_token_is_secret_by_its_name():
+    assert is_secret("SOME_TOKEN", "a1B2c3D4/e5" * 100)
 
 
 @pytest.mark.parametrize(

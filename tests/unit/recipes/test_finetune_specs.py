@@ -19,7 +19,7 @@ WORDS = ("conjure", "finetune", "jokes.txt", "--distributed=2", "--epochs=3", "-
 def home(tmp_path):
     """One with a fine-tune on three nodes that was stopped."""
     home = Home(tmp_path / "home")
-    spec = RunSpec(WORDS, Path("/"), kind="finetune", distributed=2, nodes=3, on="gpu")
+    spec = RunSpec(WORDS, Path("/"), kind="finetune", distributed=2, nodes=3, on="gpu", labels=("jokes",))
     with SqliteDatabase.open(home) as store:
         number = store.create_run(
             spec, OWNER, lambda number: (home.runs / str(number)).mkdir(parents=True)
@@ -43,3 +43,10 @@ def test_a_resumed_fine_tune_has_the_processes_it_had_or_is_given(home, given, d
     assert (spec.distributed, spec.nodes) == (distributed, nodes)
     places = [f"--distributed={distributed}", *([f"--nodes={nodes}"] if nodes is not None else [])]
     assert spec.command[2:] == ("jokes.txt", "--epochs=3", *places, "--resume")
+
+
+def test_a_resumed_fine_tune_is_described_and_labelled_as_asked(home):
+    spec = resumed_spec(home, "runs/1", description="better", labels=["best"])
+    assert (spec.description, spec.labels) == ("better", ("best",))
+    spec = resumed_spec(home, "runs/1")
+    assert (spec.description, spec.labels) == ("resumed from run 1", ("jokes",))

@@ -69,6 +69,21 @@ def test_a_fine_tune_has_its_data_mounted_and_placeholders_last(tmp_path):
     assert spec.command[2:] == ("jokes.txt", "--model", "sprite", "--epochs=2", "--learning-rate=:lr:")
 
 
+@pytest.mark.parametrize(
+    ("given", "recorded"), [({}, True), ({"precision": "auto"}, True), ({"precision": "bfloat16"}, False)]
+)
+def test_the_number_format_that_is_set_is_recorded(home, folder, given, recorded):
+    (folder / "jokes.txt").write_text("A joke.\n")
+    home.create().config_file.write_text('precision = "float32"\n')
+    for spec in (
+        finetune_spec(home, ["jokes.txt"], "sprite", given),
+        generate_spec(home, "My", "sprite", given),
+    ):
+        assert ("--precision=float32" in spec.command) == recorded
+        assert ("--precision=bfloat16" in spec.command) != recorded
+    assert "--precision" not in " ".join(score_spec(home, ["x"], ["sprite"], {}, files=False).command)
+
+
 def test_the_processes_of_a_fine_tune_are_known_to_its_run_and_to_its_command(tmp_path):
     (tmp_path / "jokes.txt").write_text("A joke.\n")
     asked = {"distributed": 2, "nodes": 3}

@@ -7,6 +7,7 @@ import click
 
 from conjure.cli.render import write_json
 from conjure.cli.tables import Column, show_table
+from conjure.cli.typed_options import give_json_to_subcommand
 from conjure.core.config import PROJECT_FILE, find_project_file, find_setting, load_config, write_setting
 from conjure.core.home import Home
 from conjure.errors import NotFoundError
@@ -23,6 +24,8 @@ _project_option = click.option(
 def command(context: click.Context, *, as_json: bool) -> None:
     """Show all settings and where each was set, or change them."""
     if context.invoked_subcommand is not None:
+        if as_json:
+            give_json_to_subcommand(context)
         return
     config = load_config(Home.from_environment(), current_folder())
     rows = [(key, value, config.origins[key]) for key, value in config.values.items()]

@@ -7,7 +7,7 @@ import click
 
 from conjure.cli.render import StatusLine, note
 from conjure.core.home import Home
-from conjure.core.text import plural, valid_utf8
+from conjure.core.text import plural
 from conjure.core.trees import Copied
 from conjure.core.units import format_size
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
@@ -40,6 +40,6 @@ def command(source: str, folder: Path, *, overwrite: bool) -> int:
 
         copied = retrieve(plan, overwrite=overwrite, watch=show)
     for skipped in copied.skipped:
-        note(f"left out: {valid_utf8(skipped)}")
+        note(f"left out: {skipped}")
     note(f"copied {plural(copied.files, 'file')} ({format_size(copied.size_bytes)}) to {folder}")
     return 1 if copied.skipped else 0

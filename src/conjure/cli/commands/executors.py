@@ -4,6 +4,7 @@ import click
 
 from conjure.cli.render import note, write_json
 from conjure.cli.tables import Column, show_table
+from conjure.cli.typed_options import give_json_to_subcommand
 from conjure.core.config import read_executors
 from conjure.core.home import Home
 from conjure.core.text import plural
@@ -25,6 +26,8 @@ _COLUMNS = [
 def command(context: click.Context, *, as_json: bool) -> None:
     """List the executors that can be used with --on, with their total and free resources."""
     if context.invoked_subcommand is not None:
+        if as_json:
+            give_json_to_subcommand(context)
         return
     found = [survey(settings) for settings in read_executors(Home.from_environment()).values()]
     if as_json:

@@ -12,13 +12,16 @@ from conjure.cli.reading_options import reading_options, special_tokens_option
 from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import adapter_option, chat_date_option
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
+from conjure.cli.typed_options import given_options, is_typed
 from conjure.core.home import Home
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 from conjure.recipes.finetune_specs import resumed_spec
+from conjure.recipes.options import FinetuneOptions
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 _HERE = "here"  # --resume without a run: the state beside --output
+_FREE_TO_RESUME = ("distributed", "nodes")  # options that change nothing in what is trained
 
 
 class Automatic(click.ParamType):
@@ -220,10 +223,10 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
         return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
     _refuse_output(settings)
     if settings["resume"] is not None:
-        spec = _resumed_spec(data, settings)
+        _refuse_changed_options(context)
+        spec = _resumed_spec(data, settings, recording)
         implementation.refuse_changed_base(settings["resume"])
         implementation.refuse_unequal_shares(spec)
-        spec = spec if recording["project"] is None else replace(spec, project=recording["project"])
     else:
         # Every fault is told here and now, before a run gets a number.
         spec = implementation.checked_spec(context)
@@ -238,11 +241,35 @@ def _refuse_output(settings: dict[str, Any]) -> None:
         )
 
 
-def _resumed_spec(data: tuple[str, ...], settings: dict[str, Any]) -> RunSpec:
+def _refuse_changed_options(context: click.Context) -> None:
+    """Refuse options of training beside --resume: the training goes on with those it has.
+
+    Raises:
+        UsageError: One is given.
+    """
+    given = given_options(context, FinetuneOptions)
+    changed = [name for name in given if name not in _FREE_TO_RESUME]
+    if is_typed(context, "model"):
+        changed.insert(0, "model")
+    if changed:
+        raise UsageError(
+            f"{option('resume')} continues with the interrupted run's model and options;"
+            f" {', '.join(map(option, changed))} cannot be given"
+        )
+
+
+def _resumed_spec(data: tuple[str, ...], settings: dict[str, Any], recording: dict[str, Any]) -> RunSpec:
     resume = settings["resume"]
     if data or resume == _HERE:
         raise UsageError(
             "--resume takes only the interrupted run", hint="as in --resume runs/3, without data"
         )
-    home, distributed, nodes = Home.from_environment(), settings["distributed"], settings["nodes"]
-    return resumed_spec(home, resume, distributed=distributed, nodes=nodes)
+    spec = resumed_spec(
+        Home.from_environment(),
+        resume,
+        distributed=settings["distributed"],
+        nodes=settings["nodes"],
+        description=recording["description"],
+        labels=recording["label"],
+    )
+    return spec if recording["project"] is None else replace(spec, project=recording["project"])

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import click
 
-from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
+from conjure.cli.recording import RECORDING, record, recording_options, refuse_output, refuse_unrecorded
 from conjure.cli.sampling_options import (
     adapter_option,
     chat_date_option,
@@ -30,7 +30,12 @@ from conjure.core.text import today
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
-from conjure.recipes.generation_specs import check_generate, generate_spec
+from conjure.recipes.generation_specs import (
+    SAMPLES_FILE,
+    check_generate,
+    generate_spec,
+    refuse_empty_question,
+)
 from conjure.recipes.options import GenerateOptions
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
@@ -117,8 +122,10 @@ def command(
     """
     recording = {name: settings.pop(name) for name in RECORDING}
     prompts = _prompts(_only(prompt, prompt_option), prompt_file)
-    if chat and not all(text.strip() for text in prompts):
-        raise UsageError("--chat needs a question: give it as PROMPT")
+    if chat:
+        refuse_empty_question(prompts)
+    if save:
+        refuse_output(output, SAMPLES_FILE)
     day = chat_date if chat_date is not None else today()
     request = _request(prompts, settings)
     if save_command is not None:

@@ -1,6 +1,5 @@
 """`conjure logs`: what a run printed."""
 
-import json
 import re
 import sys
 from collections import deque
@@ -11,7 +10,7 @@ from datetime import datetime
 import click
 
 from conjure.cli.parameter_types import optional_number
-from conjure.cli.render import note, visible
+from conjure.cli.render import note, visible, write_json
 from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.core.text import plural
@@ -104,11 +103,12 @@ class _Lines:
     def write(self, line: LogLine) -> None:
         """Write a line: in JSON to stdout, else to the stream it came from."""
         if self.as_json:
-            click.echo(json.dumps(asdict(line), ensure_ascii=False))
+            write_json(asdict(line))
             return
         moment = datetime.fromtimestamp(line.time).astimezone()
         time = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} " if self.timestamps else ""
-        click.echo(f"{time}{visible(line.text)}", err=line.stream != STDOUT)
+        err = line.stream != STDOUT
+        click.echo(f"{time}{visible(line.text, err=err)}", err=err)
 
 
 def _follow(home: Home, number: int, wanted: _Lines) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from conjure.cli.render import note, visible, write_json
+from conjure.cli.typed_options import give_json_to_subcommand
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError
@@ -37,6 +38,8 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is None:
         _list(as_json=as_json)
+    elif as_json:
+        give_json_to_subcommand(ctx)
 
 
 @command.command("list")

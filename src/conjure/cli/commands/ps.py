@@ -8,6 +8,7 @@ import click
 from conjure.cli.render import note, write_json
 from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Column, Row, show_table
+from conjure.cli.typed_options import is_typed
 from conjure.core.home import Home
 from conjure.core.times import short_age
 from conjure.errors import UsageError
@@ -30,7 +31,13 @@ _STATUSES = [str(status) for status in RunStatus]
     metavar="K",
     help="Show only the newest K runs.",
 )
-@click.option("-a", "--all", "everything", is_flag=True, help="Show all runs, including archived ones.")
+@click.option(
+    "-a",
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Show all runs, including archived ones; with -n, the newest K of them.",
+)
 @click.option(
     "--status",
     multiple=True,
@@ -57,7 +64,9 @@ _STATUSES = [str(status) for status in RunStatus]
     help="Print CSV, with columns for params and last metrics.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
+@click.pass_context
 def command(
+    context: click.Context,
     last: int,
     *,
     everything: bool,
@@ -72,8 +81,9 @@ def command(
     if as_csv and as_json:
         raise UsageError("--csv and --json cannot be combined")
     highest_first, metric = _sort_order(sort)
+    is_limited = not everything or is_typed(context, "last")
     wanted = RunFilter(
-        limit=None if everything else last + 1,  # one more tells whether there are more
+        limit=last + 1 if is_limited else None,  # one more tells whether there are more
         statuses=tuple(map(RunStatus, status)),
         labels=label,
         projects=project,
@@ -84,7 +94,7 @@ def command(
     with open_store(Home.from_environment()) as store:
         runs = list_runs(store, wanted)
         names = store.metric_names() if metric is not None and not runs else []
-    more = not everything and len(runs) > last
+    more = is_limited and len(runs) > last
     shown = runs[:last] if more else runs
     if as_json:
         write_json([row.to_dict() for row in shown])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.render import note
+from conjure.cli.render import note, write_json_text
 from conjure.core.home import Home
 from conjure.recipes.report import REPORT_FILE, report_folder
 
@@ -24,18 +24,21 @@ def command(names: tuple[str, ...], *, opened: bool, output: Path | None, as_jso
     The default is the newest run that has a report. Several runs, as in `conjure report 3 5 8`, are compared
     on records that none of them was trained on.
     """
-    home, single = Home.from_environment(), len(names) < 2
+    home, single, wants_page = Home.from_environment(), len(names) < 2, output is not None or opened
     folder = report_folder(home, names[0] if names else None) if single else None
     if folder is not None and as_json:
-        click.echo((folder / REPORT_FILE).read_text("utf-8"), nl=False)
-        return
+        write_json_text((folder / REPORT_FILE).read_text("utf-8"))
+        if not wants_page:
+            return
     # Imports numpy, which --help must not.
     from conjure.cli.language_model import report as implementation
 
     if folder is not None:
-        page = implementation.show_report(folder, output)
+        page = implementation.show_report(folder, output, quiet=as_json)
     else:
-        page = implementation.compare_runs(home, names, output, as_json=as_json)
+        page = implementation.compare_runs(
+            home, names, output, as_json=as_json, with_page=wants_page or not as_json
+        )
     if page is None:
         return
     note(f"Page: {page}")

@@ -11,6 +11,7 @@ from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.core.home import Home
+from conjure.core.quoting import printable
 from conjure.errors import UsageError
 from conjure.runs.inspect.submission_warnings import submission_warnings
 from conjure.runs.schema.argv import unknown_placeholders
@@ -48,7 +49,7 @@ def command(context: click.Context, /, *, save_command: Path | None, **options: 
     for name in unknown_placeholders(spec.command, spec.params):
         click.echo(f"note: :{name}: in the command is not replaced: there is no --param {name}=…", err=True)
     for note in submission_warnings(spec):
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
     return submit_and_follow(home, spec, background=options["background"], as_json=options["as_json"])
 
 

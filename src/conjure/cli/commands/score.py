@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from conjure.cli.reading_options import layout_of, reading_options
-from conjure.cli.recording import record, recording_options, refuse_unrecorded
+from conjure.cli.recording import record, recording_options, refuse_output, refuse_unrecorded
 from conjure.cli.render import note
 from conjure.cli.sampling_options import adapter_option, model_option
-from conjure.cli.typed_options import given_options
+from conjure.cli.typed_options import given_options, is_typed
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.lm.text.sources import KINDS, STANDARD_INPUT
-from conjure.recipes.generation_specs import score_spec
+from conjure.recipes.generation_specs import FIGURES_FILE, score_spec
 from conjure.recipes.options import ScoreOptions
 from conjure.recipes.resource_lookup import is_resource
 from conjure.reporting import inside_a_run
@@ -84,6 +84,10 @@ def command(
         raise UsageError("--per-token shows one model at a time", hint="leave out --compare, or --per-token")
     if compare is not None and adapter is not None:
         raise UsageError("--adapter is for one model", hint="leave out --compare, or --adapter")
+    if compare is not None and is_typed(click_context, "model"):
+        raise UsageError("--compare names both models", hint="leave out --compare, or --model")
+    if save:
+        refuse_output(output, FIGURES_FILE)
     if save and not inside_a_run():
         return record(run_spec(click_context), recording, as_json=as_json)
     refuse_unrecorded(recording, "add --save")

@@ -12,12 +12,12 @@ import click
 
 from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import precision_option
-from conjure.cli.typed_options import given_options
+from conjure.cli.typed_options import given_options, is_typed
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import UsageError
 from conjure.recipes.options import ServeOptions, option_words
-from conjure.recipes.run_specs import InputMounts, conjure_command_spec
+from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
@@ -113,12 +113,16 @@ def command(
     seconds; a second one ends them at once. See docs/serving.md for the routes and their fields.
     """
     recording = {name: options.pop(name) for name in RECORDING}
-    models = models or (() if predictor is not None else ("sprite",))
+    if predictor is not None and not is_typed(context, "models"):
+        models = ()  # not the model that is set, either
+    elif not models:
+        models = ("sprite",)
     _check(models, predictor, config, mounts, save=save)
     if save and not inside_a_run():
         files = {"--api-key-file": api_key_file, "--chat-template": chat_template}
         words = [word for option, file in files.items() if file for word in (option, str(file.absolute()))]
-        words += option_words(given_options(context, ServeOptions))
+        given = given_options(context, ServeOptions)
+        words += option_words(with_set_precision(Home.from_environment(), given))
         spec = (
             _spec(models, words, recording)
             if predictor is None
@@ -206,8 +210,9 @@ def split_model(given: str) -> tuple[str, str]:
     if not equals or name.startswith((".", "/", "~")):
         name, source = given, given
     if not name or not source or not name.isprintable() or name != name.strip():
+        example = f"{name.strip() or 'NAME'}={source or 'sprite'}"
         raise UsageError(
             f"--model {given!r} is neither a model nor NAME=MODEL",
-            fix=shell_words("--model", f"{name.strip() or 'NAME'}={source or 'sprite'}"),
+            hint=f"as in {shell_words('--model', example)}",
         )
     return name, source

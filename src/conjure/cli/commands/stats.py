@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 
 from conjure.cli.parameter_types import RUN_NUMBER
-from conjure.cli.render import note, on_terminal, write_json
+from conjure.cli.render import cut, note, on_terminal, terminal_width, write_json
 from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Cell, show_facts
 from conjure.core.home import Home
@@ -18,6 +18,7 @@ from conjure.runs.inspect.live_usage import Sample, Sampler
 from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import EXIT_DETACHED
 
 _ONE_LOOK_S = 0.5
 _EVERY_S = 1.0
@@ -29,7 +30,7 @@ Fact = tuple[str, str | Cell]
 @click.argument("number", type=RUN_NUMBER)
 @click.option("-f", "--follow", "following", is_flag=True, help="Follow the run until it ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with -f, one object per second.")
-def command(number: int, *, following: bool, as_json: bool) -> None:
+def command(number: int, *, following: bool, as_json: bool) -> int:
     """Show the CPU, memory, disk and GPU use of run NUMBER: current, total and peak."""
     home = Home.from_environment()
     with open_store(home) as store:
@@ -40,6 +41,8 @@ def command(number: int, *, following: bool, as_json: bool) -> None:
         except KeyboardInterrupt:
             if not following:
                 raise
+            return EXIT_DETACHED
+    return 0
 
 
 def _looks(
@@ -106,12 +109,22 @@ class _View:
             click.echo(_line(sample))
             return
         facts = _facts(record, sample)
+        facts = _cut(facts) if self._in_place else facts
         if self._in_place and self._height:
             click.echo(f"\x1b[{self._height}F\x1b[J", nl=False)
         show_facts(facts)
         self._height = len(facts)
         if sample is None and not record.status.is_final:
             note(f"run {record.number} cannot be measured from here; it may be on another machine")
+
+
+def _cut(facts: list[Fact]) -> list[Fact]:
+    """The facts, each of which takes one line of the terminal, so that they can be rewritten in place."""
+    room = max(1, terminal_width() - max(len(name) for name, _ in facts) - len("  ") - 1)
+    return [
+        (name, replace(value, text=cut(value.text, room)) if isinstance(value, Cell) else cut(value, room))
+        for name, value in facts
+    ]
 
 
 def _facts(record: RunRecord, sample: Sample | None) -> list[Fact]:

@@ -147,7 +147,7 @@ def _start(method: str, options: dict[str, Any]) -> int:
         return save_command(context, options["save_command"], withheld or ())
     if options["dry_run"]:
         require_packages(request)
-        _show_commands(request)
+        _show_commands(request, as_json=options["as_json"])
         return 0
     number = start_sweep(home, request)
     if not options["as_json"]:
@@ -195,10 +195,15 @@ def _checked_trials(space: Mapping[str, Domain], seeded: Mapping[str, str]) -> I
         yield from (first | {name: value} for value in some[1:])
 
 
-def _show_commands(request: SweepRequest) -> None:
+def _show_commands(request: SweepRequest, *, as_json: bool) -> None:
     asked = request.trial_count if request.method != "tpe" else min(request.trial_count, _ASK_FIRST)
-    for trial in range(asked):
-        click.echo(request.command_of(propose(request, trial)))
+    trials = (propose(request, trial) for trial in range(asked))
+    if as_json:
+        shown = [{"params": params, "command": request.command_of(params)} for params in trials]
+        write_json({"trial_count": request.trial_count, "trials": shown})
+        return
+    for params in trials:
+        click.echo(request.command_of(params))
     if asked < request.trial_count:
         note(f"{request.trial_count - asked} more trials follow, chosen by the results of these")
 

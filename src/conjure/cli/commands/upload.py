@@ -6,7 +6,7 @@ import click
 
 from conjure.cli.render import StatusLine, note
 from conjure.core.home import Home
-from conjure.core.text import plural, valid_utf8
+from conjure.core.text import plural
 from conjure.core.trees import Copied
 from conjure.core.units import format_size
 from conjure.runs.artifacts.uploads import upload
@@ -30,7 +30,7 @@ def command(path: Path, *, name: str | None) -> int:
 
         done = upload(Home.from_environment(), path, name, watch=show)
     for skipped in done.skipped:
-        note(f"left out: {valid_utf8(skipped)}")
+        note(f"left out: {skipped}")
     kept = done.upload
     what = f"{plural(kept.files, 'file')}, {format_size(kept.size_bytes)}"
     note(f"{what}: {f'version {kept.version}' if done.is_new else f'identical to version {kept.version}'}")

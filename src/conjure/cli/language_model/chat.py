@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
+from itertools import count
 
 import click
 
 from conjure.cli.render import note, visible
-from conjure.errors import ConjureError
+from conjure.errors import ConjureError, DataError
 from conjure.lm.generation.engine_loading import LoadedEngine, load_engine
 from conjure.lm.generation.generate import Sample, exceeds_context, stream
 from conjure.lm.generation.request import LARGEST_SEED, EncodedPrompt, GenerationRequest
@@ -132,7 +133,7 @@ def _answer(talk: Chat, message: str) -> None:
 def _messages() -> Iterator[str]:
     """What is typed, line by line; blank lines are no messages."""
     if not sys.stdin.isatty():
-        yield from (line.removesuffix("\n") for line in sys.stdin if line.strip())
+        yield from (text for text in map(_decoded, sys.stdin.buffer, count(1)) if text.strip())
         return
     with suppress(ImportError):  # lines can be edited and called back where Python has it
         import readline  # noqa: F401
@@ -142,8 +143,20 @@ def _messages() -> Iterator[str]:
         except EOFError:
             click.echo(err=True)
             return
+        except UnicodeDecodeError as error:
+            note(f"That is not UTF-8 text: byte {error.start + 1} cannot be read.")
+            continue
         except KeyboardInterrupt:
             click.echo(err=True)
             continue
         if line.strip():
             yield line
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"standard input is not UTF-8 text: byte {error.start + 1:,} of line {number:,} cannot be read"
+        ) from error

@@ -18,16 +18,25 @@ PAGE_FILE = "report.html"
 _TONES = {"good": ("✔", "green"), "mixed": ("~", "yellow"), "bad": ("✘", "red")}
 
 
-def show_report(folder: Path, output: Path | None) -> Path:
-    """Print the verdict of the report in a folder; its page, made afresh into `output` if that is given."""
+def show_report(folder: Path, output: Path | None, *, quiet: bool) -> Path:
+    """Print the verdict of the report in a folder; its page, made afresh into `output` if that is given.
+
+    Args:
+        folder: Where the report is.
+        output: Where to write the page.
+        quiet: Print nothing.
+    """
     report = report_from_json((folder / REPORT_FILE).read_text("utf-8"))
-    _show(report)
+    if not quiet:
+        _show(report)
     return _page(report, folder, output)
 
 
-def compare_runs(home: Home, names: tuple[str, ...], output: Path | None, *, as_json: bool) -> Path | None:
-    """Compare runs and print what came out; the page, or None where only JSON was wanted."""
-    return _with_torch().compare_runs(home, names, output, as_json=as_json)
+def compare_runs(
+    home: Home, names: tuple[str, ...], output: Path | None, *, as_json: bool, with_page: bool
+) -> Path | None:
+    """Compare runs and print what came out; the page, or None where none was wanted."""
+    return _with_torch().compare_runs(home, names, output, as_json=as_json, with_page=with_page)
 
 
 def _page(report: Report, folder: Path, output: Path | None) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.render import note, save_text
+from conjure.cli.render import note, save_text, write_json_text
 from conjure.core.home import Home
 from conjure.lm.checkpoints.weights_digest import SHORT
 from conjure.lm.report.compare import Comparison, compare, comparison_to_json
@@ -21,16 +21,19 @@ from conjure.recipes.used_models import models_of_one_name
 from conjure.runs.lifecycle.ownership import open_store
 
 
-def compare_runs(home: Home, names: tuple[str, ...], output: Path | None, *, as_json: bool) -> Path | None:
-    """Compare runs and print what came out; the page, or None where only JSON was wanted."""
+def compare_runs(
+    home: Home, names: tuple[str, ...], output: Path | None, *, as_json: bool, with_page: bool
+) -> Path | None:
+    """Compare runs and print what came out; the page, or None where none was wanted."""
     models = tuned_models(home, names)
     _note_models_of_one_name(home, [model.run for model in models])
     comparison = compare(models, tell=lambda sentence: note(f"{sentence}…"))
     if as_json:
-        click.echo(comparison_to_json(comparison), nl=False)
+        write_json_text(comparison_to_json(comparison))
+    else:
+        click.echo("\n".join(comparison_lines(comparison)))
+    if not with_page:
         return None
-    for line in comparison_lines(comparison):
-        click.echo(line)
     page = output if output is not None else Path(f"report-{'-'.join(str(m.run) for m in models)}.html")
     save_text(page, render_comparison(comparison))
     return page

@@ -16,6 +16,7 @@ import click
 
 from conjure.cli.language_model.data_preview import records_line
 from conjure.cli.render import StatusLine, note, visible
+from conjure.core.quoting import printable
 from conjure.core.text import plural
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.lm.report.facts import HeldOutFacts
@@ -39,7 +40,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"Text     {records_line(data)}{',' if data.groups == data.records else ';'} {data.tokens:,} tokens"
         f" (median {data.lengths.median:.0f}, max {data.lengths.longest:,})",
         *_learned(data),
-        *(f"         {visible(sentence)}" for sentence in (*data.bad_rows, *data.remarks)),
+        *(f"         {printable(sentence)}" for sentence in (*data.bad_rows, *data.remarks)),
         f"Split    {plan.train_tokens:,} training tokens{_dropped(plan)}, {_held_out(plan)}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
         f"Steps    {plan.steps:,}: {plan.epochs:g} × {plan.blocks:,} blocks of {plan.block_size:,}"
@@ -152,7 +153,7 @@ class TrainingView:
     def _sampled(self, event: Sampled) -> None:
         for sample in event.samples:
             text = " ".join(sample.text.split())
-            click.echo(click.style("  ▸ ", fg="cyan") + visible(text), err=True)
+            click.echo(click.style("  ▸ ", fg="cyan") + visible(text, err=True), err=True)
 
 
 class MeasuringView:

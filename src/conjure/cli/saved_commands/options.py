@@ -5,6 +5,7 @@ the file, and what is saved never holds a secret.
 """
 
 from collections.abc import Callable, Iterable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def _value(parameter: click.Parameter, value: Any) -> Value | None:
         words = tuple(map(str, value))
         is_shell_line = parameter.name == "command" and len(words) == 1
         return words[0] if is_shell_line else words or None
-    if isinstance(value, Path):
+    if isinstance(value, Path | date):
         return str(value)
     if value is None and parameter.name and isinstance(parameter, click.Option):
         return "auto" if parameter.type.name.endswith("|auto") else None

@@ -13,10 +13,11 @@ import click
 from conjure.cli.saved_commands.files import Value, key_of, saved_parameters
 from conjure.errors import UsageError
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.spec import Mount, RunSpec, part_in_words, split_withheld
+from conjure.runs.schema.spec import INTERRUPTED, Mount, RunSpec, part_in_words, split_withheld
 
 RUN = "run"
 _RECORDED = ("finetune", "generate")  # commands of our own that can be read from a file
+_RESUME = "--resume"
 _KINDS = {"command": RUN, **{kind: kind for kind in _RECORDED}}
 
 
@@ -37,6 +38,11 @@ def values_of_run(record: RunRecord) -> tuple[str, dict[str, Value]]:
         raise UsageError(
             f"run {record.number} has a secret in {part_in_words(others[0])}, and secrets are not stored"
         )
+    if _RESUME in spec.command and verb == "finetune":
+        raise UsageError(
+            f"run {record.number} continues the training of another run, which no file can ask for",
+            fix=f"conjure rerun {record.number}",
+        )
     found = _run_values(record) if verb == RUN else _own_values(spec, verb)
     is_default = verb != RUN and spec.description.startswith("conjure ")  # its version
     values = {
@@ -44,6 +50,11 @@ def values_of_run(record: RunRecord) -> tuple[str, dict[str, Value]]:
         "description": "" if is_default else spec.description,
         "label": spec.labels,
         "project": spec.project,
+        "retry": spec.retry,
+        "on": spec.on,
+        "cpus": spec.resources.cpus,
+        "gpus": spec.resources.gpus,
+        "memory": None if spec.resources.memory_bytes is None else f"{spec.resources.memory_bytes}B",
     }
     order = [key_of(parameter) for parameter in saved_parameters(_command(verb))]
     chosen = {key: value for key, value in values.items() if value not in (None, (), "", False)}
@@ -68,11 +79,10 @@ def _run_values(record: RunRecord) -> dict[str, Any]:
         "git-ref": exact if code.git_url else None,
         "commit": None if code.git_url else exact,
         "param": tuple(f"{name}={value}" for name, value in spec.params.items()),
-        "timeout": None if spec.timeout_s is None else f"{spec.timeout_s:g}s",
+        "timeout": None if spec.timeout_s is None else _duration(spec.timeout_s),
         "stop-condition": spec.stop_conditions,
-        "cpus": spec.resources.cpus,
-        "gpus": spec.resources.gpus,
-        "memory": None if spec.resources.memory_bytes is None else f"{spec.resources.memory_bytes}B",
+        "retry-on": None if spec.retry_on == INTERRUPTED else spec.retry_on,
+        "checkpoint": spec.checkpoint,
         "output": spec.output,
         "no-output": spec.no_output,
         "idempotent": spec.idempotent,
@@ -81,6 +91,11 @@ def _run_values(record: RunRecord) -> dict[str, Any]:
         "distributed": spec.distributed,
         "nodes": spec.nodes,
     }
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as `parse_duration` reads them, which knows no exponents."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
 
 
 def _mount(mount: Mount) -> str:

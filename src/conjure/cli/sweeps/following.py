@@ -8,10 +8,11 @@ import time
 
 import click
 
-from conjure.cli.render import note, on_terminal, write_json
+from conjure.cli.render import cut, note, on_terminal, write_json
 from conjure.cli.sweeps.view import closing_lines, headline, show_sweep, trial_line, trial_table
-from conjure.cli.tables import cut, drawn_table
+from conjure.cli.tables import drawn_table
 from conjure.core.home import Home
+from conjure.core.quoting import printable
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepState
 from conjure.runs.lifecycle.ownership import open_store
@@ -62,7 +63,7 @@ def _watch(home: Home, store: Database, number: int, quiet: bool) -> SweepView:
         for trial in view.settled_trials if not quiet else ():
             if trial.run not in told:
                 told.add(trial.run)
-                click.echo(trial_line(view, trial), err=True)
+                click.echo(printable(trial_line(view, trial)), err=True)
         if view.is_over:
             return view
         time.sleep(_LOOK_EVERY_S)

@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from conjure.cli.configured_defaults import configured_defaults
 from conjure.cli.recording import compute_request
+from conjure.cli.typed_options import is_typed
 from conjure.errors import UsageError, option
 from conjure.recipes.run_specs import placed
 from conjure.runs.schema.argv import fill_in, placeholders
@@ -48,6 +49,10 @@ _OF_OTHERS = {
 }
 
 
+# Options of the recipes that say where else than in a run something is to happen.
+_OF_NO_TRIAL = ("output", "no_run", "dry_run", "resume", "background", "save_command")
+
+
 def is_recipe(words: Sequence[str]) -> bool:
     """Whether words are such a command."""
     return len(words) > 1 and words[0] == _CONJURE and words[1] in _RECIPES
@@ -74,11 +79,14 @@ def recipe_template(
     _refuse_others(given, kind)
     command: click.Command = import_module(f"conjure.cli.commands.{kind}").command
     words = _with_options(command, kind, words, list(trials[0]))
+    settings = configured_defaults(kind).get(kind)
     module, function = _SPEC_OF[kind]
     make: Callable[..., RunSpec] = getattr(import_module(module), function)
 
     def made(params: Mapping[str, str]) -> RunSpec:
-        context = command.make_context(kind, list(fill_in(tuple(words), params))[2:])
+        filled = list(fill_in(tuple(words), params))[2:]
+        context = command.make_context(kind, filled, default_map=settings)
+        _refuse_of_no_trial(context)
         return _placed(make(context, _swept(command, context, words[2:])), context.params, run)
 
     # A spec holds no trial's values; the one made first has the prompt of standard input, which is read once.
@@ -101,8 +109,15 @@ def _refuse_others(given: Mapping[str, Any], kind: str) -> None:
     context = click.get_current_context()
     for name, why in _OF_OTHERS.items():
         # A sandbox that settings ask for is for commands of the user's own, as it is outside a sweep.
-        if given[name] and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if given[name] and is_typed(context, name):
             raise UsageError(f"{option(name)} cannot be combined with conjure {kind}, which {why}")
+
+
+def _refuse_of_no_trial(context: click.Context) -> None:
+    """Refuse options of the command that no trial can follow: each trial is a run of its own."""
+    for name in _OF_NO_TRIAL:
+        if name in context.params and is_typed(context, name):
+            raise UsageError(f"{option(name)} cannot be given to the command of a sweep: each trial is a run")
 
 
 def _placed(spec: RunSpec, own: Mapping[str, Any], run: RunSpec) -> RunSpec:

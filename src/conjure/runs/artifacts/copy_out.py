@@ -9,7 +9,8 @@ from pathlib import Path
 
 from conjure.core.dir_fd import Folder, walk
 from conjure.core.home import Home
-from conjure.core.text import plural, valid_utf8
+from conjure.core.quoting import printable
+from conjure.core.text import plural
 from conjure.core.trees import Copied, copy_entry
 from conjure.errors import ConflictError, StoreError, UsageError, option
 from conjure.runs.artifacts.resource_paths import LinkLookup, resolve, root_of
@@ -35,7 +36,7 @@ class Retrieval:
 
     def describe_conflict(self) -> str:
         """The files in the way, as words."""
-        shown = ", ".join(map(valid_utf8, self.in_the_way[:_SHOWN]))
+        shown = ", ".join(map(printable, self.in_the_way[:_SHOWN]))
         more = len(self.in_the_way) - _SHOWN
         return f"{shown} and {more} more" if more > 0 else shown
 

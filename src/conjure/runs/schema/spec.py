@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from conjure.core.config import PYTHON_VERSION
 from conjure.core.secrets import STARS, Redaction
 from conjure.core.units import LARGEST_NUMBER, LONGEST_S
 from conjure.errors import UsageError, option
@@ -30,7 +31,6 @@ _DEBIAN_PACKAGE = re.compile(
 # NAME[EXTRAS], and a version, address or marker; the stars are for what is kept of a secret.
 _PYTHON_PACKAGE = re.compile(r"[\w*][\w.*-]*\s*(\[[\w\s,.-]*\])?\s*([<>=!~@;(].*)?")
 _SOME_IMAGE = "docker.io/library/debian:12"
-_PYTHON_VERSION = re.compile(r"3\.\d+(\.\d+)?")
 LABEL_LIMIT = 80
 INTERRUPTED, FAILED = "interrupted", "failed"
 COMMAND = "command"  # the kind of a run whose command is the user's own
@@ -189,7 +189,7 @@ class EnvironmentChoice:
         found = []
         if self.base not in {"current", "none"}:
             found.append(f"{option('base', self.base)} must be current or none")
-        if self.python is not None and not _PYTHON_VERSION.fullmatch(self.python):
+        if self.python is not None and not PYTHON_VERSION.fullmatch(self.python):
             found.append(f"{option('python', self.python)} is not a version, such as 3.12")
         found += [
             f"{option('pip', name)} is not a package"

@@ -1,11 +1,12 @@
 """A conversation: what is asked of the model, what is remembered, and what is said beside it."""
 
+import io
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from conjure.cli.language_model.chat import Chat
+from conjure.cli.language_model.chat import Chat, _messages
 from conjure.errors import DataError
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.generation.engine_loading import LoadedEngine
@@ -96,3 +97,11 @@ def test_a_message_that_the_template_refuses_is_not_remembered(engine, tmp_path_
     with pytest.raises(DataError, match="Conversation roles must alternate"):
         list(refusing.answer("Two?"))
     assert refusing.messages == [Message("user", "One?")]
+
+
+def test_messages_that_are_not_utf8_are_one_sentence(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("Where?\r\n\nö\n".encode() + b"a\xff\n")))
+    messages = _messages()
+    assert [next(messages), next(messages)] == ["Where?", "ö"]
+    with pytest.raises(DataError, match="not UTF-8 text: byte 2 of line 4 cannot be read"):
+        next(messages)

@@ -67,6 +67,13 @@ class TestInTheWay:
         plan = plan_retrieval(home, "runs/5", tmp_path / "out", lambda _: None)
         assert plan.describe_conflict() == "f0, f1, f2 and 7 more"
 
+    def test_names_in_the_way_cannot_act_on_a_terminal(self, home: Home, tmp_path: Path) -> None:
+        names = {"a\x1b[2J": ""}
+        add_outputs(home, 5, names)
+        write_files(tmp_path / "out", names)
+        plan = plan_retrieval(home, "runs/5", tmp_path / "out", lambda _: None)
+        assert plan.describe_conflict() == "a\\x1b[2J"
+
     def test_a_link_of_mine_is_replaced_not_written_through(self, home: Home, tmp_path: Path) -> None:
         write_files(tmp_path, {"precious": "p", "out/x": ""})
         (tmp_path / "out/a.txt").symlink_to(tmp_path / "precious")

@@ -1,0 +1,26 @@
+"""How the two scripts end, whatever happens in them."""
+
+import io
+import sys
+
+from conjure.compat.script import run
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(capsys):
+    def script(_arguments):
+        raise PermissionError(13, "Permission denied", "/there/model")
+
+    assert run(script, []) == 1
+    assert capsys.readouterr().err == "error: /there/model: Permission denied\n"
+
+
+def test_letters_that_the_locale_does_not_have_are_escaped(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="iso-8859-1"))
+
+    def script(_arguments):
+        print("é 漢")
+        return 0
+
+    assert run(script, []) == 0
+    assert written.getvalue() == b"\xe9 \\u6f22\n"

@@ -1,0 +1,57 @@
+"""What the Python client makes of its arguments, before a run gets a number."""
+
+import pytest
+
+from conjure.errors import UsageError
+from conjure.python_api import Client, _spec
+from conjure.runs.schema.spec import Mount
+
+
+def test_one_text_is_as_good_as_a_list_of_one(home, folder):
+    (folder / "requirements.txt").write_text("rich\n")
+    (folder / "data.txt").touch()
+    spec = _spec(
+        home,
+        ("true",),
+        {
+            "pip": "tqdm",
+            "pip_req": "requirements.txt",
+            "mounts": "./data.txt:d.txt",
+            "labels": "sums",
+            "stop_conditions": "loss > 9",
+            "output": "*.pt",
+            "no_output": "*.tmp",
+            "retry": 1,
+            "checkpoint": "state/",
+            "after": 3,
+        },
+    )
+    assert spec.environment.pip == ("tqdm",)
+    assert "rich" in (spec.environment.requirements or "")
+    assert spec.mounts == (Mount.parse("./data.txt:d.txt"),)
+    assert (spec.labels, spec.stop_conditions) == (("sums",), ("loss > 9",))
+    assert (spec.output, spec.no_output, spec.checkpoint) == (("*.pt",), ("*.tmp",), ("state/",))
+    assert spec.after == (3,)
+
+
+def test_the_model_that_is_set_is_the_client_s_too(home, folder, monkeypatch):
+    assert Client(home.root)._set_model() == "sprite"
+    home.create().config_file.write_text('model = "gpt2"\n')
+    assert Client(home.root)._set_model() == "gpt2"
+    monkeypatch.setenv("CONJURE_RUN", "3")
+    assert Client(home.root)._set_model() == "sprite"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prompt": "Hi", "prompt_file": "prompts.txt"}, "prompt and prompt_file cannot both be given"),
+        ({"chat": True}, "chat needs a question, and the prompt is empty"),
+    ],
+)
+def test_a_generation_that_cannot_be_gets_no_number(home, folder, given, said):
+    (folder / "prompts.txt").write_text("One\n")
+    client = Client(home.root)
+    with pytest.raises(UsageError, match=said):
+        client.generate(**given)
+    assert client.runs() == []
