@@ -52,7 +52,7 @@ about everyday things.** Do not rely on what it says. It is meant to be fine-tun
   the prose. `examples/sprite/SOURCES.md` lists prose and sentences with their rights. Paragraphs with slurs
   were removed from the prose with a word list, which does not find everything.
 - **Training** on the texts: {steps:,} steps of {step_tokens:,} tokens, {tokens:.1f} M tokens in all, in
-  {minutes:.0f} minutes on two processor cores that also did other work, with AdamW, dropout {dropout}, by
+  {minutes:.0f} minutes on two processor cores, with AdamW, dropout {dropout}, by
   `examples/sprite/train.py`; the weights are averaged over the last steps.
 - **Held-out loss** (context {scored_context}, stride {stride}), in bits per byte:
 
