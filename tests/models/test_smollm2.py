@@ -175,7 +175,8 @@ class TestChat:
         assert sample.finish_reason == "end_of_text"
 
     def test_the_command_chats(self, folder, capfd, monkeypatch):
-        monkeypatch.setattr("sys.stdin", io.StringIO("What is the capital of France?\n"))
+        asked = io.BytesIO(b"What is the capital of France?\n")
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(asked))
         assert (
             _run(["chat", "--model", str(folder), "--temperature", "0", "--length", "40", "--seed", "1"]) == 0
         )
