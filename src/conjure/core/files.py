@@ -191,14 +191,14 @@ def lock_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether somebody is filling a folder."""
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock of a file or folder; nobody does of what is not there."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, for others may look at the same time
     except BlockingIOError:
         return True
     finally:

@@ -38,8 +38,8 @@ def stopping_in_order(
         for name, handler in before.items():
             signal.signal(name, handler)
 
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    before = {name: handler for name, handler in before.items() if handler is not signal.SIG_IGN}
+    handlers = ((name, signal.getsignal(name)) for name in (signal.SIGINT, signal.SIGTERM))
+    before = {name: handler for name, handler in handlers if handler is not signal.SIG_IGN}
     for name in before:
         signal.signal(name, first)
     try:

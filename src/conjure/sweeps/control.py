@@ -4,7 +4,6 @@ Main entries: `start_sweep`, `resume_sweep`, `stop_sweep`, `has_driver`. Invaria
 sweep lives in a home; the kernel takes its lock back when it dies.
 """
 
-import fcntl
 import json
 import os
 import subprocess
@@ -14,7 +13,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from conjure.core.files import lock_or_close
+from conjure.core.files import is_locked, lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConflictError, ExecutorError, UsageError, option
 from conjure.recipes.deferred_checks import refuse_changed_models
@@ -167,17 +166,7 @@ class DriverLock:
 
 def has_driver(home: Home, number: int) -> bool:
     """Whether a sweep has a driver on this machine."""
-    try:
-        descriptor = os.open(home.sweeps / f"{number}.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_locked(home.sweeps / f"{number}.lock")
 
 
 def driver_log(home: Home, number: int) -> Path:

@@ -29,6 +29,12 @@ DAEMON = (
 )
 
 
+def read_until_ready(execution):
+    said = b""
+    while b"ready\n" not in said:
+        said += b"".join(data for _, data in execution.read(0.1))
+
+
 def test_what_is_printed_and_how_it_ends(start):
     execution = start("echo out; echo err >&2; exit 3")
     assert read_to_end(execution) == {STDOUT: b"out\n", STDERR: b"err\n"}
@@ -74,9 +80,7 @@ def test_what_was_asked_to_end_is_not_asked_again_when_the_command_has_ended(sta
         "while time.monotonic() < until:\n time.sleep(0.01)"
     )
     execution = start(f"trap 'exit 5' TERM; python -c {shlex.quote(counting)} & wait")
-    said = b""
-    while b"ready\n" not in said:
-        said += b"".join(data for _, data in execution.read(0.1))
+    read_until_ready(execution)
     execution.terminate()
     assert read_to_end(execution)[STDOUT] == b"asked\n"
     assert execution.exit == Exit(code=5)
@@ -91,9 +95,7 @@ def test_what_a_shell_started_has_time_to_save_when_it_is_asked_to_end(start, tm
         "signal.signal(signal.SIGTERM, save)\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     execution = start(f"python3 -c {shlex.quote(saver)}; echo never")
-    written = b""
-    while b"ready" not in written:
-        written += b"".join(data for _, data in execution.read(0.1))
+    read_until_ready(execution)
     execution.terminate()
     read_to_end(execution)
     assert (tmp_path / "saved.txt").read_text() == "saved"

@@ -33,6 +33,7 @@ _FILES_OF_AN_ATTEMPT = (
     *(WORK, OUTPUTS, MANIFEST, BASELINE, FOLDERS_FILE, MARKS_FILE),
     *(COLUMNS_FILE, METRICS_FILE, LOG_FILE),
 )
+_BROUGHT_BACK = (MARKS_FILE, FOLDERS_FILE, OUTPUTS, BASELINE, WORK)  # by the last it is known to be whole
 _MODE = 0o600
 _CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE in linux/time.h: the time of the kernel's last tick
 
@@ -45,11 +46,7 @@ def archive_attempt(run_folder: Path, attempt: int) -> None:
     Raises:
         OSError: The disk is full or the folder not writable.
     """
-    with (
-        Folder.open(run_folder) as run,
-        _subfolder(run, ATTEMPTS) as attempts,
-        _subfolder(attempts, str(attempt)) as own,
-    ):
+    with _folders_of(run_folder, attempt) as (run, own):
         for name in _FILES_OF_AN_ATTEMPT:
             if run.id_of(name) is not None and own.id_of(name) is None:
                 os.rename(name, name, src_dir_fd=run.descriptor, dst_dir_fd=own.descriptor)
@@ -81,22 +78,23 @@ def bring_back(run_folder: Path, attempt: int) -> None:
     Raises:
         OSError: The disk is full or the folder not writable.
     """
+    with _folders_of(run_folder, attempt) as (run, own):
+        for name in _BROUGHT_BACK:
+            if own.id_of(name) is not None:
+                if run.id_of(name) is not None:
+                    remove_entry(run, name)
+                os.rename(name, name, src_dir_fd=own.descriptor, dst_dir_fd=run.descriptor)
+
+
+@contextmanager
+def _folders_of(run_folder: Path, attempt: int) -> Iterator[tuple[Folder, Folder]]:
+    """A run's folder, and the one in it for what an attempt left."""
     with (
         Folder.open(run_folder) as run,
         _subfolder(run, ATTEMPTS) as attempts,
         _subfolder(attempts, str(attempt)) as own,
     ):
-        for name in (
-            MARKS_FILE,
-            FOLDERS_FILE,
-            OUTPUTS,
-            BASELINE,
-            WORK,
-        ):  # by the last it is known to be whole
-            if own.id_of(name) is not None:
-                if run.id_of(name) is not None:
-                    remove_entry(run, name)
-                os.rename(name, name, src_dir_fd=own.descriptor, dst_dir_fd=run.descriptor)
+        yield run, own
 
 
 @contextmanager

@@ -309,6 +309,18 @@ def _segments(objects: base.ObjectStore, number: int, attempt: int) -> Iterator[
 # ---- code and kept files -----------------------------------------------------------------------------------
 
 
+def bring_code_to_compare(home: Home, *runs: RunRecord) -> None:
+    """Have the code of runs in the store of this home, as far as it is anywhere.
+
+    Raises:
+        StoreError: The object store cannot be reached.
+        SnapshotError: It is damaged.
+    """
+    for run in runs:
+        with suppress(NotFoundError):
+            bring_code(home, run.number, "" if run.code is None else run.code.tree)
+
+
 def bring_code(home: Home, number: int, tree: str) -> None:
     """Have a run's code in the store of this home, and keep it for that run.
 

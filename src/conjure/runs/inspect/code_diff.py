@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.errors import NotFoundError
-from conjure.runs.artifacts.availability import bring_code
+from conjure.runs.artifacts.availability import bring_code_to_compare
 from conjure.runs.code.git import EMPTY_TREE, Git, GitError, own_git, users_git
 from conjure.runs.schema.record import RunRecord
 
@@ -48,9 +47,7 @@ def diff_between_runs(home: Home, before: RunRecord, after: RunRecord) -> CodeDi
     """What differs between the code of two runs."""
     if before.code is None or after.code is None:
         return CodeDiff(unknown="the code of one of the runs was not recorded")
-    for run in (before, after):
-        with suppress(NotFoundError):
-            bring_code(home, run.number, "" if run.code is None else run.code.tree)
+    bring_code_to_compare(home, before, after)
     trees = (before.code.tree or EMPTY_TREE, after.code.tree or EMPTY_TREE)
     return CodeDiff() if trees[0] == trees[1] else _diff(own_git(home.code_repository), *trees)
 

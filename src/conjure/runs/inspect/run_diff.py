@@ -7,14 +7,12 @@ mentioned, and neither is what differs between any two runs (numbers, times, pro
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from conjure.core.home import Home
 from conjure.core.text import valid_utf8
-from conjure.errors import NotFoundError
-from conjure.runs.artifacts.availability import bring_code
+from conjure.runs.artifacts.availability import bring_code_to_compare
 from conjure.runs.code.git import EMPTY_TREE, GitError, own_git
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.telemetry.metrics import Summary
@@ -215,9 +213,7 @@ def _compare_code(home: Home, before: RunRecord, after: RunRecord) -> CodeDiffer
     facts = _changes(_code_facts(before.code), _code_facts(after.code))
     if before.code.tree == after.code.tree:
         return CodeDifference(facts)
-    for run in (before, after):
-        with suppress(NotFoundError):
-            bring_code(home, run.number, "" if run.code is None else run.code.tree)
+    bring_code_to_compare(home, before, after)
     try:
         files = _changed_files(home, before.code.tree, after.code.tree)
         with_code = [run.number for run in (before, after) if run.code is not None and run.code.tree]
