@@ -21,6 +21,8 @@ from conjure.core.team_settings import read_team
 from conjure.runs.schema.process_facts import Owner, machine_name
 
 _SWEEP_EVERY_S = 0.02
+_EXEC_LOOK_EVERY_S = 0.001
+_EXEC_LOOKS = 200
 _PROC = Path("/proc")
 _LONGEST_STAT = 4096
 
@@ -239,7 +241,21 @@ def with_variables(wanted: Iterable[bytes]) -> list[Process]:
 
 
 def _variables(pid: int) -> set[bytes]:
+    """The environment a process was started with; one that is just starting a program is waited for."""
+    folder = _PROC / str(pid)
     try:
-        return set((_PROC / str(pid) / "environ").read_bytes().split(b"\0"))
+        for _ in range(_EXEC_LOOKS):
+            if (text := (folder / "environ").read_bytes()) or not _is_starting_a_program(folder):
+                return set(text.split(b"\0"))
+            time.sleep(_EXEC_LOOK_EVERY_S)
     except OSError:
-        return set()
+        pass
+    return set()
+
+
+def _is_starting_a_program(folder: Path) -> bool:
+    """Whether a process is inside of execve, where Linux shows for a moment no environment and no words.
+
+    Every other process has at least one word, if an empty one; threads of the kernel have no program.
+    """
+    return not (folder / "cmdline").read_bytes() and bool((folder / "exe").readlink())

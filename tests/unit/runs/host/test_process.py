@@ -3,6 +3,9 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
+from conjure.runs.host import process as processes
 from conjure.runs.host.process import (
     boot_id,
     descendants,
@@ -99,6 +102,28 @@ def test_processes_are_found_by_their_variables():
         assert [found.pid for found in with_variables([b"A_MARK=x y", b"B=1"])] == [process.pid]
         assert with_variables([b"A_MARK=x y", b"B=2"]) == []
         process.kill()
+
+
+def test_a_process_that_is_just_starting_a_program_is_found_too(tmp_path, monkeypatch):
+    """As /proc shows it inside of execve: a new name, but no environment and no words yet."""
+    folder = tmp_path / "7"
+    folder.mkdir()
+    for name in ("environ", "cmdline"):
+        (folder / name).touch()
+    (folder / "exe").symlink_to("/usr/bin/sleep")
+    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    monkeypatch.setattr(processes.time, "sleep", lambda _: (folder / "environ").write_bytes(b"A_MARK=x\0"))
+    assert b"A_MARK=x" in processes._variables(7)
+
+
+def test_a_thread_of_the_kernel_has_no_variables(tmp_path, monkeypatch):
+    folder = tmp_path / "7"
+    folder.mkdir()
+    for name in ("environ", "cmdline"):
+        (folder / name).touch()
+    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    monkeypatch.setattr(processes.time, "sleep", lambda _: pytest.fail("it was waited for"))
+    assert processes._variables(7) == set()
 
 
 def test_ending_another_process_leaves_the_exit_status_of_a_child_to_who_started_it():
