@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path("src/conjure")
 TIMEOUT_S = 1200
 JOBS = 2  # changes tried at a time, each in a copy of its own
-MOST_TESTS = 12  # of a folder that are asked: what only others notice counts as not noticed
+MOST_TESTS = 20  # of a folder that are asked: what only others notice counts as not noticed
 
 # What is mutated.
 TARGETS = ("runs/lifecycle", "runs/schema", "lm/training", "lm/report")
@@ -201,17 +202,29 @@ def _try(copies: "queue.Queue[Path]", mutation: Mutation, tests: Iterator[list[s
 
 
 def _tests_of(mutation: Mutation, reached: coverage.CoverageData) -> Iterator[list[str]]:
-    """Tests to ask, in turn: those that reach the line."""
+    """Tests to ask, in turn: those that reach the line, the ones that are most about the module first."""
     inside = mutation.module.relative_to(PACKAGE)
     own = f"tests/unit/{inside.parent}/test_{inside.name}"
     by_line = reached.contexts_by_lineno(str(ROOT / mutation.module))
     line = max((each for each in by_line if each <= mutation.line), default=0)  # of the statement's begin
-    tests = [test for test in by_line.get(line, []) if test]
+    closeness = _closeness(by_line)
+    # Of a process that ends without a word no line is known: those that know the module are asked.
+    tests = [test for test in by_line.get(line, []) if test] or list(closeness)
     if first := sorted(test for test in tests if test.startswith(own)):
         yield first
+    others = sorted(set(tests) - set(first), key=lambda test: (-closeness[test], test))
     for folder in _FOLDERS:
-        if others := sorted(test for test in set(tests) - set(first) if test.startswith(f"tests/{folder}/")):
-            yield sorted(random.Random(1).sample(others, min(MOST_TESTS, len(others))))
+        if those := [test for test in others if test.startswith(f"tests/{folder}/")]:
+            yield sorted(those[:MOST_TESTS])
+
+
+def _closeness(by_line: dict[int, list[str]]) -> dict[str, float]:
+    """How much each test is about a module: it reaches many of its lines, and such as few others reach."""
+    found: dict[str, float] = defaultdict(float)
+    for tests in by_line.values():
+        for test in filter(None, tests):
+            found[test] += 1 / len(tests)
+    return found
 
 
 def _variables(copy: Path) -> dict[str, str]:
