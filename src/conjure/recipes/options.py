@@ -1,7 +1,7 @@
 """The options of the recorded commands, typed, and the words of the command line that they stand for.
 
-Main entries: `FinetuneOptions`, `GenerateOptions`, `ScoreOptions`, `option_words`. Invariant: an option that
-is not given is not written; so a run records what was asked, and defaults stay defaults.
+Main entries: `FinetuneOptions`, `GenerateOptions`, `ScoreOptions`, `NAMING_DATA`, `option_words`. Invariant:
+an option that is not given is not written; so a run records what was asked, and defaults stay defaults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Literal, TypedDict
 from conjure.core.text import did_you_mean
 from conjure.errors import UsageError
 
+NAMING_DATA = ("adapter", "validation")  # options whose values are files, folders or resources
 _NEGATED = {"header": "--no-header"}  # flags that are on if nothing is said
 _SPELLED = {"max_new_tokens": "--length"}
 
