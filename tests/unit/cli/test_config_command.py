@@ -69,6 +69,7 @@ def test_one_setting(call, conjure_home):
         (("get", "modle"), "error: there is no setting 'modle'; did you mean model?"),
         (("set", "run.cpus", "two"), "error: the value: run.cpus cannot be 'two'; allowed: a number above 0"),
         (("set", "model", "a", "b"), "error: model takes one value; 2 were given"),
+        (("unset", "modle"), "error: there is no setting 'modle'; did you mean model?"),
         (("unset", "--project", "model"), "error: model is not set: there is no "),
     ],
 )
@@ -86,6 +87,17 @@ def test_a_wrong_file_stops_what_uses_it_and_nothing_else(call, here):
         f"error: {here / 'conjure.toml'}: there is no setting 'run.cpu'; did you mean run.cpus"
     )
     assert call("ps")[0] == 0
+
+
+def test_a_wrong_file_is_mended(call, here):
+    (here / "conjure.toml").write_text("colour = 1\n[run]\ncpus = 0\n")
+    assert call("config", "set", "--project", "run.cpus", "2")[0] == 0
+    assert call("config", "unset", "--project", "colour") == (
+        0,
+        f"colour is not set in {here / 'conjure.toml'}\n",
+        "",
+    )
+    assert call("config", "get", "run.cpus") == (0, "2\n", "")
 
 
 def test_settings_are_defaults_of_options_that_exist(here, conjure_home):
