@@ -128,6 +128,8 @@ class Run:
     def cp(self, path: str = "", folder: str | Path = ".", *, overwrite: bool = False) -> Path:
         """Copy what the run made, as ``conjure cp`` does: a file into `folder`, a folder's content into it.
 
+        A warning says so for each entry of a folder that is left out, such as a link that points outside.
+
         Args:
             path: A file or folder among the run's outputs (its working folder while it runs); all if empty.
             folder: Where to; made if missing.
@@ -139,11 +141,13 @@ class Run:
         Raises:
             NotFoundError: There is no such output.
             ConflictError: Files are in the way, and `overwrite` is not set.
+            StoreError: The copy cannot be made.
         """
         resource = f"runs/{self.number}/{path}"
         with open_store(self.home) as store:
             plan = plan_retrieval(self.home, resource, Path(folder), store.lookup_link)
-        retrieve(plan, overwrite=overwrite)
+        for skipped in retrieve(plan, overwrite=overwrite).skipped:
+            warnings.warn(f"left out: {skipped}", stacklevel=2)
         return plan.destination
 
     def stop(self) -> "Run":

@@ -4,7 +4,10 @@ import pytest
 
 from conjure.errors import UsageError
 from conjure.python_api import Client, _spec
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import Mount
+from support.casting import add_run
 
 
 def test_one_text_is_as_good_as_a_list_of_one(home, folder):
@@ -55,3 +58,23 @@ def test_a_generation_that_cannot_be_gets_no_number(home, folder, given, said):
     with pytest.raises(UsageError, match=said):
         client.generate(**given)
     assert client.runs() == []
+
+
+@pytest.fixture
+def run(home, tmp_path):
+    """A run with a file among its outputs, and a link that points outside."""
+    (tmp_path / "secret.txt").touch()
+    with SqliteDatabase.open(home.create()) as store:
+        number = add_run(store).number
+    outputs = RunFolder.of(home, number).outputs
+    outputs.mkdir()
+    (outputs / "made.txt").write_text("made")
+    (outputs / "away.txt").symlink_to(tmp_path / "secret.txt")
+    return Client(home.root).get(number)
+
+
+def test_what_a_copy_leaves_out_is_said(run, tmp_path):
+    with pytest.warns(UserWarning, match=r"^left out: away\.txt is a link that points outside$") as said:
+        copied = run.cp(folder=tmp_path / "copied")
+    assert said[0].filename == __file__
+    assert [path.name for path in copied.iterdir()] == ["made.txt"]
