@@ -199,7 +199,7 @@ def test_a_file_that_cannot_be_changed_by_line_is_left_alone(home):
 
 
 def test_a_wrong_value_is_replaced_and_an_unknown_setting_taken_out(home, project):
-    home.config_file.write_text('colour = 1\n\n[run]\ncpus = 0  # mine\ncpu = 2\npython = 3.12\n')
+    home.config_file.write_text("colour = 1\n\n[run]\ncpus = 0  # mine\ncpu = 2\npython = 3.12\n")
     write_setting(home.config_file, "run.cpus", ("2",))
     for key in ("run.cpu", "run.python", "colour"):
         write_setting(home.config_file, key, None)
