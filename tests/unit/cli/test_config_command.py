@@ -6,7 +6,7 @@ import os
 import click
 import pytest
 
-from conjure.cli.commands import run
+from conjure.cli.commands import run, sweep
 from conjure.cli.configured_defaults import configured_defaults
 from conjure.cli.main import CONFIGURED, _run, cli
 from conjure.core.config import SETTINGS
@@ -155,6 +155,23 @@ def test_settings_that_no_run_with_an_image_can_have_are_left_out_there(here, co
     spec = _spec(Home(conjure_home), ("true",), {"image": "debian:12"})
     assert (spec.environment.base, spec.environment.python) == ("current", None)
     assert (spec.resources.gpus, spec.resources.cpus) == (None, 2)
+
+
+def test_settings_of_runs_are_those_of_trials_that_are_commands_of_the_users(call, here, conjure_home):
+    conjure_home.mkdir()
+    (conjure_home / "config.toml").write_text('sandbox = true\n[run]\ncpus = 2\ntimeout = "1h"\n')
+
+    def parsed(*words):
+        settings = configured_defaults("sweep")["sweep"]["grid"]
+        given = sweep.grid.make_context("grid", list(words), default_map=settings).params
+        return [given[name] for name in ("cpus", "timeout", "sandbox")]
+
+    assert parsed("--param", "x=1", "--", "echo", ":x:") == [2.0, "1h", True]
+    assert parsed("--param", "x=1", "--cpus", "1", "--no-sandbox", "echo", ":x:") == [1.0, "1h", False]
+    assert parsed("--param", "seed=1", "conjure", "generate", "Hi") == [None, None, False]
+    assert parsed("--cpus", "1", "--", "conjure", "finetune", "jokes.txt") == [1.0, None, False]
+    call("sweep", "grid", "--save-command", "c.toml", "--param", "seed=1", "--", "conjure", "generate", "Hi")
+    assert "cpus" not in (here / "c.toml").read_text()
 
 
 def test_the_model_that_is_set_is_none_of_a_predictors(call, here):

@@ -48,6 +48,15 @@ def command() -> None:
     """
 
 
+def _without_settings(
+    context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Leave out what is set for runs where trials are fine-tunes or the like: outside a sweep it is, too."""
+    if is_recipe(words):
+        context.default_map = None
+    return words
+
+
 def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `grid`, `random` and `tpe`, and those of `conjure run`."""
     options = (
@@ -89,7 +98,14 @@ def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end."),
         run_options,
         saved_command_options,
-        click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND..."),
+        click.argument(
+            "command",
+            nargs=-1,
+            type=click.UNPROCESSED,
+            metavar="COMMAND...",
+            is_eager=True,  # before the options that settings give values to
+            callback=_without_settings,
+        ),
     )
     for option in reversed(options):
         make = option(make)
