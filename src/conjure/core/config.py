@@ -320,6 +320,8 @@ def _content(path: Path) -> bytes:
 
 
 def _tables_in(content: bytes, path: Path) -> dict[str, Any]:
+    if not content:
+        return {}
     try:
         return parse_toml(content.decode())
     except ValueError as error:
