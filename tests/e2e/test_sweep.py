@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from conjure.cli.main import _run
+from conjure.sweeps.space import log_uniform
 from support.casting import wait_until
 from support.models import tiny_checkpoint
 from support.texts import ONE_LINERS
@@ -175,6 +176,21 @@ def test_a_fine_tune_is_the_trial_itself_and_its_options_are_filled(sweep, clien
     (trial,) = json.loads(sweep("show", "1", "--json")[1])["trials"]
     assert trial["params"] == {"lr": "1e-3"}
     assert trial["value"] == run.metrics("held_out_loss")[0].value
+
+
+def test_a_sweep_of_fine_tunes_from_python(client, folder, tmp_path):
+    (folder / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
+    sweep = client.sweep_finetune(
+        "jokes.txt",
+        {"learning_rate": log_uniform(1e-4, 1e-2), "block_size": [16]},
+        model=tiny_checkpoint(tmp_path / "base"),
+        finetune={"split": "lines", "max_steps": 1, "mask_records": True},
+        trials=1,
+        method="random",
+    )
+    command = sweep.stop().view.request.spec.command
+    assert command[-2:] == ("--learning-rate=:learning_rate:", "--block-size=:block_size:")
+    assert {"--mask-records", "--max-steps=1", "--split=lines"} < set(command)
 
 
 def test_the_place_that_a_sweep_or_its_command_names_is_where_trials_are_to_run(sweep):
